@@ -1,0 +1,307 @@
+"""The config file: which models, which constitution, and the ordered, typed list of stages.
+
+Each stage's options say what the stage needs and makes; a list whose stage needs something that nothing before
+it makes is refused before anything runs. Unknown keys are errors. `-s stage.option=value` changes an option.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from rlaif.errors import UserError, nearest
+from rlaif.yamlfile import Lines, load_yaml, parse_scalar, validate_yaml
+
+PACKAGE = Path(__file__).parent
+# In a checkout the shipped files stand beside the package; a wheel carries them inside it.
+ASSETS = PACKAGE / "assets" if (PACKAGE / "assets").is_dir() else PACKAGE.parent
+
+
+class Options(BaseModel):
+    """Base of everything in a config: unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelConfig(Options):
+    """A model and the engine that runs it."""
+
+    engine: Literal["transformers", "openai", "scripted"] = "transformers"
+    model: str = Field(description="a local folder or a hub id; for scripted, module:function")
+    base_url: str | None = Field(default=None, description="openai: the endpoint, e.g. http://localhost:8000/v1")
+    api_key_env: str = Field(default="OPENAI_API_KEY", description="openai: environment variable that holds the key")
+    concurrency: int = Field(default=32, ge=1, description="openai: requests in flight")
+    device: str = Field(default="auto", description="auto, cpu, cuda, cuda:1, mps")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    batch_tokens: int = Field(default=16384, ge=64, description="tokens in one batch, padding included")
+
+
+class StageOptions(Options):
+    """Base of the stages' options."""
+
+    needs: ClassVar[tuple[str, ...]] = ()
+    makes: ClassVar[tuple[str, ...]] = ()
+    stage: str
+
+    @property
+    def wants(self) -> tuple[str, ...]:
+        """Artefacts that must exist before this stage, given its options."""
+        return self.needs
+
+
+class Sample(StageOptions):
+    """Sample k responses of the current policy to each training prompt."""
+
+    needs, makes = ("prompts", "policy"), ("responses",)
+    stage: Literal["sample"]
+    prompts: int | None = Field(default=None, ge=1, description="how many training prompts; omitted = all")
+    k: int = Field(default=1, ge=1)
+    temperature: float = Field(default=1.0, ge=0.0)
+    top_p: float = Field(default=1.0, gt=0.0, le=1.0)
+    max_tokens: int = Field(default=256, ge=1)
+
+
+class Critique(StageOptions):
+    """Critique and revise each response, `rounds` times, a principle drawn for each round."""
+
+    needs, makes = ("responses",), ("revisions",)
+    stage: Literal["critique"]
+    rounds: int = Field(default=1, ge=1)
+    temperature: float = Field(default=1.0, ge=0.0)
+    max_tokens: int = Field(default=256, ge=1)
+    few_shot: int = Field(default=2, ge=0, description="few-shot turns taken from the principle's examples")
+
+
+class Sft(StageOptions):
+    """Fine-tune the policy on the revisions."""
+
+    needs, makes = ("revisions", "policy"), ("policy",)
+    stage: Literal["sft"]
+    train_on: Literal["all", "last"] = Field(default="all", description="all revisions, as in the paper, or the last")
+    epochs: float = Field(default=1.0, gt=0)
+    learning_rate: float = Field(default=1e-5, gt=0)
+    batch_size: int = Field(default=32, ge=1)
+    micro_batch: int | None = Field(default=None, ge=1, description="rows in one forward; omitted = batch_size")
+    max_length: int = Field(default=1024, ge=8, description="longer rows are dropped and counted")
+
+
+class Pair(StageOptions):
+    """Make comparisons: K samples of the policy against each other, originals against revisions, imported pairs."""
+
+    needs, makes = (), ("comparisons",)
+    stage: Literal["pair"]
+    per_prompt: int | None = Field(default=None, ge=1, description="sample pairs a prompt; omitted = all C(K,2)")
+    samples: bool = True
+    revisions: bool = Field(default=False, description="also pair each original with its last revision")
+    imported: str | None = Field(default=None, description="a folder written by `rlaif data import`")
+    limit: int | None = Field(default=None, ge=1, description="at most this many comparisons, drawn by the seed")
+
+    @property
+    def wants(self) -> tuple[str, ...]:
+        return (("responses",) if self.samples else ()) + (("revisions",) if self.revisions else ())
+
+    @model_validator(mode="after")
+    def _some_source(self) -> Pair:
+        if not (self.samples or self.revisions or self.imported):
+            raise ValueError("no source of pairs: set samples, revisions or imported")
+        return self
+
+
+class Human(Options):
+    """Where rankings by people (or simulated people) come from and how much they count."""
+
+    file: str | None = Field(default=None, description="labels.jsonl or rankings.jsonl")
+    annotator: str | None = Field(default=None, description="module:function that ranks responses (simulated)")
+    options: dict[str, Any] = Field(default_factory=dict, description="keyword arguments of the annotator")
+    share: float = Field(default=1.0, gt=0, le=1, description="share of the comparisons that people label")
+    weight: float = Field(default=1.0, ge=0, description="weight of a human label against an AI label's 1")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Human:
+        if (self.file is None) == (self.annotator is None):
+            raise ValueError("name exactly one of file and annotator")
+        return self
+
+
+class Label(StageOptions):
+    """Judge the comparisons under every principle in both orders, merge human labels, aggregate to preferences."""
+
+    needs, makes = ("comparisons",), ("labels", "preferences")
+    stage: Literal["label"]
+    ai: bool = Field(default=True, description="ask the feedback model (for what human.share leaves over)")
+    principles: Literal["all", "drawn"] = Field(default="all", description="all, or one drawn per pair as in the paper")
+    cot: bool = Field(default=False, description="let the judge reason first; probabilities are then clamped")
+    clamp: tuple[float, float] | None = Field(default=None, description="bounds on p; default 0.4–0.6 with cot")
+    few_shot: int = Field(default=0, ge=0)
+    max_tokens: int = Field(default=256, ge=1, description="length of the reasoning, with cot")
+    human: Human | None = None
+
+    @model_validator(mode="after")
+    def _some_labels(self) -> Label:
+        if not self.ai and self.human is None:
+            raise ValueError("no source of labels: set ai: true or give human")
+        if self.clamp and not 0 <= self.clamp[0] < self.clamp[1] <= 1:
+            raise ValueError("clamp needs two bounds with 0 ≤ low < high ≤ 1")
+        return self
+
+
+class Reward(StageOptions):
+    """Train a reward model on soft preferences."""
+
+    needs, makes = ("preferences", "policy"), ("reward_model",)
+    stage: Literal["reward"]
+    model: str | None = Field(default=None, description="where the weights start; omitted = the current policy")
+    epochs: float = Field(default=1.0, gt=0)
+    learning_rate: float = Field(default=1e-5, gt=0)
+    batch_size: int = Field(default=64, ge=1)
+    micro_batch: int | None = Field(default=None, ge=1, description="pairs in one forward; omitted = batch_size")
+    heldout: float = Field(default=0.1, gt=0, lt=1, description="share of prompts whose pairs measure, not train")
+    hard_labels: bool = Field(default=False, description="round soft labels to winners, for comparison")
+    center: float = Field(default=0.0, ge=0, description="weight of the term that keeps rewards near zero")
+    max_length: int = Field(default=1024, ge=8, description="longer pairs are dropped and counted")
+
+
+class Ppo(StageOptions):
+    """Proximal policy optimisation against the reward model."""
+
+    needs, makes = ("prompts", "policy", "reward_model"), ("policy",)
+    stage: Literal["ppo"]
+    updates: int = Field(default=100, ge=1)
+    batch_size: int = Field(default=128, ge=1, description="episodes an update")
+    micro_batch: int = Field(default=64, ge=1, description="sequences in one forward")
+    minibatches: int = Field(default=1, ge=1, description="optimiser steps an epoch")
+    epochs: int = Field(default=1, ge=1, description="passes over an update's episodes")
+    learning_rate: float = Field(default=1e-5, gt=0)
+    value_learning_rate: float | None = Field(default=None, gt=0, description="omitted = learning_rate")
+    warmup: int = Field(default=10, ge=0, description="updates of linear warm-up, then constant")
+    critic_warmup: int = Field(default=0, ge=0, description="first updates that train the value model only")
+    max_tokens: int = Field(default=256, ge=1)
+    temperature: float = Field(default=1.0, gt=0)
+    gamma: float = Field(default=1.0, gt=0, le=1)
+    lam: float = Field(default=0.95, ge=0, le=1)
+    clip: float = Field(default=0.2, gt=0)
+    value_clip: float = Field(default=0.2, gt=0)
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    kl_coef: float = Field(default=0.05, ge=0)
+    kl_estimator: Literal["k1", "k2", "k3"] = "k1"
+    kl_target: float | None = Field(default=None, gt=0, description="nats a sequence; given = adaptive coefficient")
+    kl_horizon: int = Field(default=10000, ge=1, description="episodes over which the adaptive coefficient moves")
+    missing_eos_penalty: float = Field(default=1.0, ge=0, description="subtracted from a truncated response's reward")
+    whiten_rewards: bool = False
+    checkpoint_every: int = Field(default=10, ge=1, description="updates between full checkpoints")
+
+
+class Evaluate(StageOptions):
+    """Every policy of the run on held-out prompts: gold, judge, win rate, KL, length, refusals."""
+
+    needs, makes = ("prompts", "policy"), ("evaluation",)
+    stage: Literal["evaluate"]
+    prompts: int | None = Field(default=None, ge=1, description="how many held-out prompts; omitted = all")
+    temperature: float = Field(default=1.0, ge=0.0)
+    max_tokens: int = Field(default=256, ge=1)
+    judge: int | None = Field(default=None, ge=0, description="prompts the judge sees; omitted = all of them")
+
+
+AnyStage = Annotated[
+    Sample | Critique | Sft | Pair | Label | Reward | Ppo | Evaluate, Field(discriminator="stage")
+]
+
+
+class Config(Options):
+    """A whole run."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    seed: int = 0
+    threads: int | None = Field(default=None, ge=1, description="CPU threads; 1 = repeatable to the bit")
+    constitution: str
+    prompts: str
+    heldout: float = Field(default=0.25, gt=0, lt=1, description="share of the prompts kept for evaluation")
+    templates: str = Field(default="default", description="a folder of prompts/templates")
+    policy: ModelConfig
+    feedback: ModelConfig
+    gold: str | None = Field(default=None, description="module:function, a held-out truth where there is one")
+    rounds: int = Field(default=1, ge=1, description="times the stage list is run, each from the last policy")
+    cache: bool = Field(default=True, description="keep the feedback model's answers in runs/<name>/cache.sqlite")
+    stages: tuple[AnyStage, ...] = Field(min_length=1)
+
+    @property
+    def expanded(self) -> list[tuple[int, StageOptions]]:
+        """(round, options) of every stage that will run, in order."""
+        return [(r, options) for r in range(1, self.rounds + 1) for options in self.stages]
+
+
+def find(path: str, base: Path | None = None) -> Path:
+    """A file named in a config: beside the config, in the working directory, or among the shipped ones."""
+    tried = [root / path for root in (base, Path.cwd(), ASSETS) if root is not None]
+    for candidate in tried:
+        if candidate.exists():
+            return candidate.resolve()
+    raise UserError(f"{path}: no such file.", "a path that exists, relative to the config, to the working directory "
+                    "or to the files shipped with rlaif", f"check the spelling; looked in {', '.join(str(t.parent) for t in tried)}")  # fmt: skip
+
+
+def load_config(path: Path, overrides: tuple[str, ...] | list[str] = ()) -> Config:
+    """A config file with `-s` overrides applied and its stage order checked."""
+    data, lines = load_yaml(path)
+    for override in overrides:
+        apply_override(data, override)
+    config = validate_yaml(Config, data, lines, path)
+    check_order(config, path, lines)
+    return config
+
+
+def check_order(config: Config, path: Path, lines: Lines) -> None:
+    """Refuse a stage that needs what no earlier stage makes."""
+    have = {"prompts", "policy"}
+    for index, options in enumerate(config.stages):
+        for need in options.wants:
+            if need not in have:
+                makers = sorted({m.__name__.lower() for m in StageOptions.__subclasses__() if need in m.makes})
+                raise UserError(
+                    f'{path}:{lines.at(("stages", index))}: stage "{options.stage}" needs {need}, which no earlier stage makes.',
+                    f"{' or '.join(makers)} before {options.stage}",
+                    f"add it to the stages of {path}",
+                )
+        have.update(options.makes)
+
+
+def apply_override(data: Any, override: str) -> None:
+    """Change one key of a config's plain data: `seed=1`, `feedback.model=…`, `ppo.updates=10`, `ppo[1].updates=10`."""
+    key, eq, text = override.partition("=")
+    if not eq:
+        raise UserError(f'-s {override}: no "=".', "-s key=value, for example -s ppo.updates=10")
+    head, *rest = key.split(".")
+    match = re.fullmatch(r"([\w-]+)(?:\[(\d+)\])?", head)
+    name, number = (match[1], match[2]) if match else (head, None)
+    stages = [s for s in data.get("stages") or [] if isinstance(s, dict)]
+    named = [s for s in stages if s.get("stage") == name]
+    if not rest and number is None:
+        target, last = data, name
+        if name not in Config.model_fields:
+            raise UserError(f'-s {override}: unknown key "{name}" — {nearest(name, list(Config.model_fields))}')
+    elif named:
+        if int(number or 0) >= len(named):
+            raise UserError(f"-s {override}: there are {len(named)} {name} stages, counted from 0.")
+        # Without a number, an option reaches every stage of that name.
+        for stage in named if number is None else [named[int(number)]]:
+            _set(stage, rest, parse_scalar(text), override)
+        return
+    elif name in Config.model_fields:
+        target, last = data, name
+        _set(target.setdefault(last, {}), rest, parse_scalar(text), override)
+        return
+    else:
+        known = sorted({str(s.get("stage")) for s in stages}) + list(Config.model_fields)
+        raise UserError(f'-s {override}: no stage or key "{name}" — {nearest(name, known)}')
+    target[last] = parse_scalar(text)
+
+
+def _set(node: Any, keys: list[str], value: Any, override: str) -> None:
+    for key in keys[:-1]:
+        node = node.setdefault(key, {}) if isinstance(node, dict) else None
+    if not isinstance(node, dict) or not keys:
+        raise UserError(f"-s {override}: does not name an option.", "-s stage.option=value")
+    node[keys[-1]] = value

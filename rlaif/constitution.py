@@ -1,0 +1,115 @@
+"""The constitution file: principles with stable ids, loaded with file:line errors, hashed by what the judge sees.
+
+One principle serves critique, revision and comparison. `Principle.hash` covers only text a model reads, so a
+change of weight or tags never costs a model call. Principles are drawn per revision uniformly and with
+replacement (Constitutional AI, arXiv 2212.08073, section 3.1), here from a seed and among those that apply.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from rlaif.yamlfile import load_yaml, validate_yaml
+from rlaif.errors import UserError
+from rlaif.records import content_hash
+
+
+class Example(BaseModel):
+    """A prompt with a better and a worse reply: the principle's test and its few-shot material."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    prompt: str
+    better: str
+    worse: str
+    critique: str | None = Field(default=None, description="what a critic should say of the worse reply")
+
+
+class Principle(BaseModel):
+    """One rule."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    id: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="stable; carried into every row it touches")
+    text: str = Field(description="the rule as every model reads it")
+    critique: str | None = Field(default=None, description="instruction for the critic instead of the default one")
+    revise: str | None = Field(default=None, description="instruction for the reviser instead of the default one")
+    compare: str | None = Field(default=None, description="wording for the judge instead of `text`")
+    weight: float = Field(default=1.0, ge=0.0, description="weight in the aggregated preference")
+    tags: tuple[str, ...] = ()
+    applies_to: tuple[str, ...] | None = Field(default=None, description="prompt tags; omitted = every prompt")
+    examples: tuple[Example, ...] = ()
+
+    @field_validator("text")
+    @classmethod
+    def _has_text(cls, value: str) -> str:
+        if not value.strip():
+            raise ValueError("a principle needs a text; this one is empty")
+        return " ".join(value.split())
+
+    @property
+    def hash(self) -> str:
+        """Hash of everything a model is shown because of this principle."""
+        shown = self.model_dump(include={"text", "critique", "revise", "compare", "examples"})
+        return content_hash(shown)
+
+    def applies(self, tags: Sequence[str]) -> bool:
+        """Whether the principle speaks about a prompt with these tags."""
+        return self.applies_to is None or bool(set(self.applies_to) & set(tags))
+
+
+class Constitution(BaseModel):
+    """A named list of principles."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    name: str
+    version: int | str = 1
+    description: str = ""
+    principles: tuple[Principle, ...] = Field(min_length=1)
+
+    @property
+    def hash(self) -> str:
+        """Hash of the whole content: weights and tags included."""
+        return content_hash(self.model_dump())
+
+    @property
+    def ids(self) -> list[str]:
+        """Principle ids in file order."""
+        return [p.id for p in self.principles]
+
+    def __getitem__(self, principle_id: str) -> Principle:
+        return {p.id: p for p in self.principles}[principle_id]
+
+    def applicable(self, tags: Sequence[str]) -> list[Principle]:
+        """The principles that speak about a prompt with these tags."""
+        return [p for p in self.principles if p.applies(tags)]
+
+    def draw(self, tags: Sequence[str], *seed: Any) -> Principle | None:
+        """One applicable principle, uniformly, determined by the seed parts alone; None where none applies."""
+        choices = self.applicable(tags)
+        return random.Random(content_hash(*seed)).choice(choices) if choices else None
+
+    @classmethod
+    def load(cls, path: Path) -> "Constitution":
+        """Read and check a constitution file; raises UserError naming file, line and nearest valid key."""
+        data, lines = load_yaml(path)
+        constitution = validate_yaml(cls, data, lines, path)
+        seen: dict[str, int] = {}
+        for index, principle in enumerate(constitution.principles):
+            line = lines.at(("principles", index, "id"))
+            if principle.id in seen:
+                raise UserError(
+                    f'{path}:{line}: the principle id "{principle.id}" stands twice (first in line {seen[principle.id]}).',
+                    "one id a principle: ids are carried into every row they touch",
+                    f"rename one of the two in {path}",
+                )
+            seen[principle.id] = line
+        return constitution
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schema of the constitution file, for editors."""
+    return Constitution.model_json_schema()

@@ -1,0 +1,23 @@
+"""Errors meant for people: what was found, what is needed, what to do next."""
+
+
+class UserError(Exception):
+    """A mistake the user can mend; the command line prints it without a traceback and exits with code 2.
+
+    `found` names the file, line or value met; `need` what would have been right; `next` the next step.
+    """
+
+    def __init__(self, found: str, need: str = "", next: str = "") -> None:
+        self.found, self.need, self.next = found, need, next
+        parts = [found, need and f"Needed: {need}", next and f"Next: {next}"]
+        super().__init__("\n".join(part for part in parts if part))
+
+
+def nearest(word: str, known: "list[str] | tuple[str, ...]") -> str:
+    """' (did you mean "x"?)' for the closest known word, or the list of known ones."""
+    import difflib
+
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    if close:
+        return f'did you mean "{close[0]}"?'
+    return "known: " + ", ".join(sorted(known))

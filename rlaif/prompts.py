@@ -1,0 +1,186 @@
+"""What models are asked: critique, revision, comparison and compliance templates, and the one chat-template call.
+
+A template is a Jinja file in `prompts/templates/<set>/`, rendered in a sandbox with undefined names fatal. Texts from
+models and data are values, never templates, so nothing inside them is executed or substituted again. The judge's
+templates have two blocks: `shared` (conversation and replies) and `principle`, which comes last so that one pass over
+the shared text can serve every principle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import StrictUndefined, Template, TemplateError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from rlaif.config import ASSETS, find
+from rlaif.constitution import Constitution, Example, Principle
+from rlaif.errors import UserError, nearest
+from rlaif.records import content_hash
+
+Chat = list[dict[str, str]]
+NAMES = ("critique", "revision", "comparison", "comparison_cot", "compliance")
+SPEAKER = {"system": "System", "user": "User", "assistant": "Assistant"}
+_MARK = "\u241frlaif\u241f"
+HUMAN_STOP = "\n\nHuman:"
+
+
+def user(content: str) -> dict[str, str]:
+    """A user turn."""
+    return {"role": "user", "content": content}
+
+
+def assistant(content: str) -> dict[str, str]:
+    """An assistant turn."""
+    return {"role": "assistant", "content": content}
+
+
+def dialogue(messages: Sequence[dict[str, str]]) -> str:
+    """A conversation as plain text, one turn a line, the way critics and judges read it."""
+    return "\n".join(f"{SPEAKER[m['role']]}: {m['content']}" for m in messages)
+
+
+@dataclass(frozen=True)
+class Templates:
+    """One set of templates, each compiled once."""
+
+    name: str
+    sources: dict[str, str]
+    compiled: dict[str, Template]
+
+    @classmethod
+    def load(cls, name: str, base: Path | None = None) -> Templates:
+        """The set `name` among the shipped ones, or a folder given by path; raises UserError on bad templates."""
+        folder = ASSETS / "prompts" / "templates" / name
+        if not folder.is_dir():
+            shipped = sorted(p.name for p in folder.parent.iterdir() if p.is_dir())
+            try:
+                folder = find(name, base)
+            except UserError:
+                raise UserError(f'templates: no set "{name}" — {nearest(name, shipped)}', "a shipped set or a folder "
+                                f"with {', '.join(n + '.j2' for n in NAMES)}") from None  # fmt: skip
+        environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=False)
+        sources, compiled = {}, {}
+        for part in NAMES:
+            path = folder / f"{part}.j2"
+            try:
+                sources[part] = path.read_text(encoding="utf-8")
+                compiled[part] = environment.from_string(sources[part])
+            except OSError:
+                raise UserError(f"{path}: missing.", f"all of {', '.join(NAMES)} in {folder}") from None
+            except TemplateError as error:
+                line = getattr(error, "lineno", 1)
+                raise UserError(f"{path}:{line}: {error}.", "a valid Jinja template") from None
+        return cls(name, sources, compiled)
+
+    def hash(self, name: str) -> str:
+        """Content hash of one template: part of what identifies a label's judge."""
+        return content_hash(self.sources[name])
+
+    def _render(self, name: str, block: str | None = None, **values: Any) -> str:
+        template = self.compiled[name]
+        try:
+            if block is None:
+                return template.render(**values).strip()
+            return "".join(template.blocks[block](template.new_context(values)))
+        except (TemplateError, KeyError) as error:
+            raise UserError(f"template {self.name}/{name}.j2: {error!s}.", "only the names documented in "
+                            "prompts/templates/README.md") from None  # fmt: skip
+
+    def critique(self, conversation: Chat, reply: str, principle: Principle, few_shot: int = 0) -> Chat:
+        """Messages that ask the critic what in `reply` breaks the principle."""
+        shots: Chat = []
+        for example in [e for e in principle.examples if e.critique][:few_shot]:
+            shots += [self._critique_turn([user(example.prompt)], example.worse, principle),
+                      assistant(example.critique or "")]  # fmt: skip
+        return [*shots, self._critique_turn(conversation, reply, principle)]
+
+    def _critique_turn(self, conversation: Chat, reply: str, principle: Principle) -> dict[str, str]:
+        return user(self._render("critique", conversation=dialogue(conversation), reply=reply, principle=principle))
+
+    def revision(self, conversation: Chat, reply: str, principle: Principle, critique: str, few_shot: int = 0) -> Chat:
+        """Messages that ask for the whole reply again with the criticised fault mended."""
+        shots: Chat = []
+        for example in [e for e in principle.examples if e.critique][:few_shot]:
+            turn = self._revision_turn([user(example.prompt)], example.worse, principle, example.critique or "")
+            shots += [turn, assistant(example.better)]
+        return [*shots, self._revision_turn(conversation, reply, principle, critique)]
+
+    def _revision_turn(self, conversation: Chat, reply: str, principle: Principle, critique: str) -> dict[str, str]:
+        return user(self._render("revision", conversation=dialogue(conversation), reply=reply, principle=principle,
+                                 critique=critique))  # fmt: skip
+
+    def comparison(self, conversation: Chat, a: str, b: str, shots: Chat | None = None, cot: bool = False) -> Chat:
+        """The shared part of a pairwise question; append `comparison_suffix` to the last turn."""
+        name = "comparison_cot" if cot else "comparison"
+        shared = self._render(name, "shared", conversation=dialogue(conversation), a=a, b=b)
+        return [*(shots or []), user(shared)]
+
+    def comparison_suffix(self, principle: Principle, cot: bool = False) -> str:
+        """The principle's part of a pairwise question."""
+        name = "comparison_cot" if cot else "comparison"
+        return self._render(name, "principle", principle=principle, rule=principle.compare or principle.text)
+
+    def comparison_shots(self, constitution: Constitution, count: int) -> Chat:
+        """Few-shot turns for the judge, the same for every question so that the shared part stays shared.
+
+        Examples are taken in turn from the principles that have some; the better reply alternates its place.
+        """
+        pools: list[list[tuple[Principle, Example]]] = [[(p, e) for e in p.examples] for p in constitution.principles]
+        depth = max((len(pool) for pool in pools), default=0)
+        ordered = [pool[i] for i in range(depth) for pool in pools if i < len(pool)]
+        shots: Chat = []
+        for index, (principle, example) in enumerate(ordered[:count]):
+            first, second = (example.better, example.worse) if index % 2 == 0 else (example.worse, example.better)
+            shared = self.comparison([user(example.prompt)], first, second)[0]["content"]
+            shots += [user(shared + self.comparison_suffix(principle)), assistant("AB"[index % 2])]
+        return shots
+
+    def compliance(self, conversation: Chat, reply: str) -> Chat:
+        """The shared part of the question whether one reply keeps a principle."""
+        return [user(self._render("compliance", "shared", conversation=dialogue(conversation), reply=reply))]
+
+    def compliance_suffix(self, principle: Principle) -> str:
+        """The principle's part of the compliance question, answered Yes or No."""
+        return self._render("compliance", "principle", principle=principle, rule=principle.compare or principle.text)
+
+
+def has_chat_template(tokenizer: Any) -> bool:
+    """Whether the tokenizer brings a chat template; without one, plain Human/Assistant turns are used."""
+    return bool(getattr(tokenizer, "chat_template", None))
+
+
+def render_chat(tokenizer: Any, messages: Sequence[dict[str, str]]) -> str:
+    """Messages as the text a model continues with the assistant's answer: the only place a chat template is applied.
+
+    A tokenizer without a template gets "Human: … Assistant:" turns. Raises UserError where the template refuses.
+    """
+    if not has_chat_template(tokenizer):
+        names = {"system": "", "user": "\n\nHuman: ", "assistant": "\n\nAssistant: "}
+        return "".join(names[m["role"]] + m["content"] for m in messages) + "\n\nAssistant:"
+    try:
+        text = tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
+    except Exception as error:  # templates are arbitrary programs: whatever they raise is the user's to mend
+        roles = ", ".join(m["role"] for m in messages)
+        name = getattr(tokenizer, "name_or_path", "the tokenizer")
+        raise UserError(f"{name}: its chat template fails on our messages ({roles}): {error}.",
+                        "a template that takes these roles in this order",
+                        "mend chat_template in the tokenizer's folder, or use prompts without a system turn") from None  # fmt: skip
+    return str(text)
+
+
+def encode_chat(tokenizer: Any, messages: Sequence[dict[str, str]]) -> list[int]:
+    """Token ids of `render_chat`; a template brings its own BOS, plain turns get the tokenizer's."""
+    return list(tokenizer(render_chat(tokenizer, messages), add_special_tokens=not has_chat_template(tokenizer))["input_ids"])
+
+
+def split_chat(tokenizer: Any, messages: Sequence[dict[str, str]]) -> tuple[str, str]:
+    """(prefix, tail): the rendered text around the end of the last turn, where a principle's suffix goes in."""
+    marked = [*messages[:-1], {**messages[-1], "content": messages[-1]["content"] + _MARK}]
+    prefix, mark, tail = render_chat(tokenizer, marked).rpartition(_MARK)
+    if not mark:
+        raise UserError("the chat template does not reproduce the last user turn.", "a template that shows every turn")
+    return prefix, tail

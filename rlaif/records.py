@@ -1,0 +1,206 @@
+"""The rows a run is made of: one type for each thing, ids that are content hashes, a version in every row.
+
+Human, AI and simulated labels are one `Label`; comparing sources of feedback is a filter, not another code path.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+SCHEMA = 1
+AnnotatorKind = Literal["human", "ai", "simulated"]
+Verdict = Literal["a", "b", "tie", "abstain", "invalid"]
+Order = Literal["ab", "ba"]
+
+
+def content_hash(*parts: Any) -> str:
+    """16 hex digits that are the same for the same JSON-able content on every machine."""
+    text = json.dumps(parts, ensure_ascii=False, sort_keys=True, separators=(",", ":"), default=_plain)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _plain(value: Any) -> Any:
+    return value.model_dump() if isinstance(value, BaseModel) else str(value)
+
+
+class Record(BaseModel):
+    """A row of JSONL; unknown keys are refused, rows never change once written."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    v: int = SCHEMA
+    id: str = ""
+
+    def identity(self) -> tuple[Any, ...]:
+        """What the id is a hash of."""
+        raise NotImplementedError
+
+    @model_validator(mode="after")
+    def _fill_id(self) -> "Record":
+        if not self.id:
+            object.__setattr__(self, "id", content_hash(type(self).__name__, *self.identity()))
+        return self
+
+    def to_json(self) -> str:
+        """One line of JSON."""
+        return self.model_dump_json(exclude_none=True)
+
+
+class Message(BaseModel):
+    """One chat turn."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+class Prompt(Record):
+    """A conversation that ends where the policy must answer."""
+
+    messages: tuple[Message, ...] = Field(min_length=1)
+    tags: tuple[str, ...] = ()
+    source: str = ""
+
+    def identity(self) -> tuple[Any, ...]:
+        return tuple((m.role, m.content) for m in self.messages)
+
+    @property
+    def chat(self) -> list[dict[str, str]]:
+        """The messages as plain dictionaries, the form chat templates and engines take."""
+        return [m.model_dump() for m in self.messages]
+
+
+class Response(Record):
+    """What a model answered to a prompt; `index` tells apart the K samples of one prompt."""
+
+    prompt_id: str
+    text: str
+    model: str = ""
+    sampling: dict[str, float | int] = Field(default_factory=dict)
+    seed: int = 0
+    index: int = 0
+    finish: str = "stop"
+    tokens: int | None = None
+
+    def identity(self) -> tuple[Any, ...]:
+        return (self.prompt_id, self.text, self.model, sorted(self.sampling.items()), self.seed, self.index)
+
+
+class Revision(Record):
+    """One critique–revision step: which principle was drawn, what the critic wrote, what became of the text."""
+
+    prompt_id: str
+    round: int
+    principle_id: str
+    from_id: str
+    to_id: str
+    critique: str
+    status: Literal["ok", "unchanged", "invalid"]
+
+    def identity(self) -> tuple[Any, ...]:
+        return (self.prompt_id, self.round, self.from_id)
+
+
+class Comparison(Record):
+    """A pair of responses to one prompt, before anybody judged it."""
+
+    prompt_id: str
+    a: str
+    b: str
+    origin: Literal["samples", "revision", "import"] = "samples"
+
+    def identity(self) -> tuple[Any, ...]:
+        return (self.prompt_id, self.a, self.b)
+
+    def swap(self) -> "Comparison":
+        """The same pair shown the other way round."""
+        return self.model_copy(update={"a": self.b, "b": self.a})
+
+
+class Annotator(BaseModel):
+    """Who gave a label."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    kind: AnnotatorKind
+    id: str
+
+
+class Label(Record):
+    """One annotator's verdict on one comparison, always told about (a, b) as the comparison stores them.
+
+    `p_a` is the probability that a is better, None where nothing could be read (`verdict="invalid"`);
+    `order` says which response was shown first; `mass` is the probability the judge put on the answer tokens.
+    """
+
+    comparison_id: str
+    annotator: Annotator
+    principle_id: str | None = None
+    order: Order = "ab"
+    p_a: float | None = Field(default=None, ge=0.0, le=1.0)
+    verdict: Verdict
+    mass: float | None = None
+    seconds: float | None = None
+    judge: dict[str, str] = Field(default_factory=dict)
+
+    def identity(self) -> tuple[Any, ...]:
+        return (self.comparison_id, self.annotator.kind, self.annotator.id, self.principle_id, self.order,
+                sorted(self.judge.items()))  # fmt: skip
+
+
+class Preference(Record):
+    """Labels of one comparison, aggregated; computed, never edited."""
+
+    comparison_id: str
+    p_a: float = Field(ge=0.0, le=1.0)
+    votes: dict[str, int] = Field(default_factory=dict)
+    sources: tuple[str, ...] = ()
+    weight: float = 1.0
+    deciding: str | None = None
+
+    def identity(self) -> tuple[Any, ...]:
+        return (self.comparison_id,)
+
+
+class Ranking(Record):
+    """A K-wise ranking of one prompt's responses: rank 1 is best, equal ranks are ties."""
+
+    prompt_id: str
+    response_ids: tuple[str, ...]
+    ranks: tuple[int, ...]
+    annotator: Annotator
+    seconds: float | None = None
+
+    def identity(self) -> tuple[Any, ...]:
+        return (self.prompt_id, self.response_ids, self.annotator.kind, self.annotator.id)
+
+    @model_validator(mode="after")
+    def _same_length(self) -> "Ranking":
+        if len(self.response_ids) != len(self.ranks):
+            raise ValueError(f"{len(self.response_ids)} responses but {len(self.ranks)} ranks")
+        return self
+
+    def verdict(self, a: str, b: str) -> Verdict:
+        """Which of two ranked responses stands higher."""
+        rank = dict(zip(self.response_ids, self.ranks, strict=True))
+        return "tie" if rank[a] == rank[b] else ("a" if rank[a] < rank[b] else "b")
+
+
+def verdict_of(p_a: float | None, tie_margin: float = 0.0) -> Verdict:
+    """The hard verdict a probability amounts to."""
+    if p_a is None:
+        return "invalid"
+    if abs(p_a - 0.5) <= tie_margin:
+        return "tie"
+    return "a" if p_a > 0.5 else "b"
+
+
+R = TypeVar("R", bound=Record)
+
+
+def by_id(rows: Sequence[R]) -> dict[str, R]:
+    """Rows keyed by their id."""
+    return {row.id: row for row in rows}
