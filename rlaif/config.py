@@ -31,8 +31,12 @@ class ModelConfig(Options):
 
     engine: Literal["transformers", "openai", "scripted"] = "transformers"
     model: str = Field(description="a local folder or a hub id; for scripted, module:function")
-    base_url: str | None = Field(default=None, description="openai: the endpoint, e.g. http://localhost:8000/v1")
-    api_key_env: str = Field(default="OPENAI_API_KEY", description="openai: environment variable that holds the key")
+    base_url: str | None = Field(
+        default=None, description="openai: the endpoint, e.g. http://localhost:8000/v1"
+    )
+    api_key_env: str = Field(
+        default="OPENAI_API_KEY", description="openai: environment variable that holds the key"
+    )
     concurrency: int = Field(default=32, ge=1, description="openai: requests in flight")
     device: str = Field(default="auto", description="auto, cpu, cuda, cuda:1, mps")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -80,11 +84,15 @@ class Sft(StageOptions):
 
     needs, makes = ("revisions", "policy"), ("policy",)
     stage: Literal["sft"]
-    train_on: Literal["all", "last"] = Field(default="all", description="all revisions, as in the paper, or the last")
+    train_on: Literal["all", "last"] = Field(
+        default="all", description="all revisions, as in the paper, or the last"
+    )
     epochs: float = Field(default=1.0, gt=0)
     learning_rate: float = Field(default=1e-5, gt=0)
     batch_size: int = Field(default=32, ge=1)
-    micro_batch: int | None = Field(default=None, ge=1, description="rows in one forward; omitted = batch_size")
+    micro_batch: int | None = Field(
+        default=None, ge=1, description="rows in one forward; omitted = batch_size"
+    )
     max_length: int = Field(default=1024, ge=8, description="longer rows are dropped and counted")
 
 
@@ -93,11 +101,15 @@ class Pair(StageOptions):
 
     needs, makes = (), ("comparisons",)
     stage: Literal["pair"]
-    per_prompt: int | None = Field(default=None, ge=1, description="sample pairs a prompt; omitted = all C(K,2)")
+    per_prompt: int | None = Field(
+        default=None, ge=1, description="sample pairs a prompt; omitted = all C(K,2)"
+    )
     samples: bool = True
     revisions: bool = Field(default=False, description="also pair each original with its last revision")
     imported: str | None = Field(default=None, description="a folder written by `rlaif data import`")
-    limit: int | None = Field(default=None, ge=1, description="at most this many comparisons, drawn by the seed")
+    limit: int | None = Field(
+        default=None, ge=1, description="at most this many comparisons, drawn by the seed"
+    )
 
     @property
     def wants(self) -> tuple[str, ...]:
@@ -114,7 +126,9 @@ class Human(Options):
     """Where rankings by people (or simulated people) come from and how much they count."""
 
     file: str | None = Field(default=None, description="labels.jsonl or rankings.jsonl")
-    annotator: str | None = Field(default=None, description="module:function that ranks responses (simulated)")
+    annotator: str | None = Field(
+        default=None, description="module:function that ranks responses (simulated)"
+    )
     options: dict[str, Any] = Field(default_factory=dict, description="keyword arguments of the annotator")
     share: float = Field(default=1.0, gt=0, le=1, description="share of the comparisons that people label")
     weight: float = Field(default=1.0, ge=0, description="weight of a human label against an AI label's 1")
@@ -132,9 +146,13 @@ class Label(StageOptions):
     needs, makes = ("comparisons",), ("labels", "preferences")
     stage: Literal["label"]
     ai: bool = Field(default=True, description="ask the feedback model (for what human.share leaves over)")
-    principles: Literal["all", "drawn"] = Field(default="all", description="all, or one drawn per pair as in the paper")
+    principles: Literal["all", "drawn"] = Field(
+        default="all", description="all, or one drawn per pair as in the paper"
+    )
     cot: bool = Field(default=False, description="let the judge reason first; probabilities are then clamped")
-    clamp: tuple[float, float] | None = Field(default=None, description="bounds on p; default 0.4–0.6 with cot")
+    clamp: tuple[float, float] | None = Field(
+        default=None, description="bounds on p; default 0.4–0.6 with cot"
+    )
     few_shot: int = Field(default=0, ge=0)
     max_tokens: int = Field(default=256, ge=1, description="length of the reasoning, with cot")
     human: Human | None = None
@@ -153,12 +171,18 @@ class Reward(StageOptions):
 
     needs, makes = ("preferences", "policy"), ("reward_model",)
     stage: Literal["reward"]
-    model: str | None = Field(default=None, description="where the weights start; omitted = the current policy")
+    model: str | None = Field(
+        default=None, description="where the weights start; omitted = the current policy"
+    )
     epochs: float = Field(default=1.0, gt=0)
     learning_rate: float = Field(default=1e-5, gt=0)
     batch_size: int = Field(default=64, ge=1)
-    micro_batch: int | None = Field(default=None, ge=1, description="pairs in one forward; omitted = batch_size")
-    heldout: float = Field(default=0.1, gt=0, lt=1, description="share of prompts whose pairs measure, not train")
+    micro_batch: int | None = Field(
+        default=None, ge=1, description="pairs in one forward; omitted = batch_size"
+    )
+    heldout: float = Field(
+        default=0.1, gt=0, lt=1, description="share of prompts whose pairs measure, not train"
+    )
     hard_labels: bool = Field(default=False, description="round soft labels to winners, for comparison")
     center: float = Field(default=0.0, ge=0, description="weight of the term that keeps rewards near zero")
     max_length: int = Field(default=1024, ge=8, description="longer pairs are dropped and counted")
@@ -187,9 +211,15 @@ class Ppo(StageOptions):
     max_grad_norm: float = Field(default=1.0, gt=0)
     kl_coef: float = Field(default=0.05, ge=0)
     kl_estimator: Literal["k1", "k2", "k3"] = "k1"
-    kl_target: float | None = Field(default=None, gt=0, description="nats a sequence; given = adaptive coefficient")
-    kl_horizon: int = Field(default=10000, ge=1, description="episodes over which the adaptive coefficient moves")
-    missing_eos_penalty: float = Field(default=1.0, ge=0, description="subtracted from a truncated response's reward")
+    kl_target: float | None = Field(
+        default=None, gt=0, description="nats a sequence; given = adaptive coefficient"
+    )
+    kl_horizon: int = Field(
+        default=10000, ge=1, description="episodes over which the adaptive coefficient moves"
+    )
+    missing_eos_penalty: float = Field(
+        default=1.0, ge=0, description="subtracted from a truncated response's reward"
+    )
     whiten_rewards: bool = False
     checkpoint_every: int = Field(default=10, ge=1, description="updates between full checkpoints")
 
@@ -224,7 +254,9 @@ class Config(Options):
     feedback: ModelConfig
     gold: str | None = Field(default=None, description="module:function, a held-out truth where there is one")
     rounds: int = Field(default=1, ge=1, description="times the stage list is run, each from the last policy")
-    cache: bool = Field(default=True, description="keep the feedback model's answers in runs/<name>/cache.sqlite")
+    cache: bool = Field(
+        default=True, description="keep the feedback model's answers in runs/<name>/cache.sqlite"
+    )
     stages: tuple[AnyStage, ...] = Field(min_length=1)
 
     @property
@@ -259,7 +291,9 @@ def check_order(config: Config, path: Path, lines: Lines) -> None:
     for index, options in enumerate(config.stages):
         for need in options.wants:
             if need not in have:
-                makers = sorted({m.__name__.lower() for m in StageOptions.__subclasses__() if need in m.makes})
+                makers = sorted(
+                    {m.__name__.lower() for m in StageOptions.__subclasses__() if need in m.makes}
+                )
                 raise UserError(
                     f'{path}:{lines.at(("stages", index))}: stage "{options.stage}" needs {need}, which no earlier stage makes.',
                     f"{' or '.join(makers)} before {options.stage}",
@@ -281,7 +315,9 @@ def apply_override(data: Any, override: str) -> None:
     if not rest and number is None:
         target, last = data, name
         if name not in Config.model_fields:
-            raise UserError(f'-s {override}: unknown key "{name}" — {nearest(name, list(Config.model_fields))}')
+            raise UserError(
+                f'-s {override}: unknown key "{name}" — {nearest(name, list(Config.model_fields))}'
+            )
     elif named:
         if int(number or 0) >= len(named):
             raise UserError(f"-s {override}: there are {len(named)} {name} stages, counted from 0.")

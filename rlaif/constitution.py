@@ -14,9 +14,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from rlaif.yamlfile import load_yaml, validate_yaml
 from rlaif.errors import UserError
 from rlaif.records import content_hash
+from rlaif.yamlfile import load_yaml, validate_yaml
 
 
 class Example(BaseModel):
@@ -33,14 +33,22 @@ class Principle(BaseModel):
     """One rule."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    id: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="stable; carried into every row it touches")
+    id: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="stable; carried into every row it touches"
+    )
     text: str = Field(description="the rule as every model reads it")
-    critique: str | None = Field(default=None, description="instruction for the critic instead of the default one")
-    revise: str | None = Field(default=None, description="instruction for the reviser instead of the default one")
+    critique: str | None = Field(
+        default=None, description="instruction for the critic instead of the default one"
+    )
+    revise: str | None = Field(
+        default=None, description="instruction for the reviser instead of the default one"
+    )
     compare: str | None = Field(default=None, description="wording for the judge instead of `text`")
     weight: float = Field(default=1.0, ge=0.0, description="weight in the aggregated preference")
     tags: tuple[str, ...] = ()
-    applies_to: tuple[str, ...] | None = Field(default=None, description="prompt tags; omitted = every prompt")
+    applies_to: tuple[str, ...] | None = Field(
+        default=None, description="prompt tags; omitted = every prompt"
+    )
     examples: tuple[Example, ...] = ()
 
     @field_validator("text")
@@ -93,7 +101,7 @@ class Constitution(BaseModel):
         return random.Random(content_hash(*seed)).choice(choices) if choices else None
 
     @classmethod
-    def load(cls, path: Path) -> "Constitution":
+    def load(cls, path: Path) -> Constitution:
         """Read and check a constitution file; raises UserError naming file, line and nearest valid key."""
         data, lines = load_yaml(path)
         constitution = validate_yaml(cls, data, lines, path)

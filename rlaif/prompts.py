@@ -99,21 +99,31 @@ class Templates:
         return [*shots, self._critique_turn(conversation, reply, principle)]
 
     def _critique_turn(self, conversation: Chat, reply: str, principle: Principle) -> dict[str, str]:
-        return user(self._render("critique", conversation=dialogue(conversation), reply=reply, principle=principle))
+        return user(
+            self._render("critique", conversation=dialogue(conversation), reply=reply, principle=principle)
+        )
 
-    def revision(self, conversation: Chat, reply: str, principle: Principle, critique: str, few_shot: int = 0) -> Chat:
+    def revision(
+        self, conversation: Chat, reply: str, principle: Principle, critique: str, few_shot: int = 0
+    ) -> Chat:
         """Messages that ask for the whole reply again with the criticised fault mended."""
         shots: Chat = []
         for example in [e for e in principle.examples if e.critique][:few_shot]:
-            turn = self._revision_turn([user(example.prompt)], example.worse, principle, example.critique or "")
+            turn = self._revision_turn(
+                [user(example.prompt)], example.worse, principle, example.critique or ""
+            )
             shots += [turn, assistant(example.better)]
         return [*shots, self._revision_turn(conversation, reply, principle, critique)]
 
-    def _revision_turn(self, conversation: Chat, reply: str, principle: Principle, critique: str) -> dict[str, str]:
+    def _revision_turn(
+        self, conversation: Chat, reply: str, principle: Principle, critique: str
+    ) -> dict[str, str]:
         return user(self._render("revision", conversation=dialogue(conversation), reply=reply, principle=principle,
                                  critique=critique))  # fmt: skip
 
-    def comparison(self, conversation: Chat, a: str, b: str, shots: Chat | None = None, cot: bool = False) -> Chat:
+    def comparison(
+        self, conversation: Chat, a: str, b: str, shots: Chat | None = None, cot: bool = False
+    ) -> Chat:
         """The shared part of a pairwise question; append `comparison_suffix` to the last turn."""
         name = "comparison_cot" if cot else "comparison"
         shared = self._render(name, "shared", conversation=dialogue(conversation), a=a, b=b)
@@ -129,12 +139,16 @@ class Templates:
 
         Examples are taken in turn from the principles that have some; the better reply alternates its place.
         """
-        pools: list[list[tuple[Principle, Example]]] = [[(p, e) for e in p.examples] for p in constitution.principles]
+        pools: list[list[tuple[Principle, Example]]] = [
+            [(p, e) for e in p.examples] for p in constitution.principles
+        ]
         depth = max((len(pool) for pool in pools), default=0)
         ordered = [pool[i] for i in range(depth) for pool in pools if i < len(pool)]
         shots: Chat = []
         for index, (principle, example) in enumerate(ordered[:count]):
-            first, second = (example.better, example.worse) if index % 2 == 0 else (example.worse, example.better)
+            first, second = (
+                (example.better, example.worse) if index % 2 == 0 else (example.worse, example.better)
+            )
             shared = self.comparison([user(example.prompt)], first, second)[0]["content"]
             shots += [user(shared + self.comparison_suffix(principle)), assistant("AB"[index % 2])]
         return shots
@@ -145,7 +159,9 @@ class Templates:
 
     def compliance_suffix(self, principle: Principle) -> str:
         """The principle's part of the compliance question, answered Yes or No."""
-        return self._render("compliance", "principle", principle=principle, rule=principle.compare or principle.text)
+        return self._render(
+            "compliance", "principle", principle=principle, rule=principle.compare or principle.text
+        )
 
 
 def has_chat_template(tokenizer: Any) -> bool:
@@ -174,7 +190,11 @@ def render_chat(tokenizer: Any, messages: Sequence[dict[str, str]]) -> str:
 
 def encode_chat(tokenizer: Any, messages: Sequence[dict[str, str]]) -> list[int]:
     """Token ids of `render_chat`; a template brings its own BOS, plain turns get the tokenizer's."""
-    return list(tokenizer(render_chat(tokenizer, messages), add_special_tokens=not has_chat_template(tokenizer))["input_ids"])
+    return list(
+        tokenizer(render_chat(tokenizer, messages), add_special_tokens=not has_chat_template(tokenizer))[
+            "input_ids"
+        ]
+    )
 
 
 def split_chat(tokenizer: Any, messages: Sequence[dict[str, str]]) -> tuple[str, str]:
@@ -182,5 +202,7 @@ def split_chat(tokenizer: Any, messages: Sequence[dict[str, str]]) -> tuple[str,
     marked = [*messages[:-1], {**messages[-1], "content": messages[-1]["content"] + _MARK}]
     prefix, mark, tail = render_chat(tokenizer, marked).rpartition(_MARK)
     if not mark:
-        raise UserError("the chat template does not reproduce the last user turn.", "a template that shows every turn")
+        raise UserError(
+            "the chat template does not reproduce the last user turn.", "a template that shows every turn"
+        )
     return prefix, tail

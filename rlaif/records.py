@@ -40,7 +40,7 @@ class Record(BaseModel):
         raise NotImplementedError
 
     @model_validator(mode="after")
-    def _fill_id(self) -> "Record":
+    def _fill_id(self) -> Record:
         if not self.id:
             object.__setattr__(self, "id", content_hash(type(self).__name__, *self.identity()))
         return self
@@ -116,7 +116,7 @@ class Comparison(Record):
     def identity(self) -> tuple[Any, ...]:
         return (self.prompt_id, self.a, self.b)
 
-    def swap(self) -> "Comparison":
+    def swap(self) -> Comparison:
         """The same pair shown the other way round."""
         return self.model_copy(update={"a": self.b, "b": self.a})
 
@@ -178,7 +178,7 @@ class Ranking(Record):
         return (self.prompt_id, self.response_ids, self.annotator.kind, self.annotator.id)
 
     @model_validator(mode="after")
-    def _same_length(self) -> "Ranking":
+    def _same_length(self) -> Ranking:
         if len(self.response_ids) != len(self.ranks):
             raise ValueError(f"{len(self.response_ids)} responses but {len(self.ranks)} ranks")
         return self
@@ -187,6 +187,23 @@ class Ranking(Record):
         """Which of two ranked responses stands higher."""
         rank = dict(zip(self.response_ids, self.ranks, strict=True))
         return "tie" if rank[a] == rank[b] else ("a" if rank[a] < rank[b] else "b")
+
+
+class Evaluation(Record):
+    """One policy's answer to one held-out prompt, and everything measured on it."""
+
+    policy: str
+    prompt_id: str
+    response_id: str
+    gold: dict[str, bool] | None = None  # per principle, from the gold scorer
+    compliance: dict[str, float] = Field(default_factory=dict)  # judge's P(keeps the rule) per principle
+    p_win: float | None = None  # judge's probability that it beats the base policy's answer
+    kl: float | None = None  # sum over the response of log π − log π_base, in nats
+    tokens: int = 0
+    refusal: bool = False
+
+    def identity(self) -> tuple[Any, ...]:
+        return (self.policy, self.prompt_id)
 
 
 def verdict_of(p_a: float | None, tie_margin: float = 0.0) -> Verdict:

@@ -42,9 +42,13 @@ def load_yaml(path: Path) -> tuple[Any, Lines]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}).", "an existing file", "check the path") from None
+        raise UserError(
+            f"{path}: cannot be read ({error.strerror}).", "an existing file", "check the path"
+        ) from None
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text (byte {error.start}).", "a UTF-8 text file", f"re-save {path}") from None
+        raise UserError(
+            f"{path}: not UTF-8 text (byte {error.start}).", "a UTF-8 text file", f"re-save {path}"
+        ) from None
     try:
         root = YAML(typ="rt").load(text)
     except MarkedYAMLError as error:
@@ -96,7 +100,11 @@ def _describe(cls: type[BaseModel], item: Any, lines: Lines, path: Path) -> str:
         context = item.get("ctx", {})
         known = [tag.strip(" '") for tag in str(context.get("expected_tags", "")).split(",")]
         tag = str(context.get("tag", ""))
-        return f'{where}: unknown stage "{tag}" — {nearest(tag, known)}' if tag else f'{where}: "stage" is missing'
+        return (
+            f'{where}: unknown stage "{tag}" — {nearest(tag, known)}'
+            if tag
+            else f'{where}: "stage" is missing'
+        )
     message = item["msg"].removeprefix("Value error, ")
     value = item["input"]
     shown = f" (found: {value!r})" if isinstance(value, (str, int, float, bool)) else ""

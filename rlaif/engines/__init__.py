@@ -1,0 +1,170 @@
+"""Engines: one protocol, two verbs. `generate` writes text; `score_choices` reads the probability of fixed answers.
+
+Back ends: `transformers` in process, `openai` for any compatible endpoint, `scripted` for tests. Each is imported only
+where it is opened. An engine's fingerprint says what produced a row; it is part of the cache key.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from rlaif.config import ModelConfig
+
+Chat = list[dict[str, str]]
+
+
+@dataclass(frozen=True)
+class GenerateRequest:
+    """One text to write. The same request and seed give the same text on one engine, whatever it is batched with."""
+
+    messages: Chat
+    max_tokens: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One written text. `finish` is "stop", "length", or "too_long" where the prompt did not fit the context."""
+
+    text: str
+    finish: str
+    prompt_tokens: int = 0
+    tokens: int = 0
+
+
+@dataclass(frozen=True)
+class ScoreRequest:
+    """One question about a shared text: each suffix is appended to the last turn, each choice is a possible answer."""
+
+    messages: Chat
+    suffixes: tuple[str, ...]
+    choices: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Log-probabilities of the choices, raw (not renormalised): `logprobs[suffix][choice]`, natural logarithm.
+
+    `too_long` means the question did not fit the context and nothing was read (`logprobs` is empty).
+    """
+
+    logprobs: tuple[tuple[float, ...], ...]
+    prompt_tokens: int = 0
+    too_long: bool = False
+
+    def probability(self, suffix: int) -> tuple[float, ...]:
+        """The choices' probabilities after one suffix, renormalised to sum to 1."""
+        top = max(self.logprobs[suffix])
+        weights = [math.exp(x - top) for x in self.logprobs[suffix]]
+        return tuple(w / sum(weights) for w in weights)
+
+    def mass(self, suffix: int) -> float:
+        """The probability the model put on the choices together."""
+        return min(1.0, sum(math.exp(x) for x in self.logprobs[suffix]))
+
+
+@dataclass
+class Usage:
+    """What an engine has been asked for, cache hits apart."""
+
+    calls: int = 0
+    cached: int = 0
+    prompt_tokens: int = 0
+    tokens: int = 0
+
+    def as_dict(self) -> dict[str, int]:
+        """Plain numbers for a stage's summary."""
+        return asdict(self)
+
+
+class Engine(Protocol):
+    """What a stage may ask of a model.
+
+    Both verbs take a sequence and yield (index, result) as results become ready, in any order, each index once: a
+    caller writes every row as it arrives, so a killed process loses at most one batch.
+    """
+
+    usage: Usage
+    notes: list[str]  # things a reader of the run should know, e.g. that the model brings no chat template
+
+    @property
+    def fingerprint(self) -> str:
+        """Identity of model, weights, tokenizer and decoding."""
+        ...
+
+    def generate(self, requests: Sequence[GenerateRequest]) -> Iterator[tuple[int, Generation]]:
+        """Write a text for each request."""
+        ...
+
+    def score_choices(self, requests: Sequence[ScoreRequest]) -> Iterator[tuple[int, Scores]]:
+        """Read the log-probabilities of each request's choices after each of its suffixes."""
+        ...
+
+
+@dataclass
+class Scripted:
+    """An engine that answers from two functions; for tests and for wrapping a program as a model."""
+
+    on_generate: Callable[[GenerateRequest], str] | None = None
+    on_score: Callable[[Chat, str, tuple[str, ...]], Sequence[float]] | None = None
+    name: str = "scripted"
+    usage: Usage = field(default_factory=Usage)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def fingerprint(self) -> str:
+        """The script's name."""
+        return f"scripted:{self.name}"
+
+    def generate(self, requests: Sequence[GenerateRequest]) -> Iterator[tuple[int, Generation]]:
+        """One call of `on_generate` a request; a text is cut to max_tokens words."""
+        if self.on_generate is None:
+            raise TypeError(f"the script {self.name} writes no text")
+        for index, request in enumerate(requests):
+            words = self.on_generate(request).split(" ")
+            cut = words[: request.max_tokens]
+            self.usage.calls += 1
+            self.usage.tokens += len(cut)
+            yield (
+                index,
+                Generation(" ".join(cut), "stop" if len(cut) == len(words) else "length", 0, len(cut)),
+            )
+
+    def score_choices(self, requests: Sequence[ScoreRequest]) -> Iterator[tuple[int, Scores]]:
+        """One call of `on_score(messages, suffix, choices) -> probabilities` a suffix."""
+        if self.on_score is None:
+            raise TypeError(f"the script {self.name} scores nothing")
+        for index, request in enumerate(requests):
+            rows = [self.on_score(request.messages, suffix, request.choices) for suffix in request.suffixes]
+            self.usage.calls += len(rows)
+            yield index, Scores(tuple(tuple(math.log(max(p, 1e-30)) for p in row) for row in rows))
+
+
+def open_engine(config: ModelConfig, cache: Path | None = None) -> Engine:
+    """The engine a config names; with `cache`, answers are kept in that SQLite file.
+
+    Raises UserError where the model, the endpoint or the script cannot be opened.
+    """
+    if config.engine == "transformers":
+        from rlaif.engines.transformers import TransformersEngine
+
+        engine: Engine = TransformersEngine(config)
+    elif config.engine == "openai":
+        from rlaif.engines.openai import OpenAIEngine
+
+        engine = OpenAIEngine(config)
+    else:
+        from rlaif.plugin import load_function
+
+        engine = load_function(config.model, "scripted engine")()
+    if cache is None:
+        return engine
+    from rlaif.engines.cache import CachedEngine
+
+    return CachedEngine(engine, cache)

@@ -1,0 +1,262 @@
+"""The run folder: append-only rows keyed by id, one numbered folder a stage, a manifest that says what this was.
+
+    runs/<name>/  config.yaml (as given)  config.json (resolved)  constitution.json  templates.json  prompts.jsonl
+                  manifest.json  cache.sqlite  01_sample/ … {stage.json, *.jsonl, model folders}  report.html
+
+A row is written once, whole, and flushed; a line cut short by a killed process is removed when the file is opened
+again. So running the same command again continues with the rows that are missing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from pydantic import ValidationError
+
+from rlaif.config import Config
+from rlaif.constitution import Constitution
+from rlaif.errors import UserError
+from rlaif.records import Prompt, Record, Response, content_hash
+
+R = TypeVar("R", bound=Record)
+
+
+def derive_seed(*parts: Any) -> int:
+    """A 31-bit seed determined by its parts alone."""
+    return int(content_hash(*parts)[:8], 16) >> 1
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Write a JSON file atomically: readers see the old file or the new one."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(data, ensure_ascii=False, indent=1, default=str) + "\n", encoding="utf-8")
+    os.replace(partial, path)
+
+
+def read_json(path: Path) -> Any:
+    """A JSON file written by `write_json`."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+class Rows(Generic[R]):
+    """An append-only JSONL file of one record type, each id at most once."""
+
+    def __init__(self, path: Path, record: type[R]) -> None:
+        self.path, self.record = path, record
+        if path.exists():
+            self._drop_torn_line()
+        self.ids = {json.loads(line)["id"] for line in self._lines()}
+
+    def _drop_torn_line(self) -> None:
+        with self.path.open("rb+") as file:
+            data = file.read()
+            file.truncate(data.rfind(b"\n") + 1)
+
+    def _lines(self) -> Iterator[str]:
+        if self.path.exists():
+            with self.path.open(encoding="utf-8") as file:
+                yield from file
+
+    def __contains__(self, row_id: str) -> bool:
+        return row_id in self.ids
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __iter__(self) -> Iterator[R]:
+        for line in self._lines():
+            yield self.record.model_validate_json(line)
+
+    def append(self, rows: Iterable[R]) -> None:
+        """Write the rows whose ids are new and flush them."""
+        fresh: dict[str, R] = {row.id: row for row in rows if row.id not in self.ids}
+        if fresh:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write("".join(row.to_json() + "\n" for row in fresh.values()))
+            self.ids.update(fresh)
+
+
+def read_rows(path: Path, record: type[R]) -> list[R]:
+    """A user's JSONL file as records; raises UserError naming file and line of what does not fit."""
+    rows: list[R] = []
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"{path}: cannot be read ({error}).", f"a JSONL file of {record.__name__} rows"
+        ) from None
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            rows.append(record.model_validate_json(line))
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"]) or "line"
+            raise UserError(f"{path}:{number}: {where}: {first['msg']}.", f"a {record.__name__} row of JSON a line",
+                            f"mend line {number} of {path}") from None  # fmt: skip
+    return rows
+
+
+class Stage:
+    """One stage of a run: its options, its folder, what earlier stages left it, and its summary."""
+
+    def __init__(self, run: Run, number: int, round: int, options: Any) -> None:
+        self.run, self.number, self.round = run, number, round
+        self.options: Any = options
+        self.name: str = options.stage
+        self.dir = run.path / f"{number:02d}_{self.name}"
+        self.dropped: Counter[str] = Counter()
+        self.metrics: dict[str, Any] = {}
+        self.notes: list[str] = []
+
+    @property
+    def config(self) -> Config:
+        """The run's config."""
+        return self.run.config
+
+    @property
+    def constitution(self) -> Constitution:
+        """The run's constitution."""
+        return self.run.constitution
+
+    @property
+    def seed(self) -> int:
+        """A seed of this stage's own, the same in every continuation."""
+        return derive_seed(self.config.seed, self.number, self.name)
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """The stage's stage.json, empty where it has not begun."""
+        path = self.dir / "stage.json"
+        return read_json(path) if path.exists() else {}
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the stage has finished."""
+        return self.summary.get("status") == "done"
+
+    def rows(self, name: str, record: type[R]) -> Rows[R]:
+        """The stage's own rows, e.g. `rows("labels", Label)`."""
+        return Rows(self.dir / f"{name}.jsonl", record)
+
+    def input(self, artefact: str) -> Path:
+        """Where the latest earlier stage left an artefact (`policy` and `reward_model`: a folder; rows: a file)."""
+        for stage in reversed(self.run.stages[: self.number - 1]):
+            if artefact in stage.options.makes:
+                return stage.dir / (
+                    artefact if artefact in ("policy", "reward_model") else f"{artefact}.jsonl"
+                )
+        if artefact == "policy":
+            return Path(self.config.policy.model)
+        raise UserError(f"{self.dir.name}: no earlier stage makes {artefact}.", "a stage that makes it")
+
+    def load(self, artefact: str, record: type[R]) -> list[R]:
+        """All rows of an artefact made by the latest earlier stage that makes it."""
+        return list(Rows(self.input(artefact), record))
+
+    def responses(self) -> dict[str, Response]:
+        """Every response of the run so far by id: samples, revised texts and imported ones."""
+        files = [stage.dir / "responses.jsonl" for stage in self.run.stages[: self.number]]
+        return {row.id: row for file in files for row in Rows(file, Response)}
+
+    def policies(self) -> dict[str, Path]:
+        """Every policy so far, oldest first: base, then one for each stage that trained it."""
+        found = {"base": Path(self.config.policy.model)}
+        for stage in self.run.stages[: self.number - 1]:
+            if "policy" in stage.options.makes:
+                last_round = stage.round == self.config.rounds
+                name = stage.name if last_round else f"{stage.name}@{stage.round}"
+                twice = [s for s in self.run.stages if s.name == stage.name and s.round == stage.round]
+                found[name if len(twice) == 1 else f"{name}[{twice.index(stage)}]"] = stage.dir / "policy"
+        return found
+
+    def shuffled(self, rows: list[Any], purpose: str) -> list[Any]:
+        """The rows in an order fixed by the stage's seed."""
+        return random.Random(derive_seed(self.seed, purpose)).sample(rows, len(rows))
+
+    def progress(self, total: int, what: str = "", done: int = 0) -> Any:
+        """A progress bar on stderr: `with stage.progress(n) as tick: tick(1)`."""
+        return self.run.progress(f"{self.dir.name} {what}".strip(), total, done)
+
+    def save(self, status: str, **numbers: Any) -> None:
+        """Write stage.json: status, counts, reasons for every dropped row, seconds, metrics."""
+        before = self.summary
+        seconds = before.get("seconds", 0.0) + time.time() - self.started
+        self.started = time.time()
+        write_json(self.dir / "stage.json", {
+            "name": self.name, "number": self.number, "round": self.round, "status": status,
+            **{key: before[key] for key in ("in", "kept", "usage", "example") if key in before}, **numbers,
+            "dropped": dict(self.dropped), "seconds": round(seconds, 3), "metrics": self.metrics, "notes": self.notes,
+        })  # fmt: skip
+
+    def begin(self) -> None:
+        """Mark the stage as running."""
+        self.dir.mkdir(exist_ok=True)
+        self.started = time.time()
+        self.save("running")
+
+
+class Run:
+    """A run folder, opened to continue it or to read it."""
+
+    def __init__(self, path: Path, config: Config, constitution: Constitution) -> None:
+        self.path, self.config, self.constitution = path, config, constitution
+        self.stages = [Stage(self, n, r, o) for n, (r, o) in enumerate(config.expanded, 1)]
+        self.progress: Any = silent_progress
+
+    @property
+    def cache(self) -> Path | None:
+        """The response cache, None where the config switches it off."""
+        return self.path / "cache.sqlite" if self.config.cache else None
+
+    @property
+    def base(self) -> Path:
+        """The folder paths of the config are relative to."""
+        return Path(self.manifest["config_folder"])
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """manifest.json."""
+        return read_json(self.path / "manifest.json")
+
+    def prompts(self, split: str) -> list[Prompt]:
+        """Prompts of one split, "train" or "heldout", in file order."""
+        rows = Rows(self.path / "prompts.jsonl", Prompt)
+        return [p for p in rows if is_heldout(p.id, self.config.heldout) == (split == "heldout")]
+
+    @classmethod
+    def load(cls, path: Path) -> Run:
+        """An existing run; raises UserError where the folder is none."""
+        try:
+            config = Config.model_validate(read_json(path / "config.json"))
+            constitution = Constitution.model_validate(read_json(path / "constitution.json"))
+        except FileNotFoundError as error:
+            raise UserError(f"{path}: not a run folder ({Path(error.filename).name} is missing).",
+                            "a folder made by `rlaif run`", "rlaif run CONFIG --out DIR") from None  # fmt: skip
+        return cls(path, config, constitution)
+
+
+def is_heldout(prompt_id: str, share: float) -> bool:
+    """Whether a prompt is held out: decided by its id alone, so that runs of any seed can be compared on it."""
+    return derive_seed("heldout", prompt_id) / 2**31 < share
+
+
+class silent_progress:
+    """Progress that shows nothing."""
+
+    def __init__(self, what: str, total: int, done: int = 0) -> None:
+        pass
+
+    def __enter__(self) -> Any:
+        return lambda n=1: None
+
+    def __exit__(self, *_: object) -> None:
+        pass
