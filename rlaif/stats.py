@@ -1,0 +1,196 @@
+"""Statistics: intervals, agreement, calibration, win rates. Pure functions of numbers, seeded where they draw.
+
+Probabilities and outcomes lie in [0, 1], intervals are (low, high), and what is undefined (no values, no variance)
+is `nan`: never a made-up 0. Missing values are taken out by the caller, who counts them, except where None is named.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Hashable, Sequence
+from statistics import NormalDist
+from typing import Any, TypedDict
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Interval = tuple[float, float]
+Array = NDArray[np.float64]
+NAN = float("nan")
+
+
+class WinRate(TypedDict):
+    """A win rate over prompts: ties count half, unreadable verdicts not at all."""
+
+    value: float
+    ci: Interval
+    ties: float
+    invalid: float
+    n: int
+
+
+def mean(values: ArrayLike) -> float:
+    """Arithmetic mean, nan of nothing."""
+    array = np.asarray(values, float)
+    return float(array.mean()) if array.size else NAN
+
+
+def wilson(k: float, n: float, level: float = 0.95) -> Interval:
+    """Score interval of a proportion k/n (Wilson 1927): sound at 0, at n and for small n; (0, 1) for n = 0."""
+    if n <= 0:
+        return 0.0, 1.0
+    z2 = NormalDist().inv_cdf(0.5 + level / 2) ** 2
+    centre = (k + z2 / 2) / (n + z2)
+    half = math.sqrt(z2 * (k * (n - k) / n + z2 / 4)) / (n + z2)
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def bootstrap(
+    values: ArrayLike,
+    seed: int = 0,
+    level: float = 0.95,
+    draws: int = 2000,
+    statistic: Callable[[Any], float] = mean,
+    groups: Sequence[Hashable] | None = None,
+) -> Interval:
+    """Percentile bootstrap interval of `statistic` over the rows of `values` ([n] or [n, columns]).
+
+    A row is resampled whole, so two columns stay paired; with `groups` (one key a row, such as the prompt) whole
+    groups are resampled, because answers to one prompt are not independent.
+    """
+    rows = np.asarray(values, float)
+    if not len(rows):
+        return NAN, NAN
+    blocks = _blocks(groups) if groups is not None else None
+    count = len(blocks) if blocks else len(rows)
+    rng = np.random.default_rng(seed)
+    found = np.empty(draws)
+    for draw in range(draws):
+        index = rng.integers(count, size=count)
+        found[draw] = statistic(rows[np.concatenate([blocks[i] for i in index]) if blocks else index])
+    low, high = np.nanquantile(found, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def _blocks(groups: Sequence[Hashable]) -> list[NDArray[np.intp]]:
+    members: dict[Hashable, list[int]] = {}
+    for index, group in enumerate(groups):
+        members.setdefault(group, []).append(index)
+    return [np.asarray(block) for block in members.values()]
+
+
+def bootstrap_mean(
+    values: ArrayLike,
+    seed: int = 0,
+    groups: Sequence[Hashable] | None = None,
+    level: float = 0.95,
+    draws: int = 2000,
+) -> Interval:
+    """Bootstrap interval of a mean; of a paired difference if the values are differences."""
+    return bootstrap(values, seed, level, draws, groups=groups)
+
+
+def reliability(p: ArrayLike, y: ArrayLike, bins: int = 10) -> list[tuple[float, float, int]]:
+    """(mean forecast, mean outcome, n) of each filled bin of equal width; outcomes may be soft."""
+    forecast, outcome = np.asarray(p, float), np.asarray(y, float)
+    where = np.minimum((forecast * bins).astype(int), bins - 1)
+    return [(mean(forecast[where == b]), mean(outcome[where == b]), int((where == b).sum()))
+            for b in range(bins) if (where == b).any()]  # fmt: skip
+
+
+def ece(p: ArrayLike, y: ArrayLike, weights: ArrayLike | None = None, bins: int = 10) -> float:
+    """Expected calibration error over bins of equal width (Guo et al., arXiv 1706.04599, section 2)."""
+    forecast, outcome = np.asarray(p, float), np.asarray(y, float)
+    weight = np.ones_like(forecast) if weights is None else np.asarray(weights, float)
+    if not weight.sum():
+        return NAN
+    where = np.minimum((forecast * bins).astype(int), bins - 1)
+    gaps = np.bincount(where, weight * (forecast - outcome), bins)
+    return float(np.abs(gaps).sum() / weight.sum())
+
+
+def sigmoid(x: ArrayLike) -> Array:
+    """1 / (1 + e^-x) without overflow."""
+    return 0.5 * (1.0 + np.tanh(0.5 * np.asarray(x, float)))
+
+
+def cross_entropy(logits: ArrayLike, targets: ArrayLike) -> float:
+    """Mean binary cross-entropy of sigmoid(logits) against targets in [0, 1], in nats."""
+    x, y = np.asarray(logits, float), np.asarray(targets, float)
+    return mean(np.logaddexp(0.0, x) - y * x)
+
+
+def fit_temperature(logits: ArrayLike, targets: ArrayLike) -> float:
+    """The T in [0.01, 100] that minimises the cross-entropy of sigmoid(logits / T) (arXiv 1706.04599, section 4.2)."""
+    from scipy.optimize import minimize_scalar
+
+    x, y = np.asarray(logits, float), np.asarray(targets, float)
+    if not x.any():
+        return NAN
+    edge = math.log(100.0)
+    # The loss is convex in 1/T, so there is one minimum; bounded search in log T finds it.
+    found: Any = minimize_scalar(
+        lambda t: cross_entropy(x / math.exp(t), y), bounds=(-edge, edge), method="bounded"
+    )
+    return float(math.exp(found.x))
+
+
+def agreement(a: Sequence[Hashable | None], b: Sequence[Hashable | None]) -> float:
+    """Share of equal verdicts among the items both annotators judged (None = not judged)."""
+    return mean([x == y for x, y in _both(a, b)])
+
+
+def cohen_kappa(a: Sequence[Hashable | None], b: Sequence[Hashable | None]) -> float:
+    """Agreement of two annotators beyond chance: (observed − expected) / (1 − expected) (Cohen 1960)."""
+    pairs = _both(a, b)
+    left, right = Counter(x for x, _ in pairs), Counter(y for _, y in pairs)
+    expected = sum(left[key] * right[key] for key in left) / max(1, len(pairs)) ** 2
+    return (agreement(a, b) - expected) / (1 - expected) if pairs and expected < 1 else NAN
+
+
+def _both(a: Sequence[Hashable | None], b: Sequence[Hashable | None]) -> list[tuple[Hashable, Hashable]]:
+    return [(x, y) for x, y in zip(a, b, strict=True) if x is not None and y is not None]
+
+
+def win_rate(
+    p: Sequence[float | None], seed: int = 0, tie_margin: float = 0.05, level: float = 0.95
+) -> WinRate:
+    """Win rate from one probability a prompt (None = unreadable): 1 above ½, 0 below, ½ within `tie_margin` of it.
+
+    `ties` is the share of the readable verdicts, `invalid` the share of all, `n` the readable ones; the interval is a
+    bootstrap over prompts.
+    """
+    readable = np.asarray([x for x in p if x is not None], float)
+    wins = np.where(np.abs(readable - 0.5) <= tie_margin, 0.5, readable > 0.5)
+    return {
+        "value": mean(wins),
+        "ci": bootstrap_mean(wins, seed, level=level),
+        "ties": mean(wins == 0.5),
+        "invalid": 1 - len(readable) / len(p) if p else NAN,
+        "n": len(readable),
+    }
+
+
+def length_controlled_win_rate(p: ArrayLike, length_difference: ArrayLike) -> float:
+    """The win rate expected between answers of equal length.
+
+    In the spirit of length-controlled AlpacaEval (arXiv 2404.04475, section 3): a logistic model of the outcome on
+    θ + φ·tanh(Δ/sd Δ), read at Δ = 0; there is no term for an instruction's difficulty, since each is seen once. One
+    tie between equal lengths and a standard normal prior on φ keep a separable set finite.
+    """
+    outcome, delta = np.asarray(p, float), np.asarray(length_difference, float)
+    if not outcome.size:
+        return NAN
+    spread = delta.std() or 1.0
+    x = np.stack([np.ones(len(delta) + 1), np.append(np.tanh(delta / spread), 0.0)], 1)
+    y, prior = np.append(outcome, 0.5), np.diag([0.0, 1.0])
+    theta = np.zeros(2)
+    for _ in range(50):  # damped Newton; the objective is strictly convex
+        fitted = sigmoid(x @ theta)
+        gradient = x.T @ (fitted - y) + prior @ theta
+        step = np.linalg.solve((x.T * (fitted * (1 - fitted) + 1e-9)) @ x + prior, gradient)
+        theta = theta - step / max(1.0, float(np.abs(step).max()))
+        if np.abs(step).max() < 1e-9:
+            break
+    return float(sigmoid(theta[0]))
