@@ -131,7 +131,11 @@ class Human(Options):
     )
     options: dict[str, Any] = Field(default_factory=dict, description="keyword arguments of the annotator")
     share: float = Field(default=1.0, gt=0, le=1, description="share of the comparisons that people label")
-    weight: float = Field(default=1.0, ge=0, description="weight of a human label against an AI label's 1")
+    weight: float | None = Field(
+        default=None,
+        ge=0,
+        description="given: the judge labels these too, and people count this against its 1",
+    )
 
     @model_validator(mode="after")
     def _one_source(self) -> Human:

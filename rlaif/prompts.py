@@ -134,6 +134,10 @@ class Templates:
         name = "comparison_cot" if cot else "comparison"
         return self._render(name, "principle", principle=principle, rule=principle.compare or principle.text)
 
+    def verdict(self) -> str:
+        """The question that follows the judge's reasoning."""
+        return self._render("comparison_cot", "verdict")
+
     def comparison_shots(self, constitution: Constitution, count: int) -> Chat:
         """Few-shot turns for the judge, the same for every question so that the shared part stays shared.
 

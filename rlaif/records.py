@@ -206,8 +206,11 @@ class Evaluation(Record):
         return (self.policy, self.prompt_id)
 
 
-def verdict_of(p_a: float | None, tie_margin: float = 0.0) -> Verdict:
-    """The hard verdict a probability amounts to."""
+TIE_MARGIN = 0.1
+
+
+def verdict_of(p_a: float | None, tie_margin: float = TIE_MARGIN) -> Verdict:
+    """The hard verdict a probability amounts to; within `tie_margin` of one half it is a tie."""
     if p_a is None:
         return "invalid"
     if abs(p_a - 0.5) <= tie_margin:

@@ -23,14 +23,11 @@ from pydantic import ValidationError
 from rlaif.config import Config
 from rlaif.constitution import Constitution
 from rlaif.errors import UserError
-from rlaif.records import Prompt, Record, Response, content_hash
+from rlaif.prompts import Templates
+from rlaif.records import Prompt, Record, Response
+from rlaif.seeds import derive_seed
 
 R = TypeVar("R", bound=Record)
-
-
-def derive_seed(*parts: Any) -> int:
-    """A 31-bit seed determined by its parts alone."""
-    return int(content_hash(*parts)[:8], 16) >> 1
 
 
 def write_json(path: Path, data: Any) -> None:
@@ -116,6 +113,8 @@ class Stage:
         self.dropped: Counter[str] = Counter()
         self.metrics: dict[str, Any] = {}
         self.notes: list[str] = []
+        self.example: dict[str, str] | None = None
+        self.used: dict[str, int] | None = None
 
     @property
     def config(self) -> Config:
@@ -167,6 +166,16 @@ class Stage:
         files = [stage.dir / "responses.jsonl" for stage in self.run.stages[: self.number]]
         return {row.id: row for file in files for row in Rows(file, Response)}
 
+    def prompts_by_id(self) -> dict[str, Prompt]:
+        """Every prompt of the run by id, imported ones included."""
+        files = [self.run.path / "prompts.jsonl", *(s.dir / "prompts.jsonl" for s in self.run.stages[: self.number])]
+        return {row.id: row for file in files for row in Rows(file, Prompt)}
+
+    @property
+    def templates(self) -> Templates:
+        """The run's prompt templates."""
+        return Templates.load(self.config.templates, self.run.base)
+
     def policies(self) -> dict[str, Path]:
         """Every policy so far, oldest first: base, then one for each stage that trained it."""
         found = {"base": Path(self.config.policy.model)}
@@ -186,6 +195,15 @@ class Stage:
         """A progress bar on stderr: `with stage.progress(n) as tick: tick(1)`."""
         return self.run.progress(f"{self.dir.name} {what}".strip(), total, done)
 
+    def note_example(self, shown: str, answer: str) -> None:
+        """Keep one question and answer of the stage, so that a reader sees what it did."""
+        self.example = {"shown": shown, "answer": answer}
+
+    def usage(self, usage: Any) -> None:
+        """Add an engine's calls and tokens to what earlier starts of this stage used."""
+        before = self.summary.get("usage", {})
+        self.used = {key: before.get(key, 0) + n for key, n in usage.as_dict().items()}
+
     def save(self, status: str, **numbers: Any) -> None:
         """Write stage.json: status, counts, reasons for every dropped row, seconds, metrics."""
         before = self.summary
@@ -193,7 +211,8 @@ class Stage:
         self.started = time.time()
         write_json(self.dir / "stage.json", {
             "name": self.name, "number": self.number, "round": self.round, "status": status,
-            **{key: before[key] for key in ("in", "kept", "usage", "example") if key in before}, **numbers,
+            **{key: before[key] for key in ("in", "kept") if key in before}, **numbers,
+            "example": self.example or before.get("example"), "usage": self.used or before.get("usage", {}),
             "dropped": dict(self.dropped), "seconds": round(seconds, 3), "metrics": self.metrics, "notes": self.notes,
         })  # fmt: skip
 

@@ -58,6 +58,10 @@ class Scores:
     prompt_tokens: int = 0
     too_long: bool = False
 
+    def readable(self, suffix: int) -> bool:
+        """Whether anything could be read after this suffix."""
+        return suffix < len(self.logprobs) and bool(self.logprobs[suffix])
+
     def probability(self, suffix: int) -> tuple[float, ...]:
         """The choices' probabilities after one suffix, renormalised to sum to 1."""
         top = max(self.logprobs[suffix])

@@ -1,0 +1,121 @@
+"""critique: N critique–revision rounds by the feedback model, a principle drawn anew for each round.
+
+Constitutional AI (arXiv 2212.08073), section 3.1: one principle per revision, drawn independently with replacement
+(here: among those that apply to the prompt). The full trace is kept: every critique, every intermediate text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from rlaif.constitution import Principle
+from rlaif.engines import Engine, GenerateRequest, open_engine
+from rlaif.prompts import Chat, Templates
+from rlaif.records import Prompt, Response, Revision, by_id
+from rlaif.run import Rows, Stage
+from rlaif.seeds import derive_seed
+
+CHUNK = 256  # responses between two writes: what a killed process may have to ask again
+
+
+@dataclass
+class Job:
+    """A response on its way through the rounds."""
+
+    prompt: Prompt
+    origin: Response
+    current: Response
+    principle: Principle | None = None
+    critique: str = ""
+
+
+def run(stage: Stage) -> None:
+    """Write revisions.jsonl (the trace) and responses.jsonl (the revised texts)."""
+    origins = stage.load("responses", Response)
+    prompts = stage.prompts_by_id()
+    revised = stage.rows("responses", Response)
+    trace = stage.rows("revisions", Revision)
+    jobs = [Job(prompts[r.prompt_id], r, r) for r in origins]
+    total = len(jobs) * stage.options.rounds
+    if len(trace) < total:
+        engine = open_engine(stage.config.feedback, stage.run.cache)
+        stage.notes += engine.notes
+        with stage.progress(total, "revisions", len(trace)) as tick:
+            for start in range(0, len(jobs), CHUNK):
+                for done in _revise(stage, engine, jobs[start : start + CHUNK], revised, trace):
+                    tick(done)
+        stage.usage(engine.usage)
+    rows = list(trace)
+    for row in rows:
+        if row.status == "invalid":
+            stage.dropped["revision empty, cut off or too long to ask"] += 1
+    stage.dropped["no principle applies"] += total - len(rows)
+    unchanged = sum(row.status == "unchanged" for row in rows)
+    stage.metrics = {"revisions": len(rows), "unchanged": unchanged, "rounds": stage.options.rounds}
+    if rows:
+        texts = stage.responses()
+        stage.note_example(texts[rows[0].from_id].text, f"{rows[0].critique} → {texts[rows[0].to_id].text}")
+    kept = sum(row.status != "invalid" for row in rows)
+    stage.save("running", **{"in": total, "kept": kept})
+
+
+def _revise(
+    stage: Stage, engine: Engine, jobs: list[Job], revised: Rows[Response], trace: Rows[Revision]
+) -> Iterator[int]:
+    templates = stage.templates
+    steps = {(row.round, row.from_id): row for row in trace}
+    texts = by_id(list(revised))
+    for round in range(1, stage.options.rounds + 1):
+        todo: list[Job] = []
+        for job in jobs:
+            step = steps.get((round, job.current.id))
+            if step is not None:
+                job.current = texts.get(step.to_id, job.current)
+                continue
+            job.principle = stage.constitution.draw(job.prompt.tags, stage.seed, job.origin.id, round)
+            todo += [job] if job.principle else []
+        for job, text in _write(stage, engine, todo, round, "critique", templates):
+            job.critique = text.text if text.finish != "too_long" else ""
+        for job, made in _write(stage, engine, todo, round, "revision", templates):
+            valid = bool(made.text) and made.finish == "stop" and bool(job.critique)
+            after = _response(job, made.text, made.tokens, engine, stage, round) if valid else job.current
+            if valid and made.text == job.current.text:
+                status, after = "unchanged", job.current
+            else:
+                status = "ok" if valid else "invalid"
+            revised.append([after] if after is not job.current else [])
+            trace.append([Revision(
+                prompt_id=job.prompt.id, round=round, principle_id=job.principle.id if job.principle else "",
+                from_id=job.current.id, to_id=after.id, critique=job.critique, status=status,
+            )])  # fmt: skip
+            job.current = after
+            yield 1
+
+
+def _write(stage: Stage, engine: Engine, jobs: list[Job], round: int, what: str, templates: Templates):  # noqa: ANN202
+    few = stage.options.few_shot
+
+    def ask(job: Job) -> Chat:
+        assert job.principle is not None
+        if what == "critique":
+            return templates.critique(job.prompt.chat, job.current.text, job.principle, few)
+        return templates.revision(job.prompt.chat, job.current.text, job.principle, job.critique, few)
+
+    requests = [
+        GenerateRequest(
+            ask(job), stage.options.max_tokens, stage.options.temperature,
+            seed=derive_seed(stage.seed, what, job.origin.id, round),
+        )
+        for job in jobs
+    ]  # fmt: skip
+    for at, made in engine.generate(requests):
+        yield jobs[at], made
+
+
+def _response(job: Job, text: str, tokens: int, engine: Engine, stage: Stage, round: int) -> Response:
+    return Response(
+        prompt_id=job.prompt.id, text=text, model=engine.fingerprint, tokens=tokens, index=job.origin.index,
+        sampling={"temperature": stage.options.temperature, "max_tokens": stage.options.max_tokens, "round": round},
+        seed=derive_seed(stage.seed, "revision", job.origin.id, round),
+    )  # fmt: skip
