@@ -1,0 +1,117 @@
+"""Preference data in other projects' formats: one reader a format, from a file to `Pair`s.
+
+A reader yields one item for each row of the input: the pair it holds, or the reason why it cannot be used.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rlaif.errors import UserError
+from rlaif.records import Annotator, Verdict
+
+Turn = tuple[str, str]  # role, content
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two answers to one conversation and an annotator's verdict on (first, second)."""
+
+    messages: tuple[Turn, ...]
+    first: str
+    second: str
+    verdict: Verdict
+    annotator: Annotator
+
+
+class Unusable(str):
+    """Why a row of the input cannot be used."""
+
+
+Reader = Callable[[Path], Iterator[Pair | Unusable]]
+
+
+def read_hh(path: Path) -> Iterator[Pair | Unusable]:
+    """HH-RLHF: rows `{"chosen": dialogue, "rejected": dialogue}` that share everything but the last answer."""
+    for row in json_lines(path):
+        yield row if isinstance(row, Unusable) else hh_pair(row)
+
+
+READERS: dict[str, Reader] = {"hh": read_hh}
+
+HH_ANNOTATOR = Annotator(kind="human", id="hh-rlhf")
+_HH_TURN = re.compile(r"\n\n(Human|Assistant):")
+
+
+def hh_pair(row: Any) -> Pair | Unusable:
+    """One HH-RLHF row; the first reason that fits is the one that counts."""
+    texts = [row.get(key) for key in ("chosen", "rejected")] if isinstance(row, dict) else [None]
+    if not all(isinstance(text, str) for text in texts):
+        return Unusable("chosen or rejected is not text")
+    (shared, _, chosen), (other, _, rejected) = (str(text).rpartition("\n\nAssistant:") for text in texts)
+    if not chosen.strip():
+        return Unusable("empty chosen answer")
+    if not rejected.strip():
+        return Unusable("empty rejected answer")
+    if shared != other:
+        return Unusable("no shared prefix")
+    messages = parse_dialogue(shared)
+    if messages is None:
+        return Unusable("turns do not begin and end with Human")
+    return Pair(messages, _unspaced(chosen), _unspaced(rejected), "a", HH_ANNOTATOR)
+
+
+def hh_row(messages: tuple[Turn, ...], chosen: str, rejected: str) -> dict[str, str]:
+    """The HH-RLHF row of two answers: what `hh_pair` reads back, where the format can hold it."""
+    names = {"system": "", "user": "\n\nHuman: ", "assistant": "\n\nAssistant: "}
+    shared = "".join(names[role] + content for role, content in messages) + names["assistant"]
+    return {"chosen": shared + chosen, "rejected": shared + rejected}
+
+
+def parse_dialogue(text: str) -> tuple[Turn, ...] | None:
+    """A dialogue with "Human:" and "Assistant:" markers as alternating turns; None where no human turn ends it.
+
+    A marker that does not change the speaker stays in the text: roles always alternate, and nothing is lost.
+    """
+    before, *parts = _HH_TURN.split(text if text.startswith("\n\n") else "\n\n" + text)
+    turns: list[Turn] = []
+    for speaker, content in zip(parts[::2], parts[1::2], strict=True):
+        role = "user" if speaker == "Human" else "assistant"
+        if turns and turns[-1][0] == role:
+            turns[-1] = (role, f"{turns[-1][1]}\n\n{speaker}:{content}")
+        else:
+            turns.append((role, _unspaced(content)))
+    asked = len(turns) % 2 == 1 and turns[0][0] == "user" and turns[-1][1].strip()
+    return tuple(turns) if asked and not before.strip() else None
+
+
+def _unspaced(content: str) -> str:
+    """A turn without the one blank that belongs to its marker."""
+    return content.removeprefix(" ")
+
+
+def json_lines(path: Path) -> Iterator[Any]:
+    """Rows of a `.jsonl` file, gzipped or not, one at a time; `Unusable` for a line that is not JSON."""
+    try:
+        with path.open("rb") as file:
+            zipped = file.read(2) == b"\x1f\x8b"
+        opener: Any = gzip.open if zipped else open
+        with opener(path, "rt", encoding="utf-8-sig", newline="\n") as lines:
+            yield from (_json(line) for line in lines if line.strip())
+    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
+        raise UserError(f"{path}: cannot be read ({error}).", "a whole .jsonl or .jsonl.gz file of UTF-8 text",
+                        "check the path, or fetch the file again") from None  # fmt: skip
+
+
+def _json(line: str) -> Any:
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError):
+        return Unusable("not JSON")

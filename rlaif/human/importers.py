@@ -1,0 +1,166 @@
+"""Other projects' preference data as a folder of our records, and back.
+
+What all formats share is done here once: ids, the order of a and b, repeated rows, counting, writing. The input is
+streamed, and the same input gives the same bytes. A new format is a reader in `rlaif.human.formats`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from itertools import islice
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from pydantic import ValidationError
+
+from rlaif.errors import UserError, nearest
+from rlaif.human.formats import READERS, Pair, Unusable, hh_pair, hh_row
+from rlaif.human.rankings import P_A
+from rlaif.records import Comparison, Label, Prompt, Record, Response, Verdict, by_id
+from rlaif.run import read_json, read_rows, write_json
+
+FILES = ("prompts", "responses", "comparisons", "labels")
+SWAPPED: dict[Verdict, Verdict] = {"a": "b", "b": "a"}
+
+
+def import_file(
+    format: str, path: Path, out: Path, limit: int | None = None, tags: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Write the first `limit` rows of `path` as a folder of our records; returns what `import.json` keeps.
+
+    A row counts under the first reason that fits, so `in` = `kept` + all of `dropped`. `tags` go on every prompt.
+    Raises UserError where the file cannot be read, no row is usable, or the folder holds a different import.
+    """
+    if format not in READERS:
+        raise UserError(f'unknown format "{format}" — {nearest(format, list(READERS))}')
+    if not path.is_file():
+        raise UserError(f"{path}: no such file.", f"a file in the {format} format", "check the path")
+    asked = {"format": format, "source": path.name, "sha256": _sha256(path), "limit": limit, "tags": [*tags]}
+    _refuse_other(out, asked)
+    out.mkdir(parents=True, exist_ok=True)
+    counts = _write(islice(READERS[format](path), limit), out, format, tuple(tags))
+    if not counts["kept"]:
+        reasons = ", ".join(f"{n} × {reason}" for reason, n in counts["dropped"].items()) or "it is empty"
+        raise UserError(f"{path}: no row can be used ({reasons}).", f"a file in the {format} format")
+    for name in FILES:
+        _partial(out, name).replace(out / f"{name}.jsonl")
+    write_json(out / "import.json", {**asked, **counts})
+    return {**asked, **counts}
+
+
+def import_hh(path: Path, out: Path, limit: int | None = None, tags: Sequence[str] = ()) -> dict[str, Any]:
+    """Import an HH-RLHF file, `.jsonl` or `.jsonl.gz`; see `import_file`."""
+    return import_file("hh", path, out, limit, tags)
+
+
+def _refuse_other(out: Path, asked: dict[str, Any]) -> None:
+    record = out / "import.json"
+    held = read_json(record) if record.exists() else asked
+    differing = [key for key, value in asked.items() if held.get(key) != value]
+    if differing:
+        raise UserError(f"{out}: holds another import ({', '.join(differing)} differ).", "a folder of its own",
+                        "name another folder, or remove this one")  # fmt: skip
+
+
+def _write(pairs: Iterator[Pair | Unusable], out: Path, source: str, tags: tuple[str, ...]) -> dict[str, Any]:
+    dropped: Counter[str] = Counter()
+    verdicts: dict[str, Verdict] = {}  # by label id
+    written: dict[str, set[str]] = {name: set() for name in FILES}
+    count = 0
+    with ExitStack() as stack:
+        files = {name: stack.enter_context(_partial(out, name).open("w", encoding="utf-8")) for name in FILES}
+        for pair in pairs:
+            count += 1
+            rows = _records(pair, source, tags, verdicts)
+            if isinstance(rows, Unusable):
+                dropped[rows] += 1
+                continue
+            for name, row in rows:
+                if row.id not in written[name]:
+                    files[name].write(row.to_json() + "\n")
+                    written[name].add(row.id)
+    return {"in": count, "kept": len(verdicts), "dropped": dict(sorted(dropped.items())),
+            "rows": {name: len(ids) for name, ids in written.items()}}  # fmt: skip
+
+
+def _records(
+    pair: Pair | Unusable, source: str, tags: tuple[str, ...], verdicts: dict[str, Verdict]
+) -> list[tuple[str, Record]] | Unusable:
+    """The rows of one pair by file; `verdicts` remembers the labels so far by id."""
+    if isinstance(pair, Unusable):
+        return pair
+    if pair.first.strip() == pair.second.strip():
+        return Unusable("identical answers")
+    try:
+        turns = [{"role": role, "content": content} for role, content in pair.messages]
+        prompt = Prompt.model_validate({"messages": turns, "tags": tags, "source": source})
+        texts = (pair.first, pair.second)
+        first, second = (Response(prompt_id=prompt.id, text=text, model=source) for text in texts)
+    except ValidationError:
+        return Unusable("not valid Unicode text")
+    comparison, label = _label(pair, prompt, first, second)
+    if label.id in verdicts:
+        same = verdicts[label.id] == label.verdict
+        return Unusable("repeats an earlier row" if same else "contradicts an earlier row")
+    verdicts[label.id] = label.verdict
+    return [("prompts", prompt), ("responses", first), ("responses", second), ("comparisons", comparison),
+            ("labels", label)]  # fmt: skip
+
+
+def _label(pair: Pair, prompt: Prompt, first: Response, second: Response) -> tuple[Comparison, Label]:
+    """The comparison and its label. Ids are hashes: their order places the better answer as a in half of the pairs.
+
+    The order in which the annotator saw the answers is not in the data; it is taken to be that of (a, b).
+    """
+    a, b = sorted((first.id, second.id))
+    comparison = Comparison(prompt_id=prompt.id, a=a, b=b, origin="import")
+    verdict = pair.verdict if a == first.id else SWAPPED.get(pair.verdict, pair.verdict)
+    return comparison, Label(comparison_id=comparison.id, annotator=pair.annotator, order="ab",
+                             p_a=P_A.get(verdict), verdict=verdict)  # fmt: skip
+
+
+def export_hh(folder: Path, path: Path) -> dict[str, Any]:
+    """Write a folder's comparisons as HH-RLHF rows, the winner being the mean of its labels; returns the counts.
+
+    Left out and counted: a comparison without a winner, and one that the format cannot hold (a system turn, a turn
+    marker inside an answer), which is whatever would not be read back the same.
+    """
+    prompts = by_id(read_rows(folder / "prompts.jsonl", Prompt))
+    responses = by_id(read_rows(folder / "responses.jsonl", Response))
+    comparisons = read_rows(folder / "comparisons.jsonl", Comparison)
+    votes: defaultdict[str, list[float]] = defaultdict(list)
+    for label in read_rows(folder / "labels.jsonl", Label):
+        votes[label.comparison_id] += [] if label.p_a is None else [label.p_a]
+    dropped: Counter[str] = Counter()
+    with path.open("w", encoding="utf-8") as file:
+        for row in comparisons:
+            p_a = fmean(votes[row.id] or [0.5])
+            best, worst = (responses[id].text for id in ((row.a, row.b) if p_a > 0.5 else (row.b, row.a)))
+            turns = tuple((m.role, m.content) for m in prompts[row.prompt_id].messages)
+            hh, reason = _hh(turns, best, worst), "no winner" if p_a == 0.5 else ""
+            if hh is None or reason:
+                dropped[reason or "the format cannot hold it"] += 1
+            else:
+                file.write(json.dumps(hh, ensure_ascii=False) + "\n")
+    return {"in": len(comparisons), "kept": len(comparisons) - dropped.total(), "dropped": dict(dropped)}
+
+
+def _hh(turns: tuple[tuple[str, str], ...], best: str, worst: str) -> dict[str, str] | None:
+    row = hh_row(turns, best, worst)
+    back = hh_pair(row)
+    same = isinstance(back, Pair) and (back.messages, back.first, back.second) == (turns, best, worst)
+    return row if same else None
+
+
+def _partial(out: Path, name: str) -> Path:
+    return out / f"{name}.jsonl.partial"
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,157 @@
+"""Rankings and labels by people, real or simulated, as labels of a run's comparisons."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rlaif.constitution import Constitution
+from rlaif.errors import UserError
+from rlaif.judge import Question
+from rlaif.plugin import load_function
+from rlaif.records import Annotator, Comparison, Label, Prompt, Ranking, Response, Verdict
+from rlaif.run import numbered_rows, read_rows
+
+P_A: dict[Verdict, float] = {"a": 1.0, "b": 0.0, "tie": 0.5}
+
+
+def labels_from_rankings(
+    rankings: Iterable[Ranking], comparisons: Iterable[Comparison]
+) -> tuple[list[Label], Counter[str]]:
+    """One label for every comparison whose two responses a ranking holds, and what was left out by reason.
+
+    A ranking's seconds are shared out evenly over its labels.
+    """
+    by_prompt: defaultdict[str, list[Comparison]] = defaultdict(list)
+    for comparison in comparisons:
+        by_prompt[comparison.prompt_id].append(comparison)
+    labels: dict[str, Label] = {}
+    dropped: Counter[str] = Counter()
+    for ranking in rankings:
+        held = set(ranking.response_ids)
+        pairs = [c for c in by_prompt[ranking.prompt_id] if c.a in held and c.b in held]
+        if not pairs:
+            dropped["ranking without a comparison"] += 1
+        for label in _labels(ranking, pairs):
+            if labels.setdefault(label.id, label) is not label:
+                dropped["pair ranked again by the same annotator"] += 1
+    return list(labels.values()), +dropped
+
+
+def _labels(ranking: Ranking, pairs: Sequence[Comparison]) -> list[Label]:
+    seconds = ranking.seconds / len(pairs) if ranking.seconds and pairs else None
+    verdicts: list[tuple[Comparison, Verdict]] = [(pair, ranking.verdict(pair.a, pair.b)) for pair in pairs]
+    return [
+        Label(comparison_id=pair.id, annotator=ranking.annotator, verdict=v, p_a=P_A[v], seconds=seconds)
+        for pair, v in verdicts
+    ]
+
+
+def load_human_labels(
+    path: Path, comparisons: Iterable[Comparison], dropped: Counter[str] | None = None
+) -> list[Label]:
+    """The labels that a JSONL file of labels or rankings gives on `comparisons`; a verdict alone implies its p_a.
+
+    `dropped` collects what was left out, by reason. Raises UserError naming the line of a label that contradicts
+    itself or is on a comparison found neither here nor in the comparisons.jsonl beside the file, and where no ranking
+    fits any comparison.
+    """
+    dropped = Counter() if dropped is None else dropped
+    if not _holds_rankings(path):
+        beside = path.with_name("comparisons.jsonl")
+        elsewhere = {c.id for c in read_rows(beside, Comparison)} if beside.exists() else set()
+        return _checked_labels(path, {c.id for c in comparisons}, elsewhere, dropped)
+    rankings = read_rows(path, Ranking)
+    labels, reasons = labels_from_rankings(rankings, comparisons)
+    if rankings and not labels:
+        raise UserError(f"{path}: none of its {len(rankings)} rankings is of responses compared here.",
+                        "rankings of this run's responses", "check that the file was made from this run "
+                        "(the same policy, prompts and seed)")  # fmt: skip
+    dropped.update(reasons)
+    return labels
+
+
+def _holds_rankings(path: Path) -> bool:
+    """Whether the file's first row is a ranking; what cannot be read is left for the reader to complain about."""
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            return "ranks" in json.loads(next((line for line in file if line.strip()), "{}"))
+    except (OSError, ValueError, TypeError):
+        return False
+
+
+def _checked_labels(path: Path, here: set[str], elsewhere: set[str], dropped: Counter[str]) -> list[Label]:
+    labels: dict[str, Label] = {}
+    known = here | elsewhere
+    for line, label in numbered_rows(path, Label):
+        if label.comparison_id not in known:
+            raise UserError(f'{path}:{line}: a label on the comparison "{label.comparison_id}", which does not exist.',
+                            f"the id of one of the {len(here)} comparisons of this run", "take the ids from the run's "
+                            "comparisons.jsonl, or import the pairs the labels belong to (pair.imported)")  # fmt: skip
+        checked = _with_p(label, f"{path}:{line}")
+        if label.comparison_id not in here:
+            dropped["label on a pair that this run leaves out"] += 1
+        elif labels.setdefault(label.id, checked) is not checked:
+            dropped["pair labelled again by the same annotator"] += 1
+    return list(labels.values())
+
+
+def _with_p(label: Label, where: str) -> Label:
+    """The label with the p_a its verdict implies where it has none; refused where the two contradict each other."""
+    if label.p_a is None:
+        return label.model_copy(update={"p_a": P_A.get(label.verdict)})
+    if (label.verdict == "a" and label.p_a < 0.5) or (label.verdict == "b" and label.p_a > 0.5):
+        raise UserError(f'{where}: the verdict is "{label.verdict}" but p_a is {label.p_a}.',
+                        "p_a, the probability that a is better, on the verdict's side of 0.5", "leave p_a out")  # fmt: skip
+    return label
+
+
+def simulate_labels(
+    annotator: str,
+    options: Mapping[str, Any],
+    questions: Sequence[Question],
+    constitution: Constitution,
+    seed: int,
+) -> list[Label]:
+    """Labels of the questions' comparisons from K-wise rankings by the program `module:function`; see `simulate`."""
+    prompts = {question.prompt.id: question.prompt for question in questions}
+    responses: defaultdict[str, dict[str, Response]] = defaultdict(dict)
+    for question in questions:
+        for id, text in ((question.comparison.a, question.a), (question.comparison.b, question.b)):
+            responses[question.prompt.id][id] = Response(id=id, prompt_id=question.prompt.id, text=text)
+    by_prompt = {prompt_id: list(found.values()) for prompt_id, found in responses.items()}
+    principles = [{"id": p.id, "text": p.text} for p in constitution.principles]
+    function = load_function(annotator, "annotator")
+    rankings = simulate(function, options, prompts.values(), by_prompt, principles, seed)
+    return labels_from_rankings(rankings, [question.comparison for question in questions])[0]
+
+
+def simulate(
+    annotator: Callable[..., Sequence[int]],
+    options: Mapping[str, Any],
+    prompts: Iterable[Prompt],
+    responses_by_prompt: Mapping[str, Sequence[Response]],
+    principles: Sequence[Mapping[str, str]],
+    seed: int,
+) -> list[Ranking]:
+    """Rankings by a program that plays an annotator, for every prompt with two responses or more.
+
+    The program is called as `annotator(messages, replies, principles, seed=seed, **options)` and returns a rank for
+    each reply: lower is better, equal is a tie. Raises UserError where it returns anything else.
+    """
+    name = str(options.get("annotator_id", getattr(annotator, "__name__", "annotator")))
+    rankings = []
+    for prompt in prompts:
+        responses = responses_by_prompt.get(prompt.id, ())
+        if len(responses) < 2:
+            continue
+        ranks = list(annotator(prompt.chat, [r.text for r in responses], principles, seed=seed, **options))
+        if len(ranks) != len(responses) or not all(isinstance(rank, int) for rank in ranks):
+            raise UserError(f"annotator {name}: returned {ranks!r} for {len(responses)} replies.",
+                            "one whole number a reply, lower is better")  # fmt: skip
+        rankings.append(Ranking(prompt_id=prompt.id, response_ids=tuple(r.id for r in responses), ranks=tuple(ranks),
+                                annotator=Annotator(kind="simulated", id=name)))  # fmt: skip
+    return rankings
