@@ -52,9 +52,10 @@ class Rows(Generic[R]):
         self.ids = {json.loads(line)["id"] for line in self._lines()}
 
     def _drop_torn_line(self) -> None:
-        with self.path.open("rb+") as file:
-            data = file.read()
-            file.truncate(data.rfind(b"\n") + 1)
+        data = self.path.read_bytes()
+        whole = data.rfind(b"\n") + 1
+        if whole < len(data):  # a finished run may be read-only
+            os.truncate(self.path, whole)
 
     def _lines(self) -> Iterator[str]:
         if self.path.exists():
@@ -82,24 +83,28 @@ class Rows(Generic[R]):
 
 def read_rows(path: Path, record: type[R]) -> list[R]:
     """A user's JSONL file as records; raises UserError naming file and line of what does not fit."""
-    rows: list[R] = []
+    return [row for _, row in numbered_rows(path, record)]
+
+
+def numbered_rows(path: Path, record: type[R]) -> Iterator[tuple[int, R]]:
+    """The rows of `read_rows` with their line numbers."""
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(
             f"{path}: cannot be read ({error}).", f"a JSONL file of {record.__name__} rows"
         ) from None
-    for number, line in enumerate(lines, 1):
+    # Not splitlines: JSON leaves U+2028 and its like unescaped inside a row.
+    for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
         try:
-            rows.append(record.model_validate_json(line))
+            yield number, record.model_validate_json(line)
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"]) or "line"
             raise UserError(f"{path}:{number}: {where}: {first['msg']}.", f"a {record.__name__} row of JSON a line",
                             f"mend line {number} of {path}") from None  # fmt: skip
-    return rows
 
 
 class Stage:
