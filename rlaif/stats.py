@@ -15,6 +15,8 @@ from typing import Any, TypedDict
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from rlaif.records import TIE_MARGIN
+
 Interval = tuple[float, float]
 Array = NDArray[np.float64]
 NAN = float("nan")
@@ -154,7 +156,7 @@ def _both(a: Sequence[Hashable | None], b: Sequence[Hashable | None]) -> list[tu
 
 
 def win_rate(
-    p: Sequence[float | None], seed: int = 0, tie_margin: float = 0.05, level: float = 0.95
+    p: Sequence[float | None], seed: int = 0, tie_margin: float = TIE_MARGIN, level: float = 0.95
 ) -> WinRate:
     """Win rate from one probability a prompt (None = unreadable): 1 above ½, 0 below, ½ within `tie_margin` of it.
 

@@ -1,0 +1,1 @@
+"""Reading runs: the summary, the report, and runs side by side."""
