@@ -1,3 +1,35 @@
-"""rlaif: from a constitution file to an aligned language model, and the evidence that it worked."""
+"""rlaif: from a constitution file to an aligned language model, and the evidence that it worked.
+
+In a notebook: `rlaif.run("configs/quickstart.yaml")`, `rlaif.load_run("runs/quickstart")`, `rlaif.compare(a, b)`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rlaif.run import Run
 
 __version__ = "0.1.0"
+
+
+def run(config: Path | str, out: Path | str | None = None, **options: Any) -> Run:
+    """Run the loop or continue it, as `rlaif run` does; returns the run."""
+    from rlaif.pipeline import run as run_pipeline
+
+    return run_pipeline(config, out, **options)
+
+
+def load_run(path: Path | str) -> Run:
+    """A run folder: `.dataset("labels")` gives rows as a `datasets.Dataset`, `.policies` folders by name."""
+    from rlaif.run import Run
+
+    return Run.load(Path(path))
+
+
+def compare(*runs: Path | str, out: Path | str | None = None) -> dict[str, Any]:
+    """Runs side by side, as `rlaif compare --json` prints them; `out` writes the page too."""
+    from rlaif.compare.runs import compare as compare_runs
+
+    return compare_runs([Path(run) for run in runs], out=Path(out) if out else None)

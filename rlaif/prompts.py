@@ -210,3 +210,34 @@ def split_chat(tokenizer: Any, messages: Sequence[dict[str, str]]) -> tuple[str,
             "the chat template does not reproduce the last user turn.", "a template that shows every turn"
         )
     return prefix, tail
+
+
+def end_of_turn(tokenizer: Any) -> int | None:
+    """The token that ends an assistant turn: the special one its chat template writes there, otherwise EOS."""
+    if has_chat_template(tokenizer):
+        turn = [user("?"), assistant(_MARK)]
+        after = str(tokenizer.apply_chat_template(turn, tokenize=False)).rpartition(_MARK)[2]
+        ids = tokenizer(after, add_special_tokens=False)["input_ids"]
+        if ids and getattr(tokenizer.added_tokens_decoder.get(ids[0]), "special", False):
+            return int(ids[0])
+    return tokenizer.eos_token_id
+
+
+def encode_turn(
+    tokenizer: Any, messages: Sequence[dict[str, str]], reply: str, end: int | None
+) -> tuple[list[int], list[int]]:
+    """(prompt ids, reply ids) of a conversation and its answer, the prompt exactly as `encode_chat` gives it.
+
+    `end` closes the reply where the model ended it itself (see `end_of_turn`); None leaves it open.
+    """
+    templated = has_chat_template(tokenizer)
+    prompt = encode_chat(tokenizer, messages)
+    # Plain "Assistant:" turns go on with a space, as such text does.
+    gap = "" if templated or reply[:1].isspace() else " "
+    whole = render_chat(tokenizer, messages) + gap + reply
+    ids = list(tokenizer(whole, add_special_tokens=not templated)["input_ids"])
+    if ids[: len(prompt)] == prompt:
+        ids = ids[len(prompt) :]
+    else:  # the boundary merged into one token: sampling would not have done that
+        ids = list(tokenizer(gap + reply, add_special_tokens=False)["input_ids"])
+    return prompt, ids + ([end] if end is not None else [])

@@ -173,7 +173,10 @@ class Stage:
 
     def prompts_by_id(self) -> dict[str, Prompt]:
         """Every prompt of the run by id, imported ones included."""
-        files = [self.run.path / "prompts.jsonl", *(s.dir / "prompts.jsonl" for s in self.run.stages[: self.number])]
+        files = [
+            self.run.path / "prompts.jsonl",
+            *(s.dir / "prompts.jsonl" for s in self.run.stages[: self.number]),
+        ]
         return {row.id: row for file in files for row in Rows(file, Prompt)}
 
     @property
@@ -183,14 +186,10 @@ class Stage:
 
     def policies(self) -> dict[str, Path]:
         """Every policy so far, oldest first: base, then one for each stage that trained it."""
-        found = {"base": Path(self.config.policy.model)}
-        for stage in self.run.stages[: self.number - 1]:
-            if "policy" in stage.options.makes:
-                last_round = stage.round == self.config.rounds
-                name = stage.name if last_round else f"{stage.name}@{stage.round}"
-                twice = [s for s in self.run.stages if s.name == stage.name and s.round == stage.round]
-                found[name if len(twice) == 1 else f"{name}[{twice.index(stage)}]"] = stage.dir / "policy"
-        return found
+        return {
+            "base": Path(self.config.policy.model),
+            **policies_of(self.run, self.run.stages[: self.number - 1]),
+        }
 
     def shuffled(self, rows: list[Any], purpose: str) -> list[Any]:
         """The rows in an order fixed by the stage's seed."""
@@ -256,6 +255,25 @@ class Run:
         rows = Rows(self.path / "prompts.jsonl", Prompt)
         return [p for p in rows if is_heldout(p.id, self.config.heldout) == (split == "heldout")]
 
+    @property
+    def policies(self) -> dict[str, Path]:
+        """Folders of the policies the run has made so far, "base" first."""
+        made = {name: path for name, path in policies_of(self, self.stages).items() if path.exists()}
+        return {"base": Path(self.config.policy.model), **made}
+
+    def dataset(self, name: str) -> Any:
+        """All rows of a kind ("labels", "preferences", "evaluation", …) as a `datasets.Dataset`, with their stage."""
+        from datasets import Dataset
+
+        files = [(stage.dir.name, stage.dir / f"{name}.jsonl") for stage in self.stages]
+        lines = [
+            (stage, line) for stage, file in files if file.exists() for line in file.open(encoding="utf-8")
+        ]
+        if not lines:
+            made = sorted({path.stem for path in self.path.glob("*/*.jsonl")})
+            raise UserError(f'{self.path}: no rows named "{name}".', f"one of {', '.join(made)}")
+        return Dataset.from_list([{"stage": stage, **json.loads(line)} for stage, line in lines])
+
     @classmethod
     def load(cls, path: Path) -> Run:
         """An existing run; raises UserError where the folder is none."""
@@ -266,6 +284,17 @@ class Run:
             raise UserError(f"{path}: not a run folder ({Path(error.filename).name} is missing).",
                             "a folder made by `rlaif run`", "rlaif run CONFIG --out DIR") from None  # fmt: skip
         return cls(path, config, constitution)
+
+
+def policies_of(run: Run, stages: list[Stage]) -> dict[str, Path]:
+    """Folders of the policies that these stages train; the last round's carry the stage's plain name."""
+    found: dict[str, Path] = {}
+    for stage in stages:
+        if "policy" in stage.options.makes:
+            name = stage.name if stage.round == run.config.rounds else f"{stage.name}@{stage.round}"
+            twins = [s for s in run.stages if s.name == stage.name and s.round == stage.round]
+            found[name if len(twins) == 1 else f"{name}[{twins.index(stage)}]"] = stage.dir / "policy"
+    return found
 
 
 def is_heldout(prompt_id: str, share: float) -> bool:

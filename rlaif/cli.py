@@ -1,0 +1,253 @@
+"""The command line: the only file that parses arguments or prints. Results on stdout, progress on stderr."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from rlaif.errors import UserError
+
+# trl and the hub report usage by default; nothing this program starts does.
+os.environ.update({"HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1", "TRL_DISABLE_TELEMETRY": "1"})
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+app = typer.Typer(
+    name="rlaif", no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False,
+    help="From a constitution file to an aligned language model, and the evidence that it worked.",
+)  # fmt: skip
+constitution_app = typer.Typer(no_args_is_help=True, help="Work on a constitution file.")
+data_app = typer.Typer(no_args_is_help=True, help="Import and export preference data.")
+playground_app = typer.Typer(no_args_is_help=True, help="The small world with a known truth.")
+app.add_typer(constitution_app, name="constitution", rich_help_panel="Material")
+app.add_typer(data_app, name="data", rich_help_panel="Material")
+app.add_typer(playground_app, name="playground", rich_help_panel="Material")
+
+stderr = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
+Json = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
+RunDir = Annotated[Path, typer.Argument(help="A run folder.")]
+
+
+def emit(data: Any) -> None:
+    """Print a result as JSON."""
+    print(json.dumps(data, indent=2, ensure_ascii=False, default=str))
+
+
+@app.command("run", rich_help_panel="The loop")
+def run_command(
+    config: Annotated[Path, typer.Argument(help="A config file, e.g. configs/quickstart.yaml.")],
+    out: Annotated[Path | None, typer.Option(help="Run folder; default runs/<name>.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("-s", "--set", help="stage.option=value, repeatable.")
+    ] = None,
+    until: Annotated[str | None, typer.Option(help="Stop after this stage.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check everything and count calls; run nothing.")
+    ] = False,
+) -> None:
+    """Run the loop, or continue an interrupted run."""
+    from rlaif import pipeline
+
+    if dry_run:
+        emit(pipeline.dry_run(config, set_ or []))
+        return
+    try:
+        this = pipeline.run(config, out, set_ or [], until, Progress, stderr.print)
+    except KeyboardInterrupt:
+        stderr.print("\nInterrupted; every finished row is kept. Run the same command again to continue.")
+        raise SystemExit(130) from None
+    print(this.path / "report.html")
+
+
+@app.command(rich_help_panel="The loop")
+def show(
+    run: RunDir,
+    row_id: Annotated[str | None, typer.Argument(help="A row's id: shows everything that led to it.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Show a run's summary, or one row with everything that led to it."""
+    from rlaif.compare.summary import summarise, trace
+
+    data = trace(run, row_id) if row_id else summarise(run)
+    if as_json or row_id:
+        emit(data)
+    else:
+        print_summary(data)
+
+
+def print_summary(data: dict[str, Any]) -> None:
+    """A run's summary as tables."""
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    console.print(f"{data.get('name', 'run')}: {data['status']}", markup=False)
+    stages = Table("stage", "status", "seconds", "in", "kept", "dropped")
+    for s in data["stages"]:
+        why = ", ".join(f"{n} × {reason}" for reason, n in s["dropped"].items() if n)
+        stages.add_row(
+            s["name"], s["status"], f"{s['seconds']:.1f}", str(s.get("in", "")), str(s.get("kept", "")), why
+        )
+    console.print(stages)
+    if data.get("policies"):
+        names = list(data["policies"])
+        table = Table("", *names)
+        for group in ("gold", "compliance"):
+            for key in data["policies"][names[-1]].get(group) or {}:
+                cells = [data["policies"][n].get(group, {}).get(key) for n in names]
+                table.add_row(f"{group} {key}", *("" if c is None else f"{c:.3f}" for c in cells))
+        for key in ("kl", "length", "refusal_rate"):
+            cells = [data["policies"][n].get(key) for n in names]
+            table.add_row(key, *("" if c is None else f"{c:.2f}" for c in cells))
+        console.print(table)
+    for part in ("labels", "reward_model", "ppo"):
+        if data.get(part):
+            numbers = {k: v for k, v in data[part].items() if isinstance(v, (int, float))}
+            line = ", ".join(f"{k} {v:.4g}" for k, v in numbers.items())
+            console.print(f"{part}: {line}", markup=False)
+
+
+@app.command(rich_help_panel="The loop")
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="Two or more run folders.")],
+    out: Annotated[Path | None, typer.Option(help="Where to write the page; default compare.html.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Compare runs on the same held-out prompts."""
+    from rlaif.compare.runs import compare as compare_runs
+    from rlaif.compare.runs import in_words
+
+    page = out or Path("compare.html")
+    data = compare_runs(runs, out=page, progress=Progress)
+    if as_json:
+        emit(data)
+    else:
+        print("\n".join(in_words(data)))
+        print(page)
+
+
+@constitution_app.command("lint")
+def constitution_lint(path: Annotated[Path, typer.Argument(help="A constitution file.")]) -> None:
+    """Check a constitution: errors with file and line, and warnings."""
+    from rlaif.constitution import Constitution, lint
+
+    constitution = Constitution.load(path)
+    for warning in lint(path):
+        print(f"warning: {warning}")
+    print(f"{path}: {len(constitution.principles)} principles, hash {constitution.hash}")
+
+
+@constitution_app.command("schema")
+def constitution_schema() -> None:
+    """Print the JSON Schema of the constitution file, for editors."""
+    from rlaif.constitution import json_schema
+
+    emit(json_schema())
+
+
+@data_app.command("import")
+def data_import(
+    format: Annotated[str, typer.Argument(help="The format, e.g. hh.")],
+    file: Annotated[Path, typer.Argument(help="The file, .jsonl or .jsonl.gz.")],
+    out: Annotated[Path, typer.Option(help="Folder for prompts, responses, comparisons and labels.")],
+    limit: Annotated[int | None, typer.Option(help="Read at most this many rows.")] = None,
+) -> None:
+    """Import preference data; says how many rows were kept and why others were not."""
+    from rlaif.human.importers import import_file
+
+    emit(import_file(format, file, out, limit))
+
+
+@playground_app.command("build")
+def playground_build(
+    out: Annotated[Path, typer.Argument(help="Folder for the two models.")],
+    seed: Annotated[int, typer.Option(help="Everything follows from it.")] = 0,
+    scale: Annotated[
+        float, typer.Option(help="Share of the full training; below 1 the floors are not met.")
+    ] = 1.0,
+) -> None:
+    """Train the playground's policy and feedback model from scratch and print what they can do."""
+    from rlaif.playground.builder import build
+
+    emit(build(out, seed=seed, scale=scale, progress=stderr.print))
+
+
+@playground_app.command("sample")
+def playground_sample(
+    count: Annotated[int, typer.Option("-n", help="How many.")] = 5,
+    seed: Annotated[int, typer.Option(help="The same seed, the same sample.")] = 0,
+) -> None:
+    """Print prompts and replies of the small world with the gold scorer's verdicts."""
+    from rlaif.playground.world import show_samples
+
+    for line in show_samples(count, seed):
+        print(line)
+
+
+@app.command(rich_help_panel="Material")
+def check(as_json: Json = False) -> None:
+    """Print versions and devices."""
+    from rlaif.opening import environment
+
+    data = environment()
+    if as_json:
+        emit(data)
+    else:
+        for key, value in data.items():
+            print(f"{key}: {value}")
+
+
+class Progress:
+    """A progress bar with rate and time left; plain lines every ten seconds where stderr is not a terminal."""
+
+    def __init__(self, what: str, total: int, done: int = 0) -> None:
+        self.what, self.total, self.done, self.begun = what, total, done, done
+        self.start = self.told = time.monotonic()
+        self.bar: Any = None
+
+    def __enter__(self) -> Any:
+        if stderr.is_terminal:
+            from rich import progress as bars
+
+            self.bar = bars.Progress(
+                bars.TextColumn("{task.description}"), bars.BarColumn(), bars.MofNCompleteColumn(),
+                bars.TimeElapsedColumn(), bars.TimeRemainingColumn(), console=stderr, transient=True,
+            )  # fmt: skip
+            self.bar.start()
+            self.task = self.bar.add_task(self.what, total=self.total, completed=self.done)
+        return self.tick
+
+    def tick(self, n: int = 1) -> None:
+        """`n` more are done."""
+        self.done += n
+        if self.bar:
+            self.bar.advance(self.task, n)
+        elif time.monotonic() - self.told > 10:
+            self.told = time.monotonic()
+            rate = (self.done - self.begun) / (self.told - self.start)
+            left = f", {(self.total - self.done) / rate:.0f} s left" if rate else ""
+            stderr.print(f"{self.what}: {self.done}/{self.total}, {rate:.1f}/s{left}")
+
+    def __exit__(self, *_: object) -> None:
+        if self.bar:
+            self.bar.stop()
+
+
+def main() -> None:
+    """Entry point: exit code 0 done, 1 an error inside, 2 the user's mistake, 130 interrupted."""
+    try:
+        app()
+    except UserError as error:
+        stderr.print(f"Error: {error}")
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,186 @@
+"""Opening a run folder: a new one, or the one the same command left; never somebody else's."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import platform
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from rlaif import __version__
+from rlaif.config import Config, find
+from rlaif.constitution import Constitution
+from rlaif.errors import UserError
+from rlaif.gold import load_gold
+from rlaif.prompts import Templates
+from rlaif.records import Prompt
+from rlaif.run import Rows, Run, read_json, read_rows, write_json
+
+REPORTED = ("torch", "transformers", "trl", "datasets", "accelerate", "openai", "pydantic")
+
+
+def resolve(config: Config, base: Path) -> Config:
+    """The config with every path made absolute, so that the run can be continued from anywhere."""
+
+    def model(name: str) -> str:
+        looks_like_path = name.startswith((".", "/", "~")) or name.count("/") > 1
+        try:
+            return str(find(name, base))
+        except UserError:
+            if looks_like_path:
+                raise
+            return name
+
+    def served(role: Any) -> Any:
+        return role if role.engine != "transformers" else role.model_copy(update={"model": model(role.model)})
+
+    stages: list[Any] = []
+    for options in config.stages:
+        changes: dict[str, Any] = {}
+        if getattr(options, "imported", None):
+            changes["imported"] = str(find(options.imported, base))  # type: ignore[attr-defined]
+        if options.stage == "reward" and options.model:  # type: ignore[attr-defined]
+            changes["model"] = model(options.model)  # type: ignore[attr-defined]
+        human = getattr(options, "human", None)
+        if human and human.file:
+            changes["human"] = human.model_copy(update={"file": str(find(human.file, base))})
+        stages.append(options.model_copy(update=changes))
+    return config.model_copy(update={
+        "constitution": str(find(config.constitution, base)), "prompts": str(find(config.prompts, base)),
+        "policy": served(config.policy), "feedback": served(config.feedback), "stages": tuple(stages),
+    })  # fmt: skip
+
+
+def open_run(folder: Path, config: Config, config_path: Path, overrides: list[str]) -> Run:
+    """A new run folder, or an existing one of the same config; anything else is refused with what differs."""
+    constitution = Constitution.load(Path(config.constitution))
+    templates = Templates.load(config.templates, config_path.parent)
+    load_gold(config.gold, constitution)
+    if (folder / "manifest.json").exists():
+        refuse_other_run(folder, config, constitution, templates)
+        return Run.load(folder)
+    if any(path.name != ".lock" for path in folder.iterdir()):
+        raise UserError(f"{folder}: not empty and not a run folder.", "a new folder, or that of the same run",
+                        "name another folder with --out")  # fmt: skip
+    prompts = load_prompts(Path(config.prompts))
+    Rows(folder / "prompts.jsonl", Prompt).append(prompts)
+    (folder / "config.yaml").write_text(config_path.read_text(encoding="utf-8-sig"), encoding="utf-8")
+    write_json(folder / "config.json", config.model_dump())
+    write_json(folder / "constitution.json", constitution.model_dump())
+    write_json(folder / "templates.json", templates.sources)
+    # The manifest comes last: a folder that has one is complete.
+    write_json(folder / "manifest.json", manifest(config, config_path, overrides, constitution, templates))
+    return Run.load(folder)
+
+
+def load_prompts(path: Path) -> list[Prompt]:
+    """A prompt file; raises UserError where it holds no prompt."""
+    prompts = list({prompt.id: prompt for prompt in read_rows(path, Prompt)}.values())
+    if not prompts:
+        raise UserError(
+            f"{path}: holds no prompt.", 'rows such as {"messages": [{"role": "user", "content": "Hello"}]}'
+        )
+    return prompts
+
+
+def refuse_other_run(folder: Path, config: Config, constitution: Constitution, templates: Templates) -> None:
+    """UserError with the differing keys where the folder belongs to another run."""
+    before = flatten({"config": read_json(folder / "config.json"),
+                      "constitution": read_json(folder / "constitution.json"),
+                      "templates": read_json(folder / "templates.json")})  # fmt: skip
+    now = flatten({"config": config.model_dump(mode="json"), "constitution": constitution.model_dump(mode="json"),
+                   "templates": templates.sources})  # fmt: skip
+    differing = [key for key in {**before, **now} if before.get(key) != now.get(key)]
+    if differing:
+        shown = [f"  {key}: {before.get(key)!r} there, {now.get(key)!r} now" for key in differing[:8]]
+        more = [f"  and {len(differing) - 8} more"] if len(differing) > 8 else []
+        raise UserError("\n".join([f"{folder}: holds another run; these differ:", *shown, *more]),
+                        "a folder of its own for each run", "add --out with another folder, or delete this one")  # fmt: skip
+
+
+def flatten(data: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested dictionaries and lists as one level of dotted keys."""
+    items = (
+        data.items()
+        if isinstance(data, dict)
+        else enumerate(data)
+        if isinstance(data, (list, tuple))
+        else None
+    )
+    if items is None:
+        return {prefix: data}
+    return {
+        k: v
+        for key, value in items
+        for k, v in flatten(value, f"{prefix}.{key}" if prefix else str(key)).items()
+    }
+
+
+def manifest(
+    config: Config, config_path: Path, overrides: list[str], constitution: Constitution, templates: Templates
+) -> dict[str, Any]:
+    """What exactly this run is: versions, revision, machine, hashes, and the command that makes it again."""
+    settings = "".join(f" -s {override}" for override in overrides)
+    return {
+        "rlaif": __version__, "created": datetime.now(UTC).isoformat(timespec="seconds"), "name": config.name,
+        "seed": config.seed, "command": f"rlaif run {config_path.name}{settings}",
+        "config_folder": str(config_path.parent), "constitution_hash": constitution.hash,
+        "template_hashes": {name: templates.hash(name) for name in templates.sources},
+        "git": git_revision(config_path.parent), "python": platform.python_version(), "machine": platform.machine(),
+        "cpus": os.cpu_count(), "versions": {name: version(name) for name in REPORTED}, "status": "running",
+    }  # fmt: skip
+
+
+def version(package: str) -> str | None:
+    """The installed version of a package, None where it is not installed."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def git_revision(folder: Path) -> str | None:
+    """The git revision of a folder, with "+changes" where its tree is not clean; None outside a repository."""
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True, timeout=10, check=True).stdout.strip()  # fmt: skip
+
+    try:
+        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a run folder: a second process is refused instead of writing into the same files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(f"{folder}: another process is working in this run.", "one process a run folder",
+                            "wait for it, or name another folder with --out") from None  # fmt: skip
+        yield
+
+
+def environment() -> dict[str, Any]:
+    """Versions and devices of this machine, for `rlaif check`."""
+    found: dict[str, Any] = {
+        "rlaif": __version__,
+        "python": platform.python_version(),
+        "cpus": os.cpu_count(),
+    }
+    found |= {name: version(name) or "not installed" for name in REPORTED}
+    if version("torch"):
+        import torch
+
+        gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+        found["gpus"] = gpus or "none"
+    return found

@@ -1,0 +1,112 @@
+"""THE FLOW: a run is an ordered list of stages, each a function over the run folder.
+
+    prompts → sample → critique ⇄ revise → sft → sample K → pair → label → reward → ppo → evaluate → report
+              ▲                                                                      │
+              └───────────────── next round, from the new policy ◄──────────────────┘
+
+`run` opens or continues a folder, calls the stages that are not done yet, and writes the report.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from rlaif.config import Config, find, load_config
+from rlaif.constitution import Constitution
+from rlaif.errors import UserError, nearest
+from rlaif.estimate import estimate
+from rlaif.gold import load_gold
+from rlaif.opening import load_prompts, locked, open_run, resolve
+from rlaif.prompts import Templates
+from rlaif.run import Run, Stage, write_json
+
+
+def run(
+    config: Path | str,
+    out: Path | str | None = None,
+    overrides: Sequence[str] = (),
+    until: str | None = None,
+    progress: Any = None,
+    tell: Callable[[str], None] = lambda line: None,
+) -> Run:
+    """Run a config's stages into a folder, or continue where an earlier start of the same run stopped.
+
+    `overrides` are `stage.option=value` texts; `until` names the last stage to run. `tell` gets a line a stage.
+    Raises UserError for whatever is the user's to mend; what was done before stays.
+    """
+    config_path = find(str(config))
+    resolved = resolve(load_config(config_path, list(overrides)), config_path.parent)
+    check_until(resolved, until)
+    folder = Path(out) if out else Path("runs") / resolved.name
+    with locked(folder):
+        this = open_run(folder, resolved, config_path, list(overrides))
+        this.progress = progress or this.progress
+        for stage in this.stages:
+            if not stage.is_done:
+                tell(f"{stage.dir.name}: {'continues' if stage.summary else 'starts'}")
+                run_stage(stage)
+            tell(describe(stage.summary))
+            if stage.name == until:
+                break
+        finish(this)
+    return this
+
+
+def run_stage(stage: Stage) -> None:
+    """One stage, its status kept in stage.json whatever happens."""
+    if stage.config.threads:
+        import torch
+
+        torch.set_num_threads(stage.config.threads)
+    stage.begin()
+    try:
+        import_module(f"rlaif.stages.{stage.name}").run(stage)
+    except KeyboardInterrupt:
+        stage.save("interrupted")
+        raise
+    except BaseException as error:
+        stage.save("failed", error=str(error).split("\n")[0])
+        raise
+    stage.save("done")
+
+
+def finish(this: Run) -> None:
+    """Write the report; a run is done when all its stages are."""
+    from rlaif.compare.report import write_report
+
+    done = all(stage.is_done for stage in this.stages)
+    write_json(this.path / "manifest.json", {**this.manifest, "status": "done" if done else "stopped"})
+    write_report(this.path)
+
+
+def check_until(config: Config, until: str | None) -> None:
+    """Refuse `--until` for a stage the config does not have."""
+    names = [options.stage for options in config.stages]
+    if until is not None and until not in names:
+        raise UserError(f"--until {until}: no such stage — {nearest(until, names)}")
+
+
+def describe(summary: dict[str, Any]) -> str:
+    """A stage's summary in one line, every dropped row with its reason."""
+    counts = f" {summary['kept']} of {summary['in']} kept" if "in" in summary else ""
+    dropped = {reason: n for reason, n in summary.get("dropped", {}).items() if n}
+    why = "; dropped: " + ", ".join(f"{n} × {reason}" for reason, n in dropped.items()) if dropped else ""
+    warning = ""
+    if "in" in summary and sum(dropped.values()) > 0.05 * summary["in"]:
+        warning = f" — warning: {sum(dropped.values()) / summary['in']:.0%} dropped"
+    notes = "".join(f"\n  note: {note}" for note in summary.get("notes", []))
+    return f"{summary['number']:02d}_{summary['name']}: {summary['status']} in {summary['seconds']:.1f} s{counts and ','}{counts}{why}{warning}{notes}"
+
+
+def dry_run(config: Path | str, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """What `run` would do: the resolved config, prompt counts, and each stage's rows and model calls."""
+    config_path = find(str(config))
+    resolved = resolve(load_config(config_path, list(overrides)), config_path.parent)
+    constitution = Constitution.load(Path(resolved.constitution))
+    Templates.load(resolved.templates, config_path.parent)
+    load_gold(resolved.gold, constitution)
+    prompts = load_prompts(Path(resolved.prompts))
+    return {"config": resolved.model_dump(mode="json"), **estimate(resolved, constitution, prompts)}
