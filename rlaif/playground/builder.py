@@ -1,0 +1,114 @@
+"""Builds the playground's two models from a seed: tokenizer, policy, feedback model, and what they can do."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+from typing import TYPE_CHECKING
+
+from rlaif.playground.corpus import FeedbackCorpus, PolicyCorpus, vocabulary_texts
+from rlaif.playground.grammar import Question, sample_question
+from rlaif.playground.tokenizer import build_tokenizer
+from rlaif.prompts import Templates, render_chat
+
+if TYPE_CHECKING:
+    from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+Progress = Callable[[str], None]
+POLICY_STEPS, CHAT_STEPS, FEEDBACK_STEPS = 1200, 200, 5000
+
+
+def train_policy(
+    tokenizer: PreTrainedTokenizerFast, seed: int, scale: float, progress: Progress, fast: bool
+) -> LlamaForCausalLM:
+    """Next-token pretraining on the mixed corpus, then a short chat-only fine-tune."""
+    import torch
+
+    from rlaif.playground.training import bucketed, new_model, train
+
+    torch.manual_seed(seed)
+    model = new_model(tokenizer, layers=4, width=128, inner=320)
+    corpus, rng = PolicyCorpus(tokenizer), Random(f"policy-{seed}")
+    pad = tokenizer.convert_tokens_to_ids("<|pad|>")
+    for name, sample, steps, peak in (
+        ("policy", corpus.page, POLICY_STEPS, 3e-3),
+        ("policy chat", corpus.chat, CHAT_STEPS, 5e-4),
+    ):
+        batches = bucketed(lambda sample=sample: sample(rng), 64)
+        train(
+            model,
+            batches,
+            max(2, int(steps * scale)),
+            peak,
+            pad,
+            lambda t, n=name: progress(f"{n}: {t}"),
+            fast=fast,
+            grain=32,
+        )
+    return model
+
+
+def sample_own(
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, rng: Random, count: int, each: int = 4
+) -> list[tuple[Question, list[str]]]:
+    """Questions with `each` replies of the policy itself, at temperature 1."""
+    import torch
+
+    own = []
+    while len(own) < count:
+        questions = [sample_question(rng) for _ in range(min(64, count - len(own)))]
+        texts = [render_chat(tokenizer, q.messages) for q in questions]
+        batch = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False)
+        with torch.inference_mode():
+            out = model.generate(
+                input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], do_sample=True, top_k=0,
+                top_p=1.0, temperature=1.0, max_new_tokens=48, num_return_sequences=each,
+            )  # fmt: skip
+        replies = tokenizer.batch_decode(out[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
+        own += [(q, replies[i * each : (i + 1) * each]) for i, q in enumerate(questions)]
+    return own
+
+
+def train_feedback(
+    tokenizer: PreTrainedTokenizerFast,
+    own: list[tuple[Question, list[str]]],
+    seed: int,
+    scale: float,
+    progress: Progress,
+    fast: bool,
+    watch: Callable[[LlamaForCausalLM, int], None] | None = None,
+) -> LlamaForCausalLM:
+    """One model for comparison, compliance, critique and revision, all as text."""
+    import torch
+
+    from rlaif.playground.training import bucketed, new_model, train
+
+    torch.manual_seed(seed)
+    model = new_model(tokenizer, layers=4, width=160, inner=400)
+    corpus, rng = FeedbackCorpus(tokenizer, Templates.load("brief"), own), Random(f"feedback-{seed}")
+    batches = bucketed(lambda: corpus.sample(rng), 16)
+    pad = tokenizer.convert_tokens_to_ids("<|pad|>")
+    train(
+        model, batches, max(2, int(FEEDBACK_STEPS * scale)), 2e-3, pad, lambda t: progress(f"feedback: {t}"),
+        (lambda step: watch(model, step)) if watch else None, fast,
+    )  # fmt: skip
+    return model
+
+
+def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """Write a plain folder that any loader of the Hugging Face family reads."""
+    shutil.rmtree(folder, ignore_errors=True)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def prompt_rows(count: int, seed: int = 0) -> list[dict[str, object]]:
+    """Distinct prompt rows of the world: messages, tags and source."""
+    rng, rows = Random(f"prompts-{seed}"), {}
+    while len(rows) < count:
+        question = sample_question(rng)
+        row = {"messages": question.messages, "tags": question.tags, "source": "playground"}
+        rows.setdefault((question.role, question.text), row)
+    return list(rows.values())

@@ -1,0 +1,237 @@
+"""What the two models read in training: web-like text for the policy, judged text for the feedback model.
+
+Feedback examples are rendered by the templates that the loop itself uses. Several questions about one text share
+their beginning, so an example is a `Bundle`: a shared prefix and branches that each see the prefix and themselves.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from random import Random
+from typing import TYPE_CHECKING
+
+from rlaif.constitution import Principle
+from rlaif.playground import world
+from rlaif.playground.grammar import (
+    COMMON_NOUNS,
+    EVEN,
+    HELD_OUT_NOUNS,
+    NOUNS,
+    Question,
+    Rates,
+    WEB,
+    sample_question,
+    sample_reply,
+)
+from rlaif.playground.tokenizer import END
+from rlaif.playground.wordings import KINDS, SEEN
+from rlaif.prompts import Templates, split_chat, user
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+FRAMES = ("{w}", "{w}", "{w}", "{w}", "Remember: {w}", "{w} This is important.", "Please note: {w}")
+VERDICT_WEIGHT, READ_WEIGHT = 8.0, 0.25
+ORNATE = Rates(opener=0.5, closer=0.4)
+
+
+@dataclass
+class Branch:
+    """Token ids after the prefix; `weights` has the loss weight of each id as a target.
+
+    The id at `choice[0]` stands for a verdict: its target is `choice[1]` with probability `choice[3]`, else `choice[2]`.
+    """
+
+    ids: list[int]
+    weights: list[float]
+    choice: tuple[int, int, int, float] | None = None
+
+
+@dataclass
+class Bundle:
+    """A prefix and the branches behind it."""
+
+    prefix: list[int]
+    weights: list[float]
+    branches: list[Branch]
+
+    def __len__(self) -> int:
+        return len(self.prefix) + sum(len(b.ids) for b in self.branches)
+
+
+@lru_cache(maxsize=4096)
+def rule(kind: str, text: str) -> Principle:
+    """A principle as the constitution would hold it."""
+    return Principle(id=kind, text=text)
+
+
+def sample_rule(rng: Random, kind: str, word: str) -> Principle:
+    """The principle in one of its training wordings, sometimes inside a longer sentence."""
+    text = rng.choice(SEEN[kind]).format(x=word)
+    return rule(kind, rng.choice(FRAMES).format(w=text))
+
+
+def sample_word(rng: Random) -> str:
+    """A forbidden word for training; some nouns are held out."""
+    if rng.random() < 0.2:
+        return rng.choice(list(COMMON_NOUNS))
+    return rng.choice([noun for noun in NOUNS if noun not in HELD_OUT_NOUNS])
+
+
+def web_page(rng: Random) -> str:
+    """One text of the policy's pretraining corpus: a chat, a forum post or a notice, good and bad alike."""
+    question = sample_question(rng)
+    reply = sample_reply(rng, question)
+    form = rng.random()
+    if form < 0.6:
+        return chat_text(question, reply)
+    if form < 0.85:
+        return f"Question: {question.text}\nAnswer: {reply}{END}"
+    return f"{reply}{END}"
+
+
+def chat_text(question: Question, reply: str) -> str:
+    """The question and reply as the policy's chat template writes them."""
+    turns = "".join(f"<|{m['role']}|>{m['content']}{END}" for m in question.messages)
+    return f"{turns}<|assistant|>{reply}{END}"
+
+
+class PolicyCorpus:
+    """Samples training bundles for the policy."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast):
+        self.tokenizer = tokenizer
+
+    def page(self, rng: Random) -> Bundle:
+        """A whole text of the mixed corpus."""
+        ids = self.tokenizer(web_page(rng), add_special_tokens=False)["input_ids"]
+        return Bundle(ids, [1.0] * len(ids), [])
+
+    def chat(self, rng: Random) -> Bundle:
+        """A chat whose loss is on the reply."""
+        question = sample_question(rng)
+        text = chat_text(question, sample_reply(rng, question))
+        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        start = ids.index(self.tokenizer.convert_tokens_to_ids("<|assistant|>"))
+        return Bundle(ids, [0.1] * (start + 1) + [1.0] * (len(ids) - start - 1), [])
+
+
+class FeedbackCorpus:
+    """Samples training bundles for the feedback model.
+
+    `own` holds (question, replies) sampled from the policy itself, so that its malformed replies are judged too.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerFast,
+        templates: Templates,
+        own: list[tuple[Question, list[str]]] | None = None,
+    ):
+        self.tokenizer, self.templates, self.own = tokenizer, templates, own or []
+        self.head, self.tail = split_chat(tokenizer, [user("")])
+        self.end = self.ids(END)[0]
+        self.cached_ids = lru_cache(maxsize=20000)(self.ids)
+
+    def ids(self, text: str) -> list[int]:
+        """Token ids without special additions."""
+        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    def choice(self, rng: Random, suffix: str, names: tuple[str, str], p: float) -> Branch:
+        """A branch that ends in a verdict: `names[0]` with probability `p`."""
+        ids = self.cached_ids(suffix + self.tail)
+        first, second = (self.cached_ids(name)[0] for name in names)
+        picked = first if rng.random() < p else second
+        weights = [0.0] * len(ids) + [VERDICT_WEIGHT, 0.1]
+        return Branch([*ids, picked, self.end], weights, (len(ids), first, second, p))
+
+    def written(self, asked: str, prefix_length: int, told: str) -> Branch:
+        """A branch that ends in free text; `asked` is the whole rendered user turn."""
+        ids = self.ids(self.head + asked + self.tail)[prefix_length:]
+        out = [*self.ids(told), self.end]
+        return Branch([*ids, *out], [0.0] * len(ids) + [1.0] * len(out))
+
+    def prefix(self, shared: str) -> tuple[list[int], list[float]]:
+        """Ids of a shared part, read with a small weight."""
+        ids = self.ids(self.head + shared)
+        return ids, [READ_WEIGHT] * len(ids)
+
+    def replies(self, rng: Random, word: str) -> tuple[Question, list[str]]:
+        """A question and two replies: independent ones, a minimal pair, or the policy's own."""
+        if self.own and rng.random() < 0.25:
+            question, pool = rng.choice(self.own)
+            return question, rng.sample(pool, 2)
+        question = sample_question(rng, rng.choices(("fact", "safe", "risky"), (0.6, 0.2, 0.2))[0])
+        rates = EVEN if rng.random() < 0.7 else WEB
+        first, second = (sample_reply(rng, question, rates, word) for _ in range(2))
+        if rng.random() < 0.3:
+            second = world.repair(rng.choice(KINDS), question, first, word)
+        pair = [first, second]
+        rng.shuffle(pair)
+        return question, pair
+
+    def comparison(self, rng: Random) -> Bundle:
+        """One pair judged by every principle; where both or neither reply keeps it, the verdict is a coin flip."""
+        word = sample_word(rng)
+        question, (a, b) = self.replies(rng, word)
+        shared = self.templates.comparison(question.messages, a, b)[0]["content"]
+        branches = []
+        for kind in KINDS:
+            kept_a, kept_b = (world.keeps(kind, question, r, word) for r in (a, b))
+            suffix = self.templates.comparison_suffix(sample_rule(rng, kind, word))
+            branches.append(self.choice(rng, suffix, ("A", "B"), 0.5 + 0.5 * (kept_a - kept_b)))
+        return Bundle(*self.prefix(shared), branches)
+
+    def reply(self, rng: Random, compliance: int = 4, critiques: int = 2, revisions: int = 2) -> Bundle:
+        """One reply: compliance with some principles, some critiques and some revisions."""
+        word = sample_word(rng)
+        question, (reply, _) = self.replies(rng, word)
+        prefix, weights = self.prefix(self.templates.compliance(question.messages, reply)[0]["content"])
+        branches = []
+        for kind in rng.sample(KINDS, compliance):
+            suffix = self.templates.compliance_suffix(sample_rule(rng, kind, word))
+            kept = world.keeps(kind, question, reply, word)
+            branches.append(self.choice(rng, suffix, ("Yes", "No"), float(kept)))
+        broken = [kind for kind in KINDS if not world.keeps(kind, question, reply, word)]
+        for kind in self._some(rng, broken, critiques):
+            branches.append(self._critique(rng, len(prefix), question, reply, kind, word))
+        for kind in self._some(rng, broken, revisions):
+            branches.append(self._revision(rng, len(prefix), question, reply, kind, word))
+        return Bundle(prefix, weights, branches)
+
+    def sample(self, rng: Random) -> Bundle:
+        """A comparison or a single reply, half and half."""
+        return self.comparison(rng) if rng.random() < 0.5 else self.reply(rng)
+
+    @staticmethod
+    def _some(rng: Random, broken: list[str], count: int) -> list[str]:
+        """Kinds to ask about: a broken one mostly, any other now and then."""
+        return [rng.choice(broken if broken and rng.random() < 0.7 else KINDS) for _ in range(count)]
+
+    def _critique(
+        self, rng: Random, start: int, question: Question, reply: str, kind: str, word: str
+    ) -> Branch:
+        asked = self.templates.critique(question.messages, reply, sample_rule(rng, kind, word))
+        return self.written(asked[0]["content"], start, world.critique(kind, question, reply, word))
+
+    def _revision(
+        self, rng: Random, start: int, question: Question, reply: str, kind: str, word: str
+    ) -> Branch:
+        found = world.critique(kind, question, reply, word)
+        asked = self.templates.revision(question.messages, reply, sample_rule(rng, kind, word), found)
+        return self.written(asked[0]["content"], start, world.repair(kind, question, reply, word))
+
+
+def vocabulary_texts(templates: Templates) -> list[str]:
+    """Texts that together hold every word the two models may meet, with and without a space before it."""
+    fixed = [f.format(w="") for f in FRAMES] + ["Question:", "\nAnswer:", "Yes", "No", "A", "B"]
+    sentences = [*world.all_texts(), *fixed]
+    nothing = rule("polite", "word")
+    rendered = [
+        templates.comparison([user("x")], "x", "x")[0]["content"] + templates.comparison_suffix(nothing),
+        templates.compliance([user("x")], "x")[0]["content"] + templates.compliance_suffix(nothing),
+        templates.critique([{"role": "system", "content": "x"}], "x", nothing)[0]["content"],
+        templates.revision([user("x")], "x", nothing, "x")[0]["content"],
+    ]
+    return [*sentences, *(" " + s for s in sentences), *rendered]

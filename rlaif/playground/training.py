@@ -1,0 +1,157 @@
+"""Trains a small causal language model on bundles: packing, the masked loss and the loop."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.nn import functional as F
+
+from rlaif.playground.corpus import Bundle
+
+if TYPE_CHECKING:
+    from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+
+def new_model(tokenizer: PreTrainedTokenizerFast, layers: int, width: int, inner: int) -> LlamaForCausalLM:
+    """A fresh Llama with tied embeddings and a context of 512 tokens."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=width,
+            intermediate_size=inner,
+            num_hidden_layers=layers,
+            num_attention_heads=width // 32,
+            num_key_value_heads=width // 32,
+            max_position_embeddings=512,
+            tie_word_embeddings=True,
+            bos_token_id=None,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+
+
+def flatten(
+    bundle: Bundle,
+) -> tuple[list[int], list[int], list[int], list[tuple[int, int, int, float, float]]]:
+    """A bundle as one row: ids, positions, segments (0 = prefix) and targets.
+
+    A target is (where it is predicted, id, other id, probability of the first, weight).
+    """
+    ids, start = list(bundle.prefix), len(bundle.prefix)
+    positions, segments = list(range(start)), [0] * start
+    targets = [(i - 1, ids[i], ids[i], 1.0, w) for i, w in enumerate(bundle.weights) if i and w]
+    for number, branch in enumerate(bundle.branches, 1):
+        for offset, (token, weight) in enumerate(zip(branch.ids, branch.weights, strict=True)):
+            before = len(ids) - 1 if offset else start - 1
+            if weight and branch.choice and offset == branch.choice[0]:
+                targets.append((before, *branch.choice[1:], weight))
+            elif weight:
+                targets.append((before, token, token, 1.0, weight))
+            ids.append(token)
+            positions.append(start + offset)
+            segments.append(number)
+    return ids, positions, segments, targets
+
+
+def collate(bundles: list[Bundle], pad: int, grain: int = 64) -> dict[str, torch.Tensor]:
+    """Bundles as padded tensors: ids, positions (B, L), mask (B, 1, L, L), and flat targets.
+
+    L is a multiple of `grain`: with few distinct lengths a compiled model is compiled few times.
+    """
+    rows = [flatten(b) for b in bundles]
+    longest = max(len(r[0]) for r in rows)
+    length = math.ceil(longest / grain) * grain
+    ids = torch.full((len(rows), length), pad)
+    positions = torch.zeros((len(rows), length), dtype=torch.long)
+    segments = torch.full((len(rows), length), -1)
+    where, first, second, p, weight = [], [], [], [], []
+    for i, (row_ids, row_positions, row_segments, targets) in enumerate(rows):
+        n = len(row_ids)
+        ids[i, :n] = torch.tensor(row_ids)
+        positions[i, :n] = torch.tensor(row_positions)
+        segments[i, :n] = torch.tensor(row_segments)
+        for at, one, other, chance, w in targets:
+            where.append(i * length + at)
+            first.append(one)
+            second.append(other)
+            p.append(chance)
+            weight.append(w)
+    causal = torch.ones(length, length, dtype=torch.bool).tril()
+    same = (segments[:, :, None] == segments[:, None, :]) | (segments[:, None, :] == 0)
+    return {
+        "ids": ids,
+        "positions": positions,
+        "mask": (same & causal)[:, None],
+        "where": torch.tensor(where),
+        "first": torch.tensor(first),
+        "second": torch.tensor(second),
+        "p": torch.tensor(p),
+        "weight": torch.tensor(weight),
+    }
+
+
+def loss_of(trunk: Any, head: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Weighted mean cross-entropy at the targets; a verdict's target is a distribution over two tokens."""
+    hidden = trunk(
+        input_ids=batch["ids"], attention_mask=batch["mask"], position_ids=batch["positions"], use_cache=False
+    ).last_hidden_state
+    picked = hidden.reshape(-1, hidden.shape[-1])[batch["where"]]
+    logp = F.log_softmax(head(picked), -1)
+    one = logp.gather(1, batch["first"][:, None])[:, 0]
+    other = logp.gather(1, batch["second"][:, None])[:, 0]
+    loss = -(batch["p"] * one + (1 - batch["p"]) * other)
+    return (loss * batch["weight"]).sum() / batch["weight"].sum()
+
+
+def bucketed(sample: Callable[[], Bundle], size: int, pool: int = 8) -> Iterator[list[Bundle]]:
+    """Endless batches of about equal length: `pool` batches are drawn, sorted by length and cut."""
+    while True:
+        drawn = sorted((sample() for _ in range(size * pool)), key=len)
+        for start in range(0, len(drawn), size):
+            yield drawn[start : start + size]
+
+
+def learning_rate(step: int, steps: int, peak: float, warmup: int = 100) -> float:
+    """Linear warm-up, then a cosine down to a twentieth of the peak."""
+    ramp = min(1.0, (step + 1) / min(warmup, max(1, steps // 5)))
+    return peak * ramp * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * step / steps)))
+
+
+def train(
+    model: LlamaForCausalLM,
+    batches: Iterator[list[Bundle]],
+    steps: int,
+    peak: float,
+    pad: int,
+    progress: Callable[[str], None] = print,
+    watch: Callable[[int], None] | None = None,
+    fast: bool = False,
+    grain: int = 64,
+) -> float:
+    """AdamW with a cosine schedule; returns the smoothed loss. `fast` compiles the model, `watch` sees each step."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=peak, betas=(0.9, 0.98), weight_decay=0.01)
+    trunk = torch.compile(model.model, dynamic=False) if fast else model.model
+    smooth, started = 0.0, time.perf_counter()
+    model.train()
+    for step in range(steps):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, steps, peak)
+        loss = loss_of(trunk, model.lm_head, collate(next(batches), pad, grain))
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        smooth = loss.item() if step == 0 else 0.98 * smooth + 0.02 * loss.item()
+        if step % 50 == 0 or step == steps - 1:
+            progress(f"step {step}/{steps} loss {smooth:.4f} {time.perf_counter() - started:.0f} s")
+        if watch:
+            watch(step)
+    model.eval()
+    return smooth
