@@ -1,0 +1,227 @@
+"""evaluate: every policy of the run on the same held-out prompts, by everything there is to measure with.
+
+Gold per principle where there is a gold scorer, the judge's compliance and its verdict against the base policy's
+answer, the divergence from the base policy, length and refusals. One row a policy and prompt; rates are computed
+from the rows.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rlaif.engines import Engine, GenerateRequest, open_engine
+from rlaif.gold import load_gold, with_all
+from rlaif.judge import Judge, Question, aggregate
+from rlaif.prompts import encode_chat
+from rlaif.records import Comparison, Evaluation, Label, Prompt, Response
+from rlaif.run import Rows, Stage
+from rlaif.seeds import derive_seed
+from rlaif.stats import bootstrap_mean, mean, wilson, win_rate
+
+CHUNK = 128  # prompts between two writes
+REFUSAL = re.compile(
+    r"\b(i('m| am) (sorry|afraid|not able|unable)|i (can ?not|can't|won't|will not|must refuse)|as an ai\b)",
+    re.I,
+)
+
+
+def run(stage: Stage) -> None:
+    """Write responses.jsonl and evaluation.jsonl; stage.metrics holds the rates of each policy."""
+    options = stage.options
+    prompts = sorted(stage.run.prompts("heldout"), key=lambda p: p.id)[: options.prompts]
+    texts = stage.rows("responses", Response)
+    rows = stage.rows("evaluation", Evaluation)
+    judged = {p.id for p in prompts[: options.judge]}
+    policies = stage.policies()
+    base: dict[str, Response] = {}
+    with stage.progress(len(prompts) * len(policies), "answers", len(rows)) as tick:
+        for name, folder in policies.items():
+            answers = _answers(stage, name, folder, prompts, texts)
+            base = base or answers
+            asked = [prompt for prompt in prompts if prompt.id in answers]
+            done = {row.prompt_id for row in rows if row.policy == name}
+            todo = [prompt for prompt in asked if prompt.id not in done]
+            tick(0)
+            for start in range(0, len(todo), CHUNK):
+                chunk = todo[start : start + CHUNK]
+                rows.append(_evaluate(stage, name, folder, chunk, answers, base, judged))
+                tick(len(chunk))
+            stage.dropped["prompt longer than the model's context"] += len(prompts) - len(asked)
+    everything, responses = list(rows), {r.id: r for r in texts}
+    stage.metrics = {
+        "policies": {
+            n: rates([r for r in everything if r.policy == n], responses, stage.seed) for n in policies
+        }
+    }
+    total = len(prompts) * len(policies)
+    stage.save("running", **{"in": total, "kept": len(everything)})
+
+
+def _answers(
+    stage: Stage, name: str, folder: Path, prompts: Sequence[Prompt], texts: Rows[Response]
+) -> dict[str, Response]:
+    """The policy's answer to each prompt by prompt id, sampled where it is not there yet."""
+    options = stage.options
+    engine = open_engine(stage.config.policy.model_copy(update={"model": str(folder)}))
+    stage.notes += [note for note in engine.notes if note not in stage.notes]
+    have = {row.prompt_id: row for row in texts if row.model == engine.fingerprint}
+    missing = [prompt for prompt in prompts if prompt.id not in have]
+    # The same seed for every policy: what differs between two answers is the policy.
+    seeds = [derive_seed("evaluate", prompt.id) for prompt in missing]
+    requests = [
+        GenerateRequest(prompt.chat, options.max_tokens, options.temperature, seed=seed)
+        for prompt, seed in zip(missing, seeds, strict=True)
+    ]
+    for at, made in engine.generate(requests):
+        if made.finish != "too_long":
+            row = Response(
+                prompt_id=missing[at].id, text=made.text, model=engine.fingerprint, seed=seeds[at],
+                sampling={"temperature": options.temperature, "max_tokens": options.max_tokens},
+                finish=made.finish, tokens=made.tokens,
+            )  # fmt: skip
+            texts.append([row])
+            have[row.prompt_id] = row
+    if missing:
+        stage.usage(engine.usage)
+    return have
+
+
+def _evaluate(
+    stage: Stage, name: str, folder: Path, prompts: Sequence[Prompt], answers: dict[str, Response],
+    base: dict[str, Response], judged: set[str],
+) -> list[Evaluation]:  # fmt: skip
+    tools = _tools(stage)
+    gold = load_gold(stage.config.gold, stage.constitution)
+    texts = [answers[prompt.id] for prompt in prompts]
+    seen = [at for at, prompt in enumerate(prompts) if prompt.id in judged]
+    items = [(prompts[at], texts[at].text, stage.constitution.applicable(prompts[at].tags)) for at in seen]
+    compliance = {seen[i]: kept for i, kept in tools.judge.compliance(items)}
+    wins = {} if name == "base" else _wins(stage, tools.judge, [prompts[at] for at in seen], answers, base)
+    kl = [0.0] * len(prompts) if name == "base" else tools.divergence(folder, prompts, texts)
+    return [
+        Evaluation(
+            policy=name, prompt_id=prompt.id, response_id=answer.id, compliance=compliance.get(at, {}),
+            gold=with_all(gold(prompt, answer.text)) if gold else None, p_win=wins.get(prompt.id), kl=kl[at],
+            tokens=answer.tokens or 0, refusal=bool(REFUSAL.search(answer.text)),
+        )
+        for at, (prompt, answer) in enumerate(zip(prompts, texts, strict=True))
+    ]  # fmt: skip
+
+
+def _wins(
+    stage: Stage,
+    judge: Judge,
+    prompts: Sequence[Prompt],
+    answers: dict[str, Response],
+    base: dict[str, Response],
+) -> dict[str, float]:
+    """P(the policy's answer is better than the base policy's) by prompt; identical answers are ties."""
+    wins: dict[str, float] = {}
+    questions: list[Question] = []
+    for prompt in prompts:
+        if prompt.id not in base:
+            continue
+        mine, theirs = answers[prompt.id], base[prompt.id]
+        if mine.text == theirs.text:
+            wins[prompt.id] = 0.5
+        else:
+            principles = tuple(stage.constitution.applicable(prompt.tags))
+            pair = Comparison(prompt_id=prompt.id, a=mine.id, b=theirs.id)
+            questions.append(Question(pair, prompt, mine.text, theirs.text, principles))
+    labels: dict[str, list[Label]] = {}
+    for batch in judge.compare(questions):
+        for label in batch:
+            labels.setdefault(label.comparison_id, []).append(label)
+    for question in questions:
+        result = aggregate(labels.get(question.comparison.id, []), stage.constitution)
+        if result is not None:
+            wins[question.prompt.id] = result[0]
+    return wins
+
+
+@dataclass
+class Tools:
+    """Models that stay open from one chunk to the next."""
+
+    judge: Judge
+    engine: Engine
+    config: Any
+    base: str
+    models: dict[str, Any]
+
+    def divergence(self, folder: Path, prompts: Sequence[Prompt], answers: Sequence[Response]) -> list[float]:
+        """KL(π‖π_base) of each answer in nats: the exact divergence at each of its tokens, summed."""
+        import torch
+
+        from rlaif.engines.loading import eos_ids, load_causal_lm, load_tokenizer
+        from rlaif.rl.episodes import join
+        from rlaif.rl.forward import response_logits
+        from rlaif.rl.numerics import exact_kl
+
+        if str(folder) not in self.models:
+            self.models = {key: model for key, model in self.models.items() if key == self.base}
+        for path in (self.base, str(folder)):
+            if path not in self.models:
+                self.models[path] = load_causal_lm(path, self.config.device, self.config.dtype)
+        policy, reference = self.models[str(folder)], self.models[self.base]
+        tokenizer = load_tokenizer(folder)
+        eos = eos_ids(policy, tokenizer)[:1]
+        starts = [encode_chat(tokenizer, prompt.chat) for prompt in prompts]
+        ends = [
+            tokenizer(a.text, add_special_tokens=False)["input_ids"] + list(eos if a.finish == "stop" else ())
+            for a in answers
+        ]
+        totals = [0.0] * len(prompts)
+        order = sorted(
+            (at for at in range(len(prompts)) if ends[at]), key=lambda at: len(starts[at]) + len(ends[at])
+        )
+        for first in range(0, len(order), 32):
+            part = order[first : first + 32]
+            ended = torch.ones(len(part), dtype=torch.bool, device=policy.device)
+            batch = join(
+                [starts[at] for at in part], [ends[at] for at in part], ended, tokenizer.pad_token_id
+            )
+            with torch.inference_mode():
+                own, other = (
+                    response_logits(m, batch, 1.0).float().log_softmax(-1) for m in (policy, reference)
+                )
+            rows, _ = batch.states()
+            sums = torch.zeros(len(part), device=policy.device).index_add_(0, rows, exact_kl(own, other))
+            for at, value in zip(part, sums.tolist(), strict=True):
+                totals[at] = value
+        return totals
+
+
+def _tools(stage: Stage) -> Tools:
+    if not hasattr(stage, "tools"):
+        engine = open_engine(stage.config.feedback, stage.run.cache)
+        stage.notes += [note for note in engine.notes if note not in stage.notes]
+        stage.tools = Tools(  # type: ignore[attr-defined]
+            Judge(engine, stage.templates), engine, stage.config.policy, str(stage.policies()["base"]), {}
+        )
+    return stage.tools  # type: ignore[attr-defined]
+
+
+def rates(rows: Sequence[Evaluation], responses: dict[str, Response], seed: int) -> dict[str, Any]:
+    """Rates of one policy with their n and 95 % intervals."""
+    found: dict[str, Any] = {"n": len(rows)}
+    truths = [row.gold for row in rows if row.gold is not None]
+    if truths:
+        found["gold"] = {key: mean([t[key] for t in truths]) for key in truths[0]}
+        found["gold_ci"] = {key: wilson(sum(t[key] for t in truths), len(truths)) for key in truths[0]}
+    ids = list(dict.fromkeys(key for row in rows for key in row.compliance))
+    found["compliance"] = {key: mean([r.compliance[key] for r in rows if key in r.compliance]) for key in ids}
+    asked = [row.p_win for row in rows if row.compliance]
+    if any(p is not None for p in asked):
+        found["win_rate"] = win_rate(asked, seed)
+    kl = [row.kl for row in rows if row.kl is not None]
+    found |= {
+        "kl": mean(kl), "kl_ci": bootstrap_mean(kl, seed), "length": mean([row.tokens for row in rows]),
+        "truncated": mean([responses[row.response_id].finish == "length" for row in rows]),
+        "refusal_rate": mean([row.refusal for row in rows]),
+    }  # fmt: skip
+    return found
