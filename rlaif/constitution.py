@@ -44,7 +44,9 @@ class Principle(BaseModel):
         default=None, description="instruction for the reviser instead of the default one"
     )
     compare: str | None = Field(default=None, description="wording for the judge instead of `text`")
-    weight: float = Field(default=1.0, ge=0.0, description="weight in the aggregated preference")
+    weight: float = Field(
+        default=1.0, ge=0.0, allow_inf_nan=False, description="weight in the aggregated preference"
+    )
     tags: tuple[str, ...] = ()
     applies_to: tuple[str, ...] | None = Field(
         default=None, description="prompt tags; omitted = every prompt"

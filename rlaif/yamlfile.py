@@ -9,12 +9,24 @@ from typing import Any, Literal, TypeVar, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
-from ruamel.yaml.error import MarkedYAMLError
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.reader import ReaderError
 
 from rlaif.errors import UserError, nearest
 
 M = TypeVar("M", bound=BaseModel)
 Loc = Sequence[str | int]
+MAX_NODES = 200_000  # far above any real file, far below what an anchor bomb expands to
+PLAIN_WORDS = {
+    "tuple_type": "should be a list",
+    "string_type": "should be text",
+    "too_short": "should have at least one item",
+    "string_pattern_mismatch": "should be letters, digits, dots, dashes and underscores, beginning with one of the "
+    "first two",
+    "model_type": "should be keys and values",
+    "model_attributes_type": "should be keys and values",
+    "dict_type": "should be keys and values",
+}
 
 
 class Lines:
@@ -28,7 +40,8 @@ class Lines:
         node, line = self.root, 1
         for part in loc:
             if isinstance(node, CommentedMap) and part in node:
-                line = (node.lc.value(part) if part not in node.lc.data else node.lc.key(part))[0] + 1
+                # A key merged in from elsewhere (`<<: *anchor`) has no line here.
+                line = node.lc.key(part)[0] + 1 if part in (node.lc.data or {}) else line
             elif isinstance(node, CommentedSeq) and isinstance(part, int) and part < len(node):
                 line = node.lc.item(part)[0] + 1
             else:
@@ -49,14 +62,41 @@ def load_yaml(path: Path) -> tuple[Any, Lines]:
         raise UserError(
             f"{path}: not UTF-8 text (byte {error.start}).", "a UTF-8 text file", f"re-save {path}"
         ) from None
+    root = _parse(text, path)
+    return plain(root), Lines(root)
+
+
+def _parse(text: str, path: Path) -> Any:
     try:
         root = YAML(typ="rt").load(text)
+        if expanded_size(root) <= MAX_NODES:
+            return root
+        line, problem = 1, f"its anchors stand for more than {MAX_NODES:,} values"
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = mark.line + 1 if mark else 1
         problem = (error.problem or "not valid YAML").split("\n")[0]
-        raise UserError(f"{path}:{line}: {problem}.", "valid YAML", f"mend line {line} of {path}") from None
-    return plain(root), Lines(root)
+    except ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        character = error.character if isinstance(error.character, int) else ord(str(error.character))
+        problem = f"the character U+{character:04X} is not allowed in YAML"
+    except RecursionError:
+        line, problem = 1, "nested too deeply"
+    except (YAMLError, ValueError) as error:  # ValueError: a date such as 2024-13-45
+        line, problem = 1, str(error).split("\n")[0]
+    raise UserError(f"{path}:{line}: {problem}.", "valid YAML", f"mend line {line} of {path}")
+
+
+def expanded_size(node: Any, known: dict[int, int] | None = None) -> int:
+    """How many values a tree holds once its anchors are written out; `MAX_NODES` and more for an endless one."""
+    known = {} if known is None else known
+    if not isinstance(node, (CommentedMap, CommentedSeq)):
+        return 1
+    if id(node) not in known:
+        known[id(node)] = MAX_NODES
+        children = node.values() if isinstance(node, CommentedMap) else node
+        known[id(node)] = 1 + sum(expanded_size(child, known) for child in children)
+    return known[id(node)]
 
 
 def plain(node: Any) -> Any:
@@ -73,18 +113,23 @@ def plain(node: Any) -> Any:
 
 def parse_scalar(text: str) -> Any:
     """A command-line value read as YAML would read it (3e-7 is a number, `no` is text)."""
-    return plain(YAML(typ="rt").load(text)) if text.strip() else ""
+    return plain(_parse(text, Path("-s"))) if text.strip() else ""
 
 
 def validate_yaml(cls: type[M], data: Any, lines: Lines, path: Path) -> M:
     """`data` as a `cls`, or a UserError that lists every mistake with its line."""
     if not isinstance(data, dict):
-        raise UserError(f"{path}: holds {type(data).__name__}, not a mapping of keys.", "keys such as "
-                        + ", ".join(list(cls.model_fields)[:4]))  # fmt: skip
+        found = "is empty" if data is None else f"holds a {type(data).__name__}, not keys and values"
+        raise UserError(f"{path}: {found}.", "keys such as " + ", ".join(list(cls.model_fields)[:4]))
     try:
         return cls.model_validate(data)
     except ValidationError as error:
-        found = [_describe(cls, item, lines, path) for item in error.errors()]
+        items = error.errors()
+        # A list whose items are wrong is also reported as too short: only the items are the user's to mend.
+        follow_ups = [
+            i for i in items if i["type"] == "too_short" and isinstance(i["input"], list) and i["input"]
+        ]
+        found = [_describe(cls, item, lines, path) for item in items if item not in follow_ups]
         raise UserError("\n".join(found), next=f"mend {path} and run again") from None
 
 
@@ -105,7 +150,7 @@ def _describe(cls: type[BaseModel], item: Any, lines: Lines, path: Path) -> str:
             if tag
             else f'{where}: "stage" is missing'
         )
-    message = item["msg"].removeprefix("Value error, ")
+    message = PLAIN_WORDS.get(item["type"], item["msg"].removeprefix("Value error, "))
     value = item["input"]
     shown = f" (found: {value!r})" if isinstance(value, (str, int, float, bool)) else ""
     return f"{where}: {key}: {message}{shown}"
