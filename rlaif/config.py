@@ -282,7 +282,7 @@ def find(path: str, base: Path | None = None) -> Path:
 def load_config(path: Path, overrides: tuple[str, ...] | list[str] = ()) -> Config:
     """A config file with `-s` overrides applied and its stage order checked."""
     data, lines = load_yaml(path)
-    for override in overrides:
+    for override in overrides if isinstance(data, dict) else ():
         apply_override(data, override)
     config = validate_yaml(Config, data, lines, path)
     check_order(config, path, lines)
@@ -314,29 +314,30 @@ def apply_override(data: Any, override: str) -> None:
     head, *rest = key.split(".")
     match = re.fullmatch(r"([\w-]+)(?:\[(\d+)\])?", head)
     name, number = (match[1], match[2]) if match else (head, None)
-    stages = [s for s in data.get("stages") or [] if isinstance(s, dict)]
+    listed = data.get("stages")
+    stages = [s for s in listed if isinstance(s, dict)] if isinstance(listed, list) else []
     named = [s for s in stages if s.get("stage") == name]
-    if not rest and number is None:
-        target, last = data, name
-        if name not in Config.model_fields:
-            raise UserError(
-                f'-s {override}: unknown key "{name}" — {nearest(name, list(Config.model_fields))}'
-            )
-    elif named:
+    value = _value(text, override)
+    if named:
         if int(number or 0) >= len(named):
             raise UserError(f"-s {override}: there are {len(named)} {name} stages, counted from 0.")
         # Without a number, an option reaches every stage of that name.
         for stage in named if number is None else [named[int(number)]]:
-            _set(stage, rest, parse_scalar(text), override)
-        return
+            _set(stage, rest, value, override)
     elif name in Config.model_fields:
-        target, last = data, name
-        _set(target.setdefault(last, {}), rest, parse_scalar(text), override)
-        return
+        _set(data, [name, *rest], value, override)
     else:
         known = sorted({str(s.get("stage")) for s in stages}) + list(Config.model_fields)
         raise UserError(f'-s {override}: no stage or key "{name}" — {nearest(name, known)}')
-    target[last] = parse_scalar(text)
+
+
+def _value(text: str, override: str) -> Any:
+    try:
+        return parse_scalar(text)
+    except UserError:
+        raise UserError(
+            f"-s {override}: the value cannot be read.", "a number, a word, or text in quotes"
+        ) from None
 
 
 def _set(node: Any, keys: list[str], value: Any, override: str) -> None:
