@@ -1,0 +1,77 @@
+"""A batch of prompts with their sampled responses, and where in it the response tokens are.
+
+B episodes · L longest prompt + response · R longest response · N response tokens of the batch, flat, row by row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Episodes:
+    """Prompt and response side by side, padded on the right alone, so positions count from 0 and causality masks pads.
+
+    `ids_BL`; lengths `prompt_B` and `response_B` in tokens (the EOS included); `ended_B`: the last token is an EOS.
+    Masks come from the lengths, never from token values: a model may sample its own pad token.
+    """
+
+    ids_BL: Tensor
+    prompt_B: Tensor
+    response_B: Tensor
+    ended_B: Tensor
+
+    def __len__(self) -> int:
+        return len(self.ids_BL)
+
+    @property
+    def length_B(self) -> Tensor:
+        """Tokens of prompt and response together."""
+        return self.prompt_B + self.response_B
+
+    @property
+    def mask_BR(self) -> Tensor:
+        """True at real response positions."""
+        steps_R = torch.arange(int(self.response_B.max()), device=self.ids_BL.device)
+        return steps_R < self.response_B[:, None]
+
+    def select(self, rows: Tensor) -> Episodes:
+        """Some of the episodes, trimmed to the longest of them."""
+        length = int(self.length_B[rows].max())
+        return Episodes(
+            self.ids_BL[rows, :length], self.prompt_B[rows], self.response_B[rows], self.ended_B[rows]
+        )
+
+    def states(self) -> tuple[Tensor, Tensor]:
+        """(row, column) of the position before each response token, where it is predicted and valued. → N, N"""
+        rows_N, steps_N = self.mask_BR.nonzero(as_tuple=True)
+        return rows_N, self.prompt_B[rows_N] - 1 + steps_N
+
+    def tokens(self) -> Tensor:
+        """The response tokens, flat. → N"""
+        rows_N, columns_N = self.states()
+        return self.ids_BL[rows_N, columns_N + 1]
+
+    def responses(self) -> list[list[int]]:
+        """Each episode's response tokens."""
+        starts, ends = self.prompt_B.tolist(), self.length_B.tolist()
+        return [row[start:end] for row, start, end in zip(self.ids_BL.tolist(), starts, ends, strict=True)]
+
+
+def join(
+    prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]], ended_B: Tensor, pad: int
+) -> Episodes:
+    """Token lists as one batch on the device of `ended_B`."""
+    both = [[*p, *r] for p, r in zip(prompts, responses, strict=True)]
+    width = max(map(len, both))
+    device = ended_B.device
+    return Episodes(
+        torch.tensor([row + [pad] * (width - len(row)) for row in both], device=device),
+        torch.tensor([len(p) for p in prompts], device=device),
+        torch.tensor([len(r) for r in responses], device=device),
+        ended_B,
+    )

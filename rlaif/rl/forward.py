@@ -1,0 +1,66 @@
+"""What PPO asks of a transformers model: logits, log-probabilities and values at the response positions alone.
+
+The only place with an axis as long as the vocabulary; it is [tokens of one micro-batch, V], never [batch, response, V].
+"""
+
+from __future__ import annotations
+
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+
+from rlaif.rl.episodes import Episodes
+
+_PLAIN: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
+
+
+def has_plain_head(model: Any) -> bool:
+    """Whether the logits are the output embedding applied to the last hidden state; some models scale or cap them.
+
+    Tried once a model, on two tokens. Where they are, a head is computed for the positions wanted and no others.
+    """
+    if model not in _PLAIN:
+        ids = torch.tensor([[0, 1]], device=model.device)
+        with torch.no_grad():
+            hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+            logits = model(input_ids=ids, use_cache=False).logits
+            _PLAIN[model] = torch.equal(model.get_output_embeddings()(hidden), logits)
+    return _PLAIN[model]
+
+
+def response_logits(model: Any, episodes: Episodes, temperature: float) -> Tensor:
+    """Logits, divided by the temperature, that each response token was drawn from. → NV"""
+    rows_N, columns_N = episodes.states()
+    if has_plain_head(model):
+        hidden_BLD = model.base_model(input_ids=episodes.ids_BL, use_cache=False).last_hidden_state
+        logits_NV = model.get_output_embeddings()(hidden_BLD[rows_N, columns_N])
+    else:
+        logits_NV = model(input_ids=episodes.ids_BL, use_cache=False).logits[rows_N, columns_N]
+    return logits_NV / temperature if temperature != 1 else logits_NV
+
+
+def next_logits(model: Any, ids: Tensor, mask: Tensor, cache: Any) -> Tensor:
+    """Logits after the last position; `ids` are the positions not yet in the cache, `mask` covers all of them. → BV"""
+    positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
+    inputs = {"input_ids": ids, "attention_mask": mask, "position_ids": positions,
+              "past_key_values": cache, "use_cache": True}  # fmt: skip
+    if has_plain_head(model):
+        # 2-D before the head: on the CPU a frozen bf16 head is copied for every row of a 3-D input.
+        return model.get_output_embeddings()(model.base_model(**inputs).last_hidden_state[:, -1])
+    return model(**inputs, logits_to_keep=1).logits[:, -1]
+
+
+def response_values(model: Any, episodes: Episodes) -> Tensor:
+    """The `score` head at the position before each response token: the value of that state. → N"""
+    rows_N, columns_N = episodes.states()
+    hidden_BLD = model.base_model(input_ids=episodes.ids_BL, use_cache=False).last_hidden_state
+    return model.score(hidden_BLD[rows_N, columns_N])[:, 0].float()
+
+
+def final_scores(model: Any, episodes: Episodes) -> Tensor:
+    """The `score` head at the last real token of each episode: the reward model's verdict. → B"""
+    hidden_BLD = model.base_model(input_ids=episodes.ids_BL, use_cache=False).last_hidden_state
+    rows_B = torch.arange(len(episodes), device=hidden_BLD.device)
+    return model.score(hidden_BLD[rows_B, episodes.length_B - 1])[:, 0].float()

@@ -1,0 +1,107 @@
+"""The decode loop of PPO: sampling at a temperature and nothing else, so that what is scored is what was sampled.
+
+Prompts are padded on the left with positions counted from the mask; only the last position's logits are computed;
+rows that have ended leave the batch once they are a quarter of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
+
+from rlaif.rl.episodes import Episodes, join
+from rlaif.rl.forward import next_logits
+
+DROP_SHARE = 0.25  # of the rows decoded that must have ended before the others move to a smaller batch
+
+
+class RoomyLayer(DynamicLayer):
+    """A layer's keys and values in buffers of their final length, so that a step copies one position and not all."""
+
+    def __init__(self, capacity: int) -> None:
+        super().__init__()
+        self.capacity, self.used = capacity, 0
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Store the new positions; return keys and values of all so far, as views."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+            batch, heads, _, width = key_states.shape
+            self.keys = key_states.new_empty(batch, heads, self.capacity, width)
+            self.values = value_states.new_empty(batch, heads, self.capacity, value_states.shape[-1])
+        start, self.used = self.used, self.used + key_states.shape[-2]
+        self.keys[:, :, start : self.used] = key_states
+        self.values[:, :, start : self.used] = value_states
+        return self.keys[:, :, : self.used], self.values[:, :, : self.used]
+
+    def get_seq_length(self) -> int:
+        """Positions stored."""
+        return self.used
+
+
+def roomy_cache(config: Any, capacity: int) -> DynamicCache:
+    """A cache whose full-attention layers are allocated once; other kinds of layer stay what transformers makes them."""
+    cache = DynamicCache(config=config)
+    cache.layers = [RoomyLayer(capacity) if type(x) is DynamicLayer else x for x in cache.layers]
+    return cache
+
+
+def draw(logits_BV: Tensor, generator: torch.Generator) -> Tensor:
+    """One token a row from softmax(logits), by inverting its distribution function in fp64. → B
+
+    Takes one random number a row; `multinomial` takes one a vocabulary entry, a tenth of a small model's decoding time.
+    """
+    cdf_BV = logits_BV.float().softmax(-1).double().cumsum(-1)
+    uniform_B1 = torch.rand(len(cdf_BV), 1, dtype=cdf_BV.dtype, device=cdf_BV.device, generator=generator)
+    tokens_B1 = torch.searchsorted(cdf_BV, uniform_B1 * cdf_BV[:, -1:], right=True)
+    return tokens_B1[:, 0].clamp(max=cdf_BV.shape[-1] - 1)
+
+
+@torch.no_grad()
+def rollout(
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    max_tokens: int,
+    temperature: float,
+    eos: Sequence[int],
+    pad: int,
+    generator: torch.Generator,
+) -> Episodes:
+    """One response to each prompt (token ids), ended by any of `eos` or cut off after `max_tokens`."""
+    device = model.device
+    ids, mask = _left_padded(prompts, pad, device)
+    eos_ids = torch.tensor(list(eos), device=device)
+    sampled_BR = torch.full((len(prompts), max_tokens), pad, device=device)
+    response_B = torch.full((len(prompts),), max_tokens, device=device)
+    ended_B = torch.zeros(len(prompts), dtype=torch.bool, device=device)
+    rows = torch.arange(len(prompts), device=device)  # which prompt each decoded row answers
+    cache = roomy_cache(model.config, ids.shape[1] + max_tokens)
+    for step in range(max_tokens):
+        token = draw(next_logits(model, ids, mask, cache).float() / temperature, generator)
+        live = ~ended_B[rows]
+        sampled_BR[rows, step] = torch.where(live, token, pad)
+        stopped = rows[live & torch.isin(token, eos_ids)]
+        response_B[stopped], ended_B[stopped] = step + 1, True
+        live = ~ended_B[rows]
+        count = int(live.sum())
+        if count == 0:
+            break
+        ids, mask = token[:, None], torch.cat([mask, mask.new_ones(len(rows), 1)], 1)
+        if len(rows) - count > DROP_SHARE * len(rows):
+            rows, ids, mask = rows[live], ids[live], mask[live]
+            cache.batch_select_indices(live.nonzero()[:, 0])
+    lengths = response_B.tolist()
+    responses = [row[:n] for row, n in zip(sampled_BR.tolist(), lengths, strict=True)]
+    return join(prompts, responses, ended_B, pad)
+
+
+def _left_padded(prompts: Sequence[Sequence[int]], pad: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    width = max(map(len, prompts))
+    ids = [[pad] * (width - len(p)) + list(p) for p in prompts]
+    mask = [[0] * (width - len(p)) + [1] * len(p) for p in prompts]
+    return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
