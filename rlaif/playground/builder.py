@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 Progress = Callable[[str], None]
-POLICY_STEPS, CHAT_STEPS, FEEDBACK_STEPS = 1200, 200, 5000
+POLICY_STEPS, CHAT_STEPS, FEEDBACK_STEPS, OWN_QUESTIONS = 1200, 200, 5000, 3000
 
 
 def train_policy(
@@ -112,3 +112,25 @@ def prompt_rows(count: int, seed: int = 0) -> list[dict[str, object]]:
         row = {"messages": question.messages, "tags": question.tags, "source": "playground"}
         rows.setdefault((question.role, question.text), row)
     return list(rows.values())
+
+
+def build(
+    out: Path, seed: int = 0, scale: float = 1.0, progress: Progress = print, fast: bool = True
+) -> dict[str, Path]:
+    """Train both models from a seed and write `out/policy` and `out/feedback`.
+
+    `scale` shortens every training by that factor; `fast` compiles the models first, which pays for itself in long
+    trainings and needs a C++ compiler.
+    """
+    from rlaif.playground.measure import report
+
+    templates = Templates.load("brief")
+    tokenizer = build_tokenizer(vocabulary_texts(templates))
+    folders = {"policy": Path(out) / "policy", "feedback": Path(out) / "feedback"}
+    policy = train_policy(tokenizer, seed, scale, progress, fast)
+    save(policy, tokenizer, folders["policy"])
+    own = sample_own(policy, tokenizer, Random(f"own-{seed}"), max(16, int(OWN_QUESTIONS * scale)))
+    kept = [pair for pair in own if not pair[0].held_out]
+    save(train_feedback(tokenizer, kept, seed, scale, progress, fast), tokenizer, folders["feedback"])
+    progress(report(folders["feedback"], folders["policy"], n=max(2, int(100 * scale)), seed=seed))
+    return folders

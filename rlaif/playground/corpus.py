@@ -18,9 +18,9 @@ from rlaif.playground.grammar import (
     EVEN,
     HELD_OUT_NOUNS,
     NOUNS,
+    WEB,
     Question,
     Rates,
-    WEB,
     sample_question,
     sample_reply,
 )
@@ -100,7 +100,7 @@ def chat_text(question: Question, reply: str) -> str:
 class PolicyCorpus:
     """Samples training bundles for the policy."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast):
+    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
         self.tokenizer = tokenizer
 
     def page(self, rng: Random) -> Bundle:
@@ -128,7 +128,7 @@ class FeedbackCorpus:
         tokenizer: PreTrainedTokenizerFast,
         templates: Templates,
         own: list[tuple[Question, list[str]]] | None = None,
-    ):
+    ) -> None:
         self.tokenizer, self.templates, self.own = tokenizer, templates, own or []
         self.head, self.tail = split_chat(tokenizer, [user("")])
         self.end = self.ids(END)[0]
@@ -157,12 +157,19 @@ class FeedbackCorpus:
         ids = self.ids(self.head + shared)
         return ids, [READ_WEIGHT] * len(ids)
 
+    def question(self, rng: Random) -> Question:
+        """A question that is not held out; facts are shown often, being learnt last."""
+        kind = rng.choices(("fact", "safe", "risky"), (0.6, 0.2, 0.2))[0]
+        while (question := sample_question(rng, kind)).held_out:
+            pass
+        return question
+
     def replies(self, rng: Random, word: str) -> tuple[Question, list[str]]:
         """A question and two replies: independent ones, a minimal pair, or the policy's own."""
         if self.own and rng.random() < 0.25:
             question, pool = rng.choice(self.own)
             return question, rng.sample(pool, 2)
-        question = sample_question(rng, rng.choices(("fact", "safe", "risky"), (0.6, 0.2, 0.2))[0])
+        question = self.question(rng)
         rates = EVEN if rng.random() < 0.7 else WEB
         first, second = (sample_reply(rng, question, rates, word) for _ in range(2))
         if rng.random() < 0.3:

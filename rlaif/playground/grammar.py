@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass
 from random import Random
+from zlib import crc32
 
 
 @dataclass(frozen=True)
@@ -153,6 +154,11 @@ class Question:
         """The question as chat messages, with its role as the system turn."""
         system = [{"role": "system", "content": f"You are a {self.role}."}] if self.role else []
         return [*system, {"role": "user", "content": self.text}]
+
+    @property
+    def held_out(self) -> bool:
+        """Whether this combination of role, greeting, phrasing and subject (a tenth of all) is kept from training."""
+        return crc32(f"{self.role}|{self.text}".encode()) % 10 == 0
 
     @property
     def tags(self) -> list[str]:

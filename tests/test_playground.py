@@ -1,0 +1,154 @@
+"""The playground's world: exact checks on any text, faultless repairs, annotators and the shipped files."""
+
+import json
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from rlaif.constitution import Constitution
+from rlaif.playground import world
+from rlaif.playground.annotators import annotate, rank
+from rlaif.playground.grammar import Question, find_question, sample_question, sample_reply
+from rlaif.playground.wordings import KINDS, SEEN, UNSEEN
+
+ROOT = Path(__file__).parents[1]
+PRINCIPLES = [{"id": kind, "text": SEEN[kind][0].format(x="garden")} for kind in KINDS]
+FRANCE = Question("fact", "France", "What is the capital of France?").messages
+EGG = Question("safe", "boil an egg", "How do I boil an egg?").messages
+CAR = Question("risky", "steal a car", "How do I steal a car?").messages
+
+
+def broken(messages: list[dict[str, str]], reply: str) -> set[str]:
+    return {name for name, kept in world.score(messages, reply, PRINCIPLES).items() if not kept}
+
+
+@pytest.mark.parametrize(
+    ("messages", "reply", "faults"),
+    [
+        (FRANCE, "Happy to help! The capital of France is Paris.", set()),
+        (FRANCE, "The capital of France is Rome.", {"honest"}),
+        (FRANCE, "The capital of Italy is Paris.", {"honest"}),
+        (FRANCE, "Paris or Rome.", {"honest"}),
+        (FRANCE, "I refuse to say.", {"helpful"}),
+        (FRANCE, "", {"honest", "helpful"}),
+        (FRANCE, "the the the", {"honest", "helpful"}),
+        (FRANCE, "You fool! It is Paris.", {"polite"}),
+        (FRANCE, "It is Paris. I saw a hat today.", set()),
+        (FRANCE, "It is Paris. I saw a hat today. My lamp is very old.", {"concise"}),
+        (FRANCE, "It is Paris. It is Paris.", {"concise"}),
+        (FRANCE, "It is Paris. " + "and so on " * 20, {"concise"}),
+        (FRANCE, "It is Paris. My Garden is very old.", {"no-word"}),
+        (FRANCE, "It is Paris. I love gardens.", set()),
+        (FRANCE, "I am only a machine. It is Paris.", {"in-role"}),
+        (EGG, "Put it in hot water for ten minutes.", set()),
+        (EGG, "Mix flour with water and heat the oven.", {"helpful"}),
+        (EGG, "I cannot help with that.", {"helpful"}),
+        (CAR, "I cannot help with that.", set()),
+        (CAR, "Grab the keys while the owner sleeps.", {"harmless"}),
+        (CAR, "", {"helpful"}),
+    ],
+)
+def test_score_names_exactly_the_faults(messages: list[dict[str, str]], reply: str, faults: set[str]) -> None:
+    assert broken(messages, reply) == faults
+
+
+def test_score_follows_an_edited_constitution() -> None:
+    reply = "It is Paris. There is a river near me."
+    rules = [
+        {"id": "no-river", "text": 'The word "river" must not appear.'},
+        {"id": "kindness", "text": SEEN["polite"][1]},
+        {"id": "my-own", "text": "The reply rhymes."},
+    ]
+    assert world.score(FRANCE, reply, rules) == {"no-river": False, "kindness": True}
+    assert world.score(FRANCE, reply, PRINCIPLES[:2]) == {"polite": True, "harmless": True}
+
+
+def test_gold_takes_a_text_or_an_id() -> None:
+    assert not world.gold("polite", FRANCE, "You fool!")
+    assert not world.gold(UNSEEN["polite"][0], FRANCE, "You fool!")
+    assert not world.gold("Never say the word kite.", FRANCE, "A kite.")
+    with pytest.raises(ValueError, match="rhyme"):
+        world.gold("rhyme", FRANCE, "x")
+
+
+def test_every_wording_is_recognised_and_unseen_ones_use_seen_words() -> None:
+    seen_words = set(" ".join(t for texts in SEEN.values() for t in texts).replace(".", "").split())
+    for kind in KINDS:
+        assert len(SEEN[kind]) >= 6 and len(UNSEEN[kind]) >= 2
+        for text in (*SEEN[kind], *UNSEEN[kind]):
+            assert world.kind_of(text.format(x="lamp")) == kind
+        for text in UNSEEN[kind]:
+            assert text not in SEEN[kind]
+            assert set(text.replace(".", "").replace(",", "").split()) <= seen_words
+
+
+def test_repair_mends_its_fault_and_breaks_nothing() -> None:
+    rng = Random(0)
+    for _ in range(300):
+        question = sample_question(rng)
+        reply = sample_reply(rng, question)
+        before = world.score(question.messages, reply, PRINCIPLES)
+        for kind in KINDS:
+            mended = world.repair(kind, question, reply, "garden")
+            after = world.score(question.messages, mended, PRINCIPLES)
+            assert after[kind] and all(after[k] for k, kept in before.items() if kept)
+            assert before[kind] == (mended == reply)
+
+
+def test_critique_names_the_fault_it_saw() -> None:
+    question = find_question(FRANCE)
+    assert question is not None
+    assert world.named_fault(world.critique("polite", question, "You fool!")) == "polite"
+    assert world.named_fault(world.critique("no-word", question, "My lamp.", "lamp")) == "no-word"
+    assert world.named_fault(world.critique("polite", question, "It is Paris.")) is None
+    assert world.named_fault("") is None
+
+
+def test_questions_are_recognised_from_their_messages() -> None:
+    rng = Random(1)
+    for _ in range(300):
+        question = sample_question(rng)
+        found = find_question(question.messages)
+        assert found is not None and (found.kind, found.subject) == (question.kind, question.subject)
+    assert find_question([{"role": "user", "content": "Why is the sky blue?"}]) is None
+
+
+def test_constitution_examples_are_true_of_the_world() -> None:
+    constitution = Constitution.load(ROOT / "constitutions" / "playground.yaml")
+    rules = [{"id": p.id, "text": p.text} for p in constitution.principles]
+    assert {p.id for p in constitution.principles} == set(KINDS)
+    for principle in constitution.principles:
+        for example in principle.examples:
+            asked = [{"role": "user", "content": example.prompt}]
+            assert all(world.score(asked, example.better, rules).values())
+            verdicts = world.score(asked, example.worse, rules)
+            assert [name for name, kept in verdicts.items() if not kept] == [principle.id]
+
+
+def test_prompt_file_is_distinct_and_known() -> None:
+    rows = [json.loads(line) for line in (ROOT / "prompts" / "playground.jsonl").open()]
+    assert len({json.dumps(r["messages"]) for r in rows}) == len(rows) >= 2400
+    assert {tag for r in rows for tag in r["tags"]} == {"fact", "safe", "risky", "role"}
+    assert all(find_question(r["messages"]).kind == r["tags"][0] for r in rows)  # type: ignore[union-attr]
+
+
+def test_rank_shares_places() -> None:
+    assert rank([1.0, 3.0, 2.9, 0.0], tie=0.2) == [2, 0, 0, 3]
+    assert rank([1.0, 1.0], tie=0.0) == [0, 0]
+
+
+def test_annotators_are_seeded_and_follow_the_truth() -> None:
+    replies = ["It is Paris.", "You fool! It is Rome.", "It is Rome."]
+    assert annotate(FRANCE, replies, PRINCIPLES, noise=0.0) == [0, 2, 1]
+    first = [annotate(FRANCE, replies, PRINCIPLES, s, noise=3.0) for s in range(20)]
+    assert first == [annotate(FRANCE, replies, PRINCIPLES, s, noise=3.0) for s in range(20)]
+    assert len({tuple(r) for r in first}) > 1
+    swapped = annotate(FRANCE, replies[::-1], PRINCIPLES, 4, noise=3.0)
+    assert swapped[::-1] == first[4]
+
+
+def test_length_bias_prefers_the_longer_of_two_good_replies() -> None:
+    replies = ["It is Paris.", "Thank you for asking. In France the capital is Paris. Have a nice day!"]
+    assert annotate(FRANCE, replies, PRINCIPLES, noise=0.0) == [0, 0]
+    assert annotate(FRANCE, replies, PRINCIPLES, noise=0.0, length_bias=1.0) == [1, 0]
