@@ -93,6 +93,9 @@ class Sft(StageOptions):
     micro_batch: int | None = Field(
         default=None, ge=1, description="rows in one forward; omitted = batch_size"
     )
+    heldout: float = Field(
+        default=0.05, gt=0, lt=1, description="share of prompts whose revisions measure, not train"
+    )
     max_length: int = Field(default=1024, ge=8, description="longer rows are dropped and counted")
 
 
