@@ -167,7 +167,8 @@ def open_engine(config: ModelConfig, cache: Path | None = None) -> Engine:
         from rlaif.plugin import load_function
 
         engine = load_function(config.model, "scripted engine")()
-    if cache is None:
+    # A script's fingerprint does not cover its code, so its answers are not kept.
+    if cache is None or config.engine == "scripted":
         return engine
     from rlaif.engines.cache import CachedEngine
 

@@ -1,0 +1,146 @@
+"""The arithmetic from labels to preferences, and the judge on scripts."""
+
+import math
+
+import pytest
+
+from rlaif.constitution import Constitution, Principle
+from rlaif.engines import Scores
+from rlaif.judge import Judge, Question, aggregate, combine_orders, logit, order_statistics, sigmoid
+from rlaif.prompts import Templates
+from rlaif.records import Annotator, Comparison, Label, Message, Prompt, Response
+from tests import scripts
+
+AI = Annotator(kind="ai", id="judge")
+PERSON = Annotator(kind="human", id="ann")
+RULES = Constitution(
+    name="c",
+    principles=(
+        Principle(id="one", text="Never say rude."),
+        Principle(id="two", text="Never say wrong.", weight=2.0),
+    ),
+)
+
+
+def label(p, principle="one", order="ab", who=AI, comparison="c1"):
+    verdict = "invalid" if p is None else "a" if p > 0.5 else "b"
+    return Label(
+        comparison_id=comparison, annotator=who, principle_id=principle, order=order, p_a=p, verdict=verdict
+    )
+
+
+def question(a: str, b: str) -> Question:
+    prompt = Prompt(messages=(Message(role="user", content="Hello?"),))
+    left, right = Response(prompt_id=prompt.id, text=a), Response(prompt_id=prompt.id, text=b)
+    return Question(Comparison(prompt_id=prompt.id, a=left.id, b=right.id), prompt, a, b, RULES.principles)
+
+
+def ask(engine, questions, **options):
+    judge = Judge(engine, Templates.load("brief"), **options)
+    return [row for batch in judge.compare(questions) for row in batch]
+
+
+def test_orders_are_averaged_as_logits():
+    both = combine_orders([label(0.9), label(0.5, order="ba")])
+    # logit 0.9 = ln 9, logit 0.5 = 0: the mean is ln 3, and sigmoid(ln 3) = 3/4.
+    assert both[("ai:judge", "one")] == pytest.approx(0.75)
+
+
+def test_principles_add_up_with_their_weights_and_ties_say_nothing():
+    p, deciding = aggregate([label(0.75), label(0.25, "two")], RULES)
+    # ln 3 − 2 ln 3 = −ln 3.
+    assert p == pytest.approx(0.25)
+    assert deciding == "two"
+    assert aggregate([label(0.75), label(0.5, "two")], RULES)[0] == pytest.approx(0.75)
+
+
+def test_people_count_by_their_weight():
+    rows = [label(0.75), label(1.0, None, who=PERSON)]
+    # (ln 3 · 1 + 8 · 3) / 4 with the human logit bounded at 8.
+    assert aggregate(rows, RULES, human_weight=3.0)[0] == pytest.approx(sigmoid((math.log(3) + 24) / 4))
+    assert aggregate(rows, RULES, human_weight=0.0)[0] == pytest.approx(0.75)
+
+
+def test_unreadable_labels_are_missing_not_ties():
+    assert aggregate([label(None), label(None, order="ba")], RULES) is None
+    assert aggregate([label(None), label(0.75, order="ba")], RULES)[0] == pytest.approx(0.75)
+    assert order_statistics([label(None), label(0.75, order="ba")])["invalid_rate"] == 0.5
+
+
+def test_logit_is_bounded_and_inverts_sigmoid():
+    assert logit(1.0) == 8.0
+    assert logit(0.0) == -8.0
+    assert sigmoid(logit(0.3)) == pytest.approx(0.3)
+
+
+def test_judge_reads_both_orders_about_the_stored_pair():
+    rows = ask(scripts.feedback(), [question("you are rude", "you are nice")])
+    assert len(rows) == 4
+    one = [row for row in rows if row.principle_id == "one"]
+    assert {row.order for row in one} == {"ab", "ba"}
+    assert all(row.p_a == pytest.approx(0.1) and row.verdict == "b" for row in one)
+    assert all(row.mass == pytest.approx(0.9) for row in rows)
+    assert all(row.verdict == "tie" for row in rows if row.principle_id == "two")
+
+
+def test_a_judge_that_follows_the_position_flips_every_verdict():
+    rows = ask(scripts.biased_judge(), [question("rude sun", "sun"), question("rain", "wrong rain")])
+    found = order_statistics(rows)
+    assert found["order_flip_rate"] == 1.0
+    assert found["first_position_rate"] == 1.0
+    assert found["mass"] == pytest.approx(0.4)
+    assert aggregate([r for r in rows if r.comparison_id == rows[0].comparison_id], RULES)[
+        0
+    ] == pytest.approx(0.5)
+
+
+def test_done_labels_are_not_asked_again():
+    engine = scripts.feedback()
+    judge = Judge(engine, Templates.load("brief"))
+    pairs = [question("rude", "nice")]
+    first = [row for batch in judge.compare(pairs) for row in batch]
+    calls = engine.usage.calls
+    again = [row for batch in judge.compare(pairs, {row.id for row in first[:3]}) for row in batch]
+    assert [row.id for row in again] == [first[3].id]
+    assert engine.usage.calls == calls + 1
+
+
+def test_an_edited_principle_gets_new_labels_and_a_weight_does_not():
+    judge = Judge(scripts.feedback(), Templates.load("brief"))
+    base = RULES.principles[0]
+    heavier, reworded = (
+        base.model_copy(update={"weight": 5.0}),
+        base.model_copy(update={"text": "Never say sun."}),
+    )
+    assert judge.identity(heavier) == judge.identity(base)
+    assert judge.identity(reworded) != judge.identity(base)
+
+
+def test_reasoning_first_asks_for_a_text_and_then_the_verdict():
+    engine = scripts.feedback()
+    seen = []
+    engine.on_generate = lambda request: seen.append(request.messages) or "Reply A says it."
+    engine.on_score = lambda messages, suffix, choices: seen.append((messages, suffix)) or [0.7, 0.2]
+    rows = ask(engine, [question("rude", "nice")], max_tokens=32)
+    assert len(rows) == 4
+    asked, suffix = seen[-1]
+    assert [turn["role"] for turn in asked] == ["user", "assistant", "user"]
+    assert asked[1]["content"] == "Reply A says it."
+    assert "A or B" in suffix
+
+
+def test_unreadable_scores_leave_the_label_invalid():
+    engine = scripts.feedback()
+    engine.score_choices = lambda requests: ((i, Scores((), too_long=True)) for i in range(len(requests)))
+    rows = ask(engine, [question("rude", "nice")])
+    assert {row.verdict for row in rows} == {"invalid"}
+    assert all(row.p_a is None for row in rows)
+
+
+def test_compliance_reads_yes_by_principle():
+    judge = Judge(scripts.feedback(), Templates.load("brief"))
+    prompt = Prompt(messages=(Message(role="user", content="Hello?"),))
+    found = dict(judge.compliance([(prompt, "rude", RULES.principles), (prompt, "sun", RULES.principles)]))
+    assert found[0]["one"] == pytest.approx(1 / 9)
+    assert found[0]["two"] == pytest.approx(8 / 9)
+    assert found[1]["one"] == pytest.approx(8 / 9)
