@@ -178,9 +178,11 @@ class Ranking(Record):
         return (self.prompt_id, self.response_ids, self.annotator.kind, self.annotator.id)
 
     @model_validator(mode="after")
-    def _same_length(self) -> Ranking:
+    def _one_rank_each(self) -> Ranking:
         if len(self.response_ids) != len(self.ranks):
             raise ValueError(f"{len(self.response_ids)} responses but {len(self.ranks)} ranks")
+        if len(set(self.response_ids)) < len(self.response_ids):
+            raise ValueError("a response is ranked twice")
         return self
 
     def verdict(self, a: str, b: str) -> Verdict:
