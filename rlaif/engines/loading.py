@@ -69,6 +69,8 @@ def load_tokenizer(path: str | Path) -> Any:
                         "tokenizer.json and tokenizer_config.json beside the weights",
                         "save it there with tokenizer.save_pretrained(…)") from None  # fmt: skip
     tokenizer.padding_side = "left"
+    # Over-long inputs are counted by whoever meets them; the library's warning would only add noise.
+    tokenizer.deprecation_warnings["sequence-length-is-longer-than-the-specified-maximum"] = True
     _ensure_pad(tokenizer)
     return tokenizer
 

@@ -1,0 +1,261 @@
+"""The in-process engine: any causal language model that transformers loads, on a CPU or one GPU.
+
+Text is written by our own decode loop (`decoding`), verdicts are read by shared-prefix scoring (`shared`) where that
+is exact for the model and by plain forwards otherwise. The weights are opened at the first question, so a run whose
+answers are all in the cache never loads them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from rlaif.config import ModelConfig
+from rlaif.engines import GenerateRequest, Generation, ScoreRequest, Scores, Usage
+from rlaif.engines.loading import (
+    context_length,
+    count_params,
+    eos_ids,
+    load_causal_lm,
+    load_tokenizer,
+    model_folder,
+    resolve_device,
+    resolve_dtype,
+)  # fmt: skip
+from rlaif.errors import UserError
+from rlaif.prompts import HUMAN_STOP, encode_chat, has_chat_template, split_chat
+
+if TYPE_CHECKING:
+    import torch
+
+T = TypeVar("T")
+_WINDOW = 4096
+_WHOLE = 100_000_000  # bytes; larger weight files are fingerprinted by size and samples
+_ANCHOR = "x"
+
+
+class TransformersEngine:
+    """A model folder or hub id behind the engine protocol."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        self.config = config
+        self.folder = model_folder(config.model)
+        self.tokenizer = load_tokenizer(self.folder)
+        self.usage = Usage()
+        self.notes: list[str] = []
+        self.device = resolve_device(config.device)
+        self.plain_turns = not has_chat_template(self.tokenizer)
+        self._continue = lru_cache(maxsize=65536)(partial(continuation_ids, self.tokenizer))
+        self._variants = lru_cache(maxsize=64)(partial(choice_tokens, self.tokenizer))
+        dtype = str(resolve_dtype(config.dtype, self.device, count_params(self.folder))).removeprefix(
+            "torch."
+        )
+        self._fingerprint = f"transformers:{Path(config.model).name}@{folder_hash(self.folder)}:{dtype}"
+        if self.plain_turns:
+            self._note("brings no chat template: plain Human/Assistant turns are used, and a text ends where the "
+                       "model writes the next Human turn")  # fmt: skip
+
+    def _note(self, text: str) -> None:
+        self.notes.append(f"{self.config.model} {text}.")
+
+    @property
+    def fingerprint(self) -> str:
+        """Folder name, content hash of config, weights and tokenizer, and the dtype it runs in."""
+        return self._fingerprint
+
+    @cached_property
+    def model(self) -> Any:
+        """The loaded model; raises UserError for architectures without keys and values to keep."""
+        model = load_causal_lm(self.folder, self.config.device, self.config.dtype).requires_grad_(False)
+        if model._is_stateful:
+            raise UserError(f"{self.config.model}: {type(model).__name__} is recurrent, which the transformers engine "
+                            "does not run.", "an attention model, or this one behind an endpoint",
+                            "serve it and use engine: openai")  # fmt: skip
+        return model
+
+    @cached_property
+    def shared_limit(self) -> int:
+        """Tokens up to which shared-prefix scoring is exact for this model; measured once."""
+        from rlaif.engines.shared import UNBOUNDED, exact_limit
+
+        limit, reason = exact_limit(self.model)
+        if limit < UNBOUNDED:
+            beyond = f"beyond {limit} tokens" if limit else "always"
+            self._note(f"is judged by plain forwards {beyond} instead of sharing the prefix: {reason}")
+        return limit
+
+    def generate(self, requests: Sequence[GenerateRequest]) -> Iterator[tuple[int, Generation]]:
+        """Write a text for each request, longest first, in batches of at most `batch_tokens`."""
+        for window in windows(len(requests)):
+            yield from self._generate([(i, requests[i]) for i in window])
+
+    def _generate(self, requests: list[tuple[int, GenerateRequest]]) -> Iterator[tuple[int, Generation]]:
+        from rlaif.engines.decoding import decode
+
+        limit, ends = context_length(self.model), eos_ids(self.model, self.tokenizer)
+        tasks = [(i, r, encode_chat(self.tokenizer, r.messages)) for i, r in requests]
+        sizes = [len(prompt) + r.max_tokens for _, r, prompt in tasks]
+        for (index, _, prompt), size in zip(tasks, sizes, strict=True):
+            if size > limit:
+                yield index, Generation("", "too_long", len(prompt))
+        fitting = [task for task, size in zip(tasks, sizes, strict=True) if size <= limit]
+        for batch in batches(fitting, lambda t: len(t[2]) + t[1].max_tokens, self.config.batch_tokens):
+            rows = decode(self.model, [t[2] for t in batch], [t[1] for t in batch], ends,
+                          self.tokenizer.pad_token_id, self._stopped if self.plain_turns else None)  # fmt: skip
+            for (index, _, prompt), ids in zip(batch, rows, strict=True):
+                result = self._finish(ids, ends, len(prompt))
+                self._count(result.prompt_tokens, result.tokens)
+                yield index, result
+
+    def _text(self, ids: Sequence[int]) -> str:
+        return self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+    def _stopped(self, ids: list[int]) -> bool:
+        return HUMAN_STOP in self._text(ids[-24:])
+
+    def _finish(self, ids: list[int], ends: Sequence[int], prompt_tokens: int) -> Generation:
+        """The generation a row of new tokens amounts to."""
+        text, stopped = self._text(ids), ids[-1] in ends
+        if self.plain_turns and HUMAN_STOP in text:
+            text, stopped = text.split(HUMAN_STOP)[0], True
+        return Generation(text.strip(), "stop" if stopped else "length", prompt_tokens, len(ids))
+
+    def _count(self, prompt_tokens: int, tokens: int, calls: int = 1) -> None:
+        self.usage.calls += calls
+        self.usage.prompt_tokens += prompt_tokens
+        self.usage.tokens += tokens
+
+    def score_choices(self, requests: Sequence[ScoreRequest]) -> Iterator[tuple[int, Scores]]:
+        """Read the choices' log-probabilities at the answer position after each request's suffixes."""
+        for window in windows(len(requests)):
+            yield from self._score([self._question(i, requests[i]) for i in window])
+
+    def _question(self, index: int, request: ScoreRequest) -> Question:
+        prefix, tail = split_chat(self.tokenizer, request.messages)
+        ids = list(self.tokenizer(prefix, add_special_tokens=self.plain_turns)["input_ids"])
+        suffixes = [self._continue(suffix + tail) for suffix in request.suffixes]
+        if not all(suffixes):  # an answer position needs a token before it
+            suffixes = [[ids[-1], *s] for s in suffixes]
+            ids.pop()
+        return Question(index, request, ids, suffixes)
+
+    def _score(self, questions: list[Question]) -> Iterator[tuple[int, Scores]]:
+        from rlaif.engines.shared import score_plain, score_shared
+
+        limit, budget = context_length(self.model), self.config.batch_tokens
+        for question in questions:
+            if question.longest > limit:
+                yield question.index, Scores((), len(question.prefix), too_long=True)
+        fitting = [q for q in questions if q.longest <= limit]
+        shared = [q for q in fitting if q.prefix and q.longest <= self.shared_limit]
+        plain = [q for q in fitting if not (q.prefix and q.longest <= self.shared_limit)]
+        for batch in batches(shared, lambda q: q.tokens, budget):
+            yield from self._read(batch, score_shared(self.model, *_rows(batch)))
+        for batch in batches(plain, lambda q: q.longest * len(q.suffixes), budget):
+            yield from self._read(batch, score_plain(self.model, *_rows(batch), budget))
+
+    def _read(self, batch: list[Question], table: torch.Tensor) -> Iterator[tuple[int, Scores]]:
+        """Sum each choice's variants in a table [suffixes of all questions, V] of log-probabilities."""
+        for question, rows in zip(batch, table.split([len(q.suffixes) for q in batch]), strict=True):
+            self._count(question.tokens, 0, len(question.suffixes))
+            columns = [
+                rows[:, ids].logsumexp(-1).tolist() for ids in self._variants(question.request.choices)
+            ]
+            yield question.index, Scores(tuple(zip(*columns, strict=True)), question.tokens)
+
+
+@dataclass
+class Question:
+    """A tokenised ScoreRequest: the shared prefix and the suffixes, each with the chat template's tail."""
+
+    index: int
+    request: ScoreRequest
+    prefix: list[int]
+    suffixes: list[list[int]]
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest whole question."""
+        return len(self.prefix) + max(map(len, self.suffixes), default=0)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens to read when the prefix is read once."""
+        return len(self.prefix) + sum(map(len, self.suffixes))
+
+
+def _rows(batch: list[Question]) -> tuple[list[list[int]], list[list[list[int]]]]:
+    return [q.prefix for q in batch], [q.suffixes for q in batch]
+
+
+def continuation_ids(tokenizer: Any, text: str) -> list[int]:
+    """Token ids of a text that continues another one: without special tokens and without a made-up leading space."""
+    anchor = tokenizer(_ANCHOR, add_special_tokens=False)["input_ids"]
+    ids = tokenizer(_ANCHOR + text, add_special_tokens=False)["input_ids"]
+    if ids[: len(anchor)] == anchor:
+        return list(ids[len(anchor) :])
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def choice_tokens(tokenizer: Any, choices: Sequence[str]) -> tuple[list[int], ...]:
+    """For each choice the tokens that mean it as an answer's first token, with and without a leading space.
+
+    A choice that is no single token is told by its first token, where no other choice begins with it; raises
+    UserError where choices cannot be told apart.
+    """
+    spellings = [[continuation_ids(tokenizer, text) for text in (choice, " " + choice)] for choice in choices]
+    firsts = [{ids[0] for ids in spelling if ids} for spelling in spellings]
+    found = []
+    for index, (choice, spelling) in enumerate(zip(choices, spellings, strict=True)):
+        others = set().union(*firsts[:index], *firsts[index + 1 :])
+        single = {ids[0] for ids in spelling if len(ids) == 1}
+        tokens = (single or firsts[index]) - others
+        if not tokens:
+            raise UserError(f'the answer "{choice}" cannot be told from {", ".join(c for c in choices if c != choice)} '
+                            "by its first token.", "answers whose first tokens differ in this model's vocabulary")  # fmt: skip
+        found.append(sorted(tokens))
+    return tuple(found)
+
+
+def windows(count: int) -> Iterator[range]:
+    """Consecutive index ranges: requests are tokenised and sorted a window at a time, so memory stays flat."""
+    return (range(start, min(start + _WINDOW, count)) for start in range(0, count, _WINDOW))
+
+
+def batches(items: Sequence[T], size: Callable[[T], int], budget: int) -> Iterator[list[T]]:
+    """Items in batches, longest first; count × longest stays within the budget, and a batch has at least one item."""
+    batch: list[T] = []
+    for item in sorted(items, key=size, reverse=True):
+        if batch and (len(batch) + 1) * size(batch[0]) > budget:
+            yield batch
+            batch = []
+        batch.append(item)
+    if batch:
+        yield batch
+
+
+def folder_hash(folder: Path) -> str:
+    """16 hex digits over everything that decides what a model folder answers, whatever the folder is called."""
+    digest = hashlib.sha256()
+    named = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja",
+             "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", "tokenizer.model")  # fmt: skip
+    for file in [*(folder / name for name in named), *sorted(folder.glob("*.safetensors"))]:
+        if file.is_file():
+            digest.update(f"\0{file.name}\0{file.stat().st_size}\0".encode())
+            for piece in _pieces(file):
+                digest.update(piece)
+    return digest.hexdigest()[:16]
+
+
+def _pieces(file: Path) -> Iterator[bytes]:
+    """A file's bytes; of a very large one its head, which names every tensor, and evenly spread samples."""
+    size = file.stat().st_size
+    starts = [0] if size < _WHOLE else [0, *(size * i // 256 for i in range(1, 256)), size - 65536]
+    with file.open("rb") as stream:
+        for start in starts:
+            stream.seek(start)
+            yield stream.read() if size < _WHOLE else stream.read(65536)
