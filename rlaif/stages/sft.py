@@ -1,0 +1,113 @@
+"""sft: fine-tune the policy on prompts and revised replies, with the loss on the reply and its end alone.
+
+Constitutional AI (arXiv 2212.08073), section 3: supervised learning on all revisions, not only on the last. Left out:
+the paper's mix with helpful samples of the policy itself.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rlaif.errors import UserError
+from rlaif.prompts import encode_turn, end_of_turn
+from rlaif.records import Revision
+from rlaif.run import Stage
+
+NO_LOSS = -100
+
+
+def run(stage: Stage) -> None:
+    """Write policy/ (a model folder) and metrics.jsonl (the learning curve)."""
+    from rlaif.engines.loading import load_causal_lm, load_tokenizer
+    from rlaif.training import Curve, heldout_prompts
+
+    source = stage.input("policy")
+    tokenizer = load_tokenizer(source)
+    model = load_causal_lm(source, stage.config.policy.device, dtype="float32")
+    rows = _rows(stage, tokenizer, model)
+    held = heldout_prompts(stage, [row["prompt_id"] for row in rows], stage.options.heldout)
+    if not (stage.dir / "policy").exists():
+        _train(stage, model, tokenizer, rows, held)
+    curve = Curve(stage.dir / "metrics.jsonl").rows()
+    losses = [row["loss"] for row in curve if "loss" in row]
+    heldout = [row["heldout_loss"] for row in curve if "heldout_loss" in row]
+    stage.metrics = {"steps": len(losses), "loss_start": losses[0], "loss_end": losses[-1],
+                     "n_heldout": sum(row["prompt_id"] in held for row in rows)}  # fmt: skip
+    if heldout:
+        stage.metrics |= {"heldout_loss_before": heldout[0], "heldout_loss_after": heldout[-1]}
+
+
+def _rows(stage: Stage, tokenizer: Any, model: Any) -> list[dict[str, Any]]:
+    """Tokenised examples; every revision that is not one is dropped with its reason."""
+    from rlaif.engines.loading import context_length
+
+    revisions = stage.load("revisions", Revision)
+    chosen = last_of_each_chain(revisions) if stage.options.train_on == "last" else revisions
+    texts, prompts, end = stage.responses(), stage.prompts_by_id(), end_of_turn(tokenizer)
+    limit = min(stage.options.max_length, context_length(model))
+    rows: list[dict[str, Any]] = []
+    for revision in chosen:
+        reply = texts[revision.to_id]
+        closing = end if reply.finish == "stop" else None
+        prompt_ids, reply_ids = encode_turn(tokenizer, prompts[revision.prompt_id].chat, reply.text, closing)
+        if revision.status == "invalid":
+            stage.dropped["invalid revision"] += 1
+        elif not reply.text.strip():
+            stage.dropped["empty reply"] += 1
+        elif len(prompt_ids) + len(reply_ids) > limit:
+            stage.dropped[f"longer than {limit} tokens"] += 1
+        else:
+            rows.append({"prompt_id": revision.prompt_id, "input_ids": prompt_ids + reply_ids,
+                         "labels": [NO_LOSS] * len(prompt_ids) + reply_ids})  # fmt: skip
+    stage.save("running", **{"in": len(chosen), "kept": len(rows)})
+    if not rows:
+        raise UserError(f"{stage.dir.name}: none of {len(chosen)} revisions can be trained on ({dict(stage.dropped)}).",
+                        "at least one valid revision", "look at the critique stage: `rlaif show` prints what it dropped and why")  # fmt: skip
+    stage.note_example(tokenizer.decode(rows[0]["input_ids"]), "")
+    return rows
+
+
+def last_of_each_chain(revisions: list[Revision]) -> list[Revision]:
+    """For each original response its last valid revision, or its first one where none is valid."""
+    chains: dict[str, list[Revision]] = {}
+    origin: dict[str, str] = {}
+    for revision in sorted(revisions, key=lambda r: r.round):
+        first = origin.setdefault(revision.to_id, origin.get(revision.from_id, revision.from_id))
+        chains.setdefault(first, []).append(revision)
+    return [next((r for r in reversed(c) if r.status != "invalid"), c[0]) for c in chains.values()]
+
+
+def _train(stage: Stage, model: Any, tokenizer: Any, rows: list[dict[str, Any]], held: set[str]) -> None:
+    from datasets import Dataset
+    from trl.trainer.sft_config import SFTConfig
+
+    from rlaif.training import ReplyTrainer, arguments, fit, publish, without_dropout, write_model
+
+    columns = ("input_ids", "labels")
+    train, heldout = (
+        Dataset.from_list(
+            [{c: row[c] for c in columns} for row in rows if (row["prompt_id"] in held) == part]
+        )
+        for part in (False, True)
+    )
+    _stop_at(model, tokenizer, end_of_turn(tokenizer))
+    prepared = {"skip_prepare_dataset": True}  # rows are tokens already: the chat template is applied once
+    trainer = ReplyTrainer(
+        without_dropout(model), arguments(SFTConfig, stage, model, len(heldout), dataset_kwargs=prepared),
+        train_dataset=train, eval_dataset=heldout if len(heldout) else None, processing_class=tokenizer,
+    )  # fmt: skip
+    fit(stage, trainer)
+    source = stage.input("policy")
+    publish(stage, "policy", lambda folder: write_model(model, tokenizer, folder, source))
+
+
+def _stop_at(model: Any, tokenizer: Any, end: int | None) -> None:
+    """Let generation stop at the token that the replies are taught to end with."""
+    from rlaif.engines.loading import eos_ids
+
+    generation = model.generation_config
+    generation.eos_token_id = list(
+        dict.fromkeys([*eos_ids(model, tokenizer), *([end] if end is not None else [])])
+    )
+    if not generation.do_sample:  # sampling settings without sampling cannot be saved
+        generation.temperature = generation.top_p = generation.top_k = None
