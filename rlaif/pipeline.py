@@ -39,18 +39,16 @@ def run(
     """
     config_path = find(str(config))
     resolved = resolve(load_config(config_path, list(overrides)), config_path.parent)
-    check_until(resolved, until)
+    last = last_stage(resolved, until)
     folder = Path(out) if out else Path("runs") / resolved.name
     with locked(folder):
         this = open_run(folder, resolved, config_path, list(overrides))
         this.progress = progress or this.progress
-        for stage in this.stages:
+        for stage in this.stages[:last]:
             if not stage.is_done:
                 tell(f"{stage.dir.name}: {'continues' if stage.summary else 'starts'}")
                 run_stage(stage)
             tell(describe(stage.summary))
-            if stage.name == until:
-                break
         finish(this)
     return this
 
@@ -82,11 +80,16 @@ def finish(this: Run) -> None:
     write_report(this.path)
 
 
-def check_until(config: Config, until: str | None) -> None:
-    """Refuse `--until` for a stage the config does not have."""
+def last_stage(config: Config, until: str | None) -> int:
+    """The number of the stage named by `--until`: "label", or "sample[1]" where a name occurs twice."""
     names = [options.stage for options in config.stages]
-    if until is not None and until not in names:
-        raise UserError(f"--until {until}: no such stage — {nearest(until, names)}")
+    if until is None:
+        return len(config.expanded)
+    name, _, index = until.removesuffix("]").partition("[")
+    places = [number for number, own in enumerate(names, 1) if own == name]
+    if not places or (index and not (index.isdigit() and int(index) < len(places))):
+        raise UserError(f"--until {until}: no such stage — {nearest(name, names)}")
+    return places[int(index or 0)]
 
 
 def describe(summary: dict[str, Any]) -> str:

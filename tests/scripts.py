@@ -43,7 +43,7 @@ def write_feedback(request: GenerateRequest) -> str:
     word = forbidden(text)
     if "Critique:" in text:
         return " ".join("sun" if w == word else w for w in reply.split())
-    return f"It says {word}." if word in reply.split() else "Nothing is wrong."
+    return f"It says {word}." if word in reply.split() else "It keeps the rule."
 
 
 def judge(messages: list[dict[str, str]], suffix: str, choices: tuple[str, ...]) -> list[float]:
