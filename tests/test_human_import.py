@@ -252,9 +252,10 @@ def test_the_real_file_there_and_back(tmp_path, test_data):
     assert 0.47 < verdicts.count("a") / len(verdicts) < 0.53
     assert export_hh(tmp_path / "hh", tmp_path / "back.jsonl") == {"in": 2303, "kept": 2303, "dropped": {}}
     with gzip.open(source, "rt", encoding="utf-8") as lines:
-        given = {line.strip(): json.loads(line) for line in lines}.values()
-    back = [json.loads(line) for line in (tmp_path / "back.jsonl").read_text().split("\n") if line]
-    assert back == [row for row in given if row in back]
+        original = [json.dumps(json.loads(line)) for line in lines]
+    back = [json.dumps(json.loads(line)) for line in (tmp_path / "back.jsonl").open(encoding="utf-8")]
+    kept = set(back)
+    assert back == [row for row in original if row in kept]
     import_hh(tmp_path / "back.jsonl", tmp_path / "again")
     for name in FILES:
         assert (tmp_path / f"again/{name}.jsonl").read_bytes() == (tmp_path / f"hh/{name}.jsonl").read_bytes()

@@ -148,10 +148,11 @@ def simulate(
         responses = responses_by_prompt.get(prompt.id, ())
         if len(responses) < 2:
             continue
-        ranks = list(annotator(prompt.chat, [r.text for r in responses], principles, seed=seed, **options))
-        if len(ranks) != len(responses) or not all(isinstance(rank, int) for rank in ranks):
-            raise UserError(f"annotator {name}: returned {ranks!r} for {len(responses)} replies.",
+        given = annotator(prompt.chat, [r.text for r in responses], principles, seed=seed, **options)
+        if len(given) != len(responses) or not all(isinstance(rank, int) for rank in given):
+            raise UserError(f"annotator {name}: returned {given!r} for {len(responses)} replies.",
                             "one whole number a reply, lower is better")  # fmt: skip
-        rankings.append(Ranking(prompt_id=prompt.id, response_ids=tuple(r.id for r in responses), ranks=tuple(ranks),
+        ranks = tuple(rank - min(given) + 1 for rank in given)
+        rankings.append(Ranking(prompt_id=prompt.id, response_ids=tuple(r.id for r in responses), ranks=ranks,
                                 annotator=Annotator(kind="simulated", id=name)))  # fmt: skip
     return rankings
