@@ -5,6 +5,10 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("rlaif", deadline=None)  # a busy machine is slow, not wrong
+settings.load_profile("rlaif")
 
 CONSTITUTION = """name: words
 principles:
