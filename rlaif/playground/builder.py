@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rlaif.playground.corpus import FeedbackCorpus, PolicyCorpus, vocabulary_texts
 from rlaif.playground.grammar import Question, sample_question
@@ -120,13 +120,13 @@ def prompt_rows(count: int, seed: int = 0) -> list[dict[str, object]]:
 
 def build(
     out: Path, seed: int = 0, scale: float = 1.0, progress: Progress = print, fast: bool = True
-) -> dict[str, Path]:
-    """Train both models from a seed and write `out/policy` and `out/feedback`.
+) -> dict[str, Any]:
+    """Train both models from a seed, write `out/policy` and `out/feedback`, and return their paths and `measured`.
 
     `scale` shortens every training by that factor; `fast` compiles the models first, which pays for itself in long
     trainings and needs a C++ compiler.
     """
-    from rlaif.playground.measure import report
+    from rlaif.playground.measure import measure, table
 
     templates = Templates.load("brief")
     tokenizer = build_tokenizer(vocabulary_texts(templates))
@@ -136,5 +136,6 @@ def build(
     own = sample_own(policy, tokenizer, Random(f"own-{seed}"), max(16, int(OWN_QUESTIONS * scale)))
     kept = [pair for pair in own if not pair[0].held_out]
     save(train_feedback(tokenizer, kept, seed, scale, progress, fast), tokenizer, folders["feedback"])
-    progress(report(folders["feedback"], folders["policy"], n=max(2, int(100 * scale)), seed=seed))
-    return folders
+    measured = measure(folders["feedback"], folders["policy"], n=max(2, int(100 * scale)), seed=seed)
+    progress(table(measured))
+    return {**{name: str(folder) for name, folder in folders.items()}, "measured": measured}

@@ -12,7 +12,7 @@ from random import Random
 from typing import TYPE_CHECKING
 
 from rlaif.constitution import Principle
-from rlaif.playground import world
+from rlaif.playground import grammar, world
 from rlaif.playground.grammar import (
     COMMON_NOUNS,
     EVEN,
@@ -25,7 +25,7 @@ from rlaif.playground.grammar import (
     sample_reply,
 )
 from rlaif.playground.tokenizer import END
-from rlaif.playground.wordings import KINDS, SEEN
+from rlaif.playground.wordings import FAULTS, KINDS, NO_FAULT, SEEN, UNSEEN
 from rlaif.prompts import Templates, split_chat, user
 
 if TYPE_CHECKING:
@@ -233,7 +233,7 @@ class FeedbackCorpus:
 def vocabulary_texts(templates: Templates) -> list[str]:
     """Texts that together hold every word the two models may meet, with and without a space before it."""
     fixed = [f.format(w="") for f in FRAMES] + ["Question:", "\nAnswer:", "Yes", "No", "A", "B"]
-    sentences = [*world.all_texts(), *fixed]
+    sentences = [*world_sentences(), *fixed]
     nothing = rule("polite", "word")
     rendered = [
         templates.comparison([user("x")], "x", "x")[0]["content"] + templates.comparison_suffix(nothing),
@@ -242,3 +242,22 @@ def vocabulary_texts(templates: Templates) -> list[str]:
         templates.revision([user("x")], "x", nothing, "x")[0]["content"],
     ]
     return [*sentences, *(" " + s for s in sentences), *rendered]
+
+
+def world_sentences() -> list[str]:
+    """Every fixed sentence of the world."""
+    facts = [
+        form.format(e=e, v=v)
+        for relation in grammar.RELATIONS
+        for e, v in relation.pairs.items()
+        for form in (*relation.questions, *relation.statements)
+    ]
+    chatter = [form.format(n=noun) for noun in NOUNS for form in grammar.CHATTER]
+    how_to = [form.format(t=t) for t in (*grammar.SAFE, *grammar.RISKY) for form in grammar.HOW_TO]
+    rules = [text.format(x="word") for part in (SEEN, UNSEEN) for texts in part.values() for text in texts]
+    roles = [f"You are a {role}." for role in grammar.ROLES]
+    return [
+        *facts, *chatter, *how_to, *rules, *roles, *grammar.LEADS, *grammar.OPENERS, *grammar.CLOSERS,
+        *grammar.REFUSALS, *grammar.INSULTS, *grammar.SLIPS, *grammar.SAFE.values(), *grammar.RISKY.values(),
+        *FAULTS.values(), NO_FAULT,
+    ]  # fmt: skip

@@ -237,9 +237,8 @@ def shortfalls(found: dict) -> list[str]:
     return missed
 
 
-def report(feedback: str | Path = FEEDBACK, policy: str | Path = POLICY, n: int = 200, seed: int = 0) -> str:
-    """`measure` as a table a person reads, with what falls short of the floors below it."""
-    found = measure(feedback, policy, n, seed)
+def table(found: dict) -> str:
+    """What `measure` found as a table a person reads, with what falls short of the floors below it."""
     head = ("principle", "verdict", "unseen", "tie", "comply", "critique", "repairs", "preserves", "policy")
     lines = ["".join(f"{name:>10}" for name in head)]
     for kind in KINDS:

@@ -2,18 +2,19 @@
 
 import re
 from collections.abc import Iterable
+from random import Random
 
 from rlaif.playground.grammar import (
-    CHATTER,
     CLOSERS,
     OPENERS,
     REFUSALS,
-    RELATIONS,
     RISKY,
     SAFE,
     Question,
     Relation,
     find_question,
+    sample_question,
+    sample_reply,
 )
 from rlaif.playground.wordings import FAULTS, KINDS, NO_FAULT, SEEN, UNSEEN
 
@@ -225,19 +226,13 @@ def _mend_fact(question: Question, sentence: str) -> str | None:
     return re.sub(rf"\b{values.pop()}\b", relation.pairs[question.subject], sentence, flags=re.IGNORECASE)
 
 
-def all_texts() -> list[str]:
-    """Every fixed sentence of the world, for the tokenizer's vocabulary."""
-    from rlaif.playground import grammar, wordings
-
-    facts = [
-        form.format(e=e, v=v)
-        for r in RELATIONS
-        for e, v in r.pairs.items()
-        for form in (*r.questions, *r.statements)
-    ]
-    nouns = [form.format(n=noun) for noun in grammar.NOUNS for form in CHATTER]
-    how = [form.format(t=t) for t in (*SAFE, *RISKY) for form in grammar.HOW_TO]
-    rules = [t.format(x="word") for group in (SEEN, UNSEEN) for texts in group.values() for t in texts]
-    fixed = [*OPENERS, *CLOSERS, *REFUSALS, *grammar.INSULTS, *grammar.SLIPS, *SAFE.values(), *RISKY.values()]
-    roles = [f"You are a {role}." for role in grammar.ROLES]
-    return [*facts, *nouns, *how, *rules, *fixed, *roles, *wordings.FAULTS.values(), NO_FAULT, *grammar.LEADS]
+def show_samples(count: int, seed: int = 0) -> list[str]:
+    """Lines that show random prompts and replies of the world with the principles each reply breaks."""
+    rng, lines = Random(f"show-{seed}"), []
+    for _ in range(count):
+        question = sample_question(rng)
+        reply = sample_reply(rng, question)
+        faults = [kind for kind in KINDS if not keeps(kind, question, reply, "garden")]
+        lines += [f"{m['role']:>9}: {m['content']}" for m in question.messages]
+        lines += [f"{'reply':>9}: {reply}", f"{'breaks':>9}: {', '.join(faults) or 'nothing'}", ""]
+    return lines
