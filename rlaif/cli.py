@@ -72,9 +72,9 @@ def show(
     as_json: Json = False,
 ) -> None:
     """Show a run's summary, or one row with everything that led to it."""
-    from rlaif.compare.summary import summarise, trace
+    from rlaif.compare.summary import lineage, summarise
 
-    data = trace(run, row_id) if row_id else summarise(run)
+    data = lineage(run, row_id) if row_id else summarise(run)
     if as_json or row_id:
         emit(data)
     else:

@@ -7,6 +7,7 @@ import os
 import random
 import re
 import signal
+import time
 
 from rlaif.engines import GenerateRequest, Scripted
 
@@ -32,6 +33,7 @@ CALLS: dict[str, int] = {}
 
 def write_reply(request: GenerateRequest) -> str:
     kill_after("SAMPLE")
+    time.sleep(float(os.environ.get("SLOW", 0)))
     rng = random.Random(request.seed)
     return " ".join(rng.choices(WORDS, k=5))
 

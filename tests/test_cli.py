@@ -1,0 +1,183 @@
+"""The command line as a user meets it: exit codes, messages without tracebacks, results on stdout."""
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+def rlaif(*words: object, **env: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "rlaif.cli", *map(str, words)]
+    return subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, check=False, env={**os.environ, **env}
+    )
+
+
+def refused(result: subprocess.CompletedProcess[str]) -> str:
+    assert result.returncode == 2, result.stderr
+    assert result.stdout == ""
+    assert "Traceback" not in result.stderr
+    return " ".join(result.stderr.split())
+
+
+def test_no_arguments_prints_grouped_help():
+    result = rlaif()
+    assert "The loop" in result.stdout + result.stderr
+    assert "Material" in result.stdout + result.stderr
+
+
+def test_run_prints_the_report_last_and_progress_on_stderr(project):
+    result = rlaif("run", project / "config.yaml", "--out", project / "run")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip() == str(project / "run" / "report.html")
+    assert "05_label: done" in result.stderr
+    shown = json.loads(rlaif("show", project / "run", "--json").stdout)
+    assert shown["status"] == "done"
+    assert shown["labels"]["agreement_with_gold"] == 1.0
+    assert [s["name"] for s in shown["stages"]] == ["sample", "critique", "sample", "pair", "label"]
+    assert "no-rude" not in rlaif("show", project / "run").stderr
+
+
+def test_show_a_row_with_everything_that_led_to_it(project):
+    rlaif("run", project / "config.yaml", "--out", project / "run")
+    step = json.loads((project / "run" / "02_critique" / "revisions.jsonl").read_text().splitlines()[0])
+    rows = json.loads(rlaif("show", project / "run", step["id"]).stdout)
+    assert rows[0]["critique"] == step["critique"]
+    assert {step["from_id"], step["prompt_id"]} <= {row["id"] for row in rows}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("prompts: prompts.jsonl", "prompts: nowhere.jsonl", "nowhere.jsonl: no such file"),
+        ("heldout: 0.25", "heldowt: 0.25", 'config.yaml:4: unknown key "heldowt" — did you mean "heldout"?'),
+        ("rounds: 2", "rounds: two", "config.yaml:11: rounds:"),
+        ("templates: brief", "templates: breif", 'did you mean "brief"?'),
+        ("tests.scripts:gold", "tests.scripts:glod", 'has no function "glod"'),
+        ("stage: pair", "stage: pear", 'unknown stage "pear" — did you mean "pair"?'),
+        ("name: small", "name: [", "config.yaml:"),
+    ],
+)  # fmt: skip
+def test_mistakes_in_the_config_are_named_with_line_and_neighbour(project, old, new, expected):
+    config = project / "config.yaml"
+    assert old in config.read_text()
+    config.write_text(config.read_text().replace(old, new, 1))
+    assert expected in refused(rlaif("run", config, "--out", project / "run"))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("text: Never say rude.", "text: ''", "constitution.yaml:3: text: a principle needs a text"),
+        ("text: Never say rude., ", "", 'constitution.yaml:3: "text" is missing'),
+        ("id: no-wrong", "id: no-rude", 'constitution.yaml:4: the principle id "no-rude" stands twice'),
+        ("weight: 1.0", "wieght: 1.0", 'unknown key "wieght" — did you mean "weight"?'),
+    ],
+)
+def test_mistakes_in_the_constitution_are_named_with_line(project, old, new, expected):
+    path = project / "constitution.yaml"
+    path.write_text(path.read_text().replace(old, new, 1))
+    assert expected in refused(rlaif("run", project / "config.yaml", "--out", project / "run"))
+    assert expected in refused(rlaif("constitution", "lint", path))
+
+
+def test_a_bad_prompt_row_is_named_with_its_line(project):
+    path = project / "prompts.jsonl"
+    path.write_text(path.read_text() + '{"messages": []}\n')
+    assert "prompts.jsonl:61: messages" in refused(
+        rlaif("run", project / "config.yaml", "--out", project / "run")
+    )
+
+
+def test_missing_files_and_folders_are_the_users_mistake(tmp_path):
+    assert "no such file" in refused(rlaif("run", tmp_path / "no.yaml"))
+    assert "not a run folder" in refused(rlaif("show", tmp_path, "--json"))
+    assert "cannot be read" in refused(rlaif("constitution", "lint", tmp_path / "no.yaml"))
+
+
+def test_interrupted_says_how_to_go_on_and_exits_130(project):
+    slow = {"PYTHONPATH": str(ROOT), "SLOW": "0.05"}
+    command = [
+        sys.executable,
+        "-m",
+        "rlaif.cli",
+        "run",
+        str(project / "config.yaml"),
+        "--out",
+        str(project / "run"),
+    ]
+    process = subprocess.Popen(
+        command, cwd=ROOT, stderr=subprocess.PIPE, text=True, env={**os.environ, **slow}
+    )
+    file = project / "run" / "01_sample" / "responses.jsonl"
+    deadline = time.monotonic() + 60
+    while not file.exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130, stderr
+    assert "same command" in stderr
+    assert "Traceback" not in stderr
+    assert rlaif("run", project / "config.yaml", "--out", project / "run").returncode == 0
+
+
+def test_dry_run_prints_json(project):
+    plan = json.loads(rlaif("run", project / "config.yaml", "--dry-run").stdout)
+    assert plan["principles"] == 2
+    assert plan["calls"] == sum(stage["calls"] for stage in plan["stages"])
+
+
+def test_schema_describes_the_constitution_file():
+    schema = json.loads(rlaif("constitution", "schema").stdout)
+    assert {"name", "principles"} <= set(schema["properties"])
+
+
+def commands_of_readme() -> list[str]:
+    blocks = (ROOT / "README.md").read_text().split("```sh\n")[1:]
+    lines = [line.split("#")[0].strip() for block in blocks for line in block.split("```")[0].splitlines()]
+    return [line.removeprefix(".venv/bin/") for line in lines if "rlaif " in line]
+
+
+@pytest.mark.parametrize("command", commands_of_readme())
+def test_readme_commands_are_commands(command, tmp_path):
+    """Configs named in the README pass a dry run; other commands have the arguments they are given."""
+    import typer
+
+    from rlaif.cli import app
+
+    words = shlex.split(command)[1:]
+    if words[0] == "run":
+        if "constitution=my.yaml" in words:
+            words[words.index("constitution=my.yaml")] = "constitution=constitutions/playground.yaml"
+        result = rlaif(*words, *(() if "--dry-run" in words else ("--dry-run",)))
+        assert result.returncode == 0, result.stderr
+    else:
+        group = typer.main.get_command(app)
+        context = group.make_context("rlaif", list(words))
+        name, sub, rest = group.resolve_command(context, list(words))
+        while hasattr(sub, "resolve_command"):
+            context = sub.make_context(name, rest, parent=context)
+            name, sub, rest = sub.resolve_command(context, rest)
+        sub.make_context(name, rest, parent=context)
+
+
+def test_readme_constitution_is_valid(tmp_path):
+    from rlaif.constitution import Constitution
+
+    block = (ROOT / "README.md").read_text().split("```yaml\n")[1].split("```")[0]
+    (tmp_path / "c.yaml").write_text(block)
+    assert Constitution.load(tmp_path / "c.yaml").ids == ["no-harm"]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda p: p.name)
+def test_every_shipped_config_passes_a_dry_run(path):
+    result = rlaif("run", path, "--dry-run")
+    assert result.returncode == 0, result.stderr
