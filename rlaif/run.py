@@ -47,20 +47,27 @@ class Rows(Generic[R]):
 
     def __init__(self, path: Path, record: type[R]) -> None:
         self.path, self.record = path, record
-        if path.exists():
-            self._drop_torn_line()
-        self.ids = {json.loads(line)["id"] for line in self._lines()}
+        self.mended = False
+        self.ids = {self._id(line, number) for number, line in enumerate(self._lines(), 1)}
+
+    def _id(self, line: bytes, number: int) -> str:
+        try:
+            return json.loads(line)["id"]
+        except (ValueError, KeyError, TypeError):
+            raise UserError(f"{self.path}:{number}: damaged row.", "rows as they were written",
+                            f"remove line {number}, and the stage makes its row again") from None  # fmt: skip
+
+    def _lines(self) -> Iterator[bytes]:
+        """The whole lines; a torn one at the end may be one that another process is just writing."""
+        if self.path.exists():
+            with self.path.open("rb") as file:
+                yield from (line for line in file if line.endswith(b"\n"))
 
     def _drop_torn_line(self) -> None:
-        data = self.path.read_bytes()
-        whole = data.rfind(b"\n") + 1
-        if whole < len(data):  # a finished run may be read-only
-            os.truncate(self.path, whole)
-
-    def _lines(self) -> Iterator[str]:
-        if self.path.exists():
-            with self.path.open(encoding="utf-8") as file:
-                yield from file
+        """Cut off what a killed process left half written; only the run's one writer may."""
+        if not self.mended and self.path.exists():
+            os.truncate(self.path, self.path.read_bytes().rfind(b"\n") + 1)
+        self.mended = True
 
     def __contains__(self, row_id: str) -> bool:
         return row_id in self.ids
@@ -76,6 +83,7 @@ class Rows(Generic[R]):
         """Write the rows whose ids are new and flush them."""
         fresh: dict[str, R] = {row.id: row for row in rows if row.id not in self.ids}
         if fresh:
+            self._drop_torn_line()
             with self.path.open("a", encoding="utf-8") as file:
                 file.write("".join(row.to_json() + "\n" for row in fresh.values()))
             self.ids.update(fresh)
