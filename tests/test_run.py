@@ -103,6 +103,7 @@ def test_any_text_survives_writing_tearing_and_continuing(tmp_path_factory, text
 
 WRITER = """
 import sys
+from pathlib import Path
 from rlaif.records import Response
 from rlaif.run import Rows
 rows = Rows(Path(sys.argv[1]), Response)

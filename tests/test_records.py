@@ -1,0 +1,131 @@
+"""Records: ids are hashes of content, rows survive JSON, and the operations that keep comparisons honest."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from rlaif.records import (
+    Annotator,
+    Comparison,
+    Evaluation,
+    Label,
+    Message,
+    Preference,
+    Prompt,
+    Ranking,
+    Response,
+    Revision,
+    by_id,
+    content_hash,
+    verdict_of,
+)
+
+AI = Annotator(kind="ai", id="judge")
+text = st.text(st.characters(exclude_categories=["Cs"]), max_size=10)
+some = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=10)
+probability = st.none() | st.floats(0, 1)
+
+
+def prompt(*contents: str, **more) -> Prompt:
+    return Prompt(messages=tuple(Message(role="user", content=c) for c in contents), **more)
+
+
+def test_the_hash_is_the_same_on_every_machine():
+    # sha256 of '["a",1,{"x":[2,null]}]', first 16 digits
+    assert content_hash("a", 1, {"x": [2, None]}) == "aeaa0a3f9745daec"
+    assert content_hash("é") == content_hash("\u00e9") != content_hash("e\u0301")
+    assert content_hash({"b": 1, "a": 2}) == content_hash({"a": 2, "b": 1})
+    assert content_hash("a", "b") != content_hash("ab")
+
+
+def test_ids_follow_content_and_nothing_else():
+    assert prompt("q").id == prompt("q", tags=("x",), source="s").id
+    assert prompt("q").id != prompt("r").id
+    assert prompt("q", "r").id != prompt("qr").id
+    same = [
+        Response(prompt_id="p", text="t", finish=finish, tokens=n)
+        for finish, n in (("stop", 1), ("length", 2))
+    ]
+    assert same[0].id == same[1].id
+    assert Response(prompt_id="p", text="t", index=1).id != same[0].id
+    assert Response(prompt_id="p", text="t", seed=1).id != same[0].id
+
+
+def test_a_label_is_identified_by_who_judged_what_how():
+    label = Label(
+        comparison_id="c", annotator=AI, verdict="a", p_a=0.9, principle_id="p", judge={"model": "m"}
+    )
+    assert label.id == label.model_copy(update={"id": "", "p_a": 0.1, "verdict": "b"}).model_validate(
+        {**label.model_dump(), "id": "", "p_a": 0.1, "verdict": "b"}).id  # fmt: skip
+    others = [{"order": "ba"}, {"principle_id": "q"}, {"principle_id": None}, {"judge": {"model": "n"}},
+              {"annotator": {"kind": "human", "id": "judge"}}, {"comparison_id": "d"}]  # fmt: skip
+    ids = {Label.model_validate({**label.model_dump(), "id": "", **change}).id for change in others}
+    assert len(ids) == len(others)
+    assert label.id not in ids
+
+
+def test_swapping_keeps_the_pair_and_turns_it_round():
+    pair = Comparison(prompt_id="p", a="x", b="y")
+    turned = pair.swap()
+    assert (turned.a, turned.b, turned.id) == ("y", "x", pair.id)
+    assert turned.swap() == pair
+
+
+def test_ranks_decide_pairs():
+    ranking = Ranking(prompt_id="p", response_ids=("x", "y", "z"), ranks=(2, 1, 2), annotator=AI)
+    assert [ranking.verdict(*pair) for pair in ("xy", "yx", "xz", "yz")] == ["b", "a", "tie", "a"]
+
+
+@pytest.mark.parametrize(
+    ("p", "margin", "verdict"),
+    [(None, 0.0, "invalid"), (0.5, 0.0, "tie"), (0.5001, 0.0, "a"), (0.4999, 0.0, "b"), (0.625, 0.125, "tie"), (0, 0, "b"),
+     (1, 0, "a")],
+)  # fmt: skip
+def test_verdicts_of_probabilities(p, margin, verdict):
+    assert verdict_of(p, margin) == verdict
+
+
+ROWS = st.one_of(
+    st.builds(Prompt, messages=st.lists(st.builds(Message, role=st.sampled_from(["system", "user", "assistant"]),
+              content=text), min_size=1, max_size=3).map(tuple), tags=st.lists(text, max_size=2).map(tuple)),
+    st.builds(Response, prompt_id=some, text=text, sampling=st.dictionaries(some, st.floats(0, 2) | st.integers(0, 9))),
+    st.builds(Revision, prompt_id=some, round=st.integers(1, 4), principle_id=some, from_id=some, to_id=some,
+              critique=text, status=st.sampled_from(["ok", "unchanged", "invalid"])),
+    st.builds(Comparison, prompt_id=some, a=some, b=some),
+    st.builds(Label, comparison_id=some, annotator=st.just(AI), p_a=probability, mass=probability, seconds=probability,
+              verdict=st.sampled_from(["a", "b", "tie", "abstain", "invalid"]), judge=st.dictionaries(some, text)),
+    st.builds(Preference, comparison_id=some, p_a=st.floats(0, 1), votes=st.dictionaries(some, st.integers(0, 9))),
+    st.builds(Evaluation, policy=some, prompt_id=some, response_id=some, gold=st.none() | st.dictionaries(some, st.booleans()),
+              p_win=probability, kl=st.none() | st.floats(-9, 9)),
+)  # fmt: skip
+
+
+@given(ROWS)
+def test_every_row_survives_json_on_one_line(row):
+    line = row.to_json()
+    assert "\n" not in line
+    assert "\r" not in line
+    again = type(row).model_validate_json(line)
+    assert again == row
+    assert again.to_json() == line
+    # the id is what the content alone gives
+    bare = {key: value for key, value in json.loads(line).items() if key != "id"}
+    assert type(row).model_validate(bare).id == row.id
+
+
+def test_rows_refuse_unknown_keys_changes_and_nonsense():
+    with pytest.raises(ValidationError, match="Extra inputs"):
+        Comparison.model_validate({"prompt_id": "p", "a": "x", "b": "y", "c": "z"})
+    with pytest.raises(ValidationError, match="frozen"):
+        Comparison(prompt_id="p", a="x", b="y").a = "z"  # type: ignore[misc]
+    for p in (-0.1, 1.1, float("nan")):
+        with pytest.raises(ValidationError):
+            Label(comparison_id="c", annotator=AI, verdict="a", p_a=p)
+
+
+def test_rows_by_id():
+    rows = [prompt("a"), prompt("b")]
+    assert by_id(rows) == {rows[0].id: rows[0], rows[1].id: rows[1]}
