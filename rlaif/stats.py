@@ -49,37 +49,22 @@ def wilson(k: float, n: float, level: float = 0.95) -> Interval:
 
 
 def bootstrap(
-    values: ArrayLike,
+    rows: ArrayLike,
+    statistic: Callable[[Array], float],
     seed: int = 0,
     level: float = 0.95,
-    draws: int = 2000,
-    statistic: Callable[[Any], float] = mean,
-    groups: Sequence[Hashable] | None = None,
+    draws: int = 500,
 ) -> Interval:
-    """Percentile bootstrap interval of `statistic` over the rows of `values` ([n] or [n, columns]).
-
-    A row is resampled whole, so two columns stay paired; with `groups` (one key a row, such as the prompt) whole
-    groups are resampled, because answers to one prompt are not independent.
-    """
-    rows = np.asarray(values, float)
-    if not len(rows):
-        return NAN, NAN
-    blocks = _blocks(groups) if groups is not None else None
-    count = len(blocks) if blocks else len(rows)
+    """Percentile bootstrap interval of `statistic` over `rows` [n, …], each resampled whole: columns stay paired."""
+    array = np.asarray(rows, float)
     rng = np.random.default_rng(seed)
-    found = np.empty(draws)
-    for draw in range(draws):
-        index = rng.integers(count, size=count)
-        found[draw] = statistic(rows[np.concatenate([blocks[i] for i in index]) if blocks else index])
-    low, high = np.nanquantile(found, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
-
-
-def _blocks(groups: Sequence[Hashable]) -> list[NDArray[np.intp]]:
-    members: dict[Hashable, list[int]] = {}
-    for index, group in enumerate(groups):
-        members.setdefault(group, []).append(index)
-    return [np.asarray(block) for block in members.values()]
+    return quantiles(
+        [
+            statistic(array[rng.integers(len(array), size=len(array))])
+            for _ in range(draws if len(array) else 0)
+        ],
+        level,
+    )
 
 
 def bootstrap_mean(
@@ -89,8 +74,31 @@ def bootstrap_mean(
     level: float = 0.95,
     draws: int = 2000,
 ) -> Interval:
-    """Bootstrap interval of a mean; of a paired difference if the values are differences."""
-    return bootstrap(values, seed, level, draws, groups=groups)
+    """Percentile bootstrap interval of a mean; of a paired difference if the values are differences.
+
+    With `groups` (one key a value, such as its prompt) whole groups are resampled: answers to one prompt are not
+    independent of each other.
+    """
+    array = np.asarray(values, float)
+    keys = range(len(array)) if groups is None else groups
+    place = {key: at for at, key in enumerate(dict.fromkeys(keys))}
+    group = [place[key] for key in keys]
+    sums, sizes = np.bincount(group, array, len(place)), np.bincount(group, minlength=len(place))
+    rng = np.random.default_rng(seed)
+    found: list[float] = []
+    while place and len(found) < draws:
+        block = min(draws - len(found), max(1, 1_000_000 // len(place)))  # bounded memory
+        drawn = rng.integers(len(place), size=(block, len(place)))
+        found += list(sums[drawn].sum(1) / sizes[drawn].sum(1))
+    return quantiles(found, level)
+
+
+def quantiles(draws: Sequence[float], level: float) -> Interval:
+    """The interval that holds the middle `level` of bootstrap draws; nan of none."""
+    if not draws:
+        return NAN, NAN
+    low, high = np.nanquantile(draws, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
 
 
 def reliability(p: ArrayLike, y: ArrayLike, bins: int = 10) -> list[tuple[float, float, int]]:
@@ -155,33 +163,53 @@ def _both(a: Sequence[Hashable | None], b: Sequence[Hashable | None]) -> list[tu
     return [(x, y) for x, y in zip(a, b, strict=True) if x is not None and y is not None]
 
 
+def outcomes(p: ArrayLike, tie_margin: float = TIE_MARGIN) -> Array:
+    """Probabilities as wins: 1 above ½, 0 below, ½ (a tie) within `tie_margin` of it."""
+    chance = np.asarray(p, float)
+    return np.where(np.abs(chance - 0.5) <= tie_margin, 0.5, (chance > 0.5).astype(float))
+
+
 def win_rate(
     p: Sequence[float | None], seed: int = 0, tie_margin: float = TIE_MARGIN, level: float = 0.95
 ) -> WinRate:
-    """Win rate from one probability a prompt (None = unreadable): 1 above ½, 0 below, ½ within `tie_margin` of it.
+    """Win rate from one probability a prompt (None = unreadable), as `outcomes`, with a bootstrap over prompts.
 
-    `ties` is the share of the readable verdicts, `invalid` the share of all, `n` the readable ones; the interval is a
-    bootstrap over prompts.
+    `ties` is the share of the readable verdicts, `invalid` the share of all, `n` the number of readable ones.
     """
-    readable = np.asarray([x for x in p if x is not None], float)
-    wins = np.where(np.abs(readable - 0.5) <= tie_margin, 0.5, readable > 0.5)
+    wins = outcomes([x for x in p if x is not None], tie_margin)
     return {
         "value": mean(wins),
         "ci": bootstrap_mean(wins, seed, level=level),
         "ties": mean(wins == 0.5),
-        "invalid": 1 - len(readable) / len(p) if p else NAN,
-        "n": len(readable),
+        "invalid": 1 - len(wins) / len(p) if p else NAN,
+        "n": len(wins),
     }
 
 
-def length_controlled_win_rate(p: ArrayLike, length_difference: ArrayLike) -> float:
-    """The win rate expected between answers of equal length.
+class Controlled(TypedDict):
+    """A length-controlled win rate with its interval."""
+
+    value: float
+    ci: Interval
+
+
+def length_controlled(wins: ArrayLike, length_difference: ArrayLike, seed: int = 0) -> Controlled:
+    """`length_controlled_win_rate` with a bootstrap interval over prompts."""
+    rows = np.stack([np.asarray(wins, float), np.asarray(length_difference, float)], 1)
+    return {
+        "value": length_controlled_win_rate(rows[:, 0], rows[:, 1]),
+        "ci": bootstrap(rows, lambda r: length_controlled_win_rate(r[:, 0], r[:, 1]), seed),
+    }
+
+
+def length_controlled_win_rate(wins: ArrayLike, length_difference: ArrayLike) -> float:
+    """The win rate expected between answers of equal length, from outcomes in [0, 1] and length differences.
 
     In the spirit of length-controlled AlpacaEval (arXiv 2404.04475, section 3): a logistic model of the outcome on
     θ + φ·tanh(Δ/sd Δ), read at Δ = 0; there is no term for an instruction's difficulty, since each is seen once. One
     tie between equal lengths and a standard normal prior on φ keep a separable set finite.
     """
-    outcome, delta = np.asarray(p, float), np.asarray(length_difference, float)
+    outcome, delta = np.asarray(wins, float), np.asarray(length_difference, float)
     if not outcome.size:
         return NAN
     spread = delta.std() or 1.0

@@ -48,7 +48,7 @@ def test_bootstrap_of_whole_prompts_is_wider_when_answers_repeat():
 def test_bootstrap_keeps_columns_paired():
     a = np.linspace(0, 1, 50)
     rows = np.stack([a + 0.25, a], 1)
-    low, high = stats.bootstrap(rows, statistic=lambda r: float((r[:, 0] - r[:, 1]).mean()))
+    low, high = stats.bootstrap(rows, lambda r: float((r[:, 0] - r[:, 1]).mean()))
     assert low == pytest.approx(0.25)
     assert high == pytest.approx(0.25)
 
@@ -104,6 +104,13 @@ def test_length_control_removes_what_length_explains():
     wins = (rng.random(4000) < shown).astype(float)
     assert wins.mean() > 0.75
     assert stats.length_controlled_win_rate(wins, delta) == pytest.approx(stats.sigmoid(0.4), abs=0.04)
+
+
+def test_length_control_comes_with_an_interval():
+    found = stats.length_controlled([1.0, 0.0] * 50, [0.0] * 100)
+    assert found["value"] == pytest.approx(0.5)
+    assert found["ci"] == (pytest.approx(0.40, abs=0.03), pytest.approx(0.60, abs=0.03))
+    assert math.isnan(stats.length_controlled([], [])["ci"][0])
 
 
 def test_length_control_is_finite_and_fair():

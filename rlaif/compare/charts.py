@@ -1,0 +1,193 @@
+"""Charts as inline SVG: text is escaped, colours are the page's CSS variables, points carry their numbers as tooltips."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+Point = tuple[float, float]
+MOST_POINTS = 300  # a longer curve is averaged: more cannot be seen at this width
+
+
+@dataclass(frozen=True)
+class Line:
+    """One curve; `slot` names its colour."""
+
+    name: str
+    points: Sequence[Point]
+    slot: str = "last"
+
+
+@dataclass(frozen=True)
+class Dot:
+    """A value with its interval; `slot` names its colour."""
+
+    value: float
+    ci: tuple[float, float]
+    slot: str
+    note: str = ""
+
+
+def ticks(low: float, high: float, about: int = 4) -> list[float]:
+    """Round numbers that cover [low, high]."""
+    if not high > low:
+        room = max(abs(low) * 0.1, 0.05)
+        high, low = low + room, low - room
+    raw = (high - low) / about
+    power = 10 ** math.floor(math.log10(raw))
+    step = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= raw * 0.999)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [round(i * step, 10) for i in range(first, last + 1)]
+
+
+def short(value: float) -> str:
+    """A number as an axis shows it."""
+    return f"{value:.6g}" if abs(value) < 1e5 else f"{value:.1e}"
+
+
+def thinned(points: Sequence[Point]) -> list[Point]:
+    """At most MOST_POINTS points: finite ones, averaged in equal groups."""
+    finite = [p for p in points if math.isfinite(p[0]) and math.isfinite(p[1])]
+    size = math.ceil(len(finite) / MOST_POINTS) or 1
+    groups = [finite[i : i + size] for i in range(0, len(finite), size)]
+    return [(sum(x for x, _ in g) / len(g), sum(y for _, y in g) / len(g)) for g in groups]
+
+
+@dataclass(frozen=True)
+class Frame:
+    """The plotting area of a chart and its scales."""
+
+    width: float
+    height: float
+    left: float
+    bottom: float
+    x: list[float]
+    y: list[float]
+    top: float = 10
+    right: float = 14
+
+    def at(self, x: float, y: float) -> tuple[str, str]:
+        """Pixel coordinates of a point."""
+        across = (x - self.x[0]) / (self.x[-1] - self.x[0])
+        up = (y - self.y[0]) / (self.y[-1] - self.y[0])
+        px = self.left + across * (self.width - self.left - self.right)
+        py = self.height - self.bottom - up * (self.height - self.bottom - self.top)
+        return f"{px:.1f}", f"{py:.1f}"
+
+    def axes(self, x_label: str) -> list[Markup]:
+        """Horizontal grid lines with numbers, numbers along the bottom, and what the bottom counts."""
+        parts: list[Markup] = []
+        for tick in self.y:
+            x, y = self.at(self.x[0], tick)
+            end, _ = self.at(self.x[-1], tick)
+            parts.append(_line(x, y, end, y, "grid"))
+            parts.append(_text(float(x) - 6, float(y) + 4, short(tick), "end"))
+        for tick in self.x:
+            x, y = self.at(tick, self.y[0])
+            parts.append(_text(float(x), float(y) + 16, short(tick), "middle"))
+        middle = (self.left + self.width - self.right) / 2
+        return [*parts, _text(middle, self.height - 4, x_label, "middle")]
+
+
+def _line(x1: object, y1: object, x2: object, y2: object, css: str) -> Markup:
+    return Markup('<line x1="{}" y1="{}" x2="{}" y2="{}" class="{}"/>').format(x1, y1, x2, y2, css)
+
+
+def _text(x: float, y: float, text: str, anchor: str = "start", css: str = "") -> Markup:
+    mark = Markup('<text x="{:.1f}" y="{:.1f}" text-anchor="{}" class="{}">{}</text>')
+    return mark.format(x, y, anchor, css, text)
+
+
+def _circle(x: str, y: str, r: float, css: str, tip: str) -> Markup:
+    mark = Markup('<circle cx="{}" cy="{}" r="{:.1f}" class="{}"><title>{}</title></circle>')
+    return mark.format(x, y, r, css, tip)
+
+
+def _svg(width: float, height: float, title: str, parts: Sequence[Markup]) -> Markup:
+    head = Markup(
+        '<svg viewBox="0 0 {0:.0f} {1:.0f}" style="max-width:{0:.0f}px" role="img" aria-label="{2}">'
+    )
+    return head.format(width, height, title) + Markup("\n").join(parts) + Markup("</svg>")
+
+
+def line_chart(title: str, lines: Sequence[Line], x_label: str = "update") -> Markup:
+    """Curves over a common x; empty where there is no finite point."""
+    drawn = [(line, thinned(line.points)) for line in lines]
+    points = [p for _, curve in drawn for p in curve]
+    if not points:
+        return Markup("")
+    xs, ys = [x for x, _ in points], [y for _, y in points]
+    frame = Frame(330, 190, 44, 34, ticks(min(xs), max(xs)), ticks(min(ys), max(ys)))
+    parts = frame.axes(x_label)
+    for line, curve in drawn:
+        parts += _curve(frame, line, curve)
+    legend = Markup("").join(Markup('<i class="{}"></i>{} ').format(line.slot, line.name) for line in lines)
+    caption = legend if len(lines) > 1 else Markup("&nbsp;")
+    body = _svg(frame.width, frame.height, title, parts)
+    return Markup("<figure><figcaption><b>{}</b><br>{}</figcaption>{}</figure>").format(title, caption, body)
+
+
+def _curve(frame: Frame, line: Line, curve: Sequence[Point]) -> list[Markup]:
+    if not curve:
+        return []
+    path = " ".join(",".join(frame.at(x, y)) for x, y in curve)
+    marks = [
+        _circle(*frame.at(x, y), 5, "hit", f"{line.name}: {y:.4g} at {x:.4g}") for x, y in thinned(curve)
+    ]
+    return [Markup('<polyline points="{}" class="curve {}"/>').format(path, line.slot), *marks]
+
+
+def dot_chart(title: str, rows: Sequence[tuple[str, Sequence[Dot]]], span: Point = (0.0, 1.0)) -> Markup:
+    """One row a label, its dots with whiskers below one another; a line at 0 where the span crosses it."""
+    most = max((len(dots) for _, dots in rows), default=0)
+    if not most:
+        return Markup("")
+    step, pad, left = 11.0, 13.0, 190.0
+    tall = most * step + pad
+    height = tall * len(rows) + 34
+    frame = Frame(800, height, left, 28, ticks(*span, about=5), [0.0, 1.0], top=4)
+    parts: list[Markup] = []
+    for tick in frame.x:
+        x, y = frame.at(tick, 0.0)
+        parts.append(_line(x, "4", x, y, "zero" if tick == 0 and span[0] < 0 else "grid"))
+        parts.append(_text(float(x), float(y) + 16, short(tick), "middle"))
+    for index, (label, dots) in enumerate(rows):
+        top = 4 + index * tall
+        parts.append(_text(left - 12, top + tall / 2 + 4, _cut(label), "end", "label"))
+        for place, dot in enumerate(dots):
+            y = f"{top + pad / 2 + step * (place + 0.5):.1f}"
+            parts += [_whisker(frame, dot, y), _dot(frame, dot, y, label)]
+    return _svg(frame.width, height, title, parts)
+
+
+def _whisker(frame: Frame, dot: Dot, y: str) -> Markup:
+    low, high = (frame.at(max(frame.x[0], min(frame.x[-1], edge)), 0)[0] for edge in dot.ci)
+    return _line(low, y, high, y, f"whisker {dot.slot}")
+
+
+def _dot(frame: Frame, dot: Dot, y: str, label: str) -> Markup:
+    tip = f"{label}{' — ' + dot.note if dot.note else ''}: {dot.value:.3f} [{dot.ci[0]:.3f}, {dot.ci[1]:.3f}]"
+    return _circle(frame.at(dot.value, 0)[0], y, 4.2, f"dot {dot.slot}", tip)
+
+
+def _cut(label: str, most: int = 27) -> str:
+    return label if len(label) <= most else label[: most - 1] + "…"
+
+
+def calibration_chart(bins: Sequence[Sequence[float]]) -> Markup:
+    """Observed against forecast with the diagonal; a dot's area is its share of the pairs."""
+    if not bins:
+        return Markup("")
+    scale = [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
+    frame = Frame(300, 300, 40, 38, scale, scale)
+    parts = frame.axes("the reward model's probability")
+    parts.append(_line(*frame.at(0, 0), *frame.at(1, 1), "zero"))
+    total = sum(n for *_, n in bins)
+    for forecast, observed, n in bins:
+        radius = 2.5 + 12 * math.sqrt(n / total)
+        tip = f"forecast {forecast:.2f}, observed {observed:.2f}, {n:.0f} pairs"
+        parts.append(_circle(*frame.at(forecast, observed), radius, "dot soft last", tip))
+    return _svg(frame.width, frame.height, "Calibration", parts)

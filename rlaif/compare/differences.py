@@ -1,0 +1,78 @@
+"""What differs between two runs: config, constitution, templates, data."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from rlaif.compare.evidence import Evidence
+from rlaif.config import Config
+from rlaif.run import read_json
+
+Change = list[Any]  # [in A, in B], None where it is missing
+LUCK = ("name", "seed")  # differing in these alone is the same experiment with other luck
+
+
+def differences(a: Evidence, b: Evidence) -> dict[str, dict[str, Any]]:
+    """Differing keys by kind: `config` and `templates` key → [A, B], `constitution` principle → field → [A, B]."""
+    return {
+        "config": changes(flat_config(a.run.config), flat_config(b.run.config)),
+        "constitution": _constitution(a, b),
+        "templates": changes(_templates(a), _templates(b)),
+        "data": changes(_data(a), _data(b)),
+    }
+
+
+def same_experiment(differs: dict[str, dict[str, Any]]) -> bool:
+    """Whether nothing but name and seed was chosen differently."""
+    chosen = [key for key in differs["config"] if key not in LUCK]
+    return not (chosen or differs["constitution"] or differs["templates"] or differs["data"])
+
+
+def changes(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Change]:
+    """The keys whose values differ."""
+    return {key: [a.get(key), b.get(key)] for key in {**a, **b} if a.get(key) != b.get(key)}
+
+
+def flat_config(config: Config) -> dict[str, Any]:
+    """Dotted keys; a stage's options go by its name (`ppo.updates`, `sample[1].k` where a name occurs twice)."""
+    data = config.model_dump(mode="json")
+    stages = data.pop("stages")
+    times, seen = Counter(stage["stage"] for stage in stages), Counter[str]()
+    flat = {**_flat(data), "stages": [stage["stage"] for stage in stages]}
+    for stage in stages:
+        name = stage.pop("stage")
+        flat |= _flat(stage, f"{name}[{seen[name]}]" if times[name] > 1 else name)
+        seen[name] += 1
+    return flat
+
+
+def _flat(data: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(data, dict):
+        return {prefix: data}
+    items = ((f"{prefix}.{key}" if prefix else str(key), value) for key, value in data.items())
+    return {key: leaf for name, value in items for key, leaf in _flat(value, name).items()}
+
+
+def _constitution(a: Evidence, b: Evidence) -> dict[str, dict[str, Change]]:
+    mine, theirs = (
+        {p.id: p.model_dump(mode="json", exclude={"id"}, exclude_none=True) for p in side.run.constitution.principles}
+        for side in (a, b)
+    )  # fmt: skip
+    found = {i: changes(mine.get(i, {}), theirs.get(i, {})) for i in {**mine, **theirs}}
+    return {principle: fields for principle, fields in found.items() if fields}
+
+
+def _templates(side: Evidence) -> dict[str, str]:
+    path = side.path / "templates.json"
+    return read_json(path) if path.exists() else {}
+
+
+def _data(side: Evidence) -> dict[str, Any]:
+    stage = side.last("evaluate")
+    held = stage.summary.get("in") if stage else None
+    return {
+        "prompts": len(side.prompts),
+        "evaluated rows": held,
+        "evaluated policy": side.final,
+    }

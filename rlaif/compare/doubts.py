@@ -1,0 +1,92 @@
+"""What a reader of a run should doubt, in plain words, from the run's own numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from rlaif.compare.evidence import Evidence
+
+# Beyond these a figure stops meaning what a reader takes it for.
+FLIPS, MASS, AGREEMENT, MISSING, DROPPED, LENGTH = 0.25, 0.5, 0.7, 0.05, 0.05, 1.25
+
+
+def doubts(evidence: Evidence) -> list[str]:
+    """Every warning of a run: unfinished, judge, reward model, dropped rows, length."""
+    return [
+        *_unfinished(evidence),
+        *_judge(evidence.metrics("label")),
+        *_reward(evidence.metrics("reward")),
+        *_dropped(evidence),
+        *_answers(evidence),
+    ]
+
+
+def _unfinished(evidence: Evidence) -> Iterator[str]:
+    stage = evidence.unfinished
+    if stage is not None:
+        error = stage.summary.get("error")
+        state = f"failed: {error}" if error else stage.summary.get("status", "has not begun")
+        yield (
+            f"The run is not finished: stage {stage.number} of {len(evidence.run.stages)} ({stage.name}) {state}. "
+            "What follows is what there is so far."
+        )
+
+
+def _judge(labels: dict[str, Any]) -> Iterator[str]:
+    flips, mass = labels.get("order_flip_rate"), labels.get("mass")
+    agreement, invalid = labels.get("agreement_with_gold"), labels.get("invalid_rate")
+    if flips is not None and flips > FLIPS:
+        yield (
+            f"The judge can hardly be trusted: {flips:.0%} of its decided verdicts turn round when the two replies "
+            "change places. A coin would do so in half of the cases."
+        )
+    if mass is not None and mass < MASS:
+        yield (
+            f"The judge hardly answers the question: it gives the two answers together only {mass:.2g} of its "
+            "probability, the rest goes to other words. Its labels are read from that small rest."
+        )
+    if agreement is not None and agreement < AGREEMENT:
+        yield (
+            f"The labels agree with the known truth in only {agreement:.0%} of the decided comparisons; "
+            "guessing reaches 50%."
+        )
+    if invalid is not None and invalid > MISSING:
+        yield f"{invalid:.0%} of the verdicts could not be read; they are missing, not counted as ties."
+
+
+def _reward(reward: dict[str, Any]) -> Iterator[str]:
+    accuracy, baselines = reward.get("heldout_accuracy"), reward.get("baselines") or {}
+    best = max((v for v in baselines.values() if v is not None), default=None)
+    if accuracy is not None and best is not None and accuracy <= best:
+        name = max(baselines, key=lambda key: baselines[key] or 0.0)
+        yield (
+            f"The reward model ({accuracy:.2f} right on held-out comparisons) is no better than the rule "
+            f'"{name}" ({best:.2f}).'
+        )
+
+
+def _dropped(evidence: Evidence) -> Iterator[str]:
+    for stage in evidence.stages:
+        rows, dropped = stage.summary.get("in"), stage.summary.get("dropped", {})
+        lost = sum(dropped.values())
+        if rows and lost > DROPPED * rows:
+            why = ", ".join(f"{n} × {reason}" for reason, n in dropped.items() if n)
+            yield f"Stage {stage.number} ({stage.name}) dropped {lost} of {rows} rows ({lost / rows:.0%}): {why}."
+
+
+def _answers(evidence: Evidence) -> Iterator[str]:
+    rows = evidence.evaluations
+    final = evidence.final
+    if final is None or "base" not in rows or final == "base":
+        return
+    lengths = {name: sum(r.tokens for r in rows[name].values()) / len(rows[name]) for name in ("base", final)}
+    if lengths["base"] and lengths[final] > LENGTH * lengths["base"]:
+        yield (
+            f"Replies grew from {lengths['base']:.1f} to {lengths[final]:.1f} tokens: read the length-controlled win "
+            "rate beside the plain one."
+        )
+    texts = [evidence.responses.get(row.response_id) for row in rows[final].values()]
+    cut_off = sum(text is not None and text.finish == "length" for text in texts)
+    if cut_off > MISSING * len(texts):
+        yield f"{cut_off} of {len(texts)} replies of {final} were cut off at the token limit."

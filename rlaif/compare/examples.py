@@ -1,0 +1,151 @@
+"""Rows worth reading, chosen by stated rules and never by hand: before and after, revisions, doubtful labels."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+
+from rlaif.compare.evidence import Evidence
+from rlaif.judge import combine_orders
+from rlaif.prompts import dialogue
+from rlaif.records import TIE_MARGIN, Comparison, Evaluation, Label, Preference, Revision
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A policy's reply with what each principle says of it; `truth` tells gold from the judge's opinion."""
+
+    policy: str
+    text: str
+    kept: dict[str, bool]
+    truth: bool
+
+    @property
+    def score(self) -> float:
+        """The share of the principles that it keeps."""
+        return sum(self.kept.values()) / len(self.kept) if self.kept else 0.0
+
+
+@dataclass(frozen=True)
+class Case:
+    """One prompt and what several policies replied."""
+
+    prompt_id: str
+    prompt: str
+    replies: tuple[Reply, ...]
+
+    @property
+    def gain(self) -> float:
+        """How many more principles the last reply keeps than the first, as a share."""
+        return self.replies[-1].score - self.replies[0].score
+
+
+def reply(evidence: Evidence, row: Evaluation, who: str = "") -> Reply:
+    """A reply as an example shows it, under the policy's name or `who`."""
+    found = evidence.responses.get(row.response_id)
+    kept = row.gold if row.gold else {name: p > 0.5 for name, p in row.compliance.items()}
+    shown = {name: bool(ok) for name, ok in kept.items() if name != "all"}
+    return Reply(who or row.policy, found.text if found else "(not stored)", shown, bool(row.gold))
+
+
+def prompt_text(evidence: Evidence, prompt_id: str) -> str:
+    """A prompt as plain text."""
+    prompt = evidence.prompts.get(prompt_id)
+    return dialogue(prompt.chat) if prompt else "(not stored)"
+
+
+def before_after(evidence: Evidence, count: int = 4) -> dict[str, list[Case]]:
+    """Prompts with the largest gain from the first policy to the last and those with the largest loss."""
+    policies = list(evidence.evaluations.values())
+    shared = sorted(set.intersection(*(set(rows) for rows in policies))) if policies else []
+    return extremes([
+        Case(i, prompt_text(evidence, i), tuple(reply(evidence, rows[i]) for rows in policies)) for i in shared
+    ], count)  # fmt: skip
+
+
+def extremes(cases: list[Case], count: int) -> dict[str, list[Case]]:
+    """The `count` cases of largest gain and of largest loss, equals in the order given."""
+    gained = sorted((case for case in cases if case.gain > 0), key=lambda case: -case.gain)
+    lost = sorted((case for case in cases if case.gain < 0), key=lambda case: case.gain)
+    return {"gained": gained[:count], "lost": lost[:count]}
+
+
+@dataclass(frozen=True)
+class Step:
+    """One critique and revision."""
+
+    principle_id: str
+    critique: str
+    text: str
+    status: str
+
+
+def traces(evidence: Evidence, count: int = 6) -> list[tuple[str, str, list[Step]]]:
+    """(prompt, first text, steps) of one response a principle, in the order of the trace's ids."""
+    stage = evidence.last("critique")
+    rows = evidence.rows(stage, "revisions", Revision)
+    following = {(row.round, row.from_id): row for row in rows}
+    first: dict[tuple[str, str], Revision] = {}
+    for row in sorted(rows, key=lambda row: row.id):
+        if row.round == 1:
+            first.setdefault((row.principle_id, row.status), row)
+    # Revisions that changed something come first, then one of each other kind.
+    heads = sorted(first.values(), key=lambda row: ("ok", "unchanged", "invalid").index(row.status))[:count]
+    return [_trace(evidence, head, following) for head in heads]
+
+
+def _trace(
+    evidence: Evidence, head: Revision, following: dict[tuple[int, str], Revision]
+) -> tuple[str, str, list[Step]]:
+    steps: list[Step] = []
+    row: Revision | None = head
+    while row is not None:
+        steps.append(Step(row.principle_id, row.critique, _text(evidence, row.to_id), row.status))
+        row = following.get((row.round + 1, row.to_id))
+    return prompt_text(evidence, head.prompt_id), _text(evidence, head.from_id), steps
+
+
+def _text(evidence: Evidence, response_id: str) -> str:
+    found = evidence.responses.get(response_id)
+    return found.text if found else "(not stored)"
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A comparison with the label of each annotator and principle, both orders put together."""
+
+    prompt: str
+    a: str
+    b: str
+    p_a: float
+    verdicts: list[tuple[str, float]]
+    spread: float
+
+
+def doubtful(evidence: Evidence, count: int = 4) -> dict[str, list[Judged]]:
+    """The preferences nearest to one half though something decides, and those whose principles or annotators disagree most."""
+    stage = evidence.last("label")
+    labels: dict[str, list[Label]] = defaultdict(list)
+    for label in evidence.rows(stage, "labels", Label):
+        labels[label.comparison_id].append(label)
+    pairs = {row.id: row for row in evidence.rows(evidence.last("pair"), "comparisons", Comparison)}
+    found: list[Judged] = []
+    for row in evidence.rows(stage, "preferences", Preference):
+        if row.comparison_id in pairs:
+            found.append(_judged(evidence, row, pairs[row.comparison_id], labels[row.comparison_id]))
+    # Where every verdict is a tie, one half is right and not uncertain.
+    decided = [j for j in found if any(abs(p - 0.5) > TIE_MARGIN for _, p in j.verdicts)] or found
+    uncertain = sorted(decided, key=lambda j: (abs(j.p_a - 0.5), j.prompt, j.a))[:count]
+    disputed = sorted(found, key=lambda j: (-j.spread, j.prompt, j.a))
+    return {
+        "uncertain": uncertain,
+        "disputed": [j for j in disputed if j not in uncertain and j.spread > 0.5][:count],
+    }
+
+
+def _judged(evidence: Evidence, row: Preference, pair: Comparison, labels: list[Label]) -> Judged:
+    read: dict[tuple[str, str | None], float] = combine_orders(labels)
+    verdicts = [(principle or who.partition(":")[0], p) for (who, principle), p in read.items()]
+    spread = max(read.values(), default=0.5) - min(read.values(), default=0.5)
+    a, b = _text(evidence, pair.a), _text(evidence, pair.b)
+    return Judged(prompt_text(evidence, pair.prompt_id), a, b, row.p_a, verdicts, spread)

@@ -1,0 +1,65 @@
+"""HTML pages from templates: every value is escaped, nothing is loaded from anywhere, one file holds all."""
+
+from __future__ import annotations
+
+import math
+import os
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+MOST_CHARACTERS = 1500  # of one shown text, so that a page of examples stays small
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"fixed": fixed, "ci": ci, "signed": signed, "cut": cut, "count": count}
+    return environment
+
+
+def write_page(path: Path, template: str, **values: Any) -> Path:
+    """Render a template to a file, atomically; returns the path."""
+    text = _environment().get_template(template).render(**values)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
+    return path
+
+
+def fixed(value: float | None, digits: int = 2) -> str:
+    """A number with fixed digits, a dash where there is none."""
+    return "–" if value is None or not math.isfinite(value) else f"{value:.{digits}f}"
+
+
+def signed(value: float | None, digits: int = 2) -> str:
+    """A difference with its sign, a true minus."""
+    return "–" if value is None or not math.isfinite(value) else f"{value:+.{digits}f}".replace("-", "−")
+
+
+def ci(interval: Any, digits: int = 2) -> str:
+    """An interval in brackets, nothing where it is undefined."""
+    if interval is None or any(edge is None or not math.isfinite(edge) for edge in interval):
+        return ""
+    low, high = (f"{edge:.{digits}f}".replace("-", "−") for edge in interval)
+    return f"[{low}, {high}]"
+
+
+def count(value: float | None) -> str:
+    """A whole number with thousands apart, a dash where there is none."""
+    return "–" if value is None else f"{value:,.0f}".replace(",", "\u202f")
+
+
+def cut(text: str) -> str:
+    """A text shortened for showing, saying so."""
+    if len(text) <= MOST_CHARACTERS:
+        return text
+    return f"{text[:MOST_CHARACTERS]} … ({len(text) - MOST_CHARACTERS} more characters)"

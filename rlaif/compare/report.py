@@ -1,0 +1,220 @@
+"""report.html: what a run did, in one file that opens from disk. Every number comes from the run's rows."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rlaif.compare import charts, examples
+from rlaif.compare.doubts import doubts
+from rlaif.compare.evidence import Evidence
+from rlaif.compare.measures import Table, compliance, deltas, gold, rate
+from rlaif.compare.page import ci, fixed, write_page
+from rlaif.compare.summary import summarise
+from rlaif.records import Evaluation
+from rlaif.stats import length_controlled, mean, outcomes, win_rate
+
+CURVES = (
+    ("Reward", (("reward", "reward, KL taken off"), ("score", "score of the reward model"))),
+    ("KL to the reference, nats a reply", (("kl", "sampled"), ("exact_kl", "exact"))),
+    ("Reply length, tokens", (("length", "length"),)),
+    ("Entropy, nats a token", (("entropy", "entropy"),)),
+    ("Gold against the score", (("gold", "gold"), ("score", "score"))),
+    ("Value model: explained variance", (("explained_variance", "explained variance"),)),
+    ("Clipped share of tokens", (("clip_fraction", "clip fraction"),)),
+)
+
+
+def write_report(path: Path) -> Path:
+    """Write `report.html` into a run folder, whatever stage the run has reached; returns its path."""
+    evidence = Evidence(path)
+    names = list(evidence.evaluations)
+    return write_page(
+        path / "report.html", "report.html.j2",
+        name=evidence.run.config.name, answer=answer(evidence), more=details(evidence), doubts=doubts(evidence),
+        slots=slots(names), policies=policies(evidence), principles=principles(evidence),
+        curves=curves(evidence), labels=open_ended(evidence.metrics("label")), judged_by=evidence.run.config.feedback.model,
+        reward=open_ended(evidence.metrics("reward")),
+        calibration=charts.calibration_chart(evidence.metrics("reward").get("reliability") or []),
+        stages=summarise(path)["stages"], asked=asked(evidence), cases=examples.before_after(evidence),
+        traces=examples.traces(evidence), pairs=examples.doubtful(evidence), provenance=provenance(evidence),
+        config=json.dumps(evidence.run.config.model_dump(mode="json", exclude_none=True), indent=1),
+        constitution=evidence.run.constitution,
+    )  # fmt: skip
+
+
+def open_ended(metrics: dict[str, Any]) -> dict[str, Any]:
+    """Metrics in which a figure that was never measured is None."""
+    return defaultdict(lambda: None, metrics)
+
+
+def slots(names: Sequence[str]) -> dict[str, str]:
+    """A colour name a policy: the first grey, the last the accent, the rest in between."""
+    middle = {name: f"mid{index % 3}" for index, name in enumerate(names[1:-1])}
+    ends = {names[-1]: "last"} | {names[0]: "base"} if names else {}
+    return {name: (ends | middle)[name] for name in names}
+
+
+def measured(rows: dict[str, Evaluation], has_gold: bool) -> Table:
+    """Gold where the run has it, the judge's opinion otherwise."""
+    return gold(rows.values()) if has_gold else compliance(rows.values())
+
+
+def has_gold(evidence: Evidence) -> bool:
+    """Whether the run's evaluations carry gold verdicts."""
+    return any(gold(rows.values()) for rows in evidence.evaluations.values())
+
+
+def answer(evidence: Evidence) -> str:
+    """The run's result in one sentence with its uncertainty."""
+    final, truth = evidence.final, has_gold(evidence)
+    if final is None:
+        return "No policy has been evaluated yet."
+    measure = "Full compliance" if truth else "Full compliance in the judge's opinion"
+    after = measured(evidence.evaluations[final], truth).get("all", {})
+    before = measured(evidence.evaluations.get("base", {}), truth).get("all", {})
+    count = f"{len(after)} held-out prompts"
+    if not after:
+        return f"{len(evidence.evaluations[final])} replies of {final} were evaluated, but neither gold nor the judge could read them."
+    if final == "base" or not before:
+        return f"{measure} of {final} is {_with_ci(after)} on {count}."
+    change = deltas({"all": after}, {"all": before})["all"]
+    verb = (
+        "did not clearly change: it went"
+        if not change["different"]
+        else ("rose" if change["value"] > 0 else "fell")
+    )
+    return f"{measure} {verb} from {_with_ci(before)} to {_with_ci(after)} on {count}."
+
+
+def _with_ci(values: dict[str, float]) -> str:
+    value, interval = rate(values)
+    return f"{fixed(value)} {ci(interval)}"
+
+
+def details(evidence: Evidence) -> list[str]:
+    """Sentences below the answer: which principles moved, and the judge's win rate."""
+    final = evidence.final
+    if final in (None, "base") or "base" not in evidence.evaluations:
+        return []
+    truth = has_gold(evidence)
+    before, after = (measured(evidence.evaluations[name], truth) for name in ("base", str(final)))
+    changes = {name: change for name, change in deltas(after, before).items() if name != "all"}
+    fell = [f"{name} ({change['value']:+.2f})" for name, change in changes.items()
+            if change["different"] and change["value"] < 0]  # fmt: skip
+    rose = sum(change["different"] and change["value"] > 0 for change in changes.values())
+    moved = f"Of {len(changes)} principles {rose} rose clearly, " + (
+        f"{len(fell)} fell: {', '.join(fell)}." if fell else "none fell clearly."
+    )
+    wins = win_rate([row.p_win for row in evidence.evaluations[str(final)].values()])
+    judge = f"The judge prefers {final} to base in {fixed(wins['value'])} {ci(wins['ci'])} of {wins['n']} pairs (ties count half)."
+    source = [] if truth else ["There is no gold scorer in this run: these are opinions of the judge."]
+    return [moved, *([judge] if wins["n"] else []), *source]
+
+
+def policies(evidence: Evidence) -> list[dict[str, Any]]:
+    """One entry a policy: win rate against base, KL, length, truncation, refusals."""
+    base = evidence.evaluations.get("base", {})
+    return [_policy(evidence, name, rows, base) for name, rows in evidence.evaluations.items()]
+
+
+def _policy(
+    evidence: Evidence, name: str, rows: dict[str, Evaluation], base: dict[str, Evaluation]
+) -> dict[str, Any]:
+    everything = list(rows.values())
+    judged = [row for row in everything if row.p_win is not None and row.prompt_id in base and name != "base"]
+    chances = [row.p_win for row in judged if row.p_win is not None]
+    longer = [row.tokens - base[row.prompt_id].tokens for row in judged]
+    texts = [
+        evidence.responses[row.response_id] for row in everything if row.response_id in evidence.responses
+    ]
+    measures = {kind: make(everything).get("all") for kind, make in (("gold", gold), ("judge", compliance))}
+    return {
+        "name": name, "n": len(rows),
+        **{kind: rate(values) if values else None for kind, values in measures.items()},
+        "wins": win_rate([row.p_win for row in everything if row.compliance]) if judged else None,
+        "controlled": length_controlled(outcomes(chances), longer) if judged else None,
+        "kl": mean([row.kl for row in everything if row.kl is not None]),
+        "length": mean([row.tokens for row in everything]),
+        "truncated": mean([text.finish == "length" for text in texts]),
+        "refusals": mean([row.refusal for row in everything]),
+    }  # fmt: skip
+
+
+def principles(evidence: Evidence) -> dict[str, Any]:
+    """The table and chart of every principle for every policy, by gold and by the judge."""
+    tables = {
+        name: (gold(rows.values()), compliance(rows.values())) for name, rows in evidence.evaluations.items()
+    }
+    ids = ["all", *evidence.run.constitution.ids]
+    present = [i for i in ids if any(i in table for pair in tables.values() for table in pair)]
+    rows = [_principle(evidence, i, tables) for i in present]
+    colour, truth = slots(list(tables)), has_gold(evidence)
+    plotted = [(row["id"], [
+        charts.Dot(cell[0], cell[1], colour[name], name)
+        for name, cells in row["cells"].items() if (cell := cells["gold" if truth else "judge"])
+    ]) for row in rows]  # fmt: skip
+    return {
+        "rows": rows,
+        "chart": charts.dot_chart("Compliance of each principle", plotted),
+        "gold": truth,
+        "judge": any(judge for _, judge in tables.values()),
+    }
+
+
+def _principle(evidence: Evidence, name: str, tables: dict[str, tuple[Table, Table]]) -> dict[str, Any]:
+    texts = {p.id: p.text for p in evidence.run.constitution.principles}
+    cells = {
+        policy: {"gold": rate(truth[name]) if name in truth else None,
+                 "judge": rate(opinion[name]) if name in opinion else None}
+        for policy, (truth, opinion) in tables.items()
+    }  # fmt: skip
+    which = 0 if has_gold(evidence) else 1
+    first, last = (pair[which] for pair in (next(iter(tables.values())), tables[str(evidence.final)]))
+    shift = deltas(last, first).get(name) if len(tables) > 1 else None
+    return {"id": name, "text": texts.get(name, "every principle at once"), "cells": cells, "change": shift}
+
+
+def curves(evidence: Evidence) -> list[Any]:
+    """Charts of the last PPO stage, those it has data for."""
+    rows = evidence.curve(evidence.last("ppo"))
+    drawn: list[Any] = []
+    for title, keys in CURVES:
+        lines = [
+            charts.Line(name, [(r["update"], r[key]) for r in rows if r.get(key) is not None], slot)
+            for (key, name), slot in zip(keys, ("last", "mid0"), strict=False)
+        ]
+        lines = [line for line in lines if line.points]
+        if len(lines) == len(keys) or (lines and keys[0][0] != "gold"):
+            drawn.append(charts.line_chart(title, lines))
+    return drawn
+
+
+def asked(evidence: Evidence) -> list[dict[str, Any]]:
+    """The first question and answer of every stage that asked a model."""
+    return [
+        {"stage": stage.dir.name, **stage.summary["example"]}
+        for stage in evidence.stages
+        if stage.summary.get("example")
+    ]
+
+
+def provenance(evidence: Evidence) -> dict[str, Any]:
+    """What this run was, key by key: the manifest, hashes, models."""
+    config, manifest = evidence.run.config, evidence.manifest
+    flat: dict[str, Any] = {}
+    for key, value in manifest.items():
+        if key != "command":
+            flat |= {f"{key}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {key: value}
+    return {
+        "command": manifest.get("command"),
+        "facts": {
+            "policy": config.policy.model, "feedback model": config.feedback.model, "gold": config.gold or "none",
+            "constitution": f"{evidence.run.constitution.name}, {evidence.run.constitution.hash}",
+            "made by": ", ".join(sorted({row.model for row in evidence.responses.values() if row.model})),
+            **{key: value for key, value in flat.items() if value is not None},
+        },
+    }  # fmt: skip

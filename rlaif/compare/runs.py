@@ -1,0 +1,320 @@
+"""Runs side by side on the same held-out prompts: what differs, by how much, and whether that can be chance.
+
+Every run is set against the first. A difference is declared only where its interval excludes zero; the intervals are
+bootstraps over prompts and know nothing of the luck of training, which the result says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rlaif.compare import charts
+from rlaif.compare.differences import differences, same_experiment
+from rlaif.compare.doubts import doubts
+from rlaif.compare.duel import Side, gold_table, gold_win_rate, judged, united
+from rlaif.compare.evidence import Evidence, plain
+from rlaif.compare.examples import Case, extremes, prompt_text, reply
+from rlaif.compare.measures import Table, Values, compliance, delta, deltas
+from rlaif.compare.page import ci, fixed, signed, write_page
+from rlaif.config import ModelConfig
+from rlaif.constitution import Constitution
+from rlaif.engines import open_engine
+from rlaif.errors import UserError
+from rlaif.judge import Judge
+from rlaif.prompts import Templates
+from rlaif.records import Evaluation, Preference, Prompt, verdict_of
+from rlaif.run import silent_progress
+from rlaif.stats import agreement, cohen_kappa, mean
+
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+SOURCES = {"ai": "AI", "human": "human", "simulated": "simulated human"}
+LUCK_NOTE = ("Intervals cover the choice of prompts, not the luck of training: another seed of the same config moves these "
+             "figures too, so compare several seeds before believing a small difference.")  # fmt: skip
+
+
+def compare(
+    paths: Sequence[Path], out: Path | None = None, judge: ModelConfig | None = None, progress: Any = silent_progress
+) -> dict[str, Any]:  # fmt: skip
+    """The second and every further run against the first, JSON-able; `out` also gets it as a page.
+
+    `judge` decides the win rate; by default the first run's feedback model. Raises UserError where a path is no run,
+    a run has no evaluation, or two runs share no held-out prompt.
+    """
+    if not 2 <= len(paths) <= len(LETTERS):
+        raise UserError(
+            f"compare: {len(paths)} runs given.", f"2 to {len(LETTERS)} run folders", "rlaif compare RUN RUN"
+        )
+    sides = [_side(letter, path, paths) for letter, path in zip(LETTERS, paths, strict=False)]
+    constitution = united([side.evidence.run.constitution for side in sides])
+    pairs = [Pair(sides[0], side, constitution, judge, progress) for side in sides[1:]]
+    data = plain({"runs": {side.letter: _facts(side) for side in sides}, **pairs[0].data,
+                  "others": [pair.data for pair in pairs[1:]]})  # fmt: skip
+    if out is not None:
+        views = [{**plain(pair.data), "chart": pair.chart(), "cases": pair.cases()} for pair in pairs]
+        write_page(out, "compare.html.j2", runs=data["runs"], pairs=views, doubts=_doubts(sides))
+    return data
+
+
+def in_words(data: dict[str, Any]) -> list[str]:
+    """A comparison as lines of text: the answer, then each figure with its interval."""
+    lines: list[str] = []
+    for pair in (data, *data["others"]):
+        lines += [pair["verdict"]["text"], *_lines(pair), *(f"note: {note}" for note in pair["notes"]), ""]
+    return lines[:-1]
+
+
+def _side(letter: str, path: Path, paths: Sequence[Path]) -> Side:
+    evidence = Evidence(path)
+    policy = evidence.final
+    if policy is None:
+        raise UserError(f"{path}: no policy of this run has been evaluated.", "a run with a finished evaluate stage",
+                        f"finish it with `{evidence.manifest.get('command', 'rlaif run CONFIG')}`")  # fmt: skip
+    twice = [other for other in paths if other.resolve().name == path.resolve().name]
+    name = path.resolve().name if len(twice) == 1 else str(path)
+    rows = {
+        i: row for i, row in evidence.evaluations[policy].items() if row.response_id in evidence.responses
+    }
+    return Side(letter, name, evidence, policy, rows)
+
+
+def feedback_kind(side: Side) -> str:
+    """Whose labels a run learned from: "AI", "human", "AI and simulated human" …"""
+    sources = side.evidence.metrics("label").get("sources") or {}
+    return " and ".join(SOURCES[kind] for kind in SOURCES if sources.get(kind)) or "no"
+
+
+def capital(text: str) -> str:
+    """The text with a capital first letter."""
+    return text[:1].upper() + text[1:]
+
+
+def _facts(side: Side) -> dict[str, Any]:
+    labels, reward = side.evidence.metrics("label"), side.evidence.metrics("reward")
+    rows = list(side.rows.values())
+    return {
+        "path": str(side.evidence.path), "name": side.name, "policy": side.policy, "prompts": len(rows),
+        "feedback": feedback_kind(side), "comparisons": labels.get("comparisons"), "sources": labels.get("sources"),
+        "label_agreement_with_gold": labels.get("agreement_with_gold"), "order_flip_rate": labels.get("order_flip_rate"),
+        "reward_model_accuracy": reward.get("heldout_accuracy"), "kl": mean([r.kl for r in rows if r.kl is not None]),
+        "length": mean([row.tokens for row in rows]), "refusal_rate": mean([row.refusal for row in rows]),
+        "seconds": sum(stage.summary.get("seconds", 0.0) for stage in side.evidence.stages),
+        "seed": side.evidence.run.config.seed, "constitution": side.evidence.run.constitution.hash,
+    }  # fmt: skip
+
+
+def _doubts(sides: Sequence[Side]) -> list[str]:
+    return [f"{side.name}: {doubt}" for side in sides for doubt in doubts(side.evidence)]
+
+
+class Pair:
+    """One run against another: `data` is the comparison as `rlaif compare --json` prints it."""
+
+    def __init__(
+        self, a: Side, b: Side, constitution: Constitution, judge: ModelConfig | None, progress: Any
+    ) -> None:
+        self.a, self.b, self.constitution, self.notes = a, b, constitution, []
+        shared = sorted(set(a.rows) & set(b.rows) & set(a.evidence.prompts))
+        if not shared:
+            raise UserError(
+                f"{a.name} and {b.name} share no held-out prompt.", "two runs evaluated on the same prompts"
+            )
+        self.prompts = [a.evidence.prompts[i] for i in shared]
+        self.differs = differences(a.evidence, b.evidence)
+        self.same = same_experiment(self.differs)
+        self._note_scope()
+        self.gold = self._gold()
+        self.data = self._compare(judge, progress)
+
+    def _note_scope(self) -> None:
+        for side in (self.a, self.b):
+            if len(side.rows) > len(self.prompts):
+                self.notes.append(f"{len(self.prompts)} of {side.name}'s {len(side.rows)} held-out prompts are shared "
+                                  "and compared; the others are left out.")  # fmt: skip
+        if self.differs["constitution"]:
+            self.notes.append("The constitutions differ: both runs are measured under all "
+                              f"{len(self.constitution.principles)} principles of both.")  # fmt: skip
+
+    def _gold(self) -> tuple[Table, Table] | None:
+        specs = [side.evidence.run.config.gold for side in (self.a, self.b)]
+        if specs[0] != specs[1]:
+            self.notes.append("The runs name different gold scorers, so gold is not compared.")
+        if specs[0] is None or specs[0] != specs[1]:
+            return None
+        a, b = (gold_table(side, self.prompts, self.constitution) for side in (self.a, self.b))
+        return a, b
+
+    def _compare(self, judge: ModelConfig | None, progress: Any) -> dict[str, Any]:
+        win = self._win_rate(judge, progress)
+        data = {
+            "prompts": len(self.prompts), "between": [self.a.letter, self.b.letter], "win_rate": win,
+            **({"gold": self._shown(*self.gold), "gold_win_rate": gold_win_rate(*self.gold)} if self.gold else {}),
+            "compliance": self._compliance(), "length": self._figure(lambda row: row.tokens),
+            "kl": self._figure(lambda row: row.kl), "labels": self._labels(), "differs": self.differs,
+            "same_config": self.same,
+        }  # fmt: skip
+        verdict = self._verdict(data)
+        return {"verdict": verdict, **data, "notes": [*self.notes, LUCK_NOTE]}
+
+    def _win_rate(self, judge: ModelConfig | None, progress: Any) -> dict[str, Any]:
+        mine, theirs = (side.evidence.run.config for side in (self.a, self.b))
+        if judge is None and (mine.feedback != theirs.feedback or self.differs["templates"]):
+            self.notes.append(f"The runs have different judges; the win rate is by {self.a.name}'s.")
+        try:
+            engine = open_engine(judge or mine.feedback)
+            templates = Templates.load(mine.templates, self.a.evidence.run.base)
+            found = judged(
+                self.a, self.b, self.prompts, Judge(engine, templates), self.constitution, progress
+            )
+        except UserError as error:
+            self.notes.append(f"No win rate: the judge could not be asked ({error.found}).")
+            return {
+                "value": None,
+                "ci": None,
+                "ties": None,
+                "invalid": None,
+                "n": 0,
+                "judge": None,
+                "by_principle": {},
+            }
+        return {**found, "judge_model": (judge or mine.feedback).model}
+
+    def _shown(self, a: Table, b: Table) -> dict[str, Any]:
+        shift = deltas(a, b)
+        for change in shift.values():
+            change["different"] = change["different"] and not self.same
+        means = [{name: mean(list(values.values())) for name, values in side.items()} for side in (a, b)]
+        return {self.a.letter: means[0], self.b.letter: means[1], "delta": shift}
+
+    def _compliance(self) -> dict[str, Any]:
+        mine, theirs = (side.evidence.run.config for side in (self.a, self.b))
+        if mine.feedback != theirs.feedback or self.differs["templates"]:
+            self.notes.append("The judge's compliance is not compared: each run was judged by another judge.")
+            return {}
+        a, b = (compliance(side.rows[prompt.id] for prompt in self.prompts) for side in (self.a, self.b))
+        if self.differs["constitution"]:  # "all" would mean different sets of principles
+            a, b = ({name: values for name, values in side.items() if name != "all"} for side in (a, b))
+        return self._shown(*({name: side[name] for name in a if name in b} for side in (a, b)))
+
+    def _figure(self, read: Any) -> dict[str, Any]:
+        values: list[Values] = [
+            {p.id: x for p in self.prompts if (x := read(side.rows[p.id])) is not None}
+            for side in (self.a, self.b)
+        ]
+        means = [mean(list(side.values())) for side in values]
+        return {self.a.letter: means[0], self.b.letter: means[1], "delta": delta(values[0], values[1])}
+
+    def _labels(self) -> dict[str, Any]:
+        """How far the two runs' labels agree on the comparisons that both labelled, ties being a verdict of their own."""
+        a, b = (
+            {row.comparison_id: verdict_of(row.p_a)
+             for row in side.evidence.rows(side.evidence.last("label"), "preferences", Preference)}
+            for side in (self.a, self.b)
+        )  # fmt: skip
+        shared = [i for i in a if i in b]
+        verdicts = [a[i] for i in shared], [b[i] for i in shared]
+        return {"shared": len(shared), self.a.letter: len(a), self.b.letter: len(b),
+                "agreement": agreement(*verdicts), "kappa": cohen_kappa(*verdicts)}  # fmt: skip
+
+    def _question(self) -> str:
+        kinds = [feedback_kind(side) for side in (self.a, self.b)]
+        if self.same:
+            luck = "two seeds" if "seed" in self.differs["config"] else "one seed"
+            return f"{self.a.name} and {self.b.name} are one experiment under {luck}."
+        if kinds[0] != kinds[1]:
+            return f"{capital(kinds[0])} or {kinds[1]} feedback?"
+        return f"{self.a.name} or {self.b.name}?"
+
+    def _called(self, side: Side) -> str:
+        kinds = {feedback_kind(side) for side in (self.a, self.b)}
+        return f"{capital(feedback_kind(side))} ({side.name})" if len(kinds) > 1 else side.name
+
+    def _verdict(self, data: dict[str, Any]) -> dict[str, Any]:
+        measure, change, figures = self._figures(data)
+        if measure is None:
+            return {"winner": None, "measure": None, "text": f"{self._question()} {figures}"}
+        winner = (self.a if change["value"] > 0 else self.b) if change["different"] else None
+        said = f"{self._called(winner)}: {figures}." if winner else f"No difference shown: {figures}."
+        more = " A gap of this size is what a seed does." if self.same else self._principles(data, measure)
+        text = f"{self._question()} {said}{more}"
+        return {"winner": winner and winner.letter, "measure": measure, "text": text}
+
+    def _figures(self, data: dict[str, Any]) -> tuple[str | None, dict[str, Any], str]:
+        """(what decides, its change, the figures in words): gold where there is one, otherwise the judge."""
+        shift, win = data.get("gold", {}).get("delta", {}).get("all"), data["win_rate"]
+        if shift:
+            mine, theirs = (fixed(data["gold"][side.letter]["all"]) for side in (self.a, self.b))
+            return "gold", shift, (
+                f"{self.a.name} keeps every principle in {mine} of {len(self.prompts)} held-out replies and "
+                f"{self.b.name} in {theirs}, {signed(shift['value'])} {ci(shift['ci'])}")  # fmt: skip
+        if win["n"]:
+            change = {"value": win["value"] - 0.5, "different": _decides(win) and not self.same}
+            return "judge", change, (f"the judge prefers {self.a.name} in {fixed(win['value'])} {ci(win['ci'])} of "
+                                     f"{win['n']} held-out prompts, ties counting half")  # fmt: skip
+        return None, {}, "There is neither gold nor a judge to say."
+
+    def _principles(self, data: dict[str, Any], measure: str) -> str:
+        table = (data.get("gold") if measure == "gold" else data["compliance"]) or {}
+        apart = [f"{name} ({signed(change['value'])})" for name, change in table.get("delta", {}).items()
+                 if change["different"] and name != "all"]  # fmt: skip
+        return (
+            f" Principles that differ: {', '.join(apart)}."
+            if apart
+            else " No single principle differs clearly."
+        )
+
+    def chart(self) -> Any:
+        """Differences per principle with their intervals, gold above judge."""
+        parts = [(self.data["gold"]["delta"], "last", "gold")] if self.gold else []
+        parts += (
+            [(self.data["compliance"]["delta"], "mid0", "judge")]
+            if self.data["compliance"].get("delta")
+            else []
+        )
+        ids = dict.fromkeys(name for table, _, _ in parts for name in table)
+        rows = [(name, [charts.Dot(table[name]["value"], table[name]["ci"], slot, who)
+                        for table, slot, who in parts if name in table]) for name in ids]  # fmt: skip
+        edge = max((abs(x) for _, dots in rows for dot in dots for x in dot.ci), default=0.1)
+        return charts.dot_chart(
+            f"{self.a.letter} minus {self.b.letter}", rows, (-max(edge, 0.05), max(edge, 0.05))
+        )
+
+    def cases(self, count: int = 4) -> dict[str, list[Case]]:
+        """The prompts on which B is furthest ahead of A, and the other way round."""
+        return extremes([self._case(prompt) for prompt in self.prompts], count)
+
+    def _case(self, prompt: Prompt) -> Case:
+        rows: list[tuple[Side, Evaluation]] = [(side, side.rows[prompt.id]) for side in (self.a, self.b)]
+        replies = tuple(reply(side.evidence, row, f"{side.letter} · {side.name}") for side, row in rows)
+        return Case(prompt.id, prompt_text(self.a.evidence, prompt.id), replies)
+
+
+def _decides(win: dict[str, Any]) -> bool:
+    low, high = win["ci"]
+    return win["n"] >= 20 and (low > 0.5 or high < 0.5)
+
+
+def _lines(pair: dict[str, Any]) -> list[str]:
+    a, b = pair["between"]
+    win, lines = pair["win_rate"], []
+    if win["n"]:
+        lines.append(f"win rate of {a} over {b} (judge, both orders): {fixed(win['value'], 3)} {ci(win['ci'], 3)}, ties "
+                     f"{fixed(win['ties'])}, unreadable {fixed(win['invalid'])}, n {win['n']}; at equal length "
+                     f"{fixed(win['length_controlled']['value'], 3)} {ci(win['length_controlled']['ci'], 3)}")  # fmt: skip
+    for kind in ("gold", "compliance"):
+        for name, change in (pair.get(kind) or {}).get("delta", {}).items():
+            sides = f"{fixed(pair[kind][a][name], 3)} and {fixed(pair[kind][b][name], 3)}"
+            note = "" if change["different"] else ", no difference shown"
+            lines.append(f"{'gold' if kind == 'gold' else 'judge'} {name}: {sides}, {a} − {b} {signed(change['value'], 3)} "
+                         f"{ci(change['ci'], 3)}{note}")  # fmt: skip
+    for name in ("length", "kl"):
+        change = pair[name]["delta"]
+        lines.append(
+            f"{name}: {fixed(pair[name][a])} and {fixed(pair[name][b])}, {signed(change['value'])} {ci(change['ci'])}"
+        )
+    labels = pair["labels"]
+    lines.append(f"labels: {labels['shared']} comparisons labelled by both" + (
+        f", agreement {fixed(labels['agreement'], 3)}, kappa {fixed(labels['kappa'], 3)}" if labels["shared"] else ""))  # fmt: skip
+    keys = [key for kind in pair["differs"].values() for key in kind]
+    return [*lines, f"differs: {', '.join(keys) or 'nothing'}"]

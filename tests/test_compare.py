@@ -1,0 +1,198 @@
+"""Runs side by side: figures checked against the rows, and no difference declared where there is none."""
+
+import json
+
+import numpy as np
+import pytest
+
+from rlaif.compare.differences import flat_config
+from rlaif.compare.duel import united
+from rlaif.compare.measures import delta
+from rlaif.compare.runs import compare, in_words
+from rlaif.config import ModelConfig
+from rlaif.constitution import Constitution
+from rlaif.errors import UserError
+from rlaif.run import Run, read_json, write_json
+from tests.fake_run import fake_run
+
+
+def kept(run, name="all") -> dict[str, bool]:
+    lines = (run / "09_evaluate" / "evaluation.jsonl").read_text().splitlines()
+    return {r["prompt_id"]: r["gold"][name] for r in map(json.loads, lines) if r["policy"] == "ppo"}
+
+
+def set_config(run, **changes) -> None:
+    write_json(run / "config.json", read_json(run / "config.json") | changes)
+
+
+@pytest.fixture
+def ai(tmp_path):
+    return fake_run(tmp_path / "ai")
+
+
+@pytest.fixture
+def human(tmp_path):
+    return fake_run(tmp_path / "human", human=True, keep={"base": 0.5, "ppo": 0.6})
+
+
+def test_the_figures_are_those_of_the_rows(ai, human):
+    data = compare([ai, human])
+    a, b = kept(ai), kept(human)
+    assert data["prompts"] == len(a) == len(b)
+    assert data["gold"]["A"]["all"] == pytest.approx(np.mean(list(a.values())), abs=1e-5)
+    gap = np.mean([float(a[i]) - float(b[i]) for i in a])
+    shift = data["gold"]["delta"]["all"]
+    assert shift["value"] == pytest.approx(gap, abs=1e-5)
+    assert shift["ci"][0] < gap < shift["ci"][1]
+    assert data["verdict"]["winner"] == "A"
+    assert set(data["win_rate"]) >= {"value", "ci", "ties", "invalid", "judge"}
+    assert set(data["length"]) >= {"A", "B"}
+    assert data["win_rate"]["value"] > 0.5
+
+
+def test_judge_and_gold_agree_when_the_judge_is_right(ai, human):
+    data = compare([ai, human])
+    # The scripted judge decides each principle at 0.9 and adds them up: it prefers whoever keeps more.
+    assert data["win_rate"]["value"] == pytest.approx(data["gold_win_rate"]["value"])
+    assert data["win_rate"]["order_flip_rate"] == 0.0
+
+
+def test_human_or_ai_is_answered_in_words(ai, human, tmp_path):
+    data = compare([ai, human], out=tmp_path / "page.html")
+    assert data["verdict"]["text"].startswith(
+        "AI or simulated human feedback? AI (ai): ai keeps every principle in"
+    )
+    assert data["differs"]["config"]["label.human.annotator"] == [None, "tests.scripts:annotate"]
+    page = (tmp_path / "page.html").read_text()
+    assert f"<h1>{data['verdict']['text']}</h1>" in page
+    assert any(line.startswith("win rate of A over B") for line in in_words(data))
+
+
+def test_two_seeds_of_one_config_are_not_declared_different(tmp_path):
+    runs = [fake_run(tmp_path / f"seed{n}", seed=n) for n in (0, 1)]
+    data = compare(runs)
+    assert data["same_config"]
+    assert set(data["differs"]["config"]) == {"name", "seed"}
+    assert data["verdict"]["winner"] is None
+    assert "No difference shown" in data["verdict"]["text"]
+    shifts = [*data["gold"]["delta"].values(), *data["compliance"]["delta"].values()]
+    assert not any(shift["different"] for shift in shifts)
+
+
+def test_a_run_against_itself_is_all_ties(ai):
+    data = compare([ai, ai])
+    win = data["win_rate"]
+    assert (win["value"], win["ci"], win["ties"], win["calls"]) == (0.5, [0.5, 0.5], 1.0, 0)
+    assert data["gold"]["delta"]["all"]["ci"] == [0.0, 0.0]
+    assert data["labels"]["agreement"] == 1.0
+
+
+def test_chance_alone_is_seldom_called_a_difference():
+    rng = np.random.default_rng(0)
+    found = []
+    for _ in range(200):
+        a, b = (dict(enumerate((rng.random(300) < 0.8).astype(float))) for _ in "ab")
+        a, b = ({str(k): v for k, v in side.items()} for side in (a, b))
+        found.append(delta(a, b)["different"])
+    assert np.mean(found) < 0.1
+    assert not delta({"1": 1.0, "2": 1.0}, {"1": 0.0, "2": 0.0})["different"]  # two prompts prove nothing
+
+
+def test_a_removed_principle_is_still_measured_on_both(tmp_path, ai):
+    without = fake_run(tmp_path / "without", words=("rude", "wrong"))
+    rows = without / "09_evaluate" / "responses.jsonl"
+    rows.write_text(rows.read_text().replace("nice", "sad"))
+    data = compare([ai, without])
+    assert data["differs"]["constitution"]["no-sad"]["text"] == ["Never say sad.", None]
+    assert data["gold"]["B"]["no-sad"] < 0.5 < data["gold"]["A"]["no-sad"]
+    shifts = data["gold"]["delta"]
+    assert [i for i, shift in shifts.items() if shift["different"]] == ["all", "no-sad"]
+    assert "Principles that differ: no-sad (+" in data["verdict"]["text"]
+
+
+def test_a_principle_with_another_text_is_another_principle():
+    first = Constitution.model_validate(
+        {"name": "x", "principles": [{"id": "word", "text": "Never say sun."}]}
+    )
+    second = Constitution.model_validate(
+        {"name": "x", "principles": [{"id": "word", "text": "Never say rain."}]}
+    )
+    assert united([first, second, second]).ids == ["word", "word.run2"]
+
+
+def test_labels_of_the_same_comparisons_are_set_side_by_side(tmp_path, ai):
+    other = fake_run(tmp_path / "other", human=True)
+    labels = compare([ai, other])["labels"]
+    assert labels["shared"] == labels["A"] == labels["B"] > 100
+    assert (labels["agreement"], labels["kappa"]) == (1.0, 1.0)
+    assert compare([ai, fake_run(tmp_path / "else", seed=5)])["labels"]["shared"] == 0
+
+
+def test_fewer_shared_prompts_are_counted_and_said(tmp_path, ai):
+    small = fake_run(tmp_path / "small", prompts=200)
+    data = compare([ai, small])
+    assert data["prompts"] == len(kept(small)) < len(kept(ai))
+    assert f"{len(kept(small))} of ai's {len(kept(ai))} held-out prompts are shared" in data["notes"][0]
+
+
+def test_a_judge_that_cannot_be_opened_leaves_gold(ai, human):
+    data = compare([ai, human], judge=ModelConfig(engine="scripted", model="tests.scripts:nobody"))
+    assert data["win_rate"]["value"] is None
+    assert data["verdict"]["measure"] == "gold"
+    assert any("the judge could not be asked" in note for note in data["notes"])
+
+
+def test_without_gold_the_judge_decides(tmp_path):
+    runs = [
+        fake_run(tmp_path / name, gold=False, keep={"base": 0.5, "ppo": keep})
+        for name, keep in (("a", 0.95), ("b", 0.5))
+    ]
+    set_config(runs[1], heldout=0.5)
+    data = compare(runs)
+    assert "gold" not in data
+    assert data["verdict"]["measure"] == "judge"
+    assert data["verdict"]["text"].startswith("a or b? a: the judge prefers a in")
+
+
+def test_other_judges_and_other_truths_are_not_mixed(ai, human):
+    set_config(human, feedback={"engine": "scripted", "model": "tests.scripts:biased_judge"}, gold=None)
+    data = compare([ai, human])
+    assert "gold" not in data
+    assert data["compliance"] == {}
+    assert data["win_rate"]["judge"] == "scripted:feedback"
+    assert any("win rate is by ai's" in note for note in data["notes"])
+
+
+def test_further_runs_are_set_against_the_first(tmp_path, ai, human):
+    third = fake_run(tmp_path / "third", seed=3)
+    data = compare([ai, human, third], out=tmp_path / "page.html")
+    assert list(data["runs"]) == ["A", "B", "C"]
+    assert data["others"][0]["between"] == ["A", "C"]
+    assert "A against C: ai and third" in (tmp_path / "page.html").read_text()
+
+
+def test_the_page_escapes_and_loads_nothing(tmp_path):
+    runs = [fake_run(tmp_path / name, seed=n, say="<script>x</script>") for n, name in enumerate("ab")]
+    compare(runs, out=tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    assert "<script" not in page
+    assert "&lt;script&gt;" in page
+    assert "src=" not in page
+
+
+def test_mistakes_are_named(tmp_path, ai):
+    with pytest.raises(UserError, match="1 runs given"):
+        compare([ai])
+    with pytest.raises(UserError, match="not a run folder"):
+        compare([ai, tmp_path])
+    with pytest.raises(UserError, match="no policy of this run has been evaluated"):
+        compare([ai, fake_run(tmp_path / "early", until=8)])
+    with pytest.raises(UserError, match="share no held-out prompt"):
+        compare([ai, fake_run(tmp_path / "alien", say="other", prompts=40)])
+
+
+def test_stage_options_go_by_the_stage_name(ai):
+    flat = flat_config(Run.load(ai).config)
+    assert flat["ppo.updates"] == 100
+    assert {"sample[0].k", "sample[1].k"} <= set(flat)
+    assert flat["stages"][0] == "sample"

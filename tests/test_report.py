@@ -1,0 +1,176 @@
+"""The summary, the report and a row's lineage, read from written run folders."""
+
+import hashlib
+import json
+import re
+
+import pytest
+
+from rlaif.compare import charts
+from rlaif.compare.doubts import doubts
+from rlaif.compare.evidence import Evidence
+from rlaif.compare.examples import before_after, doubtful, traces
+from rlaif.compare.report import answer, write_report
+from rlaif.compare.summary import summarise, trace
+from rlaif.errors import UserError
+from rlaif.run import read_json, write_json
+from rlaif.stats import wilson
+from tests.fake_run import STAGES, fake_run
+
+
+def html(path) -> str:
+    return write_report(path).read_text()
+
+
+def change_metrics(run, stage: str, **changes) -> None:
+    path = next(run.glob(f"*_{stage}/stage.json"))
+    data = read_json(path)
+    write_json(path, data | {"metrics": data["metrics"] | changes})
+
+
+def test_the_first_line_is_the_answer_with_its_interval(tmp_path):
+    run = fake_run(tmp_path / "run")
+    rows = [json.loads(line) for line in (run / "09_evaluate" / "evaluation.jsonl").read_text().splitlines()]
+    shown = []
+    for policy in ("base", "ppo"):
+        kept = [row["gold"]["all"] for row in rows if row["policy"] == policy]
+        low, high = wilson(sum(kept), len(kept))
+        shown.append(f"{sum(kept) / len(kept):.2f} [{low:.2f}, {high:.2f}]")
+    said = f"Full compliance rose from {shown[0]} to {shown[1]} on {len(rows) // 3} held-out prompts."
+    assert answer(Evidence(run)) == said
+    assert f"<h1>{said}</h1>" in html(run)
+
+
+def test_a_change_that_may_be_chance_is_not_called_one(tmp_path):
+    run = fake_run(tmp_path / "run", keep={"base": 0.7, "ppo": 0.7})
+    assert "did not clearly change" in answer(Evidence(run))
+
+
+def test_without_gold_the_opinions_are_called_opinions(tmp_path):
+    run = fake_run(tmp_path / "run", gold=False)
+    page = html(run)
+    assert "Full compliance in the judge&#39;s opinion rose" in page
+    assert "There is no gold scorer in this run" in page
+    assert "by the gold scorer" not in page
+
+
+@pytest.mark.parametrize("until", range(len(STAGES)))
+def test_a_run_that_stopped_early_has_a_report_that_says_so(tmp_path, until):
+    run = fake_run(tmp_path / "run", until=until)
+    page = html(run)
+    assert "No policy has been evaluated yet." in page
+    assert f"The run is not finished: stage {until + 1} of 9" in page
+    assert summarise(run)["status"] == "unfinished"
+
+
+def test_texts_of_models_are_shown_and_never_run(tmp_path):
+    evil = "<script>alert(1)</script><img src=http://x onerror=alert(2)>{{7*7}}"
+    run = fake_run(tmp_path / "run", say=evil)
+    page = html(run)
+    assert "&lt;script&gt;alert(1)" in page
+    assert "{{7*7}}" in page
+    assert not re.search(r"<(script|img|iframe|link|object)", page)
+    assert "default-src 'none'" in page
+
+
+def test_the_page_needs_nothing_else_and_stays_small(tmp_path):
+    run = fake_run(tmp_path / "run", prompts=800, say="word " * 3000)
+    page = html(run)
+    assert len(page.encode()) < 2_000_000
+    assert "more characters)" in page
+    assert not re.search(r"""(src|href)=|url\(|@import""", page)
+
+
+def test_writing_the_report_changes_no_row(tmp_path):
+    run = fake_run(tmp_path / "run")
+    torn = run / "06_label" / "labels.jsonl"
+    torn.write_text(torn.read_text() + '{"id": "half a li')
+    before = {p: hashlib.sha256(p.read_bytes()).digest() for p in run.rglob("*") if p.is_file()}
+    write_report(run)
+    summarise(run)
+    assert {p: hashlib.sha256(p.read_bytes()).digest() for p in before} == before
+
+
+def test_a_judge_that_cannot_be_trusted_is_named_so(tmp_path):
+    run = fake_run(tmp_path / "run")
+    assert doubts(Evidence(run)) == []
+    change_metrics(run, "label", order_flip_rate=0.44, mass=0.03, agreement_with_gold=0.55, invalid_rate=0.2)
+    said = " ".join(doubts(Evidence(run)))
+    for part in (
+        "44% of its decided verdicts turn round",
+        "only 0.03 of its probability",
+        "only 55% of",
+        "20% of the verdicts",
+    ):
+        assert part in said
+        assert part in html(run)
+
+
+def test_a_reward_model_no_better_than_a_rule_is_named_so(tmp_path):
+    run = fake_run(tmp_path / "run")
+    change_metrics(run, "reward", heldout_accuracy=0.5, baselines={"longer": 0.61, "constant": 0.5})
+    assert any('"longer" (0.61)' in doubt for doubt in doubts(Evidence(run)))
+
+
+def test_many_dropped_rows_and_longer_replies_are_warned_of(tmp_path):
+    run = fake_run(tmp_path / "run", longer=4)
+    path = run / "01_sample" / "stage.json"
+    write_json(path, read_json(path) | {"in": 100, "kept": 94, "dropped": {"too long": 6, "never": 0}})
+    said = doubts(Evidence(run))
+    assert "Stage 1 (sample) dropped 6 of 100 rows (6%): 6 × too long." in said
+    assert any(doubt.startswith("Replies grew from") for doubt in said)
+
+
+def test_the_summary_has_the_public_keys(tmp_path):
+    summary = summarise(fake_run(tmp_path / "run"))
+    assert summary["status"] == "done"
+    assert [stage["name"] for stage in summary["stages"]] == list(STAGES)
+    assert set(summary["stages"][0]) >= {"name", "status", "seconds", "in", "kept", "dropped"}
+    assert list(summary["policies"]) == ["base", "sft", "ppo"]
+    assert set(summary["labels"]) >= {"comparisons", "calls", "agreement_with_gold", "order_flip_rate", "invalid_rate"}  # fmt: skip
+    assert set(summary["reward_model"]) >= {"heldout_accuracy", "ece"}
+    assert set(summary["ppo"]) >= {"updates", "episodes", "kl", "reward_start", "reward_end"}
+    assert "NaN" not in json.dumps(summary)
+
+
+def test_a_row_leads_back_to_its_prompt(tmp_path):
+    run = fake_run(tmp_path / "run")
+    row = json.loads((run / "06_label" / "preferences.jsonl").read_text().splitlines()[0])
+    found = trace(run, row["id"][:10])
+    files = [r["file"] for r in found]
+    assert found[0]["id"] == row["id"]
+    assert files.count("06_label/labels.jsonl") == 6  # three principles in two orders
+    assert files.count("04_sample/responses.jsonl") == 2
+    assert files.count("prompts.jsonl") == 1
+    with pytest.raises(UserError, match="no row has the id"):
+        trace(run, "nothing")
+
+
+def test_examples_are_the_largest_changes(tmp_path):
+    evidence = Evidence(fake_run(tmp_path / "run"))
+    cases = before_after(evidence, 3)
+    assert [case.gain for case in cases["gained"]] == [1.0, 1.0, 1.0]
+    assert all(case.gain < 0 for case in cases["lost"])
+    assert [r.policy for r in cases["gained"][0].replies] == ["base", "sft", "ppo"]
+    assert len({steps[0].principle_id for _, _, steps in traces(evidence, 3)}) == 3
+    pairs = doubtful(evidence, 3)
+    assert all(any(p != 0.5 for _, p in pair.verdicts) for pair in pairs["uncertain"])
+    assert pairs["disputed"][0].spread == pytest.approx(0.8)
+
+
+def test_axis_ticks_are_round_and_cover():
+    assert charts.ticks(0.0, 1.0) == [0.0, 0.25, 0.5, 0.75, 1.0]
+    assert charts.ticks(3.0, 97.0) == [0.0, 25.0, 50.0, 75.0, 100.0]
+    assert charts.ticks(-0.13, 0.2)[0] <= -0.13
+    assert len(charts.ticks(9.0, 9.0)) > 1
+
+
+def test_charts_survive_what_training_leaves():
+    nan = float("nan")
+    assert charts.line_chart("x", [charts.Line("a", [(1, nan), (2, nan)])]) == ""
+    drawn = charts.line_chart("<b>", [charts.Line("a", [(n, 1.0 / (n % 7 or nan)) for n in range(10_000)])])
+    assert "<b>&lt;b&gt;</b>" in drawn
+    assert drawn.count("<circle") <= charts.MOST_POINTS
+    assert "nan" not in drawn
+    assert charts.dot_chart("x", []) == ""
+    assert charts.calibration_chart([]) == ""
