@@ -93,7 +93,7 @@ def train_feedback(
     pad = tokenizer.convert_tokens_to_ids("<|pad|>")
     train(
         model, batches, max(2, int(FEEDBACK_STEPS * scale)), 2e-3, pad, lambda t: progress(f"feedback: {t}"),
-        (lambda step: watch(model, step)) if watch else None, fast,
+        (lambda step: watch(model, step)) if watch else None, fast, probing=True,
     )  # fmt: skip
     return model
 

@@ -6,7 +6,7 @@ their beginning, so an example is a `Bundle`: a shared prefix and branches that 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from random import Random
 from typing import TYPE_CHECKING
@@ -50,11 +50,16 @@ class Branch:
 
 @dataclass
 class Bundle:
-    """A prefix and the branches behind it."""
+    """A prefix and the branches behind it.
+
+    `marks` are places in the prefix where a sentence of a reply ends, with the number of the fault it shows (0 for
+    none, else 1 + its place in KINDS), 8 more in the second reply.
+    """
 
     prefix: list[int]
     weights: list[float]
     branches: list[Branch]
+    marks: list[tuple[int, int]] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.prefix) + sum(len(b.ids) for b in self.branches)
@@ -152,10 +157,19 @@ class FeedbackCorpus:
         out = [*self.ids(told), self.end]
         return Branch([*ids, *out], [0.0] * len(ids) + [1.0] * len(out))
 
-    def prefix(self, shared: str) -> tuple[list[int], list[float]]:
-        """Ids of a shared part, read with a small weight."""
-        ids = self.ids(self.head + shared)
-        return ids, [READ_WEIGHT] * len(ids)
+    def bundle(self, shared: str, branches: list[Branch], question: Question, *replies: str) -> Bundle:
+        """A bundle on a shared part that shows these replies, the first of them first."""
+        text = self.head + shared
+        encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        ends = {end: i for i, (_, end) in enumerate(encoded["offset_mapping"])}
+        marks, at = [], text.index("\nReply")
+        for place, sentence in ((i, s) for i, reply in enumerate(replies) for s in world.sentences(reply)):
+            at = text.index(sentence, at) + len(sentence)
+            fault = world.sentence_fault(question, sentence)
+            if at in ends:
+                marks.append((ends[at], place * (1 + len(KINDS)) + (1 + KINDS.index(fault) if fault else 0)))
+        ids = encoded["input_ids"]
+        return Bundle(ids, [READ_WEIGHT] * len(ids), branches, marks)
 
     def question(self, rng: Random) -> Question:
         """A question that is not held out; facts are shown often, being learnt last."""
@@ -188,24 +202,24 @@ class FeedbackCorpus:
             kept_a, kept_b = (world.keeps(kind, question, r, word) for r in (a, b))
             suffix = self.templates.comparison_suffix(sample_rule(rng, kind, word))
             branches.append(self.choice(rng, suffix, ("A", "B"), 0.5 + 0.5 * (kept_a - kept_b)))
-        return Bundle(*self.prefix(shared), branches)
+        return self.bundle(shared, branches, question, a, b)
 
     def reply(self, rng: Random, compliance: int = 4, critiques: int = 2, revisions: int = 2) -> Bundle:
         """One reply: compliance with some principles, some critiques and some revisions."""
         word = sample_word(rng)
         question, (reply, _) = self.replies(rng, word)
-        prefix, weights = self.prefix(self.templates.compliance(question.messages, reply)[0]["content"])
-        branches = []
+        shared = self.templates.compliance(question.messages, reply)[0]["content"]
+        start, branches = len(self.ids(self.head + shared)), []
         for kind in rng.sample(KINDS, compliance):
             suffix = self.templates.compliance_suffix(sample_rule(rng, kind, word))
             kept = world.keeps(kind, question, reply, word)
             branches.append(self.choice(rng, suffix, ("Yes", "No"), float(kept)))
         broken = [kind for kind in KINDS if not world.keeps(kind, question, reply, word)]
         for kind in self._some(rng, broken, critiques):
-            branches.append(self._critique(rng, len(prefix), question, reply, kind, word))
+            branches.append(self._critique(rng, start, question, reply, kind, word))
         for kind in self._some(rng, broken, revisions):
-            branches.append(self._revision(rng, len(prefix), question, reply, kind, word))
-        return Bundle(prefix, weights, branches)
+            branches.append(self._revision(rng, start, question, reply, kind, word))
+        return self.bundle(shared, branches, question, reply)
 
     def sample(self, rng: Random) -> Bundle:
         """A comparison or a single reply, half and half."""

@@ -11,6 +11,7 @@ import torch
 from torch.nn import functional as F
 
 from rlaif.playground.corpus import Bundle
+from rlaif.playground.wordings import KINDS
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
@@ -72,6 +73,7 @@ def collate(bundles: list[Bundle], pad: int, grain: int = 64) -> dict[str, torch
     positions = torch.zeros((len(rows), length), dtype=torch.long)
     segments = torch.full((len(rows), length), -1)
     where, first, second, p, weight = [], [], [], [], []
+    marks = [(i * length + at, fault) for i, b in enumerate(bundles) for at, fault in b.marks]
     for i, (row_ids, row_positions, row_segments, targets) in enumerate(rows):
         n = len(row_ids)
         ids[i, :n] = torch.tensor(row_ids)
@@ -94,20 +96,39 @@ def collate(bundles: list[Bundle], pad: int, grain: int = 64) -> dict[str, torch
         "second": torch.tensor(second),
         "p": torch.tensor(p),
         "weight": torch.tensor(weight),
+        "marked": torch.tensor([at for at, _ in marks], dtype=torch.long),
+        "fault": torch.tensor([fault for _, fault in marks], dtype=torch.long),
     }
 
 
-def loss_of(trunk: Any, head: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Weighted mean cross-entropy at the targets; a verdict's target is a distribution over two tokens."""
-    hidden = trunk(
-        input_ids=batch["ids"], attention_mask=batch["mask"], position_ids=batch["positions"], use_cache=False
-    ).last_hidden_state
-    picked = hidden.reshape(-1, hidden.shape[-1])[batch["where"]]
-    logp = F.log_softmax(head(picked), -1)
+def run_layers(trunk: Any, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """The hidden states (B, L, width) after the last norm, and half-way up."""
+    hidden = trunk.embed_tokens(batch["ids"])
+    rope = trunk.rotary_emb(hidden, batch["positions"])
+    middle = hidden
+    for number, layer in enumerate(trunk.layers, 1):
+        hidden = layer(hidden, attention_mask=batch["mask"], position_embeddings=rope)
+        if number == len(trunk.layers) // 2:
+            middle = hidden
+    return trunk.norm(hidden), middle
+
+
+def loss_of(
+    model: Any, batch: dict[str, torch.Tensor], probe: Any = None, layers: Any = run_layers
+) -> torch.Tensor:
+    """Weighted mean cross-entropy at the targets; a verdict's target is a distribution over two tokens.
+
+    `probe` reads the fault of each marked sentence half-way up: seeing faults early is what the verdicts wait for.
+    """
+    hidden, middle = layers(model.model, {name: batch[name] for name in ("ids", "positions", "mask")})
+    logp = F.log_softmax(model.lm_head(hidden.flatten(0, 1)[batch["where"]]), -1)
     one = logp.gather(1, batch["first"][:, None])[:, 0]
     other = logp.gather(1, batch["second"][:, None])[:, 0]
     loss = -(batch["p"] * one + (1 - batch["p"]) * other)
-    return (loss * batch["weight"]).sum() / batch["weight"].sum()
+    mean = (loss * batch["weight"]).sum() / batch["weight"].sum()
+    if probe is None or not len(batch["marked"]):
+        return mean
+    return mean + F.cross_entropy(probe(middle.flatten(0, 1)[batch["marked"]]), batch["fault"])
 
 
 def bucketed(sample: Callable[[], Bundle], size: int, pool: int = 8) -> Iterator[list[Bundle]]:
@@ -134,19 +155,25 @@ def train(
     watch: Callable[[int], None] | None = None,
     fast: bool = False,
     grain: int = 64,
+    probing: bool = False,
 ) -> float:
-    """AdamW with a cosine schedule; returns the smoothed loss. `fast` compiles the model, `watch` sees each step."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=peak, betas=(0.9, 0.98), weight_decay=0.01)
-    trunk = torch.compile(model.model, dynamic=False) if fast else model.model
+    """AdamW with a cosine schedule; returns the smoothed loss.
+
+    `fast` compiles the model, `watch` sees each step, `probing` adds the probe of `loss_of`, which is then dropped.
+    """
+    probe = torch.nn.Linear(model.config.hidden_size, 2 * (1 + len(KINDS))) if probing else None
+    weights = [*model.parameters(), *(probe.parameters() if probe else ())]
+    optimizer = torch.optim.AdamW(weights, lr=peak, betas=(0.9, 0.98), weight_decay=0.01)
+    layers = torch.compile(run_layers, dynamic=False) if fast else run_layers
     smooth, started = 0.0, time.perf_counter()
     model.train()
     for step in range(steps):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, steps, peak)
-        loss = loss_of(trunk, model.lm_head, collate(next(batches), pad, grain))
+        loss = loss_of(model, collate(next(batches), pad, grain), probe, layers)
         optimizer.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(weights, 1.0)
         optimizer.step()
         smooth = loss.item() if step == 0 else 0.98 * smooth + 0.02 * loss.item()
         if step % 50 == 0 or step == steps - 1:

@@ -205,6 +205,18 @@ def repair(kind: str, question: Question, reply: str, word: str | None = None) -
     return " ".join(parts) or answer(question)
 
 
+def sentence_fault(question: Question, sentence: str) -> str | None:
+    """The kind of principle that a single sentence of a reply works against; extra talk counts as `concise`."""
+    for pattern, kind in ((INSULT, "polite"), (SLIP, "in-role"), (HARM, "harmless")):
+        if pattern.search(sentence):
+            return kind
+    if REFUSAL.search(sentence):
+        return None if question.kind == "risky" else "helpful"
+    if not is_core(question, sentence):
+        return "concise" if is_extra(question, sentence) else None
+    return None if is_honest(question, sentence) else "honest"
+
+
 def _replace_core(question: Question, parts: list[str]) -> list[str]:
     """Put the right answer where the reply answers or refuses, once."""
     cores = [i for i, s in enumerate(parts) if is_core(question, s)]

@@ -1,0 +1,169 @@
+"""The playground's models: tokenizer, training bundles, a short rebuild, and the shipped weights' floors."""
+
+import json
+from pathlib import Path
+from random import Random
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from rlaif.playground import FEEDBACK, POLICY, world  # noqa: E402
+from rlaif.playground.corpus import FeedbackCorpus, vocabulary_texts  # noqa: E402
+from rlaif.playground.grammar import find_question, sample_question, sample_reply  # noqa: E402
+from rlaif.playground.tokenizer import build_tokenizer  # noqa: E402
+from rlaif.playground.training import collate, flatten, learning_rate, loss_of, new_model  # noqa: E402
+from rlaif.prompts import Templates, render_chat, user  # noqa: E402
+
+TEMPLATES = Templates.load("brief")
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return build_tokenizer(vocabulary_texts(TEMPLATES))
+
+
+@pytest.fixture(scope="module")
+def corpus(tokenizer):
+    return FeedbackCorpus(tokenizer, TEMPLATES)
+
+
+@pytest.mark.parametrize(
+    "text", ["Happy to help!", " two  spaces\n\n", "Ünïcode 漢字 🎈", "<b>&amp;</b>", ""]
+)
+def test_tokenizer_round_trip(tokenizer, text: str) -> None:
+    assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
+
+
+def test_tokenizer_gives_every_world_word_one_token(tokenizer) -> None:
+    rng = Random(0)
+    assert len(tokenizer) <= 900
+    assert tokenizer.pad_token_id != tokenizer.eos_token_id
+    for _ in range(200):
+        reply = sample_reply(rng, sample_question(rng))
+        pieces = tokenizer.backend_tokenizer.pre_tokenizer.pre_tokenize_str(reply)
+        assert len(tokenizer(reply)["input_ids"]) == len(pieces)
+
+
+def test_chat_template_marks_the_assistants_tokens(tokenizer) -> None:
+    chat = [user("You fool!"), {"role": "assistant", "content": "It is Paris."}]
+    out = tokenizer.apply_chat_template(chat, return_dict=True, return_assistant_tokens_mask=True)
+    marked = [t for t, m in zip(out["input_ids"], out["assistant_masks"], strict=True) if m]
+    assert tokenizer.decode(marked) == "It is Paris.<|end|>"
+
+
+def test_bundles_are_what_the_loop_renders(tokenizer, corpus) -> None:
+    """A branch behind its prefix is token for token the text that an engine would be given."""
+    rng = Random(3)
+    for bundle in [corpus.comparison(rng) for _ in range(20)]:
+        for branch in bundle.branches:
+            assert branch.choice is not None
+            text = tokenizer.decode(bundle.prefix + branch.ids[: branch.choice[0]])
+            content = text.removeprefix("<|user|>").removesuffix("<|end|><|assistant|>")
+            assert (
+                tokenizer(render_chat(tokenizer, [user(content)]))["input_ids"]
+                == tokenizer(text)["input_ids"]
+            )
+            assert tokenizer(text)["input_ids"] == bundle.prefix + branch.ids[: branch.choice[0]]
+
+
+def test_held_out_questions_are_never_trained_on(corpus) -> None:
+    rng = Random(5)
+    assert not any(corpus.question(rng).held_out for _ in range(300))
+    assert 0.05 < sum(sample_question(rng).held_out for _ in range(1000)) / 1000 < 0.15
+
+
+def test_a_branch_sees_the_prefix_and_itself_only(tokenizer, corpus) -> None:
+    """The loss of a bundle equals the weighted loss of its branches run one by one as plain sequences."""
+    torch.manual_seed(0)
+    model = new_model(tokenizer, layers=2, width=32, inner=48).eval()
+    bundle = corpus.comparison(Random(1))
+    with torch.no_grad():
+        together = loss_of(model, collate([bundle], 0)).item()
+        total = weights = 0.0
+        for i, branch in enumerate(bundle.branches):
+            ids = torch.tensor([bundle.prefix + branch.ids])
+            logp = model(ids).logits[0].log_softmax(-1)
+            start = len(bundle.prefix)
+            rows = [
+                (start + j - 1, t, t, 1.0, w)
+                for j, (t, w) in enumerate(zip(branch.ids, branch.weights, strict=True))
+                if w
+            ]
+            at, first, second, p = branch.choice
+            rows[0] = (start + at - 1, first, second, p, branch.weights[at])
+            if i == 0:
+                rows += [(j - 1, ids[0, j], ids[0, j], 1.0, w) for j, w in enumerate(bundle.weights) if j]
+            total -= sum(w * (p * logp[n, a] + (1 - p) * logp[n, b]).item() for n, a, b, p, w in rows)
+            weights += sum(r[-1] for r in rows)
+    assert together == pytest.approx(total / weights, rel=1e-4)
+
+
+def test_flatten_restarts_positions_in_every_branch(corpus) -> None:
+    bundle = corpus.reply(Random(2))
+    _, positions, segments, _ = flatten(bundle)
+    starts = [p for i, p in enumerate(positions) if i and segments[i] != segments[i - 1]]
+    assert starts == [len(bundle.prefix)] * len(bundle.branches)
+
+
+def test_learning_rate_warms_up_and_falls() -> None:
+    rates = [learning_rate(step, 1000, 1e-3) for step in range(1000)]
+    assert rates[0] == pytest.approx(1e-5, rel=0.01)
+    assert max(rates) == pytest.approx(1e-3, rel=0.05)
+    assert rates[-1] == pytest.approx(5e-5, rel=0.01)
+
+
+def test_shipped_folders_are_small_and_load() -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    sizes = sum(f.stat().st_size for folder in (POLICY, FEEDBACK) for f in Path(folder).iterdir())
+    assert sizes <= 10_000_000
+    for folder in (POLICY, FEEDBACK):
+        config = json.loads((folder / "config.json").read_text())
+        assert config["architectures"] == ["LlamaForCausalLM"]
+        assert AutoModelForCausalLM.from_pretrained(folder).num_parameters() < 2_000_000
+        loaded = AutoTokenizer.from_pretrained(folder)
+        assert loaded.eos_token == "<|end|>"
+        assert loaded.chat_template
+
+
+@pytest.mark.slow
+def test_a_short_rebuild_learns(tmp_path: Path) -> None:
+    """A twentieth of the training: losses fall, both folders load, replies end and mostly answer the question."""
+    from rlaif.playground.builder import build
+
+    lines: list[str] = []
+    found = build(tmp_path, seed=1, scale=0.06, progress=lines.append, fast=False)
+    losses = [float(line.split("loss ")[1].split()[0]) for line in lines if line.startswith("feedback")]
+    assert losses[-1] < 0.5 * losses[0]
+    assert found["measured"]["policy"]["finished"] > 0.8
+    assert Path(found["feedback"], "model.safetensors").is_file()
+
+
+@pytest.mark.slow
+def test_shipped_weights_meet_the_floors() -> None:
+    from rlaif.playground.measure import measure, shortfalls, table
+
+    found = measure(n=150, seed=1)
+    assert shortfalls(found) == [], table(found)
+
+
+def test_shipped_critic_and_reviser_on_one_reply() -> None:
+    """The whole pathway once: a rude reply is criticised for rudeness and loses the insult."""
+    from rlaif.config import ModelConfig
+    from rlaif.engines import GenerateRequest, open_engine
+    from rlaif.playground.corpus import rule
+    from rlaif.playground.wordings import SEEN
+
+    engine = open_engine(ModelConfig(model=str(FEEDBACK)))
+    asked, reply = [user("What is the capital of Peru?")], "You fool! The capital of Peru is Lima."
+    principle = rule("polite", SEEN["polite"][0])
+
+    def write(messages: list[dict[str, str]]) -> str:
+        return next(iter(engine.generate([GenerateRequest(messages, 64, 0.0)])))[1].text
+
+    critique = write(TEMPLATES.critique(asked, reply, principle))
+    assert world.named_fault(critique) == "polite"
+    revised = write(TEMPLATES.revision(asked, reply, principle, critique))
+    assert world.keeps("polite", find_question(asked), revised)
+    assert world.keeps("honest", find_question(asked), revised)
