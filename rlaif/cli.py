@@ -132,12 +132,17 @@ def compare(
 
 
 @constitution_app.command("lint")
-def constitution_lint(path: Annotated[Path, typer.Argument(help="A constitution file.")]) -> None:
+def constitution_lint(
+    path: Annotated[Path, typer.Argument(help="A constitution file.")],
+    prompts: Annotated[Path | None, typer.Option(help="A prompt file, to check tags against.")] = None,
+) -> None:
     """Check a constitution: errors with file and line, and warnings."""
     from rlaif.constitution import Constitution, lint
+    from rlaif.records import Prompt
+    from rlaif.run import read_rows
 
     constitution = Constitution.load(path)
-    for warning in lint(path):
+    for warning in lint(path, read_rows(prompts, Prompt) if prompts else ()):
         print(f"warning: {warning}")
     print(f"{path}: {len(constitution.principles)} principles, hash {constitution.hash}")
 
@@ -156,11 +161,12 @@ def data_import(
     file: Annotated[Path, typer.Argument(help="The file, .jsonl or .jsonl.gz.")],
     out: Annotated[Path, typer.Option(help="Folder for prompts, responses, comparisons and labels.")],
     limit: Annotated[int | None, typer.Option(help="Read at most this many rows.")] = None,
+    tag: Annotated[list[str] | None, typer.Option(help="A tag for every prompt; may be repeated.")] = None,
 ) -> None:
     """Import preference data; says how many rows were kept and why others were not."""
     from rlaif.human.importers import import_file
 
-    emit(import_file(format, file, out, limit))
+    emit(import_file(format, file, out, limit, tag or ()))
 
 
 @playground_app.command("build")

@@ -68,7 +68,9 @@ def _people(stage: Stage, questions: Sequence[Question]) -> list[Label]:
     human = stage.options.human
     pairs = [question.comparison for question in questions]
     if human.file:
-        labels = load_human_labels(find(human.file, stage.run.base), pairs)
+        left_out: Counter[str] = Counter()
+        labels = load_human_labels(find(human.file, stage.run.base), pairs, left_out)
+        stage.notes += [f"{human.file}: {n} × {reason}" for reason, n in left_out.items()]
     else:
         labels = simulate_labels(human.annotator, human.options, questions, stage.constitution, stage.seed)
     chosen = {pair.id for pair in pairs if derive_seed(stage.seed, "human", pair.id) / 2**31 < human.share}
