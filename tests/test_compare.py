@@ -103,11 +103,11 @@ def test_a_removed_principle_is_still_measured_on_both(tmp_path, ai):
     rows = without / "09_evaluate" / "responses.jsonl"
     rows.write_text(rows.read_text().replace("nice", "sad"))
     data = compare([ai, without])
-    assert data["differs"]["constitution"]["no-sad"]["text"] == ["Never say sad.", None]
+    assert data["differs"]["constitution"] == {"no-sad": {"text": ["Never say sad.", None]}}
     assert data["gold"]["B"]["no-sad"] < 0.5 < data["gold"]["A"]["no-sad"]
     shifts = data["gold"]["delta"]
     assert [i for i, shift in shifts.items() if shift["different"]] == ["all", "no-sad"]
-    assert "Principles that differ: no-sad (+" in data["verdict"]["text"]
+    assert data["verdict"]["principles"].startswith("Principles that differ: no-sad (+")
 
 
 def test_a_principle_with_another_text_is_another_principle():

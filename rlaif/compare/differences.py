@@ -59,7 +59,12 @@ def _constitution(a: Evidence, b: Evidence) -> dict[str, dict[str, Change]]:
         {p.id: p.model_dump(mode="json", exclude={"id"}, exclude_none=True) for p in side.run.constitution.principles}
         for side in (a, b)
     )  # fmt: skip
-    found = {i: changes(mine.get(i, {}), theirs.get(i, {})) for i in {**mine, **theirs}}
+    found = {
+        i: changes(mine[i], theirs[i])
+        if i in mine and i in theirs
+        else {"text": [mine.get(i, {}).get("text"), theirs.get(i, {}).get("text")]}
+        for i in {**mine, **theirs}
+    }
     return {principle: fields for principle, fields in found.items() if fields}
 
 

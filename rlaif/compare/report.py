@@ -18,7 +18,7 @@ from rlaif.records import Evaluation
 from rlaif.stats import length_controlled, mean, outcomes, win_rate
 
 CURVES = (
-    ("Reward", (("reward", "reward, KL taken off"), ("score", "score of the reward model"))),
+    ("Reward", (("reward", "less KL"), ("score", "reward model's score"))),
     ("KL to the reference, nats a reply", (("kl", "sampled"), ("exact_kl", "exact"))),
     ("Reply length, tokens", (("length", "length"),)),
     ("Entropy, nats a token", (("entropy", "entropy"),)),

@@ -7,6 +7,7 @@ bootstraps over prompts and know nothing of the luck of training, which the resu
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from rlaif.engines import open_engine
 from rlaif.errors import UserError
 from rlaif.judge import Judge
 from rlaif.prompts import Templates
-from rlaif.records import Evaluation, Preference, Prompt, verdict_of
+from rlaif.records import Preference, Prompt, verdict_of
 from rlaif.run import silent_progress
 from rlaif.stats import agreement, cohen_kappa, mean
 
@@ -61,7 +62,13 @@ def in_words(data: dict[str, Any]) -> list[str]:
     """A comparison as lines of text: the answer, then each figure with its interval."""
     lines: list[str] = []
     for pair in (data, *data["others"]):
-        lines += [pair["verdict"]["text"], *_lines(pair), *(f"note: {note}" for note in pair["notes"]), ""]
+        lines += [
+            pair["verdict"]["text"],
+            pair["verdict"]["principles"],
+            *_lines(pair),
+            *(f"note: {note}" for note in pair["notes"]),
+            "",
+        ]
     return lines[:-1]
 
 
@@ -233,12 +240,17 @@ class Pair:
     def _verdict(self, data: dict[str, Any]) -> dict[str, Any]:
         measure, change, figures = self._figures(data)
         if measure is None:
-            return {"winner": None, "measure": None, "text": f"{self._question()} {figures}"}
+            return {
+                "winner": None,
+                "measure": None,
+                "text": f"{self._question()} {figures}",
+                "principles": "",
+            }
         winner = (self.a if change["value"] > 0 else self.b) if change["different"] else None
         said = f"{self._called(winner)}: {figures}." if winner else f"No difference shown: {figures}."
-        more = " A gap of this size is what a seed does." if self.same else self._principles(data, measure)
-        text = f"{self._question()} {said}{more}"
-        return {"winner": winner and winner.letter, "measure": measure, "text": text}
+        more = "A gap of this size is what a seed does." if self.same else self._principles(data, measure)
+        text = f"{self._question()} {said}"
+        return {"winner": winner and winner.letter, "measure": measure, "text": text, "principles": more}
 
     def _figures(self, data: dict[str, Any]) -> tuple[str | None, dict[str, Any], str]:
         """(what decides, its change, the figures in words): gold where there is one, otherwise the judge."""
@@ -259,9 +271,9 @@ class Pair:
         apart = [f"{name} ({signed(change['value'])})" for name, change in table.get("delta", {}).items()
                  if change["different"] and name != "all"]  # fmt: skip
         return (
-            f" Principles that differ: {', '.join(apart)}."
+            f"Principles that differ: {', '.join(apart)}."
             if apart
-            else " No single principle differs clearly."
+            else "No single principle differs clearly."
         )
 
     def chart(self) -> Any:
@@ -285,9 +297,12 @@ class Pair:
         return extremes([self._case(prompt) for prompt in self.prompts], count)
 
     def _case(self, prompt: Prompt) -> Case:
-        rows: list[tuple[Side, Evaluation]] = [(side, side.rows[prompt.id]) for side in (self.a, self.b)]
-        replies = tuple(reply(side.evidence, row, f"{side.letter} · {side.name}") for side, row in rows)
-        return Case(prompt.id, prompt_text(self.a.evidence, prompt.id), replies)
+        replies = [reply(s.evidence, s.rows[prompt.id], f"{s.letter} · {s.name}") for s in (self.a, self.b)]
+        if self.gold:  # under the principles of both runs
+            kept = [{name: bool(values[prompt.id]) for name, values in side.items() if prompt.id in values and name != "all"}
+                    for side in self.gold]  # fmt: skip
+            replies = [replace(shown, kept=truth) for shown, truth in zip(replies, kept, strict=True)]
+        return Case(prompt.id, prompt_text(self.a.evidence, prompt.id), tuple(replies))
 
 
 def _decides(win: dict[str, Any]) -> bool:
