@@ -1,0 +1,259 @@
+"""The reward stage: soft labels are learned as they are, and what the model is worth is measured on other prompts."""
+
+import math
+
+import pytest
+
+from rlaif.errors import UserError
+from rlaif.stages import reward
+from tests.tiny_models import hand_made_run, preference, prompts_of, reply, tiny_policy
+
+LOGIT_07 = math.log(0.7 / 0.3)  # 0.8473
+
+
+@pytest.fixture(scope="module")
+def policy(tmp_path_factory):
+    return tiny_policy(tmp_path_factory.mktemp("models") / "policy")
+
+
+def stage_of(tmp_path, policy, prompts=12, **options):
+    return hand_made_run(tmp_path / "run", policy, {"stage": "reward", "batch_size": 4, **options}, prompts)
+
+
+def pairs_of(stage, policy):
+    from rlaif.engines.loading import load_tokenizer
+
+    tokenizer = load_tokenizer(policy)
+    return reward._pairs(stage, tokenizer, reward._start_model(stage, policy, tokenizer)), tokenizer
+
+
+def test_the_loss_is_weighted_cross_entropy_of_the_margin():
+    import torch
+
+    from rlaif.training import soft_preference_loss
+
+    rewards = torch.tensor([2.0, 0.0, 1.0, 0.0], requires_grad=True)  # margins 1 and 0
+    p_a, weight = torch.tensor([0.7, 0.2]), torch.tensor([1.5, 0.5])
+    loss = soft_preference_loss(rewards, p_a, weight)
+    first = -(0.7 * math.log(1 / (1 + math.exp(-1))) + 0.3 * math.log(1 / (1 + math.exp(1))))
+    assert loss.item() == pytest.approx((1.5 * first + 0.5 * math.log(2)) / 2, abs=1e-6)
+    loss.backward()
+    # d/dr_a = weight · (sigmoid(margin) − p) / 2, d/dr_b the opposite
+    a = [1.5 * (1 / (1 + math.exp(-1)) - 0.7) / 2, 0.5 * (0.5 - 0.2) / 2]
+    assert rewards.grad is not None
+    assert rewards.grad.tolist() == pytest.approx([*a, -a[0], -a[1]], abs=1e-6)
+
+
+def test_the_centring_term_is_the_squared_sum_of_a_pair():
+    import torch
+
+    from rlaif.training import soft_preference_loss
+
+    args = torch.tensor([2.0, 1.0]), torch.tensor([0.5]), torch.tensor([1.0])
+    gap = soft_preference_loss(*args, center=0.1) - soft_preference_loss(*args)
+    assert gap.item() == pytest.approx(0.1 * (2 + 1) ** 2, abs=1e-6)
+
+
+def test_a_label_of_seven_tenths_becomes_a_margin_of_its_logit(tmp_path, policy):
+    stage = stage_of(tmp_path, policy, epochs=25, learning_rate=1e-2)
+    for n, prompt in enumerate(prompts_of(stage)):
+        good, bad = reply(stage, prompt, "thanks it is good"), reply(stage, prompt, "rude", 1)
+        preference(stage, good, bad, 0.7) if n % 2 else preference(stage, bad, good, 0.3)
+    reward.run(stage)
+    figures = stage.metrics
+    assert figures["cross_entropy"] - figures["label_entropy"] < 0.002
+    assert figures["ece"] < 0.03
+    assert figures["temperature"] == pytest.approx(1.0, abs=0.15)
+    (forecast, outcome, n), *rest = figures["reliability"]
+    assert not rest
+    assert n == figures["n_heldout"] == 1
+    assert abs(math.log(forecast / (1 - forecast))) == pytest.approx(LOGIT_07, abs=0.1)
+    assert outcome in (0.3, 0.7)
+
+
+def test_it_learns_which_word_is_better_and_the_trivial_rivals_do_not(tmp_path, policy):
+    import random
+
+    rng = random.Random(0)
+    stage = stage_of(tmp_path, policy, prompts=40, epochs=8, learning_rate=5e-3, batch_size=16, heldout=0.25)
+    for prompt in prompts_of(stage):
+        for index in (0, 2):
+            start = "thanks it is " + rng.choice(["sunny", "rain and cold", "warm weather today"])
+            words = ["good", "bad"] if rng.random() < 0.5 else ["bad", "good"]
+            a, b = (reply(stage, prompt, f"{start} {word}", index + i) for i, word in enumerate(words))
+            preference(stage, a, b, 0.9 if words[0] == "good" else 0.1)
+    reward.run(stage)
+    figures = stage.metrics
+    assert figures["n_heldout"] == figures["n_decided"] == 20
+    assert figures["heldout_accuracy"] >= 0.95
+    assert figures["heldout_accuracy_ci"][0] <= figures["heldout_accuracy"]
+    assert figures["baselines"]["longer"] == 0.5  # the replies of a pair are of equal length
+    assert figures["baselines"]["constant"] < 0.9
+
+
+def test_what_cannot_be_trained_on_is_counted(tmp_path, policy):
+    stage = stage_of(tmp_path, policy, max_length=16, hard_labels=True)
+    prompts = prompts_of(stage)
+    good = [reply(stage, prompt, "good") for prompt in prompts]
+    preference(stage, good[0], reply(stage, prompts[0], "bad", 1), 0.8)
+    preference(stage, good[1], reply(stage, prompts[1], "good", 1), 0.8)
+    preference(stage, good[2], reply(stage, prompts[2], "bad " * 20, 1), 0.8)
+    preference(stage, good[3], reply(stage, prompts[3], "bad", 1), 0.5)
+    preference(stage, good[4], reply(stage, prompts[4], "bad", 1), 0.8, weight=0.0)
+    pairs, _ = pairs_of(stage, policy)
+    assert [pair["p_a"] for pair in pairs] == [1.0]
+    assert stage.dropped == {
+        "both replies have the same text": 1, "longer than 16 tokens": 1, "a tie has no hard label": 1, "weight 0": 1,
+    }  # fmt: skip
+    assert (stage.summary["in"], stage.summary["kept"]) == (5, 1)
+
+
+def test_soft_ties_are_kept_and_only_finished_replies_are_closed(tmp_path, policy):
+    stage = stage_of(tmp_path, policy)
+    prompt = prompts_of(stage)[0]
+    preference(stage, reply(stage, prompt, "good"), reply(stage, prompt, "bad", 1, finish="length"), 0.5)
+    ((pair,), tokenizer) = pairs_of(stage, policy)
+    assert pair["p_a"] == 0.5
+    assert tokenizer.decode(pair["chosen_ids"]).endswith("<|assistant|>good<|end|>")
+    assert tokenizer.decode(pair["rejected_ids"]).endswith("<|assistant|>bad")
+
+
+def test_weights_average_one_whatever_their_scale():
+    rows = [
+        {"prompt_id": "p", "chosen_ids": [1], "rejected_ids": [2], "p_a": 1.0, "weight": w}
+        for w in (2.0, 6.0)
+    ]
+    assert reward._dataset(rows, 4.0)["weight"][:] == [0.5, 1.5]
+
+
+def test_a_weighty_pair_outvotes_its_opposite(tmp_path, policy):
+    stage = stage_of(tmp_path, policy, epochs=20, learning_rate=1e-2)
+    for prompt in prompts_of(stage):
+        good, bad = reply(stage, prompt, "good"), reply(stage, prompt, "bad", 1)
+        preference(stage, good, bad, 1.0, weight=3.0)
+        preference(stage, bad, good, 1.0, weight=1.0)  # the same pair judged the other way round
+    reward.run(stage)
+    from rlaif.engines.loading import load_reward_model
+    from rlaif.training import score_sequences
+
+    model = load_reward_model(stage.dir / "reward_model", "cpu")
+    (pair, *_), _ = pairs_of(stage, policy)
+    a, b = score_sequences(model, [pair["chosen_ids"], pair["rejected_ids"]], 2)
+    assert a - b == pytest.approx(math.log(3), abs=0.1)  # three votes of four
+
+
+def test_the_score_is_read_at_the_last_token_whatever_the_padding(tmp_path, policy):
+    import torch
+
+    from rlaif.training import score_sequences
+
+    stage = stage_of(tmp_path, policy)
+    prompt = prompts_of(stage)[0]
+    preference(stage, reply(stage, prompt, "good"), reply(stage, prompt, "thanks it is bad today", 1), 0.8)
+    ((pair,), tokenizer) = pairs_of(stage, policy)
+    model = reward._start_model(stage, policy, tokenizer)
+    sequences = [pair["chosen_ids"], pair["rejected_ids"]]
+    together = score_sequences(model, sequences, 2)
+    assert together == pytest.approx(score_sequences(model, sequences, 1), abs=1e-6)
+    short, long = sequences
+    gap = len(long) - len(short)
+    ids = torch.tensor([[tokenizer.pad_token_id] * gap + short, long])
+    mask = torch.tensor([[0] * gap + [1] * len(short), [1] * len(long)])
+    with torch.no_grad():
+        left = model(ids, attention_mask=mask).logits.squeeze(-1).tolist()
+    assert together == pytest.approx(left, abs=1e-6)
+    assert abs(together[0] - together[1]) < 0.5  # a new head starts near zero
+
+
+def test_heldout_prompts_are_a_share_of_the_prompts_drawn_by_the_seed(tmp_path, policy):
+    from rlaif.training import heldout_prompts
+
+    stage = stage_of(tmp_path, policy)
+    ids = [str(n) for n in range(100)] * 3
+    held = heldout_prompts(stage, ids, 0.1)
+    assert len(held) == 10
+    assert held == heldout_prompts(stage, reversed(ids), 0.1)
+    assert len(heldout_prompts(stage, ["a", "b"], 0.1)) == 1
+    assert heldout_prompts(stage, ["a", "a"], 0.5) == set()
+
+
+def test_calibration_by_hand():
+    def pair(prompt, p_a, a, b):
+        return {"prompt_id": prompt, "p_a": p_a, "chosen_ids": [0] * a, "rejected_ids": [0] * b}
+
+    heldout = [pair("x", 0.9, 3, 2), pair("x", 0.2, 3, 2), pair("y", 0.55, 2, 3), pair("y", 0.8, 2, 2)]
+    train = [pair("z", 0.9, 1, 1), pair("z", 0.8, 1, 1), pair("z", 0.1, 1, 1)]
+    found = reward.calibration([2.0, 1.0, -1.0, 0.0], heldout, train, seed=0)
+    assert found["n_decided"] == 3  # 0.55 is too near a tie to count
+    assert found["heldout_accuracy"] == pytest.approx((1 + 0 + 0.5) / 3)
+    assert found["baselines"] == pytest.approx({"longer": (1 + 0 + 0.5) / 3, "constant": 2 / 3})
+    entropy = [-p * math.log(p) - (1 - p) * math.log(1 - p) for p in (0.9, 0.2, 0.55, 0.8)]
+    assert found["label_entropy"] == pytest.approx(sum(entropy) / 4)
+    assert reward.calibration([], [], train, 0)["heldout_accuracy"] is None
+
+
+def test_a_finished_reward_model_is_an_ordinary_folder_and_not_trained_again(tmp_path, policy):
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    stage = stage_of(tmp_path, policy, center=0.01, micro_batch=2)
+    for prompt in prompts_of(stage):
+        preference(stage, reply(stage, prompt, "good"), reply(stage, prompt, "bad", 1), 0.8)
+    reward.run(stage)
+    folder, metrics = stage.dir / "reward_model", stage.metrics
+    assert AutoModelForSequenceClassification.from_pretrained(folder).config.num_labels == 1
+    assert (
+        AutoTokenizer.from_pretrained(folder).pad_token_id
+        != AutoTokenizer.from_pretrained(folder).eos_token_id
+    )
+    written = (folder / "model.safetensors").stat().st_mtime_ns
+    stage.begin()
+    reward.run(stage)
+    assert stage.metrics == metrics
+    assert (folder / "model.safetensors").stat().st_mtime_ns == written
+    assert not (stage.dir / "checkpoints").exists()
+
+
+def test_a_reward_model_can_start_from_a_reward_model_with_its_head(tmp_path, policy):
+    from rlaif.engines.loading import load_reward_model, load_tokenizer
+
+    stage = stage_of(tmp_path, policy)
+    for prompt in prompts_of(stage):
+        preference(stage, reply(stage, prompt, "good"), reply(stage, prompt, "bad", 1), 0.8)
+    reward.run(stage)
+    folder = stage.dir / "reward_model"
+    again = reward._start_model(stage, folder, load_tokenizer(folder))
+    assert (again.score.weight == load_reward_model(folder, "cpu").score.weight).all()
+
+
+def test_nan_stops_the_training_and_says_what_to_lower(tmp_path, policy, monkeypatch):
+    from rlaif import training
+
+    monkeypatch.setattr(training, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(training, "SAVE_SHARE", math.inf)
+    stage = stage_of(tmp_path, policy, epochs=5)
+    for prompt in prompts_of(stage):
+        preference(stage, reply(stage, prompt, "good"), reply(stage, prompt, "bad", 1), 0.8)
+    steps = iter(range(1000))
+    honest = training.soft_preference_loss
+
+    def breaks(rewards, *args, **kwargs):
+        loss = honest(rewards, *args, **kwargs)
+        return loss * float("nan") if rewards.requires_grad and next(steps) >= 4 else loss
+
+    monkeypatch.setattr(training, "soft_preference_loss", breaks)
+    with pytest.raises(UserError, match=r"not finite at step 5 of 15") as caught:
+        reward.run(stage)
+    assert "lower reward.learning_rate (now 1e-05)" in str(caught.value)
+    kept = training.last_checkpoint(stage)
+    assert kept is not None
+    assert str(kept) in str(caught.value)
+    assert kept.name == "checkpoint-4"
+    assert not (stage.dir / "reward_model").exists()
+
+
+def test_no_usable_preference_is_the_users_to_mend(tmp_path, policy):
+    stage = stage_of(tmp_path, policy)
+    prompt = prompts_of(stage)[0]
+    preference(stage, reply(stage, prompt, "good"), reply(stage, prompt, "good", 1), 0.8)
+    with pytest.raises(UserError, match="none of 1 preferences"):
+        reward.run(stage)

@@ -1,0 +1,128 @@
+"""The sft stage: what it trains on, what it leaves out, and that the policy it writes speaks as it was taught."""
+
+import pytest
+
+from rlaif.errors import UserError
+from rlaif.records import Revision
+from rlaif.stages import sft
+from tests.tiny_models import hand_made_run, prompts_of, reply, revision, tiny_policy
+
+
+@pytest.fixture(scope="module")
+def policy(tmp_path_factory):
+    return tiny_policy(tmp_path_factory.mktemp("models") / "policy")
+
+
+def stage_of(tmp_path, policy, **options):
+    return hand_made_run(tmp_path / "run", policy, {"stage": "sft", "batch_size": 4, **options})
+
+
+def rows_of(stage, policy):
+    from rlaif.engines.loading import load_causal_lm, load_tokenizer
+
+    tokenizer = load_tokenizer(policy)
+    return sft._rows(stage, tokenizer, load_causal_lm(policy, "cpu")), tokenizer
+
+
+def test_the_loss_is_on_the_reply_and_its_end_alone(tmp_path, policy):
+    stage = stage_of(tmp_path, policy)
+    prompt = prompts_of(stage)[0]
+    revision(stage, reply(stage, prompt, "rude"), reply(stage, prompt, "thanks it is good", 1))
+    rows, tokenizer = rows_of(stage, policy)
+    (row,) = rows
+    assert tokenizer.decode(row["input_ids"]) == (
+        "<|user|>tell me about number 0<|end|><|assistant|>thanks it is good<|end|>"
+    )
+    learned = [token for token in row["labels"] if token != -100]
+    assert tokenizer.decode(learned) == "thanks it is good<|end|>"
+    assert row["labels"][-len(learned) :] == learned
+
+
+def test_a_reply_cut_off_is_not_taught_to_end_there(tmp_path, policy):
+    stage = stage_of(tmp_path, policy)
+    prompt = prompts_of(stage)[0]
+    open_ended = reply(stage, prompt, "thanks it", finish="length")
+    revision(stage, open_ended, open_ended, status="unchanged")
+    rows, tokenizer = rows_of(stage, policy)
+    assert tokenizer.decode(rows[0]["input_ids"]).endswith("<|assistant|>thanks it")
+
+
+def test_what_cannot_be_trained_on_is_counted(tmp_path, policy):
+    stage = stage_of(tmp_path, policy, max_length=16)
+    first, second, third, fourth = prompts_of(stage)[:4]
+    for prompt in (first, second, third, fourth):
+        reply(stage, prompt, "rude")
+    revision(stage, reply(stage, first, "rude"), reply(stage, first, "good", 1))
+    revision(stage, reply(stage, second, "rude"), reply(stage, second, "rude"), status="invalid")
+    revision(stage, reply(stage, third, "rude"), reply(stage, third, "good " * 20, 1))
+    revision(stage, reply(stage, fourth, "rude"), reply(stage, fourth, " ", 1))
+    rows, _ = rows_of(stage, policy)
+    assert len(rows) == 1
+    assert stage.dropped == {"invalid revision": 1, "longer than 16 tokens": 1, "empty reply": 1}
+    assert stage.summary["in"] == 4
+    assert stage.summary["kept"] == 1
+
+
+def test_nothing_to_train_on_is_the_users_to_mend(tmp_path, policy):
+    stage = stage_of(tmp_path, policy)
+    old = reply(stage, prompts_of(stage)[0], "rude")
+    revision(stage, old, old, status="invalid")
+    with pytest.raises(UserError, match=r"none of 1 revisions.*invalid revision"):
+        sft.run(stage)
+
+
+def step(round, old, new, status="ok"):
+    return Revision(
+        prompt_id="p", round=round, principle_id="x", from_id=old, to_id=new, critique="", status=status
+    )
+
+
+def test_last_means_the_last_valid_one_of_each_chain():
+    chains = [
+        [step(1, "a", "b"), step(2, "b", "c")],
+        [step(1, "d", "e"), step(2, "e", "e", "invalid")],
+        [step(1, "f", "f", "unchanged"), step(2, "f", "g")],
+        [step(1, "h", "h", "invalid"), step(2, "h", "h", "invalid")],
+    ]
+    # As the critique stage writes them: first every first round, then every second one.
+    written = [chain[0] for chain in chains] + [chain[1] for chain in chains]
+    assert [(r.to_id, r.status) for r in sft.last_of_each_chain(written)] == [
+        ("c", "ok"), ("e", "ok"), ("g", "ok"), ("h", "invalid"),
+    ]  # fmt: skip
+
+
+def test_the_policy_learns_to_say_it_and_to_stop(tmp_path, policy):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from rlaif.prompts import encode_chat
+
+    stage = stage_of(tmp_path, policy, epochs=20, learning_rate=1e-2, heldout=0.2)
+    for prompt in prompts_of(stage):
+        revision(stage, reply(stage, prompt, "rude"), reply(stage, prompt, "thanks it is good", 1))
+    sft.run(stage)
+    assert stage.metrics["heldout_loss_after"] < 0.2 < 3 < stage.metrics["heldout_loss_before"]
+    assert stage.metrics["steps"] == 20 * 3  # 10 of 12 prompts train, 4 a step
+    folder = stage.dir / "policy"
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    import torch
+
+    ids = torch.tensor([encode_chat(tokenizer, prompts_of(stage)[3].chat)])
+    said = model.generate(ids, max_new_tokens=12, do_sample=False)[0, ids.shape[1] :]
+    assert tokenizer.decode(said) == "thanks it is good<|end|>"
+    assert model.config.attention_dropout == 0.1  # the model's own settings are left as they were
+
+
+def test_a_finished_policy_is_not_trained_again(tmp_path, policy):
+    stage = stage_of(tmp_path, policy)
+    for prompt in prompts_of(stage):
+        revision(stage, reply(stage, prompt, "rude"), reply(stage, prompt, "good", 1))
+    sft.run(stage)
+    written = {path: path.stat().st_mtime_ns for path in stage.dir.rglob("*") if path.name != "stage.json"}
+    metrics = stage.metrics
+    stage.begin()
+    sft.run(stage)
+    assert stage.metrics == metrics
+    assert written == {
+        path: path.stat().st_mtime_ns for path in stage.dir.rglob("*") if path.name != "stage.json"
+    }
+    assert not (stage.dir / "checkpoints").exists()
