@@ -233,7 +233,7 @@ def encode_turn(
     templated = has_chat_template(tokenizer)
     prompt = encode_chat(tokenizer, messages)
     # Plain "Assistant:" turns go on with a space, as such text does.
-    gap = "" if templated or reply[:1].isspace() else " "
+    gap = "" if templated or not reply or reply[0].isspace() else " "
     whole = render_chat(tokenizer, messages) + gap + reply
     ids = list(tokenizer(whole, add_special_tokens=not templated)["input_ids"])
     if ids[: len(prompt)] == prompt:
