@@ -11,7 +11,7 @@ from rlaif.compare.doubts import doubts
 from rlaif.compare.evidence import Evidence
 from rlaif.compare.examples import before_after, doubtful, traces
 from rlaif.compare.report import answer, write_report
-from rlaif.compare.summary import summarise, trace
+from rlaif.compare.summary import lineage, summarise
 from rlaif.errors import UserError
 from rlaif.run import read_json, write_json
 from rlaif.stats import wilson
@@ -61,6 +61,13 @@ def test_a_run_that_stopped_early_has_a_report_that_says_so(tmp_path, until):
     assert "No policy has been evaluated yet." in page
     assert f"The run is not finished: stage {until + 1} of 9" in page
     assert summarise(run)["status"] == "unfinished"
+
+
+def test_the_command_to_run_it_again_is_there_with_or_without_a_repository(tmp_path):
+    run = fake_run(tmp_path / "run")
+    assert "at revision <code>abc123</code>: <code>rlaif run small.yaml</code>" in html(run)
+    write_json(run / "manifest.json", {**read_json(run / "manifest.json"), "git": None})
+    assert "from the folder of the config: <code>rlaif run small.yaml</code>" in html(run)
 
 
 def test_texts_of_models_are_shown_and_never_run(tmp_path):
@@ -136,14 +143,14 @@ def test_the_summary_has_the_public_keys(tmp_path):
 def test_a_row_leads_back_to_its_prompt(tmp_path):
     run = fake_run(tmp_path / "run")
     row = json.loads((run / "06_label" / "preferences.jsonl").read_text().splitlines()[0])
-    found = trace(run, row["id"][:10])
+    found = lineage(run, row["id"][:10])
     files = [r["file"] for r in found]
     assert found[0]["id"] == row["id"]
     assert files.count("06_label/labels.jsonl") == 6  # three principles in two orders
     assert files.count("04_sample/responses.jsonl") == 2
     assert files.count("prompts.jsonl") == 1
     with pytest.raises(UserError, match="no row has the id"):
-        trace(run, "nothing")
+        lineage(run, "nothing")
 
 
 def test_examples_are_the_largest_changes(tmp_path):

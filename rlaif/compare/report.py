@@ -211,6 +211,7 @@ def provenance(evidence: Evidence) -> dict[str, Any]:
             flat |= {f"{key}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {key: value}
     return {
         "command": manifest.get("command"),
+        "git": manifest.get("git"),
         "facts": {
             "policy": config.policy.model, "feedback model": config.feedback.model, "gold": config.gold or "none",
             "constitution": f"{evidence.run.constitution.name}, {evidence.run.constitution.hash}",

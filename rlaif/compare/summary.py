@@ -38,7 +38,7 @@ def _stage(stage: Stage) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def trace(path: Path, row_id: str) -> list[dict[str, Any]]:
+def lineage(path: Path, row_id: str) -> list[dict[str, Any]]:
     """The row with that id (or unambiguous beginning of it) first, then the rows it rests on, each with its `file`.
 
     A row rests on every row whose id it names, and a preference also on its comparison's labels.
