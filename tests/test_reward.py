@@ -257,3 +257,14 @@ def test_no_usable_preference_is_the_users_to_mend(tmp_path, policy):
     preference(stage, reply(stage, prompt, "good"), reply(stage, prompt, "good", 1), 0.8)
     with pytest.raises(UserError, match="none of 1 preferences"):
         reward.run(stage)
+
+
+def test_a_real_model_without_a_chat_template(tmp_path, test_data):
+    policy = test_data / "models" / "stories260K_hf"
+    stage = stage_of(tmp_path, policy, epochs=6, learning_rate=2e-3)
+    for prompt in prompts_of(stage):
+        happy, sad = reply(stage, prompt, "The dog was happy."), reply(stage, prompt, "The dog was sad.", 1)
+        preference(stage, happy, sad, 0.9)
+    reward.run(stage)
+    assert stage.metrics["heldout_accuracy"] == 1.0
+    assert stage.metrics["temperature"] > 0

@@ -126,3 +126,19 @@ def test_a_finished_policy_is_not_trained_again(tmp_path, policy):
         path: path.stat().st_mtime_ns for path in stage.dir.rglob("*") if path.name != "stage.json"
     }
     assert not (stage.dir / "checkpoints").exists()
+
+
+def test_a_real_model_without_a_chat_template(tmp_path, test_data):
+    policy = test_data / "models" / "stories260K_hf"
+    stage = stage_of(tmp_path, policy, epochs=3, learning_rate=1e-3)
+    for prompt in prompts_of(stage):
+        revision(stage, reply(stage, prompt, "No."), reply(stage, prompt, "Once upon a time there was a dog.", 1))
+    rows, tokenizer = rows_of(stage, policy)
+    text = tokenizer.decode(rows[0]["input_ids"])
+    assert text.endswith("Assistant: Once upon a time there was a dog.</s>")
+    assert rows[0]["input_ids"].count(tokenizer.bos_token_id) == 1
+    sft.run(stage)
+    assert stage.metrics["heldout_loss_after"] < stage.metrics["heldout_loss_before"]
+    from rlaif.engines.loading import load_causal_lm
+
+    assert load_causal_lm(stage.dir / "policy", "cpu").generation_config.eos_token_id == [1, 2]
