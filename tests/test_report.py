@@ -117,6 +117,15 @@ def test_a_reward_model_no_better_than_a_rule_is_named_so(tmp_path):
     run = fake_run(tmp_path / "run")
     change_metrics(run, "reward", heldout_accuracy=0.5, baselines={"longer": 0.61, "constant": 0.5})
     assert any('"longer" (0.61)' in doubt for doubt in doubts(Evidence(run)))
+    change_metrics(run, "reward", n_decided=5)
+    assert any("measured on 5 decided comparisons only" in doubt for doubt in doubts(Evidence(run)))
+
+
+def test_opinions_that_contradict_the_truth_are_named_so(tmp_path):
+    run = fake_run(tmp_path / "run")
+    rows = run / "09_evaluate" / "evaluation.jsonl"
+    rows.write_text(rows.read_text().replace("0.9,", "0.3,").replace("0.9}", "0.3}"))
+    assert any("Asked about single replies" in doubt for doubt in doubts(Evidence(run)))
 
 
 def test_many_dropped_rows_and_longer_replies_are_warned_of(tmp_path):

@@ -8,7 +8,7 @@ from typing import Any
 from rlaif.compare.evidence import Evidence
 
 # Beyond these a figure stops meaning what a reader takes it for.
-FLIPS, MASS, AGREEMENT, MISSING, DROPPED, LENGTH = 0.25, 0.5, 0.7, 0.05, 0.05, 1.25
+FLIPS, MASS, AGREEMENT, MISSING, DROPPED, LENGTH, FEW = 0.25, 0.5, 0.7, 0.05, 0.05, 1.25, 30
 
 
 def doubts(evidence: Evidence) -> list[str]:
@@ -16,6 +16,7 @@ def doubts(evidence: Evidence) -> list[str]:
     return [
         *_unfinished(evidence),
         *_judge(evidence.metrics("label")),
+        *_opinions(evidence),
         *_reward(evidence.metrics("reward")),
         *_dropped(evidence),
         *_answers(evidence),
@@ -55,10 +56,35 @@ def _judge(labels: dict[str, Any]) -> Iterator[str]:
         yield f"{invalid:.0%} of the verdicts could not be read; they are missing, not counted as ties."
 
 
+def _opinions(evidence: Evidence) -> Iterator[str]:
+    """Whether the judge's opinion of single replies is worth anything, where the truth is known."""
+    right = [
+        (p > 0.5) == row.gold[name]
+        for rows in evidence.evaluations.values()
+        for row in rows.values()
+        for name, p in row.compliance.items()
+        if row.gold and name in row.gold
+    ]
+    share = sum(right) / len(right) if right else None
+    if share is not None and share < AGREEMENT:
+        yield (
+            f"Asked about single replies, the judge agrees with the known truth in only {share:.0%} of {len(right)} "
+            "opinions: its compliance figures do not measure compliance."
+        )
+
+
 def _reward(reward: dict[str, Any]) -> Iterator[str]:
-    accuracy, baselines = reward.get("heldout_accuracy"), reward.get("baselines") or {}
+    accuracy, baselines, n = (
+        reward.get("heldout_accuracy"),
+        reward.get("baselines") or {},
+        reward.get("n_decided"),
+    )
     best = max((v for v in baselines.values() if v is not None), default=None)
-    if accuracy is not None and best is not None and accuracy <= best:
+    if n is not None and n < FEW:
+        yield (
+            f"The reward model was measured on {n} decided comparisons only: its accuracy and calibration say little."
+        )
+    elif accuracy is not None and best is not None and accuracy <= best:
         name = max(baselines, key=lambda key: baselines[key] or 0.0)
         yield (
             f"The reward model ({accuracy:.2f} right on held-out comparisons) is no better than the rule "

@@ -135,7 +135,9 @@ def doubtful(evidence: Evidence, count: int = 4) -> dict[str, list[Judged]]:
             found.append(_judged(evidence, row, pairs[row.comparison_id], labels[row.comparison_id]))
     # Where every verdict is a tie, one half is right and not uncertain.
     decided = [j for j in found if any(abs(p - 0.5) > TIE_MARGIN for _, p in j.verdicts)] or found
-    uncertain = sorted(decided, key=lambda j: (abs(j.p_a - 0.5), j.prompt, j.a))[:count]
+    uncertain = sorted(
+        (j for j in decided if abs(j.p_a - 0.5) < 0.25), key=lambda j: (abs(j.p_a - 0.5), j.prompt, j.a)
+    )[:count]
     disputed = sorted(found, key=lambda j: (-j.spread, j.prompt, j.a))
     return {
         "uncertain": uncertain,
