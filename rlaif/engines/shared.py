@@ -193,8 +193,9 @@ def exact_limit(model: Any) -> tuple[int, str]:
     """
     config = model.config.get_text_config()
     limits = [(UNBOUNDED, "")]
-    if getattr(config, "sliding_window", None):
-        limits.append((int(config.sliding_window), "its sliding window"))
+    for name, words in (("sliding_window", "its sliding window"), ("attention_chunk_size", "its attention chunks")):
+        if getattr(config, name, None):
+            limits.append((int(getattr(config, name)), words))
     rope = getattr(config, "rope_parameters", None) or {}
     for part in (rope, *(p for p in rope.values() if isinstance(p, dict))):
         if part.get("rope_type") in ("dynamic", "longrope"):
