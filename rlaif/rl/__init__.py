@@ -1,1 +1,1 @@
-"""Reinforcement learning on plain tensors: numerics, the decode loop, and PPO itself; no files, no config folders."""
+"""PPO: its formulas, its decode loop, the algorithm, and its checkpoints; knows nothing of runs and stages."""

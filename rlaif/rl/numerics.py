@@ -28,15 +28,19 @@ def masked_whiten(x: Tensor, mask: Tensor, shift_mean: bool = True) -> Tensor:
     return torch.where(mask, white, 0)
 
 
-def log_prob_and_entropy(logits_NV: Tensor, tokens_N: Tensor) -> tuple[Tensor, Tensor]:
-    """Log-probability of each token and entropy of its distribution, in fp32 whatever the logits are. → N, N"""
-    log_probs_NV = logits_NV.float().log_softmax(-1)
-    return picked(log_probs_NV, tokens_N), -(log_probs_NV.exp() * log_probs_NV).sum(-1)
+def log_probs(logits_NV: Tensor) -> Tensor:
+    """Log-softmax in fp32, whatever the logits are. → NV"""
+    return logits_NV.float().log_softmax(-1)
 
 
 def picked(log_probs_NV: Tensor, tokens_N: Tensor) -> Tensor:
     """The entry of each row that its token names. → N"""
     return log_probs_NV.gather(-1, tokens_N[:, None])[:, 0]
+
+
+def entropy(log_probs_NV: Tensor) -> Tensor:
+    """Entropy of each position's distribution. → N"""
+    return -(log_probs_NV.exp() * log_probs_NV).sum(-1)
 
 
 def exact_kl(log_probs_NV: Tensor, reference_NV: Tensor) -> Tensor:

@@ -32,7 +32,7 @@ from rlaif.rl.forward import response_logits, response_values
 from rlaif.rl.rollout import rollout
 from rlaif.seeds import derive_seed
 
-Reward = Callable[[Episodes, Sequence[Any]], Tensor]  # (episodes, what the caller knows of each prompt) → B
+Reward = Callable[[Episodes, Sequence[Any]], Tensor]  # (episodes, each prompt's `source`) → score_B
 Plan = list[list[Tensor]]  # minibatches of micro-batches of row numbers
 
 
@@ -58,7 +58,7 @@ class Experience:
 
     episodes: Episodes
     score_B: Tensor  # as the reward function gave it
-    reward_B: Tensor  # less the penalty for a missing EOS
+    reward_B: Tensor  # less the penalty for a missing EOS and β·KL: what an episode earns
     log_prob: Tensor
     reference: Tensor
     exact_kl: Tensor
@@ -127,13 +127,15 @@ class PPO:
         generator = torch.Generator().manual_seed(derive_seed(self.seed, "minibatches", number))
         shuffled = torch.randperm(len(episodes), generator=generator).to(self.device)
         lengths_B = episodes.length_B
-        ordered = [rows[lengths_B[rows].argsort(stable=True)] for rows in shuffled.chunk(self.options.minibatches)]
+        ordered = [
+            rows[lengths_B[rows].argsort(stable=True)] for rows in shuffled.chunk(self.options.minibatches)
+        ]
         return [list(rows.split(self.options.micro_batch)) for rows in ordered]
 
     @torch.no_grad()
     def _experience(self, episodes: Episodes, prompts: Sequence[PromptTokens], plan: Plan) -> Experience:
         score_B = self.score(episodes, prompts)
-        reward_B = score_B - self.options.missing_eos_penalty * (~episodes.ended_B)
+        end_B = score_B - self.options.missing_eos_penalty * (~episodes.ended_B)
         mask_BR = episodes.mask_BR
         names = ("log_prob", "reference", "exact_kl", "entropy", "value")
         seen = {name: torch.zeros(mask_BR.shape, device=self.device) for name in names}
@@ -143,7 +145,9 @@ class PPO:
             for name, values_N in self._measure(part).items():
                 seen[name][rows[at[0]], at[1]] = values_N
         kl_BR = numerics.kl_estimate(seen["log_prob"], seen["reference"], self.options.kl_estimator)
-        rewards_BR = numerics.token_rewards(kl_BR, reward_B, mask_BR, self.kl.coef)
+        rewards_BR = numerics.token_rewards(kl_BR, end_B, mask_BR, self.kl.coef)
+        reward_B = rewards_BR.sum(1)
+        _require_finite(reward=reward_B.sum(), exact_kl=seen["exact_kl"].sum(), value=seen["value"].sum())
         if self.options.whiten_rewards:
             rewards_BR = numerics.masked_whiten(rewards_BR, mask_BR, shift_mean=False)
         advantages_BR, returns_BR = numerics.gae(
@@ -155,15 +159,15 @@ class PPO:
     def _measure(self, part: Episodes) -> dict[str, Tensor]:
         """What the models say of a micro-batch's response tokens. → each N"""
         with self._precision():
-            logits_NV = response_logits(self.policy, part, self.options.temperature)
-            reference_NV = response_logits(self.reference, part, self.options.temperature)
+            policy_NV = numerics.log_probs(response_logits(self.policy, part, self.options.temperature))
+            reference_NV = numerics.log_probs(response_logits(self.reference, part, self.options.temperature))
             values_N = response_values(self.value, part)
         tokens_N = part.tokens()
-        log_prob_N, entropy_N = numerics.log_prob_and_entropy(logits_NV, tokens_N)
-        policy_NV, reference_NV = logits_NV.float().log_softmax(-1), reference_NV.float().log_softmax(-1)
-        return {"log_prob": log_prob_N, "entropy": entropy_N, "value": values_N,
-                "reference": numerics.picked(reference_NV, tokens_N),
-                "exact_kl": numerics.exact_kl(policy_NV, reference_NV)}  # fmt: skip
+        return {
+            "log_prob": numerics.picked(policy_NV, tokens_N), "reference": numerics.picked(reference_NV, tokens_N),
+            "exact_kl": numerics.exact_kl(policy_NV, reference_NV), "entropy": numerics.entropy(policy_NV),
+            "value": values_N,
+        }  # fmt: skip
 
     def _learn(self, experience: Experience, plan: Plan, number: int) -> dict[str, Any]:
         """The optimiser steps of one update; → means over its minibatches."""
@@ -225,7 +229,7 @@ class PPO:
     def _policy_loss(self, experience: Experience, part: Episodes, rows: Tensor) -> tuple[Tensor, Tensor]:
         with self._precision():
             logits_NV = response_logits(self.policy, part, self.options.temperature)
-        log_prob_N = numerics.picked(logits_NV.float().log_softmax(-1), part.tokens())
+        log_prob_N = numerics.picked(numerics.log_probs(logits_NV), part.tokens())
         old_N, advantages_N = _flat(part, rows, experience.log_prob, experience.advantage)
         loss_N = numerics.policy_loss(log_prob_N, old_N, advantages_N, self.options.clip)
         return loss_N.sum(), (log_prob_N - old_N).detach()

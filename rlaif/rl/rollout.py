@@ -23,11 +23,16 @@ DROP_SHARE = 0.25  # of the rows decoded that must have ended before the others 
 class RoomyLayer(DynamicLayer):
     """A layer's keys and values in buffers of their final length, so that a step copies one position and not all."""
 
+    keys: Any
+    values: Any
+
     def __init__(self, capacity: int) -> None:
         super().__init__()
         self.capacity, self.used = capacity, 0
 
-    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
         """Store the new positions; return keys and values of all so far, as views."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
