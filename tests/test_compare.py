@@ -7,7 +7,7 @@ import pytest
 
 from rlaif.compare.differences import flat_config
 from rlaif.compare.duel import united
-from rlaif.compare.measures import delta
+from rlaif.compare.measures import delta, standing
 from rlaif.compare.runs import compare, in_words
 from rlaif.config import ModelConfig
 from rlaif.constitution import Constitution
@@ -77,6 +77,16 @@ def test_two_seeds_of_one_config_are_not_declared_different(tmp_path):
     assert "No difference shown" in data["verdict"]["text"]
     shifts = [*data["gold"]["delta"].values(), *data["compliance"]["delta"].values()]
     assert not any(shift["different"] for shift in shifts)
+
+
+def test_what_a_difference_amounts_to_is_said():
+    change = {"value": 0.1, "ci": (0.05, 0.15), "n": 100, "different": True}
+    assert standing(change, "A", "B", same=False) == "A is ahead"
+    assert standing(change | {"different": False}, "A", "B", same=False) == "not shown after correction"
+    assert standing(change | {"different": False}, "A", "B", same=True).startswith("the luck of a seed")
+    assert (
+        standing(change | {"different": False, "ci": (-0.1, 0.2)}, "A", "B", False) == "no difference shown"
+    )
 
 
 def test_a_run_against_itself_is_all_ties(ai):

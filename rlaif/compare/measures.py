@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TypedDict
+from typing import Any, TypedDict
 
 from rlaif.gold import with_all
 from rlaif.records import Evaluation
@@ -70,6 +70,16 @@ def delta(after: Values, before: Values, tests: int = 1) -> Delta:
         "n": len(gaps),
         "different": len(gaps) >= 20 and (low > 0 or high < 0),
     }
+
+
+def standing(change: Mapping[str, Any], a: str, b: str, same: bool) -> str:
+    """What a difference a − b amounts to, in words; `same` says that nothing but the seed was chosen differently."""
+    low, high = change["ci"] if change["ci"][0] is not None else (0.0, 0.0)
+    if change["different"]:
+        return f"{a if change['value'] > 0 else b} is ahead"
+    if low <= 0 <= high:
+        return "no difference shown"
+    return "the luck of a seed: nothing else differs" if same else "not shown after correction"
 
 
 def deltas(after: Table, before: Table) -> dict[str, Delta]:

@@ -10,6 +10,8 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from rlaif.compare.measures import standing
+
 MOST_CHARACTERS = 1500  # of one shown text, so that a page of examples stays small
 
 
@@ -22,7 +24,14 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"fixed": fixed, "ci": ci, "signed": signed, "cut": cut, "count": count}
+    environment.filters |= {
+        "fixed": fixed,
+        "ci": ci,
+        "signed": signed,
+        "cut": cut,
+        "count": count,
+        "standing": standing,
+    }
     return environment
 
 
@@ -42,14 +51,18 @@ def fixed(value: float | None, digits: int = 2) -> str:
 
 def signed(value: float | None, digits: int = 2) -> str:
     """A difference with its sign, a true minus."""
-    return "–" if value is None or not math.isfinite(value) else f"{value:+.{digits}f}".replace("-", "−")
+    return (
+        "–"
+        if value is None or not math.isfinite(value)
+        else f"{round(value, digits) + 0.0:+.{digits}f}".replace("-", "−")
+    )
 
 
 def ci(interval: Any, digits: int = 2) -> str:
     """An interval in brackets, nothing where it is undefined."""
     if interval is None or any(edge is None or not math.isfinite(edge) for edge in interval):
         return ""
-    low, high = (f"{edge:.{digits}f}".replace("-", "−") for edge in interval)
+    low, high = (f"{round(edge, digits) + 0.0:.{digits}f}".replace("-", "−") for edge in interval)
     return f"[{low}, {high}]"
 
 

@@ -17,7 +17,7 @@ from rlaif.compare.doubts import doubts
 from rlaif.compare.duel import Side, gold_table, gold_win_rate, judged, united
 from rlaif.compare.evidence import Evidence, plain
 from rlaif.compare.examples import Case, extremes, prompt_text, reply
-from rlaif.compare.measures import Table, Values, compliance, delta, deltas
+from rlaif.compare.measures import Table, Values, compliance, delta, deltas, standing
 from rlaif.compare.page import ci, fixed, signed, write_page
 from rlaif.config import ModelConfig
 from rlaif.constitution import Constitution
@@ -320,9 +320,8 @@ def _lines(pair: dict[str, Any]) -> list[str]:
     for kind in ("gold", "compliance"):
         for name, change in (pair.get(kind) or {}).get("delta", {}).items():
             sides = f"{fixed(pair[kind][a][name], 3)} and {fixed(pair[kind][b][name], 3)}"
-            note = "" if change["different"] else ", no difference shown"
             lines.append(f"{'gold' if kind == 'gold' else 'judge'} {name}: {sides}, {a} − {b} {signed(change['value'], 3)} "
-                         f"{ci(change['ci'], 3)}{note}")  # fmt: skip
+                         f"{ci(change['ci'], 3)}, {standing(change, a, b, pair['same_config'])}")  # fmt: skip
     for name in ("length", "kl"):
         change = pair[name]["delta"]
         lines.append(
