@@ -178,6 +178,7 @@ def test_further_runs_are_set_against_the_first(tmp_path, ai, human):
     data = compare([ai, human, third], out=tmp_path / "page.html")
     assert list(data["runs"]) == ["A", "B", "C"]
     assert data["others"][0]["between"] == ["A", "C"]
+    assert "win rate of A under each principle" in (tmp_path / "page.html").read_text()
     assert "A against C: ai and third" in (tmp_path / "page.html").read_text()
 
 
