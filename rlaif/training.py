@@ -31,6 +31,7 @@ from rlaif.seeds import derive_seed
 
 logging.disable_progress_bar()
 WHOLE = "whole"  # marks a checkpoint that was written to its end
+GROUP = 32  # replies of like length that go through the reward model together
 SAVE_SECONDS = 5.0
 SAVE_SHARE = 0.05  # of the time may go into checkpoints
 LARGE = 1_000_000_000  # parameters from which activations are recomputed to save memory
@@ -45,7 +46,7 @@ def soft_preference_loss(
     rewards [2B]: the B first replies, then the B second ones; p_a, weight [B]. `center` weighs (r_a + r_b)², which
     keeps rewards near zero (arXiv 2312.09244, equation 2).
     """
-    a, b = rewards.float().chunk(2)
+    a, b = rewards.chunk(2)
     loss = torch.nn.functional.binary_cross_entropy_with_logits(a - b, p_a, weight=weight)
     return loss + center * (weight * (a + b) ** 2).mean() if center else loss
 
@@ -74,6 +75,21 @@ class ReplyTrainer(Plain, SFTTrainer):
     """trl's SFT on rows of `input_ids` and `labels`."""
 
 
+def rewards_of(model: Any, ids: torch.Tensor, mask: torch.Tensor, group: int) -> torch.Tensor:
+    """Rewards [N] of right-padded sequences ids, mask [N, T].
+
+    Sequences of like length go through the model together, `group` at a time, each group cut to its longest: the same
+    numbers as one padded batch, for less work.
+    """
+    lengths = mask.sum(1)
+    order = lengths.argsort(stable=True)
+    found = []
+    for part in order.split(group):
+        width = int(lengths[part].max())
+        found.append(model(ids[part, :width], attention_mask=mask[part, :width], use_cache=False).logits)
+    return torch.cat(found).squeeze(-1).float()[order.argsort()]
+
+
 class SoftPairCollator(DataCollatorForPreference):
     """trl's pairs, right-padded, with the probability that the first is better and the pair's weight."""
 
@@ -96,9 +112,9 @@ class SoftRewardTrainer(Plain, RewardTrainer):
     ) -> Any:
         """`soft_preference_loss` of a batch."""
         pairs = {key: inputs.pop(key) for key in ("p_a", "weight")}
-        outputs = model(**inputs, use_cache=False)
-        loss = soft_preference_loss(outputs.logits.squeeze(-1), **pairs, center=self.center)
-        return (loss, outputs) if return_outputs else loss
+        rewards = rewards_of(model, inputs["input_ids"], inputs["attention_mask"], GROUP)
+        loss = soft_preference_loss(rewards, **pairs, center=self.center)
+        return (loss, {"rewards": rewards}) if return_outputs else loss
 
 
 class Curve:
@@ -252,17 +268,12 @@ def heldout_prompts(stage: Stage, prompt_ids: Iterable[str], share: float) -> se
 
 @torch.no_grad()
 def score_sequences(model: Any, sequences: Sequence[Sequence[int]], batch: int) -> list[float]:
-    """The reward of each token sequence [N], read at its last token; batches are of similar length."""
+    """The reward of each token sequence [N], read at its last token."""
+    if not sequences:
+        return []
     model.eval()
     pad = model.config.get_text_config().pad_token_id
-    order = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))
-    scores = [0.0] * len(sequences)
-    for start in range(0, len(order), batch):
-        chosen = order[start : start + batch]
-        rows = [torch.tensor(sequences[i]) for i in chosen]
-        ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=pad)
-        mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
-        found = model(ids.to(model.device), attention_mask=mask.to(model.device), use_cache=False).logits
-        for i, score in zip(chosen, found.squeeze(-1).float().tolist(), strict=True):
-            scores[i] = score
-    return scores
+    rows = [torch.tensor(sequence) for sequence in sequences]
+    ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=pad)
+    mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
+    return rewards_of(model, ids.to(model.device), mask.to(model.device), batch).tolist()

@@ -165,6 +165,21 @@ def test_the_score_is_read_at_the_last_token_whatever_the_padding(tmp_path, poli
     assert abs(together[0] - together[1]) < 0.5  # a new head starts near zero
 
 
+def test_groups_of_like_length_give_the_rewards_of_one_padded_batch(policy):
+    import torch
+
+    from rlaif.engines.loading import load_reward_model
+    from rlaif.training import rewards_of
+
+    model = load_reward_model(policy, "cpu", new_head=True)
+    torch.manual_seed(0)
+    lengths = torch.tensor([9, 3, 14, 3, 7])
+    mask = (torch.arange(14) < lengths[:, None]).long()
+    ids = torch.randint(5, 50, (5, 14)) * mask  # pad is 0
+    whole = model(ids, attention_mask=mask).logits.squeeze(-1)
+    assert rewards_of(model, ids, mask, 2).tolist() == pytest.approx(whole.tolist(), abs=1e-6)
+
+
 def test_heldout_prompts_are_a_share_of_the_prompts_drawn_by_the_seed(tmp_path, policy):
     from rlaif.training import heldout_prompts
 
