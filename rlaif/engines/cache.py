@@ -81,7 +81,7 @@ class CachedEngine:
                 if None in known:
                     missing.append((index, known))
                 else:
-                    yield index, Scores(tuple(map(tuple, known)))
+                    yield index, Scores(tuple(tuple(value) for value in known if value is not None))
         yield from self._score_missing(requests, missing)
 
     def _score_missing(

@@ -224,7 +224,7 @@ class OpenAIEngine:
             return UserError(f'{where}: no model "{model}" there, or no chat endpoint ({self._said(error)}).',
                              "a name the server lists", f"curl {self.url.rstrip('/')}/models")  # fmt: skip
         if isinstance(error, api.APIStatusError):
-            return UserError(f"{where}: answers {getattr(error, "status_code", "an error")} ({self._said(error)}).", "a request it accepts", again)  # fmt: skip
+            return UserError(f"{where}: answers an error ({self._said(error)}).", "a request it accepts", again)  # fmt: skip
         return error
 
     def _said(self, error: Any) -> str:

@@ -193,7 +193,10 @@ def exact_limit(model: Any) -> tuple[int, str]:
     """
     config = model.config.get_text_config()
     limits = [(UNBOUNDED, "")]
-    for name, words in (("sliding_window", "its sliding window"), ("attention_chunk_size", "its attention chunks")):
+    for name, words in (
+        ("sliding_window", "its sliding window"),
+        ("attention_chunk_size", "its attention chunks"),
+    ):
         if getattr(config, name, None):
             limits.append((int(getattr(config, name)), words))
     rope = getattr(config, "rope_parameters", None) or {}
