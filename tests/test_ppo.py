@@ -1,0 +1,190 @@
+"""The algorithm on random models of a few thousand parameters: exact where it must be exact, and it learns."""
+
+import copy
+import math
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
+
+from rlaif.config import Ppo
+from rlaif.rl.ppo import PPO, NotFinite, PromptTokens
+
+EOS, PAD, WANTED = 1, 0, 7
+SIZES = {"vocab_size": 16, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+         "num_attention_heads": 2, "max_position_embeddings": 64, "attention_dropout": 0.5,
+         "pad_token_id": PAD, "eos_token_id": EOS, "bos_token_id": None, "initializer_range": 0.1}  # fmt: skip
+
+
+def wanted_share(episodes, sources):
+    """Reward: the share of the response's tokens that are the wanted one."""
+    return torch.tensor([r.count(WANTED) / len(r) for r in episodes.responses()])
+
+
+def options(**changes):
+    small = {
+        "stage": "ppo",
+        "batch_size": 16,
+        "micro_batch": 8,
+        "max_tokens": 6,
+        "learning_rate": 1e-3,
+        "warmup": 0,
+    }
+    return Ppo.model_validate({**small, **changes})
+
+
+def trainer(reward=wanted_share, **changes):
+    torch.manual_seed(0)
+    policy = LlamaForCausalLM(LlamaConfig(**SIZES, tie_word_embeddings=True)).eval()
+    value = LlamaForSequenceClassification(LlamaConfig(**SIZES, num_labels=1)).eval()
+    return PPO(policy, copy.deepcopy(policy), value, reward, options(**changes), (EOS,), PAD, seed=1)
+
+
+def prompts(count=16):
+    return [PromptTokens([2 + n % 3, *range(3, 3 + n % 5)], n) for n in range(count)]
+
+
+def weights(model):
+    return torch.cat([p.detach().flatten() for p in model.parameters()]).clone()
+
+
+def test_the_first_update_starts_at_ratio_one_and_kl_zero():
+    ppo = trainer(minibatches=2, epochs=2)
+    metrics, experience = ppo.update(1, prompts())
+    assert metrics["ratio_first"] == 1.0
+    assert metrics["kl"] == 0.0
+    assert metrics["exact_kl"] == 0.0
+    assert torch.equal(experience.log_prob, experience.reference)
+    assert metrics["reward"] == pytest.approx(
+        metrics["score"] - metrics["truncated"] * ppo.options.missing_eos_penalty
+    )
+    for number in range(2, 5):
+        metrics, _ = ppo.update(number, prompts())
+        assert metrics["ratio_first"] == 1.0
+        assert metrics["exact_kl"] > 0
+    assert metrics["episodes"] == 64
+    assert all(math.isfinite(value) for value in metrics.values())
+
+
+def test_eight_micro_batches_of_one_equal_one_of_eight():
+    results = []
+    for micro in (8, 1):
+        ppo = trainer(batch_size=8, micro_batch=micro, max_grad_norm=1e9, learning_rate=1.0)
+        ppo.optimizer = torch.optim.SGD(ppo.policy.parameters(), 1.0)
+        ppo.value_optimizer = torch.optim.SGD(ppo.value.parameters(), 1.0)
+        before = weights(ppo.policy), weights(ppo.value)
+        metrics, _ = ppo.update(1, prompts(8))
+        moved = [weights(m) - b for m, b in zip((ppo.policy, ppo.value), before, strict=True)]
+        results.append((*moved, metrics))
+    (policy, value, metrics), (policy_1, value_1, metrics_1) = results
+    assert policy.abs().max() > 1e-3
+    torch.testing.assert_close(policy, policy_1, atol=1e-6, rtol=1e-4)
+    torch.testing.assert_close(value, value_1, atol=1e-6, rtol=1e-4)
+    for key in ("policy_loss", "value_loss", "clip_fraction", "grad_norm", "value_grad_norm"):
+        assert metrics[key] == pytest.approx(metrics_1[key], rel=1e-4, abs=1e-6)
+
+
+def test_a_truncated_response_pays_and_an_ended_one_does_not():
+    ppo = trainer(missing_eos_penalty=3.0, kl_coef=0.0)
+    _, seen = ppo.update(1, prompts())
+    ended = seen.episodes.ended_B
+    assert 0 < ended.float().mean() < 1
+    torch.testing.assert_close(seen.reward_B[ended], seen.score_B[ended])
+    torch.testing.assert_close(seen.reward_B[~ended], seen.score_B[~ended] - 3.0)
+
+
+def test_kl_is_paid_for_in_the_reward():
+    ppo = trainer(kl_coef=0.5, missing_eos_penalty=0.0, epochs=4, learning_rate=1e-2)
+    ppo.update(1, prompts())
+    _, seen = ppo.update(2, prompts())
+    kl_B = (seen.log_prob - seen.reference).sum(1)
+    assert kl_B.abs().max() > 0.01
+    torch.testing.assert_close(seen.reward_B, seen.score_B - 0.5 * kl_B, atol=1e-5, rtol=1e-5)
+
+
+def test_log_probabilities_are_those_of_the_sampling_temperature():
+    ppo = trainer(temperature=0.5)
+    _, seen = trainer(temperature=0.5).update(1, prompts())
+    first, prompt = seen.episodes.responses()[0], prompts()[0].ids
+    logits = ppo.policy(input_ids=torch.tensor([[*prompt, *first]])).logits[0, len(prompt) - 1 : -1]
+    expected = (logits / 0.5).log_softmax(-1).gather(1, torch.tensor(first)[:, None])[:, 0]
+    torch.testing.assert_close(seen.log_prob[0, : len(first)], expected.detach())
+
+
+def test_advantages_are_white_over_the_real_tokens():
+    _, seen = trainer().update(1, prompts())
+    real = seen.advantage[seen.episodes.mask_BR]
+    assert float(real.mean()) == pytest.approx(0, abs=1e-5)
+    assert float(real.std()) == pytest.approx(1, abs=1e-4)
+    assert seen.advantage[~seen.episodes.mask_BR].abs().sum() == 0
+
+
+def test_critic_warm_up_moves_the_value_model_alone():
+    ppo = trainer(critic_warmup=1)
+    policy, value = weights(ppo.policy), weights(ppo.value)
+    metrics, _ = ppo.update(1, prompts())
+    assert torch.equal(weights(ppo.policy), policy)
+    assert not torch.equal(weights(ppo.value), value)
+    assert metrics["ratio_first"] is None
+    ppo.update(2, prompts())
+    assert not torch.equal(weights(ppo.policy), policy)
+
+
+def test_the_rate_warms_up_and_then_stays():
+    ppo = trainer(warmup=4, critic_warmup=2, value_learning_rate=1e-2)
+    rates = []
+    for number in (1, 2, 3, 6, 50):
+        ppo._set_rates(number)
+        rates.append([o.param_groups[0]["lr"] for o in (ppo.optimizer, ppo.value_optimizer)])
+    assert [pair[1] for pair in rates] == pytest.approx([0.0025, 0.005, 0.0075, 0.01, 0.01])
+    assert [pair[0] for pair in rates[2:]] == pytest.approx([0.00025, 0.001, 0.001])
+
+
+def test_adaptive_kl_rises_above_its_target():
+    ppo = trainer(kl_target=1e-4, kl_horizon=100, learning_rate=1e-2)
+    coefs = [ppo.update(n, prompts())[0]["kl_coef"] for n in (1, 2, 3)]
+    # KL 0 at first: held at −0.2 · 16/100; then far above the target
+    assert coefs == pytest.approx([0.05, 0.05 * 0.968, 0.05 * 0.968 * 1.032])
+
+
+def test_a_reward_that_is_not_finite_stops_before_any_step():
+    ppo = trainer(lambda episodes, _: torch.full((len(episodes),), float("nan")))
+    before = weights(ppo.policy)
+    with pytest.raises(NotFinite, match="score is nan"):
+        ppo.update(1, prompts())
+    assert torch.equal(weights(ppo.policy), before)
+
+
+def test_a_gradient_that_is_not_finite_stops_before_any_step():
+    ppo = trainer()
+    next(ppo.policy.parameters()).register_hook(lambda gradient: gradient * float("inf"))
+    before = weights(ppo.policy), weights(ppo.value)
+    with pytest.raises(NotFinite, match="grad_norm"):
+        ppo.update(1, prompts())
+    assert torch.equal(weights(ppo.policy), before[0])
+    assert torch.equal(weights(ppo.value), before[1])
+
+
+def test_a_reward_of_the_wrong_length_is_refused():
+    with pytest.raises(ValueError, match=r"\(3,\) for 16 episodes"):
+        trainer(lambda *_: torch.zeros(3)).update(1, prompts())
+
+
+def test_an_update_is_a_function_of_weights_and_number():
+    one, other = trainer(epochs=2, minibatches=4), trainer(epochs=2, minibatches=4)
+    torch.manual_seed(99)  # the global generator has no say
+    rows = [[ppo.update(n, prompts())[0] for n in (1, 2)] for ppo in (one, other)]
+    for a, b in zip(*rows, strict=True):
+        assert {**a, "seconds": 0} == {**b, "seconds": 0}
+    assert torch.equal(weights(one.policy), weights(other.policy))
+
+
+def test_it_learns_to_write_the_wanted_token_and_then_to_stop():
+    ppo = trainer(batch_size=32, micro_batch=32, learning_rate=3e-3, kl_coef=0.01, epochs=2, minibatches=2)
+    rows = [ppo.update(number, prompts(32))[0] for number in range(1, 31)]
+    first, last = rows[0], rows[-1]
+    assert first["score"] < 0.2
+    assert last["score"] > 0.6
+    assert last["truncated"] < first["truncated"]
+    assert last["exact_kl"] > 0.5
+    assert last["explained_variance"] > 0.2
