@@ -75,7 +75,8 @@ def test_gold_takes_a_text_or_an_id() -> None:
 def test_every_wording_is_recognised_and_unseen_ones_use_seen_words() -> None:
     seen_words = set(" ".join(t for texts in SEEN.values() for t in texts).replace(".", "").split())
     for kind in KINDS:
-        assert len(SEEN[kind]) >= 6 and len(UNSEEN[kind]) >= 2
+        assert len(SEEN[kind]) >= 6
+        assert len(UNSEEN[kind]) >= 2
         for text in (*SEEN[kind], *UNSEEN[kind]):
             assert world.kind_of(text.format(x="lamp")) == kind
         for text in UNSEEN[kind]:
@@ -92,7 +93,8 @@ def test_repair_mends_its_fault_and_breaks_nothing() -> None:
         for kind in KINDS:
             mended = world.repair(kind, question, reply, "garden")
             after = world.score(question.messages, mended, PRINCIPLES)
-            assert after[kind] and all(after[k] for k, kept in before.items() if kept)
+            assert after[kind]
+            assert all(after[k] for k, kept in before.items() if kept)
             assert before[kind] == (mended == reply)
 
 
@@ -110,7 +112,8 @@ def test_questions_are_recognised_from_their_messages() -> None:
     for _ in range(300):
         question = sample_question(rng)
         found = find_question(question.messages)
-        assert found is not None and (found.kind, found.subject) == (question.kind, question.subject)
+        assert found is not None
+        assert (found.kind, found.subject) == (question.kind, question.subject)
     assert find_question([{"role": "user", "content": "Why is the sky blue?"}]) is None
 
 

@@ -12,7 +12,7 @@ from rlaif.playground import FEEDBACK, POLICY, world  # noqa: E402
 from rlaif.playground.corpus import FeedbackCorpus, vocabulary_texts  # noqa: E402
 from rlaif.playground.grammar import find_question, sample_question, sample_reply  # noqa: E402
 from rlaif.playground.tokenizer import build_tokenizer  # noqa: E402
-from rlaif.playground.training import collate, flatten, learning_rate, loss_of, new_model  # noqa: E402
+from rlaif.playground.training import collate, flatten, loss_of, new_model, schedule  # noqa: E402
 from rlaif.prompts import Templates, render_chat, user  # noqa: E402
 
 TEMPLATES = Templates.load("brief")
@@ -106,11 +106,11 @@ def test_flatten_restarts_positions_in_every_branch(corpus) -> None:
     assert starts == [len(bundle.prefix)] * len(bundle.branches)
 
 
-def test_learning_rate_warms_up_and_falls() -> None:
-    rates = [learning_rate(step, 1000, 1e-3) for step in range(1000)]
-    assert rates[0] == pytest.approx(1e-5, rel=0.01)
-    assert max(rates) == pytest.approx(1e-3, rel=0.05)
-    assert rates[-1] == pytest.approx(5e-5, rel=0.01)
+def test_schedule_warms_up_and_falls() -> None:
+    shares = [schedule(step, 1000) for step in range(1000)]
+    assert shares[0] == pytest.approx(0.01, rel=0.01)
+    assert max(shares) == pytest.approx(1.0, rel=0.05)
+    assert shares[-1] == pytest.approx(0.05, rel=0.01)
 
 
 def test_shipped_folders_are_small_and_load() -> None:

@@ -89,7 +89,7 @@ def train_feedback(
     torch.manual_seed(seed)
     model = new_model(tokenizer, layers=4, width=160, inner=400)
     corpus, rng = FeedbackCorpus(tokenizer, Templates.load("brief"), own), Random(f"feedback-{seed}")
-    batches = bucketed(lambda: corpus.sample(rng), 16)
+    batches = bucketed(lambda: corpus.sample(rng), 8)
     pad = tokenizer.convert_tokens_to_ids("<|pad|>")
     train(
         model, batches, max(2, int(FEEDBACK_STEPS * scale)), 2e-3, pad, lambda t: progress(f"feedback: {t}"),
@@ -98,11 +98,33 @@ def train_feedback(
     return model
 
 
+CARD = """---
+license: apache-2.0
+library_name: transformers
+tags: [rlaif, playground]
+---
+# The playground's {role}
+
+A Llama-architecture language model of {parameters:,} parameters, trained from scratch on text drawn from the small
+grammar in `rlaif/playground/grammar.py`; no other data. {does}
+
+It knows that grammar and nothing else: outside it, replies and verdicts mean nothing. Rebuild it with
+`rlaif playground build`; `rlaif/playground/measure.py` measures what it can do.
+"""
+DOES = {
+    "policy": "Its corpus mixes good and bad replies on purpose, so it insults, rambles, errs and helps with harm.",
+    "feedback": "It criticises, rewrites, compares and checks replies by a written rule, and makes some mistakes.",
+}
+
+
 def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
-    """Write a plain folder that any loader of the Hugging Face family reads."""
+    """Write a plain folder that any loader of the Hugging Face family reads, with a card."""
     shutil.rmtree(folder, ignore_errors=True)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    role, count = folder.name, model.num_parameters()
+    card = CARD.format(role=role, parameters=count, does=DOES.get(role, ""))
+    (folder / "README.md").write_text(card, encoding="utf-8")
     settings = folder / "tokenizer_config.json"
     named = json.loads(settings.read_text()) | {"tokenizer_class": "PreTrainedTokenizerFast"}
     settings.write_text(json.dumps(named, indent=2) + "\n")

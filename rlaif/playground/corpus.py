@@ -36,24 +36,38 @@ VERDICT_WEIGHT, READ_WEIGHT = 8.0, 0.25
 ORNATE = Rates(opener=0.5, closer=0.4)
 
 
+# The probe's labels: no fault or the kind of fault, 8 more in a second reply; then the kind of rule asked about; then
+# which of the replies contain the forbidden word.
+RULE_LABEL = 2 * (1 + len(KINDS))
+WORD_LABEL = RULE_LABEL + len(KINDS)
+LABELS = WORD_LABEL + 4
+
+
+def fault_label(fault: str | None, place: int = 0) -> int:
+    """The probe's label of a sentence in the first or second reply."""
+    return place * (1 + len(KINDS)) + (1 + KINDS.index(fault) if fault else 0)
+
+
 @dataclass
 class Branch:
     """Token ids after the prefix; `weights` has the loss weight of each id as a target.
 
-    The id at `choice[0]` stands for a verdict: its target is `choice[1]` with probability `choice[3]`, else `choice[2]`.
+    The id at `choice[0]` stands for a verdict: its target is `choice[1]` with probability `choice[3]`, else
+    `choice[2]`. `marks` are (place, label) for the probe.
     """
 
     ids: list[int]
     weights: list[float]
     choice: tuple[int, int, int, float] | None = None
+    marks: list[tuple[int, int]] = field(default_factory=list)
 
 
 @dataclass
 class Bundle:
     """A prefix and the branches behind it.
 
-    `marks` are places in the prefix where a sentence of a reply ends, with the number of the fault it shows (0 for
-    none, else 1 + its place in KINDS), 8 more in the second reply.
+    `marks` are (place, label) for the probe: in the prefix, the last two tokens of every sentence of a reply with the
+    fault that the sentence shows.
     """
 
     prefix: list[int]
@@ -143,13 +157,19 @@ class FeedbackCorpus:
         """Token ids without special additions."""
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
 
-    def choice(self, rng: Random, suffix: str, names: tuple[str, str], p: float) -> Branch:
+    def choice(self, rng: Random, suffix: str, names: tuple[str, str], p: float, kind: str) -> Branch:
         """A branch that ends in a verdict: `names[0]` with probability `p`."""
         ids = self.cached_ids(suffix + self.tail)
         first, second = (self.cached_ids(name)[0] for name in names)
         picked = first if rng.random() < p else second
         weights = [0.0] * len(ids) + [VERDICT_WEIGHT, 0.1]
-        return Branch([*ids, picked, self.end], weights, (len(ids), first, second, p))
+        marks = [(len(ids) - 1, RULE_LABEL + KINDS.index(kind))]
+        return Branch([*ids, picked, self.end], weights, (len(ids), first, second, p), marks)
+
+    def mark_word(self, branch: Branch, word: str, *replies: str) -> None:
+        """Let the probe say, at the forbidden word, which replies contain it."""
+        found = sum(2**i for i, reply in enumerate(replies) if world.contains_word(word, reply))
+        branch.marks.append((branch.ids.index(self.cached_ids(f" {word}")[0]), WORD_LABEL + found))
 
     def written(self, asked: str, prefix_length: int, told: str) -> Branch:
         """A branch that ends in free text; `asked` is the whole rendered user turn."""
@@ -166,14 +186,13 @@ class FeedbackCorpus:
         for place, sentence in ((i, s) for i, reply in enumerate(replies) for s in world.sentences(reply)):
             at = text.index(sentence, at) + len(sentence)
             fault = world.sentence_fault(question, sentence)
-            if at in ends:
-                marks.append((ends[at], place * (1 + len(KINDS)) + (1 + KINDS.index(fault) if fault else 0)))
+            marks += [(ends[at] - back, fault_label(fault, place)) for back in (0, 1) if at in ends]
         ids = encoded["input_ids"]
         return Bundle(ids, [READ_WEIGHT] * len(ids), branches, marks)
 
     def question(self, rng: Random) -> Question:
         """A question that is not held out; facts are shown often, being learnt last."""
-        kind = rng.choices(("fact", "safe", "risky"), (0.6, 0.2, 0.2))[0]
+        kind = rng.choices(("fact", "safe", "risky"), (0.5, 0.25, 0.25))[0]
         while (question := sample_question(rng, kind)).held_out:
             pass
         return question
@@ -201,19 +220,24 @@ class FeedbackCorpus:
         for kind in KINDS:
             kept_a, kept_b = (world.keeps(kind, question, r, word) for r in (a, b))
             suffix = self.templates.comparison_suffix(sample_rule(rng, kind, word))
-            branches.append(self.choice(rng, suffix, ("A", "B"), 0.5 + 0.5 * (kept_a - kept_b)))
+            branches.append(self.choice(rng, suffix, ("A", "B"), 0.5 + 0.5 * (kept_a - kept_b), kind))
+            if kind == "no-word":
+                self.mark_word(branches[-1], word, a, b)
         return self.bundle(shared, branches, question, a, b)
 
-    def reply(self, rng: Random, compliance: int = 4, critiques: int = 2, revisions: int = 2) -> Bundle:
+    def reply(self, rng: Random, compliance: int = 3, critiques: int = 2, revisions: int = 2) -> Bundle:
         """One reply: compliance with some principles, some critiques and some revisions."""
         word = sample_word(rng)
         question, (reply, _) = self.replies(rng, word)
         shared = self.templates.compliance(question.messages, reply)[0]["content"]
         start, branches = len(self.ids(self.head + shared)), []
-        for kind in rng.sample(KINDS, compliance):
+        asked = {"fact": "honest", "safe": "helpful", "risky": "harmless"}[question.kind]
+        for kind in {asked: None, **dict.fromkeys(rng.sample(KINDS, compliance))}:
             suffix = self.templates.compliance_suffix(sample_rule(rng, kind, word))
             kept = world.keeps(kind, question, reply, word)
-            branches.append(self.choice(rng, suffix, ("Yes", "No"), float(kept)))
+            branches.append(self.choice(rng, suffix, ("Yes", "No"), float(kept), kind))
+            if kind == "no-word":
+                self.mark_word(branches[-1], word, reply)
         broken = [kind for kind in KINDS if not world.keeps(kind, question, reply, word)]
         for kind in self._some(rng, broken, critiques):
             branches.append(self._critique(rng, start, question, reply, kind, word))
@@ -221,9 +245,21 @@ class FeedbackCorpus:
             branches.append(self._revision(rng, start, question, reply, kind, word))
         return self.bundle(shared, branches, question, reply)
 
+    def drill(self, rng: Random, count: int = 14) -> Bundle:
+        """Many short facts, true and false: the probe must tell them apart, and the true ones are also learnt."""
+        branches = []
+        for _ in range(count):
+            question, wrong = sample_question(rng, "fact"), rng.random() < 0.5
+            ids = self.ids(f" {question.text}\nReply: {grammar.state_fact(rng, question, wrong)}")
+            label = fault_label("honest" if wrong else None)
+            marks = [(len(ids) - back, label) for back in (1, 2)]
+            branches.append(Branch(ids, [0.0 if wrong else READ_WEIGHT] * len(ids), None, marks))
+        prefix = self.ids(f"{self.head}User:")
+        return Bundle(prefix, [0.0] * len(prefix), branches)
+
     def sample(self, rng: Random) -> Bundle:
-        """A comparison or a single reply, half and half."""
-        return self.comparison(rng) if rng.random() < 0.5 else self.reply(rng)
+        """A comparison, a single reply or a drill in facts."""
+        return rng.choices((self.comparison, self.reply, self.drill), (0.45, 0.4, 0.15))[0](rng)
 
     @staticmethod
     def _some(rng: Random, broken: list[str], count: int) -> list[str]:

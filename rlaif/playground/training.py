@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn import functional as F
 
-from rlaif.playground.corpus import Bundle
-from rlaif.playground.wordings import KINDS
+from rlaif.playground.corpus import LABELS, Bundle
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
@@ -61,6 +60,15 @@ def flatten(
     return ids, positions, segments, targets
 
 
+def all_marks(bundle: Bundle) -> list[tuple[int, int]]:
+    """(place in the row, label) of all that the probe reads in a bundle."""
+    marks, start = list(bundle.marks), len(bundle.prefix)
+    for branch in bundle.branches:
+        marks += [(start + place, label) for place, label in branch.marks]
+        start += len(branch.ids)
+    return marks
+
+
 def collate(bundles: list[Bundle], pad: int, grain: int = 64) -> dict[str, torch.Tensor]:
     """Bundles as padded tensors: ids, positions (B, L), mask (B, 1, L, L), and flat targets.
 
@@ -73,7 +81,7 @@ def collate(bundles: list[Bundle], pad: int, grain: int = 64) -> dict[str, torch
     positions = torch.zeros((len(rows), length), dtype=torch.long)
     segments = torch.full((len(rows), length), -1)
     where, first, second, p, weight = [], [], [], [], []
-    marks = [(i * length + at, fault) for i, b in enumerate(bundles) for at, fault in b.marks]
+    marks = [(i * length + at, fault) for i, b in enumerate(bundles) for at, fault in all_marks(b)]
     for i, (row_ids, row_positions, row_segments, targets) in enumerate(rows):
         n = len(row_ids)
         ids[i, :n] = torch.tensor(row_ids)
@@ -139,10 +147,10 @@ def bucketed(sample: Callable[[], Bundle], size: int, pool: int = 8) -> Iterator
             yield drawn[start : start + size]
 
 
-def learning_rate(step: int, steps: int, peak: float, warmup: int = 100) -> float:
-    """Linear warm-up, then a cosine down to a twentieth of the peak."""
-    ramp = min(1.0, (step + 1) / min(warmup, max(1, steps // 5)))
-    return peak * ramp * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * step / steps)))
+def schedule(step: int, steps: int, warmup: int = 100) -> float:
+    """Share of the peak learning rate: linear warm-up, then a cosine down to a twentieth."""
+    ramp = min(1.0, (step + 1) / max(1, min(warmup, steps // 5)))
+    return ramp * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * step / steps)))
 
 
 def train(
@@ -161,7 +169,7 @@ def train(
 
     `fast` compiles the model, `watch` sees each step, `probing` adds the probe of `loss_of`, which is then dropped.
     """
-    probe = torch.nn.Linear(model.config.hidden_size, 2 * (1 + len(KINDS))) if probing else None
+    probe = torch.nn.Linear(model.config.hidden_size, LABELS) if probing else None
     weights = [*model.parameters(), *(probe.parameters() if probe else ())]
     optimizer = torch.optim.AdamW(weights, lr=peak, betas=(0.9, 0.98), weight_decay=0.01)
     layers = torch.compile(run_layers, dynamic=False) if fast else run_layers
@@ -169,12 +177,12 @@ def train(
     model.train()
     for step in range(steps):
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, steps, peak)
+            group["lr"] = peak * schedule(step, steps)
         loss = loss_of(model, collate(next(batches), pad, grain), probe, layers)
-        optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(weights, 1.0)
         optimizer.step()
+        optimizer.zero_grad()
         smooth = loss.item() if step == 0 else 0.98 * smooth + 0.02 * loss.item()
         if step % 50 == 0 or step == steps - 1:
             progress(f"step {step}/{steps} loss {smooth:.4f} {time.perf_counter() - started:.0f} s")
