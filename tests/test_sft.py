@@ -132,7 +132,9 @@ def test_a_real_model_without_a_chat_template(tmp_path, test_data):
     policy = test_data / "models" / "stories260K_hf"
     stage = stage_of(tmp_path, policy, epochs=3, learning_rate=1e-3)
     for prompt in prompts_of(stage):
-        revision(stage, reply(stage, prompt, "No."), reply(stage, prompt, "Once upon a time there was a dog.", 1))
+        revision(
+            stage, reply(stage, prompt, "No."), reply(stage, prompt, "Once upon a time there was a dog.", 1)
+        )
     rows, tokenizer = rows_of(stage, policy)
     text = tokenizer.decode(rows[0]["input_ids"])
     assert text.endswith("Assistant: Once upon a time there was a dog.</s>")
