@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlaif.errors import UserError
+from rlaif.prompts import end_of_turn
 
 if TYPE_CHECKING:
     import torch
@@ -197,9 +198,10 @@ def _quiet() -> Iterator[None]:
 
 
 def eos_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
-    """Every token that ends a text: those of the generation config first, then the tokenizer's."""
+    """Every token that ends a text: the generation config's, the tokenizer's, the chat template's end of turn."""
     named = getattr(model.generation_config, "eos_token_id", None)
-    ids = [*([named] if isinstance(named, int) else named or []), tokenizer.eos_token_id]
+    listed = [named] if isinstance(named, int) else named or []
+    ids = [*listed, tokenizer.eos_token_id, end_of_turn(tokenizer)]
     return tuple(dict.fromkeys(i for i in ids if i is not None))
 
 

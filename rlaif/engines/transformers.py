@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 _WINDOW = 4096
 _WHOLE = 100_000_000  # bytes; larger weight files are fingerprinted by size and samples
-_ANCHOR = "x"
 
 
 class TransformersEngine:
@@ -194,11 +193,12 @@ def _rows(batch: list[Question]) -> tuple[list[list[int]], list[list[list[int]]]
 
 def continuation_ids(tokenizer: Any, text: str) -> list[int]:
     """Token ids of a text that continues another one: without special tokens and without a made-up leading space."""
-    anchor = tokenizer(_ANCHOR, add_special_tokens=False)["input_ids"]
-    ids = tokenizer(_ANCHOR + text, add_special_tokens=False)["input_ids"]
-    if ids[: len(anchor)] == anchor:
-        return list(ids[len(anchor) :])
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    ids, letter, line = (list(tokenizer(t, add_special_tokens=False)["input_ids"]) for t in (text, "a", "\n"))
+    if not tokenizer.convert_ids_to_tokens(letter[0]).startswith("▁"):
+        return ids
+    # SentencePiece puts a space before every text; after a line break, which merges with nothing, it does not.
+    after = list(tokenizer("\n" + text, add_special_tokens=False)["input_ids"])
+    return after[len(line) :] if after[: len(line)] == line else ids
 
 
 def choice_tokens(tokenizer: Any, choices: Sequence[str]) -> tuple[list[int], ...]:
