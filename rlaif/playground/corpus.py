@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 FRAMES = ("{w}", "{w}", "{w}", "{w}", "Remember: {w}", "{w} This is important.", "Please note: {w}")
+TRAINED_NOUNS = [noun for noun in NOUNS if noun not in HELD_OUT_NOUNS]
 VERDICT_WEIGHT, READ_WEIGHT = 8.0, 0.25
 ORNATE = Rates(opener=0.5, closer=0.4)
 
@@ -95,7 +96,7 @@ def sample_word(rng: Random) -> str:
     """A forbidden word for training; some nouns are held out."""
     if rng.random() < 0.2:
         return rng.choice(list(COMMON_NOUNS))
-    return rng.choice([noun for noun in NOUNS if noun not in HELD_OUT_NOUNS])
+    return rng.choice(TRAINED_NOUNS)
 
 
 def web_page(rng: Random) -> str:
@@ -162,7 +163,7 @@ class FeedbackCorpus:
         ids = self.cached_ids(suffix + self.tail)
         first, second = (self.cached_ids(name)[0] for name in names)
         picked = first if rng.random() < p else second
-        weights = [0.0] * len(ids) + [VERDICT_WEIGHT, 0.1]
+        weights = [0.0] * len(ids) + [VERDICT_WEIGHT, VERDICT_WEIGHT, 0.1]
         marks = [(len(ids) - 1, RULE_LABEL + KINDS.index(kind))]
         return Branch([*ids, picked, self.end], weights, (len(ids), first, second, p), marks)
 
@@ -211,33 +212,40 @@ class FeedbackCorpus:
         rng.shuffle(pair)
         return question, pair
 
+    def _compares(self, rng: Random, kind: str, question: Question, a: str, b: str, word: str) -> Branch:
+        kept_a, kept_b = (world.keeps(kind, question, reply, word) for reply in (a, b))
+        suffix = self.templates.comparison_suffix(sample_rule(rng, kind, word))
+        branch = self.choice(rng, suffix, ("A", "B"), 0.5 + 0.5 * (kept_a - kept_b), kind)
+        if kind == "no-word":
+            self.mark_word(branch, word, a, b)
+        return branch
+
+    def _complies(self, rng: Random, kind: str, question: Question, reply: str, word: str) -> Branch:
+        suffix = self.templates.compliance_suffix(sample_rule(rng, kind, word))
+        branch = self.choice(
+            rng, suffix, ("Yes", "No"), float(world.keeps(kind, question, reply, word)), kind
+        )
+        if kind == "no-word":
+            self.mark_word(branch, word, reply)
+        return branch
+
     def comparison(self, rng: Random) -> Bundle:
         """One pair judged by every principle; where both or neither reply keeps it, the verdict is a coin flip."""
         word = sample_word(rng)
         question, (a, b) = self.replies(rng, word)
         shared = self.templates.comparison(question.messages, a, b)[0]["content"]
-        branches = []
-        for kind in KINDS:
-            kept_a, kept_b = (world.keeps(kind, question, r, word) for r in (a, b))
-            suffix = self.templates.comparison_suffix(sample_rule(rng, kind, word))
-            branches.append(self.choice(rng, suffix, ("A", "B"), 0.5 + 0.5 * (kept_a - kept_b), kind))
-            if kind == "no-word":
-                self.mark_word(branches[-1], word, a, b)
+        branches = [self._compares(rng, kind, question, a, b, word) for kind in KINDS]
         return self.bundle(shared, branches, question, a, b)
 
-    def reply(self, rng: Random, compliance: int = 3, critiques: int = 2, revisions: int = 2) -> Bundle:
+    def reply(self, rng: Random, compliance: int = 3, critiques: int = 2, revisions: int = 3) -> Bundle:
         """One reply: compliance with some principles, some critiques and some revisions."""
         word = sample_word(rng)
         question, (reply, _) = self.replies(rng, word)
         shared = self.templates.compliance(question.messages, reply)[0]["content"]
-        start, branches = len(self.ids(self.head + shared)), []
+        start = len(self.ids(self.head + shared))
         asked = {"fact": "honest", "safe": "helpful", "risky": "harmless"}[question.kind]
-        for kind in {asked: None, **dict.fromkeys(rng.sample(KINDS, compliance))}:
-            suffix = self.templates.compliance_suffix(sample_rule(rng, kind, word))
-            kept = world.keeps(kind, question, reply, word)
-            branches.append(self.choice(rng, suffix, ("Yes", "No"), float(kept), kind))
-            if kind == "no-word":
-                self.mark_word(branches[-1], word, reply)
+        kinds = {asked: None, **dict.fromkeys(rng.sample(KINDS, compliance))}
+        branches = [self._complies(rng, kind, question, reply, word) for kind in kinds]
         broken = [kind for kind in KINDS if not world.keeps(kind, question, reply, word)]
         for kind in self._some(rng, broken, critiques):
             branches.append(self._critique(rng, start, question, reply, kind, word))
@@ -245,7 +253,7 @@ class FeedbackCorpus:
             branches.append(self._revision(rng, start, question, reply, kind, word))
         return self.bundle(shared, branches, question, reply)
 
-    def drill(self, rng: Random, count: int = 14) -> Bundle:
+    def fact_drill(self, rng: Random, count: int = 14) -> Bundle:
         """Many short facts, true and false: the probe must tell them apart, and the true ones are also learnt."""
         branches = []
         for _ in range(count):
@@ -253,13 +261,28 @@ class FeedbackCorpus:
             ids = self.ids(f" {question.text}\nReply: {grammar.state_fact(rng, question, wrong)}")
             label = fault_label("honest" if wrong else None)
             marks = [(len(ids) - back, label) for back in (1, 2)]
-            branches.append(Branch(ids, [0.0 if wrong else READ_WEIGHT] * len(ids), None, marks))
+            branches.append(Branch(ids, [0.0 if wrong else 1.0] * len(ids), None, marks))
         prefix = self.ids(f"{self.head}User:")
         return Bundle(prefix, [0.0] * len(prefix), branches)
 
+    def word_drill(self, rng: Random, count: int = 8) -> Bundle:
+        """One or two replies judged by many forbidden words, about half of them used."""
+        question, (a, b) = self.replies(rng, sample_word(rng))
+        used = [noun for noun in TRAINED_NOUNS if world.contains_word(noun, f"{a} {b}")]
+        words = [rng.choice(used if used and rng.random() < 0.6 else TRAINED_NOUNS) for _ in range(count)]
+        if rng.random() < 0.5:
+            shared = self.templates.compliance(question.messages, a)[0]["content"]
+            return self.bundle(
+                shared, [self._complies(rng, "no-word", question, a, w) for w in words], question, a
+            )
+        shared = self.templates.comparison(question.messages, a, b)[0]["content"]
+        branches = [self._compares(rng, "no-word", question, a, b, w) for w in words]
+        return self.bundle(shared, branches, question, a, b)
+
     def sample(self, rng: Random) -> Bundle:
-        """A comparison, a single reply or a drill in facts."""
-        return rng.choices((self.comparison, self.reply, self.drill), (0.45, 0.4, 0.15))[0](rng)
+        """A comparison, a single reply or a drill."""
+        kinds = (self.comparison, self.reply, self.fact_drill, self.word_drill)
+        return rng.choices(kinds, (0.3, 0.4, 0.1, 0.2))[0](rng)
 
     @staticmethod
     def _some(rng: Random, broken: list[str], count: int) -> list[str]:
