@@ -113,7 +113,7 @@ It knows that grammar and nothing else: outside it, replies and verdicts mean no
 """
 DOES = {
     "policy": "Its corpus mixes good and bad replies on purpose, so it insults, rambles, errs and helps with harm.",
-    "feedback": "It criticises, rewrites, compares and checks replies by a written rule, and makes some mistakes.",
+    "feedback model": "It criticises, rewrites, compares and checks replies by a written rule, and makes some mistakes.",
 }
 
 
@@ -122,8 +122,8 @@ def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Pa
     shutil.rmtree(folder, ignore_errors=True)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    role, count = folder.name, model.num_parameters()
-    card = CARD.format(role=role, parameters=count, does=DOES.get(role, ""))
+    role = "policy" if "policy" in folder.name else "feedback model"
+    card = CARD.format(role=role, parameters=model.num_parameters(), does=DOES[role])
     (folder / "README.md").write_text(card, encoding="utf-8")
     settings = folder / "tokenizer_config.json"
     named = json.loads(settings.read_text()) | {"tokenizer_class": "PreTrainedTokenizerFast"}

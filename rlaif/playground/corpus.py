@@ -163,7 +163,7 @@ class FeedbackCorpus:
         ids = self.cached_ids(suffix + self.tail)
         first, second = (self.cached_ids(name)[0] for name in names)
         picked = first if rng.random() < p else second
-        weights = [0.0] * len(ids) + [VERDICT_WEIGHT, VERDICT_WEIGHT, 0.1]
+        weights = [0.0] * len(ids) + [VERDICT_WEIGHT, 0.1]
         marks = [(len(ids) - 1, RULE_LABEL + KINDS.index(kind))]
         return Branch([*ids, picked, self.end], weights, (len(ids), first, second, p), marks)
 
