@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,11 @@ if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 Progress = Callable[[str], None]
-POLICY_STEPS, CHAT_STEPS, FEEDBACK_STEPS, OWN_QUESTIONS = 1200, 200, 5000, 3000
+POLICY_STEPS, CHAT_STEPS, FEEDBACK_STEPS, OWN_QUESTIONS = 1200, 300, 6000, 3000
+
+
+def _report(progress: Progress, name: str, text: str) -> None:
+    progress(f"{name}: {text}")
 
 
 def train_policy(
@@ -33,21 +38,14 @@ def train_policy(
     model = new_model(tokenizer, layers=4, width=128, inner=320)
     corpus, rng = PolicyCorpus(tokenizer), Random(f"policy-{seed}")
     pad = tokenizer.convert_tokens_to_ids("<|pad|>")
-    for name, sample, steps, peak in (
-        ("policy", corpus.page, POLICY_STEPS, 3e-3),
-        ("policy chat", corpus.chat, CHAT_STEPS, 5e-4),
+    # A batch's loss is a mean over its tokens: sorting by length would favour short replies, so the last stage does not.
+    for name, sample, steps, peak, pool in (
+        ("policy", corpus.page, POLICY_STEPS, 3e-3, 8),
+        ("policy chat", corpus.chat, CHAT_STEPS, 5e-4, 1),
     ):
-        batches = bucketed(lambda sample=sample: sample(rng), 64)
-        train(
-            model,
-            batches,
-            max(2, int(steps * scale)),
-            peak,
-            pad,
-            lambda t, n=name: progress(f"{n}: {t}"),
-            fast=fast,
-            grain=32,
-        )
+        batches = bucketed(lambda sample=sample: sample(rng), 64, pool)
+        report = partial(_report, progress, name)
+        train(model, batches, max(2, int(steps * scale)), peak, pad, report, fast=fast, grain=32)
     return model
 
 
@@ -92,7 +90,7 @@ def train_feedback(
     batches = bucketed(lambda: corpus.sample(rng), 8)
     pad = tokenizer.convert_tokens_to_ids("<|pad|>")
     train(
-        model, batches, max(2, int(FEEDBACK_STEPS * scale)), 2e-3, pad, lambda t: progress(f"feedback: {t}"),
+        model, batches, max(2, int(FEEDBACK_STEPS * scale)), 2e-3, pad, partial(_report, progress, "feedback"),
         (lambda step: watch(model, step)) if watch else None, fast, probing=True,
     )  # fmt: skip
     return model
