@@ -24,7 +24,7 @@ from rlaif.errors import UserError
 
 Q = TypeVar("Q")
 A = TypeVar("A")
-RETRIES, TIMEOUT = 6, 300.0
+RETRIES, PAUSE, TIMEOUT = 6, 0.25, 300.0  # pauses double
 _TOP, _VERDICT_TOKENS, _NEVER = 20, 16, -30.0
 _TOO_LONG = re.compile(r"context[ _](length|window|size)|maximum context|(prompt|input) is too long", re.I)
 
@@ -150,7 +150,7 @@ class OpenAIEngine:
                 if _TOO_LONG.search(str(error)):
                     raise TooLong from None
                 raise
-            await asyncio.sleep(min(8.0, 0.25 * 2**attempt) if attempt < RETRIES else 0)
+            await asyncio.sleep(min(8.0, PAUSE * 2**attempt) if attempt < RETRIES else 0)
         else:
             raise Malformed
         used = answer.usage
@@ -224,7 +224,7 @@ class OpenAIEngine:
             return UserError(f'{where}: no model "{model}" there, or no chat endpoint ({self._said(error)}).',
                              "a name the server lists", f"curl {self.url.rstrip('/')}/models")  # fmt: skip
         if isinstance(error, api.APIStatusError):
-            return UserError(f"{where}: answers an error ({self._said(error)}).", "a request it accepts", again)  # fmt: skip
+            return UserError(f"{where}: answers with an error ({self._said(error)}).", "a request it accepts", again)  # fmt: skip
         return error
 
     def _said(self, error: Any) -> str:

@@ -1,0 +1,189 @@
+"""The response cache: nothing is asked twice, nothing is served to another question, a killed process loses little."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from rlaif.engines import GenerateRequest, Generation, ScoreRequest, Scores, Scripted
+from rlaif.engines.cache import CachedEngine
+from rlaif.errors import UserError
+from rlaif.prompts import user
+
+
+class Counting(Scripted):
+    """A script that remembers what it was asked."""
+
+    def __init__(self, name: str = "counting") -> None:
+        super().__init__(self._write, self._score, name)
+        self.written: list[int] = []
+        self.scored: list[str] = []
+
+    def _write(self, request: GenerateRequest) -> str:
+        self.written.append(request.seed)
+        return f"{request.messages[-1]['content']} {request.seed}"
+
+    def _score(self, messages, suffix, choices):
+        self.scored.append(suffix)
+        return [0.25, 0.5]
+
+
+def ask(text: str = "hello", **options) -> GenerateRequest:
+    return GenerateRequest([user(text)], **{"max_tokens": 9, "seed": 1} | options)
+
+
+def question(*suffixes: str, text: str = "shared", choices: tuple[str, ...] = ("A", "B")) -> ScoreRequest:
+    return ScoreRequest([user(text)], suffixes, choices)
+
+
+def test_the_second_time_nothing_is_asked(tmp_path: Path):
+    requests, questions = (
+        [ask(seed=s) for s in range(700)],
+        [question("one", "two", text=str(n)) for n in range(300)],
+    )
+    first = CachedEngine(Counting(), tmp_path / "c.sqlite")
+    texts, scores = dict(first.generate(requests)), dict(first.score_choices(questions))
+    again = Counting()
+    second = CachedEngine(again, tmp_path / "c.sqlite")
+    assert dict(second.generate(requests)) == texts
+    assert {i: s.logprobs for i, s in second.score_choices(questions)} == {
+        i: s.logprobs for i, s in scores.items()
+    }
+    assert again.written == again.scored == []
+    assert (second.usage.calls, second.usage.cached) == (0, 700 + 600)
+
+
+def test_one_edited_suffix_is_scored_alone(tmp_path: Path):
+    CachedEngine(Counting(), tmp_path / "c.sqlite").score_choices([])
+    first = CachedEngine(Counting(), tmp_path / "c.sqlite")
+    list(first.score_choices([question("a", "b", "c")]))
+    inner = Counting()
+    scores = dict(
+        CachedEngine(inner, tmp_path / "c.sqlite").score_choices([question("a", "edited", "c", "d")])
+    )[0]
+    assert inner.scored == ["edited", "d"]
+    assert len(scores.logprobs) == 4
+    assert scores.probability(1) == pytest.approx((1 / 3, 2 / 3))
+
+
+@pytest.mark.parametrize("other", [
+    ask("other"), ask(seed=2), ask(temperature=0.5), ask(top_p=0.9), ask(max_tokens=8),
+])  # fmt: skip
+def test_what_makes_another_question(tmp_path: Path, other: GenerateRequest):
+    inner = Counting()
+    engine = CachedEngine(inner, tmp_path / "c.sqlite")
+    list(engine.generate([ask()]))
+    list(engine.generate([other]))
+    assert len(inner.written) == 2
+
+
+def test_another_engine_or_choice_is_another_question(tmp_path: Path):
+    engines = [Counting("one"), Counting("two")]
+    for inner in engines:
+        engine = CachedEngine(inner, tmp_path / "c.sqlite")
+        list(engine.generate([ask()]))
+        list(engine.score_choices([question("s"), question("s", choices=("B", "A"))]))
+    assert all((len(e.written), len(e.scored)) == (1, 2) for e in engines)
+
+
+def test_greedy_texts_do_not_depend_on_the_seed(tmp_path: Path):
+    inner = Counting()
+    engine = CachedEngine(inner, tmp_path / "c.sqlite")
+    list(engine.generate([ask(temperature=0.0, seed=1)]))
+    list(engine.generate([ask(temperature=0.0, seed=2)]))
+    assert inner.written == [1]
+
+
+def test_hits_come_before_anything_is_asked(tmp_path: Path):
+    list(CachedEngine(Counting(), tmp_path / "c.sqlite").generate([ask(seed=5)]))
+    inner = Counting()
+    arriving = CachedEngine(inner, tmp_path / "c.sqlite").generate([ask(seed=4), ask(seed=5)])
+    assert next(arriving)[0] == 1
+    assert inner.written == []
+    assert next(arriving)[0] == 0
+
+
+class Odd(Scripted):
+    """A model that can read nothing, or not fit the question."""
+
+    def generate(self, requests):
+        for index, _ in enumerate(requests):
+            self.usage.calls += 1
+            yield index, Generation("", "too_long", 99)
+
+    def score_choices(self, requests):
+        for index, request in enumerate(requests):
+            self.usage.calls += 1
+            yield index, Scores(tuple(() for _ in request.suffixes))
+
+
+def test_unreadable_is_remembered_and_too_long_is_not(tmp_path: Path):
+    for calls in (2, 1):
+        engine = CachedEngine(Odd(), tmp_path / "c.sqlite")
+        assert dict(engine.generate([ask()]))[0].finish == "too_long"
+        scores = dict(engine.score_choices([question("x", "y")]))[0]
+        assert not scores.readable(0)
+        assert scores.mass(1) == 0.0
+        assert engine.usage.calls == calls
+
+
+def test_answers_before_an_abandoned_loop_are_kept(tmp_path: Path):
+    arriving = CachedEngine(Counting(), tmp_path / "c.sqlite").generate([ask(seed=s) for s in range(9)])
+    for _ in range(3):
+        next(arriving)
+    arriving.close()
+    inner = Counting()
+    list(CachedEngine(inner, tmp_path / "c.sqlite").generate([ask(seed=s) for s in range(9)]))
+    assert inner.written == [3, 4, 5, 6, 7, 8]
+
+
+KILLED = """
+import sys, time
+from pathlib import Path
+from rlaif.engines import GenerateRequest, Scripted
+from rlaif.engines.cache import CachedEngine
+def slow(request):
+    time.sleep(0.01)
+    return str(request.seed)
+engine = CachedEngine(Scripted(slow), Path(sys.argv[1]))
+for _ in engine.generate([GenerateRequest([{"role": "user", "content": "x"}], 4, seed=s) for s in range(100000)]):
+    pass
+"""
+
+
+def test_a_killed_process_leaves_a_readable_file(tmp_path: Path):
+    path = tmp_path / "c.sqlite"
+    process = subprocess.Popen([sys.executable, "-c", KILLED, str(path)])
+    deadline = time.monotonic() + 60
+    while _kept(path) < 20 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    requests = [GenerateRequest([user("x")], 4, seed=s) for s in range(20)]
+    inner = Counting("scripted")
+    texts = dict(CachedEngine(inner, path).generate(requests))
+    assert inner.written == []
+    assert [texts[i].text for i in range(20)] == [str(s) for s in range(20)]
+
+
+def _kept(path: Path) -> int:
+    import sqlite3
+
+    if not path.exists():
+        return 0
+    try:
+        with sqlite3.connect(path) as db:
+            return db.execute("SELECT count(*) FROM answers").fetchone()[0]
+    except sqlite3.Error:
+        return 0
+
+
+def test_a_file_that_is_no_cache_is_named(tmp_path: Path):
+    path = tmp_path / "c.sqlite"
+    path.write_text("not a database at all, but long enough to look like one" * 20)
+    with pytest.raises(UserError, match="not a usable response cache"):
+        CachedEngine(Counting(), path)
