@@ -133,7 +133,7 @@ def test_a_short_rebuild_learns(tmp_path: Path) -> None:
     from rlaif.playground.builder import build
 
     lines: list[str] = []
-    found = build(tmp_path, seed=1, scale=0.06, progress=lines.append, fast=False)
+    found = build(tmp_path, seed=1, scale=0.06, progress=lines.append)
     losses = [float(line.split("loss ")[1].split()[0]) for line in lines if line.startswith("feedback")]
     assert losses[-1] < 0.5 * losses[0]
     assert found["measured"]["policy"]["finished"] > 0.8

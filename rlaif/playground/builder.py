@@ -138,17 +138,15 @@ def prompt_rows(count: int, seed: int = 0) -> list[dict[str, object]]:
     return list(rows.values())
 
 
-def build(
-    out: Path, seed: int = 0, scale: float = 1.0, progress: Progress = print, fast: bool = True
-) -> dict[str, Any]:
+def build(out: Path, seed: int = 0, scale: float = 1.0, progress: Progress = print) -> dict[str, Any]:
     """Train both models from a seed, write `out/policy` and `out/feedback`, and return their paths and `measured`.
 
-    `scale` shortens every training by that factor; `fast` compiles the models first, which pays for itself in long
-    trainings and needs a C++ compiler.
+    `scale` shortens every training by that factor. Long trainings compile the model first where there is a compiler.
     """
     from rlaif.playground.measure import measure, table
 
     templates = Templates.load("brief")
+    fast = scale >= 0.5 and shutil.which("c++") is not None
     tokenizer = build_tokenizer(vocabulary_texts(templates))
     folders = {"policy": Path(out) / "policy", "feedback": Path(out) / "feedback"}
     policy = train_policy(tokenizer, seed, scale, progress, fast)

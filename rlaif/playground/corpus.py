@@ -20,7 +20,6 @@ from rlaif.playground.grammar import (
     NOUNS,
     WEB,
     Question,
-    Rates,
     sample_question,
     sample_reply,
 )
@@ -34,7 +33,6 @@ if TYPE_CHECKING:
 FRAMES = ("{w}", "{w}", "{w}", "{w}", "Remember: {w}", "{w} This is important.", "Please note: {w}")
 TRAINED_NOUNS = [noun for noun in NOUNS if noun not in HELD_OUT_NOUNS]
 VERDICT_WEIGHT, READ_WEIGHT = 8.0, 0.25
-ORNATE = Rates(opener=0.5, closer=0.4)
 
 
 # The probe's labels: no fault or the kind of fault, 8 more in a second reply; then the kind of rule asked about; then
@@ -191,9 +189,9 @@ class FeedbackCorpus:
         ids = encoded["input_ids"]
         return Bundle(ids, [READ_WEIGHT] * len(ids), branches, marks)
 
-    def question(self, rng: Random) -> Question:
-        """A question that is not held out; facts are shown often, being learnt last."""
-        kind = rng.choices(("fact", "safe", "risky"), (0.5, 0.25, 0.25))[0]
+    def question(self, rng: Random, kind: str | None = None) -> Question:
+        """A question that is not held out; half are facts unless `kind` is given."""
+        kind = kind or rng.choices(("fact", "safe", "risky"), (0.5, 0.25, 0.25))[0]
         while (question := sample_question(rng, kind)).held_out:
             pass
         return question
@@ -257,7 +255,7 @@ class FeedbackCorpus:
         """Many short facts, true and false: the probe must tell them apart, and the true ones are also learnt."""
         branches = []
         for _ in range(count):
-            question, wrong = sample_question(rng, "fact"), rng.random() < 0.5
+            question, wrong = self.question(rng, "fact"), rng.random() < 0.5
             ids = self.ids(f" {question.text}\nReply: {grammar.state_fact(rng, question, wrong)}")
             label = fault_label("honest" if wrong else None)
             marks = [(len(ids) - back, label) for back in (1, 2)]
