@@ -1,7 +1,11 @@
 """Sampling and reading back: what is sampled is what is scored, whatever the padding, caching and batching."""
 
+from itertools import pairwise, product
+
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from transformers import (
     Gemma2Config,
     Gemma2ForCausalLM,
@@ -12,7 +16,7 @@ from transformers import (
     LlamaForSequenceClassification,
 )
 
-from rlaif.rl.episodes import join
+from rlaif.rl.episodes import FORWARD_COST, join, micro_batches
 from rlaif.rl.forward import final_scores, has_plain_head, response_logits, response_values
 from rlaif.rl.rollout import draw, rollout
 
@@ -116,3 +120,23 @@ def test_scores_and_values_are_the_classifiers_own():
         torch.testing.assert_close(final_scores(model, episodes)[i], model(input_ids=ids).logits[0, 0])
         first_state = model(input_ids=torch.tensor([prompt])).logits[0, 0]
         torch.testing.assert_close(values[i][0], first_state)
+
+
+def cost(groups, lengths):
+    return sum(len(g) * max(lengths[i] for i in g) + FORWARD_COST for g in groups)
+
+
+@given(st.lists(st.integers(1, 400), min_size=1, max_size=9), st.integers(1, 9))
+def test_micro_batches_cost_least(lengths, limit):
+    """Against every way of cutting the sorted rows."""
+    rows = torch.arange(len(lengths))
+    groups = [group.tolist() for group in micro_batches(rows, torch.tensor(lengths), limit)]
+    assert sorted(i for group in groups for i in group) == rows.tolist()
+    assert max(map(len, groups)) <= limit
+    ordered = sorted(rows.tolist(), key=lengths.__getitem__)
+    ways = []
+    for cuts in product([False, True], repeat=len(ordered) - 1):
+        edges = [0, *(i + 1 for i, cut in enumerate(cuts) if cut), len(ordered)]
+        ways.append([ordered[a:b] for a, b in pairwise(edges)])
+    allowed = [way for way in ways if max(map(len, way)) <= limit]
+    assert cost(groups, lengths) == min(cost(way, lengths) for way in allowed)

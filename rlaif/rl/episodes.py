@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+FORWARD_COST = 256  # tokens of padding that are worth another forward pass
+
 
 @dataclass(frozen=True)
 class Episodes:
@@ -75,3 +77,23 @@ def join(
         torch.tensor([len(r) for r in responses], device=device),
         ended_B,
     )
+
+
+def micro_batches(rows: Tensor, length_B: Tensor, limit: int) -> list[Tensor]:
+    """The rows in groups of at most `limit`, of similar length, that cost least in padding and forward passes.
+
+    Sorted by length, the best cuts are found by going through the rows once, each time over the last `limit` cuts.
+    """
+    ordered = rows[length_B[rows].argsort(stable=True)]
+    lengths = length_B[ordered].tolist()
+    cost, cut = [0], [0]  # of the first n rows: least cost, and where its last group starts
+    for end, longest in enumerate(lengths, 1):
+        starts = range(max(0, end - limit), end)
+        best = min(starts, key=lambda start: cost[start] - longest * start)
+        cost.append(cost[best] + longest * (end - best) + FORWARD_COST)
+        cut.append(best)
+    groups, end = [], len(lengths)
+    while end:
+        groups.append(ordered[cut[end] : end])
+        end = cut[end]
+    return groups[::-1]

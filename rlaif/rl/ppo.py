@@ -27,7 +27,7 @@ from torch import Tensor
 
 from rlaif.config import Ppo
 from rlaif.rl import numerics
-from rlaif.rl.episodes import Episodes
+from rlaif.rl.episodes import Episodes, micro_batches
 from rlaif.rl.forward import response_logits, response_values
 from rlaif.rl.rollout import rollout
 from rlaif.seeds import derive_seed
@@ -126,11 +126,8 @@ class PPO:
         """
         generator = torch.Generator().manual_seed(derive_seed(self.seed, "minibatches", number))
         shuffled = torch.randperm(len(episodes), generator=generator).to(self.device)
-        lengths_B = episodes.length_B
-        ordered = [
-            rows[lengths_B[rows].argsort(stable=True)] for rows in shuffled.chunk(self.options.minibatches)
-        ]
-        return [list(rows.split(self.options.micro_batch)) for rows in ordered]
+        chunks = shuffled.chunk(self.options.minibatches)
+        return [micro_batches(rows, episodes.length_B, self.options.micro_batch) for rows in chunks]
 
     @torch.no_grad()
     def _experience(self, episodes: Episodes, prompts: Sequence[PromptTokens], plan: Plan) -> Experience:

@@ -16,7 +16,7 @@ from torch import Tensor
 from rlaif.errors import UserError
 from rlaif.prompts import encode_chat, encode_turn, end_of_turn
 from rlaif.records import Prompt
-from rlaif.rl.episodes import Episodes, join
+from rlaif.rl.episodes import Episodes, join, micro_batches
 from rlaif.rl.forward import final_scores
 
 
@@ -57,7 +57,8 @@ class ModelReward:
         """Scaled score of each episode. → B"""
         read = self._as_text(episodes, prompts) if self.policy_tokenizer else self._closed(episodes)
         scores_B = torch.empty(len(read), device=read.ids_BL.device)
-        for rows in read.length_B.argsort(stable=True).split(self.micro_batch):
+        every = torch.arange(len(read), device=scores_B.device)
+        for rows in micro_batches(every, read.length_B, self.micro_batch):
             scores_B[rows] = final_scores(self.model, read.select(rows))
         return (scores_B - self.scale.mean) / self.scale.std
 
