@@ -51,7 +51,8 @@ class ScoreRequest:
 class Scores:
     """Log-probabilities of the choices, raw (not renormalised): `logprobs[suffix][choice]`, natural logarithm.
 
-    `too_long` means the question did not fit the context and nothing was read (`logprobs` is empty).
+    An empty row means that nothing readable was answered (a refusal, a lecture); `too_long` that the question did
+    not fit the context (`logprobs` is empty). Ask `readable` before `probability`.
     """
 
     logprobs: tuple[tuple[float, ...], ...]
