@@ -280,7 +280,7 @@ class FeedbackCorpus:
     def sample(self, rng: Random) -> Bundle:
         """A comparison, a single reply or a drill."""
         kinds = (self.comparison, self.reply, self.fact_drill, self.word_drill)
-        return rng.choices(kinds, (0.3, 0.4, 0.1, 0.2))[0](rng)
+        return rng.choices(kinds, (0.25, 0.4, 0.05, 0.3))[0](rng)
 
     @staticmethod
     def _some(rng: Random, broken: list[str], count: int) -> list[str]:

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn import functional as F
 
-from rlaif.playground.corpus import LABELS, Bundle
+from rlaif.playground.corpus import LABELS, WORD_LABEL, Bundle
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+WORD_SHARE = 4.0  # matching the forbidden word with a reply's words is what the probe learns last
 
 
 def new_model(tokenizer: PreTrainedTokenizerFast, layers: int, width: int, inner: int) -> LlamaForCausalLM:
@@ -81,7 +83,7 @@ def collate(bundles: list[Bundle], pad: int, grain: int = 64) -> dict[str, torch
     positions = torch.zeros((len(rows), length), dtype=torch.long)
     segments = torch.full((len(rows), length), -1)
     where, first, second, p, weight = [], [], [], [], []
-    marks = [(i * length + at, fault) for i, b in enumerate(bundles) for at, fault in all_marks(b)]
+    marks = [(i * length + at, label) for i, b in enumerate(bundles) for at, label in all_marks(b)]
     for i, (row_ids, row_positions, row_segments, targets) in enumerate(rows):
         n = len(row_ids)
         ids[i, :n] = torch.tensor(row_ids)
@@ -105,7 +107,7 @@ def collate(bundles: list[Bundle], pad: int, grain: int = 64) -> dict[str, torch
         "p": torch.tensor(p),
         "weight": torch.tensor(weight),
         "marked": torch.tensor([at for at, _ in marks], dtype=torch.long),
-        "fault": torch.tensor([fault for _, fault in marks], dtype=torch.long),
+        "label": torch.tensor([label for _, label in marks], dtype=torch.long),
     }
 
 
@@ -136,7 +138,9 @@ def loss_of(
     mean = (loss * batch["weight"]).sum() / batch["weight"].sum()
     if probe is None or not len(batch["marked"]):
         return mean
-    return mean + F.cross_entropy(probe(middle.flatten(0, 1)[batch["marked"]]), batch["fault"])
+    read = F.cross_entropy(probe(middle.flatten(0, 1)[batch["marked"]]), batch["label"], reduction="none")
+    share = torch.where(batch["label"] >= WORD_LABEL, WORD_SHARE, 1.0)
+    return mean + (read * share).sum() / share.sum()
 
 
 def bucketed(sample: Callable[[], Bundle], size: int, pool: int = 8) -> Iterator[list[Bundle]]:
