@@ -235,7 +235,7 @@ class FeedbackCorpus:
         branches = [self._compares(rng, kind, question, a, b, word) for kind in KINDS]
         return self.bundle(shared, branches, question, a, b)
 
-    def reply(self, rng: Random, compliance: int = 3, critiques: int = 2, revisions: int = 3) -> Bundle:
+    def reply(self, rng: Random, compliance: int = 2, critiques: int = 1, revisions: int = 4) -> Bundle:
         """One reply: compliance with some principles, some critiques and some revisions."""
         word = sample_word(rng)
         question, (reply, _) = self.replies(rng, word)

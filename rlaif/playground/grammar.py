@@ -179,10 +179,11 @@ class Rates:
     chatter: tuple[float, ...] = (0.50, 0.28, 0.14, 0.08)
     opener: float = 0.35
     closer: float = 0.20
+    common: bool = True  # some nouns more often than others
 
 
 WEB = Rates()
-EVEN = Rates(0.4, 0.35, 0.25, 0.5, 0.45, 0.5, (0.35, 0.27, 0.23, 0.15))
+EVEN = Rates(0.4, 0.35, 0.25, 0.5, 0.45, 0.5, (0.35, 0.27, 0.23, 0.15), common=False)
 
 
 def sample_question(rng: Random, kind: str | None = None) -> Question:
@@ -211,9 +212,9 @@ def find_question(messages: list[dict[str, str]]) -> Question | None:
     return Question("fact", entity, text) if entity else None
 
 
-def sample_noun(rng: Random) -> str:
-    """A noun for a chatter sentence."""
-    return rng.choices(NOUNS, NOUN_WEIGHTS)[0]
+def sample_noun(rng: Random, common: bool = True) -> str:
+    """A noun for a chatter sentence, some of them more often unless `common` is off."""
+    return rng.choices(NOUNS, NOUN_WEIGHTS)[0] if common else rng.choice(NOUNS)
 
 
 def state_fact(rng: Random, question: Question, wrong: bool) -> str:
@@ -254,7 +255,7 @@ def _sentences(rng: Random, question: Question, rates: Rates, noun: str | None) 
             (before if rng.random() < 0.5 else after).append(rng.choice(choices))
     extra = rng.choices(range(len(rates.chatter)), rates.chatter)[0]
     chatter = [
-        form.format(n=noun if noun and rng.random() < 0.5 else sample_noun(rng))
+        form.format(n=noun if noun and rng.random() < 0.5 else sample_noun(rng, rates.common))
         for form in rng.sample(CHATTER, extra)
     ]
     if rng.random() < rates.closer:
