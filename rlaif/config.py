@@ -225,9 +225,13 @@ class Ppo(StageOptions):
         default=10000, ge=1, description="episodes over which the adaptive coefficient moves"
     )
     missing_eos_penalty: float = Field(
-        default=1.0, ge=0, description="subtracted from a truncated response's score (1 = a spread of the scores)"
+        default=1.0,
+        ge=0,
+        description="subtracted from a truncated response's score (1 = a spread of the scores)",
     )
-    whiten_rewards: bool = Field(default=False, description="scale each batch's token rewards to unit variance")
+    whiten_rewards: bool = Field(
+        default=False, description="scale each batch's token rewards to unit variance"
+    )
     checkpoint_every: int = Field(default=10, ge=1, description="updates between full checkpoints")
     sample_every: int = Field(
         default=10, ge=1, description="updates between looks at what the policy writes (samples.jsonl)"
