@@ -79,7 +79,7 @@ def test_a_branch_sees_the_prefix_and_itself_only(tokenizer, corpus) -> None:
     model = new_model(tokenizer, layers=2, width=32, inner=48).eval()
     bundle = corpus.comparison(Random(1))
     with torch.no_grad():
-        together = loss_of(model, collate([bundle], 0)).item()
+        together = loss_of(model, collate([bundle])).item()
         total = weights = 0.0
         for i, branch in enumerate(bundle.branches):
             ids = torch.tensor([bundle.prefix + branch.ids])

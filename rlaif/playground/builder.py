@@ -37,7 +37,6 @@ def train_policy(
     torch.manual_seed(seed)
     model = new_model(tokenizer, layers=4, width=128, inner=320)
     corpus, rng = PolicyCorpus(tokenizer), Random(f"policy-{seed}")
-    pad = tokenizer.convert_tokens_to_ids("<|pad|>")
     # A batch's loss is a mean over its tokens: sorting by length would favour short replies, so the last stage does not.
     for name, sample, steps, peak, pool in (
         ("policy", corpus.page, POLICY_STEPS, 3e-3, 8),
@@ -45,12 +44,12 @@ def train_policy(
     ):
         batches = bucketed(lambda sample=sample: sample(rng), 64, pool)
         report = partial(_report, progress, name)
-        train(model, batches, max(2, int(steps * scale)), peak, pad, report, fast=fast, grain=32)
+        train(model, batches, max(2, int(steps * scale)), peak, report, fast=fast, grain=32)
     return model
 
 
 def sample_own(
-    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, rng: Random, count: int, each: int = 4
+    model: Any, tokenizer: PreTrainedTokenizerFast, rng: Random, count: int, each: int = 4
 ) -> list[tuple[Question, list[str]]]:
     """Questions with `each` replies of the policy itself, at temperature 1."""
     import torch
@@ -77,7 +76,6 @@ def train_feedback(
     scale: float,
     progress: Progress,
     fast: bool,
-    watch: Callable[[LlamaForCausalLM, int], None] | None = None,
 ) -> LlamaForCausalLM:
     """One model for comparison, compliance, critique and revision, all as text."""
     import torch
@@ -88,11 +86,8 @@ def train_feedback(
     model = new_model(tokenizer, layers=4, width=160, inner=400)
     corpus, rng = FeedbackCorpus(tokenizer, Templates.load("brief"), own), Random(f"feedback-{seed}")
     batches = bucketed(lambda: corpus.sample(rng), 8)
-    pad = tokenizer.convert_tokens_to_ids("<|pad|>")
-    train(
-        model, batches, max(2, int(FEEDBACK_STEPS * scale)), 2e-3, pad, partial(_report, progress, "feedback"),
-        (lambda step: watch(model, step)) if watch else None, fast, probing=True,
-    )  # fmt: skip
+    steps, report = max(2, int(FEEDBACK_STEPS * scale)), partial(_report, progress, "feedback")
+    train(model, batches, steps, 2e-3, report, fast=fast, probing=True)
     return model
 
 

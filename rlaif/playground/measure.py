@@ -93,7 +93,7 @@ def measure_verdicts(
     ]
     requests = [
         ScoreRequest(
-            templates.comparison(c.question.messages, *pair), (templates.comparison_suffix(c.principle),), ("A", "B")
+            templates.comparison(c.question.messages, pair[0], pair[1]), (templates.comparison_suffix(c.principle),), ("A", "B")
         )
         for c in cases
         for pair in (c.replies, c.replies[::-1])

@@ -11,6 +11,7 @@ import torch
 from torch.nn import functional as F
 
 from rlaif.playground.corpus import LABELS, WORD_LABEL, Bundle
+from rlaif.playground.tokenizer import END_ID, PAD_ID
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
@@ -33,8 +34,8 @@ def new_model(tokenizer: PreTrainedTokenizerFast, layers: int, width: int, inner
             max_position_embeddings=512,
             tie_word_embeddings=True,
             bos_token_id=None,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
+            eos_token_id=END_ID,
+            pad_token_id=PAD_ID,
         )
     )
 
@@ -71,7 +72,7 @@ def all_marks(bundle: Bundle) -> list[tuple[int, int]]:
     return marks
 
 
-def collate(bundles: list[Bundle], pad: int, grain: int = 64) -> dict[str, torch.Tensor]:
+def collate(bundles: list[Bundle], grain: int = 64) -> dict[str, torch.Tensor]:
     """Bundles as padded tensors: ids, positions (B, L), mask (B, 1, L, L), and flat targets.
 
     L is a multiple of `grain`: with few distinct lengths a compiled model is compiled few times.
@@ -79,7 +80,7 @@ def collate(bundles: list[Bundle], pad: int, grain: int = 64) -> dict[str, torch
     rows = [flatten(b) for b in bundles]
     longest = max(len(r[0]) for r in rows)
     length = math.ceil(longest / grain) * grain
-    ids = torch.full((len(rows), length), pad)
+    ids = torch.full((len(rows), length), PAD_ID)
     positions = torch.zeros((len(rows), length), dtype=torch.long)
     segments = torch.full((len(rows), length), -1)
     where, first, second, p, weight = [], [], [], [], []
@@ -162,16 +163,14 @@ def train(
     batches: Iterator[list[Bundle]],
     steps: int,
     peak: float,
-    pad: int,
     progress: Callable[[str], None] = print,
-    watch: Callable[[int], None] | None = None,
     fast: bool = False,
     grain: int = 64,
     probing: bool = False,
 ) -> float:
     """AdamW with a cosine schedule; returns the smoothed loss.
 
-    `fast` compiles the model, `watch` sees each step, `probing` adds the probe of `loss_of`, which is then dropped.
+    `fast` compiles the model; `probing` adds the probe of `loss_of`, which is then dropped.
     """
     probe = torch.nn.Linear(model.config.hidden_size, LABELS) if probing else None
     weights = [*model.parameters(), *(probe.parameters() if probe else ())]
@@ -182,7 +181,7 @@ def train(
     for step in range(steps):
         for group in optimizer.param_groups:
             group["lr"] = peak * schedule(step, steps)
-        loss = loss_of(model, collate(next(batches), pad, grain), probe, layers)
+        loss = loss_of(model, collate(next(batches), grain), probe, layers)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(weights, 1.0)
         optimizer.step()
@@ -190,7 +189,5 @@ def train(
         smooth = loss.item() if step == 0 else 0.98 * smooth + 0.02 * loss.item()
         if step % 50 == 0 or step == steps - 1:
             progress(f"step {step}/{steps} loss {smooth:.4f} {time.perf_counter() - started:.0f} s")
-        if watch:
-            watch(step)
     model.eval()
     return smooth
