@@ -18,7 +18,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 import rlaif
-from rlaif.compare.summary import summarise
+from rlaif.comparing.summary import summarise
 
 ROOT = Path(__file__).parent.parent
 BEGIN, END = "<!-- results: benchmarks/quickstart.py -->", "<!-- end of results -->"
@@ -51,7 +51,7 @@ def gold_of(run_folder: Path, constitution: Path) -> dict[str, dict[str, float]]
     from rlaif.constitution import Constitution
     from rlaif.gold import load_gold, with_all
     from rlaif.records import Evaluation, Prompt, Response
-    from rlaif.run import Rows, Run
+    from rlaif.runfolder import Rows, Run
 
     this = Run.load(run_folder)
     gold = load_gold(this.config.gold, Constitution.load(constitution))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rlaif.run import Run
+    from rlaif.runfolder import Run
 
 __version__ = "0.1.0"
 
@@ -23,13 +23,13 @@ def run(config: Path | str, out: Path | str | None = None, **options: Any) -> Ru
 
 def load_run(path: Path | str) -> Run:
     """A run folder: `.dataset("labels")` gives rows as a `datasets.Dataset`, `.policies` folders by name."""
-    from rlaif.run import Run
+    from rlaif.runfolder import Run
 
     return Run.load(Path(path))
 
 
 def compare(*runs: Path | str, out: Path | str | None = None) -> dict[str, Any]:
     """Runs side by side, as `rlaif compare --json` prints them; `out` writes the page too."""
-    from rlaif.compare.runs import compare as compare_runs
+    from rlaif.comparing.runs import compare as compare_runs
 
     return compare_runs([Path(run) for run in runs], out=Path(out) if out else None)

@@ -72,13 +72,14 @@ def show(
     as_json: Json = False,
 ) -> None:
     """Show a run's summary, or one row with everything that led to it."""
-    from rlaif.compare.summary import lineage, summarise
+    from rlaif.comparing.summary import lineage, summarise
 
-    data = lineage(run, row_id) if row_id else summarise(run)
-    if as_json or row_id:
-        emit(data)
+    if row_id:
+        emit(lineage(run, row_id))
+    elif as_json:
+        emit(summarise(run))
     else:
-        print_summary(data)
+        print_summary(summarise(run))
 
 
 def print_summary(data: dict[str, Any]) -> None:
@@ -119,8 +120,8 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Compare runs on the same held-out prompts."""
-    from rlaif.compare.runs import compare as compare_runs
-    from rlaif.compare.runs import in_words
+    from rlaif.comparing.runs import compare as compare_runs
+    from rlaif.comparing.runs import in_words
 
     page = out or Path("compare.html")
     data = compare_runs(runs, out=page, progress=Progress)
@@ -139,7 +140,7 @@ def constitution_lint(
     """Check a constitution: errors with file and line, and warnings."""
     from rlaif.constitution import Constitution, lint
     from rlaif.records import Prompt
-    from rlaif.run import read_rows
+    from rlaif.runfolder import read_rows
 
     constitution = Constitution.load(path)
     for warning in lint(path, read_rows(prompts, Prompt) if prompts else ()):

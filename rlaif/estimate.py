@@ -8,7 +8,7 @@ from typing import Any
 from rlaif.config import Config
 from rlaif.constitution import Constitution
 from rlaif.records import Prompt
-from rlaif.run import is_heldout
+from rlaif.runfolder import is_heldout
 
 
 def estimate(config: Config, constitution: Constitution, prompts: list[Prompt]) -> dict[str, Any]:

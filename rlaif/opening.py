@@ -20,7 +20,7 @@ from rlaif.errors import UserError
 from rlaif.gold import load_gold
 from rlaif.prompts import Templates
 from rlaif.records import Prompt
-from rlaif.run import Rows, Run, read_json, read_rows, write_json
+from rlaif.runfolder import Rows, Run, read_json, read_rows, write_json
 
 REPORTED = ("torch", "transformers", "trl", "datasets", "accelerate", "openai", "pydantic")
 

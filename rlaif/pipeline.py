@@ -21,7 +21,7 @@ from rlaif.estimate import estimate
 from rlaif.gold import load_gold
 from rlaif.opening import load_prompts, locked, open_run, resolve
 from rlaif.prompts import Templates
-from rlaif.run import Run, Stage, write_json
+from rlaif.runfolder import Run, Stage, write_json
 
 
 def run(
@@ -73,7 +73,7 @@ def run_stage(stage: Stage) -> None:
 
 def finish(this: Run) -> None:
     """Write the report; a run is done when all its stages are."""
-    from rlaif.compare.report import write_report
+    from rlaif.comparing.report import write_report
 
     done = all(stage.is_done for stage in this.stages)
     write_json(this.path / "manifest.json", {**this.manifest, "status": "done" if done else "stopped"})

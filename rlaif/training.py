@@ -26,7 +26,7 @@ from trl.trainer.reward_trainer import DataCollatorForPreference, RewardTrainer
 from trl.trainer.sft_trainer import SFTTrainer
 
 from rlaif.errors import UserError
-from rlaif.run import Stage
+from rlaif.runfolder import Stage
 from rlaif.seeds import derive_seed
 
 logging.disable_progress_bar()

@@ -23,7 +23,7 @@ from rlaif.records import (
     Revision,
     verdict_of,
 )
-from rlaif.run import Run, is_heldout, write_json
+from rlaif.runfolder import Run, is_heldout, write_json
 from tests import scripts
 
 STAGES = ("sample", "critique", "sft", "sample", "pair", "label", "reward", "ppo", "evaluate")

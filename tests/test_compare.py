@@ -5,14 +5,14 @@ import json
 import numpy as np
 import pytest
 
-from rlaif.compare.differences import flat_config
-from rlaif.compare.duel import united
-from rlaif.compare.measures import delta, standing
-from rlaif.compare.runs import compare, in_words
+from rlaif.comparing.differences import flat_config
+from rlaif.comparing.duel import united
+from rlaif.comparing.measures import delta, standing
+from rlaif.comparing.runs import compare, in_words
 from rlaif.config import ModelConfig
 from rlaif.constitution import Constitution
 from rlaif.errors import UserError
-from rlaif.run import Run, read_json, write_json
+from rlaif.runfolder import Run, read_json, write_json
 from tests.fake_run import fake_run
 
 

@@ -13,7 +13,7 @@ from rlaif.constitution import Constitution, Principle, json_schema, lint
 from rlaif.errors import UserError
 from rlaif.prompts import Templates
 from rlaif.records import Prompt
-from rlaif.run import read_rows
+from rlaif.runfolder import read_rows
 from rlaif.yamlfile import load_yaml, parse_scalar
 
 ROOT = Path(__file__).parent.parent

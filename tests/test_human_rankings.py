@@ -13,7 +13,7 @@ from rlaif.errors import UserError
 from rlaif.human.rankings import labels_from_rankings, load_human_labels, simulate, simulate_labels
 from rlaif.judge import Question
 from rlaif.records import Annotator, Comparison, Label, Prompt, Ranking, Response
-from rlaif.run import read_rows
+from rlaif.runfolder import read_rows
 
 ANN = Annotator(kind="human", id="ann")
 BOB = Annotator(kind="human", id="bob")

@@ -13,7 +13,7 @@ from rlaif.config import load_config
 from rlaif.errors import UserError
 from rlaif.judge import aggregate
 from rlaif.records import Comparison, Label, Preference, Response, Revision
-from rlaif.run import Rows, Run
+from rlaif.runfolder import Rows, Run
 from tests import scripts
 
 ROOT = Path(__file__).parent.parent

@@ -16,7 +16,7 @@ from rlaif.config import Config
 from rlaif.constitution import Constitution
 from rlaif.errors import UserError
 from rlaif.records import Prompt
-from rlaif.run import Run, Stage
+from rlaif.runfolder import Run, Stage
 from rlaif.stages import ppo
 from rlaif.stages.ppo import batch_of
 from tests.tiny_models import tiny_policy

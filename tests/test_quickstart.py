@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import rlaif
-from rlaif.compare.summary import summarise
+from rlaif.comparing.summary import summarise
 
 ROOT = Path(__file__).parent.parent
 SMALL = [

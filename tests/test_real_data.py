@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import rlaif
-from rlaif.compare.summary import summarise
+from rlaif.comparing.summary import summarise
 from rlaif.human.importers import import_file
 
 CONFIG = """name: real

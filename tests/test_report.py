@@ -6,14 +6,14 @@ import re
 
 import pytest
 
-from rlaif.compare import charts
-from rlaif.compare.doubts import doubts
-from rlaif.compare.evidence import Evidence
-from rlaif.compare.examples import before_after, doubtful, traces
-from rlaif.compare.report import answer, write_report
-from rlaif.compare.summary import lineage, summarise
+from rlaif.comparing import charts
+from rlaif.comparing.doubts import doubts
+from rlaif.comparing.evidence import Evidence
+from rlaif.comparing.examples import before_after, doubtful, traces
+from rlaif.comparing.report import answer, write_report
+from rlaif.comparing.summary import lineage, summarise
 from rlaif.errors import UserError
-from rlaif.run import read_json, write_json
+from rlaif.runfolder import read_json, write_json
 from rlaif.stats import wilson
 from tests.fake_run import STAGES, fake_run
 

@@ -14,7 +14,7 @@ from rlaif.config import load_config
 from rlaif.constitution import Constitution
 from rlaif.errors import UserError
 from rlaif.records import Label, Prompt, Ranking, Response
-from rlaif.run import Rows, Run, derive_seed, is_heldout, read_json, read_rows, write_json
+from rlaif.runfolder import Rows, Run, derive_seed, is_heldout, read_json, read_rows, write_json
 
 text = st.text(
     st.characters(exclude_categories=["Cs"]) | st.sampled_from('\n\r\u2028\x85\x00"\\'), max_size=12
@@ -105,7 +105,7 @@ WRITER = """
 import sys
 from pathlib import Path
 from rlaif.records import Response
-from rlaif.run import Rows
+from rlaif.runfolder import Rows
 rows = Rows(Path(sys.argv[1]), Response)
 print("ready", flush=True)
 for start in range(0, 400_000, 50):

@@ -22,7 +22,7 @@ from rlaif.errors import UserError, nearest
 from rlaif.human.formats import READERS, Pair, Unusable, hh_pair, hh_row
 from rlaif.human.rankings import P_A
 from rlaif.records import Comparison, Label, Prompt, Record, Response, Verdict, by_id
-from rlaif.run import read_json, read_rows, write_json
+from rlaif.runfolder import read_json, read_rows, write_json
 
 FILES = ("prompts", "responses", "comparisons", "labels")
 SWAPPED: dict[Verdict, Verdict] = {"a": "b", "b": "a"}

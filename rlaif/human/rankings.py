@@ -13,7 +13,7 @@ from rlaif.errors import UserError
 from rlaif.judge import Question
 from rlaif.plugin import load_function
 from rlaif.records import Annotator, Comparison, Label, Prompt, Ranking, Response, Verdict
-from rlaif.run import numbered_rows, read_rows
+from rlaif.runfolder import numbered_rows, read_rows
 
 P_A: dict[Verdict, float] = {"a": 1.0, "b": 0.0, "tie": 0.5}
 

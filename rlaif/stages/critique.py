@@ -13,7 +13,7 @@ from rlaif.constitution import Principle
 from rlaif.engines import Engine, GenerateRequest, open_engine
 from rlaif.prompts import Chat, Templates
 from rlaif.records import Prompt, Response, Revision, by_id
-from rlaif.run import Rows, Stage
+from rlaif.runfolder import Rows, Stage
 from rlaif.seeds import derive_seed
 
 CHUNK = 256  # responses between two writes: what a killed process may have to ask again

@@ -18,7 +18,7 @@ from rlaif.gold import load_gold, with_all
 from rlaif.judge import Judge, Question, aggregate
 from rlaif.prompts import encode_chat
 from rlaif.records import Comparison, Evaluation, Label, Prompt, Response
-from rlaif.run import Rows, Stage
+from rlaif.runfolder import Rows, Stage
 from rlaif.seeds import derive_seed
 from rlaif.stats import bootstrap_mean, mean, wilson, win_rate
 

@@ -18,7 +18,7 @@ from rlaif.gold import Gold, load_gold
 from rlaif.human.rankings import load_human_labels, simulate_labels
 from rlaif.judge import Judge, Question, aggregate, combine_orders, order_statistics
 from rlaif.records import Comparison, Label, Preference
-from rlaif.run import Stage
+from rlaif.runfolder import Stage
 from rlaif.seeds import derive_seed
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from rlaif.config import find
 from rlaif.errors import UserError
 from rlaif.records import Comparison, Prompt, Response, Revision
-from rlaif.run import Stage, is_heldout, read_rows
+from rlaif.runfolder import Stage, is_heldout, read_rows
 from rlaif.seeds import derive_seed
 
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from rlaif.errors import UserError
 from rlaif.gold import load_gold, with_all
 from rlaif.prompts import encode_chat, has_chat_template
-from rlaif.run import Run, Stage, read_json, write_json
+from rlaif.runfolder import Run, Stage, read_json, write_json
 from rlaif.seeds import derive_seed
 from rlaif.stats import mean
 

@@ -14,7 +14,7 @@ from rlaif import stats
 from rlaif.errors import UserError
 from rlaif.prompts import encode_turn, end_of_turn
 from rlaif.records import Comparison, Preference, Response, by_id
-from rlaif.run import Stage, read_json, write_json
+from rlaif.runfolder import Stage, read_json, write_json
 
 DECIDED = 0.1  # accuracy counts pairs whose label is further than this from ½
 TIE = 1e-6

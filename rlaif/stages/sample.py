@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rlaif.engines import GenerateRequest, open_engine
 from rlaif.records import Prompt, Response
-from rlaif.run import Stage
+from rlaif.runfolder import Stage
 from rlaif.seeds import derive_seed
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from rlaif.errors import UserError
 from rlaif.prompts import encode_turn, end_of_turn
 from rlaif.records import Revision
-from rlaif.run import Stage
+from rlaif.runfolder import Stage
 
 NO_LOSS = -100
 

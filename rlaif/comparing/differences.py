@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from rlaif.compare.evidence import Evidence
+from rlaif.comparing.evidence import Evidence
 from rlaif.config import Config
-from rlaif.run import read_json
+from rlaif.runfolder import read_json
 
 Change = list[Any]  # [in A, in B], None where it is missing
 LUCK = ("name", "seed")  # differing in these alone is the same experiment with other luck

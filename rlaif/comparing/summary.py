@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from rlaif.compare.evidence import Evidence, plain, whole_lines
+from rlaif.comparing.evidence import Evidence, plain, whole_lines
 from rlaif.errors import UserError
-from rlaif.run import Stage
+from rlaif.runfolder import Stage
 
 
 def summarise(path: Path) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from rlaif.compare.evidence import Evidence
+from rlaif.comparing.evidence import Evidence
 
 # Beyond these a figure stops meaning what a reader takes it for.
 FLIPS, MASS, AGREEMENT, MISSING, DROPPED, LENGTH, FEW = 0.25, 0.5, 0.7, 0.05, 0.05, 1.25, 30

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rlaif.compare.evidence import Evidence
-from rlaif.compare.measures import Table, gold, table
+from rlaif.comparing.evidence import Evidence
+from rlaif.comparing.measures import Table, gold, table
 from rlaif.constitution import Constitution
 from rlaif.gold import load_gold, with_all
 from rlaif.judge import Judge, Question, aggregate, combine_orders, order_statistics
 from rlaif.records import Comparison, Evaluation, Label, Prompt, Response
-from rlaif.run import silent_progress
+from rlaif.runfolder import silent_progress
 from rlaif.stats import WinRate, length_controlled, outcomes, win_rate
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from rlaif.compare.measures import standing
+from rlaif.comparing.measures import standing
 
 MOST_CHARACTERS = 1500  # of one shown text, so that a page of examples stays small
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass
 
-from rlaif.compare.evidence import Evidence
+from rlaif.comparing.evidence import Evidence
 from rlaif.judge import combine_orders
 from rlaif.prompts import dialogue
 from rlaif.records import TIE_MARGIN, Comparison, Evaluation, Label, Preference, Revision

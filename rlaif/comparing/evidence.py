@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from rlaif.records import Evaluation, Prompt, Record, Response, by_id
-from rlaif.run import Run, Stage, read_json
+from rlaif.runfolder import Run, Stage, read_json
 
 R = TypeVar("R", bound=Record)
 

@@ -11,14 +11,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rlaif.compare import charts
-from rlaif.compare.differences import differences, same_experiment
-from rlaif.compare.doubts import doubts
-from rlaif.compare.duel import Side, gold_table, gold_win_rate, judged, united
-from rlaif.compare.evidence import Evidence, plain
-from rlaif.compare.examples import Case, extremes, prompt_text, reply
-from rlaif.compare.measures import Table, Values, compliance, delta, deltas, standing
-from rlaif.compare.page import ci, fixed, signed, write_page
+from rlaif.comparing import charts
+from rlaif.comparing.differences import differences, same_experiment
+from rlaif.comparing.doubts import doubts
+from rlaif.comparing.duel import Side, gold_table, gold_win_rate, judged, united
+from rlaif.comparing.evidence import Evidence, plain
+from rlaif.comparing.examples import Case, extremes, prompt_text, reply
+from rlaif.comparing.measures import Table, Values, compliance, delta, deltas, standing
+from rlaif.comparing.page import ci, fixed, signed, write_page
 from rlaif.config import ModelConfig
 from rlaif.constitution import Constitution
 from rlaif.engines import open_engine
@@ -26,7 +26,7 @@ from rlaif.errors import UserError
 from rlaif.judge import Judge
 from rlaif.prompts import Templates
 from rlaif.records import Preference, Prompt, verdict_of
-from rlaif.run import silent_progress
+from rlaif.runfolder import silent_progress
 from rlaif.stats import agreement, cohen_kappa, mean
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rlaif.compare import charts, examples
-from rlaif.compare.doubts import doubts
-from rlaif.compare.evidence import Evidence
-from rlaif.compare.measures import Table, compliance, deltas, gold, rate
-from rlaif.compare.page import ci, fixed, write_page
-from rlaif.compare.summary import summarise
+from rlaif.comparing import charts, examples
+from rlaif.comparing.doubts import doubts
+from rlaif.comparing.evidence import Evidence
+from rlaif.comparing.measures import Table, compliance, deltas, gold, rate
+from rlaif.comparing.page import ci, fixed, write_page
+from rlaif.comparing.summary import summarise
 from rlaif.records import Evaluation
 from rlaif.stats import length_controlled, mean, outcomes, win_rate
 
