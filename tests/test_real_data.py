@@ -43,5 +43,5 @@ def test_stories_judge_on_hh_pairs(test_data: Path, tmp_path: Path):
         assert stage["in"] == stage["kept"] + sum(stage["dropped"].values()), stage["name"]
     assert any("Human/Assistant" in note for stage in shown["stages"] for note in stage["notes"])
     page = (run.path / "report.html").read_text()
-    assert "judge" in page.lower()
-    assert "mass" in page.lower()
+    assert "can hardly be trusted" in page
+    assert "hardly answers the question" in page
