@@ -204,12 +204,13 @@ def order_statistics(labels: Sequence[Label]) -> dict[str, Any]:
     # Where both orders are near 0.5 the judge calls a tie; which side of 0.5 they fall on says nothing.
     both = [p for p in pairs.values() if len(p) == 2 and any(verdict_of(x) != "tie" for x in p.values())]
     flips = sum((p["ab"] > 0.5) != (p["ba"] > 0.5) for p in both)
-    first = sum((label.p_a > 0.5) == (label.order == "ab") for label in read if label.p_a is not None)
+    sided = [label for label in read if verdict_of(label.p_a) != "tie"]
+    first = sum((verdict_of(label.p_a) == "a") == (label.order == "ab") for label in sided)
     return {
         "calls": len(judged),
         "decided": len(both),
         "order_flip_rate": flips / len(both) if both else None,
-        "first_position_rate": first / len(read) if read else None,
+        "first_position_rate": first / len(sided) if sided else None,
         "mass": sum(label.mass or 0.0 for label in read) / len(read) if read else None,
         "invalid_rate": 1 - len(read) / len(judged) if judged else None,
     }
