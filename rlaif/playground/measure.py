@@ -172,7 +172,8 @@ def measure_writing(engine: Engine, templates: Templates, n: int, rng: Random) -
     for (case, _), reply in zip(named, revised, strict=True):
         found[case.kind]["repairs"].append(case.kept(reply))
         found[case.kind]["preserves"].append(_breaks_nothing(case, reply))
-    return {kind: {name: mean(values) for name, values in found[kind].items()} for kind in KINDS}
+    names = ("silent", "critique", "repairs", "preserves")
+    return {kind: {name: mean(found[kind][name]) for name in names} for kind in KINDS}
 
 
 def _breaks_nothing(case: Case, reply: str) -> bool:
