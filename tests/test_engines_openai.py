@@ -120,7 +120,7 @@ def test_texts_come_with_their_settings(engine: OpenAIEngine, stub: Stub):
     assert sorted(made) == list(range(10))
     assert (made[0].text, made[0].finish, made[0].prompt_tokens, made[0].tokens) == ("B", "stop", 7, 2)
     assert made[9].finish == "length"
-    sent = {body["seed"]: body for body in stub.asked[:9]}
+    sent = {body["seed"]: body for body in stub.asked if body["max_tokens"] == 9}
     assert (sent[3]["temperature"], sent[3]["top_p"], sent[3]["max_tokens"], sent[3]["model"]) == (
         0.7,
         0.9,
@@ -132,7 +132,7 @@ def test_texts_come_with_their_settings(engine: OpenAIEngine, stub: Stub):
 
 def test_scores_sum_spellings_and_floor_what_is_missing(engine: OpenAIEngine, stub: Stub):
     scores = dict(engine.score_choices([question("one", "two")]))[0]
-    assert [body["messages"][-1]["content"] for body in stub.asked] == ["shared one", "shared two"]
+    assert sorted(b["messages"][-1]["content"] for b in stub.asked) == ["shared one", "shared two"]
     assert {(b["max_tokens"], b["top_logprobs"], b["temperature"]) for b in stub.asked} == {(1, 20, 0.0)}
     assert scores.probability(0) == pytest.approx((1 / 3, 2 / 3))
     assert scores.mass(1) == pytest.approx(0.9)
