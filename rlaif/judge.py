@@ -67,17 +67,34 @@ class Judge:
             yield from self._compare_chunk(questions[start : start + CHUNK], done)
 
     def _compare_chunk(self, questions: Sequence[Question], done: Collection[str]) -> Iterator[list[Label]]:
+        rows = [
+            (
+                question,
+                order == "ba",
+                [self._blank(question, principle, order) for principle in question.principles],
+            )
+            for question in questions
+            for order in ORDERS
+        ]
+        missing = {label.id for _, _, labels in rows for label in labels if label.id not in done}
+        # A chunk broken off half-way is asked again as a whole where its answers depend on the company they are read
+        # in: only then are the missing labels to the last bit what they would have been.
+        wanted = {label.principle_id for _, _, labels in rows for label in labels if label.id in missing}
+        started = any(
+            label.id in done and label.principle_id in wanted for _, _, labels in rows for label in labels
+        )
+        whole = self.engine.batched and started
         jobs: list[tuple[list[Label], Question, bool]] = []
-        for question in questions:
-            for order in ORDERS:
-                blank = [self._blank(question, principle, order) for principle in question.principles]
-                missing = [label for label in blank if label.id not in done]
-                if missing:
-                    jobs.append((missing, question, order == "ba"))
-        if self.max_tokens:
-            yield from self._reasoned(jobs)
-            return
-        requests = [self._request(labels, question, swapped) for labels, question, swapped in jobs]
+        for question, swapped, labels in rows:
+            asked = [m for m in labels if (m.principle_id in wanted if whole else m.id in missing)]
+            if asked:
+                jobs.append((asked, question, swapped))
+        for labels in (self._reasoned if self.max_tokens else self._scored)(jobs, whole):
+            if kept := [label for label in labels if label.id in missing]:
+                yield kept
+
+    def _scored(self, jobs: list[tuple[list[Label], Question, bool]], again: bool) -> Iterator[list[Label]]:
+        requests = [self._request(labels, question, swapped, again) for labels, question, swapped in jobs]
         for index, scores in self.engine.score_choices(requests):
             yield [_filled(label, scores, at) for at, label in enumerate(jobs[index][0])]
 
@@ -92,14 +109,14 @@ class Judge:
         cot = self.max_tokens > 0
         return self.templates.comparison(question.prompt.chat, first, second, list(self.shots), cot=cot)
 
-    def _request(self, labels: list[Label], question: Question, swapped: bool) -> ScoreRequest:
+    def _request(self, labels: list[Label], question: Question, swapped: bool, again: bool) -> ScoreRequest:
         principles = {p.id: p for p in question.principles}
         suffixes = tuple(
             self.templates.comparison_suffix(principles[cast(str, m.principle_id)]) for m in labels
         )
-        return ScoreRequest(self._shared(question, swapped), suffixes, ("A", "B"))
+        return ScoreRequest(self._shared(question, swapped), suffixes, ("A", "B"), again)
 
-    def _reasoned(self, jobs: list[tuple[list[Label], Question, bool]]) -> Iterator[list[Label]]:
+    def _reasoned(self, jobs: list[tuple[list[Label], Question, bool]], again: bool) -> Iterator[list[Label]]:
         flat = [(label, question, swapped) for labels, question, swapped in jobs for label in labels]
         chats: list[Chat] = []
         for label, question, swapped in flat:
@@ -113,7 +130,7 @@ class Judge:
             texts[index] = generation.text
         verdict = self.templates.verdict()
         asked = [
-            ScoreRequest([*chat, assistant(text), user("")], (verdict,), ("A", "B"))
+            ScoreRequest([*chat, assistant(text), user("")], (verdict,), ("A", "B"), again)
             for chat, text in zip(chats, texts, strict=True)
         ]
         for index, scores in self.engine.score_choices(asked):

@@ -1,6 +1,7 @@
 """The arithmetic from labels to preferences, and the judge on scripts."""
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -144,3 +145,39 @@ def test_compliance_reads_yes_by_principle():
     assert found[0]["one"] == pytest.approx(1 / 9)
     assert found[0]["two"] == pytest.approx(8 / 9)
     assert found[1]["one"] == pytest.approx(8 / 9)
+
+
+class Batched:
+    """An engine that remembers which questions it was asked together."""
+
+    batched, fingerprint = True, "batched"
+
+    def __init__(self) -> None:
+        self.asked = []
+
+    def score_choices(self, requests):
+        self.asked.append([(r.messages[-1]["content"], r.suffixes) for r in requests])
+        yield from ((i, Scores(tuple((-0.1, -2.0) for _ in r.suffixes))) for i, r in enumerate(requests))
+
+
+def test_a_chunk_broken_off_is_asked_in_the_same_company_and_only_the_missing_labels_come_back():
+    whole, resumed = Batched(), Batched()
+    questions = [question("rude", "fine"), question("wrong", "right")]
+    labels = [row for batch in Judge(whole, Templates.load("brief")).compare(questions) for row in batch]
+    done = {row.id for row in labels[:5]}
+    rest = [
+        row for batch in Judge(resumed, Templates.load("brief")).compare(questions, done) for row in batch
+    ]
+    assert resumed.asked == whole.asked
+    assert sorted(r.id for r in rest) == sorted(r.id for r in labels[5:])
+
+
+def test_an_edited_principle_is_asked_alone():
+    engine = Batched()
+    asked = question("rude", "fine")
+    first = Judge(engine, Templates.load("brief")).compare([asked])
+    done = {row.id for batch in first for row in batch}
+    edited = replace(asked, principles=(RULES.principles[0], Principle(id="two", text="Never say bad.")))
+    rest = [row for batch in Judge(engine, Templates.load("brief")).compare([edited], done) for row in batch]
+    assert {row.principle_id for row in rest} == {"two"}
+    assert all(len(suffixes) == 1 for _, suffixes in engine.asked[-1])

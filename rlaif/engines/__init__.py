@@ -40,11 +40,15 @@ class Generation:
 
 @dataclass(frozen=True)
 class ScoreRequest:
-    """One question about a shared text: each suffix is appended to the last turn, each choice is a possible answer."""
+    """One question about a shared text: each suffix is appended to the last turn, each choice is a possible answer.
+
+    `again` asks the model even where a cache holds the answer.
+    """
 
     messages: Chat
     suffixes: tuple[str, ...]
     choices: tuple[str, ...]
+    again: bool = False
 
 
 @dataclass(frozen=True)
@@ -97,6 +101,7 @@ class Engine(Protocol):
 
     usage: Usage
     notes: list[str]  # things a reader of the run should know, e.g. that the model brings no chat template
+    batched: bool  # whether a score's last bits depend on which other questions it is read with
 
     @property
     def fingerprint(self) -> str:
@@ -121,6 +126,7 @@ class Scripted:
     name: str = "scripted"
     usage: Usage = field(default_factory=Usage)
     notes: list[str] = field(default_factory=list)
+    batched: bool = False
 
     @property
     def fingerprint(self) -> str:

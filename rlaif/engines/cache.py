@@ -28,6 +28,7 @@ class CachedEngine:
 
     def __init__(self, engine: Engine, path: Path) -> None:
         self.engine, self.usage, self.notes = engine, engine.usage, engine.notes
+        self.batched = engine.batched
         self._rows: list[tuple[bytes, str]] = []
         self._flushed = time.monotonic()
         try:
@@ -76,7 +77,7 @@ class CachedEngine:
             keys = {i: self._suffix_keys(requests[i]) for i in window}
             found = self._find([key for row in keys.values() for key in row])
             for index, row in keys.items():
-                known = [found.get(key) for key in row]
+                known = [None if requests[index].again else found.get(key) for key in row]
                 self.usage.cached += sum(value is not None for value in known)
                 if None in known:
                     missing.append((index, known))

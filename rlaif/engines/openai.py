@@ -40,6 +40,8 @@ class Malformed(Exception):
 class OpenAIEngine:
     """One model behind one endpoint."""
 
+    batched = False
+
     def __init__(self, config: ModelConfig) -> None:
         try:
             import openai

@@ -40,6 +40,8 @@ _WHOLE = 100_000_000  # bytes; larger weight files are fingerprinted by size and
 class TransformersEngine:
     """A model folder or hub id behind the engine protocol."""
 
+    batched = True
+
     def __init__(self, config: ModelConfig) -> None:
         self.config = config
         self.folder = model_folder(config.model)
