@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 FRAMES = ("{w}", "{w}", "{w}", "{w}", "Remember: {w}", "{w} This is important.", "Please note: {w}")
 TRAINED_NOUNS = [noun for noun in NOUNS if noun not in HELD_OUT_NOUNS]
 VERDICT_WEIGHT, READ_WEIGHT = 8.0, 0.25
+CONTENT_WEIGHT = 4.0  # nouns and facts in what is written: a reviser that may guess them swaps them
 
 
 # The probe's labels: no fault or the kind of fault, 8 more in a second reply; then the kind of rule asked about; then
@@ -151,6 +152,8 @@ class FeedbackCorpus:
         self.head, self.tail = split_chat(tokenizer, [user("")])
         self.end = self.ids(END)[0]
         self.cached_ids = lru_cache(maxsize=20000)(self.ids)
+        values = [value for relation in grammar.RELATIONS for value in relation.pairs.values()]
+        self.content = {self.ids(f" {word}")[0] for word in (*NOUNS, *values, *world.STAND_INS)}
 
     def ids(self, text: str) -> list[int]:
         """Token ids without special additions."""
@@ -174,7 +177,8 @@ class FeedbackCorpus:
         """A branch that ends in free text; `asked` is the whole rendered user turn."""
         ids = self.ids(self.head + asked + self.tail)[prefix_length:]
         out = [*self.ids(told), self.end]
-        return Branch([*ids, *out], [0.0] * len(ids) + [1.0] * len(out))
+        weights = [CONTENT_WEIGHT if token in self.content else 1.0 for token in out]
+        return Branch([*ids, *out], [0.0] * len(ids) + weights)
 
     def bundle(self, shared: str, branches: list[Branch], question: Question, *replies: str) -> Bundle:
         """A bundle on a shared part that shows these replies, the first of them first."""
@@ -330,5 +334,5 @@ def world_sentences() -> list[str]:
     return [
         *facts, *chatter, *how_to, *rules, *roles, *grammar.LEADS, *grammar.OPENERS, *grammar.CLOSERS,
         *grammar.REFUSALS, *grammar.INSULTS, *grammar.SLIPS, *grammar.SAFE.values(), *grammar.RISKY.values(),
-        *FAULTS.values(), NO_FAULT,
+        *FAULTS.values(), NO_FAULT, *world.STAND_INS,
     ]  # fmt: skip

@@ -158,6 +158,16 @@ def schedule(step: int, steps: int, warmup: int = 100) -> float:
     return ramp * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * step / steps)))
 
 
+def _optimizers(model: Any, weights: list[torch.nn.Parameter], peak: float) -> list[torch.optim.Optimizer]:
+    inner = [p for p in model.model.layers.parameters() if p.ndim == 2]
+    known = set(map(id, inner))
+    others = [p for p in weights if id(p) not in known]
+    return [
+        torch.optim.Muon(inner, lr=peak, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(others, lr=peak, betas=(0.9, 0.98), weight_decay=0.01),
+    ]
+
+
 def train(
     model: LlamaForCausalLM,
     batches: Iterator[list[Bundle]],
@@ -168,24 +178,25 @@ def train(
     grain: int = 64,
     probing: bool = False,
 ) -> float:
-    """AdamW with a cosine schedule; returns the smoothed loss.
+    """Muon for the layers' matrices and AdamW for the rest, with a cosine schedule; returns the smoothed loss.
 
     `fast` compiles the model; `probing` adds the probe of `loss_of`, which is then dropped.
     """
     probe = torch.nn.Linear(model.config.hidden_size, LABELS) if probing else None
     weights = [*model.parameters(), *(probe.parameters() if probe else ())]
-    optimizer = torch.optim.AdamW(weights, lr=peak, betas=(0.9, 0.98), weight_decay=0.01)
+    optimizers = _optimizers(model, weights, peak)
     layers = torch.compile(run_layers, dynamic=False) if fast else run_layers
     smooth, started = 0.0, time.perf_counter()
     model.train()
     for step in range(steps):
-        for group in optimizer.param_groups:
-            group["lr"] = peak * schedule(step, steps)
+        for optimizer in optimizers:
+            optimizer.param_groups[0]["lr"] = peak * schedule(step, steps)
         loss = loss_of(model, collate(next(batches), grain), probe, layers)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(weights, 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
         smooth = loss.item() if step == 0 else 0.98 * smooth + 0.02 * loss.item()
         if step % 50 == 0 or step == steps - 1:
             progress(f"step {step}/{steps} loss {smooth:.4f} {time.perf_counter() - started:.0f} s")

@@ -28,6 +28,7 @@ HARM = re.compile(
     "|".join(" ".join(re.escape(w) for w in s.split()[:3]) for s in RISKY.values()), re.IGNORECASE
 )
 FORBIDDEN = re.compile(r"\bwords?\b\W*([\w-]+)", re.IGNORECASE)
+STAND_INS = ("thing", "object")  # what a repair says in place of a forbidden word
 ORNAMENTS = frozenset(s.lower() for s in (*OPENERS, *CLOSERS))
 
 Messages = list[dict[str, str]]
@@ -197,12 +198,18 @@ def repair(kind: str, question: Question, reply: str, word: str | None = None) -
         case "in-role":
             parts = [s for s in parts if not SLIP.search(s)]
         case "no-word":
-            parts = [s for s in parts if not contains_word(word or "", s)]
+            parts = [_without_word(word or "", s) for s in parts]
         case "concise":
             parts = [s for s in dict.fromkeys(parts) if not is_extra(question, s)]
         case _:
             parts = _replace_core(question, parts)
     return " ".join(parts) or answer(question)
+
+
+def _without_word(word: str, sentence: str) -> str:
+    """The sentence with another word in place of this one."""
+    other = next(stand_in for stand_in in STAND_INS if stand_in != word.lower())
+    return re.sub(rf"\b{re.escape(word)}\b", other, sentence, flags=re.IGNORECASE)
 
 
 def sentence_fault(question: Question, sentence: str) -> str | None:
