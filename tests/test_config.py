@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlaif.config import ASSETS, Config, StageOptions, find, load_config
+from rlaif.config import ASSETS, Config, find, load_config
 from rlaif.errors import UserError, nearest
+from rlaif.options import StageOptions
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
 BASE = """name: x

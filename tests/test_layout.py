@@ -15,6 +15,7 @@ LEVELS = [
         "records",
         "seeds",
         "yamlfile",
+        "options",
         "config",
         "plugin",
         "gold",

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
 
-from rlaif.config import Ppo
+from rlaif.options import Ppo
 from rlaif.rl.ppo import PPO, NotFinite, PromptTokens
 
 EOS, PAD, WANTED = 1, 0, 7

@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rlaif.config import Ppo
+from rlaif.options import Ppo
 from rlaif.rl import numerics
 from rlaif.rl.episodes import Episodes, micro_batches
 from rlaif.rl.forward import response_logits, response_values
