@@ -10,7 +10,13 @@ from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
 
-from rlaif.playground.corpus import FeedbackCorpus, PolicyCorpus, vocabulary_texts
+from rlaif.playground.corpus import (
+    REPLY_WORDS,
+    TRAINED_NOUNS,
+    FeedbackCorpus,
+    PolicyCorpus,
+    vocabulary_texts,
+)
 from rlaif.playground.grammar import Question, sample_question
 from rlaif.playground.tokenizer import build_tokenizer
 from rlaif.prompts import Templates, render_chat
@@ -19,7 +25,7 @@ if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 Progress = Callable[[str], None]
-POLICY_STEPS, CHAT_STEPS, FEEDBACK_STEPS, OWN_QUESTIONS = 1200, 300, 6000, 3000
+POLICY_STEPS, CHAT_STEPS, FEEDBACK_STEPS, WORD_STEPS, OWN_QUESTIONS = 1200, 300, 6000, 1500, 3000
 
 
 def _report(progress: Progress, name: str, text: str) -> None:
@@ -77,17 +83,25 @@ def train_feedback(
     progress: Progress,
     fast: bool,
 ) -> LlamaForCausalLM:
-    """One model for comparison, compliance, critique and revision, all as text."""
+    """One model for comparison, compliance, critique and revision, all as text.
+
+    First it learns thirty forbidden nouns by heart; with every word of the replies forbidden it learns to look.
+    """
     import torch
 
     from rlaif.playground.training import bucketed, new_model, train
 
     torch.manual_seed(seed)
     model = new_model(tokenizer, layers=4, width=160, inner=400)
-    corpus, rng = FeedbackCorpus(tokenizer, Templates.load("brief"), own), Random(f"feedback-{seed}")
-    batches = bucketed(lambda: corpus.sample(rng), 8)
-    steps, report = max(2, int(FEEDBACK_STEPS * scale)), partial(_report, progress, "feedback")
-    train(model, batches, steps, 2e-3, report, fast=fast, probing=True)
+    templates = Templates.load("brief")
+    for name, words, steps, peak in (
+        ("feedback", TRAINED_NOUNS, FEEDBACK_STEPS, 2e-3),
+        ("feedback words", REPLY_WORDS, WORD_STEPS, 1e-3),
+    ):
+        corpus, rng = FeedbackCorpus(tokenizer, templates, own, words), Random(f"{name}-{seed}")
+        batches = bucketed(lambda corpus=corpus, rng=rng: corpus.sample(rng), 8)
+        report = partial(_report, progress, name)
+        train(model, batches, max(2, int(steps * scale)), peak, report, fast=fast, probing=True)
     return model
 
 

@@ -6,6 +6,8 @@ their beginning, so an example is a `Bundle`: a shared prefix and branches that 
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from random import Random
@@ -32,6 +34,18 @@ if TYPE_CHECKING:
 
 FRAMES = ("{w}", "{w}", "{w}", "{w}", "Remember: {w}", "{w} This is important.", "Please note: {w}")
 TRAINED_NOUNS = [noun for noun in NOUNS if noun not in HELD_OUT_NOUNS]
+
+
+def _reply_words() -> list[str]:
+    text = " ".join((
+        *grammar.OPENERS, *grammar.CLOSERS, *grammar.INSULTS, *grammar.SLIPS, *grammar.REFUSALS,
+        *grammar.SAFE.values(), *grammar.RISKY.values(), *(form.format(n=noun) for form in grammar.CHATTER for noun in NOUNS),
+        *(s.format(e=e, v=v) for r in grammar.RELATIONS for s in r.statements for e, v in r.pairs.items()),
+    ))  # fmt: skip
+    return sorted(set(re.findall(r"(?<= )[a-z]{3,}", text)) - set(HELD_OUT_NOUNS))
+
+
+REPLY_WORDS = _reply_words()
 VERDICT_WEIGHT, READ_WEIGHT = 8.0, 0.25
 CONTENT_WEIGHT = 4.0  # nouns and facts in what is written: a reviser that may guess them swaps them
 
@@ -139,7 +153,8 @@ class PolicyCorpus:
 class FeedbackCorpus:
     """Samples training bundles for the feedback model.
 
-    `own` holds (question, replies) sampled from the policy itself, so that its malformed replies are judged too.
+    `own` holds (question, replies) sampled from the policy itself, so that its malformed replies are judged too;
+    `drilled` the words that are forbidden in drills.
     """
 
     def __init__(
@@ -147,8 +162,9 @@ class FeedbackCorpus:
         tokenizer: PreTrainedTokenizerFast,
         templates: Templates,
         own: list[tuple[Question, list[str]]] | None = None,
+        drilled: Sequence[str] = TRAINED_NOUNS,
     ) -> None:
-        self.tokenizer, self.templates, self.own = tokenizer, templates, own or []
+        self.tokenizer, self.templates, self.own, self.drilled = tokenizer, templates, own or [], drilled
         self.head, self.tail = split_chat(tokenizer, [user("")])
         self.end = self.ids(END)[0]
         self.cached_ids = lru_cache(maxsize=20000)(self.ids)
@@ -270,8 +286,8 @@ class FeedbackCorpus:
     def word_drill(self, rng: Random, count: int = 8) -> Bundle:
         """One or two replies judged by many forbidden words, about half of them used."""
         question, (a, b) = self.replies(rng, sample_word(rng))
-        used = [noun for noun in TRAINED_NOUNS if world.contains_word(noun, f"{a} {b}")]
-        words = [rng.choice(used if used and rng.random() < 0.6 else TRAINED_NOUNS) for _ in range(count)]
+        used = [word for word in self.drilled if world.contains_word(word, f"{a} {b}")]
+        words = [rng.choice(used if used and rng.random() < 0.6 else self.drilled) for _ in range(count)]
         if rng.random() < 0.5:
             shared = self.templates.compliance(question.messages, a)[0]["content"]
             return self.bundle(

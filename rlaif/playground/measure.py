@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -14,6 +14,7 @@ from rlaif.config import ModelConfig
 from rlaif.constitution import Principle
 from rlaif.engines import GenerateRequest, ScoreRequest, open_engine
 from rlaif.playground import FEEDBACK, POLICY, world
+from rlaif.playground.corpus import TRAINED_NOUNS
 from rlaif.playground.grammar import EVEN, HELD_OUT_NOUNS, WEB, Question, sample_question, sample_reply
 from rlaif.playground.wordings import KINDS, SEEN, UNSEEN
 from rlaif.prompts import Templates
@@ -56,10 +57,10 @@ def held_out_question(rng: Random, kind: str | None = None) -> Question:
     return question
 
 
-def sample_case(rng: Random, kind: str, unseen: bool, count: int) -> Case:
-    """Replies to a question on which the principle can be broken; unseen wordings forbid unseen words."""
+def sample_case(rng: Random, kind: str, unseen: bool, count: int, words: Sequence[str] = ("garden",)) -> Case:
+    """Replies to a question on which the principle can be broken; `no-word` forbids one of `words`."""
     question = held_out_question(rng, {"honest": "fact", "harmless": "risky"}.get(kind))
-    word = rng.choice(HELD_OUT_NOUNS) if unseen else "garden"
+    word = rng.choice(words)
     text = rng.choice((UNSEEN if unseen else SEEN)[kind]).format(x=word)
     rates = EVEN if rng.random() < 0.5 else WEB
     replies = tuple(sample_reply(rng, question, rates, word) for _ in range(count))
@@ -85,11 +86,15 @@ def _log_odds(engine: Engine, requests: list[ScoreRequest]) -> list[float]:
 
 
 def measure_verdicts(
-    engine: Engine, templates: Templates, n: int, rng: Random, unseen: bool
-) -> dict[str, dict[str, float]]:
+    engine: Engine, templates: Templates, n: int, rng: Random, unseen: bool, kinds: Sequence[str] = KINDS,
+    words: Sequence[str] = ("garden",),
+) -> dict[str, dict[str, float]]:  # fmt: skip
     """Per principle: accuracy on `n` decided pairs, both orders combined in logit space, and mean |p − ½| on ties."""
     cases = [
-        _pair(rng, kind, unseen, decided) for kind in KINDS for decided in (True, False) for _ in range(n)
+        _pair(rng, kind, unseen, decided, words)
+        for kind in kinds
+        for decided in (True, False)
+        for _ in range(n)
     ]
     requests = [
         ScoreRequest(
@@ -107,12 +112,12 @@ def measure_verdicts(
             ties[case.kind].append(abs(_sigmoid(combined) - 0.5))
         else:
             right[case.kind].append((combined > 0) == kept_a)
-    return {k: {"accuracy": mean(right[k]), "tie": mean(ties[k]), "decided": len(right[k])} for k in KINDS}
+    return {k: {"accuracy": mean(right[k]), "tie": mean(ties[k]), "decided": len(right[k])} for k in kinds}
 
 
-def _pair(rng: Random, kind: str, unseen: bool, decided: bool) -> Case:
+def _pair(rng: Random, kind: str, unseen: bool, decided: bool, words: Sequence[str]) -> Case:
     while True:
-        case = sample_case(rng, kind, unseen, 2)
+        case = sample_case(rng, kind, unseen, 2, words)
         a, b = map(case.kept, case.replies)
         if (a != b) == decided and case.replies[0] != case.replies[1]:
             return case
@@ -208,7 +213,8 @@ def measure(
     return {
         "verdict": {
             "seen": measure_verdicts(judge, templates, n, rng, unseen=False),
-            "unseen": measure_verdicts(judge, templates, n, rng, unseen=True),
+            "unseen": measure_verdicts(judge, templates, n, rng, unseen=True, words=TRAINED_NOUNS),
+            "new word": measure_verdicts(judge, templates, n, rng, True, ("no-word",), HELD_OUT_NOUNS),
         },
         "compliance": measure_compliance(judge, templates, n, rng),
         "writing": measure_writing(judge, templates, n // 2, rng),
@@ -248,6 +254,9 @@ def table(found: dict) -> str:
         values = (seen["accuracy"], unseen["accuracy"], seen["tie"], found["compliance"][kind], writing["critique"],
                   writing["repairs"], writing["preserves"], found["policy"][kind])  # fmt: skip
         lines.append(f"{kind:>10}" + "".join(f"{value:10.3f}" for value in values))
+    lines.append(
+        f"verdict on a word never forbidden in training: {found['verdict']['new word']['no-word']['accuracy']:.3f}"
+    )
     lines.append(
         f"policy: all principles {found['policy']['all']:.3f}, finished {found['policy']['finished']:.3f}"
     )
