@@ -22,7 +22,7 @@ from rlaif.prompts import Templates
 from rlaif.records import Prompt
 from rlaif.runfolder import Rows, Run, read_json, read_rows, write_json
 
-REPORTED = ("torch", "transformers", "trl", "datasets", "accelerate", "openai", "pydantic")
+REPORTED = ("torch", "transformers", "trl", "datasets", "accelerate", "openai", "vllm", "pydantic")
 
 
 def resolve(config: Config, base: Path) -> Config:
@@ -38,7 +38,8 @@ def resolve(config: Config, base: Path) -> Config:
             return name
 
     def served(role: Any) -> Any:
-        return role if role.engine != "transformers" else role.model_copy(update={"model": model(role.model)})
+        local = role.engine in ("transformers", "vllm")
+        return role.model_copy(update={"model": model(role.model)}) if local else role
 
     stages: list[Any] = []
     for options in config.stages:

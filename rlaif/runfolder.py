@@ -213,8 +213,8 @@ class Stage:
 
     def usage(self, usage: Any) -> None:
         """Add an engine's calls and tokens to what earlier starts of this stage used."""
-        before = self.summary.get("usage", {})
-        self.used = {key: before.get(key, 0) + n for key, n in usage.as_dict().items()}
+        before, now = self.summary.get("usage", {}), usage.as_dict()
+        self.used = {key: before.get(key, 0) + now.get(key, 0) for key in {**before, **now}}
 
     def save(self, status: str, **numbers: Any) -> None:
         """Write stage.json: status, counts, reasons for every dropped row, seconds, metrics."""
