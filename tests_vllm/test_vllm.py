@@ -163,8 +163,10 @@ def test_an_engine_gives_its_memory_back():
     before = set(psutil.Process().children(recursive=True))
     engine = open_engine(ModelConfig(engine="vllm", model=str(POLICY)))
     assert dict(engine.generate(greetings(1)))[0].text
-    started = set(psutil.Process().children(recursive=True)) - before
+    new = set(psutil.Process().children(recursive=True)) - before
+    started = [process for process in new if "resource_tracker" not in " ".join(process.cmdline())]
+    assert started
     del engine
     gc.collect()
-    _, alive = psutil.wait_procs([p for p in started if "resource_tracker" not in " ".join(p.cmdline())], timeout=60)
-    assert not alive
+    _, alive = psutil.wait_procs(started, timeout=60)
+    assert not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
