@@ -108,7 +108,9 @@ def agree(found: list[Scores], reference: list[Scores]) -> None:
     same = sum((x > 0.5) == (y > 0.5) for x, y in pairs) / len(pairs)
     mass = max(abs(x.mass(s) - y.mass(s)) for x, y, s in places)
     decided = sum(abs(y - 0.5) > 0.2 for _, y in pairs)
-    print(f"{len(pairs)} verdicts ({decided} decided): worst {worst:.1e}, same choice {same:.4f}, mass {mass:.1e}")
+    print(
+        f"{len(pairs)} verdicts ({decided} decided): worst {worst:.1e}, same choice {same:.4f}, mass {mass:.1e}"
+    )
     assert decided >= 50
     assert worst <= 2e-2
     assert same >= 0.995

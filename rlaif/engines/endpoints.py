@@ -45,6 +45,7 @@ class Job:
     question: Any
     faults: int = 0
     first_fault: float = 0.0
+    bare: int = 0  # answers without log-probabilities from endpoints that give them
 
 
 @dataclass
@@ -60,7 +61,7 @@ class Endpoint:
     troubles: Counter[str] = field(default_factory=Counter)
     last: Trouble | None = None
     gives_logprobs: bool | None = None
-    bare: int = 0  # answers without log-probabilities that were asked for
+    bare: int = 0  # answers without the log-probabilities asked for, before it gave any
     written: int = 0  # verdicts read from a written answer
 
     @property

@@ -15,6 +15,7 @@ import queue
 import re
 import threading
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 from rlaif.config import ModelConfig
@@ -23,10 +24,15 @@ from rlaif.engines.endpoints import CONNECT, TIMEOUT, Endpoint, Job, Pool, Troub
 from rlaif.errors import UserError
 
 _TOP, _VERDICT_TOKENS, _NEVER = 20, 16, -30.0
-_WITHOUT = 3  # answers without log-probabilities after which an endpoint is taken to give none
+_WITHOUT = (
+    3  # answers without log-probabilities: then an endpoint that never gave any is taken to give none, and
+)
+# a question is answered in writing where the endpoint gives them to others
 _DECLINED = {
     "logprobs": re.compile(r"logprobs"),
-    "too_long": re.compile(r"context[ _](length|window|size)|maximum context|(prompt|input) is too long", re.I),
+    "too_long": re.compile(
+        r"context[ _](length|window|size)|maximum context|(prompt|input) is too long", re.I
+    ),
     "content_filter": re.compile(r"content[ _](filter|management|policy)", re.I),
 }
 Read = tuple[tuple[float, ...], int]  # (log-probabilities of the choices, prompt tokens)
@@ -125,9 +131,10 @@ class OpenAIEngine:
         if content and content[0].top_logprobs:
             endpoint.gives_logprobs = True
             return sum_variants([(t.token, t.logprob) for t in content[0].top_logprobs], choices), usage[0]
-        endpoint.bare += 1
-        if endpoint.gives_logprobs and job.faults < 2:
+        if endpoint.gives_logprobs and job.bare < _WITHOUT:
+            job.bare += 1
             raise Trouble("no log-probabilities")
+        endpoint.bare += 1
         if endpoint.gives_logprobs is None and endpoint.bare >= _WITHOUT:
             endpoint.gives_logprobs = False
         return None
@@ -193,7 +200,7 @@ class OpenAIEngine:
                     raise _first(answer) from None
                 yield answer
         finally:
-            if not loop.is_closed():
+            with suppress(RuntimeError):  # the loop has closed: all is done
                 loop.call_soon_threadsafe(task.cancel)
             self._note()
 
@@ -213,7 +220,7 @@ class OpenAIEngine:
         return self.api.AsyncOpenAI(base_url=url, api_key=self._key or "none", max_retries=0,
                                     timeout=self.api.Timeout(TIMEOUT, connect=CONNECT))  # fmt: skip
 
-    def _failure(self, endpoint: Endpoint, error: Exception) -> Exception:
+    def _failure(self, endpoint: Endpoint, error: Any) -> Exception:
         """What a failed try amounts to: Trouble (ask again), Declined (this question), UserError (stop)."""
         api, said = self.api, self._clean(str(error).split("\n")[0])[:300]
         if isinstance(error, api.APITimeoutError):
@@ -252,7 +259,9 @@ class OpenAIEngine:
         return {endpoint.name: self._health(endpoint) for endpoint in self.endpoints}
 
     def _health(self, endpoint: Endpoint) -> str:
-        client = self.api.OpenAI(base_url=endpoint.url, api_key=self._key or "none", max_retries=0, timeout=CONNECT)
+        client = self.api.OpenAI(
+            base_url=endpoint.url, api_key=self._key or "none", max_retries=0, timeout=CONNECT
+        )
         try:
             with client:
                 served = [model.id for model in client.models.list()]
@@ -277,7 +286,11 @@ def _first(error: BaseException) -> BaseException:
 def same_model(asked: str, answered: str) -> bool:
     """Whether an answer's model name is the one asked for: with or without its path, tag, or date of release."""
     one, other = (name.rstrip("/").rsplit("/", 1)[-1].lower() for name in (asked, answered))
-    return one == other or bool(re.fullmatch(re.escape(one) + r"[-@:]?[\d-]*(:latest)?", other)) or one.startswith(other + ":")
+    return (
+        one == other
+        or bool(re.fullmatch(re.escape(one) + r"[-@:]?[\d-]*(:latest)?", other))
+        or one.startswith(other + ":")
+    )
 
 
 def _scores(parts: list[tuple[tuple[float, ...], int] | None]) -> Scores:

@@ -13,6 +13,7 @@ import os
 import weakref
 from collections.abc import Iterable, Iterator
 from functools import cached_property
+from importlib import import_module
 from importlib.util import find_spec
 from itertools import islice
 from typing import Any, TypeVar
@@ -27,6 +28,7 @@ K = TypeVar("K")
 _IN_FLIGHT = (
     2048  # requests handed to vLLM's scheduler at a time: more than it runs at once, and memory stays flat
 )
+_ANSWERS = 128  # answer tokens of one question: vLLM's own bound
 # Read by vLLM when it is imported: results own stdout, nothing is reported to anybody, and its processes start clean
 # whatever this one did with the GPU before.
 _SETTINGS = {"VLLM_LOGGING_STREAM": "ext://sys.stderr", "VLLM_LOGGING_LEVEL": "ERROR",
@@ -48,18 +50,21 @@ class VllmEngine(TransformersEngine):
         super().__init__(config)
 
     @cached_property
-    def llm(self) -> Any:
-        """The loaded `vllm.LLM`; raises UserError where vLLM cannot run the model here."""
+    def vllm(self) -> Any:
+        """The package, imported at the first question."""
         for name, value in _SETTINGS.items():
             os.environ.setdefault(name, value)
-        from vllm import LLM
+        return import_module("vllm")
 
+    @cached_property
+    def llm(self) -> Any:
+        """The loaded `vllm.LLM`; raises UserError where vLLM cannot run the model here."""
         try:
-            llm = LLM(
+            llm = self.vllm.LLM(
                 model=str(self.folder), dtype=self.dtype, load_format="safetensors", trust_remote_code=False, seed=0,
                 enable_prefix_caching=True, enforce_eager=self.device.type == "cpu", disable_log_stats=True,
                 gpu_memory_utilization=self.config.gpu_memory, max_model_len=self.config.max_model_len,
-                use_tqdm_on_load=False,
+                max_logprobs=_ANSWERS, use_tqdm_on_load=False,
             )  # fmt: skip
         except Exception as error:  # memory, architecture and driver troubles come in many classes
             reason = (str(error).strip() or type(error).__name__).split("\n")[0][:300]
@@ -123,16 +128,13 @@ class VllmEngine(TransformersEngine):
 
     def _run(self, tasks: Iterable[tuple[K, list[int], dict[str, Any]]]) -> Iterator[tuple[K, Any]]:
         """(key, output) of (key, prompt ids, sampling settings) in the order they finish."""
-        engine = self.llm.llm_engine
-        from vllm import SamplingParams
-        from vllm.inputs import tokens_input
-
+        engine, settle, tokens = self.llm.llm_engine, self.vllm.SamplingParams, self.vllm.inputs.tokens_input
         waiting, asked = enumerate(tasks), dict[str, K]()
         try:
             while True:
                 for number, (key, ids, settings) in islice(waiting, _IN_FLIGHT - len(asked)):
                     asked[str(number)] = key
-                    engine.add_request(str(number), tokens_input(ids), SamplingParams(**settings))
+                    engine.add_request(str(number), tokens(ids), settle(**settings))
                 if not asked:
                     return
                 for output in engine.step():
@@ -145,4 +147,5 @@ class VllmEngine(TransformersEngine):
 
 def _sums(found: Any, variants: tuple[list[int], ...]) -> tuple[float, ...]:
     """Each choice's log-probability: its tokens' (token id → vllm.Logprob) summed."""
-    return tuple(math.log(sum(math.exp(found[i].logprob) for i in ids) or 1e-45) for ids in variants)
+    rows = [[found[i].logprob for i in ids] for ids in variants]
+    return tuple(max(row) + math.log(sum(math.exp(x - max(row)) for x in row)) for row in rows)
