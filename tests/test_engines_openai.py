@@ -96,13 +96,13 @@ def test_without_log_probabilities_a_verdict_is_written(engine: OpenAIEngine, st
     scores = dict(engine.score_choices([question("one", "two")]))[0]
     assert scores.probability(0)[1] == pytest.approx(1.0)
     assert scores.mass(0) == pytest.approx(1.0)
-    assert len(engine.notes) == 1
-    assert "2 verdicts are written answers" in engine.notes[0]
-    list(engine.score_choices([question("three")]))
+    assert len(stub.asked) == 8  # each three times for log-probabilities, then for a word
+    assert "2 verdicts are written answers" in engine.notes[1]
+    list(engine.score_choices([question(*(f"more {n}" for n in range(10)))]))
     stub.asked.clear()
-    list(engine.score_choices([question("four")]))
-    assert len(stub.asked) == 1  # after three answers without them the server is not asked for them again
-    assert "no log-probabilities; 4 verdicts are written answers" in engine.notes[0]
+    list(engine.score_choices([question("last")]))
+    assert len(stub.asked) == 1  # the server is not asked for them any more
+    assert "no log-probabilities; 13 verdicts are written answers" in engine.notes[1]
 
 
 def test_a_server_that_forbids_log_probabilities(engine: OpenAIEngine, stub: Stub):

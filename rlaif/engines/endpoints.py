@@ -45,7 +45,7 @@ class Job:
     question: Any
     faults: int = 0
     first_fault: float = 0.0
-    bare: int = 0  # answers without log-probabilities from endpoints that give them
+    bare: int = 0  # answers without the log-probabilities asked for
 
 
 @dataclass
@@ -103,12 +103,12 @@ class Pool:
     endpoints: list[Endpoint]
     concurrency: int
     patience: float
-    connect: Callable[[str], Any]
     alive: float = 0.0
 
     async def ask(
         self,
         jobs: list[tuple[Any, Any]],
+        connect: Callable[[str], Any],
         ask: Callable[[Endpoint, Job], Awaitable[Any]],
         put: Callable[[Any], None],
     ) -> None:
@@ -120,7 +120,7 @@ class Pool:
         async with AsyncExitStack() as stack, asyncio.TaskGroup() as group:
             workers = []
             for endpoint in self.endpoints:
-                endpoint.client = await stack.enter_async_context(self.connect(endpoint.url))
+                endpoint.client = await stack.enter_async_context(connect(endpoint.url))
                 turn = asyncio.Lock()
                 for _ in range(min(self.concurrency, len(jobs))):
                     workers.append(group.create_task(self._work(endpoint, turn, todo, ask, put)))

@@ -24,10 +24,9 @@ from rlaif.engines.endpoints import CONNECT, TIMEOUT, Endpoint, Job, Pool, Troub
 from rlaif.errors import UserError
 
 _TOP, _VERDICT_TOKENS, _NEVER = 20, 16, -30.0
-_WITHOUT = (
-    3  # answers without log-probabilities: then an endpoint that never gave any is taken to give none, and
-)
-# a question is answered in writing where the endpoint gives them to others
+# Answers without log-probabilities: of one question, before it is answered in writing; of an endpoint that never gave
+# any, before it is no longer asked for them.
+_BARE, _WITHOUT = 3, 20
 _DECLINED = {
     "logprobs": re.compile(r"logprobs"),
     "too_long": re.compile(
@@ -66,7 +65,7 @@ class OpenAIEngine:
         if not self._key.isascii():
             raise UserError(f"{config.api_key_env}: holds characters no key has.", "an API key")
         self.endpoints = [Endpoint(url) for url in config.endpoints]
-        self.pool = Pool(self.endpoints, config.concurrency, config.patience, self._client)
+        self.pool = Pool(self.endpoints, config.concurrency, config.patience)
         self.usage, self.notes = Usage(), list[str]()
 
     @property
@@ -131,12 +130,12 @@ class OpenAIEngine:
         if content and content[0].top_logprobs:
             endpoint.gives_logprobs = True
             return sum_variants([(t.token, t.logprob) for t in content[0].top_logprobs], choices), usage[0]
-        if endpoint.gives_logprobs and job.bare < _WITHOUT:
-            job.bare += 1
+        job.bare += 1
+        if endpoint.gives_logprobs is None:
+            endpoint.bare += 1
+            endpoint.gives_logprobs = False if endpoint.bare >= _WITHOUT else None
+        if job.bare < _BARE and endpoint.gives_logprobs is not False:
             raise Trouble("no log-probabilities")
-        endpoint.bare += 1
-        if endpoint.gives_logprobs is None and endpoint.bare >= _WITHOUT:
-            endpoint.gives_logprobs = False
         return None
 
     async def _verdict(self, endpoint: Endpoint, messages: Chat, choices: tuple[str, ...]) -> Read:
@@ -183,7 +182,7 @@ class OpenAIEngine:
         """
         answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
         loop = asyncio.new_event_loop()
-        task = loop.create_task(self.pool.ask(jobs, ask, answers.put))
+        task = loop.create_task(self.pool.ask(jobs, self._client, ask, answers.put))
 
         def run() -> None:
             try:
