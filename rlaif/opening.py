@@ -171,6 +171,17 @@ def locked(folder: Path) -> Iterator[None]:
         yield
 
 
+def endpoint_health(config: Config) -> dict[str, str]:
+    """Each endpoint of a config in words: what it serves, or why it does not answer."""
+    served = [role for role in (config.policy, config.feedback) if role.engine == "openai"]
+    found: dict[str, str] = {}
+    for role in served:
+        from rlaif.engines.openai import OpenAIEngine
+
+        found |= OpenAIEngine(role).health()
+    return found
+
+
 def environment() -> dict[str, Any]:
     """Versions and devices of this machine, for `rlaif check`."""
     found: dict[str, Any] = {

@@ -144,11 +144,14 @@ class Pool:
             await self._try(endpoint, job, todo, ask, put)
 
     async def _try(self, endpoint: Endpoint, job: Job, todo: asyncio.Queue[Job], ask: Any, put: Any) -> None:
-        began = time.monotonic()
+        began, was_well = time.monotonic(), not endpoint.ailing
         try:
             answer = await ask(endpoint, job)
         except Trouble as trouble:
             endpoint.failed(trouble, began, self.patience)
+            if was_well and trouble.kind not in _AT_ONCE:
+                job.faults += 1
+                job.first_fault = job.first_fault or began
             self._despair(endpoint, job, trouble)
             if not endpoint.ailing:  # it is the question that waits, else the endpoint
                 await asyncio.sleep(min(LONGEST, PAUSE * 2**job.faults) * random.uniform(0.75, 1.25))
@@ -162,15 +165,12 @@ class Pool:
 
     def _despair(self, endpoint: Endpoint, job: Job, trouble: Trouble) -> None:
         """UserError where nobody has answered for too long, or where one question fails while others do not."""
-        now = time.monotonic()
-        if trouble.kind not in _AT_ONCE:
-            job.faults += 1
-            job.first_fault = job.first_fault or now
         if job.faults >= TRIES and self.alive > job.first_fault:
             raise UserError(f"{endpoint.name}: one question came to nothing {job.faults} times while others were "
                             f"answered ({trouble.kind}{_quoted(trouble)}).", "an endpoint that answers it", _AGAIN)  # fmt: skip
-        if all(e.row for e in self.endpoints) and now - self.alive >= self._borne():
-            raise self._down(now - self.alive)
+        silent = time.monotonic() - self.alive
+        if all(e.row for e in self.endpoints) and silent >= self._borne():
+            raise self._down(silent)
 
     def _borne(self) -> float:
         """Seconds without an answer that are borne: little where nothing says that one will ever come."""
