@@ -1,22 +1,21 @@
 """The label stage through an endpoint that does everything wrong: no label lost or doubled, all troubles counted."""
 
 import json
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 from zlib import crc32
 
 import pytest
+from typer.testing import CliRunner
 
 import rlaif.engines.endpoints as endpoints
 import rlaif.engines.openai as module
+from rlaif.cli import app
 from rlaif.errors import UserError
 from rlaif.pipeline import run
 from tests.scripts import judge
 from tests.stub_server import Stub, serving
 
-ROOT = Path(__file__).parent.parent
 KEY = "sk-seen-by-the-server-alone"
 STAGES = """stages:
   - {stage: sample, prompts: 16, k: 2}
@@ -145,14 +144,11 @@ def test_mistakes_stop_the_run_at_once(project: Path, fault: str, words: str):
     assert written_anywhere(project / "wrong", "JUDGE_KEY")  # its name is
 
 
-def test_check_says_how_a_configs_endpoints_are(project: Path):
-    stub = Stub()
-    with serving(stub) as url:
-        command = [sys.executable, "-m", "rlaif", "check", str(endpoint_config(project, url))]
-        told = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout
-        data = json.loads(
-            subprocess.run([*command, "--json"], capture_output=True, check=True, cwd=ROOT).stdout
-        )
+def test_check_says_how_a_configs_endpoints_are(project: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("rlaif.opening.environment", lambda: {"rlaif": "here"})
+    with serving(Stub()) as url:
+        command = ["check", str(endpoint_config(project, url))]
+        told, data = (CliRunner().invoke(app, words).stdout for words in (command, [*command, "--json"]))
     name = url.removeprefix("http://")
-    assert data["endpoints"] == {name: "well; serves judge"}
-    assert f"endpoints: \n  {name}: well; serves judge\n" in told
+    assert told == f"rlaif: here\nendpoints: \n  {name}: well; serves judge\n"
+    assert json.loads(data) == {"rlaif": "here", "endpoints": {name: "well; serves judge"}}

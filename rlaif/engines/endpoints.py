@@ -87,7 +87,7 @@ class Endpoint:
         self.row += 1
         self.last = trouble
         if self.ailing and began >= self.awake_at:
-            rest = min(LONGEST, PAUSE * 2**self.rests) * random.uniform(0.75, 1.25)
+            rest = min(LONGEST, PAUSE * 2 ** min(self.rests, 16)) * random.uniform(0.75, 1.25)
             self.rests += 1
             self.awake_at = time.monotonic() + min(max(rest, trouble.wait), patience)
 
@@ -149,12 +149,14 @@ class Pool:
             answer = await ask(endpoint, job)
         except Trouble as trouble:
             endpoint.failed(trouble, began, self.patience)
-            if was_well and trouble.kind not in _AT_ONCE:
+            if trouble.kind not in _AT_ONCE and (was_well or todo.empty()):
                 job.faults += 1
                 job.first_fault = job.first_fault or began
             self._despair(endpoint, job, trouble)
             if not endpoint.ailing:  # it is the question that waits, else the endpoint
-                await asyncio.sleep(min(LONGEST, PAUSE * 2**job.faults) * random.uniform(0.75, 1.25))
+                await asyncio.sleep(
+                    min(LONGEST, PAUSE * 2 ** min(job.faults, 16)) * random.uniform(0.75, 1.25)
+                )
             todo.put_nowait(job)
         else:
             endpoint.well()
