@@ -44,9 +44,9 @@ class VllmEngine(TransformersEngine):
         if find_spec("vllm") is None:
             raise UserError("engine: vllm needs the vllm package.", "the extra of that name, on a machine with a GPU",
                             'pip install "rlaif[vllm]", or serve the model elsewhere and use engine: openai')  # fmt: skip
-        if config.device not in ("auto", "cpu", "cuda"):
+        if config.device != "auto":
             raise UserError(f"device: {config.device} cannot be chosen for engine: vllm.", "device: auto",
-                            f"CUDA_VISIBLE_DEVICES={config.device.rpartition(':')[2]} rlaif run …")  # fmt: skip
+                            "CUDA_VISIBLE_DEVICES=1 rlaif run … chooses a GPU")  # fmt: skip
         super().__init__(config)
 
     @cached_property
