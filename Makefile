@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow lint clean
+.PHONY: demo test test-slow test-vllm lint clean
 
 demo: .venv/.installed
 	$(BIN)/rlaif run configs/quickstart.yaml
@@ -11,6 +11,10 @@ test: .venv/.installed
 
 test-slow: .venv/.installed
 	$(BIN)/pytest -m slow
+
+# In an environment of its own: vLLM asks for other versions than the rest (see tests_vllm/requirements.txt).
+test-vllm: .venv-vllm/.installed
+	.venv-vllm/bin/python -m pytest tests_vllm
 
 lint: .venv/.installed
 	$(BIN)/ruff format --check .
@@ -23,5 +27,10 @@ lint: .venv/.installed
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[train,openai,dev]'
 	@touch $@
 
+.venv-vllm/.installed: tests_vllm/requirements.txt
+	test -x .venv-vllm/bin/python || $(PYTHON) -m venv .venv-vllm
+	.venv-vllm/bin/pip install --quiet --disable-pip-version-check --no-deps --requirement $<
+	@touch $@
+
 clean:
-	rm -rf .venv runs
+	rm -rf .venv .venv-vllm runs

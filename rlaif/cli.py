@@ -197,16 +197,27 @@ def playground_sample(
 
 
 @app.command(rich_help_panel="Material")
-def check(as_json: Json = False) -> None:
-    """Print versions and devices."""
-    from rlaif.opening import environment
+def check(
+    config: Annotated[Path | None, typer.Argument(help="A config file, to ask its endpoints.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Print versions and devices, and how a config's endpoints are."""
+    from rlaif.config import find, load_config
+    from rlaif.opening import endpoint_health, environment
 
     data = environment()
+    if config:
+        data["endpoints"] = endpoint_health(load_config(find(str(config)))) or "none in this config"
     if as_json:
         emit(data)
     else:
         for key, value in data.items():
-            print(f"{key}: {value}")
+            told = (
+                "".join(f"\n  {name}: {state}" for name, state in value.items())
+                if isinstance(value, dict)
+                else value
+            )
+            print(f"{key}: {told}")
 
 
 class Progress:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from rlaif.errors import UserError, nearest
 from rlaif.options import AnyStage, Options, StageOptions
@@ -24,18 +25,54 @@ ASSETS = PACKAGE / "assets" if (PACKAGE / "assets").is_dir() else PACKAGE.parent
 class ModelConfig(Options):
     """A model and the engine that runs it."""
 
-    engine: Literal["transformers", "openai", "scripted"] = "transformers"
+    engine: Literal["transformers", "vllm", "openai", "scripted"] = "transformers"
     model: str = Field(description="a local folder or a hub id; for scripted, module:function")
-    base_url: str | None = Field(
-        default=None, description="openai: the endpoint, e.g. http://localhost:8000/v1"
+    base_url: str | tuple[str, ...] | None = Field(
+        default=None, description="openai: the endpoint, e.g. http://localhost:8000/v1, or a list of them"
+    )
+    served_as: str | None = Field(
+        default=None, description="openai: the name its answers carry where that is not `model`"
     )
     api_key_env: str = Field(
         default="OPENAI_API_KEY", description="openai: environment variable that holds the key"
     )
-    concurrency: int = Field(default=32, ge=1, description="openai: requests in flight")
+    concurrency: int = Field(default=32, ge=1, description="openai: requests in flight at each endpoint")
+    patience: float = Field(
+        default=120.0, gt=0, description="openai: seconds without any answer before the run stops"
+    )
     device: str = Field(default="auto", description="auto, cpu, cuda, cuda:1, mps")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    batch_tokens: int = Field(default=16384, ge=64, description="tokens in one batch, padding included")
+    batch_tokens: int = Field(
+        default=16384, ge=64, description="transformers: tokens in one batch, padding included"
+    )
+    gpu_memory: float = Field(
+        default=0.85, gt=0, le=1, description="vllm: share of the GPU's memory for weights, keys and values"
+    )
+    max_model_len: int | None = Field(
+        default=None, ge=16, description="vllm: most tokens of a question; omitted = the model's context"
+    )
+
+    @property
+    def endpoints(self) -> tuple[str, ...]:
+        """openai: the addresses, at least one."""
+        urls = (self.base_url,) if isinstance(self.base_url, str) else self.base_url
+        return urls or ("https://api.openai.com/v1",)
+
+    @model_validator(mode="after")
+    def _no_secrets(self) -> ModelConfig:
+        for url in self.endpoints:
+            parts = urlsplit(url)
+            if parts.scheme not in ("http", "https") or not parts.hostname:
+                raise ValueError(
+                    f"base_url: {parts.hostname or url} is no address such as http://localhost:8000/v1"
+                )
+            if parts.username or parts.password or parts.query:
+                # Configs are copied into run folders.
+                raise ValueError("base_url carries a password or a token; put the key into the environment variable "
+                                 "that api_key_env names")  # fmt: skip
+        if not re.fullmatch(r"[A-Za-z_]\w*", self.api_key_env):
+            raise ValueError("api_key_env is the name of an environment variable, not the key itself")
+        return self
 
 
 class Config(Options):

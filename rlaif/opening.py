@@ -22,7 +22,7 @@ from rlaif.prompts import Templates
 from rlaif.records import Prompt
 from rlaif.runfolder import Rows, Run, read_json, read_rows, write_json
 
-REPORTED = ("torch", "transformers", "trl", "datasets", "accelerate", "openai", "pydantic")
+REPORTED = ("torch", "transformers", "trl", "datasets", "accelerate", "openai", "vllm", "pydantic")
 
 
 def resolve(config: Config, base: Path) -> Config:
@@ -38,7 +38,8 @@ def resolve(config: Config, base: Path) -> Config:
             return name
 
     def served(role: Any) -> Any:
-        return role if role.engine != "transformers" else role.model_copy(update={"model": model(role.model)})
+        local = role.engine in ("transformers", "vllm")
+        return role.model_copy(update={"model": model(role.model)}) if local else role
 
     stages: list[Any] = []
     for options in config.stages:
@@ -168,6 +169,17 @@ def locked(folder: Path) -> Iterator[None]:
             raise UserError(f"{folder}: another process is working in this run.", "one process a run folder",
                             "wait for it, or name another folder with --out") from None  # fmt: skip
         yield
+
+
+def endpoint_health(config: Config) -> dict[str, str]:
+    """Each endpoint of a config in words: what it serves, or why it does not answer."""
+    served = [role for role in (config.policy, config.feedback) if role.engine == "openai"]
+    found: dict[str, str] = {}
+    for role in served:
+        from rlaif.engines.openai import OpenAIEngine
+
+        found |= OpenAIEngine(role).health()
+    return found
 
 
 def environment() -> dict[str, Any]:

@@ -214,7 +214,8 @@ class Stage:
     def usage(self, usage: Any) -> None:
         """Add an engine's calls and tokens to those of other engines and of earlier starts of this stage."""
         before = self.summary.get("usage", {}) if self.used is None else self.used
-        self.used = {key: before.get(key, 0) + n for key, n in usage.as_dict().items()}
+        now = usage.as_dict()
+        self.used = {key: before.get(key, 0) + now.get(key, 0) for key in {**before, **now}}
 
     def save(self, status: str, **numbers: Any) -> None:
         """Write stage.json: status, counts, reasons for every dropped row, seconds, metrics."""

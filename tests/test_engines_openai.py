@@ -1,88 +1,20 @@
 """The endpoint engine against a real HTTP server that answers, refuses, breaks off and lies."""
 
-import json
 import math
-import threading
-from collections import Counter
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+import rlaif.engines.endpoints as endpoints
 import rlaif.engines.openai as module
 from rlaif.config import ModelConfig
 from rlaif.engines import GenerateRequest, ScoreRequest
-from rlaif.engines.openai import OpenAIEngine, parse_choice, sum_variants
+from rlaif.engines.openai import OpenAIEngine, parse_choice, same_model, sum_variants
 from rlaif.errors import UserError
 from rlaif.prompts import user
+from tests.stub_server import Stub, serving
 
 KEY = "sk-very-secret"
-
-
-class Stub:
-    """What the server does: `faults` are played before a good answer, each question its own count."""
-
-    def __init__(self) -> None:
-        self.asked: list[dict] = []
-        self.tries: Counter[str] = Counter()
-        self.faults: list[str] = []
-        self.always: str | None = None
-        self.logprobs = True
-        self.text = "B"
-        self.top = [("A", 0.2), (" A", 0.1), ("B", 0.6), ("The", 0.05)]
-
-    def fault(self, body: dict) -> str | None:
-        """The fault to play for this try, None for a good answer."""
-        self.asked.append(body)
-        key = json.dumps(body, sort_keys=True)
-        self.tries[key] += 1
-        played = self.tries[key] - 1
-        return self.always or (self.faults[played] if played < len(self.faults) else None)
-
-    def answer(self, body: dict) -> dict:
-        """A good answer."""
-        choice = {"index": 0, "finish_reason": "length" if body.get("max_tokens") == 3 else "stop",
-                  "message": {"role": "assistant", "content": f" {self.text} "}}  # fmt: skip
-        if body.get("logprobs") and self.logprobs:
-            top = [{"token": t, "logprob": math.log(p), "bytes": None} for t, p in self.top]
-            choice["logprobs"] = {"content": [{**top[0], "top_logprobs": top}]}
-        return {"id": "x", "object": "chat.completion", "created": 0, "model": body["model"], "choices": [choice],
-                "usage": {"prompt_tokens": 7, "completion_tokens": 2, "total_tokens": 9}}  # fmt: skip
-
-
-def handler(stub: Stub) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            fault = stub.fault(body)
-            if fault == "half":
-                self.reply(200, json.dumps(stub.answer(body)).encode()[:60])
-            elif fault == "empty":
-                self.reply(200, json.dumps({**stub.answer(body), "choices": []}).encode())
-            elif fault == "cut":
-                self.send_response(200)
-                self.send_header("Content-Length", "1000")
-                self.end_headers()
-                self.wfile.write(b"{")
-                self.close_connection = True
-            elif fault:
-                status, _, text = fault.partition(" ")
-                self.reply(int(status), json.dumps({"error": {"message": text or "no"}}).encode())
-            else:
-                self.reply(200, json.dumps(stub.answer(body)).encode())
-
-        def reply(self, status: int, data: bytes) -> None:
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(data)))
-            self.send_header("retry-after-ms", "1")
-            self.end_headers()
-            self.wfile.write(data)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    return Handler
 
 
 @pytest.fixture
@@ -90,18 +22,22 @@ def stub() -> Stub:
     return Stub()
 
 
-@pytest.fixture
-def engine(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> Iterator[OpenAIEngine]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler(stub))
-    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STUB_KEY", KEY)
-    monkeypatch.setattr(module, "PAUSE", 0.001)
-    url = f"http://127.0.0.1:{server.server_port}/v1"
-    yield OpenAIEngine(
-        ModelConfig(engine="openai", model="judge", base_url=url, api_key_env="STUB_KEY", concurrency=4)
-    )
-    server.shutdown()
-    server.server_close()
+    monkeypatch.setattr(endpoints, "PAUSE", 0.001)
+    monkeypatch.setattr(endpoints, "LONGEST", 0.05)
+
+
+def engine_at(*urls: str, **options) -> OpenAIEngine:
+    settings = {"model": "judge", "api_key_env": "STUB_KEY", "concurrency": 4} | options
+    return OpenAIEngine(ModelConfig(engine="openai", base_url=urls, **settings))
+
+
+@pytest.fixture
+def engine(stub: Stub) -> Iterator[OpenAIEngine]:
+    with serving(stub) as url:
+        yield engine_at(url)
 
 
 def asks(count: int, **options) -> list[GenerateRequest]:
@@ -160,11 +96,13 @@ def test_without_log_probabilities_a_verdict_is_written(engine: OpenAIEngine, st
     scores = dict(engine.score_choices([question("one", "two")]))[0]
     assert scores.probability(0)[1] == pytest.approx(1.0)
     assert scores.mass(0) == pytest.approx(1.0)
-    assert len(engine.notes) == 1
-    assert "no log-probabilities" in engine.notes[0]
+    assert len(stub.asked) == 8  # each three times for log-probabilities, then for a word
+    assert "2 verdicts are written answers" in engine.notes[1]
+    list(engine.score_choices([question(*(f"more {n}" for n in range(10)))]))
     stub.asked.clear()
-    list(engine.score_choices([question("three")]))
-    assert len(stub.asked) == 1  # the server is not asked for them again
+    list(engine.score_choices([question("last")]))
+    assert len(stub.asked) == 1  # the server is not asked for them any more
+    assert "no log-probabilities; 13 verdicts are written answers" in engine.notes[1]
 
 
 def test_a_server_that_forbids_log_probabilities(engine: OpenAIEngine, stub: Stub):
@@ -204,42 +142,186 @@ def stops(engine: OpenAIEngine) -> str:
 
 
 @pytest.mark.parametrize(("fault", "words"), [
-    ("429 slow down", "answers with an error (Error code: 429"),
-    ("500", "Error code: 500"),
-    ("half", "its answers are not whole"),
-    ("empty", "its answers are not whole"),
-    (f"401 the key {KEY} is wrong", "refuses the key in STUB_KEY"),
+    ("401 the key {KEY} is wrong", "refuses the key in STUB_KEY"),
     ("404 The model `judge` does not exist", 'no model "judge" there'),
-    (f"400 bad request of {KEY}", "Error code: 400"),
+    ("400 bad request of {KEY}", "answers with an error (Error code: 400"),
+    ("429 insufficient_quota", "answers with an error (Error code: 429"),
+    ("other model", 'asked for "judge", answered by "tiny-chat"'),
 ])  # fmt: skip
-def test_lasting_troubles_stop_with_a_message(
+def test_what_asking_again_would_not_mend_stops_at_once(
+    engine: OpenAIEngine, stub: Stub, fault: str, words: str
+):
+    stub.always = fault.format(KEY=KEY)
+    assert words in stops(engine)
+    assert len(stub.asked) <= 4
+
+
+@pytest.mark.parametrize(("fault", "words"), [
+    ("429 slow down, {KEY}", "HTTP 429"), ("500", "HTTP 500"), ("half", "half an answer"),
+    ("empty", "no choices in the answer"), ("cut", "no connection"), ("silence", "no answer in time"),
+])  # fmt: skip
+def test_lasting_troubles_stop_in_bounded_time_with_their_counts(
     engine: OpenAIEngine, stub: Stub, monkeypatch, fault: str, words: str
 ):
-    monkeypatch.setattr(module, "RETRIES", 1)
-    stub.always = fault
-    assert words in stops(engine)
+    monkeypatch.setattr(module, "TIMEOUT", 0.1)
+    monkeypatch.setattr(endpoints, "FIRST", 0.1)
+    engine.pool.patience = 0.2
+    stub.always = fault.format(KEY=KEY)
+    said = stops(engine)
+    assert "no endpoint has answered" in said
+    assert f"× {words}" in said
+    assert engine.usage.as_dict()[f"retried: {words}"] >= 1
 
 
 def test_nobody_there(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(module, "RETRIES", 0)
-    engine = OpenAIEngine(ModelConfig(engine="openai", model="m", base_url="http://127.0.0.1:9/v1"))
-    said = stops(engine)
-    assert "cannot be reached" in said
-    assert "vllm serve m" in said
+    monkeypatch.setattr(endpoints, "FIRST", 0.1)
+    said = stops(engine_at("http://127.0.0.1:9/v1"))
+    assert "127.0.0.1:9/v1: " in said
+    assert "× no connection" in said
+    assert "vllm serve" in said
 
 
-def test_what_was_answered_before_the_end_is_kept(engine: OpenAIEngine, stub: Stub, monkeypatch):
-    monkeypatch.setattr(module, "RETRIES", 0)
-
-    def fault(body: dict) -> str | None:
-        return "500" if body["seed"] == 30 else None
-
-    stub.fault = fault
-    got = []
-    with pytest.raises(UserError):
+def test_one_question_that_nobody_answers_stops_while_the_others_are_kept(engine: OpenAIEngine, stub: Stub):
+    stub.fault = lambda body: "500" if body["seed"] == 10 else None
+    got: list[int] = []
+    with pytest.raises(UserError, match="one question came to nothing 7 times while others were answered"):
         got.extend(index for index, _ in _collect(engine, got))
-    assert set(range(20)) <= set(got)
-    assert 30 not in got
+    assert set(range(9)) <= set(got)
+    assert 10 not in got
+
+
+def test_what_an_answered_endpoint_does_next_is_given_more_patience(stub: Stub):
+    pool = engine_at("http://127.0.0.1:9/v1").pool
+    assert pool._borne() == endpoints.FIRST
+    pool.endpoints[0].failed(endpoints.Trouble("HTTP 429"), 0.0, pool.patience)
+    assert pool._borne() == pool.patience  # it says that it will answer
+    pool.endpoints[0].failed(endpoints.Trouble("no connection"), 0.0, pool.patience)
+    assert pool._borne() == endpoints.FIRST
+    pool.endpoints[0].well()
+    assert pool._borne() == pool.patience
+
+
+def test_rests_grow_and_follow_what_the_server_says():
+    endpoint = endpoints.Endpoint("http://a/v1")
+    rests = []
+    for _ in range(5):
+        began = endpoint.awake_at
+        endpoint.failed(endpoints.Trouble("no connection"), began, patience=100.0)
+        rests.append(endpoint.rests)
+    assert rests == [1, 2, 3, 4, 5]
+    endpoint.failed(endpoints.Trouble("HTTP 429", wait=30.0), endpoint.awake_at - 1, patience=100.0)
+    assert endpoint.rests == 5  # in flight when the rest began: the same reason
+    now = endpoints.time.monotonic()
+    endpoint.failed(endpoints.Trouble("HTTP 429", wait=30.0), endpoint.awake_at, patience=100.0)
+    assert endpoint.awake_at >= now + 30
+    endpoint.failed(endpoints.Trouble("HTTP 429", wait=3600.0), endpoint.awake_at, patience=100.0)
+    assert endpoint.awake_at <= endpoints.time.monotonic() + 100
+    endpoint.well()
+    assert not endpoint.ailing
+
+
+def test_a_server_error_now_and_then_is_no_reason_to_rest():
+    endpoint = endpoints.Endpoint("http://a/v1")
+    for ailing in (False, False, True):
+        endpoint.failed(endpoints.Trouble("HTTP 500"), 0.0, patience=100.0)
+        assert endpoint.ailing == ailing
+
+
+@pytest.mark.parametrize(("headers", "seconds"), [
+    ({}, 0.0), ({"retry-after": "2"}, 2.0), ({"retry-after": "0.5"}, 0.5), ({"retry-after-ms": "250"}, 0.25),
+    ({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}, 0.0), ({"retry-after": "soon"}, 0.0),
+])  # fmt: skip
+def test_retry_after(headers: dict[str, str], seconds: float):
+    assert endpoints.retry_after(headers) == seconds
+
+
+def test_retry_after_as_a_date():
+    later = endpoints.time.time() + 1000
+    words = endpoints.time.strftime("%a, %d %b %Y %H:%M:%S GMT", endpoints.time.gmtime(later))
+    assert 990 < endpoints.retry_after({"retry-after": words}) <= 1000
+
+
+def test_two_endpoints_share_the_work(stub: Stub):
+    other = Stub()
+    with serving(stub) as one, serving(other) as two:
+        engine = engine_at(one, two)
+        assert sorted(i for i, _ in engine.generate(asks(80))) == list(range(80))
+        assert engine.fingerprint == engine_at(two, one).fingerprint
+    assert len(stub.asked) + len(other.asked) == 80
+    assert len(stub.asked) > 5
+    assert len(other.asked) > 5
+    assert engine.notes == []
+
+
+def test_work_moves_away_from_an_endpoint_that_is_down_and_back(stub: Stub):
+    other = Stub()
+    other.always = "503"
+    with serving(stub) as one, serving(other) as two:
+        engine = engine_at(one, two)
+        made = list(engine.generate(asks(50)))
+        assert sorted(i for i, _ in made) == list(range(50))
+        assert len(stub.asked) == 50
+        assert len(other.asked) < 50  # tried by one question at a time
+        assert engine.usage.calls == 50
+        assert engine.usage.retried["HTTP 503"] == len(other.asked)
+        assert [note for note in engine.notes if "× HTTP 503" in note]
+        other.always = None
+        other.asked.clear()
+        assert len(list(engine.generate(asks(100)))) == 100
+        assert len(other.asked) > 5
+
+
+def test_all_endpoints_down(stub: Stub, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(endpoints, "FIRST", 0.1)
+    stub.always = "500"
+    with serving(stub) as url:
+        said = stops(engine_at(url, "http://127.0.0.1:9/v1"))
+    assert "HTTP 500" in said
+    assert "127.0.0.1:9/v1: " in said
+
+
+def test_an_endpoint_that_gives_log_probabilities_is_asked_for_missing_ones_again(
+    engine: OpenAIEngine, stub: Stub
+):
+    list(engine.score_choices([question("one")]))
+    stub.faults = ["bare", "bare"]
+    scores = dict(engine.score_choices([question("two")]))[0]
+    assert scores.probability(0) == pytest.approx((1 / 3, 2 / 3))
+    assert engine.usage.retried["no log-probabilities"] == 2
+    stub.faults = ["bare"] * 9
+    assert dict(engine.score_choices([question("three")]))[0].probability(0)[1] == pytest.approx(1.0)
+    assert [note for note in engine.notes if "not always log-probabilities; 1 verdicts" in note]
+
+
+def test_a_content_filter_makes_a_question_unreadable(engine: OpenAIEngine, stub: Stub):
+    stub.always = "400 The response was filtered due to the content management policy"
+    assert dict(engine.generate(asks(1)))[0].finish == "content_filter"
+    scores = dict(engine.score_choices([question("one")]))[0]
+    assert not scores.readable(0)
+    assert not scores.too_long
+
+
+def test_another_name_for_the_model(stub: Stub):
+    stub.model = "tiny-chat"
+    with serving(stub) as url:
+        assert list(engine_at(url, served_as="tiny-chat").generate(asks(1)))
+
+
+@pytest.mark.parametrize(("asked", "answered", "same"), [
+    ("gpt-4o", "gpt-4o-2024-08-06", True), ("org/Model-7B", "Model-7B", True), ("models/judge/", "judge", True),
+    ("llama3", "llama3:latest", True), ("org/m:free", "org/m", True), ("gpt-4o", "gpt-4o-mini", False),
+    ("judge", "tiny-chat", False), ("qwen-7b", "qwen-72b", False), ("gpt-4", "gpt-4.1", False),
+])  # fmt: skip
+def test_same_model(asked: str, answered: str, same: bool):
+    assert same_model(asked, answered) == same
+
+
+def test_health(engine: OpenAIEngine, stub: Stub):
+    (said,) = engine.health().values()
+    assert said == "well; serves judge"
+    stub.model = "other"
+    assert "has no judge; serves other" in next(iter(engine.health().values()))
+    assert engine_at("http://127.0.0.1:9/v1").health() == {"127.0.0.1:9/v1": "no connection"}
 
 
 def _collect(engine: OpenAIEngine, got: list[int]) -> Iterator[tuple[int, object]]:
@@ -259,16 +341,20 @@ def test_a_key_is_needed_only_without_an_address(monkeypatch: pytest.MonkeyPatch
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     with pytest.raises(UserError, match="OPENAI_API_KEY is not set"):
         OpenAIEngine(ModelConfig(engine="openai", model="m"))
-    local = OpenAIEngine(
-        ModelConfig(engine="openai", model="m", base_url="http://user:pass@host:8000/v1/?token=x")
-    )
-    assert local.fingerprint == "openai:m@host:8000/v1"
+    assert OpenAIEngine(
+        ModelConfig(engine="openai", model="m", base_url="http://host:8000/v1/")
+    ).fingerprint == ("openai:m@host:8000/v1")
 
 
-def test_the_key_is_in_nothing_that_is_kept(engine: OpenAIEngine, stub: Stub):
-    stub.logprobs = False
-    list(engine.score_choices([question("one")]))
-    assert KEY not in engine.fingerprint + "".join(engine.notes)
+@pytest.mark.parametrize(("options", "words"), [
+    ({"base_url": "http://user:pass@host/v1"}, "carries a password or a token"),
+    ({"base_url": ("http://host/v1", "http://host/v1?key=x")}, "carries a password or a token"),
+    ({"base_url": "host:8000"}, "no address"),
+    ({"api_key_env": "sk-very-secret"}, "not the key itself"),
+])  # fmt: skip
+def test_secrets_do_not_belong_into_a_config(options: dict, words: str):
+    with pytest.raises(ValueError, match=words):
+        ModelConfig(engine="openai", model="m", **options)
 
 
 @pytest.mark.parametrize(("top", "expected"), [

@@ -1,12 +1,13 @@
 """Engines: one protocol, two verbs. `generate` writes text; `score_choices` reads the probability of fixed answers.
 
-Back ends: `transformers` in process, `openai` for any compatible endpoint, `scripted` for tests. Each is imported only
-where it is opened. An engine's fingerprint says what produced a row; it is part of the cache key.
+Back ends: `transformers` and `vllm` in process, `openai` for any compatible endpoints, `scripted` for tests. Each is
+imported only where it is opened. An engine's fingerprint says what produced a row; it is part of the cache key.
 """
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -30,7 +31,8 @@ class GenerateRequest:
 
 @dataclass(frozen=True)
 class Generation:
-    """One written text. `finish` is "stop", "length", or "too_long" where the prompt did not fit the context."""
+    """One written text. `finish` is "stop", "length", "too_long" where the prompt did not fit the context, or
+    "content_filter" where a service would not answer."""
 
     text: str
     finish: str
@@ -86,10 +88,12 @@ class Usage:
     cached: int = 0
     prompt_tokens: int = 0
     tokens: int = 0
+    retried: Counter[str] = field(default_factory=Counter)  # tries that came to nothing, by what came of them
 
     def as_dict(self) -> dict[str, int]:
         """Plain numbers for a stage's summary."""
-        return asdict(self)
+        numbers = {key: value for key, value in asdict(self).items() if key != "retried"}
+        return {**numbers, **{f"retried: {kind}": n for kind, n in self.retried.items()}}
 
 
 class Engine(Protocol):
@@ -166,6 +170,10 @@ def open_engine(config: ModelConfig, cache: Path | None = None) -> Engine:
         from rlaif.engines.transformers import TransformersEngine
 
         engine: Engine = TransformersEngine(config)
+    elif config.engine == "vllm":
+        from rlaif.engines.vllm import VllmEngine
+
+        engine = VllmEngine(config)
     elif config.engine == "openai":
         from rlaif.engines.openai import OpenAIEngine
 

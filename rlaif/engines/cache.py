@@ -32,7 +32,8 @@ class CachedEngine:
         self._rows: list[tuple[bytes, str]] = []
         self._flushed = time.monotonic()
         try:
-            self._db = sqlite3.connect(path, timeout=60, isolation_level=None)
+            # One thread uses it, but the collector may close it from another.
+            self._db = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=NORMAL")
             self._db.execute(

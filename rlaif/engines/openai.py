@@ -1,44 +1,52 @@
-"""The endpoint engine: any server that speaks the OpenAI chat protocol, asked by many requests at a time.
+"""The endpoint engine: any server, or list of servers, that speaks the OpenAI chat protocol.
 
 Verdicts are read from the log-probabilities of the first answer token (the 20 likeliest; a choice outside them gets
 the most it can have). Where a server gives none, a short answer is written and parsed, and the notes say so. Rate
-limits, server errors and time-outs are retried with growing pauses; what remains is an error that names the endpoint.
+limits, server errors, time-outs and malformed answers are counted and asked again (`endpoints`); a wrong key, a wrong
+model or a request that no server accepts stops at once, with a message that names the endpoint.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import math
 import os
 import queue
 import re
 import threading
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from typing import Any, TypeVar
-from urllib.parse import urlsplit
+from contextlib import suppress
+from typing import Any
 
 from rlaif.config import ModelConfig
 from rlaif.engines import Chat, GenerateRequest, Generation, ScoreRequest, Scores, Usage
+from rlaif.engines.endpoints import CONNECT, TIMEOUT, Endpoint, Job, Pool, Trouble, retry_after
 from rlaif.errors import UserError
 
-Q = TypeVar("Q")
-A = TypeVar("A")
-RETRIES, PAUSE, TIMEOUT = 6, 0.25, 300.0  # pauses double
 _TOP, _VERDICT_TOKENS, _NEVER = 20, 16, -30.0
-_TOO_LONG = re.compile(r"context[ _](length|window|size)|maximum context|(prompt|input) is too long", re.I)
+# Answers without log-probabilities: of one question, before it is answered in writing; of an endpoint that never gave
+# any, before it is no longer asked for them.
+_BARE, _WITHOUT = 3, 20
+_DECLINED = {
+    "logprobs": re.compile(r"logprobs"),
+    "too_long": re.compile(
+        r"context[ _](length|window|size)|maximum context|(prompt|input) is too long", re.I
+    ),
+    "content_filter": re.compile(r"content[ _](filter|management|policy)", re.I),
+}
+Read = tuple[tuple[float, ...], int]  # (log-probabilities of the choices, prompt tokens)
 
 
-class TooLong(Exception):
-    """The server says that a question does not fit its model's context."""
+class Declined(Exception):
+    """The server does not take this question as it is: `why` is a key of `_DECLINED`."""
 
-
-class Malformed(Exception):
-    """An answer without the fields the protocol promises."""
+    def __init__(self, why: str) -> None:
+        super().__init__(why)
+        self.why = why
 
 
 class OpenAIEngine:
-    """One model behind one endpoint."""
+    """One model behind one or several endpoints; `concurrency` requests are in flight at each."""
 
     batched = False
 
@@ -49,35 +57,36 @@ class OpenAIEngine:
             raise UserError("engine: openai needs the openai package.", "the extra of that name",
                             'pip install "rlaif[openai]"') from None  # fmt: skip
         self.api, self.config = openai, config
-        self._key = os.environ.get(config.api_key_env, "")
-        if not self._key and config.base_url is None:
+        self._key = os.environ.get(config.api_key_env, "").strip()
+        if not self._key and not config.base_url:
             raise UserError(f"{config.model}: the environment variable {config.api_key_env} is not set.",
                             "an API key there, or base_url of a server that asks for none",
                             f"export {config.api_key_env}=…")  # fmt: skip
-        self.url = config.base_url or "https://api.openai.com/v1"
+        if not self._key.isascii():
+            raise UserError(f"{config.api_key_env}: holds characters no key has.", "an API key")
+        self.endpoints = [Endpoint(url) for url in config.endpoints]
+        self.pool = Pool(self.endpoints, config.concurrency, config.patience)
         self.usage, self.notes = Usage(), list[str]()
-        self._gives_logprobs: bool | None = None
 
     @property
     def fingerprint(self) -> str:
-        """Model name and endpoint, without anything secret an address may carry."""
-        parts = urlsplit(self.url)
-        port = f":{parts.port}" if parts.port else ""
-        return f"openai:{self.config.model}@{parts.hostname}{port}{parts.path.rstrip('/')}"
+        """Model name and endpoints, without anything secret an address may carry."""
+        return f"openai:{self.config.model}@{','.join(sorted(e.name for e in self.endpoints))}"
 
     def generate(self, requests: Sequence[GenerateRequest]) -> Iterator[tuple[int, Generation]]:
         """One chat completion a request, with the request's seed."""
         yield from self._ask_all(list(enumerate(requests)), self._write)
 
-    async def _write(self, client: Any, request: GenerateRequest) -> Generation:
+    async def _write(self, endpoint: Endpoint, job: Job) -> Generation:
+        request: GenerateRequest = job.question
         try:
             choice, usage = await self._complete(
-                client, request.messages, max_tokens=request.max_tokens, temperature=request.temperature,
+                endpoint, request.messages, max_tokens=request.max_tokens, temperature=request.temperature,
                 top_p=request.top_p, seed=request.seed,
             )  # fmt: skip
-        except TooLong:
-            return Generation("", "too_long")
-        text = (choice.message.content or "").strip()
+        except Declined as declined:
+            return Generation("", declined.why)
+        text = self._clean(choice.message.content or "").strip()
         return Generation(text, choice.finish_reason or "stop", *usage)
 
     def score_choices(self, requests: Sequence[ScoreRequest]) -> Iterator[tuple[int, Scores]]:
@@ -91,148 +100,196 @@ class OpenAIEngine:
                 yield index, _scores([got[s] for s in range(len(got))])
                 del parts[index]
 
-    async def _judge(
-        self, client: Any, job: tuple[ScoreRequest, str]
-    ) -> tuple[tuple[float, ...], int] | None:
-        """(log-probabilities of the choices, prompt tokens); () where nothing could be read, None where too long."""
-        request, suffix = job
+    async def _judge(self, endpoint: Endpoint, job: Job) -> Read | None:
+        """() for log-probabilities where nothing could be read, None where the question is too long."""
+        request, suffix = job.question
         last = request.messages[-1]
         messages = [*request.messages[:-1], {**last, "content": last["content"] + suffix}]
         try:
-            if self._gives_logprobs is not False:
-                answer = await self._read(client, messages, request.choices)
-                if answer is not None:
-                    return answer
-            return await self._verdict(client, messages, request.choices)
-        except TooLong:
-            return None
+            return await self._read(endpoint, job, messages, request.choices) or await self._verdict(
+                endpoint, messages, request.choices
+            )
+        except Declined as declined:
+            return None if declined.why == "too_long" else ((), 0)
 
     async def _read(
-        self, client: Any, messages: Chat, choices: tuple[str, ...]
-    ) -> tuple[tuple[float, ...], int] | None:
-        """Log-probabilities of the first answer token; None where the server gives none."""
-        try:
-            choice, usage = await self._complete(client, messages, max_tokens=1, temperature=0.0, logprobs=True,
-                                                 top_logprobs=_TOP)  # fmt: skip
-        except self.api.BadRequestError as error:
-            if "logprobs" not in str(error):
-                raise
-            choice, usage = None, (0, 0)
-        content = getattr(getattr(choice, "logprobs", None), "content", None)
-        if not content or not content[0].top_logprobs:
-            if self._gives_logprobs is None:
-                self._gives_logprobs = False
-                self.notes.append(
-                    f"{self.fingerprint} gives no log-probabilities: verdicts are written answers, parsed."
-                )
+        self, endpoint: Endpoint, job: Job, messages: Chat, choices: tuple[str, ...]
+    ) -> Read | None:
+        """Log-probabilities of the first answer token; None where the endpoint gives none."""
+        if endpoint.gives_logprobs is False:
             return None
-        self._gives_logprobs = True
-        return sum_variants([(t.token, t.logprob) for t in content[0].top_logprobs], choices), usage[0]
+        try:
+            choice, usage = await self._complete(endpoint, messages, max_tokens=1, temperature=0.0, logprobs=True,
+                                                 top_logprobs=_TOP)  # fmt: skip
+        except Declined as declined:
+            if declined.why != "logprobs":
+                raise
+            endpoint.gives_logprobs = False
+            return None
+        content = getattr(choice.logprobs, "content", None)
+        if content and content[0].top_logprobs:
+            endpoint.gives_logprobs = True
+            return sum_variants([(t.token, t.logprob) for t in content[0].top_logprobs], choices), usage[0]
+        job.bare += 1
+        if endpoint.gives_logprobs is None:
+            endpoint.bare += 1
+            endpoint.gives_logprobs = False if endpoint.bare >= _WITHOUT else None
+        if job.bare < _BARE and endpoint.gives_logprobs is not False:
+            raise Trouble("no log-probabilities")
+        return None
 
-    async def _verdict(
-        self, client: Any, messages: Chat, choices: tuple[str, ...]
-    ) -> tuple[tuple[float, ...], int]:
+    async def _verdict(self, endpoint: Endpoint, messages: Chat, choices: tuple[str, ...]) -> Read:
         """A written answer as a certain verdict, () where it names no choice or several."""
-        choice, usage = await self._complete(client, messages, max_tokens=_VERDICT_TOKENS, temperature=0.0)
+        choice, usage = await self._complete(endpoint, messages, max_tokens=_VERDICT_TOKENS, temperature=0.0)
+        endpoint.written += 1
         named = parse_choice(choice.message.content or "", choices)
         return (() if named is None else tuple(0.0 if c == named else _NEVER for c in choices)), usage[0]
 
-    async def _complete(self, client: Any, messages: Chat, **options: Any) -> tuple[Any, tuple[int, int]]:
-        """(first choice, (prompt tokens, tokens)); answers that are no whole JSON are asked for again."""
-        for attempt in range(RETRIES + 1):
-            try:
-                answer = await client.chat.completions.create(
-                    model=self.config.model, messages=messages, **options
-                )
-                if answer.choices and answer.choices[0].message:
-                    break
-            except (json.JSONDecodeError, AttributeError, TypeError, self.api.APIResponseValidationError):
-                pass  # half an answer parses as an error or as a bare string
-            except (self.api.BadRequestError, self.api.UnprocessableEntityError) as error:
-                if _TOO_LONG.search(str(error)):
-                    raise TooLong from None
-                raise
-            await asyncio.sleep(min(8.0, PAUSE * 2**attempt) if attempt < RETRIES else 0)
-        else:
-            raise Malformed
-        used = answer.usage
+    async def _complete(
+        self, endpoint: Endpoint, messages: Chat, **options: Any
+    ) -> tuple[Any, tuple[int, int]]:
+        """(first choice, (prompt tokens, tokens)) of one chat completion."""
+        try:
+            answer = await endpoint.client.chat.completions.create(
+                model=self.config.model, messages=messages, **options
+            )
+            choices, named, used = answer.choices, answer.model, answer.usage
+        except Exception as error:  # of the client's own, or whatever half an answer makes it stumble over
+            raise self._failure(endpoint, error) from None
+        if not choices or not choices[0].message:
+            raise Trouble("no choices in the answer")
+        self._check_model(endpoint, named)
         counts = (used.prompt_tokens or 0, used.completion_tokens or 0) if used else (0, 0)
         self.usage.calls += 1
         self.usage.prompt_tokens += counts[0]
         self.usage.tokens += counts[1]
-        return answer.choices[0], counts
+        return choices[0], counts
+
+    def _check_model(self, endpoint: Endpoint, named: str | None) -> None:
+        """Refuse another model's answers: some servers answer with whatever they have loaded."""
+        asked = self.config.served_as or self.config.model
+        if named and not same_model(asked, named):
+            raise UserError(f'{endpoint.name}: asked for "{asked}", answered by "{self._clean(named)}".',
+                            "the model that the config names", "set model to what is served there, or served_as where "
+                            "that is another name for it")  # fmt: skip
 
     def _ask_all(
-        self, jobs: list[tuple[Any, Q]], ask: Callable[[Any, Q], Awaitable[A]]
-    ) -> Iterator[tuple[Any, A]]:
-        """Answers in the order they arrive, `concurrency` in flight; an event loop in a thread of its own.
+        self, jobs: list[tuple[Any, Any]], ask: Callable[[Endpoint, Job], Awaitable[Any]]
+    ) -> Iterator[tuple[Any, Any]]:
+        """Answers in the order they arrive; an event loop in a thread of its own.
 
         What was answered before an error is yielded before it is raised.
         """
         answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        stop = threading.Event()
-        todo = iter(jobs)
-
-        async def worker(client: Any) -> None:
-            for key, job in todo:
-                if stop.is_set():
-                    return
-                answers.put((key, await ask(client, job)))
-
-        async def work() -> None:
-            async with self._client() as client, asyncio.TaskGroup() as group:
-                for _ in range(min(self.config.concurrency, len(jobs))):
-                    group.create_task(worker(client))
+        loop = asyncio.new_event_loop()
+        task = loop.create_task(self.pool.ask(jobs, self._client, ask, answers.put))
 
         def run() -> None:
             try:
-                asyncio.run(work())
+                with asyncio.Runner(loop_factory=lambda: loop) as runner:
+                    runner.run(_result(task))
                 answers.put(None)
             except BaseException as error:
                 answers.put(error)
 
-        thread = threading.Thread(target=run, name="rlaif-endpoint", daemon=True)
-        thread.start()
+        threading.Thread(target=run, name="rlaif-endpoints", daemon=True).start()
         try:
             while (answer := answers.get()) is not None:
                 if isinstance(answer, BaseException):
-                    raise self._explain(answer) from None
+                    raise _first(answer) from None
                 yield answer
         finally:
-            stop.set()
+            with suppress(RuntimeError):  # the loop has closed: all is done
+                loop.call_soon_threadsafe(task.cancel)
+            self._note()
 
-    def _client(self) -> Any:
-        return self.api.AsyncOpenAI(base_url=self.url, api_key=self._key or "none", max_retries=RETRIES,
-                                    timeout=TIMEOUT)  # fmt: skip
+    def _note(self) -> None:
+        """Say what happened at each endpoint, in the notes and the usage."""
+        self.usage.retried.clear()
+        self.notes.clear()
+        for endpoint in self.endpoints:
+            self.usage.retried.update(endpoint.troubles)
+            if endpoint.troubles:
+                self.notes.append(f"{endpoint.name}: asked again after {endpoint.told()}.")
+            if endpoint.written:
+                self.notes.append(f"{endpoint.name}: {'no' if endpoint.gives_logprobs is False else 'not always'} "
+                                  f"log-probabilities; {endpoint.written} verdicts are written answers, parsed.")  # fmt: skip
 
-    def _explain(self, error: BaseException) -> BaseException:
-        """The UserError an endpoint's failure amounts to; what is no endpoint failure is returned as it is."""
-        while isinstance(error, BaseExceptionGroup):
-            error = error.exceptions[0]
-        where, model, api = self.fingerprint.partition("@")[2], self.config.model, self.api
-        again = "run the same command again when it answers: finished rows are kept"
-        if isinstance(error, Malformed):
-            return UserError(f"{where}: its answers are not whole ({RETRIES + 1} tries).", "chat completions as JSON", again)  # fmt: skip
+    def _client(self, url: str) -> Any:
+        return self.api.AsyncOpenAI(base_url=url, api_key=self._key or "none", max_retries=0,
+                                    timeout=self.api.Timeout(TIMEOUT, connect=CONNECT))  # fmt: skip
+
+    def _failure(self, endpoint: Endpoint, error: Any) -> Exception:
+        """What a failed try amounts to: Trouble (ask again), Declined (this question), UserError (stop)."""
+        api, said = self.api, self._clean(str(error).split("\n")[0])[:300]
         if isinstance(error, api.APITimeoutError):
-            return UserError(f"{where}: no answer within {TIMEOUT:.0f} s.", "a server that keeps up",
-                             f"lower concurrency, or {again}")  # fmt: skip
+            return Trouble("no answer in time")
         if isinstance(error, api.APIConnectionError):
-            return UserError(f"{where}: cannot be reached.", "a running server at base_url",
-                             f"start it (for example `vllm serve {model}`), or {again}")  # fmt: skip
-        if isinstance(error, (api.AuthenticationError, api.PermissionDeniedError)):
-            return UserError(f"{where}: refuses the key in {self.config.api_key_env}.", "a key that may use "
-                             f"{model}", f"export {self.config.api_key_env}=…")  # fmt: skip
-        if isinstance(error, api.NotFoundError):
-            return UserError(f'{where}: no model "{model}" there, or no chat endpoint ({self._said(error)}).',
-                             "a name the server lists", f"curl {self.url.rstrip('/')}/models")  # fmt: skip
-        if isinstance(error, api.APIStatusError):
-            return UserError(f"{where}: answers with an error ({self._said(error)}).", "a request it accepts", again)  # fmt: skip
-        return error
+            return Trouble("no connection")
+        if not isinstance(error, api.APIStatusError):
+            return Trouble("half an answer")
+        if error.status_code in (400, 413, 422):
+            for why, words in _DECLINED.items():
+                if words.search(str(error)):
+                    return Declined(why)
+        wait_and_see = error.status_code in (408, 409, 425, 429) or error.status_code >= 500
+        if wait_and_see and "insufficient_quota" not in str(error):
+            return Trouble(f"HTTP {error.status_code}", said, retry_after(error.response.headers))
+        return self._mistake(endpoint, error, said)
 
-    def _said(self, error: Any) -> str:
-        """The server's words, short and without the key."""
-        text = str(error).split("\n")[0][:300]
+    def _mistake(self, endpoint: Endpoint, error: Any, said: str) -> UserError:
+        """The message for an answer that will not change by asking again."""
+        model, name = self.config.model, endpoint.name
+        if error.status_code in (401, 403):
+            return UserError(f"{name}: refuses the key in {self.config.api_key_env} ({said}).",
+                             f"a key that may use {model}", f"export {self.config.api_key_env}=…")  # fmt: skip
+        if error.status_code == 404:
+            return UserError(f'{name}: no model "{model}" there, or no chat endpoint ({said}).',
+                             "a name the server lists", "rlaif check CONFIG lists the models each endpoint serves")  # fmt: skip
+        return UserError(f"{name}: answers with an error ({said}).", "a request it accepts",
+                         "mend what it names; finished rows are kept")  # fmt: skip
+
+    def _clean(self, text: str) -> str:
+        """A server's words without the key."""
         return text.replace(self._key, "…") if self._key else text
+
+    def health(self) -> dict[str, str]:
+        """Each endpoint's state in words: what it serves, or why it does not answer."""
+        return {endpoint.name: self._health(endpoint) for endpoint in self.endpoints}
+
+    def _health(self, endpoint: Endpoint) -> str:
+        client = self.api.OpenAI(
+            base_url=endpoint.url, api_key=self._key or "none", max_retries=0, timeout=CONNECT
+        )
+        try:
+            with client:
+                served = [model.id for model in client.models.list()]
+        except Exception as error:  # as in _complete
+            failure = self._failure(endpoint, error)
+            return failure.found if isinstance(failure, UserError) else str(failure)
+        known = any(same_model(self.config.served_as or self.config.model, name) for name in served)
+        return self._clean(f"{'well' if known else 'answers, but has no ' + self.config.model}; serves {', '.join(served[:8])}")  # fmt: skip
+
+
+async def _result(task: asyncio.Task[None]) -> None:
+    await task
+
+
+def _first(error: BaseException) -> BaseException:
+    """The error inside nested groups of them."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+def same_model(asked: str, answered: str) -> bool:
+    """Whether an answer's model name is the one asked for: with or without its path, tag, or date of release."""
+    one, other = (name.rstrip("/").rsplit("/", 1)[-1].lower() for name in (asked, answered))
+    return (
+        one == other
+        or bool(re.fullmatch(re.escape(one) + r"[-@:]?[\d-]*(:latest)?", other))
+        or one.startswith(other + ":")
+    )
 
 
 def _scores(parts: list[tuple[tuple[float, ...], int] | None]) -> Scores:

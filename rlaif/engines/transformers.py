@@ -40,6 +40,7 @@ _WHOLE = 100_000_000  # bytes; larger weight files are fingerprinted by size and
 class TransformersEngine:
     """A model folder or hub id behind the engine protocol."""
 
+    kind = "transformers"
     batched = True
 
     def __init__(self, config: ModelConfig) -> None:
@@ -52,10 +53,9 @@ class TransformersEngine:
         self.plain_turns = not has_chat_template(self.tokenizer)
         self._continue = lru_cache(maxsize=65536)(partial(continuation_ids, self.tokenizer))
         self._variants = lru_cache(maxsize=64)(partial(choice_tokens, self.tokenizer))
-        dtype = str(resolve_dtype(config.dtype, self.device, count_params(self.folder))).removeprefix(
-            "torch."
-        )
-        self._fingerprint = f"transformers:{Path(config.model).name}@{folder_hash(self.folder)}:{dtype}"
+        dtype = resolve_dtype(config.dtype, self.device, count_params(self.folder))
+        self.dtype = str(dtype).removeprefix("torch.")
+        self._fingerprint = f"{self.kind}:{Path(config.model).name}@{folder_hash(self.folder)}:{self.dtype}"
         if self.plain_turns:
             self._note("brings no chat template: plain Human/Assistant turns are used, and a text ends where the "
                        "model writes the next Human turn")  # fmt: skip

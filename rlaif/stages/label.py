@@ -86,17 +86,19 @@ def _ask(stage: Stage, questions: Sequence[Question], rows: Any) -> None:
     engine = open_engine(stage.config.feedback, stage.run.cache)
     shots = stage.templates.comparison_shots(stage.constitution, options.few_shot)
     judge = Judge(engine, stage.templates, tuple(shots), options.max_tokens if options.cot else 0)
-    with stage.progress(total, "labels", have) as tick:
-        for labels in judge.compare(questions, rows.ids):
-            rows.append(labels)
-            tick(len(labels))
+    try:
+        with stage.progress(total, "labels", have) as tick:
+            for labels in judge.compare(questions, rows.ids):
+                rows.append(labels)
+                tick(len(labels))
+    finally:  # what was asked and what went wrong is said of a stage that fails, too
+        stage.notes += engine.notes
+        stage.usage(engine.usage)
     first = questions[0]
     asked = stage.templates.comparison(first.prompt.chat, first.a, first.b)[0]["content"]
     stage.note_example(
         asked + stage.templates.comparison_suffix(first.principles[0]) if first.principles else asked, ""
     )
-    stage.notes += engine.notes
-    stage.usage(engine.usage)
 
 
 def _preference(stage: Stage, question: Question, labels: Sequence[Label]) -> Preference | None:

@@ -1,0 +1,208 @@
+"""Where endpoint questions go: who is well, who rests, what is asked again, and when to give up.
+
+Every endpoint has workers of its own, all taking questions from one queue: a fast server gets more of them, a resting
+one none. A question that came to nothing goes back into the queue, for whichever endpoint is free. An endpoint that
+limits its rate, is not there, or fails three times in a row rests, twice as long each time (or as long as its
+Retry-After says), and is then tried by one question at a time until it answers again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
+from typing import Any
+from urllib.parse import urlsplit
+
+from rlaif.errors import UserError
+
+TRIES = 7  # of one question while others are answered: then it is the question
+PAUSE, LONGEST = 0.25, 15.0  # seconds; pauses double
+FIRST = 20.0  # seconds for an endpoint that never answered and does not say that it will
+TIMEOUT, CONNECT = 300.0, 10.0
+_PATIENT = ("HTTP 429", "HTTP 503", "HTTP 529", "no answer in time")  # busy, not wrong
+_AT_ONCE = ("HTTP 429", "no connection")  # rest after one failure
+
+
+class Trouble(Exception):
+    """A try that came to nothing and may be repeated: what it is counted as, and the seconds the server asks for."""
+
+    def __init__(self, kind: str, said: str = "", wait: float = 0.0) -> None:
+        super().__init__(kind)
+        self.kind, self.said, self.wait = kind, said, wait
+
+
+@dataclass
+class Job:
+    """A question on its way: `faults` counts the tries that failed through no known fault of an endpoint."""
+
+    key: Any
+    question: Any
+    faults: int = 0
+    first_fault: float = 0.0
+    bare: int = 0  # answers without the log-probabilities asked for
+
+
+@dataclass
+class Endpoint:
+    """One address and how it has been doing."""
+
+    url: str
+    client: Any = None
+    answered: int = 0
+    row: int = 0  # failures since its last answer
+    rests: int = 0  # times it rested since its last answer
+    awake_at: float = 0.0
+    troubles: Counter[str] = field(default_factory=Counter)
+    last: Trouble | None = None
+    gives_logprobs: bool | None = None
+    bare: int = 0  # answers without the log-probabilities asked for, before it gave any
+    written: int = 0  # verdicts read from a written answer
+
+    @property
+    def name(self) -> str:
+        """Host, port and path, without anything secret an address may carry."""
+        parts = urlsplit(self.url)
+        port = f":{parts.port}" if parts.port else ""
+        return f"{parts.hostname}{port}{parts.path.rstrip('/')}"
+
+    @property
+    def ailing(self) -> bool:
+        """Whether it is to be asked by one worker at a time, after a rest."""
+        return self.row >= 3 or (self.row > 0 and self.last is not None and self.last.kind in _AT_ONCE)
+
+    def well(self) -> None:
+        """An answer came."""
+        self.answered += 1
+        self.row = self.rests = 0
+
+    def failed(self, trouble: Trouble, began: float, patience: float) -> None:
+        """A try that began at `began` came to nothing; those in flight together count as one reason to rest."""
+        self.troubles[trouble.kind] += 1
+        self.row += 1
+        self.last = trouble
+        if self.ailing and began >= self.awake_at:
+            rest = min(LONGEST, PAUSE * 2 ** min(self.rests, 16)) * random.uniform(0.75, 1.25)
+            self.rests += 1
+            self.awake_at = time.monotonic() + min(max(rest, trouble.wait), patience)
+
+    def told(self) -> str:
+        """Its troubles in words: "3 × HTTP 429, 1 × half an answer"."""
+        return ", ".join(f"{n} × {kind}" for kind, n in self.troubles.items())
+
+
+@dataclass
+class Pool:
+    """The endpoints of one model; `patience` is how many seconds without an answer from any of them are borne."""
+
+    endpoints: list[Endpoint]
+    concurrency: int
+    patience: float
+    alive: float = 0.0
+
+    async def ask(
+        self,
+        jobs: list[tuple[Any, Any]],
+        connect: Callable[[str], Any],
+        ask: Callable[[Endpoint, Job], Awaitable[Any]],
+        put: Callable[[Any], None],
+    ) -> None:
+        """`put((key, answer))` for every (key, question), each once; raises UserError where that cannot be had."""
+        todo: asyncio.Queue[Job] = asyncio.Queue()
+        for key, question in jobs:
+            todo.put_nowait(Job(key, question))
+        self.alive = time.monotonic()
+        async with AsyncExitStack() as stack, asyncio.TaskGroup() as group:
+            workers = []
+            for endpoint in self.endpoints:
+                endpoint.client = await stack.enter_async_context(connect(endpoint.url))
+                turn = asyncio.Lock()
+                for _ in range(min(self.concurrency, len(jobs))):
+                    workers.append(group.create_task(self._work(endpoint, turn, todo, ask, put)))
+            await todo.join()
+            for worker in workers:
+                worker.cancel()
+
+    async def _work(self, endpoint: Endpoint, turn: asyncio.Lock, todo: asyncio.Queue[Job], ask: Any, put: Any) -> None:  # fmt: skip
+        while True:
+            if endpoint.ailing:
+                async with turn:
+                    await asyncio.sleep(endpoint.awake_at - time.monotonic())
+                    if endpoint.ailing:
+                        await self._try(endpoint, await todo.get(), todo, ask, put)
+                continue
+            job = await todo.get()
+            if endpoint.ailing:  # since the worker began to wait: another endpoint may have it
+                todo.put_nowait(job)
+                todo.task_done()
+                continue
+            await self._try(endpoint, job, todo, ask, put)
+
+    async def _try(self, endpoint: Endpoint, job: Job, todo: asyncio.Queue[Job], ask: Any, put: Any) -> None:
+        began, was_well = time.monotonic(), not endpoint.ailing
+        try:
+            answer = await ask(endpoint, job)
+        except Trouble as trouble:
+            endpoint.failed(trouble, began, self.patience)
+            if trouble.kind not in _AT_ONCE and (was_well or todo.empty()):
+                job.faults += 1
+                job.first_fault = job.first_fault or began
+            self._despair(endpoint, job, trouble)
+            if not endpoint.ailing:  # it is the question that waits, else the endpoint
+                await asyncio.sleep(
+                    min(LONGEST, PAUSE * 2 ** min(job.faults, 16)) * random.uniform(0.75, 1.25)
+                )
+            todo.put_nowait(job)
+        else:
+            endpoint.well()
+            self.alive = time.monotonic()
+            put((job.key, answer))
+        finally:
+            todo.task_done()
+
+    def _despair(self, endpoint: Endpoint, job: Job, trouble: Trouble) -> None:
+        """UserError where nobody has answered for too long, or where one question fails while others do not."""
+        if job.faults >= TRIES and self.alive > job.first_fault:
+            raise UserError(f"{endpoint.name}: one question came to nothing {job.faults} times while others were "
+                            f"answered ({trouble.kind}{_quoted(trouble)}).", "an endpoint that answers it", _AGAIN)  # fmt: skip
+        silent = time.monotonic() - self.alive
+        if all(e.row for e in self.endpoints) and silent >= self._borne():
+            raise self._down(silent)
+
+    def _borne(self) -> float:
+        """Seconds without an answer that are borne: little where nothing says that one will ever come."""
+        hopeful = any(e.answered or (e.last and e.last.kind in _PATIENT) for e in self.endpoints)
+        return self.patience if hopeful else min(FIRST, self.patience)
+
+    def _down(self, seconds: float) -> UserError:
+        told = "; ".join(f"{e.name}: {e.told()}{_quoted(e.last)}" for e in self.endpoints)
+        return UserError(f"no endpoint has answered for {seconds:.0f} s ({told}).",
+                         "a server at base_url that answers chat completions",
+                         f"start it (for example `vllm serve MODEL`), or raise patience; {_AGAIN}")  # fmt: skip
+
+
+_AGAIN = "run the same command again when it answers: finished rows are kept"
+
+
+def _quoted(trouble: Trouble | None) -> str:
+    return f', "{trouble.said}"' if trouble and trouble.said else ""
+
+
+def retry_after(headers: Any) -> float:
+    """Seconds a server asks to wait: `retry-after-ms`, `Retry-After` in seconds or as a date; 0 where it says nothing."""
+    try:
+        if "retry-after-ms" in headers:
+            return max(0.0, float(headers["retry-after-ms"]) / 1000)
+        said = headers.get("retry-after", "0")
+        seconds = (
+            float(said) if said.replace(".", "", 1).isdigit()
+            else parsedate_to_datetime(said).timestamp() - time.time()
+        )  # fmt: skip
+        return max(0.0, seconds)
+    except (TypeError, ValueError):
+        return 0.0

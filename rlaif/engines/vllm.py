@@ -1,0 +1,151 @@
+"""The vLLM engine, in process: for judges and policies that fill a GPU.
+
+Questions are rendered, tokenised and read exactly as the transformers engine does it, so the two agree; vLLM writes
+and scores. A verdict is one token's worth of work: the answer tokens' log-probabilities at `max_tokens=1`, raw and
+renormalised by us. Prefix caching reads a long shared part once for all its principles; `prompt_logprobs` would
+bypass it. Texts have their request's own seed.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import weakref
+from collections.abc import Iterable, Iterator
+from functools import cached_property
+from importlib import import_module
+from importlib.util import find_spec
+from itertools import islice
+from typing import Any, TypeVar
+
+from rlaif.config import ModelConfig
+from rlaif.engines import GenerateRequest, Generation, Scores
+from rlaif.engines.transformers import Question, TransformersEngine
+from rlaif.errors import UserError
+from rlaif.prompts import HUMAN_STOP, encode_chat, end_of_turn
+
+K = TypeVar("K")
+_IN_FLIGHT = (
+    2048  # requests handed to vLLM's scheduler at a time: more than it runs at once, and memory stays flat
+)
+_ANSWERS = 128  # answer tokens of one question: vLLM's own bound
+# Read by vLLM when it is imported: results own stdout, nothing is reported to anybody, and its processes start clean
+# whatever this one did with the GPU before.
+_SETTINGS = {"VLLM_LOGGING_STREAM": "ext://sys.stderr", "VLLM_LOGGING_LEVEL": "ERROR",
+             "VLLM_NO_USAGE_STATS": "1", "VLLM_WORKER_MULTIPROC_METHOD": "spawn"}  # fmt: skip
+
+
+class VllmEngine(TransformersEngine):
+    """A model folder or hub id that vLLM runs; it is loaded at the first question and freed with the engine."""
+
+    kind = "vllm"
+
+    def __init__(self, config: ModelConfig) -> None:
+        if find_spec("vllm") is None:
+            raise UserError("engine: vllm needs the vllm package.", "the extra of that name, on a machine with a GPU",
+                            'pip install "rlaif[vllm]", or serve the model elsewhere and use engine: openai')  # fmt: skip
+        if config.device != "auto":
+            raise UserError(f"device: {config.device} cannot be chosen for engine: vllm.", "device: auto",
+                            "CUDA_VISIBLE_DEVICES=1 rlaif run … chooses a GPU")  # fmt: skip
+        super().__init__(config)
+
+    @cached_property
+    def vllm(self) -> Any:
+        """The package, imported at the first question."""
+        for name, value in _SETTINGS.items():
+            os.environ.setdefault(name, value)
+        return import_module("vllm")
+
+    @cached_property
+    def llm(self) -> Any:
+        """The loaded `vllm.LLM`; raises UserError where vLLM cannot run the model here."""
+        try:
+            llm = self.vllm.LLM(
+                model=str(self.folder), dtype=self.dtype, load_format="safetensors", trust_remote_code=False, seed=0,
+                enable_prefix_caching=True, enforce_eager=self.device.type == "cpu", disable_log_stats=True,
+                gpu_memory_utilization=self.config.gpu_memory, max_model_len=self.config.max_model_len,
+                max_logprobs=_ANSWERS, use_tqdm_on_load=False,
+            )  # fmt: skip
+        except Exception as error:  # memory, architecture and driver troubles come in many classes
+            reason = (str(error).strip() or type(error).__name__).split("\n")[0][:300]
+            raise UserError(f"{self.config.model}: vLLM cannot load it here ({reason}).", "a model vLLM knows, and "
+                            "room for its weights and for one context of keys and values",
+                            "see vLLM's own words above; set gpu_memory or max_model_len") from None  # fmt: skip
+        weakref.finalize(self, llm.llm_engine.engine_core.shutdown)
+        return llm
+
+    @property
+    def limit(self) -> int:
+        """The most tokens a question and its answer may have."""
+        return int(self.llm.llm_engine.model_config.max_model_len)
+
+    def _generate(self, requests: list[tuple[int, GenerateRequest]]) -> Iterator[tuple[int, Generation]]:
+        prompts = {index: encode_chat(self.tokenizer, request.messages) for index, request in requests}
+        fitting = [(i, r) for i, r in requests if len(prompts[i]) + r.max_tokens <= self.limit]
+        for index in prompts.keys() - {index for index, _ in fitting}:
+            yield index, Generation("", "too_long", len(prompts[index]))
+        for index, output in self._run((i, prompts[i], self._writing(r)) for i, r in fitting):
+            text = self._text(output.token_ids)
+            if self.plain_turns:
+                text = text.split(HUMAN_STOP)[0]
+            self._count(len(prompts[index]), len(output.token_ids))
+            yield (
+                index,
+                Generation(text.strip(), output.finish_reason, len(prompts[index]), len(output.token_ids)),
+            )
+
+    def _writing(self, request: GenerateRequest) -> dict[str, Any]:
+        """Sampling settings of one text; vLLM adds the end tokens of the model's generation config."""
+        ends = {self.tokenizer.eos_token_id, end_of_turn(self.tokenizer)} - {None}
+        stops = {"stop": [HUMAN_STOP]} if self.plain_turns else {"detokenize": False}
+        return {"max_tokens": request.max_tokens, "temperature": request.temperature, "top_p": request.top_p,
+                "seed": request.seed & (2**63 - 1), "stop_token_ids": sorted(ends), **stops}  # fmt: skip
+
+    def _score(self, questions: list[Question]) -> Iterator[tuple[int, Scores]]:
+        fitting = {q.index: q for q in questions if q.longest < self.limit}  # the answer takes a place, too
+        for question in questions:
+            if question.index not in fitting:
+                yield question.index, Scores((), len(question.prefix), too_long=True)
+        rows: dict[int, dict[int, tuple[float, ...]]] = {index: {} for index in fitting}
+        for (index, place), output in self._run(self._verdicts(fitting.values())):
+            question = fitting[index]
+            rows[index][place] = _sums(output.logprobs[0], self._variants(question.request.choices))
+            if len(rows[index]) == len(question.suffixes):
+                found = rows.pop(index)
+                self._count(question.tokens, 0, len(found))
+                yield index, Scores(tuple(found[place] for place in sorted(found)), question.tokens)
+
+    def _verdicts(
+        self, questions: Iterable[Question]
+    ) -> Iterator[tuple[tuple[int, int], list[int], dict[str, Any]]]:
+        """One-token requests, the suffixes of a prefix one after the other so that its blocks are still cached."""
+        for question in questions:
+            tokens = sorted({token for ids in self._variants(question.request.choices) for token in ids})
+            settings = {"max_tokens": 1, "temperature": 0.0, "detokenize": False, "ignore_eos": True,
+                        "logprobs": len(tokens), "logprob_token_ids": tokens}  # fmt: skip
+            for place, suffix in enumerate(question.suffixes):
+                yield (question.index, place), question.prefix + suffix, settings
+
+    def _run(self, tasks: Iterable[tuple[K, list[int], dict[str, Any]]]) -> Iterator[tuple[K, Any]]:
+        """(key, output) of (key, prompt ids, sampling settings) in the order they finish."""
+        engine, settle, tokens = self.llm.llm_engine, self.vllm.SamplingParams, self.vllm.inputs.tokens_input
+        waiting, asked = enumerate(tasks), dict[str, K]()
+        try:
+            while True:
+                for number, (key, ids, settings) in islice(waiting, _IN_FLIGHT - len(asked)):
+                    asked[str(number)] = key
+                    engine.add_request(str(number), tokens(ids), settle(**settings))
+                if not asked:
+                    return
+                for output in engine.step():
+                    if output.finished:
+                        yield asked.pop(output.request_id), output.outputs[0]
+        finally:
+            if asked:
+                engine.abort_request(list(asked))
+
+
+def _sums(found: Any, variants: tuple[list[int], ...]) -> tuple[float, ...]:
+    """Each choice's log-probability: its tokens' (token id → vllm.Logprob) summed."""
+    rows = [[found[i].logprob for i in ids] for ids in variants]
+    return tuple(max(row) + math.log(sum(math.exp(x - max(row)) for x in row)) for row in rows)

@@ -1,0 +1,154 @@
+"""The label stage through an endpoint that does everything wrong: no label lost or doubled, all troubles counted."""
+
+import json
+from collections import Counter
+from pathlib import Path
+from zlib import crc32
+
+import pytest
+from typer.testing import CliRunner
+
+import rlaif.engines.endpoints as endpoints
+import rlaif.engines.openai as module
+from rlaif.cli import app
+from rlaif.errors import UserError
+from rlaif.pipeline import run
+from tests.scripts import judge
+from tests.stub_server import Stub, serving
+
+KEY = "sk-seen-by-the-server-alone"
+STAGES = """stages:
+  - {stage: sample, prompts: 16, k: 2}
+  - {stage: pair}
+  - {stage: label}
+"""
+FAULTS = ["429", f"500 no, {KEY}", "half", "empty", "bare", "cut", "silence"]
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JUDGE_KEY", KEY)
+    monkeypatch.setattr(endpoints, "PAUSE", 0.001)
+    monkeypatch.setattr(endpoints, "LONGEST", 0.02)
+    monkeypatch.setattr(module, "TIMEOUT", 0.5)
+
+
+def verdict(body: dict) -> list[tuple[str, float]]:
+    """The scripted judge behind the server."""
+    text = body["messages"][-1]["content"]
+    return list(zip("AB", judge(body["messages"], text, ("A", "B")), strict=True))
+
+
+class Faulty(Stub):
+    """Each question has its own first faults, so that all of them happen at any time."""
+
+    def fault(self, body: dict) -> str | None:
+        super().fault(body)
+        key = json.dumps(body["messages"])
+        nth = sum(json.dumps(b["messages"]) == key for b in self.asked) - 1
+        first = crc32(key.encode())
+        return FAULTS[(first + nth) % len(FAULTS)] if nth < 2 else None
+
+
+def endpoint_config(project: Path, url: str, patience: float = 60.0) -> Path:
+    text = (project / "config.yaml").read_text().split("stages:")[0]
+    role = json.dumps({"engine": "openai", "model": "judge", "base_url": url, "api_key_env": "JUDGE_KEY",
+                       "patience": patience, "concurrency": 4})  # fmt: skip
+    lines = [f"feedback: {role}" if line.startswith("feedback:") else line for line in text.splitlines()]
+    path = project / "endpoint.yaml"
+    path.write_text("\n".join([*lines, STAGES]))
+    return path
+
+
+def labels(folder: Path) -> dict[tuple[str, str, str], float]:
+    """p_a by (comparison, principle, order), each of them once."""
+    rows = [json.loads(line) for line in (folder / "03_label" / "labels.jsonl").read_text().splitlines()]
+    found = Counter((row["comparison_id"], row["principle_id"], row["order"]) for row in rows)
+    assert set(found.values()) <= {1}
+    return {(row["comparison_id"], row["principle_id"], row["order"]): row["p_a"] for row in rows}
+
+
+def written_anywhere(folder: Path, text: str) -> list[Path]:
+    return [p for p in folder.rglob("*") if p.is_file() and text.encode() in p.read_bytes()]
+
+
+@pytest.fixture
+def truth(project: Path) -> dict[tuple[str, str, str], float]:
+    stub = Stub()
+    stub.verdict = verdict
+    with serving(stub) as url:
+        run(endpoint_config(project, url), project / "well")
+    assert stub.keys == {KEY}
+    return labels(project / "well")
+
+
+def test_a_label_stage_through_every_fault(project: Path, truth: dict):
+    stub = Faulty()
+    stub.verdict = verdict
+    with serving(stub) as url:
+        run(endpoint_config(project, url), project / "faulty")
+    assert labels(project / "faulty") == pytest.approx(truth)
+    summary = json.loads((project / "faulty" / "03_label" / "stage.json").read_text())
+    retried = {k.removeprefix("retried: "): n for k, n in summary["usage"].items() if k.startswith("retried")}
+    assert set(retried) >= {"HTTP 429", "HTTP 500", "half an answer", "no choices in the answer",
+                            "no log-probabilities", "no connection", "no answer in time"}  # fmt: skip
+    assert summary["usage"]["calls"] == len(truth) + retried["no log-probabilities"]
+    assert "asked again after" in summary["notes"][0]
+    assert written_anywhere(project / "faulty", KEY) == []
+
+
+def test_a_server_that_falls_silent_and_comes_back(project: Path, truth: dict):
+    stub = Stub()
+    stub.verdict = verdict
+    with serving(stub) as url:
+        config = endpoint_config(project, url, patience=1.0)
+        good = stub.fault
+        stub.fault = lambda body: good(body) or ("silence" if len(stub.asked) > 20 else None)
+        with pytest.raises(UserError, match=r"no endpoint has answered for .* × no answer in time"):
+            run(config, project / "silent")
+        kept = labels(project / "silent")
+        assert 0 < len(kept) <= 20
+        failed = json.loads((project / "silent" / "03_label" / "stage.json").read_text())
+        assert failed["status"] == "failed"
+        assert "no answer in time" in failed["error"]
+        assert failed["usage"]["retried: no answer in time"] >= 1
+        assert failed["notes"]
+        assert written_anywhere(project / "silent", KEY) == []
+
+        stub.fault = good
+        stub.asked.clear()
+        run(config, project / "silent")
+    assert labels(project / "silent") == pytest.approx(truth)
+    assert kept.items() <= labels(project / "silent").items()
+    assert len(stub.asked) <= len(truth) - len(kept)
+    done = json.loads((project / "silent" / "03_label" / "stage.json").read_text())
+    assert done["usage"]["calls"] >= len(truth)
+    assert done["usage"]["retried: no answer in time"] == failed["usage"]["retried: no answer in time"]
+
+
+@pytest.mark.parametrize(("fault", "words"), [
+    ("other model", 'asked for "judge", answered by "tiny-chat"'),
+    (f"404 no model judge for {KEY}", 'no model "judge" there'),
+    (f"401 {KEY} is no key", "refuses the key in JUDGE_KEY"),
+])  # fmt: skip
+def test_mistakes_stop_the_run_at_once(project: Path, fault: str, words: str):
+    stub = Stub()
+    stub.always = fault
+    with serving(stub) as url, pytest.raises(UserError) as error:
+        run(endpoint_config(project, url), project / "wrong")
+    assert words in str(error.value)
+    assert KEY not in str(error.value)
+    assert len(stub.asked) <= 4
+    assert words in json.loads((project / "wrong" / "03_label" / "stage.json").read_text())["error"]
+    assert written_anywhere(project / "wrong", KEY) == []
+    assert written_anywhere(project / "wrong", "JUDGE_KEY")  # its name is
+
+
+def test_check_says_how_a_configs_endpoints_are(project: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("rlaif.opening.environment", lambda: {"rlaif": "here"})
+    with serving(Stub()) as url:
+        command = ["check", str(endpoint_config(project, url))]
+        told, data = (CliRunner().invoke(app, words).stdout for words in (command, [*command, "--json"]))
+    name = url.removeprefix("http://")
+    assert told == f"rlaif: here\nendpoints: \n  {name}: well; serves judge\n"
+    assert json.loads(data) == {"rlaif": "here", "endpoints": {name: "well; serves judge"}}
