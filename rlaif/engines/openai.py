@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from rlaif.config import ModelConfig
+from rlaif.defences import COMMON
 from rlaif.engines import Chat, GenerateRequest, Generation, ScoreRequest, Scores, Usage
 from rlaif.errors import UserError
 
@@ -139,6 +140,7 @@ class OpenAIEngine:
 
     async def _complete(self, client: Any, messages: Chat, **options: Any) -> tuple[Any, tuple[int, int]]:
         """(first choice, (prompt tokens, tokens)); answers that are no whole JSON are asked for again."""
+        messages = [{**m, "content": COMMON.neutral(m["content"])} for m in messages]
         for attempt in range(RETRIES + 1):
             try:
                 answer = await client.chat.completions.create(

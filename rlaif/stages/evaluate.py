@@ -16,7 +16,7 @@ from typing import Any
 from rlaif.engines import Engine, GenerateRequest, open_engine
 from rlaif.gold import load_gold, with_all
 from rlaif.judge import Judge, Question, aggregate
-from rlaif.prompts import encode_chat
+from rlaif.prompts import encode_chat, encode_reply
 from rlaif.records import Comparison, Evaluation, Label, Prompt, Response
 from rlaif.runfolder import Rows, Stage
 from rlaif.seeds import derive_seed
@@ -172,7 +172,7 @@ class Tools:
         eos = eos_ids(policy, tokenizer)[:1]
         starts = [encode_chat(tokenizer, prompt.chat) for prompt in prompts]
         ends = [
-            tokenizer(a.text, add_special_tokens=False)["input_ids"] + list(eos if a.finish == "stop" else ())
+            encode_reply(tokenizer, a.text) + list(eos if a.finish == "stop" else ())
             for a in answers
         ]
         totals = [0.0] * len(prompts)
