@@ -13,6 +13,7 @@ LEVELS = [
     {
         "errors",
         "records",
+        "refusals",
         "seeds",
         "yamlfile",
         "options",

@@ -7,7 +7,6 @@ from the rows.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,15 +17,12 @@ from rlaif.gold import load_gold, with_all
 from rlaif.judge import Judge, Question, aggregate
 from rlaif.prompts import encode_chat, encode_reply
 from rlaif.records import Comparison, Evaluation, Label, Prompt, Response
+from rlaif.refusals import refuses
 from rlaif.runfolder import Rows, Stage
 from rlaif.seeds import derive_seed
 from rlaif.stats import bootstrap_mean, mean, wilson, win_rate
 
 CHUNK = 128  # prompts between two writes
-REFUSAL = re.compile(
-    r"\b(i('m| am) (sorry|afraid|not able|unable)|i (can ?not|can't|won't|will not|must refuse)|as an ai\b)",
-    re.I,
-)
 
 
 def run(stage: Stage) -> None:
@@ -106,7 +102,7 @@ def _evaluate(
         Evaluation(
             policy=name, prompt_id=prompt.id, response_id=answer.id, compliance=compliance.get(at, {}),
             gold=with_all(gold(prompt, answer.text)) if gold else None, p_win=wins.get(prompt.id), kl=kl[at],
-            tokens=answer.tokens or 0, refusal=bool(REFUSAL.search(answer.text)),
+            tokens=answer.tokens or 0, refusal=refuses(answer.text),
         )
         for at, (prompt, answer) in enumerate(zip(prompts, texts, strict=True))
     ]  # fmt: skip
