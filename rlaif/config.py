@@ -51,7 +51,8 @@ class Config(Options):
     policy: ModelConfig
     feedback: ModelConfig
     judge_card: JudgeCard | None = Field(
-        default=None, description="thresholds without which label refuses the feedback model; omitted = no gate"
+        default=None,
+        description="thresholds without which label refuses the feedback model; omitted = no gate",
     )
     gold: str | None = Field(default=None, description="module:function, a held-out truth where there is one")
     rounds: int = Field(default=1, ge=1, description="times the stage list is run, each from the last policy")

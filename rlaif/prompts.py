@@ -55,7 +55,7 @@ class Templates:
     name: str
     sources: dict[str, str]
     compiled: dict[str, Template]
-    lines: dict[str, re.Pattern[str] | None]  # how each template's own lines begin; None where it fences texts
+    lines: dict[str, re.Pattern[str] | None]  # how its own lines begin; None where texts are fenced
 
     @classmethod
     def load(cls, name: str, base: Path | None = None) -> Templates:
@@ -88,9 +88,10 @@ class Templates:
         """Content hash of one template: part of what identifies a label's judge."""
         return content_hash(self.sources[name])
 
-    def _asked(self, name: str, block: str | None = None, *, conversation: Chat, principle: Principle | None = None,
-               **texts: str) -> str:  # fmt: skip
+    def _asked(self, name: str, block: str | None = None, *, conversation: Chat | None = None,
+               principle: Principle | None = None, **texts: str) -> str:  # fmt: skip
         """A template around untrusted texts, all of them fenced by one fence or kept from posing as its lines."""
+        conversation = conversation or []
         lines = self.lines[name]
         if lines:
             conversation = [{**m, "content": defences.joined(m["content"], lines)} for m in conversation]
@@ -118,9 +119,7 @@ class Templates:
         return [*shots, self._critique_turn(conversation, reply, principle)]
 
     def _critique_turn(self, conversation: Chat, reply: str, principle: Principle) -> dict[str, str]:
-        return user(
-            self._asked("critique", conversation=conversation, principle=principle, reply=reply)
-        )
+        return user(self._asked("critique", conversation=conversation, principle=principle, reply=reply))
 
     def revision(
         self, conversation: Chat, reply: str, principle: Principle, critique: str, few_shot: int = 0
@@ -281,8 +280,6 @@ def encode_turn(
     gap = "" if templated or not reply or reply[0].isspace() else " "
     whole = render_chat(tokenizer, messages) + gap + _special(tokenizer).neutral(reply)
     ids = list(tokenizer(whole, add_special_tokens=not templated)["input_ids"])
-    if ids[: len(prompt)] == prompt:
-        ids = ids[len(prompt) :]
-    else:  # the boundary merged into one token: sampling would not have done that
-        ids = encode_reply(tokenizer, gap + reply)
+    # Where the boundary merged into one token, the reply stands alone: sampling would not have merged it.
+    ids = ids[len(prompt) :] if ids[: len(prompt)] == prompt else encode_reply(tokenizer, gap + reply)
     return prompt, ids + ([end] if end is not None else [])

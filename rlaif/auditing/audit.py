@@ -24,7 +24,7 @@ from rlaif.auditing.cases import Case, Side, with_truth
 from rlaif.auditing.injection import Target
 from rlaif.auditing.measures import Reading, readings
 from rlaif.constitution import Constitution, Principle
-from rlaif.engines import GenerateRequest
+from rlaif.engines import GenerateRequest, Scripted
 from rlaif.gold import Gold
 from rlaif.judge import Judge, order_statistics
 from rlaif.records import Label
@@ -84,7 +84,9 @@ class Audit:
 
     def ask(self, cases: Sequence[Case], what: str) -> tuple[list[Reading], list[Label]]:
         """The judge's readings of cases; the same pair under the same principles is asked once."""
-        questions = list({(c.question.comparison.id, c.question.principles): c.question for c in cases}.values())
+        questions = list(
+            {(c.question.comparison.id, c.question.principles): c.question for c in cases}.values()
+        )
         labels: list[Label] = []
         with self.progress(what, 2 * sum(len(q.principles) for q in questions)) as tick:
             for batch in self.judge.compare(questions):
@@ -116,7 +118,11 @@ class Audit:
         drawn = {case.question.comparison.id for case in self._drawn("wording")}
         pairs: list[tuple[Reading, Reading]] = []
         for at in range(max((len(wordings(p)) for p in self.constitution.principles), default=0)):
-            chosen = [r for r in rows if r.case.question.comparison.id in drawn and at < len(wordings(principle_of(r)))]
+            chosen = [
+                r
+                for r in rows
+                if r.case.question.comparison.id in drawn and at < len(wordings(principle_of(r)))
+            ]
             cases = [reworded(row, at) for row in chosen]
             found = self.ask(cases, f"wording {at + 1}")[0]
             pairs += zip(chosen, found, strict=True)
@@ -139,7 +145,10 @@ class Audit:
             asked = last["content"] + self.judge.templates.comparison_suffix(case.question.principles[0])
             chats.append([*turns, {**last, "content": asked}])
         counts = Counter({"choice": 0, "refusal": 0, "other": 0})
-        for _, answer in self.judge.engine.generate([GenerateRequest(c, WRITTEN_TOKENS, 0.0) for c in chats]):
+        engine = self.judge.engine
+        if isinstance(engine, Scripted) and engine.on_generate is None:
+            return dict(counts)
+        for _, answer in engine.generate([GenerateRequest(c, WRITTEN_TOKENS, 0.0) for c in chats]):
             chosen = parse_choice(answer.text, ("A", "B")) is not None
             counts["refusal" if refuses(answer.text) else "choice" if chosen else "other"] += 1
         return dict(counts)

@@ -39,7 +39,9 @@ def audit_of(
     if pairs and prompts:
         cases += sampled(config, constitution, prompts, pairs, config.seed, gold, left_out)
     judge = judge_of(config, base, constitution)
-    return Audit(judge, constitution, cases, config.seed, max(20, pairs // 2), gold, tokenizer_of(config), progress)
+    return Audit(
+        judge, constitution, cases, config.seed, max(20, pairs // 2), gold, tokenizer_of(config), progress
+    )
 
 
 def judge_of(config: Config, base: Path, constitution: Constitution) -> Judge:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -84,11 +84,18 @@ def measure(pairs: Sequence[tuple[Target, Reading]]) -> dict[str, Any]:
 
 def table(found: dict[str, list[tuple[Target, Reading]]]) -> dict[str, Any]:
     """Every kind's figures, and every family's as those of all its kinds together."""
-    kinds = [{"kind": a.kind, "family": a.family, **measure(found[a.kind])} for a in ATTACKS if a.kind in found]
-    families = {name: measure([pair for a in ATTACKS if a.family == name for pair in found.get(a.kind, [])])
-                for name in _families()}  # fmt: skip
+    kinds = [
+        {"kind": a.kind, "family": a.family, **measure(found[a.kind]), "example": _example(found[a.kind])}
+        for a in ATTACKS
+    ]
+    families = {
+        name: measure([pair for a in ATTACKS if a.family == name for pair in found[a.kind]])
+        for name in dict.fromkeys(attack.family for attack in ATTACKS)
+    }
     return {"kinds": kinds, "families": families}
 
 
-def _families() -> Iterator[str]:
-    yield from dict.fromkeys(attack.family for attack in ATTACKS)
+def _example(pairs: Sequence[tuple[Target, Reading]]) -> str:
+    """An attacked reply: one whose verdict turned where there is one."""
+    turned = [pair for pair in pairs if pair[1].verdict == pair[0].side]
+    return next((row.case.side(target.side) for target, row in [*turned, *pairs]), "")

@@ -163,9 +163,7 @@ def probe(rows: Sequence[Reading], changed: Sequence[Side]) -> dict[str, Any]:
 
 def wording(pairs: Sequence[tuple[Reading, Reading]]) -> dict[str, Any]:
     """Verdicts decided under one wording of a principle that another wording shares, blurs or turns."""
-    firm = [
-        (one, other) for one, other in pairs if one.verdict in ("a", "b") and other.verdict != "invalid"
-    ]
+    firm = [(one, other) for one, other in pairs if one.verdict in ("a", "b") and other.verdict != "invalid"]
     return {
         **rate([one.verdict == other.verdict for one, other in firm]),
         "turned": rate([{one.verdict, other.verdict} == {"a", "b"} for one, other in firm]),

@@ -167,10 +167,7 @@ class Tools:
         tokenizer = load_tokenizer(folder)
         eos = eos_ids(policy, tokenizer)[:1]
         starts = [encode_chat(tokenizer, prompt.chat) for prompt in prompts]
-        ends = [
-            encode_reply(tokenizer, a.text) + list(eos if a.finish == "stop" else ())
-            for a in answers
-        ]
+        ends = [encode_reply(tokenizer, a.text) + list(eos if a.finish == "stop" else ()) for a in answers]
         totals = [0.0] * len(prompts)
         order = sorted(
             (at for at in range(len(prompts)) if ends[at]), key=lambda at: len(starts[at]) + len(ends[at])
