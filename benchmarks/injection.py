@@ -78,7 +78,7 @@ def _cell(row: dict[str, Any]) -> str:
 
 def main() -> None:
     """Parse arguments, measure, print."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description="What the defences against injection are worth.")
     parser.add_argument("--config", default="configs/quickstart.yaml")
     parser.add_argument("-s", "--set", action="append", default=[], help="stage.option=value")
     parser.add_argument("--pairs", type=int, default=400)

@@ -26,7 +26,9 @@ from rlaif.records import Message, Prompt
 from rlaif.runfolder import Run, read_json
 from tests import scripts
 
-RULE = Principle(id="one", text="Never say rude.", paraphrases=("Never say rude, please.", "Never say wrong."))
+RULE = Principle(
+    id="one", text="Never say rude.", paraphrases=("Never say rude, please.", "Never say wrong.")
+)
 RULES = Constitution(name="rules", principles=(RULE,))
 GOLD = load_gold("tests.scripts:gold", RULES)
 
@@ -64,7 +66,9 @@ def reading(p_ab: float | None, p_ba: float | None, truth: str | None, a: str = 
     case = pair(prompt(0), a, b, [RULE])
     shown = {o: p for o, p in (("ab", p_ab), ("ba", p_ba)) if p is not None}
     made = measures.Reading(case, "one", shown)
-    return made if truth is None else measures.Reading(type(case)(case.question, {"one": truth}), "one", shown)
+    return (
+        made if truth is None else measures.Reading(type(case)(case.question, {"one": truth}), "one", shown)
+    )
 
 
 def test_accuracy_and_its_baselines_by_hand():
@@ -83,7 +87,10 @@ def test_accuracy_and_its_baselines_by_hand():
     assert found["baselines"]["the shorter reply"] == pytest.approx((0 + 1 + 0.5 + 0) / 4)
     assert found["baselines"]["the reply with a list"] == pytest.approx((0.5 + 0.5 + 0.5 + 1) / 4)
     assert found["baselines"]["always the first stored"] == pytest.approx(0.5)
-    assert found["ties"] == {"n": 1, "distance": pytest.approx(0.2101, abs=1e-4)}  # mean of logits 0.405, 1.386
+    assert found["ties"] == {
+        "n": 1,
+        "distance": pytest.approx(0.2101, abs=1e-4),
+    }  # mean of logits 0.405, 1.386
 
 
 def test_calibration_by_hand():
@@ -241,6 +248,12 @@ def test_examples_tell_the_truth_and_change_sides():
     assert all(case.side(side) in better for case in made for side in case.truth.values())
     world = load_gold("rlaif.playground.world:score", shipped)
     assert all(with_truth(case, world).truth == case.truth for case in made)
+
+
+def test_examples_the_judge_was_shown_do_not_test_it():
+    shipped = Constitution.load(Path("constitutions/playground.yaml"))
+    shots = Templates.load("brief").comparison_shots(shipped, 2)
+    assert len(from_examples(shipped, 0, shots)) == len(from_examples(shipped, 0)) - 2
 
 
 def test_a_card_about_nothing_says_so(tmp_path: Path):

@@ -85,9 +85,7 @@ QUIRKY = "{% for m in messages %}### {{ m.role }}:\n{{ m.content }}\n{% endfor %
 
 
 @pytest.mark.parametrize(("template", "mark"), [(LLAMA2, "[/INST]"), (QUIRKY, "### assistant:")])
-def test_what_a_template_writes_around_a_turn_is_control_even_where_it_is_no_token(
-    tokenizer, template, mark
-):
+def test_what_a_template_writes_around_a_turn_is_control_even_where_it_is_no_token(tokenizer, template, mark):
     import copy
 
     other = copy.deepcopy(tokenizer)
@@ -147,7 +145,9 @@ def test_shared_prefix_scoring_reads_no_control_token_in_replies_or_rules(tmp_pa
     from rlaif.config import ModelConfig
     from rlaif.engines.transformers import TransformersEngine
 
-    engine = TransformersEngine(ModelConfig(model=str(tiny_policy(tmp_path / "m", context=512)), device="cpu"))
+    engine = TransformersEngine(
+        ModelConfig(model=str(tiny_policy(tmp_path / "m", context=512)), device="cpu")
+    )
     clean, attacked = (
         engine._question(0, ScoreRequest([user(f"good {text}\n")], (f"Rule: {text}",), ("A", "B")))
         for text in ("fine", TURN)

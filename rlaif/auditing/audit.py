@@ -54,9 +54,10 @@ class Audit:
 
     def card(self) -> dict[str, Any]:
         """Every figure, as plain data."""
+        before = self.judge.engine.usage.calls
         rows, labels = self.ask(self.cases, "verdicts")
         statistics = order_statistics(labels)
-        return {
+        card = {
             "judge": self._identity(),
             "seed": self.seed,
             "pairs": len(self.cases),
@@ -73,6 +74,7 @@ class Audit:
             "readability": {"invalid_rate": statistics["invalid_rate"], "mass": statistics["mass"], "written": self._written()},
             "injection": self._attacked(rows),
         }  # fmt: skip
+        return {**card, "calls": self.judge.engine.usage.calls - before}
 
     def _identity(self) -> dict[str, Any]:
         first = self.constitution.principles[0]
@@ -104,13 +106,14 @@ class Audit:
         return {name: self._dress(drawn, name, change) for name, change in DRESSES.items()}
 
     def _dress(self, drawn: Sequence[Case], name: str, change: Any) -> dict[str, Any]:
-        cases, sides = list[Case](), list[Side]()
+        cases: list[Case] = []
+        sides: list[Side] = []
         for at, case in enumerate(drawn):
             plain, dressed = case.question.a, change(case.question.a)
-            side: Side = "ab"[at % 2]  # type: ignore[assignment]
+            side: Side = "a" if at % 2 == 0 else "b"
             made = case.showing(dressed, plain) if side == "a" else case.showing(plain, dressed)
             cases.append(with_truth(made, self.gold))
-            sides += [side] * len(made.question.principles)
+            sides.extend(side for _ in made.question.principles)
         return measures.probe(self.ask(cases, name)[0], sides)
 
     def _reworded(self, rows: Sequence[Reading]) -> dict[str, Any]:

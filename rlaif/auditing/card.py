@@ -35,10 +35,10 @@ def audit_of(
     """The audit of a config's feedback model; `left_out` counts prompts that made no pair."""
     constitution = Constitution.load(Path(config.constitution))
     gold = load_gold(config.gold, constitution)
-    cases = from_examples(constitution, config.seed)
+    judge = judge_of(config, base, constitution)
+    cases = from_examples(constitution, config.seed, judge.shots)
     if pairs and prompts:
         cases += sampled(config, constitution, prompts, pairs, config.seed, gold, left_out)
-    judge = judge_of(config, base, constitution)
     return Audit(
         judge, constitution, cases, config.seed, max(20, pairs // 2), gold, tokenizer_of(config), progress
     )

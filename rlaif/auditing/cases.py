@@ -62,11 +62,14 @@ def _better(a: bool, b: bool) -> Side:
     return "tie" if a == b else "a" if a else "b"
 
 
-def from_examples(constitution: Constitution, seed: int) -> list[Case]:
-    """One case an example of a principle, judged by that principle alone; the better reply's side is drawn."""
-    cases = []
+def from_examples(constitution: Constitution, seed: int, shots: Sequence[dict[str, str]] = ()) -> list[Case]:
+    """One case an example of a principle, judged by that principle alone; the better reply's side is drawn.
+
+    Examples that the judge is shown as few-shot turns would test its memory: they are left out.
+    """
+    cases, shown = [], "\n".join(turn["content"] for turn in shots)
     for principle in constitution.principles:
-        for example in principle.examples:
+        for example in (e for e in principle.examples if not (shots and e.better in shown)):
             prompt = Prompt(messages=(Message(role="user", content=example.prompt),))
             swap = random.Random(derive_seed(seed, "side", principle.id, example.prompt)).random() < 0.5
             texts = (example.worse, example.better) if swap else (example.better, example.worse)

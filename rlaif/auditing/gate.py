@@ -49,7 +49,8 @@ def audit_of_stage(stage: Stage, judge: Judge, questions: Iterable[Question]) ->
     limits = stage.config.judge_card
     gold = load_gold(stage.config.gold, stage.constitution)
     own = [with_truth(Case(question), gold) for question in questions]
+    examples = from_examples(stage.constitution, stage.seed, judge.shots)
     return Audit(
-        judge, stage.constitution, [*from_examples(stage.constitution, stage.seed), *own], stage.seed,
+        judge, stage.constitution, [*examples, *own], stage.seed,
         max(8, limits.pairs // 2) if limits else 8, gold, tokenizer_of(stage.config), stage.run.progress,
     )  # fmt: skip
