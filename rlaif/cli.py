@@ -150,16 +150,18 @@ def judge_audit(
 ) -> None:
     """Make the judge card: accuracy, calibration, biases, consistency, and what attacks turn."""
     from rlaif.auditing import card
-    from rlaif.auditing.page import in_words, write_card
+    from rlaif.auditing.page import doubts, in_words, write_card
     from rlaif.opening import audited
 
+    page = out or Path("judge_card.html")
+    page.parent.mkdir(parents=True, exist_ok=True)
     config, base, prompts = audited(what, set_ or [], constitution, templates)
     data = card.judge_card(config, base, prompts, pairs, Progress)
-    page = write_card(out or Path("judge_card.html"), data)
+    write_card(page, data)
     if as_json:
         emit(data)
     else:
-        print("\n".join(in_words(data)))
+        print("\n".join([*in_words(data), *(f"Read with care: {doubt}" for doubt in doubts(data))]))
         print(page)
 
 
