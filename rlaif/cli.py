@@ -25,6 +25,8 @@ app = typer.Typer(
 constitution_app = typer.Typer(no_args_is_help=True, help="Work on a constitution file.")
 data_app = typer.Typer(no_args_is_help=True, help="Import and export preference data.")
 playground_app = typer.Typer(no_args_is_help=True, help="The small world with a known truth.")
+judge_app = typer.Typer(no_args_is_help=True, help="The feedback model as a judge.")
+app.add_typer(judge_app, name="judge", rich_help_panel="The loop")
 app.add_typer(constitution_app, name="constitution", rich_help_panel="Material")
 app.add_typer(data_app, name="data", rich_help_panel="Material")
 app.add_typer(playground_app, name="playground", rich_help_panel="Material")
@@ -129,6 +131,37 @@ def compare(
         emit(data)
     else:
         print("\n".join(in_words(data)))
+        print(page)
+
+
+@judge_app.command("audit")
+def judge_audit(
+    what: Annotated[str, typer.Argument(help="A config file, or a model: a folder or a hub id.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Where to write the page; default judge_card.html.")
+    ] = None,
+    pairs: Annotated[int, typer.Option(help="Pairs of the policy's replies; 0 = the examples alone.")] = 200,
+    set_: Annotated[list[str] | None, typer.Option("-s", "--set", help="key=value of the config.")] = None,
+    constitution: Annotated[
+        Path | None, typer.Option(help="With a model: the constitution to judge by.")
+    ] = None,
+    templates: Annotated[str, typer.Option(help="With a model: the template set.")] = "default",
+    as_json: Json = False,
+) -> None:
+    """Make the judge card: accuracy, calibration, biases, consistency, and what attacks turn."""
+    from rlaif.auditing import card
+    from rlaif.auditing.page import doubts, in_words, write_card
+    from rlaif.opening import audited
+
+    page = out or Path("judge_card.html")
+    page.parent.mkdir(parents=True, exist_ok=True)
+    config, base, prompts = audited(what, set_ or [], constitution, templates)
+    data = card.judge_card(config, base, prompts, pairs, Progress)
+    write_card(page, data)
+    if as_json:
+        emit(data)
+    else:
+        print("\n".join([*in_words(data), *(f"Read with care: {doubt}" for doubt in doubts(data))]))
         print(page)
 
 

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, model_validator
 
 from rlaif.errors import UserError, nearest
-from rlaif.options import AnyStage, Options, StageOptions
+from rlaif.options import AnyStage, JudgeCard, Options, StageOptions
 from rlaif.yamlfile import Lines, load_yaml, parse_scalar, validate_yaml
 
 PACKAGE = Path(__file__).parent
@@ -87,6 +87,10 @@ class Config(Options):
     templates: str = Field(default="default", description="a folder of prompts/templates")
     policy: ModelConfig
     feedback: ModelConfig
+    judge_card: JudgeCard | None = Field(
+        default=None,
+        description="thresholds without which label refuses the feedback model; omitted = no gate",
+    )
     gold: str | None = Field(default=None, description="module:function, a held-out truth where there is one")
     rounds: int = Field(default=1, ge=1, description="times the stage list is run, each from the last policy")
     cache: bool = Field(

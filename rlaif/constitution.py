@@ -48,6 +48,9 @@ class Principle(BaseModel):
         default=None, description="instruction for the reviser instead of the default one"
     )
     compare: str | None = Field(default=None, description="wording for the judge instead of `text`")
+    paraphrases: tuple[str, ...] = Field(
+        default=(), description="other wordings of the rule, on which `rlaif judge audit` tests the judge"
+    )
     weight: float = Field(
         default=1.0, ge=0.0, allow_inf_nan=False, description="weight in the aggregated preference"
     )

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from rlaif import __version__
-from rlaif.config import Config, find
+from rlaif.config import Config, find, load_config
 from rlaif.constitution import Constitution
 from rlaif.errors import UserError
 from rlaif.gold import load_gold
@@ -58,6 +58,28 @@ def resolve(config: Config, base: Path) -> Config:
     })  # fmt: skip
 
 
+def audited(
+    what: str, overrides: list[str], constitution: Path | None, templates: str
+) -> tuple[Config, Path, list[Prompt]]:
+    """(config, its folder, prompts) of what `rlaif judge audit` names: a config, or a model without prompts.
+
+    A model is audited on the examples of the constitution, which then must be named.
+    """
+    if Path(what).suffix in (".yaml", ".yml"):
+        path = find(what)
+        config = resolve(load_config(path, overrides), path.parent)
+        return config, path.parent, load_prompts(Path(config.prompts))
+    if constitution is None:
+        raise UserError(f"{what}: a model, but no constitution to judge by.", "a config, or a model and --constitution",
+                        f"rlaif judge audit {what} --constitution constitutions/general.yaml")  # fmt: skip
+    model = {"model": what}
+    config = Config.model_validate({
+        "name": "audit", "constitution": str(find(str(constitution))), "prompts": "none", "templates": templates,
+        "policy": model, "feedback": model, "stages": [{"stage": "sample"}],
+    })  # fmt: skip
+    return config, Path.cwd(), []
+
+
 def open_run(folder: Path, config: Config, config_path: Path, overrides: list[str]) -> Run:
     """A new run folder, or an existing one of the same config; anything else is refused with what differs."""
     constitution = Constitution.load(Path(config.constitution))
@@ -65,6 +87,8 @@ def open_run(folder: Path, config: Config, config_path: Path, overrides: list[st
     load_gold(config.gold, constitution)
     if (folder / "manifest.json").exists():
         refuse_other_run(folder, config, constitution, templates)
+        if Run.load(folder).config.judge_card != config.judge_card:
+            write_json(folder / "config.json", config.model_dump())
         return Run.load(folder)
     if any(path.name != ".lock" for path in folder.iterdir()):
         raise UserError(f"{folder}: not empty and not a run folder.", "a new folder, or that of the same run",
@@ -91,13 +115,17 @@ def load_prompts(path: Path) -> list[Prompt]:
 
 
 def refuse_other_run(folder: Path, config: Config, constitution: Constitution, templates: Templates) -> None:
-    """UserError with the differing keys where the folder belongs to another run."""
+    """UserError with the differing keys where the folder belongs to another run; the judge card's limits are no row's business."""
     before = flatten({"config": read_json(folder / "config.json"),
                       "constitution": read_json(folder / "constitution.json"),
                       "templates": read_json(folder / "templates.json")})  # fmt: skip
     now = flatten({"config": config.model_dump(mode="json"), "constitution": constitution.model_dump(mode="json"),
                    "templates": templates.sources})  # fmt: skip
-    differing = [key for key in {**before, **now} if before.get(key) != now.get(key)]
+    differing = [
+        key
+        for key in {**before, **now}
+        if before.get(key) != now.get(key) and not key.startswith("config.judge_card")
+    ]
     if differing:
         shown = [f"  {key}: {before.get(key)!r} there, {now.get(key)!r} now" for key in differing[:8]]
         more = [f"  and {len(differing) - 8} more"] if len(differing) > 8 else []

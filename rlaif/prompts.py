@@ -1,21 +1,26 @@
 """What models are asked: critique, revision, comparison and compliance templates, and the one chat-template call.
 
 A template is a Jinja file in `prompts/templates/<set>/`, rendered in a sandbox with undefined names fatal. Texts from
-models and data are values, never templates, so nothing inside them is executed or substituted again. The judge's
+models and data are values, never templates, so nothing inside them is executed or substituted again; what keeps them
+from posing as the template or as a turn is in `defences`. The judge's
 templates have two blocks: `shared` (conversation and replies) and `principle`, which comes last so that one pass over
 the shared text can serve every principle.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from jinja2 import StrictUndefined, Template, TemplateError
+from jinja2.meta import find_undeclared_variables
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from rlaif import defences
 from rlaif.config import ASSETS, find
 from rlaif.constitution import Constitution, Example, Principle
 from rlaif.errors import UserError, nearest
@@ -50,6 +55,7 @@ class Templates:
     name: str
     sources: dict[str, str]
     compiled: dict[str, Template]
+    lines: dict[str, re.Pattern[str] | None]  # how its own lines begin; None where texts are fenced
 
     @classmethod
     def load(cls, name: str, base: Path | None = None) -> Templates:
@@ -63,22 +69,36 @@ class Templates:
                 raise UserError(f'templates: no set "{name}" — {nearest(name, shipped)}', "a shipped set or a folder "
                                 f"with {', '.join(n + '.j2' for n in NAMES)}") from None  # fmt: skip
         environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=False)
-        sources, compiled = {}, {}
+        sources, compiled, lines = {}, {}, {}
         for part in NAMES:
             path = folder / f"{part}.j2"
             try:
                 sources[part] = path.read_text(encoding="utf-8")
                 compiled[part] = environment.from_string(sources[part])
+                fenced = "fence" in find_undeclared_variables(environment.parse(sources[part]))
+                lines[part] = None if fenced else defences.own_lines(sources[part])
             except OSError:
                 raise UserError(f"{path}: missing.", f"all of {', '.join(NAMES)} in {folder}") from None
             except TemplateError as error:
                 line = getattr(error, "lineno", 1)
                 raise UserError(f"{path}:{line}: {error}.", "a valid Jinja template") from None
-        return cls(name, sources, compiled)
+        return cls(name, sources, compiled, lines)
 
     def hash(self, name: str) -> str:
         """Content hash of one template: part of what identifies a label's judge."""
         return content_hash(self.sources[name])
+
+    def _asked(self, name: str, block: str | None = None, *, conversation: Chat | None = None,
+               principle: Principle | None = None, **texts: str) -> str:  # fmt: skip
+        """A template around untrusted texts, all of them fenced by one fence or kept from posing as its lines."""
+        conversation = conversation or []
+        lines = self.lines[name]
+        if lines:
+            conversation = [{**m, "content": defences.joined(m["content"], lines)} for m in conversation]
+            texts = {key: defences.joined(text, lines) for key, text in texts.items()}
+        texts["conversation"] = dialogue(conversation)
+        values = {"principle": principle} if principle else {}
+        return self._render(name, block, fence=defences.fence(*texts.values()), **values, **texts)
 
     def _render(self, name: str, block: str | None = None, **values: Any) -> str:
         template = self.compiled[name]
@@ -99,9 +119,7 @@ class Templates:
         return [*shots, self._critique_turn(conversation, reply, principle)]
 
     def _critique_turn(self, conversation: Chat, reply: str, principle: Principle) -> dict[str, str]:
-        return user(
-            self._render("critique", conversation=dialogue(conversation), reply=reply, principle=principle)
-        )
+        return user(self._asked("critique", conversation=conversation, principle=principle, reply=reply))
 
     def revision(
         self, conversation: Chat, reply: str, principle: Principle, critique: str, few_shot: int = 0
@@ -118,15 +136,15 @@ class Templates:
     def _revision_turn(
         self, conversation: Chat, reply: str, principle: Principle, critique: str
     ) -> dict[str, str]:
-        return user(self._render("revision", conversation=dialogue(conversation), reply=reply, principle=principle,
-                                 critique=critique))  # fmt: skip
+        return user(self._asked("revision", conversation=conversation, principle=principle, reply=reply,
+                                critique=critique))  # fmt: skip
 
     def comparison(
         self, conversation: Chat, a: str, b: str, shots: Chat | None = None, cot: bool = False
     ) -> Chat:
         """The shared part of a pairwise question; append `comparison_suffix` to the last turn."""
         name = "comparison_cot" if cot else "comparison"
-        shared = self._render(name, "shared", conversation=dialogue(conversation), a=a, b=b)
+        shared = self._asked(name, "shared", conversation=conversation, a=a, b=b)
         return [*(shots or []), user(shared)]
 
     def comparison_suffix(self, principle: Principle, cot: bool = False) -> str:
@@ -159,7 +177,7 @@ class Templates:
 
     def compliance(self, conversation: Chat, reply: str) -> Chat:
         """The shared part of the question whether one reply keeps a principle."""
-        return [user(self._render("compliance", "shared", conversation=dialogue(conversation), reply=reply))]
+        return [user(self._asked("compliance", "shared", conversation=conversation, reply=reply))]
 
     def compliance_suffix(self, principle: Principle) -> str:
         """The principle's part of the compliance question, answered Yes or No."""
@@ -174,10 +192,31 @@ def has_chat_template(tokenizer: Any) -> bool:
 
 
 def render_chat(tokenizer: Any, messages: Sequence[dict[str, str]]) -> str:
-    """Messages as the text a model continues with the assistant's answer: the only place a chat template is applied.
+    """Messages as the text a model continues with the assistant's answer; what they contain opens no turn.
 
     A tokenizer without a template gets "Human: … Assistant:" turns. Raises UserError where the template refuses.
     """
+    control = control_of(tokenizer)
+    return _templated(tokenizer, [{**m, "content": control.neutral(m["content"])} for m in messages])
+
+
+@lru_cache(maxsize=32)
+def control_of(tokenizer: Any) -> defences.Control:
+    """What a model takes for control: the special tokens of its tokenizer and what its chat template writes."""
+    turns = [user(defences.PROBE), assistant(defences.PROBE), user(defences.PROBE)]
+    try:
+        return defences.Control.of(tokenizer, _templated(tokenizer, turns))
+    except UserError:  # a template that takes one turn only; what it refuses for good is said when it is used
+        return defences.Control.of(tokenizer, "")
+
+
+@lru_cache(maxsize=32)
+def _special(tokenizer: Any) -> defences.Control:
+    return defences.Control.of(tokenizer)
+
+
+def _templated(tokenizer: Any, messages: Sequence[dict[str, str]]) -> str:
+    """The only place where a chat template is applied."""
     if not has_chat_template(tokenizer):
         names = {"system": "", "user": "\n\nHuman: ", "assistant": "\n\nAssistant: "}
         return "".join(names[m["role"]] + m["content"] for m in messages) + "\n\nAssistant:"
@@ -223,6 +262,11 @@ def end_of_turn(tokenizer: Any) -> int | None:
     return tokenizer.eos_token_id
 
 
+def encode_reply(tokenizer: Any, reply: str) -> list[int]:
+    """Token ids of a reply on its own, none of them special: a model writes those as tokens, never as text."""
+    return list(tokenizer(_special(tokenizer).neutral(reply), add_special_tokens=False)["input_ids"])
+
+
 def encode_turn(
     tokenizer: Any, messages: Sequence[dict[str, str]], reply: str, end: int | None
 ) -> tuple[list[int], list[int]]:
@@ -234,10 +278,8 @@ def encode_turn(
     prompt = encode_chat(tokenizer, messages)
     # Plain "Assistant:" turns go on with a space, as such text does.
     gap = "" if templated or not reply or reply[0].isspace() else " "
-    whole = render_chat(tokenizer, messages) + gap + reply
+    whole = render_chat(tokenizer, messages) + gap + _special(tokenizer).neutral(reply)
     ids = list(tokenizer(whole, add_special_tokens=not templated)["input_ids"])
-    if ids[: len(prompt)] == prompt:
-        ids = ids[len(prompt) :]
-    else:  # the boundary merged into one token: sampling would not have done that
-        ids = list(tokenizer(gap + reply, add_special_tokens=False)["input_ids"])
+    # Where the boundary merged into one token, the reply stands alone: sampling would not have merged it.
+    ids = ids[len(prompt) :] if ids[: len(prompt)] == prompt else encode_reply(tokenizer, gap + reply)
     return prompt, ids + ([end] if end is not None else [])

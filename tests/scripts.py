@@ -41,6 +41,8 @@ def write_reply(request: GenerateRequest) -> str:
 def write_feedback(request: GenerateRequest) -> str:
     kill_after("CRITIQUE")
     text = request.messages[-1]["content"]
+    if "Which reply is better" in text:
+        return "A"
     reply = re.findall(r"Reply: (.*)", text)[-1]
     word = forbidden(text)
     if "Critique:" in text:

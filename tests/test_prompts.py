@@ -2,7 +2,6 @@
 
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -272,6 +271,7 @@ def test_a_turn_is_the_prompt_as_it_was_sampled_and_the_reply(tokenizer, templat
 
 
 def test_a_name_for_errors_is_not_required():
-    nameless = SimpleNamespace(chat_template="x", apply_chat_template=lambda *_, **__: 1 / 0)
+    broken = {"chat_template": "x", "apply_chat_template": lambda *_, **__: 1 / 0}
+    nameless = type("Tokenizer", (), broken)()
     with pytest.raises(UserError, match="the tokenizer: its chat template fails"):
         render_chat(nameless, TALK)

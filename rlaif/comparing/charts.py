@@ -177,13 +177,13 @@ def _cut(label: str, most: int = 27) -> str:
     return label if len(label) <= most else label[: most - 1] + "…"
 
 
-def calibration_chart(bins: Sequence[Sequence[float]]) -> Markup:
+def calibration_chart(bins: Sequence[Sequence[float]], whose: str = "the reward model") -> Markup:
     """Observed against forecast with the diagonal; a dot's area is its share of the pairs."""
     if not bins:
         return Markup("")
     scale = [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
     frame = Frame(300, 300, 40, 38, scale, scale)
-    parts = frame.axes("the reward model's probability")
+    parts = frame.axes(f"{whose}'s probability")
     parts.append(_line(*frame.at(0, 0), *frame.at(1, 1), "zero"))
     total = sum(n for *_, n in bins)
     for forecast, observed, n in bins:

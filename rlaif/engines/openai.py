@@ -19,6 +19,7 @@ from contextlib import suppress
 from typing import Any
 
 from rlaif.config import ModelConfig
+from rlaif.defences import COMMON
 from rlaif.engines import Chat, GenerateRequest, Generation, ScoreRequest, Scores, Usage
 from rlaif.engines.endpoints import CONNECT, TIMEOUT, Endpoint, Job, Pool, Trouble, retry_after
 from rlaif.errors import UserError
@@ -149,6 +150,7 @@ class OpenAIEngine:
         self, endpoint: Endpoint, messages: Chat, **options: Any
     ) -> tuple[Any, tuple[int, int]]:
         """(first choice, (prompt tokens, tokens)) of one chat completion."""
+        messages = [{**m, "content": COMMON.neutral(m["content"])} for m in messages]
         try:
             answer = await endpoint.client.chat.completions.create(
                 model=self.config.model, messages=messages, **options

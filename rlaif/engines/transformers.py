@@ -27,7 +27,7 @@ from rlaif.engines.loading import (
     resolve_dtype,
 )  # fmt: skip
 from rlaif.errors import UserError
-from rlaif.prompts import HUMAN_STOP, encode_chat, has_chat_template, split_chat
+from rlaif.prompts import HUMAN_STOP, control_of, encode_chat, has_chat_template, split_chat
 
 if TYPE_CHECKING:
     import torch
@@ -138,7 +138,8 @@ class TransformersEngine:
     def _question(self, index: int, request: ScoreRequest) -> Question:
         prefix, tail = split_chat(self.tokenizer, request.messages)
         ids = list(self.tokenizer(prefix, add_special_tokens=self.plain_turns)["input_ids"])
-        suffixes = [self._continue(suffix + tail) for suffix in request.suffixes]
+        neutral = control_of(self.tokenizer).neutral
+        suffixes = [self._continue(neutral(suffix) + tail) for suffix in request.suffixes]
         if not all(suffixes):  # an answer position needs a token before it
             suffixes = [[ids[-1], *s] for s in suffixes]
             ids.pop()

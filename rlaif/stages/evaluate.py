@@ -7,7 +7,6 @@ from the rows.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,17 +15,14 @@ from typing import Any
 from rlaif.engines import GenerateRequest, open_engine
 from rlaif.gold import load_gold, with_all
 from rlaif.judge import Judge, Question, aggregate
-from rlaif.prompts import encode_chat
+from rlaif.prompts import encode_chat, encode_reply
 from rlaif.records import Comparison, Evaluation, Label, Prompt, Response
+from rlaif.refusals import refuses
 from rlaif.runfolder import Rows, Stage
 from rlaif.seeds import derive_seed
 from rlaif.stats import bootstrap_mean, mean, wilson, win_rate
 
 CHUNK = 128  # prompts between two writes
-REFUSAL = re.compile(
-    r"\b(i('m| am) (sorry|afraid|not able|unable)|i (can ?not|can't|won't|will not|must refuse)|as an ai\b)",
-    re.I,
-)
 
 
 def run(stage: Stage) -> None:
@@ -109,7 +105,7 @@ def _evaluate(
         Evaluation(
             policy=name, prompt_id=prompt.id, response_id=answer.id, compliance=compliance.get(at, {}),
             gold=(with_all(gold(prompt, answer.text)) or None) if gold else None, p_win=wins.get(prompt.id), kl=kl[at],
-            tokens=answer.tokens or 0, refusal=bool(REFUSAL.search(answer.text)),
+            tokens=answer.tokens or 0, refusal=refuses(answer.text),
         )
         for at, (prompt, answer) in enumerate(zip(prompts, texts, strict=True))
     ]  # fmt: skip
@@ -173,10 +169,7 @@ class Tools:
         tokenizer = load_tokenizer(folder)
         eos = eos_ids(policy, tokenizer)[:1]
         starts = [encode_chat(tokenizer, prompt.chat) for prompt in prompts]
-        ends = [
-            tokenizer(a.text, add_special_tokens=False)["input_ids"] + list(eos if a.finish == "stop" else ())
-            for a in answers
-        ]
+        ends = [encode_reply(tokenizer, a.text) + list(eos if a.finish == "stop" else ()) for a in answers]
         totals = [0.0] * len(prompts)
         order = sorted(
             (at for at in range(len(prompts)) if ends[at]), key=lambda at: len(starts[at]) + len(ends[at])

@@ -11,6 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Any
 
+from rlaif.auditing.gate import check_judge
 from rlaif.config import find
 from rlaif.constitution import Principle
 from rlaif.engines import open_engine
@@ -86,6 +87,7 @@ def _ask(stage: Stage, questions: Sequence[Question], rows: Any) -> None:
     engine = open_engine(stage.config.feedback, stage.run.cache)
     shots = stage.templates.comparison_shots(stage.constitution, options.few_shot)
     judge = Judge(engine, stage.templates, tuple(shots), options.max_tokens if options.cot else 0)
+    check_judge(stage, judge, questions)
     try:
         with stage.progress(total, "labels", have) as tick:
             for labels in judge.compare(questions, rows.ids):

@@ -1,0 +1,108 @@
+"""Untrusted text in a question: it opens no turn, closes no fence, and does not pass for the template's own lines.
+
+Three rules, each leaving ordinary text exactly as it is. A control token of the model's tokenizer, or what its chat
+template writes around a turn, is broken by a blank wherever it stands in a message. A template that fences its texts
+gets a fence longer than any run of that character inside them. In one without fences a line that begins like one of
+the template's own loses these words and is joined to the line before it (a small judge still obeyed them in mid-line).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+SPEAKERS = ("System", "User", "Human", "Assistant")
+FENCE = "`"
+PROBE = "\u241fprobe\u241f"
+_LINE_END = "\r\n|[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]"  # whatever str.splitlines takes for one
+_LONGEST = 40  # characters of a turn's header; what is longer is a default system prompt
+_FAMILIES = re.compile(
+    r"<[|｜][^<>\n]{1,64}[|｜]>|\[/?INST\]|\[/?(?:SYSTEM|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS)[^\]\n]{0,16}\]"
+    r"|<</?SYS>>|<(?:start|end)_of_turn>|</?s>|<(?:bos|eos|pad|unk)>"
+)
+
+
+@dataclass(frozen=True)
+class Control:
+    """What a model takes for control rather than text, and how its tokenizer reads letters before looking for it."""
+
+    pattern: re.Pattern[str]
+    normalize: Callable[[str], str] | None = None
+
+    @classmethod
+    def of(cls, tokenizer: Any, turns: str | None = None) -> Control:
+        """The special tokens of a tokenizer; with `turns`, some rendered turns of PROBE, also what makes a turn.
+
+        Added tokens that are not special count where the template names them or they look like `<|…|>`: others, such
+        as runs of blanks, are ordinary text.
+        """
+        added = list(getattr(tokenizer, "added_tokens_decoder", {}).values())
+        special = {token.content for token in added if token.special and token.content.strip()}
+        tokens = set(special)
+        if turns is not None:
+            template = str(getattr(tokenizer, "chat_template", None) or "")
+            names = {token.content for token in added if token.content.strip()}
+            tokens |= {name for name in names if name in template or _FAMILIES.fullmatch(name)}
+            tokens |= set(_turn_headers(turns, special))
+        longest_first = sorted(tokens, key=len, reverse=True)
+        pattern = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
+        normalizer = getattr(getattr(tokenizer, "backend_tokenizer", None), "normalizer", None)
+        return cls(pattern, normalizer.normalize_str if normalizer else None)
+
+    def neutral(self, text: str) -> str:
+        """The text with every control token broken by a blank."""
+        if self.normalize and not self.pattern.search(text):
+            shown = self.normalize(text)  # a token may hide in letters that the tokenizer reads as others
+            text = shown if self.pattern.search(shown) else text
+        while self.pattern.search(text):
+            text = self.pattern.sub(_broken, text)
+        return text
+
+
+COMMON = Control(_FAMILIES)  # of the common chat formats, for models whose tokenizer is not at hand
+
+
+def _broken(found: re.Match[str]) -> str:
+    token = found[0]
+    return f"{token[0]} {token[1:]}" if len(token) > 1 else "\ufffd"
+
+
+def _turn_headers(turns: str, special: Iterable[str]) -> Iterator[str]:
+    """What stands around a turn besides special tokens, such as `[INST]`, or a blank line and "Human:"."""
+    marks = [PROBE, *sorted(special, key=len, reverse=True)]
+    for piece in re.split("|".join(map(re.escape, marks)), turns):
+        for header in re.findall(r"(?:^\s*|\n+)[^\n]+", piece.rstrip()):
+            bare = header.strip()
+            if bare[:1] in ("<", "[", "{", "(", "|", "#") and 1 < len(bare) <= _LONGEST:
+                yield bare
+            elif bare.endswith(":") and len(bare) <= _LONGEST:
+                yield header
+
+
+def fence(*texts: str) -> str:
+    """A fence that nothing in these texts can close: longer than any run of its character in them."""
+    runs = (len(run) for text in texts for run in re.findall(f"{FENCE}+", text))
+    return FENCE * max(3, 1 + max(runs, default=0))
+
+
+def own_lines(source: str) -> re.Pattern[str]:
+    """Finds, at the start of any line but a text's first, how a line of this template or of a conversation begins."""
+    lines = re.sub(r"{%.*?%}", "\n", source).split("\n")
+    headers = {line.split("{{")[0].strip() for line in lines} | {f"{name}:" for name in SPEAKERS}
+    patterns = sorted((p for p in map(_header, headers) if p), key=len, reverse=True)
+    return re.compile(rf"(?:{_LINE_END})[\W_]*+(?:{'|'.join(patterns)})", re.I)
+
+
+def _header(text: str) -> str:
+    """A pattern of a header in any case, with any marks around its words; a final colon must be there."""
+    words = [re.escape(word) for word in re.findall(r"[^\W_]+", text)]
+    return r"[\W_]+".join(words) + (r"[\W_]*[:：]" if text.endswith(":") else r"\b") if words else ""
+
+
+def joined(text: str, lines: re.Pattern[str]) -> str:
+    """The text with every line that `lines` finds joined to the one before it, without the words of the header."""
+    while lines.search(text):  # what is left around a header may make another one
+        text = lines.sub(" ", text)
+    return text
