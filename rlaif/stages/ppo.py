@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -20,7 +19,7 @@ from rlaif.errors import UserError
 from rlaif.gold import load_gold, with_all
 from rlaif.prompts import encode_chat, has_chat_template
 from rlaif.runfolder import Run, Stage, read_json, write_json
-from rlaif.seeds import derive_seed
+from rlaif.seeds import derive_seed, in_rounds
 from rlaif.stats import mean
 
 if TYPE_CHECKING:
@@ -149,21 +148,12 @@ def _scale(
         o, scores = stage.options, []
         generator = torch.Generator(policy.device).manual_seed(derive_seed(stage.seed, "scale"))
         for number in range(1, -(-REFERENCE_SAMPLES // o.batch_size) + 1):
-            batch = batch_of(prompts, number, o.batch_size, derive_seed(stage.seed, "scale prompts"))
+            batch = in_rounds(prompts, number, o.batch_size, derive_seed(stage.seed, "scale prompts"))
             episodes = rollout(policy, [p.ids for p in batch], o.max_tokens, o.temperature,
                                eos_ids(policy, tokenizer), tokenizer.pad_token_id, generator)  # fmt: skip
             scores.append(reward(episodes, [p.source for p in batch]))
         write_json(path, asdict(Scale.of(torch.cat(scores))))
     return Scale(**read_json(path))
-
-
-def batch_of(prompts: Sequence[PromptTokens], number: int, size: int, seed: int) -> list[PromptTokens]:
-    """The prompts of the `number`-th batch (from 1): every prompt once, in a new order each time round."""
-    places = range((number - 1) * size, number * size)
-    count = len(prompts)
-    rounds = range(places.start // count, (places.stop - 1) // count + 1)
-    orders = {r: random.Random(derive_seed(seed, "round", r)).sample(range(count), count) for r in rounds}
-    return [prompts[orders[place // count][place % count]] for place in places]
 
 
 def _train(stage: Stage, parts: Parts, metrics: Journal, samples: Journal) -> None:
@@ -179,7 +169,7 @@ def _train(stage: Stage, parts: Parts, metrics: Journal, samples: Journal) -> No
     look = Look(stage.run, parts)
     with stage.progress(o.updates, "updates", done) as tick:
         for number in range(done + 1, o.updates + 1):
-            batch = batch_of(parts.prompts, number, o.batch_size, stage.seed)
+            batch = in_rounds(parts.prompts, number, o.batch_size, stage.seed)
             try:
                 row, experience = parts.ppo.update(number, batch)
             except NotFinite as error:
