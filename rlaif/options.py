@@ -264,9 +264,7 @@ class Ppo(StageOptions):
     sample_every: int = Field(
         default=10, ge=1, description="updates between looks at what the policy writes (samples.jsonl)"
     )
-    watch: int = Field(
-        default=64, ge=0, description="held-out prompts answered at every look; 0 = none"
-    )
+    watch: int = Field(default=64, ge=0, description="held-out prompts answered at every look; 0 = none")
     watch_judge: bool = Field(
         default=False, description="the judge reads those answers too, not only the gold scorer"
     )

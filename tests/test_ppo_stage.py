@@ -122,7 +122,7 @@ def test_the_policy_is_a_plain_folder_that_has_moved(whole, policy):
 
 def test_scores_are_scaled_by_samples_of_the_starting_policy(whole):
     scale = json.loads((whole.dir / "reward_scale.json").read_text())
-    assert scale["std"] > 0
+    assert scale["reward_model"]["std"] > 0
     assert abs(rows_of(whole)[0]["score"]) < 1.5  # its own samples: mean near 0 on the scale they fixed
 
 
@@ -208,7 +208,9 @@ def test_nan_names_update_and_value_and_keeps_the_checkpoint(tmp_path, policy, m
         return scores * float("nan") if next(calls) == breaks_at else scores
 
     monkeypatch.setattr(ModelReward, "__call__", breaks)
-    with pytest.raises(UserError, match="update 5 of 6: score is nan") as caught:
+    with pytest.raises(
+        UserError, match="update 5 of 6: the reward reward_model gave nan for 8 of 8"
+    ) as caught:
         run_on_one_thread(stage)
     assert "000004" in caught.value.next
     assert len(rows_of(stage)) == 4

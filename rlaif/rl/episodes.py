@@ -68,7 +68,9 @@ class Episodes:
 
 def real(count_B: Tensor, width: int | None = None) -> Tensor:
     """True at the first `count_B` steps of each row. → B × `width`, omitted: the largest count"""
-    return torch.arange(int(count_B.max()) if width is None else width, device=count_B.device) < count_B[:, None]
+    return (
+        torch.arange(int(count_B.max()) if width is None else width, device=count_B.device) < count_B[:, None]
+    )
 
 
 def join(

@@ -235,7 +235,12 @@ class PPO:
         means = {key: math.fsum(s[key] for s in steps) / len(steps) for key in steps[0] if key != "ratio"}
         variance = numerics.explained_variance(experience.value, experience.returns,
                                                real(experience.states_B, experience.value.shape[1]))  # fmt: skip
-        return {**means, "ratio_first": steps[0].get("ratio"), "explained_variance": variance, "steps": len(steps)}
+        return {
+            **means,
+            "ratio_first": steps[0].get("ratio"),
+            "explained_variance": variance,
+            "steps": len(steps),
+        }
 
     def _set_rates(self, number: int) -> None:
         o = self.options
@@ -316,6 +321,13 @@ class PPO:
             (pretraining.coef * loss).backward()
             total += loss.detach()
         return total
+
+    @torch.no_grad()
+    def use_average(self) -> None:
+        """Put the average of the weights, where one is kept, in their place: the end of a training."""
+        weights = trained(self.policy)
+        for name, mean in self.average.items():
+            weights[name].copy_(mean)
 
     @torch.no_grad()
     def _follow(self) -> None:

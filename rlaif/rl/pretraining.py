@@ -29,7 +29,12 @@ class Pretraining:
         drawn = in_rounds(self.blocks, turn, self.size, self.seed)
         cut = [drawn[at : at + micro_batch] for at in range(0, len(drawn), micro_batch)]
         return [
-            join([b[:1] for b in part], [b[1:] for b in part], torch.ones(len(part), dtype=torch.bool, device=device), 0)
+            join(
+                [b[:1] for b in part],
+                [b[1:] for b in part],
+                torch.ones(len(part), dtype=torch.bool, device=device),
+                0,
+            )
             for part in cut
         ]
 
@@ -42,7 +47,9 @@ def blocks_of(file: Path, tokenizer: Any, length: int) -> list[list[int]]:
     blocks = [stream[at : at + length] for at in range(0, len(stream), length)]
     blocks = [block for block in blocks if len(block) > 1]
     if not blocks:
-        raise UserError(f"ppo.ptx: {file} holds no text.", "text to mix in, .txt or .jsonl with a text in each row")
+        raise UserError(
+            f"ppo.ptx: {file} holds no text.", "text to mix in, .txt or .jsonl with a text in each row"
+        )
     return blocks
 
 
@@ -51,7 +58,9 @@ def _texts(file: Path) -> list[str]:
     try:
         content = file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"ppo.ptx: {file} cannot be read ({error}).", "a UTF-8 file, .txt or .jsonl") from None
+        raise UserError(
+            f"ppo.ptx: {file} cannot be read ({error}).", "a UTF-8 file, .txt or .jsonl"
+        ) from None
     if file.suffix != ".jsonl":
         return [content.strip()]
     texts = []

@@ -18,7 +18,9 @@ from transformers.cache_utils import DynamicLayer
 from rlaif.rl.episodes import Episodes, join
 from rlaif.rl.forward import next_logits
 
-Stops = Callable[[list[int]], int | None]  # a response's tokens → how many there are up to its end, if it has one
+Stops = Callable[
+    [list[int]], int | None
+]  # a response's tokens → how many there are up to its end, if it has one
 SEARCH_EVERY = 8  # steps between two looks for such an end: a search decodes every row
 DROP_SHARE = 0.25  # of the rows decoded that must have ended before the others move to a smaller batch
 
@@ -96,7 +98,9 @@ def rollout(
         sampled_BR[rows, step] = torch.where(live, token, pad)
         stopped = rows[live & torch.isin(token, eos_ids)]
         response_B[stopped], ended_B[stopped] = step + 1, True
-        if stops and (step % SEARCH_EVERY == SEARCH_EVERY - 1 or step == max_tokens - 1 or bool(ended_B.all())):
+        if stops and (
+            step % SEARCH_EVERY == SEARCH_EVERY - 1 or step == max_tokens - 1 or bool(ended_B.all())
+        ):
             _stop(stops, sampled_BR, response_B, ended_B, step + 1)
         live = ~ended_B[rows]
         count = int(live.sum())
