@@ -33,7 +33,10 @@ def attach(model: Any, options: Lora, base: str, seed: int) -> Any:
     if folder:
         config = _saved_config(folder, base)
     else:
-        config = LoraConfig(r=options.rank, lora_alpha=options.alpha, target_modules="all-linear", exclude_modules=["score"])  # fmt: skip
+        head = ["score"] if hasattr(model, "score") else None  # it is trained whole
+        config = LoraConfig(
+            r=options.rank, lora_alpha=options.alpha, target_modules="all-linear", exclude_modules=head
+        )  # fmt: skip
     model.requires_grad_(False)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
