@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from rlaif.rl.episodes import Episodes
     from rlaif.rl.ppo import PPO, NotFinite, PromptTokens
     from rlaif.rl.pretraining import Pretraining
+    from rlaif.rl.reward import Rewards
 
 REFERENCE_SAMPLES = 256  # responses of the starting policy that fix the scores' scale
 ENDS = 5  # updates whose mean is "start" and "end"
@@ -70,7 +71,7 @@ def _open(stage: Stage) -> Parts:
     policy = load_causal_lm(start, config.device, config.dtype if o.lora else "float32")
     opened = open_rewards(stage, tokenizer)
     room = min(context_length(policy), opened.context) - o.max_tokens
-    prompts, heldout = _prompts(stage, tokenizer, room)
+    prompts, heldout = _prompts(stage, tokenizer, room, opened.rewards)
     eos, stops = eos_ids(policy, tokenizer), turn_end(tokenizer)
     if not fix_scales(stage, opened.rewards, None):
         fix_scales(stage, opened.rewards, _reference_samples(stage, policy, tokenizer, prompts, eos))
@@ -130,13 +131,17 @@ def _pretraining(stage: Stage, tokenizer: Any, room: int) -> Pretraining | None:
     return Pretraining(blocks, ptx.batch_size, ptx.coef, derive_seed(stage.seed, "ptx"))
 
 
-def _prompts(stage: Stage, tokenizer: Any, room: int) -> tuple[list[PromptTokens], list[PromptTokens]]:
+def _prompts(
+    stage: Stage, tokenizer: Any, room: int, rewards: Rewards
+) -> tuple[list[PromptTokens], list[PromptTokens]]:
     """Training and held-out prompts as tokens; those that leave no room for a response are dropped and counted."""
     from rlaif.rl.ppo import PromptTokens
 
     def fitting(prompts: list[Prompt]) -> list[PromptTokens]:
         read = [PromptTokens(encode_chat(tokenizer, p.chat), p) for p in prompts]
-        return [p for p in read if len(p.ids) <= room]
+        return [
+            p for p in read if len(p.ids) <= room and all(s.score.fits(p.source) for s in rewards.sources)
+        ]
 
     every = stage.run.prompts("train")
     prompts = fitting(every)
