@@ -36,6 +36,7 @@ def updates_done(folder: Path) -> int:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_twenty_kills_at_random_moments_leave_no_trace(tmp_path):
     policy = tiny_policy(tmp_path / "policy")
     (tmp_path / "text.txt").write_text("the weather today is good and warm " * 20)
