@@ -225,6 +225,11 @@ class Ppo(StageOptions):
     )
     value_clip: float = Field(default=0.2, gt=0)
     max_grad_norm: float = Field(default=1.0, gt=0)
+    importance_cap: float | None = Field(
+        default=None,
+        ge=1,
+        description="correct for a sampler that differs from the model (bf16, another engine) by ratios up to this",
+    )
     stop_kl: float | None = Field(
         default=None, gt=0, description="nats a token from the sampling policy at which an update's steps end"
     )

@@ -1,6 +1,8 @@
 """What PPO can do besides: each option on random models of a few thousand parameters."""
 
 import copy
+import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -274,3 +276,31 @@ def test_tokens_up_to_a_text_that_ends_a_turn_are_the_response():
         end = stops(response)
         assert end in (None, len(response))
         assert bool(runs[1].ended_B[row]) == (end is not None or response[-1] == EOS)
+
+
+def test_the_samplers_log_probabilities_are_those_of_the_model():
+    metrics, seen = trainer(temperature=0.7).update(1, prompts())
+    assert seen.version == 0
+    torch.testing.assert_close(seen.behaviour, seen.log_prob, atol=1e-5, rtol=1e-5)
+    assert 0 <= metrics["sampler_kl"] < 1e-9
+
+
+def test_a_sampler_that_differs_is_reported_and_corrected_for(monkeypatch):
+    steps = []
+    for shift, cap in ((0.0, None), (0.5, None), (0.5, 1.5), (0.5, 2.0)):
+        ppo = plain_steps(trainer(importance_cap=cap, max_grad_norm=1e9, learning_rate=1.0))
+        sample = ppo.sample
+
+        def shifted(*args, sample=sample, shift=shift):
+            episodes = sample(*args)
+            return replace(episodes, behaviour_BR=episodes.behaviour_BR - shift)
+
+        monkeypatch.setattr(ppo, "sample", shifted)
+        before = weights(ppo.policy)
+        metrics, _ = ppo.update(1, prompts())
+        # k3 of a log-ratio of −shift: e^shift − 1 − shift
+        assert metrics["sampler_kl"] == pytest.approx(math.exp(shift) - 1 - shift, abs=1e-5)
+        steps.append(weights(ppo.policy) - before)
+    torch.testing.assert_close(steps[0], steps[1])
+    torch.testing.assert_close(steps[2], 1.5 * steps[0], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(steps[3], math.exp(0.5) * steps[0], atol=1e-5, rtol=1e-4)
