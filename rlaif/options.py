@@ -224,6 +224,12 @@ class Ppo(StageOptions):
         default=None, gt=1, description="bound on the ratio of a bad token (arXiv 1912.09729); omitted = none"
     )
     value_clip: float = Field(default=0.2, gt=0)
+    shared_trunk: float | None = Field(
+        default=None,
+        gt=0,
+        description="coefficient of the value loss; given = a value head on the policy's trunk and no value model: "
+        "another algorithm",
+    )
     max_grad_norm: float = Field(default=1.0, gt=0)
     importance_cap: float | None = Field(
         default=None,

@@ -15,6 +15,7 @@ from rlaif.rl import ppo as algorithm
 from rlaif.rl.forward import response_logits
 from rlaif.rl.ppo import PPO, trained
 from rlaif.rl.pretraining import Pretraining, blocks_of
+from rlaif.rl.trunk import SharedTrunk
 from tests.test_ppo import EOS, PAD, SIZES, prompts, trainer, wanted_share, weights
 
 TEXT = [[2, 5, 6, 7], [3, 9, 9], [4, 8, 10, 11, 12]]
@@ -304,3 +305,29 @@ def test_a_sampler_that_differs_is_reported_and_corrected_for(monkeypatch):
     torch.testing.assert_close(steps[0], steps[1])
     torch.testing.assert_close(steps[2], 1.5 * steps[0], atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(steps[3], math.exp(0.5) * steps[0], atol=1e-5, rtol=1e-4)
+
+
+def test_on_a_shared_trunk_the_value_loss_moves_the_policy():
+    def shared(coef, **changes):
+        ppo = trainer(
+            lambda e, _: torch.ones(len(e)),
+            shared_trunk=coef,
+            max_grad_norm=1e9,
+            learning_rate=1e-2,
+            **changes,
+        )
+        head = SharedTrunk(ppo.policy)
+        torch.nn.init.ones_(head.score.weight)
+        return PPO(ppo.policy, ppo.reference, head, ppo.reward, ppo.options, (EOS,), PAD, seed=1)
+
+    small, large = shared(1e-9), shared(1.0)
+    assert len(trained(large.value)) == 2
+    _, seen = large.update(1, prompts())
+    assert seen.value.abs().sum() > 0
+    small.update(1, prompts())
+    assert not torch.allclose(weights(large.policy), weights(small.policy))
+    warm = shared(1.0, critic_warmup=1)
+    before = weights(warm.policy)
+    warm.update(1, prompts())
+    assert torch.equal(weights(warm.policy), before)
+    assert all(weight.grad is None for weight in warm.policy.parameters())

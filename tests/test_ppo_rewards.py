@@ -234,6 +234,18 @@ def test_adapters_text_mix_and_average_go_on_where_they_were(tmp_path, policy):
         run_on_one_thread(next_stage)
 
 
+@pytest.mark.parametrize("lora", [None, {"rank": 4}])
+def test_a_shared_trunk_in_the_stage(tmp_path, policy, lora):
+    stage = stage_of(tmp_path / "run", policy, shared_trunk=0.1, lora=lora, updates=2, checkpoint_every=1)
+    run_on_one_thread(stage)
+    assert any("shares the policy's trunk" in note for note in stage.notes)
+    assert AutoModelForCausalLM.from_pretrained(stage.dir / "policy")
+    from safetensors import safe_open
+
+    with safe_open(stage.dir / "checkpoints" / "000002" / "value.safetensors", "pt") as saved:
+        assert sorted(saved.keys()) == ["score.bias", "score.weight"]
+
+
 def test_a_tracker_gets_the_numbers_and_a_missing_one_is_named(tmp_path, policy, monkeypatch):
     sent = []
     fake = types.ModuleType("wandb")

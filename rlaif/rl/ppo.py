@@ -9,7 +9,7 @@ where there is none, a penalty or the value of going on; KL per token by estimat
 in the report; β fixed or adaptive; advantages whitened with the mask, value targets from the unwhitened ones; both
 losses clipped, gradients of policy and value model clipped separately; token means over the whole minibatch however
 it is cut into micro-batches; Adam with ε = 1e-5; warm-up of the rate and of the critic; a pre-training mix; an average
-of the weights. Left out: discounting by default, an entropy bonus, a shared trunk. All randomness of an update comes
+of the weights. Left out: discounting by default and an entropy bonus. All randomness of an update comes
 from a seed and its number, so no generator's state need be kept.
 """
 
@@ -269,7 +269,7 @@ class PPO:
         for rows in minibatch:
             part = experience.episodes.select(rows)
             value_loss = self._value_loss(experience, part, rows) / states
-            value_loss.backward()
+            (value_loss * (self.options.shared_trunk or 1.0)).backward()
             totals["value_loss"] += value_loss.detach()
             if trains_policy:
                 loss, log_ratio_N = self._policy_loss(experience, part, rows)
@@ -290,7 +290,9 @@ class PPO:
             totals["grad_norm"] = self._clip(self.policy)
         _require_finite(**totals)
         self._apply(self.value_optimizer)
-        if trains_policy:
+        if not trains_policy:  # on a shared trunk the value loss has left gradients
+            self.optimizer.zero_grad(set_to_none=True)
+        else:
             self._apply(self.optimizer)
             every_N = torch.cat(ratios)
             totals["ratio"] = every_N[(every_N - 1).abs().argmax()]
