@@ -191,7 +191,7 @@ class Lora(Options):
     """Train low-rank adapters in place of all weights (arXiv 2106.09685); needs the extra `lora`."""
 
     rank: int = Field(default=16, ge=1)
-    alpha: float = Field(default=32.0, gt=0)
+    alpha: int = Field(default=32, ge=1)
     adapter: str | None = Field(
         default=None,
         description="a saved adapter to go on with, its own rank and alpha; the reference is the model without it",
