@@ -237,6 +237,7 @@ def test_held_out_prompts_are_looked_at(tmp_path, policy):
     assert list(looks) == [1, 3, 4]
     assert all(row["heldout"] == 5 and 0 <= row["heldout_gold"] <= 1 for row in looks.values())
     assert all(0.1 <= row["heldout_judge"] <= 0.9 for row in looks.values())
+    assert stage.used["calls"] == 3 * 5
 
 
 def test_adapters_text_mix_and_average_go_on_where_they_were(tmp_path, policy):

@@ -192,7 +192,8 @@ def _train(stage: Stage, parts: Parts, metrics: Journal, samples: Journal) -> No
     done = checkpoint.load(last, parts.ppo) if last else 0
     metrics.rewind(done)
     samples.rewind(done)
-    watch = Watch(stage, parts.ppo, parts.tokenizer, parts.heldout, metrics.rows())
+    judge = parts.opened.judge
+    watch = Watch(stage, parts.ppo, parts.tokenizer, parts.heldout, judge, metrics.rows())
     with open_tracker(stage) as track, stage.progress(o.updates, "updates", done) as tick:
         for number in range(done + 1, o.updates + 1):
             batch = in_rounds(parts.prompts, number, o.batch_size, stage.seed)
@@ -213,6 +214,8 @@ def _train(stage: Stage, parts: Parts, metrics: Journal, samples: Journal) -> No
             if number % o.checkpoint_every == 0 or number == o.updates:
                 checkpoint.save(folder, parts.ppo, number)
             tick(1)
+    if judge:
+        stage.usage(judge.engine.usage)
 
 
 def unrewarded(stage: Stage, update: int, error: UserError, last: Path | None) -> UserError:
