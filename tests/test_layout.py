@@ -28,6 +28,7 @@ LEVELS = [
     },
     {"engines", "rl", "estimate", "training"},
     {"judge"},
+    {"rewards", "tracking", "watching"},
     {"stages", "human", "comparing", "auditing", "playground"},
     {"opening"},
     {"pipeline"},
