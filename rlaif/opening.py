@@ -47,6 +47,9 @@ def resolve(config: Config, base: Path) -> Config:
             changes["imported"] = str(find(options.imported, base))  # type: ignore[attr-defined]
         if options.stage == "reward" and options.model:  # type: ignore[attr-defined]
             changes["model"] = model(options.model)  # type: ignore[attr-defined]
+        if getattr(options, "heldout_sets", None):
+            sets = options.heldout_sets  # type: ignore[attr-defined]
+            changes["heldout_sets"] = {name: str(find(path, base)) for name, path in sets.items()}
         human = getattr(options, "human", None)
         if human and human.file:
             changes["human"] = human.model_copy(update={"file": str(find(human.file, base))})

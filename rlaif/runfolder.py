@@ -9,6 +9,7 @@ again. So running the same command again continues with the rows that are missin
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import random
@@ -128,6 +129,7 @@ class Stage:
         self.notes: list[str] = []
         self.example: dict[str, str] | None = None
         self.used: dict[str, int] | None = None
+        self.parts: tuple[str, ...] = ()
 
     @property
     def config(self) -> Config:
@@ -142,7 +144,14 @@ class Stage:
     @property
     def seed(self) -> int:
         """A seed of this stage's own, the same in every continuation."""
-        return derive_seed(self.config.seed, self.number, self.name)
+        return derive_seed(self.config.seed, self.number, self.name, *self.parts)
+
+    def part(self, name: str) -> Stage:
+        """The stage as one of several trainings within it: with a folder and a seed of its own."""
+        twin = copy.copy(self)
+        twin.dir, twin.parts = self.dir / name, (*self.parts, name)
+        twin.dir.mkdir(exist_ok=True)
+        return twin
 
     @property
     def summary(self) -> dict[str, Any]:

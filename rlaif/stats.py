@@ -38,6 +38,12 @@ def mean(values: ArrayLike) -> float:
     return float(array.mean()) if array.size else NAN
 
 
+def spread(values: ArrayLike) -> float:
+    """Standard deviation of a whole population, nan of nothing."""
+    array = np.asarray(values, float)
+    return float(array.std()) if array.size else NAN
+
+
 def wilson(k: float, n: float, level: float = 0.95) -> Interval:
     """Score interval of a proportion k/n (Wilson 1927): sound at 0, at n and for small n; (0, 1) for n = 0."""
     if n <= 0:

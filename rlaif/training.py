@@ -14,15 +14,18 @@ import shutil
 import time
 import warnings
 from collections.abc import Callable, Iterable, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoConfig, PrinterCallback, TrainerCallback
 from transformers.utils import logging
-from trl.trainer.reward_trainer import DataCollatorForPreference, RewardTrainer
+from trl.trainer.dpo_trainer import DPOTrainer
+from trl.trainer.reward_trainer import RewardTrainer
 from trl.trainer.sft_trainer import SFTTrainer
 
 from rlaif.errors import UserError
@@ -35,19 +38,22 @@ GROUP = 32  # replies of like length that go through the reward model together
 SAVE_SECONDS = 5.0
 SAVE_SHARE = 0.05  # of the time may go into checkpoints
 LARGE = 1_000_000_000  # parameters from which activations are recomputed to save memory
+IGNORED = -100  # a label without a loss
 WATCHED = ("loss", "grad_norm", "eval_loss")
 
 
 def soft_preference_loss(
-    rewards: torch.Tensor, p_a: torch.Tensor, weight: torch.Tensor, center: float = 0.0
+    rewards: torch.Tensor, p_a: torch.Tensor, weight: torch.Tensor, center: float = 0.0, margin: float = 0.0
 ) -> torch.Tensor:
     """Mean weighted cross-entropy of sigmoid(r_a − r_b) against p_a (RLAIF, arXiv 2309.00267, section 2.2.1).
 
-    rewards [2B]: the B first replies, then the B second ones; p_a, weight [B]. `center` weighs (r_a + r_b)², which
-    keeps rewards near zero (arXiv 2312.09244, equation 2).
+    rewards [2P]: the first replies of P pairs, then the second ones; p_a, weight [P]. `center` weighs (r_a + r_b)²,
+    which keeps rewards near zero (arXiv 2312.09244, equation 2). `margin` is the lead asked of a certain winner, less
+    the less certain it is (Llama 2, arXiv 2307.09288, equation 2): the difference learned is logit p_a + margin·(2p_a − 1).
     """
     a, b = rewards.chunk(2)
-    loss = torch.nn.functional.binary_cross_entropy_with_logits(a - b, p_a, weight=weight)
+    lead = a - b - margin * (2 * p_a - 1)
+    loss = torch.nn.functional.binary_cross_entropy_with_logits(lead, p_a, weight=weight)
     return loss + center * (weight * (a + b) ** 2).mean() if center else loss
 
 
@@ -90,31 +96,78 @@ def rewards_of(model: Any, ids: torch.Tensor, mask: torch.Tensor, group: int) ->
     return torch.cat(found).squeeze(-1).float()[order.argsort()]
 
 
-class SoftPairCollator(DataCollatorForPreference):
-    """trl's pairs, right-padded, with the probability that the first is better and the pair's weight."""
+class ElementCollator:
+    """Elements of `rlaif.pairs.elements` as one batch: their S sequences right-padded, their P pairs counted through."""
 
-    def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
-        """{input_ids, attention_mask [2B, T], p_a, weight [B]}."""
-        extra = {key: torch.tensor([row[key] for row in examples]) for key in ("p_a", "weight")}
-        return {**super().torch_call(examples), **extra}
+    def __init__(self, pad: int) -> None:
+        self.pad = pad
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        """{input_ids, attention_mask, labels [S, T] (−100 but for the replies), pairs [2, P], p_a, weight [P]}.
+
+        Weights are such that their mean over pairs is a mean over elements.
+        """
+        ids = [torch.tensor(sequence) for row in rows for sequence in row["sequences"]]
+        starts = [start for row in rows for start in row["starts"]]
+        labels = [own.clone().index_fill_(0, torch.arange(start), IGNORED) for own, start in zip(ids, starts, strict=True)]
+        offsets = [0, *accumulate(len(row["sequences"]) for row in rows)]
+        pairs = [[at + offset for row, offset in zip(rows, offsets, strict=False) for at in row[side]] for side in ("first", "second")]
+        flat = {key: torch.tensor([x for row in rows for x in row[key]]) for key in ("p_a", "weight")}
+        flat["weight"] *= len(flat["weight"]) / len(rows)
+        return {
+            "input_ids": pad_sequence(ids, True, self.pad), "labels": pad_sequence(labels, True, IGNORED),
+            "attention_mask": pad_sequence([torch.ones_like(own) for own in ids], True), "pairs": torch.tensor(pairs), **flat,
+        }  # fmt: skip
 
 
-class SoftRewardTrainer(Plain, RewardTrainer):
-    """trl's reward trainer with soft labels: rows of `chosen_ids` (reply a), `rejected_ids` (b), `p_a`, `weight`."""
+class OnPairs(Plain):
+    """Mixin of trl's trainers on preferences: our elements in, our loss; `rewards` says what a sequence is worth."""
 
-    center = 0.0
+    def __init__(self, *args: Any, center: float = 0.0, margin: float = 0.0, **kwargs: Any) -> None:
+        self.center, self.margin = center, margin
+        super().__init__(*args, **kwargs)
+
+    def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
+        return dataset
 
     def _set_signature_columns_if_needed(self) -> None:
-        self._signature_columns = ["chosen_ids", "rejected_ids", "p_a", "weight"]
+        self._signature_columns = ["sequences", "starts", "first", "second", "p_a", "weight"]
+
+    def rewards(self, model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        """The reward of each sequence [S]."""
+        raise NotImplementedError
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """`soft_preference_loss` of a batch."""
-        pairs = {key: inputs.pop(key) for key in ("p_a", "weight")}
-        rewards = rewards_of(model, inputs["input_ids"], inputs["attention_mask"], GROUP)
-        loss = soft_preference_loss(rewards, **pairs, center=self.center)
+        """`soft_preference_loss` of a batch's pairs."""
+        rewards = self.rewards(model, inputs)
+        pairs = rewards[inputs["pairs"].flatten()]
+        loss = soft_preference_loss(pairs, inputs["p_a"], inputs["weight"], self.center, self.margin)
         return (loss, {"rewards": rewards}) if return_outputs else loss
+
+
+class SoftRewardTrainer(OnPairs, RewardTrainer):
+    """trl's reward trainer with soft labels and any number of pairs an element."""
+
+    def rewards(self, model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        """What the head says at each sequence's last token."""
+        return rewards_of(model, inputs["input_ids"], inputs["attention_mask"], GROUP)
+
+
+class SoftDpoTrainer(OnPairs, DPOTrainer):
+    """trl's DPO with soft labels: the reward model's loss, the reward being β·log π/π_ref of the reply.
+
+    (DPO, arXiv 2305.18290, equation 7; with 0 < p < 1 it is its conservative form, cDPO.)
+    """
+
+    def rewards(self, model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        """β times the log-ratio of policy to reference, summed over each reply's tokens."""
+        read = {key: inputs[key] for key in ("input_ids", "attention_mask", "labels")}
+        own = model(**read, use_cache=False, fused_lm_head=True).log_probs.sum(1)
+        with torch.no_grad():
+            reference = self.ref_model(**read, use_cache=False, fused_lm_head=True).log_probs.sum(1)
+        return self.beta * (own - reference)
 
 
 class Curve:
@@ -274,6 +327,6 @@ def score_sequences(model: Any, sequences: Sequence[Sequence[int]], batch: int) 
     model.eval()
     pad = model.config.get_text_config().pad_token_id
     rows = [torch.tensor(sequence) for sequence in sequences]
-    ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=pad)
-    mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
+    ids = pad_sequence(rows, True, pad)
+    mask = pad_sequence([torch.ones_like(row) for row in rows], True)
     return rewards_of(model, ids.to(model.device), mask.to(model.device), batch).tolist()

@@ -24,7 +24,7 @@ LEVELS = [
         "prompts",
         "stats",
     },
-    {"engines", "rl", "estimate", "training"},
+    {"engines", "rl", "estimate", "training", "pairs"},
     {"judge"},
     {"stages", "human", "comparing", "playground"},
     {"opening"},
