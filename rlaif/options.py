@@ -153,7 +153,8 @@ class OnPreferences(StageOptions):
         default=None, ge=1, description="of these in one forward; omitted = batch_size"
     )
     by_prompt: bool = Field(
-        default=False, description="all pairs of a prompt are one batch element, each reply read once (K-wise)"
+        default=False,
+        description="all pairs of a prompt are one batch element, each reply read once (K-wise)",
     )
     heldout: float = Field(
         default=0.1, gt=0, lt=1, description="share of prompts whose pairs measure, not train"
@@ -184,7 +185,8 @@ class Reward(OnPreferences):
     members: int = Field(default=1, ge=1, description="reward models that differ by seed: an ensemble")
     center: float = Field(default=0.0, ge=0, description="weight of the term that keeps rewards near zero")
     heldout_sets: dict[Annotated[str, Field(pattern=r"^[\w.-]+$")], str] = Field(
-        default_factory=dict, description="name → labelled pairs to measure on: an import's folder, or an HH or HHH file"
+        default_factory=dict,
+        description="name → labelled pairs to measure on: an import's folder, or an HH or HHH file",
     )
 
 
@@ -193,7 +195,9 @@ class Dpo(OnPreferences):
 
     needs, makes = ("preferences", "policy"), ("policy",)
     stage: Literal["dpo"]
-    beta: float = Field(default=0.1, gt=0, description="how dearly moving from the starting policy is paid for")
+    beta: float = Field(
+        default=0.1, gt=0, description="how dearly moving from the starting policy is paid for"
+    )
 
 
 class Ppo(StageOptions):

@@ -17,8 +17,12 @@ from rlaif.runfolder import Stage
 
 TIE = 1e-6
 
-Pair = dict[str, Any]  # prompt_id, start (tokens of the prompt), chosen_ids (reply a), rejected_ids (b), p_a, weight, sources
-Encode = Callable[[Response], tuple[list[int], int]]  # reply → its conversation and itself as ids, the prompt's length
+Pair = dict[
+    str, Any
+]  # prompt_id, start (tokens of the prompt), chosen_ids (reply a), rejected_ids (b), p_a, weight, sources
+Encode = Callable[
+    [Response], tuple[list[int], int]
+]  # reply → its conversation and itself as ids, the prompt's length
 
 
 def load_pairs(stage: Stage, tokenizer: Any, context: int) -> list[Pair]:
@@ -36,7 +40,9 @@ def load_pairs(stage: Stage, tokenizer: Any, context: int) -> list[Pair]:
         comparison = comparisons[preference.comparison_id]
         pair = make_pair(texts[comparison.a], texts[comparison.b], preference.p_a, encode)
         pair |= {"weight": _weight(stage, preference), "sources": preference.sources}
-        if reason := _unusable(pair, texts[comparison.a], texts[comparison.b], limit, stage.options.hard_labels):
+        if reason := _unusable(
+            pair, texts[comparison.a], texts[comparison.b], limit, stage.options.hard_labels
+        ):
             stage.dropped[reason] += 1
         else:
             pairs.append(pair | ({"p_a": float(round(pair["p_a"]))} if stage.options.hard_labels else {}))

@@ -109,9 +109,15 @@ class ElementCollator:
         """
         ids = [torch.tensor(sequence) for row in rows for sequence in row["sequences"]]
         starts = [start for row in rows for start in row["starts"]]
-        labels = [own.clone().index_fill_(0, torch.arange(start), IGNORED) for own, start in zip(ids, starts, strict=True)]
+        labels = [
+            own.clone().index_fill_(0, torch.arange(start), IGNORED)
+            for own, start in zip(ids, starts, strict=True)
+        ]
         offsets = [0, *accumulate(len(row["sequences"]) for row in rows)]
-        pairs = [[at + offset for row, offset in zip(rows, offsets, strict=False) for at in row[side]] for side in ("first", "second")]
+        pairs = [
+            [at + offset for row, offset in zip(rows, offsets, strict=False) for at in row[side]]
+            for side in ("first", "second")
+        ]
         flat = {key: torch.tensor([x for row in rows for x in row[key]]) for key in ("p_a", "weight")}
         flat["weight"] *= len(flat["weight"]) / len(rows)
         return {

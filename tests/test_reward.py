@@ -25,11 +25,20 @@ def pairs_of(stage, policy):
     from rlaif.engines.loading import context_length, load_tokenizer
 
     tokenizer = load_tokenizer(policy)
-    return load_pairs(stage, tokenizer, context_length(reward.start_model(stage, policy, tokenizer))), tokenizer
+    return load_pairs(
+        stage, tokenizer, context_length(reward.start_model(stage, policy, tokenizer))
+    ), tokenizer
 
 
 def pair_of(prompt, a, b, p_a=1.0, weight=1.0, start=0):
-    return {"prompt_id": prompt, "start": start, "chosen_ids": a, "rejected_ids": b, "p_a": p_a, "weight": weight}
+    return {
+        "prompt_id": prompt,
+        "start": start,
+        "chosen_ids": a,
+        "rejected_ids": b,
+        "p_a": p_a,
+        "weight": weight,
+    }
 
 
 def test_the_loss_is_weighted_cross_entropy_of_the_margin():

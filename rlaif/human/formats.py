@@ -52,7 +52,9 @@ def read_hhh(path: Path) -> Iterator[Pair | Unusable]:
     try:
         data = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path}: cannot be read ({error}).", "the JSON of HHH alignment", "check the path") from None
+        raise UserError(
+            f"{path}: cannot be read ({error}).", "the JSON of HHH alignment", "check the path"
+        ) from None
     for row in data.get("examples", []) if isinstance(data, dict) else data:
         yield hhh_pair(row, path.parent.name if isinstance(data, dict) else "")
 

@@ -70,7 +70,15 @@ def _train(
     from trl.trainer.reward_config import RewardConfig
 
     from rlaif.engines.loading import model_folder
-    from rlaif.training import ElementCollator, SoftRewardTrainer, arguments, fit, publish, without_dropout, write_model  # fmt: skip
+    from rlaif.training import (  # fmt: skip
+        ElementCollator,
+        SoftRewardTrainer,
+        arguments,
+        fit,
+        publish,
+        without_dropout,
+        write_model,
+    )
 
     mean_weight = sum(pair["weight"] for pair in train) / len(train)
     rows, held = (elements(part, mean_weight, stage.options.by_prompt) for part in (train, heldout))
@@ -93,7 +101,10 @@ def _measure(
     batch = 2 * (stage.options.micro_batch or stage.options.batch_size)
     replies = list({tuple(pair[side]): None for pair in train for side in ("chosen_ids", "rejected_ids")})
     reference = stage.shuffled(replies, "reference")[:REFERENCE]
-    named = {name: _named_set(stage, name, Path(path), tokenizer) for name, path in stage.options.heldout_sets.items()}
+    named = {
+        name: _named_set(stage, name, Path(path), tokenizer)
+        for name, path in stage.options.heldout_sets.items()
+    }
     sets = {"": heldout, **{name: pairs for name, (pairs, _) in named.items()}}
     margins: dict[str, list[list[float]]] = {name: [] for name in sets}
     own: list[dict[str, Any]] = []
@@ -102,10 +113,17 @@ def _measure(
         scores = score_sequences(model, reference, batch)
         own.append({"reward_mean": stats.mean(scores), "reward_std": stats.spread(scores)})
         for name, pairs in sets.items():
-            a, b = (score_sequences(model, [p[s] for p in pairs], batch) for s in ("chosen_ids", "rejected_ids"))
+            a, b = (
+                score_sequences(model, [p[s] for p in pairs], batch) for s in ("chosen_ids", "rejected_ids")
+            )
             margins[name].append([x - y for x, y in zip(a, b, strict=True)])
-        own[-1] |= {k: calibration(margins[""][-1], heldout, train, stage.seed)[k] for k in ("heldout_accuracy", "ece")}
-    measured = {name: calibration(mean_of(margins[name]), pairs, train, stage.seed) for name, pairs in sets.items()}
+        own[-1] |= {
+            k: calibration(margins[""][-1], heldout, train, stage.seed)[k]
+            for k in ("heldout_accuracy", "ece")
+        }
+    measured = {
+        name: calibration(mean_of(margins[name]), pairs, train, stage.seed) for name, pairs in sets.items()
+    }
     return {
         "n_train": len(train), "n_heldout": len(heldout), **measured.pop(""), **own[0], "heldout_sets": {
             name: {"n": len(sets[name]), "dropped": dropped, **measured[name]} for name, (_, dropped) in named.items()
