@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -255,5 +255,8 @@ class Evaluate(StageOptions):
 
 
 AnyStage = Annotated[
-    Sample | Critique | Sft | Pair | Label | Reward | Ppo | Evaluate, Field(discriminator="stage")
+    Sample | Critique | Sft | Pair | Label | Reward | Dpo | Ppo | Evaluate, Field(discriminator="stage")
 ]
+STAGES: dict[str, type[StageOptions]] = {
+    get_args(kind.model_fields["stage"].annotation)[0]: kind for kind in get_args(get_args(AnyStage)[0])
+}

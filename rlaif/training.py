@@ -28,7 +28,9 @@ from trl.trainer.dpo_trainer import DPOTrainer
 from trl.trainer.reward_trainer import RewardTrainer
 from trl.trainer.sft_trainer import SFTTrainer
 
+from rlaif.engines.loading import eos_ids
 from rlaif.errors import UserError
+from rlaif.prompts import end_of_turn
 from rlaif.runfolder import Stage
 from rlaif.seeds import derive_seed
 
@@ -300,6 +302,43 @@ def fit(stage: Stage, trainer: Any) -> None:
     with stage.progress(math.ceil(steps), "steps", done) as tick:
         trainer.add_callback(Watch(stage, curve, tick))
         trainer.train(resume_from_checkpoint=str(last) if last else None)
+
+
+def fit_replies(stage: Stage, model: Any, tokenizer: Any, rows: list[dict[str, Any]], held: set[str]) -> None:
+    """Fine-tune on rows of `prompt_id`, `input_ids` and `start` (tokens of the prompt), loss on the reply alone → policy/.
+
+    Rows of `held` prompts measure and do not train.
+    """
+    from datasets import Dataset
+    from trl.trainer.sft_config import SFTConfig
+
+    parts = ([row for row in rows if (row["prompt_id"] in held) == part] for part in (False, True))
+    train, heldout = (Dataset.from_list([with_labels(row) for row in part]) for part in parts)
+    _stop_at(model, tokenizer, end_of_turn(tokenizer))
+    prepared = {"skip_prepare_dataset": True}  # rows are tokens already: the chat template is applied once
+    trainer = ReplyTrainer(
+        without_dropout(model), arguments(SFTConfig, stage, model, len(heldout), dataset_kwargs=prepared),
+        train_dataset=train, eval_dataset=heldout if len(heldout) else None, processing_class=tokenizer,
+    )  # fmt: skip
+    fit(stage, trainer)
+    source = stage.input("policy")
+    publish(stage, "policy", lambda folder: write_model(model, tokenizer, folder, source))
+
+
+def with_labels(row: dict[str, Any]) -> dict[str, list[int]]:
+    """The row's `input_ids`, and `labels` that are theirs on the reply alone."""
+    ids, start = row["input_ids"], row["start"]
+    return {"input_ids": ids, "labels": [IGNORED] * start + ids[start:]}
+
+
+def _stop_at(model: Any, tokenizer: Any, end: int | None) -> None:
+    """Let generation stop at the token that the replies are taught to end with."""
+    generation = model.generation_config
+    generation.eos_token_id = list(
+        dict.fromkeys([*eos_ids(model, tokenizer), *([end] if end is not None else [])])
+    )
+    if not generation.do_sample:  # sampling settings without sampling cannot be saved
+        generation.temperature = generation.top_p = generation.top_k = None
 
 
 def publish(stage: Stage, name: str, write: Callable[[Path], None]) -> None:
