@@ -11,13 +11,13 @@ from typing import Any
 
 from rlaif import stats
 from rlaif.pairs import Pair, elements, load_pairs
-from rlaif.runfolder import Stage
+from rlaif.runfolder import Journal, Stage
 
 
 def run(stage: Stage) -> None:
     """Write policy/ (a model folder) and metrics.jsonl (the learning curve)."""
     from rlaif.engines.loading import context_length, load_causal_lm, load_tokenizer
-    from rlaif.training import Curve, heldout_prompts
+    from rlaif.training import heldout_prompts
 
     source = stage.input("policy")
     tokenizer = load_tokenizer(source)
@@ -26,7 +26,7 @@ def run(stage: Stage) -> None:
     held = heldout_prompts(stage, [pair["prompt_id"] for pair in pairs], stage.options.heldout)
     if not (stage.dir / "policy").exists():
         _train(stage, model, tokenizer, pairs, held)
-    curve = Curve(stage.dir / "metrics.jsonl").rows()
+    curve = Journal(stage.dir / "metrics.jsonl", "step").rows()
     losses, heldout = ([row[key] for row in curve if key in row] for key in ("loss", "heldout_loss"))
     stage.metrics = {"steps": len(losses), "loss_start": losses[0], "loss_end": losses[-1],
                      "n_heldout": sum(pair["prompt_id"] in held for pair in pairs)}  # fmt: skip
