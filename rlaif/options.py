@@ -201,7 +201,7 @@ class Dpo(OnPreferences):
 
 
 class RewardSource(Options):
-    """One thing PPO is rewarded by."""
+    """One thing a policy is rewarded by or a response graded by."""
 
     source: str = Field(
         description="reward_model (the run's), judge (the feedback model asked about single responses), "
@@ -211,6 +211,10 @@ class RewardSource(Options):
     scale: bool = Field(
         default=True, description="bring its scores to mean 0 and spread 1 on samples of the starting policy"
     )
+    pool: Literal["mean", "worst", "mean_minus_std"] = Field(
+        default="mean", description="what several members (reward.members) say together"
+    )
+    pool_k: float = Field(default=1.0, ge=0, description="standard deviations taken off by mean_minus_std")
 
 
 class Ptx(Options):
@@ -233,14 +237,61 @@ class Lora(Options):
     )
 
 
-class Ppo(StageOptions):
+class Rewarded(StageOptions):
+    """What every stage that asks for rewards is told."""
+
+    needs: ClassVar[tuple[str, ...]] = ("prompts", "policy")
+    rewards: tuple[RewardSource, ...] = Field(
+        default=(RewardSource(source="reward_model"),), min_length=1, description="what is rewarded, added up"
+    )
+    micro_batch: int = Field(default=64, ge=1, description="sequences in one forward")
+
+    @property
+    def wants(self) -> tuple[str, ...]:
+        trained = any(source.source == "reward_model" for source in self.rewards)
+        return (*self.needs, "reward_model") if trained else self.needs
+
+    @field_validator("rewards")
+    @classmethod
+    def _each_once(cls, rewards: tuple[RewardSource, ...]) -> tuple[RewardSource, ...]:
+        if len({source.source for source in rewards}) < len(rewards):
+            raise ValueError("each source once")
+        return rewards
+
+
+class BestOfN(Rewarded):
+    """Of n responses to each held-out prompt the best-rewarded one: an arm without training."""
+
+    makes = ("best",)
+    stage: Literal["best_of_n"]
+    n: int = Field(default=16, ge=2, description="responses a prompt")
+    prompts: int | None = Field(default=None, ge=1, description="how many held-out prompts; omitted = all")
+    temperature: float = Field(default=1.0, gt=0)
+    max_tokens: int = Field(default=256, ge=1)
+
+
+class Rejection(Rewarded):
+    """Fine-tune the policy on the best-rewarded of its responses from the last sample stage."""
+
+    needs, makes = ("responses", "policy"), ("policy",)
+    stage: Literal["rejection"]
+    keep: int = Field(default=1, ge=1, description="responses kept of each prompt")
+    epochs: float = Field(default=1.0, gt=0)
+    learning_rate: float = Field(default=1e-5, gt=0)
+    batch_size: int = Field(default=32, ge=1)
+    heldout: float = Field(
+        default=0.05, gt=0, lt=1, description="share of prompts whose responses measure, not train"
+    )
+    max_length: int = Field(default=1024, ge=8, description="longer rows are dropped and counted")
+
+
+class Ppo(Rewarded):
     """Proximal policy optimisation against the reward model."""
 
-    needs, makes = ("prompts", "policy"), ("policy",)
+    makes = ("policy",)
     stage: Literal["ppo"]
     updates: int = Field(default=100, ge=1)
     batch_size: int = Field(default=128, ge=1, description="episodes an update")
-    micro_batch: int = Field(default=64, ge=1, description="sequences in one forward")
     minibatches: int = Field(default=1, ge=1, description="optimiser steps an epoch")
     epochs: int = Field(default=1, ge=1, description="passes over an update's episodes")
     learning_rate: float = Field(default=1e-5, gt=0)
@@ -249,9 +300,6 @@ class Ppo(StageOptions):
     critic_warmup: int = Field(default=0, ge=0, description="first updates that train the value model only")
     max_tokens: int = Field(default=256, ge=1)
     temperature: float = Field(default=1.0, gt=0)
-    rewards: tuple[RewardSource, ...] = Field(
-        default=(RewardSource(source="reward_model"),), min_length=1, description="what is rewarded, added up"
-    )
     gamma: float = Field(default=1.0, gt=0, le=1)
     lam: float = Field(default=0.95, ge=0, le=1)
     clip: float = Field(default=0.2, gt=0)
@@ -305,17 +353,10 @@ class Ppo(StageOptions):
     )
     tracker: Literal["trackio", "wandb", "tensorboard"] | None = None
 
-    @property
-    def wants(self) -> tuple[str, ...]:
-        trained = any(source.source == "reward_model" for source in self.rewards)
-        return (*self.needs, "reward_model") if trained else self.needs
-
     @model_validator(mode="after")
     def _some_gradient(self) -> Ppo:
         if self.kl_in == "loss" and self.kl_estimator == "k1":
             raise ValueError("kl_in: loss needs kl_estimator k2 or k3: the gradient of k1 is zero on average")
-        if len({source.source for source in self.rewards}) < len(self.rewards):
-            raise ValueError("rewards: each source once")
         return self
 
 
@@ -331,7 +372,8 @@ class Evaluate(StageOptions):
 
 
 AnyStage = Annotated[
-    Sample | Critique | Sft | Pair | Label | Reward | Dpo | Ppo | Evaluate, Field(discriminator="stage")
+    Sample | Critique | Sft | Pair | Label | Reward | Dpo | BestOfN | Rejection | Ppo | Evaluate,
+    Field(discriminator="stage"),
 ]
 STAGES: dict[str, type[StageOptions]] = {
     get_args(kind.model_fields["stage"].annotation)[0]: kind for kind in get_args(get_args(AnyStage)[0])

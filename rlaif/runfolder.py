@@ -304,7 +304,7 @@ class Run:
     @property
     def policies(self) -> dict[str, Path]:
         """Folders of the policies the run has made so far, "base" first."""
-        made = {name: path for name, path in policies_of(self, self.stages).items() if path.exists()}
+        made = {name: path for name, path in policies_of(self, self.stages).items() if path.is_dir()}
         return {"base": Path(self.config.policy.model), **made}
 
     def dataset(self, name: str) -> Any:
@@ -333,13 +333,17 @@ class Run:
 
 
 def policies_of(run: Run, stages: list[Stage]) -> dict[str, Path]:
-    """Folders of the policies that these stages train; the last round's carry the stage's plain name."""
+    """Folders of the policies that these stages train; the last round's carry the stage's plain name.
+
+    A stage that only chooses responses stands here with the file of those.
+    """
     found: dict[str, Path] = {}
     for stage in stages:
-        if "policy" in stage.options.makes:
+        made = {"policy": "policy", "best": "best.jsonl"}
+        for artefact in made.keys() & set(stage.options.makes):
             name = stage.name if stage.round == run.config.rounds else f"{stage.name}@{stage.round}"
             twins = [s for s in run.stages if s.name == stage.name and s.round == stage.round]
-            found[name if len(twins) == 1 else f"{name}[{twins.index(stage)}]"] = stage.dir / "policy"
+            found[name if len(twins) == 1 else f"{name}[{twins.index(stage)}]"] = stage.dir / made[artefact]
     return found
 
 
