@@ -360,6 +360,53 @@ class Ppo(Rewarded):
         return self
 
 
+class Grouped(Rewarded):
+    """What RLOO and GRPO are told: several responses a prompt, and no value model."""
+
+    makes: ClassVar[tuple[str, ...]] = ("policy",)
+    updates: int = Field(default=100, ge=1)
+    batch_size: int = Field(default=128, ge=2, description="responses an update")
+    group: int = Field(default=8, ge=2, description="responses a prompt")
+    minibatches: int = Field(default=1, ge=1, description="optimiser steps an epoch")
+    epochs: int = Field(default=1, ge=1, description="passes over an update's responses")
+    learning_rate: float = Field(default=1e-5, gt=0)
+    warmup: int = Field(default=10, ge=0, description="updates of linear warm-up, then constant")
+    max_tokens: int = Field(default=256, ge=1)
+    temperature: float = Field(default=1.0, gt=0)
+    clip: float = Field(default=0.2, gt=0)
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    kl_coef: float = Field(default=0.05, ge=0)
+    missing_eos_penalty: float = Field(
+        default=1.0,
+        ge=0,
+        description="subtracted from a truncated response's score (1 = a spread of the scores)",
+    )
+
+    @model_validator(mode="after")
+    def _whole_groups(self) -> Grouped:
+        for name in ("group", "minibatches"):
+            if self.batch_size % getattr(self, name):
+                raise ValueError(
+                    f"batch_size {self.batch_size} is no multiple of {name} {getattr(self, name)}"
+                )
+        return self
+
+
+class Rloo(Grouped):
+    """Leave-one-out REINFORCE against the rewards, by trl."""
+
+    stage: Literal["rloo"]
+
+
+class Grpo(Grouped):
+    """Group-relative policy optimisation against the rewards, by trl."""
+
+    stage: Literal["grpo"]
+    scale_rewards: Literal["group", "batch", "none"] = Field(
+        default="group", description="whose spread the rewards are divided by"
+    )
+
+
 class Evaluate(StageOptions):
     """Every policy of the run on held-out prompts: gold, judge, win rate, KL, length, refusals."""
 
@@ -372,7 +419,19 @@ class Evaluate(StageOptions):
 
 
 AnyStage = Annotated[
-    Sample | Critique | Sft | Pair | Label | Reward | Dpo | BestOfN | Rejection | Ppo | Evaluate,
+    Sample
+    | Critique
+    | Sft
+    | Pair
+    | Label
+    | Reward
+    | Dpo
+    | BestOfN
+    | Rejection
+    | Ppo
+    | Rloo
+    | Grpo
+    | Evaluate,
     Field(discriminator="stage"),
 ]
 STAGES: dict[str, type[StageOptions]] = {

@@ -16,13 +16,16 @@ from rlaif.plugin import load_function
 from rlaif.prompts import encode_turn, end_of_turn
 from rlaif.records import Grade, Prompt, Response
 from rlaif.runfolder import Stage, read_json, write_json
+from rlaif.seeds import derive_seed, in_rounds
 from rlaif.stats import mean, spread
 
 if TYPE_CHECKING:
     from rlaif.rl.ensemble import Ensemble
     from rlaif.rl.episodes import Episodes
+    from rlaif.rl.ppo import PromptTokens
     from rlaif.rl.reward import FunctionReward, ModelReward, Rewards, Scorer
 
+REFERENCE_SAMPLES = 256  # responses of the starting policy that fix the scores' scale
 GRADED = 128  # responses between two writes
 
 
@@ -147,6 +150,25 @@ def fix_scales(
         for source in rewards.sources:
             source.scale = Scale(**read_json(path)[source.name])
     return path.exists()
+
+
+def reference_samples(
+    stage: Stage, policy: Any, tokenizer: Any, prompts: Sequence[PromptTokens], eos: Sequence[int]
+) -> list[tuple[Episodes, list[Prompt]]]:
+    """Responses of the policy as it starts, that fix what a score is measured in."""
+    import torch
+
+    from rlaif.rl.rollout import rollout
+    from rlaif.rl.texts import turn_end
+
+    o, made = stage.options, []
+    generator = torch.Generator(policy.device).manual_seed(derive_seed(stage.seed, "scale"))
+    for number in range(1, -(-REFERENCE_SAMPLES // o.batch_size) + 1):
+        batch = in_rounds(prompts, number, o.batch_size, derive_seed(stage.seed, "scale prompts"))
+        episodes = rollout(policy, [p.ids for p in batch], o.max_tokens, o.temperature, eos, tokenizer.pad_token_id,
+                           generator, turn_end(tokenizer))  # fmt: skip
+        made.append((episodes, [p.source for p in batch]))
+    return made
 
 
 def grade(stage: Stage, opened: Opened, tokenizer: Any, responses: Sequence[Response]) -> dict[str, float]:

@@ -187,21 +187,28 @@ class Watch(TrainerCallback):
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         """Log before anything is saved, so that a checkpoint never holds weights that gave NaN."""
-        row = {"step": state.global_step, "epoch": round(state.epoch or 0.0, 4)}
-        row |= {key: logs[key] for key in ("loss", "learning_rate", "grad_norm") if key in logs}
-        row |= {"heldout_loss": logs["eval_loss"]} if "eval_loss" in logs else {}
-        if len(row) > 2:
-            self.curve.append(row)
+        row = self.row(state.global_step, logs)
+        if row:
+            self.curve.append({"step": state.global_step, "epoch": round(state.epoch or 0.0, 4), **row})
         bad = {key: logs[key] for key in WATCHED if key in logs and not math.isfinite(logs[key])}
         if bad:
             raise diverged(self.stage, state.global_step, state.max_steps, bad)
+
+    def row(self, step: int, logs: dict[str, float]) -> dict[str, Any]:
+        """What the curve says of a step; nothing where it is empty."""
+        row = {key: logs[key] for key in ("loss", "learning_rate", "grad_norm") if key in logs}
+        return row | ({"heldout_loss": logs["eval_loss"]} if "eval_loss" in logs else {})
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Ask for a checkpoint every few seconds, less often where writing one takes long."""
         self.tick(1)
         now = time.monotonic()
-        if now - self.saved > max(SAVE_SECONDS, self.cost / SAVE_SHARE):
+        if now - self.saved > max(SAVE_SECONDS, self.cost / SAVE_SHARE) and self.due(state.global_step):
             control.should_save, self.begun = True, now
+
+    def due(self, step: int) -> bool:
+        """Whether a checkpoint may be written after this step."""
+        return True
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Mark the checkpoint as whole."""
@@ -232,19 +239,21 @@ def arguments(kind: Any, stage: Stage, model: Any, heldout: int, **extra: Any) -
     """trl's config `kind` for a stage's options, on the device of its model; `heldout` counts rows to evaluate."""
     options, on_gpu = stage.options, model.device.type == "cuda"
     micro = min(options.micro_batch or options.batch_size, options.batch_size)
+    settings: dict[str, Any] = {
+        "output_dir": str(stage.dir / "checkpoints"), "seed": stage.seed, "data_seed": stage.seed,
+        "num_train_epochs": options.epochs, "learning_rate": options.learning_rate, "weight_decay": 0.0, "max_grad_norm": 1.0,
+        "per_device_train_batch_size": micro, "per_device_eval_batch_size": micro,
+        "gradient_accumulation_steps": math.ceil(options.batch_size / micro),
+        "use_cpu": model.device.type == "cpu", "bf16": on_gpu and torch.cuda.is_bf16_supported(),
+        "gradient_checkpointing": model.num_parameters() >= LARGE, "dataloader_pin_memory": on_gpu,
+        "eval_strategy": "epoch" if heldout else "no", "eval_on_start": bool(heldout) and not last_checkpoint(stage),
+        "logging_steps": 1, "logging_nan_inf_filter": False, "save_strategy": "no", "save_total_limit": 2,
+        "report_to": "none", "disable_tqdm": True,
+        **({"max_length": None} if "max_length" in kind.__dataclass_fields__ else {}),
+    }  # fmt: skip
     with warnings.catch_warnings():  # gradient_checkpointing has a new name in the latest transformers only
         warnings.simplefilter("ignore", FutureWarning)
-        args = kind(
-            output_dir=str(stage.dir / "checkpoints"), seed=stage.seed, data_seed=stage.seed,
-            num_train_epochs=options.epochs, learning_rate=options.learning_rate, weight_decay=0.0, max_grad_norm=1.0,
-            per_device_train_batch_size=micro, per_device_eval_batch_size=micro,
-            gradient_accumulation_steps=math.ceil(options.batch_size / micro),
-            use_cpu=model.device.type == "cpu", bf16=on_gpu and torch.cuda.is_bf16_supported(),
-            gradient_checkpointing=model.num_parameters() >= LARGE, dataloader_pin_memory=on_gpu,
-            eval_strategy="epoch" if heldout else "no", eval_on_start=bool(heldout) and not last_checkpoint(stage),
-            logging_steps=1, logging_nan_inf_filter=False, save_strategy="no", save_total_limit=2,
-            report_to="none", disable_tqdm=True, max_length=None, **extra,
-        )  # fmt: skip
+        args = kind(**(settings | extra))
     args._n_gpu = min(args.n_gpu, 1)  # one process trains on one GPU, however many there are
     return args
 
@@ -260,7 +269,7 @@ def without_dropout(model: Any) -> Any:
     return model
 
 
-def fit(stage: Stage, trainer: Any) -> None:
+def fit(stage: Stage, trainer: Any, watch: Callable[..., Watch] = Watch) -> None:
     """Train to the end, from the last whole checkpoint where there is one; raises UserError on NaN."""
     checkpoints, last = stage.dir / "checkpoints", last_checkpoint(stage)
     for torn in checkpoints.glob("checkpoint-*"):
@@ -269,13 +278,14 @@ def fit(stage: Stage, trainer: Any) -> None:
     done = int(last.name.rpartition("-")[2]) if last else 0
     curve = Journal(stage.dir / "metrics.jsonl", "step")
     curve.rewind(done if last else -1)
-    steps = trainer.args.num_train_epochs * math.ceil(
-        len(trainer.train_dataset) / trainer.args.per_device_train_batch_size
-        / trainer.args.gradient_accumulation_steps
-    )  # fmt: skip
+    args = trainer.args
+    batches = math.ceil(
+        len(trainer.train_dataset) / args.per_device_train_batch_size / args.gradient_accumulation_steps
+    )
+    steps = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * batches)
     trainer.remove_callback(PrinterCallback)
-    with stage.progress(math.ceil(steps), "steps", done) as tick:
-        trainer.add_callback(Watch(stage, curve, tick))
+    with stage.progress(steps, "steps", done) as tick:
+        trainer.add_callback(watch(stage, curve, tick))
         trainer.train(resume_from_checkpoint=str(last) if last else None)
 
 

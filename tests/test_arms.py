@@ -44,8 +44,8 @@ def source(name="likes_good", **more):
 
 
 def run_of(folder: Path, policy: Path, *stages: dict, prompts: int = 24) -> Run:
-    """A run of some stages with a gold scorer and half of the prompts held out, its first stage begun."""
-    folder.mkdir()
+    """A run of some stages with a gold scorer and half of the prompts held out, its stages begun."""
+    folder.mkdir(exist_ok=True)
     config = Config.model_validate({
         "name": "tiny", "constitution": "c", "prompts": "p", "heldout": 0.5, "threads": 1, "templates": "brief",
         "policy": {"model": str(policy), "device": "cpu"}, "feedback": {"engine": "scripted", "model": "tests.scripts:feedback"},
