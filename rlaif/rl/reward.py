@@ -42,9 +42,13 @@ class Scale:
 
 
 class Score(Protocol):
-    """What scores episodes (→ B); `unread` is the share of the last batch that it had no opinion of."""
+    """What scores episodes (→ B); `unread` is the share of the last batch that it could not read, or not to the end."""
 
     unread: float
+
+    def fits(self, prompt: Prompt) -> bool:
+        """Whether responses to this prompt can be read at all."""
+        ...
 
     def __call__(self, episodes: Episodes, prompts: Sequence[Prompt]) -> Tensor: ...
 
@@ -105,6 +109,10 @@ class FunctionReward:
         self.name, self.function, self.tokenizer = name, function, tokenizer
         self.unread = 0.0
 
+    def fits(self, prompt: Prompt) -> bool:
+        """Always: text has no limit here."""
+        return True
+
     def __call__(self, episodes: Episodes, prompts: Sequence[Prompt]) -> Tensor:
         """Raw score of each episode. → B"""
         scores = self.ask(prompts, texts_of(self.tokenizer, episodes))
@@ -153,6 +161,10 @@ class ModelReward:
         self.context, self.micro_batch, self.own_tokens = context, micro_batch, own_tokens
         self.end, self.unread = end_of_turn(tokenizer), 0.0
 
+    def fits(self, prompt: Prompt) -> bool:
+        """Whether the prompt leaves room in the model's context, in its own tokens."""
+        return len(encode_chat(self.tokenizer, prompt.chat)) < self.context
+
     @torch.no_grad()
     def __call__(self, episodes: Episodes, prompts: Sequence[Prompt]) -> Tensor:
         """Raw score of each episode. → B"""
@@ -178,10 +190,9 @@ class ModelReward:
             encode_turn(self.tokenizer, prompt.chat, text, self.end if ended else None)
             for prompt, text, ended in zip(prompts, texts, episodes.ended_B.tolist(), strict=True)
         ]
-        longest = max(len(prompt) + len(reply) for prompt, reply in turns)
-        if longest > self.context:
-            raise RewardFailed(f"a response is {longest} tokens long with its prompt, but the reward model reads {self.context}.",
-                            "a reward model that can read what the policy writes", "lower ppo.max_tokens")  # fmt: skip
+        # Text may take more tokens here than it took the policy; it is then read as far as it can be.
+        self.unread = sum(len(p) + len(r) > self.context for p, r in turns) / len(turns)
+        turns = [(p, r[: self.context - len(p)]) for p, r in turns]
         return join(
             [p for p, _ in turns], [r for _, r in turns], episodes.ended_B, self.tokenizer.pad_token_id
         )

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from rlaif.records import Prompt
     from rlaif.rl.ppo import PPO, NotFinite, PromptTokens
     from rlaif.rl.pretraining import Pretraining
+    from rlaif.rl.reward import Rewards
 
 ENDS = 5  # updates whose mean is "start" and "end"
 
@@ -68,7 +69,7 @@ def _open(stage: Stage) -> Parts:
     policy = load_causal_lm(start, config.device, config.dtype if o.lora else "float32")
     opened = open_rewards(stage, tokenizer)
     room = min(context_length(policy), opened.context) - o.max_tokens
-    prompts, heldout = _prompts(stage, tokenizer, room)
+    prompts, heldout = _prompts(stage, tokenizer, room, opened.rewards)
     eos, stops = eos_ids(policy, tokenizer), turn_end(tokenizer)
     if not fix_scales(stage, opened.rewards, None):
         fix_scales(stage, opened.rewards, reference_samples(stage, policy, tokenizer, prompts, eos))
@@ -128,13 +129,17 @@ def _pretraining(stage: Stage, tokenizer: Any, room: int) -> Pretraining | None:
     return Pretraining(blocks, ptx.batch_size, ptx.coef, derive_seed(stage.seed, "ptx"))
 
 
-def _prompts(stage: Stage, tokenizer: Any, room: int) -> tuple[list[PromptTokens], list[PromptTokens]]:
+def _prompts(
+    stage: Stage, tokenizer: Any, room: int, rewards: Rewards
+) -> tuple[list[PromptTokens], list[PromptTokens]]:
     """Training and held-out prompts as tokens; those that leave no room for a response are dropped and counted."""
     from rlaif.rl.ppo import PromptTokens
 
     def fitting(prompts: list[Prompt]) -> list[PromptTokens]:
         read = [PromptTokens(encode_chat(tokenizer, p.chat), p) for p in prompts]
-        return [p for p in read if len(p.ids) <= room]
+        return [
+            p for p in read if len(p.ids) <= room and all(s.score.fits(p.source) for s in rewards.sources)
+        ]
 
     every = stage.run.prompts("train")
     prompts = fitting(every)
@@ -255,6 +260,9 @@ def _note_doubts(stage: Stage, rows: Sequence[dict[str, Any]]) -> None:
     if off:
         stage.notes.append(f"the first ratio of an update should be 1 and was not in {len(off)} of {len(rows)} "
                            f"updates (furthest: {max(off, key=lambda r: abs(r - 1)):.6f}): forward passes here are not repeatable")  # fmt: skip
+    rang = [f"{alarm['kind']} at update {alarm['update']}" for alarm in stage.metrics["alarms"]]
+    if rang:
+        stage.notes.append(f"alarms rang: {', '.join(rang)}; the report says what to try")
     if stage.options.ema:
         stage.notes.append(
             f"policy/ is the moving average of the weights (decay {stage.options.ema} an update)"
