@@ -112,7 +112,7 @@ def train_in_groups(stage: Stage, trainer: Any, config: Any, **settings: Any) ->
     start = stage.input("policy")
     tokenizer, model = load_tokenizer(start), load_causal_lm(start, stage.config.policy.device, "float32")
     opened = open_rewards(stage, tokenizer)
-    prompts = _prompts(stage, tokenizer, min(context_length(model), opened.context) - options.max_tokens)
+    prompts = _prompts(stage, tokenizer, opened, min(context_length(model), opened.context))
     if not (stage.dir / "policy").exists():
         eos = eos_ids(model, tokenizer)
         if not fix_scales(stage, opened.rewards, None):
@@ -124,14 +124,14 @@ def train_in_groups(stage: Stage, trainer: Any, config: Any, **settings: Any) ->
             for p in in_rounds(prompts, number, options.batch_size // options.group, stage.seed)
         ]
         scorer = Scorer(stage, opened, tokenizer, prompts, eos)
-        made = type("Grouped", (InGroups, trainer), {
-            "prompt_ids": {p.source.id: p.ids for p in prompts},
-            "warmup": options.warmup * options.epochs * options.minibatches,
-        })(
+        kind: Any = type(trainer.__name__, (InGroups, trainer), {})
+        kind.prompt_ids = {p.source.id: p.ids for p in prompts}
+        kind.warmup = options.warmup * options.epochs * options.minibatches
+        made = kind(
             without_dropout(model), scorer, _arguments(stage, model, config, settings),
             train_dataset=Dataset.from_list([{"prompt": i} for i in order]), processing_class=tokenizer,
         )  # fmt: skip
-        fit(stage, made, lambda *args: Updates(*args, scorer))
+        fit(stage, made, lambda stage, curve, tick: Updates(stage, curve, tick, scorer))
         publish(stage, "policy", lambda folder: write_model(model, tokenizer, folder, start))
     stage.metrics = summary(Journal(stage.dir / "metrics.jsonl", "step").rows())
 
@@ -150,11 +150,13 @@ def _arguments(stage: Stage, model: Any, config: Any, settings: dict[str, Any]) 
     )  # fmt: skip
 
 
-def _prompts(stage: Stage, tokenizer: Any, room: int) -> list[PromptTokens]:
+def _prompts(stage: Stage, tokenizer: Any, opened: Opened, context: int) -> list[PromptTokens]:
     """The training prompts as tokens; those that leave no room for a response are dropped and counted."""
     every: list[Prompt] = stage.run.prompts("train")
     read = [PromptTokens(encode_chat(tokenizer, p.chat), p) for p in every]
-    prompts = [p for p in read if len(p.ids) <= room]
+    room = context - stage.options.max_tokens
+    sources = opened.rewards.sources
+    prompts = [p for p in read if len(p.ids) <= room and all(s.score.fits(p.source) for s in sources)]
     stage.dropped["prompt and response do not fit the model's context"] += len(every) - len(prompts)
     stage.save("running", **{"in": len(every), "kept": len(prompts)})
     if not prompts:

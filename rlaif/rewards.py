@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from rlaif.rl.reward import FunctionReward, ModelReward, Rewards, Scorer
 
 REFERENCE_SAMPLES = 256  # responses of the starting policy that fix the scores' scale
+Turn = tuple[list[int], list[int]]  # a prompt's tokens and a reply's
 GRADED = 128  # responses between two writes
 
 
@@ -212,7 +213,7 @@ def _graded(
 
 
 def _scores(
-    score: Any, rows: Sequence[tuple[Prompt, Response, Any]], tokenizer: Any, device: Any
+    score: Any, rows: Sequence[tuple[Prompt, Response, Turn]], tokenizer: Any, device: Any
 ) -> list[float | None]:
     """What one source says of responses: a function of their texts, a reward model of their tokens."""
     import torch
@@ -220,14 +221,12 @@ def _scores(
     from rlaif.rl.episodes import join
     from rlaif.rl.reward import FunctionReward
 
-    prompts, responses, turns = ([row[i] for row in rows] for i in range(3))
+    prompts = [prompt for prompt, _, _ in rows]
     if isinstance(score, FunctionReward):
-        return score.ask(prompts, [response.text for response in responses])
-    ended = torch.tensor([response.finish == "stop" for response in responses], device=device)
-    episodes = join(
-        [start for start, _ in turns], [reply for _, reply in turns], ended, tokenizer.pad_token_id
-    )
-    return score(episodes, prompts).tolist()
+        return score.ask(prompts, [response.text for _, response, _ in rows])
+    ended = torch.tensor([response.finish == "stop" for _, response, _ in rows], device=device)
+    starts, replies = [turn[0] for *_, turn in rows], [turn[1] for *_, turn in rows]
+    return score(join(starts, replies, ended, tokenizer.pad_token_id), prompts).tolist()
 
 
 def totals(grades: Sequence[Grade], sources: Sequence[RewardSource]) -> dict[str, float]:

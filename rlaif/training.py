@@ -172,8 +172,9 @@ class SoftDpoTrainer(OnPairs, DPOTrainer):
         """β times the log-ratio of policy to reference, summed over each reply's tokens."""
         read = {key: inputs[key] for key in ("input_ids", "attention_mask", "labels")}
         own = model(**read, use_cache=False, fused_lm_head=True).log_probs.sum(1)
+        frozen: Any = self.ref_model
         with torch.no_grad():
-            reference = self.ref_model(**read, use_cache=False, fused_lm_head=True).log_probs.sum(1)
+            reference = frozen(**read, use_cache=False, fused_lm_head=True).log_probs.sum(1)
         return self.beta * (own - reference)
 
 

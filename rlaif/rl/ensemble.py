@@ -31,8 +31,13 @@ class Ensemble:
     """Pooled scores of reward models of one tokenizer, in place of a `ModelReward`."""
 
     def __init__(self, members: Sequence[ModelReward], scales: Sequence[Scale], how: Pool, k: float) -> None:
-        self.members, self.scales, self.how, self.k = members, scales, how, k
+        self.members, self.scales, self.k = members, scales, k
+        self.how: Pool = how
         self.context, self.own_tokens, self.unread = members[0].context, members[0].own_tokens, 0.0
+
+    def fits(self, prompt: Prompt) -> bool:
+        """Whether the prompt leaves room in every member's context."""
+        return all(member.fits(prompt) for member in self.members)
 
     def __call__(self, episodes: Episodes, prompts: Sequence[Prompt]) -> Tensor:
         """Raw score of each episode. → B"""
