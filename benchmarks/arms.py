@@ -170,7 +170,7 @@ def compare(start: Start, options: argparse.Namespace) -> dict[str, Any]:
         found[arm] = {
             "gold": [mean(m["gold"]) for m in measured], "kl": [mean(m["kl"]) for m in measured],
             "each": [m["gold"] for m in measured], "curve": curve,
-            "gao": fit_overoptimisation(*zip(*curve, strict=True), "rl"),
+            "gao": fit_overoptimisation([d for d, _ in curve], [gain for _, gain in curve], "rl"),
             "seconds": [sum(row["seconds"] for row in rows_of(f) if "seconds" in row) or None for f in folders],
         }  # fmt: skip
     for arm in arms[1:]:
