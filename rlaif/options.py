@@ -2,28 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-
-class Options(BaseModel):
-    """Base of everything in a config: unknown keys are refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class StageOptions(Options):
-    """Base of the stages' options."""
-
-    needs: ClassVar[tuple[str, ...]] = ()
-    makes: ClassVar[tuple[str, ...]] = ()
-    stage: str
-
-    @property
-    def wants(self) -> tuple[str, ...]:
-        """Artefacts that must exist before this stage, given its options."""
-        return self.needs
+from rlaif.options_base import Options, StageOptions
+from rlaif.options_rewarded import BestOfN, Grpo, Rejection, Rewarded, Rloo
 
 
 class Sample(StageOptions):
@@ -200,23 +184,6 @@ class Dpo(OnPreferences):
     )
 
 
-class RewardSource(Options):
-    """One thing a policy is rewarded by or a response graded by."""
-
-    source: str = Field(
-        description="reward_model (the run's), judge (the feedback model asked about single responses), "
-        "module:function of (prompts, responses) -> scores, or a reward-model folder"
-    )
-    weight: float = Field(default=1.0, description="of its score in the sum; negative to hold something down")
-    scale: bool = Field(
-        default=True, description="bring its scores to mean 0 and spread 1 on samples of the starting policy"
-    )
-    pool: Literal["mean", "worst", "mean_minus_std"] = Field(
-        default="mean", description="what several members (reward.members) say together"
-    )
-    pool_k: float = Field(default=1.0, ge=0, description="standard deviations taken off by mean_minus_std")
-
-
 class Ptx(Options):
     """Text the policy must not forget (InstructGPT's pre-training mix)."""
 
@@ -230,59 +197,11 @@ class Lora(Options):
     """Train low-rank adapters in place of all weights (arXiv 2106.09685); needs the extra `lora`."""
 
     rank: int = Field(default=16, ge=1)
-    alpha: float = Field(default=32.0, gt=0)
+    alpha: int = Field(default=32, ge=1)
     adapter: str | None = Field(
         default=None,
         description="a saved adapter to go on with, its own rank and alpha; the reference is the model without it",
     )
-
-
-class Rewarded(StageOptions):
-    """What every stage that asks for rewards is told."""
-
-    needs: ClassVar[tuple[str, ...]] = ("prompts", "policy")
-    rewards: tuple[RewardSource, ...] = Field(
-        default=(RewardSource(source="reward_model"),), min_length=1, description="what is rewarded, added up"
-    )
-    micro_batch: int = Field(default=64, ge=1, description="sequences in one forward")
-
-    @property
-    def wants(self) -> tuple[str, ...]:
-        trained = any(source.source == "reward_model" for source in self.rewards)
-        return (*self.needs, "reward_model") if trained else self.needs
-
-    @field_validator("rewards")
-    @classmethod
-    def _each_once(cls, rewards: tuple[RewardSource, ...]) -> tuple[RewardSource, ...]:
-        if len({source.source for source in rewards}) < len(rewards):
-            raise ValueError("each source once")
-        return rewards
-
-
-class BestOfN(Rewarded):
-    """Of n responses to each held-out prompt the best-rewarded one: an arm without training."""
-
-    makes = ("best",)
-    stage: Literal["best_of_n"]
-    n: int = Field(default=16, ge=2, description="responses a prompt")
-    prompts: int | None = Field(default=None, ge=1, description="how many held-out prompts; omitted = all")
-    temperature: float = Field(default=1.0, gt=0)
-    max_tokens: int = Field(default=256, ge=1)
-
-
-class Rejection(Rewarded):
-    """Fine-tune the policy on the best-rewarded of its responses from the last sample stage."""
-
-    needs, makes = ("responses", "policy"), ("policy",)
-    stage: Literal["rejection"]
-    keep: int = Field(default=1, ge=1, description="responses kept of each prompt")
-    epochs: float = Field(default=1.0, gt=0)
-    learning_rate: float = Field(default=1e-5, gt=0)
-    batch_size: int = Field(default=32, ge=1)
-    heldout: float = Field(
-        default=0.05, gt=0, lt=1, description="share of prompts whose responses measure, not train"
-    )
-    max_length: int = Field(default=1024, ge=8, description="longer rows are dropped and counted")
 
 
 class Ppo(Rewarded):
@@ -307,7 +226,18 @@ class Ppo(Rewarded):
         default=None, gt=1, description="bound on the ratio of a bad token (arXiv 1912.09729); omitted = none"
     )
     value_clip: float = Field(default=0.2, gt=0)
+    shared_trunk: float | None = Field(
+        default=None,
+        gt=0,
+        description="coefficient of the value loss; given = a value head on the policy's trunk and no value model: "
+        "another algorithm",
+    )
     max_grad_norm: float = Field(default=1.0, gt=0)
+    importance_cap: float | None = Field(
+        default=None,
+        ge=1,
+        description="correct for a sampler that differs from the model (bf16, another engine) by ratios up to this",
+    )
     stop_kl: float | None = Field(
         default=None, gt=0, description="nats a token from the sampling policy at which an update's steps end"
     )
@@ -358,53 +288,6 @@ class Ppo(Rewarded):
         if self.kl_in == "loss" and self.kl_estimator == "k1":
             raise ValueError("kl_in: loss needs kl_estimator k2 or k3: the gradient of k1 is zero on average")
         return self
-
-
-class Grouped(Rewarded):
-    """What RLOO and GRPO are told: several responses a prompt, and no value model."""
-
-    makes: ClassVar[tuple[str, ...]] = ("policy",)
-    updates: int = Field(default=100, ge=1)
-    batch_size: int = Field(default=128, ge=2, description="responses an update")
-    group: int = Field(default=8, ge=2, description="responses a prompt")
-    minibatches: int = Field(default=1, ge=1, description="optimiser steps an epoch")
-    epochs: int = Field(default=1, ge=1, description="passes over an update's responses")
-    learning_rate: float = Field(default=1e-5, gt=0)
-    warmup: int = Field(default=10, ge=0, description="updates of linear warm-up, then constant")
-    max_tokens: int = Field(default=256, ge=1)
-    temperature: float = Field(default=1.0, gt=0)
-    clip: float = Field(default=0.2, gt=0)
-    max_grad_norm: float = Field(default=1.0, gt=0)
-    kl_coef: float = Field(default=0.05, ge=0)
-    missing_eos_penalty: float = Field(
-        default=1.0,
-        ge=0,
-        description="subtracted from a truncated response's score (1 = a spread of the scores)",
-    )
-
-    @model_validator(mode="after")
-    def _whole_groups(self) -> Grouped:
-        for name in ("group", "minibatches"):
-            if self.batch_size % getattr(self, name):
-                raise ValueError(
-                    f"batch_size {self.batch_size} is no multiple of {name} {getattr(self, name)}"
-                )
-        return self
-
-
-class Rloo(Grouped):
-    """Leave-one-out REINFORCE against the rewards, by trl."""
-
-    stage: Literal["rloo"]
-
-
-class Grpo(Grouped):
-    """Group-relative policy optimisation against the rewards, by trl."""
-
-    stage: Literal["grpo"]
-    scale_rewards: Literal["group", "batch", "none"] = Field(
-        default="group", description="whose spread the rewards are divided by"
-    )
 
 
 class Evaluate(StageOptions):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rlaif.constitution import Constitution
 from rlaif.engines import open_engine
 from rlaif.judge import Judge
-from rlaif.options import RewardSource
+from rlaif.options_rewarded import RewardSource
 from rlaif.plugin import load_function
 from rlaif.prompts import encode_turn, end_of_turn
 from rlaif.records import Grade, Prompt, Response
@@ -32,11 +32,15 @@ GRADED = 128  # responses between two writes
 
 @dataclass
 class Opened:
-    """The reward function; of the sources that read the policy's own tokens, the folders and the shortest context."""
+    """The reward function; of the sources that read the policy's own tokens, the folders and the shortest context.
+
+    `judge` where a source or the stage's own look asks it.
+    """
 
     rewards: Rewards
     own_tokens: dict[str, Path]
     context: int
+    judge: Judge | None = None
 
 
 def open_rewards(stage: Stage, tokenizer: Any) -> Opened:
@@ -44,22 +48,31 @@ def open_rewards(stage: Stage, tokenizer: Any) -> Opened:
     from rlaif.rl.ensemble import Ensemble
     from rlaif.rl.reward import ModelReward, Rewards, Source
 
-    scores = {option.source: _score(stage, option, tokenizer) for option in stage.options.rewards}
+    asked = any(o.source == "judge" for o in stage.options.rewards) or getattr(
+        stage.options, "watch_judge", False
+    )
+    judge = open_judge(stage) if asked else None
+    scores = {option.source: _score(stage, option, tokenizer, judge) for option in stage.options.rewards}
     models = {name: score for name, score in scores.items() if isinstance(score, ModelReward | Ensemble)}
     own = {name: folder(stage, name) for name, score in models.items() if score.own_tokens}
     rewards = Rewards([Source(o.source, o.weight, scores[o.source]) for o in stage.options.rewards])
-    return Opened(rewards, own, min([models[name].context for name in own], default=1 << 30))
+    return Opened(rewards, own, min([models[name].context for name in own], default=1 << 30), judge)
 
 
-def _score(stage: Stage, option: RewardSource, tokenizer: Any) -> ModelReward | Ensemble | FunctionReward:
+def open_judge(stage: Stage) -> Judge:
+    """The feedback model in the role of the judge, once for all that ask it."""
+    engine = open_engine(stage.config.feedback, stage.run.cache)
+    stage.notes += [note for note in engine.notes if note not in stage.notes]
+    return Judge(engine, stage.templates)
+
+
+def _score(
+    stage: Stage, option: RewardSource, tokenizer: Any, judge: Judge | None
+) -> ModelReward | Ensemble | FunctionReward:
     from rlaif.rl.reward import FunctionReward
 
-    if option.source == "judge":
-        engine = open_engine(stage.config.feedback, stage.run.cache)
-        stage.notes += [note for note in engine.notes if note not in stage.notes]
-        return FunctionReward(
-            "judge", compliance(Judge(engine, stage.templates), stage.constitution), tokenizer
-        )
+    if option.source == "judge" and judge:
+        return FunctionReward("judge", compliance(judge, stage.constitution), tokenizer)
     if is_function(option.source):
         function = load_function(option.source, "rewards")
 
@@ -191,6 +204,8 @@ def grade(stage: Stage, opened: Opened, tokenizer: Any, responses: Sequence[Resp
             tick(len(part))
     found = [row for row in rows if len(row.scores) == len(opened.rewards.sources)]
     stage.dropped["no reward could be read"] += len(responses) - len(found)
+    if opened.judge:
+        stage.usage(opened.judge.engine.usage)
     return totals(found, stage.options.rewards)
 
 

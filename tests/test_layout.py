@@ -16,6 +16,8 @@ LEVELS = [
         "seeds",
         "yamlfile",
         "options",
+        "options_base",
+        "options_rewarded",
         "config",
         "plugin",
         "gold",
