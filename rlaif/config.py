@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, model_validator
 
 from rlaif.errors import UserError, nearest
-from rlaif.options import AnyStage, JudgeCard, Options, StageOptions
+from rlaif.options import STAGES, AnyStage, JudgeCard, Options, StageOptions
 from rlaif.yamlfile import Lines, load_yaml, parse_scalar, validate_yaml
 
 PACKAGE = Path(__file__).parent
@@ -130,9 +130,7 @@ def check_order(config: Config, path: Path, lines: Lines) -> None:
     for index, options in enumerate(config.stages):
         for need in options.wants:
             if need not in have:
-                makers = sorted(
-                    {m.__name__.lower() for m in StageOptions.__subclasses__() if need in m.makes}
-                )
+                makers = sorted(name for name, kind in STAGES.items() if need in kind.makes)
                 raise UserError(
                     f'{path}:{lines.at(("stages", index))}: stage "{options.stage}" needs {need}, which no earlier stage makes.',
                     f"{' or '.join(makers)} before {options.stage}",

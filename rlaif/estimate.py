@@ -39,10 +39,16 @@ def estimate(config: Config, constitution: Constitution, prompts: list[Prompt]) 
             share = o.human.share if o.human and o.human.weight is None else 0.0
             rows = calls = round_up(comparisons * each * 2 * (1 - share)) if o.ai else 0
             calls *= 2 if o.cot else 1
-        elif o.stage == "ppo":
+        elif o.stage in ("ppo", "rloo", "grpo"):
             rows = o.updates * o.batch_size
-            judged = any(source.source == "judge" for source in o.rewards)
-            calls = round_up(rows * principles) if judged else 0
+            calls = judged(o, rows, principles)
+        elif o.stage == "rejection":
+            rows = min(responses, (responses // max(k, 1)) * o.keep)
+            calls = judged(o, responses, principles)
+        elif o.stage == "best_of_n":
+            rows = min(len(heldout), o.prompts or len(heldout)) * o.n
+            calls = rows + judged(o, rows, principles)
+            policies += 1
         elif o.stage == "evaluate":
             rows = min(len(heldout), o.prompts or len(heldout)) * policies
             calls = rows + round_up(rows * principles) + round_up((rows - rows // policies) * principles * 2)
@@ -54,6 +60,12 @@ def estimate(config: Config, constitution: Constitution, prompts: list[Prompt]) 
         "stages": stages,
         "calls": sum(stage["calls"] for stage in stages),
     }
+
+
+def judged(options: Any, responses: int, principles: float) -> int:
+    """Calls of the judge where it is a source of the stage's reward."""
+    asked = any(source.source == "judge" for source in options.rewards)
+    return round_up(responses * principles) if asked else 0
 
 
 def round_up(x: float) -> int:

@@ -18,6 +18,7 @@ from rlaif.config import Config, find, load_config
 from rlaif.constitution import Constitution
 from rlaif.errors import UserError
 from rlaif.gold import load_gold
+from rlaif.options_rewarded import Rewarded, RewardSource
 from rlaif.plugin import load_function
 from rlaif.prompts import Templates
 from rlaif.records import Prompt
@@ -50,8 +51,13 @@ def resolve(config: Config, base: Path) -> Config:
             changes["imported"] = str(find(options.imported, base))  # type: ignore[attr-defined]
         if options.stage == "reward" and options.model:  # type: ignore[attr-defined]
             changes["model"] = model(options.model)  # type: ignore[attr-defined]
+        if getattr(options, "heldout_sets", None):
+            sets = options.heldout_sets  # type: ignore[attr-defined]
+            changes["heldout_sets"] = {name: str(find(path, base)) for name, path in sets.items()}
+        if isinstance(options, Rewarded):
+            changes["rewards"] = _sources(options, model)
         if options.stage == "ppo":
-            changes |= _ppo_paths(options, model, base)
+            changes |= _ppo_paths(options, base)
         human = getattr(options, "human", None)
         if human and human.file:
             changes["human"] = human.model_copy(update={"file": str(find(human.file, base))})
@@ -84,17 +90,22 @@ def audited(
     return config, Path.cwd(), []
 
 
-def _ppo_paths(options: Any, model: Callable[[str], str], base: Path) -> dict[str, Any]:
-    """What a ppo stage names, made absolute: reward models, text to mix in, an adapter; functions must be there."""
+def _sources(options: Rewarded, model: Callable[[str], str]) -> tuple[RewardSource, ...]:
+    """The sources of reward with absolute paths; functions must be there."""
     sources = []
     for source in options.rewards:
         name = source.source
         if is_function(name):
-            load_function(name, "ppo.rewards")
+            load_function(name, f"{options.stage}.rewards")
         elif name not in ("reward_model", "judge"):
             name = model(name)
         sources.append(source.model_copy(update={"source": name}))
-    changes: dict[str, Any] = {"rewards": tuple(sources)}
+    return tuple(sources)
+
+
+def _ppo_paths(options: Any, base: Path) -> dict[str, Any]:
+    """Text to mix in and an adapter, made absolute."""
+    changes: dict[str, Any] = {}
     if options.ptx:
         changes["ptx"] = options.ptx.model_copy(update={"file": str(find(options.ptx.file, base))})
     if options.lora and options.lora.adapter:

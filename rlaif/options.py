@@ -2,28 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
-
-class Options(BaseModel):
-    """Base of everything in a config: unknown keys are refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class StageOptions(Options):
-    """Base of the stages' options."""
-
-    needs: ClassVar[tuple[str, ...]] = ()
-    makes: ClassVar[tuple[str, ...]] = ()
-    stage: str
-
-    @property
-    def wants(self) -> tuple[str, ...]:
-        """Artefacts that must exist before this stage, given its options."""
-        return self.needs
+from rlaif.options_base import Options, StageOptions
+from rlaif.options_rewarded import BestOfN, Grpo, Rejection, Rewarded, Rloo
 
 
 class Sample(StageOptions):
@@ -170,38 +154,60 @@ class Label(StageOptions):
         return self
 
 
-class Reward(StageOptions):
-    """Train a reward model on soft preferences."""
+class OnPreferences(StageOptions):
+    """What every training on preferences is told."""
+
+    epochs: float = Field(default=1.0, gt=0)
+    learning_rate: float = Field(default=1e-5, gt=0)
+    batch_size: int = Field(default=64, ge=1, description="pairs a step, or prompts with by_prompt")
+    micro_batch: int | None = Field(
+        default=None, ge=1, description="of these in one forward; omitted = batch_size"
+    )
+    by_prompt: bool = Field(
+        default=False,
+        description="all pairs of a prompt are one batch element, each reply read once (K-wise)",
+    )
+    heldout: float = Field(
+        default=0.1, gt=0, lt=1, description="share of prompts whose pairs measure, not train"
+    )
+    hard_labels: bool = Field(default=False, description="round soft labels to winners, for comparison")
+    margin: float = Field(default=0.0, ge=0, description="lead asked of a certain winner")
+    source_weights: dict[Literal["human", "ai", "simulated"], float] = Field(
+        default_factory=dict, description="weight of preferences by who labelled; omitted = 1"
+    )
+    max_length: int = Field(default=1024, ge=8, description="longer pairs are dropped and counted")
+
+    @field_validator("source_weights")
+    @classmethod
+    def _not_negative(cls, weights: dict[str, float]) -> dict[str, float]:
+        if any(weight < 0 for weight in weights.values()):
+            raise ValueError("weights are 0 or more")
+        return weights
+
+
+class Reward(OnPreferences):
+    """Train reward models on soft preferences."""
 
     needs, makes = ("preferences", "policy"), ("reward_model",)
     stage: Literal["reward"]
     model: str | None = Field(
         default=None, description="where the weights start; omitted = the current policy"
     )
-    epochs: float = Field(default=1.0, gt=0)
-    learning_rate: float = Field(default=1e-5, gt=0)
-    batch_size: int = Field(default=64, ge=1)
-    micro_batch: int | None = Field(
-        default=None, ge=1, description="pairs in one forward; omitted = batch_size"
-    )
-    heldout: float = Field(
-        default=0.1, gt=0, lt=1, description="share of prompts whose pairs measure, not train"
-    )
-    hard_labels: bool = Field(default=False, description="round soft labels to winners, for comparison")
+    members: int = Field(default=1, ge=1, description="reward models that differ by seed: an ensemble")
     center: float = Field(default=0.0, ge=0, description="weight of the term that keeps rewards near zero")
-    max_length: int = Field(default=1024, ge=8, description="longer pairs are dropped and counted")
-
-
-class RewardSource(Options):
-    """One thing PPO is rewarded by."""
-
-    source: str = Field(
-        description="reward_model (the run's), judge (the feedback model asked about single responses), "
-        "module:function of (prompts, responses) -> scores, or a reward-model folder"
+    heldout_sets: dict[Annotated[str, Field(pattern=r"^[\w.-]+$")], str] = Field(
+        default_factory=dict,
+        description="name → labelled pairs to measure on: an import's folder, or an HH or HHH file",
     )
-    weight: float = Field(default=1.0, description="of its score in the sum; negative to hold something down")
-    scale: bool = Field(
-        default=True, description="bring its scores to mean 0 and spread 1 on samples of the starting policy"
+
+
+class Dpo(OnPreferences):
+    """Direct preference optimisation on soft preferences: no reward model, no sampling."""
+
+    needs, makes = ("preferences", "policy"), ("policy",)
+    stage: Literal["dpo"]
+    beta: float = Field(
+        default=0.1, gt=0, description="how dearly moving from the starting policy is paid for"
     )
 
 
@@ -225,14 +231,13 @@ class Lora(Options):
     )
 
 
-class Ppo(StageOptions):
+class Ppo(Rewarded):
     """Proximal policy optimisation against the reward model."""
 
-    needs, makes = ("prompts", "policy"), ("policy",)
+    makes = ("policy",)
     stage: Literal["ppo"]
     updates: int = Field(default=100, ge=1)
     batch_size: int = Field(default=128, ge=1, description="episodes an update")
-    micro_batch: int = Field(default=64, ge=1, description="sequences in one forward")
     minibatches: int = Field(default=1, ge=1, description="optimiser steps an epoch")
     epochs: int = Field(default=1, ge=1, description="passes over an update's episodes")
     learning_rate: float = Field(default=1e-5, gt=0)
@@ -241,9 +246,6 @@ class Ppo(StageOptions):
     critic_warmup: int = Field(default=0, ge=0, description="first updates that train the value model only")
     max_tokens: int = Field(default=256, ge=1)
     temperature: float = Field(default=1.0, gt=0)
-    rewards: tuple[RewardSource, ...] = Field(
-        default=(RewardSource(source="reward_model"),), min_length=1, description="what is rewarded, added up"
-    )
     gamma: float = Field(default=1.0, gt=0, le=1)
     lam: float = Field(default=0.95, ge=0, le=1)
     clip: float = Field(default=0.2, gt=0)
@@ -308,17 +310,10 @@ class Ppo(StageOptions):
     )
     tracker: Literal["trackio", "wandb", "tensorboard"] | None = None
 
-    @property
-    def wants(self) -> tuple[str, ...]:
-        trained = any(source.source == "reward_model" for source in self.rewards)
-        return (*self.needs, "reward_model") if trained else self.needs
-
     @model_validator(mode="after")
     def _some_gradient(self) -> Ppo:
         if self.kl_in == "loss" and self.kl_estimator == "k1":
             raise ValueError("kl_in: loss needs kl_estimator k2 or k3: the gradient of k1 is zero on average")
-        if len({source.source for source in self.rewards}) < len(self.rewards):
-            raise ValueError("rewards: each source once")
         return self
 
 
@@ -334,5 +329,21 @@ class Evaluate(StageOptions):
 
 
 AnyStage = Annotated[
-    Sample | Critique | Sft | Pair | Label | Reward | Ppo | Evaluate, Field(discriminator="stage")
+    Sample
+    | Critique
+    | Sft
+    | Pair
+    | Label
+    | Reward
+    | Dpo
+    | BestOfN
+    | Rejection
+    | Ppo
+    | Rloo
+    | Grpo
+    | Evaluate,
+    Field(discriminator="stage"),
 ]
+STAGES: dict[str, type[StageOptions]] = {
+    get_args(kind.model_fields["stage"].annotation)[0]: kind for kind in get_args(get_args(AnyStage)[0])
+}

@@ -191,6 +191,17 @@ class Ranking(Record):
         return "tie" if rank[a] == rank[b] else ("a" if rank[a] < rank[b] else "b")
 
 
+class Grade(Record):
+    """What the sources of reward say of one response, raw and by name; one that could not be read is missing."""
+
+    prompt_id: str
+    response_id: str
+    scores: dict[str, float]
+
+    def identity(self) -> tuple[Any, ...]:
+        return (self.response_id,)
+
+
 class Evaluation(Record):
     """One policy's answer to one held-out prompt, and everything measured on it."""
 

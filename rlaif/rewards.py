@@ -1,7 +1,8 @@
-"""What PPO is rewarded by, opened: the config's sources as scores of episodes, on a scale fixed once and kept."""
+"""What policies are rewarded and responses graded by, opened: the config's sources as scores of episodes."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,14 +11,23 @@ from typing import TYPE_CHECKING, Any
 from rlaif.constitution import Constitution
 from rlaif.engines import open_engine
 from rlaif.judge import Judge
-from rlaif.options import RewardSource
+from rlaif.options_rewarded import RewardSource
 from rlaif.plugin import load_function
-from rlaif.records import Prompt
+from rlaif.prompts import encode_turn, end_of_turn
+from rlaif.records import Grade, Prompt, Response
 from rlaif.runfolder import Stage, read_json, write_json
+from rlaif.seeds import derive_seed, in_rounds
+from rlaif.stats import mean, spread
 
 if TYPE_CHECKING:
+    from rlaif.rl.ensemble import Ensemble
     from rlaif.rl.episodes import Episodes
+    from rlaif.rl.ppo import PromptTokens
     from rlaif.rl.reward import FunctionReward, ModelReward, Rewards, Scorer
+
+REFERENCE_SAMPLES = 256  # responses of the starting policy that fix the scores' scale
+Turn = tuple[list[int], list[int]]  # a prompt's tokens and a reply's
+GRADED = 128  # responses between two writes
 
 
 @dataclass
@@ -34,7 +44,8 @@ class Opened:
 
 
 def open_rewards(stage: Stage, tokenizer: Any) -> Opened:
-    """The sources of `ppo.rewards` for a policy with this tokenizer; their scales are still to be measured."""
+    """The sources of the stage's `rewards` for a policy with this tokenizer; their scales are still to be measured."""
+    from rlaif.rl.ensemble import Ensemble
     from rlaif.rl.reward import ModelReward, Rewards, Source
 
     asked = any(o.source == "judge" for o in stage.options.rewards) or getattr(
@@ -42,7 +53,7 @@ def open_rewards(stage: Stage, tokenizer: Any) -> Opened:
     )
     judge = open_judge(stage) if asked else None
     scores = {option.source: _score(stage, option, tokenizer, judge) for option in stage.options.rewards}
-    models = {name: score for name, score in scores.items() if isinstance(score, ModelReward)}
+    models = {name: score for name, score in scores.items() if isinstance(score, ModelReward | Ensemble)}
     own = {name: folder(stage, name) for name, score in models.items() if score.own_tokens}
     rewards = Rewards([Source(o.source, o.weight, scores[o.source]) for o in stage.options.rewards])
     return Opened(rewards, own, min([models[name].context for name in own], default=1 << 30), judge)
@@ -57,13 +68,13 @@ def open_judge(stage: Stage) -> Judge:
 
 def _score(
     stage: Stage, option: RewardSource, tokenizer: Any, judge: Judge | None
-) -> ModelReward | FunctionReward:
+) -> ModelReward | Ensemble | FunctionReward:
     from rlaif.rl.reward import FunctionReward
 
     if option.source == "judge" and judge:
         return FunctionReward("judge", compliance(judge, stage.constitution), tokenizer)
     if is_function(option.source):
-        function = load_function(option.source, "ppo.rewards")
+        function = load_function(option.source, "rewards")
 
         def scorer(prompts: Sequence[Prompt], texts: Sequence[str]) -> Sequence[float | None]:
             return function([prompt.chat for prompt in prompts], list(texts))
@@ -72,22 +83,42 @@ def _score(
     return _model(stage, option, tokenizer)
 
 
-def _model(stage: Stage, option: RewardSource, tokenizer: Any) -> ModelReward:
-    from rlaif.engines.loading import context_length, load_reward_model, load_tokenizer
-    from rlaif.prompts import has_chat_template
-    from rlaif.rl.reward import ModelReward, same_tokens
+def _model(stage: Stage, option: RewardSource, tokenizer: Any) -> ModelReward | Ensemble:
+    from rlaif.engines.loading import load_tokenizer
+    from rlaif.rl.reward import same_tokens
 
-    where, config = folder(stage, option.source), stage.config.policy
-    model, judge_tokenizer = load_reward_model(where, config.device, config.dtype), load_tokenizer(where)
+    where = folder(stage, option.source)
+    judge_tokenizer = load_tokenizer(where)
     same = same_tokens(tokenizer, judge_tokenizer, stage.run.prompts("train")[:64])
     if not same:
         stage.notes.append(
             f"the reward {option.source} has a tokenizer of its own: it reads responses as text, encoded anew"
         )
+    members = [where, *sorted(where.parent.glob("member_*/reward_model"))]
+    made = [_member(stage, path, judge_tokenizer, tokenizer, same) for path in members]
+    return _pooled(where, made, option) if len(made) > 1 else made[0]
+
+
+def _member(stage: Stage, where: Path, judge_tokenizer: Any, tokenizer: Any, same: bool) -> ModelReward:
+    from rlaif.engines.loading import context_length, load_reward_model
+    from rlaif.prompts import has_chat_template
+    from rlaif.rl.reward import ModelReward
+
+    model = load_reward_model(where, stage.config.policy.device, stage.config.policy.dtype)
     # What ends a base model's turn is no token of the reward model's: it reads the text before it.
     as_text = not same or not has_chat_template(tokenizer)
     return ModelReward(model, judge_tokenizer, context_length(model), stage.options.micro_batch,
                        policy_tokenizer=tokenizer if as_text else None, own_tokens=same)  # fmt: skip
+
+
+def _pooled(where: Path, members: Sequence[ModelReward], option: RewardSource) -> Ensemble:
+    """The members on the scales that the reward stage measured on its training replies."""
+    from rlaif.rl.ensemble import Ensemble
+    from rlaif.rl.reward import Scale
+
+    known = read_json(where / "calibration.json")["members"]
+    scales = [Scale(row["reward_mean"], row["reward_std"] or 1.0) for row in known]
+    return Ensemble(members, scales, option.pool, option.pool_k)
 
 
 def compliance(judge: Judge, constitution: Constitution) -> Scorer:
@@ -133,3 +164,92 @@ def fix_scales(
         for source in rewards.sources:
             source.scale = Scale(**read_json(path)[source.name])
     return path.exists()
+
+
+def reference_samples(
+    stage: Stage, policy: Any, tokenizer: Any, prompts: Sequence[PromptTokens], eos: Sequence[int]
+) -> list[tuple[Episodes, list[Prompt]]]:
+    """Responses of the policy as it starts, that fix what a score is measured in."""
+    import torch
+
+    from rlaif.rl.rollout import rollout
+    from rlaif.rl.texts import turn_end
+
+    o, made = stage.options, []
+    generator = torch.Generator(policy.device).manual_seed(derive_seed(stage.seed, "scale"))
+    for number in range(1, -(-REFERENCE_SAMPLES // o.batch_size) + 1):
+        batch = in_rounds(prompts, number, o.batch_size, derive_seed(stage.seed, "scale prompts"))
+        episodes = rollout(policy, [p.ids for p in batch], o.max_tokens, o.temperature, eos, tokenizer.pad_token_id,
+                           generator, turn_end(tokenizer))  # fmt: skip
+        made.append((episodes, [p.source for p in batch]))
+    return made
+
+
+def grade(stage: Stage, opened: Opened, tokenizer: Any, responses: Sequence[Response]) -> dict[str, float]:
+    """The reward of responses that are rows of the run, by id; raw scores are kept in grades.jsonl as they are made.
+
+    Each source is brought to mean 0 and spread 1 over all of them where the options say so. Responses that a source
+    cannot read are left out and counted.
+    """
+    from rlaif.engines.loading import resolve_device
+
+    rows, device = stage.rows("grades", Grade), resolve_device(stage.config.policy.device)
+    have = {row.response_id for row in rows}
+    prompts = stage.prompts_by_id()
+    todo = sorted((r for r in responses if r.id not in have), key=lambda r: (r.tokens or len(r.text), r.id))
+    with stage.progress(len(responses), "grades", len(have)) as tick:
+        for start in range(0, len(todo), GRADED):
+            part = todo[start : start + GRADED]
+            rows.append(_graded(opened, tokenizer, [prompts[r.prompt_id] for r in part], part, device))
+            tick(len(part))
+    found = [row for row in rows if len(row.scores) == len(opened.rewards.sources)]
+    stage.dropped["no reward could be read"] += len(responses) - len(found)
+    if opened.judge:
+        stage.usage(opened.judge.engine.usage)
+    return totals(found, stage.options.rewards)
+
+
+def _graded(
+    opened: Opened, tokenizer: Any, prompts: Sequence[Prompt], responses: Sequence[Response], device: Any
+) -> list[Grade]:
+    """One grade a response; a response that does not fit, or that a source has no opinion of, lacks its score."""
+    end = end_of_turn(tokenizer)
+    turns = [
+        encode_turn(tokenizer, prompt.chat, response.text, end if response.finish == "stop" else None)
+        for prompt, response in zip(prompts, responses, strict=True)
+    ]
+    fits = [at for at, turn in enumerate(turns) if turn[1] and len(turn[0] + turn[1]) <= opened.context]
+    scores: list[dict[str, float]] = [{} for _ in responses]
+    for source in opened.rewards.sources if fits else ():
+        rows = [(prompts[at], responses[at], turns[at]) for at in fits]
+        for at, score in zip(fits, _scores(source.score, rows, tokenizer, device), strict=True):
+            scores[at] |= {source.name: score} if score is not None and math.isfinite(score) else {}
+    return [Grade(prompt_id=r.prompt_id, response_id=r.id, scores=s) for r, s in zip(responses, scores, strict=True)]  # fmt: skip
+
+
+def _scores(
+    score: Any, rows: Sequence[tuple[Prompt, Response, Turn]], tokenizer: Any, device: Any
+) -> list[float | None]:
+    """What one source says of responses: a function of their texts, a reward model of their tokens."""
+    import torch
+
+    from rlaif.rl.episodes import join
+    from rlaif.rl.reward import FunctionReward
+
+    prompts = [prompt for prompt, _, _ in rows]
+    if isinstance(score, FunctionReward):
+        return score.ask(prompts, [response.text for _, response, _ in rows])
+    ended = torch.tensor([response.finish == "stop" for _, response, _ in rows], device=device)
+    starts, replies = [turn[0] for *_, turn in rows], [turn[1] for *_, turn in rows]
+    return score(join(starts, replies, ended, tokenizer.pad_token_id), prompts).tolist()
+
+
+def totals(grades: Sequence[Grade], sources: Sequence[RewardSource]) -> dict[str, float]:
+    """Weighted sums of the sources' scores by response id, each source scaled over all grades where it says so."""
+    total = dict.fromkeys((grade.response_id for grade in grades), 0.0)
+    for source in sources:
+        scores = [grade.scores[source.source] for grade in grades]
+        centre, width = (mean(scores), spread(scores)) if source.scale else (0.0, 1.0)
+        for grade, score in zip(grades, scores, strict=True):
+            total[grade.response_id] += source.weight * (score - centre) / (width if width > 1e-6 else 1.0)
+    return total

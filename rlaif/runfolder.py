@@ -9,6 +9,7 @@ again. So running the same command again continues with the rows that are missin
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import random
@@ -156,6 +157,7 @@ class Stage:
         self.notes: list[str] = []
         self.example: dict[str, str] | None = None
         self.used: dict[str, int] | None = None
+        self.parts: tuple[str, ...] = ()
 
     @property
     def config(self) -> Config:
@@ -170,7 +172,14 @@ class Stage:
     @property
     def seed(self) -> int:
         """A seed of this stage's own, the same in every continuation."""
-        return derive_seed(self.config.seed, self.number, self.name)
+        return derive_seed(self.config.seed, self.number, self.name, *self.parts)
+
+    def part(self, name: str) -> Stage:
+        """The stage as one of several trainings within it: with a folder and a seed of its own."""
+        twin = copy.copy(self)
+        twin.dir, twin.parts = self.dir / name, (*self.parts, name)
+        twin.dir.mkdir(exist_ok=True)
+        return twin
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -296,7 +305,7 @@ class Run:
     @property
     def policies(self) -> dict[str, Path]:
         """Folders of the policies the run has made so far, "base" first."""
-        made = {name: path for name, path in policies_of(self, self.stages).items() if path.exists()}
+        made = {name: path for name, path in policies_of(self, self.stages).items() if path.is_dir()}
         return {"base": Path(self.config.policy.model), **made}
 
     def dataset(self, name: str) -> Any:
@@ -325,13 +334,17 @@ class Run:
 
 
 def policies_of(run: Run, stages: list[Stage]) -> dict[str, Path]:
-    """Folders of the policies that these stages train; the last round's carry the stage's plain name."""
+    """Folders of the policies that these stages train; the last round's carry the stage's plain name.
+
+    A stage that only chooses responses stands here with the file of those.
+    """
     found: dict[str, Path] = {}
     for stage in stages:
-        if "policy" in stage.options.makes:
+        made = {"policy": "policy", "best": "best.jsonl"}
+        for artefact in made.keys() & set(stage.options.makes):
             name = stage.name if stage.round == run.config.rounds else f"{stage.name}@{stage.round}"
             twins = [s for s in run.stages if s.name == stage.name and s.round == stage.round]
-            found[name if len(twins) == 1 else f"{name}[{twins.index(stage)}]"] = stage.dir / "policy"
+            found[name if len(twins) == 1 else f"{name}[{twins.index(stage)}]"] = stage.dir / made[artefact]
     return found
 
 

@@ -38,6 +38,12 @@ def mean(values: ArrayLike) -> float:
     return float(array.mean()) if array.size else NAN
 
 
+def spread(values: ArrayLike) -> float:
+    """Standard deviation of a whole population, nan of nothing."""
+    array = np.asarray(values, float)
+    return float(array.std()) if array.size else NAN
+
+
 def wilson(k: float, n: float, level: float = 0.95) -> Interval:
     """Score interval of a proportion k/n (Wilson 1927): sound at 0, at n and for small n; (0, 1) for n = 0."""
     if n <= 0:
@@ -224,3 +230,49 @@ def length_controlled_win_rate(wins: ArrayLike, length_difference: ArrayLike) ->
         if np.abs(step).max() < 1e-9:
             break
     return float(sigmoid(theta[0]))
+
+
+def best_of_n(proxy: ArrayLike, gold: ArrayLike, n: int) -> float:
+    """Unbiased estimate of E[gold of the best by proxy among n samples] from N ≥ n samples, proxy and gold [N].
+
+    Σ_{i=n..N} C(i−1, n−1)/C(N, n)·gold_(i) over the samples sorted by proxy (arXiv 2112.09332, appendix I; arXiv
+    2210.10760, section 2); samples of equal proxy share their gold. With gold = proxy it is the expected maximum.
+    """
+    scores, truth = np.asarray(proxy, float), np.asarray(gold, float)
+    _, place, size = np.unique(scores, return_inverse=True, return_counts=True)
+    shared = np.bincount(place, truth) / size
+    ranked, total = np.sort(place), len(scores)
+    weights = [math.comb(i, n - 1) / math.comb(total, n) for i in range(total)]
+    return float(np.dot(weights, shared[ranked]))
+
+
+def kl_best_of_n(n: int) -> float:
+    """KL of best-of-n from the policy it samples, in nats: log n − (n − 1)/n (exact without ties, else a bound)."""
+    return math.log(n) - (n - 1) / n
+
+
+class Overoptimisation(TypedDict):
+    """R(d) of d = √KL by Gao et al., and where it peaks (None where it never falls)."""
+
+    alpha: float
+    beta: float
+    peak: float | None
+    rmse: float
+
+
+def fit_overoptimisation(d: ArrayLike, gain: ArrayLike, kind: str) -> Overoptimisation:
+    """Least squares of Gao's forms to gold gains over the start, at distances d = √KL (arXiv 2210.10760, section 3.1).
+
+    "bon": R(d) = d(α − βd), peak α/2β. "rl": R(d) = d(α − β·log d), peak exp(α/β − 1).
+    """
+    x, y = np.asarray(d, float), np.asarray(gain, float)
+    x, y = x[x > 0], y[x > 0]
+    design = np.stack([x, -x * (x if kind == "bon" else np.log(x))], 1)
+    if np.linalg.matrix_rank(design) < 2:
+        return {"alpha": NAN, "beta": NAN, "peak": None, "rmse": NAN}
+    (alpha, beta), *_ = np.linalg.lstsq(design, y, rcond=None)
+    peak = None
+    if beta > 0:
+        peak = alpha / (2 * beta) if kind == "bon" else math.exp(min(alpha / beta - 1, 700))
+    error = float(np.sqrt(((design @ [alpha, beta] - y) ** 2).mean()))
+    return {"alpha": float(alpha), "beta": float(beta), "peak": peak, "rmse": error}

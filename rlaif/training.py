@@ -13,18 +13,23 @@ import shutil
 import time
 import warnings
 from collections.abc import Callable, Iterable, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoConfig, PrinterCallback, TrainerCallback
 from transformers.utils import logging
-from trl.trainer.reward_trainer import DataCollatorForPreference, RewardTrainer
+from trl.trainer.dpo_trainer import DPOTrainer
+from trl.trainer.reward_trainer import RewardTrainer
 from trl.trainer.sft_trainer import SFTTrainer
 
+from rlaif.engines.loading import eos_ids
 from rlaif.errors import UserError
+from rlaif.prompts import end_of_turn
 from rlaif.runfolder import Journal, Stage
 from rlaif.seeds import derive_seed
 
@@ -34,19 +39,22 @@ GROUP = 32  # replies of like length that go through the reward model together
 SAVE_SECONDS = 5.0
 SAVE_SHARE = 0.05  # of the time may go into checkpoints
 LARGE = 1_000_000_000  # parameters from which activations are recomputed to save memory
+IGNORED = -100  # a label without a loss
 WATCHED = ("loss", "grad_norm", "eval_loss")
 
 
 def soft_preference_loss(
-    rewards: torch.Tensor, p_a: torch.Tensor, weight: torch.Tensor, center: float = 0.0
+    rewards: torch.Tensor, p_a: torch.Tensor, weight: torch.Tensor, center: float = 0.0, margin: float = 0.0
 ) -> torch.Tensor:
     """Mean weighted cross-entropy of sigmoid(r_a − r_b) against p_a (RLAIF, arXiv 2309.00267, section 2.2.1).
 
-    rewards [2B]: the B first replies, then the B second ones; p_a, weight [B]. `center` weighs (r_a + r_b)², which
-    keeps rewards near zero (arXiv 2312.09244, equation 2).
+    rewards [2P]: the first replies of P pairs, then the second ones; p_a, weight [P]. `center` weighs (r_a + r_b)²,
+    which keeps rewards near zero (arXiv 2312.09244, equation 2). `margin` is the lead asked of a certain winner, less
+    the less certain it is (Llama 2, arXiv 2307.09288, equation 2): the difference learned is logit p_a + margin·(2p_a − 1).
     """
     a, b = rewards.chunk(2)
-    loss = torch.nn.functional.binary_cross_entropy_with_logits(a - b, p_a, weight=weight)
+    lead = a - b - margin * (2 * p_a - 1)
+    loss = torch.nn.functional.binary_cross_entropy_with_logits(lead, p_a, weight=weight)
     return loss + center * (weight * (a + b) ** 2).mean() if center else loss
 
 
@@ -89,31 +97,85 @@ def rewards_of(model: Any, ids: torch.Tensor, mask: torch.Tensor, group: int) ->
     return torch.cat(found).squeeze(-1).float()[order.argsort()]
 
 
-class SoftPairCollator(DataCollatorForPreference):
-    """trl's pairs, right-padded, with the probability that the first is better and the pair's weight."""
+class ElementCollator:
+    """Elements of `rlaif.pairs.elements` as one batch: their S sequences right-padded, their P pairs counted through."""
 
-    def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
-        """{input_ids, attention_mask [2B, T], p_a, weight [B]}."""
-        extra = {key: torch.tensor([row[key] for row in examples]) for key in ("p_a", "weight")}
-        return {**super().torch_call(examples), **extra}
+    def __init__(self, pad: int) -> None:
+        self.pad = pad
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        """{input_ids, attention_mask, labels [S, T] (−100 but for the replies), pairs [2, P], p_a, weight [P]}.
+
+        Weights are such that their mean over pairs is a mean over elements.
+        """
+        ids = [torch.tensor(sequence) for row in rows for sequence in row["sequences"]]
+        starts = [start for row in rows for start in row["starts"]]
+        labels = [
+            own.clone().index_fill_(0, torch.arange(start), IGNORED)
+            for own, start in zip(ids, starts, strict=True)
+        ]
+        offsets = [0, *accumulate(len(row["sequences"]) for row in rows)]
+        pairs = [
+            [at + offset for row, offset in zip(rows, offsets, strict=False) for at in row[side]]
+            for side in ("first", "second")
+        ]
+        flat = {key: torch.tensor([x for row in rows for x in row[key]]) for key in ("p_a", "weight")}
+        flat["weight"] *= len(flat["weight"]) / len(rows)
+        return {
+            "input_ids": pad_sequence(ids, True, self.pad), "labels": pad_sequence(labels, True, IGNORED),
+            "attention_mask": pad_sequence([torch.ones_like(own) for own in ids], True), "pairs": torch.tensor(pairs), **flat,
+        }  # fmt: skip
 
 
-class SoftRewardTrainer(Plain, RewardTrainer):
-    """trl's reward trainer with soft labels: rows of `chosen_ids` (reply a), `rejected_ids` (b), `p_a`, `weight`."""
+class OnPairs(Plain):
+    """Mixin of trl's trainers on preferences: our elements in, our loss; `rewards` says what a sequence is worth."""
 
-    center = 0.0
+    def __init__(self, *args: Any, center: float = 0.0, margin: float = 0.0, **kwargs: Any) -> None:
+        self.center, self.margin = center, margin
+        super().__init__(*args, **kwargs)
+
+    def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
+        return dataset
 
     def _set_signature_columns_if_needed(self) -> None:
-        self._signature_columns = ["chosen_ids", "rejected_ids", "p_a", "weight"]
+        self._signature_columns = ["sequences", "starts", "first", "second", "p_a", "weight"]
+
+    def rewards(self, model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        """The reward of each sequence [S]."""
+        raise NotImplementedError
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """`soft_preference_loss` of a batch."""
-        pairs = {key: inputs.pop(key) for key in ("p_a", "weight")}
-        rewards = rewards_of(model, inputs["input_ids"], inputs["attention_mask"], GROUP)
-        loss = soft_preference_loss(rewards, **pairs, center=self.center)
+        """`soft_preference_loss` of a batch's pairs."""
+        rewards = self.rewards(model, inputs)
+        pairs = rewards[inputs["pairs"].flatten()]
+        loss = soft_preference_loss(pairs, inputs["p_a"], inputs["weight"], self.center, self.margin)
         return (loss, {"rewards": rewards}) if return_outputs else loss
+
+
+class SoftRewardTrainer(OnPairs, RewardTrainer):
+    """trl's reward trainer with soft labels and any number of pairs an element."""
+
+    def rewards(self, model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        """What the head says at each sequence's last token."""
+        return rewards_of(model, inputs["input_ids"], inputs["attention_mask"], GROUP)
+
+
+class SoftDpoTrainer(OnPairs, DPOTrainer):
+    """trl's DPO with soft labels: the reward model's loss, the reward being β·log π/π_ref of the reply.
+
+    (DPO, arXiv 2305.18290, equation 7; with 0 < p < 1 it is its conservative form, cDPO.)
+    """
+
+    def rewards(self, model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        """β times the log-ratio of policy to reference, summed over each reply's tokens."""
+        read = {key: inputs[key] for key in ("input_ids", "attention_mask", "labels")}
+        own = model(**read, use_cache=False, fused_lm_head=True).log_probs.sum(1)
+        frozen: Any = self.ref_model
+        with torch.no_grad():
+            reference = frozen(**read, use_cache=False, fused_lm_head=True).log_probs.sum(1)
+        return self.beta * (own - reference)
 
 
 class Watch(TrainerCallback):
@@ -126,21 +188,28 @@ class Watch(TrainerCallback):
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         """Log before anything is saved, so that a checkpoint never holds weights that gave NaN."""
-        row = {"step": state.global_step, "epoch": round(state.epoch or 0.0, 4)}
-        row |= {key: logs[key] for key in ("loss", "learning_rate", "grad_norm") if key in logs}
-        row |= {"heldout_loss": logs["eval_loss"]} if "eval_loss" in logs else {}
-        if len(row) > 2:
-            self.curve.append(row)
+        row = self.row(state.global_step, logs)
+        if row:
+            self.curve.append({"step": state.global_step, "epoch": round(state.epoch or 0.0, 4), **row})
         bad = {key: logs[key] for key in WATCHED if key in logs and not math.isfinite(logs[key])}
         if bad:
             raise diverged(self.stage, state.global_step, state.max_steps, bad)
+
+    def row(self, step: int, logs: dict[str, float]) -> dict[str, Any]:
+        """What the curve says of a step; nothing where it is empty."""
+        row = {key: logs[key] for key in ("loss", "learning_rate", "grad_norm") if key in logs}
+        return row | ({"heldout_loss": logs["eval_loss"]} if "eval_loss" in logs else {})
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Ask for a checkpoint every few seconds, less often where writing one takes long."""
         self.tick(1)
         now = time.monotonic()
-        if now - self.saved > max(SAVE_SECONDS, self.cost / SAVE_SHARE):
+        if now - self.saved > max(SAVE_SECONDS, self.cost / SAVE_SHARE) and self.due(state.global_step):
             control.should_save, self.begun = True, now
+
+    def due(self, step: int) -> bool:
+        """Whether a checkpoint may be written after this step."""
+        return True
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Mark the checkpoint as whole."""
@@ -171,19 +240,21 @@ def arguments(kind: Any, stage: Stage, model: Any, heldout: int, **extra: Any) -
     """trl's config `kind` for a stage's options, on the device of its model; `heldout` counts rows to evaluate."""
     options, on_gpu = stage.options, model.device.type == "cuda"
     micro = min(options.micro_batch or options.batch_size, options.batch_size)
+    settings: dict[str, Any] = {
+        "output_dir": str(stage.dir / "checkpoints"), "seed": stage.seed, "data_seed": stage.seed,
+        "num_train_epochs": options.epochs, "learning_rate": options.learning_rate, "weight_decay": 0.0, "max_grad_norm": 1.0,
+        "per_device_train_batch_size": micro, "per_device_eval_batch_size": micro,
+        "gradient_accumulation_steps": math.ceil(options.batch_size / micro),
+        "use_cpu": model.device.type == "cpu", "bf16": on_gpu and torch.cuda.is_bf16_supported(),
+        "gradient_checkpointing": model.num_parameters() >= LARGE, "dataloader_pin_memory": on_gpu,
+        "eval_strategy": "epoch" if heldout else "no", "eval_on_start": bool(heldout) and not last_checkpoint(stage),
+        "logging_steps": 1, "logging_nan_inf_filter": False, "save_strategy": "no", "save_total_limit": 2,
+        "report_to": "none", "disable_tqdm": True,
+        **({"max_length": None} if "max_length" in kind.__dataclass_fields__ else {}),
+    }  # fmt: skip
     with warnings.catch_warnings():  # gradient_checkpointing has a new name in the latest transformers only
         warnings.simplefilter("ignore", FutureWarning)
-        args = kind(
-            output_dir=str(stage.dir / "checkpoints"), seed=stage.seed, data_seed=stage.seed,
-            num_train_epochs=options.epochs, learning_rate=options.learning_rate, weight_decay=0.0, max_grad_norm=1.0,
-            per_device_train_batch_size=micro, per_device_eval_batch_size=micro,
-            gradient_accumulation_steps=math.ceil(options.batch_size / micro),
-            use_cpu=model.device.type == "cpu", bf16=on_gpu and torch.cuda.is_bf16_supported(),
-            gradient_checkpointing=model.num_parameters() >= LARGE, dataloader_pin_memory=on_gpu,
-            eval_strategy="epoch" if heldout else "no", eval_on_start=bool(heldout) and not last_checkpoint(stage),
-            logging_steps=1, logging_nan_inf_filter=False, save_strategy="no", save_total_limit=2,
-            report_to="none", disable_tqdm=True, max_length=None, **extra,
-        )  # fmt: skip
+        args = kind(**(settings | extra))
     args._n_gpu = min(args.n_gpu, 1)  # one process trains on one GPU, however many there are
     return args
 
@@ -199,7 +270,7 @@ def without_dropout(model: Any) -> Any:
     return model
 
 
-def fit(stage: Stage, trainer: Any) -> None:
+def fit(stage: Stage, trainer: Any, watch: Callable[..., Watch] = Watch) -> None:
     """Train to the end, from the last whole checkpoint where there is one; raises UserError on NaN."""
     checkpoints, last = stage.dir / "checkpoints", last_checkpoint(stage)
     for torn in checkpoints.glob("checkpoint-*"):
@@ -208,14 +279,52 @@ def fit(stage: Stage, trainer: Any) -> None:
     done = int(last.name.rpartition("-")[2]) if last else 0
     curve = Journal(stage.dir / "metrics.jsonl", "step")
     curve.rewind(done if last else -1)
-    steps = trainer.args.num_train_epochs * math.ceil(
-        len(trainer.train_dataset) / trainer.args.per_device_train_batch_size
-        / trainer.args.gradient_accumulation_steps
-    )  # fmt: skip
+    args = trainer.args
+    batches = math.ceil(
+        len(trainer.train_dataset) / args.per_device_train_batch_size / args.gradient_accumulation_steps
+    )
+    steps = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * batches)
     trainer.remove_callback(PrinterCallback)
-    with stage.progress(math.ceil(steps), "steps", done) as tick:
-        trainer.add_callback(Watch(stage, curve, tick))
+    with stage.progress(steps, "steps", done) as tick:
+        trainer.add_callback(watch(stage, curve, tick))
         trainer.train(resume_from_checkpoint=str(last) if last else None)
+
+
+def fit_replies(stage: Stage, model: Any, tokenizer: Any, rows: list[dict[str, Any]], held: set[str]) -> None:
+    """Fine-tune on rows of `prompt_id`, `input_ids` and `start` (tokens of the prompt), loss on the reply alone → policy/.
+
+    Rows of `held` prompts measure and do not train.
+    """
+    from datasets import Dataset
+    from trl.trainer.sft_config import SFTConfig
+
+    parts = ([row for row in rows if (row["prompt_id"] in held) == part] for part in (False, True))
+    train, heldout = (Dataset.from_list([with_labels(row) for row in part]) for part in parts)
+    _stop_at(model, tokenizer, end_of_turn(tokenizer))
+    prepared = {"skip_prepare_dataset": True}  # rows are tokens already: the chat template is applied once
+    trainer = ReplyTrainer(
+        without_dropout(model), arguments(SFTConfig, stage, model, len(heldout), dataset_kwargs=prepared),
+        train_dataset=train, eval_dataset=heldout if len(heldout) else None, processing_class=tokenizer,
+    )  # fmt: skip
+    fit(stage, trainer)
+    source = stage.input("policy")
+    publish(stage, "policy", lambda folder: write_model(model, tokenizer, folder, source))
+
+
+def with_labels(row: dict[str, Any]) -> dict[str, list[int]]:
+    """The row's `input_ids`, and `labels` that are theirs on the reply alone."""
+    ids, start = row["input_ids"], row["start"]
+    return {"input_ids": ids, "labels": [IGNORED] * start + ids[start:]}
+
+
+def _stop_at(model: Any, tokenizer: Any, end: int | None) -> None:
+    """Let generation stop at the token that the replies are taught to end with."""
+    generation = model.generation_config
+    generation.eos_token_id = list(
+        dict.fromkeys([*eos_ids(model, tokenizer), *([end] if end is not None else [])])
+    )
+    if not generation.do_sample:  # sampling settings without sampling cannot be saved
+        generation.temperature = generation.top_p = generation.top_k = None
 
 
 def publish(stage: Stage, name: str, write: Callable[[Path], None]) -> None:
@@ -249,6 +358,6 @@ def score_sequences(model: Any, sequences: Sequence[Sequence[int]], batch: int) 
     model.eval()
     pad = model.config.get_text_config().pad_token_id
     rows = [torch.tensor(sequence) for sequence in sequences]
-    ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=pad)
-    mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
+    ids = pad_sequence(rows, True, pad)
+    mask = pad_sequence([torch.ones_like(row) for row in rows], True)
     return rewards_of(model, ids.to(model.device), mask.to(model.device), batch).tolist()

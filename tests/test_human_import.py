@@ -215,7 +215,7 @@ def test_missing_file_and_unknown_format(tmp_path):
     with pytest.raises(UserError, match="no such file"):
         import_hh(tmp_path / "none.jsonl", tmp_path / "out")
     with pytest.raises(UserError, match='did you mean "hh"'):
-        import_file("hhh", tmp_path / "none.jsonl", tmp_path / "out")
+        import_file("hhr", tmp_path / "none.jsonl", tmp_path / "out")
 
 
 def test_export_leaves_out_what_the_format_cannot_hold_and_counts_it(tmp_path):

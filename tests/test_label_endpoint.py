@@ -93,7 +93,7 @@ def test_a_label_stage_through_every_fault(project: Path, truth: dict):
     assert set(retried) >= {"HTTP 429", "HTTP 500", "half an answer", "no choices in the answer",
                             "no log-probabilities", "no connection", "no answer in time"}  # fmt: skip
     assert summary["usage"]["calls"] == len(truth) + retried["no log-probabilities"]
-    assert "asked again after" in summary["notes"][0]
+    assert any("asked again after" in note for note in summary["notes"])
     assert written_anywhere(project / "faulty", KEY) == []
 
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
+from rlaif import rewards
 from rlaif.config import Config
 from rlaif.constitution import Constitution
 from rlaif.errors import UserError
@@ -23,7 +24,7 @@ from tests.tiny_models import tiny_policy
 
 OPTIONS = {"updates": 6, "batch_size": 8, "micro_batch": 4, "minibatches": 2, "max_tokens": 6, "warmup": 2,
            "learning_rate": 1e-3, "checkpoint_every": 2, "sample_every": 3}  # fmt: skip
-ppo.REFERENCE_SAMPLES = 16  # enough here, and quick
+rewards.REFERENCE_SAMPLES = 16  # enough here, and quick
 
 
 def gold(messages, reply, principles):
@@ -201,7 +202,7 @@ def test_nan_names_update_and_value_and_keeps_the_checkpoint(tmp_path, policy, m
 
     stage = stage_of(tmp_path / "run", policy)
     score, calls = ModelReward.__call__, iter(range(100))
-    breaks_at = -(-ppo.REFERENCE_SAMPLES // 8) + 4  # the scale's batches, four good updates, then this
+    breaks_at = -(-rewards.REFERENCE_SAMPLES // 8) + 4  # the scale's batches, four good updates, then this
 
     def breaks(self, episodes, prompts):
         scores = score(self, episodes, prompts)

@@ -5,6 +5,7 @@ import math
 import pytest
 
 from rlaif.errors import UserError
+from rlaif.pairs import elements, load_pairs
 from rlaif.stages import reward
 from tests.tiny_models import hand_made_run, preference, prompts_of, reply, tiny_policy
 
@@ -21,10 +22,23 @@ def stage_of(tmp_path, policy, prompts=12, **options):
 
 
 def pairs_of(stage, policy):
-    from rlaif.engines.loading import load_tokenizer
+    from rlaif.engines.loading import context_length, load_tokenizer
 
     tokenizer = load_tokenizer(policy)
-    return reward._pairs(stage, tokenizer, reward._start_model(stage, policy, tokenizer)), tokenizer
+    return load_pairs(
+        stage, tokenizer, context_length(reward.start_model(stage, policy, tokenizer))
+    ), tokenizer
+
+
+def pair_of(prompt, a, b, p_a=1.0, weight=1.0, start=0):
+    return {
+        "prompt_id": prompt,
+        "start": start,
+        "chosen_ids": a,
+        "rejected_ids": b,
+        "p_a": p_a,
+        "weight": weight,
+    }
 
 
 def test_the_loss_is_weighted_cross_entropy_of_the_margin():
@@ -119,11 +133,10 @@ def test_soft_ties_are_kept_and_only_finished_replies_are_closed(tmp_path, polic
 
 
 def test_weights_average_one_whatever_their_scale():
-    rows = [
-        {"prompt_id": "p", "chosen_ids": [1], "rejected_ids": [2], "p_a": 1.0, "weight": w}
-        for w in (2.0, 6.0)
-    ]
-    assert reward._dataset(rows, 4.0)["weight"][:] == [0.5, 1.5]
+    rows = [pair_of("p", [1], [2], weight=w) for w in (2.0, 6.0)]
+    assert [row["weight"] for row in elements(rows, 4.0, False)] == [[0.5], [1.5]]
+    (together,) = elements(rows, 4.0, True)
+    assert together["weight"] == [0.25, 0.75]
 
 
 def test_a_weighty_pair_outvotes_its_opposite(tmp_path, policy):
@@ -151,7 +164,7 @@ def test_the_score_is_read_at_the_last_token_whatever_the_padding(tmp_path, poli
     prompt = prompts_of(stage)[0]
     preference(stage, reply(stage, prompt, "good"), reply(stage, prompt, "thanks it is bad today", 1), 0.8)
     ((pair,), tokenizer) = pairs_of(stage, policy)
-    model = reward._start_model(stage, policy, tokenizer)
+    model = reward.start_model(stage, policy, tokenizer)
     sequences = [pair["chosen_ids"], pair["rejected_ids"]]
     together = score_sequences(model, sequences, 2)
     assert together == pytest.approx(score_sequences(model, sequences, 1), abs=1e-6)
@@ -236,7 +249,7 @@ def test_a_reward_model_can_start_from_a_reward_model_with_its_head(tmp_path, po
         preference(stage, reply(stage, prompt, "good"), reply(stage, prompt, "bad", 1), 0.8)
     reward.run(stage)
     folder = stage.dir / "reward_model"
-    again = reward._start_model(stage, folder, load_tokenizer(folder))
+    again = reward.start_model(stage, folder, load_tokenizer(folder))
     assert (again.score.weight == load_reward_model(folder, "cpu").score.weight).all()
 
 

@@ -5,6 +5,7 @@ import pytest
 from rlaif.errors import UserError
 from rlaif.records import Revision
 from rlaif.stages import sft
+from rlaif.training import with_labels
 from tests.tiny_models import hand_made_run, prompts_of, reply, revision, tiny_policy
 
 
@@ -33,6 +34,7 @@ def test_the_loss_is_on_the_reply_and_its_end_alone(tmp_path, policy):
     assert tokenizer.decode(row["input_ids"]) == (
         "<|user|>tell me about number 0<|end|><|assistant|>thanks it is good<|end|>"
     )
+    row = with_labels(row)
     learned = [token for token in row["labels"] if token != -100]
     assert tokenizer.decode(learned) == "thanks it is good<|end|>"
     assert row["labels"][-len(learned) :] == learned

@@ -1,4 +1,4 @@
-"""Killed in the middle and started again, both trainings end where the uninterrupted ones do."""
+"""Killed in the middle and started again, the trainings end where the uninterrupted ones do."""
 
 import json
 import os
@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from rlaif.stages import reward, sft
+from rlaif.stages import dpo, reward, sft
 from tests.tiny_models import hand_made_run, preference, prompts_of, reply, revision, tiny_policy
 
 STAGES = {
     "sft": {"stage": "sft", "epochs": 4, "learning_rate": 1e-3, "batch_size": 4, "micro_batch": 2},
     "reward": {"stage": "reward", "epochs": 4, "learning_rate": 1e-3, "batch_size": 4},
+    "dpo": {"stage": "dpo", "epochs": 4, "learning_rate": 1e-3, "batch_size": 4},
 }
 CHILD = """
 import sys, time
@@ -42,7 +43,7 @@ def start(folder: str, policy: str, name: str):
         old, new = reply(stage, prompt, "rude"), reply(stage, prompt, "thanks it is good", 1)
         revision(stage, old, new)
         preference(stage, old, new, 0.2)
-    {"sft": sft, "reward": reward}[name].run(stage)
+    {"sft": sft, "reward": reward, "dpo": dpo}[name].run(stage)
     torch.set_num_threads(threads)
     return stage
 
@@ -52,7 +53,7 @@ def curve(folder: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-@pytest.mark.parametrize("name", ["sft", "reward"])
+@pytest.mark.parametrize("name", ["sft", "reward", "dpo"])
 def test_a_killed_training_ends_as_if_it_had_not_been(tmp_path, name):
     policy = tiny_policy(tmp_path / "policy")
     whole = start(str(tmp_path / "whole"), str(policy), name)
@@ -76,7 +77,7 @@ def test_a_killed_training_ends_as_if_it_had_not_been(tmp_path, name):
     continued = start(str(folder), str(policy), name)
     assert curve(folder) == curve(tmp_path / "whole")
     assert continued.metrics == whole.metrics
-    made = "policy" if name == "sft" else "reward_model"
+    made = "reward_model" if name == "reward" else "policy"
     weights = [(stage.dir / made / "model.safetensors").read_bytes() for stage in (whole, continued)]
     assert weights[0] == weights[1]
     assert not checkpoints.exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from rlaif.comparing.summary import summarise
 from rlaif.records import Evaluation
 from rlaif.stats import length_controlled, mean, outcomes, win_rate
 
+ONLINE = ("ppo", "rloo", "grpo")
 CURVES = (
     ("Reward", (("reward", "less KL"), ("score", "reward model's score"))),
     ("KL to the reference, nats a reply", (("kl", "sampled"), ("exact_kl", "exact"))),
@@ -179,8 +181,9 @@ def _principle(evidence: Evidence, name: str, tables: dict[str, tuple[Table, Tab
 
 
 def curves(evidence: Evidence) -> list[Any]:
-    """Charts of the last PPO stage, those it has data for."""
-    rows = evidence.curve(evidence.last("ppo"))
+    """Charts of the last PPO, RLOO or GRPO stage and of best-of-n, those they have data for."""
+    online = [stage for stage in evidence.stages if stage.name in ONLINE]
+    rows = evidence.curve(online[-1] if online else None)
     drawn: list[Any] = []
     for title, keys in CURVES:
         lines = [
@@ -190,7 +193,18 @@ def curves(evidence: Evidence) -> list[Any]:
         lines = [line for line in lines if line.points]
         if len(lines) == len(keys) or (lines and keys[0][0] != "gold"):
             drawn.append(charts.line_chart(title, lines))
-    return drawn
+    return drawn + best_of_n(evidence)
+
+
+def best_of_n(evidence: Evidence) -> list[Any]:
+    """What choosing among n responses earns against its distance, by reward and by gold."""
+    points = evidence.metrics("best_of_n").get("curve") or []
+    lines = [
+        charts.Line(name, [(math.sqrt(p["kl"]), p[name]) for p in points if name in p], slot)
+        for name, slot in (("gold", "last"), ("reward", "mid0"))
+    ]
+    lines = [line for line in lines if line.points]
+    return [charts.line_chart("Best of n: gold and reward", lines, "√KL")] if lines else []
 
 
 def asked(evidence: Evidence) -> list[dict[str, Any]]:

@@ -10,6 +10,8 @@ from rlaif.comparing.evidence import Evidence, plain, whole_lines
 from rlaif.errors import UserError
 from rlaif.runfolder import Stage
 
+ARMS = ("dpo", "best_of_n", "rejection", "rloo", "grpo")  # stages that may stand in PPO's place
+
 
 def summarise(path: Path) -> dict[str, Any]:
     """Status, stages, policies, labels, reward model and PPO of a run; parts a run has not reached are empty.
@@ -25,6 +27,7 @@ def summarise(path: Path) -> dict[str, Any]:
         "labels": evidence.metrics("label"),
         "reward_model": evidence.metrics("reward"),
         "ppo": evidence.metrics("ppo"),
+        **{name: evidence.metrics(name) for name in ARMS if evidence.last(name)},
     })  # fmt: skip
 
 

@@ -44,7 +44,62 @@ def read_hh(path: Path) -> Iterator[Pair | Unusable]:
         yield row if isinstance(row, Unusable) else hh_pair(row)
 
 
-READERS: dict[str, Reader] = {"hh": read_hh}
+def read_hhh(path: Path) -> Iterator[Pair | Unusable]:
+    """HHH alignment: a JSON array of rubric prompts, or BIG-bench tasks of `input` and `target_scores`.
+
+    The subset (honest, helpful, harmless, other) is part of the annotator's id.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(
+            f"{path}: cannot be read ({error}).", "the JSON of HHH alignment", "check the path"
+        ) from None
+    for row in data.get("examples", []) if isinstance(data, dict) else data:
+        yield hhh_pair(row, path.parent.name if isinstance(data, dict) else "")
+
+
+READERS: dict[str, Reader] = {"hh": read_hh, "hhh": read_hhh}
+
+
+def format_of(path: Path) -> str:
+    """The format a file's name stands for: one JSON document is HHH alignment, JSON lines are HH-RLHF."""
+    return "hhh" if path.suffix == ".json" else "hh"
+
+
+_RUBRIC = re.compile(
+    r"###The instruction to evaluate:\n(.*?)\n\n###Response to evaluate:\n(.*?)\n\n###Score Rubrics:", re.S
+)
+
+
+def hhh_pair(row: Any, subset: str) -> Pair | Unusable:
+    """One HHH alignment row of either shape."""
+    if not isinstance(row, dict):
+        return Unusable("not an object")
+    scores = row.get("target_scores")
+    if isinstance(scores, dict) and len(scores) == 2 and isinstance(row.get("input"), str):
+        (first, x), (second, y) = scores.items()
+        better, worse = (first, second) if x > y else (second, first)
+        return _hhh(row["input"], better, worse, subset)
+    found = [_RUBRIC.search(str(row.get(key))) for key in ("chosen_instruction", "rejected_instruction")]
+    if not all(found):
+        return Unusable("neither a rubric prompt nor target scores")
+    (question, chosen), (other, rejected) = (match.groups() for match in found if match)
+    if question != other:
+        return Unusable("no shared prefix")
+    return _hhh(question, chosen, rejected, str(row.get("source", "")))
+
+
+def _hhh(question: str, better: str, worse: str, subset: str) -> Pair | Unusable:
+    # A dialogue begins with what the human says; later turns carry their markers.
+    messages = parse_dialogue("\n\nHuman: " + question)
+    if messages is None:
+        return Unusable("turns do not begin and end with Human")
+    if not better.strip() or not worse.strip():
+        return Unusable("empty answer")
+    annotator = Annotator(kind="human", id="/".join(filter(None, ("hhh-alignment", subset))))
+    return Pair(messages, better.strip(), worse.strip(), "a", annotator)
+
 
 HH_ANNOTATOR = Annotator(kind="human", id="hh-rlhf")
 _HH_TURN = re.compile(r"\n\n(Human|Assistant):")

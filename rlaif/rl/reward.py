@@ -115,7 +115,7 @@ class FunctionReward:
 
     def __call__(self, episodes: Episodes, prompts: Sequence[Prompt]) -> Tensor:
         """Raw score of each episode. → B"""
-        scores = self._ask(prompts, texts_of(self.tokenizer, episodes))
+        scores = self.ask(prompts, texts_of(self.tokenizer, episodes))
         read = [score for score in scores if score is not None]
         self.unread = 1 - len(read) / len(scores)
         if not read:
@@ -124,7 +124,8 @@ class FunctionReward:
         mean = sum(read) / len(read)
         return torch.tensor([mean if s is None else s for s in scores], device=episodes.ids_BL.device)
 
-    def _ask(self, prompts: Sequence[Prompt], texts: Sequence[str]) -> list[float | None]:
+    def ask(self, prompts: Sequence[Prompt], texts: Sequence[str]) -> list[float | None]:
+        """The function's scores, checked; None where it has no opinion."""
         try:
             scores = [None if score is None else float(score) for score in self.function(prompts, texts)]
         except UserError:

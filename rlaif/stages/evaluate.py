@@ -20,7 +20,7 @@ from rlaif.records import Comparison, Evaluation, Label, Prompt, Response
 from rlaif.refusals import refuses
 from rlaif.runfolder import Rows, Stage
 from rlaif.seeds import derive_seed
-from rlaif.stats import bootstrap_mean, mean, wilson, win_rate
+from rlaif.stats import bootstrap_mean, kl_best_of_n, mean, wilson, win_rate
 
 CHUNK = 128  # prompts between two writes
 
@@ -51,7 +51,7 @@ def run(stage: Stage) -> None:
             stage.dropped["prompt longer than the model's context"] += len(prompts) - len(asked)
     stage.notes += [note for note in judge.engine.notes if note not in stage.notes]
     stage.usage(judge.engine.usage)
-    everything, responses = list(rows), {r.id: r for r in texts}
+    everything, responses = list(rows), stage.responses()
     stage.metrics = {
         "policies": {
             n: rates([r for r in everything if r.policy == n], responses, stage.seed) for n in policies
@@ -65,6 +65,8 @@ def _answers(
     stage: Stage, name: str, folder: Path, prompts: Sequence[Prompt], texts: Rows[Response]
 ) -> dict[str, Response]:
     """The policy's answer to each prompt by prompt id, sampled where it is not there yet."""
+    if folder.suffix == ".jsonl":  # chosen by an earlier stage
+        return {row.prompt_id: row for row in Rows(folder, Response)}
     options = stage.options
     engine = open_engine(stage.config.policy.model_copy(update={"model": str(folder)}))
     stage.notes += [note for note in engine.notes if note not in stage.notes]
@@ -100,7 +102,7 @@ def _evaluate(
     items = [(prompts[at], texts[at].text, stage.constitution.applicable(prompts[at].tags)) for at in seen]
     compliance = {seen[i]: kept for i, kept in tools.judge.compliance(items)}
     wins = {} if name == "base" else _wins(stage, tools.judge, [prompts[at] for at in seen], answers, base)
-    kl = [0.0] * len(prompts) if name == "base" else tools.divergence(folder, prompts, texts)
+    kl = [0.0] * len(prompts) if name == "base" else _divergence(stage, tools, folder, prompts, texts)
     return [
         Evaluation(
             policy=name, prompt_id=prompt.id, response_id=answer.id, compliance=compliance.get(at, {}),
@@ -109,6 +111,17 @@ def _evaluate(
         )
         for at, (prompt, answer) in enumerate(zip(prompts, texts, strict=True))
     ]  # fmt: skip
+
+
+def _divergence(
+    stage: Stage, tools: Tools, folder: Path, prompts: Sequence[Prompt], texts: Sequence[Response]
+) -> list[float]:
+    """Nats from the base policy: of best-of-n the policy's own on the chosen answers, and what choosing adds."""
+    if folder.suffix != ".jsonl":
+        return tools.divergence(folder, prompts, texts)
+    chooser = next(s for s in stage.run.stages if s.dir == folder.parent)
+    added = kl_best_of_n(chooser.options.n)
+    return [kl + added for kl in tools.divergence(chooser.input("policy"), prompts, texts, exact=False)]
 
 
 def _wins(
@@ -151,14 +164,19 @@ class Tools:
     base: str
     models: dict[str, Any]
 
-    def divergence(self, folder: Path, prompts: Sequence[Prompt], answers: Sequence[Response]) -> list[float]:
-        """KL(π‖π_base) of each answer in nats: the exact divergence at each of its tokens, summed."""
+    def divergence(
+        self, folder: Path, prompts: Sequence[Prompt], answers: Sequence[Response], exact: bool = True
+    ) -> list[float]:
+        """KL(π‖π_base) of each answer in nats: the exact divergence at each of its tokens, summed.
+
+        Not `exact`: log π/π_base of the tokens alone, for answers that are not plain samples of π.
+        """
         import torch
 
         from rlaif.engines.loading import eos_ids, load_causal_lm, load_tokenizer
         from rlaif.rl.episodes import join
         from rlaif.rl.forward import response_logits
-        from rlaif.rl.numerics import exact_kl
+        from rlaif.rl.numerics import exact_kl, picked
 
         if str(folder) not in self.models:
             self.models = {key: model for key, model in self.models.items() if key == self.base}
@@ -185,7 +203,9 @@ class Tools:
                     response_logits(m, batch, 1.0).float().log_softmax(-1) for m in (policy, reference)
                 )
             rows, _ = batch.states()
-            sums = torch.zeros(len(part), device=policy.device).index_add_(0, rows, exact_kl(own, other))
+            tokens = batch.tokens()
+            each = exact_kl(own, other) if exact else picked(own, tokens) - picked(other, tokens)
+            sums = torch.zeros(len(part), device=policy.device).index_add_(0, rows, each)
             for at, value in zip(part, sums.tolist(), strict=True):
                 totals[at] = value
         return totals

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from rlaif.errors import UserError
 from rlaif.prompts import encode_chat, has_chat_template
-from rlaif.rewards import Opened, fix_scales, open_rewards
+from rlaif.rewards import Opened, fix_scales, open_rewards, reference_samples
 from rlaif.runfolder import Journal, Stage
 from rlaif.seeds import derive_seed, in_rounds
 from rlaif.stats import mean
@@ -25,12 +25,10 @@ from rlaif.watching import Watch
 
 if TYPE_CHECKING:
     from rlaif.records import Prompt
-    from rlaif.rl.episodes import Episodes
     from rlaif.rl.ppo import PPO, NotFinite, PromptTokens
     from rlaif.rl.pretraining import Pretraining
     from rlaif.rl.reward import Rewards
 
-REFERENCE_SAMPLES = 256  # responses of the starting policy that fix the scores' scale
 ENDS = 5  # updates whose mean is "start" and "end"
 
 
@@ -74,7 +72,7 @@ def _open(stage: Stage) -> Parts:
     prompts, heldout = _prompts(stage, tokenizer, room, opened.rewards)
     eos, stops = eos_ids(policy, tokenizer), turn_end(tokenizer)
     if not fix_scales(stage, opened.rewards, None):
-        fix_scales(stage, opened.rewards, _reference_samples(stage, policy, tokenizer, prompts, eos))
+        fix_scales(stage, opened.rewards, reference_samples(stage, policy, tokenizer, prompts, eos))
     value = _value_model(stage, opened, policy)
     adapter, reference = _adapters(stage, policy, value), None
     if adapter is None:
@@ -161,25 +159,6 @@ def _prompts(
                            "where it writes the next Human turn")  # fmt: skip
     heldout = sorted(stage.run.prompts("heldout"), key=lambda p: p.id)
     return prompts, fitting(heldout)[: stage.options.watch]
-
-
-def _reference_samples(
-    stage: Stage, policy: Any, tokenizer: Any, prompts: Sequence[PromptTokens], eos: Sequence[int]
-) -> list[tuple[Episodes, list[Prompt]]]:
-    """Responses of the policy as it starts, that fix what a score is measured in."""
-    import torch
-
-    from rlaif.rl.rollout import rollout
-    from rlaif.rl.texts import turn_end
-
-    o, made = stage.options, []
-    generator = torch.Generator(policy.device).manual_seed(derive_seed(stage.seed, "scale"))
-    for number in range(1, -(-REFERENCE_SAMPLES // o.batch_size) + 1):
-        batch = in_rounds(prompts, number, o.batch_size, derive_seed(stage.seed, "scale prompts"))
-        episodes = rollout(policy, [p.ids for p in batch], o.max_tokens, o.temperature, eos, tokenizer.pad_token_id,
-                           generator, turn_end(tokenizer))  # fmt: skip
-        made.append((episodes, [p.source for p in batch]))
-    return made
 
 
 def _train(stage: Stage, parts: Parts, metrics: Journal, samples: Journal) -> None:

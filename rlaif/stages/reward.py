@@ -1,7 +1,9 @@
-"""reward: a reward model from soft preferences, with what its numbers are worth measured on held-out prompts.
+"""reward: reward models from soft preferences, with what their numbers are worth measured on held-out prompts.
 
 Bradley–Terry with the label as it is: the margin r_a − r_b learns logit(p_a) (RLAIF, arXiv 2309.00267, section 2.2.1).
 A reply is scored at its last token; its end of turn is there only if the model ended it itself, as PPO will see it.
+Several members, alike but for the seed of head and batches, are an ensemble (Coste et al., arXiv 2310.02743): member 1
+is reward_model/, the others lie beside it as member_2/reward_model/ …
 """
 
 from __future__ import annotations
@@ -11,39 +13,40 @@ from pathlib import Path
 from typing import Any
 
 from rlaif import stats
-from rlaif.errors import UserError
-from rlaif.prompts import encode_turn, end_of_turn
-from rlaif.records import Comparison, Preference, Response, by_id
+from rlaif.human.heldout import load_heldout
+from rlaif.pairs import Pair, elements, encoder, load_pairs, make_pair
 from rlaif.runfolder import Stage, read_json, write_json
 
 DECIDED = 0.1  # accuracy counts pairs whose label is further than this from ½
-TIE = 1e-6
 REFERENCE = 512  # training replies whose mean and spread of reward are stored for normalisation
-
-Pair = dict[str, Any]  # prompt_id, chosen_ids (reply a), rejected_ids (reply b), p_a, weight
 
 
 def run(stage: Stage) -> None:
     """Write reward_model/ (a sequence-classification folder with calibration.json in it) and metrics.jsonl."""
-    from rlaif.engines.loading import load_tokenizer
+    from rlaif.engines.loading import context_length, load_tokenizer
     from rlaif.training import heldout_prompts
 
     start = stage.options.model or stage.input("policy")
     tokenizer = load_tokenizer(start)
-    model = _start_model(stage, start, tokenizer)
-    pairs = _pairs(stage, tokenizer, model)
+    members = [stage, *(stage.part(f"member_{n}") for n in range(2, stage.options.members + 1))]
+    model = start_model(stage, start, tokenizer)
+    pairs = load_pairs(stage, tokenizer, context_length(model))
     held = heldout_prompts(stage, [pair["prompt_id"] for pair in pairs], stage.options.heldout)
     train, heldout = (
         [pair for pair in pairs if (pair["prompt_id"] in held) == part] for part in (False, True)
     )
-    if not (stage.dir / "reward_model").exists():
-        _train(stage, model, tokenizer, train, heldout, start)
-    stage.metrics = read_json(stage.dir / "reward_model" / "calibration.json")
+    for member in members:
+        if not (member.dir / "reward_model").exists():
+            _train(member, start_model(member, start, tokenizer), tokenizer, train, heldout, start)
+    path = stage.dir / "reward_model" / "calibration.json"
+    if not path.exists():
+        write_json(path, _measure(stage, members, tokenizer, train, heldout))
+    stage.metrics = read_json(path)
     if not heldout:
         stage.notes.append("all preferences are of one prompt: nothing is held out, so nothing was measured")
 
 
-def _start_model(stage: Stage, start: str | Path, tokenizer: Any) -> Any:
+def start_model(stage: Stage, start: str | Path, tokenizer: Any) -> Any:
     """The start weights in fp32; a language model gets a head so small that the first margins are near zero."""
     import torch
     from transformers import AutoConfig
@@ -60,64 +63,15 @@ def _start_model(stage: Stage, start: str | Path, tokenizer: Any) -> Any:
     return model
 
 
-def _pairs(stage: Stage, tokenizer: Any, model: Any) -> list[Pair]:
-    """Tokenised pairs; every preference that gives none is dropped with its reason."""
-    from rlaif.engines.loading import context_length
-
-    comparisons = by_id(stage.load("comparisons", Comparison))
-    preferences = stage.load("preferences", Preference)
-    encode = _encoder(stage, tokenizer)
-    texts = stage.responses()
-    limit = min(stage.options.max_length, context_length(model))
-    pairs: list[Pair] = []
-    for preference in preferences:
-        comparison = comparisons[preference.comparison_id]
-        a, b = texts[comparison.a], texts[comparison.b]
-        p_a, tie = preference.p_a, abs(preference.p_a - 0.5) < TIE
-        if a.text == b.text:
-            stage.dropped["both replies have the same text"] += 1
-        elif max(len(encode(a)), len(encode(b))) > limit:
-            stage.dropped[f"longer than {limit} tokens"] += 1
-        elif not preference.weight:
-            stage.dropped["weight 0"] += 1
-        elif stage.options.hard_labels and tie:
-            stage.dropped["a tie has no hard label"] += 1
-        else:
-            pairs.append({"prompt_id": comparison.prompt_id, "chosen_ids": encode(a), "rejected_ids": encode(b),
-                          "p_a": float(round(p_a)) if stage.options.hard_labels else p_a, "weight": preference.weight})  # fmt: skip
-    stage.save("running", **{"in": len(preferences), "kept": len(pairs)})
-    if not pairs:
-        raise UserError(f"{stage.dir.name}: none of {len(preferences)} preferences can be trained on ({dict(stage.dropped)}).",
-                        "at least one usable preference", "look at the pair and label stages: `rlaif show` prints what they dropped")  # fmt: skip
-    stage.note_example(
-        tokenizer.decode(pairs[0]["chosen_ids"]), f"p(better than the other) = {pairs[0]['p_a']:.3f}"
-    )
-    return pairs
-
-
-def _encoder(stage: Stage, tokenizer: Any) -> Any:
-    """reply → token ids of its conversation and itself, each encoded once."""
-    prompts, end = stage.prompts_by_id(), end_of_turn(tokenizer)
-    known: dict[str, list[int]] = {}
-
-    def encode(reply: Response) -> list[int]:
-        if reply.id not in known:
-            closing = end if reply.finish == "stop" else None
-            prompt_ids, reply_ids = encode_turn(tokenizer, prompts[reply.prompt_id].chat, reply.text, closing)
-            known[reply.id] = prompt_ids + reply_ids
-        return known[reply.id]
-
-    return encode
-
-
 def _train(
     stage: Stage, model: Any, tokenizer: Any, train: list[Pair], heldout: list[Pair], start: str | Path
 ) -> None:
+    from datasets import Dataset
     from trl.trainer.reward_config import RewardConfig
 
     from rlaif.engines.loading import model_folder
-    from rlaif.training import (
-        SoftPairCollator,
+    from rlaif.training import (  # fmt: skip
+        ElementCollator,
         SoftRewardTrainer,
         arguments,
         fit,
@@ -127,46 +81,75 @@ def _train(
     )
 
     mean_weight = sum(pair["weight"] for pair in train) / len(train)
-    datasets = [_dataset(part, mean_weight) for part in (train, heldout)]
+    rows, held = (elements(part, mean_weight, stage.options.by_prompt) for part in (train, heldout))
     trainer = SoftRewardTrainer(
-        without_dropout(model), arguments(RewardConfig, stage, model, len(heldout)), SoftPairCollator(tokenizer.pad_token_id),
-        train_dataset=datasets[0], eval_dataset=datasets[1] if heldout else None, processing_class=tokenizer,
+        without_dropout(model), arguments(RewardConfig, stage, model, len(held)), ElementCollator(tokenizer.pad_token_id),
+        train_dataset=Dataset.from_list(rows), eval_dataset=Dataset.from_list(held) if held else None,
+        processing_class=tokenizer, center=stage.options.center, margin=stage.options.margin,
     )  # fmt: skip
-    trainer.center = stage.options.center
     fit(stage, trainer)
-    calibration = _measure(stage, model, train, heldout)
-
-    def write(folder: Path) -> None:
-        write_model(model, tokenizer, folder, model_folder(start))
-        write_json(folder / "calibration.json", calibration)
-
-    publish(stage, "reward_model", write)
+    publish(stage, "reward_model", lambda folder: write_model(model, tokenizer, folder, model_folder(start)))
 
 
-def _dataset(pairs: list[Pair], mean_weight: float) -> Any:
-    """Rows for the trainer; weights average 1, so their scale does not act as a learning rate."""
-    from datasets import Dataset
-
-    columns = ("chosen_ids", "rejected_ids", "p_a")
-    rows = [{c: pair[c] for c in columns} | {"weight": pair["weight"] / mean_weight} for pair in pairs]
-    return Dataset.from_list(rows)
-
-
-def _measure(stage: Stage, model: Any, train: list[Pair], heldout: list[Pair]) -> dict[str, Any]:
+def _measure(
+    stage: Stage, members: Sequence[Stage], tokenizer: Any, train: list[Pair], heldout: list[Pair]
+) -> dict[str, Any]:
+    """Calibration of the members' mean reward, each member's scale, and the named held-out sets."""
+    from rlaif.engines.loading import load_reward_model
     from rlaif.training import score_sequences
 
     batch = 2 * (stage.options.micro_batch or stage.options.batch_size)
-    unique = list({tuple(pair[side]): None for pair in train for side in ("chosen_ids", "rejected_ids")})
-    reference = score_sequences(model, stage.shuffled(unique, "reference")[:REFERENCE], batch)
-    a, b = (
-        score_sequences(model, [pair[s] for pair in heldout], batch) for s in ("chosen_ids", "rejected_ids")
-    )
-    margins = [x - y for x, y in zip(a, b, strict=True)]
-    spread = (sum((r - stats.mean(reference)) ** 2 for r in reference) / len(reference)) ** 0.5
+    replies = list({tuple(pair[side]): None for pair in train for side in ("chosen_ids", "rejected_ids")})
+    reference = stage.shuffled(replies, "reference")[:REFERENCE]
+    named = {
+        name: _named_set(stage, name, Path(path), tokenizer)
+        for name, path in stage.options.heldout_sets.items()
+    }
+    sets = {"": heldout, **{name: pairs for name, (pairs, _) in named.items()}}
+    margins: dict[str, list[list[float]]] = {name: [] for name in sets}
+    own: list[dict[str, Any]] = []
+    for member in members:
+        model = load_reward_model(member.dir / "reward_model", stage.config.policy.device, "float32")
+        scores = score_sequences(model, reference, batch)
+        own.append({"reward_mean": stats.mean(scores), "reward_std": stats.spread(scores)})
+        for name, pairs in sets.items():
+            a, b = (
+                score_sequences(model, [p[s] for p in pairs], batch) for s in ("chosen_ids", "rejected_ids")
+            )
+            margins[name].append([x - y for x, y in zip(a, b, strict=True)])
+        own[-1] |= {
+            k: calibration(margins[""][-1], heldout, train, stage.seed)[k]
+            for k in ("heldout_accuracy", "ece")
+        }
+    measured = {
+        name: calibration(mean_of(margins[name]), pairs, train, stage.seed) for name, pairs in sets.items()
+    }
     return {
-        "n_train": len(train), "n_heldout": len(heldout), **calibration(margins, heldout, train, stage.seed),
-        "reward_mean": stats.mean(reference), "reward_std": spread,
+        "n_train": len(train), "n_heldout": len(heldout), **measured.pop(""), **own[0], "heldout_sets": {
+            name: {"n": len(sets[name]), "dropped": dropped, **measured[name]} for name, (_, dropped) in named.items()
+        }, **({"members": own, "disagreement": disagreement(margins[""])} if len(own) > 1 else {}),
     }  # fmt: skip
+
+
+def mean_of(margins: Sequence[Sequence[float]]) -> list[float]:
+    """The members' mean margin of each pair, from margins [M][N]."""
+    return [stats.mean(pair) for pair in zip(*margins, strict=True)]
+
+
+def disagreement(margins: Sequence[Sequence[float]]) -> float:
+    """Share of pairs on whose winner the members are not of one mind, from margins [M][N]."""
+    return stats.mean([len({m > 0 for m in pair}) > 1 for pair in zip(*margins, strict=True)])
+
+
+def _named_set(stage: Stage, name: str, path: Path, tokenizer: Any) -> tuple[list[Pair], dict[str, int]]:
+    """The pairs of a held-out set as tokens, and what was left out by reason."""
+    found = load_heldout(path, stage.dir / "heldout" / name)
+    encode = encoder(tokenizer, found.prompts)
+    made = [make_pair(row.a, row.b, row.p_a, encode) | {"sources": (row.annotator,)} for row in found.pairs]
+    limit = stage.options.max_length
+    kept = [pair for pair in made if max(len(pair["chosen_ids"]), len(pair["rejected_ids"])) <= limit]
+    found.dropped[f"longer than {limit} tokens"] += len(made) - len(kept)
+    return kept, dict(+found.dropped)
 
 
 def calibration(
@@ -180,22 +163,32 @@ def calibration(
     first_wins = sum(p["p_a"] > 0.5 for p in train) >= sum(p["p_a"] < 0.5 for p in train)
     longer = [len(pair["chosen_ids"]) - len(pair["rejected_ids"]) for pair in heldout]
     right = [correct(margins[i], labels[i]) for i in decided]
-    probabilities = expit(margins)
     if not heldout:
         return {"heldout_accuracy": None, "ece": None}
+    probabilities = expit(margins)
+    cross_entropy = stats.cross_entropy(margins, labels)
+    entropy = float((entr(labels) + entr([1 - p for p in labels])).mean())
     return {
         "heldout_accuracy": stats.mean(right) if right else None,
         "heldout_accuracy_ci": stats.bootstrap_mean(right, seed, [heldout[i]["prompt_id"] for i in decided]) if right else None,
         "n_decided": len(decided), "ece": stats.ece(probabilities, labels),
         "reliability": stats.reliability(probabilities, labels),
-        "cross_entropy": stats.cross_entropy(margins, labels),
-        "label_entropy": float((entr(labels) + entr([1 - p for p in labels])).mean()),
+        "cross_entropy": cross_entropy, "label_entropy": entropy, "excess_cross_entropy": cross_entropy - entropy,
         "temperature": stats.fit_temperature(margins, labels),
+        "by_source": _by_source([heldout[i] for i in decided], right),
         "baselines": {
             "longer": stats.mean([correct(longer[i], labels[i]) for i in decided]),
             "constant": stats.mean([correct(1 if first_wins else -1, labels[i]) for i in decided]),
         } if decided else {},
     }  # fmt: skip
+
+
+def _by_source(decided: Sequence[Pair], right: Sequence[float]) -> dict[str, Any]:
+    """Accuracy by who labelled, where there are several."""
+    found: dict[str, list[float]] = {}
+    for pair, hit in zip(decided, right, strict=True):
+        found.setdefault(" and ".join(pair.get("sources", ())), []).append(hit)
+    return {who: {"n": len(hits), "accuracy": stats.mean(hits)} for who, hits in sorted(found.items())} if len(found) > 1 else {}  # fmt: skip
 
 
 def correct(margin: float, p_a: float) -> float:

@@ -2,45 +2,12 @@
 
 from __future__ import annotations
 
-from rlaif.engines import GenerateRequest, open_engine
-from rlaif.records import Prompt, Response
 from rlaif.runfolder import Stage
-from rlaif.seeds import derive_seed
+from rlaif.sampling import sample_responses
 
 
 def run(stage: Stage) -> None:
     """Write responses.jsonl; prompts that do not fit the model's context are dropped and counted."""
     options = stage.options
     prompts = stage.shuffled(stage.run.prompts("train"), "prompts")[: options.prompts]
-    rows = stage.rows("responses", Response)
-    have = {(row.prompt_id, row.index) for row in rows}
-    wanted = [(prompt, index) for prompt in prompts for index in range(options.k)]
-    missing = [(prompt, index) for prompt, index in wanted if (prompt.id, index) not in have]
-    if missing:
-        _sample(stage, missing, rows, len(wanted))
-    stage.note_example(prompts[0].messages[-1].content, next((r.text for r in rows), ""))
-    stage.save("running", **{"in": len(wanted), "kept": len(rows)})
-
-
-def _sample(stage: Stage, missing: list[tuple[Prompt, int]], rows, total: int) -> None:  # noqa: ANN001
-    options = stage.options
-    engine = open_engine(stage.config.policy.model_copy(update={"model": str(stage.input("policy"))}))
-    stage.notes += engine.notes
-    sampling = {"temperature": options.temperature, "top_p": options.top_p, "max_tokens": options.max_tokens}
-    seeds = [derive_seed(stage.seed, prompt.id, index) for prompt, index in missing]
-    requests = [
-        GenerateRequest(p.chat, options.max_tokens, options.temperature, options.top_p, seed)
-        for (p, _), seed in zip(missing, seeds, strict=True)
-    ]
-    with stage.progress(total, "responses", total - len(missing)) as tick:
-        for at, made in engine.generate(requests):
-            prompt, index = missing[at]
-            if made.finish == "too_long":
-                stage.dropped["prompt longer than the model's context"] += 1
-            else:
-                rows.append([Response(
-                    prompt_id=prompt.id, text=made.text, model=engine.fingerprint, sampling=sampling,
-                    seed=seeds[at], index=index, finish=made.finish, tokens=made.tokens,
-                )])  # fmt: skip
-            tick(1)
-    stage.usage(engine.usage)
+    sample_responses(stage, prompts, options.k, options.top_p)

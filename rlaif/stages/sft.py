@@ -13,13 +13,11 @@ from rlaif.prompts import encode_turn, end_of_turn
 from rlaif.records import Revision
 from rlaif.runfolder import Journal, Stage
 
-NO_LOSS = -100
-
 
 def run(stage: Stage) -> None:
     """Write policy/ (a model folder) and metrics.jsonl (the learning curve)."""
     from rlaif.engines.loading import load_causal_lm, load_tokenizer
-    from rlaif.training import heldout_prompts
+    from rlaif.training import fit_replies, heldout_prompts
 
     source = stage.input("policy")
     tokenizer = load_tokenizer(source)
@@ -27,7 +25,7 @@ def run(stage: Stage) -> None:
     rows = _rows(stage, tokenizer, model)
     held = heldout_prompts(stage, [row["prompt_id"] for row in rows], stage.options.heldout)
     if not (stage.dir / "policy").exists():
-        _train(stage, model, tokenizer, rows, held)
+        fit_replies(stage, model, tokenizer, rows, held)
     curve = Journal(stage.dir / "metrics.jsonl", "step").rows()
     losses = [row["loss"] for row in curve if "loss" in row]
     heldout = [row["heldout_loss"] for row in curve if "heldout_loss" in row]
@@ -57,8 +55,7 @@ def _rows(stage: Stage, tokenizer: Any, model: Any) -> list[dict[str, Any]]:
         elif len(prompt_ids) + len(reply_ids) > limit:
             stage.dropped[f"longer than {limit} tokens"] += 1
         else:
-            rows.append({"prompt_id": revision.prompt_id, "input_ids": prompt_ids + reply_ids,
-                         "labels": [NO_LOSS] * len(prompt_ids) + reply_ids})  # fmt: skip
+            rows.append({"prompt_id": revision.prompt_id, "input_ids": prompt_ids + reply_ids, "start": len(prompt_ids)})  # fmt: skip
     stage.save("running", **{"in": len(chosen), "kept": len(rows)})
     if not rows:
         raise UserError(f"{stage.dir.name}: none of {len(chosen)} revisions can be trained on ({dict(stage.dropped)}).",
@@ -75,39 +72,3 @@ def last_of_each_chain(revisions: list[Revision]) -> list[Revision]:
         first = origin.setdefault(revision.to_id, origin.get(revision.from_id, revision.from_id))
         chains.setdefault(first, []).append(revision)
     return [next((r for r in reversed(c) if r.status != "invalid"), c[0]) for c in chains.values()]
-
-
-def _train(stage: Stage, model: Any, tokenizer: Any, rows: list[dict[str, Any]], held: set[str]) -> None:
-    from datasets import Dataset
-    from trl.trainer.sft_config import SFTConfig
-
-    from rlaif.training import ReplyTrainer, arguments, fit, publish, without_dropout, write_model
-
-    columns = ("input_ids", "labels")
-    train, heldout = (
-        Dataset.from_list(
-            [{c: row[c] for c in columns} for row in rows if (row["prompt_id"] in held) == part]
-        )
-        for part in (False, True)
-    )
-    _stop_at(model, tokenizer, end_of_turn(tokenizer))
-    prepared = {"skip_prepare_dataset": True}  # rows are tokens already: the chat template is applied once
-    trainer = ReplyTrainer(
-        without_dropout(model), arguments(SFTConfig, stage, model, len(heldout), dataset_kwargs=prepared),
-        train_dataset=train, eval_dataset=heldout if len(heldout) else None, processing_class=tokenizer,
-    )  # fmt: skip
-    fit(stage, trainer)
-    source = stage.input("policy")
-    publish(stage, "policy", lambda folder: write_model(model, tokenizer, folder, source))
-
-
-def _stop_at(model: Any, tokenizer: Any, end: int | None) -> None:
-    """Let generation stop at the token that the replies are taught to end with."""
-    from rlaif.engines.loading import eos_ids
-
-    generation = model.generation_config
-    generation.eos_token_id = list(
-        dict.fromkeys([*eos_ids(model, tokenizer), *([end] if end is not None else [])])
-    )
-    if not generation.do_sample:  # sampling settings without sampling cannot be saved
-        generation.temperature = generation.top_p = generation.top_k = None

@@ -1,0 +1,185 @@
+"""Soft against hard labels for the reward model, under label noise, on the playground.
+
+    python benchmarks/soft_labels.py --json soft_labels.json
+
+Pairs of the playground policy's own responses, of which one keeps more principles by the gold scorer. An annotator
+errs on a pair with a probability of its own, drawn evenly from a range around the noise level (10, 20, 30 %), and knows
+how sure it is: the hard label is its verdict, the soft one the verdict with its certainty. Both reward models start
+from the feedback model with one seed and see the same pairs and verdicts. On held-out prompts they are measured against
+the chance that such an annotator prefers a reply (calibration: what a forecast of people should match) and against the
+truth (accuracy). Differences are paired by seed; the intervals are a bootstrap over seeds, and every seed is in the JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import random
+import shutil
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+import rlaif
+from rlaif.gold import load_gold
+from rlaif.pipeline import run_stage
+from rlaif.records import Annotator, Comparison, Label, Preference, Prompt, Response
+from rlaif.runfolder import Rows, Run, read_json, write_json
+from rlaif.seeds import derive_seed
+from rlaif.stats import bootstrap_mean, mean
+
+ROOT = Path(__file__).parent.parent
+WHO = Annotator(kind="simulated", id="noisy")
+HELD = 0.25  # of the prompts are measured on, beside the reward stage's own held-out share
+Decided = list[tuple[Comparison, float]]  # a pair and whether a is the better one
+
+
+def sampled(options: argparse.Namespace) -> Run:
+    """A run of the playground's policy that has sampled and paired, from which all trainings start."""
+    data = YAML(typ="safe").load((ROOT / "configs" / "quickstart.yaml").read_text())
+    reward = next(stage for stage in data["stages"] if stage["stage"] == "reward")
+    sets = {name: str((options.out / "sets" / name).resolve()) for name in ("verdicts", "truth")}
+    data |= {"name": "soft_labels", "stages": [
+        {"stage": "sample", "prompts": options.prompts, "k": 4, "max_tokens": 48}, {"stage": "pair", "per_prompt": 3},
+        {"stage": "label", "human": {"annotator": "rlaif.playground.annotators:annotate"}, "ai": False},
+        {**reward, "heldout": 0.02, "heldout_sets": sets},
+    ]}  # fmt: skip
+    for path in sets.values():
+        Path(path).mkdir(parents=True, exist_ok=True)
+    config = options.out / "soft_labels.yaml"
+    YAML(typ="safe").dump(data, config)
+    return rlaif.run(config, options.out / "base", until="pair")
+
+
+def decided(run: Run) -> tuple[Decided, Decided]:
+    """The pairs of which one reply keeps more principles: (to train on, held out), apart by prompt."""
+    gold = load_gold(run.config.gold, run.constitution)
+    assert gold is not None
+    stage = run.stages[2]
+    texts, prompts = stage.responses(), stage.prompts_by_id()
+    parts: tuple[Decided, Decided] = ([], [])
+    for pair in stage.load("comparisons", Comparison):
+        a, b = (sum(gold(prompts[pair.prompt_id], texts[i].text).values()) for i in (pair.a, pair.b))
+        if a != b:
+            held = derive_seed("soft labels", pair.prompt_id) / 2**31 < HELD
+            parts[held].append((pair, float(a > b)))
+    return parts
+
+
+def error_rate(pair: Comparison, noise: float, seed: int) -> float:
+    """How often the pair's annotator errs: even in a range around `noise` that ends at a coin's ½."""
+    rng = random.Random(derive_seed(seed, "error", noise, pair.id))
+    return rng.uniform(max(0.0, 2 * noise - 0.5), min(0.5, 2 * noise))
+
+
+def verdict(pair: Comparison, better: float, noise: float, seed: int) -> tuple[float, float]:
+    """(hard, soft) label of an annotator who errs at its own rate, and knows it."""
+    error = error_rate(pair, noise, seed)
+    right = random.Random(derive_seed(seed, "verdict", noise, pair.id)).random() >= error
+    said = better if right else 1 - better
+    return said, said * (1 - error) + (1 - said) * error
+
+
+def write_sets(run: Run, heldout: Decided, noise: float, seed: int, folder: Path) -> None:
+    """The held-out pairs with the chance of each verdict and with the truth, as folders of labelled pairs."""
+    texts, prompts = run.stages[2].responses(), run.stages[2].prompts_by_id()
+    for name in ("verdicts", "truth"):
+        path = folder / name
+        shutil.rmtree(path, ignore_errors=True)
+        path.mkdir(parents=True)
+        for pair, better in heldout:
+            error = 0.0 if name == "truth" else error_rate(pair, noise, seed)
+            p = better * (1 - error) + (1 - better) * error
+            label = Label(comparison_id=pair.id, annotator=WHO, p_a=p, verdict="a" if p > 0.5 else "b")
+            Rows(path / "labels.jsonl", Label).append([label])
+        Rows(path / "comparisons.jsonl", Comparison).append([pair for pair, _ in heldout])
+        Rows(path / "responses.jsonl", Response).append([texts[i] for pair, _ in heldout for i in (pair.a, pair.b)])  # fmt: skip
+        Rows(path / "prompts.jsonl", Prompt).append([prompts[pair.prompt_id] for pair, _ in heldout])
+
+
+def train(base: Run, pairs: Decided, kind: int, noise: float, seed: int, out: Path) -> dict[str, Any]:
+    """The reward stage's figures on the held-out sets, trained on hard (0) or soft (1) labels of `pairs`."""
+    if not (out / "04_reward" / "reward_model" / "calibration.json").exists():
+        shutil.rmtree(out, ignore_errors=True)
+        shutil.copytree(base.path, out, ignore=shutil.ignore_patterns("*.html", "cache.sqlite"))
+        write_json(out / "config.json", {**read_json(out / "config.json"), "seed": seed})
+        run = Run.load(out)
+        label, reward = run.stages[2:4]
+        label.begin()
+        said = [verdict(pair, better, noise, seed)[kind] for pair, better in pairs]
+        Rows(label.dir / "preferences.jsonl", Preference).append(
+            Preference(comparison_id=pair.id, p_a=p, sources=("simulated",))
+            for (pair, _), p in zip(pairs, said, strict=True)
+        )
+        label.save("done")
+        run_stage(reward)
+    sets = read_json(out / "04_reward" / "reward_model" / "calibration.json")["heldout_sets"]
+    return {"ece": sets["verdicts"]["ece"], "ece_truth": sets["truth"]["ece"],
+            "accuracy": sets["truth"]["heldout_accuracy"], "longer": sets["truth"]["baselines"]["longer"]}  # fmt: skip
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """Every noise level's figures, seed by seed."""
+    base = sampled(options)
+    pairs, heldout = decided(base)
+    chosen = base.stages[2].shuffled(pairs, "chosen")[: options.pairs]
+    levels: dict[str, Any] = {}
+    for noise in options.noise:
+        rows: dict[str, list[dict[str, Any]]] = {"hard": [], "soft": []}
+        for seed in options.seeds:
+            write_sets(base, heldout, noise, seed, options.out / "sets")
+            for kind, name in enumerate(rows):
+                out = options.out / f"{name}-{noise}-{seed}"
+                rows[name].append(train(base, chosen, kind, noise, seed, out))
+        gaps = {key: [s[key] - h[key] for s, h in zip(rows["soft"], rows["hard"], strict=True)] for key in ("ece", "ece_truth", "accuracy")}  # fmt: skip
+        levels[str(noise)] = {**rows, "soft_less_hard": {key: {"value": mean(gap), "ci": bootstrap_mean(gap)} for key, gap in gaps.items()}}  # fmt: skip
+    return {
+        "machine": f"{os.cpu_count()} CPU cores ({platform.machine()})", "date": datetime.now(UTC).date().isoformat(),
+        "seeds": options.seeds, "pairs": len(chosen), "heldout_pairs": len(heldout), "noise": levels,
+    }  # fmt: skip
+
+
+def table(results: dict[str, Any]) -> str:
+    """The figures as Markdown."""
+    lines = [
+        f"{results['pairs']} pairs, {len(results['seeds'])} seeds, measured on {results['heldout_pairs']} pairs of other prompts; "
+        f"{results['machine']}, {results['date']}.",
+        "",
+        "| noise | ECE hard | ECE soft | soft less hard [95 %] | accuracy hard | accuracy soft | soft less hard [95 %] |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for noise, row in results["noise"].items():
+        cells = [f"{float(noise):.0%}"]
+        for key in ("ece", "accuracy"):
+            gap = row["soft_less_hard"][key]
+            cells += [f"{mean([r[key] for r in row[kind]]):.3f}" for kind in ("hard", "soft")]
+            cells.append(f"{gap['value']:+.3f} [{gap['ci'][0]:+.3f}, {gap['ci'][1]:+.3f}]")
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Train everything and print the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--noise", type=float, nargs="+", default=[0.1, 0.2, 0.3])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--prompts", type=int, default=768, help="prompts sampled, four responses each")
+    parser.add_argument("--pairs", type=int, default=1000, help="pairs trained on")
+    parser.add_argument("--out", type=Path, default=Path("runs/soft_labels"))
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    results = measure(options)
+    print(table(results))
+    if options.json:
+        options.json.write_text(json.dumps(results, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,121 @@
+"""Options of the stages that ask for rewards; of PPO, which is one of them, see `rlaif.options`."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from rlaif.options_base import Options, StageOptions
+
+
+class RewardSource(Options):
+    """One thing a policy is rewarded by or a response graded by."""
+
+    source: str = Field(
+        description="reward_model (the run's), judge (the feedback model asked about single responses), "
+        "module:function of (prompts, responses) -> scores, or a reward-model folder"
+    )
+    weight: float = Field(default=1.0, description="of its score in the sum; negative to hold something down")
+    scale: bool = Field(
+        default=True, description="bring its scores to mean 0 and spread 1 on samples of the starting policy"
+    )
+    pool: Literal["mean", "worst", "mean_minus_std"] = Field(
+        default="mean", description="what several members (reward.members) say together"
+    )
+    pool_k: float = Field(default=1.0, ge=0, description="standard deviations taken off by mean_minus_std")
+
+
+class Rewarded(StageOptions):
+    """What every stage that asks for rewards is told."""
+
+    needs: ClassVar[tuple[str, ...]] = ("prompts", "policy")
+    rewards: tuple[RewardSource, ...] = Field(
+        default=(RewardSource(source="reward_model"),), min_length=1, description="what is rewarded, added up"
+    )
+    micro_batch: int = Field(default=64, ge=1, description="sequences in one forward")
+
+    @property
+    def wants(self) -> tuple[str, ...]:
+        trained = any(source.source == "reward_model" for source in self.rewards)
+        return (*self.needs, "reward_model") if trained else self.needs
+
+    @field_validator("rewards")
+    @classmethod
+    def _each_once(cls, rewards: tuple[RewardSource, ...]) -> tuple[RewardSource, ...]:
+        if len({source.source for source in rewards}) < len(rewards):
+            raise ValueError("each source once")
+        return rewards
+
+
+class BestOfN(Rewarded):
+    """Of n responses to each held-out prompt the best-rewarded one: an arm without training."""
+
+    makes = ("best",)
+    stage: Literal["best_of_n"]
+    n: int = Field(default=16, ge=2, description="responses a prompt")
+    prompts: int | None = Field(default=None, ge=1, description="how many held-out prompts; omitted = all")
+    temperature: float = Field(default=1.0, gt=0)
+    max_tokens: int = Field(default=256, ge=1)
+
+
+class Rejection(Rewarded):
+    """Fine-tune the policy on the best-rewarded of its responses from the last sample stage."""
+
+    needs, makes = ("responses", "policy"), ("policy",)
+    stage: Literal["rejection"]
+    keep: int = Field(default=1, ge=1, description="responses kept of each prompt")
+    epochs: float = Field(default=1.0, gt=0)
+    learning_rate: float = Field(default=1e-5, gt=0)
+    batch_size: int = Field(default=32, ge=1)
+    heldout: float = Field(
+        default=0.05, gt=0, lt=1, description="share of prompts whose responses measure, not train"
+    )
+    max_length: int = Field(default=1024, ge=8, description="longer rows are dropped and counted")
+
+
+class Grouped(Rewarded):
+    """What RLOO and GRPO are told: several responses a prompt, and no value model."""
+
+    makes: ClassVar[tuple[str, ...]] = ("policy",)
+    updates: int = Field(default=100, ge=1)
+    batch_size: int = Field(default=128, ge=2, description="responses an update")
+    group: int = Field(default=8, ge=2, description="responses a prompt")
+    minibatches: int = Field(default=1, ge=1, description="optimiser steps an epoch")
+    epochs: int = Field(default=1, ge=1, description="passes over an update's responses")
+    learning_rate: float = Field(default=1e-5, gt=0)
+    warmup: int = Field(default=10, ge=0, description="updates of linear warm-up, then constant")
+    max_tokens: int = Field(default=256, ge=1)
+    temperature: float = Field(default=1.0, gt=0)
+    clip: float = Field(default=0.2, gt=0)
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    kl_coef: float = Field(default=0.05, ge=0)
+    missing_eos_penalty: float = Field(
+        default=1.0,
+        ge=0,
+        description="subtracted from a truncated response's score (1 = a spread of the scores)",
+    )
+
+    @model_validator(mode="after")
+    def _whole_groups(self) -> Grouped:
+        for name in ("group", "minibatches"):
+            if self.batch_size % getattr(self, name):
+                raise ValueError(
+                    f"batch_size {self.batch_size} is no multiple of {name} {getattr(self, name)}"
+                )
+        return self
+
+
+class Rloo(Grouped):
+    """Leave-one-out REINFORCE against the rewards, by trl."""
+
+    stage: Literal["rloo"]
+
+
+class Grpo(Grouped):
+    """Group-relative policy optimisation against the rewards, by trl."""
+
+    stage: Literal["grpo"]
+    scale_rewards: Literal["group", "batch", "none"] = Field(
+        default="group", description="whose spread the rewards are divided by"
+    )

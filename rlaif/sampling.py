@@ -1,0 +1,52 @@
+"""Responses of the stage's policy to prompts, each written as it is made; what is there already is not made again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rlaif.engines import GenerateRequest, open_engine
+from rlaif.records import Prompt, Response
+from rlaif.runfolder import Rows, Stage
+from rlaif.seeds import derive_seed
+
+
+def sample_responses(stage: Stage, prompts: Sequence[Prompt], k: int, top_p: float = 1.0) -> Rows[Response]:
+    """k responses to each prompt in responses.jsonl; prompts that do not fit the context are dropped and counted.
+
+    The stage's options give `temperature` and `max_tokens`; the seed of a sample hangs on its prompt and index alone.
+    """
+    rows = stage.rows("responses", Response)
+    have = {(row.prompt_id, row.index) for row in rows}
+    wanted = [(prompt, index) for prompt in prompts for index in range(k)]
+    missing = [(prompt, index) for prompt, index in wanted if (prompt.id, index) not in have]
+    if missing:
+        _sample(stage, missing, rows, len(wanted), top_p)
+    stage.note_example(prompts[0].messages[-1].content, next((r.text for r in rows), ""))
+    stage.save("running", **{"in": len(wanted), "kept": len(rows)})
+    return rows
+
+
+def _sample(
+    stage: Stage, missing: Sequence[tuple[Prompt, int]], rows: Rows[Response], total: int, top_p: float
+) -> None:
+    options = stage.options
+    engine = open_engine(stage.config.policy.model_copy(update={"model": str(stage.input("policy"))}))
+    stage.notes += engine.notes
+    sampling = {"temperature": options.temperature, "top_p": top_p, "max_tokens": options.max_tokens}
+    seeds = [derive_seed(stage.seed, prompt.id, index) for prompt, index in missing]
+    requests = [
+        GenerateRequest(p.chat, options.max_tokens, options.temperature, top_p, seed)
+        for (p, _), seed in zip(missing, seeds, strict=True)
+    ]
+    with stage.progress(total, "responses", total - len(missing)) as tick:
+        for at, made in engine.generate(requests):
+            prompt, index = missing[at]
+            if made.finish == "too_long":
+                stage.dropped["prompt longer than the model's context"] += 1
+            else:
+                rows.append([Response(
+                    prompt_id=prompt.id, text=made.text, model=engine.fingerprint, sampling=sampling,
+                    seed=seeds[at], index=index, finish=made.finish, tokens=made.tokens,
+                )])  # fmt: skip
+            tick(1)
+    stage.usage(engine.usage)

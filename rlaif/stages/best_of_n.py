@@ -1,0 +1,77 @@
+"""best_of_n: no training at all; of n responses of the current policy the best-rewarded one counts.
+
+The held-out prompts get n responses each, in `evaluate` and `compare` the best of them stand for a policy of the
+stage's name. For every smaller m the unbiased estimator (`rlaif.stats.best_of_n`) tells what best-of-m would earn by
+reward and by gold, against KL = log m − (m − 1)/m, with Gao's form d(α − βd) fitted to the gold (arXiv 2210.10760).
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from typing import Any
+
+from rlaif import stats
+from rlaif.gold import load_gold, with_all
+from rlaif.records import Response
+from rlaif.runfolder import Stage
+from rlaif.sampling import sample_responses
+
+Graded = dict[str, list[tuple[Response, float]]]  # prompt id → its responses with their rewards
+
+
+def run(stage: Stage) -> None:
+    """Write responses.jsonl, grades.jsonl and best.jsonl (one response a prompt); stage.metrics holds the curve."""
+    from rlaif.engines.loading import load_tokenizer
+    from rlaif.rewards import grade, open_rewards
+
+    # The prompts that `evaluate` takes, in its order.
+    prompts = sorted(stage.run.prompts("heldout"), key=lambda p: p.id)[: stage.options.prompts]
+    responses = list(sample_responses(stage, prompts, stage.options.n))
+    tokenizer = load_tokenizer(stage.input("policy"))
+    rewards = grade(stage, open_rewards(stage, tokenizer), tokenizer, responses)
+    graded: Graded = defaultdict(list)
+    for response in responses:
+        if response.id in rewards:
+            graded[response.prompt_id].append((response, rewards[response.id]))
+    best = [max(row, key=lambda r: (r[1], -r[0].index))[0] for row in graded.values()]
+    stage.rows("best", Response).append(best)
+    stage.metrics = {"n": stage.options.n, "prompts": len(best), **curve(stage, graded)}
+
+
+def curve(stage: Stage, graded: Graded) -> dict[str, Any]:
+    """Reward and gold of best-of-m for m = 1, 2, 4 … n, over the prompts whose n responses were all graded."""
+    n = stage.options.n
+    whole = {prompt_id: row for prompt_id, row in graded.items() if len(row) == n}
+    if not whole:
+        stage.notes.append("no prompt has all its responses graded: there is no curve")
+        return {"curve": []}
+    truths = _truths(stage, whole)
+    sizes = sorted({2**i for i in range(n.bit_length())} | {n})
+    rows = [_point(stage, m, whole, truths) for m in sizes]
+    if not truths:
+        return {"curve": rows}
+    d = [math.sqrt(row["kl"]) for row in rows]
+    gain = [row["gold"] - rows[0]["gold"] for row in rows]
+    return {"curve": rows, "gao": stats.fit_overoptimisation(d, gain, "bon")}
+
+
+def _truths(stage: Stage, whole: Graded) -> dict[str, list[float]]:
+    """Whether each response keeps every principle, by prompt; empty without a gold scorer."""
+    score = load_gold(stage.config.gold, stage.constitution)
+    prompts = stage.prompts_by_id()
+    if score is None:
+        return {}
+    return {
+        i: [float(with_all(score(prompts[i], r.text))["all"]) for r, _ in row] for i, row in whole.items()
+    }
+
+
+def _point(stage: Stage, m: int, whole: Graded, truths: dict[str, list[float]]) -> dict[str, Any]:
+    proxies = {i: [reward for _, reward in row] for i, row in whole.items()}
+    found: dict[str, Any] = {"n": m, "kl": stats.kl_best_of_n(m)}
+    for name, values in (("reward", proxies), ("gold", truths)):
+        if values:
+            each = [stats.best_of_n(proxies[i], values[i], m) for i in proxies]
+            found |= {name: stats.mean(each), f"{name}_ci": stats.bootstrap_mean(each, stage.seed)}
+    return found

@@ -1,0 +1,65 @@
+"""dpo: the policy straight from soft preferences, without a reward model and without sampling.
+
+DPO (arXiv 2305.18290): the reward is β·log π/π_ref of a reply, and its margins learn logit(p_a) as a reward model's do.
+Labels stay soft, so a doubtful pair asks for a small margin (the conservative form, cDPO) and a tie for none. The
+reference is the policy that the stage starts from. trl's trainer does the rest.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rlaif import stats
+from rlaif.pairs import Pair, elements, load_pairs
+from rlaif.runfolder import Journal, Stage
+
+
+def run(stage: Stage) -> None:
+    """Write policy/ (a model folder) and metrics.jsonl (the learning curve)."""
+    from rlaif.engines.loading import context_length, load_causal_lm, load_tokenizer
+    from rlaif.training import heldout_prompts
+
+    source = stage.input("policy")
+    tokenizer = load_tokenizer(source)
+    model = load_causal_lm(source, stage.config.policy.device, dtype="float32")
+    pairs = load_pairs(stage, tokenizer, context_length(model))
+    held = heldout_prompts(stage, [pair["prompt_id"] for pair in pairs], stage.options.heldout)
+    if not (stage.dir / "policy").exists():
+        _train(stage, model, tokenizer, pairs, held)
+    curve = Journal(stage.dir / "metrics.jsonl", "step").rows()
+    losses, heldout = ([row[key] for row in curve if key in row] for key in ("loss", "heldout_loss"))
+    stage.metrics = {"steps": len(losses), "loss_start": losses[0], "loss_end": losses[-1],
+                     "n_heldout": sum(pair["prompt_id"] in held for pair in pairs)}  # fmt: skip
+    if heldout:
+        stage.metrics |= {"heldout_loss_before": heldout[0], "heldout_loss_after": heldout[-1]}
+
+
+def _train(stage: Stage, model: Any, tokenizer: Any, pairs: list[Pair], held: set[str]) -> None:
+    from datasets import Dataset
+    from trl.trainer.dpo_config import DPOConfig
+
+    from rlaif.engines.loading import load_causal_lm
+    from rlaif.training import (
+        ElementCollator,
+        SoftDpoTrainer,
+        arguments,
+        fit,
+        publish,
+        without_dropout,
+        write_model,
+    )
+
+    source = stage.input("policy")
+    train, heldout = ([p for p in pairs if (p["prompt_id"] in held) == part] for part in (False, True))
+    mean_weight = stats.mean([pair["weight"] for pair in train])
+    rows, watched = (
+        Dataset.from_list(elements(part, mean_weight, stage.options.by_prompt)) for part in (train, heldout)
+    )
+    args = arguments(DPOConfig, stage, model, len(watched), beta=stage.options.beta, disable_dropout=False)
+    trainer = SoftDpoTrainer(
+        without_dropout(model), load_causal_lm(source, stage.config.policy.device, "float32").requires_grad_(False), args,
+        ElementCollator(tokenizer.pad_token_id), train_dataset=rows, eval_dataset=watched if len(watched) else None,
+        processing_class=tokenizer, margin=stage.options.margin,
+    )  # fmt: skip
+    fit(stage, trainer)
+    publish(stage, "policy", lambda folder: write_model(model, tokenizer, folder, source))

@@ -1,0 +1,19 @@
+"""grpo: rewards standardised within a prompt's responses in place of advantages (arXiv 2402.03300), by trl.
+
+The KL to the starting policy is a term of the loss (k3), not of the reward. Loss normalisation is trl's default; with
+`scale_rewards` none the rewards are only centred (Dr. GRPO, arXiv 2503.20783).
+"""
+
+from __future__ import annotations
+
+from rlaif.runfolder import Stage
+
+
+def run(stage: Stage) -> None:
+    """Write policy/ and metrics.jsonl (one row an update)."""
+    from trl.trainer.grpo_config import GRPOConfig
+    from trl.trainer.grpo_trainer import GRPOTrainer
+
+    from rlaif.groups import train_in_groups
+
+    train_in_groups(stage, GRPOTrainer, GRPOConfig, scale_rewards=stage.options.scale_rewards)

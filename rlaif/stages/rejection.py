@@ -1,0 +1,69 @@
+"""rejection: fine-tune the policy on the best-rewarded of its own responses ("modified SFT", best-of-n distilled).
+
+The responses are those of the last sample stage; a reward model, the judge or a function grades them; of each prompt
+the best are kept. One round of it is the rejection sampling of Llama 2 (arXiv 2307.09288, section 3.2.3).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any
+
+from rlaif.errors import UserError
+from rlaif.prompts import encode_turn, end_of_turn
+from rlaif.records import Response
+from rlaif.runfolder import Journal, Stage
+from rlaif.stats import mean
+
+
+def run(stage: Stage) -> None:
+    """Write grades.jsonl, policy/ (a model folder) and metrics.jsonl (the learning curve)."""
+    from rlaif.engines.loading import context_length, load_causal_lm, load_tokenizer
+    from rlaif.rewards import grade, open_rewards
+    from rlaif.training import fit_replies, heldout_prompts
+
+    source = stage.input("policy")
+    tokenizer = load_tokenizer(source)
+    model = load_causal_lm(source, stage.config.policy.device, dtype="float32")
+    responses = stage.load("responses", Response)
+    rewards = grade(stage, open_rewards(stage, tokenizer), tokenizer, responses)
+    kept = best([r for r in responses if r.id in rewards], rewards, stage.options.keep)
+    stage.dropped["graded lower than others of its prompt"] += len(rewards) - len(kept)
+    rows = _rows(stage, kept, tokenizer, min(stage.options.max_length, context_length(model)))
+    stage.save("running", **{"in": len(responses), "kept": len(rows)})
+    if not rows:
+        raise UserError(f"{stage.dir.name}: none of {len(responses)} responses can be trained on ({dict(stage.dropped)}).",
+                        "at least one response with a grade", "look at the sample stage and at rejection.rewards")  # fmt: skip
+    held = heldout_prompts(stage, [row["prompt_id"] for row in rows], stage.options.heldout)
+    if not (stage.dir / "policy").exists():
+        fit_replies(stage, model, tokenizer, rows, held)
+    losses = [row["loss"] for row in Journal(stage.dir / "metrics.jsonl", "step").rows() if "loss" in row]
+    stage.metrics = {
+        "steps": len(losses), "loss_start": losses[0], "loss_end": losses[-1],
+        "reward_all": mean(list(rewards.values())), "reward_kept": mean([rewards[r.id] for r in kept]),
+    }  # fmt: skip
+    stage.note_example(tokenizer.decode(rows[0]["input_ids"]), f"reward {rewards[kept[0].id]:.3f}")
+
+
+def best(responses: list[Response], rewards: dict[str, float], keep: int) -> list[Response]:
+    """Of each prompt the `keep` best-rewarded responses with different texts, the earlier sample where they are equal."""
+    by_prompt: dict[str, dict[str, Response]] = defaultdict(dict)
+    for response in sorted(responses, key=lambda r: (-rewards[r.id], r.index)):
+        by_prompt[response.prompt_id].setdefault(response.text, response)
+    return [response for texts in by_prompt.values() for response in list(texts.values())[:keep]]
+
+
+def _rows(stage: Stage, kept: list[Response], tokenizer: Any, limit: int) -> list[dict[str, Any]]:
+    """Tokenised examples; responses that are none are dropped with their reason."""
+    prompts, end = stage.prompts_by_id(), end_of_turn(tokenizer)
+    rows: list[dict[str, Any]] = []
+    for response in kept:
+        closing = end if response.finish == "stop" else None
+        start, reply = encode_turn(tokenizer, prompts[response.prompt_id].chat, response.text, closing)
+        if not response.text.strip():
+            stage.dropped["empty response"] += 1
+        elif len(start) + len(reply) > limit:
+            stage.dropped[f"longer than {limit} tokens"] += 1
+        else:
+            rows.append({"prompt_id": response.prompt_id, "input_ids": start + reply, "start": len(start)})
+    return rows

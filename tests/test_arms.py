@@ -1,0 +1,330 @@
+"""The arms beside PPO on tiny models: what is graded, what is chosen, and that each learns a task it can learn."""
+
+import math
+from pathlib import Path
+
+import pytest
+
+from rlaif.config import Config
+from rlaif.constitution import Constitution
+from rlaif.errors import UserError
+from rlaif.options_rewarded import RewardSource
+from rlaif.records import Grade, Prompt, Response
+from rlaif.rewards import grade, open_rewards, totals
+from rlaif.runfolder import Run, read_json, write_json
+from rlaif.stages import best_of_n, evaluate, rejection
+from rlaif.stats import kl_best_of_n
+from tests.tiny_models import hand_made_run, prompts_of, reply, tiny_policy
+
+HERE = "tests.test_arms"
+
+
+def likes_good(prompts, texts):
+    """A reward: how often a reply says good, and a little for being short."""
+    return [text.split().count("good") - 0.01 * len(text.split()) for text in texts]
+
+
+def unsure(prompts, texts):
+    """A reward without an opinion of rude replies."""
+    return [None if "rude" in text else 0.0 for text in texts]
+
+
+def gold(messages, reply, principles):
+    """A truth: kind replies hold the word good."""
+    return {p["id"]: "good" in reply.split() for p in principles}
+
+
+@pytest.fixture(scope="module")
+def policy(tmp_path_factory):
+    return tiny_policy(tmp_path_factory.mktemp("models") / "policy")
+
+
+def source(name="likes_good", **more):
+    return {"source": f"{HERE}:{name}", **more}
+
+
+def run_of(folder: Path, policy: Path, *stages: dict, prompts: int = 24) -> Run:
+    """A run of some stages with a gold scorer and half of the prompts held out, its stages begun."""
+    folder.mkdir(exist_ok=True)
+    config = Config.model_validate({
+        "name": "tiny", "constitution": "c", "prompts": "p", "heldout": 0.5, "threads": 1, "templates": "brief",
+        "policy": {"model": str(policy), "device": "cpu"}, "feedback": {"engine": "scripted", "model": "tests.scripts:feedback"},
+        "gold": f"{HERE}:gold", "stages": stages,
+    })  # fmt: skip
+    principles = [{"id": "no-rude", "text": "Never say rude."}]
+    run = Run(folder, config, Constitution.model_validate({"name": "tiny", "principles": principles}))
+    rows = [
+        Prompt(messages=({"role": "user", "content": f"tell me about number {n}"},)) for n in range(prompts)
+    ]
+    (folder / "prompts.jsonl").write_text("".join(row.to_json() + "\n" for row in rows))
+    write_json(folder / "config.json", config.model_dump(mode="json"))
+    write_json(folder / "constitution.json", run.constitution.model_dump(mode="json"))
+    write_json(folder / "manifest.json", {"config_folder": "."})
+    for stage in run.stages:
+        stage.begin()
+    return run
+
+
+def test_totals_by_hand():
+    grades = [
+        Grade(prompt_id="p", response_id=i, scores={"x": x, "y": y})
+        for i, x, y in (("a", 1.0, 5.0), ("b", 3.0, 7.0))
+    ]
+    sources = [RewardSource(source="x"), RewardSource(source="y", weight=0.5, scale=False)]
+    assert totals(grades, sources) == {"a": -1 + 2.5, "b": 1 + 3.5}
+
+
+def test_what_a_source_cannot_read_is_left_out_and_counted_and_nothing_is_graded_twice(tmp_path, policy):
+    from rlaif.engines.loading import load_tokenizer
+
+    options = {"stage": "rejection", "rewards": [source(), source("unsure")]}
+    stage = hand_made_run(tmp_path / "run", policy, options)
+    good = [reply(stage, prompt, "it is good") for prompt in prompts_of(stage)]
+    rude = reply(stage, prompts_of(stage)[0], "rude", 1)
+    tokenizer = load_tokenizer(policy)
+    found = grade(stage, open_rewards(stage, tokenizer), tokenizer, [*good, rude])
+    assert set(found) == {row.id for row in good}
+    assert stage.dropped["no reward could be read"] == 1
+    written = (stage.dir / "grades.jsonl").read_bytes()
+    opened = open_rewards(stage, tokenizer)
+    opened.rewards.sources = [s for s in opened.rewards.sources if not setattr(s, "score", None)]
+    assert grade(stage, opened, tokenizer, [*good, rude]) == found
+    assert (stage.dir / "grades.jsonl").read_bytes() == written
+
+
+def test_a_reward_model_grades_replies_as_it_was_trained_to(tmp_path, policy):
+    from rlaif.engines.loading import load_reward_model, load_tokenizer
+    from rlaif.prompts import encode_turn, end_of_turn
+    from rlaif.training import score_sequences
+    from tests.test_ppo_stage import tiny_reward_model
+
+    tiny_reward_model(tmp_path / "rm", policy)
+    options = {"stage": "rejection", "rewards": [{"source": str(tmp_path / "rm"), "scale": False}]}
+    stage = hand_made_run(tmp_path / "run", policy, options)
+    prompt = prompts_of(stage)[0]
+    rows = [reply(stage, prompt, "it is good"), reply(stage, prompt, "rude rain", 1, finish="length")]
+    tokenizer = load_tokenizer(policy)
+    found = grade(stage, open_rewards(stage, tokenizer), tokenizer, rows)
+    end = end_of_turn(tokenizer)
+    turns = [
+        encode_turn(tokenizer, prompt.chat, row.text, end if row.finish == "stop" else None) for row in rows
+    ]
+    plain = score_sequences(load_reward_model(tmp_path / "rm", "cpu"), [a + b for a, b in turns], 2)
+    assert [found[row.id] for row in rows] == pytest.approx(plain, abs=1e-5)
+
+
+def test_the_best_of_each_prompt_are_kept_with_different_texts():
+    rows = [Response(id=i, prompt_id=p, text=t, index=n) for n, (i, p, t) in
+            enumerate([("a", "x", "one"), ("b", "x", "one"), ("c", "x", "two"), ("d", "y", "three")])]  # fmt: skip
+    rewards = {"a": 1.0, "b": 1.0, "c": 0.5, "d": -3.0}
+    assert [row.id for row in rejection.best(rows, rewards, 1)] == ["a", "d"]
+    assert [row.id for row in rejection.best(rows, rewards, 2)] == ["a", "c", "d"]
+
+
+def share_of_good(folder, stage):
+    """How probable the end of "it is good" is among the words of the task."""
+    import torch
+
+    from rlaif.engines.loading import load_causal_lm, load_tokenizer
+    from rlaif.prompts import encode_chat
+
+    model, tokenizer = load_causal_lm(folder, "cpu"), load_tokenizer(folder)
+    start = (
+        encode_chat(tokenizer, prompts_of(stage)[0].chat)
+        + tokenizer("it is", add_special_tokens=False)["input_ids"]
+    )
+    good, bad = (tokenizer(f" {word}", add_special_tokens=False)["input_ids"][0] for word in ("good", "bad"))
+    with torch.no_grad():
+        row = model(torch.tensor([start])).logits[0, -1].softmax(-1)
+    return (row[good] / (row[good] + row[bad])).item()
+
+
+def test_rejection_learns_to_say_what_was_graded_best(tmp_path, policy):
+    stage = hand_made_run(tmp_path / "run", policy, {"stage": "rejection", "rewards": [source()], "epochs": 10,
+                                                     "learning_rate": 5e-3, "batch_size": 4})  # fmt: skip
+    for prompt in prompts_of(stage):
+        for index, text in enumerate(("it is bad", "it is good", "it is good good good good " * 20)):
+            reply(stage, prompt, text, index)
+    options = stage.options.model_copy(update={"max_length": 40})
+    stage.options = options.model_copy(update={"keep": 2})
+    rejection.run(stage)
+    assert stage.dropped["longer than 40 tokens"] == 12
+    assert (stage.summary["in"], stage.summary["kept"]) == (36, 12)
+    assert share_of_good(stage.dir / "policy", stage) > 0.95
+    assert stage.metrics["reward_kept"] > stage.metrics["reward_all"]
+    assert stage.metrics["loss_end"] < stage.metrics["loss_start"]
+
+
+def test_rejection_without_a_grade_is_the_users_to_mend(tmp_path, policy):
+    stage = hand_made_run(tmp_path / "run", policy, {"stage": "rejection", "rewards": [source()]})
+    for prompt in prompts_of(stage):
+        reply(stage, prompt, "it is good " * 40)
+    with pytest.raises(UserError, match="none of 12 responses can be trained on"):
+        rejection.run(stage)
+
+
+@pytest.fixture(scope="module")
+def chosen(tmp_path_factory, policy) -> Run:
+    """A finished best_of_n stage and an evaluation of it."""
+    stages = (
+        {"stage": "best_of_n", "n": 8, "rewards": [source()], "max_tokens": 6},
+        {"stage": "evaluate", "max_tokens": 6},
+    )
+    run = run_of(tmp_path_factory.mktemp("runs") / "run", policy, *stages)
+    best_of_n.run(run.stages[0])
+    run.stages[0].save("done")
+    evaluate.run(run.stages[1])
+    run.stages[1].save("done")
+    return run
+
+
+def test_best_of_n_chooses_the_best_and_its_curve_ends_there(chosen):
+    stage = chosen.stages[0]
+    rows = list(stage.rows("responses", Response))
+    best = list(stage.rows("best", Response))
+    heldout = chosen.prompts("heldout")
+    assert len(rows) == 8 * len(heldout)
+    assert len(best) == len(heldout) == stage.metrics["prompts"]
+    for row in best:
+        scores = likes_good([], [r.text for r in rows if r.prompt_id == row.prompt_id])
+        assert likes_good([], [row.text])[0] == max(scores)
+    curve = stage.metrics["curve"]
+    assert [point["n"] for point in curve] == [1, 2, 4, 8]
+    assert [point["kl"] for point in curve] == [kl_best_of_n(n) for n in (1, 2, 4, 8)]
+    rewards = [point["reward"] for point in curve]
+    assert rewards == sorted(rewards)
+    assert rewards[0] == pytest.approx(0, abs=1e-9)  # scaled over all samples
+    share = sum("good" in row.text.split() for row in rows) / len(rows)
+    assert curve[0]["gold"] == pytest.approx(share)
+    assert curve[-1]["gold"] >= curve[0]["gold"]
+    assert set(stage.metrics["gao"]) == {"alpha", "beta", "peak", "rmse"}
+
+
+def test_it_stands_in_the_evaluation_like_a_policy(chosen):
+    from rlaif.comparing.summary import summarise
+
+    stage = chosen.stages[1]
+    policies = stage.metrics["policies"]
+    assert list(policies) == ["base", "best_of_n"]
+    assert policies["best_of_n"]["n"] == len(chosen.prompts("heldout"))
+    # It chooses among the base policy's own samples, so its distance is what choosing costs.
+    assert policies["best_of_n"]["kl"] == pytest.approx(kl_best_of_n(8), abs=1e-5)
+    assert policies["best_of_n"]["gold"]["all"] >= policies["base"]["gold"]["all"]
+    assert summarise(chosen.path)["best_of_n"]["n"] == 8
+    assert list(chosen.policies) == ["base"]  # a folder that can be loaded it is not
+
+
+def test_a_continued_evaluation_is_the_same(chosen):
+    stage = chosen.stages[1]
+    before, answers = stage.metrics, (stage.dir / "responses.jsonl").read_bytes()
+    (stage.dir / "evaluation.jsonl").unlink()
+    stage.begin()
+    evaluate.run(stage)
+    assert stage.metrics == before
+    assert (stage.dir / "responses.jsonl").read_bytes() == answers
+
+
+def test_a_run_can_be_compared_by_its_best_of_n(chosen, tmp_path, policy):
+    from rlaif.comparing.report import write_report
+    from rlaif.comparing.runs import compare
+
+    result = compare([chosen.path, chosen.path])
+    assert result["runs"]["A"]["policy"] == "best_of_n"
+    page = write_report(chosen.path).read_text()
+    assert "Best of n" in page
+
+
+def test_stage_names_and_what_they_need():
+    def config(*stages):
+        return Config.model_validate({"name": "x", "constitution": "c", "prompts": "p", "policy": {"model": "m"},
+                                      "feedback": {"model": "m"}, "stages": stages})  # fmt: skip
+
+    (stage,) = config({"stage": "best_of_n"}).stages
+    assert stage.wants == ("prompts", "policy", "reward_model")
+    (stage,) = config({"stage": "rejection", "rewards": [{"source": "judge"}]}).stages
+    assert stage.wants == ("responses", "policy")
+    with pytest.raises(ValueError, match="each source once"):
+        config({"stage": "rejection", "rewards": [{"source": "judge"}, {"source": "judge"}]})
+
+
+def test_pooling_by_hand():
+    import torch
+
+    from rlaif.rl.ensemble import pool
+
+    scores = torch.tensor([[1.0, 4.0], [3.0, 0.0]])
+    assert pool(scores, "mean").tolist() == [2.0, 2.0]
+    assert pool(scores, "worst").tolist() == [1.0, 0.0]
+    assert pool(scores, "mean_minus_std", 0.5).tolist() == [1.5, 1.0]
+
+
+@pytest.mark.parametrize("how", ["mean", "worst", "mean_minus_std"])
+def test_an_ensemble_is_pooled_on_one_scale_and_drives_ppo(tmp_path, policy, how):
+    import torch
+
+    from rlaif.engines.loading import load_tokenizer
+    from rlaif.rl.ensemble import pool
+    from rlaif.rl.episodes import join
+    from rlaif.stages import ppo
+    from tests.test_ppo_stage import stage_of, tiny_reward_model
+
+    stage = stage_of(tmp_path / "run", policy, updates=1, rewards=[{"source": "reward_model", "pool": how}])
+    before = stage.run.stages[0].dir
+    tiny_reward_model(before / "member_2" / "reward_model", policy, head=50.0)
+    write_json(before / "reward_model" / "calibration.json", {"members": [{"reward_mean": 0.0, "reward_std": 1.0}, {"reward_mean": 5.0, "reward_std": 100.0}]})  # fmt: skip
+    tokenizer = load_tokenizer(policy)
+    score = open_rewards(stage, tokenizer).rewards.sources[0].score
+    episodes = join([[5, 6], [7, 8]], [[9, 10], [11]], torch.tensor([True, True]), 0)
+    prompts = stage.run.prompts("train")[:2]
+    each = torch.stack([member(episodes, prompts) for member in score.members])
+    assert each[1].abs().max() > 10 * each[0].abs().max()
+    expected = pool(torch.stack([each[0], (each[1] - 5) / 100]), how)
+    assert score(episodes, prompts).tolist() == pytest.approx(expected.tolist(), abs=1e-5)
+    ppo.run(stage)
+    assert math.isfinite(stage.metrics["reward_end"])
+    assert "reward_model" in read_json(stage.dir / "reward_scale.json")
+
+
+ARMS = sorted((Path(__file__).parent.parent / "configs" / "arms").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", ARMS, ids=lambda p: p.stem)
+def test_shipped_arms_begin_as_the_quickstart_does_and_end_in_an_evaluation(path):
+    from rlaif.config import find, load_config
+    from rlaif.opening import resolve
+
+    config = resolve(load_config(path), path.parent)
+    quickstart = resolve(load_config(path.parent.parent / "quickstart.yaml"), path.parent.parent)
+    assert config.name == path.stem
+    assert find(config.constitution, path.parent).is_file()
+    arm = next(i for i, (a, b) in enumerate(zip(config.stages, quickstart.stages, strict=False)) if a != b)
+    assert arm >= 3  # what comes before is the same to the last row, so the arms can be compared
+    assert config.stages[-1] == quickstart.stages[-1]
+    named = {"judge_reward": "ppo", "ensemble": "reward", "rejection": "sample"}
+    assert config.stages[arm].stage == named.get(path.stem, path.stem)
+    assert {s.heldout for s in (config, quickstart)} == {0.25}
+
+
+@pytest.mark.parametrize("path", ARMS, ids=lambda p: p.stem)
+def test_a_dry_run_counts_what_an_arm_costs(path):
+    from rlaif.pipeline import dry_run
+
+    stages = {row["stage"]: row for row in dry_run(path)["stages"]}
+    rows = {"rloo": 60 * 128, "grpo": 60 * 128}
+    if path.stem in rows:
+        assert stages[path.stem] == {"stage": path.stem, "round": 1, "rows": 7680, "calls": 0}
+    if path.stem == "judge_reward":
+        assert stages["ppo"]["calls"] > stages["ppo"]["rows"]
+    if path.stem == "best_of_n":
+        assert stages["best_of_n"]["calls"] == stages["best_of_n"]["rows"] > 0
+    if path.stem == "rejection":
+        assert 0 < stages["rejection"]["rows"] == stages["sample"]["rows"] // 8
+
+
+def test_a_stage_that_lacks_its_reward_is_refused_with_who_makes_it(tmp_path):
+    from rlaif.config import load_config
+
+    text = ARMS[0].read_text()
+    (tmp_path / "x.yaml").write_text(text[: text.index("stages:")] + "stages:\n  - stage: best_of_n\n")
+    with pytest.raises(UserError, match=r'stage "best_of_n" needs reward_model.*\n.*reward before best_of_n'):
+        load_config(tmp_path / "x.yaml")

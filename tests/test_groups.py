@@ -1,0 +1,169 @@
+"""RLOO and GRPO through trl: they learn, write PPO's rows, refuse what cannot work, and continue where they stopped."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from rlaif import rewards
+from rlaif.config import Config
+from rlaif.errors import UserError
+from rlaif.runfolder import Stage
+from rlaif.stages import grpo, rloo
+from tests.test_arms import run_of
+from tests.tiny_models import tiny_policy
+
+rewards.REFERENCE_SAMPLES = 16
+STAGES = {"rloo": rloo, "grpo": grpo}
+SMALL = {"updates": 4, "batch_size": 8, "group": 4, "micro_batch": 4, "max_tokens": 4, "warmup": 1, "minibatches": 2,
+         "learning_rate": 1e-3}  # fmt: skip
+CHILD = """
+import sys, time
+from rlaif import groups, training
+from tests.test_groups import start
+training.SAVE_SECONDS, training.SAVE_SHARE = 0.0, 1e9
+step_end = groups.Updates.on_step_end
+def slow(self, *args, **rest):
+    time.sleep(0.1)
+    step_end(self, *args, **rest)
+groups.Updates.on_step_end = slow
+start(*sys.argv[1:])
+"""
+
+
+def short_words(prompts, texts):
+    """A reward: the share of a reply's characters that are the letter o."""
+    return [text.count("o") / max(1, len(text)) for text in texts]
+
+
+@pytest.fixture(scope="module")
+def policy(tmp_path_factory):
+    return tiny_policy(tmp_path_factory.mktemp("models") / "policy")
+
+
+def start(folder: str, policy: str, name: str, **options) -> Stage:
+    """Run a stage on one thread."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    rewards.REFERENCE_SAMPLES = 16
+    source = {"source": "tests.test_groups:short_words"}
+    own = {"stage": name, "rewards": [source], **SMALL, **options}
+    path = Path(folder)
+    run = run_of(path, Path(policy), own)
+    STAGES[name].run(run.stages[0])
+    run.stages[0].save("done")
+    torch.set_num_threads(threads)
+    return run.stages[0]
+
+
+def curve(folder: Path) -> list[dict]:
+    (path,) = folder.glob("01_*/metrics.jsonl")
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.mark.parametrize("name", ["rloo", "grpo"])
+def test_it_learns_what_is_rewarded(tmp_path, policy, name):
+    stage = start(str(tmp_path / "run"), str(policy), name, updates=30, batch_size=32, micro_batch=32, minibatches=1,
+                  learning_rate=5e-3, kl_coef=0.01, missing_eos_penalty=0.0)  # fmt: skip
+    rows = curve(tmp_path / "run")
+    assert [row["update"] for row in rows] == list(range(1, 31))
+    assert rows[-1]["episodes"] == 30 * 32
+    assert stage.metrics["score_end"] > stage.metrics["score_start"] + 1.0  # in spreads of the first samples
+    assert rows[-1]["kl"] > 0
+
+
+@pytest.mark.parametrize("name", ["rloo", "grpo"])
+def test_what_the_stage_writes(tmp_path, policy, name):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    stage = start(str(tmp_path / "run"), str(policy), name)
+    rows = curve(tmp_path / "run")
+    assert [row["update"] for row in rows] == [1, 2, 3, 4]
+    assert {"score", "reward", "length", "truncated", "kl", "entropy", "gold", "loss", "episodes"} <= set(
+        rows[0]
+    )
+    assert rows[0]["kl"] == pytest.approx(0, abs=1e-6)
+    assert abs(rows[0]["score"]) < 3
+    assert all(1 <= row["length"] <= 4 for row in rows)
+    assert stage.metrics["updates"] == 4
+    assert {"kl", "reward_start", "reward_end"} <= set(stage.metrics)
+    trained, first = (AutoModelForCausalLM.from_pretrained(p) for p in (stage.dir / "policy", policy))
+    moved = [not torch.equal(a, b) for a, b in zip(trained.parameters(), first.parameters(), strict=True)]
+    assert all(moved)
+    assert AutoTokenizer.from_pretrained(stage.dir / "policy").chat_template
+    assert not (stage.dir / "checkpoints").exists()
+
+
+def test_prompts_are_rendered_by_our_one_call_site_and_grouped(tmp_path, policy, monkeypatch):
+    from rlaif import groups
+    from rlaif.engines.loading import load_tokenizer
+    from rlaif.prompts import encode_chat
+
+    seen = []
+    score = groups.Scorer.__call__
+
+    def watched(self, prompts, completion_ids, **rest):
+        seen.append((list(prompts), [list(ids) for ids in completion_ids]))
+        return score(self, prompts, completion_ids, **rest)
+
+    monkeypatch.setattr(groups.Scorer, "__call__", watched)
+    stage = start(str(tmp_path / "run"), str(policy), "rloo")
+    known = {p.id: p for p in stage.run.prompts("train")}
+    tokenizer = load_tokenizer(policy)
+    for prompts, completions in seen:
+        assert len(prompts) == len(completions) == 8
+        assert [len(set(prompts[i : i + 4])) for i in (0, 4)] == [1, 1]
+    asked = [ids for prompts, _ in seen for ids in prompts[::4]]
+    assert len(seen) == 4
+    assert len(set(asked)) == 8  # each prompt once before any comes again
+    assert encode_chat(tokenizer, known[asked[0]].chat)[-1] == tokenizer.convert_tokens_to_ids(
+        "<|assistant|>"
+    )
+
+
+@pytest.mark.parametrize("name", ["rloo", "grpo"])
+def test_a_killed_training_ends_as_if_it_had_not_been(tmp_path, policy, name):
+    whole = start(str(tmp_path / "whole"), str(policy), name)
+    folder = tmp_path / "killed"
+    child = subprocess.Popen([sys.executable, "-c", CHILD, str(folder), str(policy), name], cwd=Path(__file__).parent.parent,
+                             env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE)  # fmt: skip
+    while not list(folder.glob("01_*/checkpoints/checkpoint-4/whole")):
+        assert child.poll() is None, child.stderr.read().decode() if child.stderr else ""
+        time.sleep(0.01)
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    assert len(curve(folder)) < 4
+    continued = start(str(folder), str(policy), name)
+    assert curve(folder) == curve(tmp_path / "whole")
+    assert continued.metrics == whole.metrics
+    weights = [(stage.dir / "policy" / "model.safetensors").read_bytes() for stage in (whole, continued)]
+    assert weights[0] == weights[1]
+
+
+def test_whole_groups_only_and_prompts_that_fit(tmp_path, policy):
+    def config(**options):
+        return Config.model_validate({"name": "x", "constitution": "c", "prompts": "p", "policy": {"model": "m"},
+                                      "feedback": {"model": "m"}, "stages": [{"stage": "rloo", **options}]})  # fmt: skip
+
+    with pytest.raises(ValueError, match="batch_size 10 is no multiple of group 8"):
+        config(batch_size=10)
+    with pytest.raises(ValueError, match="batch_size 16 is no multiple of minibatches 3"):
+        config(batch_size=16, minibatches=3)
+    with pytest.raises(UserError, match=r"none of \d+ prompts leaves room for 63 new tokens"):
+        start(str(tmp_path / "run"), str(policy), "rloo", max_tokens=63)
+
+
+def test_a_reward_that_fails_says_so_and_loses_nothing(tmp_path, policy):
+    with pytest.raises(UserError, match=r"the reward tests\.test_groups:broken failed"):
+        start(str(tmp_path / "run"), str(policy), "rloo", rewards=[{"source": "tests.test_groups:broken"}])
+
+
+def broken(prompts, texts):
+    """A reward that raises."""
+    raise RuntimeError("out of order")
