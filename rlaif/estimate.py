@@ -41,6 +41,8 @@ def estimate(config: Config, constitution: Constitution, prompts: list[Prompt]) 
             calls *= 2 if o.cot else 1
         elif o.stage == "ppo":
             rows = o.updates * o.batch_size
+            judged = any(source.source == "judge" for source in o.rewards)
+            calls = round_up(rows * principles) if judged else 0
         elif o.stage == "evaluate":
             rows = min(len(heldout), o.prompts or len(heldout)) * policies
             calls = rows + round_up(rows * principles) + round_up((rows - rows // policies) * principles * 2)

@@ -6,7 +6,7 @@ import fcntl
 import os
 import platform
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib import metadata
@@ -18,8 +18,10 @@ from rlaif.config import Config, find
 from rlaif.constitution import Constitution
 from rlaif.errors import UserError
 from rlaif.gold import load_gold
+from rlaif.plugin import load_function
 from rlaif.prompts import Templates
 from rlaif.records import Prompt
+from rlaif.rewards import is_function
 from rlaif.runfolder import Rows, Run, read_json, read_rows, write_json
 
 REPORTED = ("torch", "transformers", "trl", "datasets", "accelerate", "openai", "pydantic")
@@ -47,6 +49,8 @@ def resolve(config: Config, base: Path) -> Config:
             changes["imported"] = str(find(options.imported, base))  # type: ignore[attr-defined]
         if options.stage == "reward" and options.model:  # type: ignore[attr-defined]
             changes["model"] = model(options.model)  # type: ignore[attr-defined]
+        if options.stage == "ppo":
+            changes |= _ppo_paths(options, model, base)
         human = getattr(options, "human", None)
         if human and human.file:
             changes["human"] = human.model_copy(update={"file": str(find(human.file, base))})
@@ -55,6 +59,24 @@ def resolve(config: Config, base: Path) -> Config:
         "constitution": str(find(config.constitution, base)), "prompts": str(find(config.prompts, base)),
         "policy": served(config.policy), "feedback": served(config.feedback), "stages": tuple(stages),
     })  # fmt: skip
+
+
+def _ppo_paths(options: Any, model: Callable[[str], str], base: Path) -> dict[str, Any]:
+    """What a ppo stage names, made absolute: reward models, text to mix in, an adapter; functions must be there."""
+    sources = []
+    for source in options.rewards:
+        name = source.source
+        if is_function(name):
+            load_function(name, "ppo.rewards")
+        elif name not in ("reward_model", "judge"):
+            name = model(name)
+        sources.append(source.model_copy(update={"source": name}))
+    changes: dict[str, Any] = {"rewards": tuple(sources)}
+    if options.ptx:
+        changes["ptx"] = options.ptx.model_copy(update={"file": str(find(options.ptx.file, base))})
+    if options.lora and options.lora.adapter:
+        changes["lora"] = options.lora.model_copy(update={"adapter": str(find(options.lora.adapter, base))})
+    return changes
 
 
 def open_run(folder: Path, config: Config, config_path: Path, overrides: list[str]) -> Run:

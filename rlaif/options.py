@@ -165,10 +165,43 @@ class Reward(StageOptions):
     max_length: int = Field(default=1024, ge=8, description="longer pairs are dropped and counted")
 
 
+class RewardSource(Options):
+    """One thing PPO is rewarded by."""
+
+    source: str = Field(
+        description="reward_model (the run's), judge (the feedback model asked about single responses), "
+        "module:function of (prompts, responses) -> scores, or a reward-model folder"
+    )
+    weight: float = Field(default=1.0, description="of its score in the sum; negative to hold something down")
+    scale: bool = Field(
+        default=True, description="bring its scores to mean 0 and spread 1 on samples of the starting policy"
+    )
+
+
+class Ptx(Options):
+    """Text the policy must not forget (InstructGPT's pre-training mix)."""
+
+    file: str = Field(description=".txt, or .jsonl whose rows have a text")
+    coef: float = Field(default=27.8, gt=0, description="γ, the weight of its loss beside the policy's")
+    batch_size: int = Field(default=8, ge=1, description="blocks an optimiser step")
+    block: int = Field(default=256, ge=2, description="tokens in a block")
+
+
+class Lora(Options):
+    """Train low-rank adapters in place of all weights (arXiv 2106.09685); needs the extra `lora`."""
+
+    rank: int = Field(default=16, ge=1)
+    alpha: float = Field(default=32.0, gt=0)
+    adapter: str | None = Field(
+        default=None,
+        description="a saved adapter to go on with, its own rank and alpha; the reference is the model without it",
+    )
+
+
 class Ppo(StageOptions):
     """Proximal policy optimisation against the reward model."""
 
-    needs, makes = ("prompts", "policy", "reward_model"), ("policy",)
+    needs, makes = ("prompts", "policy"), ("policy",)
     stage: Literal["ppo"]
     updates: int = Field(default=100, ge=1)
     batch_size: int = Field(default=128, ge=1, description="episodes an update")
@@ -181,12 +214,22 @@ class Ppo(StageOptions):
     critic_warmup: int = Field(default=0, ge=0, description="first updates that train the value model only")
     max_tokens: int = Field(default=256, ge=1)
     temperature: float = Field(default=1.0, gt=0)
+    rewards: tuple[RewardSource, ...] = Field(
+        default=(RewardSource(source="reward_model"),), min_length=1, description="what is rewarded, added up"
+    )
     gamma: float = Field(default=1.0, gt=0, le=1)
     lam: float = Field(default=0.95, ge=0, le=1)
     clip: float = Field(default=0.2, gt=0)
+    dual_clip: float | None = Field(
+        default=None, gt=1, description="bound on the ratio of a bad token (arXiv 1912.09729); omitted = none"
+    )
     value_clip: float = Field(default=0.2, gt=0)
     max_grad_norm: float = Field(default=1.0, gt=0)
+    stop_kl: float | None = Field(
+        default=None, gt=0, description="nats a token from the sampling policy at which an update's steps end"
+    )
     kl_coef: float = Field(default=0.05, ge=0)
+    kl_in: Literal["reward", "loss"] = Field(default="reward", description="where the KL is paid for")
     kl_estimator: Literal["k1", "k2", "k3"] = "k1"
     kl_target: float | None = Field(
         default=None, gt=0, description="nats a sequence; given = adaptive coefficient"
@@ -194,18 +237,51 @@ class Ppo(StageOptions):
     kl_horizon: int = Field(
         default=10000, ge=1, description="episodes over which the adaptive coefficient moves"
     )
+    missing_eos: Literal["penalty", "bootstrap"] = Field(
+        default="penalty",
+        description="a truncated response: its score less a penalty, or no score and the value of where it was cut",
+    )
     missing_eos_penalty: float = Field(
         default=1.0,
         ge=0,
         description="subtracted from a truncated response's score (1 = a spread of the scores)",
     )
+    score_at: Literal["eos", "after_eos"] = Field(
+        default="eos", description="where an ended response is rewarded; after_eos is TRL 1.12's index"
+    )
     whiten_rewards: bool = Field(
         default=False, description="scale each batch's token rewards to unit variance"
     )
+    ptx: Ptx | None = None
+    ema: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="decay an update of a moving average of the weights; the average is what is kept",
+    )
+    lora: Lora | None = None
     checkpoint_every: int = Field(default=10, ge=1, description="updates between full checkpoints")
     sample_every: int = Field(
         default=10, ge=1, description="updates between looks at what the policy writes (samples.jsonl)"
     )
+    watch: int = Field(default=64, ge=0, description="held-out prompts answered at every look; 0 = none")
+    watch_judge: bool = Field(
+        default=False, description="the judge reads those answers too, not only the gold scorer"
+    )
+    tracker: Literal["trackio", "wandb", "tensorboard"] | None = None
+
+    @property
+    def wants(self) -> tuple[str, ...]:
+        trained = any(source.source == "reward_model" for source in self.rewards)
+        return (*self.needs, "reward_model") if trained else self.needs
+
+    @model_validator(mode="after")
+    def _some_gradient(self) -> Ppo:
+        if self.kl_in == "loss" and self.kl_estimator == "k1":
+            raise ValueError("kl_in: loss needs kl_estimator k2 or k3: the gradient of k1 is zero on average")
+        if len({source.source for source in self.rewards}) < len(self.rewards):
+            raise ValueError("rewards: each source once")
+        return self
 
 
 class Evaluate(StageOptions):

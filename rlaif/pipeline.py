@@ -43,7 +43,7 @@ def run(
     folder = Path(out) if out else Path("runs") / resolved.name
     with locked(folder):
         this = open_run(folder, resolved, config_path, list(overrides))
-        this.progress = progress or this.progress
+        this.progress, this.tell = progress or this.progress, tell
         for stage in this.stages[:last]:
             if not stage.is_done:
                 tell(f"{stage.dir.name}: {'continues' if stage.summary else 'starts'}")

@@ -14,7 +14,7 @@ import os
 import random
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -87,6 +87,34 @@ class Rows(Generic[R]):
             with self.path.open("a", encoding="utf-8") as file:
                 file.write("".join(row.to_json() + "\n" for row in fresh.values()))
             self.ids.update(fresh)
+
+
+class Journal:
+    """A JSONL file of rows numbered by `key`, which a continued run takes back to where it goes on."""
+
+    def __init__(self, path: Path, key: str) -> None:
+        self.path, self.key = path, key
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Every whole row; a line cut short by a kill is left out."""
+        lines = self.path.read_bytes().split(b"\n")[:-1] if self.path.exists() else []
+        return [json.loads(line) for line in lines]
+
+    def rewind(self, number: int) -> None:
+        """Forget what was written after `number`: the continuation will write it again."""
+        kept = [row for row in self.rows() if row[self.key] <= number]
+        partial = self.path.with_suffix(".partial")
+        partial.write_text("".join(map(_line, kept)), encoding="utf-8")
+        os.replace(partial, self.path)
+
+    def append(self, *rows: dict[str, Any]) -> None:
+        """Write rows and flush them."""
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write("".join(map(_line, rows)))
+
+
+def _line(row: dict[str, Any]) -> str:
+    return json.dumps(row, ensure_ascii=False) + "\n"
 
 
 def read_rows(path: Path, record: type[R]) -> list[R]:
@@ -242,6 +270,7 @@ class Run:
         self.path, self.config, self.constitution = path, config, constitution
         self.stages = [Stage(self, n, r, o) for n, (r, o) in enumerate(config.expanded, 1)]
         self.progress: Any = silent_progress
+        self.tell: Callable[[str], None] = lambda line: None
 
     @property
     def cache(self) -> Path | None:

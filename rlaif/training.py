@@ -7,7 +7,6 @@ CPU, gradient checkpointing for small models, telemetry, model cards in checkpoi
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import shutil
@@ -26,7 +25,7 @@ from trl.trainer.reward_trainer import DataCollatorForPreference, RewardTrainer
 from trl.trainer.sft_trainer import SFTTrainer
 
 from rlaif.errors import UserError
-from rlaif.runfolder import Stage
+from rlaif.runfolder import Journal, Stage
 from rlaif.seeds import derive_seed
 
 logging.disable_progress_bar()
@@ -117,34 +116,10 @@ class SoftRewardTrainer(Plain, RewardTrainer):
         return (loss, {"rewards": rewards}) if return_outputs else loss
 
 
-class Curve:
-    """metrics.jsonl: one row a step, none twice however often the process is killed."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def rows(self) -> list[dict[str, Any]]:
-        """The rows so far; a line cut short by a kill is left out."""
-        lines = self.path.read_bytes().split(b"\n")[:-1] if self.path.exists() else []
-        return [json.loads(line) for line in lines]
-
-    def rewind(self, step: int) -> None:
-        """Forget what was logged after `step`: the continuation will log it again."""
-        kept = [row for row in self.rows() if row["step"] <= step]
-        partial = self.path.with_suffix(".partial")
-        partial.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
-        os.replace(partial, self.path)
-
-    def append(self, row: dict[str, Any]) -> None:
-        """Write and flush a row."""
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
-
-
 class Watch(TrainerCallback):
     """Writes the curve, moves the progress bar, times the checkpoints, and stops on numbers that are not finite."""
 
-    def __init__(self, stage: Stage, curve: Curve, tick: Callable[[int], None]) -> None:
+    def __init__(self, stage: Stage, curve: Journal, tick: Callable[[int], None]) -> None:
         self.stage, self.curve, self.tick = stage, curve, tick
         self.saved = self.begun = time.monotonic()
         self.cost = 0.0
@@ -231,7 +206,7 @@ def fit(stage: Stage, trainer: Any) -> None:
         if not (torn / WHOLE).exists():
             shutil.rmtree(torn)
     done = int(last.name.rpartition("-")[2]) if last else 0
-    curve = Curve(stage.dir / "metrics.jsonl")
+    curve = Journal(stage.dir / "metrics.jsonl", "step")
     curve.rewind(done if last else -1)
     steps = trainer.args.num_train_epochs * math.ceil(
         len(trainer.train_dataset) / trainer.args.per_device_train_batch_size

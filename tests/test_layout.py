@@ -26,6 +26,7 @@ LEVELS = [
     },
     {"engines", "rl", "estimate", "training"},
     {"judge"},
+    {"rewards", "tracking", "watching"},
     {"stages", "human", "comparing", "playground"},
     {"opening"},
     {"pipeline"},

@@ -17,8 +17,8 @@ from rlaif.constitution import Constitution
 from rlaif.errors import UserError
 from rlaif.records import Prompt
 from rlaif.runfolder import Run, Stage
+from rlaif.seeds import in_rounds
 from rlaif.stages import ppo
-from rlaif.stages.ppo import batch_of
 from tests.tiny_models import tiny_policy
 
 OPTIONS = {"updates": 6, "batch_size": 8, "micro_batch": 4, "minibatches": 2, "max_tokens": 6, "warmup": 2,
@@ -122,7 +122,7 @@ def test_the_policy_is_a_plain_folder_that_has_moved(whole, policy):
 
 def test_scores_are_scaled_by_samples_of_the_starting_policy(whole):
     scale = json.loads((whole.dir / "reward_scale.json").read_text())
-    assert scale["std"] > 0
+    assert scale["reward_model"]["std"] > 0
     assert abs(rows_of(whole)[0]["score"]) < 1.5  # its own samples: mean near 0 on the scale they fixed
 
 
@@ -208,7 +208,9 @@ def test_nan_names_update_and_value_and_keeps_the_checkpoint(tmp_path, policy, m
         return scores * float("nan") if next(calls) == breaks_at else scores
 
     monkeypatch.setattr(ModelReward, "__call__", breaks)
-    with pytest.raises(UserError, match="update 5 of 6: score is nan") as caught:
+    with pytest.raises(
+        UserError, match="update 5 of 6: the reward reward_model gave nan for 8 of 8"
+    ) as caught:
         run_on_one_thread(stage)
     assert "000004" in caught.value.next
     assert len(rows_of(stage)) == 4
@@ -260,11 +262,11 @@ def test_text_and_tokens_give_one_score(whole, policy):
 
 def test_the_cursor_shows_every_prompt_once_a_round():
     prompts = list(range(10))
-    seen = [p for number in range(1, 6) for p in batch_of(prompts, number, 4, seed=0)]
+    seen = [p for number in range(1, 6) for p in in_rounds(prompts, number, 4, seed=0)]
     assert sorted(seen[:10]) == sorted(seen[10:]) == prompts
     assert seen[:10] != seen[10:]
-    assert batch_of(prompts, 3, 4, seed=0) == seen[8:12]
-    assert sorted(batch_of(prompts, 1, 20, seed=0)) == sorted(prompts * 2)
+    assert in_rounds(prompts, 3, 4, seed=0) == seen[8:12]
+    assert sorted(in_rounds(prompts, 1, 20, seed=0)) == sorted(prompts * 2)
 
 
 def test_a_real_pretrained_model(tmp_path, test_data):

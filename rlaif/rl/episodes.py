@@ -38,8 +38,7 @@ class Episodes:
     @property
     def mask_BR(self) -> Tensor:
         """True at real response positions."""
-        steps_R = torch.arange(int(self.response_B.max()), device=self.ids_BL.device)
-        return steps_R < self.response_B[:, None]
+        return real(self.response_B)
 
     def select(self, rows: Tensor) -> Episodes:
         """Some of the episodes, trimmed to the longest of them."""
@@ -48,9 +47,12 @@ class Episodes:
             self.ids_BL[rows, :length], self.prompt_B[rows], self.response_B[rows], self.ended_B[rows]
         )
 
-    def states(self) -> tuple[Tensor, Tensor]:
-        """(row, column) of the position before each response token, where it is predicted and valued. → N, N"""
-        rows_N, steps_N = self.mask_BR.nonzero(as_tuple=True)
+    def states(self, count_B: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """(row, column) of the position before each response token, where it is predicted and valued. → N, N
+
+        `count_B` asks for that many positions of each episode; one more than it has tokens is the one after its last.
+        """
+        rows_N, steps_N = real(self.response_B if count_B is None else count_B).nonzero(as_tuple=True)
         return rows_N, self.prompt_B[rows_N] - 1 + steps_N
 
     def tokens(self) -> Tensor:
@@ -62,6 +64,13 @@ class Episodes:
         """Each episode's response tokens."""
         starts, ends = self.prompt_B.tolist(), self.length_B.tolist()
         return [row[start:end] for row, start, end in zip(self.ids_BL.tolist(), starts, ends, strict=True)]
+
+
+def real(count_B: Tensor, width: int | None = None) -> Tensor:
+    """True at the first `count_B` steps of each row. → B × `width`, omitted: the largest count"""
+    return (
+        torch.arange(int(count_B.max()) if width is None else width, device=count_B.device) < count_B[:, None]
+    )
 
 
 def join(

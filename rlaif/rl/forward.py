@@ -52,9 +52,9 @@ def next_logits(model: Any, ids: Tensor, mask: Tensor, cache: Any) -> Tensor:
     return model(**inputs, logits_to_keep=1).logits[:, -1]
 
 
-def response_values(model: Any, episodes: Episodes) -> Tensor:
-    """The `score` head at the position before each response token: the value of that state. → N"""
-    rows_N, columns_N = episodes.states()
+def response_values(model: Any, episodes: Episodes, count_B: Tensor | None = None) -> Tensor:
+    """The `score` head at the position before each response token: the value of that state; see `states`. → N"""
+    rows_N, columns_N = episodes.states(count_B)
     hidden_BLD = model.base_model(input_ids=episodes.ids_BL, use_cache=False).last_hidden_state
     return model.score(hidden_BLD[rows_N, columns_N])[:, 0].float()
 

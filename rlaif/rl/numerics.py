@@ -66,15 +66,17 @@ def token_rewards(kl_BR: Tensor, score_B: Tensor, mask_BR: Tensor, kl_coef: floa
 
 
 def gae(
-    rewards_BR: Tensor, values_BR: Tensor, mask_BR: Tensor, gamma: float = 1.0, lam: float = 0.95
-) -> tuple[Tensor, Tensor]:
+    rewards_BR: Tensor, values_BR: Tensor, mask_BR: Tensor, gamma: float = 1.0, lam: float = 0.95,
+    after_B: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Generalised advantage estimates (arXiv 1506.02438) and the returns the value model is fitted to. → BR, BR
 
-    Every episode ends at its last real position (value 0 after it). A masked position is passed over: what comes
-    after it is carried to what stands before it. Both results are 0 where masked.
+    After its last real position an episode is worth `after_B`, 0 unless it was cut off there and goes on. A masked
+    position is passed over: what comes after it is carried to what stands before it. Both results are 0 where masked.
     """
     advantages_BR = torch.zeros_like(rewards_BR)
-    carried_B = next_value_B = torch.zeros_like(rewards_BR[:, 0])
+    carried_B = torch.zeros_like(rewards_BR[:, 0])
+    next_value_B = carried_B if after_B is None else after_B.to(carried_B)
     for t in reversed(range(rewards_BR.shape[1])):
         real_B, value_B = mask_BR[:, t], values_BR[:, t]
         delta_B = rewards_BR[:, t] + gamma * next_value_B - value_B
@@ -85,10 +87,18 @@ def gae(
     return advantages_BR, torch.where(mask_BR, advantages_BR + values_BR, 0)
 
 
-def policy_loss(log_prob_N: Tensor, old_N: Tensor, advantages_N: Tensor, clip: float) -> Tensor:
-    """Clipped surrogate loss of each token (arXiv 1707.06347, eq. 7), to be minimised. → N"""
+def policy_loss(
+    log_prob_N: Tensor, old_N: Tensor, advantages_N: Tensor, clip: float, dual_clip: float | None = None
+) -> Tensor:
+    """Clipped surrogate loss of each token (arXiv 1707.06347, eq. 7), to be minimised. → N
+
+    `dual_clip` also bounds what a token of negative advantage can cost (arXiv 1912.09729, eq. 5).
+    """
     ratio_N = (log_prob_N - old_N).exp()
-    return -torch.min(ratio_N * advantages_N, ratio_N.clamp(1 - clip, 1 + clip) * advantages_N)
+    gain_N = torch.min(ratio_N * advantages_N, ratio_N.clamp(1 - clip, 1 + clip) * advantages_N)
+    if dual_clip is not None:
+        gain_N = torch.where(advantages_N < 0, torch.max(gain_N, dual_clip * advantages_N), gain_N)
+    return -gain_N
 
 
 def value_loss(values_N: Tensor, old_N: Tensor, returns_N: Tensor, clip: float) -> Tensor:

@@ -1,15 +1,16 @@
 """PPO for language models (arXiv 1707.06347; for text arXiv 1909.08593, 2203.02155), top to bottom in one file.
 
 An update: sample a response to each prompt (T as asked, no filter) → score it at its end → per-token rewards
-−β·KL plus the score → GAE with γ = 1 → epochs of clipped policy and value steps.
+−β·KL plus the score → GAE with γ = 1 → epochs of clipped policy and value steps. docs/ppo.md walks through it.
 
 Of the implementation details that matter, these are here: masks from lengths and never from token values; logits
-divided by the temperature before every log-probability, log-softmax in fp32; no dropout; the score at the EOS and a
-penalty where there is none; KL per token by estimator in the reward and exact in the report; β fixed or adaptive;
-advantages whitened with the mask, value targets from the unwhitened ones; both losses clipped, gradients of policy
-and value model clipped separately; token means over the whole minibatch however it is cut into micro-batches;
-Adam with ε = 1e-5; warm-up of the rate and of the critic. Left out: discounting by default, an entropy bonus, a
-shared trunk. All randomness of an update comes from a seed and its number, so no generator's state need be kept.
+divided by the temperature before every log-probability, log-softmax in fp32; no dropout; the score at the EOS and,
+where there is none, a penalty or the value of going on; KL per token by estimator in the reward or the loss and exact
+in the report; β fixed or adaptive; advantages whitened with the mask, value targets from the unwhitened ones; both
+losses clipped, gradients of policy and value model clipped separately; token means over the whole minibatch however
+it is cut into micro-batches; Adam with ε = 1e-5; warm-up of the rate and of the critic; a pre-training mix; an average
+of the weights. Left out: discounting by default, an entropy bonus, a shared trunk. All randomness of an update comes
+from a seed and its number, so no generator's state need be kept.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,9 +28,11 @@ from torch import Tensor
 
 from rlaif.options import Ppo
 from rlaif.rl import numerics
-from rlaif.rl.episodes import Episodes, micro_batches
+from rlaif.rl.episodes import Episodes, micro_batches, real
 from rlaif.rl.forward import response_logits, response_values
-from rlaif.rl.rollout import rollout
+from rlaif.rl.lora import switched_off
+from rlaif.rl.pretraining import Pretraining
+from rlaif.rl.rollout import Stops, rollout
 from rlaif.seeds import derive_seed
 
 Reward = Callable[[Episodes, Sequence[Any]], Tensor]  # (episodes, each prompt's `source`) → score_B
@@ -54,11 +57,17 @@ class PromptTokens:
 
 @dataclass(frozen=True)
 class Experience:
-    """A scored batch: everything the optimiser steps need. [B, R], 0 where masked, unless the name says B."""
+    """A scored batch: everything the optimiser steps need. [B, R], 0 where masked, unless the name says otherwise.
+
+    `log_prob` is of the weights that sampled: those after `version` updates. `value` and `returns` are [B, S]: there
+    are `states_B` of each episode, one more than its tokens where the state after its EOS counts.
+    """
 
     episodes: Episodes
+    version: int
     score_B: Tensor  # as the reward function gave it
     reward_B: Tensor  # less the penalty for a missing EOS and β·KL: what an episode earns
+    states_B: Tensor
     log_prob: Tensor
     reference: Tensor
     exact_kl: Tensor
@@ -71,20 +80,25 @@ class Experience:
 class PPO:
     """Policy and value model under training, with the frozen reference policy and the reward function.
 
-    All models on one device, in eval mode and fp32; `autocast` runs their forwards in bf16. `eos` may be several ids.
+    All models on one device, in eval mode; what is trained of them (`requires_grad`) in fp32, `autocast` runs forwards
+    in bf16. Without a `reference` it is the policy with its adapters switched off. `eos` may be several ids; `stops`
+    finds the end of a response that has none.
     """
 
     def __init__(
-        self, policy: Any, reference: Any, value: Any, reward: Reward, options: Ppo,
-        eos: Sequence[int], pad: int, seed: int = 0, autocast: bool = False,
+        self, policy: Any, reference: Any, value: Any, reward: Reward, options: Ppo, eos: Sequence[int], pad: int,
+        seed: int = 0, autocast: bool = False, stops: Stops | None = None, pretraining: Pretraining | None = None,
     ) -> None:  # fmt: skip
         self.policy, self.reference, self.value, self.reward = policy, reference, value, reward
         self.options, self.eos, self.pad, self.seed, self.autocast = options, eos, pad, seed, autocast
+        self.stops, self.pretraining = stops, pretraining
         self.device: torch.device = policy.device
         value_rate = options.value_learning_rate or options.learning_rate
-        self.optimizer = torch.optim.Adam(policy.parameters(), options.learning_rate, eps=1e-5)
-        self.value_optimizer = torch.optim.Adam(value.parameters(), value_rate, eps=1e-5)
+        weights, value_weights = trained(policy), trained(value)
+        self.optimizer = torch.optim.Adam(weights.values(), options.learning_rate, eps=1e-5)
+        self.value_optimizer = torch.optim.Adam(value_weights.values(), value_rate, eps=1e-5)
         self.kl = numerics.KlController(options.kl_coef, options.kl_target, options.kl_horizon)
+        self.average = {name: w.detach().clone() for name, w in weights.items()} if options.ema else {}
 
     def update(self, number: int, prompts: Sequence[PromptTokens]) -> tuple[dict[str, Any], Experience]:
         """One update, the `number`-th counted from 1: sample, score, learn. → its metrics, and what was sampled."""
@@ -92,8 +106,9 @@ class PPO:
         kl_coef = self.kl.coef
         episodes = self.sample(prompts, "rollout", number)
         plan = self._plan(episodes, number)
-        experience = self._experience(episodes, prompts, plan)
+        experience = self._experience(number, episodes, prompts, plan)
         losses = self._learn(experience, plan, number)
+        self._follow()
         metrics = {"update": number, "episodes": number * self.options.batch_size, "kl_coef": kl_coef,
                    **_describe(experience), **losses, "seconds": round(time.perf_counter() - start, 4)}  # fmt: skip
         self.kl.update(metrics["exact_kl"], len(episodes))
@@ -105,7 +120,8 @@ class PPO:
         o = self.options
         with self._precision():
             ids = [p.ids for p in prompts]
-            return rollout(self.policy, ids, o.max_tokens, o.temperature, self.eos, self.pad, generator)
+            return rollout(self.policy, ids, o.max_tokens, o.temperature, self.eos, self.pad, generator,
+                           self.stops)  # fmt: skip
 
     def score(self, episodes: Episodes, prompts: Sequence[PromptTokens]) -> Tensor:
         """The reward function's score of each episode, checked. → B"""
@@ -114,6 +130,9 @@ class PPO:
             raise ValueError(f"the reward function gave {tuple(scores_B.shape)} for {len(episodes)} episodes")
         _require_finite(score=scores_B.sum())
         return scores_B
+
+    def _reference(self) -> AbstractContextManager[Any]:
+        return switched_off(self.policy) if self.reference is None else nullcontext(self.reference)
 
     def _precision(self) -> AbstractContextManager[Any]:
         # Entered anew around every use of the weights: autocast keeps its bf16 copies until it is left.
@@ -130,35 +149,69 @@ class PPO:
         return [micro_batches(rows, episodes.length_B, self.options.micro_batch) for rows in chunks]
 
     @torch.no_grad()
-    def _experience(self, episodes: Episodes, prompts: Sequence[PromptTokens], plan: Plan) -> Experience:
+    def _experience(
+        self, number: int, episodes: Episodes, prompts: Sequence[PromptTokens], plan: Plan
+    ) -> Experience:
         score_B = self.score(episodes, prompts)
-        end_B = score_B - self.options.missing_eos_penalty * (~episodes.ended_B)
-        mask_BR = episodes.mask_BR
-        names = ("log_prob", "reference", "exact_kl", "entropy", "value")
-        seen = {name: torch.zeros(mask_BR.shape, device=self.device) for name in names}
+        late_B, cut_B = self._ends(episodes)
+        seen = self._look(episodes, plan, episodes.response_B + (late_B | cut_B))
+        states_B = episodes.response_B + late_B
+        rewards_BS = self._rewards(episodes, score_B, seen, real(states_B, seen["value"].shape[1]))
+        reward_B = rewards_BS.sum(1)
+        _require_finite(reward=reward_B.sum(), exact_kl=seen["exact_kl"].sum(), value=seen["value"].sum())
+        advantage_BR, returns_BS = self._advantages(episodes, rewards_BS, seen["value"], states_B, cut_B)
+        return Experience(episodes, number - 1, score_B, reward_B, states_B, **seen, advantage=advantage_BR, returns=returns_BS)  # fmt: skip
+
+    def _ends(self, episodes: Episodes) -> tuple[Tensor, Tensor]:
+        """Where the state after the last token counts: as the place of the score, as the value of going on. → B, B"""
+        o, ended_B = self.options, episodes.ended_B
+        late_B = ended_B & (episodes.response_B < o.max_tokens) & (o.score_at == "after_eos")
+        return late_B, ~ended_B & (o.missing_eos == "bootstrap")
+
+    def _look(self, episodes: Episodes, plan: Plan, valued_B: Tensor) -> dict[str, Tensor]:
+        """What the models say of the whole batch: [B, R], and the values of `valued_B` states of each episode."""
+        names = ("log_prob", "reference", "exact_kl", "entropy")
+        seen = {name: torch.zeros(episodes.mask_BR.shape, device=self.device) for name in names}
+        seen["value"] = torch.zeros(len(episodes), int(valued_B.max()), device=self.device)
         for rows in (rows for minibatch in plan for rows in minibatch):
             part = episodes.select(rows)
-            at = part.mask_BR.nonzero(as_tuple=True)
-            for name, values_N in self._measure(part).items():
-                seen[name][rows[at[0]], at[1]] = values_N
-        kl_BR = numerics.kl_estimate(seen["log_prob"], seen["reference"], self.options.kl_estimator)
-        rewards_BR = numerics.token_rewards(kl_BR, end_B, mask_BR, self.kl.coef)
-        reward_B = rewards_BR.sum(1)
-        _require_finite(reward=reward_B.sum(), exact_kl=seen["exact_kl"].sum(), value=seen["value"].sum())
-        if self.options.whiten_rewards:
-            rewards_BR = numerics.masked_whiten(rewards_BR, mask_BR, shift_mean=False)
-        advantages_BR, returns_BR = numerics.gae(
-            rewards_BR, seen["value"], mask_BR, self.options.gamma, self.options.lam
-        )
-        advantages_BR = numerics.masked_whiten(advantages_BR, mask_BR)
-        return Experience(episodes, score_B, reward_B, **seen, advantage=advantages_BR, returns=returns_BR)
+            for name, values_N in self._measure(part, valued_B[rows]).items():
+                count_B = valued_B[rows] if name == "value" else part.response_B
+                row_N, step_N = real(count_B).nonzero(as_tuple=True)
+                seen[name][rows[row_N], step_N] = values_N
+        return seen
 
-    def _measure(self, part: Episodes) -> dict[str, Tensor]:
-        """What the models say of a micro-batch's response tokens. → each N"""
+    def _rewards(
+        self, episodes: Episodes, score_B: Tensor, seen: dict[str, Tensor], states_BS: Tensor
+    ) -> Tensor:
+        """What each state earns; a truncated response pays a penalty, or goes unscored where its value goes on. → BS"""
+        o = self.options
+        cut_B = 0 if o.missing_eos == "bootstrap" else score_B - o.missing_eos_penalty
+        end_B = torch.where(episodes.ended_B, score_B, cut_B)
+        kl_BR = numerics.kl_estimate(seen["log_prob"], seen["reference"], o.kl_estimator)
+        kl_BS = torch.nn.functional.pad(kl_BR, (0, states_BS.shape[1] - kl_BR.shape[1]))
+        return numerics.token_rewards(kl_BS, end_B, states_BS, self.kl.coef if o.kl_in == "reward" else 0.0)
+
+    def _advantages(
+        self, episodes: Episodes, rewards_BS: Tensor, values_BS: Tensor, states_B: Tensor, cut_B: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Whitened advantages of the tokens and returns of the states. → BR, BS"""
+        o, mask_BR = self.options, episodes.mask_BR
+        states_BS = real(states_B, values_BS.shape[1])
+        if o.whiten_rewards:
+            rewards_BS = numerics.masked_whiten(rewards_BS, states_BS, shift_mean=False)
+        last_B1 = states_B.clamp(max=values_BS.shape[1] - 1)[:, None]
+        after_B = torch.where(cut_B, values_BS.gather(1, last_B1)[:, 0], 0)
+        advantages_BS, returns_BS = numerics.gae(rewards_BS, values_BS, states_BS, o.gamma, o.lam, after_B)
+        return numerics.masked_whiten(advantages_BS[:, : mask_BR.shape[1]], mask_BR), returns_BS
+
+    def _measure(self, part: Episodes, valued_B: Tensor) -> dict[str, Tensor]:
+        """What the models say of a micro-batch's response tokens and states. → each N"""
         with self._precision():
             policy_NV = numerics.log_probs(response_logits(self.policy, part, self.options.temperature))
-            reference_NV = numerics.log_probs(response_logits(self.reference, part, self.options.temperature))
-            values_N = response_values(self.value, part)
+            with self._reference() as reference:
+                reference_NV = numerics.log_probs(response_logits(reference, part, self.options.temperature))
+            values_N = response_values(self.value, part, valued_B)
         tokens_N = part.tokens()
         return {
             "log_prob": numerics.picked(policy_NV, tokens_N), "reference": numerics.picked(reference_NV, tokens_N),
@@ -171,13 +224,23 @@ class PPO:
         trains_policy = number > self.options.critic_warmup
         self._set_rates(number)
         generator = torch.Generator().manual_seed(derive_seed(self.seed, "order", number))
+        epochs = [torch.randperm(len(plan), generator=generator).tolist() for _ in range(self.options.epochs)]
+        order = [index for epoch in epochs for index in epoch]
         steps: list[dict[str, float]] = []
-        for _ in range(self.options.epochs):
-            for index in torch.randperm(len(plan), generator=generator).tolist():
-                steps.append(self._step(experience, plan[index], trains_policy))
+        for turn, index in enumerate(order, (number - 1) * len(order) + 1):
+            step = self._step(experience, plan[index], trains_policy, turn)
+            if step is None:
+                break
+            steps.append(step)
         means = {key: math.fsum(s[key] for s in steps) / len(steps) for key in steps[0] if key != "ratio"}
-        return {**means, "ratio_first": steps[0].get("ratio"), "explained_variance": numerics.explained_variance(
-            experience.value, experience.returns, experience.episodes.mask_BR)}  # fmt: skip
+        variance = numerics.explained_variance(experience.value, experience.returns,
+                                               real(experience.states_B, experience.value.shape[1]))  # fmt: skip
+        return {
+            **means,
+            "ratio_first": steps[0].get("ratio"),
+            "explained_variance": variance,
+            "steps": len(steps),
+        }
 
     def _set_rates(self, number: int) -> None:
         o = self.options
@@ -188,14 +251,20 @@ class PPO:
             share = min(1.0, (number - first) / o.warmup) if o.warmup else 1.0
             optimizer.param_groups[0]["lr"] = rate * share
 
-    def _step(self, experience: Experience, minibatch: list[Tensor], trains_policy: bool) -> dict[str, float]:
-        """Gradients of one minibatch, micro-batch by micro-batch, then one step of each optimiser."""
-        tokens = sum(experience.episodes.response_B[rows].sum() for rows in minibatch)
+    def _step(
+        self, experience: Experience, minibatch: list[Tensor], trains_policy: bool, turn: int
+    ) -> dict[str, float] | None:
+        """Gradients of one minibatch, micro-batch by micro-batch, then one step of each optimiser.
+
+        None, and no step, where the policy has gone `stop_kl` from the one that sampled.
+        """
         totals: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=self.device))
         ratios = []
+        rows_B = torch.cat(minibatch)
+        tokens, states = experience.episodes.response_B[rows_B].sum(), experience.states_B[rows_B].sum()
         for rows in minibatch:
             part = experience.episodes.select(rows)
-            value_loss = self._value_loss(experience, part, rows) / tokens
+            value_loss = self._value_loss(experience, part, rows) / states
             value_loss.backward()
             totals["value_loss"] += value_loss.detach()
             if trains_policy:
@@ -206,6 +275,12 @@ class PPO:
                 totals["policy_loss"] += loss.detach() / tokens
                 totals["clip_fraction"] += ((ratio_N - 1).abs() > self.options.clip).sum() / tokens
                 totals["approx_kl"] += (torch.expm1(log_ratio_N) - log_ratio_N).sum() / tokens
+        if trains_policy and totals["approx_kl"] > (self.options.stop_kl or math.inf):
+            for optimizer in (self.optimizer, self.value_optimizer):
+                optimizer.zero_grad(set_to_none=True)
+            return None
+        if trains_policy and self.pretraining:
+            totals["ptx_loss"] = self._remember(self.pretraining, turn)
         totals["value_grad_norm"] = self._clip(self.value)
         if trains_policy:
             totals["grad_norm"] = self._clip(self.policy)
@@ -218,18 +293,48 @@ class PPO:
         return {name: float(value) for name, value in totals.items()}
 
     def _value_loss(self, experience: Experience, part: Episodes, rows: Tensor) -> Tensor:
+        count_B = experience.states_B[rows]
         with self._precision():
-            values_N = response_values(self.value, part)
-        old_N, returns_N = _flat(part, rows, experience.value, experience.returns)
+            values_N = response_values(self.value, part, count_B)
+        old_N, returns_N = _flat(rows, count_B, experience.value, experience.returns)
         return numerics.value_loss(values_N, old_N, returns_N, self.options.value_clip).sum()
 
     def _policy_loss(self, experience: Experience, part: Episodes, rows: Tensor) -> tuple[Tensor, Tensor]:
+        o, e = self.options, experience
         with self._precision():
-            logits_NV = response_logits(self.policy, part, self.options.temperature)
+            logits_NV = response_logits(self.policy, part, o.temperature)
         log_prob_N = numerics.picked(numerics.log_probs(logits_NV), part.tokens())
-        old_N, advantages_N = _flat(part, rows, experience.log_prob, experience.advantage)
-        loss_N = numerics.policy_loss(log_prob_N, old_N, advantages_N, self.options.clip)
+        old_N, reference_N, advantages_N = _flat(rows, part.response_B, e.log_prob, e.reference, e.advantage)
+        loss_N = numerics.policy_loss(log_prob_N, old_N, advantages_N, o.clip, o.dual_clip)
+        if o.kl_in == "loss":
+            loss_N = loss_N + self.kl.coef * numerics.kl_estimate(log_prob_N, reference_N, o.kl_estimator)
         return loss_N.sum(), (log_prob_N - old_N).detach()
+
+    def _remember(self, pretraining: Pretraining, turn: int) -> Tensor:
+        """Add the gradient of γ times the loss on pre-training text (arXiv 2203.02155, eq. 2). → that loss"""
+        parts = pretraining.parts(turn, self.options.micro_batch, self.device)
+        tokens, total = sum(part.response_B.sum() for part in parts), torch.zeros((), device=self.device)
+        for part in parts:
+            with self._precision():
+                logits_NV = response_logits(self.policy, part, 1.0)
+            loss = -numerics.picked(numerics.log_probs(logits_NV), part.tokens()).sum() / tokens
+            (pretraining.coef * loss).backward()
+            total += loss.detach()
+        return total
+
+    @torch.no_grad()
+    def use_average(self) -> None:
+        """Put the average of the weights, where one is kept, in their place: the end of a training."""
+        weights = trained(self.policy)
+        for name, mean in self.average.items():
+            weights[name].copy_(mean)
+
+    @torch.no_grad()
+    def _follow(self) -> None:
+        """Move the average of the weights a little towards them."""
+        weights = trained(self.policy)
+        for name, mean in self.average.items():
+            mean.lerp_(weights[name], 1 - (self.options.ema or 0.0))
 
     def _clip(self, model: Any) -> Tensor:
         return torch.nn.utils.clip_grad_norm_(model.parameters(), self.options.max_grad_norm)
@@ -239,10 +344,15 @@ class PPO:
         optimizer.zero_grad(set_to_none=True)
 
 
-def _flat(part: Episodes, rows: Tensor, *whole_BR: Tensor) -> tuple[Tensor, ...]:
-    """The real positions of some rows, in the order of `part.tokens()`. → each N"""
-    at = part.mask_BR.nonzero(as_tuple=True)
-    return tuple(x[rows[at[0]], at[1]] for x in whole_BR)
+def trained(model: Any) -> dict[str, Tensor]:
+    """The weights that training changes, by name."""
+    return {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+
+
+def _flat(rows: Tensor, count_B: Tensor, *whole: Tensor) -> tuple[Tensor, ...]:
+    """The first `count_B` entries of some rows, in the order of `Episodes.states`. → each N"""
+    row_N, step_N = real(count_B).nonzero(as_tuple=True)
+    return tuple(x[rows[row_N], step_N] for x in whole)
 
 
 def _describe(e: Experience) -> dict[str, float]:

@@ -1,14 +1,14 @@
-"""A reward model as PPO's reward function: its score at the last token, brought to the scale of reference samples.
+"""PPO's reward function: a weighted sum of sources, each on the scale of its scores of reference samples.
 
-The reward model reads the sampled tokens as they are where it shares the policy's tokenizer, and otherwise the text,
-decoded and encoded anew with its own tokenizer and chat template.
+A reward model scores at the last token. It reads the sampled tokens as they are where it shares the policy's tokenizer,
+and otherwise the text, decoded and encoded anew with its own tokenizer and chat template. A function reads text.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -18,6 +18,13 @@ from rlaif.prompts import encode_chat, encode_turn, end_of_turn
 from rlaif.records import Prompt
 from rlaif.rl.episodes import Episodes, join, micro_batches
 from rlaif.rl.forward import final_scores
+from rlaif.rl.texts import texts_of
+
+Scorer = Callable[[Sequence[Prompt], Sequence[str]], Sequence[float | None]]  # (prompts, responses) → scores
+
+
+class RewardFailed(UserError):
+    """A source of reward that gave no usable scores; nothing was learnt from its batch."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +41,104 @@ class Scale:
         return cls(float(scores_B.mean()), std if std > 1e-6 else 1.0)
 
 
+class Score(Protocol):
+    """What scores episodes (→ B); `unread` is the share of the last batch that it could not read, or not to the end."""
+
+    unread: float
+
+    def fits(self, prompt: Prompt) -> bool:
+        """Whether responses to this prompt can be read at all."""
+        ...
+
+    def __call__(self, episodes: Episodes, prompts: Sequence[Prompt]) -> Tensor: ...
+
+
+@dataclass
+class Source:
+    """One thing that is rewarded, what scores it, and its weight."""
+
+    name: str
+    weight: float
+    score: Score
+    scale: Scale = field(default_factory=Scale)
+
+
+class Rewards:
+    """The reward function of several sources; `seen` has each one's mean raw score of the last batch."""
+
+    def __init__(self, sources: Sequence[Source]) -> None:
+        self.sources = sources
+        self.seen: dict[str, float] = {}
+
+    def __call__(self, episodes: Episodes, prompts: Sequence[Prompt]) -> Tensor:
+        """Weighted sum of the scaled scores of each episode. → B"""
+        self.seen = {}
+        total_B = torch.zeros(len(episodes), device=episodes.ids_BL.device)
+        for source in self.sources:
+            scores_B = self._raw(source, episodes, prompts)
+            total_B += source.weight * (scores_B - source.scale.mean) / source.scale.std
+        return total_B
+
+    def _raw(self, source: Source, episodes: Episodes, prompts: Sequence[Prompt]) -> Tensor:
+        scores_B = source.score(episodes, prompts).float()
+        bad = (~scores_B.isfinite()).nonzero()[:, 0].tolist()
+        if bad:
+            raise RewardFailed(f"the reward {source.name} gave {float(scores_B[bad[0]])} for {len(bad)} of {len(episodes)} "
+                               f"responses, the first of them to {prompts[bad[0]].messages[-1].content[-80:]!r}.",
+                               "finite numbers; nothing was learnt from this batch")  # fmt: skip
+        self.seen[f"score/{source.name}"] = float(scores_B.mean())
+        if source.score.unread:
+            self.seen[f"unread/{source.name}"] = source.score.unread
+        return scores_B
+
+    def measure(self, batches: Sequence[tuple[Episodes, Sequence[Prompt]]], raw: Sequence[str] = ()) -> None:
+        """Fix every source's scale, but of those in `raw`, on reference samples."""
+        for source in self.sources:
+            if source.name not in raw:
+                source.scale = Scale.of(torch.cat([self._raw(source, e, p) for e, p in batches]))
+
+
+class FunctionReward:
+    """Scores by a function of prompts and responses as text.
+
+    Where it gives None it has no opinion: the response gets the mean of the batch's others, so that it neither gains
+    nor loses by it.
+    """
+
+    def __init__(self, name: str, function: Scorer, tokenizer: Any) -> None:
+        self.name, self.function, self.tokenizer = name, function, tokenizer
+        self.unread = 0.0
+
+    def fits(self, prompt: Prompt) -> bool:
+        """Always: text has no limit here."""
+        return True
+
+    def __call__(self, episodes: Episodes, prompts: Sequence[Prompt]) -> Tensor:
+        """Raw score of each episode. → B"""
+        scores = self._ask(prompts, texts_of(self.tokenizer, episodes))
+        read = [score for score in scores if score is not None]
+        self.unread = 1 - len(read) / len(scores)
+        if not read:
+            raise RewardFailed(f"the reward {self.name} has no opinion of any of {len(scores)} responses.",
+                               "a score for most responses", "look at what it is asked and what it answers")  # fmt: skip
+        mean = sum(read) / len(read)
+        return torch.tensor([mean if s is None else s for s in scores], device=episodes.ids_BL.device)
+
+    def _ask(self, prompts: Sequence[Prompt], texts: Sequence[str]) -> list[float | None]:
+        try:
+            scores = [None if score is None else float(score) for score in self.function(prompts, texts)]
+        except UserError:
+            raise
+        except Exception as error:  # whatever a user's function does wrong
+            reason = f"{type(error).__name__}: {error}".split("\n")[0]
+            raise RewardFailed(f"the reward {self.name} failed ({reason}).", "a list of numbers, one for each response",
+                               "mend it and run the same command again: it continues") from error  # fmt: skip
+        if len(scores) != len(texts):
+            raise RewardFailed(f"the reward {self.name} gave {len(scores)} scores for {len(texts)} responses.",
+                               "a list of numbers, one for each response, in their order")  # fmt: skip
+        return scores
+
+
 def same_tokens(one: Any, other: Any, prompts: Sequence[Prompt]) -> bool:
     """Whether two tokenizers know the same tokens and write these prompts with them alike."""
     return one.get_vocab() == other.get_vocab() and all(
@@ -42,25 +147,32 @@ def same_tokens(one: Any, other: Any, prompts: Sequence[Prompt]) -> bool:
 
 
 class ModelReward:
-    """The reward function of a sequence-classification model; `policy_tokenizer` is given where the two differ."""
+    """Scores by a sequence-classification model; with the `policy_tokenizer` it reads text and not the tokens.
+
+    `own_tokens` says whether its vocabulary is the policy's.
+    """
 
     def __init__(
-        self, model: Any, tokenizer: Any, context: int, micro_batch: int, policy_tokenizer: Any = None
-    ) -> None:
+        self, model: Any, tokenizer: Any, context: int, micro_batch: int, policy_tokenizer: Any = None,
+        own_tokens: bool = True,
+    ) -> None:  # fmt: skip
         self.model, self.tokenizer, self.policy_tokenizer = model, tokenizer, policy_tokenizer
-        self.context, self.micro_batch = context, micro_batch
-        self.end = end_of_turn(tokenizer)
-        self.scale = Scale()
+        self.context, self.micro_batch, self.own_tokens = context, micro_batch, own_tokens
+        self.end, self.unread = end_of_turn(tokenizer), 0.0
+
+    def fits(self, prompt: Prompt) -> bool:
+        """Whether the prompt leaves room in the model's context, in its own tokens."""
+        return len(encode_chat(self.tokenizer, prompt.chat)) < self.context
 
     @torch.no_grad()
     def __call__(self, episodes: Episodes, prompts: Sequence[Prompt]) -> Tensor:
-        """Scaled score of each episode. → B"""
+        """Raw score of each episode. → B"""
         read = self._as_text(episodes, prompts) if self.policy_tokenizer else self._closed(episodes)
         scores_B = torch.empty(len(read), device=read.ids_BL.device)
         every = torch.arange(len(read), device=scores_B.device)
         for rows in micro_batches(every, read.length_B, self.micro_batch):
             scores_B[rows] = final_scores(self.model, read.select(rows))
-        return (scores_B - self.scale.mean) / self.scale.std
+        return scores_B
 
     def _closed(self, episodes: Episodes) -> Episodes:
         """Ended responses with the end token the reward model was trained on: a policy may have several."""
@@ -72,27 +184,26 @@ class ModelReward:
         return Episodes(ids_BL, episodes.prompt_B, episodes.response_B, episodes.ended_B)
 
     def _as_text(self, episodes: Episodes, prompts: Sequence[Prompt]) -> Episodes:
-        texts = self.policy_tokenizer.batch_decode(episodes.responses(), skip_special_tokens=True)
+        texts = texts_of(self.policy_tokenizer, episodes)
         turns = [
-            encode_turn(self.tokenizer, prompt.chat, text.strip(), self.end if ended else None)
+            encode_turn(self.tokenizer, prompt.chat, text, self.end if ended else None)
             for prompt, text, ended in zip(prompts, texts, episodes.ended_B.tolist(), strict=True)
         ]
-        longest = max(len(prompt) + len(reply) for prompt, reply in turns)
-        if longest > self.context:
-            raise UserError(f"a response is {longest} tokens long with its prompt, but the reward model reads {self.context}.",
-                            "a reward model that can read what the policy writes", "lower ppo.max_tokens")  # fmt: skip
+        # Text may take more tokens here than it took the policy; it is then read as far as it can be.
+        self.unread = sum(len(p) + len(r) > self.context for p, r in turns) / len(turns)
+        turns = [(p, r[: self.context - len(p)]) for p, r in turns]
         return join(
             [p for p, _ in turns], [r for _, r in turns], episodes.ended_B, self.tokenizer.pad_token_id
         )
 
 
-def rebase_head(model: Any, scale: Scale) -> Any:
-    """The model with a `score` head that gives scaled scores, bias included: where a value model starts from."""
+def rebase_head(model: Any, scale: Scale, weight: float = 1.0) -> Any:
+    """The model with a `score` head that gives weighted scaled scores: where a value model starts from."""
     old = model.score
     head = torch.nn.Linear(old.in_features, 1, device=old.weight.device, dtype=old.weight.dtype)
     bias = old.bias.detach() if old.bias is not None else torch.zeros(1, device=old.weight.device)
-    head.weight.data = old.weight.detach() / scale.std
-    head.bias.data = (bias - scale.mean) / scale.std
+    head.weight.data = weight * old.weight.detach() / scale.std
+    head.bias.data = weight * (bias - scale.mean) / scale.std
     model.score = head
     return model
 

@@ -1,12 +1,13 @@
 """The decode loop of PPO: sampling at a temperature and nothing else, so that what is scored is what was sampled.
 
 Prompts are padded on the left with positions counted from the mask; only the last position's logits are computed;
-rows that have ended leave the batch once they are a quarter of it.
+rows that have ended leave the batch once they are a quarter of it. A base model without a token that ends its turn
+ends it where it goes on with the next speaker's: the tokens up to there are its response.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -17,6 +18,10 @@ from transformers.cache_utils import DynamicLayer
 from rlaif.rl.episodes import Episodes, join
 from rlaif.rl.forward import next_logits
 
+Stops = Callable[
+    [list[int]], int | None
+]  # a response's tokens → how many there are up to its end, if it has one
+SEARCH_EVERY = 8  # steps between two looks for such an end: a search decodes every row
 DROP_SHARE = 0.25  # of the rows decoded that must have ended before the others move to a smaller batch
 
 
@@ -76,8 +81,9 @@ def rollout(
     eos: Sequence[int],
     pad: int,
     generator: torch.Generator,
+    stops: Stops | None = None,
 ) -> Episodes:
-    """One response to each prompt (token ids), ended by any of `eos` or cut off after `max_tokens`."""
+    """One response to each prompt (token ids), ended by any of `eos`, by what `stops` finds, or after `max_tokens`."""
     device = model.device
     ids, mask = _left_padded(prompts, pad, device)
     eos_ids = torch.tensor(list(eos), device=device)
@@ -92,6 +98,10 @@ def rollout(
         sampled_BR[rows, step] = torch.where(live, token, pad)
         stopped = rows[live & torch.isin(token, eos_ids)]
         response_B[stopped], ended_B[stopped] = step + 1, True
+        if stops and (
+            step % SEARCH_EVERY == SEARCH_EVERY - 1 or step == max_tokens - 1 or bool(ended_B.all())
+        ):
+            _stop(stops, sampled_BR, response_B, ended_B, step + 1)
         live = ~ended_B[rows]
         count = int(live.sum())
         if count == 0:
@@ -103,6 +113,14 @@ def rollout(
     lengths = response_B.tolist()
     responses = [row[:n] for row, n in zip(sampled_BR.tolist(), lengths, strict=True)]
     return join(prompts, responses, ended_B, pad)
+
+
+def _stop(stops: Stops, sampled_BR: Tensor, response_B: Tensor, ended_B: Tensor, written: int) -> None:
+    """End the responses in which `stops` finds an end among the tokens `written` so far, an EOS after it or not."""
+    for row, tokens in enumerate(sampled_BR[:, :written].tolist()):
+        length = stops(tokens[: int(response_B[row])])
+        if length is not None:
+            response_B[row], ended_B[row] = length, True
 
 
 def _left_padded(prompts: Sequence[Sequence[int]], pad: int, device: torch.device) -> tuple[Tensor, Tensor]:

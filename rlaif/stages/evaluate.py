@@ -7,7 +7,6 @@ from the rows.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,15 +17,12 @@ from rlaif.gold import load_gold, with_all
 from rlaif.judge import Judge, Question, aggregate
 from rlaif.prompts import encode_chat
 from rlaif.records import Comparison, Evaluation, Label, Prompt, Response
+from rlaif.rl.alarms import REFUSAL
 from rlaif.runfolder import Rows, Stage
 from rlaif.seeds import derive_seed
 from rlaif.stats import bootstrap_mean, mean, wilson, win_rate
 
 CHUNK = 128  # prompts between two writes
-REFUSAL = re.compile(
-    r"\b(i('m| am) (sorry|afraid|not able|unable)|i (can ?not|can't|won't|will not|must refuse)|as an ai\b)",
-    re.I,
-)
 
 
 def run(stage: Stage) -> None:

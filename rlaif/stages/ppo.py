@@ -1,75 +1,54 @@
-"""ppo: the policy against the reward model; the algorithm is in `rlaif.rl.ppo`, this is what stands around it.
+"""ppo: the policy against its rewards; the algorithm is in `rlaif.rl.ppo`, this is what stands around it.
 
 Prompts by a seeded cursor, the scores' scale from samples of the policy it starts with, metrics.jsonl and
-samples.jsonl, checkpoints, and what to say when a number is not finite. An update depends on the weights and its
-number alone, so on one thread a continued run writes what an uninterrupted one would have.
+samples.jsonl, looks at held-out prompts, alarms, checkpoints, and what to say when a number is not finite. An update
+depends on the weights and its number alone, so on one thread a continued run writes what an uninterrupted one would.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import random
 import shutil
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlaif.errors import UserError
-from rlaif.gold import load_gold, with_all
 from rlaif.prompts import encode_chat, has_chat_template
-from rlaif.runfolder import Run, Stage, read_json, write_json
-from rlaif.seeds import derive_seed
+from rlaif.rewards import Opened, fix_scales, open_rewards
+from rlaif.runfolder import Journal, Stage
+from rlaif.seeds import derive_seed, in_rounds
 from rlaif.stats import mean
+from rlaif.tracking import open_tracker
+from rlaif.watching import Watch
 
 if TYPE_CHECKING:
-    from rlaif.rl.ppo import PPO, Experience, NotFinite, PromptTokens
-    from rlaif.rl.reward import ModelReward, Scale
+    from rlaif.records import Prompt
+    from rlaif.rl.episodes import Episodes
+    from rlaif.rl.ppo import PPO, NotFinite, PromptTokens
+    from rlaif.rl.pretraining import Pretraining
+    from rlaif.rl.reward import Rewards
 
 REFERENCE_SAMPLES = 256  # responses of the starting policy that fix the scores' scale
-SHOWN = 4  # responses of an update kept in samples.jsonl
 ENDS = 5  # updates whose mean is "start" and "end"
 
 
 @dataclass
 class Parts:
-    """What a run of the stage works with."""
+    """What a run of the stage works with; `adapter` is the peft model around the policy, where there is one."""
 
     ppo: PPO
     tokenizer: Any
     prompts: list[PromptTokens]
-
-
-class Journal:
-    """A JSONL file of rows with an `update` number, which a continued run takes back to its checkpoint."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def rows(self) -> list[dict[str, Any]]:
-        """Every whole row."""
-        lines = self.path.read_bytes().split(b"\n")[:-1] if self.path.exists() else []
-        return [json.loads(line) for line in lines]
-
-    def rewind(self, update: int) -> None:
-        """Drop what was written after `update`, and a line cut short by a kill."""
-        kept = [row for row in self.rows() if row["update"] <= update]
-        partial = self.path.with_suffix(".partial")
-        partial.write_text(
-            "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept), encoding="utf-8"
-        )
-        os.replace(partial, self.path)
-
-    def append(self, rows: list[dict[str, Any]]) -> None:
-        """Write rows and flush them."""
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    heldout: list[PromptTokens]
+    opened: Opened
+    adapter: Any
 
 
 def run(stage: Stage) -> None:
-    """Write policy/, metrics.jsonl (one row an update) and samples.jsonl."""
-    metrics, samples = Journal(stage.dir / "metrics.jsonl"), Journal(stage.dir / "samples.jsonl")
+    """Write policy/, metrics.jsonl (one row an update) and samples.jsonl; with LoRA adapter/ too."""
+    metrics, samples = (Journal(stage.dir / f"{name}.jsonl", "update") for name in ("metrics", "samples"))
     parts = _open(stage)
     if not (stage.dir / "policy").exists():
         _train(stage, parts, metrics, samples)
@@ -81,89 +60,120 @@ def run(stage: Stage) -> None:
 
 
 def _open(stage: Stage) -> Parts:
-    """Models, prompts and reward, as they are before the first update."""
-    from rlaif.engines.loading import (
-        context_length,
-        eos_ids,
-        load_causal_lm,
-        load_reward_model,
-        load_tokenizer,
-        resolve_dtype,
-    )
-    from rlaif.rl import reward as rewards
+    """Models, prompts and rewards, as they are before the first update."""
+    from rlaif.engines.loading import context_length, eos_ids, load_causal_lm, load_tokenizer, resolve_dtype
     from rlaif.rl.ppo import PPO
+    from rlaif.rl.texts import turn_end
 
-    config, start, judge = stage.config.policy, stage.input("policy"), stage.input("reward_model")
-    tokenizer, judge_tokenizer = load_tokenizer(start), load_tokenizer(judge)
-    policy, reference = (load_causal_lm(start, config.device, "float32") for _ in range(2))
-    reward_model = load_reward_model(judge, config.device, config.dtype)
-    same = rewards.same_tokens(tokenizer, judge_tokenizer, stage.run.prompts("train")[:64])
-    contexts = [context_length(policy), *([context_length(reward_model)] if same else [])]
-    prompts = _prompts(stage, tokenizer, min(contexts))
-    reward = rewards.ModelReward(
-        reward_model, judge_tokenizer, context_length(reward_model), stage.options.micro_batch,
-        policy_tokenizer=None if same else tokenizer,
-    )  # fmt: skip
-    reward.scale = _scale(stage, policy, tokenizer, reward, prompts)
-    if same:
-        value = rewards.rebase_head(load_reward_model(judge, config.device, "float32"), reward.scale)
-    else:
-        value = rewards.zero_head(load_reward_model(start, config.device, "float32", new_head=True))
-        stage.notes.append("the reward model has a tokenizer of its own: it reads responses as text, encoded anew, "
-                           "and the value model starts from the policy with a new head")  # fmt: skip
+    o, config, start = stage.options, stage.config.policy, stage.input("policy")
+    tokenizer = load_tokenizer(start)
+    # Adapters leave the weights alone, so those need not be in fp32.
+    policy = load_causal_lm(start, config.device, config.dtype if o.lora else "float32")
+    opened = open_rewards(stage, tokenizer)
+    room = min(context_length(policy), opened.context) - o.max_tokens
+    prompts, heldout = _prompts(stage, tokenizer, room, opened.rewards)
+    eos, stops = eos_ids(policy, tokenizer), turn_end(tokenizer)
+    if not fix_scales(stage, opened.rewards, None):
+        fix_scales(stage, opened.rewards, _reference_samples(stage, policy, tokenizer, prompts, eos))
+    value = _value_model(stage, opened)
+    adapter, reference = _adapters(stage, policy, value), None
+    if adapter is None:
+        reference = load_causal_lm(start, config.device, "float32").requires_grad_(False)
     precision = resolve_dtype(config.dtype, policy.device, policy.num_parameters())
-    ppo = PPO(policy, reference.requires_grad_(False), value, reward, stage.options, eos_ids(policy, tokenizer),
-              tokenizer.pad_token_id, stage.seed, autocast=precision != policy.dtype)  # fmt: skip
-    return Parts(ppo, tokenizer, prompts)
+    ppo = PPO(policy, reference, value, opened.rewards, o, eos, tokenizer.pad_token_id, stage.seed,
+              autocast=precision != policy.dtype, stops=stops, pretraining=_pretraining(stage, tokenizer, room))  # fmt: skip
+    return Parts(ppo, tokenizer, prompts, heldout, opened, adapter)
 
 
-def _prompts(stage: Stage, tokenizer: Any, context: int) -> list[PromptTokens]:
-    """The training prompts as tokens; those that leave no room for a response are dropped and counted."""
+def _value_model(stage: Stage, opened: Opened) -> Any:
+    """The first reward model that reads the policy's tokens, or else the policy with a head that gives 0."""
+    from rlaif.engines.loading import load_reward_model
+    from rlaif.rl import reward as rewards
+
+    config, dtype = stage.config.policy, stage.config.policy.dtype if stage.options.lora else "float32"
+    for source in opened.rewards.sources:
+        if source.name in opened.own_tokens:
+            model = load_reward_model(opened.own_tokens[source.name], config.device, dtype)
+            return rewards.rebase_head(model, source.scale, source.weight)
+    stage.notes.append("no reward model reads the policy's own tokens: the value model starts from the policy with a new head")  # fmt: skip
+    return rewards.zero_head(load_reward_model(stage.input("policy"), config.device, dtype, new_head=True))
+
+
+def _adapters(stage: Stage, policy: Any, value: Any) -> Any:
+    """LoRA in policy and value model where it is asked for; → the peft model around the policy."""
+    lora = stage.options.lora
+    if lora is None:
+        return None
+    from rlaif.rl.lora import attach
+
+    attach(value, lora.model_copy(update={"adapter": None}), "", derive_seed(stage.seed, "value adapter"))
+    return attach(policy, lora, _base_hash(stage), derive_seed(stage.seed, "adapter"))
+
+
+def _base_hash(stage: Stage) -> str:
+    from rlaif.engines.loading import model_folder
+    from rlaif.engines.transformers import folder_hash
+
+    return folder_hash(model_folder(stage.input("policy")))
+
+
+def _pretraining(stage: Stage, tokenizer: Any, room: int) -> Pretraining | None:
+    """The text to mix in, where the options name one."""
+    ptx = stage.options.ptx
+    if ptx is None:
+        return None
+    from rlaif.rl.pretraining import Pretraining, blocks_of
+
+    blocks = blocks_of(Path(ptx.file), tokenizer, min(ptx.block, room + stage.options.max_tokens))
+    stage.notes.append(
+        f"pre-training mix: {len(blocks)} blocks of {Path(ptx.file).name}, {ptx.batch_size} a step"
+    )
+    return Pretraining(blocks, ptx.batch_size, ptx.coef, derive_seed(stage.seed, "ptx"))
+
+
+def _prompts(
+    stage: Stage, tokenizer: Any, room: int, rewards: Rewards
+) -> tuple[list[PromptTokens], list[PromptTokens]]:
+    """Training and held-out prompts as tokens; those that leave no room for a response are dropped and counted."""
     from rlaif.rl.ppo import PromptTokens
 
-    prompts = [PromptTokens(encode_chat(tokenizer, p.chat), p) for p in stage.run.prompts("train")]
-    room = context - stage.options.max_tokens
-    fitting = [p for p in prompts if len(p.ids) <= room]
-    stage.dropped["prompt and response do not fit the model's context"] += len(prompts) - len(fitting)
-    stage.save("running", **{"in": len(prompts), "kept": len(fitting)})
-    if not fitting:
-        raise UserError(f"{stage.dir.name}: none of {len(prompts)} prompts leaves room for {stage.options.max_tokens} new tokens "
-                        f"in a context of {context}.", "at least one prompt that fits", "lower ppo.max_tokens")  # fmt: skip
+    def fitting(prompts: list[Prompt]) -> list[PromptTokens]:
+        read = [PromptTokens(encode_chat(tokenizer, p.chat), p) for p in prompts]
+        return [
+            p for p in read if len(p.ids) <= room and all(s.score.fits(p.source) for s in rewards.sources)
+        ]
+
+    every = stage.run.prompts("train")
+    prompts = fitting(every)
+    stage.dropped["prompt and response do not fit the model's context"] += len(every) - len(prompts)
+    stage.save("running", **{"in": len(every), "kept": len(prompts)})
+    if not prompts:
+        raise UserError(f"{stage.dir.name}: none of {len(every)} prompts leaves room for {stage.options.max_tokens} new tokens "
+                        f"in a context of {room + stage.options.max_tokens}.", "at least one prompt that fits", "lower ppo.max_tokens")  # fmt: skip
     if not has_chat_template(tokenizer):
-        stage.notes.append("the policy has no chat template: plain Human/Assistant turns are used")
-    return fitting
+        stage.notes.append("the policy has no chat template: plain Human/Assistant turns are used, and a response ends "
+                           "where it writes the next Human turn")  # fmt: skip
+    heldout = sorted(stage.run.prompts("heldout"), key=lambda p: p.id)
+    return prompts, fitting(heldout)[: stage.options.watch]
 
 
-def _scale(
-    stage: Stage, policy: Any, tokenizer: Any, reward: ModelReward, prompts: Sequence[PromptTokens]
-) -> Scale:
-    """The scores' scale, measured once on responses of the policy as it starts, and kept in reward_scale.json."""
+def _reference_samples(
+    stage: Stage, policy: Any, tokenizer: Any, prompts: Sequence[PromptTokens], eos: Sequence[int]
+) -> list[tuple[Episodes, list[Prompt]]]:
+    """Responses of the policy as it starts, that fix what a score is measured in."""
     import torch
 
-    from rlaif.engines.loading import eos_ids
-    from rlaif.rl.reward import Scale
     from rlaif.rl.rollout import rollout
+    from rlaif.rl.texts import turn_end
 
-    path = stage.dir / "reward_scale.json"
-    if not path.exists():
-        o, scores = stage.options, []
-        generator = torch.Generator(policy.device).manual_seed(derive_seed(stage.seed, "scale"))
-        for number in range(1, -(-REFERENCE_SAMPLES // o.batch_size) + 1):
-            batch = batch_of(prompts, number, o.batch_size, derive_seed(stage.seed, "scale prompts"))
-            episodes = rollout(policy, [p.ids for p in batch], o.max_tokens, o.temperature,
-                               eos_ids(policy, tokenizer), tokenizer.pad_token_id, generator)  # fmt: skip
-            scores.append(reward(episodes, [p.source for p in batch]))
-        write_json(path, asdict(Scale.of(torch.cat(scores))))
-    return Scale(**read_json(path))
-
-
-def batch_of(prompts: Sequence[PromptTokens], number: int, size: int, seed: int) -> list[PromptTokens]:
-    """The prompts of the `number`-th batch (from 1): every prompt once, in a new order each time round."""
-    places = range((number - 1) * size, number * size)
-    count = len(prompts)
-    rounds = range(places.start // count, (places.stop - 1) // count + 1)
-    orders = {r: random.Random(derive_seed(seed, "round", r)).sample(range(count), count) for r in rounds}
-    return [prompts[orders[place // count][place % count]] for place in places]
+    o, made = stage.options, []
+    generator = torch.Generator(policy.device).manual_seed(derive_seed(stage.seed, "scale"))
+    for number in range(1, -(-REFERENCE_SAMPLES // o.batch_size) + 1):
+        batch = in_rounds(prompts, number, o.batch_size, derive_seed(stage.seed, "scale prompts"))
+        episodes = rollout(policy, [p.ids for p in batch], o.max_tokens, o.temperature, eos, tokenizer.pad_token_id,
+                           generator, turn_end(tokenizer))  # fmt: skip
+        made.append((episodes, [p.source for p in batch]))
+    return made
 
 
 def _train(stage: Stage, parts: Parts, metrics: Journal, samples: Journal) -> None:
@@ -176,78 +186,76 @@ def _train(stage: Stage, parts: Parts, metrics: Journal, samples: Journal) -> No
     done = checkpoint.load(last, parts.ppo) if last else 0
     metrics.rewind(done)
     samples.rewind(done)
-    look = Look(stage.run, parts)
-    with stage.progress(o.updates, "updates", done) as tick:
+    watch = Watch(stage, parts.ppo, parts.tokenizer, parts.heldout, metrics.rows())
+    with open_tracker(stage) as track, stage.progress(o.updates, "updates", done) as tick:
         for number in range(done + 1, o.updates + 1):
-            batch = batch_of(parts.prompts, number, o.batch_size, stage.seed)
+            batch = in_rounds(parts.prompts, number, o.batch_size, stage.seed)
             try:
                 row, experience = parts.ppo.update(number, batch)
             except NotFinite as error:
                 raise diverged(stage, number, error, checkpoint.latest(folder)) from None
-            metrics.append([{**row, **look.gold(experience, batch)}])
-            if number == 1 or number % o.sample_every == 0 or number == o.updates:
-                samples.append(list(look.rows(number, experience, batch)))
+            except UserError as error:  # of a reward, before anything was learnt from it
+                checkpoint.save(folder, parts.ppo, number - 1)
+                raise unrewarded(stage, number, error, checkpoint.latest(folder)) from error
+            row |= parts.opened.rewards.seen
+            looks = number == 1 or number % o.sample_every == 0 or number == o.updates
+            row = watch.measured(row, experience, batch, looks)
+            metrics.append(row)
+            track(row)
+            if looks:
+                samples.append(*watch.samples(number, experience, batch))
             if number % o.checkpoint_every == 0 or number == o.updates:
                 checkpoint.save(folder, parts.ppo, number)
             tick(1)
 
 
-class Look:
-    """What people see of an update's responses."""
-
-    def __init__(self, run: Run, parts: Parts) -> None:
-        self.tokenizer = parts.tokenizer
-        self.score = load_gold(run.config.gold, run.constitution)
-
-    def texts(self, experience: Experience) -> list[str]:
-        """The responses as text."""
-        found = self.tokenizer.batch_decode(experience.episodes.responses(), skip_special_tokens=True)
-        return [text.strip() for text in found]
-
-    def gold(self, experience: Experience, batch: Sequence[PromptTokens]) -> dict[str, float]:
-        """Share of responses that keep every principle by the gold scorer: watched, never trained on."""
-        if self.score is None:
-            return {}
-        pairs = zip(batch, self.texts(experience), strict=True)
-        return {"gold": mean([with_all(self.score(p.source, text))["all"] for p, text in pairs])}
-
-    def rows(
-        self, number: int, experience: Experience, batch: Sequence[PromptTokens]
-    ) -> Iterator[dict[str, Any]]:
-        """The first few responses with their numbers, for samples.jsonl."""
-        kl_B = (experience.log_prob - experience.reference).sum(1)
-        for i, text in enumerate(self.texts(experience)[:SHOWN]):
-            yield {
-                "update": number, "prompt_id": batch[i].source.id, "prompt": batch[i].source.messages[-1].content,
-                "response": text, "score": float(experience.score_B[i]), "kl": float(kl_B[i]),
-                "tokens": int(experience.episodes.response_B[i]), "ended": bool(experience.episodes.ended_B[i]),
-            }  # fmt: skip
+def unrewarded(stage: Stage, update: int, error: UserError, last: Path | None) -> UserError:
+    """What to say when a source of reward fails in an update."""
+    return UserError(f"{stage.dir.name}: update {update} of {stage.options.updates}: {error.found}", error.need,
+                     f"{error.next or 'mend it and run the same command again: it continues'}; what was learnt so far is kept: {last}")  # fmt: skip
 
 
 def diverged(stage: Stage, update: int, error: NotFinite, last: Path | None) -> UserError:
     """What to say when a number of an update is NaN or infinite."""
     rate = stage.options.learning_rate
     kept = f"; the last good checkpoint is kept: {last}" if last else ""
-    if error.name == "score":
-        cause = "look at the reward model: it gives such a score to a response"
-    else:
-        cause = f"lower ppo.learning_rate (now {rate:g}) and start anew: -s ppo.learning_rate={rate / 10:g} --out …"
+    cause = (
+        f"lower ppo.learning_rate (now {rate:g}) and start anew: -s ppo.learning_rate={rate / 10:g} --out …"
+    )
     return UserError(f"{stage.dir.name}: update {update} of {stage.options.updates}: {error.name} is {error.value}.",
                      "finite numbers; the weights were not changed by this step", cause + kept)  # fmt: skip
 
 
 def _publish(stage: Stage, parts: Parts) -> None:
-    """The trained policy as a plain folder, whole at once, in the dtype its weights came in."""
+    """The trained policy, or the average of its weights, as a plain folder, whole at once, in the dtype it came in."""
     import torch
     from transformers import AutoConfig
 
-    start = stage.input("policy")
+    from rlaif.engines.loading import model_folder
+
+    start = model_folder(stage.input("policy"))
     stored = getattr(AutoConfig.from_pretrained(start, trust_remote_code=False), "dtype", None)
+    parts.ppo.use_average()
+    policy = parts.ppo.policy
+    if parts.adapter is not None:
+        _publish_adapter(stage, parts)
+        policy = parts.adapter.merge_and_unload()
     partial = stage.dir / "policy.partial"
     shutil.rmtree(partial, ignore_errors=True)
-    parts.ppo.policy.to(stored or torch.float32).save_pretrained(partial)
+    policy.to(stored or torch.float32).save_pretrained(partial)
     parts.tokenizer.save_pretrained(partial)
     os.replace(partial, stage.dir / "policy")
+
+
+def _publish_adapter(stage: Stage, parts: Parts) -> None:
+    """The adapter alone, beside the policy that has it merged in."""
+    from rlaif.rl.lora import save_adapter
+
+    partial, final = stage.dir / "adapter.partial", stage.dir / "adapter"
+    for folder in (partial, final):
+        shutil.rmtree(folder, ignore_errors=True)
+    save_adapter(parts.adapter, partial, _base_hash(stage))
+    os.replace(partial, final)
 
 
 def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -263,6 +271,7 @@ def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "score_start": over(first, "score"), "score_end": over(last, "score"),
         "length": over(last, "length"), "truncated": over(last, "truncated"), "entropy": over(last, "entropy"),
         "seconds_per_update": over(rows, "seconds"),
+        "alarms": [{"update": row["update"], **alarm} for row in rows for alarm in row.get("alarms", ())],
     }  # fmt: skip
 
 
@@ -272,6 +281,7 @@ def _note_doubts(stage: Stage, rows: Sequence[dict[str, Any]]) -> None:
     if off:
         stage.notes.append(f"the first ratio of an update should be 1 and was not in {len(off)} of {len(rows)} "
                            f"updates (furthest: {max(off, key=lambda r: abs(r - 1)):.6f}): forward passes here are not repeatable")  # fmt: skip
-    cut = mean([row["truncated"] for row in rows[-ENDS:]])
-    if cut > 0.5:
-        stage.notes.append(f"{cut:.0%} of the last responses were cut at {stage.options.max_tokens} tokens: raise ppo.max_tokens")  # fmt: skip
+    if stage.options.ema:
+        stage.notes.append(
+            f"policy/ is the moving average of the weights (decay {stage.options.ema} an update)"
+        )

@@ -11,7 +11,7 @@ from typing import Any
 from rlaif.errors import UserError
 from rlaif.prompts import encode_turn, end_of_turn
 from rlaif.records import Revision
-from rlaif.runfolder import Stage
+from rlaif.runfolder import Journal, Stage
 
 NO_LOSS = -100
 
@@ -19,7 +19,7 @@ NO_LOSS = -100
 def run(stage: Stage) -> None:
     """Write policy/ (a model folder) and metrics.jsonl (the learning curve)."""
     from rlaif.engines.loading import load_causal_lm, load_tokenizer
-    from rlaif.training import Curve, heldout_prompts
+    from rlaif.training import heldout_prompts
 
     source = stage.input("policy")
     tokenizer = load_tokenizer(source)
@@ -28,7 +28,7 @@ def run(stage: Stage) -> None:
     held = heldout_prompts(stage, [row["prompt_id"] for row in rows], stage.options.heldout)
     if not (stage.dir / "policy").exists():
         _train(stage, model, tokenizer, rows, held)
-    curve = Curve(stage.dir / "metrics.jsonl").rows()
+    curve = Journal(stage.dir / "metrics.jsonl", "step").rows()
     losses = [row["loss"] for row in curve if "loss" in row]
     heldout = [row["heldout_loss"] for row in curve if "heldout_loss" in row]
     stage.metrics = {"steps": len(losses), "loss_start": losses[0], "loss_end": losses[-1],

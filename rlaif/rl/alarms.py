@@ -1,0 +1,155 @@
+"""What goes wrong in reinforcement learning from a reward model, seen in the metrics: pure functions of their history.
+
+Every alarm compares the last few updates with the first ones, or with the best ones, by more than noise explains.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+Rows = Sequence[dict[str, Any]]  # metrics.jsonl, one row an update
+
+WINDOW = 5  # updates that are averaged
+KL_TOKEN = 0.75  # nats a token from the reference
+KL_STEP = 0.1  # nats a token from one update to the next
+ENTROPY = 0.2  # of what it was
+LONGER, SHORTER = 1.75, 0.4  # of what the length was
+SAME, SAME_RISE = 0.6, 0.4  # share of the responses with the same words, and its rise
+REFUSALS = 0.3  # rise of their share
+CUT = 0.5  # share of responses cut at max_tokens
+SIGMAS, FALL = 3.0, 0.02  # a fall of the truth, in standard errors and at least
+
+REFUSAL = re.compile(
+    r"\b(i('m| am) (sorry|afraid|not able|unable)|i (can ?not|can't|won't|will not|must refuse)|as an ai\b)",
+    re.I,
+)
+
+
+@dataclass(frozen=True)
+class Alarm:
+    """Something to look at: what was found, and what to try."""
+
+    kind: str
+    found: str
+    advice: str
+
+
+def refusals(texts: Sequence[str]) -> float:
+    """Share of the texts that refuse."""
+    return sum(bool(REFUSAL.search(text)) for text in texts) / len(texts)
+
+
+def boilerplate(texts: Sequence[str], n: int = 4) -> float:
+    """The largest share of the texts that have the same `n` words in a row."""
+    counts: Counter[tuple[str, ...]] = Counter()
+    for text in texts:
+        words = text.lower().split()
+        counts.update({tuple(words[i : i + n]) for i in range(len(words) - n + 1)})
+    return max(counts.values(), default=0) / len(texts)
+
+
+def alarms(rows: Rows) -> list[Alarm]:
+    """Every alarm that the last row of a history gives cause for."""
+    if len(rows) <= WINDOW:
+        return []
+    return [alarm for check in CHECKS for alarm in check(rows)]
+
+
+def _mean(rows: Rows, key: str) -> float:
+    values = [row[key] for row in rows if row.get(key) is not None]
+    return math.fsum(values) / len(values) if values else math.nan
+
+
+def _ends(rows: Rows, key: str) -> tuple[float, float]:
+    """Means over the first and the last updates."""
+    return _mean(rows[:WINDOW], key), _mean(rows[-WINDOW:], key)
+
+
+def kl_blow_up(rows: Rows) -> Iterator[Alarm]:
+    """The policy leaves the reference, or itself, faster than its scores can mean anything."""
+    last = rows[-WINDOW:]
+    token, step = _mean(last, "exact_kl") / max(1.0, _mean(last, "length")), _mean(last, "approx_kl")
+    if token > KL_TOKEN:
+        yield Alarm("kl", f"the policy is {token:.2f} nats a token from the reference",
+                    "raise ppo.kl_coef or set ppo.kl_target")  # fmt: skip
+    elif step > KL_STEP:
+        yield Alarm("kl", f"an update moves the policy by {step:.2f} nats a token",
+                    "lower ppo.learning_rate or ppo.epochs, or set ppo.stop_kl")  # fmt: skip
+
+
+def entropy_collapse(rows: Rows) -> Iterator[Alarm]:
+    """The policy hardly varies any more what it writes."""
+    first, last = _ends(rows, "entropy")
+    if last < ENTROPY * first:
+        yield Alarm("entropy", f"entropy fell from {first:.2f} to {last:.2f} nats a token",
+                    "raise ppo.kl_coef, lower ppo.learning_rate, or stop earlier")  # fmt: skip
+
+
+def length_drift(rows: Rows) -> Iterator[Alarm]:
+    """The reward may be paid for length and not for what is said."""
+    first, last = _ends(rows, "length")
+    if not SHORTER * first <= last <= LONGER * first:
+        yield Alarm("length", f"responses went from {first:.0f} to {last:.0f} tokens",
+                    "look whether the reward model prefers it (its length baseline), or add a length source to ppo.rewards")  # fmt: skip
+
+
+def cut_off(rows: Rows) -> Iterator[Alarm]:
+    """Responses that never end are scored on what was cut off."""
+    share = _mean(rows[-WINDOW:], "truncated")
+    if share > CUT:
+        yield Alarm("truncated", f"{share:.0%} of the responses are cut off at the token limit",
+                    "raise ppo.max_tokens or ppo.missing_eos_penalty; see that the policy's training text ends in its EOS")  # fmt: skip
+
+
+def same_words(rows: Rows) -> Iterator[Alarm]:
+    """One phrase that the reward model likes spreads to every response."""
+    first, last = _ends(rows, "boilerplate")
+    if last > SAME and last > first + SAME_RISE:
+        yield Alarm("boilerplate", f"{last:.0%} of the responses have the same four words in a row, at first {first:.0%}",
+                    "read samples.jsonl; raise ppo.kl_coef, or label pairs that differ in the phrase alone")  # fmt: skip
+
+
+def refusal_drift(rows: Rows) -> Iterator[Alarm]:
+    """Refusing is the cheapest way to be harmless."""
+    first, last = _ends(rows, "refusals")
+    if last > first + REFUSALS:
+        yield Alarm("refusals", f"refusals went from {first:.0%} to {last:.0%}",
+                    "weigh the helpful principles more, or add prompts that must not be refused")  # fmt: skip
+
+
+def over_optimisation(rows: Rows) -> Iterator[Alarm]:
+    """The score rises while the truth it stands for falls (arXiv 2210.10760)."""
+    for key, window in (("gold", WINDOW), ("heldout_gold", 1), ("heldout_judge", 1)):
+        seen = [row for row in rows if row.get(key) is not None]
+        if len(seen) <= window or seen[-1] is not rows[-1]:
+            continue
+        spans = [seen[end - window : end] for end in range(window, len(seen) + 1)]
+        truth, last = [_mean(span, key) for span in spans], spans[-1]
+        best = max(range(len(spans)), key=truth.__getitem__)
+        fall = truth[best] - truth[-1]
+        p = (truth[best] + truth[-1]) / 2
+        error = math.sqrt(2 * p * (1 - p) / (window * _answers(rows, key)))
+        if fall > max(FALL, SIGMAS * error) and _mean(last, "score") > _mean(spans[best], "score"):
+            name = {"gold": "the gold score", "heldout_gold": "the gold score of held-out prompts"}.get(key, "the judge's opinion of held-out answers")  # fmt: skip
+            yield Alarm("over-optimisation", f"the score still rises, but {name} fell from {truth[best]:.2f} "
+                        f"(update {spans[best][-1]['update']}) to {truth[-1]:.2f}",
+                        "stop near that update, raise ppo.kl_coef, or train the reward model on more or cleaner labels")  # fmt: skip
+            return
+
+
+def _answers(rows: Rows, key: str) -> float:
+    """How many answers an entry of `key` is the mean of."""
+    if key != "gold":
+        return rows[-1]["heldout"]
+    return min((b["episodes"] - a["episodes"] for a, b in pairwise(rows)), default=1)
+
+
+CHECKS: tuple[Callable[[Rows], Iterator[Alarm]], ...] = (
+    kl_blow_up, entropy_collapse, length_drift, cut_off, same_words, refusal_drift, over_optimisation,
+)  # fmt: skip

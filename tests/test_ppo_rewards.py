@@ -1,0 +1,250 @@
+"""What the stage is rewarded by, and what it says when that goes wrong: nothing that was learnt is lost."""
+
+import json
+import shutil
+import sys
+import types
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from rlaif.config import load_config
+from rlaif.engines import Scripted
+from rlaif.errors import UserError
+from rlaif.rl import texts
+from rlaif.rl.episodes import join
+from rlaif.rl.reward import FunctionReward, RewardFailed, Rewards, Scale, Source
+from rlaif.stages import ppo
+from tests.test_ppo_stage import rows_of, run_on_one_thread, stage_of
+from tests.tiny_models import tiny_policy
+
+SELF = "tests.test_ppo_rewards"
+CALLS = {"n": 0, "break_at": 0}
+ppo.REFERENCE_SAMPLES = 16  # enough here, and quick
+
+
+def brevity(prompts, responses):
+    """Shorter is better."""
+    assert prompts[0][-1]["role"] == "user"
+    return [-len(text) for text in responses]
+
+
+def breaks(prompts, responses):
+    CALLS["n"] += 1
+    if CALLS["n"] == CALLS["break_at"]:
+        raise ConnectionError("the scorer is away")
+    return brevity(prompts, responses)
+
+
+def short_of_one(prompts, responses):
+    return brevity(prompts, responses)[1:]
+
+
+def not_a_number(prompts, responses):
+    return [float("nan")] * len(responses)
+
+
+def silent(prompts, responses):
+    return [None] * len(responses)
+
+
+def judge():
+    """Likes replies with an even number of letters and cannot read those whose number divides by five."""
+
+    def score(messages, suffix, choices):
+        reply = messages[-1]["content"].partition("=== Reply ===\n")[2].strip()
+        return [] if len(reply) % 5 == 0 else [0.9, 0.1] if len(reply) % 2 == 0 else [0.1, 0.9]
+
+    return Scripted(on_score=score, name="evens")
+
+
+def with_judge(stage, **changes):
+    feedback = stage.config.feedback.model_copy(update={"engine": "scripted", "model": f"{SELF}:judge"})
+    stage.run.config = stage.config.model_copy(update={"feedback": feedback, **changes})
+    (stage.run.path / "manifest.json").write_text(json.dumps({"config_folder": str(stage.run.path)}))
+
+
+@pytest.fixture(scope="module")
+def policy(tmp_path_factory):
+    return tiny_policy(tmp_path_factory.mktemp("policy") / "policy")
+
+
+def test_sources_are_scaled_weighed_and_reported(tmp_path, policy):
+    rewards = [{"source": "reward_model"}, {"source": f"{SELF}:brevity", "weight": 0.5}, {"source": "judge"}]
+    stage = stage_of(tmp_path / "run", policy, rewards=rewards, updates=2)
+    with_judge(stage)
+    run_on_one_thread(stage)
+    scale = {k: Scale(**v) for k, v in json.loads((stage.dir / "reward_scale.json").read_text()).items()}
+    assert set(scale) == {"reward_model", f"{SELF}:brevity", "judge"}
+    row = rows_of(stage)[0]
+    total = sum(weight * (row[f"score/{name}"] - scale[name].mean) / scale[name].std
+                for name, weight in (("reward_model", 1.0), (f"{SELF}:brevity", 0.5), ("judge", 1.0)))  # fmt: skip
+    assert row["score"] == pytest.approx(total, rel=1e-4)
+    assert any(row.get("unread/judge") for row in rows_of(stage))
+
+
+def test_a_raw_source_keeps_its_scale_and_no_reward_model_is_needed(tmp_path, policy):
+    rewards = [{"source": f"{SELF}:brevity", "scale": False}]
+    stage = stage_of(tmp_path / "run", policy, rewards=rewards, updates=1)
+    run_on_one_thread(stage)
+    row = rows_of(stage)[0]
+    assert row["score"] == pytest.approx(row[f"score/{SELF}:brevity"], rel=1e-5)
+    assert any("starts from the policy" in note for note in stage.notes)
+
+
+def test_a_stage_needs_a_reward_model_only_where_it_is_a_source(tmp_path):
+    head = "name: n\nconstitution: c\nprompts: p\npolicy: {model: m}\nfeedback: {model: m}\nstages:\n"
+    (tmp_path / "judge.yaml").write_text(head + "  - {stage: ppo, rewards: [{source: judge}]}\n")
+    (tmp_path / "model.yaml").write_text(head + "  - {stage: ppo}\n")
+    assert load_config(tmp_path / "judge.yaml").stages[0].wants == ("prompts", "policy")
+    with pytest.raises(UserError, match="needs reward_model"):
+        load_config(tmp_path / "model.yaml")
+
+
+def test_a_folder_with_its_own_tokenizer_is_a_source_beside_the_runs(tmp_path, policy):
+    from tests.test_ppo_stage import tiny_reward_model
+
+    other = tiny_policy(tmp_path / "other", seed=3)
+    tokenizer = AutoTokenizer.from_pretrained(other)
+    tokenizer.add_tokens(["<extra>"])
+    tokenizer.save_pretrained(other)
+    tiny_reward_model(tmp_path / "rm", other)
+    rewards = [{"source": str(tmp_path / "rm"), "weight": 2.0}, {"source": "reward_model"}]
+    stage = stage_of(tmp_path / "run", policy, rewards=rewards, updates=1)
+    run_on_one_thread(stage)
+    assert any("tokenizer of its own" in note for note in stage.notes)
+    assert not any(
+        "starts from the policy" in note for note in stage.notes
+    )  # the run's model reads its tokens
+    assert f"score/{tmp_path / 'rm'}" in rows_of(stage)[0]
+
+
+def test_a_callable_that_raises_loses_nothing(tmp_path, policy):
+    options = {"rewards": [{"source": f"{SELF}:breaks"}], "checkpoint_every": 10}
+    CALLS.update(n=0, break_at=0)
+    whole = run_on_one_thread(stage_of(tmp_path / "whole", policy, **options))
+    CALLS.update(n=0, break_at=2 + 4)  # the scale's two batches, three good updates, then this
+    with pytest.raises(
+        UserError, match=r"update 4 of 6: the reward .*breaks failed \(ConnectionError: the scorer is"
+    ) as caught:
+        run_on_one_thread(stage_of(tmp_path / "broken", policy, **options))
+    assert "000003" in caught.value.next
+    again = stage_of(tmp_path / "broken", policy, **options)
+    before = len(rows_of(again))
+    assert before == 3
+    CALLS["n"] = 0
+    run_on_one_thread(again)
+    assert CALLS["n"] == 3  # updates 4, 5 and 6, and none again
+    assert rows_of(again) == rows_of(whole)
+    weights = [(s.dir / "policy" / "model.safetensors").read_bytes() for s in (whole, again)]
+    assert weights[0] == weights[1]
+
+
+@pytest.mark.parametrize(("name", "found"), [
+    ("short_of_one", "gave 7 scores for 8 responses"), ("not_a_number", "gave nan for 8 of 8 responses"),
+    ("silent", "has no opinion of any of 8 responses"),
+])  # fmt: skip
+def test_scores_that_cannot_be_used_are_named(tmp_path, policy, name, found):
+    stage = stage_of(tmp_path / "run", policy, rewards=[{"source": f"{SELF}:{name}"}])
+    with pytest.raises(UserError, match=found):
+        run_on_one_thread(stage)
+
+
+def test_a_function_that_is_not_there_is_said_before_anything_runs(tmp_path, policy):
+    with pytest.raises(UserError, match="has no function"):
+        run_on_one_thread(stage_of(tmp_path / "run", policy, rewards=[{"source": f"{SELF}:nothing"}]))
+
+
+def test_no_opinion_is_the_mean_of_the_others(policy):
+    tokenizer = AutoTokenizer.from_pretrained(policy)
+    ids = [tokenizer(text)["input_ids"] for text in ("good", "bad", "fine")]
+    episodes = join([[5]] * 3, ids, torch.ones(3, dtype=torch.bool), 0)
+    source = FunctionReward("f", lambda prompts, texts: [1.0, None, 3.0], tokenizer)
+    rewards = Rewards([Source("f", 1.0, source)])
+    assert rewards(episodes, []).tolist() == [1.0, 2.0, 3.0]
+    assert rewards.seen == {"score/f": 2.0, "unread/f": pytest.approx(1 / 3)}
+    with pytest.raises(RewardFailed, match="ValueError"):
+        FunctionReward("f", lambda prompts, texts: ["x"] * 3, tokenizer)(episodes, [])
+
+
+def test_a_base_models_turn_ends_where_the_next_one_begins(tmp_path, policy, monkeypatch):
+    base = shutil.copytree(policy, tmp_path / "base")
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    tokenizer.chat_template = None
+    (base / "chat_template.jinja").unlink(missing_ok=True)
+    tokenizer.save_pretrained(base)
+    monkeypatch.setattr(texts, "HUMAN_STOP", "e")  # a random model writes no "Human:", but letters
+    stage = stage_of(tmp_path / "run", base, updates=2, max_tokens=24)
+    run_on_one_thread(stage)
+    rows = rows_of(stage, "samples")
+    assert not any("e" in row["response"] for row in rows)
+    assert any(row["ended"] and row["tokens"] < 24 for row in rows)
+    assert all(row["ended"] == (row["tokens"] < 24) for row in rows if row["tokens"] < 24)
+    assert any("no chat template" in note for note in stage.notes)
+    assert all(row["ratio_first"] == 1.0 for row in rows_of(stage))
+
+
+def test_responses_that_are_all_cut_off_ring_an_alarm(tmp_path, policy):
+    told = []
+    stage = stage_of(tmp_path / "run", policy, max_tokens=2, updates=8)
+    stage.run.tell = told.append
+    run_on_one_thread(stage)
+    assert [line for line in told if "cut off at the token limit" in line] == told[:1]
+    alarms = stage.metrics["alarms"]
+    assert [(a["kind"], a["update"]) for a in alarms if a["kind"] == "truncated"] == [("truncated", 6)]
+    assert "max_tokens" in alarms[0]["advice"]
+    assert sum("alarms" in row for row in rows_of(stage)) == 1
+
+
+def test_held_out_prompts_are_looked_at(tmp_path, policy):
+    stage = stage_of(tmp_path / "run", policy, watch_judge=True, watch=5, updates=4)
+    with_judge(stage, heldout=0.5)
+    run_on_one_thread(stage)
+    looks = {row["update"]: row for row in rows_of(stage) if "heldout" in row}
+    assert list(looks) == [1, 3, 4]
+    assert all(row["heldout"] == 5 and 0 <= row["heldout_gold"] <= 1 for row in looks.values())
+    assert all(0.1 <= row["heldout_judge"] <= 0.9 for row in looks.values())
+
+
+def test_adapters_text_mix_and_average_go_on_where_they_were(tmp_path, policy):
+    """LoRA, EMA and ptx together, broken off and continued, and the policy as a plain folder for what comes next."""
+    (tmp_path / "text.txt").write_text("the weather today is good and warm " * 20)
+    options = {"rewards": [{"source": f"{SELF}:breaks"}], "lora": {"rank": 4}, "ema": 0.5, "learning_rate": 1e-2,
+               "ptx": {"file": str(tmp_path / "text.txt"), "batch_size": 2, "block": 16, "coef": 1.0}}  # fmt: skip
+    CALLS.update(n=0, break_at=0)
+    whole = run_on_one_thread(stage_of(tmp_path / "whole", policy, **options))
+    CALLS.update(n=0, break_at=2 + 4)
+    with pytest.raises(UserError):
+        run_on_one_thread(stage_of(tmp_path / "broken", policy, **options))
+    again = run_on_one_thread(stage_of(tmp_path / "broken", policy, **options))
+    assert rows_of(again) == rows_of(whole)
+    weights = [(s.dir / "policy" / "model.safetensors").read_bytes() for s in (whole, again)]
+    assert weights[0] == weights[1]
+    assert rows_of(whole)[0]["ptx_loss"] > rows_of(whole)[-1]["ptx_loss"]
+    trained, start = (AutoModelForCausalLM.from_pretrained(p) for p in (whole.dir / "policy", policy))
+    moved = [not torch.equal(a, b) for a, b in zip(trained.parameters(), start.parameters(), strict=True)]
+    assert any(moved)
+    assert not all(moved)  # norms and embeddings have no adapter
+    assert (whole.dir / "adapter" / "adapter_model.safetensors").exists()
+    next_stage = stage_of(
+        tmp_path / "next", whole.dir / "policy", lora={"adapter": str(whole.dir / "adapter")}, updates=1
+    )
+    with pytest.raises(UserError, match="belongs to another base model"):  # the merged policy is one
+        run_on_one_thread(next_stage)
+
+
+def test_a_tracker_gets_the_numbers_and_a_missing_one_is_named(tmp_path, policy, monkeypatch):
+    sent = []
+    fake = types.ModuleType("wandb")
+    fake.init, fake.finish = lambda **settings: sent.append(settings), lambda: sent.append("end")
+    fake.log = lambda numbers, step: sent.append((step, numbers))
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    run_on_one_thread(stage_of(tmp_path / "run", policy, tracker="wandb", updates=2))
+    assert sent[0]["project"] == "rlaif"
+    assert [entry[0] for entry in sent[1:-1]] == [1, 2]
+    assert sent[1][1]["exact_kl"] == 0.0
+    assert sent[-1] == "end"
+    monkeypatch.setitem(sys.modules, "trackio", None)
+    with pytest.raises(UserError, match="trackio is not installed"):
+        run_on_one_thread(stage_of(tmp_path / "other", policy, tracker="trackio", updates=1))
