@@ -18,7 +18,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from measuring import interleaved, llama, machine, paired_ratio, spread
@@ -34,6 +34,7 @@ BATCH_TOKENS: int = ModelConfig.model_fields["batch_tokens"].default
 BATCH_SIZES = (4, 16, 64, 256)
 LENGTHS = {"long": 500, "short": 50}
 ROOT = Path(__file__).parent.parent
+NOTHING: Any = None  # the request a question came from, which scoring does not read
 
 
 @dataclass
@@ -70,7 +71,7 @@ def answers(table: Tensor) -> Tensor:
 def shared(task: Task) -> Tensor:
     """As the engine does it: questions in batches of a bounded number of tokens."""
     questions: list[Any] = [
-        Question(i, Any, p, s) for i, (p, s) in enumerate(zip(task.prefixes, task.suffixes, strict=True))
+        Question(i, NOTHING, p, s) for i, (p, s) in enumerate(zip(task.prefixes, task.suffixes, strict=True))
     ]
     found: list[Any] = [None] * len(questions)
     for batch in batches(questions, lambda q: q.tokens, BATCH_TOKENS):
@@ -157,7 +158,7 @@ def opened(name: str, dtype: torch.dtype, device: str) -> Any:
     else:
         with torch.device(device):
             model = AutoModelForCausalLM.from_config(llama(name), dtype=dtype)
-    model = model.to(device, dtype).eval().requires_grad_(False)
+    model = cast(Any, model).to(device=device, dtype=dtype).eval().requires_grad_(False)
     reason = exact_limit(model)[1]
     assert not reason, reason
     return model

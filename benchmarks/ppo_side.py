@@ -14,7 +14,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -42,10 +42,8 @@ class Meter:
     def begin(self) -> None:
         """A new update starts now; the memory's high-water mark is set back where the system can do that."""
         self.phases.clear()
-        try:
+        with suppress(OSError):
             Path("/proc/self/clear_refs").write_text("5")
-        except OSError:
-            pass
         self.started = self.last = time.perf_counter()
         self.cpu = time.process_time()
 
@@ -141,23 +139,24 @@ class _Tokenizer:
 
 def _watch(owner: Any, meter: Meter, phases: dict[str, str]) -> None:
     """Time some methods of an object, each under the name of a phase."""
-    for method, phase in phases.items():
 
-        def timed(
-            *args: Any, work: Callable[..., Any] = getattr(owner, method), phase: str = phase, **options: Any
-        ) -> Any:
+    def timed(work: Callable[..., Any], phase: str) -> Callable[..., Any]:
+        def call(*args: Any, **options: Any) -> Any:
             meter.phase("rest")
             result = work(*args, **options)
             meter.phase(phase)
             return result
 
-        setattr(owner, method, timed)
+        return call
+
+    for method, phase in phases.items():
+        setattr(owner, method, timed(getattr(owner, method), phase))
 
 
 def trl(options: dict[str, Any]) -> None:
     """TRL's last PPO, from the folder on PYTHONPATH; "nogc" as an order runs an update without its garbage collections."""
     import trl as package
-    from trl.experimental.ppo import PPOConfig, PPOTrainer, ppo_trainer
+    from trl.experimental.ppo import PPOConfig, PPOTrainer, ppo_trainer  # pyright: ignore[reportMissingImports]
 
     assert package.__version__ == "1.12.0", package.__version__
     models, meter, asked = build(options), Meter(), orders()
@@ -175,7 +174,7 @@ def trl(options: dict[str, Any]) -> None:
     )  # fmt: skip
     _pause(trainer, meter, asked)
     _trl_phases(trainer, ppo_trainer, meter)
-    with without_output():
+    with suppress(_Stop):
         trainer.train()
 
 
@@ -223,15 +222,6 @@ def _trl_phases(trainer: Any, module: Any, meter: Meter) -> None:
         meter.phase("update")
 
     module.batch_generation, trainer.accelerator.accumulate = rollout, update
-
-
-@contextmanager
-def without_output() -> Iterator[None]:
-    """Only lines of ours reach the parent; ends quietly when no more is asked for."""
-    try:
-        yield
-    except _Stop:
-        pass
 
 
 def _tokenizer(options: dict[str, Any]) -> Any:
