@@ -18,6 +18,7 @@ def doubts(evidence: Evidence) -> list[str]:
         *_judge(evidence.metrics("label")),
         *_opinions(evidence),
         *_reward(evidence.metrics("reward")),
+        *_alarms(evidence.metrics("ppo")),
         *_dropped(evidence),
         *_answers(evidence),
     ]
@@ -90,6 +91,12 @@ def _reward(reward: dict[str, Any]) -> Iterator[str]:
             f"The reward model ({accuracy:.2f} right on held-out comparisons) is no better than the rule "
             f'"{name}" ({best:.2f}).'
         )
+
+
+def _alarms(ppo: dict[str, Any]) -> Iterator[str]:
+    """What rang while PPO ran, with what to try."""
+    for alarm in ppo.get("alarms", ()):
+        yield f"PPO, update {alarm['update']}: {alarm['found']}. To try: {alarm['advice']}."
 
 
 def _dropped(evidence: Evidence) -> Iterator[str]:

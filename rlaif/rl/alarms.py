@@ -23,7 +23,10 @@ LONGER, SHORTER = 1.75, 0.4  # of what the length was
 SAME, SAME_RISE = 0.6, 0.4  # share of the responses with the same words, and its rise
 REFUSALS = 0.3  # rise of their share
 CUT = 0.5  # share of responses cut at max_tokens
-SIGMAS, FALL = 3.0, 0.02  # a fall of the truth, in standard errors and at least
+SIGMAS, FALL = (
+    4.0,
+    0.02,
+)  # a fall of the truth, in standard errors (the peak is the best of many) and at least
 
 REFUSAL = re.compile(
     r"\b(i('m| am) (sorry|afraid|not able|unable)|i (can ?not|can't|won't|will not|must refuse)|as an ai\b)",
@@ -135,12 +138,19 @@ def over_optimisation(rows: Rows) -> Iterator[Alarm]:
         fall = truth[best] - truth[-1]
         p = (truth[best] + truth[-1]) / 2
         error = math.sqrt(2 * p * (1 - p) / (window * _answers(rows, key)))
-        if fall > max(FALL, SIGMAS * error) and _mean(last, "score") > _mean(spans[best], "score"):
+        rise = _mean(last, "score") - _mean(spans[best], "score")
+        if fall > max(FALL, SIGMAS * error) and rise > _noise(rows, "score") * math.sqrt(2 / window):
             name = {"gold": "the gold score", "heldout_gold": "the gold score of held-out prompts"}.get(key, "the judge's opinion of held-out answers")  # fmt: skip
             yield Alarm("over-optimisation", f"the score still rises, but {name} fell from {truth[best]:.2f} "
                         f"(update {spans[best][-1]['update']}) to {truth[-1]:.2f}",
                         "stop near that update, raise ppo.kl_coef, or train the reward model on more or cleaner labels")  # fmt: skip
             return
+
+
+def _noise(rows: Rows, key: str) -> float:
+    """Spread of a metric around its trend: half the variance of its steps is noise."""
+    steps = [b[key] - a[key] for a, b in pairwise(rows)]
+    return math.sqrt(math.fsum(step * step for step in steps) / len(steps) / 2)
 
 
 def _answers(rows: Rows, key: str) -> float:

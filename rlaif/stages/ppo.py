@@ -281,6 +281,9 @@ def _note_doubts(stage: Stage, rows: Sequence[dict[str, Any]]) -> None:
     if off:
         stage.notes.append(f"the first ratio of an update should be 1 and was not in {len(off)} of {len(rows)} "
                            f"updates (furthest: {max(off, key=lambda r: abs(r - 1)):.6f}): forward passes here are not repeatable")  # fmt: skip
+    rang = [f"{alarm['kind']} at update {alarm['update']}" for alarm in stage.metrics["alarms"]]
+    if rang:
+        stage.notes.append(f"alarms rang: {', '.join(rang)}; the report says what to try")
     if stage.options.ema:
         stage.notes.append(
             f"policy/ is the moving average of the weights (decay {stage.options.ema} an update)"

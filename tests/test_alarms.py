@@ -1,0 +1,86 @@
+"""Alarms on made-up histories: silent on noise and on progress, ringing where something goes wrong."""
+
+import random
+
+import pytest
+
+from rlaif.rl.alarms import alarms, boilerplate, refusals
+
+
+def history(updates=60, seed=0, batch=128, **changes):
+    """Rows of a healthy run, as the playground's are; a change is a function of the update."""
+    noise = random.Random(seed)
+    rows = []
+    for n in range(1, updates + 1):
+        progress = 1 - 0.93**n
+        truth = changes.get("gold", lambda n: 0.35 + 0.58 * (1 - 0.93**n))(n)
+        row = {
+            "update": n, "episodes": n * batch, "score": progress + noise.gauss(0, 0.04), "exact_kl": 1.3 * progress,
+            "length": 15 - 5 * progress + noise.gauss(0, 0.3), "entropy": 0.62 - 0.3 * progress, "truncated": 0.0,
+            "approx_kl": 0.004, "refusals": 0.13 + noise.gauss(0, 0.03), "boilerplate": 0.12,
+            "gold": sum(noise.random() < truth for _ in range(batch)) / batch,
+        }  # fmt: skip
+        rows.append({**row, **{key: make(n) for key, make in changes.items() if key != "gold"}})
+    return rows
+
+
+def first(rows, kind):
+    return next((n for n in range(1, len(rows) + 1) if kind in {a.kind for a in alarms(rows[:n])}), None)
+
+
+def test_healthy_runs_are_silent():
+    for seed in range(20):
+        rows = history(seed=seed)
+        assert not [alarm for n in range(1, 61) for alarm in alarms(rows[:n])], seed
+
+
+def test_a_plateau_is_not_a_fall():
+    rung = [first(history(120, seed, gold=lambda n: 0.8), "over-optimisation") for seed in range(20)]
+    assert sum(update is not None for update in rung) <= 2
+
+
+def test_over_optimisation_rings_within_ten_updates_of_the_peak():
+    rung = [first(history(60, seed, gold=lambda n: 0.4 + 0.02 * min(n, 20) - 0.025 * max(0, n - 20)), "over-optimisation")
+            for seed in range(10)]  # fmt: skip
+    assert all(update is not None and 20 < update <= 30 for update in rung)
+
+
+def test_a_score_that_falls_with_the_truth_is_another_thing():
+    rows = history(gold=lambda n: 0.8 - 0.01 * n, score=lambda n: 1 - 0.01 * n)
+    assert first(rows, "over-optimisation") is None
+
+
+@pytest.mark.parametrize("key", ["heldout_gold", "heldout_judge"])
+def test_held_out_looks_ring_too(key):
+    rows = history()
+    for row in rows:
+        row.pop("gold")
+        if row["update"] % 10 == 0:
+            row |= {"heldout": 64, key: 0.9 if row["update"] <= 30 else 0.5}
+    assert first(rows, "over-optimisation") == 40
+
+
+@pytest.mark.parametrize(("kind", "changes"), [
+    ("kl", {"exact_kl": lambda n: 0.5 * n}), ("kl", {"approx_kl": lambda n: 0.01 * n}),
+    ("entropy", {"entropy": lambda n: 0.6 * 0.9**n}), ("length", {"length": lambda n: 10 + n}),
+    ("length", {"length": lambda n: max(1, 20 - n)}), ("truncated", {"truncated": lambda n: n / 40}),
+    ("boilerplate", {"boilerplate": lambda n: min(1, n / 40)}), ("refusals", {"refusals": lambda n: n / 60}),
+])  # fmt: skip
+def test_what_goes_wrong_is_named_with_what_to_try(kind, changes):
+    rows = history(**changes)
+    at = first(rows, kind)
+    assert at is not None
+    assert {alarm.kind for alarm in alarms(rows[:at])} == {kind}
+    assert all(alarm.found and alarm.advice for alarm in alarms(rows[:at]))
+
+
+def test_boilerplate_and_refusals_by_hand():
+    texts = [
+        "I am glad you asked. It is Rome.",
+        "I am glad you came",
+        "It is Rome.",
+        "I'm sorry, I can't say.",
+    ]
+    assert boilerplate(texts) == 0.5
+    assert boilerplate(["too short", "both of them"]) == 0
+    assert refusals(texts) == 0.25
