@@ -29,7 +29,8 @@ from torch import Tensor
 from rlaif.options import Ppo
 from rlaif.rl import numerics
 from rlaif.rl.episodes import Episodes, micro_batches, real
-from rlaif.rl.forward import response_logits, response_values
+from rlaif.rl.forward import response_final, response_values
+from rlaif.rl.heads import COMPARED, compare, token_log_probs
 from rlaif.rl.lora import switched_off
 from rlaif.rl.pretraining import Pretraining
 from rlaif.rl.rollout import Stops, rollout
@@ -170,15 +171,15 @@ class PPO:
 
     def _look(self, episodes: Episodes, plan: Plan, valued_B: Tensor) -> dict[str, Tensor]:
         """What the models say of the whole batch: [B, R], and the values of `valued_B` states of each episode."""
-        names = ("log_prob", "reference", "exact_kl", "entropy")
-        seen = {name: torch.zeros(episodes.mask_BR.shape, device=self.device) for name in names}
+        seen = {name: torch.zeros(episodes.mask_BR.shape, device=self.device) for name in COMPARED}
         seen["value"] = torch.zeros(len(episodes), int(valued_B.max()), device=self.device)
-        for rows in (rows for minibatch in plan for rows in minibatch):
-            part = episodes.select(rows)
-            for name, values_N in self._measure(part, valued_B[rows]).items():
-                count_B = valued_B[rows] if name == "value" else part.response_B
-                row_N, step_N = real(count_B).nonzero(as_tuple=True)
-                seen[name][rows[row_N], step_N] = values_N
+        with self._precision():
+            for rows in (rows for minibatch in plan for rows in minibatch):
+                part = episodes.select(rows)
+                for name, values_N in self._measure(part, valued_B[rows]).items():
+                    count_B = valued_B[rows] if name == "value" else part.response_B
+                    row_N, step_N = real(count_B).nonzero(as_tuple=True)
+                    seen[name][rows[row_N], step_N] = values_N
         return seen
 
     def _rewards(
@@ -207,17 +208,10 @@ class PPO:
 
     def _measure(self, part: Episodes, valued_B: Tensor) -> dict[str, Tensor]:
         """What the models say of a micro-batch's response tokens and states. → each N"""
-        with self._precision():
-            policy_NV = numerics.log_probs(response_logits(self.policy, part, self.options.temperature))
-            with self._reference() as reference:
-                reference_NV = numerics.log_probs(response_logits(reference, part, self.options.temperature))
-            values_N = response_values(self.value, part, valued_B)
-        tokens_N = part.tokens()
-        return {
-            "log_prob": numerics.picked(policy_NV, tokens_N), "reference": numerics.picked(reference_NV, tokens_N),
-            "exact_kl": numerics.exact_kl(policy_NV, reference_NV), "entropy": numerics.entropy(policy_NV),
-            "value": values_N,
-        }  # fmt: skip
+        policy = response_final(self.policy, part)
+        with self._reference() as reference:
+            found = compare(policy, response_final(reference, part), part.tokens(), self.options.temperature)
+        return {**found, "value": response_values(self.value, part, valued_B)}
 
     def _learn(self, experience: Experience, plan: Plan, number: int) -> dict[str, Any]:
         """The optimiser steps of one update; → means over its minibatches."""
@@ -302,8 +296,8 @@ class PPO:
     def _policy_loss(self, experience: Experience, part: Episodes, rows: Tensor) -> tuple[Tensor, Tensor]:
         o, e = self.options, experience
         with self._precision():
-            logits_NV = response_logits(self.policy, part, o.temperature)
-        log_prob_N = numerics.picked(numerics.log_probs(logits_NV), part.tokens())
+            final = response_final(self.policy, part)
+        log_prob_N = token_log_probs(final, part.tokens(), o.temperature)
         old_N, reference_N, advantages_N = _flat(rows, part.response_B, e.log_prob, e.reference, e.advantage)
         loss_N = numerics.policy_loss(log_prob_N, old_N, advantages_N, o.clip, o.dual_clip)
         if o.kl_in == "loss":
@@ -316,8 +310,8 @@ class PPO:
         tokens, total = sum(part.response_B.sum() for part in parts), torch.zeros((), device=self.device)
         for part in parts:
             with self._precision():
-                logits_NV = response_logits(self.policy, part, 1.0)
-            loss = -numerics.picked(numerics.log_probs(logits_NV), part.tokens()).sum() / tokens
+                final = response_final(self.policy, part)
+            loss = -token_log_probs(final, part.tokens()).sum() / tokens
             (pretraining.coef * loss).backward()
             total += loss.detach()
         return total
