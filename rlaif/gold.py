@@ -21,5 +21,5 @@ def load_gold(spec: str | None, constitution: Constitution) -> Gold | None:
 
 
 def with_all(kept: dict[str, bool]) -> dict[str, bool]:
-    """The per-principle truths and "all": every principle at once."""
-    return {"all": all(kept.values()), **kept}
+    """The per-principle truths and "all": every principle at once; nothing where the scorer knows no principle."""
+    return {"all": all(kept.values()), **kept} if kept else {}

@@ -191,7 +191,7 @@ class Lora(Options):
     """Train low-rank adapters in place of all weights (arXiv 2106.09685); needs the extra `lora`."""
 
     rank: int = Field(default=16, ge=1)
-    alpha: float = Field(default=32.0, gt=0)
+    alpha: int = Field(default=32, ge=1)
     adapter: str | None = Field(
         default=None,
         description="a saved adapter to go on with, its own rank and alpha; the reference is the model without it",
@@ -224,7 +224,18 @@ class Ppo(StageOptions):
         default=None, gt=1, description="bound on the ratio of a bad token (arXiv 1912.09729); omitted = none"
     )
     value_clip: float = Field(default=0.2, gt=0)
+    shared_trunk: float | None = Field(
+        default=None,
+        gt=0,
+        description="coefficient of the value loss; given = a value head on the policy's trunk and no value model: "
+        "another algorithm",
+    )
     max_grad_norm: float = Field(default=1.0, gt=0)
+    importance_cap: float | None = Field(
+        default=None,
+        ge=1,
+        description="correct for a sampler that differs from the model (bf16, another engine) by ratios up to this",
+    )
     stop_kl: float | None = Field(
         default=None, gt=0, description="nats a token from the sampling policy at which an update's steps end"
     )

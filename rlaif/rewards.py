@@ -22,33 +22,46 @@ if TYPE_CHECKING:
 
 @dataclass
 class Opened:
-    """The reward function; of the sources that read the policy's own tokens, the folders and the shortest context."""
+    """The reward function; of the sources that read the policy's own tokens, the folders and the shortest context.
+
+    `judge` where a source or the stage's own look asks it.
+    """
 
     rewards: Rewards
     own_tokens: dict[str, Path]
     context: int
+    judge: Judge | None = None
 
 
 def open_rewards(stage: Stage, tokenizer: Any) -> Opened:
     """The sources of `ppo.rewards` for a policy with this tokenizer; their scales are still to be measured."""
     from rlaif.rl.reward import ModelReward, Rewards, Source
 
-    scores = {option.source: _score(stage, option, tokenizer) for option in stage.options.rewards}
+    asked = any(o.source == "judge" for o in stage.options.rewards) or getattr(
+        stage.options, "watch_judge", False
+    )
+    judge = open_judge(stage) if asked else None
+    scores = {option.source: _score(stage, option, tokenizer, judge) for option in stage.options.rewards}
     models = {name: score for name, score in scores.items() if isinstance(score, ModelReward)}
     own = {name: folder(stage, name) for name, score in models.items() if score.own_tokens}
     rewards = Rewards([Source(o.source, o.weight, scores[o.source]) for o in stage.options.rewards])
-    return Opened(rewards, own, min([models[name].context for name in own], default=1 << 30))
+    return Opened(rewards, own, min([models[name].context for name in own], default=1 << 30), judge)
 
 
-def _score(stage: Stage, option: RewardSource, tokenizer: Any) -> ModelReward | FunctionReward:
+def open_judge(stage: Stage) -> Judge:
+    """The feedback model in the role of the judge, once for all that ask it."""
+    engine = open_engine(stage.config.feedback, stage.run.cache)
+    stage.notes += [note for note in engine.notes if note not in stage.notes]
+    return Judge(engine, stage.templates)
+
+
+def _score(
+    stage: Stage, option: RewardSource, tokenizer: Any, judge: Judge | None
+) -> ModelReward | FunctionReward:
     from rlaif.rl.reward import FunctionReward
 
-    if option.source == "judge":
-        engine = open_engine(stage.config.feedback, stage.run.cache)
-        stage.notes += [note for note in engine.notes if note not in stage.notes]
-        return FunctionReward(
-            "judge", compliance(Judge(engine, stage.templates), stage.constitution), tokenizer
-        )
+    if option.source == "judge" and judge:
+        return FunctionReward("judge", compliance(judge, stage.constitution), tokenizer)
     if is_function(option.source):
         function = load_function(option.source, "ppo.rewards")
 

@@ -240,8 +240,8 @@ class Stage:
         self.example = {"shown": shown, "answer": answer}
 
     def usage(self, usage: Any) -> None:
-        """Add an engine's calls and tokens to what earlier starts of this stage used."""
-        before = self.summary.get("usage", {})
+        """Add an engine's calls and tokens to those of other engines and of earlier starts of this stage."""
+        before = self.summary.get("usage", {}) if self.used is None else self.used
         self.used = {key: before.get(key, 0) + n for key, n in usage.as_dict().items()}
 
     def save(self, status: str, **numbers: Any) -> None:

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from rlaif.engines import open_engine
 from rlaif.gold import load_gold, with_all
 from rlaif.judge import Judge
 from rlaif.rewards import compliance
@@ -23,19 +22,12 @@ class Watch:
     """The eyes on a run of PPO; `rows` are the metrics of the updates before."""
 
     def __init__(
-        self,
-        stage: Stage,
-        ppo: PPO,
-        tokenizer: Any,
-        heldout: Sequence[PromptTokens],
+        self, stage: Stage, ppo: PPO, tokenizer: Any, heldout: Sequence[PromptTokens], judge: Judge | None,
         rows: list[dict[str, Any]],
-    ) -> None:
+    ) -> None:  # fmt: skip
         self.ppo, self.tokenizer, self.rows, self.tell = ppo, tokenizer, rows, stage.run.tell
         self.name, self.gold = stage.dir.name, load_gold(stage.config.gold, stage.constitution)
-        self.judge = None
-        if stage.options.watch_judge:
-            judge = Judge(open_engine(stage.config.feedback, stage.run.cache), stage.templates)
-            self.judge = compliance(judge, stage.constitution)
+        self.judge = compliance(judge, stage.constitution) if judge and stage.options.watch_judge else None
         self.heldout = heldout if self.gold or self.judge else []
 
     def measured(
@@ -47,8 +39,7 @@ class Watch:
 
         texts = texts_of(self.tokenizer, experience.episodes)
         row = {**row, "refusals": refusals(texts), "boilerplate": boilerplate(texts)}
-        if self.gold:
-            row["gold"] = self._truth(batch, texts)
+        row |= self._truth("gold", batch, texts)
         if looks and self.heldout:
             row |= self._heldout()
         self.rows.append(row)
@@ -60,10 +51,13 @@ class Watch:
             row["alarms"] = [asdict(alarm) for alarm in fresh]
         return row
 
-    def _truth(self, batch: Sequence[PromptTokens], texts: Sequence[str]) -> float:
+    def _truth(self, key: str, batch: Sequence[PromptTokens], texts: Sequence[str]) -> dict[str, float]:
         """Share of responses that keep every principle by the gold scorer: watched, never trained on."""
-        assert self.gold is not None
-        return mean([with_all(self.gold(p.source, t))["all"] for p, t in zip(batch, texts, strict=True)])
+        if self.gold is None:
+            return {}
+        kept = [with_all(self.gold(p.source, text)) for p, text in zip(batch, texts, strict=True)]
+        known = [truth["all"] for truth in kept if truth]
+        return {key: mean(known)} if known else {}
 
     def _heldout(self) -> dict[str, float]:
         """The policy's answers to held-out prompts, drawn with the same random numbers at every look."""
@@ -76,9 +70,7 @@ class Watch:
             for n, part in enumerate(parts)
             for t in texts_of(self.tokenizer, self.ppo.sample(part, "watch", n))
         ]
-        row: dict[str, float] = {"heldout": len(texts)}
-        if self.gold:
-            row["heldout_gold"] = self._truth(self.heldout, texts)
+        row = {"heldout": len(texts), **self._truth("heldout_gold", self.heldout, texts)}
         if self.judge:
             read = [
                 score for score in self.judge([p.source for p in self.heldout], texts) if score is not None

@@ -1,6 +1,8 @@
 """What PPO can do besides: each option on random models of a few thousand parameters."""
 
 import copy
+import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from rlaif.rl import ppo as algorithm
 from rlaif.rl.forward import response_final, response_logits
 from rlaif.rl.ppo import PPO, trained
 from rlaif.rl.pretraining import Pretraining, blocks_of
+from rlaif.rl.trunk import SharedTrunk
 from tests.test_ppo import EOS, PAD, SIZES, prompts, trainer, wanted_share, weights
 
 TEXT = [[2, 5, 6, 7], [3, 9, 9], [4, 8, 10, 11, 12]]
@@ -274,3 +277,74 @@ def test_tokens_up_to_a_text_that_ends_a_turn_are_the_response():
         end = stops(response)
         assert end in (None, len(response))
         assert bool(runs[1].ended_B[row]) == (end is not None or response[-1] == EOS)
+
+
+def test_the_samplers_log_probabilities_are_those_of_the_model():
+    metrics, seen = trainer(temperature=0.7).update(1, prompts())
+    assert seen.version == 0
+    torch.testing.assert_close(seen.behaviour, seen.log_prob, atol=1e-5, rtol=1e-5)
+    assert 0 <= metrics["sampler_kl"] < 1e-9
+
+
+def test_a_sampler_that_differs_is_reported_and_corrected_for(monkeypatch):
+    steps = []
+    for shift, cap in ((0.0, None), (0.5, None), (0.5, 1.5), (0.5, 2.0)):
+        ppo = plain_steps(trainer(importance_cap=cap, max_grad_norm=1e9, learning_rate=1.0))
+        sample = ppo.sample
+
+        def shifted(*args, sample=sample, shift=shift):
+            episodes = sample(*args)
+            return replace(episodes, behaviour_BR=episodes.behaviour_BR - shift)
+
+        monkeypatch.setattr(ppo, "sample", shifted)
+        before = weights(ppo.policy)
+        metrics, _ = ppo.update(1, prompts())
+        # k3 of a log-ratio of −shift: e^shift − 1 − shift
+        assert metrics["sampler_kl"] == pytest.approx(math.exp(shift) - 1 - shift, abs=1e-5)
+        steps.append(weights(ppo.policy) - before)
+    torch.testing.assert_close(steps[0], steps[1])
+    torch.testing.assert_close(steps[2], 1.5 * steps[0], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(steps[3], math.exp(0.5) * steps[0], atol=1e-5, rtol=1e-4)
+
+
+def test_on_a_shared_trunk_the_value_loss_moves_the_policy():
+    def shared(coef, **changes):
+        ppo = trainer(
+            lambda e, _: torch.ones(len(e)),
+            shared_trunk=coef,
+            max_grad_norm=1e9,
+            learning_rate=1e-2,
+            **changes,
+        )
+        head = SharedTrunk(ppo.policy)
+        torch.nn.init.ones_(head.score.weight)
+        return PPO(ppo.policy, ppo.reference, head, ppo.reward, ppo.options, (EOS,), PAD, seed=1)
+
+    small, large = shared(1e-9), shared(1.0)
+    assert len(trained(large.value)) == 2
+    _, seen = large.update(1, prompts())
+    assert seen.value.abs().sum() > 0
+    small.update(1, prompts())
+    assert not torch.allclose(weights(large.policy), weights(small.policy))
+    warm = shared(1.0, critic_warmup=1)
+    before = weights(warm.policy)
+    warm.update(1, prompts())
+    assert torch.equal(weights(warm.policy), before)
+    assert all(weight.grad is None for weight in warm.policy.parameters())
+
+
+TRL = """dataset_num_proc num_mini_batches total_episodes local_rollout_forward_batch_size num_sample_generations
+response_length stop_token stop_token_id temperature missing_eos_penalty sft_model_path world_size num_total_batches
+micro_batch_size local_batch_size batch_size local_mini_batch_size mini_batch_size push_to_hub reward_model_path
+model_adapter_name ref_adapter_name num_ppo_epochs whiten_rewards kl_coef kl_estimator cliprange vf_coef
+cliprange_value gamma lam ds3_gather_for_generation learning_rate gradient_checkpointing bf16 logging_steps"""
+
+
+def test_the_page_names_every_option_of_ours_and_of_trls():
+    page = (Path(__file__).parent.parent / "docs" / "ppo.md").read_text(encoding="utf-8")
+    missing = [
+        name
+        for name in [*Ppo.model_fields, *TRL.split()]
+        if f"`{name}" not in page and f"{name}`" not in page
+    ]
+    assert missing == ["stage"]

@@ -120,6 +120,38 @@ def test_a_folder_with_its_own_tokenizer_is_a_source_beside_the_runs(tmp_path, p
     assert f"score/{tmp_path / 'rm'}" in rows_of(stage)[0]
 
 
+def test_a_prompt_that_fills_the_reward_models_context_is_dropped_and_counted(tmp_path, policy):
+    from tests.test_ppo_stage import tiny_reward_model
+
+    small = tiny_policy(tmp_path / "small", context=24)
+    tokenizer = AutoTokenizer.from_pretrained(small)
+    tokenizer.add_tokens(["<extra>"])
+    tokenizer.save_pretrained(small)
+    tiny_reward_model(tmp_path / "rm", small)
+    texts = ["tell me", "thanks", "good", "tell me about the weather " * 6]
+    stage = stage_of(
+        tmp_path / "run", policy, texts=texts, updates=1, rewards=[{"source": str(tmp_path / "rm")}]
+    )
+    run_on_one_thread(stage)
+    assert sum(stage.dropped.values()) == 1
+
+
+def test_text_longer_than_the_reward_model_reads_is_read_as_far_as_it_can_be(policy):
+    from rlaif.engines.loading import load_reward_model
+    from rlaif.records import Prompt
+    from rlaif.rl.reward import ModelReward
+
+    tokenizer = AutoTokenizer.from_pretrained(policy)
+    model = load_reward_model(policy, "cpu", new_head=True)
+    prompt = Prompt.model_validate({"messages": [{"role": "user", "content": "tell me"}]})
+    ids = tokenizer("good bad fine rude sunny rain cold and warm " * 4)["input_ids"]
+    episodes = join([[5], [5]], [ids, ids[:4]], torch.tensor([True, True]), 0)
+    reader = ModelReward(model, tokenizer, 16, 2, policy_tokenizer=tokenizer)
+    scores = reader(episodes, [prompt, prompt])
+    assert scores.isfinite().all()
+    assert reader.unread == 0.5
+
+
 def test_a_callable_that_raises_loses_nothing(tmp_path, policy):
     options = {"rewards": [{"source": f"{SELF}:breaks"}], "checkpoint_every": 10}
     CALLS.update(n=0, break_at=0)
@@ -205,6 +237,7 @@ def test_held_out_prompts_are_looked_at(tmp_path, policy):
     assert list(looks) == [1, 3, 4]
     assert all(row["heldout"] == 5 and 0 <= row["heldout_gold"] <= 1 for row in looks.values())
     assert all(0.1 <= row["heldout_judge"] <= 0.9 for row in looks.values())
+    assert stage.used["calls"] == 3 * 5
 
 
 def test_adapters_text_mix_and_average_go_on_where_they_were(tmp_path, policy):
@@ -232,6 +265,18 @@ def test_adapters_text_mix_and_average_go_on_where_they_were(tmp_path, policy):
     )
     with pytest.raises(UserError, match="belongs to another base model"):  # the merged policy is one
         run_on_one_thread(next_stage)
+
+
+@pytest.mark.parametrize("lora", [None, {"rank": 4}])
+def test_a_shared_trunk_in_the_stage(tmp_path, policy, lora):
+    stage = stage_of(tmp_path / "run", policy, shared_trunk=0.1, lora=lora, updates=2, checkpoint_every=1)
+    run_on_one_thread(stage)
+    assert any("shares the policy's trunk" in note for note in stage.notes)
+    assert AutoModelForCausalLM.from_pretrained(stage.dir / "policy")
+    from safetensors import safe_open
+
+    with safe_open(stage.dir / "checkpoints" / "000002" / "value.safetensors", "pt") as saved:
+        assert sorted(saved.keys()) == ["score.bias", "score.weight"]
 
 
 def test_a_tracker_gets_the_numbers_and_a_missing_one_is_named(tmp_path, policy, monkeypatch):

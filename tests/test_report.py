@@ -123,7 +123,12 @@ def test_a_reward_model_no_better_than_a_rule_is_named_so(tmp_path):
 
 def test_alarms_of_ppo_are_doubts_with_what_to_try(tmp_path):
     run = fake_run(tmp_path / "run")
-    alarm = {"update": 31, "kind": "kl", "found": "the policy is 0.80 nats a token away", "advice": "raise ppo.kl_coef"}
+    alarm = {
+        "update": 31,
+        "kind": "kl",
+        "found": "the policy is 0.80 nats a token away",
+        "advice": "raise ppo.kl_coef",
+    }
     change_metrics(run, "ppo", alarms=[alarm])
     assert doubts(Evidence(run)) == [
         "PPO, update 31: the policy is 0.80 nats a token away. To try: raise ppo.kl_coef."

@@ -19,13 +19,15 @@ class Episodes:
     """Prompt and response side by side, padded on the right alone, so positions count from 0 and causality masks pads.
 
     `ids_BL`; lengths `prompt_B` and `response_B` in tokens (the EOS included); `ended_B`: the last token is an EOS.
-    Masks come from the lengths, never from token values: a model may sample its own pad token.
+    Masks come from the lengths, never from token values: a model may sample its own pad token. `behaviour_BR`: what the
+    sampler gave each response token, as a log-probability, where it said.
     """
 
     ids_BL: Tensor
     prompt_B: Tensor
     response_B: Tensor
     ended_B: Tensor
+    behaviour_BR: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.ids_BL)
@@ -42,9 +44,10 @@ class Episodes:
 
     def select(self, rows: Tensor) -> Episodes:
         """Some of the episodes, trimmed to the longest of them."""
-        length = int(self.length_B[rows].max())
+        length, steps = int(self.length_B[rows].max()), int(self.response_B[rows].max())
+        said = None if self.behaviour_BR is None else self.behaviour_BR[rows, :steps]
         return Episodes(
-            self.ids_BL[rows, :length], self.prompt_B[rows], self.response_B[rows], self.ended_B[rows]
+            self.ids_BL[rows, :length], self.prompt_B[rows], self.response_B[rows], self.ended_B[rows], said
         )
 
     def states(self, count_B: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -74,8 +77,9 @@ def real(count_B: Tensor, width: int | None = None) -> Tensor:
 
 
 def join(
-    prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]], ended_B: Tensor, pad: int
-) -> Episodes:
+    prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]], ended_B: Tensor, pad: int,
+    behaviour_BR: Tensor | None = None,
+) -> Episodes:  # fmt: skip
     """Token lists as one batch on the device of `ended_B`."""
     both = [[*p, *r] for p, r in zip(prompts, responses, strict=True)]
     width = max(map(len, both))
@@ -85,6 +89,7 @@ def join(
         torch.tensor([len(p) for p in prompts], device=device),
         torch.tensor([len(r) for r in responses], device=device),
         ended_B,
+        behaviour_BR,
     )
 
 

@@ -63,7 +63,7 @@ def response_values(model: Any, episodes: Episodes, count_B: Tensor | None = Non
     """The `score` head at the position before each response token: the value of that state; see `states`. → N"""
     rows_N, columns_N = episodes.states(count_B)
     hidden_BLD = model.base_model(input_ids=episodes.ids_BL, use_cache=False).last_hidden_state
-    return model.score(hidden_BLD[rows_N, columns_N])[:, 0].float()
+    return model.score(hidden_BLD[rows_N, columns_N].to(model.score.weight.dtype))[:, 0].float()
 
 
 def final_scores(model: Any, episodes: Episodes) -> Tensor:

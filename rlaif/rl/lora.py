@@ -47,7 +47,7 @@ def attach(model: Any, options: Lora, base: str, seed: int) -> Any:
     if folder:
         _load(wrapped, folder)
     if hasattr(model, "score"):
-        model.score.requires_grad_(True)
+        model.score.float().requires_grad_(True)
     return wrapped
 
 

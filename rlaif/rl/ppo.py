@@ -9,7 +9,7 @@ where there is none, a penalty or the value of going on; KL per token by estimat
 in the report; β fixed or adaptive; advantages whitened with the mask, value targets from the unwhitened ones; both
 losses clipped, gradients of policy and value model clipped separately; token means over the whole minibatch however
 it is cut into micro-batches; Adam with ε = 1e-5; warm-up of the rate and of the critic; a pre-training mix; an average
-of the weights. Left out: discounting by default, an entropy bonus, a shared trunk. All randomness of an update comes
+of the weights. Left out: discounting by default and an entropy bonus. All randomness of an update comes
 from a seed and its number, so no generator's state need be kept.
 """
 
@@ -60,7 +60,8 @@ class PromptTokens:
 class Experience:
     """A scored batch: everything the optimiser steps need. [B, R], 0 where masked, unless the name says otherwise.
 
-    `log_prob` is of the weights that sampled: those after `version` updates. `value` and `returns` are [B, S]: there
+    `log_prob` is of the weights that sampled, those after `version` updates, read as training reads them; `behaviour`
+    is what the sampler itself said, in its own arithmetic. `value` and `returns` are [B, S]: there
     are `states_B` of each episode, one more than its tokens where the state after its EOS counts.
     """
 
@@ -69,6 +70,7 @@ class Experience:
     score_B: Tensor  # as the reward function gave it
     reward_B: Tensor  # less the penalty for a missing EOS and β·KL: what an episode earns
     states_B: Tensor
+    behaviour: Tensor
     log_prob: Tensor
     reference: Tensor
     exact_kl: Tensor
@@ -158,10 +160,12 @@ class PPO:
         seen = self._look(episodes, plan, episodes.response_B + (late_B | cut_B))
         states_B = episodes.response_B + late_B
         rewards_BS = self._rewards(episodes, score_B, seen, real(states_B, seen["value"].shape[1]))
+        said_BR = seen["log_prob"] if episodes.behaviour_BR is None else episodes.behaviour_BR
+        behaviour_BR = torch.where(episodes.mask_BR, said_BR, 0)
         reward_B = rewards_BS.sum(1)
         _require_finite(reward=reward_B.sum(), exact_kl=seen["exact_kl"].sum(), value=seen["value"].sum())
         advantage_BR, returns_BS = self._advantages(episodes, rewards_BS, seen["value"], states_B, cut_B)
-        return Experience(episodes, number - 1, score_B, reward_B, states_B, **seen, advantage=advantage_BR, returns=returns_BS)  # fmt: skip
+        return Experience(episodes, number - 1, score_B, reward_B, states_B, behaviour_BR, **seen, advantage=advantage_BR, returns=returns_BS)  # fmt: skip
 
     def _ends(self, episodes: Episodes) -> tuple[Tensor, Tensor]:
         """Where the state after the last token counts: as the place of the score, as the value of going on. → B, B"""
@@ -259,7 +263,7 @@ class PPO:
         for rows in minibatch:
             part = experience.episodes.select(rows)
             value_loss = self._value_loss(experience, part, rows) / states
-            value_loss.backward()
+            (value_loss * (self.options.shared_trunk or 1.0)).backward()
             totals["value_loss"] += value_loss.detach()
             if trains_policy:
                 loss, log_ratio_N = self._policy_loss(experience, part, rows)
@@ -280,7 +284,9 @@ class PPO:
             totals["grad_norm"] = self._clip(self.policy)
         _require_finite(**totals)
         self._apply(self.value_optimizer)
-        if trains_policy:
+        if not trains_policy:  # on a shared trunk the value loss has left gradients
+            self.optimizer.zero_grad(set_to_none=True)
+        else:
             self._apply(self.optimizer)
             every_N = torch.cat(ratios)
             totals["ratio"] = every_N[(every_N - 1).abs().argmax()]
@@ -298,8 +304,11 @@ class PPO:
         with self._precision():
             final = response_final(self.policy, part)
         log_prob_N = token_log_probs(final, part.tokens(), o.temperature)
-        old_N, reference_N, advantages_N = _flat(rows, part.response_B, e.log_prob, e.reference, e.advantage)
+        whole = (e.log_prob, e.behaviour, e.reference, e.advantage)
+        old_N, said_N, reference_N, advantages_N = _flat(rows, part.response_B, *whole)
         loss_N = numerics.policy_loss(log_prob_N, old_N, advantages_N, o.clip, o.dual_clip)
+        if o.importance_cap is not None:
+            loss_N = loss_N * (old_N - said_N).exp().clamp(max=o.importance_cap)
         if o.kl_in == "loss":
             loss_N = loss_N + self.kl.coef * numerics.kl_estimate(log_prob_N, reference_N, o.kl_estimator)
         return loss_N.sum(), (log_prob_N - old_N).detach()
@@ -356,6 +365,9 @@ def _describe(e: Experience) -> dict[str, float]:
         "score": float(e.score_B.mean()),
         "kl": float((e.log_prob - e.reference).sum(1).mean()),
         "exact_kl": float(e.exact_kl.sum(1).mean()),
+        "sampler_kl": float(
+            numerics.masked_mean(numerics.kl_estimate(e.behaviour, e.log_prob, "k3"), e.episodes.mask_BR)
+        ),
         "entropy": float(numerics.masked_mean(e.entropy, e.episodes.mask_BR)),
         "length": float(e.episodes.response_B.float().mean()),
         "truncated": float((~e.episodes.ended_B).float().mean()),

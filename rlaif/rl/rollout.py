@@ -61,15 +61,18 @@ def roomy_cache(config: Any, capacity: int) -> DynamicCache:
     return cache
 
 
-def draw(logits_BV: Tensor, generator: torch.Generator) -> Tensor:
-    """One token a row from softmax(logits), by inverting its distribution function in fp64. → B
+def draw(logits_BV: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """One token a row from softmax(logits), by inverting its distribution function in fp64, and its log-probability. → B, B
 
     Takes one random number a row; `multinomial` takes one a vocabulary entry, a tenth of a small model's decoding time.
     """
     cdf_BV = logits_BV.float().softmax(-1).double().cumsum(-1)
     uniform_B1 = torch.rand(len(cdf_BV), 1, dtype=cdf_BV.dtype, device=cdf_BV.device, generator=generator)
     tokens_B1 = torch.searchsorted(cdf_BV, uniform_B1 * cdf_BV[:, -1:], right=True)
-    return tokens_B1[:, 0].clamp(max=cdf_BV.shape[-1] - 1)
+    tokens_B1 = tokens_B1.clamp(max=cdf_BV.shape[-1] - 1)
+    below_B1 = torch.where(tokens_B1 > 0, cdf_BV.gather(1, (tokens_B1 - 1).clamp(min=0)), 0)
+    mass_B1 = (cdf_BV.gather(1, tokens_B1) - below_B1) / cdf_BV[:, -1:]
+    return tokens_B1[:, 0], mass_B1.clamp(min=1e-30).log()[:, 0].float()
 
 
 @torch.no_grad()
@@ -88,14 +91,16 @@ def rollout(
     ids, mask = _left_padded(prompts, pad, device)
     eos_ids = torch.tensor(list(eos), device=device)
     sampled_BR = torch.full((len(prompts), max_tokens), pad, device=device)
+    behaviour_BR = torch.zeros(len(prompts), max_tokens, device=device)
     response_B = torch.full((len(prompts),), max_tokens, device=device)
     ended_B = torch.zeros(len(prompts), dtype=torch.bool, device=device)
     rows = torch.arange(len(prompts), device=device)  # which prompt each decoded row answers
     cache = roomy_cache(model.config, ids.shape[1] + max_tokens)
     for step in range(max_tokens):
-        token = draw(next_logits(model, ids, mask, cache).float() / temperature, generator)
+        token, log_prob = draw(next_logits(model, ids, mask, cache).float() / temperature, generator)
         live = ~ended_B[rows]
         sampled_BR[rows, step] = torch.where(live, token, pad)
+        behaviour_BR[rows, step] = torch.where(live, log_prob, 0)
         stopped = rows[live & torch.isin(token, eos_ids)]
         response_B[stopped], ended_B[stopped] = step + 1, True
         if stops and (
@@ -112,7 +117,7 @@ def rollout(
             cache.batch_select_indices(live.nonzero()[:, 0])
     lengths = response_B.tolist()
     responses = [row[:n] for row, n in zip(sampled_BR.tolist(), lengths, strict=True)]
-    return join(prompts, responses, ended_B, pad)
+    return join(prompts, responses, ended_B, pad, behaviour_BR[:, : max(lengths)])
 
 
 def _stop(stops: Stops, sampled_BR: Tensor, response_B: Tensor, ended_B: Tensor, written: int) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rlaif.engines import Engine, GenerateRequest, open_engine
+from rlaif.engines import GenerateRequest, open_engine
 from rlaif.gold import load_gold, with_all
 from rlaif.judge import Judge, Question, aggregate
 from rlaif.prompts import encode_chat
@@ -33,6 +33,8 @@ def run(stage: Stage) -> None:
     rows = stage.rows("evaluation", Evaluation)
     judged = {p.id for p in prompts[: options.judge]}
     policies = stage.policies()
+    judge = Judge(open_engine(stage.config.feedback, stage.run.cache), stage.templates)
+    tools = Tools(judge, stage.config.policy, str(policies["base"]), {})
     base: dict[str, Response] = {}
     with stage.progress(len(prompts) * len(policies), "answers", len(rows)) as tick:
         for name, folder in policies.items():
@@ -44,9 +46,11 @@ def run(stage: Stage) -> None:
             tick(0)
             for start in range(0, len(todo), CHUNK):
                 chunk = todo[start : start + CHUNK]
-                rows.append(_evaluate(stage, name, folder, chunk, answers, base, judged))
+                rows.append(_evaluate(stage, tools, name, folder, chunk, answers, base, judged))
                 tick(len(chunk))
             stage.dropped["prompt longer than the model's context"] += len(prompts) - len(asked)
+    stage.notes += [note for note in judge.engine.notes if note not in stage.notes]
+    stage.usage(judge.engine.usage)
     everything, responses = list(rows), {r.id: r for r in texts}
     stage.metrics = {
         "policies": {
@@ -87,10 +91,9 @@ def _answers(
 
 
 def _evaluate(
-    stage: Stage, name: str, folder: Path, prompts: Sequence[Prompt], answers: dict[str, Response],
-    base: dict[str, Response], judged: set[str],
+    stage: Stage, tools: Tools, name: str, folder: Path, prompts: Sequence[Prompt],
+    answers: dict[str, Response], base: dict[str, Response], judged: set[str],
 ) -> list[Evaluation]:  # fmt: skip
-    tools = _tools(stage)
     gold = load_gold(stage.config.gold, stage.constitution)
     texts = [answers[prompt.id] for prompt in prompts]
     seen = [at for at, prompt in enumerate(prompts) if prompt.id in judged]
@@ -101,7 +104,7 @@ def _evaluate(
     return [
         Evaluation(
             policy=name, prompt_id=prompt.id, response_id=answer.id, compliance=compliance.get(at, {}),
-            gold=with_all(gold(prompt, answer.text)) if gold else None, p_win=wins.get(prompt.id), kl=kl[at],
+            gold=(with_all(gold(prompt, answer.text)) or None) if gold else None, p_win=wins.get(prompt.id), kl=kl[at],
             tokens=answer.tokens or 0, refusal=bool(REFUSAL.search(answer.text)),
         )
         for at, (prompt, answer) in enumerate(zip(prompts, texts, strict=True))
@@ -144,7 +147,6 @@ class Tools:
     """Models that stay open from one chunk to the next."""
 
     judge: Judge
-    engine: Engine
     config: Any
     base: str
     models: dict[str, Any]
@@ -190,16 +192,6 @@ class Tools:
             for at, value in zip(part, sums.tolist(), strict=True):
                 totals[at] = value
         return totals
-
-
-def _tools(stage: Stage) -> Tools:
-    if not hasattr(stage, "tools"):
-        engine = open_engine(stage.config.feedback, stage.run.cache)
-        stage.notes += [note for note in engine.notes if note not in stage.notes]
-        stage.tools = Tools(  # type: ignore[attr-defined]
-            Judge(engine, stage.templates), engine, stage.config.policy, str(stage.policies()["base"]), {}
-        )
-    return stage.tools  # type: ignore[attr-defined]
 
 
 def rates(rows: Sequence[Evaluation], responses: dict[str, Response], seed: int) -> dict[str, Any]:

@@ -75,7 +75,7 @@ def _open(stage: Stage) -> Parts:
     eos, stops = eos_ids(policy, tokenizer), turn_end(tokenizer)
     if not fix_scales(stage, opened.rewards, None):
         fix_scales(stage, opened.rewards, _reference_samples(stage, policy, tokenizer, prompts, eos))
-    value = _value_model(stage, opened)
+    value = _value_model(stage, opened, policy)
     adapter, reference = _adapters(stage, policy, value), None
     if adapter is None:
         reference = load_causal_lm(start, config.device, "float32").requires_grad_(False)
@@ -85,11 +85,16 @@ def _open(stage: Stage) -> Parts:
     return Parts(ppo, tokenizer, prompts, heldout, opened, adapter)
 
 
-def _value_model(stage: Stage, opened: Opened) -> Any:
-    """The first reward model that reads the policy's tokens, or else the policy with a head that gives 0."""
+def _value_model(stage: Stage, opened: Opened, policy: Any) -> Any:
+    """The policy's own trunk with a head where that is asked for; the first reward model that reads the policy's tokens, or else the policy with a head that gives 0."""
     from rlaif.engines.loading import load_reward_model
     from rlaif.rl import reward as rewards
 
+    if stage.options.shared_trunk:
+        from rlaif.rl.trunk import SharedTrunk
+
+        stage.notes.append("the value head shares the policy's trunk: its loss moves the policy too")
+        return SharedTrunk(policy)
     config, dtype = stage.config.policy, stage.config.policy.dtype if stage.options.lora else "float32"
     for source in opened.rewards.sources:
         if source.name in opened.own_tokens:
@@ -106,7 +111,8 @@ def _adapters(stage: Stage, policy: Any, value: Any) -> Any:
         return None
     from rlaif.rl.lora import attach
 
-    attach(value, lora.model_copy(update={"adapter": None}), "", derive_seed(stage.seed, "value adapter"))
+    if not stage.options.shared_trunk:
+        attach(value, lora.model_copy(update={"adapter": None}), "", derive_seed(stage.seed, "value adapter"))
     return attach(policy, lora, _base_hash(stage), derive_seed(stage.seed, "adapter"))
 
 
@@ -186,7 +192,8 @@ def _train(stage: Stage, parts: Parts, metrics: Journal, samples: Journal) -> No
     done = checkpoint.load(last, parts.ppo) if last else 0
     metrics.rewind(done)
     samples.rewind(done)
-    watch = Watch(stage, parts.ppo, parts.tokenizer, parts.heldout, metrics.rows())
+    judge = parts.opened.judge
+    watch = Watch(stage, parts.ppo, parts.tokenizer, parts.heldout, judge, metrics.rows())
     with open_tracker(stage) as track, stage.progress(o.updates, "updates", done) as tick:
         for number in range(done + 1, o.updates + 1):
             batch = in_rounds(parts.prompts, number, o.batch_size, stage.seed)
@@ -207,6 +214,8 @@ def _train(stage: Stage, parts: Parts, metrics: Journal, samples: Journal) -> No
             if number % o.checkpoint_every == 0 or number == o.updates:
                 checkpoint.save(folder, parts.ppo, number)
             tick(1)
+    if judge:
+        stage.usage(judge.engine.usage)
 
 
 def unrewarded(stage: Stage, update: int, error: UserError, last: Path | None) -> UserError:
