@@ -56,11 +56,11 @@ def paired_ratio(over: list[float], under: list[float]) -> dict[str, float]:
     return spread([a / b for a, b in zip(over, under, strict=True)])
 
 
-def matmul_limit(device: str, dtype: torch.dtype, size: int = 1024, repetitions: int = 20) -> float:
+def matmul_limit(device: str, dtype: torch.dtype, clock: str = "wall", size: int = 1024) -> float:
     """FLOP/s of a square matrix product: what the machine can do at best. The least of some repetitions counts."""
-    size = size if device == "cpu" else 8 * size
+    repetitions, size = 20, size if device == "cpu" else 8 * size
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-    seconds = interleaved({"product": lambda: a @ b}, repetitions)["product"]
+    seconds = interleaved({"product": lambda: a @ b}, repetitions, clock)["product"]
     return 2 * size**3 / min(seconds)
 
 

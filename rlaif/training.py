@@ -25,6 +25,7 @@ from trl.trainer.reward_trainer import DataCollatorForPreference, RewardTrainer
 from trl.trainer.sft_trainer import SFTTrainer
 
 from rlaif.errors import UserError
+from rlaif.rl.ranks import Ranks
 from rlaif.runfolder import Journal, Stage
 from rlaif.seeds import derive_seed
 
@@ -139,7 +140,8 @@ class Watch(TrainerCallback):
         """Ask for a checkpoint every few seconds, less often where writing one takes long."""
         self.tick(1)
         now = time.monotonic()
-        if now - self.saved > max(SAVE_SECONDS, self.cost / SAVE_SHARE):
+        due = now - self.saved > max(SAVE_SECONDS, self.cost / SAVE_SHARE)
+        if Ranks.here().gather([due])[0]:  # the first process's clock counts
             control.should_save, self.begun = True, now
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -170,15 +172,16 @@ def last_checkpoint(stage: Stage) -> Path | None:
 def arguments(kind: Any, stage: Stage, model: Any, heldout: int, **extra: Any) -> Any:
     """trl's config `kind` for a stage's options, on the device of its model; `heldout` counts rows to evaluate."""
     options, on_gpu = stage.options, model.device.type == "cuda"
-    micro = min(options.micro_batch or options.batch_size, options.batch_size)
+    processes = Ranks.here().count
+    micro = min(options.micro_batch or options.batch_size, math.ceil(options.batch_size / processes))
     with warnings.catch_warnings():  # gradient_checkpointing has a new name in the latest transformers only
         warnings.simplefilter("ignore", FutureWarning)
         args = kind(
             output_dir=str(stage.dir / "checkpoints"), seed=stage.seed, data_seed=stage.seed,
             num_train_epochs=options.epochs, learning_rate=options.learning_rate, weight_decay=0.0, max_grad_norm=1.0,
             per_device_train_batch_size=micro, per_device_eval_batch_size=micro,
-            gradient_accumulation_steps=math.ceil(options.batch_size / micro),
-            use_cpu=model.device.type == "cpu", bf16=on_gpu and torch.cuda.is_bf16_supported(),
+            gradient_accumulation_steps=math.ceil(options.batch_size / micro / processes),
+            ddp_find_unused_parameters=False, use_cpu=model.device.type == "cpu", bf16=on_gpu and torch.cuda.is_bf16_supported(),
             gradient_checkpointing=model.num_parameters() >= LARGE, dataloader_pin_memory=on_gpu,
             eval_strategy="epoch" if heldout else "no", eval_on_start=bool(heldout) and not last_checkpoint(stage),
             logging_steps=1, logging_nan_inf_filter=False, save_strategy="no", save_total_limit=2,
@@ -210,7 +213,7 @@ def fit(stage: Stage, trainer: Any) -> None:
     curve.rewind(done if last else -1)
     steps = trainer.args.num_train_epochs * math.ceil(
         len(trainer.train_dataset) / trainer.args.per_device_train_batch_size
-        / trainer.args.gradient_accumulation_steps
+        / trainer.args.gradient_accumulation_steps / Ranks.here().count
     )  # fmt: skip
     trainer.remove_callback(PrinterCallback)
     with stage.progress(math.ceil(steps), "steps", done) as tick:

@@ -28,7 +28,7 @@ LEVELS = [
     {"judge"},
     {"rewards", "tracking", "watching"},
     {"stages", "human", "comparing", "playground"},
-    {"opening"},
+    {"opening", "processes"},
     {"pipeline"},
     {"cli", "__init__", "__main__"},
 ]

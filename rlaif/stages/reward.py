@@ -16,6 +16,7 @@ from rlaif.prompts import encode_turn, end_of_turn
 from rlaif.records import Comparison, Preference, Response, by_id
 from rlaif.runfolder import Stage, read_json, write_json
 
+SHARED = True  # several processes can do it together
 DECIDED = 0.1  # accuracy counts pairs whose label is further than this from ½
 TIE = 1e-6
 REFERENCE = 512  # training replies whose mean and spread of reward are stored for normalisation

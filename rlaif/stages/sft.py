@@ -13,6 +13,7 @@ from rlaif.prompts import encode_turn, end_of_turn
 from rlaif.records import Revision
 from rlaif.runfolder import Journal, Stage
 
+SHARED = True  # several processes can do it together
 NO_LOSS = -100
 
 
