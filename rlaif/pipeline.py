@@ -10,10 +10,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from rlaif import processes
 from rlaif.config import Config, find, load_config
 from rlaif.constitution import Constitution
 from rlaif.errors import UserError, nearest
@@ -41,8 +41,20 @@ def run(
     resolved = resolve(load_config(config_path, list(overrides)), config_path.parent)
     last = last_stage(resolved, until)
     folder = Path(out) if out else Path("runs") / resolved.name
+    with processes.company(resolved.policy.device):
+        if not processes.is_first():
+            processes.follow(folder)
+            return Run.load(folder)
+        return _run(folder, resolved, config_path, list(overrides), last, progress, tell)
+
+
+def _run(
+    folder: Path, resolved: Config, config_path: Path, overrides: list[str], last: int, progress: Any,
+    tell: Callable[[str], None],
+) -> Run:  # fmt: skip
+    """The stages that are not done yet, one after the other, and the report."""
     with locked(folder):
-        this = open_run(folder, resolved, config_path, list(overrides))
+        this = open_run(folder, resolved, config_path, overrides)
         this.progress, this.tell = progress or this.progress, tell
         for stage in this.stages[:last]:
             if not stage.is_done:
@@ -61,7 +73,8 @@ def run_stage(stage: Stage) -> None:
         torch.set_num_threads(stage.config.threads)
     stage.begin()
     try:
-        import_module(f"rlaif.stages.{stage.name}").run(stage)
+        with processes.together(stage):
+            processes.module(stage).run(stage)
     except KeyboardInterrupt:
         stage.save("interrupted")
         raise

@@ -30,6 +30,7 @@ from trl.trainer.sft_trainer import SFTTrainer
 from rlaif.engines.loading import eos_ids
 from rlaif.errors import UserError
 from rlaif.prompts import end_of_turn
+from rlaif.rl.ranks import Ranks
 from rlaif.runfolder import Journal, Stage
 from rlaif.seeds import derive_seed
 
@@ -204,7 +205,8 @@ class Watch(TrainerCallback):
         """Ask for a checkpoint every few seconds, less often where writing one takes long."""
         self.tick(1)
         now = time.monotonic()
-        if now - self.saved > max(SAVE_SECONDS, self.cost / SAVE_SHARE) and self.due(state.global_step):
+        due = now - self.saved > max(SAVE_SECONDS, self.cost / SAVE_SHARE) and self.due(state.global_step)
+        if Ranks.here().gather([due])[0]:  # the first process's clock counts
             control.should_save, self.begun = True, now
 
     def due(self, step: int) -> bool:
@@ -239,12 +241,14 @@ def last_checkpoint(stage: Stage) -> Path | None:
 def arguments(kind: Any, stage: Stage, model: Any, heldout: int, **extra: Any) -> Any:
     """trl's config `kind` for a stage's options, on the device of its model; `heldout` counts rows to evaluate."""
     options, on_gpu = stage.options, model.device.type == "cuda"
-    micro = min(options.micro_batch or options.batch_size, options.batch_size)
+    processes = Ranks.here().count
+    micro = min(options.micro_batch or options.batch_size, math.ceil(options.batch_size / processes))
     settings: dict[str, Any] = {
         "output_dir": str(stage.dir / "checkpoints"), "seed": stage.seed, "data_seed": stage.seed,
         "num_train_epochs": options.epochs, "learning_rate": options.learning_rate, "weight_decay": 0.0, "max_grad_norm": 1.0,
         "per_device_train_batch_size": micro, "per_device_eval_batch_size": micro,
-        "gradient_accumulation_steps": math.ceil(options.batch_size / micro),
+        "gradient_accumulation_steps": math.ceil(options.batch_size / micro / processes),
+        "ddp_find_unused_parameters": False,
         "use_cpu": model.device.type == "cpu", "bf16": on_gpu and torch.cuda.is_bf16_supported(),
         "gradient_checkpointing": model.num_parameters() >= LARGE, "dataloader_pin_memory": on_gpu,
         "eval_strategy": "epoch" if heldout else "no", "eval_on_start": bool(heldout) and not last_checkpoint(stage),
@@ -281,7 +285,10 @@ def fit(stage: Stage, trainer: Any, watch: Callable[..., Watch] = Watch) -> None
     curve.rewind(done if last else -1)
     args = trainer.args
     batches = math.ceil(
-        len(trainer.train_dataset) / args.per_device_train_batch_size / args.gradient_accumulation_steps
+        len(trainer.train_dataset)
+        / args.per_device_train_batch_size
+        / args.gradient_accumulation_steps
+        / Ranks.here().count
     )
     steps = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * batches)
     trainer.remove_callback(PrinterCallback)

@@ -43,10 +43,15 @@ EXACT = [
     LlamaConfig(**SIZES),
     LlamaConfig(**SIZES | {"num_key_value_heads": 8}),
     LlamaConfig(**SIZES, rope_parameters={"rope_type": "linear", "factor": 4.0, "rope_theta": 10000.0}),
+    LlamaConfig(**SIZES, rope_parameters={"rope_type": "yarn", "factor": 4.0, "rope_theta": 10000.0,
+                                          "original_max_position_embeddings": 64}),
+    LlamaConfig(**SIZES, rope_parameters={"rope_type": "llama3", "factor": 8.0, "rope_theta": 10000.0,
+                                          "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+                                          "original_max_position_embeddings": 64}),
     Qwen3Config(**SIZES),
     MistralConfig(**SIZES, sliding_window=None),
     GPT2Config(n_embd=64, n_layer=2, n_head=4, **SMALL),
-]
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("config", EXACT, ids=lambda c: c.model_type)

@@ -32,7 +32,7 @@ LEVELS = [
     {"judge"},
     {"rewards", "tracking", "watching", "groups"},
     {"stages", "human", "comparing", "auditing", "playground"},
-    {"opening"},
+    {"opening", "processes"},
     {"pipeline"},
     {"cli", "__init__", "__main__"},
 ]

@@ -12,7 +12,7 @@ from rlaif.errors import UserError
 from rlaif.options import Lora, Ppo
 from rlaif.rl import checkpoint, lora
 from rlaif.rl import ppo as algorithm
-from rlaif.rl.forward import response_logits
+from rlaif.rl.forward import response_final, response_logits
 from rlaif.rl.ppo import PPO, trained
 from rlaif.rl.pretraining import Pretraining, blocks_of
 from rlaif.rl.trunk import SharedTrunk
@@ -197,12 +197,12 @@ def test_a_checkpoint_holds_all_that_an_update_depends_on(tmp_path):
 def test_logits_of_the_whole_batch_are_never_held(monkeypatch):
     sizes = []
 
-    def seen(model, episodes, temperature):
-        logits = response_logits(model, episodes, temperature)
-        sizes.append(logits.shape[0])
-        return logits
+    def seen(model, episodes):
+        final = response_final(model, episodes)
+        sizes.append(len(final.states_ND))
+        return final
 
-    monkeypatch.setattr(algorithm, "response_logits", seen)
+    monkeypatch.setattr(algorithm, "response_final", seen)
     ppo = trainer(micro_batch=2)
     _, experience = ppo.update(1, prompts())
     assert max(sizes) <= 2 * ppo.options.max_tokens < int(experience.episodes.response_B.sum())

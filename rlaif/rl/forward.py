@@ -1,7 +1,4 @@
-"""What PPO asks of a transformers model: logits, log-probabilities and values at the response positions alone.
-
-The only place with an axis as long as the vocabulary; it is [tokens of one micro-batch, V], never [batch, response, V].
-"""
+"""What PPO asks of a transformers model: final states, logits and values at the response positions alone."""
 
 from __future__ import annotations
 
@@ -12,32 +9,42 @@ import torch
 from torch import Tensor
 
 from rlaif.rl.episodes import Episodes
+from rlaif.rl.heads import Final
 
 _PLAIN: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
 
 
 def has_plain_head(model: Any) -> bool:
-    """Whether the logits are the output embedding applied to the last hidden state; some models scale or cap them.
+    """Whether the logits are one matrix applied to the last hidden state; some models scale, cap or shift them.
 
     Tried once a model, on two tokens. Where they are, a head is computed for the positions wanted and no others.
     """
     if model not in _PLAIN:
-        ids = torch.tensor([[0, 1]], device=model.device)
+        head, ids = model.get_output_embeddings(), torch.tensor([[0, 1]], device=model.device)
         with torch.no_grad():
             hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
             logits = model(input_ids=ids, use_cache=False).logits
-            _PLAIN[model] = torch.equal(model.get_output_embeddings()(hidden), logits)
+            plain = type(head) is torch.nn.Linear and head.bias is None
+            _PLAIN[model] = plain and torch.equal(head(hidden), logits)
     return _PLAIN[model]
+
+
+def response_final(model: Any, episodes: Episodes) -> Final:
+    """The states before each response token and the head that turns them into logits, in the dtype products have here."""
+    rows_N, columns_N = episodes.states()
+    if not has_plain_head(model):
+        return Final(model(input_ids=episodes.ids_BL, use_cache=False).logits[rows_N, columns_N], None)
+    hidden_BLD = model.base_model(input_ids=episodes.ids_BL, use_cache=False).last_hidden_state
+    weight_VD, device = model.get_output_embeddings().weight, episodes.ids_BL.device.type
+    lower = torch.is_autocast_enabled(device)
+    dtype = torch.get_autocast_dtype(device) if lower else weight_VD.dtype
+    return Final(hidden_BLD[rows_N, columns_N].to(dtype), weight_VD.to(dtype))
 
 
 def response_logits(model: Any, episodes: Episodes, temperature: float) -> Tensor:
     """Logits, divided by the temperature, that each response token was drawn from. → NV"""
-    rows_N, columns_N = episodes.states()
-    if has_plain_head(model):
-        hidden_BLD = model.base_model(input_ids=episodes.ids_BL, use_cache=False).last_hidden_state
-        logits_NV = model.get_output_embeddings()(hidden_BLD[rows_N, columns_N])
-    else:
-        logits_NV = model(input_ids=episodes.ids_BL, use_cache=False).logits[rows_N, columns_N]
+    final = response_final(model, episodes)
+    logits_NV = final.logits(slice(None))
     return logits_NV / temperature if temperature != 1 else logits_NV
 
 

@@ -29,13 +29,16 @@ from torch import Tensor
 from rlaif.options import Ppo
 from rlaif.rl import numerics
 from rlaif.rl.episodes import Episodes, micro_batches, real
-from rlaif.rl.forward import response_logits, response_values
+from rlaif.rl.forward import response_final, response_values
+from rlaif.rl.heads import COMPARED, compare, token_log_probs
 from rlaif.rl.lora import switched_off
 from rlaif.rl.pretraining import Pretraining
+from rlaif.rl.ranks import ALONE, Ranks, together
 from rlaif.rl.rollout import Stops, rollout
 from rlaif.seeds import derive_seed
 
 Reward = Callable[[Episodes, Sequence[Any]], Tensor]  # (episodes, each prompt's `source`) → score_B
+SUMS = ("value_loss", "policy_loss", "clip_fraction", "approx_kl")  # of a step, over its micro-batches
 Plan = list[list[Tensor]]  # minibatches of micro-batches of row numbers
 
 
@@ -90,10 +93,11 @@ class PPO:
     def __init__(
         self, policy: Any, reference: Any, value: Any, reward: Reward, options: Ppo, eos: Sequence[int], pad: int,
         seed: int = 0, autocast: bool = False, stops: Stops | None = None, pretraining: Pretraining | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:  # fmt: skip
         self.policy, self.reference, self.value, self.reward = policy, reference, value, reward
         self.options, self.eos, self.pad, self.seed, self.autocast = options, eos, pad, seed, autocast
-        self.stops, self.pretraining = stops, pretraining
+        self.stops, self.pretraining, self.ranks = stops, pretraining, ranks
         self.device: torch.device = policy.device
         value_rate = options.value_learning_rate or options.learning_rate
         weights, value_weights = trained(policy), trained(value)
@@ -122,14 +126,20 @@ class PPO:
         o = self.options
         with self._precision():
             ids = [p.ids for p in prompts]
-            return rollout(self.policy, ids, o.max_tokens, o.temperature, self.eos, self.pad, generator,
-                           self.stops)  # fmt: skip
+            mine = rollout(self.policy, ids, o.max_tokens, o.temperature, self.eos, self.pad, generator,
+                           self.stops, self.ranks)  # fmt: skip
+        return together(self.ranks, ids, mine, self.pad)
 
     def score(self, episodes: Episodes, prompts: Sequence[PromptTokens]) -> Tensor:
         """The reward function's score of each episode, checked. → B"""
-        scores_B = self.reward(episodes, [p.source for p in prompts]).float()
-        if scores_B.shape != (len(episodes),):
-            raise ValueError(f"the reward function gave {tuple(scores_B.shape)} for {len(episodes)} episodes")
+        mine = self.ranks.mine(torch.arange(len(episodes), device=self.device))
+        read = episodes if self.ranks.count == 1 else episodes.select(mine)
+        found = self.reward(read, [p.source for p in self.ranks.mine(prompts)]).float()
+        if found.shape != (len(read),):
+            raise ValueError(f"the reward function gave {tuple(found.shape)} for {len(read)} episodes")
+        scores_B = torch.zeros(len(episodes), device=self.device)
+        scores_B[mine] = found.to(self.device)
+        self.ranks.add(scores_B)
         _require_finite(score=scores_B.sum())
         return scores_B
 
@@ -143,12 +153,14 @@ class PPO:
     def _plan(self, episodes: Episodes, number: int) -> Plan:
         """Minibatches drawn at random; each cut into micro-batches of similar length, the same in every pass.
 
-        The same cut for old and new log-probabilities makes the first ratio exactly 1 and not 1 ± rounding.
+        The same cut for old and new log-probabilities makes the first ratio exactly 1 and not 1 ± rounding. There is
+        something to do for every process.
         """
         generator = torch.Generator().manual_seed(derive_seed(self.seed, "minibatches", number))
         shuffled = torch.randperm(len(episodes), generator=generator).to(self.device)
         chunks = shuffled.chunk(self.options.minibatches)
-        return [micro_batches(rows, episodes.length_B, self.options.micro_batch) for rows in chunks]
+        limits = [min(self.options.micro_batch, -(-len(rows) // self.ranks.count)) for rows in chunks]
+        return [micro_batches(r, episodes.length_B, n) for r, n in zip(chunks, limits, strict=True)]
 
     @torch.no_grad()
     def _experience(
@@ -174,15 +186,16 @@ class PPO:
 
     def _look(self, episodes: Episodes, plan: Plan, valued_B: Tensor) -> dict[str, Tensor]:
         """What the models say of the whole batch: [B, R], and the values of `valued_B` states of each episode."""
-        names = ("log_prob", "reference", "exact_kl", "entropy")
-        seen = {name: torch.zeros(episodes.mask_BR.shape, device=self.device) for name in names}
+        seen = {name: torch.zeros(episodes.mask_BR.shape, device=self.device) for name in COMPARED}
         seen["value"] = torch.zeros(len(episodes), int(valued_B.max()), device=self.device)
-        for rows in (rows for minibatch in plan for rows in minibatch):
-            part = episodes.select(rows)
-            for name, values_N in self._measure(part, valued_B[rows]).items():
-                count_B = valued_B[rows] if name == "value" else part.response_B
-                row_N, step_N = real(count_B).nonzero(as_tuple=True)
-                seen[name][rows[row_N], step_N] = values_N
+        with self._precision():
+            for rows in (rows for minibatch in plan for rows in self.ranks.mine(minibatch)):
+                part = episodes.select(rows)
+                for name, values_N in self._measure(part, valued_B[rows]).items():
+                    count_B = valued_B[rows] if name == "value" else part.response_B
+                    row_N, step_N = real(count_B).nonzero(as_tuple=True)
+                    seen[name][rows[row_N], step_N] = values_N
+        self.ranks.add(*seen.values())
         return seen
 
     def _rewards(
@@ -211,17 +224,10 @@ class PPO:
 
     def _measure(self, part: Episodes, valued_B: Tensor) -> dict[str, Tensor]:
         """What the models say of a micro-batch's response tokens and states. → each N"""
-        with self._precision():
-            policy_NV = numerics.log_probs(response_logits(self.policy, part, self.options.temperature))
-            with self._reference() as reference:
-                reference_NV = numerics.log_probs(response_logits(reference, part, self.options.temperature))
-            values_N = response_values(self.value, part, valued_B)
-        tokens_N = part.tokens()
-        return {
-            "log_prob": numerics.picked(policy_NV, tokens_N), "reference": numerics.picked(reference_NV, tokens_N),
-            "exact_kl": numerics.exact_kl(policy_NV, reference_NV), "entropy": numerics.entropy(policy_NV),
-            "value": values_N,
-        }  # fmt: skip
+        policy = response_final(self.policy, part)
+        with self._reference() as reference:
+            found = compare(policy, response_final(reference, part), part.tokens(), self.options.temperature)
+        return {**found, "value": response_values(self.value, part, valued_B)}
 
     def _learn(self, experience: Experience, plan: Plan, number: int) -> dict[str, Any]:
         """The optimiser steps of one update; → means over its minibatches."""
@@ -263,10 +269,10 @@ class PPO:
         None, and no step, where the policy has gone `stop_kl` from the one that sampled.
         """
         totals: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=self.device))
-        ratios = []
+        ratios = [torch.ones(1, device=self.device)]
         rows_B = torch.cat(minibatch)
         tokens, states = experience.episodes.response_B[rows_B].sum(), experience.states_B[rows_B].sum()
-        for rows in minibatch:
+        for rows in self.ranks.mine(minibatch):
             part = experience.episodes.select(rows)
             value_loss = self._value_loss(experience, part, rows) / states
             (value_loss * (self.options.shared_trunk or 1.0)).backward()
@@ -279,12 +285,15 @@ class PPO:
                 totals["policy_loss"] += loss.detach() / tokens
                 totals["clip_fraction"] += ((ratio_N - 1).abs() > self.options.clip).sum() / tokens
                 totals["approx_kl"] += (torch.expm1(log_ratio_N) - log_ratio_N).sum() / tokens
+        self.ranks.add(*(totals[name] for name in (SUMS if trains_policy else SUMS[:1])))
         if trains_policy and totals["approx_kl"] > (self.options.stop_kl or math.inf):
             for optimizer in (self.optimizer, self.value_optimizer):
                 optimizer.zero_grad(set_to_none=True)
             return None
         if trains_policy and self.pretraining:
             totals["ptx_loss"] = self._remember(self.pretraining, turn)
+        models = (self.value, self.policy) if trains_policy else (self.value,)
+        self.ranks.add_gradients({id(w): w for m in models for w in trained(m).values()}.values())
         totals["value_grad_norm"] = self._clip(self.value)
         if trains_policy:
             totals["grad_norm"] = self._clip(self.policy)
@@ -295,7 +304,10 @@ class PPO:
         else:
             self._apply(self.optimizer)
             every_N = torch.cat(ratios)
-            totals["ratio"] = every_N[(every_N - 1).abs().argmax()]
+            furthest = float(every_N[(every_N - 1).abs().argmax()])
+            totals["ratio"] = torch.tensor(
+                max(self.ranks.gather([furthest]), key=lambda ratio: abs(ratio - 1))
+            )
         return {name: float(value) for name, value in totals.items()}
 
     def _value_loss(self, experience: Experience, part: Episodes, rows: Tensor) -> Tensor:
@@ -308,8 +320,8 @@ class PPO:
     def _policy_loss(self, experience: Experience, part: Episodes, rows: Tensor) -> tuple[Tensor, Tensor]:
         o, e = self.options, experience
         with self._precision():
-            logits_NV = response_logits(self.policy, part, o.temperature)
-        log_prob_N = numerics.picked(numerics.log_probs(logits_NV), part.tokens())
+            final = response_final(self.policy, part)
+        log_prob_N = token_log_probs(final, part.tokens(), o.temperature)
         whole = (e.log_prob, e.behaviour, e.reference, e.advantage)
         old_N, said_N, reference_N, advantages_N = _flat(rows, part.response_B, *whole)
         loss_N = numerics.policy_loss(log_prob_N, old_N, advantages_N, o.clip, o.dual_clip)
@@ -323,12 +335,13 @@ class PPO:
         """Add the gradient of γ times the loss on pre-training text (arXiv 2203.02155, eq. 2). → that loss"""
         parts = pretraining.parts(turn, self.options.micro_batch, self.device)
         tokens, total = sum(part.response_B.sum() for part in parts), torch.zeros((), device=self.device)
-        for part in parts:
+        for part in self.ranks.mine(parts):
             with self._precision():
-                logits_NV = response_logits(self.policy, part, 1.0)
-            loss = -numerics.picked(numerics.log_probs(logits_NV), part.tokens()).sum() / tokens
+                final = response_final(self.policy, part)
+            loss = -token_log_probs(final, part.tokens()).sum() / tokens
             (pretraining.coef * loss).backward()
             total += loss.detach()
+        self.ranks.add(total)
         return total
 
     @torch.no_grad()

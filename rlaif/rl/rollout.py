@@ -17,6 +17,7 @@ from transformers.cache_utils import DynamicLayer
 
 from rlaif.rl.episodes import Episodes, join
 from rlaif.rl.forward import next_logits
+from rlaif.rl.ranks import ALONE, Ranks
 
 Stops = Callable[
     [list[int]], int | None
@@ -61,14 +62,13 @@ def roomy_cache(config: Any, capacity: int) -> DynamicCache:
     return cache
 
 
-def draw(logits_BV: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def draw(logits_BV: Tensor, uniform_B: Tensor) -> tuple[Tensor, Tensor]:
     """One token a row from softmax(logits), by inverting its distribution function in fp64, and its log-probability. → B, B
 
     Takes one random number a row; `multinomial` takes one a vocabulary entry, a tenth of a small model's decoding time.
     """
     cdf_BV = logits_BV.float().softmax(-1).double().cumsum(-1)
-    uniform_B1 = torch.rand(len(cdf_BV), 1, dtype=cdf_BV.dtype, device=cdf_BV.device, generator=generator)
-    tokens_B1 = torch.searchsorted(cdf_BV, uniform_B1 * cdf_BV[:, -1:], right=True)
+    tokens_B1 = torch.searchsorted(cdf_BV, uniform_B[:, None] * cdf_BV[:, -1:], right=True)
     tokens_B1 = tokens_B1.clamp(max=cdf_BV.shape[-1] - 1)
     below_B1 = torch.where(tokens_B1 > 0, cdf_BV.gather(1, (tokens_B1 - 1).clamp(min=0)), 0)
     mass_B1 = (cdf_BV.gather(1, tokens_B1) - below_B1) / cdf_BV[:, -1:]
@@ -85,9 +85,16 @@ def rollout(
     pad: int,
     generator: torch.Generator,
     stops: Stops | None = None,
+    ranks: Ranks = ALONE,
 ) -> Episodes:
-    """One response to each prompt (token ids), ended by any of `eos`, by what `stops` finds, or after `max_tokens`."""
+    """One response to each prompt (token ids), ended by any of `eos`, by what `stops` finds, or after `max_tokens`.
+
+    Of several processes each answers its share. A row's random numbers are its own, whoever answers it.
+    """
     device = model.device
+    shape = len(prompts), max_tokens
+    uniform_BR = ranks.mine(torch.rand(shape, dtype=torch.float64, device=device, generator=generator))
+    prompts = ranks.mine(prompts)
     ids, mask = _left_padded(prompts, pad, device)
     eos_ids = torch.tensor(list(eos), device=device)
     sampled_BR = torch.full((len(prompts), max_tokens), pad, device=device)
@@ -97,7 +104,9 @@ def rollout(
     rows = torch.arange(len(prompts), device=device)  # which prompt each decoded row answers
     cache = roomy_cache(model.config, ids.shape[1] + max_tokens)
     for step in range(max_tokens):
-        token, log_prob = draw(next_logits(model, ids, mask, cache).float() / temperature, generator)
+        token, log_prob = draw(
+            next_logits(model, ids, mask, cache).float() / temperature, uniform_BR[rows, step]
+        )
         live = ~ended_B[rows]
         sampled_BR[rows, step] = torch.where(live, token, pad)
         behaviour_BR[rows, step] = torch.where(live, log_prob, 0)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from rlaif.rl.pretraining import Pretraining
     from rlaif.rl.reward import Rewards
 
+SHARED = True  # several processes can do it together
 ENDS = 5  # updates whose mean is "start" and "end"
 
 
@@ -61,6 +62,7 @@ def _open(stage: Stage) -> Parts:
     """Models, prompts and rewards, as they are before the first update."""
     from rlaif.engines.loading import context_length, eos_ids, load_causal_lm, load_tokenizer, resolve_dtype
     from rlaif.rl.ppo import PPO
+    from rlaif.rl.ranks import Ranks
     from rlaif.rl.texts import turn_end
 
     o, config, start = stage.options, stage.config.policy, stage.input("policy")
@@ -79,7 +81,8 @@ def _open(stage: Stage) -> Parts:
         reference = load_causal_lm(start, config.device, "float32").requires_grad_(False)
     precision = resolve_dtype(config.dtype, policy.device, policy.num_parameters())
     ppo = PPO(policy, reference, value, opened.rewards, o, eos, tokenizer.pad_token_id, stage.seed,
-              autocast=precision != policy.dtype, stops=stops, pretraining=_pretraining(stage, tokenizer, room))  # fmt: skip
+              autocast=precision != policy.dtype, stops=stops, pretraining=_pretraining(stage, tokenizer, room),
+              ranks=Ranks.here())  # fmt: skip
     return Parts(ppo, tokenizer, prompts, heldout, opened, adapter)
 
 

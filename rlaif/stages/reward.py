@@ -17,6 +17,7 @@ from rlaif.human.heldout import load_heldout
 from rlaif.pairs import Pair, elements, encoder, load_pairs, make_pair
 from rlaif.runfolder import Stage, read_json, write_json
 
+SHARED = True  # several processes can do it together
 DECIDED = 0.1  # accuracy counts pairs whose label is further than this from ½
 REFERENCE = 512  # training replies whose mean and spread of reward are stored for normalisation
 

@@ -13,6 +13,8 @@ from rlaif.prompts import encode_turn, end_of_turn
 from rlaif.records import Revision
 from rlaif.runfolder import Journal, Stage
 
+SHARED = True  # several processes can do it together
+
 
 def run(stage: Stage) -> None:
     """Write policy/ (a model folder) and metrics.jsonl (the learning curve)."""

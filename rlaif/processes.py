@@ -1,0 +1,104 @@
+"""A run on several processes, as torchrun or `accelerate launch` starts them: the first runs the flow.
+
+The others wait until a stage that trains begins and then do their share of it, in a copy of its folder that is thrown
+away: whatever a stage writes is written once, by the first process, and no stage has to know who it is.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from importlib import import_module
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from rlaif.errors import UserError
+from rlaif.runfolder import Run, Stage
+
+WAIT = timedelta(days=30)  # for the first process: sampling and labelling take as long as they take
+
+
+def count() -> int:
+    """How many processes there are."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def is_first() -> bool:
+    """Whether this process runs the flow."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+@contextmanager
+def company(device: str) -> Iterator[None]:
+    """All processes connected, where there are several; on GPUs each with one of its own."""
+    if count() == 1:
+        yield
+        return
+    import torch
+    import torch.distributed as dist
+
+    if os.environ.get("ACCELERATE_USE_FSDP", "false") == "true":
+        raise UserError("this launch asks for FSDP.", "data-parallel processes: every process holds the whole models",
+                        "accelerate launch --config_file configs/accelerate/ddp.yaml …")  # fmt: skip
+    on_gpu = device != "cpu" and torch.cuda.is_available()
+    if on_gpu:
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=WAIT)
+    try:
+        yield
+        if is_first():
+            _call(None)
+        dist.barrier()
+    finally:
+        dist.destroy_process_group()
+
+
+@contextmanager
+def together(stage: Stage) -> Iterator[None]:
+    """The other processes do the same stage with the first; where a stage says it can be SHARED, and else they wait."""
+    if count() == 1 or not getattr(module(stage), "SHARED", False):
+        yield
+        return
+    import torch.distributed as dist
+
+    _call(stage.number)
+    dist.barrier()  # copied by all, may be changed
+    yield
+    dist.barrier()
+
+
+def follow(folder: Path) -> None:
+    """What every process but the first does: its share of each stage that is called, until none is left."""
+    import torch
+    import torch.distributed as dist
+
+    while (number := _call(None)) is not None:
+        stage = Run.load(folder).stages[number - 1]
+        if stage.config.threads:
+            torch.set_num_threads(stage.config.threads)
+        with TemporaryDirectory(prefix="rlaif-") as scratch:
+            stage.dir = Path(shutil.copytree(stage.dir, Path(scratch) / stage.dir.name))
+            if getattr(stage.options, "tracker", None):
+                stage.options = stage.options.model_copy(update={"tracker": None})
+            dist.barrier()
+            stage.begin()
+            module(stage).run(stage)
+        dist.barrier()
+
+
+def module(stage: Stage) -> Any:
+    """The stage's file."""
+    return import_module(f"rlaif.stages.{stage.name}")
+
+
+def _call(number: int | None) -> int | None:
+    """The first process's word to all: a stage's number, or that there is none left."""
+    import torch.distributed as dist
+
+    word: list[Any] = [number]
+    dist.broadcast_object_list(word, src=0)
+    return word[0]

@@ -1,0 +1,78 @@
+"""PPO on several processes, each with all the weights: they share out samples and micro-batches, and add up.
+
+What is sampled and measured is put together on every process, so whitening, token counts, KL and metrics are those of
+the whole batch without a formula knowing of it; gradients are added before they are clipped. The processes thus hold
+the same weights after every step, and one process on its own is the same code with nothing to add.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from rlaif.rl.episodes import Episodes, join
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process's number among `count`."""
+
+    rank: int = 0
+    count: int = 1
+
+    @classmethod
+    def here(cls) -> Ranks:
+        """The processes of the default group, or one alone."""
+        started = dist.is_available() and dist.is_initialized()
+        return cls(dist.get_rank(), dist.get_world_size()) if started else cls()
+
+    def mine(self, items: Any) -> Any:
+        """Every `count`-th item of a list or tensor, from this process's on; no two processes have one in common."""
+        return items[self.rank :: self.count]
+
+    def add(self, *tensors: Tensor) -> None:
+        """Each tensor becomes the sum of all processes' ones, the same to the last bit everywhere."""
+        if self.count > 1:
+            for tensor in tensors:
+                dist.all_reduce(tensor)
+
+    def gather(self, items: Sequence[T]) -> list[T]:
+        """What each process has of a list that `mine` has shared out, in the list's order again."""
+        if self.count == 1:
+            return list(items)
+        parts: list[Any] = [None] * self.count
+        dist.all_gather_object(parts, list(items))
+        longest = max(map(len, parts))
+        return [part[i] for i in range(longest) for part in parts if i < len(part)]
+
+    def add_gradients(self, weights: Iterable[Tensor]) -> None:
+        """The gradients of all processes' micro-batches together; a process may have had none."""
+        if self.count > 1:
+            for weight in weights:
+                if weight.grad is None:
+                    weight.grad = torch.zeros_like(weight)
+                self.add(weight.grad)
+
+
+ALONE = Ranks()
+
+
+def together(ranks: Ranks, prompts: Sequence[Sequence[int]], mine: Episodes, pad: int) -> Episodes:
+    """The episodes of the whole batch, in the order of its prompts, from every process's share."""
+    if ranks.count == 1:
+        return mine
+    said = torch.zeros(mine.mask_BR.shape) if mine.behaviour_BR is None else mine.behaviour_BR
+    rows = ranks.gather(list(zip(mine.responses(), mine.ended_B.tolist(), said.tolist(), strict=True)))
+    responses, ended, said = zip(*rows, strict=True)
+    width, device = max(map(len, responses)), mine.ids_BL.device
+    behaviour = [[*row, *[0.0] * width][:width] for row in said]
+    return join(
+        prompts, responses, torch.tensor(ended, device=device), pad, torch.tensor(behaviour, device=device)
+    )
