@@ -328,3 +328,25 @@ def test_a_stage_that_lacks_its_reward_is_refused_with_who_makes_it(tmp_path):
     (tmp_path / "x.yaml").write_text(text[: text.index("stages:")] + "stages:\n  - stage: best_of_n\n")
     with pytest.raises(UserError, match=r'stage "best_of_n" needs reward_model.*\n.*reward before best_of_n'):
         load_config(tmp_path / "x.yaml")
+
+
+def test_the_judge_can_grade_and_its_calls_are_counted(tmp_path, policy):
+    from rlaif.engines.loading import load_tokenizer
+
+    sampled, rejects = run_of(
+        tmp_path / "run",
+        policy,
+        {"stage": "sample"},
+        {"stage": "rejection", "rewards": [{"source": "judge"}]},
+    ).stages
+    rows = [
+        Response(prompt_id=prompt.id, text=text, index=index)
+        for prompt in sampled.run.prompts("train")
+        for index, text in enumerate(("it is rude", "it is good"))
+    ]
+    sampled.rows("responses", Response).append(rows)
+    tokenizer = load_tokenizer(policy)
+    found = grade(rejects, open_rewards(rejects, tokenizer), tokenizer, rows)
+    assert all(found[rude.id] < found[kind.id] for rude, kind in zip(rows[::2], rows[1::2], strict=True))
+    assert rejects.used is not None
+    assert rejects.used["calls"] == len(rows)
