@@ -201,7 +201,9 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    limits = {name: matmul_limit(device, getattr(torch, dtype), options.clock) for name, dtype in DTYPES.items()}
+    limits = {
+        name: matmul_limit(device, getattr(torch, dtype), options.clock) for name, dtype in DTYPES.items()
+    }
     rows = []
     for size in options.models:
         for epochs in options.epochs:
