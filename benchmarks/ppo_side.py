@@ -112,8 +112,8 @@ def ours(options: dict[str, Any]) -> None:
     from rlaif.rl.reward import ModelReward
 
     models, meter, bf16 = build(options), Meter(), options["dtype"] == "bfloat16"
-    frozen = torch.bfloat16 if bf16 else torch.float32
-    reference, judge = (models[name].to(frozen).requires_grad_(False) for name in ("reference", "reward"))
+    reference = models["reference"].requires_grad_(False)
+    judge = models["reward"].to(torch.bfloat16 if bf16 else torch.float32).requires_grad_(False)
     stage = Ppo(
         stage="ppo", batch_size=options["batch"], max_tokens=options["response"], epochs=options["epochs"],
         missing_eos_penalty=0.0, warmup=0, learning_rate=PEER["learning_rate"], micro_batch=options["micro_batch"],

@@ -8,6 +8,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
 
 from rlaif.options import Ppo
+from rlaif.rl.forward import choose_attention
 from rlaif.rl.ppo import PPO, NotFinite, PromptTokens
 
 EOS, PAD, WANTED = 1, 0, 7
@@ -64,6 +65,19 @@ def test_the_first_update_starts_at_ratio_one_and_kl_zero():
         assert metrics["exact_kl"] > 0
     assert metrics["episodes"] == 64
     assert all(math.isfinite(value) for value in metrics.values())
+
+
+def test_in_bf16_too_the_first_ratio_is_one_and_weights_stay_fp32():
+    ppo = trainer(minibatches=2, epochs=2)
+    ppo.autocast = True
+    metrics, _ = ppo.update(1, prompts())
+    assert metrics["ratio_first"] == 1.0
+    assert metrics["exact_kl"] == 0.0
+    assert 0 < metrics["sampler_kl"] < 1e-3  # decoded and read back in bf16: not the same sums
+    assert {p.dtype for p in ppo.policy.parameters()} == {torch.float32}
+    assert ppo.policy.config._attn_implementation == "eager"
+    choose_attention(ppo.policy, 600)
+    assert ppo.policy.config._attn_implementation == "sdpa"
 
 
 def test_eight_micro_batches_of_one_equal_one_of_eight():

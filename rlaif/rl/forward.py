@@ -11,6 +11,7 @@ from torch import Tensor
 from rlaif.rl.episodes import Episodes
 from rlaif.rl.heads import Final
 
+SHORT = 512  # tokens of prompt and response up to which attention is computed as plain products
 _PLAIN: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
 
 
@@ -27,6 +28,16 @@ def has_plain_head(model: Any) -> bool:
             plain = type(head) is torch.nn.Linear and head.bias is None
             _PLAIN[model] = plain and torch.equal(head(hidden), logits)
     return _PLAIN[model]
+
+
+def choose_attention(model: Any, length: int) -> None:
+    """For bf16 on a CPU: products and a softmax for short sequences, torch's flash kernel for others.
+
+    At a hundred tokens that kernel takes three times as long, forth and back; at thousands products need the memory.
+    """
+    wanted = "eager" if length <= SHORT else "sdpa"
+    if model._supports_sdpa and model.config._attn_implementation != wanted:
+        model.set_attn_implementation(wanted)
 
 
 def response_final(model: Any, episodes: Episodes) -> Final:

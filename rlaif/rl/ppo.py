@@ -29,7 +29,7 @@ from torch import Tensor
 from rlaif.options import Ppo
 from rlaif.rl import numerics
 from rlaif.rl.episodes import Episodes, micro_batches, real
-from rlaif.rl.forward import response_final, response_values
+from rlaif.rl.forward import choose_attention, response_final, response_values
 from rlaif.rl.heads import COMPARED, compare, token_log_probs
 from rlaif.rl.lora import switched_off
 from rlaif.rl.pretraining import Pretraining
@@ -101,8 +101,8 @@ class PPO:
         self.device: torch.device = policy.device
         value_rate = options.value_learning_rate or options.learning_rate
         weights, value_weights = trained(policy), trained(value)
-        self.optimizer = torch.optim.Adam(weights.values(), options.learning_rate, eps=1e-5)
-        self.value_optimizer = torch.optim.Adam(value_weights.values(), value_rate, eps=1e-5)
+        self.optimizer = torch.optim.Adam(weights.values(), options.learning_rate, eps=1e-5, fused=True)
+        self.value_optimizer = torch.optim.Adam(value_weights.values(), value_rate, eps=1e-5, fused=True)
         self.kl = numerics.KlController(options.kl_coef, options.kl_target, options.kl_horizon)
         self.average = {name: w.detach().clone() for name, w in weights.items()} if options.ema else {}
 
@@ -110,6 +110,10 @@ class PPO:
         """One update, the `number`-th counted from 1: sample, score, learn. → its metrics, and what was sampled."""
         start = time.perf_counter()
         kl_coef = self.kl.coef
+        if self.autocast and self.device.type == "cpu":
+            longest = max(len(p.ids) for p in prompts) + self.options.max_tokens
+            for model in filter(None, (self.policy, self.reference, self.value)):
+                choose_attention(model, longest)
         episodes = self.sample(prompts, "rollout", number)
         plan = self._plan(episodes, number)
         experience = self._experience(number, episodes, prompts, plan)

@@ -39,7 +39,11 @@ class RoomyLayer(DynamicLayer):
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
-        """Store the new positions; return keys and values of all so far, as views."""
+        """Store the new positions; return keys and values of all so far, as views.
+
+        Under autocast in its dtype: rotated keys are fp32 there, and attention would lower all of them at every step.
+        """
+        key_states, value_states = (lowered(x) for x in (key_states, value_states))
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
             batch, heads, _, width = key_states.shape
@@ -53,6 +57,12 @@ class RoomyLayer(DynamicLayer):
     def get_seq_length(self) -> int:
         """Positions stored."""
         return self.used
+
+
+def lowered(x: Tensor) -> Tensor:
+    """In the dtype autocast works in here; as it is where that is off."""
+    kind = x.device.type
+    return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
 
 
 def roomy_cache(config: Any, capacity: int) -> DynamicCache:

@@ -1,0 +1,52 @@
+"""A run on two processes (CPU, gloo), as torchrun starts them: written once, done by both, no worse than one's."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rlaif import processes
+from rlaif.comparing.summary import summarise
+from rlaif.errors import UserError
+
+ROOT = Path(__file__).parent.parent
+SMALL = ["threads=1", "sample[0].prompts=24", "sample[1].prompts=24", "sft.epochs=1", "ppo.updates=2",
+         "ppo.batch_size=16", "ppo.checkpoint_every=1"]  # fmt: skip
+
+
+def test_alone_there_is_nothing_to_wait_for(monkeypatch):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    with processes.company("cpu"):
+        assert processes.count() == 1
+        assert processes.is_first()
+
+
+def test_fsdp_is_refused_with_what_to_use_instead(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(UserError, match=r"FSDP.*(?s:.*)ddp\.yaml"), processes.company("cpu"):
+        pass
+
+
+@pytest.mark.slow
+def test_two_processes_run_the_loop_and_write_it_once(tmp_path):
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", "-m", "rlaif.cli",
+               "run", "configs/quickstart.yaml", "--out", str(tmp_path / "run"), "--until", "ppo"]  # fmt: skip
+    command += [word for override in SMALL for word in ("-s", override)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    subprocess.run(command, cwd=ROOT, check=True, env=environment, stderr=subprocess.DEVNULL, timeout=900)
+    shown = summarise(tmp_path / "run")
+    assert [s["status"] for s in shown["stages"]][:8] == ["done"] * 8
+    rows = [json.loads(line) for line in (tmp_path / "run" / "08_ppo" / "metrics.jsonl").open()]
+    assert [row["update"] for row in rows] == [1, 2]
+    assert [row["episodes"] for row in rows] == [16, 32]
+    assert [row["ratio_first"] for row in rows] == [1.0, 1.0]
+    curve = [json.loads(line) for line in (tmp_path / "run" / "03_sft" / "metrics.jsonl").open()]
+    steps = [row["step"] for row in curve if "loss" in row]
+    assert steps == sorted(set(steps))
+    subprocess.run(
+        command, cwd=ROOT, check=True, env=environment, stderr=subprocess.DEVNULL, timeout=900
+    )  # all done
