@@ -290,12 +290,12 @@ class Progress:
 
 
 def main() -> None:
-    """Entry point: exit code 0 done, 1 an error inside, 2 the user's mistake, 130 interrupted."""
+    """Entry point: exit code 0 done, 1 an error inside, 2 the user's mistake, 3 the budget is reached, 130 interrupted."""
     try:
         app()
     except UserError as error:
-        stderr.print(f"Error: {error}")
-        sys.exit(2)
+        stderr.print(f"Error: {error}" if error.code == 2 else str(error))
+        sys.exit(error.code)
     except KeyboardInterrupt:
         sys.exit(130)
 

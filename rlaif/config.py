@@ -15,6 +15,7 @@ from pydantic import Field, model_validator
 
 from rlaif.errors import UserError, nearest
 from rlaif.options import STAGES, AnyStage, JudgeCard, Options, StageOptions
+from rlaif.options_base import Budget, Price
 from rlaif.yamlfile import Lines, load_yaml, parse_scalar, validate_yaml
 
 PACKAGE = Path(__file__).parent
@@ -96,7 +97,22 @@ class Config(Options):
     cache: bool = Field(
         default=True, description="keep the feedback model's answers in runs/<name>/cache.sqlite"
     )
+    prices: dict[str, Price] = Field(
+        default_factory=dict,
+        description="what models cost, by the name that policy.model or feedback.model gives",
+    )
+    budget: Budget | None = None
     stages: tuple[AnyStage, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _prices_fit(self) -> Config:
+        models = [self.feedback.model, self.policy.model]
+        for name in self.prices:
+            if name not in models:
+                raise ValueError(f'prices: no model "{name}" — {nearest(name, models)}')
+        if self.budget and self.budget.money is not None and not self.prices:
+            raise ValueError("a budget of money needs prices")
+        return self
 
     @property
     def expanded(self) -> list[tuple[int, StageOptions]]:

@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from rlaif.errors import UserError
+from rlaif.errors import UserError, nearest
 from rlaif.records import Prompt, content_hash
 from rlaif.yamlfile import load_yaml, validate_yaml
 
@@ -103,6 +103,15 @@ class Constitution(BaseModel):
     def applicable(self, tags: Sequence[str]) -> list[Principle]:
         """The principles that speak about a prompt with these tags."""
         return [p for p in self.principles if p.applies(tags)]
+
+    def subset(self, names: Sequence[str]) -> list[Principle]:
+        """The principles with one of these ids or tags, in file order; raises UserError for a name that is neither."""
+        known = {*self.ids, *(tag for p in self.principles for tag in p.tags)}
+        for name in names:
+            if name not in known:
+                raise UserError(f'principles: "{name}" is no id and no tag of {self.name} — {nearest(name, sorted(known))}',
+                                "ids or tags of the constitution's principles")  # fmt: skip
+        return [p for p in self.principles if {p.id, *p.tags} & set(names)]
 
     def draw(self, tags: Sequence[str], *seed: Any) -> Principle | None:
         """One applicable principle, uniformly, determined by the seed parts alone; None where none applies."""

@@ -4,8 +4,10 @@
 class UserError(Exception):
     """A mistake the user can mend; the command line prints it without a traceback and exits with code 2.
 
-    `found` names the file, line or value met; `need` what would have been right; `next` the next step.
+    `code` is the exit code of the command line. `found` names the file, line or value met; `need` what would have been right; `next` the next step.
     """
+
+    code = 2
 
     def __init__(self, found: str, need: str = "", next: str = "") -> None:
         self.found, self.need, self.next = found, need, next

@@ -132,8 +132,6 @@ def train_in_groups(stage: Stage, trainer: Any, config: Any, **settings: Any) ->
             train_dataset=Dataset.from_list([{"prompt": i} for i in order]), processing_class=tokenizer,
         )  # fmt: skip
         fit(stage, made, lambda stage, curve, tick: Updates(stage, curve, tick, scorer))
-        if opened.judge:
-            stage.usage(opened.judge.engine.usage)
         publish(stage, "policy", lambda folder: write_model(model, tokenizer, folder, start))
     stage.metrics = summary(Journal(stage.dir / "metrics.jsonl", "step").rows())
 

@@ -1,26 +1,42 @@
-"""The judge: questions in, labels out; and the arithmetic from labels to preferences.
+"""The judge: questions in, labels out.
 
 A verdict is read from the probabilities of the answer tokens, in both orders, under each principle on its own
-(RLAIF, arXiv 2309.00267, section 2.1, and Constitutional AI, arXiv 2212.08073, section 4.1). Labels stay as they
-were read; orders are averaged and principles added in logit space when a preference is computed.
+(RLAIF, arXiv 2309.00267, section 2.1, and Constitutional AI, arXiv 2212.08073, section 4.1). Ways to ask: which of two
+replies is better (at once, or after reasoning), which of K is best and worst, and what one reply is worth on its own
+(RLAIF, section 2.2.2). What labels amount to is in `preferences`.
 """
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, cast
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from string import ascii_uppercase
+from typing import cast
 
-from rlaif.constitution import Constitution, Principle
+from rlaif.constitution import Principle
 from rlaif.engines import Engine, GenerateRequest, ScoreRequest, Scores
+from rlaif.errors import UserError
 from rlaif.prompts import Chat, Templates, assistant, user
-from rlaif.records import Annotator, Comparison, Label, Prompt, verdict_of
+from rlaif.records import Annotator, Comparison, Label, Order, Prompt, content_hash, verdict_of
 
 CHUNK = 256  # questions in flight: enough to sort by length, few enough to keep memory flat
-MAX_LOGIT = 8.0  # one principle's say is bounded: a saturated verdict must not silence all others
-ORDERS: tuple[Literal["ab", "ba"], ...] = ("ab", "ba")
+MIN_MASS = (
+    0.01  # less probability than this on all answers together is a refusal or a lecture, and no verdict
+)
+ORDERS: tuple[Order, ...] = ("ab", "ba")
+# Comparison, principle, order, and the judge's identity: what a label is known by, cheaper than its id.
+Slot = tuple[str, str | None, str, tuple[str | None, ...]]
+IDENTITY = (
+    "model",
+    "template",
+    "principle",
+    "decoding",
+    "shown",
+)  # "shown": the line-up, where it is no pair
+Item = tuple[Prompt, str, Sequence[Principle]]
 
 
 @dataclass(frozen=True)
@@ -34,200 +50,322 @@ class Question:
     principles: tuple[Principle, ...]
 
 
+Job = tuple[list[Label], Question, Order]  # blank labels, and the question in the order in which it is shown
+
+
 @dataclass(frozen=True)
 class Judge:
-    """A feedback model in the role of the judge; `max_tokens` > 0 lets it reason first."""
+    """A feedback model in the role of the judge; `max_tokens` > 0 lets it reason first.
+
+    `mode` is "pairwise" (a question a pair), or "best" or "best and worst" (a question on all replies to a prompt).
+    """
 
     engine: Engine
     templates: Templates
     shots: tuple[dict[str, str], ...] = ()
     max_tokens: int = 0
+    mode: str = "pairwise"
 
-    @property
+    @cached_property
     def annotator(self) -> Annotator:
         """The judge as an annotator."""
         return Annotator(kind="ai", id=self.engine.fingerprint)
 
     def identity(self, principle: Principle) -> dict[str, str]:
-        """What a label depends on besides the pair: model, template, principle, decoding."""
-        name = "comparison_cot" if self.max_tokens else "comparison"
-        shots = f"+{len(self.shots) // 2} examples" if self.shots else ""
+        """What a label depends on besides the pair: model, template, principle as the judge reads it, decoding."""
+        cot = self.max_tokens > 0
+        shots = f"+{len(self.shots) // 2} examples {content_hash(self.shots)}" if self.shots else ""
         return {
             "model": self.engine.fingerprint,
-            "template": self.templates.hash(name),
-            "principle": principle.hash,
-            "decoding": ("reasoning, then " if self.max_tokens else "")
-            + "log-probabilities of A and B"
-            + shots,
+            "template": self.templates.hash("comparison_cot" if cot else "comparison"),
+            "principle": content_hash(self._suffix(principle)),
+            "decoding": ("reasoning, then " if cot else "") + "log-probabilities of A and B" + shots,
         }
 
-    def compare(self, questions: Sequence[Question], done: Collection[str] = ()) -> Iterator[list[Label]]:
-        """Labels of every question under every principle in both orders, in batches; ids in `done` are skipped."""
-        for start in range(0, len(questions), CHUNK):
-            yield from self._compare_chunk(questions[start : start + CHUNK], done)
+    def expected(self, questions: Sequence[Question]) -> set[Slot]:
+        """The slots of the labels that `compare` would give."""
+        if self.mode == "pairwise":
+            return {slot for q in questions for order in ORDERS for slot in self._slots(q, order)}
+        return {slot for lineups in self._lineups(questions) for lineup in lineups for slot in lineup.slots}
 
-    def _compare_chunk(self, questions: Sequence[Question], done: Collection[str]) -> Iterator[list[Label]]:
-        rows = [
-            (
-                question,
-                order == "ba",
-                [self._blank(question, principle, order) for principle in question.principles],
-            )
-            for question in questions
-            for order in ORDERS
-        ]
-        missing = {label.id for _, _, labels in rows for label in labels if label.id not in done}
-        # A chunk broken off half-way is asked again as a whole where its answers depend on the company they are read
-        # in: only then are the missing labels to the last bit what they would have been.
-        wanted = {label.principle_id for _, _, labels in rows for label in labels if label.id in missing}
-        started = any(
-            label.id in done and label.principle_id in wanted for _, _, labels in rows for label in labels
-        )
-        whole = self.engine.batched and started
-        jobs: list[tuple[list[Label], Question, bool]] = []
-        for question, swapped, labels in rows:
-            asked = [m for m in labels if (m.principle_id in wanted if whole else m.id in missing)]
-            if asked:
-                jobs.append((asked, question, swapped))
-        for labels in (self._reasoned if self.max_tokens else self._scored)(jobs, whole):
-            if kept := [label for label in labels if label.id in missing]:
+    def compare(
+        self, questions: Sequence[Question], done: Collection[Slot] = (), given: Collection[Slot] = ()
+    ) -> Iterator[list[Label]]:
+        """Labels of every question under every principle in both orders, in batches.
+
+        Slots in `done` (from an earlier start) are not yielded again; those in `given` (from elsewhere) are not asked.
+        Where all replies to a prompt are shown together, all its comparisons must come in one call.
+        """
+        if self.mode != "pairwise":
+            yield from self._compare_together(questions, done, given)
+            return
+        for start in range(0, len(questions), CHUNK):
+            yield from self._compare_pairs(questions[start : start + CHUNK], done, given)
+
+    def _compare_pairs(
+        self, questions: Sequence[Question], done: Collection[Slot], given: Collection[Slot]
+    ) -> Iterator[list[Label]]:
+        rows: list[tuple[Question, Order]] = [(q, order) for q in questions for order in ORDERS]
+        missing, asked, again = self._plan([self._slots(*row) for row in rows], done, given)
+        jobs: list[Job] = [(labels, *row) for labels, row in zip(asked, rows, strict=True) if labels]
+        for labels in (self._reasoned if self.max_tokens else self._scored)(jobs, again):
+            if kept := [label for label in labels if slot_of(label) in missing]:
                 yield kept
 
-    def _scored(self, jobs: list[tuple[list[Label], Question, bool]], again: bool) -> Iterator[list[Label]]:
-        requests = [self._request(labels, question, swapped, again) for labels, question, swapped in jobs]
-        for index, scores in self.engine.score_choices(requests):
-            yield [_filled(label, scores, at) for at, label in enumerate(jobs[index][0])]
+    def _plan(
+        self, groups: Sequence[Sequence[Slot]], done: Collection[Slot], given: Collection[Slot]
+    ) -> tuple[set[Slot], list[list[Label]], bool]:
+        """(slots that are missing, blank labels to fill in each group, whether to ask past a cache).
 
-    def _blank(self, question: Question, principle: Principle, order: Literal["ab", "ba"]) -> Label:
-        return Label(
-            comparison_id=question.comparison.id, annotator=self.annotator, principle_id=principle.id,
-            order=order, verdict="invalid", judge=self.identity(principle),
-        )  # fmt: skip
+        A chunk broken off half-way is asked again as a whole where its answers depend on the company they are read
+        in: only then are the missing labels to the last bit what they would have been.
+        """
+        flat = [slot for group in groups for slot in group if slot not in given]
+        missing = {slot for slot in flat if slot not in done}
+        wanted = {principle for _, principle, *_ in missing}
+        started = any(slot in done and slot[1] in wanted for slot in flat)
+        whole = self.engine.batched and started
+        asked = {slot for slot in flat if slot[1] in wanted} if whole else missing
+        return missing, [[self._blank(slot) for slot in group if slot in asked] for group in groups], whole
 
-    def _shared(self, question: Question, swapped: bool) -> Chat:
-        first, second = (question.b, question.a) if swapped else (question.a, question.b)
+    def _slots(self, question: Question, order: Order) -> list[Slot]:
+        pair = question.comparison.id
+        return [(pair, principle.id, order, self._key(principle)) for principle in question.principles]
+
+    def _key(self, principle: Principle) -> tuple[str | None, ...]:
+        if principle not in self._keys:
+            self._keys[principle] = _values(self.identity(principle))
+        return self._keys[principle]
+
+    @cached_property
+    def _keys(self) -> dict[Principle, tuple[str | None, ...]]:
+        return {}
+
+    def _blank(self, slot: Slot) -> Label:
+        pair, principle, order, values = slot
+        identity = {name: value for name, value in zip(IDENTITY, values, strict=True) if value is not None}
+        return Label(comparison_id=pair, annotator=self.annotator, principle_id=principle, order=cast(Order, order),
+                     verdict="invalid", judge=identity)  # fmt: skip
+
+    def _suffix(self, principle: Principle) -> str:
+        if principle not in self._suffixes:
+            self._suffixes[principle] = self.templates.comparison_suffix(principle, self.max_tokens > 0)
+        return self._suffixes[principle]
+
+    @cached_property
+    def _suffixes(self) -> dict[Principle, str]:
+        return {}
+
+    def _shared(self, question: Question, order: Order) -> Chat:
+        first, second = (question.a, question.b) if order == "ab" else (question.b, question.a)
         cot = self.max_tokens > 0
         return self.templates.comparison(question.prompt.chat, first, second, list(self.shots), cot=cot)
 
-    def _request(self, labels: list[Label], question: Question, swapped: bool, again: bool) -> ScoreRequest:
-        principles = {p.id: p for p in question.principles}
-        suffixes = tuple(
-            self.templates.comparison_suffix(principles[cast(str, m.principle_id)]) for m in labels
-        )
-        return ScoreRequest(self._shared(question, swapped), suffixes, ("A", "B"), again)
+    def _scored(self, jobs: list[Job], again: bool) -> Iterator[list[Label]]:
+        requests = []
+        for labels, question, order in jobs:
+            suffixes = tuple(self._suffix(_principle(question, m)) for m in labels)
+            requests.append(ScoreRequest(self._shared(question, order), suffixes, ("A", "B"), again))
+        for index, scores in self.engine.score_choices(requests):
+            yield [_filled(label, scores, at) for at, label in enumerate(jobs[index][0])]
 
-    def _reasoned(self, jobs: list[tuple[list[Label], Question, bool]], again: bool) -> Iterator[list[Label]]:
-        flat = [(label, question, swapped) for labels, question, swapped in jobs for label in labels]
-        chats: list[Chat] = []
-        for label, question, swapped in flat:
-            principle = {p.id: p for p in question.principles}[cast(str, label.principle_id)]
-            *turns, last = self._shared(question, swapped)
-            suffix = self.templates.comparison_suffix(principle, cot=True)
-            chats.append([*turns, user(last["content"] + suffix)])
-        texts = [""] * len(flat)
-        writing = [GenerateRequest(chat, self.max_tokens, temperature=0.0) for chat in chats]
-        for index, generation in self.engine.generate(writing):
-            texts[index] = generation.text
-        verdict = self.templates.verdict()
-        asked = [
-            ScoreRequest([*chat, assistant(text), user("")], (verdict,), ("A", "B"), again)
-            for chat, text in zip(chats, texts, strict=True)
+    def _reasoned(self, jobs: list[Job], again: bool) -> Iterator[list[Label]]:
+        flat: list[tuple[Label, Question, Order]] = [
+            (label, q, order) for labels, q, order in jobs for label in labels
         ]
-        for index, scores in self.engine.score_choices(asked):
-            yield [_filled(flat[index][0], scores, 0)]
+        chats: list[Chat] = []
+        for label, question, order in flat:
+            *turns, last = self._shared(question, order)
+            chats.append([*turns, user(last["content"] + self._suffix(_principle(question, label)))])
+        verdict = self.templates.verdict()
+        asked: list[tuple[Label, ScoreRequest]] = []
+        writing = [GenerateRequest(chat, self.max_tokens, temperature=0.0) for chat in chats]
+        for index, made in sorted(self.engine.generate(writing), key=lambda pair: pair[0]):
+            label, chat = flat[index][0], chats[index]
+            if made.finish == "too_long":
+                yield [label.model_copy(update={"reason": "too long"})]
+            else:
+                turns = [*chat, assistant(made.text), user("")]
+                asked.append((label, ScoreRequest(turns, (verdict,), ("A", "B"), again)))
+        for index, scores in self.engine.score_choices([request for _, request in asked]):
+            yield [_filled(asked[index][0], scores, 0)]
 
-    def compliance(
-        self, items: Sequence[tuple[Prompt, str, Sequence[Principle]]]
-    ) -> Iterator[tuple[int, dict[str, float]]]:
-        """(index, P(the reply keeps the principle) by principle id); principles that could not be read are left out."""
+    def _compare_together(
+        self, questions: Sequence[Question], done: Collection[Slot], given: Collection[Slot]
+    ) -> Iterator[list[Label]]:
+        """The best reply to a prompt against each other one, and the worst likewise.
+
+        Replies are shown in two orders, one the reverse of the other; the best is the one with the higher mean
+        log-probability. A comparison without it is an abstention.
+        """
+        for lineups in self._lineups(questions):
+            missing, todo, again = self._plan([lineup.slots for lineup in lineups], done, given)
+            jobs = [lineup.only(labels) for lineup, labels in zip(lineups, todo, strict=True) if labels]
+            requests = [job.request(self.templates, order, again) for job in jobs for order in ORDERS]
+            read: dict[int, Scores] = {}
+            for index, scores in self.engine.score_choices(requests):
+                read[index] = scores
+                if index ^ 1 in read:
+                    both = {"ab": read.pop(index & ~1), "ba": read.pop(index | 1)}
+                    yield [label for label in jobs[index // 2].filled(both) if slot_of(label) in missing]
+
+    def _lineups(self, questions: Sequence[Question]) -> list[list[Lineup]]:
+        """The questions by prompt, once for each thing that is asked of them."""
+        prompts: dict[str, list[Question]] = defaultdict(list)
+        for question in questions:
+            prompts[question.prompt.id].append(question)
+        return [
+            [Lineup.of(self, group, asked) for group in prompts.values()]
+            for asked in self.mode.split(" and ")
+        ]
+
+    def pointwise(self, items: Sequence[Item]) -> Iterator[tuple[int, dict[str, float]]]:
+        """(index, what the reply is worth by principle id): the expected value over the template's score tokens.
+
+        What could not be read is left out. The scale is the template's: `score.j2` says what each answer is worth; a set
+        without it scores by its compliance question.
+        """
+        ask = self.templates
+        if "score" not in ask.sources:
+            yield from self.compliance(items)
+            return
+        yield from self._expected(items, ask.score, ask.score_suffix, ask.score_values)
+
+    def compliance(self, items: Sequence[Item]) -> Iterator[tuple[int, dict[str, float]]]:
+        """(index, P(the reply keeps the principle) by principle id); what could not be read is left out."""
+        ask = self.templates
+        yield from self._expected(items, ask.compliance, ask.compliance_suffix, {"Yes": 1.0, "No": 0.0})
+
+    def _expected(
+        self, items: Sequence[Item], shared: Callable[[Chat, str], Chat], suffix: Callable[[Principle], str],
+        values: Mapping[str, float],
+    ) -> Iterator[tuple[int, dict[str, float]]]:  # fmt: skip
         asked = [(index, item) for index, item in enumerate(items) if item[2]]
         requests = [
-            ScoreRequest(
-                self.templates.compliance(prompt.chat, reply),
-                tuple(self.templates.compliance_suffix(p) for p in principles),
-                ("Yes", "No"),
-            )
+            ScoreRequest(shared(prompt.chat, reply), tuple(map(suffix, principles)), tuple(values))
             for _, (prompt, reply, principles) in asked
         ]
         for at, scores in self.engine.score_choices(requests):
             index, (_, _, principles) = asked[at]
-            read = {p.id: scores.probability(i)[0] for i, p in enumerate(principles) if scores.readable(i)}
-            yield index, read
+            yield (
+                index,
+                {
+                    principle.id: sum(
+                        p * v for p, v in zip(scores.probability(i), values.values(), strict=True)
+                    )
+                    for i, principle in enumerate(principles)
+                    if _doubt(scores, i) is None
+                },
+            )
+
+
+@dataclass(frozen=True)
+class Lineup:
+    """All replies to one prompt, asked for the best (or worst) of them under each principle."""
+
+    prompt: Prompt
+    replies: dict[str, str]
+    asked: str
+    principles: tuple[Principle, ...]
+    pairs: tuple[Comparison, ...]
+    slots: tuple[Slot, ...]
+    labels: tuple[Label, ...] = ()
+
+    @classmethod
+    def of(cls, judge: Judge, questions: Sequence[Question], asked: str) -> Lineup:
+        """The questions on one prompt as one; raises UserError where letters do not suffice."""
+        replies: dict[str, str] = {}
+        for question in questions:
+            replies |= {question.comparison.a: question.a, question.comparison.b: question.b}
+        if len(replies) > len(ascii_uppercase):
+            raise UserError(f"{len(replies)} replies to one prompt.", f"at most {len(ascii_uppercase)} with mode: best",
+                            "lower k of the sample stage, or use mode: pairwise")  # fmt: skip
+        principles = questions[0].principles
+        pairs = tuple(question.comparison for question in questions)
+        own = {"template": judge.templates.hash("best"), "shown": content_hash(list(replies)),
+               "decoding": f"log-probabilities of the {asked} of {len(replies)}"}  # fmt: skip
+        slots: list[Slot] = []
+        for principle in principles:
+            wording = {"principle": content_hash(judge.templates.best_suffix(principle, asked))}
+            key = _values({**judge.identity(principle), **own, **wording})
+            slots += [(pair.id, principle.id, order, key) for pair in pairs for order in ORDERS]
+        return cls(questions[0].prompt, replies, asked, principles, pairs, tuple(slots))
+
+    def only(self, labels: Sequence[Label]) -> Lineup:
+        """The same with these labels to fill in, and their principles alone."""
+        wanted = {label.principle_id for label in labels}
+        kept = tuple(principle for principle in self.principles if principle.id in wanted)
+        return replace(self, principles=kept, labels=tuple(labels))
+
+    def request(self, templates: Templates, order: Order, again: bool) -> ScoreRequest:
+        """The question with the replies as they stand, or reversed."""
+        texts = list(self.replies.values())[:: 1 if order == "ab" else -1]
+        letters = ascii_uppercase[: len(texts)]
+        suffixes = tuple(templates.best_suffix(principle, self.asked) for principle in self.principles)
+        shared = templates.best(self.prompt.chat, dict(zip(letters, texts, strict=True)))
+        return ScoreRequest(shared, suffixes, tuple(letters), again)
+
+    def filled(self, read: Mapping[str, Scores]) -> list[Label]:
+        """The labels with what was read in both orders."""
+        ids = list(self.replies)
+        rows: list[Label] = []
+        for at, principle in enumerate(self.principles):
+            logs = {
+                order: dict(zip(ids[:: 1 if order == "ab" else -1], scores.logprobs[at], strict=True))
+                for order, scores in read.items()
+                if _doubt(scores, at) is None
+            }
+            named = max(ids, key=lambda i: sum(found[i] for found in logs.values())) if logs else ""
+            for label in self.labels:
+                if label.principle_id == principle.id:
+                    rows.append(self._filled(label, logs, named, read, at))
+        return rows
+
+    def _filled(
+        self, label: Label, logs: dict[str, dict[str, float]], named: str, read: Mapping[str, Scores], at: int
+    ) -> Label:
+        pair = next(pair for pair in self.pairs if pair.id == label.comparison_id)
+        ids = list(self.replies)
+        # A pair that stands the other way round in the line-up is shown in its order "ab" when the line is reversed.
+        shown: Order = label.order if ids.index(pair.a) < ids.index(pair.b) else ORDERS[label.order == "ab"]
+        scores = read[shown]
+        if shown not in logs:
+            return _unread(label, scores, at)
+        if named not in (pair.a, pair.b):
+            return label.model_copy(update={"verdict": "abstain", "mass": scores.mass(at)})
+        lead = logs[shown][pair.a] - logs[shown][pair.b]
+        p_a = 1.0 / (1.0 + math.exp(min(500.0, -lead if self.asked == "best" else lead)))
+        return label.model_copy(update={"p_a": p_a, "verdict": verdict_of(p_a), "mass": scores.mass(at)})
+
+
+def slot_of(label: Label) -> Slot:
+    """What a judge's label is known by."""
+    return label.comparison_id, label.principle_id, label.order, _values(label.judge)
+
+
+def _values(identity: Mapping[str, str]) -> tuple[str | None, ...]:
+    return tuple(map(identity.get, IDENTITY))
+
+
+def _principle(question: Question, label: Label) -> Principle:
+    return next(p for p in question.principles if p.id == cast(str, label.principle_id))
+
+
+def _doubt(scores: Scores, at: int) -> str | None:
+    """Why no verdict can be read after a suffix, None where one can."""
+    if scores.too_long:
+        return "too long"
+    return None if scores.readable(at) and scores.mass(at) >= MIN_MASS else "refused"
+
+
+def _unread(label: Label, scores: Scores, at: int) -> Label:
+    mass = scores.mass(at) if scores.readable(at) else None
+    return label.model_copy(update={"reason": _doubt(scores, at), "mass": mass})
 
 
 def _filled(label: Label, scores: Scores, at: int) -> Label:
-    if not scores.readable(at):
-        return label
+    if _doubt(scores, at):
+        return _unread(label, scores, at)
     first = scores.probability(at)[0]
     p_a = first if label.order == "ab" else 1.0 - first
     return label.model_copy(update={"p_a": p_a, "verdict": verdict_of(p_a), "mass": scores.mass(at)})
-
-
-def logit(p: float) -> float:
-    """log p/(1−p), bounded by ±MAX_LOGIT."""
-    if p <= 0.0 or p >= 1.0:
-        return math.copysign(MAX_LOGIT, p - 0.5)
-    return max(-MAX_LOGIT, min(MAX_LOGIT, math.log(p) - math.log1p(-p)))
-
-
-def sigmoid(x: float) -> float:
-    """1/(1+e^−x), stable on both sides."""
-    return 1.0 / (1.0 + math.exp(-x)) if x >= 0 else math.exp(x) / (1.0 + math.exp(x))
-
-
-def combine_orders(labels: Sequence[Label]) -> dict[tuple[str, str | None], float]:
-    """p_a by (annotator, principle): the mean logit over the orders that could be read."""
-    logits: dict[tuple[str, str | None], list[float]] = defaultdict(list)
-    for label in labels:
-        if label.p_a is not None:
-            logits[(f"{label.annotator.kind}:{label.annotator.id}", label.principle_id)].append(
-                logit(label.p_a)
-            )
-    return {key: sigmoid(sum(values) / len(values)) for key, values in logits.items()}
-
-
-def aggregate(
-    labels: Sequence[Label], constitution: Constitution, human_weight: float = 1.0
-) -> tuple[float, str | None] | None:
-    """(p_a, the id of the principle that decided) of one comparison's labels; None where nothing could be read.
-
-    Under each annotator the principles' logits are added with their weights, as independent pieces of evidence;
-    annotators are then averaged, people counting `human_weight` against an AI judge's 1. A tie under a principle has
-    logit 0 and says nothing.
-    """
-    weights = {p.id: p.weight for p in constitution.principles}
-    totals: dict[str, float] = defaultdict(float)
-    by_principle: dict[str, float] = defaultdict(float)
-    for (annotator, principle_id), p in combine_orders(labels).items():
-        say = logit(p) * (1.0 if principle_id is None else weights.get(principle_id, 0.0))
-        totals[annotator] += say
-        if principle_id is not None:
-            by_principle[principle_id] += say
-    shares = {name: 1.0 if name.startswith("ai:") else human_weight for name in totals}
-    if not totals or sum(shares.values()) == 0:
-        return None
-    total = sum(totals[name] * share for name, share in shares.items()) / sum(shares.values())
-    deciding = max(by_principle, key=lambda i: by_principle[i] * math.copysign(1, total), default=None)
-    return sigmoid(total), deciding
-
-
-def order_statistics(labels: Sequence[Label]) -> dict[str, Any]:
-    """How far the judge can be trusted: flips with the order, first-position rate, captured mass, unreadable verdicts."""
-    judged = [label for label in labels if label.annotator.kind == "ai"]
-    read = [label for label in judged if label.p_a is not None]
-    pairs: dict[tuple[str, str | None], dict[str, float]] = defaultdict(dict)
-    for label in read:
-        pairs[(label.comparison_id, label.principle_id)][label.order] = cast(float, label.p_a)
-    # Where both orders are near 0.5 the judge calls a tie; which side of 0.5 they fall on says nothing.
-    both = [p for p in pairs.values() if len(p) == 2 and any(verdict_of(x) != "tie" for x in p.values())]
-    flips = sum((p["ab"] > 0.5) != (p["ba"] > 0.5) for p in both)
-    sided = [label for label in read if verdict_of(label.p_a) != "tie"]
-    first = sum((verdict_of(label.p_a) == "a") == (label.order == "ab") for label in sided)
-    return {
-        "calls": len(judged),
-        "decided": len(both),
-        "order_flip_rate": flips / len(both) if both else None,
-        "first_position_rate": first / len(sided) if sided else None,
-        "mass": sum(label.mass or 0.0 for label in read) / len(read) if read else None,
-        "invalid_rate": 1 - len(read) / len(judged) if judged else None,
-    }

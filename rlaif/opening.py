@@ -25,6 +25,7 @@ from rlaif.records import Prompt
 from rlaif.rewards import is_function
 from rlaif.runfolder import Rows, Run, read_json, read_rows, write_json
 
+CHANGEABLE = ("budget", "prices", "judge_card")  # what no row hangs on: a run may go on with other values
 REPORTED = ("torch", "transformers", "trl", "datasets", "accelerate", "openai", "vllm", "pydantic")
 
 
@@ -47,8 +48,9 @@ def resolve(config: Config, base: Path) -> Config:
     stages: list[Any] = []
     for options in config.stages:
         changes: dict[str, Any] = {}
-        if getattr(options, "imported", None):
-            changes["imported"] = str(find(options.imported, base))  # type: ignore[attr-defined]
+        for name in ("imported", "labels_from"):
+            if getattr(options, name, None):
+                changes[name] = str(find(getattr(options, name), base))
         if options.stage == "reward" and options.model:  # type: ignore[attr-defined]
             changes["model"] = model(options.model)  # type: ignore[attr-defined]
         if getattr(options, "heldout_sets", None):
@@ -62,8 +64,10 @@ def resolve(config: Config, base: Path) -> Config:
         if human and human.file:
             changes["human"] = human.model_copy(update={"file": str(find(human.file, base))})
         stages.append(options.model_copy(update=changes))
+    now = {role.model: served(role).model for role in (config.policy, config.feedback)}
     return config.model_copy(update={
         "constitution": str(find(config.constitution, base)), "prompts": str(find(config.prompts, base)),
+        "prices": {now[name]: price for name, price in config.prices.items()},
         "policy": served(config.policy), "feedback": served(config.feedback), "stages": tuple(stages),
     })  # fmt: skip
 
@@ -120,7 +124,8 @@ def open_run(folder: Path, config: Config, config_path: Path, overrides: list[st
     load_gold(config.gold, constitution)
     if (folder / "manifest.json").exists():
         refuse_other_run(folder, config, constitution, templates)
-        if Run.load(folder).config.judge_card != config.judge_card:
+        before = Run.load(folder).config
+        if any(getattr(before, key) != getattr(config, key) for key in CHANGEABLE):
             write_json(folder / "config.json", config.model_dump())
         return Run.load(folder)
     if any(path.name != ".lock" for path in folder.iterdir()):
@@ -148,7 +153,7 @@ def load_prompts(path: Path) -> list[Prompt]:
 
 
 def refuse_other_run(folder: Path, config: Config, constitution: Constitution, templates: Templates) -> None:
-    """UserError with the differing keys where the folder belongs to another run; the judge card's limits are no row's business."""
+    """UserError with the differing keys where the folder belongs to another run; budget, prices and the card's limits may change."""
     before = flatten({"config": read_json(folder / "config.json"),
                       "constitution": read_json(folder / "constitution.json"),
                       "templates": read_json(folder / "templates.json")})  # fmt: skip
@@ -157,7 +162,8 @@ def refuse_other_run(folder: Path, config: Config, constitution: Constitution, t
     differing = [
         key
         for key in {**before, **now}
-        if before.get(key) != now.get(key) and not key.startswith("config.judge_card")
+        if before.get(key) != now.get(key)
+        and not key.startswith(tuple(f"config.{name}" for name in CHANGEABLE))
     ]
     if differing:
         shown = [f"  {key}: {before.get(key)!r} there, {now.get(key)!r} now" for key in differing[:8]]

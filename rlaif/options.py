@@ -134,8 +134,16 @@ class Label(StageOptions):
     needs, makes = ("comparisons",), ("labels", "preferences")
     stage: Literal["label"]
     ai: bool = Field(default=True, description="ask the feedback model (for what human.share leaves over)")
-    principles: Literal["all", "drawn"] = Field(
-        default="all", description="all, or one drawn per pair as in the paper"
+    mode: Literal["pairwise", "best", "best and worst"] = Field(
+        default="pairwise",
+        description="one question a pair, or one on all replies to a prompt that names the best (and one the worst)",
+    )
+    principles: Literal["all", "drawn"] | tuple[str, ...] = Field(
+        default="all", description="all, one drawn per pair as in the paper, or a list of ids and tags"
+    )
+    labels_from: str | None = Field(
+        default=None,
+        description="a run whose labels are taken over where they are of the same pair, principle, template and judge",
     )
     cot: bool = Field(default=False, description="let the judge reason first; probabilities are then clamped")
     clamp: tuple[float, float] | None = Field(
@@ -149,6 +157,8 @@ class Label(StageOptions):
     def _some_labels(self) -> Label:
         if not self.ai and self.human is None:
             raise ValueError("no source of labels: set ai: true or give human")
+        if self.mode != "pairwise" and (self.cot or self.few_shot):
+            raise ValueError(f'cot and few_shot go with mode: pairwise, not with "{self.mode}"')
         if self.clamp and not 0 <= self.clamp[0] < self.clamp[1] <= 1:
             raise ValueError("clamp needs two bounds with 0 ≤ low < high ≤ 1")
         return self

@@ -17,11 +17,12 @@ from rlaif import processes
 from rlaif.config import Config, find, load_config
 from rlaif.constitution import Constitution
 from rlaif.errors import UserError, nearest
-from rlaif.estimate import estimate
+from rlaif.estimate import estimate, in_words
 from rlaif.gold import load_gold
 from rlaif.opening import load_prompts, locked, open_run, resolve
 from rlaif.prompts import Templates
 from rlaif.runfolder import Run, Stage, write_json
+from rlaif.spending import BudgetReached
 
 
 def run(
@@ -35,32 +36,40 @@ def run(
     """Run a config's stages into a folder, or continue where an earlier start of the same run stopped.
 
     `overrides` are `stage.option=value` texts; `until` names the last stage to run. `tell` gets a line a stage.
-    Raises UserError for whatever is the user's to mend; what was done before stays.
+    Raises UserError for whatever is the user's to mend, and BudgetReached where the budget is; what was done stays.
     """
     config_path = find(str(config))
     resolved = resolve(load_config(config_path, list(overrides)), config_path.parent)
     last = last_stage(resolved, until)
+    plan = planned(resolved, config_path.parent)
     folder = Path(out) if out else Path("runs") / resolved.name
     with processes.company(resolved.policy.device):
         if not processes.is_first():
             processes.follow(folder)
             return Run.load(folder)
-        return _run(folder, resolved, config_path, list(overrides), last, progress, tell)
+        return _run(folder, resolved, config_path, list(overrides), last, plan, progress, tell)
 
 
 def _run(
-    folder: Path, resolved: Config, config_path: Path, overrides: list[str], last: int, progress: Any,
-    tell: Callable[[str], None],
+    folder: Path, resolved: Config, config_path: Path, overrides: list[str], last: int, plan: dict[str, Any],
+    progress: Any, tell: Callable[[str], None],
 ) -> Run:  # fmt: skip
     """The stages that are not done yet, one after the other, and the report."""
     with locked(folder):
         this = open_run(folder, resolved, config_path, overrides)
         this.progress, this.tell = progress or this.progress, tell
-        for stage in this.stages[:last]:
-            if not stage.is_done:
-                tell(f"{stage.dir.name}: {'continues' if stage.summary else 'starts'}")
-                run_stage(stage)
-            tell(describe(stage.summary))
+        if not all(stage.is_done for stage in this.stages[:last]):
+            for line in in_words(plan):
+                tell(line)
+        try:
+            for stage in this.stages[:last]:
+                if not stage.is_done:
+                    tell(f"{stage.dir.name}: {'continues' if stage.summary else 'starts'}")
+                    run_stage(stage)
+                tell(describe(stage.summary))
+        except BudgetReached:
+            finish(this)
+            raise
         finish(this)
     return this
 
@@ -78,9 +87,17 @@ def run_stage(stage: Stage) -> None:
     except KeyboardInterrupt:
         stage.save("interrupted")
         raise
+    except BudgetReached as error:
+        stage.save("stopped", error=error.found)
+        raise
     except BaseException as error:
         stage.save("failed", error=str(error).split("\n")[0])
         raise
+    finally:
+        stage.run.ledger.flush()
+        write_json(
+            stage.run.path / "manifest.json", {**stage.run.manifest, "spent": stage.run.ledger.figures()}
+        )
     stage.save("done")
 
 
@@ -121,8 +138,12 @@ def dry_run(config: Path | str, overrides: Sequence[str] = ()) -> dict[str, Any]
     """What `run` would do: the resolved config, prompt counts, and each stage's rows and model calls."""
     config_path = find(str(config))
     resolved = resolve(load_config(config_path, list(overrides)), config_path.parent)
-    constitution = Constitution.load(Path(resolved.constitution))
-    Templates.load(resolved.templates, config_path.parent)
-    load_gold(resolved.gold, constitution)
-    prompts = load_prompts(Path(resolved.prompts))
-    return {"config": resolved.model_dump(mode="json"), **estimate(resolved, constitution, prompts)}
+    return {"config": resolved.model_dump(mode="json"), **planned(resolved, config_path.parent)}
+
+
+def planned(config: Config, base: Path) -> dict[str, Any]:
+    """The estimate of a resolved config, whose files are checked on the way."""
+    constitution = Constitution.load(Path(config.constitution))
+    load_gold(config.gold, constitution)
+    prompts = load_prompts(Path(config.prompts))
+    return estimate(config, constitution, prompts, Templates.load(config.templates, base))

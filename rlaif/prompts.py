@@ -28,6 +28,7 @@ from rlaif.records import content_hash
 
 Chat = list[dict[str, str]]
 NAMES = ("critique", "revision", "comparison", "comparison_cot", "compliance")
+OPTIONAL = ("score", "best")  # asked for by few runs: a set of one's own may do without
 SPEAKER = {"system": "System", "user": "User", "assistant": "Assistant"}
 _MARK = "\u241frlaif\u241f"
 HUMAN_STOP = "\n\nHuman:"
@@ -70,7 +71,7 @@ class Templates:
                                 f"with {', '.join(n + '.j2' for n in NAMES)}") from None  # fmt: skip
         environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=False)
         sources, compiled, lines = {}, {}, {}
-        for part in NAMES:
+        for part in (*NAMES, *(name for name in OPTIONAL if (folder / f"{name}.j2").exists())):
             path = folder / f"{part}.j2"
             try:
                 sources[part] = path.read_text(encoding="utf-8")
@@ -86,6 +87,9 @@ class Templates:
 
     def hash(self, name: str) -> str:
         """Content hash of one template: part of what identifies a label's judge."""
+        if name not in self.sources:
+            raise UserError(f"templates {self.name}: no {name}.j2.", f"a template {name}.j2 in the set",
+                            "take the one in prompts/templates/default as a pattern")  # fmt: skip
         return content_hash(self.sources[name])
 
     def _asked(self, name: str, block: str | None = None, *, conversation: Chat | None = None,
@@ -184,6 +188,40 @@ class Templates:
         return self._render(
             "compliance", "principle", principle=principle, rule=principle.compare or principle.text
         )
+
+    def score(self, conversation: Chat, reply: str) -> Chat:
+        """The shared part of the question what one reply is worth; its answers are `score_values`."""
+        return [user(self._asked("score", "shared", conversation=conversation, reply=reply))]
+
+    def score_suffix(self, principle: Principle) -> str:
+        """The principle's part of the question what a reply is worth."""
+        return self._render(
+            "score", "principle", principle=principle, rule=principle.compare or principle.text
+        )
+
+    @property
+    def score_values(self) -> dict[str, float]:
+        """The answers of `score.j2` and what each is worth: "answer=value" in its block `values`."""
+        self.hash("score")
+        pairs = [word.partition("=") for word in self._render("score", "values").split()]
+        try:
+            values = {answer: float(value) for answer, _, value in pairs}
+        except ValueError:
+            values = {}
+        if len(values) < 2:
+            raise UserError(f"template {self.name}/score.j2: its block `values` reads {self._render('score', 'values')!r}.",
+                            "two answers or more with their values, such as Yes=1 No=0") from None  # fmt: skip
+        return values
+
+    def best(self, conversation: Chat, replies: dict[str, str]) -> Chat:
+        """The shared part of the question which of several replies, by letter, is the best (or the worst)."""
+        shown = "".join(self._asked("best", "reply", letter=k, reply=text) for k, text in replies.items())
+        return [user(self._asked("best", "shared", conversation=conversation) + shown)]
+
+    def best_suffix(self, principle: Principle, asked: str) -> str:
+        """The principle's part of the question for the `asked` ("best" or "worst") reply."""
+        rule = principle.compare or principle.text
+        return self._render("best", "principle", principle=principle, rule=rule, asked=asked)
 
 
 def has_chat_template(tokenizer: Any) -> bool:

@@ -18,14 +18,16 @@ Verdict = Literal["a", "b", "tie", "abstain", "invalid"]
 Order = Literal["ab", "ba"]
 
 
-def content_hash(*parts: Any) -> str:
-    """16 hex digits that are the same for the same JSON-able content on every machine."""
-    text = json.dumps(parts, ensure_ascii=False, sort_keys=True, separators=(",", ":"), default=_plain)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
 def _plain(value: Any) -> Any:
     return value.model_dump() if isinstance(value, BaseModel) else str(value)
+
+
+_encode = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"), default=_plain).encode
+
+
+def content_hash(*parts: Any) -> str:
+    """16 hex digits that are the same for the same JSON-able content on every machine."""
+    return hashlib.sha256(_encode(parts).encode()).hexdigest()[:16]
 
 
 class Record(BaseModel):
@@ -133,7 +135,8 @@ class Label(Record):
     """One annotator's verdict on one comparison, always told about (a, b) as the comparison stores them.
 
     `p_a` is the probability that a is better, None where nothing could be read (`verdict="invalid"`);
-    `order` says which response was shown first; `mass` is the probability the judge put on the answer tokens.
+    `order` says which response was shown first; `mass` is the probability the judge put on the answer tokens;
+    `reason` says why a verdict is invalid: "refused" (no verdict, or hardly any probability on one) or "too long".
     """
 
     comparison_id: str
@@ -143,6 +146,7 @@ class Label(Record):
     p_a: float | None = Field(default=None, ge=0.0, le=1.0)
     verdict: Verdict
     mass: float | None = None
+    reason: Literal["refused", "too long"] | None = None
     seconds: float | None = None
     judge: dict[str, str] = Field(default_factory=dict)
 

@@ -13,6 +13,7 @@ from rlaif.engines import open_engine
 from rlaif.judge import Judge
 from rlaif.options_rewarded import RewardSource
 from rlaif.plugin import load_function
+from rlaif.preferences import weighted_mean
 from rlaif.prompts import encode_turn, end_of_turn
 from rlaif.records import Grade, Prompt, Response
 from rlaif.runfolder import Stage, read_json, write_json
@@ -61,7 +62,7 @@ def open_rewards(stage: Stage, tokenizer: Any) -> Opened:
 
 def open_judge(stage: Stage) -> Judge:
     """The feedback model in the role of the judge, once for all that ask it."""
-    engine = open_engine(stage.config.feedback, stage.run.cache)
+    engine = open_engine(stage.config.feedback, stage.run.cache, stage.account)
     stage.notes += [note for note in engine.notes if note not in stage.notes]
     return Judge(engine, stage.templates)
 
@@ -72,7 +73,7 @@ def _score(
     from rlaif.rl.reward import FunctionReward
 
     if option.source == "judge" and judge:
-        return FunctionReward("judge", compliance(judge, stage.constitution), tokenizer)
+        return FunctionReward("judge", pointwise(judge, stage.constitution), tokenizer)
     if is_function(option.source):
         function = load_function(option.source, "rewards")
 
@@ -121,17 +122,14 @@ def _pooled(where: Path, members: Sequence[ModelReward], option: RewardSource) -
     return Ensemble(members, scales, option.pool, option.pool_k)
 
 
-def compliance(judge: Judge, constitution: Constitution) -> Scorer:
-    """Scores of responses on their own: the weighted mean of P(kept) over the principles that apply, None if unread."""
-    weights = {principle.id: principle.weight for principle in constitution.principles}
+def pointwise(judge: Judge, constitution: Constitution) -> Scorer:
+    """Scores of responses on their own: the weighted mean over the principles that apply, None if unread."""
 
     def scorer(prompts: Sequence[Prompt], texts: Sequence[str]) -> Sequence[float | None]:
         items = [(p, text, constitution.applicable(p.tags)) for p, text in zip(prompts, texts, strict=True)]
         scores: list[float | None] = [None] * len(items)
-        for index, kept in judge.compliance(items):
-            total = sum(weights[name] for name in kept)
-            if total:
-                scores[index] = sum(weights[name] * p for name, p in kept.items()) / total
+        for index, worth in judge.pointwise(items):
+            scores[index] = weighted_mean(worth, constitution)
         return scores
 
     return scorer
@@ -204,8 +202,6 @@ def grade(stage: Stage, opened: Opened, tokenizer: Any, responses: Sequence[Resp
             tick(len(part))
     found = [row for row in rows if len(row.scores) == len(opened.rewards.sources)]
     stage.dropped["no reward could be read"] += len(responses) - len(found)
-    if opened.judge:
-        stage.usage(opened.judge.engine.usage)
     return totals(found, stage.options.rewards)
 
 

@@ -1,7 +1,7 @@
 """The run folder: append-only rows keyed by id, one numbered folder a stage, a manifest that says what this was.
 
     runs/<name>/  config.yaml (as given)  config.json (resolved)  constitution.json  templates.json  prompts.jsonl
-                  manifest.json  cache.sqlite  01_sample/ … {stage.json, *.jsonl, model folders}  report.html
+                  manifest.json  cache.sqlite  spending.jsonl  01_sample/ … {stage.json, *.jsonl, model folders}  report.html
 
 A row is written once, whole, and flushed; a line cut short by a killed process is removed when the file is opened
 again. So running the same command again continues with the rows that are missing.
@@ -24,9 +24,11 @@ from pydantic import ValidationError
 from rlaif.config import Config
 from rlaif.constitution import Constitution
 from rlaif.errors import UserError
+from rlaif.lookup import damaged, drop_torn_line, key_of, whole_lines
 from rlaif.prompts import Templates
 from rlaif.records import Prompt, Record, Response
 from rlaif.seeds import derive_seed
+from rlaif.spending import Account, Ledger
 
 R = TypeVar("R", bound=Record)
 
@@ -43,32 +45,37 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-class Rows(Generic[R]):
-    """An append-only JSONL file of one record type, each id at most once."""
+class RowFile(Generic[R]):
+    """An append-only JSONL file of one record type; it keeps nothing in memory."""
 
     def __init__(self, path: Path, record: type[R]) -> None:
         self.path, self.record = path, record
         self.mended = False
-        self.ids = {self._id(line, number) for number, line in enumerate(self._lines(), 1)}
 
-    def _id(self, line: bytes, number: int) -> str:
-        try:
-            return json.loads(line)["id"]
-        except (ValueError, KeyError, TypeError):
-            raise UserError(f"{self.path}:{number}: damaged row.", "rows as they were written",
-                            f"remove line {number}, and the stage makes its row again") from None  # fmt: skip
+    def __iter__(self) -> Iterator[R]:
+        for number, line in enumerate(whole_lines(self.path), 1):
+            try:
+                yield self.record.model_validate_json(line)
+            except ValidationError:
+                raise damaged(self.path, number) from None
 
-    def _lines(self) -> Iterator[bytes]:
-        """The whole lines; a torn one at the end may be one that another process is just writing."""
-        if self.path.exists():
-            with self.path.open("rb") as file:
-                yield from (line for line in file if line.endswith(b"\n"))
+    def write(self, rows: Iterable[R]) -> None:
+        """Append rows that the caller knows to be new, and flush them."""
+        text = "".join(row.to_json() + "\n" for row in rows)
+        if text:
+            if not self.mended:
+                drop_torn_line(self.path)
+            self.mended = True
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(text)
 
-    def _drop_torn_line(self) -> None:
-        """Cut off what a killed process left half written; only the run's one writer may."""
-        if not self.mended and self.path.exists():
-            os.truncate(self.path, self.path.read_bytes().rfind(b"\n") + 1)
-        self.mended = True
+
+class Rows(RowFile[R]):
+    """A row file that holds the ids it contains, so that each is there at most once."""
+
+    def __init__(self, path: Path, record: type[R]) -> None:
+        super().__init__(path, record)
+        self.ids = {key_of(path, number, line) for number, line in enumerate(whole_lines(path), 1)}
 
     def __contains__(self, row_id: str) -> bool:
         return row_id in self.ids
@@ -76,18 +83,11 @@ class Rows(Generic[R]):
     def __len__(self) -> int:
         return len(self.ids)
 
-    def __iter__(self) -> Iterator[R]:
-        for line in self._lines():
-            yield self.record.model_validate_json(line)
-
     def append(self, rows: Iterable[R]) -> None:
         """Write the rows whose ids are new and flush them."""
         fresh: dict[str, R] = {row.id: row for row in rows if row.id not in self.ids}
-        if fresh:
-            self._drop_torn_line()
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write("".join(row.to_json() + "\n" for row in fresh.values()))
-            self.ids.update(fresh)
+        self.write(fresh.values())
+        self.ids.update(fresh)
 
 
 class Journal:
@@ -156,7 +156,6 @@ class Stage:
         self.metrics: dict[str, Any] = {}
         self.notes: list[str] = []
         self.example: dict[str, str] | None = None
-        self.used: dict[str, int] | None = None
         self.parts: tuple[str, ...] = ()
 
     @property
@@ -211,18 +210,17 @@ class Stage:
         """All rows of an artefact made by the latest earlier stage that makes it."""
         return list(Rows(self.input(artefact), record))
 
+    def files(self, name: str) -> list[Path]:
+        """Where rows of a kind may stand in the run so far, the run's own prompts included."""
+        return [folder / f"{name}.jsonl" for folder in (self.run.path, *(s.dir for s in self.run.stages[: self.number]))]  # fmt: skip
+
     def responses(self) -> dict[str, Response]:
         """Every response of the run so far by id: samples, revised texts and imported ones."""
-        files = [stage.dir / "responses.jsonl" for stage in self.run.stages[: self.number]]
-        return {row.id: row for file in files for row in Rows(file, Response)}
+        return {row.id: row for file in self.files("responses") for row in RowFile(file, Response)}
 
     def prompts_by_id(self) -> dict[str, Prompt]:
         """Every prompt of the run by id, imported ones included."""
-        files = [
-            self.run.path / "prompts.jsonl",
-            *(s.dir / "prompts.jsonl" for s in self.run.stages[: self.number]),
-        ]
-        return {row.id: row for file in files for row in Rows(file, Prompt)}
+        return {row.id: row for file in self.files("prompts") for row in RowFile(file, Prompt)}
 
     @property
     def templates(self) -> Templates:
@@ -248,11 +246,10 @@ class Stage:
         """Keep one question and answer of the stage, so that a reader sees what it did."""
         self.example = {"shown": shown, "answer": answer}
 
-    def usage(self, usage: Any) -> None:
-        """Add an engine's calls and tokens to those of other engines and of earlier starts of this stage."""
-        before = self.summary.get("usage", {}) if self.used is None else self.used
-        now = usage.as_dict()
-        self.used = {key: before.get(key, 0) + now.get(key, 0) for key in {**before, **now}}
+    @property
+    def account(self) -> Account:
+        """Where the stage's engines are counted: give it to `open_engine`."""
+        return Account(self.run.ledger, self.dir.name)
 
     def save(self, status: str, **numbers: Any) -> None:
         """Write stage.json: status, counts, reasons for every dropped row, seconds, metrics."""
@@ -262,7 +259,7 @@ class Stage:
         write_json(self.dir / "stage.json", {
             "name": self.name, "number": self.number, "round": self.round, "status": status,
             **{key: before[key] for key in ("in", "kept") if key in before}, **numbers,
-            "example": self.example or before.get("example"), "usage": self.used or before.get("usage", {}),
+            "example": self.example or before.get("example"), "usage": self.run.ledger.figures(self.dir.name),
             "dropped": dict(self.dropped), "seconds": round(seconds, 3), "metrics": self.metrics, "notes": self.notes,
         })  # fmt: skip
 
@@ -280,6 +277,7 @@ class Run:
         self.path, self.config, self.constitution = path, config, constitution
         self.stages = [Stage(self, n, r, o) for n, (r, o) in enumerate(config.expanded, 1)]
         self.progress: Any = silent_progress
+        self.ledger = Ledger(path / "spending.jsonl", config)
         self.tell: Callable[[str], None] = lambda line: None
 
     @property

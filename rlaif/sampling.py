@@ -30,7 +30,8 @@ def _sample(
     stage: Stage, missing: Sequence[tuple[Prompt, int]], rows: Rows[Response], total: int, top_p: float
 ) -> None:
     options = stage.options
-    engine = open_engine(stage.config.policy.model_copy(update={"model": str(stage.input("policy"))}))
+    policy = stage.config.policy.model_copy(update={"model": str(stage.input("policy"))})
+    engine = open_engine(policy, account=stage.account)
     stage.notes += engine.notes
     sampling = {"temperature": options.temperature, "top_p": top_p, "max_tokens": options.max_tokens}
     seeds = [derive_seed(stage.seed, prompt.id, index) for prompt, index in missing]
@@ -49,4 +50,3 @@ def _sample(
                     seed=seeds[at], index=index, finish=made.finish, tokens=made.tokens,
                 )])  # fmt: skip
             tick(1)
-    stage.usage(engine.usage)

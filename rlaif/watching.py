@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from rlaif.gold import load_gold, with_all
 from rlaif.judge import Judge
-from rlaif.rewards import compliance
+from rlaif.rewards import pointwise
 from rlaif.runfolder import Stage
 from rlaif.stats import mean
 
@@ -27,7 +27,7 @@ class Watch:
     ) -> None:  # fmt: skip
         self.ppo, self.tokenizer, self.rows, self.tell = ppo, tokenizer, rows, stage.run.tell
         self.name, self.gold = stage.dir.name, load_gold(stage.config.gold, stage.constitution)
-        self.judge = compliance(judge, stage.constitution) if judge and stage.options.watch_judge else None
+        self.judge = pointwise(judge, stage.constitution) if judge and stage.options.watch_judge else None
         self.heldout = heldout if self.gold or self.judge else []
 
     def measured(

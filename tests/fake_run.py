@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rlaif.config import Config
 from rlaif.constitution import Constitution
-from rlaif.judge import order_statistics
+from rlaif.preferences import order_statistics
 from rlaif.records import (
     Annotator,
     Comparison,

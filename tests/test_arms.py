@@ -312,7 +312,7 @@ def test_a_dry_run_counts_what_an_arm_costs(path):
     stages = {row["stage"]: row for row in dry_run(path)["stages"]}
     rows = {"rloo": 60 * 128, "grpo": 60 * 128}
     if path.stem in rows:
-        assert stages[path.stem] == {"stage": path.stem, "round": 1, "rows": 7680, "calls": 0}
+        assert (stages[path.stem]["rows"], stages[path.stem]["calls"]) == (7680, 0)
     if path.stem == "judge_reward":
         assert stages["ppo"]["calls"] > stages["ppo"]["rows"]
     if path.stem == "best_of_n":
@@ -348,5 +348,4 @@ def test_the_judge_can_grade_and_its_calls_are_counted(tmp_path, policy):
     tokenizer = load_tokenizer(policy)
     found = grade(rejects, open_rewards(rejects, tokenizer), tokenizer, rows)
     assert all(found[rude.id] < found[kind.id] for rude, kind in zip(rows[::2], rows[1::2], strict=True))
-    assert rejects.used is not None
-    assert rejects.used["calls"] == len(rows)
+    assert rejects.run.ledger.figures(rejects.dir.name)["calls"] == len(rows)

@@ -6,8 +6,18 @@ from dataclasses import replace
 import pytest
 
 from rlaif.constitution import Constitution, Principle
-from rlaif.engines import Scores
-from rlaif.judge import Judge, Question, aggregate, combine_orders, logit, order_statistics, sigmoid
+from rlaif.engines import Generation, Scores, Scripted
+from rlaif.errors import UserError
+from rlaif.judge import Judge, Question, slot_of
+from rlaif.preferences import (
+    Tally,
+    aggregate,
+    combine_orders,
+    logit,
+    order_statistics,
+    sigmoid,
+    weighted_mean,
+)
 from rlaif.prompts import Templates
 from rlaif.records import Annotator, Comparison, Label, Message, Prompt, Response
 from tests import scripts
@@ -101,7 +111,7 @@ def test_done_labels_are_not_asked_again():
     pairs = [question("rude", "nice")]
     first = [row for batch in judge.compare(pairs) for row in batch]
     calls = engine.usage.calls
-    again = [row for batch in judge.compare(pairs, {row.id for row in first[:3]}) for row in batch]
+    again = [row for batch in judge.compare(pairs, {slot_of(row) for row in first[:3]}) for row in batch]
     assert [row.id for row in again] == [first[3].id]
     assert engine.usage.calls == calls + 1
 
@@ -164,7 +174,7 @@ def test_a_chunk_broken_off_is_asked_in_the_same_company_and_only_the_missing_la
     whole, resumed = Batched(), Batched()
     questions = [question("rude", "fine"), question("wrong", "right")]
     labels = [row for batch in Judge(whole, Templates.load("brief")).compare(questions) for row in batch]
-    done = {row.id for row in labels[:5]}
+    done = {slot_of(row) for row in labels[:5]}
     rest = [
         row for batch in Judge(resumed, Templates.load("brief")).compare(questions, done) for row in batch
     ]
@@ -176,8 +186,107 @@ def test_an_edited_principle_is_asked_alone():
     engine = Batched()
     asked = question("rude", "fine")
     first = Judge(engine, Templates.load("brief")).compare([asked])
-    done = {row.id for batch in first for row in batch}
+    done = {slot_of(row) for batch in first for row in batch}
     edited = replace(asked, principles=(RULES.principles[0], Principle(id="two", text="Never say bad.")))
     rest = [row for batch in Judge(engine, Templates.load("brief")).compare([edited], done) for row in batch]
     assert {row.principle_id for row in rest} == {"two"}
     assert all(len(suffixes) == 1 for _, suffixes in engine.asked[-1])
+
+
+def lineup(*texts: str) -> list[Question]:
+    """All pairs of some replies to one prompt; the last one is stored the other way round."""
+    prompt = Prompt(messages=(Message(role="user", content="Hello?"),))
+    made = [Response(prompt_id=prompt.id, text=text) for text in texts]
+    pairs = [(a, b) for i, a in enumerate(made) for b in made[i + 1 :]]
+    pairs[-1] = pairs[-1][::-1]
+    return [
+        Question(
+            Comparison(prompt_id=prompt.id, a=a.id, b=b.id), prompt, a.text, b.text, RULES.principles[:1]
+        )
+        for a, b in pairs
+    ]
+
+
+def slotted(*rows: list[float]) -> Scripted:
+    """A judge that answers the given probabilities of A, B, C in turn."""
+    answers = iter(rows)
+    return Scripted(on_score=lambda m, s, c: next(answers), name="slotted")
+
+
+def test_the_best_of_three_is_named_by_both_orders_together():
+    # In order x y z: x 0.6, y 0.3; reversed (A is z): x 0.1, y 0.8. Means of logs: y wins, 0.24 to 0.06.
+    judge = Judge(slotted([0.6, 0.3, 0.1], [0.1, 0.8, 0.1]), Templates.load("brief"), mode="best")
+    questions = lineup("x", "y", "z")
+    rows = [row for batch in judge.compare(questions) for row in batch]
+    xy, xz, zy = (question.comparison.id for question in questions)
+    p = {(row.comparison_id, row.order): row.p_a for row in rows}
+    assert p[xy, "ab"] == pytest.approx(0.6 / 0.9)
+    assert p[xy, "ba"] == pytest.approx(0.1 / 0.9)
+    # z is stored first and shown last: its order "ab" is the reversed line.
+    assert p[zy, "ab"] == pytest.approx(0.1 / 0.9)
+    assert p[zy, "ba"] == pytest.approx(0.1 / 0.4)
+    assert {row.verdict for row in rows if row.comparison_id == xz} == {"abstain"}
+    assert Tally().add(rows).figures()["invalid_rate"] == 0.0
+
+
+def test_a_line_that_is_refused_in_one_order_is_named_by_the_other():
+    judge = Judge(slotted([0.6, 0.3, 0.1], [1e-4, 1e-4, 1e-4]), Templates.load("brief"), mode="best")
+    rows = [row for batch in judge.compare(lineup("x", "y", "z")) for row in batch]
+    assert sorted(row.verdict for row in rows) == ["a", "a", "abstain", "invalid", "invalid", "invalid"]
+    assert {row.reason for row in rows if row.verdict == "invalid"} == {"refused"}
+
+
+def test_a_line_up_broken_off_half_way_is_asked_again_and_only_the_missing_labels_come_back():
+    judge = Judge(scripts.feedback(), Templates.load("brief"), mode="best")
+    judge.engine.on_score = lambda messages, suffix, choices: [0.5, 0.3, 0.1]
+    questions = lineup("x", "y", "z")
+    rows = [row for batch in judge.compare(questions) for row in batch]
+    assert {slot_of(row) for row in rows} == judge.expected(questions)
+    again = [row for batch in judge.compare(questions, {slot_of(row) for row in rows[:2]}) for row in batch]
+    assert again == rows[2:]
+    assert not list(judge.compare(questions, (), {slot_of(row) for row in rows}))
+
+
+def test_more_replies_than_letters_are_refused():
+    judge = Judge(scripts.feedback(), Templates.load("brief"), mode="best")
+    with pytest.raises(UserError, match="27 replies"):
+        list(judge.compare(lineup(*map(str, range(27)))))
+
+
+@pytest.mark.parametrize(
+    ("templates", "answer", "value"),
+    # 1 … 5 stand for −1 … 1: 0.5 · 0.25 + 1 · 0.75, renormalised; Yes and No for 1 and 0.
+    [("default", [0.0, 0.0, 0.0, 0.2, 0.6], 0.875), ("brief", [0.6, 0.2], 0.75)],
+)
+def test_a_score_is_the_expected_value_over_the_answers(templates, answer, value):
+    judge = Judge(Scripted(on_score=lambda m, s, c: answer), Templates.load(templates))
+    prompt = Prompt(messages=(Message(role="user", content="Hello?"),))
+    found = dict(judge.pointwise([(prompt, "a reply", RULES.principles)]))
+    assert found == {0: {"one": pytest.approx(value), "two": pytest.approx(value)}}
+    # Weights 1 and 2.
+    assert weighted_mean({"one": 0.0, "two": 0.75}, RULES) == pytest.approx(0.5)
+    assert weighted_mean({}, RULES) is None
+
+
+def test_a_refused_score_is_left_out():
+    judge = Judge(Scripted(on_score=lambda m, s, c: [1e-5] * len(c)), Templates.load("default"))
+    prompt = Prompt(messages=(Message(role="user", content="Hello?"),))
+    assert dict(judge.pointwise([(prompt, "a reply", RULES.principles)])) == {0: {}}
+
+
+def test_a_reasoning_that_does_not_fit_is_too_long():
+    engine = scripts.feedback()
+    engine.generate = lambda requests: ((i, Generation("", "too_long")) for i in range(len(requests)))
+    rows = ask(engine, [question("rude", "nice")], max_tokens=32)
+    assert {row.reason for row in rows} == {"too long"}
+    assert order_statistics(rows)["too_long"] == len(rows)
+
+
+def test_labels_had_from_elsewhere_are_not_asked_and_do_not_count_as_a_broken_chunk():
+    engine = Batched()
+    judge = Judge(engine, Templates.load("brief"))
+    old, new = question("rude", "fine"), question("wrong", "right")
+    had = judge.expected([old])
+    rows = [row for batch in judge.compare([old, new], (), had) for row in batch]
+    assert {row.comparison_id for row in rows} == {new.comparison.id}
+    assert len(engine.asked[0]) == 2

@@ -12,6 +12,8 @@ ROOT = Path(__file__).parent.parent
 LEVELS = [
     {
         "errors",
+        "lookup",
+        "spending",
         "records",
         "refusals",
         "seeds",
@@ -29,7 +31,7 @@ LEVELS = [
         "stats",
     },
     {"engines", "rl", "estimate", "training", "pairs", "sampling"},
-    {"judge"},
+    {"judge", "preferences"},
     {"rewards", "tracking", "watching", "groups"},
     {"stages", "human", "comparing", "auditing", "playground"},
     {"opening", "processes"},

@@ -11,7 +11,7 @@ import pytest
 from rlaif import pipeline
 from rlaif.config import load_config
 from rlaif.errors import UserError
-from rlaif.judge import aggregate
+from rlaif.preferences import aggregate
 from rlaif.records import Comparison, Label, Preference, Response, Revision
 from rlaif.runfolder import Rows, Run
 from tests import scripts

@@ -50,11 +50,12 @@ def silent(prompts, responses):
 
 
 def judge():
-    """Likes replies with an even number of letters and cannot read those whose number divides by five."""
+    """Grades 5 or 1: likes replies with an even number of letters and cannot read those whose number divides by five."""
 
     def score(messages, suffix, choices):
         reply = messages[-1]["content"].partition("=== Reply ===\n")[2].strip()
-        return [] if len(reply) % 5 == 0 else [0.9, 0.1] if len(reply) % 2 == 0 else [0.1, 0.9]
+        high = len(reply) % 2 == 0
+        return [] if len(reply) % 5 == 0 else [0.1, 0, 0, 0, 0.9] if high else [0.9, 0, 0, 0, 0.1]
 
     return Scripted(on_score=score, name="evens")
 
@@ -236,8 +237,8 @@ def test_held_out_prompts_are_looked_at(tmp_path, policy):
     looks = {row["update"]: row for row in rows_of(stage) if "heldout" in row}
     assert list(looks) == [1, 3, 4]
     assert all(row["heldout"] == 5 and 0 <= row["heldout_gold"] <= 1 for row in looks.values())
-    assert all(0.1 <= row["heldout_judge"] <= 0.9 for row in looks.values())
-    assert stage.used["calls"] == 3 * 5
+    assert all(-0.8 <= row["heldout_judge"] <= 0.8 for row in looks.values())
+    assert stage.run.ledger.figures(stage.dir.name)["calls"] == 3 * 5
 
 
 def test_adapters_text_mix_and_average_go_on_where_they_were(tmp_path, policy):

@@ -26,7 +26,8 @@ from rlaif.auditing.measures import Reading, readings
 from rlaif.constitution import Constitution, Principle
 from rlaif.engines import GenerateRequest, Scripted
 from rlaif.gold import Gold
-from rlaif.judge import Judge, order_statistics
+from rlaif.judge import Judge
+from rlaif.preferences import order_statistics
 from rlaif.records import Label
 from rlaif.refusals import refuses
 from rlaif.runfolder import silent_progress

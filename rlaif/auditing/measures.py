@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rlaif.auditing.cases import Case, Side
-from rlaif.judge import logit, sigmoid
+from rlaif.preferences import logit, sigmoid
 from rlaif.records import Label, Order, verdict_of
 from rlaif.stats import ece, mean, reliability, wilson
 

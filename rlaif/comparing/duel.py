@@ -11,7 +11,8 @@ from rlaif.comparing.evidence import Evidence
 from rlaif.comparing.measures import Table, gold, table
 from rlaif.constitution import Constitution
 from rlaif.gold import load_gold, with_all
-from rlaif.judge import Judge, Question, aggregate, combine_orders, order_statistics
+from rlaif.judge import Judge, Question
+from rlaif.preferences import aggregate, combine_orders, order_statistics
 from rlaif.records import Comparison, Evaluation, Label, Prompt, Response
 from rlaif.runfolder import silent_progress
 from rlaif.stats import WinRate, length_controlled, outcomes, win_rate

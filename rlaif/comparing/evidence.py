@@ -9,17 +9,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
-from rlaif.records import Evaluation, Prompt, Record, Response, by_id
+from rlaif.lookup import Lookup, whole_lines
+from rlaif.records import Evaluation, Prompt, Record, Response
 from rlaif.runfolder import Run, Stage, read_json
 
 R = TypeVar("R", bound=Record)
-
-
-def whole_lines(path: Path) -> Iterator[str]:
-    """The finished lines of a JSONL file; a last line that is still being written is left alone."""
-    if path.exists():
-        with path.open(encoding="utf-8") as file:
-            yield from (line for line in file if line.endswith("\n"))
 
 
 def plain(value: Any) -> Any:
@@ -34,7 +28,7 @@ def plain(value: Any) -> Any:
 
 
 class Evidence:
-    """A run's rows and summaries; everything is read once, when first asked for."""
+    """A run's rows and summaries; read when first asked for; texts stay on disk."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.run = path, Run.load(path)
@@ -51,8 +45,16 @@ class Evidence:
 
     def rows(self, stage: Stage | None, name: str, record: type[R]) -> list[R]:
         """A stage's rows, none where the stage or the file is missing."""
+        return list(self.each(stage, name, record))
+
+    def each(self, stage: Stage | None, name: str, record: type[R]) -> Iterator[R]:
+        """The same one at a time, for what there may be very many of."""
         lines = whole_lines(stage.dir / f"{name}.jsonl") if stage else ()
-        return [record.model_validate_json(line) for line in lines]
+        return (record.model_validate_json(line) for line in lines)
+
+    def lookup(self, stage: Stage | None, name: str, record: type[R], key: str) -> Lookup[R]:
+        """A stage's rows by one of their fields."""
+        return Lookup([stage.dir / f"{name}.jsonl"] if stage else [], record, key)
 
     def curve(self, stage: Stage | None) -> list[dict[str, Any]]:
         """A training stage's metrics.jsonl."""
@@ -65,15 +67,21 @@ class Evidence:
         return read_json(path) if path.exists() else {}
 
     @cached_property
-    def prompts(self) -> dict[str, Prompt]:
+    def prompts(self) -> Lookup[Prompt]:
         """Every prompt by id, imported ones included."""
         files = [self.path / "prompts.jsonl", *(stage.dir / "prompts.jsonl" for stage in self.stages)]
-        return by_id([Prompt.model_validate_json(line) for file in files for line in whole_lines(file)])
+        return Lookup(files, Prompt)
 
     @cached_property
-    def responses(self) -> dict[str, Response]:
+    def responses(self) -> Lookup[Response]:
         """Every response of every stage by id."""
-        return by_id([row for stage in self.stages for row in self.rows(stage, "responses", Response)])
+        return Lookup([stage.dir / "responses.jsonl" for stage in self.stages], Response)
+
+    @property
+    def writers(self) -> list[str]:
+        """Fingerprints of the models that wrote the responses."""
+        rows = (row for stage in self.stages for row in self.each(stage, "responses", Response))
+        return sorted({row.model for row in rows if row.model})
 
     @cached_property
     def evaluations(self) -> dict[str, dict[str, Evaluation]]:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from dataclasses import dataclass
 
 from rlaif.comparing.evidence import Evidence
-from rlaif.judge import combine_orders
+from rlaif.preferences import combine_orders
 from rlaif.prompts import dialogue
 from rlaif.records import TIE_MARGIN, Comparison, Evaluation, Label, Preference, Revision
 
@@ -125,29 +124,55 @@ class Judged:
 def doubtful(evidence: Evidence, count: int = 4) -> dict[str, list[Judged]]:
     """The preferences nearest to one half though something decides, and those whose principles or annotators disagree most."""
     stage = evidence.last("label")
-    labels: dict[str, list[Label]] = defaultdict(list)
-    for label in evidence.rows(stage, "labels", Label):
-        labels[label.comparison_id].append(label)
-    pairs = {row.id: row for row in evidence.rows(evidence.last("pair"), "comparisons", Comparison)}
-    found: list[Judged] = []
-    for row in evidence.rows(stage, "preferences", Preference):
-        if row.comparison_id in pairs:
-            found.append(_judged(evidence, row, pairs[row.comparison_id], labels[row.comparison_id]))
+    labels = evidence.lookup(stage, "labels", Label, "comparison_id")
+    pairs = evidence.lookup(evidence.last("pair"), "comparisons", Comparison, "id")
+    ties, uncertain, disputed = (Fewest(count), Fewest(count), Fewest(2 * count))
+    some_decide = False
+    for row in evidence.each(stage, "preferences", Preference):
+        read = combine_orders(labels.all(row.comparison_id))
+        decides = any(abs(p - 0.5) > TIE_MARGIN for p in read.values())
+        some_decide |= decides
+        if abs(row.p_a - 0.5) < 0.25:
+            (uncertain if decides else ties).add(abs(row.p_a - 0.5), row)
+        if _spread(read) > 0.5:
+            disputed.add(-_spread(read), row)
     # Where every verdict is a tie, one half is right and not uncertain.
-    decided = [j for j in found if any(abs(p - 0.5) > TIE_MARGIN for _, p in j.verdicts)] or found
-    uncertain = sorted(
-        (j for j in decided if abs(j.p_a - 0.5) < 0.25), key=lambda j: (abs(j.p_a - 0.5), j.prompt, j.a)
-    )[:count]
-    disputed = sorted(found, key=lambda j: (-j.spread, j.prompt, j.a))
+    first = (uncertain if some_decide else ties).rows()
+    second = [row for row in disputed.rows() if row not in first][:count]
     return {
-        "uncertain": uncertain,
-        "disputed": [j for j in disputed if j not in uncertain and j.spread > 0.5][:count],
-    }
+        name: [_judged(evidence, row, pairs[row.comparison_id], labels.all(row.comparison_id))
+               for row in rows if row.comparison_id in pairs]
+        for name, rows in (("uncertain", first), ("disputed", second))
+    }  # fmt: skip
+
+
+class Fewest:
+    """The rows with the smallest keys of many, equals in the order of their ids; the others are let go."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self.held: list[tuple[float, str, Preference]] = []
+
+    def add(self, key: float, row: Preference) -> None:
+        """Offer a row."""
+        self.held.append((key, row.id, row))
+        if len(self.held) > 64 * self.count:
+            self.held = self._smallest()
+
+    def _smallest(self) -> list[tuple[float, str, Preference]]:
+        return sorted(self.held, key=lambda item: item[:2])[: self.count]
+
+    def rows(self) -> list[Preference]:
+        """The rows with the smallest keys, smallest first."""
+        return [row for *_, row in self._smallest()]
+
+
+def _spread(read: dict[tuple[str, str | None], float]) -> float:
+    return max(read.values(), default=0.5) - min(read.values(), default=0.5)
 
 
 def _judged(evidence: Evidence, row: Preference, pair: Comparison, labels: list[Label]) -> Judged:
     read: dict[tuple[str, str | None], float] = combine_orders(labels)
     verdicts = [(principle or who.partition(":")[0], p) for (who, principle), p in read.items()]
-    spread = max(read.values(), default=0.5) - min(read.values(), default=0.5)
     a, b = _text(evidence, pair.a), _text(evidence, pair.b)
-    return Judged(prompt_text(evidence, pair.prompt_id), a, b, row.p_a, verdicts, spread)
+    return Judged(prompt_text(evidence, pair.prompt_id), a, b, row.p_a, verdicts, _spread(read))

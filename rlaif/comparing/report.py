@@ -229,7 +229,7 @@ def provenance(evidence: Evidence) -> dict[str, Any]:
         "facts": {
             "policy": config.policy.model, "feedback model": config.feedback.model, "gold": config.gold or "none",
             "constitution": f"{evidence.run.constitution.name}, {evidence.run.constitution.hash}",
-            "made by": ", ".join(sorted({row.model for row in evidence.responses.values() if row.model})),
+            "made by": ", ".join(evidence.writers),
             **{key: value for key, value in flat.items() if value is not None},
         },
     }  # fmt: skip

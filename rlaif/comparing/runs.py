@@ -122,7 +122,7 @@ class Pair:
         self, a: Side, b: Side, constitution: Constitution, judge: ModelConfig | None, progress: Any
     ) -> None:
         self.a, self.b, self.constitution, self.notes = a, b, constitution, []
-        shared = sorted(set(a.rows) & set(b.rows) & set(a.evidence.prompts))
+        shared = sorted(i for i in set(a.rows) & set(b.rows) if i in a.evidence.prompts)
         if not shared:
             raise UserError(
                 f"{a.name} and {b.name} share no held-out prompt.", "two runs evaluated on the same prompts"

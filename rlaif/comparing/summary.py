@@ -6,8 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from rlaif.comparing.evidence import Evidence, plain, whole_lines
+from rlaif.comparing.evidence import Evidence, plain
 from rlaif.errors import UserError
+from rlaif.lookup import whole_lines
 from rlaif.runfolder import Stage
 
 ARMS = ("dpo", "best_of_n", "rejection", "rloo", "grpo")  # stages that may stand in PPO's place
@@ -28,6 +29,7 @@ def summarise(path: Path) -> dict[str, Any]:
         "reward_model": evidence.metrics("reward"),
         "ppo": evidence.metrics("ppo"),
         **{name: evidence.metrics(name) for name in ARMS if evidence.last(name)},
+        "spent": evidence.run.ledger.figures(),
     })  # fmt: skip
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Protocol
 
 from rlaif.config import ModelConfig
+from rlaif.spending import Account
 
 Chat = list[dict[str, str]]
 
@@ -88,6 +89,7 @@ class Usage:
     cached: int = 0
     prompt_tokens: int = 0
     tokens: int = 0
+    shared_tokens: int = 0  # of the prompt tokens, those that a shared prefix or a server's cache saved
     retried: Counter[str] = field(default_factory=Counter)  # tries that came to nothing, by what came of them
 
     def as_dict(self) -> dict[str, int]:
@@ -161,8 +163,8 @@ class Scripted:
             yield index, Scores(tuple(tuple(math.log(max(p, 1e-30)) for p in row) for row in rows))
 
 
-def open_engine(config: ModelConfig, cache: Path | None = None) -> Engine:
-    """The engine a config names; with `cache`, answers are kept in that SQLite file.
+def open_engine(config: ModelConfig, cache: Path | None = None, account: Account | None = None) -> Engine:
+    """The engine a config names; with `cache`, answers are kept in that SQLite file; with `account`, they are paid for.
 
     Raises UserError where the model, the endpoint or the script cannot be opened.
     """
@@ -183,8 +185,12 @@ def open_engine(config: ModelConfig, cache: Path | None = None) -> Engine:
 
         engine = load_function(config.model, "scripted engine")()
     # A script's fingerprint does not cover its code, so its answers are not kept.
-    if cache is None or config.engine == "scripted":
-        return engine
-    from rlaif.engines.cache import CachedEngine
+    if cache is not None and config.engine != "scripted":
+        from rlaif.engines.cache import CachedEngine
 
-    return CachedEngine(engine, cache)
+        engine = CachedEngine(engine, cache)
+    if account is not None:
+        from rlaif.engines.metered import MeteredEngine
+
+        engine = MeteredEngine(engine, config.model, account)
+    return engine

@@ -165,6 +165,7 @@ class OpenAIEngine:
         self.usage.calls += 1
         self.usage.prompt_tokens += counts[0]
         self.usage.tokens += counts[1]
+        self.usage.shared_tokens += cached_tokens(used)
         return choices[0], counts
 
     def _check_model(self, endpoint: Endpoint, named: str | None) -> None:
@@ -292,6 +293,11 @@ def same_model(asked: str, answered: str) -> bool:
         or bool(re.fullmatch(re.escape(one) + r"[-@:]?[\d-]*(:latest)?", other))
         or one.startswith(other + ":")
     )
+
+
+def cached_tokens(used: Any) -> int:
+    """Of an answer's prompt tokens those that the server says it had read before."""
+    return getattr(getattr(used, "prompt_tokens_details", None), "cached_tokens", 0) or 0
 
 
 def _scores(parts: list[tuple[tuple[float, ...], int] | None]) -> Scores:

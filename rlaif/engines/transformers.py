@@ -156,6 +156,7 @@ class TransformersEngine:
         shared = [q for q in fitting if q.prefix and q.longest <= self.shared_limit]
         plain = [q for q in fitting if not (q.prefix and q.longest <= self.shared_limit)]
         for batch in batches(shared, lambda q: q.tokens, budget):
+            self.usage.shared_tokens += sum((len(q.suffixes) - 1) * len(q.prefix) for q in batch)
             yield from self._read(batch, score_shared(self.model, *_rows(batch)))
         for batch in batches(plain, lambda q: q.longest * len(q.suffixes), budget):
             yield from self._read(batch, score_plain(self.model, *_rows(batch), budget))
@@ -163,7 +164,7 @@ class TransformersEngine:
     def _read(self, batch: list[Question], table: torch.Tensor) -> Iterator[tuple[int, Scores]]:
         """Sum each choice's variants in a table [suffixes of all questions, V] of log-probabilities."""
         for question, rows in zip(batch, table.split([len(q.suffixes) for q in batch]), strict=True):
-            self._count(question.tokens, 0, len(question.suffixes))
+            self._count(question.unshared, 0, len(question.suffixes))
             columns = [
                 rows[:, ids].logsumexp(-1).tolist() for ids in self._variants(question.request.choices)
             ]
@@ -188,6 +189,11 @@ class Question:
     def tokens(self) -> int:
         """Tokens to read when the prefix is read once."""
         return len(self.prefix) + sum(map(len, self.suffixes))
+
+    @property
+    def unshared(self) -> int:
+        """Tokens of all its whole questions: what they would take one by one."""
+        return len(self.prefix) * len(self.suffixes) + sum(map(len, self.suffixes))
 
 
 def _rows(batch: list[Question]) -> tuple[list[list[int]], list[list[list[int]]]]:

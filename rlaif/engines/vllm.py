@@ -112,7 +112,8 @@ class VllmEngine(TransformersEngine):
             rows[index][place] = _sums(output.logprobs[0], self._variants(question.request.choices))
             if len(rows[index]) == len(question.suffixes):
                 found = rows.pop(index)
-                self._count(question.tokens, 0, len(found))
+                self.usage.shared_tokens += question.unshared - question.tokens
+                self._count(question.unshared, 0, len(found))
                 yield index, Scores(tuple(found[place] for place in sorted(found)), question.tokens)
 
     def _verdicts(

@@ -39,13 +39,12 @@ def run(stage: Stage) -> None:
     jobs = [Job(prompts[r.prompt_id], r, r) for r in origins]
     total = len(jobs) * stage.options.rounds
     if len(trace) < total:
-        engine = open_engine(stage.config.feedback, stage.run.cache)
+        engine = open_engine(stage.config.feedback, stage.run.cache, stage.account)
         stage.notes += engine.notes
         with stage.progress(total, "revisions", len(trace)) as tick:
             for start in range(0, len(jobs), CHUNK):
                 for done in _revise(stage, engine, jobs[start : start + CHUNK], revised, trace):
                     tick(done)
-        stage.usage(engine.usage)
     rows = list(trace)
     for row in rows:
         if row.status == "invalid":

@@ -14,7 +14,8 @@ from typing import Any
 
 from rlaif.engines import GenerateRequest, open_engine
 from rlaif.gold import load_gold, with_all
-from rlaif.judge import Judge, Question, aggregate
+from rlaif.judge import Judge, Question
+from rlaif.preferences import aggregate
 from rlaif.prompts import encode_chat, encode_reply
 from rlaif.records import Comparison, Evaluation, Label, Prompt, Response
 from rlaif.refusals import refuses
@@ -33,7 +34,7 @@ def run(stage: Stage) -> None:
     rows = stage.rows("evaluation", Evaluation)
     judged = {p.id for p in prompts[: options.judge]}
     policies = stage.policies()
-    judge = Judge(open_engine(stage.config.feedback, stage.run.cache), stage.templates)
+    judge = Judge(open_engine(stage.config.feedback, stage.run.cache, stage.account), stage.templates)
     tools = Tools(judge, stage.config.policy, str(policies["base"]), {})
     base: dict[str, Response] = {}
     with stage.progress(len(prompts) * len(policies), "answers", len(rows)) as tick:
@@ -50,7 +51,6 @@ def run(stage: Stage) -> None:
                 tick(len(chunk))
             stage.dropped["prompt longer than the model's context"] += len(prompts) - len(asked)
     stage.notes += [note for note in judge.engine.notes if note not in stage.notes]
-    stage.usage(judge.engine.usage)
     everything, responses = list(rows), stage.responses()
     stage.metrics = {
         "policies": {
@@ -68,7 +68,7 @@ def _answers(
     if folder.suffix == ".jsonl":  # chosen by an earlier stage
         return {row.prompt_id: row for row in Rows(folder, Response)}
     options = stage.options
-    engine = open_engine(stage.config.policy.model_copy(update={"model": str(folder)}))
+    engine = open_engine(stage.config.policy.model_copy(update={"model": str(folder)}), account=stage.account)
     stage.notes += [note for note in engine.notes if note not in stage.notes]
     have = {row.prompt_id: row for row in texts if row.model == engine.fingerprint}
     missing = [prompt for prompt in prompts if prompt.id not in have]
@@ -87,8 +87,6 @@ def _answers(
             )  # fmt: skip
             texts.append([row])
             have[row.prompt_id] = row
-    if missing:
-        stage.usage(engine.usage)
     return have
 
 

@@ -3,104 +3,237 @@
 Labels are rows as they were read. Preferences are arithmetic on them: orders averaged and principles added in logit
 space, people mixed in by share or weight, clamped where the judge reasoned first (Constitutional AI, arXiv
 2212.08073, section 4.1: chain-of-thought probabilities saturate, so 40-60 %).
+
+Comparisons are read, judged and written a chunk at a time, and rows are found on disk, so memory does not grow with
+their number. A label is known by its pair, principle, template, judge and order: what an earlier run (`labels_from`)
+has under the same id is taken over, and the rest of its labels on these pairs is kept in earlier_labels.jsonl.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeVar
 
 from rlaif.auditing.gate import check_judge
 from rlaif.config import find
 from rlaif.constitution import Principle
 from rlaif.engines import open_engine
+from rlaif.errors import UserError
 from rlaif.gold import Gold, load_gold
 from rlaif.human.rankings import load_human_labels, simulate_labels
-from rlaif.judge import Judge, Question, aggregate, combine_orders, order_statistics
-from rlaif.records import Comparison, Label, Preference
-from rlaif.runfolder import Stage
+from rlaif.judge import CHUNK, Judge, Question, Slot, slot_of
+from rlaif.lookup import Lookup
+from rlaif.preferences import Tally, aggregate, combine_orders, ratio
+from rlaif.records import Comparison, Label, Preference, Prompt, Response
+from rlaif.runfolder import RowFile, Run, Stage
 from rlaif.seeds import derive_seed
+
+T = TypeVar("T")
 
 
 def run(stage: Stage) -> None:
     """Write labels.jsonl and, computed from them, preferences.jsonl."""
-    options = stage.options
-    questions = _questions(stage)
-    rows = stage.rows("labels", Label)
-    people = _people(stage, questions) if options.human else []
-    rows.append(people)
-    if options.ai:
-        shown = {label.comparison_id for label in people}
-        # With a weight both label; without one, people's labels stand in for the judge's.
-        blend = options.human is not None and options.human.weight is not None
-        _ask(stage, [q for q in questions if blend or q.comparison.id not in shown], rows)
-    labels: dict[str, list[Label]] = defaultdict(list)
-    for label in rows:
-        labels[label.comparison_id].append(label)
-    preferences = [_preference(stage, question, labels[question.comparison.id]) for question in questions]
-    kept = [preference for preference in preferences if preference]
+    pairs = RowFile(stage.input("comparisons"), Comparison)
+    total = sum(1 for _ in pairs.path.open("rb")) if pairs.path.exists() else 0
+    questions = Questions(stage, pairs)
+    desk = Desk(stage, questions)
     path = stage.dir / "preferences.jsonl"
     path.unlink(missing_ok=True)
-    stage.rows("preferences", Preference).append(kept)
-    stage.metrics = _metrics(stage, questions, labels)
-    stage.save("running", **{"in": len(questions), "kept": len(kept)})
+    preferences = RowFile(path, Preference)
+    metrics = Metrics(stage)
+    kept = 0
+    try:
+        with stage.progress(total, "comparisons") as tick:
+            for chunk in questions.chunks():
+                labels = desk.labelled(chunk)
+                made = [_preference(stage, question, labels[question.comparison.id]) for question in chunk]
+                preferences.write(preference for preference in made if preference)
+                kept += sum(preference is not None for preference in made)
+                for question in chunk:
+                    metrics.add(question, labels[question.comparison.id])
+                tick(len(chunk))
+    finally:  # what went wrong is said of a stage that fails, too
+        desk.close()
+    stage.metrics = metrics.figures() | ({"reused": desk.reused} if stage.options.labels_from else {})
+    stage.save("running", **{"in": total, "kept": kept})
 
 
-def _questions(stage: Stage) -> list[Question]:
-    prompts, texts = stage.prompts_by_id(), stage.responses()
-    questions: list[Question] = []
-    for pair in stage.load("comparisons", Comparison):
-        prompt = prompts[pair.prompt_id]
-        questions.append(
-            Question(pair, prompt, texts[pair.a].text, texts[pair.b].text, _principles(stage, prompt, pair))
-        )
-    return questions
+class Questions:
+    """The comparisons of a stage with their texts and principles, read from disk as they are asked for."""
+
+    def __init__(self, stage: Stage, pairs: RowFile[Comparison]) -> None:
+        self.stage, self.pairs = stage, pairs
+        self.texts = Lookup(stage.files("responses"), Response)
+        self.prompts = Lookup(stage.files("prompts"), Prompt)
+        names = stage.options.principles
+        self.subset = None if isinstance(names, str) else set(stage.constitution.subset(names))
+
+    def __iter__(self) -> Iterator[Question]:
+        return map(self._question, self.pairs)
+
+    def chunks(self) -> Iterator[Sequence[Question]]:
+        """Questions a chunk at a time; where all replies to a prompt are shown together, whole prompts."""
+        if self.stage.options.mode == "pairwise":
+            yield from pieces(self, CHUNK)
+            return
+        groups = Lookup([self.pairs.path], Comparison, "prompt_id")
+        firsts = (found for pair in self.pairs if (found := groups.all(pair.prompt_id))[0].id == pair.id)
+        for part in pieces(firsts, CHUNK // 8):
+            yield [self._question(pair) for group in part for pair in group]
+
+    def _question(self, pair: Comparison) -> Question:
+        prompt = self.prompts[pair.prompt_id]
+        texts = self.texts[pair.a].text, self.texts[pair.b].text
+        return Question(pair, prompt, *texts, self._principles(prompt, pair))
+
+    def _principles(self, prompt: Prompt, pair: Comparison) -> tuple[Principle, ...]:
+        constitution, options = self.stage.constitution, self.stage.options
+        if options.principles == "drawn":
+            # Replies that are shown together are judged by one principle.
+            key = pair.id if options.mode == "pairwise" else pair.prompt_id
+            drawn = constitution.draw(prompt.tags, self.stage.seed, "label", key)
+            return (drawn,) if drawn else ()
+        applicable = constitution.applicable(prompt.tags)
+        return tuple(p for p in applicable if self.subset is None or p in self.subset)
 
 
-def _principles(stage: Stage, prompt: Any, pair: Comparison) -> tuple[Principle, ...]:
-    if stage.options.principles == "all":
-        return tuple(stage.constitution.applicable(prompt.tags))
-    drawn = stage.constitution.draw(prompt.tags, stage.seed, "label", pair.id)
-    return (drawn,) if drawn else ()
+def pieces(rows: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Rows in lists of `size`, the last one shorter."""
+    iterator = iter(rows)
+    while piece := list(islice(iterator, size)):
+        yield piece
 
 
-def _people(stage: Stage, questions: Sequence[Question]) -> list[Label]:
+class Desk:
+    """Where a chunk gets its labels: the stage's own rows, an earlier run's, people's, and the judge's."""
+
+    def __init__(self, stage: Stage, questions: Questions) -> None:
+        self.stage, self.options, self.questions = stage, stage.options, questions
+        self.file = RowFile(stage.dir / "labels.jsonl", Label)
+        self.beside = RowFile(stage.dir / "earlier_labels.jsonl", Label)
+        self.own = Lookup([self.file.path], Label, "comparison_id")
+        self.kept = Lookup([self.beside.path], Label, "comparison_id")
+        self.earlier = Lookup(earlier_labels(self.options.labels_from), Label, "comparison_id")
+        self.people = _people(stage, questions) if self.options.human else {}
+        self.reused = 0
+        self.opened: Judge | None = None
+
+    @property
+    def judge(self) -> Judge:
+        """The feedback model, opened at the first chunk that has something to ask."""
+        if self.opened is None:
+            engine = open_engine(self.stage.config.feedback, self.stage.run.cache, self.stage.account)
+            shots = self.stage.templates.comparison_shots(self.stage.constitution, self.options.few_shot)
+            cot = self.options.max_tokens if self.options.cot else 0
+            self.opened = Judge(engine, self.stage.templates, tuple(shots), cot, self.options.mode)
+            # Its card is of its verdicts on pairs, whatever it is asked afterwards.
+            check_judge(self.stage, replace(self.opened, mode="pairwise"), self.questions)
+        return self.opened
+
+    def labelled(self, chunk: Sequence[Question]) -> dict[str, list[Label]]:
+        """The labels that this config asks for, by comparison id; what is missing is asked for and written."""
+        pairs = [question.comparison.id for question in chunk]
+        own = {row.id: row for pair in pairs for row in self.own.all(pair)}
+        people = {row.id: row for pair in pairs for row in self.people.get(pair, [])}
+        self._write(people.values(), own)
+        current = list(people.values())
+        if asked := self._for_the_judge(chunk):
+            expected = self.judge.expected(asked)
+            mine = _current(own.values(), expected)
+            given = self._taken_over(asked, expected, own)
+            current += (mine | given).values()
+            for labels in self.judge.compare(asked, mine.keys() - given.keys(), given):
+                self._write(labels, own)
+                current += labels
+            self._note_example(asked[0])
+        found: dict[str, list[Label]] = {pair: [] for pair in pairs}
+        # Sorted, so that a continued run adds up in the same order as one that was never interrupted.
+        for row in sorted(current, key=lambda row: row.id):
+            found[row.comparison_id].append(row)
+        return found
+
+    def _for_the_judge(self, chunk: Sequence[Question]) -> list[Question]:
+        if not self.options.ai:
+            return []
+        # With a weight both label; without one, people's labels stand in for the judge's.
+        blend = self.options.human is not None and self.options.human.weight is not None
+        return [q for q in chunk if q.principles and (blend or q.comparison.id not in self.people)]
+
+    def _taken_over(
+        self, asked: Sequence[Question], expected: set[Slot], own: dict[str, Label]
+    ) -> dict[Slot, Label]:
+        """Labels that the earlier run has; its other ones on these pairs are kept beside."""
+        given: dict[Slot, Label] = {}
+        for question in asked:
+            rows = [row for row in self.earlier.all(question.comparison.id) if row.annotator.kind == "ai"]
+            fresh = _current(rows, expected)
+            self._write(fresh.values(), own)
+            given |= fresh
+            if len(fresh) < len(rows):
+                have = {row.id for row in self.kept.all(question.comparison.id)}
+                have |= {row.id for row in fresh.values()}
+                self.beside.write({row.id: row for row in rows if row.id not in have}.values())
+        self.reused += len(given)
+        return given
+
+    def _write(self, rows: Iterable[Label], own: dict[str, Label]) -> None:
+        fresh = {row.id: row for row in rows if row.id not in own}
+        self.file.write(fresh.values())
+        own.update(fresh)
+
+    def _note_example(self, question: Question) -> None:
+        if self.stage.example is None:
+            templates = self.stage.templates
+            shown = templates.comparison(question.prompt.chat, question.a, question.b)[0]["content"]
+            self.stage.note_example(shown + templates.comparison_suffix(question.principles[0]), "")
+
+    def close(self) -> None:
+        """Note where labels came from and what a reader should know of the engine."""
+        stage = self.stage
+        if self.options.labels_from:
+            stage.notes.append(f"{self.reused} labels taken over from {self.options.labels_from}")
+        if self.opened:
+            stage.notes += self.opened.engine.notes
+
+
+def _current(rows: Iterable[Label], expected: set[Slot]) -> dict[Slot, Label]:
+    """Of these rows those that the judge would give, with this wording, template and decoding."""
+    return {slot: row for row in rows if (slot := slot_of(row)) in expected}
+
+
+def earlier_labels(path: str | None) -> list[Path]:
+    """The label files of a run that another run may take labels from; raises UserError where there are none."""
+    if path is None:
+        return []
+    stages = [stage for stage in Run.load(Path(path)).stages if stage.name == "label"]
+    files = [stage.dir / name for stage in stages for name in ("labels.jsonl", "earlier_labels.jsonl")]
+    if not any(file.exists() for file in files):
+        raise UserError(f"labels_from: {path} holds no labels.", "a run whose label stage has begun")
+    return files
+
+
+def _people(stage: Stage, questions: Questions) -> dict[str, list[Label]]:
+    """People's labels by comparison id: unlike a judge's, few enough to hold."""
     human = stage.options.human
-    pairs = [question.comparison for question in questions]
+    pairs = list(questions.pairs)
     if human.file:
         left_out: Counter[str] = Counter()
         labels = load_human_labels(find(human.file, stage.run.base), pairs, left_out)
         stage.notes += [f"{human.file}: {n} × {reason}" for reason, n in left_out.items()]
     else:
-        labels = simulate_labels(human.annotator, human.options, questions, stage.constitution, stage.seed)
+        labels = simulate_labels(
+            human.annotator, human.options, list(questions), stage.constitution, stage.seed
+        )
     chosen = {pair.id for pair in pairs if derive_seed(stage.seed, "human", pair.id) / 2**31 < human.share}
-    return [label for label in labels if label.comparison_id in chosen]
-
-
-def _ask(stage: Stage, questions: Sequence[Question], rows: Any) -> None:
-    options = stage.options
-    total = 2 * sum(len(question.principles) for question in questions)
-    have = sum(1 for label in rows if label.annotator.kind == "ai")
-    if have >= total:
-        return
-    engine = open_engine(stage.config.feedback, stage.run.cache)
-    shots = stage.templates.comparison_shots(stage.constitution, options.few_shot)
-    judge = Judge(engine, stage.templates, tuple(shots), options.max_tokens if options.cot else 0)
-    check_judge(stage, judge, questions)
-    try:
-        with stage.progress(total, "labels", have) as tick:
-            for labels in judge.compare(questions, rows.ids):
-                rows.append(labels)
-                tick(len(labels))
-    finally:  # what was asked and what went wrong is said of a stage that fails, too
-        stage.notes += engine.notes
-        stage.usage(engine.usage)
-    first = questions[0]
-    asked = stage.templates.comparison(first.prompt.chat, first.a, first.b)[0]["content"]
-    stage.note_example(
-        asked + stage.templates.comparison_suffix(first.principles[0]) if first.principles else asked, ""
-    )
+    found: dict[str, list[Label]] = defaultdict(list)
+    for label in labels:
+        if label.comparison_id in chosen:
+            found[label.comparison_id].append(label)
+    return dict(found)
 
 
 def _preference(stage: Stage, question: Question, labels: Sequence[Label]) -> Preference | None:
@@ -108,7 +241,7 @@ def _preference(stage: Stage, question: Question, labels: Sequence[Label]) -> Pr
     weight = options.human.weight if options.human and options.human.weight is not None else 1.0
     result = aggregate(labels, stage.constitution, weight)
     if result is None:
-        stage.dropped["no principle applies" if not labels else "no verdict could be read"] += 1
+        stage.dropped[_why_missing(labels)] += 1
         return None
     p_a, deciding = result
     if question.comparison.origin == "revision" and p_a <= 0.5:
@@ -122,66 +255,78 @@ def _preference(stage: Stage, question: Question, labels: Sequence[Label]) -> Pr
     )  # fmt: skip
 
 
-def _metrics(stage: Stage, questions: Sequence[Question], labels: dict[str, list[Label]]) -> dict[str, Any]:
-    everything = [label for rows in labels.values() for label in rows]
-    metrics: dict[str, Any] = {
-        "comparisons": len(questions),
-        **order_statistics(everything),
-        "sources": dict(Counter(label.annotator.kind for label in everything)),
-        "by_principle": _by_principle(stage, everything),
-    }
-    gold = load_gold(stage.config.gold, stage.constitution)
-    if gold is not None:
-        metrics |= _against_gold(gold, questions, labels, metrics["by_principle"])
-    return metrics
+def _why_missing(labels: Sequence[Label]) -> str:
+    if not labels:
+        return "no principle applies"
+    abstained = any(label.verdict == "abstain" for label in labels)
+    return "every verdict is an abstention" if abstained else "no verdict could be read"
 
 
-def _by_principle(stage: Stage, labels: Sequence[Label]) -> dict[str, Any]:
-    table: dict[str, Any] = {}
-    for principle_id in stage.constitution.ids:
-        rows = [label for label in labels if label.principle_id == principle_id]
-        if rows:
-            statistics = order_statistics(rows)
-            read = [label.p_a for label in rows if label.p_a is not None]
-            confidence = sum(abs(p - 0.5) for p in read) / len(read) if read else None
-            table[principle_id] = {
-                "n": len(rows), "decided": statistics["decided"], "flip_rate": statistics["order_flip_rate"],
-                "mean_confidence": confidence,
-            }  # fmt: skip
-    return table
+class Metrics:
+    """What the labels are worth, added up a comparison at a time."""
 
+    def __init__(self, stage: Stage) -> None:
+        self.gold: Gold | None = load_gold(stage.config.gold, stage.constitution)
+        self.ids = stage.constitution.ids
+        self.comparisons = 0
+        self.by_principle: dict[str | None, Tally] = defaultdict(Tally)
+        self.sources: Counter[str] = Counter()
+        self.right: Counter[str] = Counter()
+        self.decided: Counter[str] = Counter()
+        self.ties = 0
+        self.tie_distance = 0.0
 
-def _against_gold(
-    gold: Gold, questions: Sequence[Question], labels: dict[str, list[Label]], table: dict[str, Any]
-) -> dict[str, Any]:
-    """Agreement with the truth where the truth decides: per principle, and people by how many principles are kept."""
-    right: dict[str, list[bool]] = defaultdict(list)
-    ties: list[float] = []
-    for question in questions:
-        truth = {"a": gold(question.prompt, question.a), "b": gold(question.prompt, question.b)}
-        for (annotator, principle_id), p in combine_orders(labels[question.comparison.id]).items():
-            kept = {
-                side: sum(t.values()) if principle_id is None else t.get(principle_id)
-                for side, t in truth.items()
-            }
-            if kept["a"] is None or kept["b"] is None:
+    def add(self, question: Question, labels: Sequence[Label]) -> None:
+        """Count one comparison's labels."""
+        self.comparisons += 1
+        self.sources.update(label.annotator.kind for label in labels)
+        rows: dict[str | None, list[Label]] = defaultdict(list)
+        for label in labels:
+            rows[label.principle_id].append(label)
+        for principle_id, own in rows.items():
+            self.by_principle[principle_id].add(own)
+        if self.gold and labels:
+            self._against(self.gold, question, labels)
+
+    def _against(self, gold: Gold, question: Question, labels: Sequence[Label]) -> None:
+        """Agreement with the truth where the truth decides: per principle, and people by how many principles are kept."""
+        truths = gold(question.prompt, question.a), gold(question.prompt, question.b)
+        for (annotator, principle_id), p in combine_orders(labels).items():
+            a, b = (sum(t.values()) if principle_id is None else t.get(principle_id) for t in truths)
+            if a is None or b is None:
                 continue
-            if kept["a"] == kept["b"]:
-                ties += [abs(p - 0.5)] if principle_id else []
+            if a == b:
+                self.ties += principle_id is not None
+                self.tie_distance += abs(p - 0.5) if principle_id is not None else 0.0
                 continue
-            agrees = (p > 0.5) == (kept["a"] > kept["b"]) and p != 0.5
-            right["all"].append(agrees)
-            right[annotator.split(":")[0]].append(agrees)
-            if principle_id:
-                right[f"principle {principle_id}"].append(agrees)
-    for principle_id, row in table.items():
-        found = right[f"principle {principle_id}"]
-        row |= {"gold_decided": len(found), "agreement_with_gold": sum(found) / len(found) if found else None}
-    return {
-        "agreement_with_gold": sum(right["all"]) / len(right["all"]) if right["all"] else None,
-        "gold_decided": len(right["all"]),
-        "gold_tie_distance": sum(ties) / len(ties) if ties else None,
-        "agreement_by_source": {
-            k: sum(right[k]) / len(right[k]) for k in ("ai", "human", "simulated") if right[k]
-        },
-    }
+            for name in (
+                "all",
+                annotator.split(":")[0],
+                *([f"principle {principle_id}"] if principle_id else []),
+            ):
+                self.decided[name] += 1
+                self.right[name] += (p > 0.5) == (a > b) and p != 0.5
+
+    def figures(self) -> dict[str, Any]:
+        """The stage's metrics."""
+        table = {i: self._row(i) for i in self.ids if self.by_principle[i].rows}
+        metrics = {"comparisons": self.comparisons, **Tally.total(self.by_principle.values()).figures(), "sources": dict(self.sources), "by_principle": table}  # fmt: skip
+        if self.gold is None:
+            return metrics
+        return metrics | {
+            "agreement_with_gold": self._agreement("all"), "gold_decided": self.decided["all"],
+            "gold_tie_distance": ratio(self.tie_distance, self.ties),
+            "agreement_by_source": {k: self._agreement(k) for k in ("ai", "human", "simulated") if self.decided[k]},
+        }  # fmt: skip
+
+    def _row(self, principle_id: str) -> dict[str, Any]:
+        tally = self.by_principle[principle_id]
+        row = {"n": tally.rows, "decided": tally.decided, "flip_rate": ratio(tally.flips, tally.decided),
+               "mean_confidence": ratio(tally.confidence, tally.read)}  # fmt: skip
+        if self.gold:
+            name = f"principle {principle_id}"
+            row |= {"gold_decided": self.decided[name], "agreement_with_gold": self._agreement(name)}
+        return row
+
+    def _agreement(self, name: str) -> float | None:
+        return ratio(self.right[name], self.decided[name])

@@ -19,6 +19,7 @@ from rlaif.prompts import encode_chat, has_chat_template
 from rlaif.rewards import Opened, fix_scales, open_rewards, reference_samples
 from rlaif.runfolder import Journal, Stage
 from rlaif.seeds import derive_seed, in_rounds
+from rlaif.spending import BudgetReached
 from rlaif.stats import mean
 from rlaif.tracking import open_tracker
 from rlaif.watching import Watch
@@ -183,6 +184,9 @@ def _train(stage: Stage, parts: Parts, metrics: Journal, samples: Journal) -> No
                 row, experience = parts.ppo.update(number, batch)
             except NotFinite as error:
                 raise diverged(stage, number, error, checkpoint.latest(folder)) from None
+            except BudgetReached:
+                checkpoint.save(folder, parts.ppo, number - 1)
+                raise
             except UserError as error:  # of a reward, before anything was learnt from it
                 checkpoint.save(folder, parts.ppo, number - 1)
                 raise unrewarded(stage, number, error, checkpoint.latest(folder)) from error
@@ -196,8 +200,6 @@ def _train(stage: Stage, parts: Parts, metrics: Journal, samples: Journal) -> No
             if number % o.checkpoint_every == 0 or number == o.updates:
                 checkpoint.save(folder, parts.ppo, number)
             tick(1)
-    if judge:
-        stage.usage(judge.engine.usage)
 
 
 def unrewarded(stage: Stage, update: int, error: UserError, last: Path | None) -> UserError:

@@ -1,0 +1,194 @@
+"""Labelling at scale with a scripted judge: memory that does not grow with the comparisons, and what an edit costs.
+
+    python benchmarks/label_scale.py --sizes 1000 10000 200000 --json label_scale.json
+
+Each size is labelled by an `rlaif run` that continues after the pair stage: peak memory is that process's, report
+included; labels a second are the label stage's. Then 2,000 pairs are labelled under 16 principles, one principle is edited, and the pairs
+are labelled again with `labels_from`; first and second run take turns, medians are shown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rlaif.engines import Scripted
+
+ROOT = Path(__file__).parent.parent
+CONFIG = """name: scale
+constitution: constitution.json
+prompts: prompts.jsonl
+templates: default
+policy: {engine: scripted, model: "benchmarks.label_scale:judge"}
+feedback: {engine: scripted, model: "benchmarks.label_scale:judge"}
+stages:
+  - {stage: pair, samples: false, imported: pairs}
+  - {stage: label}
+"""
+
+
+def judge() -> Scripted:
+    """Costs next to nothing and answers by the length of the question."""
+    return Scripted(on_score=lambda messages, suffix, choices: [0.6, 0.3] if len(messages[-1]["content"]) % 2 else [0.2, 0.7])  # fmt: skip
+
+
+def slow_judge() -> Scripted:
+    """The same with the pace of a fast endpoint: 2 ms a verdict."""
+
+    def score(messages: Any, suffix: str, choices: Sequence[str]) -> list[float]:
+        time.sleep(0.002)
+        return [0.6, 0.3]
+
+    return Scripted(on_score=score)
+
+
+def write_project(folder: Path, comparisons: int, principles: int) -> None:
+    """A config, a constitution, and an imported folder of that many pairs outside the held-out share."""
+    from rlaif.records import Comparison, Message, Prompt, Response
+    from rlaif.runfolder import RowFile, is_heldout
+
+    (folder / "pairs").mkdir(parents=True)
+    (folder / "config.yaml").write_text(CONFIG)
+    write_constitution(folder, principles)
+    asked = {"messages": [{"role": "user", "content": "What is this?"}]}
+    (folder / "prompts.jsonl").write_text(json.dumps(asked) + "\n")
+    prompts = RowFile(folder / "pairs" / "prompts.jsonl", Prompt)
+    responses = RowFile(folder / "pairs" / "responses.jsonl", Response)
+    pairs = RowFile(folder / "pairs" / "comparisons.jsonl", Comparison)
+    made = number = 0
+    while made < comparisons:
+        number += 1
+        prompt = Prompt(
+            messages=(Message(role="user", content=f"Question {number}: " + "what about it? " * 12),)
+        )
+        if is_heldout(prompt.id, 0.25):
+            continue
+        a, b = (
+            Response(prompt_id=prompt.id, text=f"Answer {side} {number}: " + "so it is. " * 30)
+            for side in (1, 22)
+        )
+        prompts.write([prompt])
+        responses.write([a, b])
+        pairs.write([Comparison(prompt_id=prompt.id, a=a.id, b=b.id)])
+        made += 1
+
+
+def write_constitution(folder: Path, principles: int, edited: str = "") -> None:
+    """Rules with words of their own; `edited` is the wording of the first one."""
+    rules = [{"id": f"p{n}", "text": f"The reply must keep rule number {n}."} for n in range(principles)]
+    rules[0]["text"] += edited
+    (folder / "constitution.json").write_text(json.dumps({"name": "scale", "principles": rules}))
+
+
+def labelled(folder: Path, out: str, *overrides: str) -> dict[str, Any]:
+    """The label stage in a process of its own: its peak memory, seconds and calls."""
+    settings = [word for override in overrides for word in ("-s", override)]
+    command = [
+        sys.executable,
+        __file__,
+        "--child",
+        str(folder / "config.yaml"),
+        "--out",
+        str(folder / out),
+        *settings,
+    ]
+    for part in (["--until", "pair"], []):
+        done = subprocess.run([*command, *part], cwd=ROOT, capture_output=True, text=True, check=True)
+    stage = json.loads((folder / out / "02_label" / "stage.json").read_text())
+    labels = sum(1 for _ in (folder / out / "02_label" / "labels.jsonl").open("rb"))
+    return {"peak_mb": json.loads(done.stdout.splitlines()[-1])["peak_mb"], "seconds": stage["seconds"],
+            "calls": stage["usage"]["calls"], "labels": labels, "labels_a_second": labels / stage["seconds"]}  # fmt: skip
+
+
+def child(arguments: list[str]) -> None:
+    """Run rlaif here and print this process's peak memory."""
+    from rlaif.cli import app
+
+    app(["run", *arguments], standalone_mode=False)
+    print(json.dumps({"peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
+
+
+def scale(sizes: Sequence[int], principles: int, work: Path) -> list[dict[str, Any]]:
+    """A row for each number of comparisons."""
+    rows = []
+    for size in sizes:
+        folder = work / f"scale-{size}"
+        write_project(folder, size, principles)
+        rows.append({"comparisons": size, "principles": principles, **labelled(folder, "run")})
+        shutil.rmtree(folder)
+    return rows
+
+
+def edit(pairs: int, repeats: int, work: Path) -> dict[str, Any]:
+    """First runs and runs after an edit, in turns; medians, with free verdicts and with verdicts of 2 ms."""
+    found: dict[str, Any] = {"pairs": pairs, "principles": 16}
+    for name in ("judge", "slow_judge"):
+        model = f"feedback.model=benchmarks.label_scale:{name}"
+        times = []
+        for repeat in range(repeats if name == "judge" else 1):
+            folder = work / f"edit-{name}-{repeat}"
+            write_project(folder, pairs, 16)
+            first = labelled(folder, "first", model)
+            write_constitution(folder, 16, edited=" Mind it.")
+            second = labelled(folder, "second", model, f"label.labels_from={folder / 'first'}")
+            times.append((first, second))
+            shutil.rmtree(folder)
+        seconds = [statistics.median(pair[at]["seconds"] for pair in times) for at in (0, 1)]
+        found[name] = {
+            "first_seconds": seconds[0], "edited_seconds": seconds[1], "share_of_wall": seconds[1] / seconds[0],
+            "first_calls": times[0][0]["calls"], "edited_calls": times[0][1]["calls"],
+            "share_of_calls": times[0][1]["calls"] / times[0][0]["calls"],
+        }  # fmt: skip
+    return found
+
+
+def table(results: dict[str, Any]) -> str:
+    """The figures as Markdown."""
+    lines = ["| comparisons | principles | labels | labels/s | peak memory, MB |", "|---|---|---|---|---|"]
+    for row in results["scale"]:
+        lines.append(f"| {row['comparisons']:,} | {row['principles']} | {row['labels']:,} | {row['labels_a_second']:,.0f} "
+                     f"| {row['peak_mb']:.0f} |")  # fmt: skip
+    lines += ["", "| one of 16 principles edited | first run | after the edit | share |", "|---|---|---|---|"]
+    for name, what in (("judge", "free verdicts"), ("slow_judge", "2 ms a verdict")):
+        row = results["edit"][name]
+        lines.append(f"| calls, {what} | {row['first_calls']:,} | {row['edited_calls']:,} | {row['share_of_calls']:.4f} |")  # fmt: skip
+        lines.append(f"| seconds, {what} | {row['first_seconds']:.1f} | {row['edited_seconds']:.1f} | {row['share_of_wall']:.3f} |")  # fmt: skip
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Measure and print the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--sizes", type=int, nargs="+", default=[1000, 10000, 200000])
+    parser.add_argument("--principles", type=int, default=2)
+    parser.add_argument("--pairs", type=int, default=2000, help="for the edit")
+    parser.add_argument("--repeats", type=int, default=3, help="of the edit")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as work:
+        results = {
+            "scale": scale(options.sizes, options.principles, Path(work)),
+            "edit": edit(options.pairs, options.repeats, Path(work)),
+        }
+    print(table(results))
+    if options.json:
+        options.json.write_text(json.dumps(results, indent=1))
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--child"]:
+        child(sys.argv[2:])
+    else:
+        main()

@@ -1,0 +1,76 @@
+"""An engine whose questions are counted in the run's ledger, and which asks none that the budget cannot pay for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
+
+from rlaif.engines import Engine, GenerateRequest, Generation, ScoreRequest, Scores
+from rlaif.spending import Account
+
+Q = TypeVar("Q", GenerateRequest, ScoreRequest)
+A = TypeVar("A")
+TURN = 32  # tokens a chat template may put around a turn
+VERDICT = 16  # tokens of a written verdict, where a server gives no log-probabilities
+
+
+class MeteredEngine:
+    """The engine behind, with an account; what comes from a cache costs nothing."""
+
+    def __init__(self, engine: Engine, model: str, account: Account) -> None:
+        self.engine, self.model, self.account = engine, model, account
+        self.usage, self.notes, self.batched = engine.usage, engine.notes, engine.batched
+        self._counted = engine.usage.as_dict()
+
+    @property
+    def fingerprint(self) -> str:
+        """The fingerprint of the engine behind."""
+        return self.engine.fingerprint
+
+    def generate(self, requests: Sequence[GenerateRequest]) -> Iterator[tuple[int, Generation]]:
+        """As many of the requests at once as the budget surely allows, until none is left or none fits."""
+        yield from self._within(requests, self.engine.generate, _most_written)
+
+    def score_choices(self, requests: Sequence[ScoreRequest]) -> Iterator[tuple[int, Scores]]:
+        """The same for questions."""
+        yield from self._within(requests, self.engine.score_choices, _most_read)
+
+    def _within(
+        self, requests: Sequence[Q], ask: Callable[[Sequence[Q]], Iterator[tuple[int, A]]],
+        most: Callable[[Q], dict[str, float]],
+    ) -> Iterator[tuple[int, A]]:  # fmt: skip
+        ledger, start = self.account.ledger, 0
+        while start < len(requests):
+            part = requests[start:]
+            if ledger.left():
+                part = part[: ledger.affordable(self.model, map(most, part))]
+            try:
+                for index, answer in ask(part):
+                    self._count()
+                    yield start + index, answer
+            finally:
+                self._count()
+                ledger.flush()
+            start += len(part)
+
+    def _count(self) -> None:
+        now: dict[str, Any] = self.engine.usage.as_dict()
+        new = {key: n - self._counted.get(key, 0) for key, n in now.items() if n != self._counted.get(key, 0)}
+        self._counted = now
+        if new:
+            self.account.spend(self.model, new)
+
+
+def _size(messages: Sequence[dict[str, str]]) -> int:
+    """The most tokens a conversation can have: no tokenizer needs more than one for a byte."""
+    return sum(len(m["content"].encode(errors="surrogatepass")) + TURN for m in messages) + TURN
+
+
+def _most_written(request: GenerateRequest) -> dict[str, float]:
+    return {"calls": 1, "prompt_tokens": _size(request.messages), "tokens": request.max_tokens}
+
+
+def _most_read(request: ScoreRequest) -> dict[str, float]:
+    shared, count = _size(request.messages), len(request.suffixes)
+    own = sum(len(suffix.encode(errors="surrogatepass")) for suffix in request.suffixes)
+    return {"calls": count, "prompt_tokens": shared * count + own, "tokens": VERDICT * count}

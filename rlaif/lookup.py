@@ -1,0 +1,140 @@
+"""Rows found by a key without being held: an index on disk from a key to the places of its rows.
+
+A run of 200,000 comparisons then needs no more memory than one of 1,000. The index is a private SQLite file that
+disappears with the process; it holds digests and file positions, never a row.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import weakref
+from collections.abc import Iterator, Sequence
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, BinaryIO, Generic, TypeVar
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import from_json
+
+from rlaif.errors import UserError
+
+R = TypeVar("R", bound=BaseModel)
+
+
+def whole_lines(path: Path) -> Iterator[bytes]:
+    """The whole lines of a file, none where it is missing; a torn last one may be just being written."""
+    if path.exists():
+        with path.open("rb") as file:
+            yield from (line for line in file if line.endswith(b"\n"))
+
+
+def drop_torn_line(path: Path) -> None:
+    """Cut off what a killed process left half written; only a file's one writer may."""
+    if path.exists():
+        os.truncate(path, _end_of_last_line(path))
+
+
+def _end_of_last_line(path: Path) -> int:
+    """Where the last whole line ends, searched from the back."""
+    with path.open("rb") as file:
+        end = file.seek(0, os.SEEK_END)
+        while end:
+            start = max(0, end - 65536)
+            file.seek(start)
+            found = file.read(end - start).rfind(b"\n")
+            if found >= 0:
+                return start + found + 1
+            end = start
+    return 0
+
+
+def key_of(path: Path, number: int, line: bytes, key: str = "id") -> str:
+    """One field of a row; UserError names a line that is no such row."""
+    try:
+        return from_json(line)[key]
+    except (ValueError, KeyError, TypeError):
+        raise damaged(path, number) from None
+
+
+def damaged(path: Path, number: int) -> UserError:
+    """The error that names a line which is no row."""
+    return UserError(f"{path}:{number}: damaged row.", "rows as they were written",
+                     f"remove line {number}, and the stage makes its row again")  # fmt: skip
+
+
+class Lookup(Generic[R]):
+    """The rows of some files by one of their fields, read from disk when they are asked for."""
+
+    def __init__(self, files: Sequence[Path], record: type[R], key: str = "id") -> None:
+        self.record, self.key = record, key
+        self._files: list[BinaryIO] = [path.open("rb") for path in files if path.exists()]
+        db = self._db = sqlite3.connect("", isolation_level=None)  # no name: a temporary file
+        for setting in ("journal_mode=OFF", "synchronous=OFF", "cache_size=-4096"):
+            db.execute(f"PRAGMA {setting}")
+        db.execute("CREATE TABLE places (key INTEGER, file INTEGER, start INTEGER, size INTEGER, "
+                   "PRIMARY KEY (key, file, start)) WITHOUT ROWID")  # fmt: skip
+        db.execute("BEGIN")
+        for number, path in enumerate(path for path in files if path.exists()):
+            db.executemany("INSERT INTO places VALUES (?, ?, ?, ?)", self._places(number, path))
+        db.execute("COMMIT")
+        weakref.finalize(self, _close, db, self._files)
+
+    def _places(self, number: int, path: Path) -> Iterator[tuple[int, int, int, int]]:
+        """(key, file, start, size) of each stretch of rows with one key: labels of a pair stand together."""
+        start = end = 0
+        current: str | None = None
+        for count, line in enumerate(whole_lines(path), 1):
+            value = key_of(path, count, line, self.key)
+            if value != current and current is not None:
+                yield _digest(current), number, start, end - start
+                start = end
+            current, end = value, end + len(line)
+        if current is not None:
+            yield _digest(current), number, start, end - start
+
+    def all(self, value: str) -> list[R]:
+        """Every row whose key is `value`, in the order of the files."""
+        places = self._db.execute("SELECT file, start, size FROM places WHERE key = ?", (_digest(value),))
+        rows = [row for place in places.fetchall() for row in self._read(*place)]
+        return [row for row in rows if getattr(row, self.key) == value]
+
+    def __getitem__(self, value: str) -> R:
+        """The first row whose key is `value`; KeyError where there is none."""
+        row = self.get(value)
+        if row is None:
+            raise KeyError(value)
+        return row
+
+    def get(self, value: str) -> R | None:
+        """The first row whose key is `value`, None where there is none."""
+        return next(iter(self.all(value)), None)
+
+    def __len__(self) -> int:
+        """How many keys there are."""
+        return self._db.execute("SELECT COUNT(DISTINCT key) FROM places").fetchone()[0]
+
+    def __contains__(self, value: str) -> bool:
+        return self.get(value) is not None
+
+    def _read(self, number: int, start: int, size: int) -> Iterator[R]:
+        file = self._files[number]
+        file.seek(start)
+        for line in file.read(size).split(b"\n")[:-1]:
+            try:
+                yield self.record.model_validate_json(line)
+            except ValidationError as error:
+                first = error.errors()[0]
+                raise UserError(f"{file.name}: the row with {self.key} {json.loads(line)[self.key]}: {first['msg']}.",
+                                f"a {self.record.__name__} row of JSON a line") from None  # fmt: skip
+
+
+def _digest(value: str) -> int:
+    return int.from_bytes(blake2b(value.encode(), digest_size=8).digest(), signed=True)
+
+
+def _close(db: Any, files: list[BinaryIO]) -> None:
+    db.close()
+    for file in files:
+        file.close()

@@ -1,0 +1,210 @@
+"""What a run costs: the estimate before it, the ledger during it, the budget that stops it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rlaif import pipeline
+from rlaif.comparing.summary import summarise
+from rlaif.config import load_config
+from rlaif.engines import GenerateRequest, ScoreRequest, Scripted
+from rlaif.engines.metered import MeteredEngine
+from rlaif.errors import UserError
+from rlaif.options_base import Price
+from rlaif.records import Comparison, Label, Message, Prompt, Response
+from rlaif.runfolder import RowFile, Rows, is_heldout, read_json
+from rlaif.spending import Account, BudgetReached, Ledger, money
+from tests import scripts
+
+ROOT = Path(__file__).parent.parent
+
+
+def talker() -> Scripted:
+    """A feedback model that counts tokens as words, as an endpoint would."""
+
+    class Talker(Scripted):
+        def score_choices(self, requests):
+            for index, scores in super().score_choices(requests):
+                for suffix in requests[index].suffixes:
+                    self.usage.prompt_tokens += len(
+                        (requests[index].messages[-1]["content"] + suffix).split()
+                    )
+                yield index, scores
+
+    return Talker(on_generate=scripts.write_feedback, on_score=scripts.judge, name="feedback")
+
+
+def run(project: Path, *overrides: str, out: str = "run"):
+    return pipeline.run(project / "config.yaml", project / out, overrides)
+
+
+def lines(folder: Path) -> dict[str, set[str]]:
+    files = folder.glob("*/*.jsonl")
+    return {str(path.relative_to(folder)): set(path.read_text().splitlines()) for path in files}
+
+
+def test_money_by_hand():
+    price = Price(prompt=2.0, cached=0.5, completion=10.0)
+    used = {"prompt_tokens": 1_000_000, "shared_tokens": 400_000, "tokens": 50_000}
+    # 0.6 · 2 + 0.4 · 0.5 + 0.05 · 10.
+    assert money(used, price) == pytest.approx(1.9)
+    assert money(used, Price(prompt=2.0)) == pytest.approx(2.0)
+    assert money(used, None) == 0.0
+
+
+# 24 samples, then two rounds of 24 critiques and 24 revisions: a critique that had no revision yet is asked again
+# (of a scripted model, whose answers are not cached).
+@pytest.mark.parametrize(("cap", "again"), [(1, 0), (30, 6), (100, 20), (250, 0)])
+def test_a_budget_of_calls_is_met_exactly_and_the_run_continues_when_it_is_raised(project, cap, again):
+    whole = run(project, out="whole")
+    with pytest.raises(BudgetReached, match=rf"{cap} of {cap} calls spent"):
+        run(project, f"budget.calls={cap}")
+    stopped = read_json(project / "run" / "manifest.json")
+    assert (stopped["status"], stopped["spent"]["calls"]) == ("stopped", cap)
+    assert "stopped" in [stage["status"] for stage in summarise(project / "run")["stages"]]
+    this = run(project, "budget.calls=100000")
+    assert lines(this.path) == lines(whole.path)
+    assert this.manifest["status"] == "done"
+    assert this.manifest["spent"]["calls"] == whole.manifest["spent"]["calls"] + again
+    assert this.manifest["spent"]["calls"] == sum(s.summary["usage"]["calls"] for s in this.stages)
+
+
+@pytest.mark.parametrize("cap", ["tokens=3000", "money=0.003"])
+def test_tokens_and_money_are_never_exceeded(project, cap):
+    price = 'prices={"tests.test_budget:talker": {"prompt": 1.0}}'
+    options = ["feedback.model=tests.test_budget:talker", price]
+    with pytest.raises(BudgetReached):
+        run(project, *options, f"budget.{cap}")
+    spent = read_json(project / "run" / "manifest.json")["spent"]
+    assert 2500 < spent["prompt_tokens"] + spent["tokens"] <= 3000 or 0.0025 < spent["money"] <= 0.003
+    assert spent["money"] == pytest.approx(spent["prompt_tokens"] / 1e6)
+
+
+def test_a_killed_run_remembers_what_it_spent(project):
+    command = [
+        sys.executable,
+        "-m",
+        "rlaif.cli",
+        "run",
+        str(project / "config.yaml"),
+        "--out",
+        str(project / "run"),
+    ]
+    killed = subprocess.run(command, cwd=ROOT, env={**os.environ, "KILL_LABEL": "60"}, check=False)
+    assert killed.returncode == -9
+    before = sum(json.loads(line)["calls"] for line in (project / "run" / "spending.jsonl").open())
+    again = subprocess.run([*command, "-s", f"budget.calls={before + 10}"], cwd=ROOT, capture_output=True, text=True,
+                           check=False)  # fmt: skip
+    assert again.returncode == 3
+    assert again.stderr.strip().endswith("every finished row is kept")
+    assert f"{before + 10:,g} of {before + 10:,g} calls spent" in again.stderr
+    assert "Traceback" not in again.stderr
+
+
+def test_a_torn_line_of_the_ledger_is_cut_off(project):
+    config = load_config(project / "config.yaml")
+    path = project / "spending.jsonl"
+    ledger = Ledger(path, config)
+    ledger.spend("05_label", config.feedback.model, {"calls": 3})
+    ledger.flush()
+    with path.open("a") as file:
+        file.write('{"stage": "05_la')
+    again = Ledger(path, config)
+    # A model that the config does not name was made by the run: the policy's price counts.
+    again.spend("03_sample", "/somewhere/policy", {"calls": 2, "tokens": 7})
+    again.flush()
+    assert Ledger(path, config).figures()["calls"] == 5
+    assert [json.loads(line)["model"] for line in path.open()][1] == config.policy.model
+
+
+def test_no_question_is_asked_that_could_exceed_the_budget(project):
+    config = load_config(project / "config.yaml", ["budget.calls=5"])
+    ledger = Ledger(project / "spending.jsonl", config)
+    engine = MeteredEngine(scripts.feedback(), config.feedback.model, Account(ledger, "label"))
+    chat = [{"role": "user", "content": "Reply A: rude\nReply B: sun\n"}]
+    requests = [ScoreRequest(chat, ("Rule: Never say rude.",) * 2, ("A", "B"))] * 4
+    answers = engine.score_choices(requests)
+    assert [next(answers)[0], next(answers)[0]] == [0, 1]
+    with pytest.raises(BudgetReached, match="4 of 5 calls"):
+        next(answers)
+    writing = [GenerateRequest([{"role": "user", "content": "Reply: sun\nRule: Never say sun."}], 8)]
+    assert [index for index, _ in engine.generate(writing)] == [0]
+    assert engine.usage.calls == 5
+
+
+def test_prices_and_budgets_that_cannot_be_meant_are_refused(project):
+    with pytest.raises(
+        UserError, match=r'prices: no model "tests.scripts:polcy" — did you mean "tests.scripts:policy"'
+    ):
+        load_config(project / "config.yaml", ['prices={"tests.scripts:polcy": {"prompt": 1}}'])
+    with pytest.raises(UserError, match="a budget of money needs prices"):
+        load_config(project / "config.yaml", ["budget.money=3"])
+
+
+def test_the_estimate_has_tokens_seconds_and_money(project):
+    prices = 'prices={"tests.scripts:feedback": {"prompt": 3, "completion": 6, "seconds": 0.5}, "tests.scripts:policy": {"seconds": 1}}'
+    plan = pipeline.dry_run(project / "config.yaml", [prices])
+    label = plan["stages"][4]
+    # 96 pairs, 1.5 principles, two orders; a scripted judge writes nothing and shares nothing.
+    assert (label["calls"], label["tokens"], label["shared_tokens"]) == (288, 0, 0)
+    assert label["money"] == pytest.approx(label["prompt_tokens"] * 3 / 1e6)
+    assert label["seconds"] == pytest.approx(label["prompt_tokens"] / 1000 * 0.5)
+    assert plan["money"] == pytest.approx(sum(stage["money"] for stage in plan["stages"]))
+    assert pipeline.dry_run(project / "config.yaml")["money"] is None
+
+
+def test_a_shared_prefix_is_counted_apart(project):
+    plain = pipeline.dry_run(project / "config.yaml", ["feedback.engine=openai", "feedback.model=m"])
+    shared = pipeline.dry_run(project / "config.yaml", ["feedback.engine=transformers", "feedback.model=m"])
+    label, other = shared["stages"][4], plain["stages"][4]
+    assert label["prompt_tokens"] == other["prompt_tokens"]
+    # With 1.5 principles a pair a third of the prefixes need not be read again.
+    assert 0.2 * label["prompt_tokens"] < label["shared_tokens"] < label["prompt_tokens"] / 3
+    assert (other["shared_tokens"], other["tokens"]) == (0, 288)
+
+
+@pytest.mark.parametrize(("options", "calls"), [
+    ({"cot": True}, 576), ({"principles": "drawn"}, 192), ({"principles": ["no-rude"]}, 144), ({"ai": False, "human": {"annotator": "a:b"}}, 0),
+])  # fmt: skip
+def test_the_estimate_follows_the_ways_to_ask(project, options, calls):
+    overrides = [f"label.{key}={json.dumps(value)}" for key, value in options.items()]
+    assert pipeline.dry_run(project / "config.yaml", overrides)["stages"][4]["calls"] == calls
+
+
+def test_imported_pairs_are_counted(project):
+    folder = project / "pairs"
+    folder.mkdir()
+    prompts = [
+        Prompt(messages=(Message(role="user", content=f"Asked {n}?"),), tags=("fact",)) for n in range(40)
+    ]
+    replies = [
+        (Response(prompt_id=p.id, text="rude day"), Response(prompt_id=p.id, text="sun")) for p in prompts
+    ]
+    pairs = [Comparison(prompt_id=a.prompt_id, a=a.id, b=b.id) for a, b in replies]
+    RowFile(folder / "prompts.jsonl", Prompt).write(prompts)
+    RowFile(folder / "responses.jsonl", Response).write([r for two in replies for r in two])
+    RowFile(folder / "comparisons.jsonl", Comparison).write(pairs)
+    config = project / "config.yaml"
+    text = config.read_text()
+    config.write_text(
+        text[: text.index("stages:")]
+        + "stages:\n  - {stage: pair, samples: false, imported: pairs}\n  - {stage: label}\n"
+    )
+    plan = pipeline.dry_run(config)
+    kept = sum(not is_heldout(prompt.id, 0.25) for prompt in prompts)
+    assert [stage["rows"] for stage in plan["stages"]] == [kept, kept * 2 * 2]
+    this = run(project)
+    assert len(Rows(this.stages[1].dir / "labels.jsonl", Label)) == plan["calls"]
+
+
+def test_the_estimate_is_told_before_the_run_and_warns_of_a_budget(project):
+    told: list[str] = []
+    with pytest.raises(BudgetReached):
+        pipeline.run(project / "config.yaml", project / "run", ["budget.calls=50"], tell=told.append)
+    assert told[0] == "estimate, at most:"
+    assert any("label: 288 calls" in line for line in told)
+    assert any("may exceed the budget of 50 calls" in line for line in told)

@@ -1,0 +1,198 @@
+"""The label stage end to end on scripted judges: what an edit costs, what is kept, ways to ask, refusals."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from rlaif import pipeline
+from rlaif.engines import Scripted
+from rlaif.errors import UserError
+from rlaif.records import Comparison, Label, Preference
+from rlaif.runfolder import Rows, Run
+from tests import scripts
+
+WORDS = [f"word{n}" for n in range(16)]
+CONFIG = """name: small
+constitution: constitution.yaml
+prompts: prompts.jsonl
+templates: brief
+policy: {engine: scripted, model: "tests.scripts:policy"}
+feedback: {engine: scripted, model: "tests.scripts:feedback"}
+stages:
+  - {stage: sample, prompts: 12, k: 3}
+  - {stage: pair}
+  - {stage: label}
+"""
+ASKED: list[tuple[str, str]] = []
+
+
+def counting_judge() -> Scripted:
+    """The tests' judge, its questions written down."""
+
+    def score(messages, suffix, choices):
+        ASKED.append((messages[-1]["content"], suffix))
+        return scripts.judge(messages, suffix, choices)
+
+    return Scripted(on_score=score, name="counting")
+
+
+def other_judge() -> Scripted:
+    return Scripted(on_score=counting_judge().on_score, name="other")
+
+
+def refusing_judge() -> Scripted:
+    """Lectures about the first rule, answers about the others."""
+    return Scripted(on_score=lambda m, s, c: [1e-4, 2e-4] if "word0." in s else [0.8, 0.1], name="refusing")
+
+
+def longest_judge() -> Scripted:
+    """Finds the reply with the most letters best, whichever letter it has."""
+
+    def score(messages, suffix, choices):
+        replies = [line for line in messages[-1]["content"].split("\n") if line.startswith("Reply ")]
+        lengths = [len(line) if "best" in suffix else -len(line) for line in replies]
+        top = lengths.index(max(lengths))
+        return [0.7 if at == top else 0.2 / (len(choices) - 1) for at in range(len(choices))]
+
+    return Scripted(on_score=score, name="longest")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    constitution(tmp_path)
+    rows = [{"messages": [{"role": "user", "content": f"Question {n}?"}]} for n in range(24)]
+    (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "config.yaml").write_text(CONFIG)
+    ASKED.clear()
+    return tmp_path
+
+
+def constitution(folder: Path, words=WORDS, weights=None, tags=None) -> None:
+    rules = [
+        {"id": f"p{n}", "text": f"Never say {word}.", "weight": (weights or {}).get(n, 1.0), "tags": (tags or {}).get(n, [])}
+        for n, word in enumerate(words)
+    ]  # fmt: skip
+    (folder / "constitution.yaml").write_text(json.dumps({"name": "words", "principles": rules}))
+
+
+def run(folder: Path, name: str, *overrides: str) -> Run:
+    judge = ("feedback.model=tests.test_labelling:counting_judge",)
+    return pipeline.run(folder / "config.yaml", folder / name, (*judge, *overrides))
+
+
+def rows(this: Run, name: str, record=Label):
+    return list(Rows(this.stages[2].dir / f"{name}.jsonl", record))
+
+
+def test_editing_one_principle_of_sixteen_asks_about_that_one_alone(folder):
+    first = run(folder, "first")
+    calls = len(ASKED)
+    pairs = first.stages[2].summary["in"]
+    assert calls == pairs * 16 * 2
+    ASKED.clear()
+    constitution(folder, ["changed", *WORDS[1:]])
+    second = run(folder, "second", f"label.labels_from={folder / 'first'}")
+    assert len(ASKED) == calls / 16
+    assert all("changed" in suffix for _, suffix in ASKED)
+    labels = rows(second, "labels")
+    assert len(labels) == calls
+    # The labels of the old wording stand beside, in a file that nothing is computed from.
+    old = {label.id for label in rows(first, "labels") if label.principle_id == "p0"}
+    assert {label.id for label in rows(second, "earlier_labels")} == old
+    assert not old & {label.id for label in labels}
+    assert second.stages[2].summary["metrics"]["reused"] == calls * 15 / 16
+
+
+def test_reused_labels_give_the_same_preferences_as_asking_again(folder):
+    run(folder, "first")
+    constitution(folder, ["rude", *WORDS[1:]])
+    taken = run(folder, "taken", f"label.labels_from={folder / 'first'}")
+    asked = run(folder, "asked")
+    assert rows(taken, "preferences", Preference) == rows(asked, "preferences", Preference)
+    assert {label.id for label in rows(taken, "labels")} == {label.id for label in rows(asked, "labels")}
+
+
+@pytest.mark.parametrize("edit", [
+    {"weights": {0: 5.0, 3: 0.5}}, {"tags": {0: ["mild"]}}, {"overrides": ["label.principles=[p1, p2]"]},
+    {"tags": {4: ["mild"]}, "overrides": ["label.principles=[mild]"]}, {"overrides": ["label.clamp=[0.3, 0.7]"]},
+], ids=["weights", "tags", "subset by id", "subset by tag", "clamp"])  # fmt: skip
+def test_arithmetic_asks_nothing(folder, edit):
+    run(folder, "first")
+    ASKED.clear()
+    constitution(folder, weights=edit.get("weights"), tags=edit.get("tags"))
+    run(folder, "second", f"label.labels_from={folder / 'first'}", *edit.get("overrides", []))
+    assert ASKED == []
+
+
+def test_a_subset_decides_alone(folder):
+    constitution(folder, tags={4: ["mild"], 7: ["mild"]})
+    this = run(folder, "run", "label.principles=[mild, p1]")
+    assert {label.principle_id for label in rows(this, "labels")} == {"p1", "p4", "p7"}
+    with pytest.raises(UserError, match='"mid" is no id and no tag of words — did you mean "mild"'):
+        run(folder, "other", "label.principles=[mid]")
+
+
+def test_another_judge_asks_everything_and_the_old_labels_stay_beside(folder):
+    first = run(folder, "first")
+    calls = len(ASKED)
+    ASKED.clear()
+    other = "feedback.model=tests.test_labelling:other_judge"
+    second = run(folder, "second", f"label.labels_from={folder / 'first'}", other)
+    assert len(ASKED) == calls
+    assert {label.annotator.id for label in rows(second, "labels")} == {"scripted:other"}
+    assert {label.id for label in rows(second, "earlier_labels")} == {
+        label.id for label in rows(first, "labels")
+    }
+    ASKED.clear()
+    back = run(folder, "back", f"label.labels_from={folder / 'second'}")
+    assert ASKED == []
+    assert rows(back, "preferences", Preference) == rows(first, "preferences", Preference)
+
+
+def test_labels_from_a_folder_without_labels_is_refused(folder):
+    pipeline.run(folder / "config.yaml", folder / "first", until="pair")
+    with pytest.raises(UserError, match="holds no labels"):
+        run(folder, "second", f"label.labels_from={folder / 'first'}")
+
+
+def test_a_refusing_judge_is_counted_and_its_verdicts_are_missing(folder):
+    this = run(folder, "run", "feedback.model=tests.test_labelling:refusing_judge")
+    labels = [label for label in rows(this, "labels") if label.principle_id == "p0"]
+    assert all(row.verdict == "invalid" and row.p_a is None and row.reason == "refused" for row in labels)
+    assert labels[0].mass == pytest.approx(3e-4)
+    metrics = this.stages[2].summary["metrics"]
+    assert metrics["refused"] == len(labels)
+    assert metrics["invalid_rate"] == pytest.approx(1 / 16)
+
+
+@pytest.mark.parametrize("mode", ["best", "best and worst"])
+def test_the_best_of_k_gives_comparisons_against_the_rest_and_abstains_on_others(folder, mode):
+    this = run(folder, "run", "feedback.model=tests.test_labelling:longest_judge", "label.principles=[p0]",
+               f"label.mode={mode}")  # fmt: skip
+    pairs = {pair.id: pair for pair in Rows(this.stages[1].dir / "comparisons.jsonl", Comparison)}
+    texts = {i: len(r.text) for i, r in this.stages[2].responses().items()}
+    questions = mode.count(" ") // 2 + 1
+    prompts = {pair.prompt_id for pair in pairs.values()}
+    labels = rows(this, "labels")
+    assert len(labels) == len(pairs) * 2 * questions
+    assert this.stages[2].summary["usage"]["calls"] == len(prompts) * 2 * questions
+    for prompt in prompts:
+        own = [pair for pair in pairs.values() if pair.prompt_id == prompt]
+        if len(own) != 3 or len({texts[i] for pair in own for i in (pair.a, pair.b)}) != 3:
+            continue
+        low, _, high = sorted({texts[i] for pair in own for i in (pair.a, pair.b)})
+        for label in (label for label in labels if label.comparison_id in {pair.id for pair in own}):
+            a, b = texts[pairs[label.comparison_id].a], texts[pairs[label.comparison_id].b]
+            named = high if "best" in label.judge["decoding"] else low
+            if named not in (a, b):
+                assert (label.verdict, label.p_a) == ("abstain", None)
+            else:
+                assert label.verdict == ("a" if a > b else "b")
+                # 0.7 for the named one against 0.1 for each other one.
+                assert max(label.p_a, 1 - label.p_a) == pytest.approx(0.875)
+    summary = this.stages[2].summary
+    assert summary["in"] == summary["kept"] + sum(summary["dropped"].values())
+    assert summary["metrics"]["invalid_rate"] == 0.0
+    if mode == "best":
+        assert summary["dropped"]["every verdict is an abstention"] > 0
