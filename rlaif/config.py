@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 
 from rlaif.errors import UserError, nearest
 from rlaif.options import STAGES, AnyStage, JudgeCard, Options, StageOptions
-from rlaif.options_base import Budget, Price
+from rlaif.options.base import Budget, Price
 from rlaif.yamlfile import Lines, load_yaml, parse_scalar, validate_yaml
 
 PACKAGE = Path(__file__).parent

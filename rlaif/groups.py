@@ -29,7 +29,7 @@ from rlaif.stats import mean
 from rlaif.training import Plain, Watch, arguments, fit, publish, without_dropout, write_model
 
 if TYPE_CHECKING:
-    from rlaif.options_rewarded import Grouped
+    from rlaif.options.rewarded import Grouped
 
 ENDS = 5  # updates whose mean is "start" and "end"
 

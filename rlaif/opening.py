@@ -18,7 +18,7 @@ from rlaif.config import Config, find, load_config
 from rlaif.constitution import Constitution
 from rlaif.errors import UserError
 from rlaif.gold import load_gold
-from rlaif.options_rewarded import Rewarded, RewardSource
+from rlaif.options.rewarded import Rewarded, RewardSource
 from rlaif.plugin import load_function
 from rlaif.prompts import Templates
 from rlaif.records import Prompt

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rlaif.constitution import Constitution
 from rlaif.engines import open_engine
 from rlaif.judge import Judge
-from rlaif.options_rewarded import RewardSource
+from rlaif.options.rewarded import RewardSource
 from rlaif.plugin import load_function
 from rlaif.preferences import weighted_mean
 from rlaif.prompts import encode_turn, end_of_turn

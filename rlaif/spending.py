@@ -16,7 +16,7 @@ from typing import Any
 from rlaif.config import Config
 from rlaif.errors import UserError
 from rlaif.lookup import drop_torn_line, whole_lines
-from rlaif.options_base import Budget, Price
+from rlaif.options.base import Budget, Price
 
 FLUSH_SECONDS = 1.0
 COUNTED = ("calls", "cached", "prompt_tokens", "shared_tokens", "tokens")

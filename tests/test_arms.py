@@ -8,7 +8,7 @@ import pytest
 from rlaif.config import Config
 from rlaif.constitution import Constitution
 from rlaif.errors import UserError
-from rlaif.options_rewarded import RewardSource
+from rlaif.options.rewarded import RewardSource
 from rlaif.records import Grade, Prompt, Response
 from rlaif.rewards import grade, open_rewards, totals
 from rlaif.runfolder import Run, read_json, write_json

@@ -14,7 +14,7 @@ from rlaif.config import load_config
 from rlaif.engines import GenerateRequest, ScoreRequest, Scripted
 from rlaif.engines.metered import MeteredEngine
 from rlaif.errors import UserError
-from rlaif.options_base import Price
+from rlaif.options.base import Price
 from rlaif.records import Comparison, Label, Message, Prompt, Response
 from rlaif.runfolder import RowFile, Rows, is_heldout, read_json
 from rlaif.spending import Account, BudgetReached, Ledger, money

@@ -19,8 +19,6 @@ LEVELS = [
         "seeds",
         "yamlfile",
         "options",
-        "options_base",
-        "options_rewarded",
         "config",
         "plugin",
         "gold",

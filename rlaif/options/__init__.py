@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, field_validator, model_validator
 
-from rlaif.options_base import Options, StageOptions
-from rlaif.options_rewarded import BestOfN, Grpo, Rejection, Rewarded, Rloo
+from rlaif.options.base import Options, StageOptions
+from rlaif.options.rewarded import BestOfN, Grpo, Rejection, Rewarded, Rloo
 
 
 class Sample(StageOptions):

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from rlaif.options_base import Options, StageOptions
+from rlaif.options.base import Options, StageOptions
 
 
 class RewardSource(Options):
