@@ -5,11 +5,15 @@
 Same weights, batch, lengths, epochs, minibatches (one) and threads; no token ends a text, so both sides write and
 read every token. TRL's wheel is fetched once into --cache and put on the PYTHONPATH of its process alone. Columns:
 `trl` as it is, `trl no gc` with its gc.collect and empty_cache switched off, `fp32` and `bf16` ours. TRL's own bf16
-changes nothing on a CPU, so both of ours are held against its fp32.
+changes nothing on a CPU, so there both of ours are held against its fp32; on a GPU against its bf16:
 
-FLOPs are counted alike for all sides, N parameters and T tokens: rollout 2NT, four models scored 8NT, update 12NT an
-epoch (N is the policy's; embeddings count, attention does not). The limit is a 1024³ matrix product in the same
-dtype on the same threads. Memory is the greatest resident memory of the process during an update.
+    python benchmarks/ppo.py --models 0.5B --batch 256 --prompt 256 --response 256
+
+FLOPs are those an update needs, counted alike for all sides: a layer's parameters at each of T tokens, the head's at
+the R response tokens, 2 FLOPs each in a forward pass and 6 with its backward pass; attention's products are left out.
+Rollout and old log-probabilities are a forward pass of the policy each, then the reference, value and reward model,
+and an epoch learns policy and value model. The limit is a 1024³ matrix product in the same dtype on the same threads.
+Memory is the greatest resident memory of the process during an update.
 """
 
 from __future__ import annotations
@@ -88,7 +92,10 @@ def measure(size: str, epochs: int, options: argparse.Namespace) -> dict[str, li
             name: Side({**common, "side": "ours", "dtype": DTYPES[name]}, str(HERE.parent))
             for name in options.ours
         }
-        peer = Side({**common, "side": "trl", "dtype": "float32"}, str(fetched(options.cache)))
+        peer = Side(
+            {**common, "side": "trl", "dtype": "bfloat16" if torch.cuda.is_available() else "float32"},
+            str(fetched(options.cache)),
+        )
         columns = {
             "trl": (peer, "go"),
             "trl no gc": (peer, "nogc"),
@@ -125,11 +132,14 @@ def row(
     }  # fmt: skip
 
 
-def flops_per_sample(size: str, epochs: int, tokens: int) -> float:
-    """(2 + 8 + 12·epochs)·N·T: see the top of this file."""
+def flops_per_sample(size: str, epochs: int, prompt: int, response: int) -> float:
+    """What an update needs for one episode: see the top of this file."""
     with torch.device("meta"):
-        parameters = LlamaForCausalLM(llama(size)).num_parameters()
-    return (10 + 12 * epochs) * parameters * tokens
+        model = LlamaForCausalLM(llama(size))
+    head = cast(torch.Tensor, model.lm_head.weight).numel()
+    body = (model.num_parameters() - head) * (prompt + response)
+    policy, value = body + head * response, body
+    return 2 * (3 * policy + 2 * value) + 6 * epochs * (policy + value)
 
 
 def table(rows: list[Reading]) -> str:
@@ -208,7 +218,7 @@ def main() -> None:
     for size in options.models:
         for epochs in options.epochs:
             readings = measure(size, epochs, options)
-            flops = flops_per_sample(size, epochs, options.prompt + options.response)
+            flops = flops_per_sample(size, epochs, options.prompt, options.response)
             rows += [{"model": size, "epochs": epochs, **row(name, readings, flops, limits.get(name, limits["fp32"]), options)}
                      for name in readings]  # fmt: skip
             print(table(rows[-len(readings) :]), flush=True)
