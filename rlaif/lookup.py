@@ -71,6 +71,7 @@ class Lookup(Generic[R]):
         self.record, self.key = record, key
         self._files: list[BinaryIO] = [path.open("rb") for path in files if path.exists()]
         db = self._db = sqlite3.connect("", isolation_level=None)  # no name: a temporary file
+        weakref.finalize(self, _close, db, self._files)
         for setting in ("journal_mode=OFF", "synchronous=OFF", "cache_size=-4096"):
             db.execute(f"PRAGMA {setting}")
         db.execute("CREATE TABLE places (key INTEGER, file INTEGER, start INTEGER, size INTEGER, "
@@ -79,7 +80,6 @@ class Lookup(Generic[R]):
         for number, path in enumerate(path for path in files if path.exists()):
             db.executemany("INSERT INTO places VALUES (?, ?, ?, ?)", self._places(number, path))
         db.execute("COMMIT")
-        weakref.finalize(self, _close, db, self._files)
 
     def _places(self, number: int, path: Path) -> Iterator[tuple[int, int, int, int]]:
         """(key, file, start, size) of each stretch of rows with one key: labels of a pair stand together."""

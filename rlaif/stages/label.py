@@ -26,7 +26,7 @@ from rlaif.errors import UserError
 from rlaif.gold import Gold, load_gold
 from rlaif.human.rankings import load_human_labels, simulate_labels
 from rlaif.judge import CHUNK, Judge, Question, Slot, slot_of
-from rlaif.lookup import Lookup
+from rlaif.lookup import Lookup, whole_lines
 from rlaif.preferences import Tally, aggregate, combine_orders, ratio
 from rlaif.records import Comparison, Label, Preference, Prompt, Response
 from rlaif.runfolder import RowFile, Run, Stage
@@ -38,7 +38,7 @@ T = TypeVar("T")
 def run(stage: Stage) -> None:
     """Write labels.jsonl and, computed from them, preferences.jsonl."""
     pairs = RowFile(stage.input("comparisons"), Comparison)
-    total = sum(1 for _ in pairs.path.open("rb")) if pairs.path.exists() else 0
+    total = sum(1 for _ in whole_lines(pairs.path))
     questions = Questions(stage, pairs)
     desk = Desk(stage, questions)
     path = stage.dir / "preferences.jsonl"
