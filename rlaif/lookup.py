@@ -70,7 +70,9 @@ class Lookup(Generic[R]):
     def __init__(self, files: Sequence[Path], record: type[R], key: str = "id") -> None:
         self.record, self.key = record, key
         self._files: list[BinaryIO] = [path.open("rb") for path in files if path.exists()]
-        db = self._db = sqlite3.connect("", isolation_level=None)  # no name: a temporary file
+        db = self._db = sqlite3.connect(
+            "", isolation_level=None, check_same_thread=False
+        )  # no name: a temporary file
         weakref.finalize(self, _close, db, self._files)
         for setting in ("journal_mode=OFF", "synchronous=OFF", "cache_size=-4096"):
             db.execute(f"PRAGMA {setting}")
