@@ -137,16 +137,6 @@ def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Pa
     settings.write_text(json.dumps(named, indent=2) + "\n")
 
 
-def prompt_rows(count: int, seed: int = 0) -> list[dict[str, object]]:
-    """Distinct prompt rows of the world: messages, tags and source."""
-    rng, rows = Random(f"prompts-{seed}"), {}
-    while len(rows) < count:
-        question = sample_question(rng)
-        row = {"messages": question.messages, "tags": question.tags, "source": "playground"}
-        rows.setdefault((question.role, question.text), row)
-    return list(rows.values())
-
-
 def build(out: Path, seed: int = 0, scale: float = 1.0, progress: Progress = print) -> dict[str, Any]:
     """Train both models from a seed, write `out/policy` and `out/feedback`, and return their paths and `measured`.
 
