@@ -8,6 +8,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
 
 from rlaif.options import Ppo
+from rlaif.rl import cpu
 from rlaif.rl.forward import choose_attention
 from rlaif.rl.ppo import PPO, NotFinite, PromptTokens
 
@@ -65,6 +66,31 @@ def test_the_first_update_starts_at_ratio_one_and_kl_zero():
         assert metrics["exact_kl"] > 0
     assert metrics["episodes"] == 64
     assert all(math.isfinite(value) for value in metrics.values())
+
+
+def test_a_first_step_on_the_whole_batch_reads_what_the_sampler_read():
+    once, twice = trainer(epochs=2, learning_rate=1e-2), trainer(epochs=2, learning_rate=1e-2)
+    twice.reads_once = False
+    assert once.reads_once
+    assert not trainer(minibatches=2).reads_once
+    for number in (1, 2, 3):
+        (ours, seen), (theirs, read) = (ppo.update(number, prompts()) for ppo in (once, twice))
+        assert ours["ratio_first"] == theirs["ratio_first"] == 1.0
+        assert {k: v for k, v in ours.items() if k != "seconds"} == pytest.approx(
+            {k: v for k, v in theirs.items() if k != "seconds"}, rel=1e-3, abs=1e-5
+        )
+        torch.testing.assert_close(seen.log_prob, read.log_prob, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(seen.advantage, read.advantage, rtol=1e-3, atol=1e-4)
+
+
+def test_wide_models_products_change_no_more_than_rounding(monkeypatch):
+    plain, wide = trainer(epochs=2, minibatches=2), trainer(epochs=2, minibatches=2)
+    expected, _ = plain.update(1, prompts())
+    monkeypatch.setattr(cpu, "WIDE", 0)
+    found, _ = wide.update(1, prompts())
+    assert found["ratio_first"] == 1.0
+    assert {**found, "seconds": 0} == pytest.approx({**expected, "seconds": 0}, rel=1e-4, abs=1e-6)
+    torch.testing.assert_close(weights(wide.policy), weights(plain.policy), rtol=1e-4, atol=1e-5)
 
 
 def test_in_bf16_too_the_first_ratio_is_one_and_weights_stay_fp32():

@@ -74,7 +74,7 @@ def test_compare_gives_the_same_bits_as_training_and_the_formulas_of_numerics():
     assert torch.equal(found["log_prob"], token_log_probs(policy, tokens, 0.7))
     policy_NV, reference_NV = (block_log_probs(h @ weight.t(), 0.7) for h in (states, other))
     expected = {"log_prob": picked(policy_NV, tokens), "reference": picked(reference_NV, tokens),
-                "exact_kl": exact_kl(policy_NV, reference_NV), "entropy": entropy(policy_NV)}  # fmt: skip
+                "exact_kl": exact_kl(policy_NV, reference_NV, policy_NV.exp()), "entropy": entropy(policy_NV, policy_NV.exp())}  # fmt: skip
     for name, value in expected.items():
         torch.testing.assert_close(found[name], value, atol=1e-5, rtol=1e-5)
     assert compare(policy, policy, tokens)["exact_kl"].abs().max() == 0

@@ -17,8 +17,8 @@ from transformers import (
 )
 
 from rlaif.rl.episodes import FORWARD_COST, join, micro_batches
-from rlaif.rl.forward import final_scores, has_plain_head, response_logits, response_values
-from rlaif.rl.rollout import draw, rollout
+from rlaif.rl.forward import final_scores, has_plain_head, response_final, response_logits, response_values
+from rlaif.rl.rollout import SPAN, draw, rollout
 
 SIZES = {"vocab_size": 40, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
          "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64,
@@ -88,6 +88,31 @@ def test_draws_follow_the_distribution():
     share = torch.bincount(tokens, minlength=4) / 40000
     torch.testing.assert_close(share, probs, atol=0.01, rtol=0)
     assert share[1] == 0
+
+
+def test_a_draw_is_the_first_token_whose_distribution_function_lies_above():
+    width = 2 * SPAN + 44  # two spans and a part of one
+    probs = torch.rand(50, width, generator=seeded(), dtype=torch.float64)
+    probs[:, 100:140] = 0  # over the end of a span
+    probs /= probs.sum(1, keepdim=True)
+    uniform = torch.rand(50, generator=seeded(1), dtype=torch.float64)
+    tokens, log_prob = draw(probs.log().float(), uniform)
+    expected = (probs.cumsum(1) <= uniform[:, None]).sum(1)
+    assert torch.equal(tokens, expected)
+    torch.testing.assert_close(
+        log_prob.double(), probs.log().gather(1, tokens[:, None])[:, 0], rtol=1e-5, atol=1e-5
+    )
+
+
+def test_the_states_that_tokens_were_drawn_from_are_kept_on_request():
+    model = llama()
+    episodes = rollout(model, PROMPTS, 8, 1.0, (1, 2, 3), 0, seeded(), keep_final=True)
+    assert episodes.final_BRD.shape[:2] == episodes.mask_BR.shape
+    read, kept = response_final(model, episodes), response_final(model, episodes, episodes.final_BRD)
+    torch.testing.assert_close(kept.states_ND, read.states_ND, rtol=1e-4, atol=1e-5)
+    last = episodes.select(torch.tensor([len(PROMPTS) - 1]))
+    assert last.final_BRD.shape[:2] == last.mask_BR.shape
+    assert rollout(model, PROMPTS, 8, 1.0, (1,), 0, seeded()).final_BRD is None
 
 
 def test_sampled_pad_tokens_are_tokens():

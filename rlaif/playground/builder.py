@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 Progress = Callable[[str], None]
-POLICY_STEPS, CHAT_STEPS, FEEDBACK_STEPS, WORD_STEPS, OWN_QUESTIONS = 1200, 300, 6000, 1500, 3000
+POLICY_STEPS, CHAT_STEPS, FEEDBACK_STEPS, WORD_STEPS, OWN_QUESTIONS = 1200, 300, 6000, 2500, 3000
 
 
 def _report(progress: Progress, name: str, text: str) -> None:

@@ -20,7 +20,8 @@ class Episodes:
 
     `ids_BL`; lengths `prompt_B` and `response_B` in tokens (the EOS included); `ended_B`: the last token is an EOS.
     Masks come from the lengths, never from token values: a model may sample its own pad token. `behaviour_BR`: what the
-    sampler gave each response token, as a log-probability, where it said.
+    sampler gave each response token, as a log-probability, where it said. `final_BRD`: the policy's last hidden state
+    that each was drawn from, where it was kept.
     """
 
     ids_BL: Tensor
@@ -28,6 +29,7 @@ class Episodes:
     response_B: Tensor
     ended_B: Tensor
     behaviour_BR: Tensor | None = None
+    final_BRD: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.ids_BL)
@@ -45,9 +47,14 @@ class Episodes:
     def select(self, rows: Tensor) -> Episodes:
         """Some of the episodes, trimmed to the longest of them."""
         length, steps = int(self.length_B[rows].max()), int(self.response_B[rows].max())
-        said = None if self.behaviour_BR is None else self.behaviour_BR[rows, :steps]
+        said, final = (None if x is None else x[rows, :steps] for x in (self.behaviour_BR, self.final_BRD))
         return Episodes(
-            self.ids_BL[rows, :length], self.prompt_B[rows], self.response_B[rows], self.ended_B[rows], said
+            self.ids_BL[rows, :length],
+            self.prompt_B[rows],
+            self.response_B[rows],
+            self.ended_B[rows],
+            said,
+            final,
         )
 
     def states(self, count_B: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -78,7 +85,7 @@ def real(count_B: Tensor, width: int | None = None) -> Tensor:
 
 def join(
     prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]], ended_B: Tensor, pad: int,
-    behaviour_BR: Tensor | None = None,
+    behaviour_BR: Tensor | None = None, final_BRD: Tensor | None = None,
 ) -> Episodes:  # fmt: skip
     """Token lists as one batch on the device of `ended_B`."""
     both = [[*p, *r] for p, r in zip(prompts, responses, strict=True)]
@@ -90,6 +97,7 @@ def join(
         torch.tensor([len(r) for r in responses], device=device),
         ended_B,
         behaviour_BR,
+        final_BRD,
     )
 
 

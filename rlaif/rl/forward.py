@@ -40,16 +40,23 @@ def choose_attention(model: Any, length: int) -> None:
         model.set_attn_implementation(wanted)
 
 
-def response_final(model: Any, episodes: Episodes) -> Final:
-    """The states before each response token and the head that turns them into logits, in the dtype products have here."""
+def response_final(model: Any, episodes: Episodes, hidden_BRD: Tensor | None = None) -> Final:
+    """The states before each response token and the head that turns them into logits, in the dtype products have here.
+
+    `hidden_BRD` are those states where they are known already.
+    """
     rows_N, columns_N = episodes.states()
     if not has_plain_head(model):
         return Final(model(input_ids=episodes.ids_BL, use_cache=False).logits[rows_N, columns_N], None)
-    hidden_BLD = model.base_model(input_ids=episodes.ids_BL, use_cache=False).last_hidden_state
+    if hidden_BRD is not None:
+        hidden_ND = hidden_BRD[episodes.mask_BR]
+    else:
+        hidden_BLD = model.base_model(input_ids=episodes.ids_BL, use_cache=False).last_hidden_state
+        hidden_ND = hidden_BLD[rows_N, columns_N]
     weight_VD, device = model.get_output_embeddings().weight, episodes.ids_BL.device.type
     lower = torch.is_autocast_enabled(device)
     dtype = torch.get_autocast_dtype(device) if lower else weight_VD.dtype
-    return Final(hidden_BLD[rows_N, columns_N].to(dtype), weight_VD.to(dtype))
+    return Final(hidden_ND.to(dtype), weight_VD.to(dtype))
 
 
 def response_logits(model: Any, episodes: Episodes, temperature: float) -> Tensor:
@@ -59,15 +66,19 @@ def response_logits(model: Any, episodes: Episodes, temperature: float) -> Tenso
     return logits_NV / temperature if temperature != 1 else logits_NV
 
 
-def next_logits(model: Any, ids: Tensor, mask: Tensor, cache: Any) -> Tensor:
-    """Logits after the last position; `ids` are the positions not yet in the cache, `mask` covers all of them. → BV"""
+def next_logits(model: Any, ids: Tensor, mask: Tensor, cache: Any) -> tuple[Tensor, Tensor | None]:
+    """Logits after the last position, and the hidden state they are made of where that is all. → BV, BD
+
+    `ids` are the positions not yet in the cache, `mask` covers all of them.
+    """
     positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
     inputs = {"input_ids": ids, "attention_mask": mask, "position_ids": positions,
               "past_key_values": cache, "use_cache": True}  # fmt: skip
     if has_plain_head(model):
         # 2-D before the head: on the CPU a frozen bf16 head is copied for every row of a 3-D input.
-        return model.get_output_embeddings()(model.base_model(**inputs).last_hidden_state[:, -1])
-    return model(**inputs, logits_to_keep=1).logits[:, -1]
+        hidden_BD = model.base_model(**inputs).last_hidden_state[:, -1]
+        return model.get_output_embeddings()(hidden_BD), hidden_BD
+    return model(**inputs, logits_to_keep=1).logits[:, -1], None
 
 
 def response_values(model: Any, episodes: Episodes, count_B: Tensor | None = None) -> Tensor:

@@ -15,9 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rlaif.rl.cpu import product
 from rlaif.rl.numerics import entropy, exact_kl, picked
 
-BLOCK_BYTES = 16 * 2**20
+BLOCK_BYTES = 32 * 2**20
 COMPARED = ("log_prob", "reference", "exact_kl", "entropy")
 
 
@@ -36,7 +37,7 @@ class Final:
     def logits(self, at: slice) -> Tensor:
         """Logits of a block. → nV"""
         states_nD = self.states_ND[at]
-        return states_nD if self.weight_VD is None else torch.mm(states_nD, self.weight_VD.t())
+        return states_nD if self.weight_VD is None else product(states_nD, self.weight_VD)
 
 
 def blocks(count: int, width: int) -> list[slice]:
@@ -45,10 +46,15 @@ def blocks(count: int, width: int) -> list[slice]:
     return [slice(start, min(start + rows, count)) for start in range(0, count, rows)]
 
 
+def scaled(logits_nV: Tensor, temperature: float) -> Tensor:
+    """Logits in fp32, divided by the temperature. → nV"""
+    wide_nV = logits_nV.float()
+    return wide_nV if temperature == 1 else wide_nV / temperature
+
+
 def block_log_probs(logits_nV: Tensor, temperature: float) -> Tensor:
     """Log-softmax in fp32 of logits in any dtype. → nV"""
-    wide_nV = logits_nV.float()
-    return (wide_nV if temperature == 1 else wide_nV / temperature).log_softmax(-1)
+    return scaled(logits_nV, temperature).log_softmax(-1)
 
 
 def token_log_probs(final: Final, tokens_N: Tensor, temperature: float = 1.0) -> Tensor:
@@ -67,28 +73,25 @@ class _TokenLogProbs(torch.autograd.Function):
         ctx: Any, states_ND: Tensor, weight_VD: Tensor, tokens_N: Tensor, temperature: float
     ) -> Tensor:
         final, found_N = Final(states_ND, weight_VD), states_ND.new_empty(len(states_ND), dtype=torch.float32)
-        logits_NV, total_N = states_ND.new_empty(len(states_ND), final.width), torch.empty_like(found_N)
+        logits_NV = states_ND.new_empty(len(states_ND), final.width)
         for at in blocks(*logits_NV.shape):
             # A product of its own for every block, as `compare` makes it: the same bits, so a ratio of exactly 1.
             logits_nV = final.logits(at)
             logits_NV[at] = logits_nV
             found_N[at] = picked(block_log_probs(logits_nV, temperature), tokens_N[at])
-            total_N[at] = picked(logits_nV, tokens_N[at]).float() / temperature - found_N[at]
-        ctx.save_for_backward(states_ND, weight_VD, tokens_N, total_N)
+        ctx.save_for_backward(states_ND, weight_VD, tokens_N)
         ctx.logits, ctx.temperature = logits_NV, temperature
         return found_N
 
     @staticmethod
     def backward(ctx: Any, gradient_N: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-        states_ND, weight_VD, tokens_N, total_N = ctx.saved_tensors
+        states_ND, weight_VD, tokens_N = ctx.saved_tensors
         logits_NV, ctx.logits = ctx.logits, None
         states_gradient_ND = torch.empty_like(states_ND)
         for at in blocks(*logits_NV.shape):
             # d log p(token) / d logits = (one-hot − probabilities) / temperature, written over the logits.
             scale_n1 = gradient_N[at, None] / ctx.temperature
-            wide_nV = (
-                logits_NV[at].float().div_(ctx.temperature).sub_(total_N[at, None]).exp_().mul_(-scale_n1)
-            )
+            wide_nV = scaled(logits_NV[at], ctx.temperature).softmax(-1).mul_(-scale_n1)
             logits_NV[at] = wide_nV.scatter_add_(-1, tokens_N[at, None], scale_n1)
             states_gradient_ND[at] = torch.mm(logits_NV[at], weight_VD)
         learns = ctx.needs_input_grad[1]
@@ -104,6 +107,7 @@ def compare(policy: Final, reference: Final, tokens_N: Tensor, temperature: floa
         reference_nV = block_log_probs(reference.logits(at), temperature)
         found["log_prob"][at] = picked(policy_nV, tokens_N[at])
         found["reference"][at] = picked(reference_nV, tokens_N[at])
-        found["exact_kl"][at] = exact_kl(policy_nV, reference_nV)
-        found["entropy"][at] = entropy(policy_nV)
+        probs_nV = policy_nV.exp()
+        found["exact_kl"][at] = exact_kl(policy_nV, reference_nV, probs_nV)
+        found["entropy"][at] = entropy(policy_nV, probs_nV)
     return found

@@ -38,14 +38,14 @@ def picked(log_probs_NV: Tensor, tokens_N: Tensor) -> Tensor:
     return log_probs_NV.gather(-1, tokens_N[:, None])[:, 0]
 
 
-def entropy(log_probs_NV: Tensor) -> Tensor:
-    """Entropy of each position's distribution. → N"""
-    return -(log_probs_NV.exp() * log_probs_NV).sum(-1)
+def entropy(log_probs_NV: Tensor, probs_NV: Tensor) -> Tensor:
+    """Entropy of each position's distribution, given as logarithms and as they are. → N"""
+    return -(probs_NV * log_probs_NV).sum(-1)
 
 
-def exact_kl(log_probs_NV: Tensor, reference_NV: Tensor) -> Tensor:
-    """KL(π‖π_ref) of each position over the whole vocabulary, from log-probabilities. → N"""
-    return (log_probs_NV.exp() * (log_probs_NV - reference_NV)).sum(-1)
+def exact_kl(log_probs_NV: Tensor, reference_NV: Tensor, probs_NV: Tensor) -> Tensor:
+    """KL(π‖π_ref) of each position over the whole vocabulary, from log-probabilities and π's probabilities. → N"""
+    return (probs_NV * (log_probs_NV - reference_NV)).sum(-1)
 
 
 def kl_estimate(log_prob: Tensor, reference: Tensor, kind: KlEstimator = "k1") -> Tensor:

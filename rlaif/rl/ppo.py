@@ -28,6 +28,7 @@ from torch import Tensor
 
 from rlaif.options import Ppo
 from rlaif.rl import numerics
+from rlaif.rl.cpu import keep_memory, linear_layers
 from rlaif.rl.episodes import Episodes, micro_batches, real
 from rlaif.rl.forward import choose_attention, response_final, response_values
 from rlaif.rl.heads import COMPARED, compare, token_log_probs
@@ -62,7 +63,8 @@ class PromptTokens:
 class Experience:
     """A scored batch: everything the optimiser steps need. [B, R], 0 where masked, unless the name says otherwise.
 
-    `log_prob` is of the weights that sampled, those after `version` updates, read as training reads them; `behaviour`
+    `log_prob` is of the weights that sampled, those after `version` updates, read as training reads them (by its first
+    step, where that is on the whole batch: until then they are the sampler's); `behaviour`
     is what the sampler itself said, in its own arithmetic. `value` and `returns` are [B, S]: there
     are `states_B` of each episode, one more than its tokens where the state after its EOS counts.
     """
@@ -98,7 +100,11 @@ class PPO:
         self.policy, self.reference, self.value, self.reward = policy, reference, value, reward
         self.options, self.eos, self.pad, self.seed, self.autocast = options, eos, pad, seed, autocast
         self.stops, self.pretraining, self.ranks = stops, pretraining, ranks
+        # A first step on the whole batch reads what the sampler has read: one pass of the policy less.
+        self.reads_once = options.minibatches == 1 and ranks.count == 1
         self.device: torch.device = policy.device
+        if self.device.type == "cpu":
+            keep_memory()
         value_rate = options.value_learning_rate or options.learning_rate
         weights, value_weights = trained(policy), trained(value)
         self.optimizer = torch.optim.Adam(weights.values(), options.learning_rate, eps=1e-5, fused=True)
@@ -131,14 +137,15 @@ class PPO:
         with self._precision():
             ids = [p.ids for p in prompts]
             mine = rollout(self.policy, ids, o.max_tokens, o.temperature, self.eos, self.pad, generator,
-                           self.stops, self.ranks)  # fmt: skip
+                           self.stops, self.ranks, self.reads_once)  # fmt: skip
         return together(self.ranks, ids, mine, self.pad)
 
     def score(self, episodes: Episodes, prompts: Sequence[PromptTokens]) -> Tensor:
         """The reward function's score of each episode, checked. → B"""
         mine = self.ranks.mine(torch.arange(len(episodes), device=self.device))
         read = episodes if self.ranks.count == 1 else episodes.select(mine)
-        found = self.reward(read, [p.source for p in self.ranks.mine(prompts)]).float()
+        with linear_layers(self.policy):
+            found = self.reward(read, [p.source for p in self.ranks.mine(prompts)]).float()
         if found.shape != (len(read),):
             raise ValueError(f"the reward function gave {tuple(found.shape)} for {len(read)} episodes")
         scores_B = torch.zeros(len(episodes), device=self.device)
@@ -151,8 +158,10 @@ class PPO:
         return switched_off(self.policy) if self.reference is None else nullcontext(self.reference)
 
     def _precision(self) -> AbstractContextManager[Any]:
+        if not self.autocast:
+            return linear_layers(self.policy)
         # Entered anew around every use of the weights: autocast keeps its bf16 copies until it is left.
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast)
+        return torch.autocast(self.device.type, torch.bfloat16)
 
     def _plan(self, episodes: Episodes, number: int) -> Plan:
         """Minibatches drawn at random; each cut into micro-batches of similar length, the same in every pass.
@@ -228,7 +237,7 @@ class PPO:
 
     def _measure(self, part: Episodes, valued_B: Tensor) -> dict[str, Tensor]:
         """What the models say of a micro-batch's response tokens and states. → each N"""
-        policy = response_final(self.policy, part)
+        policy = response_final(self.policy, part, part.final_BRD)
         with self._reference() as reference:
             found = compare(policy, response_final(reference, part), part.tokens(), self.options.temperature)
         return {**found, "value": response_values(self.value, part, valued_B)}
@@ -242,7 +251,7 @@ class PPO:
         order = [index for epoch in epochs for index in epoch]
         steps: list[dict[str, float]] = []
         for turn, index in enumerate(order, (number - 1) * len(order) + 1):
-            step = self._step(experience, plan[index], trains_policy, turn)
+            step = self._step(experience, plan[index], trains_policy, turn, first=not steps)
             if step is None:
                 break
             steps.append(step)
@@ -266,7 +275,7 @@ class PPO:
             optimizer.param_groups[0]["lr"] = rate * share
 
     def _step(
-        self, experience: Experience, minibatch: list[Tensor], trains_policy: bool, turn: int
+        self, experience: Experience, minibatch: list[Tensor], trains_policy: bool, turn: int, first: bool
     ) -> dict[str, float] | None:
         """Gradients of one minibatch, micro-batch by micro-batch, then one step of each optimiser.
 
@@ -282,7 +291,7 @@ class PPO:
             (value_loss * (self.options.shared_trunk or 1.0)).backward()
             totals["value_loss"] += value_loss.detach()
             if trains_policy:
-                loss, log_ratio_N = self._policy_loss(experience, part, rows)
+                loss, log_ratio_N = self._policy_loss(experience, part, rows, first)
                 (loss / tokens).backward()
                 ratio_N = log_ratio_N.exp()
                 ratios.append(ratio_N)
@@ -321,11 +330,16 @@ class PPO:
         old_N, returns_N = _flat(rows, count_B, experience.value, experience.returns)
         return numerics.value_loss(values_N, old_N, returns_N, self.options.value_clip).sum()
 
-    def _policy_loss(self, experience: Experience, part: Episodes, rows: Tensor) -> tuple[Tensor, Tensor]:
+    def _policy_loss(
+        self, experience: Experience, part: Episodes, rows: Tensor, first: bool
+    ) -> tuple[Tensor, Tensor]:
         o, e = self.options, experience
         with self._precision():
             final = response_final(self.policy, part)
         log_prob_N = token_log_probs(final, part.tokens(), o.temperature)
+        if first and part.final_BRD is not None:
+            row_N, step_N = part.mask_BR.nonzero(as_tuple=True)
+            e.log_prob[rows[row_N], step_N] = log_prob_N.detach()
         whole = (e.log_prob, e.behaviour, e.reference, e.advantage)
         old_N, said_N, reference_N, advantages_N = _flat(rows, part.response_B, *whole)
         loss_N = numerics.policy_loss(log_prob_N, old_N, advantages_N, o.clip, o.dual_clip)

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
@@ -23,6 +24,7 @@ Stops = Callable[
     [list[int]], int | None
 ]  # a response's tokens → how many there are up to its end, if it has one
 SEARCH_EVERY = 8  # steps between two looks for such an end: a search decodes every row
+SPAN = 128  # vocabulary entries that sampling first takes together
 DROP_SHARE = 0.25  # of the rows decoded that must have ended before the others move to a smaller batch
 
 
@@ -73,16 +75,22 @@ def roomy_cache(config: Any, capacity: int) -> DynamicCache:
 
 
 def draw(logits_BV: Tensor, uniform_B: Tensor) -> tuple[Tensor, Tensor]:
-    """One token a row from softmax(logits), by inverting its distribution function in fp64, and its log-probability. → B, B
+    """One token a row from softmax(logits), by inverting its distribution function, and its log-probability. → B, B
 
-    Takes one random number a row; `multinomial` takes one a vocabulary entry, a tenth of a small model's decoding time.
+    Takes one random number a row, where `multinomial` takes one a vocabulary entry. The function is summed in fp64,
+    over spans of the vocabulary (C of W entries) and then inside the span that the number falls into.
     """
-    cdf_BV = logits_BV.float().softmax(-1).double().cumsum(-1)
-    tokens_B1 = torch.searchsorted(cdf_BV, uniform_B[:, None] * cdf_BV[:, -1:], right=True)
-    tokens_B1 = tokens_B1.clamp(max=cdf_BV.shape[-1] - 1)
-    below_B1 = torch.where(tokens_B1 > 0, cdf_BV.gather(1, (tokens_B1 - 1).clamp(min=0)), 0)
-    mass_B1 = (cdf_BV.gather(1, tokens_B1) - below_B1) / cdf_BV[:, -1:]
-    return tokens_B1[:, 0], mass_B1.clamp(min=1e-30).log()[:, 0].float()
+    rows, width = logits_BV.shape
+    probs_BV = logits_BV.float().softmax(-1)
+    probs_BCW = F.pad(probs_BV, (0, -width % SPAN)).view(rows, -1, SPAN)
+    cdf_BC = probs_BCW.sum(-1).double().cumsum(-1)
+    wanted_B1 = uniform_B[:, None] * cdf_BC[:, -1:]
+    span_B1 = torch.searchsorted(cdf_BC, wanted_B1, right=True).clamp(max=cdf_BC.shape[1] - 1)
+    below_B1 = torch.where(span_B1 > 0, cdf_BC.gather(1, (span_B1 - 1).clamp(min=0)), 0)
+    inside_BW = probs_BCW[torch.arange(rows, device=span_B1.device), span_B1[:, 0]].double().cumsum(-1)
+    place_B1 = torch.searchsorted(inside_BW, wanted_B1 - below_B1, right=True).clamp(max=SPAN - 1)
+    tokens_B1 = (span_B1 * SPAN + place_B1).clamp(max=width - 1)
+    return tokens_B1[:, 0], probs_BV.gather(1, tokens_B1).clamp(min=1e-30).log()[:, 0]
 
 
 @torch.no_grad()
@@ -96,10 +104,12 @@ def rollout(
     generator: torch.Generator,
     stops: Stops | None = None,
     ranks: Ranks = ALONE,
+    keep_final: bool = False,
 ) -> Episodes:
     """One response to each prompt (token ids), ended by any of `eos`, by what `stops` finds, or after `max_tokens`.
 
-    Of several processes each answers its share. A row's random numbers are its own, whoever answers it.
+    Of several processes each answers its share. A row's random numbers are its own, whoever answers it. `keep_final`
+    gives the episodes their `final_BRD`, for one process and a model whose head is a plain product.
     """
     device = model.device
     shape = len(prompts), max_tokens
@@ -112,11 +122,17 @@ def rollout(
     response_B = torch.full((len(prompts),), max_tokens, device=device)
     ended_B = torch.zeros(len(prompts), dtype=torch.bool, device=device)
     rows = torch.arange(len(prompts), device=device)  # which prompt each decoded row answers
+    final_BRD: Tensor | None = None
     cache = roomy_cache(model.config, ids.shape[1] + max_tokens)
     for step in range(max_tokens):
+        logits_BV, hidden_BD = next_logits(model, ids, mask, cache)
         token, log_prob = draw(
-            next_logits(model, ids, mask, cache).float() / temperature, uniform_BR[rows, step]
+            logits_BV / temperature if temperature != 1 else logits_BV, uniform_BR[rows, step]
         )
+        if keep_final and hidden_BD is not None:
+            if final_BRD is None:
+                final_BRD = hidden_BD.new_zeros(*shape, hidden_BD.shape[-1])
+            final_BRD[rows, step] = hidden_BD
         live = ~ended_B[rows]
         sampled_BR[rows, step] = torch.where(live, token, pad)
         behaviour_BR[rows, step] = torch.where(live, log_prob, 0)
@@ -136,7 +152,9 @@ def rollout(
             cache.batch_select_indices(live.nonzero()[:, 0])
     lengths = response_B.tolist()
     responses = [row[:n] for row, n in zip(sampled_BR.tolist(), lengths, strict=True)]
-    return join(prompts, responses, ended_B, pad, behaviour_BR[:, : max(lengths)])
+    longest = max(lengths)
+    final_BRD = None if final_BRD is None else final_BRD[:, :longest]
+    return join(prompts, responses, ended_B, pad, behaviour_BR[:, :longest], final_BRD)
 
 
 def _stop(stops: Stops, sampled_BR: Tensor, response_B: Tensor, ended_B: Tensor, written: int) -> None:

@@ -202,7 +202,7 @@ class Tools:
                 )
             rows, _ = batch.states()
             tokens = batch.tokens()
-            each = exact_kl(own, other) if exact else picked(own, tokens) - picked(other, tokens)
+            each = exact_kl(own, other, own.exp()) if exact else picked(own, tokens) - picked(other, tokens)
             sums = torch.zeros(len(part), device=policy.device).index_add_(0, rows, each)
             for at, value in zip(part, sums.tolist(), strict=True):
                 totals[at] = value

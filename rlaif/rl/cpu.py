@@ -1,0 +1,71 @@
+"""What PPO needs to run at the speed of a CPU: memory that stays, and fp32 linear layers by oneDNN."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+KEPT = 2**30  # bytes of a tensor that need not come fresh from the system
+
+WIDE = 256  # hidden units from which a model's products outweigh Python's part in passing them on
+
+_ONEDNN = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+
+
+def keep_memory() -> None:
+    """Let glibc keep what tensors give back: pages fresh from the system take a tenth of an update's time."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        mallopt(M_MMAP_THRESHOLD, KEPT)
+        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def product(x: Tensor, weight_VD: Tensor) -> Tensor:
+    """`x @ weight_VD.T`; fp32 on a CPU by oneDNN, which is faster there than torch's choice. → … × V"""
+    if _ONEDNN is None or x.dtype != torch.float32 or weight_VD.dtype != x.dtype or x.device.type != "cpu":
+        return F.linear(x, weight_VD)
+    if torch.is_grad_enabled() and (x.requires_grad or weight_VD.requires_grad):
+        found: Any = _Product.apply(x, weight_VD)
+        return found
+    return _ONEDNN(x, weight_VD, None, "none", [], "")
+
+
+class _Product(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight_VD: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight_VD)
+        return product(x, weight_VD)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        x, weight_VD = ctx.saved_tensors
+        learns_x, learns_weight = ctx.needs_input_grad
+        rows_NV = gradient.flatten(0, -2)
+        return (gradient @ weight_VD if learns_x else None,
+                rows_NV.t() @ x.flatten(0, -2) if learns_weight else None)  # fmt: skip
+
+
+def linear_layers(model: Any) -> AbstractContextManager[Any]:
+    """Within it linear layers are computed by `product`, where `model` is on a CPU and gains by it."""
+    wide = model.config.get_text_config().hidden_size >= WIDE
+    return LinearLayers() if model.device.type == "cpu" and wide else nullcontext()
+
+
+class LinearLayers(TorchFunctionMode):
+    """Within it a model's linear layers without a bias are computed by `product`."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """See torch.overrides; called for every function of torch."""
+        if func is F.linear and len(args) == 2 and not kwargs:
+            return product(*args)
+        if func is F.linear and len(args) == 3 and args[2] is None and not kwargs:
+            return product(*args[:2])
+        return func(*args, **(kwargs or {}))
