@@ -63,7 +63,6 @@ def open_rewards(stage: Stage, tokenizer: Any) -> Opened:
 def open_judge(stage: Stage) -> Judge:
     """The feedback model in the role of the judge, once for all that ask it."""
     engine = open_engine(stage.config.feedback, stage.run.cache, stage.account)
-    stage.notes += [note for note in engine.notes if note not in stage.notes]
     return Judge(engine, stage.templates)
 
 

@@ -16,6 +16,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -246,9 +247,9 @@ class Stage:
         """Keep one question and answer of the stage, so that a reader sees what it did."""
         self.example = {"shown": shown, "answer": answer}
 
-    @property
+    @cached_property
     def account(self) -> Account:
-        """Where the stage's engines are counted: give it to `open_engine`."""
+        """Where the stage's engines are counted and what they note is kept: give it to `open_engine`."""
         return Account(self.run.ledger, self.dir.name)
 
     def save(self, status: str, **numbers: Any) -> None:
@@ -260,7 +261,8 @@ class Stage:
             "name": self.name, "number": self.number, "round": self.round, "status": status,
             **{key: before[key] for key in ("in", "kept") if key in before}, **numbers,
             "example": self.example or before.get("example"), "usage": self.run.ledger.figures(self.dir.name),
-            "dropped": dict(self.dropped), "seconds": round(seconds, 3), "metrics": self.metrics, "notes": self.notes,
+            "dropped": dict(self.dropped), "seconds": round(seconds, 3), "metrics": self.metrics,
+            "notes": [*self.notes, *(note for note in self.account.notes if note not in self.notes)],
         })  # fmt: skip
 
     def begin(self) -> None:

@@ -32,7 +32,6 @@ def _sample(
     options = stage.options
     policy = stage.config.policy.model_copy(update={"model": str(stage.input("policy"))})
     engine = open_engine(policy, account=stage.account)
-    stage.notes += engine.notes
     sampling = {"temperature": options.temperature, "top_p": top_p, "max_tokens": options.max_tokens}
     seeds = [derive_seed(stage.seed, prompt.id, index) for prompt, index in missing]
     requests = [

@@ -122,10 +122,20 @@ class Ledger:
 
 
 class Account:
-    """One stage's page in the ledger."""
+    """One stage's page in the ledger, with what its engines have to say."""
 
     def __init__(self, ledger: Ledger, stage: str) -> None:
         self.ledger, self.stage = ledger, stage
+        self._noted: list[list[str]] = []
+
+    def follow(self, notes: list[str]) -> None:
+        """Keep an eye on an engine's notes, which may grow as it answers."""
+        self._noted.append(notes)
+
+    @property
+    def notes(self) -> list[str]:
+        """What the engines have noted so far, each thing once."""
+        return list(dict.fromkeys(note for notes in self._noted for note in notes))
 
     def spend(self, model: str, used: Amounts) -> None:
         """Count what a model was asked for in this stage."""

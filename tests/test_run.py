@@ -15,6 +15,7 @@ from rlaif.constitution import Constitution
 from rlaif.errors import UserError
 from rlaif.records import Label, Prompt, Ranking, Response
 from rlaif.runfolder import Rows, Run, derive_seed, is_heldout, read_json, read_rows, write_json
+from tests.fake_run import fake_run
 
 text = st.text(
     st.characters(exclude_categories=["Cs"]) | st.sampled_from('\n\r\u2028\x85\x00"\\'), max_size=12
@@ -220,3 +221,16 @@ def test_a_stage_keeps_its_counts_over_continuations(project):
         "dropped": {"because": 2},
     }
     assert again.summary["seconds"] >= stage.summary["seconds"] - 0.001
+
+
+def test_what_an_engine_notes_is_kept_whatever_becomes_of_the_stage(tmp_path):
+    run = Run.load(fake_run(tmp_path / "run"))
+    stage = run.stages[0]
+    notes = ["it stutters"]
+    stage.account.follow(notes)
+    stage.account.follow(["it stutters"])
+    notes.append("it fell silent")
+    stage.notes.append("of the stage itself")
+    stage.begin()
+    stage.save("failed", error="x")
+    assert stage.summary["notes"] == ["of the stage itself", "it stutters", "it fell silent"]

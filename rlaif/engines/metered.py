@@ -21,6 +21,7 @@ class MeteredEngine:
         self.engine, self.model, self.account = engine, model, account
         self.usage, self.notes, self.batched = engine.usage, engine.notes, engine.batched
         self._counted = engine.usage.as_dict()
+        account.follow(engine.notes)
 
     @property
     def fingerprint(self) -> str:

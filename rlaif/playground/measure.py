@@ -217,7 +217,7 @@ def measure(
             "new word": measure_verdicts(judge, templates, n, rng, True, ("no-word",), HELD_OUT_NOUNS),
         },
         "compliance": measure_compliance(judge, templates, n, rng),
-        "writing": measure_writing(judge, templates, n // 2, rng),
+        "writing": measure_writing(judge, templates, n, rng),
         "policy": measure_policy(open_engine(ModelConfig(model=str(policy))), 5 * n, rng),
     }
 

@@ -40,7 +40,6 @@ def run(stage: Stage) -> None:
     total = len(jobs) * stage.options.rounds
     if len(trace) < total:
         engine = open_engine(stage.config.feedback, stage.run.cache, stage.account)
-        stage.notes += engine.notes
         with stage.progress(total, "revisions", len(trace)) as tick:
             for start in range(0, len(jobs), CHUNK):
                 for done in _revise(stage, engine, jobs[start : start + CHUNK], revised, trace):

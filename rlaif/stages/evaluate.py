@@ -50,7 +50,6 @@ def run(stage: Stage) -> None:
                 rows.append(_evaluate(stage, tools, name, folder, chunk, answers, base, judged))
                 tick(len(chunk))
             stage.dropped["prompt longer than the model's context"] += len(prompts) - len(asked)
-    stage.notes += [note for note in judge.engine.notes if note not in stage.notes]
     everything, responses = list(rows), stage.responses()
     stage.metrics = {
         "policies": {
@@ -69,7 +68,6 @@ def _answers(
         return {row.prompt_id: row for row in Rows(folder, Response)}
     options = stage.options
     engine = open_engine(stage.config.policy.model_copy(update={"model": str(folder)}), account=stage.account)
-    stage.notes += [note for note in engine.notes if note not in stage.notes]
     have = {row.prompt_id: row for row in texts if row.model == engine.fingerprint}
     missing = [prompt for prompt in prompts if prompt.id not in have]
     # The same seed for every policy: what differs between two answers is the policy.

@@ -192,12 +192,10 @@ class Desk:
             self.stage.note_example(shown + templates.comparison_suffix(question.principles[0]), "")
 
     def close(self) -> None:
-        """Note where labels came from and what a reader should know of the engine."""
+        """Note how many labels came from elsewhere."""
         stage = self.stage
         if self.options.labels_from:
             stage.notes.append(f"{self.reused} labels taken over from {self.options.labels_from}")
-        if self.opened:
-            stage.notes += self.opened.engine.notes
 
 
 def _current(rows: Iterable[Label], expected: set[Slot]) -> dict[Slot, Label]:
