@@ -66,6 +66,20 @@ def switched_off(model: Any) -> Iterator[Any]:
             layer.enable_adapters(True)
 
 
+def merged(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
+    """Every weight by the name it has without adapters, with theirs merged in; the model itself stays as it is."""
+    layers = [name for name, module in model.named_modules() if hasattr(module, "get_delta_weight")]
+    inside = tuple(f"{name}." for name in layers)
+    for name, weight in model.named_parameters():
+        if not name.startswith(inside):
+            yield name, weight
+    for name in layers:
+        layer = model.get_submodule(name)
+        for own, weight in layer.base_layer.named_parameters():
+            adapters = layer.active_adapters if own == "weight" else ()
+            yield f"{name}.{own}", sum((layer.get_delta_weight(a) for a in adapters), weight)
+
+
 def save_adapter(wrapped: Any, folder: Path, base: str) -> None:
     """The adapter as a peft folder that says which model it belongs to."""
     wrapped.save_pretrained(folder)
