@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -76,8 +77,8 @@ def merged(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
     for name in layers:
         layer = model.get_submodule(name)
         for own, weight in layer.base_layer.named_parameters():
-            adapters = layer.active_adapters if own == "weight" else ()
-            yield f"{name}.{own}", sum((layer.get_delta_weight(a) for a in adapters), weight)
+            deltas = map(layer.get_delta_weight, layer.active_adapters if own == "weight" else ())
+            yield f"{name}.{own}", reduce(torch.add, deltas, weight)
 
 
 def save_adapter(wrapped: Any, folder: Path, base: str) -> None:

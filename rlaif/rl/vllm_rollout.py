@@ -9,6 +9,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterator, Sequence
 from functools import cached_property
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -119,20 +120,15 @@ class Receiver:
     @torch.inference_mode()
     def put_in_weights_from_rlaif(self: Any) -> list[str]:
         """Replace the model's weights by those received; → those that got none."""
-        from vllm.config import set_current_vllm_config
-        from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
-        from vllm.model_executor.model_loader.reload import (
-            finalize_layerwise_reload,
-            initialize_layerwise_reload,
-        )
-
+        reload = import_module("vllm.model_executor.model_loader.reload")
+        heads = import_module("vllm.model_executor.layers.vocab_parallel_embedding").ParallelLMHead
         model, parts = self.get_model(), vars(self).pop("weights_from_rlaif")
         wanted = {name for name, _ in model.named_parameters()}
-        with set_current_vllm_config(self.vllm_config):
-            initialize_layerwise_reload(model)
+        with import_module("vllm.config").set_current_vllm_config(self.vllm_config):
+            reload.initialize_layerwise_reload(model)
             done = model.load_weights(pair for part in parts for pair in load(part).items())
-            finalize_layerwise_reload(model, self.model_config)
+            reload.finalize_layerwise_reload(model, self.model_config)
             # A head tied to the embeddings has received nothing, and on a CPU holds a packed copy of the old ones.
-            for head in (layer for layer in model.modules() if isinstance(layer, ParallelLMHead)):
+            for head in (layer for layer in model.modules() if isinstance(layer, heads)):
                 head.quant_method.process_weights_after_loading(head)
         return sorted(wanted - done)
