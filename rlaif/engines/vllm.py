@@ -35,15 +35,38 @@ _SETTINGS = {"VLLM_LOGGING_STREAM": "ext://sys.stderr", "VLLM_LOGGING_LEVEL": "E
              "VLLM_NO_USAGE_STATS": "1", "VLLM_WORKER_MULTIPROC_METHOD": "spawn"}  # fmt: skip
 
 
+def require(asked: str, otherwise: str) -> None:
+    """Refuse what was `asked` for in a config where vLLM is not installed."""
+    if find_spec("vllm") is None:
+        raise UserError(f"{asked} needs the vllm package.", "the extra of that name, on a machine with a GPU",
+                        f'pip install "rlaif[vllm]", or {otherwise}')  # fmt: skip
+
+
+def package() -> Any:
+    """vLLM, imported under our settings."""
+    for name, value in _SETTINGS.items():
+        os.environ.setdefault(name, value)
+    return import_module("vllm")
+
+
+def load_llm(vllm: Any, name: str, room: str, **settings: Any) -> Any:
+    """A `vllm.LLM`; raises UserError where vLLM cannot run the model here, with the options that give it `room`."""
+    try:
+        return vllm.LLM(load_format="safetensors", trust_remote_code=False, seed=0, disable_log_stats=True,
+                        use_tqdm_on_load=False, **settings)  # fmt: skip
+    except Exception as error:  # memory, architecture and driver troubles come in many classes
+        reason = (str(error).strip() or type(error).__name__).split("\n")[0][:300]
+        raise UserError(f"{name}: vLLM cannot load it here ({reason}).", "a model vLLM knows, and room for its weights "
+                        "and for one context of keys and values", f"see vLLM's own words above; set {room}") from None  # fmt: skip
+
+
 class VllmEngine(TransformersEngine):
     """A model folder or hub id that vLLM runs; it is loaded at the first question and freed with the engine."""
 
     kind = "vllm"
 
     def __init__(self, config: ModelConfig) -> None:
-        if find_spec("vllm") is None:
-            raise UserError("engine: vllm needs the vllm package.", "the extra of that name, on a machine with a GPU",
-                            'pip install "rlaif[vllm]", or serve the model elsewhere and use engine: openai')  # fmt: skip
+        require("engine: vllm", "serve the model elsewhere and use engine: openai")
         if config.device != "auto":
             raise UserError(f"device: {config.device} cannot be chosen for engine: vllm.", "device: auto",
                             "CUDA_VISIBLE_DEVICES=1 rlaif run … chooses a GPU")  # fmt: skip
@@ -52,25 +75,17 @@ class VllmEngine(TransformersEngine):
     @cached_property
     def vllm(self) -> Any:
         """The package, imported at the first question."""
-        for name, value in _SETTINGS.items():
-            os.environ.setdefault(name, value)
-        return import_module("vllm")
+        return package()
 
     @cached_property
     def llm(self) -> Any:
         """The loaded `vllm.LLM`; raises UserError where vLLM cannot run the model here."""
-        try:
-            llm = self.vllm.LLM(
-                model=str(self.folder), dtype=self.dtype, load_format="safetensors", trust_remote_code=False, seed=0,
-                enable_prefix_caching=True, enforce_eager=self.device.type == "cpu", disable_log_stats=True,
-                gpu_memory_utilization=self.config.gpu_memory, max_model_len=self.config.max_model_len,
-                max_logprobs=_ANSWERS, use_tqdm_on_load=False,
-            )  # fmt: skip
-        except Exception as error:  # memory, architecture and driver troubles come in many classes
-            reason = (str(error).strip() or type(error).__name__).split("\n")[0][:300]
-            raise UserError(f"{self.config.model}: vLLM cannot load it here ({reason}).", "a model vLLM knows, and "
-                            "room for its weights and for one context of keys and values",
-                            "see vLLM's own words above; set gpu_memory or max_model_len") from None  # fmt: skip
+        llm = load_llm(
+            self.vllm, self.config.model, "gpu_memory or max_model_len", model=str(self.folder), dtype=self.dtype,
+            enable_prefix_caching=True, enforce_eager=self.device.type == "cpu",
+            gpu_memory_utilization=self.config.gpu_memory, max_model_len=self.config.max_model_len,
+            max_logprobs=_ANSWERS,
+        )  # fmt: skip
         weakref.finalize(self, llm.llm_engine.engine_core.shutdown)
         return llm
 

@@ -256,6 +256,17 @@ class Ppo(Rewarded):
     critic_warmup: int = Field(default=0, ge=0, description="first updates that train the value model only")
     max_tokens: int = Field(default=256, ge=1)
     temperature: float = Field(default=1.0, gt=0)
+    rollouts: Literal["own", "vllm"] = Field(
+        default="own",
+        description="what samples the responses: PPO's own loop over the policy, or vLLM beside it, given the "
+        "policy's weights before it samples (extra vllm, one process)",
+    )
+    rollout_memory: float = Field(
+        default=0.3,
+        gt=0,
+        le=1,
+        description="rollouts: vllm: its share of the GPU's memory, a second policy included",
+    )
     gamma: float = Field(default=1.0, gt=0, le=1)
     lam: float = Field(default=0.95, ge=0, le=1)
     clip: float = Field(default=0.2, gt=0)
@@ -273,7 +284,8 @@ class Ppo(Rewarded):
     importance_cap: float | None = Field(
         default=None,
         ge=1,
-        description="correct for a sampler that differs from the model (bf16, another engine) by ratios up to this",
+        description="correct for a sampler that differs from the model (bf16, another engine) by ratios up to this; "
+        "omitted = no correction, 2 with rollouts: vllm",
     )
     stop_kl: float | None = Field(
         default=None, gt=0, description="nats a token from the sampling policy at which an update's steps end"
@@ -319,6 +331,13 @@ class Ppo(Rewarded):
         default=False, description="the judge reads those answers too, not only the gold scorer"
     )
     tracker: Literal["trackio", "wandb", "tensorboard"] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _corrected(cls, given: Any) -> Any:
+        if isinstance(given, dict) and given.get("rollouts") == "vllm":
+            return {"importance_cap": 2.0, **given}  # another engine's arithmetic always differs
+        return given
 
     @model_validator(mode="after")
     def _some_gradient(self) -> Ppo:

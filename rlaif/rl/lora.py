@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,20 @@ def switched_off(model: Any) -> Iterator[Any]:
     finally:
         for layer in layers:
             layer.enable_adapters(True)
+
+
+def merged(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
+    """Every weight by the name it has without adapters, with theirs merged in; the model itself stays as it is."""
+    layers = [name for name, module in model.named_modules() if hasattr(module, "get_delta_weight")]
+    inside = tuple(f"{name}." for name in layers)
+    for name, weight in model.named_parameters():
+        if not name.startswith(inside):
+            yield name, weight
+    for name in layers:
+        layer = model.get_submodule(name)
+        for own, weight in layer.base_layer.named_parameters():
+            deltas = map(layer.get_delta_weight, layer.active_adapters if own == "weight" else ())
+            yield f"{name}.{own}", reduce(torch.add, deltas, weight)
 
 
 def save_adapter(wrapped: Any, folder: Path, base: str) -> None:

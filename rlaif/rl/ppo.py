@@ -39,6 +39,7 @@ from rlaif.rl.rollout import Stops, rollout
 from rlaif.seeds import derive_seed
 
 Reward = Callable[[Episodes, Sequence[Any]], Tensor]  # (episodes, each prompt's `source`) → score_B
+Sampler = Callable[[Any, list[list[int]], int], Episodes]  # (policy, prompts, seed) → with `behaviour_BR`
 SUMS = ("value_loss", "policy_loss", "clip_fraction", "approx_kl")  # of a step, over its micro-batches
 Plan = list[list[Tensor]]  # minibatches of micro-batches of row numbers
 
@@ -89,19 +90,19 @@ class PPO:
 
     All models on one device, in eval mode; what is trained of them (`requires_grad`) in fp32, `autocast` runs forwards
     in bf16. Without a `reference` it is the policy with its adapters switched off. `eos` may be several ids; `stops`
-    finds the end of a response that has none.
+    finds the end of a response that has none. A `sampler` takes the place of the decode loop, on one process.
     """
 
     def __init__(
         self, policy: Any, reference: Any, value: Any, reward: Reward, options: Ppo, eos: Sequence[int], pad: int,
         seed: int = 0, autocast: bool = False, stops: Stops | None = None, pretraining: Pretraining | None = None,
-        ranks: Ranks = ALONE,
+        ranks: Ranks = ALONE, sampler: Sampler | None = None,
     ) -> None:  # fmt: skip
         self.policy, self.reference, self.value, self.reward = policy, reference, value, reward
         self.options, self.eos, self.pad, self.seed, self.autocast = options, eos, pad, seed, autocast
-        self.stops, self.pretraining, self.ranks = stops, pretraining, ranks
+        self.stops, self.pretraining, self.ranks, self.sampler = stops, pretraining, ranks, sampler
         # A first step on the whole batch reads what the sampler has read: one pass of the policy less.
-        self.reads_once = options.minibatches == 1 and ranks.count == 1
+        self.reads_once = options.minibatches == 1 and ranks.count == 1 and sampler is None
         self.device: torch.device = policy.device
         if self.device.type == "cpu":
             keep_memory()
@@ -132,10 +133,12 @@ class PPO:
 
     def sample(self, prompts: Sequence[PromptTokens], *seed: Any) -> Episodes:
         """A response to each prompt; the same for the same weights and seed parts."""
-        generator = torch.Generator(self.device).manual_seed(derive_seed(self.seed, *seed))
+        ids, number = [p.ids for p in prompts], derive_seed(self.seed, *seed)
+        if self.sampler is not None:
+            return self.sampler(self.policy, ids, number)
+        generator = torch.Generator(self.device).manual_seed(number)
         o = self.options
         with self._precision():
-            ids = [p.ids for p in prompts]
             mine = rollout(self.policy, ids, o.max_tokens, o.temperature, self.eos, self.pad, generator,
                            self.stops, self.ranks, self.reads_once)  # fmt: skip
         return together(self.ranks, ids, mine, self.pad)
@@ -397,6 +400,7 @@ def _flat(rows: Tensor, count_B: Tensor, *whole: Tensor) -> tuple[Tensor, ...]:
 
 def _describe(e: Experience) -> dict[str, float]:
     """Means over the sampled batch: score and KL of an episode, entropy of a token, length in tokens."""
+    ratio_BR = (e.log_prob - e.behaviour).exp()  # 1 where masked
     return {
         "reward": float(e.reward_B.mean()),
         "score": float(e.score_B.mean()),
@@ -405,6 +409,8 @@ def _describe(e: Experience) -> dict[str, float]:
         "sampler_kl": float(
             numerics.masked_mean(numerics.kl_estimate(e.behaviour, e.log_prob, "k3"), e.episodes.mask_BR)
         ),
+        "sampler_ratio": float(numerics.masked_mean(ratio_BR, e.episodes.mask_BR)),
+        "sampler_ratio_max": float(ratio_BR[e.episodes.mask_BR].max()),
         "entropy": float(numerics.masked_mean(e.entropy, e.episodes.mask_BR)),
         "length": float(e.episodes.response_B.float().mean()),
         "truncated": float((~e.episodes.ended_B).float().mean()),

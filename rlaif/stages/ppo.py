@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from rlaif.rl.ppo import PPO, NotFinite, PromptTokens
     from rlaif.rl.pretraining import Pretraining
     from rlaif.rl.reward import Rewards
+    from rlaif.rl.vllm_rollout import VllmSampler
 
 SHARED = True  # several processes can do it together
 ENDS = 5  # updates whose mean is "start" and "end"
@@ -74,17 +75,37 @@ def _open(stage: Stage) -> Parts:
     room = min(context_length(policy), opened.context) - o.max_tokens
     prompts, heldout = _prompts(stage, tokenizer, room, opened.rewards)
     eos, stops = eos_ids(policy, tokenizer), turn_end(tokenizer)
+    precision = resolve_dtype(config.dtype, policy.device, policy.num_parameters())
+    sampler = _sampler(stage, policy, tokenizer, precision, max(len(p.ids) for p in [*prompts, *heldout]))
     if not fix_scales(stage, opened.rewards, None):
         fix_scales(stage, opened.rewards, reference_samples(stage, policy, tokenizer, prompts, eos))
     value = _value_model(stage, opened, policy)
     adapter, reference = _adapters(stage, policy, value), None
     if adapter is None:
         reference = load_causal_lm(start, config.device, "float32").requires_grad_(False)
-    precision = resolve_dtype(config.dtype, policy.device, policy.num_parameters())
     ppo = PPO(policy, reference, value, opened.rewards, o, eos, tokenizer.pad_token_id, stage.seed,
               autocast=precision != policy.dtype, stops=stops, pretraining=_pretraining(stage, tokenizer, room),
-              ranks=Ranks.here())  # fmt: skip
+              ranks=Ranks.here(), sampler=sampler)  # fmt: skip
     return Parts(ppo, tokenizer, prompts, heldout, opened, adapter)
+
+
+def _sampler(stage: Stage, policy: Any, tokenizer: Any, dtype: Any, longest: int) -> VllmSampler | None:
+    """vLLM in the place of the decode loop, where it is asked for; `longest` prompt in tokens."""
+    o = stage.options
+    if o.rollouts != "vllm":
+        return None
+    from rlaif.engines.loading import eos_ids, model_folder
+    from rlaif.rl.ranks import Ranks
+    from rlaif.rl.texts import turn_end
+    from rlaif.rl.vllm_rollout import VllmSampler
+
+    if (processes := Ranks.here().count) > 1:
+        raise UserError(f"{stage.dir.name}: rollouts: vllm on {processes} processes.", "one process: vLLM samples for it alone",
+                        "start the run by itself (rlaif run …), or leave ppo.rollouts out")  # fmt: skip
+    folder, eos = str(model_folder(stage.input("policy"))), eos_ids(policy, tokenizer)
+    return VllmSampler(
+        folder, o, eos, tokenizer.pad_token_id, turn_end(tokenizer), dtype, longest + o.max_tokens
+    )
 
 
 def _value_model(stage: Stage, opened: Opened, policy: Any) -> Any:
