@@ -32,6 +32,11 @@ def is_first() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+def shards() -> bool:
+    """Whether the launch asks for FSDP: each process holds a share of the models."""
+    return os.environ.get("ACCELERATE_USE_FSDP") == "true"
+
+
 @contextmanager
 def company(device: str) -> Iterator[None]:
     """All processes connected, where there are several; on GPUs each with one of its own."""
@@ -41,9 +46,9 @@ def company(device: str) -> Iterator[None]:
     import torch
     import torch.distributed as dist
 
-    if os.environ.get("ACCELERATE_USE_FSDP", "false") == "true":
-        raise UserError("this launch asks for FSDP.", "data-parallel processes: every process holds the whole models",
-                        "accelerate launch --config_file configs/accelerate/ddp.yaml …")  # fmt: skip
+    if shards() and os.environ.get("FSDP_VERSION") != "2":
+        raise UserError(f"this launch asks for FSDP {os.environ.get('FSDP_VERSION', '1')}.", "fsdp_version: 2",
+                        "accelerate launch --config_file configs/accelerate/fsdp.yaml …")  # fmt: skip
     on_gpu = device != "cpu" and torch.cuda.is_available()
     if on_gpu:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
@@ -63,6 +68,10 @@ def together(stage: Stage) -> Iterator[None]:
     if count() == 1 or not getattr(module(stage), "SHARED", False):
         yield
         return
+    if shards() and not getattr(module(stage), "SHARDED", False):
+        raise UserError(f"{stage.dir.name}: this launch asks for FSDP, and {stage.name} does not share out its model.",
+                        "another launch for this stage: the run continues with any",
+                        f"the same with configs/accelerate/ddp.yaml and --until {stage.name}, then this one again")  # fmt: skip
     import torch.distributed as dist
 
     _call(stage.number)
