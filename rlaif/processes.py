@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from importlib import import_module
+from itertools import takewhile
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -46,9 +47,13 @@ def company(device: str) -> Iterator[None]:
     import torch
     import torch.distributed as dist
 
-    if shards() and os.environ.get("FSDP_VERSION") != "2":
-        raise UserError(f"this launch asks for FSDP {os.environ.get('FSDP_VERSION', '1')}.", "fsdp_version: 2",
-                        "accelerate launch --config_file configs/accelerate/fsdp.yaml …")  # fmt: skip
+    if shards():
+        version = os.environ.get("FSDP_VERSION", "1")
+        if version != "2":
+            raise UserError(f"this launch asks for FSDP {version}.", "fsdp_version: 2 in its config",
+                            "accelerate launch --config_file configs/accelerate/fsdp.yaml …")  # fmt: skip
+        # Or transformers would give every process but the first empty weights, to be filled by its own trainer.
+        os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
     on_gpu = device != "cpu" and torch.cuda.is_available()
     if on_gpu:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
@@ -65,19 +70,27 @@ def company(device: str) -> Iterator[None]:
 @contextmanager
 def together(stage: Stage) -> Iterator[None]:
     """The other processes do the same stage with the first; where a stage says it can be SHARED, and else they wait."""
-    if count() == 1 or not getattr(module(stage), "SHARED", False):
+    if count() == 1 or not _says(stage, "SHARED"):
         yield
         return
-    if shards() and not getattr(module(stage), "SHARDED", False):
-        raise UserError(f"{stage.dir.name}: this launch asks for FSDP, and {stage.name} does not share out its model.",
-                        "another launch for this stage: the run continues with any",
-                        f"the same with configs/accelerate/ddp.yaml and --until {stage.name}, then this one again")  # fmt: skip
+    suit([stage])
     import torch.distributed as dist
 
     _call(stage.number)
     dist.barrier()  # copied by all, may be changed
     yield
     dist.barrier()
+
+
+def suit(stages: Iterable[Stage]) -> None:
+    """Raises UserError where FSDP is asked for, and a stage before the first that can cannot share out its model."""
+    if count() == 1 or not shards():
+        return
+    unfit = [s for s in takewhile(lambda s: not _says(s, "SHARDED"), stages) if _says(s, "SHARED")]
+    if unfit:
+        raise UserError(f"{unfit[0].dir.name}: this launch asks for FSDP, and {unfit[0].name} does not share out its model.",
+                        "a launch without it up to there; any other one can go on from there",
+                        f"the same with configs/accelerate/ddp.yaml and --until {unfit[-1].name}, then this again")  # fmt: skip
 
 
 def follow(folder: Path) -> None:
@@ -102,6 +115,10 @@ def follow(folder: Path) -> None:
 def module(stage: Stage) -> Any:
     """The stage's file."""
     return import_module(f"rlaif.stages.{stage.name}")
+
+
+def _says(stage: Stage, what: str) -> bool:
+    return getattr(module(stage), what, False)
 
 
 def _call(number: int | None) -> int | None:

@@ -38,9 +38,14 @@ def cut(model: Any, processes: int) -> None:
     model.within(lambda: None)  # the first pass decides which module is the root
 
 
+def is_cut(model: Any) -> bool:
+    """Whether the model's weights are cut up."""
+    return isinstance(model, FSDPModule)
+
+
 def within(model: Any, work: Callable[[], T]) -> T:
     """`work()` as a forward pass of the model: what is cut up is whole in it, and learns from the tensors it returns."""
-    return model.within(work) if isinstance(model, FSDPModule) else work()
+    return model.within(work) if is_cut(model) else work()
 
 
 @contextmanager
@@ -83,6 +88,4 @@ def share(tensor: Tensor, like: Tensor) -> Tensor:
 
 
 def _parts(model: Any) -> list[FSDPModule]:
-    if not isinstance(model, FSDPModule):
-        return []
-    return [module for module in model.modules() if isinstance(module, FSDPModule)]
+    return [module for module in model.modules() if isinstance(module, FSDPModule)] if is_cut(model) else []
