@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from importlib import import_module
+from itertools import takewhile
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -32,6 +33,11 @@ def is_first() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+def shards() -> bool:
+    """Whether the launch asks for FSDP: each process holds a share of the models."""
+    return os.environ.get("ACCELERATE_USE_FSDP") == "true"
+
+
 @contextmanager
 def company(device: str) -> Iterator[None]:
     """All processes connected, where there are several; on GPUs each with one of its own."""
@@ -41,9 +47,13 @@ def company(device: str) -> Iterator[None]:
     import torch
     import torch.distributed as dist
 
-    if os.environ.get("ACCELERATE_USE_FSDP", "false") == "true":
-        raise UserError("this launch asks for FSDP.", "data-parallel processes: every process holds the whole models",
-                        "accelerate launch --config_file configs/accelerate/ddp.yaml …")  # fmt: skip
+    if shards():
+        version = os.environ.get("FSDP_VERSION", "1")
+        if version != "2":
+            raise UserError(f"this launch asks for FSDP {version}.", "fsdp_version: 2 in its config",
+                            "accelerate launch --config_file configs/accelerate/fsdp.yaml …")  # fmt: skip
+        # Or transformers would give every process but the first empty weights, to be filled by its own trainer.
+        os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
     on_gpu = device != "cpu" and torch.cuda.is_available()
     if on_gpu:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
@@ -60,15 +70,27 @@ def company(device: str) -> Iterator[None]:
 @contextmanager
 def together(stage: Stage) -> Iterator[None]:
     """The other processes do the same stage with the first; where a stage says it can be SHARED, and else they wait."""
-    if count() == 1 or not getattr(module(stage), "SHARED", False):
+    if count() == 1 or not _says(stage, "SHARED"):
         yield
         return
+    suit([stage])
     import torch.distributed as dist
 
     _call(stage.number)
     dist.barrier()  # copied by all, may be changed
     yield
     dist.barrier()
+
+
+def suit(stages: Iterable[Stage]) -> None:
+    """Raises UserError where FSDP is asked for, and a stage before the first that can cannot share out its model."""
+    if count() == 1 or not shards():
+        return
+    unfit = [s for s in takewhile(lambda s: not _says(s, "SHARDED"), stages) if _says(s, "SHARED")]
+    if unfit:
+        raise UserError(f"{unfit[0].dir.name}: this launch asks for FSDP, and {unfit[0].name} does not share out its model.",
+                        "a launch without it up to there; any other one can go on from there",
+                        f"the same with configs/accelerate/ddp.yaml and --until {unfit[-1].name}, then this again")  # fmt: skip
 
 
 def follow(folder: Path) -> None:
@@ -93,6 +115,10 @@ def follow(folder: Path) -> None:
 def module(stage: Stage) -> Any:
     """The stage's file."""
     return import_module(f"rlaif.stages.{stage.name}")
+
+
+def _says(stage: Stage, what: str) -> bool:
+    return getattr(module(stage), what, False)
 
 
 def _call(number: int | None) -> int | None:

@@ -1,4 +1,4 @@
-"""PPO on two processes (gloo, CPU): the same episodes, numbers and weights as one process alone."""
+"""PPO on two processes (gloo, CPU), whole or sharded: the same episodes, numbers and weights as one process alone."""
 
 import copy
 import json
@@ -14,6 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassifi
 from rlaif.options import Ppo
 from rlaif.rl.ppo import PPO, PromptTokens
 from rlaif.rl.ranks import Ranks
+from rlaif.rl.sharding import whole
 
 EOS, PAD, WANTED = 1, 0, 7
 SIZES = {"vocab_size": 16, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
@@ -41,7 +42,7 @@ def trained_for(updates: int, ranks: Ranks, **changes):
     for number in range(1, updates + 1):
         metrics, experience = ppo.update(number, prompts)
         rows.append({key: value for key, value in metrics.items() if key != "seconds"})
-    weights = torch.cat([p.detach().flatten() for m in (policy, value) for p in m.parameters()])
+    weights = torch.cat([whole(p.detach()).flatten() for m in (policy, value) for p in m.parameters()])
     return rows, weights, experience.episodes.responses()
 
 
@@ -52,20 +53,22 @@ CASES = [
 ]
 
 
-def main(folder: Path, case: int) -> None:
+def main(folder: Path, case: int, sharded: bool) -> None:
     dist.init_process_group("gloo")
-    ranks = Ranks.here()
+    ranks = Ranks(dist.get_rank(), dist.get_world_size(), sharded)
     rows, weights, responses = trained_for(3, ranks, **CASES[case])
     torch.save({"weights": weights}, folder / f"{ranks.rank}.pt")
     (folder / f"{ranks.rank}.json").write_text(json.dumps([rows, responses]))
+    dist.barrier()
     dist.destroy_process_group()
 
 
+@pytest.mark.parametrize("sharded", [False, True])
 @pytest.mark.parametrize(
     "case", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in range(1, len(CASES)))]
 )
-def test_two_processes_give_what_one_does(tmp_path, case):
-    code = f"from pathlib import Path; from tests.test_ppo_ranks import main; main(Path({str(tmp_path)!r}), {case})"
+def test_two_processes_give_what_one_does(tmp_path, case, sharded):
+    code = f"from pathlib import Path; from tests.test_ppo_ranks import main; main(Path({str(tmp_path)!r}), {case}, {sharded})"
     script = tmp_path / "rank.py"
     script.write_text(f"import sys; sys.path.insert(0, {str(Path(__file__).parent.parent)!r})\n{code}\n")
     launch = [
@@ -95,4 +98,6 @@ def test_two_processes_give_what_one_does(tmp_path, case):
 
 def test_items_are_shared_out_and_put_together_in_order():
     assert [list(Ranks(r, 3).mine([0, 1, 2, 3, 4])) for r in range(3)] == [[0, 3], [1, 4], [2]]
+    assert [list(Ranks(r, 3).idle([0, 1, 2, 3, 4])) for r in range(3)] == [[], [], []]
+    assert [list(Ranks(r, 3, True).idle([0, 1, 2, 3, 4])) for r in range(3)] == [[], [], [0]]
     assert Ranks().gather([5, 6]) == [5, 6]

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -24,11 +25,25 @@ def test_alone_there_is_nothing_to_wait_for(monkeypatch):
         assert processes.is_first()
 
 
-def test_fsdp_is_refused_with_what_to_use_instead(monkeypatch):
+def test_the_older_fsdp_is_refused_with_what_to_use_instead(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    with pytest.raises(UserError, match=r"FSDP.*(?s:.*)ddp\.yaml"), processes.company("cpu"):
+    monkeypatch.setenv("FSDP_VERSION", "1")
+    with pytest.raises(UserError, match=r"FSDP 1(?s:.*)fsdp\.yaml"), processes.company("cpu"):
         pass
+
+
+def test_fsdp_is_refused_for_stages_that_hold_whole_models(monkeypatch):
+    stages = {
+        name: SimpleNamespace(name=name, dir=Path(f"0_{name}")) for name in ("sample", "sft", "reward", "ppo")
+    }
+    processes.suit(stages.values())  # one process: nothing to share out
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    processes.suit(stages.values())
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(UserError, match=r"0_sft.*FSDP(?s:.*)ddp\.yaml and --until reward"):
+        processes.suit(stages.values())
+    processes.suit([stages["sample"], stages["ppo"], stages["sft"]])  # sft is refused when it is reached
 
 
 @pytest.mark.slow

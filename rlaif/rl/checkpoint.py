@@ -3,6 +3,7 @@
 The weights that are trained, their average, both optimisers and β; all else follows from the update's number.
 
 Weights are safetensors; optimiser state is a torch file that is read with `weights_only`, so nothing in it can run.
+Both are whole, however many processes hold shares of them: the first one writes, and any number of them can go on.
 """
 
 from __future__ import annotations
@@ -11,29 +12,35 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from rlaif.rl.ppo import PPO, trained
+from rlaif.rl.ranks import Ranks
+from rlaif.rl.sharding import collected, share
 
 KEPT = 2
 
 
 def save(folder: Path, ppo: PPO, update: int) -> None:
-    """Write the checkpoint after `update` into `folder` and remove all but the last two."""
+    """Write the checkpoint after `update` into `folder` and remove all but the last two; sharded, all do it together."""
     partial, final = folder / "partial", folder / f"{update:06d}"
     if final.exists():
         return
+    weights = {name: collected(found, ppo.ranks) for name, found in _weights(ppo).items()}
+    optimizers = {
+        "policy": _moments(ppo.optimizer, ppo.ranks),
+        "value": _moments(ppo.value_optimizer, ppo.ranks),
+    }
+    if ppo.ranks.sharded and ppo.ranks.rank:
+        return
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    for name, weights in _weights(ppo).items():
-        save_file(
-            {key: weight.detach().contiguous() for key, weight in weights.items()},
-            partial / f"{name}.safetensors",
-        )
-    optimizers = {"policy": ppo.optimizer.state_dict(), "value": ppo.value_optimizer.state_dict()}
+    for name, found in weights.items():
+        save_file(found, partial / f"{name}.safetensors")
     torch.save(optimizers, partial / "optimizers.pt")
     (partial / "state.json").write_text(json.dumps({"update": update, "kl_coef": ppo.kl.coef}))
     os.replace(partial, final)
@@ -48,18 +55,33 @@ def latest(folder: Path) -> Path | None:
 
 def load(path: Path, ppo: PPO) -> int:
     """Put a checkpoint's state into `ppo`; → the update it was written after."""
-    device = str(ppo.device)
+    device = "cpu" if ppo.ranks.sharded else str(ppo.device)
     for name, weights in _weights(ppo).items():
         saved = load_file(path / f"{name}.safetensors", device=device)
         with torch.no_grad():
             for key, weight in weights.items():
-                weight.copy_(saved[key])
+                weight.copy_(share(saved[key], weight))
     optimizers = torch.load(path / "optimizers.pt", map_location=device, weights_only=True)
-    ppo.optimizer.load_state_dict(optimizers["policy"])
-    ppo.value_optimizer.load_state_dict(optimizers["value"])
+    for name, optimizer in (("policy", ppo.optimizer), ("value", ppo.value_optimizer)):
+        optimizer.load_state_dict(_shares(optimizers[name], optimizer))
     state = json.loads((path / "state.json").read_text())
     ppo.kl.coef = state["kl_coef"]
     return int(state["update"])
+
+
+def _moments(optimizer: torch.optim.Optimizer, ranks: Ranks) -> dict[str, Any]:
+    """The optimiser's state with whole tensors."""
+    state = optimizer.state_dict()
+    return {**state, "state": {n: collected(entry, ranks) for n, entry in state["state"].items()}}
+
+
+def _shares(saved: dict[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """What of a state with whole tensors is this process's."""
+    weights = optimizer.param_groups[0]["params"]
+    shares = {
+        n: {key: share(x, weights[n]) for key, x in entry.items()} for n, entry in saved["state"].items()
+    }
+    return {**saved, "state": shares}
 
 
 def _weights(ppo: PPO) -> dict[str, dict[str, Tensor]]:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from rlaif.rl.episodes import Episodes
 from rlaif.rl.heads import Final
+from rlaif.rl.sharding import within
 
 SHORT = 512  # tokens of prompt and response up to which attention is computed as plain products
 _PLAIN: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
@@ -43,11 +44,12 @@ def choose_attention(model: Any, length: int) -> None:
 def response_final(model: Any, episodes: Episodes, hidden_BRD: Tensor | None = None) -> Final:
     """The states before each response token and the head that turns them into logits, in the dtype products have here.
 
-    `hidden_BRD` are those states where they are known already.
+    `hidden_BRD` are those states where they are known already. Of a sharded model to be called `within` it.
     """
     rows_N, columns_N = episodes.states()
     if not has_plain_head(model):
-        return Final(model(input_ids=episodes.ids_BL, use_cache=False).logits[rows_N, columns_N], None)
+        logits_BLV = model.forward(input_ids=episodes.ids_BL, use_cache=False).logits
+        return Final(logits_BLV[rows_N, columns_N], None)
     if hidden_BRD is not None:
         hidden_ND = hidden_BRD[episodes.mask_BR]
     else:
@@ -78,14 +80,18 @@ def next_logits(model: Any, ids: Tensor, mask: Tensor, cache: Any) -> tuple[Tens
         # 2-D before the head: on the CPU a frozen bf16 head is copied for every row of a 3-D input.
         hidden_BD = model.base_model(**inputs).last_hidden_state[:, -1]
         return model.get_output_embeddings()(hidden_BD), hidden_BD
-    return model(**inputs, logits_to_keep=1).logits[:, -1], None
+    return model.forward(**inputs, logits_to_keep=1).logits[:, -1], None
 
 
 def response_values(model: Any, episodes: Episodes, count_B: Tensor | None = None) -> Tensor:
     """The `score` head at the position before each response token: the value of that state; see `states`. → N"""
     rows_N, columns_N = episodes.states(count_B)
-    hidden_BLD = model.base_model(input_ids=episodes.ids_BL, use_cache=False).last_hidden_state
-    return model.score(hidden_BLD[rows_N, columns_N].to(model.score.weight.dtype))[:, 0].float()
+
+    def read() -> Tensor:
+        hidden_BLD = model.base_model(input_ids=episodes.ids_BL, use_cache=False).last_hidden_state
+        return model.score(hidden_BLD[rows_N, columns_N].to(model.score.weight.dtype))
+
+    return within(model, read)[:, 0].float()
 
 
 def final_scores(model: Any, episodes: Episodes) -> Tensor:

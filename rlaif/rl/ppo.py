@@ -30,12 +30,13 @@ from rlaif.options import Ppo
 from rlaif.rl import numerics
 from rlaif.rl.cpu import keep_memory, linear_layers
 from rlaif.rl.episodes import Episodes, micro_batches, real
-from rlaif.rl.forward import choose_attention, response_final, response_values
+from rlaif.rl.forward import choose_attention, has_plain_head, response_final, response_values
 from rlaif.rl.heads import COMPARED, compare, token_log_probs
 from rlaif.rl.lora import switched_off
 from rlaif.rl.pretraining import Pretraining
 from rlaif.rl.ranks import ALONE, Ranks, together
 from rlaif.rl.rollout import Stops, rollout
+from rlaif.rl.sharding import cut, gathered, whole, within
 from rlaif.seeds import derive_seed
 
 Reward = Callable[[Episodes, Sequence[Any]], Tensor]  # (episodes, each prompt's `source`) → score_B
@@ -106,6 +107,9 @@ class PPO:
         self.device: torch.device = policy.device
         if self.device.type == "cpu":
             keep_memory()
+        for model in (policy, reference, value) if ranks.sharded else ():
+            has_plain_head(model)  # tried while the model is whole
+            cut(model, ranks.count)
         value_rate = options.value_learning_rate or options.learning_rate
         weights, value_weights = trained(policy), trained(value)
         self.optimizer = torch.optim.Adam(weights.values(), options.learning_rate, eps=1e-5, fused=True)
@@ -138,7 +142,7 @@ class PPO:
             return self.sampler(self.policy, ids, number)
         generator = torch.Generator(self.device).manual_seed(number)
         o = self.options
-        with self._precision():
+        with self._precision(), gathered(self.policy):
             mine = rollout(self.policy, ids, o.max_tokens, o.temperature, self.eos, self.pad, generator,
                            self.stops, self.ranks, self.reads_once)  # fmt: skip
         return together(self.ranks, ids, mine, self.pad)
@@ -205,6 +209,9 @@ class PPO:
         seen = {name: torch.zeros(episodes.mask_BR.shape, device=self.device) for name in COMPARED}
         seen["value"] = torch.zeros(len(episodes), int(valued_B.max()), device=self.device)
         with self._precision():
+            for minibatch in plan:
+                for rows in self.ranks.idle(minibatch):
+                    self._measure(episodes.select(rows[:1]), valued_B[rows[:1]])
             for rows in (rows for minibatch in plan for rows in self.ranks.mine(minibatch)):
                 part = episodes.select(rows)
                 for name, values_N in self._measure(part, valued_B[rows]).items():
@@ -240,10 +247,16 @@ class PPO:
 
     def _measure(self, part: Episodes, valued_B: Tensor) -> dict[str, Tensor]:
         """What the models say of a micro-batch's response tokens and states. → each N"""
-        policy = response_final(self.policy, part, part.final_BRD)
-        with self._reference() as reference:
-            found = compare(policy, response_final(reference, part), part.tokens(), self.options.temperature)
+        found = within(self.policy, lambda: self._compare(part))
         return {**found, "value": response_values(self.value, part, valued_B)}
+
+    def _compare(self, part: Episodes) -> dict[str, Tensor]:
+        policy, tokens_N = response_final(self.policy, part, part.final_BRD), part.tokens()
+        with self._reference() as model:
+            return within(
+                model,
+                lambda: compare(policy, response_final(model, part), tokens_N, self.options.temperature),
+            )
 
     def _learn(self, experience: Experience, plan: Plan, number: int) -> dict[str, Any]:
         """The optimiser steps of one update; → means over its minibatches."""
@@ -301,6 +314,8 @@ class PPO:
                 totals["policy_loss"] += loss.detach() / tokens
                 totals["clip_fraction"] += ((ratio_N - 1).abs() > self.options.clip).sum() / tokens
                 totals["approx_kl"] += (torch.expm1(log_ratio_N) - log_ratio_N).sum() / tokens
+        for rows in self.ranks.idle(minibatch):
+            self._keep_step(experience, rows[:1], trains_policy)
         self.ranks.add(*(totals[name] for name in (SUMS if trains_policy else SUMS[:1])))
         if trains_policy and totals["approx_kl"] > (self.options.stop_kl or math.inf):
             for optimizer in (self.optimizer, self.value_optimizer):
@@ -326,6 +341,13 @@ class PPO:
             )
         return {name: float(value) for name, value in totals.items()}
 
+    def _keep_step(self, experience: Experience, rows: Tensor, trains_policy: bool) -> None:
+        """Go through the models for nothing, while other processes have one more micro-batch."""
+        part = experience.episodes.select(rows)
+        (0 * self._value_loss(experience, part, rows)).backward()
+        if trains_policy:
+            (0 * self._policy_loss(experience, part, rows, first=False)[0]).backward()
+
     def _value_loss(self, experience: Experience, part: Episodes, rows: Tensor) -> Tensor:
         count_B = experience.states_B[rows]
         with self._precision():
@@ -337,9 +359,7 @@ class PPO:
         self, experience: Experience, part: Episodes, rows: Tensor, first: bool
     ) -> tuple[Tensor, Tensor]:
         o, e = self.options, experience
-        with self._precision():
-            final = response_final(self.policy, part)
-        log_prob_N = token_log_probs(final, part.tokens(), o.temperature)
+        log_prob_N = self._log_probs(part, o.temperature)
         if first and part.final_BRD is not None:
             row_N, step_N = part.mask_BR.nonzero(as_tuple=True)
             e.log_prob[rows[row_N], step_N] = log_prob_N.detach()
@@ -352,16 +372,26 @@ class PPO:
             loss_N = loss_N + self.kl.coef * numerics.kl_estimate(log_prob_N, reference_N, o.kl_estimator)
         return loss_N.sum(), (log_prob_N - old_N).detach()
 
+    def _log_probs(self, part: Episodes, temperature: float) -> Tensor:
+        """The policy's log-probability of each response token, with a gradient. → N"""
+
+        def read() -> Tensor:
+            with self._precision():
+                final = response_final(self.policy, part)
+            return token_log_probs(final, part.tokens(), temperature)
+
+        return within(self.policy, read)
+
     def _remember(self, pretraining: Pretraining, turn: int) -> Tensor:
         """Add the gradient of γ times the loss on pre-training text (arXiv 2203.02155, eq. 2). → that loss"""
         parts = pretraining.parts(turn, self.options.micro_batch, self.device)
         tokens, total = sum(part.response_B.sum() for part in parts), torch.zeros((), device=self.device)
         for part in self.ranks.mine(parts):
-            with self._precision():
-                final = response_final(self.policy, part)
-            loss = -token_log_probs(final, part.tokens()).sum() / tokens
+            loss = -self._log_probs(part, 1.0).sum() / tokens
             (pretraining.coef * loss).backward()
             total += loss.detach()
+        for part in self.ranks.idle(parts):
+            (0 * self._log_probs(part, 1.0).sum()).backward()
         self.ranks.add(total)
         return total
 
@@ -380,7 +410,7 @@ class PPO:
             mean.lerp_(weights[name], 1 - (self.options.ema or 0.0))
 
     def _clip(self, model: Any) -> Tensor:
-        return torch.nn.utils.clip_grad_norm_(model.parameters(), self.options.max_grad_norm)
+        return whole(torch.nn.utils.clip_grad_norm_(model.parameters(), self.options.max_grad_norm))
 
     def _apply(self, optimizer: torch.optim.Optimizer) -> None:
         optimizer.step()

@@ -1,12 +1,14 @@
-"""PPO on several processes, each with all the weights: they share out samples and micro-batches, and add up.
+"""PPO on several processes: they share out samples and micro-batches, and add up.
 
 What is sampled and measured is put together on every process, so whitening, token counts, KL and metrics are those of
 the whole batch without a formula knowing of it; gradients are added before they are clipped. The processes thus hold
-the same weights after every step, and one process on its own is the same code with nothing to add.
+the same weights after every step, or shares of them (`rlaif.rl.sharding`), and one process on its own is the same code
+with nothing to add.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -22,20 +24,27 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process's number among `count`."""
+    """This process's number among `count`; `sharded`: each holds its share of the models and not all of them."""
 
     rank: int = 0
     count: int = 1
+    sharded: bool = False
 
     @classmethod
     def here(cls) -> Ranks:
-        """The processes of the default group, or one alone."""
-        started = dist.is_available() and dist.is_initialized()
-        return cls(dist.get_rank(), dist.get_world_size()) if started else cls()
+        """The processes of the default group, sharded where the launch asks for it, or one alone."""
+        if not (dist.is_available() and dist.is_initialized()):
+            return cls()
+        return cls(dist.get_rank(), dist.get_world_size(), os.environ.get("ACCELERATE_USE_FSDP") == "true")
 
     def mine(self, items: Any) -> Any:
         """Every `count`-th item of a list or tensor, from this process's on; no two processes have one in common."""
         return items[self.rank :: self.count]
+
+    def idle(self, items: Sequence[T]) -> Sequence[T]:
+        """Where all have to keep step: those that this process goes through for nothing while others have one more."""
+        longest = -(-len(items) // self.count)
+        return items[: longest - len(self.mine(items))] if self.sharded else ()
 
     def add(self, *tensors: Tensor) -> None:
         """Each tensor becomes the sum of all processes' ones, the same to the last bit everywhere."""
@@ -53,8 +62,11 @@ class Ranks:
         return [part[i] for i in range(longest) for part in parts if i < len(part)]
 
     def add_gradients(self, weights: Iterable[Tensor]) -> None:
-        """The gradients of all processes' micro-batches together; a process may have had none."""
-        if self.count > 1:
+        """The gradients of all processes' micro-batches together; a process may have had none.
+
+        Those of sharded weights have been added up in the backward pass.
+        """
+        if self.count > 1 and not self.sharded:
             for weight in weights:
                 if weight.grad is None:
                     weight.grad = torch.zeros_like(weight)

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from rlaif.rl.vllm_rollout import VllmSampler
 
 SHARED = True  # several processes can do it together
+SHARDED = True  # and each can hold a share of the models
 ENDS = 5  # updates whose mean is "start" and "end"
 
 
@@ -67,7 +68,10 @@ def _open(stage: Stage) -> Parts:
     from rlaif.rl.ranks import Ranks
     from rlaif.rl.texts import turn_end
 
-    o, config, start = stage.options, stage.config.policy, stage.input("policy")
+    o, config, start, ranks = stage.options, stage.config.policy, stage.input("policy"), Ranks.here()
+    if ranks.sharded and (o.lora or o.shared_trunk):
+        raise UserError(f"{stage.dir.name}: this launch asks for FSDP, which ppo.{'lora' if o.lora else 'shared_trunk'} does not go with.",
+                        "a policy and a value model that are trained whole", "accelerate launch --config_file configs/accelerate/ddp.yaml …")  # fmt: skip
     tokenizer = load_tokenizer(start)
     # Adapters leave the weights alone, so those need not be in fp32.
     policy = load_causal_lm(start, config.device, config.dtype if o.lora else "float32")
@@ -85,7 +89,7 @@ def _open(stage: Stage) -> Parts:
         reference = load_causal_lm(start, config.device, "float32").requires_grad_(False)
     ppo = PPO(policy, reference, value, opened.rewards, o, eos, tokenizer.pad_token_id, stage.seed,
               autocast=precision != policy.dtype, stops=stops, pretraining=_pretraining(stage, tokenizer, room),
-              ranks=Ranks.here(), sampler=sampler)  # fmt: skip
+              ranks=ranks, sampler=sampler)  # fmt: skip
     return Parts(ppo, tokenizer, prompts, heldout, opened, adapter)
 
 
@@ -206,10 +210,10 @@ def _train(stage: Stage, parts: Parts, metrics: Journal, samples: Journal) -> No
             except NotFinite as error:
                 raise diverged(stage, number, error, checkpoint.latest(folder)) from None
             except BudgetReached:
-                checkpoint.save(folder, parts.ppo, number - 1)
+                _keep(folder, parts.ppo, number - 1)
                 raise
             except UserError as error:  # of a reward, before anything was learnt from it
-                checkpoint.save(folder, parts.ppo, number - 1)
+                _keep(folder, parts.ppo, number - 1)
                 raise unrewarded(stage, number, error, checkpoint.latest(folder)) from error
             row |= parts.opened.rewards.seen
             looks = number == 1 or number % o.sample_every == 0 or number == o.updates
@@ -221,6 +225,14 @@ def _train(stage: Stage, parts: Parts, metrics: Journal, samples: Journal) -> No
             if number % o.checkpoint_every == 0 or number == o.updates:
                 checkpoint.save(folder, parts.ppo, number)
             tick(1)
+
+
+def _keep(folder: Path, ppo: PPO, update: int) -> None:
+    """Save what one process can save alone: shares of others it cannot have where those did not fail with it."""
+    from rlaif.rl import checkpoint
+
+    if not ppo.ranks.sharded:
+        checkpoint.save(folder, ppo, update)
 
 
 def unrewarded(stage: Stage, update: int, error: UserError, last: Path | None) -> UserError:
@@ -250,7 +262,9 @@ def _publish(stage: Stage, parts: Parts) -> None:
     start = model_folder(stage.input("policy"))
     stored = getattr(AutoConfig.from_pretrained(start, trust_remote_code=False), "dtype", None)
     parts.ppo.use_average()
-    policy = parts.ppo.policy
+    policy = _whole_policy(stage, parts.ppo)
+    if policy is None:
+        return
     if parts.adapter is not None:
         _publish_adapter(stage, parts)
         policy = parts.adapter.merge_and_unload()
@@ -259,6 +273,26 @@ def _publish(stage: Stage, parts: Parts) -> None:
     policy.to(stored or torch.float32).save_pretrained(partial)
     parts.tokenizer.save_pretrained(partial)
     os.replace(partial, stage.dir / "policy")
+
+
+def _whole_policy(stage: Stage, ppo: PPO) -> Any:
+    """The policy; of a sharded one a whole copy in main memory for the first process, None for the others."""
+    import torch
+
+    from rlaif.engines.loading import load_causal_lm
+    from rlaif.rl.ppo import trained
+    from rlaif.rl.sharding import collected
+
+    if not ppo.ranks.sharded:
+        return ppo.policy
+    weights = collected(trained(ppo.policy), ppo.ranks)
+    if ppo.ranks.rank:
+        return None
+    policy = load_causal_lm(stage.input("policy"), "cpu", "float32")
+    with torch.no_grad():
+        for name, weight in trained(policy).items():
+            weight.copy_(weights[name])
+    return policy
 
 
 def _publish_adapter(stage: Stage, parts: Parts) -> None:
