@@ -105,8 +105,7 @@ class PPO:
         # A first step on the whole batch reads what the sampler has read: one pass of the policy less.
         self.reads_once = options.minibatches == 1 and ranks.count == 1 and sampler is None
         self.device: torch.device = policy.device
-        if self.device.type == "cpu":
-            keep_memory()
+        keep_memory(self.device)
         for model in (policy, reference, value) if ranks.sharded else ():
             has_plain_head(model)  # tried while the model is whole
             cut(model, ranks.count)
@@ -252,11 +251,9 @@ class PPO:
 
     def _compare(self, part: Episodes) -> dict[str, Tensor]:
         policy, tokens_N = response_final(self.policy, part, part.final_BRD), part.tokens()
+        heat = self.options.temperature
         with self._reference() as model:
-            return within(
-                model,
-                lambda: compare(policy, response_final(model, part), tokens_N, self.options.temperature),
-            )
+            return within(model, lambda: compare(policy, response_final(model, part), tokens_N, heat))
 
     def _learn(self, experience: Experience, plan: Plan, number: int) -> dict[str, Any]:
         """The optimiser steps of one update; → means over its minibatches."""
@@ -430,18 +427,17 @@ def _flat(rows: Tensor, count_B: Tensor, *whole: Tensor) -> tuple[Tensor, ...]:
 
 def _describe(e: Experience) -> dict[str, float]:
     """Means over the sampled batch: score and KL of an episode, entropy of a token, length in tokens."""
-    ratio_BR = (e.log_prob - e.behaviour).exp()  # 1 where masked
+    mask_BR, ratio_BR = e.episodes.mask_BR, (e.log_prob - e.behaviour).exp()
+    sampler_kl_BR = numerics.kl_estimate(e.behaviour, e.log_prob, "k3")
     return {
         "reward": float(e.reward_B.mean()),
         "score": float(e.score_B.mean()),
         "kl": float((e.log_prob - e.reference).sum(1).mean()),
         "exact_kl": float(e.exact_kl.sum(1).mean()),
-        "sampler_kl": float(
-            numerics.masked_mean(numerics.kl_estimate(e.behaviour, e.log_prob, "k3"), e.episodes.mask_BR)
-        ),
-        "sampler_ratio": float(numerics.masked_mean(ratio_BR, e.episodes.mask_BR)),
-        "sampler_ratio_max": float(ratio_BR[e.episodes.mask_BR].max()),
-        "entropy": float(numerics.masked_mean(e.entropy, e.episodes.mask_BR)),
+        "sampler_kl": float(numerics.masked_mean(sampler_kl_BR, mask_BR)),
+        "sampler_ratio": float(numerics.masked_mean(ratio_BR, mask_BR)),
+        "sampler_ratio_max": float(ratio_BR[mask_BR].max()),
+        "entropy": float(numerics.masked_mean(e.entropy, mask_BR)),
         "length": float(e.episodes.response_B.float().mean()),
         "truncated": float((~e.episodes.ended_B).float().mean()),
     }
