@@ -4,6 +4,7 @@ import copy
 import gc
 from random import Random
 
+import psutil
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
@@ -96,7 +97,8 @@ def test_the_samplers_log_probabilities_follow_the_trainers_weights(which, reque
     assert metrics["sampler_kl"] < 1e-6
 
 
-def test_a_stage_from_end_to_end(tmp_path):
+def test_a_stage_from_end_to_end_leaves_no_process(tmp_path):
+    before = set(psutil.Process().children(recursive=True))
     options = {"updates": 2, "rollouts": "vllm", "max_tokens": 24, "batch_size": 16, "checkpoint_every": 1}
     stage = run_on_one_thread(stage_of(tmp_path / "run", POLICY, **options))
     rows = rows_of(stage)
@@ -107,3 +109,8 @@ def test_a_stage_from_end_to_end(tmp_path):
         assert row["sampler_ratio_max"] < 1.02
     start, end = (AutoModelForCausalLM.from_pretrained(f) for f in (POLICY, stage.dir / "policy"))
     assert not torch.equal(start.lm_head.weight, end.lm_head.weight)
+    gc.collect()
+    new = set(psutil.Process().children(recursive=True)) - before
+    started = [process for process in new if "resource_tracker" not in " ".join(process.cmdline())]
+    _, alive = psutil.wait_procs(started, timeout=60)
+    assert not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
