@@ -1,7 +1,6 @@
 """PPO's responses from a real vLLM: its log-probabilities are the trainer's, and follow the weights."""
 
 import copy
-import gc
 from random import Random
 
 import psutil
@@ -43,8 +42,7 @@ def trainer(folder) -> PPO:
 def tied():
     """The playground's policy, whose head is its embedding."""
     yield (made := trainer(POLICY))
-    made.sampler = None
-    gc.collect()
+    made.sampler.close()
 
 
 @pytest.fixture(scope="module")
@@ -61,8 +59,7 @@ def untied(tmp_path_factory):
     }
     LlamaForCausalLM(LlamaConfig(**{**config, **changes})).save_pretrained(folder)
     yield (made := trainer(folder))
-    made.sampler = None
-    gc.collect()
+    made.sampler.close()
 
 
 def same_tokens(ppo: PPO) -> None:
@@ -109,8 +106,6 @@ def test_a_stage_from_end_to_end_leaves_no_process(tmp_path):
         assert row["sampler_ratio_max"] < 1.02
     start, end = (AutoModelForCausalLM.from_pretrained(f) for f in (POLICY, stage.dir / "policy"))
     assert not torch.equal(start.lm_head.weight, end.lm_head.weight)
-    gc.collect()
     new = set(psutil.Process().children(recursive=True)) - before
-    started = [process for process in new if "resource_tracker" not in " ".join(process.cmdline())]
-    _, alive = psutil.wait_procs(started, timeout=60)
-    assert not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
+    running = [process for process in new if process.status() != psutil.STATUS_ZOMBIE]
+    assert all("resource_tracker" in " ".join(process.cmdline()) for process in running)
