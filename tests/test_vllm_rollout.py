@@ -1,7 +1,6 @@
 """PPO's responses from vLLM, around a stand-in that samples with the weights it was sent; `make test-vllm` asks a real one."""
 
 import copy
-import gc
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -194,8 +193,7 @@ def test_a_stage_samples_by_vllm_and_lets_it_go(fake, tmp_path):
     assert all(row["sampler_kl"] < 1e-6 and row["ratio_first"] == 1.0 for row in rows)
     assert (stage.dir / "policy" / "model.safetensors").exists()
     assert fake[0].settings["max_model_len"] <= 64
-    gc.collect()
-    assert fake[0].closed == [1]
+    assert fake[0].closed
 
 
 def test_a_stage_without_vllm_or_on_several_processes_is_refused(tmp_path, monkeypatch):

@@ -1,9 +1,9 @@
 """PPO's responses from a real vLLM: its log-probabilities are the trainer's, and follow the weights."""
 
 import copy
-import gc
 from random import Random
 
+import psutil
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
@@ -42,8 +42,7 @@ def trainer(folder) -> PPO:
 def tied():
     """The playground's policy, whose head is its embedding."""
     yield (made := trainer(POLICY))
-    made.sampler = None
-    gc.collect()
+    made.sampler.close()
 
 
 @pytest.fixture(scope="module")
@@ -60,8 +59,7 @@ def untied(tmp_path_factory):
     }
     LlamaForCausalLM(LlamaConfig(**{**config, **changes})).save_pretrained(folder)
     yield (made := trainer(folder))
-    made.sampler = None
-    gc.collect()
+    made.sampler.close()
 
 
 def same_tokens(ppo: PPO) -> None:
@@ -96,7 +94,8 @@ def test_the_samplers_log_probabilities_follow_the_trainers_weights(which, reque
     assert metrics["sampler_kl"] < 1e-6
 
 
-def test_a_stage_from_end_to_end(tmp_path):
+def test_a_stage_from_end_to_end_leaves_no_process(tmp_path):
+    before = set(psutil.Process().children(recursive=True))
     options = {"updates": 2, "rollouts": "vllm", "max_tokens": 24, "batch_size": 16, "checkpoint_every": 1}
     stage = run_on_one_thread(stage_of(tmp_path / "run", POLICY, **options))
     rows = rows_of(stage)
@@ -107,3 +106,6 @@ def test_a_stage_from_end_to_end(tmp_path):
         assert row["sampler_ratio_max"] < 1.02
     start, end = (AutoModelForCausalLM.from_pretrained(f) for f in (POLICY, stage.dir / "policy"))
     assert not torch.equal(start.lm_head.weight, end.lm_head.weight)
+    new = set(psutil.Process().children(recursive=True)) - before
+    running = [process for process in new if process.status() != psutil.STATUS_ZOMBIE]
+    assert all("resource_tracker" in " ".join(process.cmdline()) for process in running)

@@ -47,7 +47,7 @@ class VllmSampler:
 
     @cached_property
     def llm(self) -> Any:
-        """The loaded `vllm.LLM`, which goes with the sampler; its log-probabilities are those at the temperature."""
+        """The loaded `vllm.LLM`; its log-probabilities are those at the temperature."""
         llm = load_llm(
             self.vllm, self.folder, "ppo.rollout_memory, or leave ppo.rollouts out", model=self.folder,
             dtype=str(self.dtype).removeprefix("torch."), enforce_eager=not torch.cuda.is_available(),
@@ -72,6 +72,11 @@ class VllmSampler:
         responses, ended = zip(*ends, strict=True)
         ended_B = torch.tensor(ended, device=policy.device)
         return join(prompts, responses, ended_B, self.pad, behaviour_BR.to(policy.device))
+
+    def close(self) -> None:
+        """End vLLM's process and free its memory; another call would load it anew."""
+        if "llm" in vars(self):
+            vars(self).pop("llm").llm_engine.engine_core.shutdown()
 
     def _settings(self, seed: int) -> Any:
         """Sampling at the temperature and nothing else; `ignore_eos` leaves the ends to us alone."""

@@ -46,6 +46,7 @@ class Parts:
     heldout: list[PromptTokens]
     opened: Opened
     adapter: Any
+    sampler: VllmSampler | None
 
 
 def run(stage: Stage) -> None:
@@ -53,7 +54,11 @@ def run(stage: Stage) -> None:
     metrics, samples = (Journal(stage.dir / f"{name}.jsonl", "update") for name in ("metrics", "samples"))
     parts = _open(stage)
     if not (stage.dir / "policy").exists():
-        _train(stage, parts, metrics, samples)
+        try:
+            _train(stage, parts, metrics, samples)
+        finally:
+            if parts.sampler:
+                parts.sampler.close()
         _publish(stage, parts)
     stage.metrics = summary(metrics.rows())
     _note_doubts(stage, metrics.rows())
@@ -90,7 +95,7 @@ def _open(stage: Stage) -> Parts:
     ppo = PPO(policy, reference, value, opened.rewards, o, eos, tokenizer.pad_token_id, stage.seed,
               autocast=precision != policy.dtype, stops=stops, pretraining=_pretraining(stage, tokenizer, room),
               ranks=ranks, sampler=sampler)  # fmt: skip
-    return Parts(ppo, tokenizer, prompts, heldout, opened, adapter)
+    return Parts(ppo, tokenizer, prompts, heldout, opened, adapter, sampler)
 
 
 def _sampler(stage: Stage, policy: Any, tokenizer: Any, dtype: Any, longest: int) -> VllmSampler | None:
