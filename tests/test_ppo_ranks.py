@@ -14,7 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassifi
 from rlaif.options import Ppo
 from rlaif.rl.ppo import PPO, PromptTokens
 from rlaif.rl.ranks import Ranks
-from rlaif.rl.sharding import whole
+from rlaif.rl.sharding import cut, whole
 
 EOS, PAD, WANTED = 1, 0, 7
 SIZES = {"vocab_size": 16, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
@@ -36,7 +36,8 @@ def trained_for(updates: int, ranks: Ranks, **changes):
     value = LlamaForSequenceClassification(LlamaConfig(**SIZES, num_labels=1)).eval()
     options = Ppo.model_validate({"stage": "ppo", "batch_size": 14, "micro_batch": 4, "minibatches": 3, "epochs": 2,
                                   "max_tokens": 6, "learning_rate": 1e-3, "warmup": 0, **changes})  # fmt: skip
-    ppo = PPO(policy, copy.deepcopy(policy), value, wanted_share, options, (EOS,), PAD, seed=1, ranks=ranks)
+    policy, reference, value = (cut(model, ranks) for model in (policy, copy.deepcopy(policy), value))
+    ppo = PPO(policy, reference, value, wanted_share, options, (EOS,), PAD, seed=1, ranks=ranks)
     prompts = [PromptTokens([2 + n % 3, *range(3, 3 + n % 5)], n / 100) for n in range(14)]
     rows, experience = [], None
     for number in range(1, updates + 1):

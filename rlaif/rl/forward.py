@@ -25,7 +25,8 @@ def has_plain_head(model: Any) -> bool:
         head, ids = model.get_output_embeddings(), torch.tensor([[0, 1]], device=model.device)
         with torch.no_grad():
             hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
-            logits = model(input_ids=ids, use_cache=False).logits
+            # Not called as a module: what comes after a call would cut a sharded model up again.
+            logits = model.forward(input_ids=ids, use_cache=False).logits
             plain = type(head) is torch.nn.Linear and head.bias is None
             _PLAIN[model] = plain and torch.equal(head(hidden), logits)
     return _PLAIN[model]

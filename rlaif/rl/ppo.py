@@ -30,13 +30,13 @@ from rlaif.options import Ppo
 from rlaif.rl import numerics
 from rlaif.rl.cpu import keep_memory, linear_layers
 from rlaif.rl.episodes import Episodes, micro_batches, real
-from rlaif.rl.forward import choose_attention, has_plain_head, response_final, response_values
+from rlaif.rl.forward import choose_attention, response_final, response_values
 from rlaif.rl.heads import COMPARED, compare, token_log_probs
 from rlaif.rl.lora import switched_off
 from rlaif.rl.pretraining import Pretraining
 from rlaif.rl.ranks import ALONE, Ranks, together
 from rlaif.rl.rollout import Stops, rollout
-from rlaif.rl.sharding import cut, gathered, whole, within
+from rlaif.rl.sharding import gathered, whole, within
 from rlaif.seeds import derive_seed
 
 Reward = Callable[[Episodes, Sequence[Any]], Tensor]  # (episodes, each prompt's `source`) → score_B
@@ -92,6 +92,7 @@ class PPO:
     All models on one device, in eval mode; what is trained of them (`requires_grad`) in fp32, `autocast` runs forwards
     in bf16. Without a `reference` it is the policy with its adapters switched off. `eos` may be several ids; `stops`
     finds the end of a response that has none. A `sampler` takes the place of the decode loop, on one process.
+    With sharded `ranks` the three models are cut up (`rlaif.rl.sharding`).
     """
 
     def __init__(
@@ -106,9 +107,6 @@ class PPO:
         self.reads_once = options.minibatches == 1 and ranks.count == 1 and sampler is None
         self.device: torch.device = policy.device
         keep_memory(self.device)
-        for model in (policy, reference, value) if ranks.sharded else ():
-            has_plain_head(model)  # tried while the model is whole
-            cut(model, ranks.count)
         value_rate = options.value_learning_rate or options.learning_rate
         weights, value_weights = trained(policy), trained(value)
         self.optimizer = torch.optim.Adam(weights.values(), options.learning_rate, eps=1e-5, fused=True)

@@ -22,9 +22,11 @@ T = TypeVar("T")
 
 
 @torch.no_grad()
-def cut(model: Any, processes: int) -> None:
-    """Cut the weights of a transformers model up in place, decoder layer by decoder layer, then those that are left."""
-    mesh = init_device_mesh(model.device.type, (processes,))
+def cut(model: Any, ranks: Ranks) -> Any:
+    """The transformers model, cut up in place where `ranks` are sharded: each decoder layer, then what is left."""
+    if not ranks.sharded:
+        return model
+    mesh = init_device_mesh(model.device.type, (ranks.count,))
     kinds = set(model._no_split_modules or ())
     for layer in [module for module in model.modules() if type(module).__name__ in kinds]:
         fully_shard(layer, mesh=mesh)
@@ -36,6 +38,7 @@ def cut(model: Any, processes: int) -> None:
     model.within = lambda work: work()
     register_fsdp_forward_method(model, "within")
     model.within(lambda: None)  # the first pass decides which module is the root
+    return model
 
 
 def is_cut(model: Any) -> bool:

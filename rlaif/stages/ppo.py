@@ -71,6 +71,7 @@ def _open(stage: Stage) -> Parts:
     from rlaif.engines.loading import context_length, eos_ids, load_causal_lm, load_tokenizer, resolve_dtype
     from rlaif.rl.ppo import PPO
     from rlaif.rl.ranks import Ranks
+    from rlaif.rl.sharding import cut
     from rlaif.rl.texts import turn_end
 
     o, config, start, ranks = stage.options, stage.config.policy, stage.input("policy"), Ranks.here()
@@ -88,10 +89,11 @@ def _open(stage: Stage) -> Parts:
     sampler = _sampler(stage, policy, tokenizer, precision, max(len(p.ids) for p in [*prompts, *heldout]))
     if not fix_scales(stage, opened.rewards, None):
         fix_scales(stage, opened.rewards, reference_samples(stage, policy, tokenizer, prompts, eos))
-    value = _value_model(stage, opened, policy)
+    policy = cut(policy, ranks)  # one after the other, so that one is whole at a time
+    value = cut(_value_model(stage, opened, policy), ranks)
     adapter, reference = _adapters(stage, policy, value), None
     if adapter is None:
-        reference = load_causal_lm(start, config.device, "float32").requires_grad_(False)
+        reference = cut(load_causal_lm(start, config.device, "float32").requires_grad_(False), ranks)
     ppo = PPO(policy, reference, value, opened.rewards, o, eos, tokenizer.pad_token_id, stage.seed,
               autocast=precision != policy.dtype, stops=stops, pretraining=_pretraining(stage, tokenizer, room),
               ranks=ranks, sampler=sampler)  # fmt: skip
