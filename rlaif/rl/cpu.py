@@ -65,8 +65,6 @@ class LinearLayers(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """See torch.overrides; called for every function of torch."""
-        if func is F.linear and len(args) == 2 and not kwargs:
-            return product(*args)
-        if func is F.linear and len(args) == 3 and args[2] is None and not kwargs:
+        if func is F.linear and not kwargs and (len(args) == 2 or args[2] is None):
             return product(*args[:2])
         return func(*args, **(kwargs or {}))

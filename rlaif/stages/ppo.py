@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from rlaif.records import Prompt
     from rlaif.rl.ppo import PPO, NotFinite, PromptTokens
     from rlaif.rl.pretraining import Pretraining
+    from rlaif.rl.ranks import Ranks
     from rlaif.rl.reward import Rewards
     from rlaif.rl.vllm_rollout import VllmSampler
 
@@ -86,7 +87,8 @@ def _open(stage: Stage) -> Parts:
     prompts, heldout = _prompts(stage, tokenizer, room, opened.rewards)
     eos, stops = eos_ids(policy, tokenizer), turn_end(tokenizer)
     precision = resolve_dtype(config.dtype, policy.device, policy.num_parameters())
-    sampler = _sampler(stage, policy, tokenizer, precision, max(len(p.ids) for p in [*prompts, *heldout]))
+    longest = max(len(p.ids) for p in [*prompts, *heldout]) + o.max_tokens
+    sampler = _sampler(stage, ranks, eos, tokenizer.pad_token_id, stops, precision, longest)
     if not fix_scales(stage, opened.rewards, None):
         fix_scales(stage, opened.rewards, reference_samples(stage, policy, tokenizer, prompts, eos))
     policy = cut(policy, ranks)  # one after the other, so that one is whole at a time
@@ -100,23 +102,20 @@ def _open(stage: Stage) -> Parts:
     return Parts(ppo, tokenizer, prompts, heldout, opened, adapter, sampler)
 
 
-def _sampler(stage: Stage, policy: Any, tokenizer: Any, dtype: Any, longest: int) -> VllmSampler | None:
-    """vLLM in the place of the decode loop, where it is asked for; `longest` prompt in tokens."""
-    o = stage.options
-    if o.rollouts != "vllm":
+def _sampler(
+    stage: Stage, ranks: Ranks, eos: tuple[int, ...], pad: int, stops: Any, dtype: Any, longest: int
+) -> VllmSampler | None:
+    """vLLM in the place of the decode loop, where it is asked for; see VllmSampler."""
+    if stage.options.rollouts != "vllm":
         return None
-    from rlaif.engines.loading import eos_ids, model_folder
-    from rlaif.rl.ranks import Ranks
-    from rlaif.rl.texts import turn_end
+    from rlaif.engines.loading import model_folder
     from rlaif.rl.vllm_rollout import VllmSampler
 
-    if (processes := Ranks.here().count) > 1:
-        raise UserError(f"{stage.dir.name}: rollouts: vllm on {processes} processes.", "one process: vLLM samples for it alone",
+    if ranks.count > 1:
+        raise UserError(f"{stage.dir.name}: rollouts: vllm on {ranks.count} processes.", "one process: vLLM samples for it alone",
                         "start the run by itself (rlaif run …), or leave ppo.rollouts out")  # fmt: skip
-    folder, eos = str(model_folder(stage.input("policy"))), eos_ids(policy, tokenizer)
-    return VllmSampler(
-        folder, o, eos, tokenizer.pad_token_id, turn_end(tokenizer), dtype, longest + o.max_tokens
-    )
+    folder = str(model_folder(stage.input("policy")))
+    return VllmSampler(folder, stage.options, eos, pad, stops, dtype, longest)
 
 
 def _value_model(stage: Stage, opened: Opened, policy: Any) -> Any:
