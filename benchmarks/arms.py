@@ -4,8 +4,9 @@
     pip download trl==1.12.0 --no-deps --dest TRL && python -m zipfile -e TRL/*.whl TRL
     python benchmarks/arms.py --run runs/quickstart --trl TRL --json arms.json
 
-Every arm samples the same number of responses, on the same scale of reward, with the quickstart's options; `--trl`
-names the folder of TRL's unzipped wheel, which is put on the path of a process of its own (left out, so is the arm).
+Every arm samples the same number of responses, on the same scale of reward, with the quickstart's options but for the
+learning rate: each arm gets the one of `--rates` that brings its own responses furthest by the gold score, on a seed that
+is used for nothing else. `--trl` names the folder of TRL's unzipped wheel, which is put on the path of a process of its own (left out, so is the arm).
 Then each policy answers the held-out prompts with the same random numbers. Full compliance by the gold scorer is set
 against our PPO's, seed by seed and prompt by prompt: the intervals are of a bootstrap over both. All seeds are shown.
 Each arm's gold on its own training responses against √KL has Gao's form fitted, d(α − β·log d), best-of-n's d(α − βd).
@@ -40,10 +41,10 @@ from rlaif.stats import fit_overoptimisation, mean
 
 HERE = Path(__file__).parent
 OURS = ("ppo", "rloo", "grpo")
+TUNING_SEED = 100
 COMMON = {
     "epochs": 2,
     "minibatches": 2,
-    "learning_rate": 2.0e-4,
     "kl_coef": 0.1,
     "max_tokens": 48,
     "warmup": 10,
@@ -76,16 +77,16 @@ class Start:
         return path
 
 
-def train(start: Start, arm: str, seed: int, options: argparse.Namespace) -> Path:
+def train(start: Start, arm: str, seed: int, rate: float, options: argparse.Namespace) -> Path:
     """One arm's run folder, trained where it is not yet."""
-    name = f"{arm}-{seed}"
+    name = f"{arm}-{seed}-{rate:g}"
     size = {"updates": options.updates, "batch_size": options.batch, "micro_batch": options.batch // 2}
-    stage = {"stage": arm, **COMMON, **OWN.get(arm, {}), **size}
+    stage = {"stage": arm, **COMMON, **OWN.get(arm, {}), **size, "learning_rate": rate}
     out = options.out / name
     if arm in OURS:
         rlaif.run(start.config(name, seed, stage, options.out), out, tell=say)
     elif not (out / "policy").is_dir():
-        ppo = options.out / f"ppo-{seed}" / "01_ppo"  # the same scale of reward as ours
+        ppo = next(options.out.glob(f"ppo-{seed}-*")) / "01_ppo"  # the same scale of reward as ours
         shutil.rmtree(out, ignore_errors=True)
         out.mkdir()
         write_json(out / "options.json", {
@@ -98,6 +99,15 @@ def train(start: Start, arm: str, seed: int, options: argparse.Namespace) -> Pat
         }
         subprocess.run([sys.executable, str(HERE / "arms_trl.py"), str(out)], env=environment, check=True)
     return out / (f"01_{arm}" if arm in OURS else "")
+
+
+def best_rate(start: Start, arm: str, options: argparse.Namespace) -> tuple[float, dict[str, float]]:
+    """The learning rate that serves an arm best, and what its last updates' responses were worth at each."""
+    reached = {
+        rate: mean([row["gold"] for row in rows_of(train(start, arm, TUNING_SEED, rate, options))[-10:]])
+        for rate in options.rates
+    }
+    return max(reached, key=reached.__getitem__), {f"{rate:g}": gold for rate, gold in reached.items()}
 
 
 def say(line: str) -> None:
@@ -164,11 +174,12 @@ def compare(start: Start, options: argparse.Namespace) -> dict[str, Any]:
     at_start = measure(start, start.policy, options)
     found: dict[str, Any] = {}
     for arm in arms:
-        folders = [train(start, arm, seed, options) for seed in options.seeds]
+        rate, tried = best_rate(start, arm, options)
+        folders = [train(start, arm, seed, rate, options) for seed in options.seeds]
         measured = [measure(start, folder / "policy", options) for folder in folders]
         curve = [point for folder in folders for point in points(rows_of(folder))]
         found[arm] = {
-            "gold": [mean(m["gold"]) for m in measured], "kl": [mean(m["kl"]) for m in measured],
+            "rate": rate, "rates_tried": tried, "gold": [mean(m["gold"]) for m in measured], "kl": [mean(m["kl"]) for m in measured],
             "each": [m["gold"] for m in measured], "curve": curve,
             "gao": fit_overoptimisation([d for d, _ in curve], [gain for _, gain in curve], "rl"),
             "seconds": [sum(row["seconds"] for row in rows_of(f) if "seconds" in row) or None for f in folders],
@@ -190,17 +201,19 @@ def table(results: dict[str, Any]) -> str:
         f"Full compliance (gold) on {results['prompts']} held-out prompts after {results['responses']} sampled responses, from "
         f"{results['start']:.3f}; {results['machine']}, {results['date']}.",
         "",
-        "| arm | gold, mean | each seed | KL | our PPO less this [95 %] | α | β | peak at √KL |",
-        "|---|---|---|---|---|---|---|---|",
+        "| arm | rate | gold, mean | each seed | KL | our PPO less this [95 %] | α | β | peak at √KL |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for arm, row in results["arms"].items():
         gap = row.get("ppo_less_this")
         apart = f"{gap['value']:+.3f} [{gap['ci'][0]:+.3f}, {gap['ci'][1]:+.3f}]" if gap else "—"
         each = " ".join(f"{g:.2f}" for g in row["gold"])
-        lines.append(f"| {arm} | {mean(row['gold']):.3f} | {each} | {mean(row['kl']):.2f} | {apart} | {_fit(row['gao'])} |")  # fmt: skip
+        lines.append(f"| {arm} | {row['rate']:g} | {mean(row['gold']):.3f} | {each} | {mean(row['kl']):.2f} | {apart} | {_fit(row['gao'])} |")  # fmt: skip
     bon = results["best_of_n"]
     top = bon["curve"][-1]
-    lines.append(f"| best of {top['n']} | {top['gold']:.3f} | — | {top['kl']:.2f} | — | {_fit(bon['gao'])} |")
+    lines.append(
+        f"| best of {top['n']} | — | {top['gold']:.3f} | — | {top['kl']:.2f} | — | {_fit(bon['gao'])} |"
+    )
     return "\n".join(lines)
 
 
@@ -217,6 +230,7 @@ def main() -> None:
     parser.add_argument("--run", type=Path, required=True, help="a finished quickstart")
     parser.add_argument("--trl", type=Path, help="the unzipped wheel of trl 1.12.0")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--rates", type=float, nargs="+", default=[1e-4, 2e-4, 4e-4, 8e-4])
     parser.add_argument("--updates", type=int, default=60)
     parser.add_argument("--batch", type=int, default=128, help="responses an update")
     parser.add_argument("--prompts", type=int, help="held-out prompts; omitted = all")
