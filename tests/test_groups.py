@@ -187,13 +187,14 @@ def test_exact_kl_is_the_full_sum_over_the_vocabulary(tmp_path, policy, monkeypa
     compare = groups.Actor.compare
 
     def watched(self, episodes):
-        kept.append((copy.deepcopy(self.policy).double(), episodes))
+        kept.append((copy.deepcopy(self.policy.state_dict()), episodes))
         return compare(self, episodes)
 
     monkeypatch.setattr(groups.Actor, "compare", watched)
     start(str(tmp_path / "run"), str(policy), "grpo", temperature=0.7)
-    trained, episodes = kept[-1]
-    first = load_causal_lm(str(policy), "cpu", "float32").double()
+    weights, episodes = kept[-1]
+    first, trained = (load_causal_lm(str(policy), "cpu", "float32").double() for _ in range(2))
+    trained.load_state_dict(weights)
     total = 0.0
     for ids, begin, length in zip(episodes.ids_BL, episodes.prompt_B, episodes.length_B, strict=True):
         row = ids[:length][None]
