@@ -83,13 +83,18 @@ class Watch:
         return {key: mean(known)} if known else {}
 
     def _heldout(self) -> dict[str, float]:
-        """What the policy answers to held-out prompts, drawn with the same random numbers at every look."""
+        """What the policy answers to held-out prompts, drawn with the same random numbers at every look.
+
+        Of several processes the first alone asks the judge: what the others write is thrown away.
+        """
+        from rlaif.rl.ranks import Ranks
+
         size = self.stage.options.batch_size
         parts = [self.heldout[at : at + size] for at in range(0, len(self.heldout), size)]
         texts = [text for n, part in enumerate(parts) for text in self.answer(part, n)]
         prompts = [p.source for p in self.heldout]
         row = {"heldout": len(texts), **self._truth("heldout_gold", prompts, texts)}
-        if self.judge:
+        if self.judge and Ranks.here().rank == 0:
             read = [score for score in self.judge(prompts, texts) if score is not None]
             row |= {"heldout_judge": mean(read)} if read else {}
         return row
