@@ -95,7 +95,7 @@ def prepared(folder: Path, policy: Path, name: str, **options) -> Path:
         **options,
     }
     folder.parent.mkdir()
-    return run_of(folder, policy, own).path
+    return run_of(folder, policy, own, prompts=48).path
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +105,8 @@ def policy(tmp_path_factory):
 
 @pytest.mark.parametrize("name", ["rloo", "grpo"])
 def test_both_train_and_one_writes(tmp_path, policy, name):
-    folder = prepared(tmp_path / "two" / "run", policy, name)
+    # Nine held-out prompts: a part for both processes and one that is too small to be shared out.
+    folder = prepared(tmp_path / "two" / "run", policy, name, watch=9, watch_judge=True)
     launch(folder)
     rows, samples = curve(folder), curve(folder, "samples")
     assert [row["update"] for row in rows] == [1, 2, 3, 4]
@@ -119,7 +120,8 @@ def test_both_train_and_one_writes(tmp_path, policy, name):
         assert row["score"] == pytest.approx(sum(halves[0] + halves[1]) / 8)
     assert rows[0]["exact_kl"] == pytest.approx(0, abs=1e-6)
     assert rows[3]["exact_kl"] > 1e-5
-    assert rows[3]["heldout"] == 5
+    assert rows[3]["heldout"] == 9
+    assert "heldout_judge" in rows[3]
     moved, start = (load_file(p / "model.safetensors") for p in (next(folder.glob("01_*/policy")), policy))
     assert any(not torch.equal(moved[key], start[key]) for key in start)
     assert not list(folder.glob("01_*/checkpoints"))
