@@ -83,13 +83,7 @@ def together(stage: Stage) -> Iterator[None]:
 
 
 def suit(stages: Iterable[Stage]) -> None:
-    """Raises UserError where an optimiser step cannot be shared out evenly that has to be.
-
-    And where FSDP is asked for, and a stage before the first that can cannot share out its model.
-    """
-    stages = list(stages)
-    for stage in stages:
-        _share_evenly(stage)
+    """Raises UserError where FSDP is asked for, and a stage before the first that can cannot share out its model."""
     if count() == 1 or not shards():
         return
     unfit = [s for s in takewhile(lambda s: not _says(s, "SHARDED"), stages) if _says(s, "SHARED")]
@@ -97,16 +91,6 @@ def suit(stages: Iterable[Stage]) -> None:
         raise UserError(f"{unfit[0].dir.name}: this launch asks for FSDP, and {unfit[0].name} does not share out its model.",
                         "a launch without it up to there; any other one can go on from there",
                         f"the same with configs/accelerate/ddp.yaml and --until {unfit[-1].name}, then this again")  # fmt: skip
-
-
-def _share_evenly(stage: Stage) -> None:
-    """Raises UserError where an optimiser step on a stage's `minibatch` cannot be shared out evenly; others need not be."""
-    minibatch = getattr(stage.options, "minibatch", None)
-    if minibatch and minibatch % count():
-        o = stage.options
-        raise UserError(f"{stage.dir.name}: {minibatch} responses an optimiser step (batch_size {o.batch_size} / minibatches "
-                        f"{o.minibatches}) on {count()} processes.", "a multiple of the number of processes",
-                        f"-s {stage.name}.batch_size=… or -s {stage.name}.minibatches=…, or another number of processes")  # fmt: skip
 
 
 def follow(folder: Path) -> None:
@@ -131,6 +115,16 @@ def follow(folder: Path) -> None:
 def module(stage: Stage) -> Any:
     """The stage's file."""
     return import_module(f"rlaif.stages.{stage.name}")
+
+
+def share_evenly(stages: Iterable[Stage]) -> None:
+    """Raises UserError where an optimiser step of a stage has to be shared out evenly (its `minibatch`) and cannot be."""
+    for stage in stages:
+        o, minibatch = stage.options, getattr(stage.options, "minibatch", 0)
+        if minibatch % count():
+            raise UserError(f"{stage.dir.name}: {minibatch} responses an optimiser step (batch_size {o.batch_size} / minibatches "
+                            f"{o.minibatches}) on {count()} processes.", "a multiple of the number of processes",
+                            f"-s {stage.name}.batch_size=… or -s {stage.name}.minibatches=…, or another number of processes")  # fmt: skip
 
 
 def _says(stage: Stage, what: str) -> bool:

@@ -35,7 +35,7 @@ def main(folder: str, killed: str) -> None:
             processes.follow(Path(folder))
             return
         stage = Run.load(Path(folder)).stages[0]
-        processes.suit([stage])
+        processes.share_evenly([stage])
         stage.begin()
         with processes.together(stage):
             processes.module(stage).run(stage)

@@ -36,8 +36,7 @@ def test_the_older_fsdp_is_refused_with_what_to_use_instead(monkeypatch):
 
 def test_fsdp_is_refused_for_stages_that_hold_whole_models(monkeypatch):
     stages = {
-        name: SimpleNamespace(name=name, dir=Path(f"0_{name}"), options=None)
-        for name in ("sample", "sft", "reward", "ppo")
+        name: SimpleNamespace(name=name, dir=Path(f"0_{name}")) for name in ("sample", "sft", "reward", "ppo")
     }
     processes.suit(stages.values())  # one process: nothing to share out
     monkeypatch.setenv("WORLD_SIZE", "2")
@@ -56,13 +55,13 @@ def test_a_step_that_cannot_be_shared_out_evenly_is_refused_before_anything_runs
         made = kind.model_validate({"stage": name, "batch_size": 24, "group": 4, **options})
         return SimpleNamespace(name=name, dir=Path(f"7_{name}"), options=made)
 
-    processes.suit([stage(minibatches=8)])
+    processes.share_evenly([stage(minibatches=8)])
     monkeypatch.setenv("WORLD_SIZE", "2")
-    processes.suit([stage(minibatches=4)])
+    processes.share_evenly([stage(minibatches=4), SimpleNamespace(options=None)])
     with pytest.raises(
         UserError, match=rf"7_{name}: 3 responses an optimiser step(?s:.*)-s {name}\.batch_size"
     ):
-        processes.suit([stage(minibatches=4), stage(minibatches=8)])
+        processes.share_evenly([stage(minibatches=4), stage(minibatches=8)])
 
 
 @pytest.mark.slow
