@@ -8,7 +8,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from rlaif.rl.episodes import Episodes, micro_batches
+from rlaif.rl.episodes import Episodes, micro_batches, real
 from rlaif.rl.heads import COMPARED, Final, compare
 from rlaif.rl.sharding import within
 
@@ -111,8 +111,16 @@ def response_values(model: Any, episodes: Episodes, count_B: Tensor | None = Non
     return within(model, read)[:, 0].float()
 
 
+def has_score(model: Any) -> bool:
+    """Whether a sequence classifier is a decoder with a linear `score` head over its states; encoders are not."""
+    return isinstance(getattr(model, "score", None), torch.nn.Linear)
+
+
 def final_scores(model: Any, episodes: Episodes) -> Tensor:
-    """The `score` head at the last real token of each episode: the reward model's verdict. → B"""
+    """The reward model's verdict: its `score` head at the last real token, or where that isn't how it reads, what it says. → B"""
+    if not has_score(model):
+        mask_BL = real(episodes.length_B, episodes.ids_BL.shape[1]).long()
+        return model(input_ids=episodes.ids_BL, attention_mask=mask_BL).logits[:, 0].float()
     hidden_BLD = model.base_model(input_ids=episodes.ids_BL, use_cache=False).last_hidden_state
     rows_B = torch.arange(len(episodes), device=hidden_BLD.device)
     return model.score(hidden_BLD[rows_B, episodes.length_B - 1])[:, 0].float()
