@@ -8,8 +8,8 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from rlaif.rl.episodes import Episodes, real
-from rlaif.rl.heads import Final
+from rlaif.rl.episodes import Episodes, micro_batches, real
+from rlaif.rl.heads import COMPARED, Final, compare
 from rlaif.rl.sharding import within
 
 SHORT = 512  # tokens of prompt and response up to which attention is computed as plain products
@@ -60,6 +60,22 @@ def response_final(model: Any, episodes: Episodes, hidden_BRD: Tensor | None = N
     lower = torch.is_autocast_enabled(device)
     dtype = torch.get_autocast_dtype(device) if lower else weight_VD.dtype
     return Final(hidden_ND.to(dtype), weight_VD.to(dtype))
+
+
+@torch.no_grad()
+def compare_responses(
+    policy: Any, reference: Any, episodes: Episodes, temperature: float, limit: int
+) -> dict[str, Tensor]:
+    """What `compare` finds, summed over each response's tokens; `limit` episodes at a time. → each B"""
+    device = episodes.ids_BL.device
+    found = {name: torch.zeros(len(episodes), device=device) for name in COMPARED}
+    every = torch.arange(len(episodes), device=device)
+    for rows in micro_batches(every, episodes.length_B, limit):
+        part = episodes.select(rows)
+        own, other = (response_final(model, part) for model in (policy, reference))
+        for name, values_N in compare(own, other, part.tokens(), temperature).items():
+            found[name].index_add_(0, rows[part.states()[0]], values_N)
+    return found
 
 
 def response_logits(model: Any, episodes: Episodes, temperature: float) -> Tensor:
