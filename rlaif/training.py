@@ -258,8 +258,17 @@ class Watch(TrainerCallback):
         return row | ({"heldout_loss": logs["eval_loss"]} if "eval_loss" in logs else {})
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Ask for a checkpoint every few seconds, less often where writing one takes long."""
+        """Ask for a checkpoint, after an epoch's last step not before the epoch has been measured."""
         self.tick(1)
+        if state.epoch % 1:
+            self._ask(state, control)
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Ask for a checkpoint."""
+        self._ask(state, control)
+
+    def _ask(self, state: Any, control: Any) -> None:
+        """Ask for one every few seconds, less often where writing one takes long."""
         now = time.monotonic()
         due = now - self.saved > max(SAVE_SECONDS, self.cost / SAVE_SHARE) and self.due(state.global_step)
         if Ranks.here().gather([due])[0]:  # the first process's clock counts

@@ -1,4 +1,4 @@
-"""Trainings on two processes (gloo, CPU), whole models or shares of them: the weights and curves of one process."""
+"""Trainings on two processes (gloo, CPU), with whole models or shares of them: the curves and weights of one process."""
 
 import json
 import os
@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import load_file
 
+from rlaif.runfolder import read_json
 from rlaif.stages import dpo, rejection, reward, sft
 from tests.tiny_models import hand_made_run, preference, prompts_of, reply, revision, tiny_policy
 
@@ -20,55 +21,89 @@ CHILD = (
     "import sys; sys.path.insert(0, sys.argv[1]); from tests.test_training_sharded import main; main(*sys.argv[2:])"
 )
 RUN = {"sft": sft, "reward": reward, "dpo": dpo, "rejection": rejection}
+JOBS = {"sft": {"micro_batch": 1}, "reward": {"members": 2}, "dpo": {"by_prompt": True},
+        "rejection": {"rewards": [{"source": "tests.test_training_sharded:length"}]}}  # fmt: skip
+STEPS = 3  # checkpoints until a training is stopped
+
+
+class Stopped(Exception):
+    pass
 
 
 def length(conversations, texts):
-    """Rewards of a rejection stage."""
+    """Rewards of the rejection stage; asked by the first process alone."""
+    assert not dist.is_initialized() or dist.get_rank() == 0
     return [float(len(text)) for text in texts]
 
 
-def stage_of(folder: Path, policy: Path, name: str, **options):
-    """The stage on 16 prompts of which 4 are held out, its rows written by the first that asks."""
+def stage_of(folder: Path, policy: Path, name: str):
+    """The stage on 16 prompts, of which 4 are held out."""
     written = folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
-    more = {"rewards": [{"source": f"{__name__}:length"}]} if name == "rejection" else {"heldout": 0.25}
-    last = {"stage": name, "epochs": 2, "learning_rate": 1e-3, "batch_size": 4, **more, **options}
+    last = {"stage": name, "epochs": 2, "learning_rate": 1e-3, "batch_size": 4, "heldout": 0.25, **JOBS[name]}
     stage = hand_made_run(folder, policy, last, prompts=16)
     for prompt in () if written else prompts_of(stage):
-        old, new = reply(stage, prompt, "rude"), reply(stage, prompt, "thanks it is good", 1)
+        old, new, third = (reply(stage, prompt, text, n) for n, text in enumerate(("rude", "it is good", "bad")))
         revision(stage, old, new)
-        preference(stage, old, new, 0.2)
+        for a, b, p_a in ((old, new, 0.2), (new, third, 0.7)):
+            preference(stage, a, b, p_a)
     return stage
 
 
 def run(stage):
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    RUN[stage.name].run(stage)
+    try:
+        RUN[stage.name].run(stage)
+    finally:
+        torch.set_num_threads(threads)
     return stage
 
 
-def main(folder: str, policy: str, jobs: str) -> None:
+def stop_early(patch=setattr) -> None:
+    """Let trainings write a checkpoint a step and stop at the last of STEPS."""
+    from rlaif import training
+
+    patch(training, "SAVE_SECONDS", 0.0)
+    patch(training, "SAVE_SHARE", 1e9)
+    saved = training.Watch.on_save
+
+    def stop(self, args, state, control, **rest):
+        saved(self, args, state, control, **rest)
+        if state.global_step == STEPS:
+            raise Stopped
+
+    patch(training.Watch, "on_save", stop)
+
+
+def main(folder: str, policy: str, names: str, stops: str) -> None:
     """One of two processes; the second works in copies of the first's folders."""
     dist.init_process_group("gloo")
-    first = dist.get_rank() == 0
-    for name, options in json.loads(jobs).items():
+    if stops == "stops":
+        stop_early()
+    for name in names.split(","):
         mine = Path(folder) / name
-        if not first:
-            mine = Path(shutil.copytree(mine, Path(folder) / f"{name}-copy", dirs_exist_ok=True))
+        if dist.get_rank():
+            mine = Path(folder) / f"{name}-copy"
+            shutil.rmtree(mine, ignore_errors=True)
+            shutil.copytree(Path(folder) / name, mine)
         dist.barrier()
-        run(stage_of(mine, Path(policy), name, **options))
+        try:
+            run(stage_of(mine, Path(policy), name))
+        except Stopped:
+            assert stops == "stops"
         dist.barrier()
     dist.destroy_process_group()
 
 
-def run_on_two(folder: Path, policy: Path, sharded: bool, jobs: dict[str, dict]) -> None:
-    for name, options in jobs.items():
-        stage_of(folder / name, policy, name, **options)
+def run_on_two(folder: Path, policy: Path, sharded: bool, stops: str = "") -> None:
+    for name in JOBS:
+        stage_of(folder / name, policy, name)
     script = folder / "rank.py"
     script.write_text(CHILD)
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", str(script)]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_FSDP": "true" if sharded else "false"}
-    done = subprocess.run([*launch, str(ROOT), str(folder), str(policy), json.dumps(jobs)], cwd=ROOT,
+    done = subprocess.run([*launch, str(ROOT), str(folder), str(policy), ",".join(JOBS), stops], cwd=ROOT,
                           env=environment, capture_output=True, text=True, timeout=300)  # fmt: skip
     assert done.returncode == 0, done.stderr
 
@@ -77,31 +112,60 @@ def curve(stage) -> list[dict]:
     return [json.loads(line) for line in (stage.dir / "metrics.jsonl").read_text().splitlines()]
 
 
-JOBS = {
-    "sft": {"micro_batch": 1},
-    "reward": {"members": 2},
-    "dpo": {},
-    "rejection": {},
-}
+def made(stage) -> Path:
+    return stage.dir / ("reward_model" if stage.name == "reward" else "policy")
 
 
+def check_equal(one, two) -> None:
+    """The same curve, the same weights under the same names, the same config; but for the order of sums."""
+    for row, other in zip(curve(one), curve(two), strict=True):
+        assert other == pytest.approx(row, rel=1e-4)
+    a, b = (load_file(made(stage) / "model.safetensors") for stage in (one, two))
+    assert a.keys() == b.keys()
+    for key, weight in a.items():
+        torch.testing.assert_close(b[key], weight, atol=1e-5, rtol=1e-4)
+    configs = [read_json(made(stage) / "config.json") for stage in (one, two)]
+    assert configs[0] == configs[1]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("sharded", [False, True])
-def test_two_processes_end_where_one_does(tmp_path, sharded):
+def test_two_processes_killed_and_continued_end_where_one_does(tmp_path, sharded):
     policy = tiny_policy(tmp_path / "policy")
-    run_on_two(tmp_path, policy, sharded, JOBS)
-    for name, options in JOBS.items():
-        one = run(stage_of(tmp_path / "one" / name, policy, name, **options))
-        two = stage_of(tmp_path / name, policy, name, **options)
-        for row, other in zip(curve(one), curve(two), strict=True):
-            assert other == pytest.approx(row, rel=1e-4)
-        made = "reward_model" if name == "reward" else "policy"
-        a, b = (load_file(stage.dir / made / "model.safetensors") for stage in (one, two))
-        assert a.keys() == b.keys()
-        for key, weight in a.items():
-            torch.testing.assert_close(b[key], weight, atol=1e-5, rtol=1e-4)
-        for file in ("config.json", "generation_config.json", "calibration.json"):
-            print(file)
-            if (one.dir / made / file).exists():
-                read = [json.loads((stage.dir / made / file).read_text()) for stage in (one, two)]
-                if read[0] != read[1]: print(*read)
-        assert not list((tmp_path / f"{name}-copy").glob("05*/*/model.safetensors"))
+    run_on_two(tmp_path, policy, sharded, "stops")
+    for name in JOBS:
+        assert list((tmp_path / name).glob(f"05_*/checkpoints/checkpoint-{STEPS}/whole"))
+    run_on_two(tmp_path, policy, sharded)
+    for name in JOBS:
+        one = run(stage_of(tmp_path / "one" / name, policy, name))
+        two = stage_of(tmp_path / name, policy, name)
+        check_equal(one, two)
+        assert not list((tmp_path / f"{name}-copy").glob("05_*/*/model.safetensors"))  # written once
+    figures = [read_json(next(tmp_path.glob(f"{at}reward/05_reward/reward_model/calibration.json"))) for at in ("", "one/")]  # fmt: skip
+    assert figures[1].pop("reliability")
+    assert figures[0].pop("reliability")
+    for key in ("heldout_accuracy", "ece", "cross_entropy", "reward_mean", "reward_std", "temperature"):
+        assert figures[0][key] == pytest.approx(figures[1][key], rel=1e-4)
+
+
+@pytest.fixture
+def a_company_of_one(monkeypatch):
+    """One process that is asked to share its models out."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_sharded_stopped_and_continued_it_ends_where_the_whole_model_does(tmp_path, monkeypatch, request, name):
+    policy = tiny_policy(tmp_path / "policy")
+    one = run(stage_of(tmp_path / "one", policy, name))
+    request.getfixturevalue("a_company_of_one")
+    with monkeypatch.context() as patched:
+        stop_early(patched.setattr)
+        with pytest.raises(Stopped):
+            run(stage_of(tmp_path / "two", policy, name))
+    two = run(stage_of(tmp_path / "two", policy, name))
+    check_equal(one, two)
+    assert os.environ["ACCELERATE_USE_FSDP"] == "true"
