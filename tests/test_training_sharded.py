@@ -17,9 +17,7 @@ from rlaif.stages import dpo, rejection, reward, sft
 from tests.tiny_models import hand_made_run, preference, prompts_of, reply, revision, tiny_policy
 
 ROOT = Path(__file__).parent.parent
-CHILD = (
-    "import sys; sys.path.insert(0, sys.argv[1]); from tests.test_training_sharded import main; main(*sys.argv[2:])"
-)
+CHILD = "import sys; sys.path.insert(0, sys.argv[1]); from tests.test_training_sharded import main; main(*sys.argv[2:])"
 RUN = {"sft": sft, "reward": reward, "dpo": dpo, "rejection": rejection}
 JOBS = {"sft": {"micro_batch": 1}, "reward": {"members": 2}, "dpo": {"by_prompt": True},
         "rejection": {"rewards": [{"source": "tests.test_training_sharded:length"}]}}  # fmt: skip
@@ -43,7 +41,9 @@ def stage_of(folder: Path, policy: Path, name: str):
     last = {"stage": name, "epochs": 2, "learning_rate": 1e-3, "batch_size": 4, "heldout": 0.25, **JOBS[name]}
     stage = hand_made_run(folder, policy, last, prompts=16)
     for prompt in () if written else prompts_of(stage):
-        old, new, third = (reply(stage, prompt, text, n) for n, text in enumerate(("rude", "it is good", "bad")))
+        old, new, third = (
+            reply(stage, prompt, text, n) for n, text in enumerate(("rude", "it is good", "bad"))
+        )
         revision(stage, old, new)
         for a, b, p_a in ((old, new, 0.2), (new, third, 0.7)):
             preference(stage, a, b, p_a)
@@ -101,7 +101,14 @@ def run_on_two(folder: Path, policy: Path, sharded: bool, stops: str = "") -> No
         stage_of(folder / name, policy, name)
     script = folder / "rank.py"
     script.write_text(CHILD)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", str(script)]
+    launch = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node=2",
+        "--standalone",
+        str(script),
+    ]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_FSDP": "true" if sharded else "false"}
     done = subprocess.run([*launch, str(ROOT), str(folder), str(policy), ",".join(JOBS), stops], cwd=ROOT,
                           env=environment, capture_output=True, text=True, timeout=300)  # fmt: skip
@@ -158,7 +165,9 @@ def a_company_of_one(monkeypatch):
 
 
 @pytest.mark.parametrize("name", JOBS)
-def test_sharded_stopped_and_continued_it_ends_where_the_whole_model_does(tmp_path, monkeypatch, request, name):
+def test_sharded_stopped_and_continued_it_ends_where_the_whole_model_does(
+    tmp_path, monkeypatch, request, name
+):
     policy = tiny_policy(tmp_path / "policy")
     one = run(stage_of(tmp_path / "one", policy, name))
     request.getfixturevalue("a_company_of_one")
