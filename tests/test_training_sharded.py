@@ -178,3 +178,15 @@ def test_sharded_stopped_and_continued_it_ends_where_the_whole_model_does(
     two = run(stage_of(tmp_path / "two", policy, name))
     check_equal(one, two)
     assert os.environ["ACCELERATE_USE_FSDP"] == "true"
+
+
+def test_a_sharded_model_is_written_in_the_dtype_it_came_in(tmp_path, a_company_of_one):
+    from transformers import AutoModelForCausalLM
+
+    policy = tiny_policy(tmp_path / "policy")
+    AutoModelForCausalLM.from_pretrained(policy, dtype=torch.bfloat16).save_pretrained(policy)
+    stage = run(stage_of(tmp_path / "run", policy, "sft"))
+    before, after = (load_file(folder / "model.safetensors") for folder in (policy, made(stage)))
+    assert {key: weight.dtype for key, weight in after.items()} == dict.fromkeys(before, torch.bfloat16)
+    assert read_json(made(stage) / "config.json")["dtype"] == "bfloat16"
+    assert any(not torch.equal(before[key], after[key]) for key in before)
