@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from safetensors.torch import load_file
+from torch.distributed.tensor import DTensor
 
 from rlaif.runfolder import read_json
 from rlaif.stages import dpo, rejection, reward, sft
@@ -26,6 +27,12 @@ STEPS = 3  # checkpoints until a training is stopped
 
 class Stopped(Exception):
     pass
+
+
+def held(model) -> float:
+    """The share of the weights that this process holds."""
+    own = [w.to_local() if isinstance(w, DTensor) else w for w in model.parameters()]
+    return sum(w.numel() for w in own) / model.num_parameters()
 
 
 def length(conversations, texts):
@@ -71,27 +78,34 @@ def stop_early(patch=setattr) -> None:
     def stop(self, args, state, control, **rest):
         saved(self, args, state, control, **rest)
         if state.global_step == STEPS:
-            raise Stopped
+            raise Stopped(held(rest["model"]))
 
     patch(training.Watch, "on_save", stop)
 
 
-def main(folder: str, policy: str, names: str, stops: str) -> None:
+def main(folder: str, policy: str, stops: str) -> None:
     """One of two processes; the second works in copies of the first's folders."""
+    from rlaif import training
+
+    sharded = os.environ["ACCELERATE_USE_FSDP"] == "true"
     dist.init_process_group("gloo")
-    if stops == "stops":
+    training.LARGE = 0  # activations are recomputed
+    if stops:
         stop_early()
-    for name in names.split(","):
+    for name in JOBS:
         mine = Path(folder) / name
         if dist.get_rank():
             mine = Path(folder) / f"{name}-copy"
             shutil.rmtree(mine, ignore_errors=True)
             shutil.copytree(Path(folder) / name, mine)
         dist.barrier()
-        try:
-            run(stage_of(mine, Path(policy), name))
-        except Stopped:
-            assert stops == "stops"
+        stage = stage_of(mine, Path(policy), name)
+        if stops:
+            with pytest.raises(Stopped) as stopped:
+                run(stage)
+            assert stopped.value.args[0] == pytest.approx(0.5 if sharded else 1.0, abs=0.1)
+        else:
+            run(stage)
         dist.barrier()
     dist.destroy_process_group()
 
@@ -110,7 +124,7 @@ def run_on_two(folder: Path, policy: Path, sharded: bool, stops: str = "") -> No
         str(script),
     ]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_FSDP": "true" if sharded else "false"}
-    done = subprocess.run([*launch, str(ROOT), str(folder), str(policy), ",".join(JOBS), stops], cwd=ROOT,
+    done = subprocess.run([*launch, str(ROOT), str(folder), str(policy), stops], cwd=ROOT,
                           env=environment, capture_output=True, text=True, timeout=300)  # fmt: skip
     assert done.returncode == 0, done.stderr
 
@@ -190,3 +204,17 @@ def test_a_sharded_model_is_written_in_the_dtype_it_came_in(tmp_path, a_company_
     assert {key: weight.dtype for key, weight in after.items()} == dict.fromkeys(before, torch.bfloat16)
     assert read_json(made(stage) / "config.json")["dtype"] == "bfloat16"
     assert any(not torch.equal(before[key], after[key]) for key in before)
+
+
+@pytest.mark.parametrize("name", ["sft", "reward", "dpo"])
+def test_what_large_models_and_gpus_get_goes_with_shares(tmp_path, monkeypatch, request, name):
+    """Activations recomputed, and passes in bf16 beside weights in fp32."""
+    from rlaif import training
+
+    made_by = training.arguments
+    monkeypatch.setattr(training, "LARGE", 0)
+    monkeypatch.setattr(training, "arguments", lambda *a, **options: made_by(*a, **options, bf16=True))
+    policy = tiny_policy(tmp_path / "policy")
+    one = run(stage_of(tmp_path / "one", policy, name))
+    request.getfixturevalue("a_company_of_one")
+    check_equal(one, run(stage_of(tmp_path / "two", policy, name)))
