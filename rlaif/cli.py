@@ -291,10 +291,15 @@ class Progress:
 
 def main() -> None:
     """Entry point: exit code 0 done, 1 an error inside, 2 the user's mistake, 3 the budget is reached, 130 interrupted."""
+    from rlaif import processes
+
     try:
         app()
     except UserError as error:
-        stderr.print(f"Error: {error}" if error.code == 2 else str(error))
+        if processes.is_first():
+            stderr.print(f"Error: {error}" if error.code == 2 else str(error))
+        else:
+            processes.give_way()
         sys.exit(error.code)
     except KeyboardInterrupt:
         sys.exit(130)

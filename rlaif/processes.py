@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from importlib import import_module
-from itertools import takewhile
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -21,6 +21,8 @@ from rlaif.errors import UserError
 from rlaif.runfolder import Run, Stage
 
 WAIT = timedelta(days=30)  # for the first process: sampling and labelling take as long as they take
+STOPS = "rlaif/first stops"  # a word in the store that all processes share
+PATIENCE = 5.0  # seconds for the first: all may come upon the same mistake, it a little later
 
 
 def count() -> int:
@@ -63,8 +65,35 @@ def company(device: str) -> Iterator[None]:
         if is_first():
             _call(None)
         dist.barrier()
+    except BaseException as error:
+        if _first_stops():
+            give_way()
+            raise SystemExit(1) from None
+        if isinstance(error, UserError) and not is_first():
+            raise RuntimeError(f"in process {dist.get_rank()} alone: {error}") from error
+        raise
     finally:
         dist.destroy_process_group()
+
+
+def give_way() -> None:
+    """Let the first process speak: a launcher ends all processes when it sees one fail, and ends this one here."""
+    time.sleep(PATIENCE)
+
+
+def _first_stops() -> bool:
+    """Whether this process fails because the first one does, whose message is the one to be read; the first says so."""
+    from torch.distributed.distributed_c10d import _get_default_store
+
+    store = _get_default_store()
+    if is_first():
+        store.set(STOPS, "")
+        return False
+    try:
+        store.wait([STOPS], timedelta(seconds=PATIENCE))
+    except RuntimeError:  # it does not say so, or it was killed and its store with it
+        return False
+    return True
 
 
 @contextmanager
@@ -83,14 +112,14 @@ def together(stage: Stage) -> Iterator[None]:
 
 
 def suit(stages: Iterable[Stage]) -> None:
-    """Raises UserError where FSDP is asked for, and a stage before the first that can cannot share out its model."""
+    """Raises UserError where FSDP is asked for, and a stage that all processes do cannot share out its model."""
     if count() == 1 or not shards():
         return
-    unfit = [s for s in takewhile(lambda s: not _says(s, "SHARDED"), stages) if _says(s, "SHARED")]
+    unfit = [stage for stage in stages if _says(stage, "SHARED") and not _says(stage, "SHARDED")]
     if unfit:
         raise UserError(f"{unfit[0].dir.name}: this launch asks for FSDP, and {unfit[0].name} does not share out its model.",
-                        "a launch without it up to there; any other one can go on from there",
-                        f"the same with configs/accelerate/ddp.yaml and --until {unfit[-1].name}, then this again")  # fmt: skip
+                        "a launch without it for that stage; any launch can go on where another one ended",
+                        "the same with configs/accelerate/ddp.yaml, or this with --until the stage before it first")  # fmt: skip
 
 
 def follow(folder: Path) -> None:

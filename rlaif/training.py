@@ -22,6 +22,7 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 import torch
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoConfig, PrinterCallback, TrainerCallback
+from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 from transformers.utils import logging
 from trl.trainer.dpo_trainer import DPOTrainer
 from trl.trainer.reward_trainer import RewardTrainer
@@ -31,6 +32,7 @@ from rlaif.engines.loading import eos_ids
 from rlaif.errors import UserError
 from rlaif.prompts import end_of_turn
 from rlaif.rl.ranks import Ranks
+from rlaif.rl.sharding import collected, cut, is_cut, own_state, whole_state
 from rlaif.runfolder import Journal, Stage
 from rlaif.seeds import derive_seed
 
@@ -79,7 +81,59 @@ class Plain:
         """Do nothing; a run's report is its card."""
 
 
-class ReplyTrainer(Plain, SFTTrainer):
+class Shares(Plain):
+    """Mixin: where the launch asks for FSDP the model is cut up when training begins; what is saved is whole.
+
+    Accelerate would do it on GPUs alone; the same code on any device can be tested without one.
+    """
+
+    model: Any
+    ref_model: Any = None
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """With an accelerator that does not know of FSDP."""
+        asked = os.environ.pop("ACCELERATE_USE_FSDP", None)
+        try:
+            super().create_accelerator_and_postprocess()  # type: ignore[misc]
+        finally:
+            os.environ.update({"ACCELERATE_USE_FSDP": asked} if asked else {})
+
+    def create_optimizer(self, model: Any = None) -> Any:
+        """The optimiser of this process's share; a checkpoint's weights are in the model already."""
+        ranks = Ranks.here()
+        if ranks.sharded:
+            for whole in filter(None, (self.model, self.ref_model)):
+                cut(whole, ranks, divisor=ranks.count)
+            self.accelerator.prepare_model(self.model, device_placement=False, evaluation_mode=True)  # type: ignore[attr-defined]
+            self.model._is_accelerate_prepared = True  # or it would become DDP's
+        return super().create_optimizer(model)  # type: ignore[misc]
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        if is_cut(self.model):
+            state_dict = collected(self.model.state_dict(keep_vars=True), Ranks.here())
+        super()._save(output_dir, state_dict)  # type: ignore[misc]
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if not is_cut(self.model):
+            return super()._save_optimizer_and_scheduler(output_dir)  # type: ignore[misc]
+        ranks = Ranks.here()
+        states = whole_state(self.optimizer, ranks), self.lr_scheduler.state_dict()  # type: ignore[attr-defined]
+        if ranks.rank == 0:
+            for state, name in zip(states, (OPTIMIZER_NAME, SCHEDULER_NAME), strict=True):
+                torch.save(state, Path(output_dir) / name)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if not is_cut(self.model) or checkpoint is None:
+            return super()._load_optimizer_and_scheduler(checkpoint)  # type: ignore[misc]
+        optimizer, schedule = (
+            torch.load(Path(checkpoint) / name, map_location="cpu", weights_only=True)
+            for name in (OPTIMIZER_NAME, SCHEDULER_NAME)
+        )
+        self.optimizer.load_state_dict(own_state(optimizer, self.optimizer))  # type: ignore[attr-defined]
+        self.lr_scheduler.load_state_dict(schedule)
+
+
+class ReplyTrainer(Shares, SFTTrainer):
     """trl's SFT on rows of `input_ids` and `labels`."""
 
 
@@ -128,7 +182,7 @@ class ElementCollator:
         }  # fmt: skip
 
 
-class OnPairs(Plain):
+class OnPairs(Shares):
     """Mixin of trl's trainers on preferences: our elements in, our loss; `rewards` says what a sequence is worth."""
 
     def __init__(self, *args: Any, center: float = 0.0, margin: float = 0.0, **kwargs: Any) -> None:
@@ -160,7 +214,9 @@ class SoftRewardTrainer(OnPairs, RewardTrainer):
 
     def rewards(self, model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         """What the head says at each sequence's last token."""
-        return rewards_of(model, inputs["input_ids"], inputs["attention_mask"], GROUP)
+        ids = inputs["input_ids"]
+        group = len(ids) if is_cut(self.model) else GROUP  # all processes have to make as many passes
+        return rewards_of(model, ids, inputs["attention_mask"], group)
 
 
 class SoftDpoTrainer(OnPairs, DPOTrainer):
@@ -202,8 +258,17 @@ class Watch(TrainerCallback):
         return row | ({"heldout_loss": logs["eval_loss"]} if "eval_loss" in logs else {})
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Ask for a checkpoint every few seconds, less often where writing one takes long."""
+        """Ask for a checkpoint, after an epoch's last step not before the epoch has been measured."""
         self.tick(1)
+        if state.epoch % 1:
+            self._ask(state, control)
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Ask for a checkpoint."""
+        self._ask(state, control)
+
+    def _ask(self, state: Any, control: Any) -> None:
+        """Ask for one every few seconds, less often where writing one takes long."""
         now = time.monotonic()
         due = now - self.saved > max(SAVE_SECONDS, self.cost / SAVE_SHARE) and self.due(state.global_step)
         if Ranks.here().gather([due])[0]:  # the first process's clock counts
@@ -345,10 +410,13 @@ def publish(stage: Stage, name: str, write: Callable[[Path], None]) -> None:
 
 
 def write_model(model: Any, tokenizer: Any, folder: Path, like: str | Path) -> None:
-    """Save model and tokenizer in the dtype the weights came in (training itself is in fp32)."""
+    """Save model and tokenizer in the dtype the weights came in (training itself is in fp32); the first process does."""
     stored = getattr(AutoConfig.from_pretrained(like, trust_remote_code=False), "dtype", None)
-    model.to(stored or torch.float32).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    ranks = Ranks.here()
+    weights = collected(model.to(stored or torch.float32).state_dict(keep_vars=True), ranks)
+    if ranks.rank == 0:
+        model.save_pretrained(folder, state_dict=weights)
+        tokenizer.save_pretrained(folder)
 
 
 def heldout_prompts(stage: Stage, prompt_ids: Iterable[str], share: float) -> set[str]:

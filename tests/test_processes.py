@@ -34,17 +34,48 @@ def test_the_older_fsdp_is_refused_with_what_to_use_instead(monkeypatch):
         pass
 
 
-def test_fsdp_is_refused_for_stages_that_hold_whole_models(monkeypatch):
-    stages = {
-        name: SimpleNamespace(name=name, dir=Path(f"0_{name}")) for name in ("sample", "sft", "reward", "ppo")
-    }
-    processes.suit(stages.values())  # one process: nothing to share out
+def test_fsdp_is_refused_for_a_stage_that_all_do_with_whole_models(monkeypatch):
+    stages = [SimpleNamespace(name=name, dir=Path(f"0_{name}")) for name in ("sample", "sft", "other", "ppo")]
+    says = {"sft": ("SHARED", "SHARDED"), "other": ("SHARED",), "ppo": ("SHARED", "SHARDED")}
+    monkeypatch.setattr(processes, "_says", lambda stage, what: what in says.get(stage.name, ()))
+    processes.suit(stages)  # one process: nothing to share out
     monkeypatch.setenv("WORLD_SIZE", "2")
-    processes.suit(stages.values())
+    processes.suit(stages)
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    with pytest.raises(UserError, match=r"0_sft.*FSDP(?s:.*)ddp\.yaml and --until reward"):
-        processes.suit(stages.values())
-    processes.suit([stages["sample"], stages["ppo"], stages["sft"]])  # sft is refused when it is reached
+    with pytest.raises(UserError, match=r"0_other.*FSDP(?s:.*)ddp\.yaml.*--until"):
+        processes.suit(stages)
+    processes.suit([stage for stage in stages if stage.name != "other"])
+
+
+@pytest.mark.parametrize("name", ["sft", "reward", "dpo", "rejection", "ppo"])
+def test_stages_that_train_can_be_shared_and_sharded(name):
+    stage = SimpleNamespace(name=name)
+    assert processes._says(stage, "SHARED")
+    assert processes._says(stage, "SHARDED")
+
+
+def launched(*words: str, **environment: str) -> subprocess.CompletedProcess:
+    """`rlaif run` of the quickstart on two processes."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", "-m", "rlaif.cli",
+               "run", "configs/quickstart.yaml", *words]  # fmt: skip
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environment}
+    return subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=900, check=False
+    )
+
+
+@pytest.mark.parametrize("found", ["not empty and not a run folder", "no such stage"])
+def test_the_first_processs_message_is_the_only_one(tmp_path, found):
+    (tmp_path / "note").touch()  # the one mistake is seen by the first process, the other by all
+    until = ["--until", "smaple"] if "stage" in found else []
+    done = launched("--out", str(tmp_path), *until)
+    assert done.returncode != 0
+    assert [line for line in done.stderr.splitlines() if "Error: " in line and "Child" not in line] == [
+        line for line in done.stderr.splitlines() if found in line
+    ]
+    assert done.stderr.count(found) == 1
+    assert done.stderr.count("Traceback") == 1  # torchrun's own
+    assert "ChildFailedError" in done.stderr
 
 
 @pytest.mark.parametrize("kind", [Rloo, Grpo])
@@ -65,12 +96,10 @@ def test_a_step_that_cannot_be_shared_out_evenly_is_refused_before_anything_runs
 
 
 @pytest.mark.slow
-def test_two_processes_run_the_loop_and_write_it_once(tmp_path):
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", "-m", "rlaif.cli",
-               "run", "configs/quickstart.yaml", "--out", str(tmp_path / "run"), "--until", "ppo"]  # fmt: skip
-    command += [word for override in SMALL for word in ("-s", override)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    subprocess.run(command, cwd=ROOT, check=True, env=environment, stderr=subprocess.DEVNULL, timeout=900)
+@pytest.mark.parametrize("environment", [{}, {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}])
+def test_two_processes_run_the_loop_and_write_it_once(tmp_path, environment):
+    words = ["--out", str(tmp_path / "run"), "--until", "ppo", *(w for o in SMALL for w in ("-s", o))]
+    launched(*words, **environment).check_returncode()
     shown = summarise(tmp_path / "run")
     assert [s["status"] for s in shown["stages"]][:8] == ["done"] * 8
     rows = [json.loads(line) for line in (tmp_path / "run" / "08_ppo" / "metrics.jsonl").open()]
@@ -80,6 +109,4 @@ def test_two_processes_run_the_loop_and_write_it_once(tmp_path):
     curve = [json.loads(line) for line in (tmp_path / "run" / "03_sft" / "metrics.jsonl").open()]
     steps = [row["step"] for row in curve if "loss" in row]
     assert steps == sorted(set(steps))
-    subprocess.run(
-        command, cwd=ROOT, check=True, env=environment, stderr=subprocess.DEVNULL, timeout=900
-    )  # all done
+    launched(*words, **environment).check_returncode()  # all done

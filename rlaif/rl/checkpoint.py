@@ -12,15 +12,13 @@ import json
 import os
 import shutil
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from rlaif.rl.ppo import PPO, trained
-from rlaif.rl.ranks import Ranks
-from rlaif.rl.sharding import collected, share
+from rlaif.rl.sharding import collected, own_state, share, whole_state
 
 KEPT = 2
 
@@ -32,8 +30,8 @@ def save(folder: Path, ppo: PPO, update: int) -> None:
         return
     weights = {name: collected(found, ppo.ranks) for name, found in _weights(ppo).items()}
     optimizers = {
-        "policy": _moments(ppo.optimizer, ppo.ranks),
-        "value": _moments(ppo.value_optimizer, ppo.ranks),
+        "policy": whole_state(ppo.optimizer, ppo.ranks),
+        "value": whole_state(ppo.value_optimizer, ppo.ranks),
     }
     if ppo.ranks.sharded and ppo.ranks.rank:
         return
@@ -63,25 +61,10 @@ def load(path: Path, ppo: PPO) -> int:
                 weight.copy_(share(saved[key], weight))
     optimizers = torch.load(path / "optimizers.pt", map_location=device, weights_only=True)
     for name, optimizer in (("policy", ppo.optimizer), ("value", ppo.value_optimizer)):
-        optimizer.load_state_dict(_shares(optimizers[name], optimizer))
+        optimizer.load_state_dict(own_state(optimizers[name], optimizer))
     state = json.loads((path / "state.json").read_text())
     ppo.kl.coef = state["kl_coef"]
     return int(state["update"])
-
-
-def _moments(optimizer: torch.optim.Optimizer, ranks: Ranks) -> dict[str, Any]:
-    """The optimiser's state with whole tensors."""
-    state = optimizer.state_dict()
-    return {**state, "state": {n: collected(entry, ranks) for n, entry in state["state"].items()}}
-
-
-def _shares(saved: dict[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """What of a state with whole tensors is this process's."""
-    weights = optimizer.param_groups[0]["params"]
-    shares = {
-        n: {key: share(x, weights[n]) for key, x in entry.items()} for n, entry in saved["state"].items()
-    }
-    return {**saved, "state": shares}
 
 
 def _weights(ppo: PPO) -> dict[str, dict[str, Tensor]]:

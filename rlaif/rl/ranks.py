@@ -9,7 +9,7 @@ with nothing to add.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -60,6 +60,14 @@ class Ranks:
         dist.all_gather_object(parts, list(items))
         longest = max(map(len, parts))
         return [part[i] for i in range(longest) for part in parts if i < len(part)]
+
+    def once(self, make: Callable[[], T]) -> T:
+        """What the first process makes, told to all others."""
+        if self.count == 1:
+            return make()
+        made: list[Any] = [make() if self.rank == 0 else None]
+        dist.broadcast_object_list(made, src=0)
+        return made[0]
 
     def add_gradients(self, weights: Iterable[Tensor]) -> None:
         """The gradients of all processes' micro-batches together; a process may have had none.

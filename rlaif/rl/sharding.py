@@ -1,7 +1,7 @@
 """Models cut up among the processes by torch's FSDP2: each holds its share of every weight, its gradient and its moments.
 
 The weights of a decoder layer are put together where the layer is used, all others where the model is. All processes
-do that at once, so they have to make the same passes, forth and back, in the same order. Gradients are added up.
+do that at once, so they have to make the same passes, forth and back, in the same order.
 """
 
 from __future__ import annotations
@@ -22,8 +22,12 @@ T = TypeVar("T")
 
 
 @torch.no_grad()
-def cut(model: Any, ranks: Ranks) -> Any:
-    """The transformers model, cut up in place where `ranks` are sharded: each decoder layer, then what is left."""
+def cut(model: Any, ranks: Ranks, divisor: float = 1.0) -> Any:
+    """The transformers model, cut up in place where `ranks` are sharded: each decoder layer, then what is left.
+
+    Gradients are added up and divided by `divisor`: 1 where losses are shares of the whole batch's, the number of
+    processes where each loss is a mean of its own.
+    """
     if not ranks.sharded:
         return model
     mesh = init_device_mesh(model.device.type, (ranks.count,))
@@ -32,9 +36,8 @@ def cut(model: Any, ranks: Ranks) -> Any:
         fully_shard(layer, mesh=mesh)
     fully_shard(model, mesh=mesh, reshard_after_forward=True)
     for part in _parts(model):
-        # The losses of micro-batches are shares of the whole batch's; and gloo has nothing but sums.
-        part.set_gradient_divide_factor(1.0)
-        part.set_force_sum_reduction_for_comms(True)
+        part.set_gradient_divide_factor(divisor)
+        part.set_force_sum_reduction_for_comms(True)  # gloo has nothing but sums
     model.within = lambda work: work()
     register_fsdp_forward_method(model, "within")
     model.within(lambda: None)  # the first pass decides which module is the root
@@ -72,15 +75,18 @@ def whole(tensor: Tensor) -> Tensor:
 
 
 def collected(tensors: Mapping[str, Any], ranks: Ranks) -> dict[str, Any]:
-    """The tensors as they are; of sharded ones all of each, on the first process and in its main memory."""
-    found = {}
-    for name, tensor in tensors.items():
+    """The tensors as they are; of sharded ones all of each, on the first process and in its main memory.
+
+    One that has two names is still one.
+    """
+    found: dict[int, Tensor] = {}
+    for tensor in {id(tensor): tensor for tensor in tensors.values()}.values():
         full = whole(tensor.detach()).contiguous()
         if not ranks.sharded:
-            found[name] = full
+            found[id(tensor)] = full
         elif ranks.rank == 0:
-            found[name] = full.cpu()
-    return found
+            found[id(tensor)] = full.cpu()
+    return {name: found[id(tensor)] for name, tensor in tensors.items() if id(tensor) in found}
 
 
 def share(tensor: Tensor, like: Tensor) -> Tensor:
@@ -88,6 +94,21 @@ def share(tensor: Tensor, like: Tensor) -> Tensor:
     if not isinstance(like, DTensor) or tensor.shape != like.shape:
         return tensor
     return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
+
+
+def whole_state(optimizer: Any, ranks: Ranks) -> dict[str, Any]:
+    """The optimiser's state with whole tensors; sharded, all processes ask for it and the first one has it."""
+    state = optimizer.state_dict()
+    return {**state, "state": {n: collected(entry, ranks) for n, entry in state["state"].items()}}
+
+
+def own_state(saved: dict[str, Any], optimizer: Any) -> dict[str, Any]:
+    """What of a state with whole tensors is this process's."""
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+    shares = {
+        n: {key: share(x, weights[n]) for key, x in entry.items()} for n, entry in saved["state"].items()
+    }
+    return {**saved, "state": shares}
 
 
 def _parts(model: Any) -> list[FSDPModule]:

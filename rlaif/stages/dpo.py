@@ -13,6 +13,9 @@ from rlaif import stats
 from rlaif.pairs import Pair, elements, load_pairs
 from rlaif.runfolder import Journal, Stage
 
+SHARED = True  # several processes can do it together
+SHARDED = True  # and each can hold a share of the models
+
 
 def run(stage: Stage) -> None:
     """Write policy/ (a model folder) and metrics.jsonl (the learning curve)."""

@@ -15,18 +15,22 @@ from rlaif.records import Response
 from rlaif.runfolder import Journal, Stage
 from rlaif.stats import mean
 
+SHARED = True  # several processes can do it together
+SHARDED = True  # and each can hold a share of the model
+
 
 def run(stage: Stage) -> None:
     """Write grades.jsonl, policy/ (a model folder) and metrics.jsonl (the learning curve)."""
     from rlaif.engines.loading import context_length, load_causal_lm, load_tokenizer
     from rlaif.rewards import grade, open_rewards
+    from rlaif.rl.ranks import Ranks
     from rlaif.training import fit_replies, heldout_prompts
 
     source = stage.input("policy")
     tokenizer = load_tokenizer(source)
     model = load_causal_lm(source, stage.config.policy.device, dtype="float32")
     responses = stage.load("responses", Response)
-    rewards = grade(stage, open_rewards(stage, tokenizer), tokenizer, responses)
+    rewards = Ranks.here().once(lambda: grade(stage, open_rewards(stage, tokenizer), tokenizer, responses))
     kept = best([r for r in responses if r.id in rewards], rewards, stage.options.keep)
     stage.dropped["graded lower than others of its prompt"] += len(rewards) - len(kept)
     rows = _rows(stage, kept, tokenizer, min(stage.options.max_length, context_length(model)))

@@ -18,6 +18,7 @@ from rlaif.pairs import Pair, elements, encoder, load_pairs, make_pair
 from rlaif.runfolder import Stage, read_json, write_json
 
 SHARED = True  # several processes can do it together
+SHARDED = True  # and each can hold a share of the models
 DECIDED = 0.1  # accuracy counts pairs whose label is further than this from ½
 REFERENCE = 512  # training replies whose mean and spread of reward are stored for normalisation
 
@@ -25,6 +26,7 @@ REFERENCE = 512  # training replies whose mean and spread of reward are stored f
 def run(stage: Stage) -> None:
     """Write reward_model/ (a sequence-classification folder with calibration.json in it) and metrics.jsonl."""
     from rlaif.engines.loading import context_length, load_tokenizer
+    from rlaif.rl.ranks import Ranks
     from rlaif.training import heldout_prompts
 
     start = stage.options.model or stage.input("policy")
@@ -39,10 +41,7 @@ def run(stage: Stage) -> None:
     for member in members:
         if not (member.dir / "reward_model").exists():
             _train(member, start_model(member, start, tokenizer), tokenizer, train, heldout, start)
-    path = stage.dir / "reward_model" / "calibration.json"
-    if not path.exists():
-        write_json(path, _measure(stage, members, tokenizer, train, heldout))
-    stage.metrics = read_json(path)
+    stage.metrics = Ranks.here().once(lambda: _measured(stage, members, tokenizer, train, heldout))
     if not heldout:
         stage.notes.append("all preferences are of one prompt: nothing is held out, so nothing was measured")
 
@@ -90,6 +89,16 @@ def _train(
     )  # fmt: skip
     fit(stage, trainer)
     publish(stage, "reward_model", lambda folder: write_model(model, tokenizer, folder, model_folder(start)))
+
+
+def _measured(
+    stage: Stage, members: Sequence[Stage], tokenizer: Any, train: list[Pair], heldout: list[Pair]
+) -> dict[str, Any]:
+    """What calibration.json says, which is written first where it is not there yet."""
+    path = stage.dir / "reward_model" / "calibration.json"
+    if not path.exists():
+        write_json(path, _measure(stage, members, tokenizer, train, heldout))
+    return read_json(path)
 
 
 def _measure(

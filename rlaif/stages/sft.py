@@ -14,6 +14,7 @@ from rlaif.records import Revision
 from rlaif.runfolder import Journal, Stage
 
 SHARED = True  # several processes can do it together
+SHARDED = True  # and each can hold a share of the model
 
 
 def run(stage: Stage) -> None:
