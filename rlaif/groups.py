@@ -23,7 +23,7 @@ from rlaif.rl.episodes import Episodes, join
 from rlaif.rl.forward import compare_responses
 from rlaif.rl.ppo import PromptTokens
 from rlaif.rl.ranks import ALONE, Ranks, together
-from rlaif.rl.rollout import rollout
+from rlaif.rl.rollout import Stops, rollout
 from rlaif.rl.texts import texts_of, turn_end
 from rlaif.runfolder import Journal, Stage
 from rlaif.seeds import derive_seed, in_rounds
@@ -31,7 +31,7 @@ from rlaif.stats import mean
 from rlaif.tracking import Track, open_tracker
 from rlaif.training import WATCHED, Plain, arguments, fit, publish, without_dropout, write_model
 from rlaif.training import Watch as Curve
-from rlaif.watching import Sampled, Watch, note_alarms, rung
+from rlaif.watching import Sampled, Watch, note_doubts, rung, unread
 
 if TYPE_CHECKING:
     from rlaif.options.rewarded import Grouped
@@ -44,8 +44,12 @@ class Actor:
 
     def __init__(self, stage: Stage, policy: Any, tokenizer: Any, eos: Sequence[int]) -> None:
         self.policy, self.tokenizer, self.eos, self.options = policy, tokenizer, eos, stage.options
-        self.seed, self.reference = stage.seed, policy
+        self.seed, self.reference, self.stops = stage.seed, policy, turn_end(tokenizer)
         self.precision: Callable[[], Any] = nullcontext
+
+    def ends(self, ids: list[int]) -> bool:
+        """Whether a response has ended, and was not cut."""
+        return ids[-1] in self.eos or (self.stops is not None and self.stops(ids) is not None)
 
     def answers(self, prompts: Sequence[PromptTokens], number: int) -> list[str]:
         """Answers to held-out prompts, with the same random numbers whenever it is asked; see `watching.Answer`."""
@@ -56,7 +60,7 @@ class Actor:
         self.policy.eval()
         with self.precision():
             mine = rollout(self.policy, ids, o.max_tokens, o.temperature, self.eos, pad, generator,
-                           turn_end(self.tokenizer), ranks)  # fmt: skip
+                           self.stops, ranks)  # fmt: skip
         self.policy.train()
         return texts_of(self.tokenizer, together(ranks, ids, mine, pad))
 
@@ -92,7 +96,7 @@ class Scorer:
         """The reward of each completion of the prompts with these ids."""
         tokenizer, asked = self.actor.tokenizer, [self.known[i] for i in prompts]
         ended_B = torch.tensor(
-            [ids[-1] in self.actor.eos for ids in completion_ids], device=self.actor.policy.device
+            [self.actor.ends(ids) for ids in completion_ids], device=self.actor.policy.device
         )
         episodes = join([p.ids for p in asked], completion_ids, ended_B, tokenizer.pad_token_id)
         scores_B = self.rewards(episodes, [p.source for p in asked])
@@ -108,13 +112,13 @@ class Scorer:
         ranks = Ranks.here()
         whole = [row for part in ranks.gather([share]) for row in part]
         self.sampled = [Sampled(self.known[i].source, text, numbers) for i, text, numbers in whole]
-        rows, sources = [s.numbers for s in self.sampled], ranks.gather([self.rewards.seen])
+        rows = [s.numbers for s in self.sampled]
         score, cut = mean([row["score"] for row in rows]), mean([not row["ended"] for row in rows])
         self.seen = {
             "score": score, "reward": score - self.options.missing_eos_penalty * cut, "truncated": cut,
             "length": mean([row["tokens"] for row in rows]),
             **({"exact_kl": mean([row["exact_kl"] for row in rows])} if "exact_kl" in rows[0] else {}),
-            **{key: mean([seen.get(key, 0.0) for seen in sources]) for key in sorted({k for seen in sources for k in seen})},
+            **self.rewards.seen_by_all(ranks),
         }  # fmt: skip
 
 
@@ -122,10 +126,20 @@ class InGroups(Plain):
     """Mixin of trl's RLOO and GRPO trainers: our prompt tokens, and a rate that stays after its warm-up."""
 
     prompt_ids: dict[str, list[int]]
+    stops: Stops | None = None
     warmup = 0
 
     def _tokenize_prompts(self, prompts: list[str]) -> Any:
         return [self.prompt_ids[i] for i in prompts], None, {}
+
+    def _generate_single_turn(self, *args: Any, **kwargs: Any) -> Any:
+        """A base model's response ends where it writes the next Human turn, as PPO's does."""
+        made = super()._generate_single_turn(*args, **kwargs)  # type: ignore[misc]
+        if self.stops is None:
+            return made
+        if isinstance(made, tuple):
+            return [ids[: self.stops(ids)] for ids in made[0]], *made[1:]
+        return [ids[: self.stops(ids)] for ids in made]
 
     def _generate_and_score_completions(self, inputs: Any) -> Any:
         """With random numbers of the update's own: none has to be kept, on whichever process it is drawn."""
@@ -195,7 +209,8 @@ def train_in_groups(stage: Stage, trainer: Any, config: Any, **settings: Any) ->
     room = min(context_length(model), opened.context) - o.max_tokens
     prompts, heldout = fitting_prompts(stage, tokenizer, room, opened.rewards)
     if not has_chat_template(tokenizer):
-        stage.notes.append("the policy has no chat template: plain Human/Assistant turns are used")
+        stage.notes.append("the policy has no chat template: plain Human/Assistant turns are used, and a response ends "
+                           "where it writes the next Human turn")  # fmt: skip
     if not (stage.dir / "policy").exists():
         eos = eos_ids(model, tokenizer)
         if not fix_scales(stage, opened.rewards, None):
@@ -209,7 +224,7 @@ def train_in_groups(stage: Stage, trainer: Any, config: Any, **settings: Any) ->
         _train(stage, made, scorer, heldout, opened.judge)
         publish(stage, "policy", lambda folder: write_model(model, tokenizer, folder, start))
     stage.metrics = summary(Journal(stage.dir / "metrics.jsonl", "step").rows())
-    note_alarms(stage)
+    note_doubts(stage)
     last = Journal(stage.dir / "samples.jsonl", "update").rows()[-1]
     stage.note_example(last["prompt"], f"{last['response']} (score {last['score']:.2f})")
 
@@ -240,7 +255,7 @@ def _trainer(stage: Stage, trainer: Any, args: Any, scorer: Scorer, prompts: Seq
     ]
     kind: Any = type(trainer.__name__, (InGroups, trainer), {})
     kind.prompt_ids = {p.source.id: p.ids for p in prompts}
-    kind.warmup = o.warmup * steps_of(o)
+    kind.warmup, kind.stops = o.warmup * steps_of(o), scorer.actor.stops
     rows = Dataset.from_list([{"prompt": i} for i in order])
     return kind(
         scorer.actor.policy, scorer, args, train_dataset=rows, processing_class=scorer.actor.tokenizer
@@ -274,5 +289,5 @@ def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "updates": len(rows), "episodes": rows[-1]["episodes"], "kl": over(last, "exact_kl"),
         **{f"{key}_{end}": over(part, key) for key in ("reward", "score") for end, part in (("start", first), ("end", last))},
         **{key: over(last, key) for key in ("length", "truncated", "entropy")},
-        "alarms": rung(rows),
+        "unread": unread(rows), "alarms": rung(rows),
     }  # fmt: skip

@@ -70,6 +70,18 @@ def open_judge(stage: Stage) -> Judge:
 def _score(
     stage: Stage, option: RewardSource, tokenizer: Any, judge: Judge | None
 ) -> ModelReward | Ensemble | FunctionReward:
+    from rlaif.rl.ensemble import Ensemble
+
+    score = _alone(stage, option, tokenizer, judge)
+    if option.pool != "mean" and not isinstance(score, Ensemble):
+        raise UserError(f"{stage.dir.name}: rewards: {option.source} has one opinion, and pool: {option.pool} is about several.",
+                        "an ensemble of reward models", "train one with reward.members, or leave pool out")  # fmt: skip
+    return score
+
+
+def _alone(
+    stage: Stage, option: RewardSource, tokenizer: Any, judge: Judge | None
+) -> ModelReward | Ensemble | FunctionReward:
     from rlaif.rl.reward import FunctionReward
 
     if option.source == "judge" and judge:

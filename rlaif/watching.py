@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -11,11 +12,12 @@ from rlaif.judge import Judge
 from rlaif.records import Prompt
 from rlaif.rewards import pointwise
 from rlaif.runfolder import Stage
-from rlaif.stats import mean
+from rlaif.stats import mean, spread
 
 if TYPE_CHECKING:
     from rlaif.rl.ppo import PromptTokens
 
+UNREAD = 0.05  # share of a source's opinions that are missing, from which on it is to be doubted
 SHOWN = 4  # responses of an update kept in samples.jsonl
 Answer = Callable[
     [Sequence["PromptTokens"], int], list[str]
@@ -96,7 +98,11 @@ class Watch:
         row = {"heldout": len(texts), **self._truth("heldout_gold", prompts, texts)}
         if self.judge and Ranks.here().rank == 0:
             read = [score for score in self.judge(prompts, texts) if score is not None]
-            row |= {"heldout_judge": mean(read)} if read else {}
+            if read:
+                row |= {
+                    "heldout_judge": mean(read),
+                    "heldout_judge_error": spread(read) / math.sqrt(len(read)),
+                }
         return row
 
     def samples(self, number: int, sampled: Sequence[Sampled]) -> Iterator[dict[str, Any]]:
@@ -113,8 +119,18 @@ def rung(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{"update": row["update"], **alarm} for row in rows for alarm in row.get("alarms", ())]
 
 
-def note_alarms(stage: Stage) -> None:
-    """Say in the stage's notes which alarms its metrics have."""
+def unread(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Of each source of reward the share of responses that it could not read, or had no opinion of."""
+    names = sorted({key for row in rows for key in row if key.startswith("unread/")})
+    return {key.removeprefix("unread/"): mean([row.get(key, 0.0) for row in rows]) for key in names}
+
+
+def note_doubts(stage: Stage) -> None:
+    """Say in the stage's notes which alarms its metrics have, and which rewards often had no opinion."""
+    for name, share in stage.metrics["unread"].items():
+        if share > UNREAD:
+            stage.notes.append(f"the reward {name} could not read {share:.0%} of the responses, or not to their end: these got "
+                               "the mean of the others, or a score of their beginning")  # fmt: skip
     rang = [f"{alarm['kind']} at update {alarm['update']}" for alarm in stage.metrics["alarms"]]
     if rang:
         stage.notes.append(f"alarms rang: {', '.join(rang)}; the report says what to try")

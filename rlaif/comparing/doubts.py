@@ -94,7 +94,10 @@ def _reward(reward: dict[str, Any]) -> Iterator[str]:
 
 
 def _alarms(name: str, metrics: dict[str, Any]) -> Iterator[str]:
-    """What rang while a stage learned, with what to try."""
+    """What rang while a stage learned, with what to try; rewards that were often missing."""
+    for source, share in metrics.get("unread", {}).items():
+        if share > MISSING:
+            yield f"{name.upper()}: the reward {source} could not read {share:.0%} of the responses, or not to their end."
     for alarm in metrics.get("alarms", ()):
         yield f"{name.upper()}, update {alarm['update']}: {alarm['found']}. To try: {alarm['advice']}."
 

@@ -321,7 +321,12 @@ class Ppo(Watched):
         description="decay an update of a moving average of the weights; the average is what is kept",
     )
     lora: Lora | None = None
-    checkpoint_every: int = Field(default=10, ge=1, description="updates between full checkpoints")
+    checkpoint_every: int | None = Field(
+        default=None,
+        ge=1,
+        description="updates between full checkpoints; omitted = every update, less often where writing them takes "
+        "more than a twentieth of the time",
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -334,6 +339,28 @@ class Ppo(Watched):
     def _some_gradient(self) -> Ppo:
         if self.kl_in == "loss" and self.kl_estimator == "k1":
             raise ValueError("kl_in: loss needs kl_estimator k2 or k3: the gradient of k1 is zero on average")
+        return self
+
+    @model_validator(mode="after")
+    def _some_effect(self) -> Ppo:
+        if self.minibatches > self.batch_size:
+            raise ValueError(
+                f"minibatches {self.minibatches} of a batch_size of {self.batch_size}: some would be empty"
+            )
+        if self.kl_target and self.kl_coef == 0:
+            raise ValueError("kl_target moves kl_coef by shares of itself: it has to be more than 0")
+        if self.kl_target and self.kl_horizon < self.batch_size:
+            raise ValueError(
+                f"kl_horizon {self.kl_horizon} is less than a batch of {self.batch_size}: kl_coef would swing"
+            )
+        if self.critic_warmup >= self.updates:
+            raise ValueError(
+                f"critic_warmup {self.critic_warmup} of {self.updates} updates: the policy would learn nothing"
+            )
+        if self.missing_eos == "bootstrap" and "missing_eos_penalty" in self.model_fields_set:
+            raise ValueError(
+                "missing_eos: bootstrap has no missing_eos_penalty: a cut response is worth what follows it"
+            )
         return self
 
 

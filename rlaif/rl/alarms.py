@@ -144,8 +144,7 @@ def over_optimisation(rows: Rows) -> Iterator[Alarm]:
         truth, last = [_mean(span, key) for span in spans], spans[-1]
         best = max(range(len(spans)), key=truth.__getitem__)
         fall = truth[best] - truth[-1]
-        p = (truth[best] + truth[-1]) / 2
-        error = math.sqrt(2 * p * (1 - p) / (window * _answers(rows, key)))
+        error = _error(rows, key, spans[best], last)
         rise = _mean(last, "score") - _mean(spans[best], "score")
         if fall > max(FALL, SIGMAS * error) and rise > _noise(rows, "score") * math.sqrt(2 / window):
             name = {"gold": "the gold score", "heldout_gold": "the gold score of held-out prompts"}.get(key, "the judge's opinion of held-out answers")  # fmt: skip
@@ -161,11 +160,17 @@ def _noise(rows: Rows, key: str) -> float:
     return math.sqrt(math.fsum(step * step for step in steps) / len(steps) / 2)
 
 
-def _answers(rows: Rows, key: str) -> float:
-    """How many answers an entry of `key` is the mean of."""
-    if key != "gold":
-        return rows[-1]["heldout"]
-    return min((b["episodes"] - a["episodes"] for a, b in pairwise(rows)), default=1)
+def _error(rows: Rows, key: str, best: Rows, last: Rows) -> float:
+    """Standard error of the difference between two spans of `key`: of shares by their sizes, of scores as they spread."""
+    if key == "heldout_judge":
+        return math.hypot(best[-1]["heldout_judge_error"], last[-1]["heldout_judge_error"])
+    p = (_mean(best, key) + _mean(last, key)) / 2
+    answers = (
+        rows[-1]["heldout"]
+        if key == "heldout_gold"
+        else min((b["episodes"] - a["episodes"] for a, b in pairwise(rows)), default=1)
+    )
+    return math.sqrt(2 * p * (1 - p) / (len(last) * answers))
 
 
 CHECKS: tuple[Callable[[Rows], Iterator[Alarm]], ...] = (

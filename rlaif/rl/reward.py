@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -18,6 +19,7 @@ from rlaif.prompts import encode_chat, encode_turn, end_of_turn
 from rlaif.records import Prompt
 from rlaif.rl.episodes import Episodes, join, micro_batches
 from rlaif.rl.forward import final_scores
+from rlaif.rl.ranks import Ranks
 from rlaif.rl.texts import texts_of
 
 Scorer = Callable[[Sequence[Prompt], Sequence[str]], Sequence[float | None]]  # (prompts, responses) → scores
@@ -64,15 +66,15 @@ class Source:
 
 
 class Rewards:
-    """The reward function of several sources; `seen` has each one's mean raw score of the last batch."""
+    """The reward function of several sources; `seen` has each one's mean raw score of the last batch, of `count` episodes."""
 
     def __init__(self, sources: Sequence[Source]) -> None:
-        self.sources = sources
+        self.sources, self.count = sources, 0
         self.seen: dict[str, float] = {}
 
     def __call__(self, episodes: Episodes, prompts: Sequence[Prompt]) -> Tensor:
         """Weighted sum of the scaled scores of each episode. → B"""
-        self.seen = {}
+        self.seen, self.count = {}, len(episodes)
         total_B = torch.zeros(len(episodes), device=episodes.ids_BL.device)
         for source in self.sources:
             scores_B = self._raw(source, episodes, prompts)
@@ -86,10 +88,19 @@ class Rewards:
             raise RewardFailed(f"the reward {source.name} gave {float(scores_B[bad[0]])} for {len(bad)} of {len(episodes)} "
                                f"responses, the first of them to {prompts[bad[0]].messages[-1].content[-80:]!r}.",
                                "finite numbers; nothing was learnt from this batch")  # fmt: skip
-        self.seen[f"score/{source.name}"] = float(scores_B.mean())
+        label = "/".join(Path(source.name).parts[-3:])  # of a folder no more than tells it from others
+        self.seen[f"score/{label}"] = float(scores_B.mean())
         if source.score.unread:
-            self.seen[f"unread/{source.name}"] = source.score.unread
+            self.seen[f"unread/{label}"] = source.score.unread
         return scores_B
+
+    def seen_by_all(self, ranks: Ranks) -> dict[str, float]:
+        """`seen` of the whole batch, of which each process has read its share; to be called by all."""
+        shares = ranks.gather([(self.count, self.seen)])
+        names, total = {name for _, seen in shares for name in seen}, sum(count for count, _ in shares)
+        return {
+            name: sum(count * seen.get(name, 0.0) for count, seen in shares) / total for name in sorted(names)
+        }
 
     def measure(self, batches: Sequence[tuple[Episodes, Sequence[Prompt]]], raw: Sequence[str] = ()) -> None:
         """Fix every source's scale, but of those in `raw`, on reference samples."""

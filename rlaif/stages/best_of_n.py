@@ -62,9 +62,8 @@ def _truths(stage: Stage, whole: Graded) -> dict[str, list[float]]:
     prompts = stage.prompts_by_id()
     if score is None:
         return {}
-    return {
-        i: [float(with_all(score(prompts[i], r.text))["all"]) for r, _ in row] for i, row in whole.items()
-    }
+    known = {i: [with_all(score(prompts[i], r.text)) for r, _ in row] for i, row in whole.items()}
+    return {i: [float(truth["all"]) for truth in row] for i, row in known.items() if all(row)}
 
 
 def _point(stage: Stage, m: int, whole: Graded, truths: dict[str, list[float]]) -> dict[str, Any]:
@@ -72,6 +71,6 @@ def _point(stage: Stage, m: int, whole: Graded, truths: dict[str, list[float]]) 
     found: dict[str, Any] = {"n": m, "kl": stats.kl_best_of_n(m)}
     for name, values in (("reward", proxies), ("gold", truths)):
         if values:
-            each = [stats.best_of_n(proxies[i], values[i], m) for i in proxies]
+            each = [stats.best_of_n(proxies[i], values[i], m) for i in values]
             found |= {name: stats.mean(each), f"{name}_ci": stats.bootstrap_mean(each, stage.seed)}
     return found

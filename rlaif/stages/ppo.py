@@ -22,7 +22,7 @@ from rlaif.seeds import derive_seed, in_rounds
 from rlaif.spending import BudgetReached
 from rlaif.stats import mean
 from rlaif.tracking import open_tracker
-from rlaif.watching import Sampled, Watch, note_alarms, rung
+from rlaif.watching import Sampled, Watch, note_doubts, rung, unread
 
 if TYPE_CHECKING:
     from rlaif.rl.ppo import PPO, Experience, NotFinite, PromptTokens
@@ -77,6 +77,9 @@ def _open(stage: Stage) -> Parts:
     if ranks.sharded and (o.lora or o.shared_trunk):
         raise UserError(f"{stage.dir.name}: this launch asks for FSDP, which ppo.{'lora' if o.lora else 'shared_trunk'} does not go with.",
                         "a policy and a value model that are trained whole", "accelerate launch --config_file configs/accelerate/ddp.yaml …")  # fmt: skip
+    if config.dtype == "float16":
+        raise UserError(f"{stage.dir.name}: policy.dtype: float16, in which ppo does not train: small gradients vanish.",
+                        "bfloat16, float32 or auto", "-s policy.dtype=auto")  # fmt: skip
     tokenizer = load_tokenizer(start)
     # Adapters leave the weights alone, so those need not be in fp32.
     policy = load_causal_lm(start, config.device, config.dtype if o.lora else "float32")
@@ -123,6 +126,7 @@ def _value_model(stage: Stage, opened: Opened, policy: Any) -> Any:
     """The policy's own trunk with a head where that is asked for; the first reward model that reads the policy's tokens, or else the policy with a head that gives 0."""
     from rlaif.engines.loading import load_reward_model
     from rlaif.rl import reward as rewards
+    from rlaif.rl.forward import has_score
 
     if stage.options.shared_trunk:
         from rlaif.rl.trunk import SharedTrunk
@@ -133,8 +137,9 @@ def _value_model(stage: Stage, opened: Opened, policy: Any) -> Any:
     for source in opened.rewards.sources:
         if source.name in opened.own_tokens:
             model = load_reward_model(opened.own_tokens[source.name], config.device, dtype)
-            return rewards.rebase_head(model, source.scale, source.weight)
-    stage.notes.append("no reward model reads the policy's own tokens: the value model starts from the policy with a new head")  # fmt: skip
+            if has_score(model):
+                return rewards.rebase_head(model, source.scale, source.weight)
+    stage.notes.append("no reward model is a decoder that reads the policy's own tokens: the value model starts from the policy with a new head")  # fmt: skip
     return rewards.zero_head(load_reward_model(stage.input("policy"), config.device, dtype, new_head=True))
 
 
@@ -182,6 +187,7 @@ def _train(stage: Stage, parts: Parts, metrics: Journal, samples: Journal) -> No
     metrics.rewind(done)
     samples.rewind(done)
     judge = parts.opened.judge
+    pace = checkpoint.Pace(folder, parts.ppo, o.checkpoint_every)
     watch = Watch(stage, lambda *part: _answers(parts, *part), parts.heldout, judge, metrics.rows())
     with open_tracker(stage) as track, stage.progress(o.updates, "updates", done) as tick:
         for number in range(done + 1, o.updates + 1):
@@ -196,15 +202,19 @@ def _train(stage: Stage, parts: Parts, metrics: Journal, samples: Journal) -> No
             except UserError as error:  # of a reward, before anything was learnt from it
                 _keep(folder, parts.ppo, number - 1)
                 raise unrewarded(stage, number, error, checkpoint.latest(folder)) from error
-            row |= parts.opened.rewards.seen
+            row |= parts.opened.rewards.seen_by_all(parts.ppo.ranks)
             sampled = _sampled(parts.tokenizer, batch, experience)
-            row = watch.measured(row, sampled, o.looks(number))
+            try:
+                row = watch.measured(row, sampled, o.looks(number))
+            except (BudgetReached, UserError):  # of the judge or the gold scorer: what was learnt is kept
+                metrics.append(row)
+                _keep(folder, parts.ppo, number)
+                raise
             metrics.append(row)
             track(row)
             if o.looks(number):
                 samples.append(*watch.samples(number, sampled))
-            if number % o.checkpoint_every == 0 or number == o.updates:
-                checkpoint.save(folder, parts.ppo, number)
+            pace.save(number, last=number == o.updates)
             tick(1)
 
 
@@ -323,7 +333,7 @@ def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "score_start": over(first, "score"), "score_end": over(last, "score"),
         "length": over(last, "length"), "truncated": over(last, "truncated"), "entropy": over(last, "entropy"),
         "seconds_per_update": over(rows, "seconds"),
-        "alarms": rung(rows),
+        "unread": unread(rows), "alarms": rung(rows),
     }  # fmt: skip
 
 
@@ -333,7 +343,7 @@ def _note_doubts(stage: Stage, rows: Sequence[dict[str, Any]]) -> None:
     if off:
         stage.notes.append(f"the first ratio of an update should be 1 and was not in {len(off)} of {len(rows)} "
                            f"updates (furthest: {max(off, key=lambda r: abs(r - 1)):.6f}): forward passes here are not repeatable")  # fmt: skip
-    note_alarms(stage)
+    note_doubts(stage)
     if stage.options.ema:
         stage.notes.append(
             f"policy/ is the moving average of the weights (decay {stage.options.ema} an update)"
