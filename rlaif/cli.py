@@ -108,7 +108,7 @@ def print_summary(data: dict[str, Any]) -> None:
             cells = [data["policies"][n].get(key) for n in names]
             table.add_row(key, *("" if c is None else f"{c:.2f}" for c in cells))
         console.print(table)
-    for part in ("labels", "reward_model", "ppo"):
+    for part in ("labels", "reward_model", "ppo", "rloo", "grpo"):
         if data.get(part):
             numbers = {k: v for k, v in data[part].items() if isinstance(v, (int, float))}
             line = ", ".join(f"{k} {v:.4g}" for k, v in numbers.items())

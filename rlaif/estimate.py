@@ -13,6 +13,8 @@ from math import comb
 from pathlib import Path
 from typing import Any
 
+from rlaif.auditing.audit import WRITTEN, WRITTEN_TOKENS, verdicts_at_most
+from rlaif.auditing.gate import varied
 from rlaif.config import Config, ModelConfig
 from rlaif.constitution import Constitution
 from rlaif.lookup import whole_lines
@@ -136,18 +138,32 @@ class Estimate:
         rows = round_up(self.comparisons * each * 2 * (1 - share)) if o.ai else 0
         model, own = self.config.feedback, self._suffix()
         shared = self._template() + prompt + 2 * reply
+        card = self._gate(shared + own, each) if o.ai else []
         if o.mode != "pairwise":
             questions = 2 if o.mode == "best and worst" else 1
             calls = rows / max(1, comb(self.k, 2)) * questions
             return rows * questions, [
-                Asked(model, calls, shared + (self.k - 2) * reply, own, of=max(1, each))
+                Asked(model, calls, shared + (self.k - 2) * reply, own, of=max(1, each)),
+                *card,
             ]
         shared += o.few_shot * (self._template() + own + prompt + 2 * reply)
         if not o.cot:
-            return rows, [Asked(model, rows, shared, own, self._answer(), max(1, each))]
+            return rows, [Asked(model, rows, shared, own, self._answer(), max(1, each)), *card]
         return rows, [
             Asked(model, rows, shared + own, written=o.max_tokens),
             Asked(model, rows, shared + own + o.max_tokens, written=self._answer()),
+            *card,
+        ]
+
+    def _gate(self, question: float, each: float) -> list[Asked]:
+        """The small audit before labelling, where the config asks for one."""
+        if not (limits := self.config.judge_card):
+            return []
+        pairs, count = min(limits.pairs, self.comparisons), varied(limits.pairs)
+        verdicts = round_up(verdicts_at_most(self.constitution, pairs, each, count))
+        return [
+            Asked(self.config.feedback, verdicts, question, written=self._answer()),
+            Asked(self.config.feedback, min(count, WRITTEN), question, written=WRITTEN_TOKENS),
         ]
 
     def _share(self, o: Any, each: float) -> float:

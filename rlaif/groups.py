@@ -1,32 +1,37 @@
 """What RLOO and GRPO share: several responses a prompt, rewarded against each other by trl's trainers.
 
 An update samples `batch_size` responses to batch_size / group prompts and takes epochs × minibatches optimiser steps
-on them. Prompts, tokens, rewards and their scale are ours and the same as PPO's; sampling, advantages and loss are
-trl's. The order of prompts is written out beforehand and checkpoints fall between updates, so that on one thread a
-continued training ends as an uninterrupted one would have.
+on them. Prompts, tokens, rewards and their scale are ours and the same as PPO's, and so is what is watched; sampling,
+advantages and loss are trl's. The order of prompts is written out beforehand, an update has random numbers of its own
+and checkpoints fall between updates, so that on one thread a continued training ends as an uninterrupted one would
+have. Of several processes each samples and scores its share of the batch; what is logged is of the whole batch.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from rlaif.engines.loading import context_length, eos_ids, load_causal_lm, load_tokenizer
-from rlaif.errors import UserError
-from rlaif.gold import load_gold, with_all
-from rlaif.prompts import encode_chat, has_chat_template
-from rlaif.records import Prompt
-from rlaif.rewards import Opened, fix_scales, open_rewards, reference_samples
-from rlaif.rl.episodes import join
+from rlaif.prompts import has_chat_template
+from rlaif.rewards import Opened, fitting_prompts, fix_scales, open_rewards, reference_samples
+from rlaif.rl.episodes import Episodes, join
+from rlaif.rl.forward import compare_responses
 from rlaif.rl.ppo import PromptTokens
-from rlaif.rl.texts import texts_of
+from rlaif.rl.ranks import ALONE, Ranks, together
+from rlaif.rl.rollout import rollout
+from rlaif.rl.texts import texts_of, turn_end
 from rlaif.runfolder import Journal, Stage
-from rlaif.seeds import in_rounds
+from rlaif.seeds import derive_seed, in_rounds
 from rlaif.stats import mean
-from rlaif.training import Plain, Watch, arguments, fit, publish, without_dropout, write_model
+from rlaif.tracking import Track, open_tracker
+from rlaif.training import WATCHED, Plain, arguments, fit, publish, without_dropout, write_model
+from rlaif.training import Watch as Curve
+from rlaif.watching import Sampled, Watch, note_alarms, rung
 
 if TYPE_CHECKING:
     from rlaif.options.rewarded import Grouped
@@ -34,34 +39,83 @@ if TYPE_CHECKING:
 ENDS = 5  # updates whose mean is "start" and "end"
 
 
+class Actor:
+    """The policy under training beside the one it started from, for what is ours and not trl's to do with them."""
+
+    def __init__(self, stage: Stage, policy: Any, tokenizer: Any, eos: Sequence[int]) -> None:
+        self.policy, self.tokenizer, self.eos, self.options = policy, tokenizer, eos, stage.options
+        self.seed, self.reference = stage.seed, policy
+        self.precision: Callable[[], Any] = nullcontext
+
+    def answers(self, prompts: Sequence[PromptTokens], number: int) -> list[str]:
+        """Answers to held-out prompts, with the same random numbers whenever it is asked; see `watching.Answer`."""
+        o, ids = self.options, [p.ids for p in prompts]
+        ranks = Ranks.here() if len(ids) >= Ranks.here().count else ALONE
+        generator = torch.Generator(self.policy.device).manual_seed(derive_seed(self.seed, "watch", number))
+        pad = self.tokenizer.pad_token_id
+        self.policy.eval()
+        with self.precision():
+            mine = rollout(self.policy, ids, o.max_tokens, o.temperature, self.eos, pad, generator,
+                           turn_end(self.tokenizer), ranks)  # fmt: skip
+        self.policy.train()
+        return texts_of(self.tokenizer, together(ranks, ids, mine, pad))
+
+    def compare(self, episodes: Episodes) -> dict[str, list[float]]:
+        """Of each response its log-probability, and how far that and the whole distribution are from the start's."""
+        o = self.options
+        with self.precision():
+            found = compare_responses(self.policy, self.reference, episodes, o.temperature, o.micro_batch)
+        kl_B = found["log_prob"] - found["reference"]
+        return {
+            "log_prob": found["log_prob"].tolist(), "kl": kl_B.tolist(), "exact_kl": found["exact_kl"].tolist(),
+        }  # fmt: skip
+
+
 class Scorer:
-    """trl's reward function: our rewards less the penalty for a missing end; `seen` describes the last batch."""
+    """trl's reward function: our rewards less the penalty for a missing end.
+
+    Of the last batch, all processes' shares together: `sampled` its responses, `seen` what they are on average.
+    """
 
     __name__ = "reward"
 
-    def __init__(self, stage: Stage, opened: Opened, tokenizer: Any, prompts: Sequence[PromptTokens], eos: Sequence[int]) -> None:  # fmt: skip
-        self.opened, self.tokenizer, self.eos = opened, tokenizer, set(eos)
+    def __init__(self, stage: Stage, opened: Opened, prompts: Sequence[PromptTokens], actor: Actor) -> None:
+        self.rewards, self.actor, self.options = opened.rewards, actor, stage.options
         self.known = {p.source.id: p for p in prompts}
-        self.penalty, self.device = stage.options.missing_eos_penalty, stage.config.policy.device
-        self.gold = load_gold(stage.config.gold, stage.constitution)
+        self.steps = steps_of(stage.options)
+        self.sampled: list[Sampled] = []
         self.seen: dict[str, float] = {}
 
-    def __call__(self, prompts: Sequence[str], completion_ids: Sequence[list[int]], **_: Any) -> list[float]:
+    def __call__(
+        self, prompts: Sequence[str], completion_ids: Sequence[list[int]], trainer_state: Any, **_: Any
+    ) -> list[float]:
         """The reward of each completion of the prompts with these ids."""
-        asked = [self.known[i] for i in prompts]
-        ended = torch.tensor([ids[-1] in self.eos for ids in completion_ids])
-        episodes = join([p.ids for p in asked], completion_ids, ended, self.tokenizer.pad_token_id)
-        scores = self.opened.rewards(episodes, [p.source for p in asked])
-        rewards = scores - self.penalty * (~ended).to(scores)
+        tokenizer, asked = self.actor.tokenizer, [self.known[i] for i in prompts]
+        ended_B = torch.tensor(
+            [ids[-1] in self.actor.eos for ids in completion_ids], device=self.actor.policy.device
+        )
+        episodes = join([p.ids for p in asked], completion_ids, ended_B, tokenizer.pad_token_id)
+        scores_B = self.rewards(episodes, [p.source for p in asked])
+        looks = self.options.looks(trainer_state.global_step // self.steps + 1)
+        columns = {"score": scores_B.tolist(), **(self.actor.compare(episodes) if looks else {}),
+                   "tokens": episodes.response_B.tolist(), "ended": ended_B.tolist()}  # fmt: skip
+        rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+        self._keep(list(zip(prompts, texts_of(tokenizer, episodes), rows, strict=True)))
+        return (scores_B - self.options.missing_eos_penalty * (~ended_B).to(scores_B)).tolist()
+
+    def _keep(self, share: list[tuple[str, str, dict[str, Any]]]) -> None:
+        """Put together what every process has sampled: equal shares, in trl's order one after the other."""
+        ranks = Ranks.here()
+        whole = [row for part in ranks.gather([share]) for row in part]
+        self.sampled = [Sampled(self.known[i].source, text, numbers) for i, text, numbers in whole]
+        rows, sources = [s.numbers for s in self.sampled], ranks.gather([self.rewards.seen])
+        score, cut = mean([row["score"] for row in rows]), mean([not row["ended"] for row in rows])
         self.seen = {
-            "score": float(scores.mean()), "reward": float(rewards.mean()), "truncated": float((~ended).float().mean()),
-            "length": mean([len(ids) for ids in completion_ids]), **self.opened.rewards.seen,
+            "score": score, "reward": score - self.options.missing_eos_penalty * cut, "truncated": cut,
+            "length": mean([row["tokens"] for row in rows]),
+            **({"exact_kl": mean([row["exact_kl"] for row in rows])} if "exact_kl" in rows[0] else {}),
+            **{key: mean([seen.get(key, 0.0) for seen in sources]) for key in sorted({k for seen in sources for k in seen})},
         }  # fmt: skip
-        if self.gold:
-            texts = texts_of(self.tokenizer, episodes)
-            kept = [with_all(self.gold(p.source, text))["all"] for p, text in zip(asked, texts, strict=True)]
-            self.seen["gold"] = mean(kept)
-        return rewards.tolist()
 
 
 class InGroups(Plain):
@@ -73,6 +127,12 @@ class InGroups(Plain):
     def _tokenize_prompts(self, prompts: list[str]) -> Any:
         return [self.prompt_ids[i] for i in prompts], None, {}
 
+    def _generate_and_score_completions(self, inputs: Any) -> Any:
+        """With random numbers of the update's own: none has to be kept, on whichever process it is drawn."""
+        made: Any = self
+        torch.manual_seed(derive_seed(made.args.seed, "update", made.state.global_step, Ranks.here().rank))
+        return super()._generate_and_score_completions(inputs)  # type: ignore[misc]
+
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """Linear warm-up over `warmup` steps, then constant, as in PPO."""
         rate = torch.optim.lr_scheduler.LambdaLR(
@@ -83,88 +143,123 @@ class InGroups(Plain):
         return rate
 
 
-class Updates(Watch):
-    """One row an update in metrics.jsonl; checkpoints only where an update ends."""
+class Updates(Curve):
+    """One row an update in metrics.jsonl, at looks a few responses in samples.jsonl; checkpoints only between updates."""
 
-    def __init__(self, stage: Stage, curve: Journal, tick: Callable[[int], None], scorer: Scorer) -> None:
+    def __init__(
+        self, stage: Stage, curve: Journal, tick: Any, scorer: Scorer, watch: Watch, track: Track
+    ) -> None:
         super().__init__(stage, curve, tick)
-        self.scorer, self.steps = scorer, stage.options.epochs * stage.options.minibatches
+        self.scorer, self.watch, self.track = scorer, watch, track
+        self.samples = Journal(stage.dir / "samples.jsonl", "update")
+        self.logs: list[dict[str, float]] = []
 
     def row(self, step: int, logs: dict[str, float]) -> dict[str, Any]:
-        """What PPO's rows hold, as far as trl tells: KL as a mean over tokens times the mean length."""
-        if "reward" not in logs or (step - 1) % self.steps:
+        """What PPO's rows hold, as far as trl tells, where an update ends: KL as a mean over tokens times the mean length.
+
+        KL and entropy are those before the first step, loss and gradient norm means over the steps.
+        """
+        self.logs += [logs] if "loss" in logs else []
+        if "loss" not in logs or not self.due(step):
             return {}
-        update, seen = (step - 1) // self.steps + 1, self.scorer.seen
-        kl = {"kl": logs["kl"] * seen["length"]} if logs.get("kl") is not None else {}
-        own = {key: logs[key] for key in ("loss", "grad_norm", "entropy", "learning_rate") if key in logs}
-        return {"update": update, "episodes": update * self.stage.options.batch_size, **seen, **kl, **own}
+        steps, self.logs = self.logs, []
+        update, seen, first = step // self.scorer.steps, self.scorer.seen, steps[0]
+        row = {"update": update, "episodes": update * self.stage.options.batch_size, **seen}
+        row |= {"kl": first["kl"] * seen["length"]} if first.get("kl") is not None else {}
+        row |= {"entropy": first["entropy"], "learning_rate": logs["learning_rate"]}
+        row |= {key: mean([own[key] for own in steps]) for key in ("loss", "grad_norm")}
+        sound = all(math.isfinite(row[key]) for key in WATCHED if key in row)
+        looks = sound and self.stage.options.looks(update)
+        row = self.watch.measured(row, self.scorer.sampled, looks)
+        self.track(row)
+        if looks:
+            self.samples.append(*self.watch.samples(update, self.scorer.sampled))
+        return row
 
     def due(self, step: int) -> bool:
         """Whether a checkpoint may be written after this step."""
-        return step % self.steps == 0
+        return step % self.scorer.steps == 0
+
+
+def steps_of(options: Grouped) -> int:
+    """Optimiser steps an update."""
+    return options.epochs * options.minibatches
 
 
 def train_in_groups(stage: Stage, trainer: Any, config: Any, **settings: Any) -> None:
-    """Write policy/ and metrics.jsonl by trl's `trainer` and its `config`, set up by the stage's options."""
-    from datasets import Dataset
-
-    options: Grouped = stage.options
+    """Write policy/, metrics.jsonl and samples.jsonl by trl's `trainer` and its `config`, set up by the stage's options."""
+    o: Grouped = stage.options
     start = stage.input("policy")
     tokenizer, model = load_tokenizer(start), load_causal_lm(start, stage.config.policy.device, "float32")
     opened = open_rewards(stage, tokenizer)
-    prompts = _prompts(stage, tokenizer, opened, min(context_length(model), opened.context))
+    room = min(context_length(model), opened.context) - o.max_tokens
+    prompts, heldout = fitting_prompts(stage, tokenizer, room, opened.rewards)
+    if not has_chat_template(tokenizer):
+        stage.notes.append("the policy has no chat template: plain Human/Assistant turns are used")
     if not (stage.dir / "policy").exists():
         eos = eos_ids(model, tokenizer)
         if not fix_scales(stage, opened.rewards, None):
             fix_scales(stage, opened.rewards, reference_samples(stage, model, tokenizer, prompts, eos))
         model.generation_config.eos_token_id = list(eos)
-        order = [
-            p.source.id
-            for number in range(1, options.updates + 1)
-            for p in in_rounds(prompts, number, options.batch_size // options.group, stage.seed)
-        ]
-        scorer = Scorer(stage, opened, tokenizer, prompts, eos)
-        kind: Any = type(trainer.__name__, (InGroups, trainer), {})
-        kind.prompt_ids = {p.source.id: p.ids for p in prompts}
-        kind.warmup = options.warmup * options.epochs * options.minibatches
-        made = kind(
-            without_dropout(model), scorer, _arguments(stage, model, config, settings),
-            train_dataset=Dataset.from_list([{"prompt": i} for i in order]), processing_class=tokenizer,
-        )  # fmt: skip
-        fit(stage, made, lambda stage, curve, tick: Updates(stage, curve, tick, scorer))
+        actor = Actor(stage, without_dropout(model), tokenizer, eos)
+        scorer = Scorer(stage, opened, prompts, actor)
+        made = _trainer(stage, trainer, _arguments(stage, model, config, settings), scorer, prompts)
+        actor.precision = made.accelerator.autocast
+        actor.reference = made.ref_model or load_causal_lm(start, stage.config.policy.device, "float32")
+        _train(stage, made, scorer, heldout, opened.judge)
         publish(stage, "policy", lambda folder: write_model(model, tokenizer, folder, start))
     stage.metrics = summary(Journal(stage.dir / "metrics.jsonl", "step").rows())
+    note_alarms(stage)
+    last = Journal(stage.dir / "samples.jsonl", "update").rows()[-1]
+    stage.note_example(last["prompt"], f"{last['response']} (score {last['score']:.2f})")
+
+
+def _train(stage: Stage, made: Any, scorer: Scorer, heldout: Sequence[PromptTokens], judge: Any) -> None:
+    """Update after update, watched, from the last checkpoint where there is one."""
+
+    def updates(stage: Stage, curve: Journal, tick: Any) -> Updates:
+        rows = curve.rows()
+        watch = Watch(stage, scorer.actor.answers, heldout, judge, rows)
+        found = Updates(stage, curve, tick, scorer, watch, track)
+        found.samples.rewind(rows[-1]["update"] if rows else 0)
+        return found
+
+    with open_tracker(stage) as track:
+        fit(stage, made, updates)
+
+
+def _trainer(stage: Stage, trainer: Any, args: Any, scorer: Scorer, prompts: Sequence[PromptTokens]) -> Any:
+    """trl's trainer over the prompts of every update, written out."""
+    from datasets import Dataset
+
+    o: Grouped = stage.options
+    order = [
+        p.source.id
+        for number in range(1, o.updates + 1)
+        for p in in_rounds(prompts, number, o.batch_size // o.group, stage.seed)
+    ]
+    kind: Any = type(trainer.__name__, (InGroups, trainer), {})
+    kind.prompt_ids = {p.source.id: p.ids for p in prompts}
+    kind.warmup = o.warmup * steps_of(o)
+    rows = Dataset.from_list([{"prompt": i} for i in order])
+    return kind(
+        scorer.actor.policy, scorer, args, train_dataset=rows, processing_class=scorer.actor.tokenizer
+    )
 
 
 def _arguments(stage: Stage, model: Any, config: Any, settings: dict[str, Any]) -> Any:
-    """trl's config: an optimiser step a minibatch, a generation an update."""
+    """trl's config: an optimiser step a minibatch, a generation an update, shared out evenly."""
     o: Grouped = stage.options
-    minibatch = o.batch_size // o.minibatches
-    micro = max(size for size in range(1, min(o.micro_batch, minibatch) + 1) if minibatch % size == 0)
+    count = Ranks.here().count
+    share = o.minibatch // count
+    micro = max(size for size in range(1, min(o.micro_batch, share) + 1) if share % size == 0)
     return arguments(
         config, stage, model, 0, num_generations=o.group, max_completion_length=o.max_tokens, temperature=o.temperature,
-        per_device_train_batch_size=micro, gradient_accumulation_steps=minibatch // micro,
-        steps_per_generation=o.batch_size // micro, num_iterations=o.epochs, beta=o.kl_coef, epsilon=o.clip,
-        max_steps=o.updates * o.epochs * o.minibatches, max_grad_norm=o.max_grad_norm, num_train_epochs=1,
+        per_device_train_batch_size=micro, gradient_accumulation_steps=share // micro,
+        steps_per_generation=o.batch_size // count // micro, num_iterations=o.epochs, beta=o.kl_coef, epsilon=o.clip,
+        max_steps=o.updates * steps_of(o), max_grad_norm=o.max_grad_norm, num_train_epochs=1,
         shuffle_dataset=False, disable_dropout=False, **settings,
     )  # fmt: skip
-
-
-def _prompts(stage: Stage, tokenizer: Any, opened: Opened, context: int) -> list[PromptTokens]:
-    """The training prompts as tokens; those that leave no room for a response are dropped and counted."""
-    every: list[Prompt] = stage.run.prompts("train")
-    read = [PromptTokens(encode_chat(tokenizer, p.chat), p) for p in every]
-    room = context - stage.options.max_tokens
-    sources = opened.rewards.sources
-    prompts = [p for p in read if len(p.ids) <= room and all(s.score.fits(p.source) for s in sources)]
-    stage.dropped["prompt and response do not fit the model's context"] += len(every) - len(prompts)
-    stage.save("running", **{"in": len(every), "kept": len(prompts)})
-    if not prompts:
-        raise UserError(f"{stage.dir.name}: none of {len(every)} prompts leaves room for {stage.options.max_tokens} new tokens.",
-                        "at least one prompt that fits", f"lower {stage.name}.max_tokens")  # fmt: skip
-    if not has_chat_template(tokenizer):
-        stage.notes.append("the policy has no chat template: plain Human/Assistant turns are used")
-    return prompts
 
 
 def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -176,7 +271,8 @@ def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
     first, last = rows[:ENDS], rows[-ENDS:]
     return {
-        "updates": len(rows), "episodes": rows[-1]["episodes"], "kl": over(last, "kl"),
+        "updates": len(rows), "episodes": rows[-1]["episodes"], "kl": over(last, "exact_kl"),
         **{f"{key}_{end}": over(part, key) for key in ("reward", "score") for end, part in (("start", first), ("end", last))},
         **{key: over(last, key) for key in ("length", "truncated", "entropy")},
+        "alarms": rung(rows),
     }  # fmt: skip

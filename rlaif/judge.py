@@ -79,7 +79,9 @@ class Judge:
             "model": self.engine.fingerprint,
             "template": self.templates.hash("comparison_cot" if cot else "comparison"),
             "principle": content_hash(self._suffix(principle)),
-            "decoding": ("reasoning, then " if cot else "") + "log-probabilities of A and B" + shots,
+            "decoding": ("reasoning, then " if cot else "")
+            + "log-probabilities of A and B where it gives them"
+            + shots,
         }
 
     def expected(self, questions: Sequence[Question]) -> set[Slot]:
@@ -355,7 +357,10 @@ def _doubt(scores: Scores, at: int) -> str | None:
     """Why no verdict can be read after a suffix, None where one can."""
     if scores.too_long:
         return "too long"
-    return None if scores.readable(at) and scores.mass(at) >= MIN_MASS else "refused"
+    if not scores.readable(at):
+        return "refused"
+    mass = scores.mass(at)
+    return None if mass is None or mass >= MIN_MASS else "refused"
 
 
 def _unread(label: Label, scores: Scores, at: int) -> Label:

@@ -58,8 +58,10 @@ def _run(
     with locked(folder):
         this = open_run(folder, resolved, config_path, overrides)
         this.progress, this.tell = progress or this.progress, tell
-        processes.suit(stage for stage in this.stages[:last] if not stage.is_done)
-        if not all(stage.is_done for stage in this.stages[:last]):
+        waiting = [stage for stage in this.stages[:last] if not stage.is_done]
+        processes.suit(waiting)
+        processes.share_evenly(waiting)
+        if waiting:
             for line in in_words(plan):
                 tell(line)
         try:

@@ -89,6 +89,7 @@ class Tally:
     refused: int = 0
     too_long: int = 0
     abstained: int = 0
+    written: int = 0
 
     def add(self, labels: Sequence[Label]) -> Tally:
         """Count labels; both orders of a verdict must come in one call."""
@@ -114,6 +115,7 @@ class Tally:
         if label.p_a is None:
             return
         self.read += 1
+        self.written += label.mass is None
         self.mass += label.mass or 0.0
         self.confidence += abs(label.p_a - 0.5)
         if verdict_of(label.p_a) != "tie":
@@ -134,7 +136,8 @@ class Tally:
             "decided": self.decided,
             "order_flip_rate": ratio(self.flips, self.decided),
             "first_position_rate": ratio(self.first, self.sided),
-            "mass": ratio(self.mass, self.read),
+            "mass": ratio(self.mass, self.read - self.written),
+            "written": self.written,
             "invalid_rate": ratio(asked - self.read, asked),
             "refused": self.refused,
             "too_long": self.too_long,

@@ -146,6 +146,16 @@ def module(stage: Stage) -> Any:
     return import_module(f"rlaif.stages.{stage.name}")
 
 
+def share_evenly(stages: Iterable[Stage]) -> None:
+    """Raises UserError where an optimiser step of a stage has to be shared out evenly (its `minibatch`) and cannot be."""
+    for stage in stages:
+        o, minibatch = stage.options, getattr(stage.options, "minibatch", 0)
+        if minibatch % count():
+            raise UserError(f"{stage.dir.name}: {minibatch} responses an optimiser step (batch_size {o.batch_size} / minibatches "
+                            f"{o.minibatches}) on {count()} processes.", "a multiple of the number of processes",
+                            f"-s {stage.name}.batch_size=… or -s {stage.name}.minibatches=…, or another number of processes")  # fmt: skip
+
+
 def _says(stage: Stage, what: str) -> bool:
     return getattr(module(stage), what, False)
 

@@ -135,7 +135,8 @@ class Label(Record):
     """One annotator's verdict on one comparison, always told about (a, b) as the comparison stores them.
 
     `p_a` is the probability that a is better, None where nothing could be read (`verdict="invalid"`);
-    `order` says which response was shown first; `mass` is the probability the judge put on the answer tokens;
+    `order` says which response was shown first; `mass` is the probability the judge put on the answer tokens,
+    None where it gave no log-probabilities and its written answer was parsed;
     `reason` says why a verdict is invalid: "refused" (no verdict, or hardly any probability on one) or "too long".
     """
 

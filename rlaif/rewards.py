@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from rlaif.constitution import Constitution
 from rlaif.engines import open_engine
+from rlaif.errors import UserError
 from rlaif.judge import Judge
 from rlaif.options.rewarded import RewardSource
 from rlaif.plugin import load_function
 from rlaif.preferences import weighted_mean
-from rlaif.prompts import encode_turn, end_of_turn
+from rlaif.prompts import encode_chat, encode_turn, end_of_turn
 from rlaif.records import Grade, Prompt, Response
 from rlaif.runfolder import Stage, read_json, write_json
 from rlaif.seeds import derive_seed, in_rounds
@@ -161,6 +162,32 @@ def fix_scales(
         for source in rewards.sources:
             source.scale = Scale(**read_json(path)[source.name])
     return path.exists()
+
+
+def fitting_prompts(
+    stage: Stage, tokenizer: Any, room: int, rewards: Rewards
+) -> tuple[list[PromptTokens], list[PromptTokens]]:
+    """Training prompts, and the held-out ones that are watched, as tokens, at most `room` of them.
+
+    Training prompts that leave no room for a response, or that a source cannot read, are dropped and counted.
+    """
+    from rlaif.rl.ppo import PromptTokens
+
+    def fitting(prompts: list[Prompt]) -> list[PromptTokens]:
+        read = [PromptTokens(encode_chat(tokenizer, p.chat), p) for p in prompts]
+        return [
+            p for p in read if len(p.ids) <= room and all(s.score.fits(p.source) for s in rewards.sources)
+        ]
+
+    every, o = stage.run.prompts("train"), stage.options
+    prompts = fitting(every)
+    stage.dropped["prompt and response do not fit the model's context"] += len(every) - len(prompts)
+    stage.save("running", **{"in": len(every), "kept": len(prompts)})
+    if not prompts:
+        raise UserError(f"{stage.dir.name}: none of {len(every)} prompts leaves room for {o.max_tokens} new tokens in a context "
+                        f"of {room + o.max_tokens}.", "at least one prompt that fits", f"lower {stage.name}.max_tokens")  # fmt: skip
+    heldout = sorted(stage.run.prompts("heldout"), key=lambda p: p.id)
+    return prompts, fitting(heldout)[: o.watch]
 
 
 def reference_samples(

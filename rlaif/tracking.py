@@ -14,19 +14,19 @@ Track = Callable[[dict[str, Any]], None]
 
 @contextmanager
 def open_tracker(stage: Stage) -> Iterator[Track]:
-    """What sends an update's row to `ppo.tracker`, and nowhere where there is none.
+    """What sends an update's row to the stage's `tracker`, and nowhere where there is none.
 
     A continued run sends again the updates after its last checkpoint: trackers append, metrics.jsonl is exact.
     """
-    name = stage.options.tracker
+    name, option = stage.options.tracker, f"{stage.name}.tracker"
     try:
         with _TRACKERS[name](stage) as track:
             yield track
     except ImportError as error:
         if error.name not in (name, "torch.utils.tensorboard", None):
             raise
-        raise UserError(f"ppo.tracker: {name} is not installed.", f"the extra `{name}`",
-                        f"pip install 'rlaif[{name}]', or leave ppo.tracker out: metrics.jsonl is written always") from None  # fmt: skip
+        raise UserError(f"{option}: {name} is not installed.", f"the extra `{name}`",
+                        f"pip install 'rlaif[{name}]', or leave {option} out: metrics.jsonl is written always") from None  # fmt: skip
 
 
 def _numbers(row: dict[str, Any]) -> dict[str, float]:

@@ -4,7 +4,8 @@ import random
 
 import pytest
 
-from rlaif.rl.alarms import alarms, boilerplate, refusals
+from rlaif.options import Grpo, Ppo
+from rlaif.rl.alarms import Alarm, alarms, boilerplate, refusals
 
 
 def history(updates=60, seed=0, batch=128, **changes):
@@ -71,7 +72,24 @@ def test_what_goes_wrong_is_named_with_what_to_try(kind, changes):
     at = first(rows, kind)
     assert at is not None
     assert {alarm.kind for alarm in alarms(rows[:at])} == {kind}
-    assert all(alarm.found and alarm.advice for alarm in alarms(rows[:at]))
+    assert all(alarm.found and alarm.advice("ppo", Ppo.model_fields) for alarm in alarms(rows[:at]))
+
+
+def test_advice_names_the_options_that_the_stage_has_and_no_others():
+    alarm = Alarm("kl", "too far", ("raise {kl_coef}", "set {kl_target}", "stop earlier"))
+    assert alarm.advice("ppo", Ppo.model_fields) == "raise ppo.kl_coef, set ppo.kl_target, or stop earlier"
+    assert alarm.advice("grpo", Grpo.model_fields) == "raise grpo.kl_coef, or stop earlier"
+    assert Alarm("kl", "too far", ("raise {kl_coef}",)).advice("x", ["kl_coef"]) == "raise x.kl_coef"
+
+
+@pytest.mark.parametrize("options", [Ppo, Grpo])
+def test_every_alarm_has_something_to_try_in_every_stage(options):
+    rows = history(exact_kl=lambda n: 2 * n, entropy=lambda n: 0.6 * 0.9**n, length=lambda n: 10 + n,
+                   truncated=lambda n: n / 40, boilerplate=lambda n: min(1, n / 40), refusals=lambda n: n / 60,
+                   gold=lambda n: max(0.1, 0.9 - 0.02 * n), score=lambda n: n / 60)  # fmt: skip
+    found = alarms(rows)
+    assert len({alarm.kind for alarm in found}) == 7
+    assert all("{" not in alarm.advice("x", options.model_fields) for alarm in found)
 
 
 def test_boilerplate_and_refusals_by_hand():

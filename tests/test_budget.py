@@ -16,7 +16,7 @@ from rlaif.engines.metered import MeteredEngine
 from rlaif.errors import UserError
 from rlaif.options.base import Price
 from rlaif.records import Comparison, Label, Message, Prompt, Response
-from rlaif.runfolder import RowFile, Rows, is_heldout, read_json
+from rlaif.runfolder import RowFile, Rows, Run, is_heldout, read_json
 from rlaif.spending import Account, BudgetReached, Ledger, money
 from tests import scripts
 
@@ -173,6 +173,15 @@ def test_a_shared_prefix_is_counted_apart(project):
 def test_the_estimate_follows_the_ways_to_ask(project, options, calls):
     overrides = [f"label.{key}={json.dumps(value)}" for key, value in options.items()]
     assert pipeline.dry_run(project / "config.yaml", overrides)["stages"][4]["calls"] == calls
+
+
+def test_the_judges_card_is_counted(project):
+    gated = "judge_card.pairs=12"
+    plans = [pipeline.dry_run(project / "config.yaml", overrides) for overrides in ([], [gated])]
+    more = plans[1]["calls"] - plans[0]["calls"]
+    pipeline.run(project / "config.yaml", project / "gated", [gated], until="label")
+    card = read_json(Run.load(project / "gated").stages[4].dir / "judge_card.json")
+    assert card["calls"] <= more <= 1.5 * card["calls"]
 
 
 def test_imported_pairs_are_counted(project):

@@ -28,11 +28,11 @@ LEVELS = [
         "prompts",
         "stats",
     },
-    {"engines", "rl", "estimate", "training", "pairs", "sampling"},
+    {"engines", "rl", "training", "pairs", "sampling"},
     {"judge", "preferences"},
     {"rewards", "tracking", "watching", "groups"},
     {"stages", "human", "comparing", "auditing", "playground"},
-    {"opening", "processes"},
+    {"opening", "processes", "estimate"},
     {"pipeline"},
     {"cli", "__init__", "__main__"},
 ]

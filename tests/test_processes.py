@@ -12,6 +12,7 @@ import pytest
 from rlaif import processes
 from rlaif.comparing.summary import summarise
 from rlaif.errors import UserError
+from rlaif.options import Grpo, Rloo
 
 ROOT = Path(__file__).parent.parent
 SMALL = ["threads=1", "sample[0].prompts=24", "sample[1].prompts=24", "sft.epochs=1", "ppo.updates=2",
@@ -75,6 +76,23 @@ def test_the_first_processs_message_is_the_only_one(tmp_path, found):
     assert done.stderr.count(found) == 1
     assert done.stderr.count("Traceback") == 1  # torchrun's own
     assert "ChildFailedError" in done.stderr
+
+
+@pytest.mark.parametrize("kind", [Rloo, Grpo])
+def test_a_step_that_cannot_be_shared_out_evenly_is_refused_before_anything_runs(monkeypatch, kind):
+    name = kind.__name__.lower()
+
+    def stage(**options):
+        made = kind.model_validate({"stage": name, "batch_size": 24, "group": 4, **options})
+        return SimpleNamespace(name=name, dir=Path(f"7_{name}"), options=made)
+
+    processes.share_evenly([stage(minibatches=8)])
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    processes.share_evenly([stage(minibatches=4), SimpleNamespace(options=None)])
+    with pytest.raises(
+        UserError, match=rf"7_{name}: 3 responses an optimiser step(?s:.*)-s {name}\.batch_size"
+    ):
+        processes.share_evenly([stage(minibatches=4), stage(minibatches=8)])
 
 
 @pytest.mark.slow

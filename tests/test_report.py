@@ -136,6 +136,14 @@ def test_alarms_of_ppo_are_doubts_with_what_to_try(tmp_path):
     assert "0.80 nats a token away" in html(run)
 
 
+def test_alarms_of_the_other_arms_are_doubts_too(tmp_path):
+    run = fake_run(tmp_path / "run")
+    evidence = Evidence(run)
+    alarm = {"update": 7, "kind": "entropy", "found": "entropy fell", "advice": "raise rloo.kl_coef"}
+    evidence.metrics = lambda name: {"alarms": [alarm]} if name == "rloo" else {}
+    assert doubts(evidence) == ["RLOO, update 7: entropy fell. To try: raise rloo.kl_coef."]
+
+
 def test_opinions_that_contradict_the_truth_are_named_so(tmp_path):
     run = fake_run(tmp_path / "run")
     rows = run / "09_evaluate" / "evaluation.jsonl"

@@ -168,6 +168,15 @@ class Audit:
         return list(zip(chosen, self.ask(cases, attack.kind)[0], strict=True))
 
 
+def verdicts_at_most(constitution: Constitution, pairs: int, each: float, count: int) -> float:
+    """How many verdicts an audit asks for, of `pairs` with `each` principles on average; `Audit.count` of them varied."""
+    examples = sum(len(p.examples) for p in constitution.principles)
+    varied = min(count, pairs + examples)
+    reworded = sum(len(wordings(p)) for p in constitution.principles) / len(constitution.principles)
+    plain = pairs * each + examples
+    return 2 * (plain + varied * each * (len(DRESSES) + reworded) + len(ATTACKS) * varied)
+
+
 DRESSES = {
     "said_twice": lambda text: f"{text} {text}",
     "as_a_list": lambda text: "\n".join(f"- {part}" for part in sentences(text)),

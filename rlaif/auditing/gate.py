@@ -33,7 +33,11 @@ def check_judge(stage: Stage, judge: Judge, questions: Iterable[Question]) -> No
         drawn = heapq.nsmallest(
             limits.pairs, questions, key=lambda q: derive_seed(stage.seed, "card", q.comparison.id)
         )
-        card = {**audit_of_stage(stage, judge, drawn).card(), "gold": stage.config.gold, "left_out": {}}
+        card = {
+            **audit_of_stage(stage, judge, drawn, limits.pairs).card(),
+            "gold": stage.config.gold,
+            "left_out": {},
+        }
         write_json(path, card)
         write_card(path.with_suffix(".html"), card)
     failed = failures(card, limits)
@@ -44,13 +48,17 @@ def check_judge(stage: Stage, judge: Judge, questions: Iterable[Question]) -> No
     stage.notes += [f"the judge's card fails, and labels were made all the same: {line}" for line in failed]
 
 
-def audit_of_stage(stage: Stage, judge: Judge, questions: Iterable[Question]) -> Audit:
+def varied(pairs: int) -> int:
+    """How many of the gate's pairs are varied, and attacked in each way."""
+    return max(8, pairs // 2)
+
+
+def audit_of_stage(stage: Stage, judge: Judge, questions: Iterable[Question], pairs: int) -> Audit:
     """The audit of a stage's judge on some of its own questions and on the constitution's examples."""
-    limits = stage.config.judge_card
     gold = load_gold(stage.config.gold, stage.constitution)
     own = [with_truth(Case(question), gold) for question in questions]
     examples = from_examples(stage.constitution, stage.seed, judge.shots)
     return Audit(
         judge, stage.constitution, [*examples, *own], stage.seed,
-        max(8, limits.pairs // 2) if limits else 8, gold, tokenizer_of(stage.config), stage.run.progress,
+        varied(pairs), gold, tokenizer_of(stage.config), stage.run.progress,
     )  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from rlaif.comparing.evidence import Evidence
+from rlaif.comparing.evidence import ONLINE, Evidence
 
 # Beyond these a figure stops meaning what a reader takes it for.
 FLIPS, MASS, AGREEMENT, MISSING, DROPPED, LENGTH, FEW = 0.25, 0.5, 0.7, 0.05, 0.05, 1.25, 30
@@ -18,7 +18,7 @@ def doubts(evidence: Evidence) -> list[str]:
         *_judge(evidence.metrics("label")),
         *_opinions(evidence),
         *_reward(evidence.metrics("reward")),
-        *_alarms(evidence.metrics("ppo")),
+        *(line for name in ONLINE for line in _alarms(name, evidence.metrics(name))),
         *_dropped(evidence),
         *_answers(evidence),
     ]
@@ -93,10 +93,10 @@ def _reward(reward: dict[str, Any]) -> Iterator[str]:
         )
 
 
-def _alarms(ppo: dict[str, Any]) -> Iterator[str]:
-    """What rang while PPO ran, with what to try."""
-    for alarm in ppo.get("alarms", ()):
-        yield f"PPO, update {alarm['update']}: {alarm['found']}. To try: {alarm['advice']}."
+def _alarms(name: str, metrics: dict[str, Any]) -> Iterator[str]:
+    """What rang while a stage learned, with what to try."""
+    for alarm in metrics.get("alarms", ()):
+        yield f"{name.upper()}, update {alarm['update']}: {alarm['found']}. To try: {alarm['advice']}."
 
 
 def _dropped(evidence: Evidence) -> Iterator[str]:

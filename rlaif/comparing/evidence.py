@@ -14,6 +14,7 @@ from rlaif.records import Evaluation, Prompt, Record, Response
 from rlaif.runfolder import Run, Stage, read_json
 
 R = TypeVar("R", bound=Record)
+ONLINE = ("ppo", "rloo", "grpo")  # stages that learn from what they sample
 
 
 def plain(value: Any) -> Any:

@@ -11,14 +11,13 @@ from typing import Any
 
 from rlaif.comparing import charts, examples
 from rlaif.comparing.doubts import doubts
-from rlaif.comparing.evidence import Evidence
+from rlaif.comparing.evidence import ONLINE, Evidence
 from rlaif.comparing.measures import Table, compliance, deltas, gold, rate
 from rlaif.comparing.page import ci, fixed, write_page
 from rlaif.comparing.summary import summarise
 from rlaif.records import Evaluation
 from rlaif.stats import length_controlled, mean, outcomes, win_rate
 
-ONLINE = ("ppo", "rloo", "grpo")
 CURVES = (
     ("Reward", (("reward", "less KL"), ("score", "reward model's score"))),
     ("KL to the reference, nats a reply", (("kl", "sampled"), ("exact_kl", "exact"))),

@@ -54,12 +54,16 @@ class ScoreRequest:
     again: bool = False
 
 
+UNNAMED = -1e9  # stands for the log-probability of a choice that a written answer does not name
+
+
 @dataclass(frozen=True)
 class Scores:
     """Log-probabilities of the choices, raw (not renormalised): `logprobs[suffix][choice]`, natural logarithm.
 
     An empty row means that nothing readable was answered (a refusal, a lecture); `too_long` that the question did
-    not fit the context (`logprobs` is empty). Ask `readable` before `probability`.
+    not fit the context (`logprobs` is empty). Ask `readable` before `probability`. Where an answer was written and
+    parsed, the choice it names has 0 and every other one UNNAMED: a certain verdict, of which no mass is known.
     """
 
     logprobs: tuple[tuple[float, ...], ...]
@@ -76,8 +80,10 @@ class Scores:
         weights = [math.exp(x - top) for x in self.logprobs[suffix]]
         return tuple(w / sum(weights) for w in weights)
 
-    def mass(self, suffix: int) -> float:
-        """The probability the model put on the choices together."""
+    def mass(self, suffix: int) -> float | None:
+        """The probability the model put on the choices together; None where it wrote its answer."""
+        if UNNAMED in self.logprobs[suffix]:
+            return None
         return min(1.0, sum(math.exp(x) for x in self.logprobs[suffix]))
 
 

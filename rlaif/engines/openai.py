@@ -20,7 +20,7 @@ from typing import Any
 
 from rlaif.config import ModelConfig
 from rlaif.defences import COMMON
-from rlaif.engines import Chat, GenerateRequest, Generation, ScoreRequest, Scores, Usage
+from rlaif.engines import UNNAMED, Chat, GenerateRequest, Generation, ScoreRequest, Scores, Usage
 from rlaif.engines.endpoints import CONNECT, TIMEOUT, Endpoint, Job, Pool, Trouble, retry_after
 from rlaif.errors import UserError
 
@@ -144,7 +144,7 @@ class OpenAIEngine:
         choice, usage = await self._complete(endpoint, messages, max_tokens=_VERDICT_TOKENS, temperature=0.0)
         endpoint.written += 1
         named = parse_choice(choice.message.content or "", choices)
-        return (() if named is None else tuple(0.0 if c == named else _NEVER for c in choices)), usage[0]
+        return (() if named is None else tuple(0.0 if c == named else UNNAMED for c in choices)), usage[0]
 
     async def _complete(
         self, endpoint: Endpoint, messages: Chat, **options: Any

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import Field, field_validator, model_validator
 
 from rlaif.options.base import Options, StageOptions
-from rlaif.options.rewarded import BestOfN, Grpo, Rejection, Rewarded, Rloo
+from rlaif.options.rewarded import BestOfN, Grpo, Rejection, Rloo, Watched
 
 
 class Sample(StageOptions):
@@ -241,12 +241,11 @@ class Lora(Options):
     )
 
 
-class Ppo(Rewarded):
+class Ppo(Watched):
     """Proximal policy optimisation against the reward model."""
 
     makes = ("policy",)
     stage: Literal["ppo"]
-    updates: int = Field(default=100, ge=1)
     batch_size: int = Field(default=128, ge=1, description="episodes an update")
     minibatches: int = Field(default=1, ge=1, description="optimiser steps an epoch")
     epochs: int = Field(default=1, ge=1, description="passes over an update's episodes")
@@ -323,14 +322,6 @@ class Ppo(Rewarded):
     )
     lora: Lora | None = None
     checkpoint_every: int = Field(default=10, ge=1, description="updates between full checkpoints")
-    sample_every: int = Field(
-        default=10, ge=1, description="updates between looks at what the policy writes (samples.jsonl)"
-    )
-    watch: int = Field(default=64, ge=0, description="held-out prompts answered at every look; 0 = none")
-    watch_judge: bool = Field(
-        default=False, description="the judge reads those answers too, not only the gold scorer"
-    )
-    tracker: Literal["trackio", "wandb", "tensorboard"] | None = None
 
     @model_validator(mode="before")
     @classmethod

@@ -48,6 +48,24 @@ class Rewarded(StageOptions):
         return rewards
 
 
+class Watched(Rewarded):
+    """What every stage that learns from its own samples is told of how it is watched."""
+
+    updates: int = Field(default=100, ge=1)
+    sample_every: int = Field(
+        default=10, ge=1, description="updates between looks at what the policy writes (samples.jsonl)"
+    )
+    watch: int = Field(default=64, ge=0, description="held-out prompts answered at every look; 0 = none")
+    watch_judge: bool = Field(
+        default=False, description="the judge reads those answers too, not only the gold scorer"
+    )
+    tracker: Literal["trackio", "wandb", "tensorboard"] | None = None
+
+    def looks(self, update: int) -> bool:
+        """Whether this update is looked at closely: the first, the last and every so many between them."""
+        return update == 1 or update % self.sample_every == 0 or update == self.updates
+
+
 class BestOfN(Rewarded):
     """Of n responses to each held-out prompt the best-rewarded one: an arm without training."""
 
@@ -74,11 +92,10 @@ class Rejection(Rewarded):
     max_length: int = Field(default=1024, ge=8, description="longer rows are dropped and counted")
 
 
-class Grouped(Rewarded):
+class Grouped(Watched):
     """What RLOO and GRPO are told: several responses a prompt, and no value model."""
 
     makes: ClassVar[tuple[str, ...]] = ("policy",)
-    updates: int = Field(default=100, ge=1)
     batch_size: int = Field(default=128, ge=2, description="responses an update")
     group: int = Field(default=8, ge=2, description="responses a prompt")
     minibatches: int = Field(default=1, ge=1, description="optimiser steps an epoch")
@@ -95,6 +112,11 @@ class Grouped(Rewarded):
         ge=0,
         description="subtracted from a truncated response's score (1 = a spread of the scores)",
     )
+
+    @property
+    def minibatch(self) -> int:
+        """Responses that an optimiser step learns from."""
+        return self.batch_size // self.minibatches
 
     @model_validator(mode="after")
     def _whole_groups(self) -> Grouped:

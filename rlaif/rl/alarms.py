@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from string import Formatter
 from typing import Any
 
 from rlaif.refusals import refuses
@@ -32,11 +33,22 @@ SIGMAS, FALL = (
 
 @dataclass(frozen=True)
 class Alarm:
-    """Something to look at: what was found, and what to try."""
+    """Something to look at: what was found, and `ways` to try, which name options of the stage in braces."""
 
     kind: str
     found: str
-    advice: str
+    ways: tuple[str, ...]
+
+    def advice(self, stage: str, options: Collection[str]) -> str:
+        """What to try in a stage that has these options; a way that needs another one is left out."""
+        named = {option: f"{stage}.{option}" for option in options}
+        open_to_it = [way.format_map(named) for way in self.ways if _asked(way) <= named.keys()]
+        return ", or ".join(filter(None, (", ".join(open_to_it[:-1]), open_to_it[-1])))
+
+
+def _asked(way: str) -> set[str]:
+    """The options that a way names."""
+    return {name for _, name, _, _ in Formatter().parse(way) if name}
 
 
 def refusals(texts: Sequence[str]) -> float:
@@ -76,10 +88,10 @@ def kl_blow_up(rows: Rows) -> Iterator[Alarm]:
     token, step = _mean(last, "exact_kl") / max(1.0, _mean(last, "length")), _mean(last, "approx_kl")
     if token > KL_TOKEN:
         yield Alarm("kl", f"the policy is {token:.2f} nats a token from the reference",
-                    "raise ppo.kl_coef or set ppo.kl_target")  # fmt: skip
+                    ("raise {kl_coef}", "set {kl_target}"))  # fmt: skip
     elif step > KL_STEP:
         yield Alarm("kl", f"an update moves the policy by {step:.2f} nats a token",
-                    "lower ppo.learning_rate or ppo.epochs, or set ppo.stop_kl")  # fmt: skip
+                    ("lower {learning_rate} or {epochs}", "set {stop_kl}"))  # fmt: skip
 
 
 def entropy_collapse(rows: Rows) -> Iterator[Alarm]:
@@ -87,7 +99,7 @@ def entropy_collapse(rows: Rows) -> Iterator[Alarm]:
     first, last = _ends(rows, "entropy")
     if last < ENTROPY * first:
         yield Alarm("entropy", f"entropy fell from {first:.2f} to {last:.2f} nats a token",
-                    "raise ppo.kl_coef, lower ppo.learning_rate, or stop earlier")  # fmt: skip
+                    ("raise {kl_coef}", "lower {learning_rate}", "stop earlier"))  # fmt: skip
 
 
 def length_drift(rows: Rows) -> Iterator[Alarm]:
@@ -95,7 +107,7 @@ def length_drift(rows: Rows) -> Iterator[Alarm]:
     first, last = _ends(rows, "length")
     if not SHORTER * first <= last <= LONGER * first:
         yield Alarm("length", f"responses went from {first:.0f} to {last:.0f} tokens",
-                    "look whether the reward model prefers it (its length baseline), or add a length source to ppo.rewards")  # fmt: skip
+                    ("look whether the reward model prefers it (its length baseline)", "add a length source to {rewards}"))  # fmt: skip
 
 
 def cut_off(rows: Rows) -> Iterator[Alarm]:
@@ -103,7 +115,7 @@ def cut_off(rows: Rows) -> Iterator[Alarm]:
     share = _mean(rows[-WINDOW:], "truncated")
     if share > CUT:
         yield Alarm("truncated", f"{share:.0%} of the responses are cut off at the token limit",
-                    "raise ppo.max_tokens or ppo.missing_eos_penalty; see that the policy's training text ends in its EOS")  # fmt: skip
+                    ("see that the policy's training text ends in its EOS", "raise {max_tokens}", "raise {missing_eos_penalty}"))  # fmt: skip
 
 
 def same_words(rows: Rows) -> Iterator[Alarm]:
@@ -111,7 +123,7 @@ def same_words(rows: Rows) -> Iterator[Alarm]:
     first, last = _ends(rows, "boilerplate")
     if last > SAME and last > first + SAME_RISE:
         yield Alarm("boilerplate", f"{last:.0%} of the responses have the same four words in a row, at first {first:.0%}",
-                    "read samples.jsonl; raise ppo.kl_coef, or label pairs that differ in the phrase alone")  # fmt: skip
+                    ("read samples.jsonl", "raise {kl_coef}", "label pairs that differ in the phrase alone"))  # fmt: skip
 
 
 def refusal_drift(rows: Rows) -> Iterator[Alarm]:
@@ -119,7 +131,7 @@ def refusal_drift(rows: Rows) -> Iterator[Alarm]:
     first, last = _ends(rows, "refusals")
     if last > first + REFUSALS:
         yield Alarm("refusals", f"refusals went from {first:.0%} to {last:.0%}",
-                    "weigh the helpful principles more, or add prompts that must not be refused")  # fmt: skip
+                    ("weigh the helpful principles more", "add prompts that must not be refused"))  # fmt: skip
 
 
 def over_optimisation(rows: Rows) -> Iterator[Alarm]:
@@ -139,7 +151,7 @@ def over_optimisation(rows: Rows) -> Iterator[Alarm]:
             name = {"gold": "the gold score", "heldout_gold": "the gold score of held-out prompts"}.get(key, "the judge's opinion of held-out answers")  # fmt: skip
             yield Alarm("over-optimisation", f"the score still rises, but {name} fell from {truth[best]:.2f} "
                         f"(update {spans[best][-1]['update']}) to {truth[-1]:.2f}",
-                        "stop near that update, raise ppo.kl_coef, or train the reward model on more or cleaner labels")  # fmt: skip
+                        ("stop near that update", "raise {kl_coef}", "train the reward model on more or cleaner labels"))  # fmt: skip
             return
 
 

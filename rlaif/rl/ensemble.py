@@ -43,5 +43,6 @@ class Ensemble:
         """Raw score of each episode. → B"""
         pairs = zip(self.members, self.scales, strict=True)
         scores_MB = torch.stack([(member(episodes, prompts) - s.mean) / s.std for member, s in pairs])
+        self.unread = max(member.unread for member in self.members)
         first = self.scales[0]
         return first.mean + first.std * pool(scores_MB, self.how, self.k)

@@ -8,8 +8,8 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from rlaif.rl.episodes import Episodes
-from rlaif.rl.heads import Final
+from rlaif.rl.episodes import Episodes, micro_batches, real
+from rlaif.rl.heads import COMPARED, Final, compare
 from rlaif.rl.sharding import within
 
 SHORT = 512  # tokens of prompt and response up to which attention is computed as plain products
@@ -62,6 +62,22 @@ def response_final(model: Any, episodes: Episodes, hidden_BRD: Tensor | None = N
     return Final(hidden_ND.to(dtype), weight_VD.to(dtype))
 
 
+@torch.no_grad()
+def compare_responses(
+    policy: Any, reference: Any, episodes: Episodes, temperature: float, limit: int
+) -> dict[str, Tensor]:
+    """What `compare` finds, summed over each response's tokens; `limit` episodes at a time. → each B"""
+    device = episodes.ids_BL.device
+    found = {name: torch.zeros(len(episodes), device=device) for name in COMPARED}
+    every = torch.arange(len(episodes), device=device)
+    for rows in micro_batches(every, episodes.length_B, limit):
+        part = episodes.select(rows)
+        own, other = (response_final(model, part) for model in (policy, reference))
+        for name, values_N in compare(own, other, part.tokens(), temperature).items():
+            found[name].index_add_(0, rows[part.states()[0]], values_N)
+    return found
+
+
 def response_logits(model: Any, episodes: Episodes, temperature: float) -> Tensor:
     """Logits, divided by the temperature, that each response token was drawn from. → NV"""
     final = response_final(model, episodes)
@@ -95,8 +111,16 @@ def response_values(model: Any, episodes: Episodes, count_B: Tensor | None = Non
     return within(model, read)[:, 0].float()
 
 
+def has_score(model: Any) -> bool:
+    """Whether a sequence classifier is a decoder with a linear `score` head over its states; encoders are not."""
+    return isinstance(getattr(model, "score", None), torch.nn.Linear)
+
+
 def final_scores(model: Any, episodes: Episodes) -> Tensor:
-    """The `score` head at the last real token of each episode: the reward model's verdict. → B"""
+    """The reward model's verdict: its `score` head at the last real token, or where that isn't how it reads, what it says. → B"""
+    if not has_score(model):
+        mask_BL = real(episodes.length_B, episodes.ids_BL.shape[1]).long()
+        return model(input_ids=episodes.ids_BL, attention_mask=mask_BL).logits[:, 0].float()
     hidden_BLD = model.base_model(input_ids=episodes.ids_BL, use_cache=False).last_hidden_state
     rows_B = torch.arange(len(episodes), device=hidden_BLD.device)
     return model.score(hidden_BLD[rows_B, episodes.length_B - 1])[:, 0].float()

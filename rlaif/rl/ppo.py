@@ -175,7 +175,7 @@ class PPO:
         """
         generator = torch.Generator().manual_seed(derive_seed(self.seed, "minibatches", number))
         shuffled = torch.randperm(len(episodes), generator=generator).to(self.device)
-        chunks = shuffled.chunk(self.options.minibatches)
+        chunks = shuffled.tensor_split(self.options.minibatches)
         limits = [min(self.options.micro_batch, -(-len(rows) // self.ranks.count)) for rows in chunks]
         return [micro_batches(r, episodes.length_B, n) for r, n in zip(chunks, limits, strict=True)]
 

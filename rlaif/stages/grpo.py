@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from rlaif.runfolder import Stage
 
+SHARED = True  # several processes can do it together
+
 
 def run(stage: Stage) -> None:
-    """Write policy/ and metrics.jsonl (one row an update)."""
+    """Write policy/, metrics.jsonl (one row an update) and samples.jsonl."""
     from trl.trainer.grpo_config import GRPOConfig
     from trl.trainer.grpo_trainer import GRPOTrainer
 

@@ -15,21 +15,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlaif.errors import UserError
-from rlaif.prompts import encode_chat, has_chat_template
-from rlaif.rewards import Opened, fix_scales, open_rewards, reference_samples
+from rlaif.prompts import has_chat_template
+from rlaif.rewards import Opened, fitting_prompts, fix_scales, open_rewards, reference_samples
 from rlaif.runfolder import Journal, Stage
 from rlaif.seeds import derive_seed, in_rounds
 from rlaif.spending import BudgetReached
 from rlaif.stats import mean
 from rlaif.tracking import open_tracker
-from rlaif.watching import Watch
+from rlaif.watching import Sampled, Watch, note_alarms, rung
 
 if TYPE_CHECKING:
-    from rlaif.records import Prompt
-    from rlaif.rl.ppo import PPO, NotFinite, PromptTokens
+    from rlaif.rl.ppo import PPO, Experience, NotFinite, PromptTokens
     from rlaif.rl.pretraining import Pretraining
     from rlaif.rl.ranks import Ranks
-    from rlaif.rl.reward import Rewards
     from rlaif.rl.vllm_rollout import VllmSampler
 
 SHARED = True  # several processes can do it together
@@ -84,7 +82,10 @@ def _open(stage: Stage) -> Parts:
     policy = load_causal_lm(start, config.device, config.dtype if o.lora else "float32")
     opened = open_rewards(stage, tokenizer)
     room = min(context_length(policy), opened.context) - o.max_tokens
-    prompts, heldout = _prompts(stage, tokenizer, room, opened.rewards)
+    prompts, heldout = fitting_prompts(stage, tokenizer, room, opened.rewards)
+    if not has_chat_template(tokenizer):
+        stage.notes.append("the policy has no chat template: plain Human/Assistant turns are used, and a response ends "
+                           "where it writes the next Human turn")  # fmt: skip
     eos, stops = eos_ids(policy, tokenizer), turn_end(tokenizer)
     precision = resolve_dtype(config.dtype, policy.device, policy.num_parameters())
     longest = max(len(p.ids) for p in [*prompts, *heldout]) + o.max_tokens
@@ -170,32 +171,6 @@ def _pretraining(stage: Stage, tokenizer: Any, room: int) -> Pretraining | None:
     return Pretraining(blocks, ptx.batch_size, ptx.coef, derive_seed(stage.seed, "ptx"))
 
 
-def _prompts(
-    stage: Stage, tokenizer: Any, room: int, rewards: Rewards
-) -> tuple[list[PromptTokens], list[PromptTokens]]:
-    """Training and held-out prompts as tokens; those that leave no room for a response are dropped and counted."""
-    from rlaif.rl.ppo import PromptTokens
-
-    def fitting(prompts: list[Prompt]) -> list[PromptTokens]:
-        read = [PromptTokens(encode_chat(tokenizer, p.chat), p) for p in prompts]
-        return [
-            p for p in read if len(p.ids) <= room and all(s.score.fits(p.source) for s in rewards.sources)
-        ]
-
-    every = stage.run.prompts("train")
-    prompts = fitting(every)
-    stage.dropped["prompt and response do not fit the model's context"] += len(every) - len(prompts)
-    stage.save("running", **{"in": len(every), "kept": len(prompts)})
-    if not prompts:
-        raise UserError(f"{stage.dir.name}: none of {len(every)} prompts leaves room for {stage.options.max_tokens} new tokens "
-                        f"in a context of {room + stage.options.max_tokens}.", "at least one prompt that fits", "lower ppo.max_tokens")  # fmt: skip
-    if not has_chat_template(tokenizer):
-        stage.notes.append("the policy has no chat template: plain Human/Assistant turns are used, and a response ends "
-                           "where it writes the next Human turn")  # fmt: skip
-    heldout = sorted(stage.run.prompts("heldout"), key=lambda p: p.id)
-    return prompts, fitting(heldout)[: stage.options.watch]
-
-
 def _train(stage: Stage, parts: Parts, metrics: Journal, samples: Journal) -> None:
     """Update after update, from the last checkpoint where there is one."""
     from rlaif.rl import checkpoint
@@ -207,7 +182,7 @@ def _train(stage: Stage, parts: Parts, metrics: Journal, samples: Journal) -> No
     metrics.rewind(done)
     samples.rewind(done)
     judge = parts.opened.judge
-    watch = Watch(stage, parts.ppo, parts.tokenizer, parts.heldout, judge, metrics.rows())
+    watch = Watch(stage, lambda *part: _answers(parts, *part), parts.heldout, judge, metrics.rows())
     with open_tracker(stage) as track, stage.progress(o.updates, "updates", done) as tick:
         for number in range(done + 1, o.updates + 1):
             batch = in_rounds(parts.prompts, number, o.batch_size, stage.seed)
@@ -222,15 +197,38 @@ def _train(stage: Stage, parts: Parts, metrics: Journal, samples: Journal) -> No
                 _keep(folder, parts.ppo, number - 1)
                 raise unrewarded(stage, number, error, checkpoint.latest(folder)) from error
             row |= parts.opened.rewards.seen
-            looks = number == 1 or number % o.sample_every == 0 or number == o.updates
-            row = watch.measured(row, experience, batch, looks)
+            sampled = _sampled(parts.tokenizer, batch, experience)
+            row = watch.measured(row, sampled, o.looks(number))
             metrics.append(row)
             track(row)
-            if looks:
-                samples.append(*watch.samples(number, experience, batch))
+            if o.looks(number):
+                samples.append(*watch.samples(number, sampled))
             if number % o.checkpoint_every == 0 or number == o.updates:
                 checkpoint.save(folder, parts.ppo, number)
             tick(1)
+
+
+def _answers(parts: Parts, prompts: Sequence[PromptTokens], number: int) -> list[str]:
+    """The policy's answers to held-out prompts, with the same random numbers whenever it is asked."""
+    from rlaif.rl.texts import texts_of
+
+    return texts_of(parts.tokenizer, parts.ppo.sample(prompts, "watch", number))
+
+
+def _sampled(tokenizer: Any, batch: Sequence[PromptTokens], experience: Experience) -> list[Sampled]:
+    """The update's responses as they are watched."""
+    from rlaif.rl.texts import texts_of
+
+    e = experience
+    columns = {
+        "score": e.score_B, "log_prob": e.log_prob.sum(1), "kl": (e.log_prob - e.reference).sum(1),
+        "exact_kl": e.exact_kl.sum(1), "tokens": e.episodes.response_B, "ended": e.episodes.ended_B,
+    }  # fmt: skip
+    numbers = zip(*(column.tolist() for column in columns.values()), strict=True)
+    return [
+        Sampled(p.source, text, dict(zip(columns, row, strict=True)))
+        for p, text, row in zip(batch, texts_of(tokenizer, e.episodes), numbers, strict=True)
+    ]
 
 
 def _keep(folder: Path, ppo: PPO, update: int) -> None:
@@ -325,7 +323,7 @@ def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "score_start": over(first, "score"), "score_end": over(last, "score"),
         "length": over(last, "length"), "truncated": over(last, "truncated"), "entropy": over(last, "entropy"),
         "seconds_per_update": over(rows, "seconds"),
-        "alarms": [{"update": row["update"], **alarm} for row in rows for alarm in row.get("alarms", ())],
+        "alarms": rung(rows),
     }  # fmt: skip
 
 
@@ -335,9 +333,7 @@ def _note_doubts(stage: Stage, rows: Sequence[dict[str, Any]]) -> None:
     if off:
         stage.notes.append(f"the first ratio of an update should be 1 and was not in {len(off)} of {len(rows)} "
                            f"updates (furthest: {max(off, key=lambda r: abs(r - 1)):.6f}): forward passes here are not repeatable")  # fmt: skip
-    rang = [f"{alarm['kind']} at update {alarm['update']}" for alarm in stage.metrics["alarms"]]
-    if rang:
-        stage.notes.append(f"alarms rang: {', '.join(rang)}; the report says what to try")
+    note_alarms(stage)
     if stage.options.ema:
         stage.notes.append(
             f"policy/ is the moving average of the weights (decay {stage.options.ema} an update)"
