@@ -110,7 +110,7 @@ def parse_choice(text: str, choices: Sequence[str]) -> str | None:
         text = re.sub(rf"{before}\W*(?:(?:the )?{_NOUN}\W*)?{one}", instead, text.strip())
     places = (
         rf"^\W*{one}{_ALONE}", rf"{one}\W*$", rf"{one}\W*:",
-        rf"\b{_SAYS}\b{_MARKS}{one}{_ALONE}", rf"\b{_NOUN}\s+\W*{one}{_DENIED}",
+        rf"\b{_SAYS}\b{_MARKS}{one}{_ALONE}", rf"\b{_NOUN}\s\W*{one}{_DENIED}",
     )  # fmt: skip
     named = {found for place in places for found in re.findall(place, text)}
     return named.pop() if len(named) == 1 else None

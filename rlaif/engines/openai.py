@@ -30,7 +30,7 @@ from rlaif.engines.answers import (
     sum_variants,
 )
 from rlaif.engines.endpoints import CONNECT, TIMEOUT, Endpoint, Job, Pool, Trouble, retry_after
-from rlaif.errors import UserError, plain
+from rlaif.errors import UserError, printable
 from rlaif.refusals import refuses
 
 _FEWER = {20: 5, 5: 0}  # likeliest tokens to ask for where a server does not take that many
@@ -277,7 +277,7 @@ class OpenAIEngine:
 
     def _clean(self, text: str) -> str:
         """A server's words for a message: without the key, and nothing in them that a terminal would obey."""
-        return plain(self._without_key(text))
+        return printable(self._without_key(text))
 
     def health(self) -> dict[str, str]:
         """Each endpoint's state in words: what it serves, or why it does not answer."""
