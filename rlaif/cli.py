@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from rlaif.errors import UserError
+from rlaif.errors import OBEYED, UserError, printable
 
 # trl and the hub report usage by default; nothing this program starts does.
 os.environ.update({"HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1", "TRL_DISABLE_TELEMETRY": "1"})
@@ -37,8 +37,19 @@ RunDir = Annotated[Path, typer.Argument(help="A run folder.")]
 
 
 def emit(data: Any) -> None:
-    """Print a result as JSON."""
-    print(json.dumps(data, indent=2, ensure_ascii=False, default=str))
+    """Print a result as JSON; what a terminal would obey is escaped, which changes no value."""
+    text = json.dumps(data, indent=2, ensure_ascii=False, default=str)
+    print(OBEYED.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
+
+
+def say(text: object) -> None:
+    """Print a result as text, with nothing in it that a terminal would obey."""
+    print(printable(str(text)))
+
+
+def tell(text: object) -> None:
+    """Print progress, with nothing in it that a terminal would obey."""
+    stderr.print(printable(str(text)))
 
 
 @app.command("run", rich_help_panel="The loop")
@@ -60,11 +71,11 @@ def run_command(
         emit(pipeline.dry_run(config, set_ or []))
         return
     try:
-        this = pipeline.run(config, out, set_ or [], until, Progress, stderr.print)
+        this = pipeline.run(config, out, set_ or [], until, Progress, tell)
     except KeyboardInterrupt:
         stderr.print("\nInterrupted; every finished row is kept. Run the same command again to continue.")
         raise SystemExit(130) from None
-    print(this.path / "report.html")
+    say(this.path / "report.html")
 
 
 @app.command(rich_help_panel="The loop")
@@ -89,7 +100,8 @@ def print_summary(data: dict[str, Any]) -> None:
     from rich.table import Table
 
     console = Console(highlight=False)
-    console.print(f"{data.get('name', 'run')}: {data['status']}", markup=False)
+    data = _shown(data)
+    console.print(f"{data.get('name', 'run')}: {data['status']}")
     stages = Table("stage", "status", "seconds", "in", "kept", "dropped")
     for s in data["stages"]:
         why = ", ".join(f"{n} × {reason}" for reason, n in s["dropped"].items() if n)
@@ -112,7 +124,18 @@ def print_summary(data: dict[str, Any]) -> None:
         if data.get(part):
             numbers = {k: v for k, v in data[part].items() if isinstance(v, (int, float))}
             line = ", ".join(f"{k} {v:.4g}" for k, v in numbers.items())
-            console.print(f"{part}: {line}", markup=False)
+            console.print(f"{part}: {line}")
+
+
+def _shown(data: Any) -> Any:
+    """The same data with all its words as `printable` leaves them, and no markup of rich's."""
+    from rich.markup import escape
+
+    if isinstance(data, dict):
+        return {_shown(key): _shown(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [_shown(value) for value in data]
+    return escape(printable(data)) if isinstance(data, str) else data
 
 
 @app.command(rich_help_panel="The loop")
@@ -130,8 +153,8 @@ def compare(
     if as_json:
         emit(data)
     else:
-        print("\n".join(in_words(data)))
-        print(page)
+        say("\n".join(in_words(data)))
+        say(page)
 
 
 @judge_app.command("audit")
@@ -161,8 +184,8 @@ def judge_audit(
     if as_json:
         emit(data)
     else:
-        print("\n".join([*in_words(data), *(f"Read with care: {doubt}" for doubt in doubts(data))]))
-        print(page)
+        say("\n".join([*in_words(data), *(f"Read with care: {doubt}" for doubt in doubts(data))]))
+        say(page)
 
 
 @constitution_app.command("lint")
@@ -177,8 +200,8 @@ def constitution_lint(
 
     constitution = Constitution.load(path)
     for warning in lint(path, read_rows(prompts, Prompt) if prompts else ()):
-        print(f"warning: {warning}")
-    print(f"{path}: {len(constitution.principles)} principles, hash {constitution.hash}")
+        say(f"warning: {warning}")
+    say(f"{path}: {len(constitution.principles)} principles, hash {constitution.hash}")
 
 
 @constitution_app.command("schema")
@@ -214,7 +237,7 @@ def playground_build(
     """Train the playground's policy and feedback model from scratch and print what they can do."""
     from rlaif.playground.builder import build
 
-    emit(build(out, seed=seed, scale=scale, progress=stderr.print))
+    emit(build(out, seed=seed, scale=scale, progress=tell))
 
 
 @playground_app.command("sample")
@@ -250,7 +273,7 @@ def check(
                 if isinstance(value, dict)
                 else value
             )
-            print(f"{key}: {told}")
+            say(f"{key}: {told}")
 
 
 class Progress:
@@ -270,7 +293,7 @@ class Progress:
                 bars.TimeElapsedColumn(), bars.TimeRemainingColumn(), console=stderr, transient=True,
             )  # fmt: skip
             self.bar.start()
-            self.task = self.bar.add_task(self.what, total=self.total, completed=self.done)
+            self.task = self.bar.add_task(printable(self.what), total=self.total, completed=self.done)
         return self.tick
 
     def tick(self, n: int = 1) -> None:
@@ -282,7 +305,7 @@ class Progress:
             self.told = time.monotonic()
             rate = (self.done - self.begun) / (self.told - self.start)
             left = f", {(self.total - self.done) / rate:.0f} s left" if rate else ""
-            stderr.print(f"{self.what}: {self.done}/{self.total}, {rate:.1f}/s{left}")
+            tell(f"{self.what}: {self.done}/{self.total}, {rate:.1f}/s{left}")
 
     def __exit__(self, *_: object) -> None:
         if self.bar:
@@ -297,7 +320,7 @@ def main() -> None:
         app()
     except UserError as error:
         if processes.is_first():
-            stderr.print(f"Error: {error}" if error.code == 2 else str(error))
+            tell(f"Error: {error}" if error.code == 2 else str(error))
         else:
             processes.give_way()
         sys.exit(error.code)

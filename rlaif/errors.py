@@ -1,5 +1,15 @@
 """Errors meant for people: what was found, what is needed, what to do next."""
 
+import re
+
+# All but tabs and line breaks of the control characters (C0, C1), and those that turn the direction of writing.
+OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+
+
+def printable(text: str) -> str:
+    """Text of others for a terminal: what it would obey rather than show is spelt out, as in \\x1b or \\u202e."""
+    return OBEYED.sub(lambda found: ascii(found[0])[1:-1], text)
+
 
 class UserError(Exception):
     """A mistake the user can mend; the command line prints it without a traceback and exits with code 2.
@@ -12,7 +22,7 @@ class UserError(Exception):
     def __init__(self, found: str, need: str = "", next: str = "") -> None:
         self.found, self.need, self.next = found, need, next
         parts = [found, need and f"Needed: {need}", next and f"Next: {next}"]
-        super().__init__("\n".join(part for part in parts if part))
+        super().__init__(printable("\n".join(part for part in parts if part)))
 
 
 def nearest(word: str, known: "list[str] | tuple[str, ...]") -> str:

@@ -64,6 +64,11 @@ class Ledger:
         """A model that the config does not name is one that the run made of its policy."""
         return model if model == self.config.feedback.model else self.config.policy.model
 
+    def by_endpoint(self, model: str) -> bool:
+        """Whether a server answers for the model, so that one question may take several requests."""
+        roles = (self.config.feedback, self.config.policy)
+        return any(role.engine == "openai" for role in roles if role.model == self._role(model))
+
     def spend(self, stage: str, model: str, used: Amounts) -> None:
         """Count what a model was asked for."""
         model = self._role(model)

@@ -57,8 +57,22 @@ def test_held_out_looks_ring_too(key):
     for row in rows:
         row.pop("gold")
         if row["update"] % 10 == 0:
-            row |= {"heldout": 64, key: 0.9 if row["update"] <= 30 else 0.5}
+            row |= {"heldout": 64, key: 0.9 if row["update"] <= 30 else 0.5, "heldout_judge_error": 0.04}
     assert first(rows, "over-optimisation") == 40
+
+
+@pytest.mark.parametrize(("spread", "rings"), [(0.04, 40), (0.2, None)])
+def test_a_judges_scores_have_a_scale_of_their_own(spread, rings):
+    rows = history()
+    for row in rows:
+        row.pop("gold")
+        if row["update"] % 10 == 0:  # from 1 to 10, or from -1 to 1: no share of anything
+            row |= {
+                "heldout": 64,
+                "heldout_judge": -0.2 if row["update"] <= 30 else -0.6,
+                "heldout_judge_error": spread,
+            }
+    assert first(rows, "over-optimisation") == rings
 
 
 @pytest.mark.parametrize(("kind", "changes"), [

@@ -200,6 +200,17 @@ def test_best_of_n_chooses_the_best_and_its_curve_ends_there(chosen):
     assert set(stage.metrics["gao"]) == {"alpha", "beta", "peak", "rmse"}
 
 
+def test_prompts_that_the_gold_scorer_does_not_know_are_left_out_of_its_curve(tmp_path, policy, monkeypatch):
+    stages = {"stage": "best_of_n", "n": 2, "rewards": [source()], "max_tokens": 6}, {"stage": "evaluate"}
+    run = run_of(tmp_path / "run", policy, *stages)
+    known = {prompt.id for prompt in run.prompts("heldout")[::2]}
+    monkeypatch.setattr(
+        best_of_n, "load_gold", lambda *_: lambda p, text: {"kind": True} if p.id in known else {}
+    )
+    best_of_n.run(run.stages[0])
+    assert [point["gold"] for point in run.stages[0].metrics["curve"]] == [1.0, 1.0]
+
+
 def test_it_stands_in_the_evaluation_like_a_policy(chosen):
     from rlaif.comparing.summary import summarise
 

@@ -11,7 +11,7 @@ import pytest
 from rlaif import pipeline
 from rlaif.comparing.summary import summarise
 from rlaif.config import load_config
-from rlaif.engines import GenerateRequest, ScoreRequest, Scripted
+from rlaif.engines import GenerateRequest, ScoreRequest, Scripted, open_engine
 from rlaif.engines.metered import MeteredEngine
 from rlaif.errors import UserError
 from rlaif.options.base import Price
@@ -19,6 +19,7 @@ from rlaif.records import Comparison, Label, Message, Prompt, Response
 from rlaif.runfolder import RowFile, Rows, Run, is_heldout, read_json
 from rlaif.spending import Account, BudgetReached, Ledger, money
 from tests import scripts
+from tests.stub_server import Stub, serving
 
 ROOT = Path(__file__).parent.parent
 
@@ -134,6 +135,30 @@ def test_no_question_is_asked_that_could_exceed_the_budget(project):
     writing = [GenerateRequest([{"role": "user", "content": "Reply: sun\nRule: Never say sun."}], 8)]
     assert [index for index, _ in engine.generate(writing)] == [0]
     assert engine.usage.calls == 5
+
+
+@pytest.mark.parametrize("logprobs", [True, False])
+def test_an_endpoint_stays_within_the_cap_however_often_a_question_must_be_asked(
+    project, monkeypatch, logprobs
+):
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-of-the-stub")
+    stub = Stub()
+    if logprobs:  # a router: one in two answers has none
+        stub.fault = lambda body: stub.asked.append(body) or ("bare" if len(stub.asked) % 2 else None)
+    stub.logprobs = logprobs
+    with serving(stub) as url:
+        config = load_config(
+            project / "config.yaml",
+            [f'feedback={{"engine": "openai", "model": "judge", "base_url": "{url}"}}', "budget.calls=40"],
+        )
+        ledger = Ledger(project / "spending.jsonl", config)
+        engine = open_engine(config.feedback, None, Account(ledger, "label"))
+        requests = [
+            ScoreRequest([{"role": "user", "content": f"{n}: "}], ("a", "b"), ("A", "B")) for n in range(60)
+        ]
+        with pytest.raises(BudgetReached):
+            list(engine.score_choices(requests))
+    assert 32 < ledger.figures()["calls"] == engine.usage.calls <= 40
 
 
 def test_prices_and_budgets_that_cannot_be_meant_are_refused(project):

@@ -54,6 +54,29 @@ def test_show_a_row_with_everything_that_led_to_it(project):
     assert {step["from_id"], step["prompt_id"]} <= {row["id"] for row in rows}
 
 
+def test_nothing_a_terminal_would_obey_is_printed(project):
+    evil = "\x1b]0;owned\x07 \x9b2J \u202e"
+    prompts = project / "prompts.jsonl"
+    prompts.write_text(prompts.read_text().replace("Question", json.dumps(evil)[1:-1]))
+    assert (
+        rlaif("run", project / "config.yaml", "--out", project / "run", "--until", "critique").returncode == 0
+    )
+    stage = project / "run" / "02_critique" / "stage.json"
+    stage.write_text(json.dumps(json.loads(stage.read_text()) | {"dropped": {f"[bold]{evil}": 3}}))
+    step = json.loads((project / "run" / "02_critique" / "revisions.jsonl").read_text().splitlines()[0])
+    summary, data, row = (
+        rlaif("show", project / "run", *words, COLUMNS="300").stdout
+        for words in ((), ("--json",), (step["id"],))
+    )
+    assert not set("\x1b\x07\x9b\u202e") & set(summary + data + row)
+    assert r"3 × [bold]\x1b]0;owned\x07 \x9b2J \u202e" in " ".join(summary.replace("│", " ").split())
+    assert list(json.loads(data)["stages"][1]["dropped"]) == [f"[bold]{evil}"]
+    assert any(evil in m["content"] for found in json.loads(row) for m in found.get("messages", ()))
+    named = f"name: {json.dumps('s' + evil)}"
+    (project / "evil.yaml").write_text((project / "config.yaml").read_text().replace("name: small", named))
+    assert r"found: 's\x1b]0;owned" in refused(rlaif("run", project / "evil.yaml"))
+
+
 @pytest.mark.parametrize(
     ("old", "new", "expected"),
     [

@@ -1,7 +1,7 @@
 """The endpoint engine against a real HTTP server that answers, refuses, breaks off and lies."""
 
-import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from threading import Lock
 
 import pytest
 
@@ -9,7 +9,7 @@ import rlaif.engines.endpoints as endpoints
 import rlaif.engines.openai as module
 from rlaif.config import ModelConfig
 from rlaif.engines import GenerateRequest, ScoreRequest
-from rlaif.engines.openai import OpenAIEngine, parse_choice, same_model, sum_variants
+from rlaif.engines.openai import OpenAIEngine
 from rlaif.errors import UserError
 from rlaif.prompts import user
 from tests.stub_server import Stub, serving
@@ -96,25 +96,45 @@ def test_without_log_probabilities_a_verdict_is_written(engine: OpenAIEngine, st
     scores = dict(engine.score_choices([question("one", "two")]))[0]
     assert scores.probability(0)[1] == pytest.approx(1.0)
     assert scores.mass(0) is None  # nobody measured it
-    assert len(stub.asked) == 8  # each three times for log-probabilities, then for a word
-    assert "2 verdicts are written answers" in engine.notes[1]
-    list(engine.score_choices([question(*(f"more {n}" for n in range(10)))]))
+    assert len(stub.asked) == 5  # one of them three times for log-probabilities, then both for a word
+    assert "no log-probabilities; 2 verdicts are written answers" in engine.notes[1]
     stub.asked.clear()
     list(engine.score_choices([question("last")]))
     assert len(stub.asked) == 1  # the server is not asked for them any more
-    assert "no log-probabilities; 13 verdicts are written answers" in engine.notes[1]
+
+
+@pytest.mark.parametrize("concurrency", [1, 2, 16])
+def test_an_answer_without_log_probabilities_is_no_failure(stub: Stub, monkeypatch, concurrency: int):
+    stub.logprobs = False
+    monkeypatch.setattr(endpoints, "PAUSE", 100.0)  # a rest would show
+    with serving(stub) as url:
+        engine = engine_at(url, concurrency=concurrency, patience=5.0)
+        assert len(list(engine.score_choices([question(f"{n}") for n in range(30)]))) == 30
+    assert engine.usage.calls == len(stub.asked) == 33
+    assert engine.usage.retried == {"no log-probabilities": 2}
 
 
 def test_a_server_that_forbids_log_probabilities(engine: OpenAIEngine, stub: Stub):
-    def fault(body: dict) -> str | None:
-        return "400 logprobs is not supported by this model" if body.get("logprobs") else None
-
-    stub.fault = fault
+    declines(stub, lambda body: "logprobs" in body, "400 logprobs is not supported by this model")
     assert dict(engine.score_choices([question("one")]))[0].probability(0)[1] == pytest.approx(1.0)
 
 
-def test_a_lecture_is_unreadable_not_a_tie(engine: OpenAIEngine, stub: Stub):
-    stub.logprobs, stub.text = False, "As a model I will not compare A and B."
+def test_a_server_that_gives_fewer_log_probabilities_is_asked_for_those(engine: OpenAIEngine, stub: Stub):
+    declines(stub, lambda body: body.get("top_logprobs", 0) > 5, "400 top_logprobs must be between 0 and 5")
+    answers = dict(engine.score_choices([question(f"{n}") for n in range(8)]))
+    assert [scores.probability(0)[1] for scores in answers.values()] == pytest.approx([2 / 3] * 8)
+    assert [body["top_logprobs"] for body in stub.asked] == [20] + [5] * 8
+
+
+def declines(stub: Stub, what: Callable[[dict], bool], fault: str) -> None:
+    stub.fault = lambda body: stub.asked.append(body) or (fault if what(body) else None)
+
+
+@pytest.mark.parametrize("text", [
+    "As a model I will not compare A and B.", "I'm sorry, I can't compare these. Reply A or not, the choice is: A",
+])  # fmt: skip
+def test_a_lecture_is_unreadable_not_a_tie(engine: OpenAIEngine, stub: Stub, text: str):
+    stub.logprobs, stub.text = False, text
     scores = dict(engine.score_choices([question("one")]))[0]
     assert scores.logprobs == ((),)
     assert not scores.readable(0)
@@ -126,8 +146,14 @@ def test_an_answer_without_any_choice_among_its_tokens(engine: OpenAIEngine, stu
     assert not dict(engine.score_choices([question("one")]))[0].readable(0)
 
 
-def test_what_does_not_fit_is_counted_not_cut(engine: OpenAIEngine, stub: Stub):
-    stub.always = "400 This model's maximum context length is 8 tokens"
+@pytest.mark.parametrize("fault", [
+    "400 This model's maximum context length is 8 tokens",
+    "422 Input validation error: `inputs` tokens + `max_new_tokens` must be <= 4096. Given: 5000 `inputs` tokens",
+    "400 The input token count (140000) exceeds the maximum number of tokens allowed (131072).",
+    "400 The decoder prompt (length 9000) is longer than the maximum model length of 8192; logprobs are off.",
+])  # fmt: skip
+def test_what_does_not_fit_is_counted_not_cut(engine: OpenAIEngine, stub: Stub, fault: str):
+    stub.always = fault
     assert dict(engine.generate(asks(1)))[0].finish == "too_long"
     scores = dict(engine.score_choices([question("one", "two")]))[0]
     assert scores.too_long
@@ -171,6 +197,57 @@ def test_lasting_troubles_stop_in_bounded_time_with_their_counts(
     assert "no endpoint has answered" in said
     assert f"× {words}" in said
     assert engine.usage.as_dict()[f"retried: {words}"] >= 1
+
+
+def test_a_silent_server_is_left_after_the_patience_and_a_slow_one_is_not(stub: Stub):
+    stub.always, stub.silence = "silence", 30.0
+    with serving(stub) as url:
+        began = endpoints.time.monotonic()
+        assert "no endpoint has answered for" in stops(engine_at(url, patience=0.3))
+        assert endpoints.time.monotonic() - began < 5
+    slow, turn = Stub(), Lock()
+
+    def one_at_a_time(body: dict) -> None:
+        with turn:
+            endpoints.time.sleep(0.3)
+
+    slow.fault = one_at_a_time
+    with serving(slow) as url:  # the last of them waits for 2.4 s
+        engine = engine_at(url, patience=1.6, concurrency=8)
+        assert len(list(engine.generate(asks(8)))) == 8
+    assert engine.notes == []
+
+
+@pytest.mark.parametrize("spoil", [
+    lambda choice, answer: choice["logprobs"]["content"][0]["top_logprobs"][0].update(logprob=None),
+    lambda choice, answer: choice["logprobs"]["content"][0]["top_logprobs"][0].update(logprob=float("nan")),
+    lambda choice, answer: choice["logprobs"]["content"][0]["top_logprobs"][0].update(token=7),
+    lambda choice, answer: choice["logprobs"].update(content={"token": "A"}),
+    lambda choice, answer: choice["message"].update(content=[{"type": "text", "text": "B"}]),
+    lambda choice, answer: answer.update(choices={"0": choice}),
+    lambda choice, answer: answer.update(model=["judge"]),
+])  # fmt: skip
+def test_answers_of_odd_shape_are_asked_for_again(engine: OpenAIEngine, stub: Stub, spoil):
+    good = stub.answer
+
+    def answer(body: dict) -> dict:
+        made = good(body)
+        if len(stub.asked) == 1:
+            spoil(made["choices"][0], made)
+        return made
+
+    stub.answer = answer
+    scores = dict(engine.score_choices([question("one")]))[0]
+    assert scores.probability(0) == pytest.approx((1 / 3, 2 / 3))
+    assert engine.usage.retried == {"half an answer": 1}
+
+
+def test_what_a_server_says_does_not_reach_a_terminal_as_it_is(engine: OpenAIEngine, stub: Stub):
+    stub.always = "400 \x1b[2J\x1b]0;owned\x07 \x9b31m bad"
+    assert "\\x1b[2J\\x1b]0;owned\\x07" in stops(engine)
+    stub.always, stub.model = None, "evil\x1b[31m\x9b\u202e"
+    assert next(iter(engine.health().values())).endswith("serves evil\\x1b[31m\\x9b\\u202e")
+    assert r'answered by "evil\x1b[31m\x9b\u202e"' in stops(engine)
 
 
 def test_nobody_there(monkeypatch: pytest.MonkeyPatch):
@@ -307,15 +384,6 @@ def test_another_name_for_the_model(stub: Stub):
         assert list(engine_at(url, served_as="tiny-chat").generate(asks(1)))
 
 
-@pytest.mark.parametrize(("asked", "answered", "same"), [
-    ("gpt-4o", "gpt-4o-2024-08-06", True), ("org/Model-7B", "Model-7B", True), ("models/judge/", "judge", True),
-    ("llama3", "llama3:latest", True), ("org/m:free", "org/m", True), ("gpt-4o", "gpt-4o-mini", False),
-    ("judge", "tiny-chat", False), ("qwen-7b", "qwen-72b", False), ("gpt-4", "gpt-4.1", False),
-])  # fmt: skip
-def test_same_model(asked: str, answered: str, same: bool):
-    assert same_model(asked, answered) == same
-
-
 def test_health(engine: OpenAIEngine, stub: Stub):
     (said,) = engine.health().values()
     assert said == "well; serves judge"
@@ -355,29 +423,3 @@ def test_a_key_is_needed_only_without_an_address(monkeypatch: pytest.MonkeyPatch
 def test_secrets_do_not_belong_into_a_config(options: dict, words: str):
     with pytest.raises(ValueError, match=words):
         ModelConfig(engine="openai", model="m", **options)
-
-
-@pytest.mark.parametrize(("top", "expected"), [
-    ([("Yes", 0.5), (" Yes", 0.2), ("No", 0.1)], (0.7, 0.1)),
-    ([("Y", 0.5), ("No", 0.25), ("Maybe", 0.05)], (0.5, 0.25)),  # the beginning of one choice alone
-    ([("Yes", 0.9), ("Hm", 0.06)], (0.9, 0.04)),  # the most that is left
-    ([("Yes", 0.5), ("Hm", 0.1)], (0.5, 0.1)),  # no more than the last of the list
-])  # fmt: skip
-def test_sum_variants(top: list[tuple[str, float]], expected: tuple[float, ...]):
-    summed = sum_variants([(t, math.log(p)) for t, p in top], ("Yes", "No"))
-    assert [math.exp(x) for x in summed] == pytest.approx(expected)
-
-
-def test_a_token_that_begins_two_choices_counts_for_none():
-    assert sum_variants([("1", math.log(0.5))], ("10", "11")) == ()
-    one, ten = sum_variants([("1", math.log(0.5)), ("10", math.log(0.3))], ("1", "10"))
-    assert (math.exp(one), math.exp(ten)) == (pytest.approx(0.5), pytest.approx(0.3))
-
-
-@pytest.mark.parametrize(("text", "found"), [
-    ("A", "A"), ("**B**", "B"), ("(A)", "A"), ("Reply B is better.", "B"), ("Answer: A\n", "A"),
-    ("A or B?", None), ("", None), ("Both.", None), ("ABBA", None), ("a", None), ("A's fine", None),
-])  # fmt: skip
-def test_parse_choice(text: str, found: str | None):
-    assert parse_choice(text, ("A", "B")) == found
-    assert parse_choice("10", ("1", "10")) == "10"

@@ -110,6 +110,22 @@ def test_what_the_stage_writes(tmp_path, policy, name):
     assert not (stage.dir / "checkpoints").exists()
 
 
+@pytest.mark.parametrize("logprobs", [False, True])
+def test_a_base_models_response_ends_at_the_next_human_turn(logprobs):
+    from rlaif.groups import InGroups
+
+    class Generates:
+        def _generate_single_turn(self, *_):
+            ids = [[1, 2, 3, 4], [1, 2]]
+            return (ids, None) if logprobs else ids
+
+    class Trainer(InGroups, Generates):
+        stops = staticmethod(lambda ids: 3 if 3 in ids else None)
+
+    cut = [[1, 2, 3], [1, 2]]
+    assert Trainer()._generate_single_turn() == ((cut, None) if logprobs else cut)
+
+
 def test_prompts_are_rendered_by_our_one_call_site_and_grouped(tmp_path, policy, monkeypatch):
     from rlaif import groups
     from rlaif.engines.loading import load_tokenizer

@@ -14,6 +14,7 @@ from rlaif.engines import Scripted
 from rlaif.errors import UserError
 from rlaif.rl import texts
 from rlaif.rl.episodes import join
+from rlaif.rl.forward import final_scores
 from rlaif.rl.reward import FunctionReward, RewardFailed, Rewards, Scale, Source
 from rlaif.stages import ppo
 from tests.test_ppo_stage import rows_of, run_on_one_thread, stage_of
@@ -47,6 +48,10 @@ def not_a_number(prompts, responses):
 
 def silent(prompts, responses):
     return [None] * len(responses)
+
+
+def shy(prompts, responses):
+    return [float(len(r)) if n % 4 == 0 else None for n, r in enumerate(responses)]
 
 
 def judge():
@@ -118,7 +123,7 @@ def test_a_folder_with_its_own_tokenizer_is_a_source_beside_the_runs(tmp_path, p
     assert not any(
         "starts from the policy" in note for note in stage.notes
     )  # the run's model reads its tokens
-    assert f"score/{tmp_path / 'rm'}" in rows_of(stage)[0]
+    assert "score/" + "/".join((tmp_path / "rm").parts[-3:]) in rows_of(stage)[0]
 
 
 def test_a_prompt_that_fills_the_reward_models_context_is_dropped_and_counted(tmp_path, policy):
@@ -199,6 +204,49 @@ def test_no_opinion_is_the_mean_of_the_others(policy):
     assert rewards.seen == {"score/f": 2.0, "unread/f": pytest.approx(1 / 3)}
     with pytest.raises(RewardFailed, match="ValueError"):
         FunctionReward("f", lambda prompts, texts: ["x"] * 3, tokenizer)(episodes, [])
+
+
+def test_shares_of_a_batch_are_put_together_by_their_size():
+    from rlaif.rl.ranks import Ranks
+
+    class Two(Ranks):
+        def gather(self, items):
+            return [*items, (1, {"score/f": 5.0, "unread/f": 1.0})]
+
+    rewards = Rewards([])
+    rewards.seen, rewards.count = {"score/f": 1.0}, 3
+    assert rewards.seen_by_all(Two()) == {"score/f": 2.0, "unread/f": 0.25}
+
+
+def test_an_encoder_judges_by_its_own_head(tmp_path, policy):
+    """BERT has no `score` over its last state: its verdict is its own, with a mask over the padding."""
+    from transformers import BertConfig, BertForSequenceClassification
+
+    tokenizer = AutoTokenizer.from_pretrained(policy)
+    torch.manual_seed(0)
+    model = BertForSequenceClassification(BertConfig(
+        vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
+        max_position_embeddings=64, num_labels=1, pad_token_id=tokenizer.pad_token_id,
+    )).eval()  # fmt: skip
+    episodes = join([[5, 6], [7]], [[8, 9, 10], [11]], torch.ones(2, dtype=torch.bool), 0)
+    for i, ids in enumerate(([5, 6, 8, 9, 10], [7, 11])):
+        torch.testing.assert_close(
+            final_scores(model, episodes)[i], model(input_ids=torch.tensor([ids])).logits[0, 0]
+        )
+    model.save_pretrained(tmp_path / "bert")
+    tokenizer.save_pretrained(tmp_path / "bert")
+    stage = stage_of(tmp_path / "run", policy, updates=1, rewards=[{"source": str(tmp_path / "bert")}])
+    run_on_one_thread(stage)
+    assert any("new head" in note for note in stage.notes)
+    tail = "/".join((tmp_path / "bert").parts[-3:])
+    assert f"score/{tail}" in rows_of(stage)[0]
+
+
+def test_opinions_that_are_often_missing_are_told(tmp_path, policy):
+    stage = stage_of(tmp_path / "run", policy, updates=1, rewards=[{"source": f"{SELF}:shy"}])
+    run_on_one_thread(stage)
+    assert stage.metrics["unread"] == {f"{SELF}:shy": pytest.approx(0.75)}
+    assert any("could not read 75% of the responses" in note for note in stage.notes)
 
 
 def test_a_base_models_turn_ends_where_the_next_one_begins(tmp_path, policy, monkeypatch):

@@ -220,6 +220,68 @@ def test_nan_names_update_and_value_and_keeps_the_checkpoint(tmp_path, policy, m
     assert [row["update"] for row in rows_of(again)] == [1, 2, 3, 4, 5, 6]
 
 
+def test_a_gold_scorer_that_raises_loses_no_update(tmp_path, policy, whole, monkeypatch):
+    asked = []
+
+    def breaks(messages, reply, principles):
+        asked.append(reply)
+        if len(asked) == 3 * 8 + 1:
+            raise ZeroDivisionError("no rule")
+        return gold(messages, reply, principles)
+
+    monkeypatch.setitem(globals(), "gold_of_a_test", breaks)
+    stage = stage_of(tmp_path / "run", policy, watch=0, checkpoint_every=None)
+    stage.run.config = stage.config.model_copy(update={"gold": "tests.test_ppo_stage:gold_of_a_test"})
+    with pytest.raises(UserError, match=r"gold_of_a_test failed .ZeroDivisionError: no rule"):
+        run_on_one_thread(stage)
+    assert len(rows_of(stage)) == 4
+    again = run_on_one_thread(stage_of(tmp_path / "run", policy, watch=0))
+    assert [row["update"] for row in rows_of(again)] == list(range(1, 7))
+    scores = [[row["score"] for row in rows_of(s)] for s in (again, whole)]
+    assert scores[0] == scores[1]
+
+
+def test_checkpoints_take_a_twentieth_of_the_time(tmp_path, monkeypatch):
+    from rlaif.rl import checkpoint
+    from rlaif.rl.ranks import ALONE
+
+    clock, written = [0.0], []
+
+    def save(folder, ppo, update):
+        written.append(update)
+        clock[0] += 1.0
+
+    monkeypatch.setattr(checkpoint, "save", save)
+    monkeypatch.setattr(checkpoint.time, "monotonic", lambda: clock[0])
+    for every, seconds, due in ((None, 30.0, [1, 2, 3, 4]), (None, 10.0, [1, 3, 4]), (3, 10.0, [3, 4])):
+        pace = checkpoint.Pace(tmp_path, type("Alone", (), {"ranks": ALONE})(), every)
+        written.clear()
+        for update in range(1, 5):
+            clock[0] += seconds
+            pace.save(update, last=update == 4)
+        assert written == due
+
+
+@pytest.mark.parametrize(("options", "found"), [
+    ({"minibatches": 9}, "some would be empty"), ({"kl_target": 6.0, "kl_coef": 0.0}, "more than 0"),
+    ({"kl_target": 6.0, "kl_horizon": 7}, "would swing"), ({"critic_warmup": 6}, "learn nothing"),
+    ({"missing_eos": "bootstrap", "missing_eos_penalty": 1.0}, "has no missing_eos_penalty"),
+])  # fmt: skip
+def test_settings_that_could_do_nothing_are_refused(tmp_path, policy, options, found):
+    with pytest.raises(ValueError, match=found):
+        stage_of(tmp_path / "run", policy, **options)
+
+
+def test_half_precision_and_pools_of_one_are_refused(tmp_path, policy):
+    stage = stage_of(tmp_path / "run", policy)
+    half = stage.config.policy.model_copy(update={"dtype": "float16"})
+    stage.run.config = stage.config.model_copy(update={"policy": half})
+    with pytest.raises(UserError, match="small gradients vanish"):
+        ppo.run(stage)
+    with pytest.raises(UserError, match="has one opinion"):
+        ppo.run(stage_of(tmp_path / "run", policy, rewards=[{"source": "reward_model", "pool": "worst"}]))
+
+
 def test_a_learning_rate_that_blows_up_says_what_to_lower(tmp_path, policy):
     stage = stage_of(tmp_path / "run", policy, learning_rate=1e30, updates=6, warmup=0)
     with pytest.raises(UserError, match=r"update \d of 6: \w+ is (nan|inf|-inf)") as caught:

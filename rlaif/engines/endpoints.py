@@ -12,7 +12,7 @@ import asyncio
 import random
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
@@ -24,7 +24,7 @@ from rlaif.errors import UserError
 TRIES = 7  # of one question while others are answered: then it is the question
 PAUSE, LONGEST = 0.25, 15.0  # seconds; pauses double
 FIRST = 20.0  # seconds for an endpoint that never answered and does not say that it will
-TIMEOUT, CONNECT = 300.0, 10.0
+TIMEOUT, CONNECT = 600.0, 10.0  # of one request, while its endpoint answers others
 _PATIENT = ("HTTP 429", "HTTP 503", "HTTP 529", "no answer in time")  # busy, not wrong
 _AT_ONCE = ("HTTP 429", "no connection")  # rest after one failure
 
@@ -54,14 +54,15 @@ class Endpoint:
 
     url: str
     client: Any = None
-    answered: int = 0
+    heard: float = 0.0  # when it last answered
     row: int = 0  # failures since its last answer
     rests: int = 0  # times it rested since its last answer
     awake_at: float = 0.0
     troubles: Counter[str] = field(default_factory=Counter)
     last: Trouble | None = None
-    gives_logprobs: bool | None = None
-    bare: int = 0  # answers without the log-probabilities asked for, before it gave any
+    top: int = 20  # how many log-probabilities it is asked for, 0 where it gives none
+    gave_logprobs: bool = False
+    first: asyncio.Lock = field(default_factory=asyncio.Lock)  # held by the question that finds out
     written: int = 0  # verdicts read from a written answer
 
     @property
@@ -72,14 +73,26 @@ class Endpoint:
         return f"{parts.hostname}{port}{parts.path.rstrip('/')}"
 
     @property
+    def undecided(self) -> bool:
+        """Whether nobody knows yet that it gives log-probabilities, or that it gives none."""
+        return self.top > 0 and not self.gave_logprobs
+
+    @property
     def ailing(self) -> bool:
         """Whether it is to be asked by one worker at a time, after a rest."""
         return self.row >= 3 or (self.row > 0 and self.last is not None and self.last.kind in _AT_ONCE)
 
     def well(self) -> None:
         """An answer came."""
-        self.answered += 1
+        self.heard = time.monotonic()
         self.row = self.rests = 0
+
+    def bare(self, last: bool) -> None:
+        """An answer came without the log-probabilities asked for; `last` = the question is not asked for them again."""
+        if not last:
+            self.troubles["no log-probabilities"] += 1
+        elif self.undecided:
+            self.top = 0
 
     def failed(self, trouble: Trouble, began: float, patience: float) -> None:
         """A try that began at `began` came to nothing; those in flight together count as one reason to rest."""
@@ -103,25 +116,30 @@ class Pool:
     endpoints: list[Endpoint]
     concurrency: int
     patience: float
-    alive: float = 0.0
+    began: float = 0.0
+
+    @property
+    def alive(self) -> float:
+        """When anybody last answered, or else when the first question was asked."""
+        return max(self.began, *(endpoint.heard for endpoint in self.endpoints))
 
     async def ask(
         self,
         jobs: list[tuple[Any, Any]],
         connect: Callable[[str], Any],
-        ask: Callable[[Endpoint, Job], Awaitable[Any]],
+        ask: Callable[[Endpoint, Job], Coroutine[Any, Any, Any]],
         put: Callable[[Any], None],
     ) -> None:
         """`put((key, answer))` for every (key, question), each once; raises UserError where that cannot be had."""
         todo: asyncio.Queue[Job] = asyncio.Queue()
         for key, question in jobs:
             todo.put_nowait(Job(key, question))
-        self.alive = time.monotonic()
+        self.began = time.monotonic()
         async with AsyncExitStack() as stack, asyncio.TaskGroup() as group:
             workers = []
             for endpoint in self.endpoints:
                 endpoint.client = await stack.enter_async_context(connect(endpoint.url))
-                turn = asyncio.Lock()
+                endpoint.first, turn = asyncio.Lock(), asyncio.Lock()
                 for _ in range(min(self.concurrency, len(jobs))):
                     workers.append(group.create_task(self._work(endpoint, turn, todo, ask, put)))
             await todo.join()
@@ -146,7 +164,7 @@ class Pool:
     async def _try(self, endpoint: Endpoint, job: Job, todo: asyncio.Queue[Job], ask: Any, put: Any) -> None:
         began, was_well = time.monotonic(), not endpoint.ailing
         try:
-            answer = await ask(endpoint, job)
+            answer = await self._in_time(endpoint, ask(endpoint, job), began)
         except Trouble as trouble:
             endpoint.failed(trouble, began, self.patience)
             if trouble.kind not in _AT_ONCE and (was_well or todo.empty()):
@@ -160,10 +178,25 @@ class Pool:
             todo.put_nowait(job)
         else:
             endpoint.well()
-            self.alive = time.monotonic()
             put((job.key, answer))
         finally:
             todo.task_done()
+
+    async def _in_time(self, endpoint: Endpoint, asking: Coroutine[Any, Any, Any], began: float) -> Any:
+        """What `asking` comes to; Trouble where the endpoint has answered nobody for as long as is borne.
+
+        A slow server that works through a queue of questions is not a silent one: each answer gives the others time.
+        """
+        task = asyncio.create_task(asking)
+        try:
+            while not task.done():
+                left = max(began, endpoint.heard) + self.patience - time.monotonic()
+                if left <= 0:
+                    raise Trouble("no answer in time")
+                await asyncio.wait({task}, timeout=left)
+            return task.result()
+        finally:
+            task.cancel()
 
     def _despair(self, endpoint: Endpoint, job: Job, trouble: Trouble) -> None:
         """UserError where nobody has answered for too long, or where one question fails while others do not."""
@@ -176,7 +209,7 @@ class Pool:
 
     def _borne(self) -> float:
         """Seconds without an answer that are borne: little where nothing says that one will ever come."""
-        hopeful = any(e.answered or (e.last and e.last.kind in _PATIENT) for e in self.endpoints)
+        hopeful = any(e.heard or (e.last and e.last.kind in _PATIENT) for e in self.endpoints)
         return self.patience if hopeful else min(FIRST, self.patience)
 
     def _down(self, seconds: float) -> UserError:

@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from rlaif.engines import Engine, GenerateRequest, Generation, ScoreRequest, Scores
+from rlaif.engines.answers import READS, VERDICT_TOKENS
 from rlaif.spending import Account
 
 Q = TypeVar("Q", GenerateRequest, ScoreRequest)
 A = TypeVar("A")
 TURN = 32  # tokens a chat template may put around a turn
-VERDICT = 16  # tokens of a written verdict, where a server gives no log-probabilities
 
 
 class MeteredEngine:
@@ -22,6 +22,7 @@ class MeteredEngine:
         self.usage, self.notes, self.batched = engine.usage, engine.notes, engine.batched
         self._counted = engine.usage.as_dict()
         account.follow(engine.notes)
+        self._tries = READS + 1 if account.ledger.by_endpoint(model) else 1
 
     @property
     def fingerprint(self) -> str:
@@ -34,7 +35,7 @@ class MeteredEngine:
 
     def score_choices(self, requests: Sequence[ScoreRequest]) -> Iterator[tuple[int, Scores]]:
         """The same for questions."""
-        yield from self._within(requests, self.engine.score_choices, _most_read)
+        yield from self._within(requests, self.engine.score_choices, self._most_read)
 
     def _within(
         self, requests: Sequence[Q], ask: Callable[[Sequence[Q]], Iterator[tuple[int, A]]],
@@ -54,6 +55,12 @@ class MeteredEngine:
                 ledger.flush()
             start += len(part)
 
+    def _most_read(self, request: ScoreRequest) -> dict[str, float]:
+        shared, count = _size(request.messages), len(request.suffixes)
+        own = sum(len(suffix.encode(errors="surrogatepass")) for suffix in request.suffixes)
+        return {"calls": self._tries * count, "prompt_tokens": self._tries * (shared * count + own),
+                "tokens": (READS + VERDICT_TOKENS) * count}  # fmt: skip
+
     def _count(self) -> None:
         now: dict[str, Any] = self.engine.usage.as_dict()
         new = {key: n - self._counted.get(key, 0) for key, n in now.items() if n != self._counted.get(key, 0)}
@@ -69,9 +76,3 @@ def _size(messages: Sequence[dict[str, str]]) -> int:
 
 def _most_written(request: GenerateRequest) -> dict[str, float]:
     return {"calls": 1, "prompt_tokens": _size(request.messages), "tokens": request.max_tokens}
-
-
-def _most_read(request: ScoreRequest) -> dict[str, float]:
-    shared, count = _size(request.messages), len(request.suffixes)
-    own = sum(len(suffix.encode(errors="surrogatepass")) for suffix in request.suffixes)
-    return {"calls": count, "prompt_tokens": shared * count + own, "tokens": VERDICT * count}

@@ -1,7 +1,7 @@
 """The endpoint engine: any server, or list of servers, that speaks the OpenAI chat protocol.
 
-Verdicts are read from the log-probabilities of the first answer token (the 20 likeliest; a choice outside them gets
-the most it can have). Where a server gives none, a short answer is written and parsed, and the notes say so. Rate
+Verdicts are read from the log-probabilities of the first answer token (the 20 likeliest, or 5; a choice outside them
+gets the most it can have). Where a server gives none, a short answer is written and parsed, and the notes say so. Rate
 limits, server errors, time-outs and malformed answers are counted and asked again (`endpoints`); a wrong key, a wrong
 model or a request that no server accepts stops at once, with a message that names the endpoint.
 """
@@ -9,30 +9,38 @@ model or a request that no server accepts stops at once, with a message that nam
 from __future__ import annotations
 
 import asyncio
-import math
 import os
 import queue
 import re
 import threading
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
 from rlaif.config import ModelConfig
 from rlaif.defences import COMMON
 from rlaif.engines import UNNAMED, Chat, GenerateRequest, Generation, ScoreRequest, Scores, Usage
+from rlaif.engines.answers import (
+    READS,
+    VERDICT_TOKENS,
+    Answer,
+    answer_of,
+    parse_choice,
+    same_model,
+    sum_variants,
+)
 from rlaif.engines.endpoints import CONNECT, TIMEOUT, Endpoint, Job, Pool, Trouble, retry_after
-from rlaif.errors import UserError
+from rlaif.errors import UserError, printable
+from rlaif.refusals import refuses
 
-_TOP, _VERDICT_TOKENS, _NEVER = 20, 16, -30.0
-# Answers without log-probabilities: of one question, before it is answered in writing; of an endpoint that never gave
-# any, before it is no longer asked for them.
-_BARE, _WITHOUT = 3, 20
+_FEWER = {20: 5, 5: 0}  # likeliest tokens to ask for where a server does not take that many
 _DECLINED = {
-    "logprobs": re.compile(r"logprobs"),
     "too_long": re.compile(
-        r"context[ _](length|window|size)|maximum context|(prompt|input) is too long", re.I
+        r"context[ _](length|window|size|limit)|maximum (context|model length)|(prompt|input) is too long|"
+        r"max_new_tokens` must be <=|`inputs` must have less than|input token count.*exceeds the maximum",
+        re.I | re.S,
     ),
+    "logprobs": re.compile(r"log[ _-]?prob", re.I),
     "content_filter": re.compile(r"content[ _](filter|management|policy)", re.I),
 }
 Read = tuple[tuple[float, ...], int]  # (log-probabilities of the choices, prompt tokens)
@@ -81,14 +89,14 @@ class OpenAIEngine:
     async def _write(self, endpoint: Endpoint, job: Job) -> Generation:
         request: GenerateRequest = job.question
         try:
-            choice, usage = await self._complete(
+            answer = await self._complete(
                 endpoint, request.messages, max_tokens=request.max_tokens, temperature=request.temperature,
                 top_p=request.top_p, seed=request.seed,
             )  # fmt: skip
         except Declined as declined:
             return Generation("", declined.why)
-        text = self._clean(choice.message.content or "").strip()
-        return Generation(text, choice.finish_reason or "stop", *usage)
+        text = self._without_key(answer.text).strip()
+        return Generation(text, answer.finish, answer.prompt_tokens, answer.tokens)
 
     def score_choices(self, requests: Sequence[ScoreRequest]) -> Iterator[tuple[int, Scores]]:
         """One request a suffix; a request is yielded when all its suffixes are answered."""
@@ -116,59 +124,71 @@ class OpenAIEngine:
     async def _read(
         self, endpoint: Endpoint, job: Job, messages: Chat, choices: tuple[str, ...]
     ) -> Read | None:
-        """Log-probabilities of the first answer token; None where the endpoint gives none."""
-        if endpoint.gives_logprobs is False:
-            return None
+        """Log-probabilities of the first answer token, None where there are none; the first question finds out
+        what the endpoint gives, and the others wait for it."""
+        if endpoint.undecided:
+            async with endpoint.first:
+                if endpoint.undecided:
+                    return await self._reads(endpoint, job, messages, choices)
+        return await self._reads(endpoint, job, messages, choices)
+
+    async def _reads(
+        self, endpoint: Endpoint, job: Job, messages: Chat, choices: tuple[str, ...]
+    ) -> Read | None:
+        """The same, asked up to READS times: an answer without log-probabilities is no failure of the endpoint."""
+        while endpoint.top and job.bare < READS:
+            answer = await self._likeliest(endpoint, messages)
+            if answer and answer.top:
+                return sum_variants(answer.top, choices), answer.prompt_tokens
+            if answer:
+                job.bare += 1
+                endpoint.bare(job.bare == READS)
+        return None
+
+    async def _likeliest(self, endpoint: Endpoint, messages: Chat) -> Answer | None:
+        """An answer of one token with the likeliest ones; None where the server declines to give so many."""
+        asked = endpoint.top
         try:
-            choice, usage = await self._complete(endpoint, messages, max_tokens=1, temperature=0.0, logprobs=True,
-                                                 top_logprobs=_TOP)  # fmt: skip
+            answer = await self._complete(endpoint, messages, max_tokens=1, temperature=0.0, logprobs=True,
+                                          top_logprobs=asked)  # fmt: skip
         except Declined as declined:
             if declined.why != "logprobs":
                 raise
-            endpoint.gives_logprobs = False
+            endpoint.top = min(endpoint.top, _FEWER[asked])
             return None
-        content = getattr(choice.logprobs, "content", None)
-        if content and content[0].top_logprobs:
-            endpoint.gives_logprobs = True
-            return sum_variants([(t.token, t.logprob) for t in content[0].top_logprobs], choices), usage[0]
-        job.bare += 1
-        if endpoint.gives_logprobs is None:
-            endpoint.bare += 1
-            endpoint.gives_logprobs = False if endpoint.bare >= _WITHOUT else None
-        if job.bare < _BARE and endpoint.gives_logprobs is not False:
-            raise Trouble("no log-probabilities")
-        return None
+        if answer.top:
+            endpoint.gave_logprobs, endpoint.top = True, asked
+        return answer
 
     async def _verdict(self, endpoint: Endpoint, messages: Chat, choices: tuple[str, ...]) -> Read:
-        """A written answer as a certain verdict, () where it names no choice or several."""
-        choice, usage = await self._complete(endpoint, messages, max_tokens=_VERDICT_TOKENS, temperature=0.0)
+        """A written answer as a certain verdict, () where it refuses, names no choice or several."""
+        answer = await self._complete(endpoint, messages, max_tokens=VERDICT_TOKENS, temperature=0.0)
         endpoint.written += 1
-        named = parse_choice(choice.message.content or "", choices)
-        return (() if named is None else tuple(0.0 if c == named else UNNAMED for c in choices)), usage[0]
+        named = None if refuses(answer.text) else parse_choice(answer.text, choices)
+        verdict = () if named is None else tuple(0.0 if c == named else UNNAMED for c in choices)
+        return verdict, answer.prompt_tokens
 
-    async def _complete(
-        self, endpoint: Endpoint, messages: Chat, **options: Any
-    ) -> tuple[Any, tuple[int, int]]:
-        """(first choice, (prompt tokens, tokens)) of one chat completion."""
+    async def _complete(self, endpoint: Endpoint, messages: Chat, **options: Any) -> Answer:
+        """One chat completion, counted; raises Trouble, Declined or UserError where there is none."""
         messages = [{**m, "content": COMMON.neutral(m["content"])} for m in messages]
         try:
-            answer = await endpoint.client.chat.completions.create(
+            completion = await endpoint.client.chat.completions.create(
                 model=self.config.model, messages=messages, **options
             )
-            choices, named, used = answer.choices, answer.model, answer.usage
+            answer = answer_of(completion) if completion.choices else None
         except Exception as error:  # of the client's own, or whatever half an answer makes it stumble over
             raise self._failure(endpoint, error) from None
-        if not choices or not choices[0].message:
+        if answer is None:
             raise Trouble("no choices in the answer")
-        self._check_model(endpoint, named)
-        counts = (used.prompt_tokens or 0, used.completion_tokens or 0) if used else (0, 0)
+        self._check_model(endpoint, answer.model)
+        endpoint.well()
         self.usage.calls += 1
-        self.usage.prompt_tokens += counts[0]
-        self.usage.tokens += counts[1]
-        self.usage.shared_tokens += cached_tokens(used)
-        return choices[0], counts
+        self.usage.prompt_tokens += answer.prompt_tokens
+        self.usage.tokens += answer.tokens
+        self.usage.shared_tokens += answer.shared_tokens
+        return answer
 
-    def _check_model(self, endpoint: Endpoint, named: str | None) -> None:
+    def _check_model(self, endpoint: Endpoint, named: str) -> None:
         """Refuse another model's answers: some servers answer with whatever they have loaded."""
         asked = self.config.served_as or self.config.model
         if named and not same_model(asked, named):
@@ -177,7 +197,7 @@ class OpenAIEngine:
                             "that is another name for it")  # fmt: skip
 
     def _ask_all(
-        self, jobs: list[tuple[Any, Any]], ask: Callable[[Endpoint, Job], Awaitable[Any]]
+        self, jobs: list[tuple[Any, Any]], ask: Callable[[Endpoint, Job], Coroutine[Any, Any, Any]]
     ) -> Iterator[tuple[Any, Any]]:
         """Answers in the order they arrive; an event loop in a thread of its own.
 
@@ -215,7 +235,7 @@ class OpenAIEngine:
             if endpoint.troubles:
                 self.notes.append(f"{endpoint.name}: asked again after {endpoint.told()}.")
             if endpoint.written:
-                self.notes.append(f"{endpoint.name}: {'no' if endpoint.gives_logprobs is False else 'not always'} "
+                self.notes.append(f"{endpoint.name}: {'not always' if endpoint.top else 'no'} "
                                   f"log-probabilities; {endpoint.written} verdicts are written answers, parsed.")  # fmt: skip
 
     def _client(self, url: str) -> Any:
@@ -252,9 +272,12 @@ class OpenAIEngine:
         return UserError(f"{name}: answers with an error ({said}).", "a request it accepts",
                          "mend what it names; finished rows are kept")  # fmt: skip
 
-    def _clean(self, text: str) -> str:
-        """A server's words without the key."""
+    def _without_key(self, text: str) -> str:
         return text.replace(self._key, "…") if self._key else text
+
+    def _clean(self, text: str) -> str:
+        """A server's words for a message: without the key, and nothing in them that a terminal would obey."""
+        return printable(self._without_key(text))
 
     def health(self) -> dict[str, str]:
         """Each endpoint's state in words: what it serves, or why it does not answer."""
@@ -285,48 +308,8 @@ def _first(error: BaseException) -> BaseException:
     return error
 
 
-def same_model(asked: str, answered: str) -> bool:
-    """Whether an answer's model name is the one asked for: with or without its path, tag, or date of release."""
-    one, other = (name.rstrip("/").rsplit("/", 1)[-1].lower() for name in (asked, answered))
-    return (
-        one == other
-        or bool(re.fullmatch(re.escape(one) + r"[-@:]?[\d-]*(:latest)?", other))
-        or one.startswith(other + ":")
-    )
-
-
-def cached_tokens(used: Any) -> int:
-    """Of an answer's prompt tokens those that the server says it had read before."""
-    return getattr(getattr(used, "prompt_tokens_details", None), "cached_tokens", 0) or 0
-
-
 def _scores(parts: list[tuple[tuple[float, ...], int] | None]) -> Scores:
     answers = [part for part in parts if part is not None]
     if len(answers) < len(parts):
         return Scores((), too_long=True)
     return Scores(tuple(logprobs for logprobs, _ in answers), sum(tokens for _, tokens in answers))
-
-
-def sum_variants(top: Sequence[tuple[str, float]], choices: Sequence[str]) -> tuple[float, ...]:
-    """Each choice's log-probability from the likeliest tokens: spellings summed; () where no choice is among them.
-
-    A token counts for the one choice it equals, or else begins, leading and trailing blanks apart. A choice that is
-    not among them gets the most it can have: no more than the last of them, nor than all that is left.
-    """
-    mass = dict.fromkeys(choices, 0.0)
-    for token, logprob in top:
-        word = token.strip()
-        meant = [c for c in choices if c == word] or [c for c in choices if word and c.startswith(word)]
-        if len(meant) == 1:
-            mass[meant[0]] += math.exp(logprob)
-    if not any(mass.values()):
-        return ()
-    left = 1.0 - sum(math.exp(logprob) for _, logprob in top)
-    most = max(min(left, min(math.exp(logprob) for _, logprob in top)), math.exp(_NEVER))
-    return tuple(math.log(mass[c] or most) for c in choices)
-
-
-def parse_choice(text: str, choices: Sequence[str]) -> str | None:
-    """The one choice a written answer names as a word of its own; None where it names none or several."""
-    named = {c for c in choices if re.search(rf"(?<![\w'’]){re.escape(c)}(?![\w'’])", text)}
-    return named.pop() if len(named) == 1 else None

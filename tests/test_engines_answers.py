@@ -1,0 +1,72 @@
+"""What is read from a server's answer: the model it names, the mass of its tokens, the choice in its words."""
+
+import math
+
+import pytest
+
+from rlaif.engines.answers import parse_choice, same_model, sum_variants
+
+
+@pytest.mark.parametrize(("asked", "answered", "same"), [
+    ("gpt-4o", "gpt-4o-2024-08-06", True), ("openai/gpt-4o", "gpt-4o-2024-08-06", True), ("GPT-4o", "gpt-4o", True),
+    ("gpt-4", "gpt-4-0613", True), ("mistral-large", "mistral-large-2407", True), ("pro-1.5", "pro-1.5-002", True),
+    ("sonnet", "sonnet@20240620", True), ("sonnet-latest", "sonnet-20241022", True),
+    ("flash-preview", "flash-preview-05-20", True),
+    ("org/Model-7B", "Model-7B", True), ("models/judge/", "judge", True),
+    ("llama3", "llama3:latest", True), ("llama3:latest", "llama3", True), ("org/m:free", "org/m", True),
+    ("gpt-4o", "gpt-4o-mini", False), ("judge", "tiny-chat", False), ("qwen-7b", "qwen-72b", False),
+    ("gpt-4", "gpt-4.1", False), ("gpt-4", "gpt-41", False), ("llama-3", "llama-3-70", False),
+    ("llama-3", "llama-3-405", False), ("m", "m-1000", False), ("llama3:8b", "llama3:70b", False),
+])  # fmt: skip
+def test_same_model(asked: str, answered: str, same: bool):
+    assert same_model(asked, answered) == same
+
+
+@pytest.mark.parametrize(("top", "expected"), [
+    ([("Yes", 0.5), (" Yes", 0.2), ("No", 0.1)], (0.7, 0.1)),
+    ([("Y", 0.5), ("No", 0.25), ("Maybe", 0.05)], (0.5, 0.25)),  # the beginning of one choice alone
+    ([("Yes", 0.9), ("Hm", 0.06)], (0.9, 0.04)),  # the most that is left
+    ([("Yes", 0.5), ("Hm", 0.1)], (0.5, 0.1)),  # no more than the last of the list
+])  # fmt: skip
+def test_sum_variants(top: list[tuple[str, float]], expected: tuple[float, ...]):
+    summed = sum_variants([(t, math.log(p)) for t, p in top], ("Yes", "No"))
+    assert [math.exp(x) for x in summed] == pytest.approx(expected)
+
+
+def test_a_token_that_begins_two_choices_counts_for_none():
+    assert sum_variants([("1", math.log(0.5))], ("10", "11")) == ()
+    one, ten = sum_variants([("1", math.log(0.5)), ("10", math.log(0.3))], ("1", "10"))
+    assert (math.exp(one), math.exp(ten)) == (pytest.approx(0.5), pytest.approx(0.3))
+
+
+@pytest.mark.parametrize(("text", "found"), [
+    ("A", "A"), ("**B**", "B"), ("(A)", "A"), ("A.", "A"), ("B - it is kind", "B"), ("A is better", "A"),
+    ("Reply B is better.", "B"), ("Option (B) follows the rule", "B"), ("Reply A is better than Reply B.", "A"),
+    ("Answer: A\n", "A"), ("The answer is **B** because A is rude", "B"), ('{"choice": "A"}', "A"),
+    ("<answer>B</answer>", "B"), ("\\boxed{A}", "A"), ("A: because B is rude", "A"), ("A, not B", "A"),
+    ("Both are bad. If forced: B", "B"), ("I would choose A over B.", "A"), ("Reply A is not kind, so B", "B"),
+])  # fmt: skip
+def test_a_choice_that_is_given(text: str, found: str):
+    assert parse_choice(text, ("A", "B")) == found
+
+
+@pytest.mark.parametrize("text", [
+    "", "a", "Both.", "ABBA", "A's fine", "A or B?", "A, B", "A/B", "A vs. B", "A and B", "Neither A nor B", "Not A",
+    "Reply A or Reply B", "Reply A and B are equal", "Reply A: good. Reply B: bad", "A: 7/10, B: 9/10",
+    "Answer: A or B", "I can't compare these. A safer topic is better.", "A comparison of these replies is hard",
+    "Answer: A safer topic", "Vitamin B is good", "A-level answers", "Reply A is not better",
+])  # fmt: skip
+def test_no_choice_or_several(text: str):
+    assert parse_choice(text, ("A", "B")) is None
+
+
+def test_choices_of_other_shapes():
+    assert parse_choice("10", ("1", "10")) == "10"
+    assert parse_choice("Reply 10 is best", ("1", "10")) == "10"
+    assert parse_choice("Yes, it does.", ("Yes", "No")) == "Yes"
+    assert parse_choice("I am sure", ("A", "I")) is None
+
+
+def test_a_long_answer_is_read_in_no_time():
+    assert parse_choice(f"reply {' ' * 200_000}x", ("A", "B")) is None
+    assert parse_choice("Reply A or B, " * 20_000, ("A", "B")) is None
