@@ -208,6 +208,30 @@ def test_named_sets_are_measured_with_their_baselines_and_never_trained_on(tmp_p
     assert read_json(stage.dir / "heldout" / "hh" / "import.json")["kept"] == 6
 
 
+def test_a_named_set_is_read_before_training_and_no_further_than_the_context(tmp_path, policy):
+    path = hh_file(tmp_path / "hh.jsonl")
+    with path.open("a") as file:
+        long = "it is good " * 40
+        file.write(
+            json.dumps(
+                {"chosen": f"\n\nHuman: x\n\nAssistant: {long}", "rejected": "\n\nHuman: x\n\nAssistant: bad"}
+            )
+        )
+    stage = stage_of(tmp_path, policy, heldout_sets={"hh": str(path)}, max_length=1024)
+    rank_all(stage)
+    reward.run(stage)
+    found = stage.metrics["heldout_sets"]["hh"]
+    assert found["n"] == 6
+    assert any(reason.startswith("longer than") for reason in found["dropped"])
+    path.write_text("{broken")
+    (tmp_path / "again").mkdir()
+    again = stage_of(tmp_path / "again", policy, heldout_sets={"hh": str(path)})
+    rank_all(again)
+    with pytest.raises(UserError):
+        reward.run(again)
+    assert not (again.dir / "metrics.jsonl").exists()
+
+
 def test_an_imported_folder_is_a_set_too(tmp_path):
     from rlaif.human.heldout import load_heldout
     from rlaif.human.importers import import_hh

@@ -20,6 +20,9 @@ from rlaif.runfolder import Stage, read_json, write_json
 SHARED = True  # several processes can do it together
 SHARDED = True  # and each can hold a share of the models
 DECIDED = 0.1  # accuracy counts pairs whose label is further than this from ½
+Named = tuple[
+    list[Pair], dict[str, int]
+]  # a named held-out set's pairs, and what was left out of it by reason
 REFERENCE = 512  # training replies whose mean and spread of reward are stored for normalisation
 
 
@@ -33,7 +36,12 @@ def run(stage: Stage) -> None:
     tokenizer = load_tokenizer(start)
     members = [stage, *(stage.part(f"member_{n}") for n in range(2, stage.options.members + 1))]
     model = start_model(stage, start, tokenizer)
-    pairs = load_pairs(stage, tokenizer, context_length(model))
+    context = context_length(model)
+    pairs = load_pairs(stage, tokenizer, context)
+    named = {
+        name: _named_set(stage, name, Path(path), tokenizer, min(stage.options.max_length, context))
+        for name, path in stage.options.heldout_sets.items()
+    }
     held = heldout_prompts(stage, [pair["prompt_id"] for pair in pairs], stage.options.heldout)
     train, heldout = (
         [pair for pair in pairs if (pair["prompt_id"] in held) == part] for part in (False, True)
@@ -41,7 +49,7 @@ def run(stage: Stage) -> None:
     for member in members:
         if not (member.dir / "reward_model").exists():
             _train(member, start_model(member, start, tokenizer), tokenizer, train, heldout, start)
-    stage.metrics = Ranks.here().once(lambda: _measured(stage, members, tokenizer, train, heldout))
+    stage.metrics = Ranks.here().once(lambda: _measured(stage, members, named, train, heldout))
     if not heldout:
         stage.notes.append("all preferences are of one prompt: nothing is held out, so nothing was measured")
 
@@ -92,17 +100,17 @@ def _train(
 
 
 def _measured(
-    stage: Stage, members: Sequence[Stage], tokenizer: Any, train: list[Pair], heldout: list[Pair]
+    stage: Stage, members: Sequence[Stage], named: dict[str, Named], train: list[Pair], heldout: list[Pair]
 ) -> dict[str, Any]:
     """What calibration.json says, which is written first where it is not there yet."""
     path = stage.dir / "reward_model" / "calibration.json"
     if not path.exists():
-        write_json(path, _measure(stage, members, tokenizer, train, heldout))
+        write_json(path, _measure(stage, members, named, train, heldout))
     return read_json(path)
 
 
 def _measure(
-    stage: Stage, members: Sequence[Stage], tokenizer: Any, train: list[Pair], heldout: list[Pair]
+    stage: Stage, members: Sequence[Stage], named: dict[str, Named], train: list[Pair], heldout: list[Pair]
 ) -> dict[str, Any]:
     """Calibration of the members' mean reward, each member's scale, and the named held-out sets."""
     from rlaif.engines.loading import load_reward_model
@@ -111,10 +119,6 @@ def _measure(
     batch = 2 * (stage.options.micro_batch or stage.options.batch_size)
     replies = list({tuple(pair[side]): None for pair in train for side in ("chosen_ids", "rejected_ids")})
     reference = stage.shuffled(replies, "reference")[:REFERENCE]
-    named = {
-        name: _named_set(stage, name, Path(path), tokenizer)
-        for name, path in stage.options.heldout_sets.items()
-    }
     sets = {"": heldout, **{name: pairs for name, (pairs, _) in named.items()}}
     margins: dict[str, list[list[float]]] = {name: [] for name in sets}
     own: list[dict[str, Any]] = []
@@ -151,12 +155,11 @@ def disagreement(margins: Sequence[Sequence[float]]) -> float:
     return stats.mean([len({m > 0 for m in pair}) > 1 for pair in zip(*margins, strict=True)])
 
 
-def _named_set(stage: Stage, name: str, path: Path, tokenizer: Any) -> tuple[list[Pair], dict[str, int]]:
-    """The pairs of a held-out set as tokens, and what was left out by reason."""
+def _named_set(stage: Stage, name: str, path: Path, tokenizer: Any, limit: int) -> Named:
+    """The pairs of a held-out set as tokens, none of more than `limit`, and what was left out by reason."""
     found = load_heldout(path, stage.dir / "heldout" / name)
     encode = encoder(tokenizer, found.prompts)
     made = [make_pair(row.a, row.b, row.p_a, encode) | {"sources": (row.annotator,)} for row in found.pairs]
-    limit = stage.options.max_length
     kept = [pair for pair in made if max(len(pair["chosen_ids"]), len(pair["rejected_ids"])) <= limit]
     found.dropped[f"longer than {limit} tokens"] += len(made) - len(kept)
     return kept, dict(+found.dropped)
