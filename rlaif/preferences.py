@@ -88,6 +88,7 @@ class Tally:
     flips: int = 0
     refused: int = 0
     too_long: int = 0
+    not_numbers: int = 0
     abstained: int = 0
     written: int = 0
 
@@ -111,6 +112,7 @@ class Tally:
         self.judged += 1
         self.refused += label.reason == "refused"
         self.too_long += label.reason == "too long"
+        self.not_numbers += label.reason == "not a number"
         self.abstained += label.verdict == "abstain"
         if label.p_a is None:
             return
@@ -141,6 +143,7 @@ class Tally:
             "invalid_rate": ratio(asked - self.read, asked),
             "refused": self.refused,
             "too_long": self.too_long,
+            "not_numbers": self.not_numbers,
             "abstained": self.abstained,
         }
 

@@ -1,12 +1,14 @@
 """The arithmetic from labels to preferences, and the judge on scripts."""
 
 import math
+import shutil
 from dataclasses import replace
 
 import pytest
 
+from rlaif.config import ModelConfig
 from rlaif.constitution import Constitution, Principle
-from rlaif.engines import Generation, Scores, Scripted
+from rlaif.engines import Generation, Scores, Scripted, open_engine
 from rlaif.errors import UserError
 from rlaif.judge import Judge, Question, slot_of
 from rlaif.preferences import (
@@ -146,6 +148,68 @@ def test_unreadable_scores_leave_the_label_invalid():
     rows = ask(engine, [question("rude", "nice")])
     assert {row.verdict for row in rows} == {"invalid"}
     assert all(row.p_a is None for row in rows)
+
+
+NAN = float("nan")
+
+
+def scoring(*rows: tuple[float, ...]) -> Scripted:
+    """An engine that gives these log-probabilities to every question, the last row to all further suffixes."""
+    engine = scripts.feedback()
+    engine.notes = []
+    engine.score_choices = lambda requests: (
+        (i, Scores(tuple(rows[min(at, len(rows) - 1)] for at in range(len(r.suffixes)))))
+        for i, r in enumerate(requests)
+    )
+    return engine
+
+
+@pytest.mark.parametrize("row", [(NAN, NAN), (NAN, -1.0), (-1.0, NAN), (math.inf, -1.0)])
+@pytest.mark.parametrize("mode", ["pairwise", "best"])
+def test_what_is_no_number_is_no_verdict(row, mode):
+    engine = scoring(row, (-0.1, -3.0))
+    rows = ask(engine, [question("rude", "nice")], mode=mode)
+    broken = [found for found in rows if found.principle_id == "one"]
+    assert {(found.verdict, found.p_a, found.reason) for found in broken} == {
+        ("invalid", None, "not a number")
+    }
+    assert all(found.p_a is not None for found in rows if found.principle_id == "two")
+    assert order_statistics(rows)["not_numbers"] == 2
+    assert order_statistics(rows)["invalid_rate"] == 0.5
+    assert "dtype: float32" in engine.notes[0]
+    assert aggregate(broken, RULES) is None
+
+
+def test_a_choice_ruled_out_is_a_verdict_and_no_answer_at_all_is_a_refusal():
+    rows = ask(scoring((-0.1, -math.inf)), [question("rude", "nice")])
+    assert {(found.order, found.p_a) for found in rows} == {("ab", 1.0), ("ba", 0.0)}
+    rows = ask(scoring((-math.inf, -math.inf)), [question("rude", "nice")])
+    assert {(found.verdict, found.reason) for found in rows} == {("invalid", "refused")}
+
+
+def test_compliance_leaves_out_what_is_no_number():
+    judge = Judge(scoring((NAN, NAN), (-0.1, -3.0)), Templates.load("default"))
+    item = (question("rude", "nice").prompt, "rude", RULES.principles)
+    assert list(dict(judge.compliance([item]))[0]) == ["two"]
+    assert "dtype: float32" in judge.engine.notes[0]
+    five = Judge(scoring((NAN,) * 5, (-1.0,) * 5), Templates.load("default"))
+    assert dict(five.pointwise([item]))[0] == {"two": pytest.approx(0.0)}
+
+
+def test_half_precision_that_overflows_gives_no_labels(tmp_path):
+    load_file, save_file = (
+        getattr(pytest.importorskip("safetensors.torch"), f"{verb}_file") for verb in ("load", "save")
+    )
+    folder = shutil.copytree("rlaif/playground/weights/feedback", tmp_path / "judge")
+    weights = load_file(folder / "model.safetensors")
+    last = [name for name in weights if "norm" in name][-1]
+    # Large activations: too large for half precision, and nothing to single precision.
+    save_file({**weights, last: weights[last] * 1e6}, folder / "model.safetensors", {"format": "pt"})
+    for dtype, verdicts in (("float32", {"a", "b", "tie"}), ("float16", {"invalid"})):
+        rows = ask(
+            open_engine(ModelConfig(model=str(folder), device="cpu", dtype=dtype)), [question("rude", "nice")]
+        )
+        assert {found.verdict for found in rows} <= verdicts
 
 
 def test_compliance_reads_yes_by_principle():

@@ -25,7 +25,7 @@ from rlaif.engines import open_engine
 from rlaif.errors import UserError
 from rlaif.gold import Gold, load_gold
 from rlaif.human.rankings import load_human_labels, simulate_labels
-from rlaif.judge import CHUNK, Judge, Question, Slot, slot_of
+from rlaif.judge import BROKEN, CHUNK, Judge, Question, Slot, slot_of
 from rlaif.lookup import Lookup, whole_lines
 from rlaif.preferences import Tally, aggregate, combine_orders, ratio
 from rlaif.records import Comparison, Label, Preference, Prompt, Response
@@ -58,6 +58,7 @@ def run(stage: Stage) -> None:
                 tick(len(chunk))
     finally:  # what went wrong is said of a stage that fails, too
         desk.close()
+        stage.notes += [BROKEN] if metrics.not_numbers else []
     stage.metrics = metrics.figures() | ({"reused": desk.reused} if stage.options.labels_from else {})
     stage.save("running", **{"in": total, "kept": kept})
 
@@ -316,6 +317,11 @@ class Metrics:
             "gold_tie_distance": ratio(self.tie_distance, self.ties),
             "agreement_by_source": {k: self._agreement(k) for k in ("ai", "human", "simulated") if self.decided[k]},
         }  # fmt: skip
+
+    @property
+    def not_numbers(self) -> int:
+        """How many verdicts were NaN."""
+        return sum(tally.not_numbers for tally in self.by_principle.values())
 
     def _row(self, principle_id: str) -> dict[str, Any]:
         tally = self.by_principle[principle_id]
