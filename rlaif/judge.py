@@ -17,10 +17,11 @@ from string import ascii_uppercase
 from typing import cast
 
 from rlaif.constitution import Principle
-from rlaif.engines import UNNAMED, Engine, GenerateRequest, ScoreRequest, Scores
+from rlaif.engines import UNNAMED, Engine, GenerateRequest, Generation, ScoreRequest, Scores
 from rlaif.errors import UserError
 from rlaif.prompts import Chat, Templates, assistant, user
 from rlaif.records import Annotator, Comparison, Label, Order, Prompt, content_hash, verdict_of
+from rlaif.refusals import opens_with_refusal
 
 CHUNK = 256  # questions in flight: enough to sort by length, few enough to keep memory flat
 MIN_MASS = (
@@ -102,8 +103,11 @@ class Judge:
         if self.mode != "pairwise":
             yield from self._compare_together(questions, done, given)
             return
-        for start in range(0, len(questions), CHUNK):
-            yield from self._compare_pairs(questions[start : start + CHUNK], done, given)
+        # Reasons are dear: as many texts at a time as there else are questions, so that no more are lost to a kill.
+        texts = 2 * max((len(q.principles) for q in questions), default=1) if self.max_tokens else 1
+        size = max(1, CHUNK // max(1, texts))
+        for start in range(0, len(questions), size):
+            yield from self._compare_pairs(questions[start : start + size], done, given)
 
     def _compare_pairs(
         self, questions: Sequence[Question], done: Collection[Slot], given: Collection[Slot]
@@ -194,8 +198,8 @@ class Judge:
         writing = [GenerateRequest(chat, self.max_tokens, temperature=0.0) for chat in chats]
         for index, made in sorted(self.engine.generate(writing), key=lambda pair: pair[0]):
             label, chat = flat[index][0], chats[index]
-            if made.finish == "too_long":
-                yield [label.model_copy(update={"reason": "too long"})]
+            if reason := _unreasoned(made):
+                yield [label.model_copy(update={"reason": reason})]
             else:
                 turns = [*chat, assistant(made.text), user("")]
                 asked.append((label, ScoreRequest(turns, (verdict,), ("A", "B"), again)))
@@ -375,6 +379,14 @@ def _doubt(scores: Scores, at: int) -> str | None:
         return "refused"
     mass = scores.mass(at)
     return None if mass is None or mass >= MIN_MASS else "refused"
+
+
+def _unreasoned(made: Generation) -> str | None:
+    """Why no verdict follows from a text that should be reasoning, None where one may."""
+    if made.finish == "too_long":
+        return "too long"
+    refused = made.finish == "content_filter" or opens_with_refusal(made.text)
+    return "refused" if refused else None
 
 
 def _finite(logprobs: Sequence[float]) -> list[float]:

@@ -55,6 +55,7 @@ def load(tmp_path: Path, text: str, *overrides: str) -> Config:
         ("  - stage: sample\n    k: 2\n", "", r'x\.yaml:7: stage "pair" needs responses, which no earlier stage makes'),
         ("  - stage: pair\n", "", r'x\.yaml:9: stage "label" needs comparisons, which no earlier stage makes'),
         ("stage: label", "stage: reward", r'x\.yaml:10: stage "reward" needs preferences'),
+        ("stage: label", "{stage: label, cot: true, few_shot: 2}", r'x\.yaml:10: .*answers without reasons'),
         ("stage: label", "stage: ppo", r'x\.yaml:10: stage "ppo" needs reward_model'),
     ],
 )  # fmt: skip

@@ -354,3 +354,46 @@ def test_labels_had_from_elsewhere_are_not_asked_and_do_not_count_as_a_broken_ch
     rows = [row for batch in judge.compare([old, new], (), had) for row in batch]
     assert {row.comparison_id for row in rows} == {new.comparison.id}
     assert len(engine.asked[0]) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "finish", "reason"),
+    [
+        ("I'm sorry, but I can’t help with that.", "stop", "refused"),
+        ("As an AI, I do not choose between replies. Both differ.", "stop", "refused"),
+        ("", "content_filter", "refused"),
+        ('Reply A only says "I\'m sorry, I cannot help." Reply B helps.', "stop", None),
+        ("A says ‘I can’t do that’, B is kind.", "stop", None),
+        ("Reply B is kind. I cannot say so of A.", "stop", None),
+    ],
+)
+def test_a_refusal_in_place_of_reasons_is_no_verdict(text, finish, reason):
+    engine = scripts.feedback()
+    engine.generate = lambda requests: ((i, Generation(text, finish)) for i in range(len(requests)))
+    engine.on_score = lambda messages, suffix, choices: [0.9, 0.05]
+    rows = ask(engine, [question("rude", "nice")], max_tokens=32)
+    assert {row.reason for row in rows} == {reason}
+    assert order_statistics(rows)["refused"] == (len(rows) if reason else 0)
+    assert engine.usage.calls == (0 if reason else len(rows))
+
+
+def test_reasons_are_written_and_judged_a_part_of_a_chunk_at_a_time():
+    class PulledPlug(Exception):
+        pass
+
+    def write(request):
+        if engine.usage.calls >= 600:  # texts and verdicts
+            raise PulledPlug
+        return "A is kinder."
+
+    engine = Scripted(on_generate=write, on_score=lambda messages, suffix, choices: [0.7, 0.2])
+    pairs = [question(f"reply {n}", "nice") for n in range(200)]
+    judge, rows = Judge(engine, Templates.load("brief"), max_tokens=32), []
+    with pytest.raises(PulledPlug):
+        rows.extend(row for batch in judge.compare(pairs) for row in batch)
+    assert len(rows) == 256
+    engine.usage.calls = 0
+    engine.on_generate = lambda request: "A is kinder."
+    rest = [row for batch in judge.compare(pairs, {slot_of(row) for row in rows}) for row in batch]
+    assert len(rest) == 4 * 200 - 256
+    assert engine.usage.calls == 2 * len(rest)

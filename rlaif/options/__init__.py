@@ -159,6 +159,10 @@ class Label(StageOptions):
             raise ValueError("no source of labels: set ai: true or give human")
         if self.mode != "pairwise" and (self.cot or self.few_shot):
             raise ValueError(f'cot and few_shot go with mode: pairwise, not with "{self.mode}"')
+        if self.cot and self.few_shot:
+            raise ValueError(
+                "few_shot shows answers without reasons, and cot asks for reasons: set one of them"
+            )
         if self.clamp and not 0 <= self.clamp[0] < self.clamp[1] <= 1:
             raise ValueError("clamp needs two bounds with 0 ≤ low < high ≤ 1")
         return self
