@@ -134,7 +134,7 @@ class Tally:
         """How far the judge can be trusted: flips with the order, first-position rate, captured mass, unreadable verdicts."""
         asked = self.judged - self.abstained
         return {
-            "calls": self.judged,
+            "verdicts": self.judged,
             "decided": self.decided,
             "order_flip_rate": ratio(self.flips, self.decided),
             "first_position_rate": ratio(self.first, self.sided),

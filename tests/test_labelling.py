@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from rlaif import pipeline
+from rlaif.comparing.summary import summarise
 from rlaif.engines import Scripted
 from rlaif.errors import UserError
 from rlaif.records import Comparison, Label, Preference
@@ -123,6 +124,29 @@ def test_arithmetic_asks_nothing(folder, edit):
     constitution(folder, weights=edit.get("weights"), tags=edit.get("tags"))
     run(folder, "second", f"label.labels_from={folder / 'first'}", *edit.get("overrides", []))
     assert ASKED == []
+
+
+def test_calls_are_what_was_asked_and_the_gate_asks_nothing_where_nothing_is_missing(folder):
+    gate = ("judge_card.pairs=4", "judge_card.enforce=false")
+    first = run(folder, "first", *gate)
+    figures = summarise(first.path)["labels"]
+    assert (
+        figures["calls"] == len(ASKED) > figures["verdicts"] == len(rows(first, "labels"))
+    )  # the gate's as well
+    assert (first.stages[2].dir / "judge_card.json").exists()
+    ASKED.clear()
+    second = run(folder, "second", *gate, f"label.labels_from={folder / 'first'}")
+    assert ASKED == []
+    taken = summarise(second.path)["labels"]
+    assert (taken["calls"], taken["verdicts"], taken["reused"]) == (
+        0,
+        figures["verdicts"],
+        figures["verdicts"],
+    )
+    assert not (second.stages[2].dir / "judge_card.json").exists()
+    constitution(folder, ["changed", *WORDS[1:]])
+    third = run(folder, "third", *gate, f"label.labels_from={folder / 'first'}")
+    assert (third.stages[2].dir / "judge_card.json").exists()
 
 
 def test_a_subset_decides_alone(folder):

@@ -122,18 +122,24 @@ class Desk:
         self.people = _people(stage, questions) if self.options.human else {}
         self.reused = 0
         self.opened: Judge | None = None
+        self.examined = False
 
     @property
     def judge(self) -> Judge:
-        """The feedback model, opened at the first chunk that has something to ask."""
+        """The feedback model, opened at the first chunk that it could be asked about."""
         if self.opened is None:
             engine = open_engine(self.stage.config.feedback, self.stage.run.cache, self.stage.account)
             shots = self.stage.templates.comparison_shots(self.stage.constitution, self.options.few_shot)
             cot = self.options.max_tokens if self.options.cot else 0
             self.opened = Judge(engine, self.stage.templates, tuple(shots), cot, self.options.mode)
-            # Its card is of its verdicts on pairs, whatever it is asked afterwards.
-            check_judge(self.stage, replace(self.opened, mode="pairwise"), self.questions)
         return self.opened
+
+    def _examine(self) -> None:
+        """Let the judge through the gate, once, before its first label of this stage."""
+        if not self.examined:
+            # Its card is of its verdicts on pairs, whatever it is asked afterwards.
+            check_judge(self.stage, replace(self.judge, mode="pairwise"), self.questions)
+        self.examined = True
 
     def labelled(self, chunk: Sequence[Question]) -> dict[str, list[Label]]:
         """The labels that this config asks for, by comparison id; what is missing is asked for and written."""
@@ -147,6 +153,8 @@ class Desk:
             mine = _current(own.values(), expected)
             given = self._taken_over(asked, expected, own)
             current += (mine | given).values()
+            if expected - given.keys():
+                self._examine()
             for labels in self.judge.compare(asked, mine.keys() - given.keys(), given):
                 self._write(labels, own)
                 current += labels
