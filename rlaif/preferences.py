@@ -94,13 +94,15 @@ class Tally:
 
     def add(self, labels: Sequence[Label]) -> Tally:
         """Count labels; both orders of a verdict must come in one call."""
-        pairs: dict[tuple[str, str | None], dict[str, float]] = defaultdict(dict)
+        pairs: dict[tuple[str | None, ...], dict[str, float]] = defaultdict(dict)
         for label in labels:
             self.rows += 1
             if label.annotator.kind == "ai":
                 self._count(label)
                 if label.p_a is not None:
-                    pairs[(label.comparison_id, label.principle_id)][label.order] = label.p_a
+                    # The best and the worst of several are two verdicts on a pair, told apart by how they were read.
+                    asked = label.comparison_id, label.principle_id, label.judge.get("decoding")
+                    pairs[asked][label.order] = label.p_a
         for p in pairs.values():
             # Where both orders are near 0.5 the judge calls a tie; which side of 0.5 they fall on says nothing.
             if len(p) == 2 and any(verdict_of(x) != "tie" for x in p.values()):

@@ -107,6 +107,18 @@ def test_a_judge_that_follows_the_position_flips_every_verdict():
     ] == pytest.approx(0.5)
 
 
+def test_the_best_and_the_worst_are_two_verdicts_on_a_pair():
+    def named(p_ab, p_ba, asked):
+        return [label(p, order=order).model_copy(update={"judge": {"decoding": asked}})
+                for p, order in ((p_ab, "ab"), (p_ba, "ba"))]  # fmt: skip
+
+    # Each is the same in both orders, and they contradict one another: no order effect at all.
+    found = order_statistics([*named(0.9, 0.9, "best of 3"), *named(0.2, 0.2, "worst of 3")])
+    assert found["order_flip_rate"] == 0.0
+    found = order_statistics([*named(0.9, 0.9, "best of 3"), *named(0.2, 0.8, "worst of 3")])
+    assert (found["decided"], found["order_flip_rate"]) == (2, 0.5)
+
+
 def test_done_labels_are_not_asked_again():
     engine = scripts.feedback()
     judge = Judge(engine, Templates.load("brief"))

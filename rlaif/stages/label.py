@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from itertools import islice
+from itertools import combinations, islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -123,6 +123,7 @@ class Desk:
         self.reused = 0
         self.opened: Judge | None = None
         self.examined = False
+        self.partial = 0  # prompts that are shown whole, though some pairs of their replies are missing
 
     @property
     def judge(self) -> Judge:
@@ -149,6 +150,7 @@ class Desk:
         self._write(people.values(), own)
         current = list(people.values())
         if asked := self._for_the_judge(chunk):
+            self.partial += _partial(asked) if self.options.mode != "pairwise" else 0
             expected = self.judge.expected(asked)
             mine = _current(own.values(), expected)
             given = self._taken_over(asked, expected, own)
@@ -201,10 +203,26 @@ class Desk:
             self.stage.note_example(shown + templates.comparison_suffix(question.principles[0]), "")
 
     def close(self) -> None:
-        """Note how many labels came from elsewhere."""
+        """Note how many labels came from elsewhere, and how many prompts lack pairs."""
         stage = self.stage
+        if self.partial:
+            stage.notes.append(f"mode: {self.options.mode}: {self.partial} prompts lack some pairs of their replies, so the "
+                               "one named may be in none of them; pair without per_prompt and limit, or use mode: pairwise")  # fmt: skip
         if self.options.labels_from:
             stage.notes.append(f"{self.reused} labels taken over from {self.options.labels_from}")
+
+
+def _partial(questions: Sequence[Question]) -> int:
+    """How many prompts lack a pair of replies that differ."""
+    groups: dict[str, list[Question]] = defaultdict(list)
+    for question in questions:
+        groups[question.prompt.id].append(question)
+    lacking = 0
+    for group in groups.values():
+        texts = {i: text for q in group for i, text in ((q.comparison.a, q.a), (q.comparison.b, q.b))}
+        pairs = {frozenset((q.comparison.a, q.comparison.b)) for q in group}
+        lacking += any(texts[i] != texts[j] and {i, j} not in pairs for i, j in combinations(texts, 2))
+    return lacking
 
 
 def _current(rows: Iterable[Label], expected: set[Slot]) -> dict[Slot, Label]:
