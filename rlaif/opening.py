@@ -24,7 +24,7 @@ from rlaif.plugin import load_function
 from rlaif.prompts import Templates
 from rlaif.records import Prompt
 from rlaif.rewards import is_function
-from rlaif.runfolder import Rows, Run, read_json, read_rows, write_json
+from rlaif.runfolder import Rows, Run, label_files, read_json, read_rows, write_json
 
 # What no row hangs on: a run may go on with other caps, at other addresses, on another machine.
 _SERVING = "base_url|api_key_env|concurrency|patience|device|batch_tokens|gpu_memory"
@@ -54,6 +54,8 @@ def resolve(config: Config, base: Path) -> Config:
         for name in ("imported", "labels_from"):
             if getattr(options, name, None):
                 changes[name] = str(find(getattr(options, name), base))
+        if "labels_from" in changes:
+            label_files(Path(changes["labels_from"]))
         if options.stage == "reward" and options.model:  # type: ignore[attr-defined]
             changes["model"] = model(options.model)  # type: ignore[attr-defined]
         if getattr(options, "heldout_sets", None):

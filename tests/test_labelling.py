@@ -149,6 +149,15 @@ def test_calls_are_what_was_asked_and_the_gate_asks_nothing_where_nothing_is_mis
     assert (third.stages[2].dir / "judge_card.json").exists()
 
 
+def test_labels_from_is_checked_before_anything_runs(folder):
+    (folder / "empty").mkdir()
+    with pytest.raises(UserError, match="empty: not a run folder"):
+        pipeline.dry_run(folder / "config.yaml", [f"label.labels_from={folder / 'empty'}"])
+    pipeline.run(folder / "config.yaml", folder / "begun", until="pair")
+    with pytest.raises(UserError, match="begun holds no labels"):
+        pipeline.dry_run(folder / "config.yaml", [f"label.labels_from={folder / 'begun'}"])
+
+
 def test_a_subset_decides_alone(folder):
     constitution(folder, tags={4: ["mild"], 7: ["mild"]})
     this = run(folder, "run", "label.principles=[mild, p1]")

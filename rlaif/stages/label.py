@@ -22,14 +22,13 @@ from rlaif.auditing.gate import check_judge
 from rlaif.config import find
 from rlaif.constitution import Principle
 from rlaif.engines import open_engine
-from rlaif.errors import UserError
 from rlaif.gold import Gold, load_gold
 from rlaif.human.rankings import load_human_labels, simulate_labels
 from rlaif.judge import BROKEN, CHUNK, Judge, Question, Slot, slot_of
 from rlaif.lookup import Lookup, whole_lines
 from rlaif.preferences import Tally, aggregate, combine_orders, ratio
 from rlaif.records import Comparison, Label, Preference, Prompt, Response
-from rlaif.runfolder import RowFile, Run, Stage
+from rlaif.runfolder import RowFile, Stage, label_files
 from rlaif.seeds import derive_seed
 
 T = TypeVar("T")
@@ -118,7 +117,7 @@ class Desk:
         self.beside = RowFile(stage.dir / "earlier_labels.jsonl", Label)
         self.own = Lookup([self.file.path], Label, "comparison_id")
         self.kept = Lookup([self.beside.path], Label, "comparison_id")
-        self.earlier = Lookup(earlier_labels(self.options.labels_from), Label, "comparison_id")
+        self.earlier = Lookup(_earlier(self.options.labels_from), Label, "comparison_id")
         self.people = _people(stage, questions) if self.options.human else {}
         self.reused = 0
         self.opened: Judge | None = None
@@ -230,15 +229,8 @@ def _current(rows: Iterable[Label], expected: set[Slot]) -> dict[Slot, Label]:
     return {slot: row for row in rows if (slot := slot_of(row)) in expected}
 
 
-def earlier_labels(path: str | None) -> list[Path]:
-    """The label files of a run that another run may take labels from; raises UserError where there are none."""
-    if path is None:
-        return []
-    stages = [stage for stage in Run.load(Path(path)).stages if stage.name == "label"]
-    files = [stage.dir / name for stage in stages for name in ("labels.jsonl", "earlier_labels.jsonl")]
-    if not any(file.exists() for file in files):
-        raise UserError(f"labels_from: {path} holds no labels.", "a run whose label stage has begun")
-    return files
+def _earlier(path: str | None) -> list[Path]:
+    return label_files(Path(path)) if path else []
 
 
 def _people(stage: Stage, questions: Questions) -> dict[str, list[Label]]:
