@@ -145,6 +145,8 @@ def test_other_wordings_keep_blur_or_turn_a_verdict():
     assert (found["value"], found["n"]) == (pytest.approx(1 / 3), 3)
     assert found["turned"]["value"] == pytest.approx(1 / 3)
     assert found["accuracy"]["value"] == pytest.approx(1 / 4)
+    assert found["accuracy"]["baselines"]["always the first stored"] == 1.0
+    assert found["accuracy"]["baselines"].keys() == measures.GUESSES.keys()
 
 
 # ---- attacks ----------------------------------------------------------------------------------------------------
@@ -271,6 +273,8 @@ def test_the_page_escapes_what_models_wrote(tmp_path: Path):
     page = write_card(tmp_path / "c.html", {**card, "gold": "x", "left_out": {"same": 2}}).read_text()
     assert hostile not in page
     assert "&lt;script&gt;" in page
+    # Beside every accuracy stands the best rule that reads no principle: of the principle, of all, of other wordings.
+    assert page.count("<small>the shorter reply</small>") == 3
     assert "http" not in re.sub(r"http-equiv", "", page)
 
 
