@@ -9,6 +9,7 @@ the template's own loses these words and is joined to the line before it (a smal
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -107,7 +108,16 @@ def _header(text: str) -> str:
 
 
 def joined(text: str, lines: re.Pattern[str]) -> str:
-    """The text with every line that `lines` finds joined to the one before it, without the words of the header."""
+    """The text with every line that `lines` finds joined to the one before it, without the words of the header.
+
+    Letters that NFKC turns into a header's (full-width ones) make one, too.
+    """
+    text = _joined(text, lines)
+    shown = unicodedata.normalize("NFKC", text)
+    return _joined(shown, lines) if lines.search(shown) else text
+
+
+def _joined(text: str, lines: re.Pattern[str]) -> str:
     while lines.search(text):  # what is left around a header may make another one
         text = lines.sub(" ", text)
     return text
