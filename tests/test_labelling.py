@@ -47,6 +47,14 @@ def refusing_judge() -> Scripted:
     return Scripted(on_score=lambda m, s, c: [1e-4, 2e-4] if "word0." in s else [0.8, 0.1], name="refusing")
 
 
+def broken_judge() -> Scripted:
+    """The counting judge, whose arithmetic breaks down at the first rule."""
+    sound = counting_judge().on_score
+    return Scripted(
+        on_score=lambda m, s, c: [float("nan")] * 2 if "word0." in s else sound(m, s, c), name="counting"
+    )
+
+
 def longest_judge() -> Scripted:
     """Finds the reply with the most letters best, whichever letter it has."""
 
@@ -147,6 +155,19 @@ def test_calls_are_what_was_asked_and_the_gate_asks_nothing_where_nothing_is_mis
     constitution(folder, ["changed", *WORDS[1:]])
     third = run(folder, "third", *gate, f"label.labels_from={folder / 'first'}")
     assert (third.stages[2].dir / "judge_card.json").exists()
+
+
+def test_verdicts_that_were_no_numbers_are_asked_again(folder):
+    first = run(folder, "first", "feedback.model=tests.test_labelling:broken_judge")
+    calls = len(rows(first, "labels"))
+    assert first.stages[2].summary["metrics"]["not_numbers"] == calls / 16
+    assert any("dtype: float32" in note for note in first.stages[2].summary["notes"])
+    ASKED.clear()
+    second = run(folder, "second", f"label.labels_from={folder / 'first'}")
+    assert len(ASKED) == calls / 16
+    assert all("word0" in suffix for _, suffix in ASKED)
+    assert all(label.p_a is not None for label in rows(second, "labels"))
+    assert not any("dtype" in note for note in second.stages[2].summary["notes"])
 
 
 def test_labels_from_is_checked_before_anything_runs(folder):
