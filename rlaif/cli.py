@@ -52,6 +52,16 @@ def tell(text: object) -> None:
     stderr.print(printable(str(text)))
 
 
+def page_at(path: Path) -> Path:
+    """Where a page will be written, its folder made: said before anything is asked, not after."""
+    if path.is_dir():
+        raise UserError(
+            f"--out {path}: a folder.", "the name of a file to write", f"--out {path / 'page.html'}"
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
 @app.command("run", rich_help_panel="The loop")
 def run_command(
     config: Annotated[Path, typer.Argument(help="A config file, e.g. configs/quickstart.yaml.")],
@@ -148,7 +158,7 @@ def compare(
     from rlaif.comparing.runs import compare as compare_runs
     from rlaif.comparing.runs import in_words
 
-    page = out or Path("compare.html")
+    page = page_at(out or Path("compare.html"))
     data = compare_runs(runs, out=page, progress=Progress)
     if as_json:
         emit(data)
@@ -163,7 +173,9 @@ def judge_audit(
     out: Annotated[
         Path | None, typer.Option(help="Where to write the page; default judge_card.html.")
     ] = None,
-    pairs: Annotated[int, typer.Option(help="Pairs of the policy's replies; 0 = the examples alone.")] = 200,
+    pairs: Annotated[
+        int, typer.Option(min=0, help="Pairs of the policy's replies; 0 = the examples alone.")
+    ] = 200,
     set_: Annotated[list[str] | None, typer.Option("-s", "--set", help="key=value of the config.")] = None,
     constitution: Annotated[
         Path | None, typer.Option(help="With a model: the constitution to judge by.")
@@ -176,8 +188,7 @@ def judge_audit(
     from rlaif.auditing.page import doubts, in_words, write_card
     from rlaif.opening import audited
 
-    page = out or Path("judge_card.html")
-    page.parent.mkdir(parents=True, exist_ok=True)
+    page = page_at(out or Path("judge_card.html"))
     config, base, prompts = audited(what, set_ or [], constitution, templates)
     data = card.judge_card(config, base, prompts, pairs, Progress)
     write_card(page, data)

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, model_validator
 
 from rlaif.errors import UserError, nearest
-from rlaif.options import STAGES, AnyStage, JudgeCard, Options, StageOptions
+from rlaif.options import STAGES, AnyStage, JudgeCard, Options, Pair, Sample, StageOptions
 from rlaif.options.base import Budget, Price
 from rlaif.yamlfile import Lines, load_yaml, parse_scalar, validate_yaml
 
@@ -143,6 +143,7 @@ def load_config(path: Path, overrides: tuple[str, ...] | list[str] = ()) -> Conf
 def check_order(config: Config, path: Path, lines: Lines) -> None:
     """Refuse a stage that needs what no earlier stage makes."""
     have = {"prompts", "policy"}
+    k = 0
     for index, options in enumerate(config.stages):
         for need in options.wants:
             if need not in have:
@@ -153,6 +154,10 @@ def check_order(config: Config, path: Path, lines: Lines) -> None:
                     f"add it to the stages of {path}",
                 )
         have.update(options.makes)
+        k = options.k if isinstance(options, Sample) else k
+        if isinstance(options, Pair) and options.samples_alone and k == 1:
+            raise UserError(f"{path}:{lines.at(('stages', index))}: nothing to pair: the sample stage before makes 1 response a prompt.",
+                            "two or more (sample: k), or pairs of revisions or imported ones", "-s sample.k=2")  # fmt: skip
 
 
 def apply_override(data: Any, override: str) -> None:

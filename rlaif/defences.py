@@ -9,18 +9,22 @@ the template's own loses these words and is joined to the line before it (a smal
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 SPEAKERS = ("System", "User", "Human", "Assistant")
 FENCE = "`"
+_FENCES = re.compile("[`\u1fef\uff40]+")  # what NFC or NFKC, which some tokenizers apply, makes of it counts
 PROBE = "\u241fprobe\u241f"
 _LINE_END = "\r\n|[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]"  # whatever str.splitlines takes for one
 _LONGEST = 40  # characters of a turn's header; what is longer is a default system prompt
 _FAMILIES = re.compile(
     r"<[|｜][^<>\n]{1,64}[|｜]>|\[/?INST\]|\[/?(?:SYSTEM|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS)[^\]\n]{0,16}\]"
     r"|<</?SYS>>|<(?:start|end)_of_turn>|</?s>|<(?:bos|eos|pad|unk)>"
+    r"|\[\|[A-Za-z_]{2,32}\|\]|<\|[A-Za-z_]{2,32}>|<[A-Za-z_]{2,32}\|>|<seed:[a-z_]{2,32}>|\[[gs]MASK\]|<[se]op>"
+    r"|\]~!?b[\[\]]|\[e~\[|<(?:unused|extra_id_|SPECIAL_)\d+>"
 )
 
 
@@ -52,10 +56,12 @@ class Control:
         return cls(pattern, normalizer.normalize_str if normalizer else None)
 
     def neutral(self, text: str) -> str:
-        """The text with every control token broken by a blank."""
-        if self.normalize and not self.pattern.search(text):
-            shown = self.normalize(text)  # a token may hide in letters that the tokenizer reads as others
-            text = shown if self.pattern.search(shown) else text
+        """The text with every control token broken by a blank, those that only the tokenizer sees in it as well."""
+        text = self._broken(text)
+        shown = self.normalize(text) if self.normalize else text
+        return self._broken(shown) if self.pattern.search(shown) else text
+
+    def _broken(self, text: str) -> str:
         while self.pattern.search(text):
             text = self.pattern.sub(_broken, text)
         return text
@@ -82,8 +88,8 @@ def _turn_headers(turns: str, special: Iterable[str]) -> Iterator[str]:
 
 
 def fence(*texts: str) -> str:
-    """A fence that nothing in these texts can close: longer than any run of its character in them."""
-    runs = (len(run) for text in texts for run in re.findall(f"{FENCE}+", text))
+    """A fence that nothing in these texts can close: longer than any run of its character, normalised, in them."""
+    runs = (len(run) for text in texts for run in _FENCES.findall(text))
     return FENCE * max(3, 1 + max(runs, default=0))
 
 
@@ -102,7 +108,16 @@ def _header(text: str) -> str:
 
 
 def joined(text: str, lines: re.Pattern[str]) -> str:
-    """The text with every line that `lines` finds joined to the one before it, without the words of the header."""
+    """The text with every line that `lines` finds joined to the one before it, without the words of the header.
+
+    Letters that NFKC turns into a header's (full-width ones) make one, too.
+    """
+    text = _joined(text, lines)
+    shown = unicodedata.normalize("NFKC", text)
+    return _joined(shown, lines) if lines.search(shown) else text
+
+
+def _joined(text: str, lines: re.Pattern[str]) -> str:
     while lines.search(text):  # what is left around a header may make another one
         text = lines.sub(" ", text)
     return text

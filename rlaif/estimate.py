@@ -56,7 +56,7 @@ class Estimate:
         self.train = len(prompts) - self.heldout
         self.prompt = tokens(*(m.content for p in prompts for m in p.messages)) / len(prompts)
         self.principles = sum(len(constitution.applicable(p.tags)) for p in prompts) / len(prompts)
-        self.responses = self.comparisons = self.originals = 0
+        self.responses = self.comparisons = self.originals = self.paired = 0
         self.k = self.policies = 1
         self.reply = 0.0
         # Of a comparison: tokens of the conversation, of a reply; principles that apply.
@@ -102,19 +102,21 @@ class Estimate:
         per_prompt = min(comb(self.k, 2), o.per_prompt or comb(self.k, 2)) if o.samples else 0
         made = (self.responses // max(self.k, 1)) * per_prompt + (self.originals if o.revisions else 0)
         self.pair = (self.prompt, self.reply, self.principles)
-        imported = 0
+        imported = prompts = 0
         if o.imported:
-            imported, *sizes = self._folder(Path(o.imported))
+            prompts, imported, *sizes = self._folder(Path(o.imported))
             whole = max(1, made + imported)
             old = (self.prompt, self.reply, self.principles)
             mixed = [(made * a + imported * b) / whole for a, b in zip(old, sizes, strict=True)]
             self.pair = (mixed[0], mixed[1], mixed[2])
         rows = made + imported
         self.comparisons = min(rows, o.limit or rows)
+        own = self.responses // max(self.k, 1) if made else 0
+        self.paired = min(self.comparisons, own + prompts)
         return self.comparisons, []
 
-    def _folder(self, folder: Path) -> tuple[int, float, float, float]:
-        """(comparisons outside the held-out prompts, mean tokens of conversation and reply, mean principles)."""
+    def _folder(self, folder: Path) -> tuple[int, int, float, float, float]:
+        """(prompts, comparisons outside the held-out ones, mean tokens of conversation and reply, mean principles)."""
         sums = Counter[str]()
         for row in map(json.loads, whole_lines(folder / "prompts.jsonl")):
             sums += Counter(prompts=1, rules=len(self.constitution.applicable(row.get("tags", ()))),
@@ -125,6 +127,7 @@ class Estimate:
             sums["pairs"] += not is_heldout(row["prompt_id"], self.config.heldout)
         prompts, replies = max(1, sums["prompts"]), max(1, sums["replies"]) * CHARACTERS
         return (
+            sums["prompts"],
             sums["pairs"],
             sums["chats"] / prompts / CHARACTERS,
             sums["texts"] / replies,
@@ -141,7 +144,7 @@ class Estimate:
         card = self._gate(shared + own, each) if o.ai else []
         if o.mode != "pairwise":
             questions = 2 if o.mode == "best and worst" else 1
-            calls = rows / max(1, comb(self.k, 2)) * questions
+            calls = round_up(self.paired * each * 2 * questions) if o.ai else 0
             return rows * questions, [
                 Asked(model, calls, shared + (self.k - 2) * reply, own, of=max(1, each)),
                 *card,

@@ -17,15 +17,17 @@ from string import ascii_uppercase
 from typing import cast
 
 from rlaif.constitution import Principle
-from rlaif.engines import Engine, GenerateRequest, ScoreRequest, Scores
+from rlaif.engines import UNNAMED, Engine, GenerateRequest, Generation, ScoreRequest, Scores
 from rlaif.errors import UserError
 from rlaif.prompts import Chat, Templates, assistant, user
 from rlaif.records import Annotator, Comparison, Label, Order, Prompt, content_hash, verdict_of
+from rlaif.refusals import opens_with_refusal
 
 CHUNK = 256  # questions in flight: enough to sort by length, few enough to keep memory flat
 MIN_MASS = (
     0.01  # less probability than this on all answers together is a refusal or a lecture, and no verdict
 )
+BROKEN = "some of the judge's scores are not numbers, which are no verdicts: its arithmetic overflows; try dtype: float32"
 ORDERS: tuple[Order, ...] = ("ab", "ba")
 # Comparison, principle, order, and the judge's identity: what a label is known by, cheaper than its id.
 Slot = tuple[str, str | None, str, tuple[str | None, ...]]
@@ -101,8 +103,11 @@ class Judge:
         if self.mode != "pairwise":
             yield from self._compare_together(questions, done, given)
             return
-        for start in range(0, len(questions), CHUNK):
-            yield from self._compare_pairs(questions[start : start + CHUNK], done, given)
+        # Reasons are dear: as many texts at a time as there else are questions, so that no more are lost to a kill.
+        texts = 2 * max((len(q.principles) for q in questions), default=1) if self.max_tokens else 1
+        size = max(1, CHUNK // max(1, texts))
+        for start in range(0, len(questions), size):
+            yield from self._compare_pairs(questions[start : start + size], done, given)
 
     def _compare_pairs(
         self, questions: Sequence[Question], done: Collection[Slot], given: Collection[Slot]
@@ -168,8 +173,17 @@ class Judge:
         for labels, question, order in jobs:
             suffixes = tuple(self._suffix(_principle(question, m)) for m in labels)
             requests.append(ScoreRequest(self._shared(question, order), suffixes, ("A", "B"), again))
-        for index, scores in self.engine.score_choices(requests):
+        for index, scores in self._read(requests):
             yield [_filled(label, scores, at) for at, label in enumerate(jobs[index][0])]
+
+    def _read(self, requests: Sequence[ScoreRequest]) -> Iterator[tuple[int, Scores]]:
+        """The engine's scores; what is no number is noted, whatever becomes of it."""
+        broken = False
+        for index, scores in self.engine.score_choices(requests):
+            broken = broken or any(map(scores.broken, range(len(scores.logprobs))))
+            yield index, scores
+        if broken and BROKEN not in self.engine.notes:
+            self.engine.notes.append(BROKEN)
 
     def _reasoned(self, jobs: list[Job], again: bool) -> Iterator[list[Label]]:
         flat: list[tuple[Label, Question, Order]] = [
@@ -184,12 +198,12 @@ class Judge:
         writing = [GenerateRequest(chat, self.max_tokens, temperature=0.0) for chat in chats]
         for index, made in sorted(self.engine.generate(writing), key=lambda pair: pair[0]):
             label, chat = flat[index][0], chats[index]
-            if made.finish == "too_long":
-                yield [label.model_copy(update={"reason": "too long"})]
+            if reason := _unreasoned(made):
+                yield [label.model_copy(update={"reason": reason})]
             else:
                 turns = [*chat, assistant(made.text), user("")]
                 asked.append((label, ScoreRequest(turns, (verdict,), ("A", "B"), again)))
-        for index, scores in self.engine.score_choices([request for _, request in asked]):
+        for index, scores in self._read([request for _, request in asked]):
             yield [_filled(asked[index][0], scores, 0)]
 
     def _compare_together(
@@ -205,7 +219,7 @@ class Judge:
             jobs = [lineup.only(labels) for lineup, labels in zip(lineups, todo, strict=True) if labels]
             requests = [job.request(self.templates, order, again) for job in jobs for order in ORDERS]
             read: dict[int, Scores] = {}
-            for index, scores in self.engine.score_choices(requests):
+            for index, scores in self._read(requests):
                 read[index] = scores
                 if index ^ 1 in read:
                     both = {"ab": read.pop(index & ~1), "ba": read.pop(index | 1)}
@@ -247,7 +261,7 @@ class Judge:
             ScoreRequest(shared(prompt.chat, reply), tuple(map(suffix, principles)), tuple(values))
             for _, (prompt, reply, principles) in asked
         ]
-        for at, scores in self.engine.score_choices(requests):
+        for at, scores in self._read(requests):
             index, (_, _, principles) = asked[at]
             yield (
                 index,
@@ -313,7 +327,9 @@ class Lineup:
         rows: list[Label] = []
         for at, principle in enumerate(self.principles):
             logs = {
-                order: dict(zip(ids[:: 1 if order == "ab" else -1], scores.logprobs[at], strict=True))
+                order: dict(
+                    zip(ids[:: 1 if order == "ab" else -1], _finite(scores.logprobs[at]), strict=True)
+                )
                 for order, scores in read.items()
                 if _doubt(scores, at) is None
             }
@@ -357,10 +373,25 @@ def _doubt(scores: Scores, at: int) -> str | None:
     """Why no verdict can be read after a suffix, None where one can."""
     if scores.too_long:
         return "too long"
+    if scores.broken(at):
+        return "not a number"
     if not scores.readable(at):
         return "refused"
     mass = scores.mass(at)
     return None if mass is None or mass >= MIN_MASS else "refused"
+
+
+def _unreasoned(made: Generation) -> str | None:
+    """Why no verdict follows from a text that should be reasoning, None where one may."""
+    if made.finish == "too_long":
+        return "too long"
+    refused = made.finish == "content_filter" or opens_with_refusal(made.text)
+    return "refused" if refused else None
+
+
+def _finite(logprobs: Sequence[float]) -> list[float]:
+    """A choice ruled out (−∞) as one that is not named: two such choices are equals, not NaN apart."""
+    return [max(x, UNNAMED) for x in logprobs]
 
 
 def _unread(label: Label, scores: Scores, at: int) -> Label:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import platform
+import re
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,9 +24,11 @@ from rlaif.plugin import load_function
 from rlaif.prompts import Templates
 from rlaif.records import Prompt
 from rlaif.rewards import is_function
-from rlaif.runfolder import Rows, Run, read_json, read_rows, write_json
+from rlaif.runfolder import Rows, Run, label_files, read_json, read_rows, write_json
 
-CHANGEABLE = ("budget", "prices", "judge_card")  # what no row hangs on: a run may go on with other values
+# What no row hangs on: a run may go on with other caps, at other addresses, on another machine.
+_SERVING = "base_url|api_key_env|concurrency|patience|device|batch_tokens|gpu_memory"
+CHANGEABLE = re.compile(rf"config\.(budget|prices|judge_card|threads|(policy|feedback)\.({_SERVING}))(\.|$)")
 REPORTED = ("torch", "transformers", "trl", "datasets", "accelerate", "openai", "vllm", "pydantic")
 
 
@@ -51,6 +54,8 @@ def resolve(config: Config, base: Path) -> Config:
         for name in ("imported", "labels_from"):
             if getattr(options, name, None):
                 changes[name] = str(find(getattr(options, name), base))
+        if "labels_from" in changes:
+            label_files(Path(changes["labels_from"]))
         if options.stage == "reward" and options.model:  # type: ignore[attr-defined]
             changes["model"] = model(options.model)  # type: ignore[attr-defined]
         if getattr(options, "heldout_sets", None):
@@ -124,9 +129,12 @@ def open_run(folder: Path, config: Config, config_path: Path, overrides: list[st
     load_gold(config.gold, constitution)
     if (folder / "manifest.json").exists():
         refuse_other_run(folder, config, constitution, templates)
-        before = Run.load(folder).config
-        if any(getattr(before, key) != getattr(config, key) for key in CHANGEABLE):
+        before = Run.load(folder)
+        if before.config != config:
             write_json(folder / "config.json", config.model_dump())
+            there = before.manifest.get("endpoints", endpoints(before.config))
+            now = {role: sorted({*there[role], *found}) for role, found in endpoints(config).items()}
+            write_json(folder / "manifest.json", {**before.manifest, "endpoints": now})
         return Run.load(folder)
     if any(path.name != ".lock" for path in folder.iterdir()):
         raise UserError(f"{folder}: not empty and not a run folder.", "a new folder, or that of the same run",
@@ -153,17 +161,14 @@ def load_prompts(path: Path) -> list[Prompt]:
 
 
 def refuse_other_run(folder: Path, config: Config, constitution: Constitution, templates: Templates) -> None:
-    """UserError with the differing keys where the folder belongs to another run; budget, prices and the card's limits may change."""
+    """UserError with the differing keys where the folder belongs to another run; what is CHANGEABLE may differ."""
     before = flatten({"config": read_json(folder / "config.json"),
                       "constitution": read_json(folder / "constitution.json"),
                       "templates": read_json(folder / "templates.json")})  # fmt: skip
     now = flatten({"config": config.model_dump(mode="json"), "constitution": constitution.model_dump(mode="json"),
                    "templates": templates.sources})  # fmt: skip
     differing = [
-        key
-        for key in {**before, **now}
-        if before.get(key) != now.get(key)
-        and not key.startswith(tuple(f"config.{name}" for name in CHANGEABLE))
+        key for key in {**before, **now} if before.get(key) != now.get(key) and not CHANGEABLE.match(key)
     ]
     if differing:
         shown = [f"  {key}: {before.get(key)!r} there, {now.get(key)!r} now" for key in differing[:8]]
@@ -201,8 +206,14 @@ def manifest(
         "config_folder": str(config_path.parent), "constitution_hash": constitution.hash,
         "template_hashes": {name: templates.hash(name) for name in templates.sources},
         "git": git_revision(config_path.parent), "python": platform.python_version(), "machine": platform.machine(),
-        "cpus": os.cpu_count(), "versions": {name: version(name) for name in REPORTED}, "status": "running",
+        "cpus": os.cpu_count(), "endpoints": endpoints(config), "versions": {name: version(name) for name in REPORTED}, "status": "running",
     }  # fmt: skip
+
+
+def endpoints(config: Config) -> dict[str, list[str]]:
+    """The addresses that a run asks, by role."""
+    roles = {"policy": config.policy, "feedback": config.feedback}
+    return {name: sorted(role.endpoints) if role.engine == "openai" else [] for name, role in roles.items()}
 
 
 def version(package: str) -> str | None:

@@ -88,18 +88,21 @@ class Tally:
     flips: int = 0
     refused: int = 0
     too_long: int = 0
+    not_numbers: int = 0
     abstained: int = 0
     written: int = 0
 
     def add(self, labels: Sequence[Label]) -> Tally:
         """Count labels; both orders of a verdict must come in one call."""
-        pairs: dict[tuple[str, str | None], dict[str, float]] = defaultdict(dict)
+        pairs: dict[tuple[str | None, ...], dict[str, float]] = defaultdict(dict)
         for label in labels:
             self.rows += 1
             if label.annotator.kind == "ai":
                 self._count(label)
                 if label.p_a is not None:
-                    pairs[(label.comparison_id, label.principle_id)][label.order] = label.p_a
+                    # The best and the worst of several are two verdicts on a pair, told apart by how they were read.
+                    asked = label.comparison_id, label.principle_id, label.judge.get("decoding")
+                    pairs[asked][label.order] = label.p_a
         for p in pairs.values():
             # Where both orders are near 0.5 the judge calls a tie; which side of 0.5 they fall on says nothing.
             if len(p) == 2 and any(verdict_of(x) != "tie" for x in p.values()):
@@ -111,6 +114,7 @@ class Tally:
         self.judged += 1
         self.refused += label.reason == "refused"
         self.too_long += label.reason == "too long"
+        self.not_numbers += label.reason == "not a number"
         self.abstained += label.verdict == "abstain"
         if label.p_a is None:
             return
@@ -132,7 +136,7 @@ class Tally:
         """How far the judge can be trusted: flips with the order, first-position rate, captured mass, unreadable verdicts."""
         asked = self.judged - self.abstained
         return {
-            "calls": self.judged,
+            "verdicts": self.judged,
             "decided": self.decided,
             "order_flip_rate": ratio(self.flips, self.decided),
             "first_position_rate": ratio(self.first, self.sided),
@@ -141,6 +145,7 @@ class Tally:
             "invalid_rate": ratio(asked - self.read, asked),
             "refused": self.refused,
             "too_long": self.too_long,
+            "not_numbers": self.not_numbers,
             "abstained": self.abstained,
         }
 

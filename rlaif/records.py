@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from typing import Any, Literal, TypeVar
 
@@ -137,7 +138,8 @@ class Label(Record):
     `p_a` is the probability that a is better, None where nothing could be read (`verdict="invalid"`);
     `order` says which response was shown first; `mass` is the probability the judge put on the answer tokens,
     None where it gave no log-probabilities and its written answer was parsed;
-    `reason` says why a verdict is invalid: "refused" (no verdict, or hardly any probability on one) or "too long".
+    `reason` says why a verdict is invalid: "refused" (no verdict, or hardly any probability on one), "too long",
+    or "not a number" (the judge's scores are NaN).
     """
 
     comparison_id: str
@@ -147,7 +149,7 @@ class Label(Record):
     p_a: float | None = Field(default=None, ge=0.0, le=1.0)
     verdict: Verdict
     mass: float | None = None
-    reason: Literal["refused", "too long"] | None = None
+    reason: Literal["refused", "too long", "not a number"] | None = None
     seconds: float | None = None
     judge: dict[str, str] = Field(default_factory=dict)
 
@@ -229,7 +231,7 @@ TIE_MARGIN = 0.1
 
 def verdict_of(p_a: float | None, tie_margin: float = TIE_MARGIN) -> Verdict:
     """The hard verdict a probability amounts to; within `tie_margin` of one half it is a tie."""
-    if p_a is None:
+    if p_a is None or math.isnan(p_a):
         return "invalid"
     if abs(p_a - 0.5) <= tie_margin:
         return "tie"

@@ -333,6 +333,15 @@ class Run:
         return cls(path, config, constitution)
 
 
+def label_files(path: Path) -> list[Path]:
+    """The label files of a run that another run may take labels from; raises UserError where there are none."""
+    stages = [stage for stage in Run.load(path).stages if stage.name == "label"]
+    files = [stage.dir / name for stage in stages for name in ("labels.jsonl", "earlier_labels.jsonl")]
+    if not any(file.exists() for file in files):
+        raise UserError(f"labels_from: {path} holds no labels.", "a run whose label stage has begun")
+    return files
+
+
 def policies_of(run: Run, stages: list[Stage]) -> dict[str, Path]:
     """Folders of the policies that these stages train; the last round's carry the stage's plain name.
 

@@ -11,10 +11,11 @@ from rlaif import pipeline
 from rlaif.auditing import injection, measures
 from rlaif.auditing.attacks import ATTACKS, CONSTANT, scene, turns_of
 from rlaif.auditing.audit import Audit
-from rlaif.auditing.card import failures
+from rlaif.auditing.card import failures, tokenizer_of
 from rlaif.auditing.cases import from_examples, pair, with_truth
 from rlaif.auditing.page import doubts, in_words, write_card
 from rlaif.cli import app
+from rlaif.config import Config
 from rlaif.constitution import Constitution, Principle
 from rlaif.engines import Scripted
 from rlaif.errors import UserError
@@ -144,6 +145,8 @@ def test_other_wordings_keep_blur_or_turn_a_verdict():
     assert (found["value"], found["n"]) == (pytest.approx(1 / 3), 3)
     assert found["turned"]["value"] == pytest.approx(1 / 3)
     assert found["accuracy"]["value"] == pytest.approx(1 / 4)
+    assert found["accuracy"]["baselines"]["always the first stored"] == 1.0
+    assert found["accuracy"]["baselines"].keys() == measures.GUESSES.keys()
 
 
 # ---- attacks ----------------------------------------------------------------------------------------------------
@@ -270,6 +273,8 @@ def test_the_page_escapes_what_models_wrote(tmp_path: Path):
     page = write_card(tmp_path / "c.html", {**card, "gold": "x", "left_out": {"same": 2}}).read_text()
     assert hostile not in page
     assert "&lt;script&gt;" in page
+    # Beside every accuracy stands the best rule that reads no principle: of the principle, of all, of other wordings.
+    assert page.count("<small>the shorter reply</small>") == 3
     assert "http" not in re.sub(r"http-equiv", "", page)
 
 
@@ -291,6 +296,27 @@ def test_the_command_on_a_config(project: Path):
     assert card["pairs"] > 10
     assert "Right or wrong" in out.read_text()
     assert json.loads(CliRunner().invoke(app, arguments).stdout) == card
+
+
+def test_mistakes_are_said_before_the_audit_is_paid_for(project: Path, monkeypatch):
+    monkeypatch.setattr("rlaif.auditing.card.judge_card", lambda *_: pytest.fail("the judge was asked"))
+    command = ["judge", "audit", str(project / "config.yaml")]
+    with pytest.raises(UserError, match="a folder"):
+        CliRunner().invoke(app, [*command, "--out", str(project)], catch_exceptions=False)
+    refused = CliRunner().invoke(app, [*command, "--pairs", "-1"])
+    assert refused.exit_code == 2
+    assert "--pairs" in refused.output
+
+
+@pytest.mark.parametrize(
+    ("engine", "marks"), [("transformers", "<|end|>"), ("vllm", "<|end|>"), ("openai", "<|im_end|>")]
+)
+def test_a_judge_in_process_is_attacked_with_its_own_template(engine, marks):
+    config = Config.model_validate({
+        "name": "audit", "constitution": "c", "prompts": "none", "policy": {"model": "p"}, "stages": [{"stage": "sample"}],
+        "feedback": {"engine": engine, "model": "rlaif/playground/weights/feedback"},
+    })  # fmt: skip
+    assert marks in turns_of(tokenizer_of(config))[0]
 
 
 def test_a_model_needs_a_constitution():

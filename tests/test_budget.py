@@ -200,6 +200,26 @@ def test_the_estimate_follows_the_ways_to_ask(project, options, calls):
     assert pipeline.dry_run(project / "config.yaml", overrides)["stages"][4]["calls"] == calls
 
 
+@pytest.mark.parametrize(("pair", "mode", "exact", "lacking"), [
+    ("pair.per_prompt=1", "best", True, False), ("pair.per_prompt=2", "best and worst", True, True),
+    ("pair.limit=5", "best", False, None), ("pair.samples=true", "best", True, False),
+])  # fmt: skip
+def test_one_question_on_all_replies_counts_once_a_prompt(project, pair, mode, exact, lacking):
+    config, rules = project / "config.yaml", project / "constitution.yaml"
+    rules.write_text("\n".join(rules.read_text().splitlines()[:3]))
+    config.write_text(config.read_text().split("stages:")[0] + "stages:\n  - {stage: sample, prompts: 12, k: 3}\n"
+                      "  - {stage: pair}\n  - {stage: label}\n")  # fmt: skip
+    overrides = [pair, f"label.mode={mode}", "feedback.model=tests.test_labelling:longest_judge"]
+    calls = pipeline.dry_run(config, overrides)["stages"][2]["calls"]
+    label = pipeline.run(config, project / "run", overrides).stages[2]
+    prompts = {row.prompt_id for row in Rows(label.input("comparisons"), Comparison)}
+    asked = label.summary["usage"]["calls"]
+    assert asked == len(prompts) * 2 * (2 if mode == "best and worst" else 1)
+    assert calls == asked if exact else calls >= asked
+    noted = any("lack some pairs" in note for note in label.summary["notes"])
+    assert noted == lacking or lacking is None
+
+
 def test_the_judges_card_is_counted(project):
     gated = "judge_card.pairs=12"
     plans = [pipeline.dry_run(project / "config.yaml", overrides) for overrides in ([], [gated])]

@@ -92,7 +92,7 @@ def test_what_a_difference_amounts_to_is_said():
 def test_a_run_against_itself_is_all_ties(ai):
     data = compare([ai, ai])
     win = data["win_rate"]
-    assert (win["value"], win["ci"], win["ties"], win["calls"]) == (0.5, [0.5, 0.5], 1.0, 0)
+    assert (win["value"], win["ci"], win["ties"], win["verdicts"]) == (0.5, [0.5, 0.5], 1.0, 0)
     assert data["gold"]["delta"]["all"]["ci"] == [0.0, 0.0]
     assert data["labels"]["agreement"] == 1.0
 

@@ -55,6 +55,9 @@ def load(tmp_path: Path, text: str, *overrides: str) -> Config:
         ("  - stage: sample\n    k: 2\n", "", r'x\.yaml:7: stage "pair" needs responses, which no earlier stage makes'),
         ("  - stage: pair\n", "", r'x\.yaml:9: stage "label" needs comparisons, which no earlier stage makes'),
         ("stage: label", "stage: reward", r'x\.yaml:10: stage "reward" needs preferences'),
+        ("stage: label", "{stage: label, principles: []}", r'x\.yaml:10: .*nothing to judge by'),
+        ("k: 2", "k: 1", r'x\.yaml:9: nothing to pair: the sample stage before makes 1 response'),
+        ("stage: label", "{stage: label, cot: true, few_shot: 2}", r'x\.yaml:10: .*answers without reasons'),
         ("stage: label", "stage: ppo", r'x\.yaml:10: stage "ppo" needs reward_model'),
     ],
 )  # fmt: skip
@@ -196,3 +199,8 @@ def test_configs_for_real_models_take_other_models_and_human_pairs(name):
 def test_nearest_word():
     assert nearest("sede", ["seed", "name"]) == 'did you mean "seed"?'
     assert nearest("zzz", ["seed", "name"]) == "known: name, seed"
+
+
+def test_one_response_a_prompt_is_enough_where_other_pairs_are_made(tmp_path):
+    text = BASE.replace("k: 2", "k: 1").replace("stage: pair", "{stage: pair, imported: hh}")
+    assert load(tmp_path, text).stages[1].imported == "hh"

@@ -409,9 +409,15 @@ def test_a_key_is_needed_only_without_an_address(monkeypatch: pytest.MonkeyPatch
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     with pytest.raises(UserError, match="OPENAI_API_KEY is not set"):
         OpenAIEngine(ModelConfig(engine="openai", model="m"))
-    assert OpenAIEngine(
-        ModelConfig(engine="openai", model="m", base_url="http://host:8000/v1/")
-    ).fingerprint == ("openai:m@host:8000/v1")
+    OpenAIEngine(ModelConfig(engine="openai", model="m", base_url="http://host:8000/v1/"))
+
+
+def test_the_fingerprint_is_of_the_model_wherever_it_is_served():
+    here, there = (OpenAIEngine(ModelConfig(engine="openai", model="m", base_url=url)).fingerprint
+                   for url in ("http://host:8000/v1", ("http://host:8001/v1", "http://other/v1")))  # fmt: skip
+    assert here == there == "openai:m"
+    named = ModelConfig(engine="openai", model="m", base_url="http://host/v1", served_as="org/m-7b")
+    assert OpenAIEngine(named).fingerprint == "openai:m served as org/m-7b"
 
 
 @pytest.mark.parametrize(("options", "words"), [

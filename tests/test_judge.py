@@ -1,12 +1,14 @@
 """The arithmetic from labels to preferences, and the judge on scripts."""
 
 import math
+import shutil
 from dataclasses import replace
 
 import pytest
 
+from rlaif.config import ModelConfig
 from rlaif.constitution import Constitution, Principle
-from rlaif.engines import Generation, Scores, Scripted
+from rlaif.engines import Generation, Scores, Scripted, open_engine
 from rlaif.errors import UserError
 from rlaif.judge import Judge, Question, slot_of
 from rlaif.preferences import (
@@ -105,6 +107,18 @@ def test_a_judge_that_follows_the_position_flips_every_verdict():
     ] == pytest.approx(0.5)
 
 
+def test_the_best_and_the_worst_are_two_verdicts_on_a_pair():
+    def named(p_ab, p_ba, asked):
+        return [label(p, order=order).model_copy(update={"judge": {"decoding": asked}})
+                for p, order in ((p_ab, "ab"), (p_ba, "ba"))]  # fmt: skip
+
+    # Each is the same in both orders, and they contradict one another: no order effect at all.
+    found = order_statistics([*named(0.9, 0.9, "best of 3"), *named(0.2, 0.2, "worst of 3")])
+    assert found["order_flip_rate"] == 0.0
+    found = order_statistics([*named(0.9, 0.9, "best of 3"), *named(0.2, 0.8, "worst of 3")])
+    assert (found["decided"], found["order_flip_rate"]) == (2, 0.5)
+
+
 def test_done_labels_are_not_asked_again():
     engine = scripts.feedback()
     judge = Judge(engine, Templates.load("brief"))
@@ -146,6 +160,68 @@ def test_unreadable_scores_leave_the_label_invalid():
     rows = ask(engine, [question("rude", "nice")])
     assert {row.verdict for row in rows} == {"invalid"}
     assert all(row.p_a is None for row in rows)
+
+
+NAN = float("nan")
+
+
+def scoring(*rows: tuple[float, ...]) -> Scripted:
+    """An engine that gives these log-probabilities to every question, the last row to all further suffixes."""
+    engine = scripts.feedback()
+    engine.notes = []
+    engine.score_choices = lambda requests: (
+        (i, Scores(tuple(rows[min(at, len(rows) - 1)] for at in range(len(r.suffixes)))))
+        for i, r in enumerate(requests)
+    )
+    return engine
+
+
+@pytest.mark.parametrize("row", [(NAN, NAN), (NAN, -1.0), (-1.0, NAN), (math.inf, -1.0)])
+@pytest.mark.parametrize("mode", ["pairwise", "best"])
+def test_what_is_no_number_is_no_verdict(row, mode):
+    engine = scoring(row, (-0.1, -3.0))
+    rows = ask(engine, [question("rude", "nice")], mode=mode)
+    broken = [found for found in rows if found.principle_id == "one"]
+    assert {(found.verdict, found.p_a, found.reason) for found in broken} == {
+        ("invalid", None, "not a number")
+    }
+    assert all(found.p_a is not None for found in rows if found.principle_id == "two")
+    assert order_statistics(rows)["not_numbers"] == 2
+    assert order_statistics(rows)["invalid_rate"] == 0.5
+    assert "dtype: float32" in engine.notes[0]
+    assert aggregate(broken, RULES) is None
+
+
+def test_a_choice_ruled_out_is_a_verdict_and_no_answer_at_all_is_a_refusal():
+    rows = ask(scoring((-0.1, -math.inf)), [question("rude", "nice")])
+    assert {(found.order, found.p_a) for found in rows} == {("ab", 1.0), ("ba", 0.0)}
+    rows = ask(scoring((-math.inf, -math.inf)), [question("rude", "nice")])
+    assert {(found.verdict, found.reason) for found in rows} == {("invalid", "refused")}
+
+
+def test_compliance_leaves_out_what_is_no_number():
+    judge = Judge(scoring((NAN, NAN), (-0.1, -3.0)), Templates.load("default"))
+    item = (question("rude", "nice").prompt, "rude", RULES.principles)
+    assert list(dict(judge.compliance([item]))[0]) == ["two"]
+    assert "dtype: float32" in judge.engine.notes[0]
+    five = Judge(scoring((NAN,) * 5, (-1.0,) * 5), Templates.load("default"))
+    assert dict(five.pointwise([item]))[0] == {"two": pytest.approx(0.0)}
+
+
+def test_half_precision_that_overflows_gives_no_labels(tmp_path):
+    load_file, save_file = (
+        getattr(pytest.importorskip("safetensors.torch"), f"{verb}_file") for verb in ("load", "save")
+    )
+    folder = shutil.copytree("rlaif/playground/weights/feedback", tmp_path / "judge")
+    weights = load_file(folder / "model.safetensors")
+    last = [name for name in weights if "norm" in name][-1]
+    # Large activations: too large for half precision, and nothing to single precision.
+    save_file({**weights, last: weights[last] * 1e6}, folder / "model.safetensors", {"format": "pt"})
+    for dtype, verdicts in (("float32", {"a", "b", "tie"}), ("float16", {"invalid"})):
+        rows = ask(
+            open_engine(ModelConfig(model=str(folder), device="cpu", dtype=dtype)), [question("rude", "nice")]
+        )
+        assert {found.verdict for found in rows} <= verdicts
 
 
 def test_compliance_reads_yes_by_principle():
@@ -290,3 +366,46 @@ def test_labels_had_from_elsewhere_are_not_asked_and_do_not_count_as_a_broken_ch
     rows = [row for batch in judge.compare([old, new], (), had) for row in batch]
     assert {row.comparison_id for row in rows} == {new.comparison.id}
     assert len(engine.asked[0]) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "finish", "reason"),
+    [
+        ("I'm sorry, but I can’t help with that.", "stop", "refused"),
+        ("As an AI, I do not choose between replies. Both differ.", "stop", "refused"),
+        ("", "content_filter", "refused"),
+        ('Reply A only says "I\'m sorry, I cannot help." Reply B helps.', "stop", None),
+        ("A says ‘I can’t do that’, B is kind.", "stop", None),
+        ("Reply B is kind. I cannot say so of A.", "stop", None),
+    ],
+)
+def test_a_refusal_in_place_of_reasons_is_no_verdict(text, finish, reason):
+    engine = scripts.feedback()
+    engine.generate = lambda requests: ((i, Generation(text, finish)) for i in range(len(requests)))
+    engine.on_score = lambda messages, suffix, choices: [0.9, 0.05]
+    rows = ask(engine, [question("rude", "nice")], max_tokens=32)
+    assert {row.reason for row in rows} == {reason}
+    assert order_statistics(rows)["refused"] == (len(rows) if reason else 0)
+    assert engine.usage.calls == (0 if reason else len(rows))
+
+
+def test_reasons_are_written_and_judged_a_part_of_a_chunk_at_a_time():
+    class PulledPlug(Exception):
+        pass
+
+    def write(request):
+        if engine.usage.calls >= 600:  # texts and verdicts
+            raise PulledPlug
+        return "A is kinder."
+
+    engine = Scripted(on_generate=write, on_score=lambda messages, suffix, choices: [0.7, 0.2])
+    pairs = [question(f"reply {n}", "nice") for n in range(200)]
+    judge, rows = Judge(engine, Templates.load("brief"), max_tokens=32), []
+    with pytest.raises(PulledPlug):
+        rows.extend(row for batch in judge.compare(pairs) for row in batch)
+    assert len(rows) == 256
+    engine.usage.calls = 0
+    engine.on_generate = lambda request: "A is kinder."
+    rest = [row for batch in judge.compare(pairs, {slot_of(row) for row in rows}) for row in batch]
+    assert len(rest) == 4 * 200 - 256
+    assert engine.usage.calls == 2 * len(rest)

@@ -13,6 +13,7 @@ import rlaif.engines.openai as module
 from rlaif.cli import app
 from rlaif.errors import UserError
 from rlaif.pipeline import run
+from rlaif.runfolder import read_json
 from tests.scripts import judge
 from tests.stub_server import Stub, serving
 
@@ -95,6 +96,28 @@ def test_a_label_stage_through_every_fault(project: Path, truth: dict):
     assert summary["usage"]["calls"] == len(truth) + retried["no log-probabilities"]
     assert any("asked again after" in note for note in summary["notes"])
     assert written_anywhere(project / "faulty", KEY) == []
+
+
+def asked_at_a_new_address(project: Path, name: str, *overrides: str, until: str | None = None) -> int:
+    """Questions that a server at a new address is asked when a run is started, or goes on, with it."""
+    stub = Stub()
+    stub.verdict = verdict
+    with serving(stub) as url:
+        run(endpoint_config(project, url), project / name, overrides, until)
+    return len(stub.asked)
+
+
+def test_a_run_goes_on_at_another_address_and_its_judge_is_the_same(project: Path):
+    assert asked_at_a_new_address(project, "run", until="pair") == 0
+    faster = ("feedback.concurrency=8", "feedback.patience=9", "policy.device=cpu", "threads=1")
+    assert asked_at_a_new_address(project, "run", *faster) > 0
+    addresses = read_json(project / "run" / "manifest.json")["endpoints"]
+    assert addresses["policy"] == []
+    assert len(addresses["feedback"]) == 2
+    assert read_json(project / "run" / "config.json")["feedback"]["patience"] == 9
+    assert asked_at_a_new_address(project, "other", f"label.labels_from={project / 'run'}") == 0
+    with pytest.raises(UserError, match=r"feedback\.served_as: None there, 'else' now"):
+        asked_at_a_new_address(project, "run", "feedback.served_as=else")
 
 
 def test_a_server_that_falls_silent_and_comes_back(project: Path, truth: dict):

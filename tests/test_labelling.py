@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from rlaif import pipeline
+from rlaif.comparing.summary import summarise
 from rlaif.engines import Scripted
 from rlaif.errors import UserError
 from rlaif.records import Comparison, Label, Preference
@@ -44,6 +45,14 @@ def other_judge() -> Scripted:
 def refusing_judge() -> Scripted:
     """Lectures about the first rule, answers about the others."""
     return Scripted(on_score=lambda m, s, c: [1e-4, 2e-4] if "word0." in s else [0.8, 0.1], name="refusing")
+
+
+def broken_judge() -> Scripted:
+    """The counting judge, whose arithmetic breaks down at the first rule."""
+    sound = counting_judge().on_score
+    return Scripted(
+        on_score=lambda m, s, c: [float("nan")] * 2 if "word0." in s else sound(m, s, c), name="counting"
+    )
 
 
 def longest_judge() -> Scripted:
@@ -123,6 +132,51 @@ def test_arithmetic_asks_nothing(folder, edit):
     constitution(folder, weights=edit.get("weights"), tags=edit.get("tags"))
     run(folder, "second", f"label.labels_from={folder / 'first'}", *edit.get("overrides", []))
     assert ASKED == []
+
+
+def test_calls_are_what_was_asked_and_the_gate_asks_nothing_where_nothing_is_missing(folder):
+    gate = ("judge_card.pairs=4", "judge_card.enforce=false")
+    first = run(folder, "first", *gate)
+    figures = summarise(first.path)["labels"]
+    assert (
+        figures["calls"] == len(ASKED) > figures["verdicts"] == len(rows(first, "labels"))
+    )  # the gate's as well
+    assert (first.stages[2].dir / "judge_card.json").exists()
+    ASKED.clear()
+    second = run(folder, "second", *gate, f"label.labels_from={folder / 'first'}")
+    assert ASKED == []
+    taken = summarise(second.path)["labels"]
+    assert (taken["calls"], taken["verdicts"], taken["reused"]) == (
+        0,
+        figures["verdicts"],
+        figures["verdicts"],
+    )
+    assert not (second.stages[2].dir / "judge_card.json").exists()
+    constitution(folder, ["changed", *WORDS[1:]])
+    third = run(folder, "third", *gate, f"label.labels_from={folder / 'first'}")
+    assert (third.stages[2].dir / "judge_card.json").exists()
+
+
+def test_verdicts_that_were_no_numbers_are_asked_again(folder):
+    first = run(folder, "first", "feedback.model=tests.test_labelling:broken_judge")
+    calls = len(rows(first, "labels"))
+    assert first.stages[2].summary["metrics"]["not_numbers"] == calls / 16
+    assert any("dtype: float32" in note for note in first.stages[2].summary["notes"])
+    ASKED.clear()
+    second = run(folder, "second", f"label.labels_from={folder / 'first'}")
+    assert len(ASKED) == calls / 16
+    assert all("word0" in suffix for _, suffix in ASKED)
+    assert all(label.p_a is not None for label in rows(second, "labels"))
+    assert not any("dtype" in note for note in second.stages[2].summary["notes"])
+
+
+def test_labels_from_is_checked_before_anything_runs(folder):
+    (folder / "empty").mkdir()
+    with pytest.raises(UserError, match="empty: not a run folder"):
+        pipeline.dry_run(folder / "config.yaml", [f"label.labels_from={folder / 'empty'}"])
+    pipeline.run(folder / "config.yaml", folder / "begun", until="pair")
+    with pytest.raises(UserError, match="begun holds no labels"):
+        pipeline.dry_run(folder / "config.yaml", [f"label.labels_from={folder / 'begun'}"])
 
 
 def test_a_subset_decides_alone(folder):

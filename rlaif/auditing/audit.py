@@ -62,7 +62,7 @@ class Audit:
             "judge": self._identity(),
             "seed": self.seed,
             "pairs": len(self.cases),
-            "verdicts": statistics["calls"],
+            "verdicts": statistics["verdicts"],
             "accuracy": {
                 **measures.accuracy(rows),
                 "by_principle": measures.by_principle(rows, measures.accuracy),
@@ -150,7 +150,8 @@ class Audit:
             chats.append([*turns, {**last, "content": asked}])
         counts = Counter({"choice": 0, "refusal": 0, "other": 0})
         engine = self.judge.engine
-        if isinstance(engine, Scripted) and engine.on_generate is None:
+        script = getattr(engine, "engine", engine)  # behind an account
+        if isinstance(script, Scripted) and script.on_generate is None:
             return dict(counts)
         for _, answer in engine.generate([GenerateRequest(c, WRITTEN_TOKENS, 0.0) for c in chats]):
             chosen = parse_choice(answer.text, ("A", "B")) is not None

@@ -167,7 +167,7 @@ def wording(pairs: Sequence[tuple[Reading, Reading]]) -> dict[str, Any]:
     return {
         **rate([one.verdict == other.verdict for one, other in firm]),
         "turned": rate([{one.verdict, other.verdict} == {"a", "b"} for one, other in firm]),
-        "accuracy": rate([right(other) for _, other in pairs if decided([other])]),
+        "accuracy": accuracy([other for _, other in pairs]),
     }
 
 

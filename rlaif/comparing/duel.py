@@ -82,7 +82,7 @@ def judged(a: Side, b: Side, prompts: Sequence[Prompt], judge: Judge, constituti
         "judge": judge.engine.fingerprint,
         "length_controlled": length_controlled(outcomes([x for x, _ in read]), [d for _, d in read]),
         "identical": len(questions) - len(different),
-        **{key: statistics[key] for key in ("calls", "order_flip_rate", "mass")},
+        **{key: statistics[key] for key in ("verdicts", "order_flip_rate", "mass")},
         "by_principle": _by_principle(questions, labels, constitution),
     }  # fmt: skip
 

@@ -25,12 +25,19 @@ def summarise(path: Path) -> dict[str, Any]:
         "status": "unfinished" if evidence.unfinished else "done",
         "stages": [_stage(stage) for stage in evidence.run.stages],
         "policies": evidence.metrics("evaluate").get("policies", {}),
-        "labels": evidence.metrics("label"),
+        "labels": _labels(evidence),
         "reward_model": evidence.metrics("reward"),
         "ppo": evidence.metrics("ppo"),
         **{name: evidence.metrics(name) for name in ARMS if evidence.last(name)},
         "spent": evidence.run.ledger.figures(),
     })  # fmt: skip
+
+
+def _labels(evidence: Evidence) -> dict[str, Any]:
+    """The label stage's metrics, and how many questions it asked models: verdicts may come from elsewhere."""
+    stage = evidence.last("label")
+    calls = {"calls": stage.summary.get("usage", {}).get("calls", 0)} if stage else {}
+    return evidence.metrics("label") | calls
 
 
 def _stage(stage: Stage) -> dict[str, Any]:

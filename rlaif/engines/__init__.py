@@ -62,17 +62,22 @@ class Scores:
     """Log-probabilities of the choices, raw (not renormalised): `logprobs[suffix][choice]`, natural logarithm.
 
     An empty row means that nothing readable was answered (a refusal, a lecture); `too_long` that the question did
-    not fit the context (`logprobs` is empty). Ask `readable` before `probability`. Where an answer was written and
-    parsed, the choice it names has 0 and every other one UNNAMED: a certain verdict, of which no mass is known.
+    not fit the context (`logprobs` is empty); NaN or +∞ in a row that the model's arithmetic broke down. Ask
+    `readable` before `probability`. Where an answer was written and parsed, the choice it names has 0 and every
+    other one UNNAMED: a certain verdict, of which no mass is known.
     """
 
     logprobs: tuple[tuple[float, ...], ...]
     prompt_tokens: int = 0
     too_long: bool = False
 
+    def broken(self, suffix: int) -> bool:
+        """Whether what stands there is no log-probability: NaN or +∞ (−∞ is one, of a choice ruled out)."""
+        return suffix < len(self.logprobs) and not all(x < math.inf for x in self.logprobs[suffix])
+
     def readable(self, suffix: int) -> bool:
         """Whether anything could be read after this suffix."""
-        return suffix < len(self.logprobs) and bool(self.logprobs[suffix])
+        return suffix < len(self.logprobs) and bool(self.logprobs[suffix]) and not self.broken(suffix)
 
     def probability(self, suffix: int) -> tuple[float, ...]:
         """The choices' probabilities after one suffix, renormalised to sum to 1."""

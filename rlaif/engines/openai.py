@@ -79,8 +79,9 @@ class OpenAIEngine:
 
     @property
     def fingerprint(self) -> str:
-        """Model name and endpoints, without anything secret an address may carry."""
-        return f"openai:{self.config.model}@{','.join(sorted(e.name for e in self.endpoints))}"
+        """The model's name, and the one its answers carry: wherever it is served, it is the same judge."""
+        served_as = self.config.served_as
+        return f"openai:{self.config.model}{f' served as {served_as}' if served_as else ''}"
 
     def generate(self, requests: Sequence[GenerateRequest]) -> Iterator[tuple[int, Generation]]:
         """One chat completion a request, with the request's seed."""

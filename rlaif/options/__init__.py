@@ -69,6 +69,11 @@ class Pair(StageOptions):
     )
 
     @property
+    def samples_alone(self) -> bool:
+        """Whether all pairs are of samples, so that there must be two of a prompt."""
+        return self.samples and not (self.revisions or self.imported)
+
+    @property
     def wants(self) -> tuple[str, ...]:
         return (("responses",) if self.samples else ()) + (("revisions",) if self.revisions else ())
 
@@ -159,6 +164,12 @@ class Label(StageOptions):
             raise ValueError("no source of labels: set ai: true or give human")
         if self.mode != "pairwise" and (self.cot or self.few_shot):
             raise ValueError(f'cot and few_shot go with mode: pairwise, not with "{self.mode}"')
+        if not self.principles:
+            raise ValueError("principles: [] leaves nothing to judge by: name some, or set all")
+        if self.cot and self.few_shot:
+            raise ValueError(
+                "few_shot shows answers without reasons, and cot asks for reasons: set one of them"
+            )
         if self.clamp and not 0 <= self.clamp[0] < self.clamp[1] <= 1:
             raise ValueError("clamp needs two bounds with 0 ≤ low < high ≤ 1")
         return self

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from itertools import islice
+from itertools import combinations, islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,14 +22,13 @@ from rlaif.auditing.gate import check_judge
 from rlaif.config import find
 from rlaif.constitution import Principle
 from rlaif.engines import open_engine
-from rlaif.errors import UserError
 from rlaif.gold import Gold, load_gold
 from rlaif.human.rankings import load_human_labels, simulate_labels
-from rlaif.judge import CHUNK, Judge, Question, Slot, slot_of
+from rlaif.judge import BROKEN, CHUNK, Judge, Question, Slot, slot_of
 from rlaif.lookup import Lookup, whole_lines
 from rlaif.preferences import Tally, aggregate, combine_orders, ratio
 from rlaif.records import Comparison, Label, Preference, Prompt, Response
-from rlaif.runfolder import RowFile, Run, Stage
+from rlaif.runfolder import RowFile, Stage, label_files
 from rlaif.seeds import derive_seed
 
 T = TypeVar("T")
@@ -58,6 +57,7 @@ def run(stage: Stage) -> None:
                 tick(len(chunk))
     finally:  # what went wrong is said of a stage that fails, too
         desk.close()
+        stage.notes += [BROKEN] if metrics.not_numbers else []
     stage.metrics = metrics.figures() | ({"reused": desk.reused} if stage.options.labels_from else {})
     stage.save("running", **{"in": total, "kept": kept})
 
@@ -117,22 +117,29 @@ class Desk:
         self.beside = RowFile(stage.dir / "earlier_labels.jsonl", Label)
         self.own = Lookup([self.file.path], Label, "comparison_id")
         self.kept = Lookup([self.beside.path], Label, "comparison_id")
-        self.earlier = Lookup(earlier_labels(self.options.labels_from), Label, "comparison_id")
+        self.earlier = Lookup(_earlier(self.options.labels_from), Label, "comparison_id")
         self.people = _people(stage, questions) if self.options.human else {}
         self.reused = 0
         self.opened: Judge | None = None
+        self.examined = False
+        self.partial = 0  # prompts that are shown whole, though some pairs of their replies are missing
 
     @property
     def judge(self) -> Judge:
-        """The feedback model, opened at the first chunk that has something to ask."""
+        """The feedback model, opened at the first chunk that it could be asked about."""
         if self.opened is None:
             engine = open_engine(self.stage.config.feedback, self.stage.run.cache, self.stage.account)
             shots = self.stage.templates.comparison_shots(self.stage.constitution, self.options.few_shot)
             cot = self.options.max_tokens if self.options.cot else 0
             self.opened = Judge(engine, self.stage.templates, tuple(shots), cot, self.options.mode)
-            # Its card is of its verdicts on pairs, whatever it is asked afterwards.
-            check_judge(self.stage, replace(self.opened, mode="pairwise"), self.questions)
         return self.opened
+
+    def _examine(self) -> None:
+        """Let the judge through the gate, once, before its first label of this stage."""
+        if not self.examined:
+            # Its card is of its verdicts on pairs, whatever it is asked afterwards.
+            check_judge(self.stage, replace(self.judge, mode="pairwise"), self.questions)
+        self.examined = True
 
     def labelled(self, chunk: Sequence[Question]) -> dict[str, list[Label]]:
         """The labels that this config asks for, by comparison id; what is missing is asked for and written."""
@@ -142,10 +149,13 @@ class Desk:
         self._write(people.values(), own)
         current = list(people.values())
         if asked := self._for_the_judge(chunk):
+            self.partial += _partial(asked) if self.options.mode != "pairwise" else 0
             expected = self.judge.expected(asked)
             mine = _current(own.values(), expected)
             given = self._taken_over(asked, expected, own)
             current += (mine | given).values()
+            if expected - given.keys():
+                self._examine()
             for labels in self.judge.compare(asked, mine.keys() - given.keys(), given):
                 self._write(labels, own)
                 current += labels
@@ -170,7 +180,8 @@ class Desk:
         given: dict[Slot, Label] = {}
         for question in asked:
             rows = [row for row in self.earlier.all(question.comparison.id) if row.annotator.kind == "ai"]
-            fresh = _current(rows, expected)
+            # What was no number is asked again: a server may have been mended since, under the same name.
+            fresh = _current((row for row in rows if row.reason != "not a number"), expected)
             self._write(fresh.values(), own)
             given |= fresh
             if len(fresh) < len(rows):
@@ -192,10 +203,26 @@ class Desk:
             self.stage.note_example(shown + templates.comparison_suffix(question.principles[0]), "")
 
     def close(self) -> None:
-        """Note how many labels came from elsewhere."""
+        """Note how many labels came from elsewhere, and how many prompts lack pairs."""
         stage = self.stage
+        if self.partial:
+            stage.notes.append(f"mode: {self.options.mode}: {self.partial} prompts lack some pairs of their replies, so the "
+                               "one named may be in none of them; pair without per_prompt and limit, or use mode: pairwise")  # fmt: skip
         if self.options.labels_from:
             stage.notes.append(f"{self.reused} labels taken over from {self.options.labels_from}")
+
+
+def _partial(questions: Sequence[Question]) -> int:
+    """How many prompts lack a pair of replies that differ."""
+    groups: dict[str, list[Question]] = defaultdict(list)
+    for question in questions:
+        groups[question.prompt.id].append(question)
+    lacking = 0
+    for group in groups.values():
+        texts = {i: text for q in group for i, text in ((q.comparison.a, q.a), (q.comparison.b, q.b))}
+        pairs = {frozenset((q.comparison.a, q.comparison.b)) for q in group}
+        lacking += any(texts[i] != texts[j] and {i, j} not in pairs for i, j in combinations(texts, 2))
+    return lacking
 
 
 def _current(rows: Iterable[Label], expected: set[Slot]) -> dict[Slot, Label]:
@@ -203,15 +230,8 @@ def _current(rows: Iterable[Label], expected: set[Slot]) -> dict[Slot, Label]:
     return {slot: row for row in rows if (slot := slot_of(row)) in expected}
 
 
-def earlier_labels(path: str | None) -> list[Path]:
-    """The label files of a run that another run may take labels from; raises UserError where there are none."""
-    if path is None:
-        return []
-    stages = [stage for stage in Run.load(Path(path)).stages if stage.name == "label"]
-    files = [stage.dir / name for stage in stages for name in ("labels.jsonl", "earlier_labels.jsonl")]
-    if not any(file.exists() for file in files):
-        raise UserError(f"labels_from: {path} holds no labels.", "a run whose label stage has begun")
-    return files
+def _earlier(path: str | None) -> list[Path]:
+    return label_files(Path(path)) if path else []
 
 
 def _people(stage: Stage, questions: Questions) -> dict[str, list[Label]]:
@@ -316,6 +336,11 @@ class Metrics:
             "gold_tie_distance": ratio(self.tie_distance, self.ties),
             "agreement_by_source": {k: self._agreement(k) for k in ("ai", "human", "simulated") if self.decided[k]},
         }  # fmt: skip
+
+    @property
+    def not_numbers(self) -> int:
+        """How many verdicts were NaN."""
+        return sum(tally.not_numbers for tally in self.by_principle.values())
 
     def _row(self, principle_id: str) -> dict[str, Any]:
         tally = self.by_principle[principle_id]
