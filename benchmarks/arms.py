@@ -86,7 +86,7 @@ def train(start: Start, arm: str, seed: int, rate: float, options: argparse.Name
     if arm in OURS:
         rlaif.run(start.config(name, seed, stage, options.out), out, tell=say)
     elif not (out / "policy").is_dir():
-        ppo = next(options.out.glob(f"ppo-{seed}-*")) / "01_ppo"  # the same scale of reward as ours
+        ppo = next(options.out.glob(f"ppo-{seed}-*/01_ppo"))  # the same scale of reward as ours
         shutil.rmtree(out, ignore_errors=True)
         out.mkdir()
         write_json(out / "options.json", {

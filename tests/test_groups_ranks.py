@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,11 +10,10 @@ from safetensors.torch import load_file
 
 from rlaif import processes, rewards
 from rlaif.runfolder import Run
+from tests.launching import on_two
 from tests.test_groups import SMALL, curve, run_of
 from tests.tiny_models import tiny_policy
 
-ROOT = Path(__file__).parent.parent
-CHILD = "import sys; sys.path.insert(0, sys.argv.pop(1)); from tests.test_groups_ranks import main; main(*sys.argv[1:])"
 KILLED = 3  # updates before the first launch is killed, where it is
 
 
@@ -70,18 +67,7 @@ def _die_after(updates: int) -> None:
 
 
 def launch(folder: Path, killed: str = "no") -> int:
-    script = folder.parent / "rank.py"
-    script.write_text(CHILD)
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--nproc-per-node=2",
-        "--standalone",
-        str(script),
-    ]
-    done = subprocess.run([*command, str(ROOT), str(folder), killed], cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"},
-                          capture_output=True, text=True, timeout=300)  # fmt: skip
+    done = on_two(folder.parent, __name__, str(folder), killed)
     assert killed == "yes" or done.returncode == 0, done.stderr
     return done.returncode
 

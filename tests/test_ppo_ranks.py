@@ -2,8 +2,6 @@
 
 import copy
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +13,7 @@ from rlaif.options import Ppo
 from rlaif.rl.ppo import PPO, PromptTokens
 from rlaif.rl.ranks import Ranks
 from rlaif.rl.sharding import cut, whole
+from tests.launching import on_two
 
 EOS, PAD, WANTED = 1, 0, 7
 SIZES = {"vocab_size": 16, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
@@ -54,12 +53,12 @@ CASES = [
 ]
 
 
-def main(folder: Path, case: int, sharded: bool) -> None:
+def main(folder: str, case: str) -> None:
     dist.init_process_group("gloo")
-    ranks = Ranks(dist.get_rank(), dist.get_world_size(), sharded)
-    rows, weights, responses = trained_for(3, ranks, **CASES[case])
-    torch.save({"weights": weights}, folder / f"{ranks.rank}.pt")
-    (folder / f"{ranks.rank}.json").write_text(json.dumps([rows, responses]))
+    ranks = Ranks.here()
+    rows, weights, responses = trained_for(3, ranks, **CASES[int(case)])
+    torch.save({"weights": weights}, Path(folder) / f"{ranks.rank}.pt")
+    (Path(folder) / f"{ranks.rank}.json").write_text(json.dumps([rows, responses]))
     dist.barrier()
     dist.destroy_process_group()
 
@@ -69,18 +68,8 @@ def main(folder: Path, case: int, sharded: bool) -> None:
     "case", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in range(1, len(CASES)))]
 )
 def test_two_processes_give_what_one_does(tmp_path, case, sharded):
-    code = f"from pathlib import Path; from tests.test_ppo_ranks import main; main(Path({str(tmp_path)!r}), {case}, {sharded})"
-    script = tmp_path / "rank.py"
-    script.write_text(f"import sys; sys.path.insert(0, {str(Path(__file__).parent.parent)!r})\n{code}\n")
-    launch = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--nproc-per-node=2",
-        "--standalone",
-        str(script),
-    ]
-    subprocess.run(launch, check=True, capture_output=True, timeout=300)
+    done = on_two(tmp_path, __name__, str(tmp_path), str(case), sharded=sharded)
+    assert done.returncode == 0, done.stderr
     rows, weights, responses = trained_for(3, Ranks(), **CASES[case])
     found = [torch.load(tmp_path / f"{rank}.pt", weights_only=True)["weights"] for rank in (0, 1)]
     assert torch.equal(found[0], found[1])  # to the last bit, or they would drift apart

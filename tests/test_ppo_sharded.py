@@ -1,10 +1,7 @@
 """The ppo stage on two processes that share the weights out (FSDP2 on gloo, CPU): saved whole, continued by any number."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,11 +13,9 @@ from rlaif.errors import UserError
 from rlaif.rl import checkpoint
 from rlaif.rl.ranks import Ranks
 from rlaif.stages import ppo
+from tests.launching import on_two
 from tests.test_ppo_stage import rows_of, run_on_one_thread, stage_of
 from tests.tiny_models import tiny_policy
-
-ROOT = Path(__file__).parent.parent
-CHILD = "import sys; sys.path.insert(0, sys.argv.pop(1)); from tests.test_ppo_sharded import main; main(*sys.argv[1:])"
 
 
 def main(folder: str, policy: str, options: str) -> None:
@@ -39,19 +34,7 @@ def main(folder: str, policy: str, options: str) -> None:
 
 
 def run_on_two(folder: Path, policy: Path, options: dict) -> None:
-    script = folder.parent / "rank.py"
-    script.write_text(CHILD)
-    launch = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--nproc-per-node=2",
-        "--standalone",
-        str(script),
-    ]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_FSDP": "true"}
-    done = subprocess.run([*launch, str(ROOT), str(folder), str(policy), json.dumps(options)], cwd=ROOT, env=environment,
-                          capture_output=True, text=True, timeout=300)  # fmt: skip
+    done = on_two(folder.parent, __name__, str(folder), str(policy), json.dumps(options), sharded=True)
     assert done.returncode == 0, done.stderr
 
 

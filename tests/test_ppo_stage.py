@@ -265,7 +265,6 @@ def test_checkpoints_take_a_twentieth_of_the_time(tmp_path, monkeypatch):
 @pytest.mark.parametrize(("options", "found"), [
     ({"minibatches": 9}, "some would be empty"), ({"kl_target": 6.0, "kl_coef": 0.0}, "more than 0"),
     ({"kl_target": 6.0, "kl_horizon": 7}, "would swing"), ({"critic_warmup": 6}, "learn nothing"),
-    ({"missing_eos": "bootstrap", "missing_eos_penalty": 1.0}, "has no missing_eos_penalty"),
 ])  # fmt: skip
 def test_settings_that_could_do_nothing_are_refused(tmp_path, policy, options, found):
     with pytest.raises(ValueError, match=found):

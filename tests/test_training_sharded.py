@@ -3,8 +3,6 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,10 +13,9 @@ from torch.distributed.tensor import DTensor
 
 from rlaif.runfolder import read_json
 from rlaif.stages import dpo, rejection, reward, sft
+from tests.launching import on_two
 from tests.tiny_models import hand_made_run, preference, prompts_of, reply, revision, tiny_policy
 
-ROOT = Path(__file__).parent.parent
-CHILD = "import sys; sys.path.insert(0, sys.argv[1]); from tests.test_training_sharded import main; main(*sys.argv[2:])"
 RUN = {"sft": sft, "reward": reward, "dpo": dpo, "rejection": rejection}
 JOBS = {"sft": {"micro_batch": 1}, "reward": {"members": 2}, "dpo": {"by_prompt": True},
         "rejection": {"rewards": [{"source": "tests.test_training_sharded:length"}]}}  # fmt: skip
@@ -113,19 +110,7 @@ def main(folder: str, policy: str, stops: str) -> None:
 def run_on_two(folder: Path, policy: Path, sharded: bool, stops: str = "") -> None:
     for name in JOBS:
         stage_of(folder / name, policy, name)
-    script = folder / "rank.py"
-    script.write_text(CHILD)
-    launch = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--nproc-per-node=2",
-        "--standalone",
-        str(script),
-    ]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_FSDP": "true" if sharded else "false"}
-    done = subprocess.run([*launch, str(ROOT), str(folder), str(policy), stops], cwd=ROOT,
-                          env=environment, capture_output=True, text=True, timeout=300)  # fmt: skip
+    done = on_two(folder, __name__, str(folder), str(policy), stops, sharded=sharded)
     assert done.returncode == 0, done.stderr
 
 

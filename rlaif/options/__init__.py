@@ -368,10 +368,6 @@ class Ppo(Watched):
             raise ValueError(
                 f"critic_warmup {self.critic_warmup} of {self.updates} updates: the policy would learn nothing"
             )
-        if self.missing_eos == "bootstrap" and "missing_eos_penalty" in self.model_fields_set:
-            raise ValueError(
-                "missing_eos: bootstrap has no missing_eos_penalty: a cut response is worth what follows it"
-            )
         return self
 
 
