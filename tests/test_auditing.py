@@ -348,6 +348,20 @@ def test_label_refuses_a_judge_whose_card_fails_until_told_otherwise(project: Pa
     assert card.stat().st_mtime_ns == made
 
 
+def test_an_edit_takes_the_card_over_with_the_labels(project: Path):
+    pipeline.run(project / "config.yaml", project / "first", GATED, until="label")
+    file = project / "constitution.yaml"
+    edited = file.read_text().replace("Never say rude.", "Never say rude, ever.")
+    assert edited != file.read_text()
+    file.write_text(edited)
+    again = [*GATED, f"label.labels_from={project / 'first'}"]
+    pipeline.run(project / "config.yaml", project / "second", again, until="label")
+    first, second = (label_stage(project / name) for name in ("first", "second"))
+    assert read_json(second.dir / "judge_card.json") == read_json(first.dir / "judge_card.json")
+    assert second.summary["metrics"]["reused"] > 0
+    assert second.summary["usage"]["calls"] < first.summary["usage"]["calls"] / 2
+
+
 def test_label_goes_on_where_the_card_passes_and_says_where_none_was_seen(project: Path):
     pipeline.run(project / "config.yaml", project / "gated", GATED)
     stage = label_stage(project / "gated")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
 
 from rlaif.auditing.audit import Audit
 from rlaif.auditing.card import failures, tokenizer_of
@@ -12,13 +14,14 @@ from rlaif.auditing.page import write_card
 from rlaif.errors import UserError
 from rlaif.gold import load_gold
 from rlaif.judge import Judge, Question
-from rlaif.runfolder import Stage, read_json, write_json
+from rlaif.runfolder import Stage, label_files, read_json, write_json
 from rlaif.seeds import derive_seed
 
 
 def check_judge(stage: Stage, judge: Judge, questions: Iterable[Question]) -> None:
     """Leave judge_card.json in the stage's folder; raises UserError where it fails and the config enforces it.
 
+    A card is made once for a judge and its template: where labels are taken over, so is the card that they had.
     Without `judge_card` in the config nothing is asked, and the notes say that no card was seen.
     """
     limits = stage.config.judge_card
@@ -28,8 +31,8 @@ def check_judge(stage: Stage, judge: Judge, questions: Iterable[Question]) -> No
         )
         return
     path = stage.dir / "judge_card.json"
-    card = read_json(path) if path.exists() else None
-    if card is None or card["judge"]["model"] != judge.engine.fingerprint:
+    card = next((c for c in _known(stage, path) if _same(c["judge"], judge, stage)), None)
+    if card is None:
         drawn = heapq.nsmallest(
             limits.pairs, questions, key=lambda q: derive_seed(stage.seed, "card", q.comparison.id)
         )
@@ -38,6 +41,7 @@ def check_judge(stage: Stage, judge: Judge, questions: Iterable[Question]) -> No
             "gold": stage.config.gold,
             "left_out": {},
         }
+    if not path.exists() or read_json(path) != card:
         write_json(path, card)
         write_card(path.with_suffix(".html"), card)
     failed = failures(card, limits)
@@ -46,6 +50,19 @@ def check_judge(stage: Stage, judge: Judge, questions: Iterable[Question]) -> No
                         "a judge that meets judge_card in the config",
                         "use another feedback model or wording, or label all the same: -s judge_card.enforce=false")  # fmt: skip
     stage.notes += [f"the judge's card fails, and labels were made all the same: {line}" for line in failed]
+
+
+def _known(stage: Stage, path: Path) -> Iterator[dict[str, Any]]:
+    """The stage's own card and that of the run it takes labels from, where there are any."""
+    earlier = stage.options.labels_from
+    folders = [file.parent for file in label_files(Path(earlier))] if earlier else []
+    yield from (read_json(p) for p in (path, *(f / path.name for f in folders)) if p.exists())
+
+
+def _same(known: dict[str, str], judge: Judge, stage: Stage) -> bool:
+    """Whether a card is of this judge, asked by these templates."""
+    own = judge.identity(stage.constitution.principles[0])
+    return all(known[key] == own[key] for key in ("model", "template"))
 
 
 def varied(pairs: int) -> int:
