@@ -351,7 +351,7 @@ def test_label_refuses_a_judge_whose_card_fails_until_told_otherwise(project: Pa
 def test_an_edit_takes_the_card_over_with_the_labels(project: Path):
     pipeline.run(project / "config.yaml", project / "first", GATED, until="label")
     file = project / "constitution.yaml"
-    edited = file.read_text().replace("Never say rude.", "Never say rude, ever.")
+    edited = file.read_text().replace("Never say rude.", "Never say rude at all.")
     assert edited != file.read_text()
     file.write_text(edited)
     again = [*GATED, f"label.labels_from={project / 'first'}"]
