@@ -368,6 +368,9 @@ def test_label_goes_on_where_the_card_passes_and_says_where_none_was_seen(projec
     assert stage.is_done
     assert read_json(stage.dir / "judge_card.json")["accuracy"]["value"] == 1.0
     assert not any("card" in note for note in stage.summary["notes"])
+    report = (project / "gated" / "report.html").read_text()
+    assert "The judge's card" in report
+    assert f'href="{stage.dir.name}/judge_card.html"' in report
     pipeline.run(project / "config.yaml", project / "open")
     notes = label_stage(project / "open").summary["notes"]
     assert any("no judge card was seen" in note for note in notes)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rlaif.auditing import page as card_page
 from rlaif.comparing import charts, examples
 from rlaif.comparing.doubts import doubts
 from rlaif.comparing.evidence import ONLINE, Evidence
@@ -16,6 +17,7 @@ from rlaif.comparing.measures import Table, compliance, deltas, gold, rate
 from rlaif.comparing.page import ci, fixed, write_page
 from rlaif.comparing.summary import summarise
 from rlaif.records import Evaluation
+from rlaif.runfolder import read_json
 from rlaif.stats import length_controlled, mean, outcomes, win_rate
 
 CURVES = (
@@ -38,13 +40,28 @@ def write_report(path: Path) -> Path:
         name=evidence.run.config.name, answer=answer(evidence), more=details(evidence), doubts=doubts(evidence),
         slots=slots(names), policies=policies(evidence), principles=principles(evidence),
         curves=curves(evidence), labels=open_ended(evidence.metrics("label")), judged_by=evidence.run.config.feedback.model,
-        reward=open_ended(evidence.metrics("reward")),
+        card=judge_card(evidence), reward=open_ended(evidence.metrics("reward")),
         calibration=charts.calibration_chart(evidence.metrics("reward").get("reliability") or []),
         stages=summarise(path)["stages"], asked=asked(evidence), cases=examples.before_after(evidence),
         traces=examples.traces(evidence), pairs=examples.doubtful(evidence), provenance=provenance(evidence),
         config=json.dumps(evidence.run.config.model_dump(mode="json", exclude_none=True), indent=1),
         constitution=evidence.run.constitution,
     )  # fmt: skip
+
+
+def judge_card(evidence: Evidence) -> dict[str, Any] | None:
+    """What the judge's card says where it was examined before it labelled, and where the whole of it lies."""
+    stage = evidence.last("label")
+    path = stage.dir / "judge_card.json" if stage else None
+    if path is None or not path.exists():
+        return None
+    card = read_json(path)
+    lines = [*card_page.in_words(card), *(f"Read with care: {doubt}" for doubt in card_page.doubts(card))]
+    return {
+        "lines": lines,
+        "pairs": card["pairs"],
+        "page": path.with_suffix(".html").relative_to(evidence.path),
+    }
 
 
 def open_ended(metrics: dict[str, Any]) -> dict[str, Any]:
