@@ -2,12 +2,13 @@
 
     python benchmarks/soft_labels.py --json soft_labels.json
 
-Pairs of the playground policy's own responses, of which one keeps more principles by the gold scorer. An annotator
-errs on a pair with a probability of its own, drawn evenly from a range around the noise level (10, 20, 30 %), and knows
-how sure it is: the hard label is its verdict, the soft one the verdict with its certainty. Both reward models start
-from the feedback model with one seed and see the same pairs and verdicts. On held-out prompts they are measured against
-the chance that such an annotator prefers a reply (calibration: what a forecast of people should match) and against the
-truth (accuracy). Differences are paired by seed; the intervals are a bootstrap over seeds, and every seed is in the JSON.
+Pairs of the playground policy's own responses, of which one keeps more principles by the gold scorer. Annotators err on
+a pair with a probability of its own, drawn evenly from a range around the noise level (10, 20, 30 %). Three labels of
+it: `hard` is one annotator's verdict, `share` the share of very many annotators, `sure` the one verdict with the
+annotator's certainty, which is right about how often it errs. All reward models start from the feedback model with one
+seed and see the same pairs, `hard` and `sure` the same verdicts. On held-out prompts they are measured against the chance
+that an annotator prefers a reply (calibration: what a forecast of people should match) and against the truth (accuracy).
+Differences are paired by seed; the intervals are a bootstrap over seeds, and every seed is in the JSON.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ from rlaif.stats import bootstrap_mean, mean
 ROOT = Path(__file__).parent.parent
 WHO = Annotator(kind="simulated", id="noisy")
 HELD = 0.25  # of the prompts are measured on, beside the reward stage's own held-out share
+KINDS = ("hard", "share", "sure")
+FIGURES = ("ece", "ece_truth", "accuracy")
 Decided = list[tuple[Comparison, float]]  # a pair and whether a is the better one
 
 
@@ -76,12 +79,16 @@ def error_rate(pair: Comparison, noise: float, seed: int) -> float:
     return rng.uniform(max(0.0, 2 * noise - 0.5), min(0.5, 2 * noise))
 
 
-def verdict(pair: Comparison, better: float, noise: float, seed: int) -> tuple[float, float]:
-    """(hard, soft) label of an annotator who errs at its own rate, and knows it."""
+def labels(pair: Comparison, better: float, noise: float, seed: int) -> dict[str, float]:
+    """The pair's label of each kind."""
     error = error_rate(pair, noise, seed)
     right = random.Random(derive_seed(seed, "verdict", noise, pair.id)).random() >= error
     said = better if right else 1 - better
-    return said, said * (1 - error) + (1 - said) * error
+
+    def doubted(side: float) -> float:
+        return side * (1 - error) + (1 - side) * error
+
+    return {"hard": said, "share": doubted(better), "sure": doubted(said)}
 
 
 def write_sets(run: Run, heldout: Decided, noise: float, seed: int, folder: Path) -> None:
@@ -101,8 +108,8 @@ def write_sets(run: Run, heldout: Decided, noise: float, seed: int, folder: Path
         Rows(path / "prompts.jsonl", Prompt).append([prompts[pair.prompt_id] for pair, _ in heldout])
 
 
-def train(base: Run, pairs: Decided, kind: int, noise: float, seed: int, out: Path) -> dict[str, Any]:
-    """The reward stage's figures on the held-out sets, trained on hard (0) or soft (1) labels of `pairs`."""
+def train(base: Run, pairs: Decided, kind: str, noise: float, seed: int, out: Path) -> dict[str, Any]:
+    """The reward stage's figures on the held-out sets, trained on one kind of label of `pairs`."""
     if not (out / "04_reward" / "reward_model" / "calibration.json").exists():
         shutil.rmtree(out, ignore_errors=True)
         shutil.copytree(base.path, out, ignore=shutil.ignore_patterns("*.html", "cache.sqlite"))
@@ -110,7 +117,7 @@ def train(base: Run, pairs: Decided, kind: int, noise: float, seed: int, out: Pa
         run = Run.load(out)
         label, reward = run.stages[2:4]
         label.begin()
-        said = [verdict(pair, better, noise, seed)[kind] for pair, better in pairs]
+        said = [labels(pair, better, noise, seed)[kind] for pair, better in pairs]
         Rows(label.dir / "preferences.jsonl", Preference).append(
             Preference(comparison_id=pair.id, p_a=p, sources=("simulated",))
             for (pair, _), p in zip(pairs, said, strict=True)
@@ -129,18 +136,25 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     chosen = base.stages[2].shuffled(pairs, "chosen")[: options.pairs]
     levels: dict[str, Any] = {}
     for noise in options.noise:
-        rows: dict[str, list[dict[str, Any]]] = {"hard": [], "soft": []}
+        rows: dict[str, list[dict[str, Any]]] = {kind: [] for kind in KINDS}
         for seed in options.seeds:
             write_sets(base, heldout, noise, seed, options.out / "sets")
-            for kind, name in enumerate(rows):
-                out = options.out / f"{name}-{noise}-{seed}"
-                rows[name].append(train(base, chosen, kind, noise, seed, out))
-        gaps = {key: [s[key] - h[key] for s, h in zip(rows["soft"], rows["hard"], strict=True)] for key in ("ece", "ece_truth", "accuracy")}  # fmt: skip
-        levels[str(noise)] = {**rows, "soft_less_hard": {key: {"value": mean(gap), "ci": bootstrap_mean(gap)} for key, gap in gaps.items()}}  # fmt: skip
+            for kind in KINDS:
+                out = options.out / f"{kind}-{noise}-{seed}"
+                rows[kind].append(train(base, chosen, kind, noise, seed, out))
+        levels[str(noise)] = {
+            **rows, "less_hard": {kind: less(rows[kind], rows["hard"]) for kind in KINDS if kind != "hard"},
+        }  # fmt: skip
     return {
         "machine": f"{os.cpu_count()} CPU cores ({platform.machine()})", "date": datetime.now(UTC).date().isoformat(),
         "seeds": options.seeds, "pairs": len(chosen), "heldout_pairs": len(heldout), "noise": levels,
     }  # fmt: skip
+
+
+def less(rows: list[dict[str, Any]], hard: list[dict[str, Any]]) -> dict[str, Any]:
+    """Each figure less that of hard labels, seed by seed, with its interval."""
+    gaps = {key: [row[key] - h[key] for row, h in zip(rows, hard, strict=True)] for key in FIGURES}
+    return {key: {"value": mean(gap), "ci": bootstrap_mean(gap)} for key, gap in gaps.items()}
 
 
 def table(results: dict[str, Any]) -> str:
@@ -149,16 +163,17 @@ def table(results: dict[str, Any]) -> str:
         f"{results['pairs']} pairs, {len(results['seeds'])} seeds, measured on {results['heldout_pairs']} pairs of other prompts; "
         f"{results['machine']}, {results['date']}.",
         "",
-        "| noise | ECE hard | ECE soft | soft less hard [95 %] | accuracy hard | accuracy soft | soft less hard [95 %] |",
+        "| noise | labels | ECE | less hard [95 %] | ECE, truth | accuracy | less hard [95 %] |",
         "|---|---|---|---|---|---|---|",
     ]
     for noise, row in results["noise"].items():
-        cells = [f"{float(noise):.0%}"]
-        for key in ("ece", "accuracy"):
-            gap = row["soft_less_hard"][key]
-            cells += [f"{mean([r[key] for r in row[kind]]):.3f}" for kind in ("hard", "soft")]
-            cells.append(f"{gap['value']:+.3f} [{gap['ci'][0]:+.3f}, {gap['ci'][1]:+.3f}]")
-        lines.append(f"| {' | '.join(cells)} |")
+        for kind in KINDS:
+            ece, truth, right = (f"{mean([r[key] for r in row[kind]]):.3f}" for key in FIGURES)
+            gaps = row["less_hard"].get(kind)
+            apart = [f"{g['value']:+.3f} [{g['ci'][0]:+.3f}, {g['ci'][1]:+.3f}]" for g in map(gaps.get, ("ece", "accuracy"))] if gaps else ["—", "—"]  # fmt: skip
+            lines.append(
+                f"| {float(noise):.0%} | {kind} | {ece} | {apart[0]} | {truth} | {right} | {apart[1]} |"
+            )
     return "\n".join(lines)
 
 
