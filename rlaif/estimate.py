@@ -189,7 +189,9 @@ class Estimate:
         return 1 if self.config.feedback.engine == "openai" else 0
 
     def _ppo(self, o: Any) -> tuple[int, list[Asked]]:
-        return o.updates * o.batch_size, self._graded(o, o.updates * o.batch_size)
+        rows = o.updates * o.batch_size
+        looks = sum(map(o.looks, range(1, o.updates + 1))) if o.watch_judge else 0
+        return rows, [*self._graded(o, rows), *self._pointwise(o, looks * min(o.watch, self.heldout))]
 
     _rloo = _grpo = _ppo
 
@@ -207,15 +209,26 @@ class Estimate:
 
     def _graded(self, o: Any, responses: int) -> list[Asked]:
         """The judge where it is a source of the stage's reward."""
-        if all(source.source != "judge" for source in o.rewards):
-            return []
+        return self._pointwise(o, responses * any(source.source == "judge" for source in o.rewards))
+
+    def _pointwise(self, o: Any, responses: int) -> list[Asked]:
+        """The judge's opinion of single responses."""
         shared = self._template() + self.prompt + getattr(o, "max_tokens", self.reply)
         calls = round_up(responses * self.principles)
-        return [
-            Asked(
-                self.config.feedback, calls, shared, self._suffix(), self._answer(), max(1, self.principles)
-            )
-        ]
+        return (
+            []
+            if not calls
+            else [
+                Asked(
+                    self.config.feedback,
+                    calls,
+                    shared,
+                    self._suffix(),
+                    self._answer(),
+                    max(1, self.principles),
+                )
+            ]
+        )
 
     def _evaluate(self, o: Any) -> tuple[int, list[Asked]]:
         prompts = min(self.heldout, o.prompts or self.heldout)

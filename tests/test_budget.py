@@ -220,6 +220,13 @@ def test_one_question_on_all_replies_counts_once_a_prompt(project, pair, mode, e
     assert noted == lacking or lacking is None
 
 
+def test_what_the_judge_is_shown_of_ppo_is_counted():
+    looks = ["ppo.updates=21", "ppo.sample_every=10", "ppo.watch=8", "ppo.watch_judge=true"]
+    plan = pipeline.dry_run("configs/quickstart.yaml", looks)
+    # Updates 1, 10, 20 and 21, each prompt under seven principles.
+    assert next(s for s in plan["stages"] if s["stage"] == "ppo")["calls"] == 4 * 8 * 7
+
+
 def test_the_judges_card_is_counted(project):
     gated = "judge_card.pairs=12"
     plans = [pipeline.dry_run(project / "config.yaml", overrides) for overrides in ([], [gated])]

@@ -27,8 +27,7 @@ def wanted_share(episodes, sources):
     )
 
 
-def trained_for(updates: int, ranks: Ranks, **changes):
-    """(metrics of each update, all weights, the last update's response tokens) of a run on this many processes."""
+def made(ranks: Ranks, **changes) -> PPO:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     policy = LlamaForCausalLM(LlamaConfig(**SIZES, tie_word_embeddings=True)).eval()
@@ -36,13 +35,20 @@ def trained_for(updates: int, ranks: Ranks, **changes):
     options = Ppo.model_validate({"stage": "ppo", "batch_size": 14, "micro_batch": 4, "minibatches": 3, "epochs": 2,
                                   "max_tokens": 6, "learning_rate": 1e-3, "warmup": 0, **changes})  # fmt: skip
     policy, reference, value = (cut(model, ranks) for model in (policy, copy.deepcopy(policy), value))
-    ppo = PPO(policy, reference, value, wanted_share, options, (EOS,), PAD, seed=1, ranks=ranks)
+    return PPO(policy, reference, value, wanted_share, options, (EOS,), PAD, seed=1, ranks=ranks)
+
+
+def trained_for(updates: int, ranks: Ranks, **changes):
+    """(metrics of each update, all weights, the last update's response tokens) of a run on this many processes."""
+    ppo = made(ranks, **changes)
     prompts = [PromptTokens([2 + n % 3, *range(3, 3 + n % 5)], n / 100) for n in range(14)]
     rows, experience = [], None
     for number in range(1, updates + 1):
         metrics, experience = ppo.update(number, prompts)
         rows.append({key: value for key, value in metrics.items() if key != "seconds"})
-    weights = torch.cat([whole(p.detach()).flatten() for m in (policy, value) for p in m.parameters()])
+    weights = torch.cat(
+        [whole(p.detach()).flatten() for m in (ppo.policy, ppo.value) for p in m.parameters()]
+    )
     return rows, weights, experience.episodes.responses()
 
 
@@ -61,6 +67,12 @@ def main(folder: str, case: str) -> None:
     (Path(folder) / f"{ranks.rank}.json").write_text(json.dumps([rows, responses]))
     dist.barrier()
     dist.destroy_process_group()
+
+
+def test_fewer_prompts_than_processes_are_answered_by_each():
+    prompts = [PromptTokens([3, 4], 0.0), PromptTokens([5], 0.0)]
+    one, other = (made(ranks).sample(prompts, "watch", 0).responses() for ranks in (Ranks(), Ranks(2, 4)))
+    assert one == other
 
 
 @pytest.mark.parametrize("sharded", [False, True])

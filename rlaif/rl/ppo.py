@@ -138,11 +138,11 @@ class PPO:
         if self.sampler is not None:
             return self.sampler(self.policy, ids, number)
         generator = torch.Generator(self.device).manual_seed(number)
-        o = self.options
+        o, ranks = self.options, self.ranks if len(ids) >= self.ranks.count else ALONE
         with self._precision(), gathered(self.policy):
             mine = rollout(self.policy, ids, o.max_tokens, o.temperature, self.eos, self.pad, generator,
-                           self.stops, self.ranks, self.reads_once)  # fmt: skip
-        return together(self.ranks, ids, mine, self.pad)
+                           self.stops, ranks, self.reads_once)  # fmt: skip
+        return together(ranks, ids, mine, self.pad)
 
     def score(self, episodes: Episodes, prompts: Sequence[PromptTokens]) -> Tensor:
         """The reward function's score of each episode, checked. → B"""
