@@ -49,7 +49,7 @@ def sampled(options: argparse.Namespace) -> Run:
     data |= {"name": "soft_labels", "stages": [
         {"stage": "sample", "prompts": options.prompts, "k": 4, "max_tokens": 48}, {"stage": "pair", "per_prompt": 3},
         {"stage": "label", "human": {"annotator": "rlaif.playground.annotators:annotate"}, "ai": False},
-        {**reward, "heldout": 0.02, "heldout_sets": sets},
+        {**reward, "epochs": options.epochs, "heldout": 0.02, "heldout_sets": sets},
     ]}  # fmt: skip
     for path in sets.values():
         Path(path).mkdir(parents=True, exist_ok=True)
@@ -147,7 +147,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         }  # fmt: skip
     return {
         "machine": f"{os.cpu_count()} CPU cores ({platform.machine()})", "date": datetime.now(UTC).date().isoformat(),
-        "seeds": options.seeds, "pairs": len(chosen), "heldout_pairs": len(heldout), "noise": levels,
+        "seeds": options.seeds, "epochs": options.epochs, "pairs": len(chosen), "heldout_pairs": len(heldout), "noise": levels,
     }  # fmt: skip
 
 
@@ -160,7 +160,7 @@ def less(rows: list[dict[str, Any]], hard: list[dict[str, Any]]) -> dict[str, An
 def table(results: dict[str, Any]) -> str:
     """The figures as Markdown."""
     lines = [
-        f"{results['pairs']} pairs, {len(results['seeds'])} seeds, measured on {results['heldout_pairs']} pairs of other prompts; "
+        f"{results['pairs']} pairs, {results['epochs']:g} epochs, {len(results['seeds'])} seeds, measured on {results['heldout_pairs']} pairs of other prompts; "
         f"{results['machine']}, {results['date']}.",
         "",
         "| noise | labels | ECE | less hard [95 %] | ECE, truth | accuracy | less hard [95 %] |",
@@ -186,6 +186,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--prompts", type=int, default=768, help="prompts sampled, four responses each")
     parser.add_argument("--pairs", type=int, default=1000, help="pairs trained on")
+    parser.add_argument("--epochs", type=float, default=2, help="of the reward models")
     parser.add_argument("--out", type=Path, default=Path("runs/soft_labels"))
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()

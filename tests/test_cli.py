@@ -138,8 +138,9 @@ def test_interrupted_says_how_to_go_on_and_exits_130(project):
         str(project / "run"),
     ]
     process = subprocess.Popen(
-        command, cwd=ROOT, stderr=subprocess.PIPE, text=True, env={**os.environ, **slow}
-    )
+        command, cwd=ROOT, stderr=subprocess.PIPE, text=True, env={**os.environ, **slow},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored by what a shell runs in the background
+    )  # fmt: skip
     file = project / "run" / "01_sample" / "responses.jsonl"
     deadline = time.monotonic() + 60
     while not file.exists() and time.monotonic() < deadline:
