@@ -209,6 +209,8 @@ def test_prompts_that_the_gold_scorer_does_not_know_are_left_out_of_its_curve(tm
     )
     best_of_n.run(run.stages[0])
     assert [point["gold"] for point in run.stages[0].metrics["curve"]] == [1.0, 1.0]
+    every = len(run.prompts("heldout"))
+    assert any(f"{every - len(known)} of {every} prompts" in note for note in run.stages[0].notes)
 
 
 def test_it_stands_in_the_evaluation_like_a_policy(chosen):

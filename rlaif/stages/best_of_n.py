@@ -57,13 +57,17 @@ def curve(stage: Stage, graded: Graded) -> dict[str, Any]:
 
 
 def _truths(stage: Stage, whole: Graded) -> dict[str, list[float]]:
-    """Whether each response keeps every principle, by prompt; empty without a gold scorer."""
+    """Whether each response keeps every principle, by prompt; those that the gold scorer does not know are noted."""
     score = load_gold(stage.config.gold, stage.constitution)
     prompts = stage.prompts_by_id()
     if score is None:
         return {}
     known = {i: [with_all(score(prompts[i], r.text)) for r, _ in row] for i, row in whole.items()}
-    return {i: [float(truth["all"]) for truth in row] for i, row in known.items() if all(row)}
+    found = {i: [float(truth["all"]) for truth in row] for i, row in known.items() if all(row)}
+    if len(found) < len(whole):
+        stage.notes.append(f"the gold scorer knows no principle for {len(whole) - len(found)} of {len(whole)} prompts: "
+                           "gold in the curve is of the others")  # fmt: skip
+    return found
 
 
 def _point(stage: Stage, m: int, whole: Graded, truths: dict[str, list[float]]) -> dict[str, Any]:
