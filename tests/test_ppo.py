@@ -11,6 +11,7 @@ from rlaif.options import Ppo
 from rlaif.rl import cpu
 from rlaif.rl.forward import choose_attention
 from rlaif.rl.ppo import PPO, NotFinite, PromptTokens
+from rlaif.rl.trunk import SharedTrunk
 
 EOS, PAD, WANTED = 1, 0, 7
 SIZES = {"vocab_size": 16, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
@@ -81,6 +82,39 @@ def test_a_first_step_on_the_whole_batch_reads_what_the_sampler_read():
         )
         torch.testing.assert_close(seen.log_prob, read.log_prob, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(seen.advantage, read.advantage, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"missing_eos": "bootstrap"}, {"score_at": "after_eos"}, {"shared_trunk": 0.5}]
+)
+@pytest.mark.parametrize("autocast", [False, True])
+def test_the_pass_that_gives_the_values_learns_what_the_first_step_would(settings, autocast):
+    ppo = trainer(**settings)
+    if ppo.options.shared_trunk:
+        ppo.value = SharedTrunk(ppo.policy)
+        torch.nn.init.normal_(ppo.value.score.weight)
+    ppo.autocast = autocast
+    episodes = ppo.sample(prompts(), "rollout", 1)
+    plan = ppo._plan(episodes, 1)
+    seen = ppo._experience(1, episodes, prompts(), plan)
+    models = (ppo.value, ppo.policy) if ppo.options.shared_trunk else (ppo.value,)
+    early = [w.grad.clone() for m in models for w in m.parameters() if w.grad is not None]
+    for model in models:
+        model.zero_grad()
+    apart = sum(
+        ppo._descend(ppo._value_loss(seen, seen.episodes.select(rows), rows) / seen.states_B.sum())
+        for rows in plan[0]
+    )
+    late = [w.grad for m in models for w in m.parameters() if w.grad is not None]
+    assert len(early) == len(late) > 0
+    assert max(float(g.abs().max()) for g in early) > 0
+    torch.testing.assert_close(early, late, rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(seen.value_loss, apart)
+
+
+def test_values_of_returns_that_are_whitened_together_are_learnt_after_them():
+    ppo = trainer(whiten_rewards=True)
+    assert ppo.update(1, prompts())[1].value_loss is None
 
 
 def test_wide_models_products_change_no_more_than_rounding(monkeypatch):

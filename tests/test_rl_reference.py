@@ -30,15 +30,18 @@ def batch(seed, count=6, dtype=torch.float64):
 def ours(episodes, log_prob, reference, values, scores, **options):
     """(rewards, advantages, returns, mask of the states) as `PPO` computes them."""
     ppo = trainer(max_tokens=WIDTH, **options)
-    late_B, cut_B = ppo._ends(episodes)
-    states_B, valued_B = episodes.response_B + late_B, episodes.response_B + (late_B | cut_B)
-    width, tokens = int(valued_B.max()), episodes.mask_BR
-    values = torch.where(real(valued_B, width), values[:, :width], 0)
-    width_R = tokens.shape[1]
+    ends, tokens = ppo._ends(episodes, scores), episodes.mask_BR
+    width, width_R = int(ends.valued_B.max()), tokens.shape[1]
+    values = torch.where(real(ends.valued_B, width), values[:, :width], 0)
     seen = {"log_prob": torch.where(tokens, log_prob[:, :width_R], 0),
             "reference": torch.where(tokens, reference[:, :width_R], 0), "value": values}  # fmt: skip
-    rewards = ppo._rewards(episodes, scores, seen, real(states_B, width))
-    return rewards, *ppo._advantages(episodes, rewards, values, states_B, cut_B), real(states_B, width)
+    rewards, advantages, returns = ppo._returns(seen, ends)
+    return (
+        rewards,
+        numerics.masked_whiten(advantages[:, :width_R], tokens),
+        returns,
+        real(ends.states_B, width),
+    )
 
 
 def by_loops(episodes, log_prob, reference, values, scores, *, kl, coef, penalty, bootstrap, gamma, lam):

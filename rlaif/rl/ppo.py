@@ -30,6 +30,7 @@ from rlaif.options import Ppo
 from rlaif.rl import numerics
 from rlaif.rl.cpu import keep_memory, linear_layers
 from rlaif.rl.episodes import Episodes, micro_batches, real
+from rlaif.rl.experience import Ends, Experience, describe
 from rlaif.rl.forward import choose_attention, response_final, response_values
 from rlaif.rl.heads import COMPARED, compare, token_log_probs
 from rlaif.rl.lora import switched_off
@@ -59,31 +60,6 @@ class PromptTokens:
 
     ids: list[int]
     source: Any = None
-
-
-@dataclass(frozen=True)
-class Experience:
-    """A scored batch: everything the optimiser steps need. [B, R], 0 where masked, unless the name says otherwise.
-
-    `log_prob` is of the weights that sampled, those after `version` updates, read as training reads them (by its first
-    step, where that is on the whole batch: until then they are the sampler's); `behaviour`
-    is what the sampler itself said, in its own arithmetic. `value` and `returns` are [B, S]: there
-    are `states_B` of each episode, one more than its tokens where the state after its EOS counts.
-    """
-
-    episodes: Episodes
-    version: int
-    score_B: Tensor  # as the reward function gave it
-    reward_B: Tensor  # less the penalty for a missing EOS and β·KL: what an episode earns
-    states_B: Tensor
-    behaviour: Tensor
-    log_prob: Tensor
-    reference: Tensor
-    exact_kl: Tensor
-    entropy: Tensor
-    value: Tensor
-    advantage: Tensor
-    returns: Tensor
 
 
 class PPO:
@@ -128,7 +104,7 @@ class PPO:
         losses = self._learn(experience, plan, number)
         self._follow()
         metrics = {"update": number, "episodes": number * self.options.batch_size, "kl_coef": kl_coef,
-                   **_describe(experience), **losses, "seconds": round(time.perf_counter() - start, 4)}  # fmt: skip
+                   **describe(experience), **losses, "seconds": round(time.perf_counter() - start, 4)}  # fmt: skip
         self.kl.update(metrics["exact_kl"], len(episodes))
         return metrics, experience
 
@@ -183,69 +159,87 @@ class PPO:
     def _experience(
         self, number: int, episodes: Episodes, prompts: Sequence[PromptTokens], plan: Plan
     ) -> Experience:
-        score_B = self.score(episodes, prompts)
-        late_B, cut_B = self._ends(episodes)
-        seen = self._look(episodes, plan, episodes.response_B + (late_B | cut_B))
-        states_B = episodes.response_B + late_B
-        rewards_BS = self._rewards(episodes, score_B, seen, real(states_B, seen["value"].shape[1]))
+        ends = self._ends(episodes, self.score(episodes, prompts))
+        seen, value_loss = self._look(episodes, plan, ends)
+        rewards_BS, advantages_BS, returns_BS = self._returns(seen, ends)
+        mask_BR = episodes.mask_BR
         said_BR = seen["log_prob"] if episodes.behaviour_BR is None else episodes.behaviour_BR
-        behaviour_BR = torch.where(episodes.mask_BR, said_BR, 0)
+        behaviour_BR = torch.where(mask_BR, said_BR, 0)
         reward_B = rewards_BS.sum(1)
         _require_finite(reward=reward_B.sum(), exact_kl=seen["exact_kl"].sum(), value=seen["value"].sum())
-        advantage_BR, returns_BS = self._advantages(episodes, rewards_BS, seen["value"], states_B, cut_B)
-        return Experience(episodes, number - 1, score_B, reward_B, states_B, behaviour_BR, **seen, advantage=advantage_BR, returns=returns_BS)  # fmt: skip
+        advantage_BR = numerics.masked_whiten(advantages_BS[:, : mask_BR.shape[1]], mask_BR)
+        return Experience(episodes, number - 1, ends.score_B, reward_B, ends.states_B, behaviour_BR, **seen,
+                          advantage=advantage_BR, returns=returns_BS, value_loss=value_loss)  # fmt: skip
 
-    def _ends(self, episodes: Episodes) -> tuple[Tensor, Tensor]:
-        """Where the state after the last token counts: as the place of the score, as the value of going on. → B, B"""
+    def _ends(self, episodes: Episodes, score_B: Tensor) -> Ends:
         o, ended_B = self.options, episodes.ended_B
         late_B = ended_B & (episodes.response_B < o.max_tokens) & (o.score_at == "after_eos")
-        return late_B, ~ended_B & (o.missing_eos == "bootstrap")
+        cut_B = ~ended_B & (o.missing_eos == "bootstrap")
+        return Ends(score_B, ended_B, cut_B, episodes.response_B + late_B)
 
-    def _look(self, episodes: Episodes, plan: Plan, valued_B: Tensor) -> dict[str, Tensor]:
-        """What the models say of the whole batch: [B, R], and the values of `valued_B` states of each episode."""
+    def _look(self, episodes: Episodes, plan: Plan, ends: Ends) -> tuple[dict[str, Tensor], Tensor | None]:
+        """What the models say of the whole batch: [B, R], the values [B, S].
+
+        Where the first step is on the whole batch, and a return on its own episode alone, the value model's pass is
+        that step's already: → its loss, too, whose gradient has been taken.
+        """
         seen = {name: torch.zeros(episodes.mask_BR.shape, device=self.device) for name in COMPARED}
-        seen["value"] = torch.zeros(len(episodes), int(valued_B.max()), device=self.device)
+        seen["value"] = torch.zeros(len(episodes), int(ends.valued_B.max()), device=self.device)
+        learns = self.reads_once and not self.options.whiten_rewards
+        value_loss = torch.zeros((), device=self.device) if learns else None
         with self._precision():
-            for minibatch in plan:
-                for rows in self.ranks.idle(minibatch):
-                    self._measure(episodes.select(rows[:1]), valued_B[rows[:1]])
+            for rows in (rows[:1] for minibatch in plan for rows in self.ranks.idle(minibatch)):
+                self._measure(episodes.select(rows), ends.valued_B[rows])
             for rows in (rows for minibatch in plan for rows in self.ranks.mine(minibatch)):
-                part = episodes.select(rows)
-                for name, values_N in self._measure(part, valued_B[rows]).items():
-                    count_B = valued_B[rows] if name == "value" else part.response_B
+                part, own = episodes.select(rows), ends.select(rows)
+                found = self._measure(part, own.valued_B, learns)
+                for name, numbers_N in found.items():
+                    count_B = own.valued_B if name == "value" else part.response_B
                     row_N, step_N = real(count_B).nonzero(as_tuple=True)
-                    seen[name][rows[row_N], step_N] = values_N
+                    seen[name][rows[row_N], step_N] = numbers_N.detach()
+                if value_loss is not None:
+                    mine = {name: x[rows] for name, x in seen.items()}
+                    value_loss += self._learn_values(found["value"], mine, own, ends)
         self.ranks.add(*seen.values())
-        return seen
+        return seen, value_loss
 
-    def _rewards(
-        self, episodes: Episodes, score_B: Tensor, seen: dict[str, Tensor], states_BS: Tensor
-    ) -> Tensor:
-        """What each state earns; a truncated response pays a penalty, or goes unscored where its value goes on. → BS"""
-        o = self.options
-        cut_B = 0 if o.missing_eos == "bootstrap" else score_B - o.missing_eos_penalty
-        end_B = torch.where(episodes.ended_B, score_B, cut_B)
+    @torch.enable_grad()
+    def _learn_values(self, values_N: Tensor, seen: dict[str, Tensor], own: Ends, every: Ends) -> Tensor:
+        """Add a micro-batch's share to the gradient of the first step's value loss. → that share of the loss"""
+        states_BS = real(own.states_B, seen["value"].shape[1])
+        values_N = values_N[states_BS[real(own.valued_B, states_BS.shape[1])]]
+        returns_N = self._returns(seen, own)[2][states_BS]
+        loss = numerics.value_loss(
+            values_N, seen["value"][states_BS], returns_N, self.options.value_clip
+        ).sum()
+        return self._descend(loss / every.states_B.sum())
+
+    def _returns(self, seen: dict[str, Tensor], ends: Ends) -> tuple[Tensor, Tensor, Tensor]:
+        """What each state earns, its advantage, and its return. → each BS
+
+        A truncated response pays a penalty, or goes unscored where its value goes on.
+        """
+        o, values_BS = self.options, seen["value"]
+        states_BS = real(ends.states_B, values_BS.shape[1])
         kl_BR = numerics.kl_estimate(seen["log_prob"], seen["reference"], o.kl_estimator)
         kl_BS = torch.nn.functional.pad(kl_BR, (0, states_BS.shape[1] - kl_BR.shape[1]))
-        return numerics.token_rewards(kl_BS, end_B, states_BS, self.kl.coef if o.kl_in == "reward" else 0.0)
+        unended_B = 0 if o.missing_eos == "bootstrap" else ends.score_B - o.missing_eos_penalty
+        end_B = torch.where(ends.ended_B, ends.score_B, unended_B)
+        earned_BS = numerics.token_rewards(
+            kl_BS, end_B, states_BS, self.kl.coef if o.kl_in == "reward" else 0.0
+        )
+        white_BS = (
+            numerics.masked_whiten(earned_BS, states_BS, shift_mean=False) if o.whiten_rewards else earned_BS
+        )
+        last_B1 = ends.states_B.clamp(max=values_BS.shape[1] - 1)[:, None]
+        after_B = torch.where(ends.cut_B, values_BS.gather(1, last_B1)[:, 0], 0)
+        return earned_BS, *numerics.gae(white_BS, values_BS, states_BS, o.gamma, o.lam, after_B)
 
-    def _advantages(
-        self, episodes: Episodes, rewards_BS: Tensor, values_BS: Tensor, states_B: Tensor, cut_B: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Whitened advantages of the tokens and returns of the states. → BR, BS"""
-        o, mask_BR = self.options, episodes.mask_BR
-        states_BS = real(states_B, values_BS.shape[1])
-        if o.whiten_rewards:
-            rewards_BS = numerics.masked_whiten(rewards_BS, states_BS, shift_mean=False)
-        last_B1 = states_B.clamp(max=values_BS.shape[1] - 1)[:, None]
-        after_B = torch.where(cut_B, values_BS.gather(1, last_B1)[:, 0], 0)
-        advantages_BS, returns_BS = numerics.gae(rewards_BS, values_BS, states_BS, o.gamma, o.lam, after_B)
-        return numerics.masked_whiten(advantages_BS[:, : mask_BR.shape[1]], mask_BR), returns_BS
-
-    def _measure(self, part: Episodes, valued_B: Tensor) -> dict[str, Tensor]:
-        """What the models say of a micro-batch's response tokens and states. → each N"""
+    def _measure(self, part: Episodes, valued_B: Tensor, learns: bool = False) -> dict[str, Tensor]:
+        """What the models say of a micro-batch's response tokens and states, values with a gradient or without. → each N"""
         found = within(self.policy, lambda: self._compare(part))
-        return {**found, "value": response_values(self.value, part, valued_B)}
+        with torch.set_grad_enabled(learns):
+            return {**found, "value": response_values(self.value, part, valued_B)}
 
     def _compare(self, part: Episodes) -> dict[str, Tensor]:
         policy, tokens_N = response_final(self.policy, part, part.final_BRD), part.tokens()
@@ -296,11 +290,12 @@ class PPO:
         ratios = [torch.ones(1, device=self.device)]
         rows_B = torch.cat(minibatch)
         tokens, states = experience.episodes.response_B[rows_B].sum(), experience.states_B[rows_B].sum()
+        learnt = experience.value_loss if first else None
+        totals["value_loss"] += 0.0 if learnt is None else learnt
         for rows in self.ranks.mine(minibatch):
             part = experience.episodes.select(rows)
-            value_loss = self._value_loss(experience, part, rows) / states
-            (value_loss * (self.options.shared_trunk or 1.0)).backward()
-            totals["value_loss"] += value_loss.detach()
+            if learnt is None:
+                totals["value_loss"] += self._descend(self._value_loss(experience, part, rows) / states)
             if trains_policy:
                 loss, log_ratio_N = self._policy_loss(experience, part, rows, first)
                 (loss / tokens).backward()
@@ -342,6 +337,13 @@ class PPO:
         (0 * self._value_loss(experience, part, rows)).backward()
         if trains_policy:
             (0 * self._policy_loss(experience, part, rows, first=False)[0]).backward()
+
+    def _descend(self, value_loss: Tensor) -> Tensor:
+        """Add to the gradient of the value model, and of the policy where they share a trunk. → the loss"""
+        # Each operation goes back in the dtype that it came in, whatever context this is.
+        with torch.autocast(self.device.type, enabled=False):
+            (value_loss * (self.options.shared_trunk or 1.0)).backward()
+        return value_loss.detach()
 
     def _value_loss(self, experience: Experience, part: Episodes, rows: Tensor) -> Tensor:
         count_B = experience.states_B[rows]
@@ -421,24 +423,6 @@ def _flat(rows: Tensor, count_B: Tensor, *whole: Tensor) -> tuple[Tensor, ...]:
     """The first `count_B` entries of some rows, in the order of `Episodes.states`. → each N"""
     row_N, step_N = real(count_B).nonzero(as_tuple=True)
     return tuple(x[rows[row_N], step_N] for x in whole)
-
-
-def _describe(e: Experience) -> dict[str, float]:
-    """Means over the sampled batch: score and KL of an episode, entropy of a token, length in tokens."""
-    mask_BR, ratio_BR = e.episodes.mask_BR, (e.log_prob - e.behaviour).exp()
-    sampler_kl_BR = numerics.kl_estimate(e.behaviour, e.log_prob, "k3")
-    return {
-        "reward": float(e.reward_B.mean()),
-        "score": float(e.score_B.mean()),
-        "kl": float((e.log_prob - e.reference).sum(1).mean()),
-        "exact_kl": float(e.exact_kl.sum(1).mean()),
-        "sampler_kl": float(numerics.masked_mean(sampler_kl_BR, mask_BR)),
-        "sampler_ratio": float(numerics.masked_mean(ratio_BR, mask_BR)),
-        "sampler_ratio_max": float(ratio_BR[mask_BR].max()),
-        "entropy": float(numerics.masked_mean(e.entropy, mask_BR)),
-        "length": float(e.episodes.response_B.float().mean()),
-        "truncated": float((~e.episodes.ended_B).float().mean()),
-    }
 
 
 def _require_finite(**numbers: Tensor) -> None:
