@@ -143,6 +143,10 @@ class PPO:
         # Entered anew around every use of the weights: autocast keeps its bf16 copies until it is left.
         return torch.autocast(self.device.type, torch.bfloat16)
 
+    def _copies(self) -> AbstractContextManager[Any]:
+        """Not in bf16 itself; around what is, it makes autocast's copies of the weights outlast a micro-batch."""
+        return nullcontext() if self.ranks.sharded else torch.autocast(self.device.type, enabled=False)
+
     def _plan(self, episodes: Episodes, number: int) -> Plan:
         """Minibatches drawn at random; each cut into micro-batches of similar length, the same in every pass.
 
@@ -286,26 +290,7 @@ class PPO:
 
         None, and no step, where the policy has gone `stop_kl` from the one that sampled.
         """
-        totals: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=self.device))
-        ratios = [torch.ones(1, device=self.device)]
-        rows_B = torch.cat(minibatch)
-        tokens, states = experience.episodes.response_B[rows_B].sum(), experience.states_B[rows_B].sum()
-        learnt = experience.value_loss if first else None
-        totals["value_loss"] += 0.0 if learnt is None else learnt
-        for rows in self.ranks.mine(minibatch):
-            part = experience.episodes.select(rows)
-            if learnt is None:
-                totals["value_loss"] += self._descend(self._value_loss(experience, part, rows) / states)
-            if trains_policy:
-                loss, log_ratio_N = self._policy_loss(experience, part, rows, first)
-                (loss / tokens).backward()
-                ratio_N = log_ratio_N.exp()
-                ratios.append(ratio_N)
-                totals["policy_loss"] += loss.detach() / tokens
-                totals["clip_fraction"] += ((ratio_N - 1).abs() > self.options.clip).sum() / tokens
-                totals["approx_kl"] += (torch.expm1(log_ratio_N) - log_ratio_N).sum() / tokens
-        for rows in self.ranks.idle(minibatch):
-            self._keep_step(experience, rows[:1], trains_policy)
+        totals, ratios = self._gradients(experience, minibatch, trains_policy, first)
         self.ranks.add(*(totals[name] for name in (SUMS if trains_policy else SUMS[:1])))
         if trains_policy and totals["approx_kl"] > (self.options.stop_kl or math.inf):
             for optimizer in (self.optimizer, self.value_optimizer):
@@ -324,12 +309,38 @@ class PPO:
             self.optimizer.zero_grad(set_to_none=True)
         else:
             self._apply(self.optimizer)
-            every_N = torch.cat(ratios)
-            furthest = float(every_N[(every_N - 1).abs().argmax()])
+            furthest = float(ratios[(ratios - 1).abs().argmax()])
             totals["ratio"] = torch.tensor(
                 max(self.ranks.gather([furthest]), key=lambda ratio: abs(ratio - 1))
             )
         return {name: float(value) for name, value in totals.items()}
+
+    def _gradients(
+        self, experience: Experience, minibatch: list[Tensor], trains_policy: bool, first: bool
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """Gradients of one minibatch, micro-batch by micro-batch. → sums of the step, every token's ratio N"""
+        totals: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=self.device))
+        ratios = [torch.ones(1, device=self.device)]
+        rows_B = torch.cat(minibatch)
+        tokens, states = experience.episodes.response_B[rows_B].sum(), experience.states_B[rows_B].sum()
+        learnt = experience.value_loss if first else None
+        totals["value_loss"] += 0.0 if learnt is None else learnt
+        with self._copies():
+            for rows in self.ranks.mine(minibatch):
+                part = experience.episodes.select(rows)
+                if learnt is None:
+                    totals["value_loss"] += self._descend(self._value_loss(experience, part, rows) / states)
+                if trains_policy:
+                    loss, log_ratio_N = self._policy_loss(experience, part, rows, first)
+                    (loss / tokens).backward()
+                    ratio_N = log_ratio_N.exp()
+                    ratios.append(ratio_N)
+                    totals["policy_loss"] += loss.detach() / tokens
+                    totals["clip_fraction"] += ((ratio_N - 1).abs() > self.options.clip).sum() / tokens
+                    totals["approx_kl"] += (torch.expm1(log_ratio_N) - log_ratio_N).sum() / tokens
+            for rows in self.ranks.idle(minibatch):
+                self._keep_step(experience, rows[:1], trains_policy)
+        return totals, torch.cat(ratios)
 
     def _keep_step(self, experience: Experience, rows: Tensor, trains_policy: bool) -> None:
         """Go through the models for nothing, while other processes have one more micro-batch."""
