@@ -29,9 +29,14 @@ def keep_memory(device: torch.device) -> None:
         mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
+def by_torch(x: Tensor, weight_VD: Tensor) -> bool:
+    """Whether `product` leaves the choice to torch."""
+    return _ONEDNN is None or x.dtype != torch.float32 or weight_VD.dtype != x.dtype or x.device.type != "cpu"
+
+
 def product(x: Tensor, weight_VD: Tensor) -> Tensor:
     """`x @ weight_VD.T`; fp32 on a CPU by oneDNN, which is faster there than torch's choice. → … × V"""
-    if _ONEDNN is None or x.dtype != torch.float32 or weight_VD.dtype != x.dtype or x.device.type != "cpu":
+    if by_torch(x, weight_VD):
         return F.linear(x, weight_VD)
     if torch.is_grad_enabled() and (x.requires_grad or weight_VD.requires_grad):
         found: Any = _Product.apply(x, weight_VD)

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rlaif.rl.cpu import product
+from rlaif.rl.cpu import by_torch, product
 from rlaif.rl.numerics import entropy, exact_kl, picked
 
 BLOCK_BYTES = 32 * 2**20
@@ -34,10 +34,15 @@ class Final:
         """The size of the vocabulary."""
         return self.states_ND.shape[1] if self.weight_VD is None else len(self.weight_VD)
 
-    def logits(self, at: slice) -> Tensor:
-        """Logits of a block. → nV"""
+    def logits(self, at: slice, into: Tensor | None = None) -> Tensor:
+        """Logits of a block, in memory of their own or in `into`. → nV"""
         states_nD = self.states_ND[at]
-        return states_nD if self.weight_VD is None else product(states_nD, self.weight_VD)
+        if self.weight_VD is None:
+            return states_nD
+        if into is not None and by_torch(states_nD, self.weight_VD):
+            return torch.mm(states_nD, self.weight_VD.t(), out=into)
+        logits_nV = product(states_nD, self.weight_VD)
+        return logits_nV if into is None else into.copy_(logits_nV)
 
 
 def blocks(count: int, width: int) -> list[slice]:
@@ -76,8 +81,7 @@ class _TokenLogProbs(torch.autograd.Function):
         logits_NV = states_ND.new_empty(len(states_ND), final.width)
         for at in blocks(*logits_NV.shape):
             # A product of its own for every block, as `compare` makes it: the same bits, so a ratio of exactly 1.
-            logits_nV = final.logits(at)
-            logits_NV[at] = logits_nV
+            logits_nV = final.logits(at, into=logits_NV[at])
             found_N[at] = picked(block_log_probs(logits_nV, temperature), tokens_N[at])
         ctx.save_for_backward(states_ND, weight_VD, tokens_N)
         ctx.logits, ctx.temperature = logits_NV, temperature

@@ -29,7 +29,10 @@ DROP_SHARE = 0.25  # of the rows decoded that must have ended before the others 
 
 
 class RoomyLayer(DynamicLayer):
-    """A layer's keys and values in buffers of their final length, so that a step copies one position and not all."""
+    """A layer's keys and values in buffers of their final length, so that a step copies one position and not all.
+
+    Keys lie with the positions last, as their product with a query wants them: bf16 on a CPU copies them otherwise.
+    """
 
     keys: Any
     values: Any
@@ -49,12 +52,12 @@ class RoomyLayer(DynamicLayer):
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
             batch, heads, _, width = key_states.shape
-            self.keys = key_states.new_empty(batch, heads, self.capacity, width)
+            self.keys = key_states.new_empty(batch, heads, width, self.capacity)
             self.values = value_states.new_empty(batch, heads, self.capacity, value_states.shape[-1])
         start, self.used = self.used, self.used + key_states.shape[-2]
-        self.keys[:, :, start : self.used] = key_states
+        self.keys[..., start : self.used] = key_states.transpose(-1, -2)
         self.values[:, :, start : self.used] = value_states
-        return self.keys[:, :, : self.used], self.values[:, :, : self.used]
+        return self.keys[..., : self.used].transpose(-1, -2), self.values[:, :, : self.used]
 
     def get_seq_length(self) -> int:
         """Positions stored."""
