@@ -11,8 +11,9 @@ changes nothing on a CPU, so there both of ours are held against its fp32; on a 
 
 FLOPs are those that a side's update computes: a layer's parameters at each of T tokens, the head's at the R response
 tokens, 2 FLOPs each in a forward pass and 6 with its backward pass; attention's products are left out. Rollout and old
-log-probabilities are a forward pass of the policy each (with one minibatch ours reads the second one's final states off
-the first), then the reference, value and reward model, and an epoch learns policy and value model. The limit is a 1024³ matrix product in the same dtype on the same threads.
+log-probabilities are a forward pass of the policy each, then the reference, value and reward model, and an epoch learns
+policy and value model. With one minibatch ours spares two passes: the second one's final states are the first one's, and
+the old values those of the first epoch. The limit is a 1024³ matrix product in the same dtype on the same threads.
 Memory is the greatest resident memory of the process during an update.
 """
 
@@ -132,15 +133,15 @@ def row(
     }  # fmt: skip
 
 
-def flops_per_sample(size: str, epochs: int, prompt: int, response: int, passes: int) -> float:
-    """What an update computes for one episode, with so many `passes` of the policy before it learns: see the top."""
+def flops_per_sample(size: str, epochs: int, prompt: int, response: int, spared: int) -> float:
+    """What an update computes for one episode, where so many passes of a body are `spared`: see the top."""
     with torch.device("meta"):
         model = LlamaForCausalLM(llama(size))
     head = cast(torch.Tensor, model.lm_head.weight).numel()
     body = (model.num_parameters() - head) * (prompt + response)
     policy, value = body + head * response, body
-    # A pass that is spared is the body's: its final states are known, and go through the head all the same.
-    return 2 * (3 * policy - (2 - passes) * body + 2 * value) + 6 * epochs * (policy + value)
+    # The policy's head is computed all the same, and the value model has next to none.
+    return 2 * (3 * policy + 2 * value - spared * body) + 6 * epochs * (policy + value)
 
 
 def table(rows: list[Reading]) -> str:
@@ -220,7 +221,7 @@ def main() -> None:
         for epochs in options.epochs:
             readings = measure(size, epochs, options)
             size_of = (size, epochs, options.prompt, options.response)
-            flops = {name: flops_per_sample(*size_of, 1 if name in DTYPES else 2) for name in readings}
+            flops = {name: flops_per_sample(*size_of, 2 if name in DTYPES else 0) for name in readings}
             rows += [{"model": size, "epochs": epochs, **row(name, readings, flops[name], limits.get(name, limits["fp32"]), options)}
                      for name in readings]  # fmt: skip
             print(table(rows[-len(readings) :]), flush=True)

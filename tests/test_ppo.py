@@ -9,7 +9,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassifi
 
 from rlaif.options import Ppo
 from rlaif.rl import cpu
-from rlaif.rl.forward import choose_attention
+from rlaif.rl.forward import choose_attention, lower
 from rlaif.rl.ppo import PPO, NotFinite, PromptTokens
 from rlaif.rl.trunk import SharedTrunk
 
@@ -138,6 +138,23 @@ def test_in_bf16_too_the_first_ratio_is_one_and_weights_stay_fp32():
     assert ppo.policy.config._attn_implementation == "eager"
     choose_attention(ppo.policy, 600)
     assert ppo.policy.config._attn_implementation == "sdpa"
+
+
+def test_a_reference_kept_in_bf16_says_what_autocast_would_make_it_say():
+    ppo = trainer()
+    ppo.autocast = True
+    ppo.update(1, prompts())
+    expected = ppo.update(2, prompts())[1]
+    again = trainer()
+    lower(again.reference)
+    again.autocast = True
+    again.update(1, prompts())
+    found = again.update(2, prompts())[1]
+    layers = {name: w.dtype for name, w in again.reference.named_parameters()}
+    assert layers["model.layers.0.mlp.up_proj.weight"] == torch.bfloat16
+    assert layers["model.embed_tokens.weight"] == torch.float32  # which is the head's, too
+    assert torch.equal(found.reference, expected.reference)
+    assert torch.equal(found.exact_kl, expected.exact_kl)
 
 
 def test_eight_micro_batches_of_one_equal_one_of_eight():

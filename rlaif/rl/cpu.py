@@ -36,7 +36,7 @@ def by_torch(x: Tensor, weight_VD: Tensor) -> bool:
 
 def product(x: Tensor, weight_VD: Tensor) -> Tensor:
     """`x @ weight_VD.T`; fp32 on a CPU by oneDNN, which is faster there than torch's choice. → … × V"""
-    if by_torch(x, weight_VD):
+    if _ONEDNN is None or by_torch(x, weight_VD):
         return F.linear(x, weight_VD)
     if torch.is_grad_enabled() and (x.requires_grad or weight_VD.requires_grad):
         found: Any = _Product.apply(x, weight_VD)

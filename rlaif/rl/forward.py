@@ -42,6 +42,17 @@ def choose_attention(model: Any, length: int) -> None:
         model.set_attn_implementation(wanted)
 
 
+def lower(model: Any) -> None:
+    """Keep the linear layers of a frozen model in bf16: what autocast would make of them anew at every use.
+
+    A head that shares its weight with the embedding stays as it is: rows are read from it in fp32.
+    """
+    table = model.get_input_embeddings().weight
+    for layer in model.modules():
+        if type(layer) is torch.nn.Linear and layer.weight is not table:
+            layer.weight.data = layer.weight.data.bfloat16()
+
+
 def response_final(model: Any, episodes: Episodes, hidden_BRD: Tensor | None = None) -> Final:
     """The states before each response token and the head that turns them into logits, in the dtype products have here.
 

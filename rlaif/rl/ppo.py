@@ -31,7 +31,7 @@ from rlaif.rl import numerics
 from rlaif.rl.cpu import keep_memory, linear_layers
 from rlaif.rl.episodes import Episodes, micro_batches, real
 from rlaif.rl.experience import Ends, Experience, describe
-from rlaif.rl.forward import choose_attention, response_final, response_values
+from rlaif.rl.forward import choose_attention, lower, response_final, response_values
 from rlaif.rl.heads import COMPARED, compare, token_log_probs
 from rlaif.rl.lora import switched_off
 from rlaif.rl.pretraining import Pretraining
@@ -83,6 +83,8 @@ class PPO:
         self.reads_once = options.minibatches == 1 and ranks.count == 1 and sampler is None
         self.device: torch.device = policy.device
         keep_memory(self.device)
+        if autocast and reference is not None and not ranks.sharded:  # what is cut up is of one dtype
+            lower(reference)
         value_rate = options.value_learning_rate or options.learning_rate
         weights, value_weights = trained(policy), trained(value)
         self.optimizer = torch.optim.Adam(weights.values(), options.learning_rate, eps=1e-5, fused=True)
