@@ -197,7 +197,7 @@ class Judge:
         asked: list[tuple[Label, ScoreRequest]] = []
         writing = [GenerateRequest(chat, self.max_tokens, temperature=0.0) for chat in chats]
         for index, made in sorted(self.engine.generate(writing), key=lambda pair: pair[0]):
-            label, chat = flat[index][0], chats[index]
+            label, chat = flat[index][0].model_copy(update={"rationale": made.text or None}), chats[index]
             if reason := _unreasoned(made):
                 yield [label.model_copy(update={"reason": reason})]
             else:

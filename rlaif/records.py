@@ -139,7 +139,7 @@ class Label(Record):
     `order` says which response was shown first; `mass` is the probability the judge put on the answer tokens,
     None where it gave no log-probabilities and its written answer was parsed;
     `reason` says why a verdict is invalid: "refused" (no verdict, or hardly any probability on one), "too long",
-    or "not a number" (the judge's scores are NaN).
+    or "not a number" (the judge's scores are NaN); `rationale` is what a judge that reasons first wrote before its verdict.
     """
 
     comparison_id: str
@@ -150,6 +150,7 @@ class Label(Record):
     verdict: Verdict
     mass: float | None = None
     reason: Literal["refused", "too long", "not a number"] | None = None
+    rationale: str | None = None
     seconds: float | None = None
     judge: dict[str, str] = Field(default_factory=dict)
 

@@ -148,6 +148,7 @@ def test_reasoning_first_asks_for_a_text_and_then_the_verdict():
     engine.on_score = lambda messages, suffix, choices: seen.append((messages, suffix)) or [0.7, 0.2]
     rows = ask(engine, [question("rude", "nice")], max_tokens=32)
     assert len(rows) == 4
+    assert {row.rationale for row in rows} == {"Reply A says it."}
     asked, suffix = seen[-1]
     assert [turn["role"] for turn in asked] == ["user", "assistant", "user"]
     assert asked[1]["content"] == "Reply A says it."
@@ -355,6 +356,7 @@ def test_a_reasoning_that_does_not_fit_is_too_long():
     engine.generate = lambda requests: ((i, Generation("", "too_long")) for i in range(len(requests)))
     rows = ask(engine, [question("rude", "nice")], max_tokens=32)
     assert {row.reason for row in rows} == {"too long"}
+    assert {row.rationale for row in rows} == {None}
     assert order_statistics(rows)["too_long"] == len(rows)
 
 
