@@ -68,7 +68,7 @@ class Principle(BaseModel):
         return " ".join(value.split())
 
     def __hash__(self) -> int:
-        return hash(self.id)  # principles are keys wherever labels are counted; their texts need not be read for that
+        return hash(self.id)  # a key wherever labels are counted: its texts need not be read for that
 
     @property
     def hash(self) -> str:

@@ -107,7 +107,8 @@ class Lookup(Generic[R]):
 
     def lines(self, value: str) -> list[tuple[R, bytes]]:
         """The same, each row with the line it was read from."""
-        places = self._db.execute("SELECT file, start, size FROM places WHERE key = ?", (_digest(value.encode()),))
+        key = (_digest(value.encode()),)
+        places = self._db.execute("SELECT file, start, size FROM places WHERE key = ?", key)
         rows = [pair for place in places.fetchall() for pair in self._read(*place)]
         return [pair for pair in rows if getattr(pair[0], self.key) == value]
 
