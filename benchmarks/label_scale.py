@@ -4,7 +4,8 @@
 
 Each size is labelled by an `rlaif run` that continues after the pair stage: peak memory is that process's, report
 included; labels a second are the label stage's. Then 2,000 pairs are labelled under 16 principles, one principle is edited, and the pairs
-are labelled again with `labels_from`; first and second run take turns, medians are shown.
+are labelled again with `labels_from`; first and second run take turns, medians are shown. The judges: one for nothing, one of 2 ms a
+verdict, and the playground's in process, on the playground's questions and replies.
 """
 
 from __future__ import annotations
@@ -18,8 +19,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import count
 from pathlib import Path
+from random import Random
 from typing import Any
 
 from rlaif.engines import Scripted
@@ -37,6 +40,14 @@ stages:
 """
 
 
+JUDGES = {
+    "judge": "free verdicts",
+    "slow_judge": "2 ms a verdict",
+    "playground": "playground's judge in process",
+}
+EDITED = "The reply must never insult the user."  # in place of the playground's first rule
+
+
 def judge() -> Scripted:
     """Costs next to nothing and answers by the length of the question."""
     return Scripted(on_score=lambda messages, suffix, choices: [0.6, 0.3] if len(messages[-1]["content"]) % 2 else [0.2, 0.7])  # fmt: skip
@@ -52,41 +63,71 @@ def slow_judge() -> Scripted:
     return Scripted(on_score=score)
 
 
-def write_project(folder: Path, comparisons: int, principles: int) -> None:
+Texts = Iterator[tuple[list[dict[str, str]], str, str]]  # a conversation and two replies
+
+
+def long_texts() -> Texts:
+    """Questions and answers of some length, told apart by a number."""
+    for number in count(1):
+        a, b = (f"Answer {side} {number}: " + "so it is. " * 30 for side in (1, 22))
+        yield [{"role": "user", "content": f"Question {number}: " + "what about it? " * 12}], a, b
+
+
+def playground_texts() -> Texts:
+    """The playground's questions, each with two replies."""
+    from rlaif.playground.grammar import sample_question, sample_reply
+
+    rng, seen = Random(0), set()
+    while True:
+        question = sample_question(rng)
+        a, b = sample_reply(rng, question), sample_reply(rng, question)
+        if a != b and (question.role, question.text) not in seen:
+            seen.add((question.role, question.text))
+            yield question.messages, a, b
+
+
+def write_project(folder: Path, comparisons: int, rules: list[dict[str, str]], texts: Texts) -> None:
     """A config, a constitution, and an imported folder of that many pairs outside the held-out share."""
     from rlaif.records import Comparison, Message, Prompt, Response
     from rlaif.runfolder import RowFile, is_heldout
 
     (folder / "pairs").mkdir(parents=True)
     (folder / "config.yaml").write_text(CONFIG)
-    write_constitution(folder, principles)
+    write_constitution(folder, rules)
     asked = {"messages": [{"role": "user", "content": "What is this?"}]}
     (folder / "prompts.jsonl").write_text(json.dumps(asked) + "\n")
     prompts = RowFile(folder / "pairs" / "prompts.jsonl", Prompt)
     responses = RowFile(folder / "pairs" / "responses.jsonl", Response)
     pairs = RowFile(folder / "pairs" / "comparisons.jsonl", Comparison)
-    made = number = 0
+    made = 0
     while made < comparisons:
-        number += 1
-        prompt = Prompt(
-            messages=(Message(role="user", content=f"Question {number}: " + "what about it? " * 12),)
-        )
+        messages, *replies = next(texts)
+        prompt = Prompt(messages=tuple(Message.model_validate(message) for message in messages))
         if is_heldout(prompt.id, 0.25):
             continue
-        a, b = (
-            Response(prompt_id=prompt.id, text=f"Answer {side} {number}: " + "so it is. " * 30)
-            for side in (1, 22)
-        )
+        a, b = (Response(prompt_id=prompt.id, text=text) for text in replies)
         prompts.write([prompt])
         responses.write([a, b])
         pairs.write([Comparison(prompt_id=prompt.id, a=a.id, b=b.id)])
         made += 1
 
 
-def write_constitution(folder: Path, principles: int, edited: str = "") -> None:
-    """Rules with words of their own; `edited` is the wording of the first one."""
-    rules = [{"id": f"p{n}", "text": f"The reply must keep rule number {n}."} for n in range(principles)]
-    rules[0]["text"] += edited
+def numbered_rules(principles: int) -> list[dict[str, str]]:
+    """Rules with words of their own."""
+    return [{"id": f"p{n}", "text": f"The reply must keep rule number {n}."} for n in range(principles)]
+
+
+def playground_rules(principles: int) -> list[dict[str, str]]:
+    """The playground's rules, in other words once they are used up."""
+    from rlaif.constitution import Constitution
+
+    own = Constitution.load(ROOT / "constitutions" / "playground.yaml").principles
+    texts = [*(p.text for p in own), *(text for p in own for text in p.paraphrases)]
+    return [{"id": f"p{n}", "text": text} for n, text in enumerate(texts[:principles])]
+
+
+def write_constitution(folder: Path, rules: list[dict[str, str]]) -> None:
+    """The constitution of these rules."""
     (folder / "constitution.json").write_text(json.dumps({"name": "scale", "principles": rules}))
 
 
@@ -105,9 +146,10 @@ def labelled(folder: Path, out: str, *overrides: str) -> dict[str, Any]:
     for part in (["--until", "pair"], []):
         done = subprocess.run([*command, *part], cwd=ROOT, capture_output=True, text=True, check=True)
     stage = json.loads((folder / out / "02_label" / "stage.json").read_text())
+    usage = stage["usage"]
     labels = sum(1 for _ in (folder / out / "02_label" / "labels.jsonl").open("rb"))
     return {"peak_mb": json.loads(done.stdout.splitlines()[-1])["peak_mb"], "seconds": stage["seconds"],
-            "calls": stage["usage"]["calls"], "labels": labels, "labels_a_second": labels / stage["seconds"]}  # fmt: skip
+            "calls": usage["calls"], "tokens": usage["prompt_tokens"] - usage["shared_tokens"], "labels": labels, "labels_a_second": labels / stage["seconds"]}  # fmt: skip
 
 
 def child(arguments: list[str]) -> None:
@@ -123,24 +165,31 @@ def scale(sizes: Sequence[int], principles: int, work: Path) -> list[dict[str, A
     rows = []
     for size in sizes:
         folder = work / f"scale-{size}"
-        write_project(folder, size, principles)
+        write_project(folder, size, numbered_rules(principles), long_texts())
         rows.append({"comparisons": size, "principles": principles, **labelled(folder, "run")})
         shutil.rmtree(folder)
     return rows
 
 
 def edit(pairs: int, repeats: int, work: Path) -> dict[str, Any]:
-    """First runs and runs after an edit, in turns; medians, with free verdicts and with verdicts of 2 ms."""
+    """First runs and runs after an edit, in turns; medians by judge."""
+    from rlaif.playground import FEEDBACK
+
     found: dict[str, Any] = {"pairs": pairs, "principles": 16}
-    for name in ("judge", "slow_judge"):
-        model = f"feedback.model=benchmarks.label_scale:{name}"
+    for name in JUDGES:
+        own = name == "playground"
+        model = [f"feedback.model={FEEDBACK}", "feedback.engine=transformers", "templates=brief"] if own \
+            else [f"feedback.model=benchmarks.label_scale:{name}"]  # fmt: skip
         times = []
-        for repeat in range(repeats if name == "judge" else 1):
+        for repeat in range(1 if name == "slow_judge" else repeats):
             folder = work / f"edit-{name}-{repeat}"
-            write_project(folder, pairs, 16)
-            first = labelled(folder, "first", model)
-            write_constitution(folder, 16, edited=" Mind it.")
-            second = labelled(folder, "second", model, f"label.labels_from={folder / 'first'}")
+            rules = playground_rules(16) if own else numbered_rules(16)
+            write_project(folder, pairs, rules, playground_texts() if own else long_texts())
+            first = labelled(folder, "first", *model)
+            write_constitution(
+                folder, [{"id": "p0", "text": EDITED if own else rules[0]["text"] + " Mind it."}, *rules[1:]]
+            )
+            second = labelled(folder, "second", *model, f"label.labels_from={folder / 'first'}")
             times.append((first, second))
             shutil.rmtree(folder)
         seconds = [statistics.median(pair[at]["seconds"] for pair in times) for at in (0, 1)]
@@ -148,6 +197,7 @@ def edit(pairs: int, repeats: int, work: Path) -> dict[str, Any]:
             "first_seconds": seconds[0], "edited_seconds": seconds[1], "share_of_wall": seconds[1] / seconds[0],
             "first_calls": times[0][0]["calls"], "edited_calls": times[0][1]["calls"],
             "share_of_calls": times[0][1]["calls"] / times[0][0]["calls"],
+            "first_tokens": times[0][0]["tokens"], "edited_tokens": times[0][1]["tokens"],
         }  # fmt: skip
     return found
 
@@ -159,10 +209,13 @@ def table(results: dict[str, Any]) -> str:
         lines.append(f"| {row['comparisons']:,} | {row['principles']} | {row['labels']:,} | {row['labels_a_second']:,.0f} "
                      f"| {row['peak_mb']:.0f} |")  # fmt: skip
     lines += ["", "| one of 16 principles edited | first run | after the edit | share |", "|---|---|---|---|"]
-    for name, what in (("judge", "free verdicts"), ("slow_judge", "2 ms a verdict")):
+    for name, what in JUDGES.items():
         row = results["edit"][name]
         lines.append(f"| calls, {what} | {row['first_calls']:,} | {row['edited_calls']:,} | {row['share_of_calls']:.4f} |")  # fmt: skip
         lines.append(f"| seconds, {what} | {row['first_seconds']:.1f} | {row['edited_seconds']:.1f} | {row['share_of_wall']:.3f} |")  # fmt: skip
+        if name == "playground":
+            lines.append(f"| tokens, each question on its own, {what} | {row['first_tokens']:,} | {row['edited_tokens']:,} "
+                         f"| {row['edited_tokens'] / row['first_tokens']:.3f} |")  # fmt: skip
     return "\n".join(lines)
 
 
@@ -174,7 +227,7 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[1000, 10000, 200000])
     parser.add_argument("--principles", type=int, default=2)
     parser.add_argument("--pairs", type=int, default=2000, help="for the edit")
-    parser.add_argument("--repeats", type=int, default=3, help="of the edit")
+    parser.add_argument("--repeats", type=int, default=3, help="of the edit, but for the judge of 2 ms")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as work:

@@ -67,6 +67,9 @@ class Principle(BaseModel):
             raise ValueError("a principle needs a text; this one is empty")
         return " ".join(value.split())
 
+    def __hash__(self) -> int:
+        return hash(self.id)  # a key wherever labels are counted: its texts need not be read for that
+
     @property
     def hash(self) -> str:
         """Hash of everything a model is shown because of this principle."""

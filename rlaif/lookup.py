@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sqlite3
 import weakref
 from collections.abc import Iterator, Sequence
@@ -69,6 +70,9 @@ class Lookup(Generic[R]):
 
     def __init__(self, files: Sequence[Path], record: type[R], key: str = "id") -> None:
         self.record, self.key = record, key
+        # The first fields as rows are written: enough to say where a row stands. It is parsed when it is read.
+        own = "" if key == "id" else f'[^"\\\\]+","{re.escape(key)}":"'
+        self._head = re.compile(rf'\{{"v":\d+,"id":"{own}([^"\\]+)"'.encode())
         self._files: list[BinaryIO] = [path.open("rb") for path in files if path.exists()]
         db = self._db = sqlite3.connect(
             "", isolation_level=None, check_same_thread=False
@@ -86,9 +90,10 @@ class Lookup(Generic[R]):
     def _places(self, number: int, path: Path) -> Iterator[tuple[int, int, int, int]]:
         """(key, file, start, size) of each stretch of rows with one key: labels of a pair stand together."""
         start = end = 0
-        current: str | None = None
+        current: bytes | None = None
         for count, line in enumerate(whole_lines(path), 1):
-            value = key_of(path, count, line, self.key)
+            found = self._head.match(line)
+            value = found[1] if found else key_of(path, count, line, self.key).encode()
             if value != current and current is not None:
                 yield _digest(current), number, start, end - start
                 start = end
@@ -98,9 +103,14 @@ class Lookup(Generic[R]):
 
     def all(self, value: str) -> list[R]:
         """Every row whose key is `value`, in the order of the files."""
-        places = self._db.execute("SELECT file, start, size FROM places WHERE key = ?", (_digest(value),))
-        rows = [row for place in places.fetchall() for row in self._read(*place)]
-        return [row for row in rows if getattr(row, self.key) == value]
+        return [row for row, _ in self.lines(value)]
+
+    def lines(self, value: str) -> list[tuple[R, bytes]]:
+        """The same, each row with the line it was read from."""
+        key = (_digest(value.encode()),)
+        places = self._db.execute("SELECT file, start, size FROM places WHERE key = ?", key)
+        rows = [pair for place in places.fetchall() for pair in self._read(*place)]
+        return [pair for pair in rows if getattr(pair[0], self.key) == value]
 
     def __getitem__(self, value: str) -> R:
         """The first row whose key is `value`; KeyError where there is none."""
@@ -120,20 +130,23 @@ class Lookup(Generic[R]):
     def __contains__(self, value: str) -> bool:
         return self.get(value) is not None
 
-    def _read(self, number: int, start: int, size: int) -> Iterator[R]:
+    def _read(self, number: int, start: int, size: int) -> Iterator[tuple[R, bytes]]:
         file = self._files[number]
         file.seek(start)
-        for line in file.read(size).split(b"\n")[:-1]:
+        for at, line in enumerate(file.read(size).split(b"\n")[:-1], 1):
             try:
-                yield self.record.model_validate_json(line)
+                yield self.record.model_validate_json(line), line
             except ValidationError as error:
                 first = error.errors()[0]
+                if first["type"] == "json_invalid":
+                    file.seek(0)
+                    raise damaged(Path(file.name), file.read(start).count(b"\n") + at) from None
                 raise UserError(f"{file.name}: the row with {self.key} {json.loads(line)[self.key]}: {first['msg']}.",
                                 f"a {self.record.__name__} row of JSON a line") from None  # fmt: skip
 
 
-def _digest(value: str) -> int:
-    return int.from_bytes(blake2b(value.encode(), digest_size=8).digest(), signed=True)
+def _digest(value: bytes) -> int:
+    return int.from_bytes(blake2b(value, digest_size=8).digest(), signed=True)
 
 
 def _close(db: Any, files: list[BinaryIO]) -> None:

@@ -22,7 +22,8 @@ def logit(p: float) -> float:
     """log p/(1−p), bounded by ±MAX_LOGIT."""
     if p <= 0.0 or p >= 1.0:
         return math.copysign(MAX_LOGIT, p - 0.5)
-    return max(-MAX_LOGIT, min(MAX_LOGIT, math.log(p) - math.log1p(-p)))
+    x = math.log(p) - math.log1p(-p)
+    return x if -MAX_LOGIT < x < MAX_LOGIT else math.copysign(MAX_LOGIT, x)
 
 
 def sigmoid(x: float) -> float:
@@ -32,13 +33,13 @@ def sigmoid(x: float) -> float:
 
 def combine_orders(labels: Sequence[Label]) -> dict[tuple[str, str | None], float]:
     """p_a by (annotator, principle): the mean logit over the orders that could be read."""
-    logits: dict[tuple[str, str | None], list[float]] = defaultdict(list)
+    logits: dict[tuple[str, str, str | None], list[float]] = defaultdict(list)
     for label in labels:
         if label.p_a is not None:
-            logits[(f"{label.annotator.kind}:{label.annotator.id}", label.principle_id)].append(
-                logit(label.p_a)
-            )
-    return {key: sigmoid(sum(values) / len(values)) for key, values in logits.items()}
+            who = label.annotator
+            logits[who.kind, who.id, label.principle_id].append(logit(label.p_a))
+    return {(f"{kind}:{who}", principle): sigmoid(sum(values) / len(values))
+            for (kind, who, principle), values in logits.items()}  # fmt: skip
 
 
 def aggregate(
@@ -112,9 +113,10 @@ class Tally:
 
     def _count(self, label: Label) -> None:
         self.judged += 1
-        self.refused += label.reason == "refused"
-        self.too_long += label.reason == "too long"
-        self.not_numbers += label.reason == "not a number"
+        if label.reason is not None:
+            self.refused += label.reason == "refused"
+            self.too_long += label.reason == "too long"
+            self.not_numbers += label.reason == "not a number"
         self.abstained += label.verdict == "abstain"
         if label.p_a is None:
             return
@@ -122,9 +124,10 @@ class Tally:
         self.written += label.mass is None
         self.mass += label.mass or 0.0
         self.confidence += abs(label.p_a - 0.5)
-        if verdict_of(label.p_a) != "tie":
+        side = verdict_of(label.p_a)
+        if side != "tie":
             self.sided += 1
-            self.first += (verdict_of(label.p_a) == "a") == (label.order == "ab")
+            self.first += (side == "a") == (label.order == "ab")
 
     @classmethod
     def total(cls, tallies: Iterable[Tally]) -> Tally:

@@ -62,12 +62,16 @@ class RowFile(Generic[R]):
 
     def write(self, rows: Iterable[R]) -> None:
         """Append rows that the caller knows to be new, and flush them."""
-        text = "".join(row.to_json() + "\n" for row in rows)
+        self.copy(row.to_json().encode() for row in rows)
+
+    def copy(self, lines: Iterable[bytes]) -> None:
+        """The same for rows that are lines already."""
+        text = b"".join(line + b"\n" for line in lines)
         if text:
             if not self.mended:
                 drop_torn_line(self.path)
             self.mended = True
-            with self.path.open("a", encoding="utf-8") as file:
+            with self.path.open("ab") as file:
                 file.write(text)
 
 

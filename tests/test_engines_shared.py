@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from transformers import (
     AutoModelForCausalLM,
     BloomConfig,
@@ -13,7 +15,7 @@ from transformers import (
 )
 
 from rlaif.engines.loading import UNBOUNDED
-from rlaif.engines.shared import Block, attend, exact_limit, score_plain, score_shared
+from rlaif.engines.shared import Block, attend, exact_limit, score_plain, score_shared, tree
 
 SIZES = {"vocab_size": 300, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3,
          "num_attention_heads": 8, "num_key_value_heads": 2, "max_position_embeddings": 256, "head_dim": 8}  # fmt: skip
@@ -66,6 +68,72 @@ def test_equal_to_a_plain_forward(config, lengths, suffixes):
     assert shared.shape == (sum(map(len, suffixes)), 300)
     assert (shared.exp() - plain.exp()).abs().max() < 1e-5
     assert exact_limit(model) == (UNBOUNDED, "")
+
+
+def with_heads(*, seed: int = 1) -> tuple[list[list[int]], list[list[list[int]]]]:
+    """Nine questions whose prefixes are a tree: instructions, two conversations, replies; some equal, one a head."""
+    tokens, suffixes = questions(
+        [20, 12, 9, 6, 3, 30], [[5, 3], [4], [2, 2, 6], [7], [1], [3], [4, 4], [2], [5]], seed
+    )
+    head, one, two, reply, short, alone = tokens
+    prefixes = [head + one + reply, head + two + short, head + one + short, head, alone, head + two + short,
+                head + one + reply + two, head + one, head[:4] + two]  # fmt: skip
+    return prefixes, suffixes
+
+
+@pytest.mark.parametrize("config", EXACT, ids=lambda c: c.model_type)
+def test_what_prefixes_begin_with_is_read_once_and_changes_nothing(config):
+    model = build(config)
+    prefixes, rows = with_heads()
+    read: list[int] = []
+    model.get_input_embeddings().register_forward_hook(lambda m, args, out: read.append(args[0].numel()))
+    shared = score_shared(model, prefixes, rows)
+    # The instructions 20; the first conversation 12, after it 6, 6 + 9 and 3; the second with its reply 9 + 3 for two;
+    # 30 alone and 4 + 9 with too little in common; then the suffixes.
+    assert sum(read) == 111 + sum(len(s) for row in rows for s in row)
+    assert (shared.exp() - score_plain(model, prefixes, rows).exp()).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("pick", [[3, 3, 3], [3, 4], [4, 8], [3], [7, 3], [1, 5, 1, 0]],
+                         ids=["equal", "nothing in common", "short head", "one", "one is the head", "some equal"])  # fmt: skip
+def test_prefixes_of_every_kind_stand_together(pick):
+    model = build(LlamaConfig(**SIZES))
+    prefixes, rows = ([part[i] for i in pick] for part in with_heads())
+    gap = score_shared(model, prefixes, rows).exp() - score_plain(model, prefixes, rows).exp()
+    assert gap.abs().max() < 1e-5
+
+
+@given(st.lists(st.lists(st.integers(0, 1), min_size=1, max_size=40), min_size=1, max_size=12))
+def test_a_tree_holds_every_prefix_whole(prefixes):
+    levels, leaves = tree(prefixes)
+    for prefix, leaf in zip(prefixes, leaves, strict=True):
+        node, found = leaf, []
+        while node is not None:
+            assert node.start == len(prefix) - len(found) - len(node.tokens)
+            node, found = node.parent, [*node.tokens, *found]
+        assert found == prefix
+    for depth, nodes in enumerate(levels):
+        assert all(
+            (node.parent is None) if depth == 0 else node.parent in levels[depth - 1] for node in nodes
+        )
+    assert sum(len(node.tokens) for nodes in levels for node in nodes) <= sum(map(len, prefixes))
+
+
+def test_the_prefix_pass_ends_at_the_last_layers_keys_and_values():
+    model = build(LlamaConfig(**SIZES))
+    seen: list[int] = []
+    model.model.layers[-1].mlp.register_forward_hook(lambda m, args, out: seen.append(args[0].shape[1]))
+    score_shared(model, *questions([40], [[5, 3]]))
+    assert seen == [8]
+
+
+def test_a_model_whose_layers_are_not_read_in_order_is_found_out():
+    model = build(LlamaConfig(**SIZES))
+    first, last = model.model.layers[0].self_attn, model.model.layers[-1].self_attn
+    first.layer_idx, last.layer_idx = last.layer_idx, first.layer_idx
+    limit, reason = exact_limit(model)
+    assert limit == 0
+    assert "LlamaForCausalLM does not take it" in reason
 
 
 def test_plain_scoring_equals_one_row_at_a_time():

@@ -10,7 +10,7 @@ from rlaif.comparing.summary import summarise
 from rlaif.engines import Scripted
 from rlaif.errors import UserError
 from rlaif.records import Comparison, Label, Preference
-from rlaif.runfolder import Rows, Run
+from rlaif.runfolder import Rows, Run, write_json
 from tests import scripts
 
 WORDS = [f"word{n}" for n in range(16)]
@@ -168,6 +168,51 @@ def test_verdicts_that_were_no_numbers_are_asked_again(folder):
     assert all("word0" in suffix for _, suffix in ASKED)
     assert all(label.p_a is not None for label in rows(second, "labels"))
     assert not any("dtype" in note for note in second.stages[2].summary["notes"])
+    ASKED.clear()
+    third = run(folder, "third", f"label.labels_from={folder / 'second'}")
+    assert ASKED == []
+    assert rows(third, "preferences", Preference) == rows(second, "preferences", Preference)
+
+
+def test_rows_of_an_earlier_run_that_were_rewritten_are_taken_over_whole(folder):
+    first = run(folder, "first")
+    path = first.stages[2].dir / "labels.jsonl"
+    old = [json.loads(line) for line in path.read_text().split("\n")[:-1]]
+    turned = [dict(reversed(row.items())) for row in old[::2]] + [{**row, "id": ""} for row in old[1::2]]
+    path.write_text("".join(json.dumps(row) + "\n" for row in turned))
+    ASKED.clear()
+    second = run(folder, "second", f"label.labels_from={folder / 'first'}")
+    assert ASKED == []
+    taken = (second.stages[2].dir / "labels.jsonl").read_text().split("\n")[:-1]
+    assert {json.loads(line)["id"] for line in taken} == {row["id"] for row in old}
+    assert rows(second, "preferences", Preference) == rows(first, "preferences", Preference)
+
+
+@pytest.mark.parametrize(("damage", "found"), [
+    (lambda line: line[:-40] + "\n", "labels.jsonl:5: damaged row"),
+    (lambda line: "###" + line, "labels.jsonl:5: damaged row"),
+    (lambda line: line.replace('"verdict":', '"judgement":'), "labels.jsonl: the row with comparison_id"),
+], ids=["cut", "no JSON", "no label"])  # fmt: skip
+def test_a_damaged_row_of_an_earlier_run_is_named(folder, damage, found):
+    path = run(folder, "first").stages[2].dir / "labels.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join([*lines[:4], damage(lines[4]), *lines[5:]]))
+    with pytest.raises(UserError, match=found):
+        run(folder, "second", f"label.labels_from={folder / 'first'}")
+
+
+@pytest.mark.parametrize("left", [0.1, 0.5, 0.97])
+def test_a_run_killed_while_it_takes_labels_over_continues_to_the_same_bytes(folder, left):
+    run(folder, "first")
+    constitution(folder, ["changed", *WORDS[1:]])
+    stage = run(folder, "second", f"label.labels_from={folder / 'first'}").stages[2]
+    names = ("labels.jsonl", "earlier_labels.jsonl", "preferences.jsonl")
+    whole = [(stage.dir / name).read_bytes() for name in names]
+    for name, text in zip(names, whole, strict=True):
+        (stage.dir / name).write_bytes(text[: int(left * len(text))])
+    write_json(stage.dir / "stage.json", {**stage.summary, "status": "running"})
+    run(folder, "second", f"label.labels_from={folder / 'first'}")
+    assert [(stage.dir / name).read_bytes() for name in names] == whole
 
 
 def test_labels_from_is_checked_before_anything_runs(folder):

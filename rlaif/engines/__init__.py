@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -105,7 +105,7 @@ class Usage:
 
     def as_dict(self) -> dict[str, int]:
         """Plain numbers for a stage's summary."""
-        numbers = {key: value for key, value in asdict(self).items() if key != "retried"}
+        numbers = {key: value for key, value in vars(self).items() if key != "retried"}
         return {**numbers, **{f"retried: {kind}": n for kind, n in self.retried.items()}}
 
 

@@ -1,16 +1,18 @@
-"""Shared-prefix scoring: a long prefix is read once, and many short suffixes attend to its keys and values.
+"""Shared-prefix scoring: what texts begin with is read once, and many short suffixes attend to its keys and values.
 
-Two passes over packed tokens (one row, no padding in any linear layer). The first reads the prefixes and keeps each
-layer's keys and values; the second reads all suffixes, each attending to itself and to its own prefix. The two parts
-of an attention are softmaxed apart and merged by their log-sum-exp, so nothing is copied for every suffix. It hangs
-on transformers' attention interface; `exact_limit` says for which models, and up to which length, this is exact.
+Passes over packed tokens (one row, no padding in any linear layer). The first ones read the prefixes as a tree, a level
+at a time, so that instructions, a conversation, or a reply with which several of them begin is read once; they keep
+each layer's keys and values. The last one reads all suffixes, each attending to itself and to its own prefix. The two
+parts of an attention are softmaxed apart and merged by their log-sum-exp, so nothing is copied for every suffix. It
+hangs on transformers' attention interface; `exact_limit` says for which models, and up to which length, this is exact.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -21,7 +23,9 @@ from rlaif.engines.decoding import left_pad, positions
 from rlaif.engines.loading import UNBOUNDED
 
 NAME = "rlaif_shared_prefix"
+LEAST = 8  # tokens in common that are worth a node of their own
 Rows = Sequence[Sequence[int]]
+Store = dict[int, tuple[Tensor, Tensor]]  # layer → keys, values [T, Hkv, D] of all tokens kept so far
 
 
 @dataclass
@@ -55,15 +59,69 @@ class Block:
 
 
 @dataclass
-class Shared:
-    """What a pass's attention needs: rows that attend to themselves and, in the second pass, to stored prefixes."""
+class Before:
+    """Kept tokens to which rows attend: `take` [B, P] where they stand in the store, right-padded."""
 
+    take: Tensor
+    valid: Tensor | None  # [B, P], None where no row is padded
+    group: Block  # all tokens that attend to the same kept ones as one row
+
+    @classmethod
+    def of(cls, paths: Rows, group: Block) -> Before:
+        """Places in the store for each row of `group`; none is empty."""
+        block = Block.of([len(path) for path in paths], group.take.device)
+        places = torch.tensor([place for path in paths for place in path], device=group.take.device)
+        return cls(block.rows(places), block.valid, group)
+
+
+@dataclass
+class Shared:
+    """What a pass's attention needs: rows that attend to themselves and to kept tokens; whether they are kept, too."""
+
+    store: Store
     own: Block
-    prefix: Block | None = None
-    group: Block | None = None  # all suffix tokens of one request as one row
-    store: dict[int, tuple[Tensor, Tensor]] = field(
-        default_factory=dict
-    )  # layer → keys, values [B, Hkv, P, D]
+    before: Before | None = None
+    last: int | None = None  # the layer with which a pass ends whose keys and values are kept
+
+
+class Kept(Exception):
+    """The last layer's keys and values are there."""
+
+
+@dataclass
+class Node:
+    """Tokens with which some prefixes go on after those of the nodes above; `path`: where all those stand in the store."""
+
+    tokens: Sequence[int]
+    start: int
+    parent: Node | None
+    path: Sequence[int] = ()
+
+
+def tree(prefixes: Rows) -> tuple[list[list[Node]], list[Node]]:
+    """(nodes by level, each prefix's last node): prefixes as a radix tree, in which short common parts are not shared."""
+    levels: list[list[Node]] = []
+    leaves: dict[int, Node] = {}
+    order = sorted(range(len(prefixes)), key=lambda i: list(prefixes[i]))
+    todo: list[tuple[list[int], int, int, Node | None]] = [(order, 0, 0, None)]
+    while todo:
+        rows, start, depth, parent = todo.pop()
+        first, last = prefixes[rows[0]], prefixes[rows[-1]]
+        pairs = enumerate(zip(first, last, strict=False))
+        end = next((n for n, (x, y) in pairs if x != y), min(len(first), len(last)))
+        if end - start >= (LEAST if len(rows) > 1 else 1):
+            parent = Node(first[start:end], start, parent)
+            levels += [[]] if depth == len(levels) else []
+            levels[depth].append(parent)
+            start, depth = end, depth + 1
+        ended = [i for i in rows if len(prefixes[i]) == end]
+        if start < end:
+            todo += [([i], start, depth, parent) for i in ended]
+        elif parent:  # no prefix is empty
+            leaves |= dict.fromkeys(ended, parent)
+        longer = groupby(rows[len(ended) :], key=lambda i: prefixes[i][end])
+        todo += [(list(group), start, depth, parent) for _, group in longer]
+    return levels, [leaves[i] for i in range(len(prefixes))]
 
 
 def attention(
@@ -78,36 +136,40 @@ def attention(
         )
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
-    own, groups = rlaif_shared.own, q.shape[1] // k.shape[1]
-    keys, values = (own.rows(x).transpose(1, 2) for x in (k, v))
-    if rlaif_shared.prefix is None:
-        rlaif_shared.store[module.layer_idx] = (keys, values)
-    rows = own.rows(q).transpose(1, 2)
+    layer, own, groups = module.layer_idx, rlaif_shared.own, q.shape[1] // k.shape[1]
+    if rlaif_shared.last is not None:
+        _keep(rlaif_shared.store, layer, k, v)
+        if layer == rlaif_shared.last:
+            raise Kept
+    rows, keys, values = (own.rows(x).transpose(1, 2) for x in (q, k, v))
     wide_keys, wide_values = (x.repeat_interleave(groups, 1) if groups > 1 else x for x in (keys, values))
     out, total = attend(rows, wide_keys, wide_values, scale, causal=True)
     out, total = own.pack(out.transpose(1, 2)), own.pack(total.transpose(1, 2))
-    if rlaif_shared.prefix is not None:
-        far, far_total = _prefix_part(q, rlaif_shared, module.layer_idx, scale)
+    if rlaif_shared.before is not None:
+        far, far_total = _before_part(q, rlaif_shared.before, rlaif_shared.store[layer], scale)
         out = torch.lerp(out, far, (far_total - total).sigmoid()[..., None].to(out.dtype))
     return out[None], None
 
 
-def _prefix_part(q: Tensor, shared: Shared, layer: int, scale: float) -> tuple[Tensor, Tensor]:
-    """Attention of suffix tokens q [T, H, D] to their prefixes: (output [T, H, D], log-sum-exp [T, H])."""
-    assert shared.prefix is not None
-    assert shared.group is not None
-    keys, values = shared.store[layer]
-    heads = keys.shape[1]
-    # Query heads that share a key head are laid one after another as more queries: no copy of keys or values.
-    rows = shared.group.rows(q).unflatten(2, (heads, -1)).permute(0, 2, 3, 1, 4)
+def _keep(store: Store, layer: int, keys: Tensor, values: Tensor) -> None:
+    if layer in store:
+        keys, values = torch.cat([store[layer][0], keys]), torch.cat([store[layer][1], values])
+    store[layer] = keys, values
+
+
+def _before_part(
+    q: Tensor, before: Before, kept: tuple[Tensor, Tensor], scale: float
+) -> tuple[Tensor, Tensor]:
+    """Attention of tokens q [T, H, D] to the kept ones before them: (output [T, H, D], log-sum-exp [T, H])."""
+    keys, values = (x[before.take].transpose(1, 2) for x in kept)
+    # Query heads that share a key head are laid one after another as more queries: keys and values stay as they are.
+    rows = before.group.rows(q).unflatten(2, (keys.shape[1], -1)).permute(0, 2, 3, 1, 4)
     b, h, g, m, d = rows.shape
-    valid = shared.prefix.valid
-    mask = None if valid is None else valid[:, None, None, :]
+    mask = None if before.valid is None else before.valid[:, None, None, :]
     out, total = attend(rows.reshape(b, h, g * m, d), keys, values, scale, mask=mask)
     out = out.reshape(b, h, g, m, d).permute(0, 3, 1, 2, 4).flatten(2, 3)
-    return shared.group.pack(out), shared.group.pack(
-        total.reshape(b, h, g, m).permute(0, 3, 1, 2).flatten(2, 3)
-    )
+    total = total.reshape(b, h, g, m).permute(0, 3, 1, 2).flatten(2, 3)
+    return before.group.pack(out), before.group.pack(total)
 
 
 def attend(
@@ -149,19 +211,35 @@ def score_shared(
     model: Any, prefixes: Sequence[Sequence[int]], suffixes: Sequence[Sequence[Sequence[int]]]
 ) -> Tensor:
     """Log-probabilities [N, V] in fp32 of the token after each prefix + suffix; N counts suffixes, request by request."""
-    device = model.device
-    first = Shared(Block.of([len(p) for p in prefixes], device))
+    device, store = model.device, {}
+    levels, leaves = tree(prefixes)
     lengths = [len(s) for row in suffixes for s in row]
-    second = Shared(Block.of(lengths, device), first.own, Block.of([sum(map(len, row)) for row in suffixes], device),
-                    first.store)  # fmt: skip
-    places = [range(len(p)) for p in prefixes]
+    group = Block.of([sum(map(len, row)) for row in suffixes], device)
     after = [range(len(p), len(p) + len(s)) for p, row in zip(prefixes, suffixes, strict=True) for s in row]
     ends = torch.tensor(lengths, device=device).cumsum(0) - 1
     with _packed(model):
-        _pass(model.base_model, prefixes, places, first, device)
+        for nodes in levels:
+            _read(model, nodes, store)
+        before = Before.of([leaf.path for leaf in leaves], group)
+        second = Shared(store, Block.of(lengths, device), before)
         flat = [s for row in suffixes for s in row]
         logits = _pass(model, flat, after, second, device, logits_to_keep=ends).logits[0]
     return logits.float().log_softmax(-1)
+
+
+def _read(model: Any, nodes: Sequence[Node], store: Store) -> None:
+    """Keep the keys and values of one level of the tree."""
+    own = Block.of([len(node.tokens) for node in nodes], model.device)
+    above = [node.parent.path for node in nodes if node.parent]
+    last = model.config.get_text_config().num_hidden_layers - 1
+    shared = Shared(store, own, Before.of(above, own) if above else None, last)
+    place = next(iter(store.values()))[0].shape[0] if store else 0
+    for node in nodes:
+        node.path = [*(node.parent.path if node.parent else ()), *range(place, place + len(node.tokens))]
+        place += len(node.tokens)
+    starts = [range(node.start, node.start + len(node.tokens)) for node in nodes]
+    with suppress(Kept):
+        _pass(model.base_model, [node.tokens for node in nodes], starts, shared, model.device)
 
 
 def _pass(model: Any, rows: Any, places: Any, shared: Shared, device: torch.device, **options: Any) -> Any:
@@ -216,7 +294,8 @@ def _probe(model: Any) -> str:
     def tokens(n: int) -> list[int]:
         return torch.randint(size, (n,), generator=draw).tolist()
 
-    prefixes, suffixes = [tokens(7), tokens(11)], [[tokens(3), tokens(5)], [tokens(4)]]
+    head = tokens(LEAST)
+    prefixes, suffixes = [head + tokens(1), head + tokens(3)], [[tokens(3), tokens(5)], [tokens(4)]]
     try:
         gap = float(
             (score_shared(model, prefixes, suffixes) - score_plain(model, prefixes, suffixes)).abs().max()

@@ -11,8 +11,10 @@ has under the same id is taken over, and the rest of its labels on these pairs i
 
 from __future__ import annotations
 
+import gc
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import combinations, islice
 from pathlib import Path
@@ -36,6 +38,11 @@ T = TypeVar("T")
 
 def run(stage: Stage) -> None:
     """Write labels.jsonl and, computed from them, preferences.jsonl."""
+    with patient_collector():
+        _run(stage)
+
+
+def _run(stage: Stage) -> None:
     pairs = RowFile(stage.input("comparisons"), Comparison)
     total = sum(1 for _ in whole_lines(pairs.path))
     questions = Questions(stage, pairs)
@@ -60,6 +67,17 @@ def run(stage: Stage) -> None:
         stage.notes += [BROKEN] if metrics.not_numbers else []
     stage.metrics = metrics.figures() | ({"reused": desk.reused} if stage.options.labels_from else {})
     stage.save("running", **{"in": total, "kept": kept})
+
+
+@contextmanager
+def patient_collector() -> Iterator[None]:
+    """With Python looking for cyclic garbage less often: a chunk's labels are many objects, and none is in a cycle."""
+    before = gc.get_threshold()
+    gc.set_threshold(20 * before[0], *before[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
 
 
 class Questions:
@@ -178,16 +196,23 @@ class Desk:
     ) -> dict[Slot, Label]:
         """Labels that the earlier run has; its other ones on these pairs are kept beside."""
         given: dict[Slot, Label] = {}
+        lines: dict[str, bytes] = {}
+        others: dict[str, bytes] = {}
         for question in asked:
-            rows = [row for row in self.earlier.all(question.comparison.id) if row.annotator.kind == "ai"]
+            found = self.earlier.lines(question.comparison.id)
+            rows = [(row, line) for row, line in found if row.annotator.kind == "ai"]
             # What was no number is asked again: a server may have been mended since, under the same name.
-            fresh = _current((row for row in rows if row.reason != "not a number"), expected)
-            self._write(fresh.values(), own)
-            given |= fresh
+            numbers = [pair for pair in rows if pair[0].reason != "not a number"]
+            fresh = {slot: pair for pair in numbers if (slot := slot_of(pair[0])) in expected}
+            given |= {slot: row for slot, (row, _) in fresh.items()}
+            taken = {row.id: (row, line) for row, line in fresh.values()}
+            lines |= {i: _as_read(*pair) for i, pair in taken.items() if i not in own}
             if len(fresh) < len(rows):
-                have = {row.id for row in self.kept.all(question.comparison.id)}
-                have |= {row.id for row in fresh.values()}
-                self.beside.write({row.id: row for row in rows if row.id not in have}.values())
+                have = taken.keys() | {row.id for row in self.kept.all(question.comparison.id)}
+                others |= {row.id: _as_read(row, line) for row, line in rows if row.id not in have}
+        self.file.copy(lines.values())
+        own |= {row.id: row for row in given.values() if row.id not in own}
+        self.beside.copy(others.values())
         self.reused += len(given)
         return given
 
@@ -228,6 +253,11 @@ def _partial(questions: Sequence[Question]) -> int:
 def _current(rows: Iterable[Label], expected: set[Slot]) -> dict[Slot, Label]:
     """Of these rows those that the judge would give, with this wording, template and decoding."""
     return {slot: row for row in rows if (slot := slot_of(row)) in expected}
+
+
+def _as_read(row: Label, line: bytes) -> bytes:
+    """A row's line as it stands, where its id stands in it."""
+    return line if line.startswith(b'{"v":1,"id":"%s",' % row.id.encode()) else row.to_json().encode()
 
 
 def _earlier(path: str | None) -> list[Path]:
