@@ -5,7 +5,12 @@
 Each size is labelled by an `rlaif run` that continues after the pair stage: peak memory is that process's, report
 included; labels a second are the label stage's. Then 2,000 pairs are labelled under 16 principles, one principle is edited, and the pairs
 are labelled again with `labels_from`; first and second run take turns, medians are shown. The judges: one for nothing, one of 2 ms a
-verdict, and the playground's in process, on the playground's questions and replies.
+verdict, and the playground's in process, on the playground's questions and replies; with --endpoint also the playground's behind a
+server, for example vLLM's:
+
+    .venv-vllm/bin/python -m vllm.entrypoints.openai.api_server --model rlaif/playground/weights/feedback \\
+        --served-model-name judge --dtype float32 --enforce-eager --uvicorn-log-level warning
+    python benchmarks/label_scale.py --sizes --judges endpoint --endpoint http://localhost:8000/v1
 """
 
 from __future__ import annotations
@@ -44,6 +49,7 @@ JUDGES = {
     "judge": "free verdicts",
     "slow_judge": "2 ms a verdict",
     "playground": "playground's judge in process",
+    "endpoint": "playground's judge behind a server",
 }
 EDITED = "The reply must never insult the user."  # in place of the playground's first rule
 
@@ -171,17 +177,25 @@ def scale(sizes: Sequence[int], principles: int, work: Path) -> list[dict[str, A
     return rows
 
 
-def edit(pairs: int, repeats: int, work: Path) -> dict[str, Any]:
+def edit(judges: Sequence[str], pairs: int, repeats: int, work: Path, endpoint: str | None) -> dict[str, Any]:
     """First runs and runs after an edit, in turns; medians by judge."""
     from rlaif.playground import FEEDBACK
 
+    models = {
+        "playground": [f"feedback.model={FEEDBACK}", "feedback.engine=transformers", "templates=brief"],
+        "endpoint": [
+            "feedback.model=judge",
+            "feedback.engine=openai",
+            f"feedback.base_url={endpoint}",
+            "templates=brief",
+        ],
+    }
     found: dict[str, Any] = {"pairs": pairs, "principles": 16}
-    for name in JUDGES:
-        own = name == "playground"
-        model = [f"feedback.model={FEEDBACK}", "feedback.engine=transformers", "templates=brief"] if own \
-            else [f"feedback.model=benchmarks.label_scale:{name}"]  # fmt: skip
+    for name in judges:
+        own = name in models
+        model = models.get(name) or [f"feedback.model=benchmarks.label_scale:{name}"]
         times = []
-        for repeat in range(1 if name == "slow_judge" else repeats):
+        for repeat in range(1 if name in ("slow_judge", "endpoint") else repeats):
             folder = work / f"edit-{name}-{repeat}"
             rules = playground_rules(16) if own else numbered_rules(16)
             write_project(folder, pairs, rules, playground_texts() if own else long_texts())
@@ -210,10 +224,11 @@ def table(results: dict[str, Any]) -> str:
                      f"| {row['peak_mb']:.0f} |")  # fmt: skip
     lines += ["", "| one of 16 principles edited | first run | after the edit | share |", "|---|---|---|---|"]
     for name, what in JUDGES.items():
-        row = results["edit"][name]
+        if (row := results["edit"].get(name)) is None:
+            continue
         lines.append(f"| calls, {what} | {row['first_calls']:,} | {row['edited_calls']:,} | {row['share_of_calls']:.4f} |")  # fmt: skip
         lines.append(f"| seconds, {what} | {row['first_seconds']:.1f} | {row['edited_seconds']:.1f} | {row['share_of_wall']:.3f} |")  # fmt: skip
-        if name == "playground":
+        if name in ("playground", "endpoint"):
             lines.append(f"| tokens, each question on its own, {what} | {row['first_tokens']:,} | {row['edited_tokens']:,} "
                          f"| {row['edited_tokens'] / row['first_tokens']:.3f} |")  # fmt: skip
     return "\n".join(lines)
@@ -224,16 +239,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--sizes", type=int, nargs="+", default=[1000, 10000, 200000])
+    parser.add_argument("--sizes", type=int, nargs="*", default=[1000, 10000, 200000])
     parser.add_argument("--principles", type=int, default=2)
     parser.add_argument("--pairs", type=int, default=2000, help="for the edit")
-    parser.add_argument("--repeats", type=int, default=3, help="of the edit, but for the judge of 2 ms")
+    parser.add_argument("--repeats", type=int, default=3, help="of the edit, but for slow judges")
+    parser.add_argument("--judges", nargs="*", choices=JUDGES, default=[n for n in JUDGES if n != "endpoint"])
+    parser.add_argument(
+        "--endpoint", help="of an OpenAI-compatible server that has the playground's judge as `judge`"
+    )
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
+    if ("endpoint" in options.judges) != bool(options.endpoint):
+        parser.error("--endpoint goes with --judges … endpoint")
     with tempfile.TemporaryDirectory() as work:
         results = {
             "scale": scale(options.sizes, options.principles, Path(work)),
-            "edit": edit(options.pairs, options.repeats, Path(work)),
+            "edit": edit(options.judges, options.pairs, options.repeats, Path(work), options.endpoint),
         }
     print(table(results))
     if options.json:
