@@ -215,20 +215,10 @@ class Estimate:
         """The judge's opinion of single responses."""
         shared = self._template() + self.prompt + getattr(o, "max_tokens", self.reply)
         calls = round_up(responses * self.principles)
-        return (
-            []
-            if not calls
-            else [
-                Asked(
-                    self.config.feedback,
-                    calls,
-                    shared,
-                    self._suffix(),
-                    self._answer(),
-                    max(1, self.principles),
-                )
-            ]
-        )
+        if not calls:
+            return []
+        group = max(1, self.principles)
+        return [Asked(self.config.feedback, calls, shared, self._suffix(), self._answer(), group)]
 
     def _evaluate(self, o: Any) -> tuple[int, list[Asked]]:
         prompts = min(self.heldout, o.prompts or self.heldout)

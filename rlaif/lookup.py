@@ -54,9 +54,12 @@ def _end_of_last_line(path: Path) -> int:
 def key_of(path: Path, number: int, line: bytes, key: str = "id") -> str:
     """One field of a row; UserError names a line that is no such row."""
     try:
-        return from_json(line)[key]
+        value = from_json(line)[key]
     except (ValueError, KeyError, TypeError):
         raise damaged(path, number) from None
+    if not isinstance(value, str):
+        raise damaged(path, number)
+    return value
 
 
 def damaged(path: Path, number: int) -> UserError:

@@ -192,7 +192,8 @@ def test_rows_of_an_earlier_run_that_were_rewritten_are_taken_over_whole(folder)
     (lambda line: line[:-40] + "\n", "labels.jsonl:5: damaged row"),
     (lambda line: "###" + line, "labels.jsonl:5: damaged row"),
     (lambda line: line.replace('"verdict":', '"judgement":'), "labels.jsonl: the row with comparison_id"),
-], ids=["cut", "no JSON", "no label"])  # fmt: skip
+    (lambda line: json.dumps({**json.loads(line), "comparison_id": 5}) + "\n", "labels.jsonl:5: damaged row"),
+], ids=["cut", "no JSON", "no label", "no text for an id"])  # fmt: skip
 def test_a_damaged_row_of_an_earlier_run_is_named(folder, damage, found):
     path = run(folder, "first").stages[2].dir / "labels.jsonl"
     lines = path.read_text().splitlines(keepends=True)

@@ -9,7 +9,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassifi
 
 from rlaif.options import Ppo
 from rlaif.rl import cpu
-from rlaif.rl.forward import choose_attention, lower
+from rlaif.rl.forward import choose_attention
 from rlaif.rl.ppo import PPO, NotFinite, PromptTokens
 from rlaif.rl.trunk import SharedTrunk
 
@@ -146,8 +146,17 @@ def test_a_reference_kept_in_bf16_says_what_autocast_would_make_it_say():
     ppo.update(1, prompts())
     expected = ppo.update(2, prompts())[1]
     again = trainer()
-    lower(again.reference)
-    again.autocast = True
+    again = PPO(
+        again.policy,
+        again.reference,
+        again.value,
+        wanted_share,
+        again.options,
+        (EOS,),
+        PAD,
+        seed=1,
+        autocast=True,
+    )
     again.update(1, prompts())
     found = again.update(2, prompts())[1]
     layers = {name: w.dtype for name, w in again.reference.named_parameters()}

@@ -66,8 +66,8 @@ class PPO:
     """Policy and value model under training, with the frozen reference policy and the reward function.
 
     All models on one device, in eval mode; what is trained of them (`requires_grad`) in fp32, `autocast` runs forwards
-    in bf16. Without a `reference` it is the policy with its adapters switched off. `eos` may be several ids; `stops`
-    finds the end of a response that has none. A `sampler` takes the place of the decode loop, on one process.
+    in bf16 and keeps the `reference` in it. Without one it is the policy with its adapters switched off. `eos` may be
+    several ids; `stops` finds the end of a response that has none. A `sampler` takes the place of the decode loop, on one process.
     With sharded `ranks` the three models are cut up (`rlaif.rl.sharding`).
     """
 
