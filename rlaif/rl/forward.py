@@ -7,12 +7,13 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
+from transformers import DynamicCache
 
+from rlaif.rl import llama
 from rlaif.rl.episodes import Episodes, micro_batches, real
 from rlaif.rl.heads import COMPARED, Final, compare
 from rlaif.rl.sharding import within
 
-SHORT = 512  # tokens of prompt and response up to which attention is computed as plain products
 _PLAIN: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
 
 
@@ -36,8 +37,9 @@ def choose_attention(model: Any, length: int) -> None:
     """For bf16 on a CPU: products and a softmax for short sequences, torch's flash kernel for others.
 
     At a hundred tokens that kernel takes three times as long, forth and back; at thousands products need the memory.
+    `llama` chooses for itself.
     """
-    wanted = "eager" if length <= SHORT else "sdpa"
+    wanted = "eager" if length <= llama.SHORT else "sdpa"
     if model._supports_sdpa and model.config._attn_implementation != wanted:
         model.set_attn_implementation(wanted)
 
@@ -53,6 +55,13 @@ def lower(model: Any) -> None:
             layer.weight.data = layer.weight.data.bfloat16()
 
 
+def states_at(model: Any, ids_BL: Tensor, rows_N: Tensor, columns_N: Tensor) -> Tensor:
+    """The last hidden states at some positions of sequences padded on the right. → ND"""
+    if llama.readable(model):
+        return llama.states_at(model, ids_BL, rows_N, columns_N)
+    return model.base_model(input_ids=ids_BL, use_cache=False).last_hidden_state[rows_N, columns_N]
+
+
 def response_final(model: Any, episodes: Episodes, hidden_BRD: Tensor | None = None) -> Final:
     """The states before each response token and the head that turns them into logits, in the dtype products have here.
 
@@ -65,8 +74,7 @@ def response_final(model: Any, episodes: Episodes, hidden_BRD: Tensor | None = N
     if hidden_BRD is not None:
         hidden_ND = hidden_BRD[episodes.mask_BR]
     else:
-        hidden_BLD = model.base_model(input_ids=episodes.ids_BL, use_cache=False).last_hidden_state
-        hidden_ND = hidden_BLD[rows_N, columns_N]
+        hidden_ND = states_at(model, episodes.ids_BL, rows_N, columns_N)
     weight_VD, device = model.get_output_embeddings().weight, episodes.ids_BL.device.type
     lower = torch.is_autocast_enabled(device)
     dtype = torch.get_autocast_dtype(device) if lower else weight_VD.dtype
@@ -96,6 +104,12 @@ def response_logits(model: Any, episodes: Episodes, temperature: float) -> Tenso
     return logits_NV / temperature if temperature != 1 else logits_NV
 
 
+def new_cache(model: Any) -> Any:
+    """What `next_logits` keeps from one call to the next."""
+    own = has_plain_head(model) and llama.readable(model)
+    return llama.Past() if own else DynamicCache(config=model.config)
+
+
 def next_logits(model: Any, ids: Tensor, mask: Tensor, cache: Any) -> tuple[Tensor, Tensor | None]:
     """Logits after the last position, and the hidden state they are made of where that is all. → BV, BD
 
@@ -104,11 +118,16 @@ def next_logits(model: Any, ids: Tensor, mask: Tensor, cache: Any) -> tuple[Tens
     positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
     inputs = {"input_ids": ids, "attention_mask": mask, "position_ids": positions,
               "past_key_values": cache, "use_cache": True}  # fmt: skip
-    if has_plain_head(model):
-        # 2-D before the head: on the CPU a frozen bf16 head is copied for every row of a 3-D input.
-        hidden_BD = model.base_model(**inputs).last_hidden_state[:, -1]
-        return model.get_output_embeddings()(hidden_BD), hidden_BD
-    return model.forward(**inputs, logits_to_keep=1).logits[:, -1], None
+    if not has_plain_head(model):
+        return model.forward(**inputs, logits_to_keep=1).logits[:, -1], None
+    own = isinstance(cache, llama.Past)
+    # 2-D before the head: on the CPU a frozen bf16 head is copied for every row of a 3-D input.
+    hidden_BD = (
+        llama.next_states(model, ids, mask, cache)
+        if own
+        else model.base_model(**inputs).last_hidden_state[:, -1]
+    )
+    return model.get_output_embeddings()(hidden_BD), hidden_BD
 
 
 def response_values(model: Any, episodes: Episodes, count_B: Tensor | None = None) -> Tensor:
@@ -116,8 +135,7 @@ def response_values(model: Any, episodes: Episodes, count_B: Tensor | None = Non
     rows_N, columns_N = episodes.states(count_B)
 
     def read() -> Tensor:
-        hidden_BLD = model.base_model(input_ids=episodes.ids_BL, use_cache=False).last_hidden_state
-        return model.score(hidden_BLD[rows_N, columns_N].to(model.score.weight.dtype))
+        return model.score(states_at(model, episodes.ids_BL, rows_N, columns_N).to(model.score.weight.dtype))
 
     return within(model, read)[:, 0].float()
 
@@ -132,6 +150,5 @@ def final_scores(model: Any, episodes: Episodes) -> Tensor:
     if not has_score(model):
         mask_BL = real(episodes.length_B, episodes.ids_BL.shape[1]).long()
         return model(input_ids=episodes.ids_BL, attention_mask=mask_BL).logits[:, 0].float()
-    hidden_BLD = model.base_model(input_ids=episodes.ids_BL, use_cache=False).last_hidden_state
-    rows_B = torch.arange(len(episodes), device=hidden_BLD.device)
-    return model.score(hidden_BLD[rows_B, episodes.length_B - 1])[:, 0].float()
+    rows_B = torch.arange(len(episodes), device=episodes.ids_BL.device)
+    return model.score(states_at(model, episodes.ids_BL, rows_B, episodes.length_B - 1))[:, 0].float()

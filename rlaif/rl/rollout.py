@@ -13,11 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer
 
 from rlaif.rl.episodes import Episodes, join
-from rlaif.rl.forward import next_logits
+from rlaif.rl.forward import new_cache, next_logits
 from rlaif.rl.ranks import ALONE, Ranks
 
 Stops = Callable[
@@ -26,55 +24,6 @@ Stops = Callable[
 SEARCH_EVERY = 8  # steps between two looks for such an end: a search decodes every row
 SPAN = 128  # vocabulary entries that sampling first takes together
 DROP_SHARE = 0.25  # of the rows decoded that must have ended before the others move to a smaller batch
-
-
-class RoomyLayer(DynamicLayer):
-    """A layer's keys and values in buffers of their final length, so that a step copies one position and not all.
-
-    Keys lie with the positions last, as their product with a query wants them: bf16 on a CPU copies them otherwise.
-    """
-
-    keys: Any
-    values: Any
-
-    def __init__(self, capacity: int) -> None:
-        super().__init__()
-        self.capacity, self.used = capacity, 0
-
-    def update(
-        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
-    ) -> tuple[Tensor, Tensor]:
-        """Store the new positions; return keys and values of all so far, as views.
-
-        Under autocast in its dtype: rotated keys are fp32 there, and attention would lower all of them at every step.
-        """
-        key_states, value_states = (lowered(x) for x in (key_states, value_states))
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-            batch, heads, _, width = key_states.shape
-            self.keys = key_states.new_empty(batch, heads, width, self.capacity)
-            self.values = value_states.new_empty(batch, heads, self.capacity, value_states.shape[-1])
-        start, self.used = self.used, self.used + key_states.shape[-2]
-        self.keys[..., start : self.used] = key_states.transpose(-1, -2)
-        self.values[:, :, start : self.used] = value_states
-        return self.keys[..., : self.used].transpose(-1, -2), self.values[:, :, : self.used]
-
-    def get_seq_length(self) -> int:
-        """Positions stored."""
-        return self.used
-
-
-def lowered(x: Tensor) -> Tensor:
-    """In the dtype autocast works in here; as it is where that is off."""
-    kind = x.device.type
-    return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
-
-
-def roomy_cache(config: Any, capacity: int) -> DynamicCache:
-    """A cache whose full-attention layers are allocated once; other kinds of layer stay what transformers makes them."""
-    cache = DynamicCache(config=config)
-    cache.layers = [RoomyLayer(capacity) if type(x) is DynamicLayer else x for x in cache.layers]
-    return cache
 
 
 def draw(logits_BV: Tensor, uniform_B: Tensor) -> tuple[Tensor, Tensor]:
@@ -126,7 +75,7 @@ def rollout(
     ended_B = torch.zeros(len(prompts), dtype=torch.bool, device=device)
     rows = torch.arange(len(prompts), device=device)  # which prompt each decoded row answers
     final_BRD: Tensor | None = None
-    cache = roomy_cache(model.config, ids.shape[1] + max_tokens)
+    cache = new_cache(model)
     for step in range(max_tokens):
         logits_BV, hidden_BD = next_logits(model, ids, mask, cache)
         token, log_prob = draw(

@@ -1,0 +1,179 @@
+"""Decoders of Llama's make, read no further than PPO needs: the last layer computes the states asked for and no others.
+
+The model's own embedding, norms and linear layers are called, so adapters and autocast work as they do in its forward;
+the way from one to the next is ours. A state is cast once for all the products it goes into, positions are rotated in
+one pass over queries and keys each, and short sequences on a CPU attend by plain products.
+
+B rows · T positions read · C positions so far · P places for them · R of a row's positions wanted · H query heads,
+K key heads of width W · D hidden width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+LAYERS = {f"{name}DecoderLayer" for name in ("Llama", "Mistral", "Qwen2", "Qwen3")}
+SHORT = 512  # tokens up to which a CPU attends by plain products: its flash kernel takes a multiple at a hundred
+ROOM = 32  # positions by which a cache grows: a product with part of a buffer copies it first, bf16 on a CPU
+
+
+class Past:
+    """Every layer's keys and values [B, K, P, W] of the positions so far, and zeros in the places after them."""
+
+    def __init__(self) -> None:
+        self.layers: list[tuple[Tensor, Tensor]] = []
+        self.used = 0
+
+    def put(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Store a layer's new positions, those after `used`. → its keys and values, whole"""
+        end = self.used + keys.shape[2]
+        places = -(-end // ROOM) * ROOM
+        if layer == len(self.layers):
+            self.layers.append((keys[:, :, :0], values[:, :, :0]))
+        if self.layers[layer][0].shape[2] < places:
+            wider = (F.pad(x, (0, 0, 0, places - x.shape[2])) for x in self.layers[layer])
+            self.layers[layer] = next(wider), next(wider)
+        for whole, new in zip(self.layers[layer], (keys, values), strict=True):
+            whole[:, :, self.used : end] = new
+        return self.layers[layer]
+
+    def batch_select_indices(self, rows: Tensor) -> None:
+        """Keep some rows of the batch."""
+        self.layers = [(keys[rows], values[rows]) for keys, values in self.layers]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The states that the last layer goes on with. `flat` of all B·T, in `shape` B × R; what they may not see."""
+
+    flat: Tensor
+    shape: tuple[int, int]
+    rope: tuple[Tensor, Tensor]
+    bias: Tensor
+
+
+def readable(model: Any) -> bool:
+    """Whether every layer is transformers' own, as Llama's are, sees all positions before it, and is whole here."""
+    base = model.base_model
+    config, layers = base.config.get_text_config(), getattr(base, "layers", [])
+    known = len(layers) > 0 and {type(layer).__name__ for layer in layers} <= LAYERS
+    return known and getattr(config, "sliding_window", None) is None
+
+
+def lowered(x: Tensor) -> Tensor:
+    """In the dtype autocast works in here; as it is where that is off."""
+    kind = x.device.type
+    return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
+
+
+def states_at(model: Any, ids_BT: Tensor, rows_N: Tensor, columns_N: Tensor) -> Tensor:
+    """The last hidden states at some positions, row by row, of sequences padded on the right. → ND"""
+    base, (rows, length) = model.base_model, ids_BT.shape
+    x_BTD = base.embed_tokens(ids_BT)
+    place_T = torch.arange(length, device=ids_BT.device)
+    rope = _rope(base, x_BTD, place_T[None])
+    bias = _bias(place_T > place_T[:, None], x_BTD)
+    for layer in base.layers[:-1]:
+        x_BTD = _layer(layer, x_BTD, rope, bias)
+    count_B = torch.bincount(rows_N, minlength=rows)
+    taken_BR = torch.arange(int(count_B.max()), device=ids_BT.device) < count_B[:, None]
+    columns_BR = columns_N.new_zeros(taken_BR.shape)
+    columns_BR[taken_BR] = columns_N
+    first_B1 = length * torch.arange(rows, device=ids_BT.device)[:, None]
+    cos, sin = (x[0][columns_BR] for x in rope)
+    unseen_B1RT = (place_T > columns_BR[..., None])[:, None]
+    wanted = Wanted((first_B1 + columns_BR).flatten(), taken_BR.shape, (cos, sin), _bias(unseen_B1RT, x_BTD))
+    return base.norm(_layer(base.layers[-1], x_BTD, rope, bias, wanted=wanted)[taken_BR])
+
+
+def next_states(model: Any, ids_BT: Tensor, mask_BC: Tensor, past: Past) -> Tensor:
+    """The last hidden state at the last position, of sequences padded on the left. → BD
+
+    `ids_BT` are the positions that `past` does not have yet, `mask_BC` covers all of them.
+    """
+    base, (rows, new) = model.base_model, ids_BT.shape
+    x_BTD = base.embed_tokens(ids_BT)
+    rope = _rope(base, x_BTD, (mask_BC.cumsum(1) - 1).clamp(min=0)[:, -new:])
+    real_BP = F.pad(mask_BC, (0, -mask_BC.shape[1] % ROOM))
+    place_P = torch.arange(real_BP.shape[1], device=ids_BT.device)
+    place_T = place_P[past.used : past.used + new]
+    bias = _bias((place_P > place_T[:, None]) | (real_BP == 0)[:, None, None], x_BTD)
+    for layer in base.layers[:-1]:
+        x_BTD = _layer(layer, x_BTD, rope, bias, past)
+    last_B = torch.arange(1, rows + 1, device=ids_BT.device) * new - 1
+    cos, sin = (x[:, -1:] for x in rope)
+    x_BD = _layer(base.layers[-1], x_BTD, rope, bias, past, Wanted(last_B, (rows, 1), (cos, sin), bias[:, :, -1:]))[:, 0]
+    past.used += new
+    return base.norm(x_BD)
+
+
+def _rope(base: Any, x_BTD: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+    """The model's cosines and sines, [B or 1, T, 1, W], the first half of the sines negative."""
+    cos, sin = base.rotary_emb(x_BTD, position_ids=positions)
+    low, high = sin.chunk(2, -1)
+    return cos[:, :, None], torch.cat([-low, high], -1)[:, :, None]
+
+
+def _bias(unseen: Tensor, x_BTD: Tensor) -> Tensor:
+    """What is added to the scores of attention: the least number where a position is not to be seen, or else 0."""
+    dtype = lowered(x_BTD).dtype
+    return torch.zeros(unseen.shape, dtype=dtype, device=unseen.device).masked_fill_(
+        unseen, torch.finfo(dtype).min
+    )
+
+
+def _rotated(x_BTHW: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary positions (arXiv 2104.09864, eq. 34), computed in the dtype of the cosines. → BHTW in that of x"""
+    turned = torch.addcmul(x_BTHW * cos, x_BTHW.roll(x_BTHW.shape[-1] // 2, -1), sin)
+    return turned.transpose(1, 2).to(x_BTHW.dtype, memory_format=torch.contiguous_format)
+
+
+def _layer(
+    layer: Any, x_BTD: Tensor, rope: tuple[Tensor, Tensor], bias: Tensor, past: Past | None = None,
+    wanted: Wanted | None = None,
+) -> Tensor:  # fmt: skip
+    """One layer, its keys and values put into the `past` where there is one. → BTD, or BRD where some are `wanted`"""
+    attention = layer.self_attn
+    h_BTD = lowered(layer.input_layernorm(x_BTD))
+    keys = _rotated(_heads(attention, "k", h_BTD), *rope)
+    values = _heads(attention, "v", h_BTD).transpose(1, 2).contiguous()
+    if past is not None:
+        keys, values = past.put(attention.layer_idx, keys, values)
+    if wanted is not None:
+        h_BTD, x_BTD = (
+            y.flatten(0, 1).index_select(0, wanted.flat).unflatten(0, wanted.shape) for y in (h_BTD, x_BTD)
+        )
+        rope, bias = wanted.rope, wanted.bias
+    cos, sin = (attention.scaling * x for x in rope)
+    queries = _rotated(_heads(attention, "q", h_BTD), cos, sin)
+    x_BTD = x_BTD + attention.o_proj(_attend(queries, keys, values, bias))
+    return x_BTD + layer.mlp(lowered(layer.post_attention_layernorm(x_BTD)))
+
+
+def _heads(attention: Any, kind: str, h_BTD: Tensor) -> Tensor:
+    """Queries, keys or values: normed, where the model does that. → [B, T, H or K, W]"""
+    found = getattr(attention, f"{kind}_proj")(h_BTD).unflatten(-1, (-1, attention.head_dim))
+    norm = getattr(attention, f"{kind}_norm", None)
+    return found if norm is None else lowered(norm(found))
+
+
+def _attend(q_BHTW: Tensor, k_BKCW: Tensor, v_BKCW: Tensor, bias: Tensor) -> Tensor:
+    """Attention of queries that are scaled already. → [B, T, H·W]"""
+    rows, heads, new, width = q_BHTW.shape
+    shared = heads // k_BKCW.shape[1]
+    if q_BHTW.device.type == "cpu" and q_BHTW.dtype == torch.bfloat16 and bias.shape[-1] <= SHORT:
+        # Queries that share a key head are laid one after another: keys and values stay as they are.
+        q = q_BHTW.reshape(rows, -1, shared * new, width)
+        scores = (q @ k_BKCW.transpose(-1, -2)).view(rows, heads, new, -1).add_(bias)
+        out_BHTW = scores.softmax(-1).view(rows, -1, shared * new, scores.shape[-1]) @ v_BKCW
+        out_BHTW = out_BHTW.view(rows, heads, new, width)
+    else:
+        out_BHTW = F.scaled_dot_product_attention(
+            q_BHTW, k_BKCW, v_BKCW, bias, scale=1.0, enable_gqa=shared > 1
+        )
+    return out_BHTW.transpose(1, 2).flatten(2)
