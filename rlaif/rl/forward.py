@@ -120,14 +120,13 @@ def next_logits(model: Any, ids: Tensor, mask: Tensor, cache: Any) -> tuple[Tens
               "past_key_values": cache, "use_cache": True}  # fmt: skip
     if not has_plain_head(model):
         return model.forward(**inputs, logits_to_keep=1).logits[:, -1], None
-    own = isinstance(cache, llama.Past)
+    head = model.get_output_embeddings()
+    if isinstance(cache, llama.Past):
+        hidden_BD = llama.next_states(model, ids, mask, cache)
+        return cache.linear(head, hidden_BD), hidden_BD
     # 2-D before the head: on the CPU a frozen bf16 head is copied for every row of a 3-D input.
-    hidden_BD = (
-        llama.next_states(model, ids, mask, cache)
-        if own
-        else model.base_model(**inputs).last_hidden_state[:, -1]
-    )
-    return model.get_output_embeddings()(hidden_BD), hidden_BD
+    hidden_BD = model.base_model(**inputs).last_hidden_state[:, -1]
+    return head(hidden_BD), hidden_BD
 
 
 def response_values(model: Any, episodes: Episodes, count_B: Tensor | None = None) -> Tensor:

@@ -1,10 +1,10 @@
-"""The output head and what PPO reads off it, in blocks of tokens small enough to stay in the processor's cache.
+"""The output head and what PPO reads off it: products over blocks of tokens, everything else over pieces of a block.
 
 The only place with an axis as long as the vocabulary. Where nothing is learned, no more than a block of it is held;
 where something is, the logits of one micro-batch, which the backward pass turns into their own gradient in place.
-A large tensor takes longer to allocate and to walk through again and again than its product took to compute.
+On a CPU a piece stays in the cache of the core that walks through it again and again; a product that small does not pay.
 
-N tokens · n tokens of a block · D hidden width · V vocabulary.
+N tokens · n tokens of a block or a piece · D hidden width · V vocabulary.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor
 from rlaif.rl.cpu import by_torch, product
 from rlaif.rl.numerics import entropy, exact_kl, picked
 
-BLOCK_BYTES = 32 * 2**20
+BLOCK_BYTES, PIECE_BYTES = 32 * 2**20, 2 * 2**20  # of fp32 logits
 COMPARED = ("log_prob", "reference", "exact_kl", "entropy")
 
 
@@ -46,9 +46,19 @@ class Final:
 
 
 def blocks(count: int, width: int) -> list[slice]:
-    """`count` rows of `width` fp32 numbers, cut into pieces of BLOCK_BYTES."""
-    rows = max(1, BLOCK_BYTES // (4 * width))
-    return [slice(start, min(start + rows, count)) for start in range(0, count, rows)]
+    """`count` rows of `width` fp32 numbers, cut into blocks of BLOCK_BYTES."""
+    return _cut(count, BLOCK_BYTES // (4 * width))
+
+
+def pieces(logits_nV: Tensor) -> list[slice]:
+    """A block cut into pieces of PIECE_BYTES, or whole where it is not on a CPU."""
+    count, width = logits_nV.shape
+    return _cut(count, PIECE_BYTES // (4 * width) if logits_nV.device.type == "cpu" else count)
+
+
+def _cut(count: int, rows: int) -> list[slice]:
+    step = max(1, rows)
+    return [slice(start, min(start + step, count)) for start in range(0, count, step)]
 
 
 def scaled(logits_nV: Tensor, temperature: float) -> Tensor:
@@ -82,7 +92,9 @@ class _TokenLogProbs(torch.autograd.Function):
         for at in blocks(*logits_NV.shape):
             # A product of its own for every block, as `compare` makes it: the same bits, so a ratio of exactly 1.
             logits_nV = final.logits(at, into=logits_NV[at])
-            found_N[at] = picked(block_log_probs(logits_nV, temperature), tokens_N[at])
+            for part in pieces(logits_nV):
+                log_probs_nV = block_log_probs(logits_nV[part], temperature)
+                found_N[at][part] = picked(log_probs_nV, tokens_N[at][part])
         ctx.save_for_backward(states_ND, weight_VD, tokens_N)
         ctx.logits, ctx.temperature = logits_NV, temperature
         return found_N
@@ -93,11 +105,13 @@ class _TokenLogProbs(torch.autograd.Function):
         logits_NV, ctx.logits = ctx.logits, None
         states_gradient_ND = torch.empty_like(states_ND)
         for at in blocks(*logits_NV.shape):
-            # d log p(token) / d logits = (one-hot − probabilities) / temperature, written over the logits.
-            scale_n1 = gradient_N[at, None] / ctx.temperature
-            wide_nV = scaled(logits_NV[at], ctx.temperature).softmax(-1).mul_(-scale_n1)
-            logits_NV[at] = wide_nV.scatter_add_(-1, tokens_N[at, None], scale_n1)
-            states_gradient_ND[at] = torch.mm(logits_NV[at], weight_VD)
+            logits_nV = logits_NV[at]
+            for part in pieces(logits_nV):
+                # d log p(token) / d logits = (one-hot − probabilities) / temperature, written over the logits.
+                scale_n1 = gradient_N[at][part, None] / ctx.temperature
+                wide_nV = scaled(logits_nV[part], ctx.temperature).softmax(-1).mul_(-scale_n1)
+                logits_nV[part] = wide_nV.scatter_add_(-1, tokens_N[at][part, None], scale_n1)
+            states_gradient_ND[at] = torch.mm(logits_nV, weight_VD)
         learns = ctx.needs_input_grad[1]
         return states_gradient_ND, torch.mm(logits_NV.t(), states_ND) if learns else None, None, None
 
@@ -107,11 +121,13 @@ def compare(policy: Final, reference: Final, tokens_N: Tensor, temperature: floa
     """Both models' log-probability of each token, and KL and entropy over the whole vocabulary. → each N"""
     found = {name: torch.empty(len(tokens_N), device=tokens_N.device) for name in COMPARED}
     for at in blocks(len(tokens_N), policy.width):
-        policy_nV = block_log_probs(policy.logits(at), temperature)
-        reference_nV = block_log_probs(reference.logits(at), temperature)
-        found["log_prob"][at] = picked(policy_nV, tokens_N[at])
-        found["reference"][at] = picked(reference_nV, tokens_N[at])
-        probs_nV = policy_nV.exp()
-        found["exact_kl"][at] = exact_kl(policy_nV, reference_nV, probs_nV)
-        found["entropy"][at] = entropy(policy_nV, probs_nV)
+        own_nV, other_nV = policy.logits(at), reference.logits(at)
+        for part in pieces(own_nV):
+            policy_nV = block_log_probs(own_nV[part], temperature)
+            reference_nV = block_log_probs(other_nV[part], temperature)
+            probs_nV, tokens_n = policy_nV.exp(), tokens_N[at][part]
+            read = (picked(policy_nV, tokens_n), picked(reference_nV, tokens_n),
+                    exact_kl(policy_nV, reference_nV, probs_nV), entropy(policy_nV, probs_nV))  # fmt: skip
+            for name, values_n in zip(COMPARED, read, strict=True):
+                found[name][at][part] = values_n
     return found

@@ -17,17 +17,25 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from rlaif.rl.cpu import PackedLayers, lowered
+
 LAYERS = {f"{name}DecoderLayer" for name in ("Llama", "Mistral", "Qwen2", "Qwen3")}
-SHORT = 512  # tokens up to which a CPU attends by plain products: its flash kernel takes a multiple at a hundred
+SHORT = (
+    512  # tokens up to which a CPU attends by plain products: its flash kernel takes a multiple at a hundred
+)
 ROOM = 32  # positions by which a cache grows: a product with part of a buffer copies it first, bf16 on a CPU
 
 
 class Past:
-    """Every layer's keys and values [B, K, P, W] of the positions so far, and zeros in the places after them."""
+    """Every layer's keys and values [B, K, P, W] of the positions so far, and zeros in the places after them.
+
+    `linear` calls the model's linear layers, as long as its weights stay as they are.
+    """
 
     def __init__(self) -> None:
         self.layers: list[tuple[Tensor, Tensor]] = []
         self.used = 0
+        self.linear = PackedLayers()
 
     def put(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Store a layer's new positions, those after `used`. → its keys and values, whole"""
@@ -63,12 +71,6 @@ def readable(model: Any) -> bool:
     config, layers = base.config.get_text_config(), getattr(base, "layers", [])
     known = len(layers) > 0 and {type(layer).__name__ for layer in layers} <= LAYERS
     return known and getattr(config, "sliding_window", None) is None
-
-
-def lowered(x: Tensor) -> Tensor:
-    """In the dtype autocast works in here; as it is where that is off."""
-    kind = x.device.type
-    return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
 
 
 def states_at(model: Any, ids_BT: Tensor, rows_N: Tensor, columns_N: Tensor) -> Tensor:
@@ -107,7 +109,9 @@ def next_states(model: Any, ids_BT: Tensor, mask_BC: Tensor, past: Past) -> Tens
         x_BTD = _layer(layer, x_BTD, rope, bias, past)
     last_B = torch.arange(1, rows + 1, device=ids_BT.device) * new - 1
     cos, sin = (x[:, -1:] for x in rope)
-    x_BD = _layer(base.layers[-1], x_BTD, rope, bias, past, Wanted(last_B, (rows, 1), (cos, sin), bias[:, :, -1:]))[:, 0]
+    x_BD = _layer(
+        base.layers[-1], x_BTD, rope, bias, past, Wanted(last_B, (rows, 1), (cos, sin), bias[:, :, -1:])
+    )[:, 0]
     past.used += new
     return base.norm(x_BD)
 
@@ -138,10 +142,18 @@ def _layer(
     wanted: Wanted | None = None,
 ) -> Tensor:  # fmt: skip
     """One layer, its keys and values put into the `past` where there is one. → BTD, or BRD where some are `wanted`"""
-    attention = layer.self_attn
+    attention, mlp = layer.self_attn, layer.mlp
+    linear = past.linear if past is not None else _call
+
+    def heads(kind: str, h: Tensor) -> Tensor:
+        """Queries, keys or values, normed where the model does that: [B, T, H or K, W]."""
+        found = linear(getattr(attention, f"{kind}_proj"), h).unflatten(-1, (-1, attention.head_dim))
+        norm = getattr(attention, f"{kind}_norm", None)
+        return found if norm is None else lowered(norm(found))
+
     h_BTD = lowered(layer.input_layernorm(x_BTD))
-    keys = _rotated(_heads(attention, "k", h_BTD), *rope)
-    values = _heads(attention, "v", h_BTD).transpose(1, 2).contiguous()
+    keys = _rotated(heads("k", h_BTD), *rope)
+    values = heads("v", h_BTD).transpose(1, 2).contiguous()
     if past is not None:
         keys, values = past.put(attention.layer_idx, keys, values)
     if wanted is not None:
@@ -150,16 +162,15 @@ def _layer(
         )
         rope, bias = wanted.rope, wanted.bias
     cos, sin = (attention.scaling * x for x in rope)
-    queries = _rotated(_heads(attention, "q", h_BTD), cos, sin)
-    x_BTD = x_BTD + attention.o_proj(_attend(queries, keys, values, bias))
-    return x_BTD + layer.mlp(lowered(layer.post_attention_layernorm(x_BTD)))
+    queries = _rotated(heads("q", h_BTD), cos, sin)
+    x_BTD = x_BTD + linear(attention.o_proj, _attend(queries, keys, values, bias))
+    h_BTD = lowered(layer.post_attention_layernorm(x_BTD))
+    gated = mlp.act_fn(linear(mlp.gate_proj, h_BTD)) * linear(mlp.up_proj, h_BTD)
+    return x_BTD + linear(mlp.down_proj, gated)
 
 
-def _heads(attention: Any, kind: str, h_BTD: Tensor) -> Tensor:
-    """Queries, keys or values: normed, where the model does that. → [B, T, H or K, W]"""
-    found = getattr(attention, f"{kind}_proj")(h_BTD).unflatten(-1, (-1, attention.head_dim))
-    norm = getattr(attention, f"{kind}_norm", None)
-    return found if norm is None else lowered(norm(found))
+def _call(layer: Any, x: Tensor) -> Tensor:
+    return layer(x)
 
 
 def _attend(q_BHTW: Tensor, k_BKCW: Tensor, v_BKCW: Tensor, bias: Tensor) -> Tensor:
