@@ -13,7 +13,8 @@ FLOPs are those that a side's update computes: a layer's parameters at each of T
 tokens, 2 FLOPs each in a forward pass and 6 with its backward pass; attention's products are left out. Rollout and old
 log-probabilities are a forward pass of the policy each, then the reference, value and reward model, and an epoch learns
 policy and value model. With one minibatch ours spares two passes: the second one's final states are the first one's, and
-the old values those of the first epoch. The limit is a 1024³ matrix product in the same dtype on the same threads.
+the old values those of the first epoch; and in the last layer ours computes keys and values for all tokens, the rest for
+the states it reads: the response's, the reward model's last, in the sampler's prompt the last. The limit is a 1024³ matrix product in the same dtype on the same threads.
 Memory is the greatest resident memory of the process during an update.
 """
 
@@ -133,15 +134,22 @@ def row(
     }  # fmt: skip
 
 
-def flops_per_sample(size: str, epochs: int, prompt: int, response: int, spared: int) -> float:
-    """What an update computes for one episode, where so many passes of a body are `spared`: see the top."""
+def flops_per_sample(size: str, epochs: int, prompt: int, response: int, ours: bool) -> float:
+    """What an update computes for one episode, on the peer's side or on ours: see the top."""
     with torch.device("meta"):
         model = LlamaForCausalLM(llama(size))
     head = cast(torch.Tensor, model.lm_head.weight).numel()
     body = (model.num_parameters() - head) * (prompt + response)
-    policy, value = body + head * response, body
-    # The policy's head is computed all the same, and the value model has next to none.
-    return 2 * (3 * policy + 2 * value - spared * body) + 6 * epochs * (policy + value)
+    policy, value = body + head * response, body  # the value model's head is next to none
+    spared, unread, unlearned = 0, 0, 0
+    if ours:
+        last = cast(Any, model.model.layers[-1])
+        kept = last.self_attn.k_proj.weight.numel() + last.self_attn.v_proj.weight.numel()
+        rest = sum(weight.numel() for weight in last.parameters()) - kept
+        # The policy's head is computed all the same where its body is spared.
+        spared, unlearned = 2 * body, 2 * prompt * rest
+        unread = (prompt - 1 + prompt + prompt + response - 1) * rest  # sampler, reference, reward model
+    return 2 * (3 * policy + 2 * value - spared - unread) + 6 * epochs * (policy + value - unlearned)
 
 
 def table(rows: list[Reading]) -> str:
@@ -221,7 +229,7 @@ def main() -> None:
         for epochs in options.epochs:
             readings = measure(size, epochs, options)
             size_of = (size, epochs, options.prompt, options.response)
-            flops = {name: flops_per_sample(*size_of, 2 if name in DTYPES else 0) for name in readings}
+            flops = {name: flops_per_sample(*size_of, name in DTYPES) for name in readings}
             rows += [{"model": size, "epochs": epochs, **row(name, readings, flops[name], limits.get(name, limits["fp32"]), options)}
                      for name in readings]  # fmt: skip
             print(table(rows[-len(readings) :]), flush=True)

@@ -7,7 +7,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 from rlaif.rl import heads
 from rlaif.rl.episodes import join
 from rlaif.rl.forward import has_plain_head, response_final
-from rlaif.rl.heads import Final, block_log_probs, blocks, compare, token_log_probs
+from rlaif.rl.heads import Final, block_log_probs, blocks, compare, pieces, token_log_probs
 from rlaif.rl.numerics import entropy, exact_kl, log_probs, picked
 
 N, D, V = 11, 6, 17
@@ -24,11 +24,14 @@ def drawn(dtype=torch.float64, seed=0):
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
     monkeypatch.setattr(heads, "BLOCK_BYTES", 4 * V * 4)  # four rows a block: 4 + 4 + 3
+    monkeypatch.setattr(heads, "PIECE_BYTES", 3 * V * 4)  # three a piece: 3 + 1, 3 + 1, 3
 
 
 def test_blocks_cover_every_row_once():
     assert [(at.start, at.stop) for at in blocks(N, V)] == [(0, 4), (4, 8), (8, 11)]
     assert [at.stop for at in blocks(3, 10**6)] == [1, 2, 3]  # a row larger than a block is one
+    assert [(at.start, at.stop) for at in pieces(torch.empty(4, V))] == [(0, 3), (3, 4)]
+    assert pieces(torch.empty(4, V, device="meta")) == [slice(0, 4)]  # whole, where it is not on a CPU
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.5])

@@ -30,10 +30,15 @@ def keep_memory(device: torch.device) -> None:
         mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
-def lowered(x: Tensor) -> Tensor:
-    """In the dtype autocast works in here; as it is where that is off."""
+def working_dtype(x: Tensor) -> torch.dtype:
+    """What products with `x` are computed in here: autocast's dtype, or its own where that is off."""
     kind = x.device.type
-    return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+
+
+def lowered(x: Tensor) -> Tensor:
+    """In its `working_dtype`."""
+    return x.to(working_dtype(x))
 
 
 def by_torch(x: Tensor, weight_VD: Tensor) -> bool:

@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from rlaif.rl import llama
+from rlaif.rl.cpu import working_dtype
 from rlaif.rl.episodes import Episodes, micro_batches, real
 from rlaif.rl.heads import COMPARED, Final, compare
 from rlaif.rl.sharding import within
@@ -75,9 +76,8 @@ def response_final(model: Any, episodes: Episodes, hidden_BRD: Tensor | None = N
         hidden_ND = hidden_BRD[episodes.mask_BR]
     else:
         hidden_ND = states_at(model, episodes.ids_BL, rows_N, columns_N)
-    weight_VD, device = model.get_output_embeddings().weight, episodes.ids_BL.device.type
-    lower = torch.is_autocast_enabled(device)
-    dtype = torch.get_autocast_dtype(device) if lower else weight_VD.dtype
+    weight_VD = model.get_output_embeddings().weight
+    dtype = working_dtype(weight_VD)
     return Final(hidden_ND.to(dtype), weight_VD.to(dtype))
 
 
@@ -115,15 +115,15 @@ def next_logits(model: Any, ids: Tensor, mask: Tensor, cache: Any) -> tuple[Tens
 
     `ids` are the positions not yet in the cache, `mask` covers all of them.
     """
+    head = model.get_output_embeddings()
+    if isinstance(cache, llama.Past):
+        hidden_BD = llama.next_states(model, ids, mask, cache)
+        return cache.linear(head, hidden_BD), hidden_BD
     positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
     inputs = {"input_ids": ids, "attention_mask": mask, "position_ids": positions,
               "past_key_values": cache, "use_cache": True}  # fmt: skip
     if not has_plain_head(model):
         return model.forward(**inputs, logits_to_keep=1).logits[:, -1], None
-    head = model.get_output_embeddings()
-    if isinstance(cache, llama.Past):
-        hidden_BD = llama.next_states(model, ids, mask, cache)
-        return cache.linear(head, hidden_BD), hidden_BD
     # 2-D before the head: on the CPU a frozen bf16 head is copied for every row of a 3-D input.
     hidden_BD = model.base_model(**inputs).last_hidden_state[:, -1]
     return head(hidden_BD), hidden_BD

@@ -18,7 +18,7 @@ from torch import Tensor
 from rlaif.rl.cpu import by_torch, product
 from rlaif.rl.numerics import entropy, exact_kl, picked
 
-BLOCK_BYTES, PIECE_BYTES = 32 * 2**20, 2 * 2**20  # of fp32 logits
+BLOCK_BYTES, PIECE_BYTES = 128 * 2**20, 2 * 2**20  # of fp32 logits
 COMPARED = ("log_prob", "reference", "exact_kl", "entropy")
 
 

@@ -1,8 +1,8 @@
 """Decoders of Llama's make, read no further than PPO needs: the last layer computes the states asked for and no others.
 
 The model's own embedding, norms and linear layers are called, so adapters and autocast work as they do in its forward;
-the way from one to the next is ours. A state is cast once for all the products it goes into, positions are rotated in
-one pass over queries and keys each, and short sequences on a CPU attend by plain products.
+the way from one to the next is ours. A state is cast once for all the products it goes into, short sequences on a CPU
+attend by plain products, and decoding neither copies keys and values nor lays out the same weights at every step.
 
 B rows · T positions read · C positions so far · P places for them · R of a row's positions wanted · H query heads,
 K key heads of width W · D hidden width.
@@ -17,13 +17,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from rlaif.rl.cpu import PackedLayers, lowered
+from rlaif.rl.cpu import PackedLayers, lowered, working_dtype
 
 LAYERS = {f"{name}DecoderLayer" for name in ("Llama", "Mistral", "Qwen2", "Qwen3")}
 SHORT = (
-    512  # tokens up to which a CPU attends by plain products: its flash kernel takes a multiple at a hundred
+    512  # tokens up to which bf16 on a CPU attends by plain products: the flash kernel there is far slower
 )
-ROOM = 32  # positions by which a cache grows: a product with part of a buffer copies it first, bf16 on a CPU
+ROOM = 32  # positions by which a cache grows: a product with a part of a buffer would copy it first
 
 
 class Past:
@@ -79,18 +79,18 @@ def states_at(model: Any, ids_BT: Tensor, rows_N: Tensor, columns_N: Tensor) -> 
     x_BTD = base.embed_tokens(ids_BT)
     place_T = torch.arange(length, device=ids_BT.device)
     rope = _rope(base, x_BTD, place_T[None])
-    bias = _bias(place_T > place_T[:, None], x_BTD)
     for layer in base.layers[:-1]:
-        x_BTD = _layer(layer, x_BTD, rope, bias)
+        x_BTD = _layer(layer, x_BTD, rope)
     count_B = torch.bincount(rows_N, minlength=rows)
-    taken_BR = torch.arange(int(count_B.max()), device=ids_BT.device) < count_B[:, None]
+    most = int(count_B.max())
+    taken_BR = torch.arange(most, device=ids_BT.device) < count_B[:, None]
     columns_BR = columns_N.new_zeros(taken_BR.shape)
     columns_BR[taken_BR] = columns_N
     first_B1 = length * torch.arange(rows, device=ids_BT.device)[:, None]
     cos, sin = (x[0][columns_BR] for x in rope)
     unseen_B1RT = (place_T > columns_BR[..., None])[:, None]
-    wanted = Wanted((first_B1 + columns_BR).flatten(), taken_BR.shape, (cos, sin), _bias(unseen_B1RT, x_BTD))
-    return base.norm(_layer(base.layers[-1], x_BTD, rope, bias, wanted=wanted)[taken_BR])
+    wanted = Wanted((first_B1 + columns_BR).flatten(), (rows, most), (cos, sin), _bias(unseen_B1RT, x_BTD))
+    return base.norm(_layer(base.layers[-1], x_BTD, rope, wanted=wanted)[taken_BR])
 
 
 def next_states(model: Any, ids_BT: Tensor, mask_BC: Tensor, past: Past) -> Tensor:
@@ -109,11 +109,10 @@ def next_states(model: Any, ids_BT: Tensor, mask_BC: Tensor, past: Past) -> Tens
         x_BTD = _layer(layer, x_BTD, rope, bias, past)
     last_B = torch.arange(1, rows + 1, device=ids_BT.device) * new - 1
     cos, sin = (x[:, -1:] for x in rope)
-    x_BD = _layer(
-        base.layers[-1], x_BTD, rope, bias, past, Wanted(last_B, (rows, 1), (cos, sin), bias[:, :, -1:])
-    )[:, 0]
+    wanted = Wanted(last_B, (rows, 1), (cos, sin), bias[:, :, -1:])
+    x_B1D = _layer(base.layers[-1], x_BTD, rope, bias, past, wanted)
     past.used += new
-    return base.norm(x_BD)
+    return base.norm(x_B1D[:, 0])
 
 
 def _rope(base: Any, x_BTD: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
@@ -125,10 +124,9 @@ def _rope(base: Any, x_BTD: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
 
 def _bias(unseen: Tensor, x_BTD: Tensor) -> Tensor:
     """What is added to the scores of attention: the least number where a position is not to be seen, or else 0."""
-    dtype = lowered(x_BTD).dtype
-    return torch.zeros(unseen.shape, dtype=dtype, device=unseen.device).masked_fill_(
-        unseen, torch.finfo(dtype).min
-    )
+    dtype = working_dtype(x_BTD)
+    bias = torch.zeros(unseen.shape, dtype=dtype, device=unseen.device)
+    return bias.masked_fill_(unseen, torch.finfo(dtype).min)
 
 
 def _rotated(x_BTHW: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -138,10 +136,13 @@ def _rotated(x_BTHW: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def _layer(
-    layer: Any, x_BTD: Tensor, rope: tuple[Tensor, Tensor], bias: Tensor, past: Past | None = None,
-    wanted: Wanted | None = None,
+    layer: Any, x_BTD: Tensor, rope: tuple[Tensor, Tensor], bias: Tensor | None = None,
+    past: Past | None = None, wanted: Wanted | None = None,
 ) -> Tensor:  # fmt: skip
-    """One layer, its keys and values put into the `past` where there is one. → BTD, or BRD where some are `wanted`"""
+    """One layer, its keys and values put into the `past` where there is one. → BTD, or BRD where some are `wanted`
+
+    Without a `bias` a position sees those before it and itself.
+    """
     attention, mlp = layer.self_attn, layer.mlp
     linear = past.linear if past is not None else _call
 
@@ -173,18 +174,19 @@ def _call(layer: Any, x: Tensor) -> Tensor:
     return layer(x)
 
 
-def _attend(q_BHTW: Tensor, k_BKCW: Tensor, v_BKCW: Tensor, bias: Tensor) -> Tensor:
+def _attend(q_BHTW: Tensor, k_BKPW: Tensor, v_BKPW: Tensor, bias: Tensor | None) -> Tensor:
     """Attention of queries that are scaled already. → [B, T, H·W]"""
-    rows, heads, new, width = q_BHTW.shape
-    shared = heads // k_BKCW.shape[1]
-    if q_BHTW.device.type == "cpu" and q_BHTW.dtype == torch.bfloat16 and bias.shape[-1] <= SHORT:
+    (rows, heads, new, width), (kept, places) = q_BHTW.shape, k_BKPW.shape[1:3]
+    if q_BHTW.device.type == "cpu" and q_BHTW.dtype == torch.bfloat16 and places <= SHORT:
+        if bias is None:
+            bias = _bias(torch.ones(new, places, dtype=torch.bool).triu(1), q_BHTW)
         # Queries that share a key head are laid one after another: keys and values stay as they are.
-        q = q_BHTW.reshape(rows, -1, shared * new, width)
-        scores = (q @ k_BKCW.transpose(-1, -2)).view(rows, heads, new, -1).add_(bias)
-        out_BHTW = scores.softmax(-1).view(rows, -1, shared * new, scores.shape[-1]) @ v_BKCW
-        out_BHTW = out_BHTW.view(rows, heads, new, width)
+        q = q_BHTW.reshape(rows, kept, -1, width)
+        scores_BHTP = (q @ k_BKPW.transpose(-1, -2)).view(rows, heads, new, places).add_(bias)
+        out_BHTW = (scores_BHTP.softmax(-1).view(rows, kept, -1, places) @ v_BKPW).view(q_BHTW.shape)
     else:
+        causal, grouped = bias is None, kept < heads
         out_BHTW = F.scaled_dot_product_attention(
-            q_BHTW, k_BKCW, v_BKCW, bias, scale=1.0, enable_gqa=shared > 1
+            q_BHTW, k_BKPW, v_BKPW, bias, is_causal=causal, scale=1.0, enable_gqa=grouped
         )
     return out_BHTW.transpose(1, 2).flatten(2)
