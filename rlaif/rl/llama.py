@@ -177,16 +177,15 @@ def _call(layer: Any, x: Tensor) -> Tensor:
 def _attend(q_BHTW: Tensor, k_BKPW: Tensor, v_BKPW: Tensor, bias: Tensor | None) -> Tensor:
     """Attention of queries that are scaled already. → [B, T, H·W]"""
     (rows, heads, new, width), (kept, places) = q_BHTW.shape, k_BKPW.shape[1:3]
-    if q_BHTW.device.type == "cpu" and q_BHTW.dtype == torch.bfloat16 and places <= SHORT:
+    short = q_BHTW.device.type == "cpu" and q_BHTW.dtype == torch.bfloat16 and places <= SHORT
+    if short or new == 1:
         if bias is None:
-            bias = _bias(torch.ones(new, places, dtype=torch.bool).triu(1), q_BHTW)
+            bias = _bias(torch.ones(new, places, dtype=torch.bool, device=q_BHTW.device).triu(1), q_BHTW)
         # Queries that share a key head are laid one after another: keys and values stay as they are.
         q = q_BHTW.reshape(rows, kept, -1, width)
         scores_BHTP = (q @ k_BKPW.transpose(-1, -2)).view(rows, heads, new, places).add_(bias)
         out_BHTW = (scores_BHTP.softmax(-1).view(rows, kept, -1, places) @ v_BKPW).view(q_BHTW.shape)
-    else:
-        causal, grouped = bias is None, kept < heads
-        out_BHTW = F.scaled_dot_product_attention(
-            q_BHTW, k_BKPW, v_BKPW, bias, is_causal=causal, scale=1.0, enable_gqa=grouped
-        )
+    else:  # a kernel that takes a mask and heads that share keys is not on every device
+        k, v = (x if kept == heads else x.repeat_interleave(heads // kept, 1) for x in (k_BKPW, v_BKPW))
+        out_BHTW = F.scaled_dot_product_attention(q_BHTW, k, v, bias, is_causal=bias is None, scale=1.0)
     return out_BHTW.transpose(1, 2).flatten(2)
