@@ -14,8 +14,8 @@ tokens, 2 FLOPs each in a forward pass and 6 with its backward pass; attention's
 log-probabilities are a forward pass of the policy each, then the reference, value and reward model, and an epoch learns
 policy and value model. With one minibatch ours spares two passes: the second one's final states are the first one's, and
 the old values those of the first epoch; and in the last layer ours computes keys and values for all tokens, the rest for
-the states it reads: the response's, the reward model's last, in the sampler's prompt the last. The limit is a 1024³ matrix product in the same dtype on the same threads.
-Memory is the greatest resident memory of the process during an update.
+the states it reads: the response's, the reward model's last, in the sampler's prompt the last. The limit is a 1024³
+matrix product in the same dtype on the same threads. Memory is the greatest resident memory of the process during an update.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ import pytest
 import torch
 from transformers import (
     AutoModelForCausalLM,
+    DynamicCache,
     GPT2Config,
     LlamaConfig,
     MistralConfig,
@@ -11,7 +12,7 @@ from transformers import (
     Qwen3Config,
 )
 
-from rlaif.rl import llama
+from rlaif.rl import cpu, forward, llama
 from rlaif.rl.cpu import PackedLayers
 
 SIZES = {"vocab_size": 40, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3,
@@ -112,6 +113,24 @@ def test_decoding_goes_on_from_what_is_kept(model, room, bf16, monkeypatch):
     assert past.layers[0][0].shape[2] % room == 0
 
 
+def test_the_last_layer_computes_the_states_asked_for_and_no_others(model):
+    read_rows = []
+    for layer in model.base_model.layers:
+        layer.mlp.down_proj.register_forward_hook(
+            lambda _, inputs, __: read_rows.append(inputs[0].shape[0] * inputs[0].shape[1])
+        )
+    ids, rows, columns = batch()
+    forward.states_at(model, ids, rows, columns)
+    assert read_rows == [ids.numel(), ids.numel(), len(ids) * int(torch.bincount(rows).max())]
+    assert read_rows[-1] < ids.numel()
+
+
+def test_decoding_keeps_what_the_model_is_made_for(model):
+    assert isinstance(forward.new_cache(model), llama.Past)
+    other = made(GPT2Config(vocab_size=40, n_embd=32, n_layer=1, n_head=4))
+    assert isinstance(forward.new_cache(other), DynamicCache)
+
+
 def test_what_is_made_otherwise_is_left_to_transformers():
     assert not llama.readable(made(GPT2Config(vocab_size=40, n_embd=32, n_layer=1, n_head=4)))
     assert not llama.readable(made(MistralConfig(**SIZES, sliding_window=8)))
@@ -132,7 +151,22 @@ def test_a_packed_layer_gives_what_the_layer_gives(bias, bf16):
             found, expected = linear(layer, x), layer(x)
             assert found.dtype == expected.dtype
             torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
-    assert list(linear.kept) == [layer]
+    assert list(linear.kept) == ([layer] if cpu.packs(torch.bfloat16 if bf16 else torch.float32) else [])
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_dtype_that_the_processor_does_not_multiply_packed_goes_through_the_layer(dtype, monkeypatch):
+    monkeypatch.setattr(cpu, "packs", lambda wanted: wanted == torch.float32)
+    layer, linear = torch.nn.Linear(8, 4).to(dtype), PackedLayers()
+    x = torch.randn(3, 8, dtype=dtype)
+    with torch.no_grad():
+        assert torch.equal(linear(layer, x), layer(x))
+    assert linear.kept == {}
+
+
+def test_only_fp32_and_bf16_are_packed():
+    assert not cpu.packs(torch.float64)
+    assert not cpu.packs(torch.float16)
 
 
 def test_a_layer_of_another_kind_is_called_as_it_is():

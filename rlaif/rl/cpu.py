@@ -17,8 +17,8 @@ KEPT = 2**30  # bytes of a tensor that need not come fresh from the system
 
 WIDE = 256  # hidden units from which a model's products outweigh Python's part in passing them on
 
-_ONEDNN = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
-_PACK = getattr(torch.ops.mkldnn, "_reorder_linear_weight", None)
+_ONEDNN: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+_PACK: Any = getattr(torch.ops.mkldnn, "_reorder_linear_weight", None)
 
 
 def keep_memory(device: torch.device) -> None:
@@ -39,6 +39,15 @@ def working_dtype(x: Tensor) -> torch.dtype:
 def lowered(x: Tensor) -> Tensor:
     """In its `working_dtype`."""
     return x.to(working_dtype(x))
+
+
+def packs(dtype: torch.dtype) -> bool:
+    """Whether oneDNN lays out and multiplies weights of this dtype on this processor."""
+    if _ONEDNN is None or _PACK is None:
+        return False
+    return dtype == torch.float32 or (
+        dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    )
 
 
 def by_torch(x: Tensor, weight_VD: Tensor) -> bool:
@@ -98,7 +107,8 @@ class PackedLayers:
 
     def __call__(self, layer: Any, x: Tensor) -> Tensor:
         """What `layer(x)` gives."""
-        if _ONEDNN is None or _PACK is None or x.device.type != "cpu" or type(layer) is not torch.nn.Linear:
+        plain = type(layer) is torch.nn.Linear and x.device.type == "cpu"
+        if not plain or not packs(working_dtype(x)):
             return layer(x)
         x = lowered(x)
         if layer not in self.kept:

@@ -43,9 +43,10 @@ class Past:
         places = -(-end // ROOM) * ROOM
         if layer == len(self.layers):
             self.layers.append((keys[:, :, :0], values[:, :, :0]))
-        if self.layers[layer][0].shape[2] < places:
-            wider = (F.pad(x, (0, 0, 0, places - x.shape[2])) for x in self.layers[layer])
-            self.layers[layer] = next(wider), next(wider)
+        more = places - self.layers[layer][0].shape[2]
+        if more:
+            old_keys, old_values = self.layers[layer]
+            self.layers[layer] = F.pad(old_keys, (0, 0, 0, more)), F.pad(old_values, (0, 0, 0, more))
         for whole, new in zip(self.layers[layer], (keys, values), strict=True):
             whole[:, :, self.used : end] = new
         return self.layers[layer]
