@@ -31,6 +31,7 @@ from trl.trainer.sft_trainer import SFTTrainer
 from rlaif.engines.loading import eos_ids
 from rlaif.errors import UserError
 from rlaif.prompts import end_of_turn
+from rlaif.rl.forward import is_large
 from rlaif.rl.ranks import Ranks
 from rlaif.rl.sharding import collected, cut, is_cut, own_state, whole_state
 from rlaif.runfolder import Journal, Stage
@@ -41,7 +42,6 @@ WHOLE = "whole"  # marks a checkpoint that was written to its end
 GROUP = 32  # replies of like length that go through the reward model together
 SAVE_SECONDS = 5.0
 SAVE_SHARE = 0.05  # of the time may go into checkpoints
-LARGE = 1_000_000_000  # parameters from which activations are recomputed to save memory
 IGNORED = -100  # a label without a loss
 WATCHED = ("loss", "grad_norm", "eval_loss")
 
@@ -315,7 +315,7 @@ def arguments(kind: Any, stage: Stage, model: Any, heldout: int, **extra: Any) -
         "gradient_accumulation_steps": math.ceil(options.batch_size / micro / processes),
         "ddp_find_unused_parameters": False,
         "use_cpu": model.device.type == "cpu", "bf16": on_gpu and torch.cuda.is_bf16_supported(),
-        "gradient_checkpointing": model.num_parameters() >= LARGE, "dataloader_pin_memory": on_gpu,
+        "gradient_checkpointing": is_large(model), "dataloader_pin_memory": on_gpu,
         "eval_strategy": "epoch" if heldout else "no", "eval_on_start": bool(heldout) and not last_checkpoint(stage),
         "logging_steps": 1, "logging_nan_inf_filter": False, "save_strategy": "no", "save_total_limit": 2,
         "report_to": "none", "disable_tqdm": True,

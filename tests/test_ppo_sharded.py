@@ -10,7 +10,7 @@ import torch.distributed as dist
 from safetensors.torch import load_file
 
 from rlaif.errors import UserError
-from rlaif.rl import checkpoint
+from rlaif.rl import checkpoint, forward
 from rlaif.rl.ranks import Ranks
 from rlaif.stages import ppo
 from tests.launching import on_two
@@ -21,6 +21,7 @@ from tests.tiny_models import tiny_policy
 def main(folder: str, policy: str, options: str) -> None:
     """One of two processes; each works in a folder of its own, the second one's is a copy of the first's."""
     dist.init_process_group("gloo")
+    forward.LARGE = 0  # activations are recomputed
     first = Ranks.here().rank == 0
     torch.set_num_threads(1)
     if first:

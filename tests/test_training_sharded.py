@@ -82,11 +82,11 @@ def stop_early(patch=setattr) -> None:
 
 def main(folder: str, policy: str, stops: str) -> None:
     """One of two processes; the second works in copies of the first's folders."""
-    from rlaif import training
+    from rlaif.rl import forward
 
     sharded = os.environ["ACCELERATE_USE_FSDP"] == "true"
     dist.init_process_group("gloo")
-    training.LARGE = 0  # activations are recomputed
+    forward.LARGE = 0  # activations are recomputed
     if stops:
         stop_early()
     for name in JOBS:
@@ -195,9 +195,10 @@ def test_a_sharded_model_is_written_in_the_dtype_it_came_in(tmp_path, a_company_
 def test_what_large_models_and_gpus_get_goes_with_shares(tmp_path, monkeypatch, request, name):
     """Activations recomputed, and passes in bf16 beside weights in fp32."""
     from rlaif import training
+    from rlaif.rl import forward
 
     made_by = training.arguments
-    monkeypatch.setattr(training, "LARGE", 0)
+    monkeypatch.setattr(forward, "LARGE", 0)
     monkeypatch.setattr(training, "arguments", lambda *a, **options: made_by(*a, **options, bf16=True))
     policy = tiny_policy(tmp_path / "policy")
     one = run(stage_of(tmp_path / "one", policy, name))

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
+from torch.overrides import _get_current_function_mode as current_mode
+from torch.utils.checkpoint import checkpoint
 from transformers import DynamicCache
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from rlaif.rl import llama
 from rlaif.rl.cpu import working_dtype
 from rlaif.rl.episodes import Episodes, micro_batches, real
 from rlaif.rl.heads import COMPARED, Final, compare
 from rlaif.rl.sharding import within
+
+LARGE = 1_000_000_000  # parameters from which activations are recomputed to save memory
 
 _PLAIN: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
 
@@ -56,11 +64,36 @@ def lower(model: Any) -> None:
             layer.weight.data = layer.weight.data.bfloat16()
 
 
+def is_large(model: Any) -> bool:
+    """Whether a layer's activations take more memory than they are worth: in training they are then computed twice."""
+    return model.base_model.num_parameters() >= LARGE
+
+
+@contextmanager
+def recomputing(model: Any) -> Iterator[None]:
+    """Within it the layers of a large model that learns keep their input alone, and are computed again in the backward
+    pass (arXiv 1604.06174, section 4), in the mode they were computed in."""
+    mode = current_mode() or nullcontext()
+    run = partial(
+        checkpoint, use_reentrant=False, preserve_rng_state=False, context_fn=lambda: (nullcontext(), mode)
+    )
+    learns = torch.is_grad_enabled() and is_large(model)
+    layers = [x for x in model.base_model.modules() if learns and isinstance(x, GradientCheckpointingLayer)]
+    for layer in layers:
+        layer.forward = partial(run, layer.forward)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            del layer.forward
+
+
 def states_at(model: Any, ids_BL: Tensor, rows_N: Tensor, columns_N: Tensor) -> Tensor:
     """The last hidden states at some positions of sequences padded on the right. → ND"""
-    if llama.readable(model):
+    if llama.readable(model) and not is_large(model):
         return llama.states_at(model, ids_BL, rows_N, columns_N)
-    return model.base_model(input_ids=ids_BL, use_cache=False).last_hidden_state[rows_N, columns_N]
+    with recomputing(model):
+        return model.base_model(input_ids=ids_BL, use_cache=False).last_hidden_state[rows_N, columns_N]
 
 
 def response_final(model: Any, episodes: Episodes, hidden_BRD: Tensor | None = None) -> Final:
@@ -70,7 +103,8 @@ def response_final(model: Any, episodes: Episodes, hidden_BRD: Tensor | None = N
     """
     rows_N, columns_N = episodes.states()
     if not has_plain_head(model):
-        logits_BLV = model.forward(input_ids=episodes.ids_BL, use_cache=False).logits
+        with recomputing(model):
+            logits_BLV = model.forward(input_ids=episodes.ids_BL, use_cache=False).logits
         return Final(logits_BLV[rows_N, columns_N], None)
     if hidden_BRD is not None:
         hidden_ND = hidden_BRD[episodes.mask_BR]
