@@ -77,6 +77,15 @@ def test_states_and_gradients_are_the_models_own(model):
     assert all(gradient.norm() > 0 for gradient in expected_grads.values())
 
 
+def test_a_norm_goes_back_as_its_formula_does():
+    torch.manual_seed(0)
+    x, weight = (torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in ((2, 3, 5), (5,)))
+    torch.testing.assert_close(
+        llama._Norm.apply(x, weight, 0.1), torch.nn.functional.rms_norm(x, (5,), weight, 0.1)
+    )
+    assert torch.autograd.gradcheck(llama._Norm.apply, (x, weight, 0.1))
+
+
 @pytest.mark.parametrize("short", [0, 512])
 def test_in_bf16_states_are_as_near_to_fp32_as_the_models_own(model, short, monkeypatch):
     monkeypatch.setattr(llama, "SHORT", short)

@@ -56,12 +56,11 @@ def choose_attention(model: Any, length: int) -> None:
 def lower(model: Any) -> None:
     """Keep the linear layers of a frozen model in bf16: what autocast would make of them anew at every use.
 
-    A head that shares its weight with the embedding stays as it is: rows are read from it in fp32.
+    A head gets a weight of its own where it shares the embedding's: rows are read from that in fp32.
     """
-    table = model.get_input_embeddings().weight
     for layer in model.modules():
-        if type(layer) is torch.nn.Linear and layer.weight is not table:
-            layer.weight.data = layer.weight.data.bfloat16()
+        if type(layer) is torch.nn.Linear:
+            layer.weight = torch.nn.Parameter(layer.weight.detach().bfloat16(), requires_grad=False)
 
 
 def is_large(model: Any) -> bool:

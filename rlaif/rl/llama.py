@@ -19,7 +19,8 @@ from torch.nn import functional as F
 
 from rlaif.rl.cpu import PackedLayers, lowered, working_dtype
 
-LAYERS = {f"{name}DecoderLayer" for name in ("Llama", "Mistral", "Qwen2", "Qwen3")}
+MAKES = ("Llama", "Mistral", "Qwen2", "Qwen3")
+LAYERS, NORMS = ({f"{make}{part}" for make in MAKES} for part in ("DecoderLayer", "RMSNorm"))
 SHORT = (
     512  # tokens up to which bf16 on a CPU attends by plain products: the flash kernel there is far slower
 )
@@ -91,7 +92,7 @@ def states_at(model: Any, ids_BT: Tensor, rows_N: Tensor, columns_N: Tensor) -> 
     cos, sin = (x[0][columns_BR] for x in rope)
     unseen_B1RT = (place_T > columns_BR[..., None])[:, None]
     wanted = Wanted((first_B1 + columns_BR).flatten(), (rows, most), (cos, sin), _bias(unseen_B1RT, x_BTD))
-    return base.norm(_layer(base.layers[-1], x_BTD, rope, wanted=wanted)[taken_BR])
+    return _normed(base.norm, _layer(base.layers[-1], x_BTD, rope, wanted=wanted)[taken_BR])
 
 
 def next_states(model: Any, ids_BT: Tensor, mask_BC: Tensor, past: Past) -> Tensor:
@@ -113,7 +114,7 @@ def next_states(model: Any, ids_BT: Tensor, mask_BC: Tensor, past: Past) -> Tens
     wanted = Wanted(last_B, (rows, 1), (cos, sin), bias[:, :, -1:])
     x_B1D = _layer(base.layers[-1], x_BTD, rope, bias, past, wanted)
     past.used += new
-    return base.norm(x_B1D[:, 0])
+    return _normed(base.norm, x_B1D[:, 0])
 
 
 def _rope(base: Any, x_BTD: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
@@ -151,9 +152,9 @@ def _layer(
         """Queries, keys or values, normed where the model does that: [B, T, H or K, W]."""
         found = linear(getattr(attention, f"{kind}_proj"), h).unflatten(-1, (-1, attention.head_dim))
         norm = getattr(attention, f"{kind}_norm", None)
-        return found if norm is None else lowered(norm(found))
+        return found if norm is None else lowered(_normed(norm, found))
 
-    h_BTD = lowered(layer.input_layernorm(x_BTD))
+    h_BTD = lowered(_normed(layer.input_layernorm, x_BTD))
     keys = _rotated(heads("k", h_BTD), *rope)
     values = heads("v", h_BTD).transpose(1, 2).contiguous()
     if past is not None:
@@ -166,13 +167,40 @@ def _layer(
     cos, sin = (attention.scaling * x for x in rope)
     queries = _rotated(heads("q", h_BTD), cos, sin)
     x_BTD = x_BTD + linear(attention.o_proj, _attend(queries, keys, values, bias))
-    h_BTD = lowered(layer.post_attention_layernorm(x_BTD))
+    h_BTD = lowered(_normed(layer.post_attention_layernorm, x_BTD))
     gated = mlp.act_fn(linear(mlp.gate_proj, h_BTD)) * linear(mlp.up_proj, h_BTD)
     return x_BTD + linear(mlp.down_proj, gated)
 
 
 def _call(layer: Any, x: Tensor) -> Tensor:
     return layer(x)
+
+
+def _normed(norm: Any, x: Tensor) -> Tensor:
+    """What `norm(x)` gives."""
+    own = type(norm).__name__ in NORMS and x.dtype == norm.weight.dtype == torch.float32
+    found: Any = _Norm.apply(x, norm.weight, norm.variance_epsilon) if own else norm(x)
+    return found
+
+
+class _Norm(torch.autograd.Function):
+    """RMS norm (arXiv 1910.07467, eq. 4), going back in half the passes over memory that its parts would take."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight_D: Tensor, epsilon: float) -> Tensor:
+        scale = torch.rsqrt(torch.linalg.vector_norm(x, dim=-1, keepdim=True) ** 2 / len(weight_D) + epsilon)
+        ctx.save_for_backward(x, weight_D, scale)
+        return (x * scale).mul_(weight_D)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        x, weight_D, scale = ctx.saved_tensors
+        x_ND, scale_N1, gradient_ND = (y.flatten(0, -2) for y in (x, scale, gradient))
+        both_ND = gradient_ND * x_ND
+        # With g the gradient, w the weight, s the scale: s·w·g − x·s³/D · Σ w·g·x.
+        along_N1 = (both_ND @ weight_D)[:, None] * scale_N1**3 / len(weight_D)
+        back_ND = (gradient_ND * weight_D).mul_(scale_N1).addcmul_(x_ND, along_N1, value=-1)
+        return back_ND.view_as(x), scale_N1[:, 0] @ both_ND if ctx.needs_input_grad[1] else None, None
 
 
 def _attend(q_BHTW: Tensor, k_BKPW: Tensor, v_BKPW: Tensor, bias: Tensor | None) -> Tensor:

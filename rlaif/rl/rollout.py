@@ -34,7 +34,8 @@ def draw(logits_BV: Tensor, uniform_B: Tensor) -> tuple[Tensor, Tensor]:
     """
     rows, width = logits_BV.shape
     probs_BV = logits_BV.float().softmax(-1)
-    probs_BCW = F.pad(probs_BV, (0, -width % SPAN)).view(rows, -1, SPAN)
+    spans_BV = F.pad(probs_BV, (0, -width % SPAN)) if width % SPAN else probs_BV  # which copies in any case
+    probs_BCW = spans_BV.view(rows, -1, SPAN)
     cdf_BC = probs_BCW.sum(-1).double().cumsum(-1)
     wanted_B1 = uniform_B[:, None] * cdf_BC[:, -1:]
     span_B1 = torch.searchsorted(cdf_BC, wanted_B1, right=True).clamp(max=cdf_BC.shape[1] - 1)
