@@ -69,3 +69,14 @@ def test_an_update_of_a_large_model_is_a_small_ones(minibatches, monkeypatch):
     for row in rows:
         del row["seconds"]
     assert rows[1] == pytest.approx(rows[0], rel=1e-3, abs=1e-5)
+
+
+def test_a_lowered_model_reads_as_autocast_would_and_looks_up_in_fp32():
+    model = made(LlamaConfig(**SIZES, tie_word_embeddings=True))
+    ids = batch()[0]
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        before = model(input_ids=ids).logits
+        forward.lower(model)
+        assert torch.equal(model(input_ids=ids).logits, before)
+    assert model.lm_head.weight.dtype == torch.bfloat16
+    assert model.get_input_embeddings().weight.dtype == torch.float32
