@@ -1,4 +1,4 @@
-"""Large models in training: a layer's activations are computed again in the backward pass, to the same gradient."""
+"""Large models compute activations again in the backward pass, to the same gradient; frozen ones are kept in bf16."""
 
 from contextlib import nullcontext
 
@@ -23,9 +23,10 @@ MODES = {
 }
 
 
+@pytest.mark.parametrize("inside", [False, True])
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("name", CONFIGS)
-def test_recomputed_layers_keep_less_and_give_the_same_gradient(name, mode, monkeypatch):
+def test_recomputed_layers_keep_less_and_give_the_same_gradient(name, mode, inside, monkeypatch):
     model, kept, found = made(CONFIGS[name]), [], []
     monkeypatch.setattr(forward, "LARGE", 0)
 
@@ -40,7 +41,9 @@ def test_recomputed_layers_keep_less_and_give_the_same_gradient(name, mode, monk
         model.zero_grad()
         with MODES[mode](), saved_tensors_hooks(keep, lambda tensor: tensor):
             states = forward.states_at(model, *batch())
-        states.float().cos().sum().backward()  # outside the mode, as a step's is
+        # A step's backward pass is outside the mode; where values learn as they are first read, it is inside.
+        with MODES[mode]() if inside and mode != "bf16" else nullcontext():
+            states.float().cos().sum().backward()
         found.append((states.detach(), [w.grad.clone() for w in model.base_model.parameters()]))
     (states, grads), (expected, expected_grads) = found
     assert torch.equal(states, expected)

@@ -64,7 +64,7 @@ def lower(model: Any) -> None:
 
 
 def is_large(model: Any) -> bool:
-    """Whether a layer's activations take more memory than they are worth: in training they are then computed twice."""
+    """Whether training computes activations twice rather than keep them: see `recomputing`."""
     return model.base_model.num_parameters() >= LARGE
 
 

@@ -1,6 +1,6 @@
 """Decoders of Llama's make, read no further than PPO needs: the last layer computes the states asked for and no others.
 
-The model's own embedding, norms and linear layers are called, so adapters and autocast work as they do in its forward;
+The model's own embedding and linear layers are called, so adapters and autocast work as they do in its forward;
 the way from one to the next is ours. A state is cast once for all the products it goes into, short sequences on a CPU
 attend by plain products, and decoding neither copies keys and values nor lays out the same weights at every step.
 
@@ -177,14 +177,14 @@ def _call(layer: Any, x: Tensor) -> Tensor:
 
 
 def _normed(norm: Any, x: Tensor) -> Tensor:
-    """What `norm(x)` gives."""
+    """What `norm(x)` gives; what is in bf16 or of another kind gives it itself."""
     own = type(norm).__name__ in NORMS and x.dtype == norm.weight.dtype == torch.float32
     found: Any = _Norm.apply(x, norm.weight, norm.variance_epsilon) if own else norm(x)
     return found
 
 
 class _Norm(torch.autograd.Function):
-    """RMS norm (arXiv 1910.07467, eq. 4), going back in half the passes over memory that its parts would take."""
+    """RMS norm (arXiv 1910.07467, eq. 4), going back in fewer passes over memory than its parts would take."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight_D: Tensor, epsilon: float) -> Tensor:
