@@ -3,8 +3,10 @@
     python benchmarks/soft_labels.py --json soft_labels.json
 
 Pairs of the playground policy's own responses, of which one keeps more principles by the gold scorer. Annotators err on
-a pair with a probability of its own, drawn evenly from a range around the noise level (10, 20, 30 %). Three labels of
-it: `hard` is one annotator's verdict, `share` the share of very many annotators, `sure` the one verdict with the
+10, 20 or 30 % of the pairs. Which ones is said by --errors: `close` are Bradley-Terry annotators, who err the more the
+fewer principles lie between the replies; `even` ones err on a pair with a probability of its own that has nothing to do
+with the replies, drawn evenly from a range around the noise level, so that no reward model can tell it. Three labels of
+a pair: `hard` is one annotator's verdict, `share` the share of very many annotators, `sure` the one verdict with the
 annotator's certainty, which is right about how often it errs. All reward models start from the feedback model with one
 seed and see the same pairs, `hard` and `sure` the same verdicts. On held-out prompts they are measured against the chance
 that an annotator prefers a reply (calibration: what a forecast of people should match) and against the truth (accuracy).
@@ -15,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import platform
 import random
@@ -38,7 +41,7 @@ WHO = Annotator(kind="simulated", id="noisy")
 HELD = 0.25  # of the prompts are measured on, beside the reward stage's own held-out share
 KINDS = ("hard", "share", "sure")
 FIGURES = ("ece", "ece_truth", "accuracy")
-Decided = list[tuple[Comparison, float]]  # a pair and whether a is the better one
+Decided = list[tuple[Comparison, int]]  # a pair, and how many principles more a keeps than b: not 0
 
 
 def sampled(options: argparse.Namespace) -> Run:
@@ -69,19 +72,35 @@ def decided(run: Run) -> tuple[Decided, Decided]:
         a, b = (sum(gold(prompts[pair.prompt_id], texts[i].text).values()) for i in (pair.a, pair.b))
         if a != b:
             held = derive_seed("soft labels", pair.prompt_id) / 2**31 < HELD
-            parts[held].append((pair, float(a > b)))
+            parts[held].append((pair, round(a - b)))
     return parts
 
 
-def error_rate(pair: Comparison, noise: float, seed: int) -> float:
-    """How often the pair's annotator errs: even in a range around `noise` that ends at a coin's ½."""
-    rng = random.Random(derive_seed(seed, "error", noise, pair.id))
-    return rng.uniform(max(0.0, 2 * noise - 0.5), min(0.5, 2 * noise))
+def error_rates(pairs: Decided, noise: float, errors: str, seed: int) -> dict[str, float]:
+    """How often annotators err on each pair, by its id: `noise` on average."""
+    if errors == "close":
+        steep = steepness([abs(lead) for _, lead in pairs], noise)
+        return {pair.id: 1 / (1 + math.exp(steep * abs(lead))) for pair, lead in pairs}
+    # Even in a range around `noise` that ends at a coin's ½.
+    low, high = max(0.0, 2 * noise - 0.5), min(0.5, 2 * noise)
+    return {pair.id: random.Random(derive_seed(seed, "error", noise, pair.id)).uniform(low, high) for pair, _ in pairs}  # fmt: skip
 
 
-def labels(pair: Comparison, better: float, noise: float, seed: int) -> dict[str, float]:
+def steepness(leads: list[int], noise: float) -> float:
+    """The β at which σ(−β·lead) is `noise` on average, by bisection."""
+    low, high = 0.0, 50.0
+    for _ in range(50):
+        middle = (low + high) / 2
+        if mean([1 / (1 + math.exp(middle * lead)) for lead in leads]) > noise:
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+def labels(pair: Comparison, lead: int, error: float, noise: float, seed: int) -> dict[str, float]:
     """The pair's label of each kind."""
-    error = error_rate(pair, noise, seed)
+    better = float(lead > 0)
     right = random.Random(derive_seed(seed, "verdict", noise, pair.id)).random() >= error
     said = better if right else 1 - better
 
@@ -91,16 +110,16 @@ def labels(pair: Comparison, better: float, noise: float, seed: int) -> dict[str
     return {"hard": said, "share": doubted(better), "sure": doubted(said)}
 
 
-def write_sets(run: Run, heldout: Decided, noise: float, seed: int, folder: Path) -> None:
+def write_sets(run: Run, heldout: Decided, rates: dict[str, float], folder: Path) -> None:
     """The held-out pairs with the chance of each verdict and with the truth, as folders of labelled pairs."""
     texts, prompts = run.stages[2].responses(), run.stages[2].prompts_by_id()
     for name in ("verdicts", "truth"):
         path = folder / name
         shutil.rmtree(path, ignore_errors=True)
         path.mkdir(parents=True)
-        for pair, better in heldout:
-            error = 0.0 if name == "truth" else error_rate(pair, noise, seed)
-            p = better * (1 - error) + (1 - better) * error
+        for pair, lead in heldout:
+            error = 0.0 if name == "truth" else rates[pair.id]
+            p = 1 - error if lead > 0 else error
             label = Label(comparison_id=pair.id, annotator=WHO, p_a=p, verdict="a" if p > 0.5 else "b")
             Rows(path / "labels.jsonl", Label).append([label])
         Rows(path / "comparisons.jsonl", Comparison).append([pair for pair, _ in heldout])
@@ -108,8 +127,8 @@ def write_sets(run: Run, heldout: Decided, noise: float, seed: int, folder: Path
         Rows(path / "prompts.jsonl", Prompt).append([prompts[pair.prompt_id] for pair, _ in heldout])
 
 
-def train(base: Run, pairs: Decided, kind: str, noise: float, seed: int, out: Path) -> dict[str, Any]:
-    """The reward stage's figures on the held-out sets, trained on one kind of label of `pairs`."""
+def train(base: Run, said: list[tuple[Comparison, float]], seed: int, out: Path) -> dict[str, Any]:
+    """The reward stage's figures on the held-out sets, trained on pairs with these chances of a being preferred."""
     if not (out / "04_reward" / "reward_model" / "calibration.json").exists():
         shutil.rmtree(out, ignore_errors=True)
         shutil.copytree(base.path, out, ignore=shutil.ignore_patterns("*.html", "cache.sqlite"))
@@ -117,10 +136,8 @@ def train(base: Run, pairs: Decided, kind: str, noise: float, seed: int, out: Pa
         run = Run.load(out)
         label, reward = run.stages[2:4]
         label.begin()
-        said = [labels(pair, better, noise, seed)[kind] for pair, better in pairs]
         Rows(label.dir / "preferences.jsonl", Preference).append(
-            Preference(comparison_id=pair.id, p_a=p, sources=("simulated",))
-            for (pair, _), p in zip(pairs, said, strict=True)
+            Preference(comparison_id=pair.id, p_a=p, sources=("simulated",)) for pair, p in said
         )
         label.save("done")
         run_stage(reward)
@@ -138,16 +155,18 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     for noise in options.noise:
         rows: dict[str, list[dict[str, Any]]] = {kind: [] for kind in KINDS}
         for seed in options.seeds:
-            write_sets(base, heldout, noise, seed, options.out / "sets")
+            rates = error_rates(pairs + heldout, noise, options.errors, seed)
+            write_sets(base, heldout, rates, options.out / "sets")
+            said = {pair.id: labels(pair, lead, rates[pair.id], noise, seed) for pair, lead in chosen}
             for kind in KINDS:
-                out = options.out / f"{kind}-{noise}-{seed}"
-                rows[kind].append(train(base, chosen, kind, noise, seed, out))
+                out = options.out / f"{kind}-{options.errors}-{noise}-{seed}"
+                rows[kind].append(train(base, [(pair, said[pair.id][kind]) for pair, _ in chosen], seed, out))
         levels[str(noise)] = {
             **rows, "less_hard": {kind: less(rows[kind], rows["hard"]) for kind in KINDS if kind != "hard"},
         }  # fmt: skip
     return {
         "machine": f"{os.cpu_count()} CPU cores ({platform.machine()})", "date": datetime.now(UTC).date().isoformat(),
-        "seeds": options.seeds, "epochs": options.epochs, "pairs": len(chosen), "heldout_pairs": len(heldout), "noise": levels,
+        "errors": options.errors, "seeds": options.seeds, "epochs": options.epochs, "pairs": len(chosen), "heldout_pairs": len(heldout), "noise": levels,
     }  # fmt: skip
 
 
@@ -160,7 +179,7 @@ def less(rows: list[dict[str, Any]], hard: list[dict[str, Any]]) -> dict[str, An
 def table(results: dict[str, Any]) -> str:
     """The figures as Markdown."""
     lines = [
-        f"{results['pairs']} pairs, {results['epochs']:g} epochs, {len(results['seeds'])} seeds, measured on {results['heldout_pairs']} pairs of other prompts; "
+        f"{results['pairs']} pairs, {results['errors']} errors, {results['epochs']:g} epochs, {len(results['seeds'])} seeds, measured on {results['heldout_pairs']} pairs of other prompts; "
         f"{results['machine']}, {results['date']}.",
         "",
         "| noise | labels | ECE | less hard [95 %] | ECE, truth | accuracy | less hard [95 %] |",
@@ -183,6 +202,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--noise", type=float, nargs="+", default=[0.1, 0.2, 0.3])
+    parser.add_argument("--errors", choices=("close", "even"), default="close", help="what annotators err on")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--prompts", type=int, default=768, help="prompts sampled, four responses each")
     parser.add_argument("--pairs", type=int, default=1000, help="pairs trained on")
