@@ -78,7 +78,7 @@ def readable(model: Any) -> bool:
 def states_at(model: Any, ids_BT: Tensor, rows_N: Tensor, columns_N: Tensor) -> Tensor:
     """The last hidden states at some positions, row by row, of sequences padded on the right. → ND"""
     base, (rows, length) = model.base_model, ids_BT.shape
-    x_BTD = base.embed_tokens(ids_BT)
+    x_BTD = _embedded(base.embed_tokens, ids_BT)
     place_T = torch.arange(length, device=ids_BT.device)
     rope = _rope(base, x_BTD, place_T[None])
     for layer in base.layers[:-1]:
@@ -101,7 +101,7 @@ def next_states(model: Any, ids_BT: Tensor, mask_BC: Tensor, past: Past) -> Tens
     `ids_BT` are the positions that `past` does not have yet, `mask_BC` covers all of them.
     """
     base, (rows, new) = model.base_model, ids_BT.shape
-    x_BTD = base.embed_tokens(ids_BT)
+    x_BTD = _embedded(base.embed_tokens, ids_BT)
     rope = _rope(base, x_BTD, (mask_BC.cumsum(1) - 1).clamp(min=0)[:, -new:])
     real_BP = F.pad(mask_BC, (0, -mask_BC.shape[1] % ROOM))
     place_P = torch.arange(real_BP.shape[1], device=ids_BT.device)
@@ -115,6 +115,40 @@ def next_states(model: Any, ids_BT: Tensor, mask_BC: Tensor, past: Past) -> Tens
     x_B1D = _layer(base.layers[-1], x_BTD, rope, bias, past, wanted)
     past.used += new
     return _normed(base.norm, x_B1D[:, 0])
+
+
+def _embedded(table: Any, ids_BT: Tensor) -> Tensor:
+    """What `table(ids)` gives; what is on a GPU or of another kind gives it itself. → BTD"""
+    own = type(table) is torch.nn.Embedding and not (
+        table.max_norm or table.sparse or table.scale_grad_by_freq
+    )
+    if not own or ids_BT.device.type != "cpu":
+        return table(ids_BT)
+    found: Any = _Embedded.apply(ids_BT, table.weight, -1 if table.padding_idx is None else table.padding_idx)
+    return found
+
+
+class _Embedded(torch.autograd.Function):
+    """Rows of a table. Going back, they are added to the table's gradient where one stands already.
+
+    torch would add them to zeros as large as the table, and these to that gradient. It is `backward`'s way and not
+    `autograd.grad`'s, which leaves alone what stands.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, ids_BT: Tensor, weight_VD: Tensor, padding: int) -> Tensor:
+        ctx.save_for_backward(ids_BT, weight_VD)
+        ctx.padding = padding
+        return F.embedding(ids_BT, weight_VD)
+
+    @staticmethod
+    def backward(ctx: Any, gradient_BTD: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        ids_BT, weight_VD = ctx.saved_tensors
+        stands = weight_VD.grad is not None
+        whole_VD = weight_VD.grad if stands else torch.zeros_like(weight_VD)
+        learns_BT = ids_BT != ctx.padding
+        whole_VD.index_add_(0, ids_BT[learns_BT], gradient_BTD[learns_BT])
+        return None, None if stands else whole_VD, None
 
 
 def _rope(base: Any, x_BTD: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
