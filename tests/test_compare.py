@@ -173,6 +173,19 @@ def test_other_judges_and_other_truths_are_not_mixed(ai, human):
     assert any("win rate is by ai's" in note for note in data["notes"])
 
 
+@pytest.mark.parametrize("said", ["transformers:judge@1:float32", "transformers:judge@2:float32"])
+def test_one_judge_from_two_places_is_one_judge(ai, human, said):
+    set_config(human, feedback={"engine": "scripted", "model": "tests.scripts:feedback", "batch_tokens": 64})
+    for run, name in ((ai, "transformers:judge@1:float32"), (human, said)):
+        path = run / "09_evaluate" / "stage.json"
+        stage = read_json(path)
+        write_json(path, stage | {"metrics": stage["metrics"] | {"judge": name}})
+    data = compare([ai, human])
+    same = said.endswith("@1:float32")
+    assert bool(data["compliance"]) == same
+    assert any("win rate is by ai's" in note for note in data["notes"]) != same
+
+
 def test_further_runs_are_set_against_the_first(tmp_path, ai, human):
     third = fake_run(tmp_path / "third", seed=3)
     data = compare([ai, human, third], out=tmp_path / "page.html")

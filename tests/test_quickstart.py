@@ -12,6 +12,7 @@ import pytest
 
 import rlaif
 from rlaif.comparing.summary import summarise
+from rlaif.runfolder import read_json
 
 ROOT = Path(__file__).parent.parent
 SMALL = [
@@ -39,6 +40,8 @@ def test_show_has_the_keys_that_scripts_rely_on(small):
         assert {"kl", "length", "refusal_rate", "compliance"} <= policy.keys()
     assert shown["policies"]["base"]["kl"] == 0
     assert shown["policies"]["ppo"]["kl"] > 0
+    judged_by = read_json(small / "09_evaluate" / "stage.json")["metrics"]["judge"]
+    assert judged_by.startswith("transformers:feedback@")
     assert shown["labels"].keys() >= {
         "comparisons", "calls", "agreement_with_gold", "order_flip_rate", "invalid_rate",
     }  # fmt: skip

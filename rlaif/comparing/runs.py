@@ -165,8 +165,8 @@ class Pair:
         return {"verdict": verdict, **data, "notes": [*self.notes, LUCK_NOTE]}
 
     def _win_rate(self, judge: ModelConfig | None, progress: Any) -> dict[str, Any]:
-        mine, theirs = (side.evidence.run.config for side in (self.a, self.b))
-        if judge is None and (mine.feedback != theirs.feedback or self.differs["templates"]):
+        mine = self.a.evidence.run.config
+        if judge is None and not self._same_judge():
             self.notes.append(f"The runs have different judges; the win rate is by {self.a.name}'s.")
         try:
             engine = open_engine(judge or mine.feedback)
@@ -187,6 +187,13 @@ class Pair:
             }
         return {**found, "judge_model": (judge or mine.feedback).model}
 
+    def _same_judge(self) -> bool:
+        """Whether one model, asked in the same words, judged both runs, wherever it lay and however it was run."""
+        sides = self.a.evidence, self.b.evidence
+        named = [evidence.metrics("evaluate").get("judge") for evidence in sides]
+        mine, theirs = named if all(named) else (evidence.run.config.feedback for evidence in sides)
+        return mine == theirs and not self.differs["templates"]
+
     def _shown(self, a: Table, b: Table) -> dict[str, Any]:
         shift = deltas(a, b)
         for change in shift.values():
@@ -195,8 +202,7 @@ class Pair:
         return {self.a.letter: means[0], self.b.letter: means[1], "delta": shift}
 
     def _compliance(self) -> dict[str, Any]:
-        mine, theirs = (side.evidence.run.config for side in (self.a, self.b))
-        if mine.feedback != theirs.feedback or self.differs["templates"]:
+        if not self._same_judge():
             self.notes.append("The judge's compliance is not compared: each run was judged by another judge.")
             return {}
         a, b = (compliance(side.rows[prompt.id] for prompt in self.prompts) for side in (self.a, self.b))

@@ -54,7 +54,8 @@ def run(stage: Stage) -> None:
     stage.metrics = {
         "policies": {
             n: rates([r for r in everything if r.policy == n], responses, stage.seed) for n in policies
-        }
+        },
+        "judge": judge.engine.fingerprint,
     }
     total = len(prompts) * len(policies)
     stage.save("running", **{"in": total, "kept": len(everything)})
