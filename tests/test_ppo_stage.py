@@ -16,6 +16,7 @@ from rlaif import rewards
 from rlaif.config import Config
 from rlaif.constitution import Constitution
 from rlaif.errors import UserError
+from rlaif.options import Ppo
 from rlaif.records import Prompt
 from rlaif.runfolder import Run, Stage
 from rlaif.seeds import in_rounds
@@ -230,7 +231,7 @@ def test_a_gold_scorer_that_raises_loses_no_update(tmp_path, policy, whole, monk
         return gold(messages, reply, principles)
 
     monkeypatch.setitem(globals(), "gold_of_a_test", breaks)
-    stage = stage_of(tmp_path / "run", policy, watch=0, checkpoint_every=None)
+    stage = stage_of(tmp_path / "run", policy, watch=0)
     stage.run.config = stage.config.model_copy(update={"gold": "tests.test_ppo_stage:gold_of_a_test"})
     with pytest.raises(UserError, match=r"gold_of_a_test failed .ZeroDivisionError: no rule"):
         run_on_one_thread(stage)
@@ -241,25 +242,17 @@ def test_a_gold_scorer_that_raises_loses_no_update(tmp_path, policy, whole, monk
     assert scores[0] == scores[1]
 
 
-def test_checkpoints_take_a_twentieth_of_the_time(tmp_path, monkeypatch):
+@pytest.mark.parametrize(("every", "written"), [(1, [1, 2, 3, 4, 5, 6]), (4, [4, 6])])
+def test_a_kill_costs_no_more_updates_than_lie_between_checkpoints(
+    tmp_path, policy, monkeypatch, every, written
+):
     from rlaif.rl import checkpoint
-    from rlaif.rl.ranks import ALONE
 
-    clock, written = [0.0], []
-
-    def save(folder, ppo, update):
-        written.append(update)
-        clock[0] += 1.0
-
-    monkeypatch.setattr(checkpoint, "save", save)
-    monkeypatch.setattr(checkpoint.time, "monotonic", lambda: clock[0])
-    for every, seconds, due in ((None, 30.0, [1, 2, 3, 4]), (None, 10.0, [1, 3, 4]), (3, 10.0, [3, 4])):
-        pace = checkpoint.Pace(tmp_path, type("Alone", (), {"ranks": ALONE})(), every)
-        written.clear()
-        for update in range(1, 5):
-            clock[0] += seconds
-            pace.save(update, last=update == 4)
-        assert written == due
+    saved, save = [], checkpoint.save
+    monkeypatch.setattr(checkpoint, "save", lambda *args: (saved.append(args[2]), save(*args)))
+    run_on_one_thread(stage_of(tmp_path / "run", policy, watch=0, checkpoint_every=every))
+    assert saved == written
+    assert Ppo(stage="ppo").checkpoint_every == 1
 
 
 @pytest.mark.parametrize(("options", "found"), [

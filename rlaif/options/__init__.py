@@ -332,11 +332,8 @@ class Ppo(Watched):
         description="decay an update of a moving average of the weights; the average is what is kept",
     )
     lora: Lora | None = None
-    checkpoint_every: int | None = Field(
-        default=None,
-        ge=1,
-        description="updates between full checkpoints; omitted = every update, less often where writing them takes "
-        "more than a twentieth of the time",
+    checkpoint_every: int = Field(
+        default=1, ge=1, description="updates between full checkpoints: the most that a kill can cost"
     )
 
     @model_validator(mode="before")

@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import time
 from pathlib import Path
 
 import torch
@@ -22,7 +21,6 @@ from rlaif.rl.ppo import PPO, trained
 from rlaif.rl.sharding import collected, own_state, share, whole_state
 
 KEPT = 2
-SHARE = 0.05  # of the time may go into checkpoints where nobody says how often
 
 
 def save(folder: Path, ppo: PPO, update: int) -> None:
@@ -46,23 +44,6 @@ def save(folder: Path, ppo: PPO, update: int) -> None:
     os.replace(partial, final)
     for old in _all(folder)[:-KEPT]:
         shutil.rmtree(old)
-
-
-class Pace:
-    """When to write checkpoints: after every so many updates, or else as soon as they take a twentieth of the time."""
-
-    def __init__(self, folder: Path, ppo: PPO, every: int | None) -> None:
-        self.folder, self.ppo, self.every = folder, ppo, every
-        self.saved, self.cost = time.monotonic(), 0.0
-
-    def save(self, update: int, last: bool) -> None:
-        """Write the checkpoint after `update` where it is due; of several processes the first one's clock counts."""
-        start = time.monotonic()
-        due = update % self.every == 0 if self.every else start - self.saved >= self.cost / SHARE
-        if last or self.ppo.ranks.gather([due])[0]:
-            save(self.folder, self.ppo, update)
-            self.saved = time.monotonic()
-            self.cost = self.saved - start
 
 
 def latest(folder: Path) -> Path | None:

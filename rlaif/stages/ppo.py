@@ -187,7 +187,6 @@ def _train(stage: Stage, parts: Parts, metrics: Journal, samples: Journal) -> No
     metrics.rewind(done)
     samples.rewind(done)
     judge = parts.opened.judge
-    pace = checkpoint.Pace(folder, parts.ppo, o.checkpoint_every)
     watch = Watch(stage, lambda *part: _answers(parts, *part), parts.heldout, judge, metrics.rows())
     with open_tracker(stage) as track, stage.progress(o.updates, "updates", done) as tick:
         for number in range(done + 1, o.updates + 1):
@@ -214,7 +213,8 @@ def _train(stage: Stage, parts: Parts, metrics: Journal, samples: Journal) -> No
             track(row)
             if o.looks(number):
                 samples.append(*watch.samples(number, sampled))
-            pace.save(number, last=number == o.updates)
+            if number % o.checkpoint_every == 0 or number == o.updates:
+                checkpoint.save(folder, parts.ppo, number)
             tick(1)
 
 
