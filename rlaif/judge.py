@@ -60,6 +60,7 @@ class Judge:
     """A feedback model in the role of the judge; `max_tokens` > 0 lets it reason first.
 
     `mode` is "pairwise" (a question a pair), or "best" or "best and worst" (a question on all replies to a prompt).
+    With `aside` verdicts on pairs are neither looked up in a cache nor kept there.
     """
 
     engine: Engine
@@ -67,6 +68,7 @@ class Judge:
     shots: tuple[dict[str, str], ...] = ()
     max_tokens: int = 0
     mode: str = "pairwise"
+    aside: bool = False
 
     @cached_property
     def annotator(self) -> Annotator:
@@ -115,7 +117,7 @@ class Judge:
         rows: list[tuple[Question, Order]] = [(q, order) for q in questions for order in ORDERS]
         missing, asked, again = self._plan([self._slots(*row) for row in rows], done, given)
         jobs: list[Job] = [(labels, *row) for labels, row in zip(asked, rows, strict=True) if labels]
-        for labels in (self._reasoned if self.max_tokens else self._scored)(jobs, again):
+        for labels in (self._reasoned if self.max_tokens else self._scored)(jobs, again or self.aside):
             if kept := [label for label in labels if slot_of(label) in missing]:
                 yield kept
 

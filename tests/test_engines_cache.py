@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,14 @@ def test_the_second_time_nothing_is_asked(tmp_path: Path):
     }
     assert again.written == again.scored == []
     assert (second.usage.calls, second.usage.cached) == (0, 700 + 600)
+
+
+def test_what_is_asked_again_leaves_the_cache_as_it_is(tmp_path: Path):
+    inner = Counting()
+    engine = CachedEngine(inner, tmp_path / "c.sqlite")
+    for asked in (replace(question("a"), again=True), question("a"), question("a")):
+        assert len(dict(engine.score_choices([asked]))[0].logprobs) == 1
+    assert inner.scored == ["a", "a"]
 
 
 def test_one_edited_suffix_is_scored_alone(tmp_path: Path):

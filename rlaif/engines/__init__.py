@@ -45,7 +45,7 @@ class Generation:
 class ScoreRequest:
     """One question about a shared text: each suffix is appended to the last turn, each choice is a possible answer.
 
-    `again` asks the model even where a cache holds the answer.
+    `again` asks the model even where a cache holds the answer, and leaves the cache as it is.
     """
 
     messages: Chat

@@ -103,7 +103,8 @@ class CachedEngine:
                 keys = self._suffix_keys(asked[place])
                 for s, key, value in zip(holes[place], keys, made.logprobs, strict=True):
                     known[s] = value
-                    self._keep(key, value)
+                    if not requests[index].again:
+                        self._keep(key, value)
                 yield index, replace(made, logprobs=tuple(map(tuple, known)))
         finally:
             self._flush()

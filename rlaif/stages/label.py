@@ -155,8 +155,10 @@ class Desk:
     def _examine(self) -> None:
         """Let the judge through the gate, once, before its first label of this stage."""
         if not self.examined:
-            # Its card is of its verdicts on pairs, whatever it is asked afterwards.
-            check_judge(self.stage, replace(self.judge, mode="pairwise"), self.questions)
+            # Its card is of its verdicts on pairs, whatever it is asked afterwards. Where verdicts depend on the company
+            # they are read in, those that a cache would spare the labels would be another company after a kill.
+            aside = self.judge.engine.batched
+            check_judge(self.stage, replace(self.judge, mode="pairwise", aside=aside), self.questions)
         self.examined = True
 
     def labelled(self, chunk: Sequence[Question]) -> dict[str, list[Label]]:
