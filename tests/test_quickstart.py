@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import pytest
 
 import rlaif
 from rlaif.comparing.summary import summarise
-from rlaif.runfolder import read_json
+from rlaif.runfolder import read_json, write_json
 
 ROOT = Path(__file__).parent.parent
 SMALL = [
@@ -96,6 +97,20 @@ MOMENTS = (
     ("01_sample/responses.jsonl", 1), ("02_critique/revisions.jsonl", 30), ("06_label/labels.jsonl", 200),
     ("07_reward/metrics.jsonl", 2), ("08_ppo/metrics.jsonl", 3),
 )  # fmt: skip
+
+
+def test_labels_broken_off_end_as_if_nothing_had_happened(small, tmp_path):
+    out = tmp_path / "broken_off"
+    shutil.copytree(small, out, ignore=shutil.ignore_patterns("07_*", "08_*", "09_*"))
+    label = out / "06_label"
+    rows = (label / "labels.jsonl").read_text().splitlines(keepends=True)
+    (label / "labels.jsonl").write_text("".join(rows[: len(rows) // 3]))
+    (label / "preferences.jsonl").unlink()
+    write_json(label / "stage.json", read_json(label / "stage.json") | {"status": "running"})
+    rlaif.run(ROOT / "configs" / "quickstart.yaml", out, overrides=SMALL, until="label")
+    mine, whole = rows_of(out), rows_of(small)
+    for name in ("06_label/labels.jsonl", "06_label/preferences.jsonl"):
+        assert mine[name] == whole[name], name
 
 
 @pytest.mark.slow
