@@ -5,8 +5,8 @@
 Each size is labelled by an `rlaif run` that continues after the pair stage: peak memory is that process's, report
 included; labels a second are the label stage's. Then 2,000 pairs are labelled under 16 principles, one principle is edited, and the pairs
 are labelled again with `labels_from`; first and second run take turns, medians are shown. The judges: one for nothing, one of 2 ms a
-verdict, and the playground's in process, on the playground's questions and replies; with --endpoint also the playground's behind a
-server, for example vLLM's:
+verdict, and in process, on the playground's questions and replies, the playground's and random weights of 36 million parameters (ten
+minutes, so it has to be named); with --endpoint also the playground's behind a server, for example vLLM's:
 
     .venv-vllm/bin/python -m vllm.entrypoints.openai.api_server --model rlaif/playground/weights/feedback \\
         --served-model-name judge --dtype float32 --enforce-eager --uvicorn-log-level warning
@@ -49,8 +49,10 @@ JUDGES = {
     "judge": "free verdicts",
     "slow_judge": "2 ms a verdict",
     "playground": "playground's judge in process",
+    "36M": "36M judge in process",
     "endpoint": "playground's judge behind a server",
 }
+SLOW = ("slow_judge", "36M", "endpoint")  # once is enough for what takes minutes
 EDITED = "The reply must never insult the user."  # in place of the playground's first rule
 
 
@@ -132,6 +134,29 @@ def playground_rules(principles: int) -> list[dict[str, str]]:
     return [{"id": f"p{n}", "text": text} for n, text in enumerate(texts[:principles])]
 
 
+def write_judge(folder: Path) -> Path:
+    """A judge of 36 million random weights with the playground's tokenizer, made to answer A or B."""
+    import torch
+    from measuring import llama
+    from transformers import AutoModelForCausalLM
+
+    from rlaif.engines.loading import load_tokenizer
+    from rlaif.engines.transformers import choice_tokens
+    from rlaif.playground import FEEDBACK
+
+    torch.manual_seed(0)
+    model: Any = AutoModelForCausalLM.from_config(llama("36M"))
+    tokenizer = load_tokenizer(FEEDBACK)
+    a, b = choice_tokens(tokenizer, ("A", "B"))
+    with torch.no_grad():  # any other answer would be no verdict
+        rows = model.get_output_embeddings().weight
+        rows[a] = 100 * rows[a[0]]
+        rows[b] = -rows[a[0]]
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
 def write_constitution(folder: Path, rules: list[dict[str, str]]) -> None:
     """The constitution of these rules."""
     (folder / "constitution.json").write_text(json.dumps({"name": "scale", "principles": rules}))
@@ -192,10 +217,12 @@ def edit(judges: Sequence[str], pairs: int, repeats: int, work: Path, endpoint: 
     }
     found: dict[str, Any] = {"pairs": pairs, "principles": 16}
     for name in judges:
+        if name == "36M":
+            models[name] = [f"feedback.model={write_judge(work / name)}", *models["playground"][1:]]
         own = name in models
         model = models.get(name) or [f"feedback.model=benchmarks.label_scale:{name}"]
         times = []
-        for repeat in range(1 if name in ("slow_judge", "endpoint") else repeats):
+        for repeat in range(1 if name in SLOW else repeats):
             folder = work / f"edit-{name}-{repeat}"
             rules = playground_rules(16) if own else numbered_rules(16)
             write_project(folder, pairs, rules, playground_texts() if own else long_texts())
@@ -228,7 +255,7 @@ def table(results: dict[str, Any]) -> str:
             continue
         lines.append(f"| calls, {what} | {row['first_calls']:,} | {row['edited_calls']:,} | {row['share_of_calls']:.4f} |")  # fmt: skip
         lines.append(f"| seconds, {what} | {row['first_seconds']:.1f} | {row['edited_seconds']:.1f} | {row['share_of_wall']:.3f} |")  # fmt: skip
-        if name in ("playground", "endpoint"):
+        if row["first_tokens"]:
             lines.append(f"| tokens, each question on its own, {what} | {row['first_tokens']:,} | {row['edited_tokens']:,} "
                          f"| {row['edited_tokens'] / row['first_tokens']:.3f} |")  # fmt: skip
     return "\n".join(lines)
@@ -243,7 +270,7 @@ def main() -> None:
     parser.add_argument("--principles", type=int, default=2)
     parser.add_argument("--pairs", type=int, default=2000, help="for the edit")
     parser.add_argument("--repeats", type=int, default=3, help="of the edit, but for slow judges")
-    parser.add_argument("--judges", nargs="*", choices=JUDGES, default=[n for n in JUDGES if n != "endpoint"])
+    parser.add_argument("--judges", nargs="*", choices=JUDGES, default=["judge", "slow_judge", "playground"])
     parser.add_argument(
         "--endpoint", help="of an OpenAI-compatible server that has the playground's judge as `judge`"
     )
