@@ -8,8 +8,8 @@ are labelled again with `labels_from`; first and second run take turns, medians 
 verdict, and in process, on the playground's questions and replies, the playground's and random weights of 36 million parameters (ten
 minutes, so it has to be named); with --endpoint also the playground's behind a server, for example vLLM's:
 
-    .venv-vllm/bin/python -m vllm.entrypoints.openai.api_server --model rlaif/playground/weights/feedback \\
-        --served-model-name judge --dtype float32 --enforce-eager --uvicorn-log-level warning
+    VLLM_CPU_KVCACHE_SPACE=1 .venv-vllm/bin/python -m vllm.entrypoints.openai.api_server \\
+        --model rlaif/playground/weights/feedback --served-model-name judge --dtype float32 --enforce-eager --uvicorn-log-level warning
     python benchmarks/label_scale.py --sizes --judges endpoint --endpoint http://localhost:8000/v1
 """
 
