@@ -112,6 +112,14 @@ def test_the_pass_that_gives_the_values_learns_what_the_first_step_would(setting
     torch.testing.assert_close(seen.value_loss, apart)
 
 
+def test_minibatches_hold_every_episode_once_and_differ_by_one_at_most():
+    ppo = trainer(minibatches=4, micro_batch=2)
+    plan = ppo._plan(ppo.sample(prompts(10), "rollout", 1), 1)
+    assert sorted(sum(map(len, minibatch)) for minibatch in plan) == [2, 2, 3, 3]
+    assert all(len(rows) <= 2 for minibatch in plan for rows in minibatch)
+    assert sorted(torch.cat([rows for minibatch in plan for rows in minibatch]).tolist()) == list(range(10))
+
+
 def test_values_of_returns_that_are_whitened_together_are_learnt_after_them():
     ppo = trainer(whiten_rewards=True)
     assert ppo.update(1, prompts())[1].value_loss is None
