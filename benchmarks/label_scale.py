@@ -216,9 +216,9 @@ def edit(judges: Sequence[str], pairs: int, repeats: int, work: Path, endpoint: 
         ],
     }
     found: dict[str, Any] = {"pairs": pairs, "principles": 16}
+    if "36M" in judges:
+        models["36M"] = [f"feedback.model={write_judge(work / '36M')}", *models["playground"][1:]]
     for name in judges:
-        if name == "36M":
-            models[name] = [f"feedback.model={write_judge(work / name)}", *models["playground"][1:]]
         own = name in models
         model = models.get(name) or [f"feedback.model=benchmarks.label_scale:{name}"]
         times = []
