@@ -1,8 +1,9 @@
 """What models are asked: critique, revision, comparison and compliance templates, and the one chat-template call.
 
-A template is a Jinja file in `prompts/templates/<set>/`, rendered in a sandbox with undefined names fatal. Texts from
-models and data are values, never templates, so nothing inside them is executed or substituted again; what keeps them
-from posing as the template or as a turn is in `defences`. The judge's
+A template is a Jinja file in `prompts/templates/<set>/`, rendered in a sandbox with undefined names fatal. Its values
+are strings and mappings of strings, never objects of ours: what a method of theirs can do, a template could do. Texts
+from models and data are values, never templates, so nothing inside them is executed or substituted again; what keeps
+them from posing as the template or as a turn is in `defences`. The judge's
 templates have two blocks: `shared` (conversation and replies) and `principle`, which comes last so that one pass over
 the shared text can serve every principle.
 """
@@ -44,6 +45,25 @@ def assistant(content: str) -> dict[str, str]:
     return {"role": "assistant", "content": content}
 
 
+def template_environment() -> ImmutableSandboxedEnvironment:
+    """The sandbox that templates are rendered in: no loader, and `range` as the only global function."""
+    environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=False)
+    environment.globals = {"range": environment.globals["range"]}
+    return environment
+
+
+def principle_values(principle: Principle) -> dict[str, Any]:
+    """What a template sees of a principle: a plain mapping of the fields that prompts/templates/README.md names."""
+    return {
+        "id": principle.id,
+        "text": principle.text,
+        "critique": principle.critique,
+        "revise": principle.revise,
+        "compare": principle.compare,
+        "tags": principle.tags,
+    }
+
+
 def dialogue(messages: Sequence[dict[str, str]]) -> str:
     """A conversation as plain text, one turn a line, the way critics and judges read it."""
     return "\n".join(f"{SPEAKER[m['role']]}: {m['content']}" for m in messages)
@@ -69,7 +89,7 @@ class Templates:
             except UserError:
                 raise UserError(f'templates: no set "{name}" — {nearest(name, shipped)}', "a shipped set or a folder "
                                 f"with {', '.join(n + '.j2' for n in NAMES)}") from None  # fmt: skip
-        environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=False)
+        environment = template_environment()
         sources, compiled, lines = {}, {}, {}
         for part in (*NAMES, *(name for name in OPTIONAL if (folder / f"{name}.j2").exists())):
             path = folder / f"{part}.j2"
@@ -78,8 +98,11 @@ class Templates:
                 compiled[part] = environment.from_string(sources[part])
                 fenced = "fence" in find_undeclared_variables(environment.parse(sources[part]))
                 lines[part] = None if fenced else defences.own_lines(sources[part])
-            except OSError:
+            except FileNotFoundError:
                 raise UserError(f"{path}: missing.", f"all of {', '.join(NAMES)} in {folder}") from None
+            except (OSError, UnicodeDecodeError) as error:
+                raise UserError(f"{path}: cannot be read ({error}).",
+                                f"all of {', '.join(NAMES)} in {folder}, as UTF-8 text") from None  # fmt: skip
             except TemplateError as error:
                 line = getattr(error, "lineno", 1)
                 raise UserError(f"{path}:{line}: {error}.", "a valid Jinja template") from None
@@ -101,18 +124,25 @@ class Templates:
             conversation = [{**m, "content": defences.joined(m["content"], lines)} for m in conversation]
             texts = {key: defences.joined(text, lines) for key, text in texts.items()}
         texts["conversation"] = dialogue(conversation)
-        values = {"principle": principle} if principle else {}
-        return self._render(name, block, fence=defences.fence(*texts.values()), **values, **texts)
+        return self._render(name, block, principle, fence=defences.fence(*texts.values()), **texts)
 
-    def _render(self, name: str, block: str | None = None, **values: Any) -> str:
+    def _render(
+        self, name: str, block: str | None = None, principle: Principle | None = None, **values: str
+    ) -> str:
         template = self.compiled[name]
+        shown = {**values, "principle": principle_values(principle)} if principle else values
         try:
             if block is None:
-                return template.render(**values).strip()
-            return "".join(template.blocks[block](template.new_context(values)))
-        except (TemplateError, KeyError) as error:
-            raise UserError(f"template {self.name}/{name}.j2: {error!s}.", "only the names documented in "
-                            "prompts/templates/README.md") from None  # fmt: skip
+                return template.render(**shown).strip()
+            return "".join(template.blocks[block](template.new_context(shown)))
+        except KeyError as error:
+            raise UserError(f"template {self.name}/{name}.j2: has no block {error}.",
+                            "the blocks named in prompts/templates/README.md") from None  # fmt: skip
+        except Exception as error:  # a template is a program: it may divide by zero or add text to numbers
+            reason = f"{type(error).__name__}: {error}".split("\n")[0]
+            raise UserError(f"template {self.name}/{name}.j2: cannot be rendered ({reason}).",
+                            "only the names documented in prompts/templates/README.md",
+                            f"fix {name}.j2 in the template set") from None  # fmt: skip
 
     def critique(self, conversation: Chat, reply: str, principle: Principle, few_shot: int = 0) -> Chat:
         """Messages that ask the critic what in `reply` breaks the principle."""
@@ -154,7 +184,7 @@ class Templates:
     def comparison_suffix(self, principle: Principle, cot: bool = False) -> str:
         """The principle's part of a pairwise question."""
         name = "comparison_cot" if cot else "comparison"
-        return self._render(name, "principle", principle=principle, rule=principle.compare or principle.text)
+        return self._render(name, "principle", principle, rule=principle.compare or principle.text)
 
     def verdict(self) -> str:
         """The question that follows the judge's reasoning."""
@@ -185,9 +215,7 @@ class Templates:
 
     def compliance_suffix(self, principle: Principle) -> str:
         """The principle's part of the compliance question, answered Yes or No."""
-        return self._render(
-            "compliance", "principle", principle=principle, rule=principle.compare or principle.text
-        )
+        return self._render("compliance", "principle", principle, rule=principle.compare or principle.text)
 
     def score(self, conversation: Chat, reply: str) -> Chat:
         """The shared part of the question what one reply is worth; its answers are `score_values`."""
@@ -195,9 +223,7 @@ class Templates:
 
     def score_suffix(self, principle: Principle) -> str:
         """The principle's part of the question what a reply is worth."""
-        return self._render(
-            "score", "principle", principle=principle, rule=principle.compare or principle.text
-        )
+        return self._render("score", "principle", principle, rule=principle.compare or principle.text)
 
     @property
     def score_values(self) -> dict[str, float]:
@@ -221,7 +247,7 @@ class Templates:
     def best_suffix(self, principle: Principle, asked: str) -> str:
         """The principle's part of the question for the `asked` ("best" or "worst") reply."""
         rule = principle.compare or principle.text
-        return self._render("best", "principle", principle=principle, rule=rule, asked=asked)
+        return self._render("best", "principle", principle, rule=rule, asked=asked)
 
 
 def has_chat_template(tokenizer: Any) -> bool:
