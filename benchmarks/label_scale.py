@@ -111,7 +111,7 @@ def write_project(folder: Path, comparisons: int, rules: list[dict[str, str]], t
     while made < comparisons:
         messages, *replies = next(texts)
         prompt = Prompt(messages=tuple(Message.model_validate(message) for message in messages))
-        if is_heldout(prompt.id, 0.25):
+        if is_heldout(prompt.cluster, 0.25):
             continue
         a, b = (Response(prompt_id=prompt.id, text=text) for text in replies)
         prompts.write([prompt])

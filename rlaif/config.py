@@ -84,7 +84,9 @@ class Config(Options):
     threads: int | None = Field(default=None, ge=1, description="CPU threads; 1 = repeatable to the bit")
     constitution: str
     prompts: str
-    heldout: float = Field(default=0.25, gt=0, lt=1, description="share of the prompts kept for evaluation")
+    heldout: float = Field(
+        default=0.25, gt=0, lt=1, description="share of the prompts, by whole groups, kept for evaluation"
+    )
     templates: str = Field(default="default", description="a folder of prompts/templates")
     policy: ModelConfig
     feedback: ModelConfig

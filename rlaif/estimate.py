@@ -20,7 +20,7 @@ from rlaif.constitution import Constitution
 from rlaif.lookup import whole_lines
 from rlaif.prompts import Templates, user
 from rlaif.records import Prompt
-from rlaif.runfolder import is_heldout
+from rlaif.runfolder import is_heldout, numbered_rows
 from rlaif.spending import COUNTED, money
 
 CHARACTERS = 4  # in a token
@@ -52,8 +52,9 @@ class Estimate:
         self, config: Config, constitution: Constitution, prompts: list[Prompt], templates: Templates
     ) -> None:
         self.config, self.constitution, self.templates = config, constitution, templates
-        self.heldout = sum(is_heldout(p.id, config.heldout) for p in prompts)
+        self.heldout = sum(is_heldout(p.cluster, config.heldout) for p in prompts)
         self.train = len(prompts) - self.heldout
+        self.clusters = {p.id: p.cluster for p in prompts}
         self.prompt = tokens(*(m.content for p in prompts for m in p.messages)) / len(prompts)
         self.principles = sum(len(constitution.applicable(p.tags)) for p in prompts) / len(prompts)
         self.responses = self.comparisons = self.originals = self.paired = 0
@@ -117,14 +118,15 @@ class Estimate:
 
     def _folder(self, folder: Path) -> tuple[int, int, float, float, float]:
         """(prompts, comparisons outside the held-out ones, mean tokens of conversation and reply, mean principles)."""
-        sums = Counter[str]()
-        for row in map(json.loads, whole_lines(folder / "prompts.jsonl")):
-            sums += Counter(prompts=1, rules=len(self.constitution.applicable(row.get("tags", ()))),
-                            chats=sum(len(m["content"]) for m in row["messages"]))  # fmt: skip
+        sums, clusters = Counter[str](), dict[str, str]()
+        for _, row in numbered_rows(folder / "prompts.jsonl", Prompt):
+            clusters[row.id] = self.clusters.get(row.id, row.cluster)
+            sums += Counter(prompts=1, rules=len(self.constitution.applicable(row.tags)),
+                            chats=sum(len(m.content) for m in row.messages))  # fmt: skip
         for row in map(json.loads, whole_lines(folder / "responses.jsonl")):
             sums += Counter(replies=1, texts=len(row["text"]))
         for row in map(json.loads, whole_lines(folder / "comparisons.jsonl")):
-            sums["pairs"] += not is_heldout(row["prompt_id"], self.config.heldout)
+            sums["pairs"] += not is_heldout(clusters.get(row["prompt_id"], ""), self.config.heldout)
         prompts, replies = max(1, sums["prompts"]), max(1, sums["replies"]) * CHARACTERS
         return (
             sums["prompts"],

@@ -62,14 +62,27 @@ class Message(BaseModel):
 
 
 class Prompt(Record):
-    """A conversation that ends where the policy must answer."""
+    """A conversation that ends where the policy must answer.
+
+    Prompts of one `group` ask the same thing in other words: all are trained on or all are held out.
+    """
 
     messages: tuple[Message, ...] = Field(min_length=1)
     tags: tuple[str, ...] = ()
     source: str = ""
+    group: str = ""
 
     def identity(self) -> tuple[Any, ...]:
         return tuple((m.role, m.content) for m in self.messages)
+
+    def to_json(self) -> str:
+        """One line of JSON; without a group it is the line of versions that knew no groups."""
+        return self.model_dump_json(exclude_none=True, exclude=None if self.group else {"group"})
+
+    @property
+    def cluster(self) -> str:
+        """What the prompt is split and resampled by: its group, or itself where it has none."""
+        return self.group or self.id
 
     @property
     def chat(self) -> list[dict[str, str]]:

@@ -304,7 +304,7 @@ class Run:
     def prompts(self, split: str) -> list[Prompt]:
         """Prompts of one split, "train" or "heldout", in file order."""
         rows = Rows(self.path / "prompts.jsonl", Prompt)
-        return [p for p in rows if is_heldout(p.id, self.config.heldout) == (split == "heldout")]
+        return [p for p in rows if is_heldout(p.cluster, self.config.heldout) == (split == "heldout")]
 
     @property
     def policies(self) -> dict[str, Path]:
@@ -361,9 +361,10 @@ def policies_of(run: Run, stages: list[Stage]) -> dict[str, Path]:
     return found
 
 
-def is_heldout(prompt_id: str, share: float) -> bool:
-    """Whether a prompt is held out: decided by its id alone, so that runs of any seed can be compared on it."""
-    return derive_seed("heldout", prompt_id) / 2**31 < share
+def is_heldout(cluster: str, share: float) -> bool:
+    """Whether the prompts of a cluster are held out: decided by its name alone, so that runs of any seed can be
+    compared on them."""
+    return derive_seed("heldout", cluster) / 2**31 < share
 
 
 class silent_progress:

@@ -12,6 +12,7 @@ import os
 import shutil
 import time
 import warnings
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate
 from pathlib import Path
@@ -420,9 +421,18 @@ def write_model(model: Any, tokenizer: Any, folder: Path, like: str | Path) -> N
 
 
 def heldout_prompts(stage: Stage, prompt_ids: Iterable[str], share: float) -> set[str]:
-    """About `share` of the prompts, drawn by the stage's seed: at least one, never all; none of a single prompt."""
-    ids = sorted(set(prompt_ids), key=lambda prompt_id: derive_seed(stage.seed, "heldout", prompt_id))
-    return set(ids[: min(max(1, round(share * len(ids))), len(ids) - 1)])
+    """About `share` of the prompts, by whole groups drawn by the stage's seed: at least one group, never all.
+
+    None of a single group.
+    """
+    known, clusters = stage.prompts_by_id(), defaultdict[str, list[str]](list)
+    for prompt_id in sorted(set(prompt_ids)):
+        clusters[known[prompt_id].cluster if prompt_id in known else prompt_id].append(prompt_id)
+    wanted, held = max(1, round(share * sum(map(len, clusters.values())))), set[str]()
+    for cluster in sorted(clusters, key=lambda name: derive_seed(stage.seed, "heldout", name))[:-1]:
+        if len(held) < wanted:
+            held.update(clusters[cluster])
+    return held
 
 
 @torch.no_grad()

@@ -16,7 +16,7 @@ from rlaif.engines.metered import MeteredEngine
 from rlaif.errors import UserError
 from rlaif.options.base import Price
 from rlaif.records import Comparison, Label, Message, Prompt, Response
-from rlaif.runfolder import RowFile, Rows, Run, is_heldout, read_json
+from rlaif.runfolder import RowFile, Rows, Run, is_heldout, read_json, read_rows
 from rlaif.spending import Account, BudgetReached, Ledger, money
 from tests import scripts
 from tests.stub_server import Stub, serving
@@ -260,6 +260,37 @@ def test_imported_pairs_are_counted(project):
     assert [stage["rows"] for stage in plan["stages"]] == [kept, kept * 2 * 2]
     this = run(project)
     assert len(Rows(this.stages[1].dir / "labels.jsonl", Label)) == plan["calls"]
+
+
+def test_an_imported_pair_stands_on_the_side_of_the_runs_own_prompt(project):
+    """The import knows no groups; its pairs about held-out questions are left out all the same, and so counted."""
+    folder = project / "pairs"
+    folder.mkdir()
+    path = project / "prompts.jsonl"
+    own = [row.model_copy(update={"group": f"g{n % 8}"}) for n, row in enumerate(read_rows(path, Prompt))]
+    path.write_text("".join(row.to_json() + "\n" for row in own))
+    bare = [row.model_copy(update={"group": ""}) for row in own]
+    replies = [
+        (Response(prompt_id=p.id, text="rude day"), Response(prompt_id=p.id, text="sun")) for p in bare
+    ]
+    RowFile(folder / "prompts.jsonl", Prompt).write(bare)
+    RowFile(folder / "responses.jsonl", Response).write([r for two in replies for r in two])
+    pairs = [Comparison(prompt_id=a.prompt_id, a=a.id, b=b.id) for a, b in replies]
+    RowFile(folder / "comparisons.jsonl", Comparison).write(pairs)
+    config = project / "config.yaml"
+    text = config.read_text()
+    config.write_text(
+        text[: text.index("stages:")] + "stages:\n  - {stage: pair, samples: false, imported: pairs}\n"
+    )
+    kept = sum(not is_heldout(prompt.cluster, 0.25) for prompt in own)
+    assert kept != sum(not is_heldout(prompt.id, 0.25) for prompt in own)
+    assert pipeline.dry_run(config)["stages"][0]["rows"] == kept
+    (stage,) = run(project).stages
+    rows = stage.rows("comparisons", Comparison)
+    assert {row.prompt_id for row in rows} == {row.id for row in stage.run.prompts("train")}
+    assert {row.group for row in stage.rows("prompts", Prompt)} == {
+        p.group for p in stage.run.prompts("train")
+    }
 
 
 def test_the_estimate_is_told_before_the_run_and_warns_of_a_budget(project):

@@ -6,6 +6,7 @@ import pytest
 
 from rlaif.errors import UserError
 from rlaif.pairs import elements, load_pairs
+from rlaif.records import Message, Prompt
 from rlaif.stages import reward
 from tests.tiny_models import hand_made_run, preference, prompts_of, reply, tiny_policy
 
@@ -203,6 +204,22 @@ def test_heldout_prompts_are_a_share_of_the_prompts_drawn_by_the_seed(tmp_path, 
     assert held == heldout_prompts(stage, reversed(ids), 0.1)
     assert len(heldout_prompts(stage, ["a", "b"], 0.1)) == 1
     assert heldout_prompts(stage, ["a", "a"], 0.5) == set()
+
+
+def test_heldout_prompts_are_whole_groups(tmp_path, policy):
+    from rlaif.training import heldout_prompts
+
+    stage = stage_of(tmp_path, policy)
+    rows = [
+        Prompt(messages=(Message(role="user", content=f"Asked {n}?"),), group=f"question {n % 10}")
+        for n in range(100)
+    ]
+    stage.rows("prompts", Prompt).append(rows)
+    held = heldout_prompts(stage, [row.id for row in rows], 0.25)
+    assert len(held) == 30
+    assert len({row.group for row in rows if row.id in held}) == 3
+    one = [row.id for row in rows if row.group == "question 1"]
+    assert heldout_prompts(stage, one, 0.5) == set()
 
 
 def test_calibration_by_hand():

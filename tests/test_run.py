@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 
 import pytest
 from hypothesis import given
@@ -185,6 +186,25 @@ def test_the_split_depends_on_the_prompt_alone_and_keeps_its_share():
     held = [i for i in ids if is_heldout(i, 0.25)]
     assert 0.22 < len(held) / len(ids) < 0.28
     assert set(held) <= {i for i in ids if is_heldout(i, 0.5)}
+
+
+def test_a_group_stands_on_one_side_of_the_split(tmp_path):
+    run = Run.load(fake_run(tmp_path / "run"))
+    alone = Prompt.model_validate({"messages": [{"role": "user", "content": "Alone?"}]})
+    assert alone.cluster == alone.id
+    assert '"group"' not in alone.to_json()
+    asked = [
+        alone.model_copy(update={"id": f"{n}-{wording}", "group": f"question {n}"})
+        for n in range(200)
+        for wording in range(3)
+    ]
+    assert Prompt.model_validate_json(asked[0].to_json()) == asked[0]
+    (run.path / "prompts.jsonl").unlink()
+    Rows(run.path / "prompts.jsonl", Prompt).append(asked)
+    groups = {split: [p.group for p in run.prompts(split)] for split in ("train", "heldout")}
+    assert not set(groups["train"]) & set(groups["heldout"])
+    assert all(count == 3 for part in groups.values() for count in Counter(part).values())
+    assert 0.15 < len(groups["heldout"]) / 600 < 0.35
 
 
 def test_seeds_are_31_bit_and_depend_on_every_part():

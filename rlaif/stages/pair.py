@@ -10,7 +10,7 @@ from pathlib import Path
 from rlaif.config import find
 from rlaif.errors import UserError
 from rlaif.records import Comparison, Prompt, Response, Revision
-from rlaif.runfolder import Stage, is_heldout, read_rows
+from rlaif.runfolder import RowFile, Stage, is_heldout, read_rows
 from rlaif.seeds import derive_seed
 
 
@@ -69,7 +69,10 @@ def _of_revisions(stage: Stage) -> list[Comparison]:
 
 
 def _imported(stage: Stage, folder: Path) -> list[Comparison]:
-    prompts = {row.id: row for row in read_rows(folder / "prompts.jsonl", Prompt)}
+    groups = {p.id: p.group for p in RowFile(stage.run.path / "prompts.jsonl", Prompt)}
+    rows = read_rows(folder / "prompts.jsonl", Prompt)
+    # A prompt that the run has, too, stands on the side on which the run's own stands.
+    prompts = {row.id: row.model_copy(update={"group": groups.get(row.id, row.group)}) for row in rows}
     texts = {row.id: row for row in read_rows(folder / "responses.jsonl", Response)}
     kept: list[Comparison] = []
     for pair in read_rows(folder / "comparisons.jsonl", Comparison):
@@ -79,7 +82,7 @@ def _imported(stage: Stage, folder: Path) -> list[Comparison]:
                 "prompts.jsonl and responses.jsonl that hold all texts",
                 "write the folder again with `rlaif data import`",
             )
-        if is_heldout(pair.prompt_id, stage.config.heldout):
+        if is_heldout(prompts[pair.prompt_id].cluster, stage.config.heldout):
             stage.dropped["imported pair of a held-out prompt"] += 1
         else:
             kept.append(pair.model_copy(update={"origin": "import"}))
