@@ -5,13 +5,16 @@ Human, AI and simulated labels are one `Label`; comparing sources of feedback is
 
 from __future__ import annotations
 
+import base64
+import binascii
 import hashlib
 import json
 import math
+import struct
 from collections.abc import Sequence
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 SCHEMA = 1
 AnnotatorKind = Literal["human", "ai", "simulated"]
@@ -29,6 +32,24 @@ _encode = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", 
 def content_hash(*parts: Any) -> str:
     """16 hex digits that are the same for the same JSON-able content on every machine."""
     return hashlib.sha256(_encode(parts).encode()).hexdigest()[:16]
+
+
+def encode_tokens(ids: Sequence[int]) -> str:
+    """Token ids as compact text: "H" or "I", then base64 of them as little-endian integers of 2 or 4 bytes each."""
+    kind = "H" if max(ids, default=0) < 1 << 16 else "I"
+    return kind + base64.b64encode(struct.pack(f"<{len(ids)}{kind}", *ids)).decode()
+
+
+def decode_tokens(text: str) -> list[int]:
+    """The token ids that `encode_tokens` made `text` of; raises ValueError where it is no such text."""
+    kind = text[:1]
+    try:
+        data = base64.b64decode(text[1:], validate=True)
+        if kind not in ("H", "I"):
+            raise ValueError
+        return list(struct.unpack(f"<{len(data) // struct.calcsize(kind)}{kind}", data))
+    except (ValueError, binascii.Error, struct.error):
+        raise ValueError(f'not token ids ("H" or "I" and base64): {text[:20]!r}') from None
 
 
 class Record(BaseModel):
@@ -91,7 +112,12 @@ class Prompt(Record):
 
 
 class Response(Record):
-    """What a model answered to a prompt; `index` tells apart the K samples of one prompt."""
+    """What a model answered to a prompt; `index` tells apart the K samples of one prompt.
+
+    `token_ids` are the tokens it was sampled as, by `encode_tokens` and of the tokenizer of `model`, the one that ended
+    it included; None where they are not known (endpoints, imports, scripts). Text is for people and judges; a
+    log-probability is that of tokens, and a text encoded anew need not give the same ones.
+    """
 
     prompt_id: str
     text: str
@@ -101,6 +127,14 @@ class Response(Record):
     index: int = 0
     finish: str = "stop"
     tokens: int | None = None
+    token_ids: str | None = None
+
+    @field_validator("token_ids")
+    @classmethod
+    def _readable(cls, text: str | None) -> str | None:
+        if text is not None:
+            decode_tokens(text)
+        return text
 
     def identity(self) -> tuple[Any, ...]:
         return (self.prompt_id, self.text, self.model, sorted(self.sampling.items()), self.seed, self.index)

@@ -47,5 +47,6 @@ def _sample(
                 rows.append([Response(
                     prompt_id=prompt.id, text=made.text, model=engine.fingerprint, sampling=sampling,
                     seed=seeds[at], index=index, finish=made.finish, tokens=made.tokens,
+                    token_ids=made.token_ids,
                 )])  # fmt: skip
             tick(1)

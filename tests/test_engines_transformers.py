@@ -7,7 +7,8 @@ import torch
 
 from rlaif.config import ModelConfig
 from rlaif.engines import GenerateRequest, ScoreRequest
-from rlaif.engines.decoding import left_pad, positions, sample
+from rlaif.engines.decoding import Draws, left_pad, positions, sample
+from rlaif.engines.loading import eos_ids
 from rlaif.engines.transformers import (
     TransformersEngine,
     _pieces,
@@ -18,6 +19,7 @@ from rlaif.engines.transformers import (
 )
 from rlaif.errors import UserError
 from rlaif.prompts import HUMAN_STOP, encode_chat, user
+from rlaif.records import decode_tokens
 from tests.tiny_models import tiny_policy
 
 
@@ -66,6 +68,32 @@ def test_greedy_takes_the_likeliest_token_whatever_the_seed(engine: Transformers
             ids.append(int(engine.model(torch.tensor([ids])).logits[0, -1].argmax()))
     written = ids[-first.tokens :]
     assert engine.tokenizer.decode(written, skip_special_tokens=True).strip() == first.text
+
+
+def test_the_sampled_tokens_are_kept(folder: Path):
+    engine = TransformersEngine(ModelConfig(model=str(folder), device="cpu"))
+    ends = list(range(0, len(engine.tokenizer), 7))
+    engine.model.generation_config.eos_token_id = ends
+    requests = asks(40)
+    made = dict(engine.generate(requests))
+    assert {g.finish for g in made.values()} == {"stop", "length"}
+    for index, generation in made.items():
+        ids = decode_tokens(generation.token_ids)
+        assert len(ids) == generation.tokens
+        assert (ids[-1] in eos_ids(engine.model, engine.tokenizer)) == (generation.finish == "stop")
+        prompt = encode_chat(engine.tokenizer, requests[index].messages)
+        draws = Draws.of([requests[index]], torch.device("cpu"))
+        with torch.no_grad():
+            logits = engine.model(torch.tensor([prompt + ids])).logits[0, len(prompt) - 1 : -1]
+        drawn = [
+            int(sample(row[None], draws.temperature, draws.top_p, draws.uniform[:, step]))
+            for step, row in enumerate(logits)
+        ]
+        assert drawn == ids  # the draws of the request's seed give these tokens again
+    texts = [engine.tokenizer(g.text, add_special_tokens=False)["input_ids"] for g in made.values()]
+    assert any(
+        text != decode_tokens(g.token_ids)[: len(text)] for text, g in zip(texts, made.values(), strict=True)
+    )
 
 
 def test_it_ends_at_any_end_token_and_at_max_tokens(folder: Path):
@@ -232,8 +260,14 @@ def test_a_base_model_without_a_template(stories: TransformersEngine):
 
 def test_a_human_turn_ends_a_text(stories: TransformersEngine):
     ids = continuation_ids(stories.tokenizer, " A dog.\n\nHuman: more")
-    made = stories._finish(ids, (), 5)
+    made = stories._finish(ids, False, 5)
     assert (made.text, made.finish) == ("A dog.", "stop")
+    kept = decode_tokens(made.token_ids)
+    assert kept == ids[: len(kept)]
+    assert len(kept) == made.tokens
+    assert stories.tokenizer.decode(kept).endswith(
+        "Human:"
+    )  # all that was sampled of the turn and of its end
     assert stories._stopped(ids)
     assert not stories._stopped(ids[:4])
 

@@ -12,6 +12,7 @@ from rlaif.engines.vllm import VllmEngine
 from rlaif.errors import UserError
 from rlaif.playground import FEEDBACK
 from rlaif.prompts import user
+from rlaif.records import decode_tokens
 
 
 class Scheduler:
@@ -86,6 +87,8 @@ def test_texts_too_long_ones_and_leaving_early(engine: VllmEngine):
     assert made[1].finish == "too_long"
     assert [made[n].finish for n in range(2, 8)] == ["stop"] * 6
     assert made[2].tokens == 3
+    ids = decode_tokens(made[2].token_ids)
+    assert (len(ids), ids[-1]) == (3, 1)  # the end token is among them
     arriving = engine.generate([GenerateRequest(chat, 8) for chat in chats[2:]])
     next(arriving)
     arriving.close()

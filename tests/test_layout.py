@@ -27,6 +27,7 @@ LEVELS = [
         "defences",
         "prompts",
         "stats",
+        "turns",
     },
     {"engines", "rl", "training", "pairs", "sampling"},
     {"judge", "preferences"},

@@ -9,10 +9,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from rlaif import turns
 from rlaif.config import load_config
 from rlaif.engines import Scripted
 from rlaif.errors import UserError
-from rlaif.rl import texts
 from rlaif.rl.episodes import join
 from rlaif.rl.forward import final_scores
 from rlaif.rl.reward import FunctionReward, RewardFailed, Rewards, Scale, Source
@@ -255,7 +255,7 @@ def test_a_base_models_turn_ends_where_the_next_one_begins(tmp_path, policy, mon
     tokenizer.chat_template = None
     (base / "chat_template.jinja").unlink(missing_ok=True)
     tokenizer.save_pretrained(base)
-    monkeypatch.setattr(texts, "HUMAN_STOP", "e")  # a random model writes no "Human:", but letters
+    monkeypatch.setattr(turns, "HUMAN_STOP", "e")  # a random model writes no "Human:", but letters
     stage = stage_of(tmp_path / "run", base, updates=2, max_tokens=24)
     run_on_one_thread(stage)
     rows = rows_of(stage, "samples")

@@ -20,6 +20,8 @@ from rlaif.records import (
     Revision,
     by_id,
     content_hash,
+    decode_tokens,
+    encode_tokens,
     verdict_of,
 )
 
@@ -91,7 +93,8 @@ def test_verdicts_of_probabilities(p, margin, verdict):
 ROWS = st.one_of(
     st.builds(Prompt, messages=st.lists(st.builds(Message, role=st.sampled_from(["system", "user", "assistant"]),
               content=text), min_size=1, max_size=3).map(tuple), tags=st.lists(text, max_size=2).map(tuple)),
-    st.builds(Response, prompt_id=some, text=text, sampling=st.dictionaries(some, st.floats(0, 2) | st.integers(0, 9))),
+    st.builds(Response, prompt_id=some, text=text, sampling=st.dictionaries(some, st.floats(0, 2) | st.integers(0, 9)),
+              token_ids=st.none() | st.lists(st.integers(0, 2**32 - 1), max_size=5).map(encode_tokens)),
     st.builds(Revision, prompt_id=some, round=st.integers(1, 4), principle_id=some, from_id=some, to_id=some,
               critique=text, status=st.sampled_from(["ok", "unchanged", "invalid"])),
     st.builds(Comparison, prompt_id=some, a=some, b=some),
@@ -124,6 +127,29 @@ def test_rows_refuse_unknown_keys_changes_and_nonsense():
     for p in (-0.1, 1.1, float("nan")):
         with pytest.raises(ValidationError):
             Label(comparison_id="c", annotator=AI, verdict="a", p_a=p)
+
+
+@given(st.lists(st.integers(0, 2**32 - 1) | st.integers(0, 300)))
+def test_token_ids_survive_as_text(ids):
+    assert decode_tokens(encode_tokens(ids)) == ids
+
+
+def test_token_ids_are_compact_and_no_part_of_a_response_id():
+    assert encode_tokens([1, 258]) == "HAQACAQ=="  # two bytes each, the lower one first
+    assert encode_tokens([65536]) == "IAAABAA=="
+    ids = list(range(50_000, 50_300))
+    assert len(encode_tokens(ids)) <= 300 * 2 * 4 / 3 + 2
+    bare = Response(prompt_id="p", text="t")
+    assert bare.token_ids is None
+    assert Response(prompt_id="p", text="t", token_ids=encode_tokens(ids)).id == bare.id
+
+
+@pytest.mark.parametrize("bad", ["", "X", "HAQ==", "H!", "IAAAA", "AQACAQ=="])
+def test_what_are_no_token_ids_is_refused(bad):
+    with pytest.raises(ValueError, match="not token ids"):
+        decode_tokens(bad)
+    with pytest.raises(ValidationError, match="not token ids"):
+        Response(prompt_id="p", text="t", token_ids=bad)
 
 
 def test_rows_by_id():

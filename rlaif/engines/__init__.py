@@ -33,12 +33,13 @@ class GenerateRequest:
 @dataclass(frozen=True)
 class Generation:
     """One written text. `finish` is "stop", "length", "too_long" where the prompt did not fit the context, or
-    "content_filter" where a service would not answer."""
+    "content_filter" where a service would not answer. `token_ids` as in `records.Response`, where they are known."""
 
     text: str
     finish: str
     prompt_tokens: int = 0
     tokens: int = 0
+    token_ids: str | None = None
 
 
 @dataclass(frozen=True)

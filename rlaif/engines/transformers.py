@@ -27,7 +27,9 @@ from rlaif.engines.loading import (
     resolve_dtype,
 )  # fmt: skip
 from rlaif.errors import UserError
-from rlaif.prompts import HUMAN_STOP, control_of, encode_chat, has_chat_template, split_chat
+from rlaif.prompts import control_of, encode_chat, has_chat_template, split_chat
+from rlaif.records import encode_tokens
+from rlaif.turns import spelled_end, text_of
 
 if TYPE_CHECKING:
     import torch
@@ -108,22 +110,17 @@ class TransformersEngine:
             rows = decode(self.model, [t[2] for t in batch], [t[1] for t in batch], ends,
                           self.tokenizer.pad_token_id, self._stopped if self.plain_turns else None)  # fmt: skip
             for (index, _, prompt), ids in zip(batch, rows, strict=True):
-                result = self._finish(ids, ends, len(prompt))
-                self._count(result.prompt_tokens, result.tokens)
-                yield index, result
-
-    def _text(self, ids: Sequence[int]) -> str:
-        return self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+                self._count(len(prompt), len(ids))
+                yield index, self._finish(ids, ids[-1] in ends, len(prompt))
 
     def _stopped(self, ids: list[int]) -> bool:
-        return HUMAN_STOP in self._text(ids[-24:])
+        return spelled_end(self.tokenizer, ids[-24:]) is not None
 
-    def _finish(self, ids: list[int], ends: Sequence[int], prompt_tokens: int) -> Generation:
-        """The generation a row of new tokens amounts to."""
-        text, stopped = self._text(ids), ids[-1] in ends
-        if self.plain_turns and HUMAN_STOP in text:
-            text, stopped = text.split(HUMAN_STOP)[0], True
-        return Generation(text.strip(), "stop" if stopped else "length", prompt_tokens, len(ids))
+    def _finish(self, ids: list[int], stopped: bool, prompt_tokens: int) -> Generation:
+        """The generation a row of new tokens amounts to: without a chat template, those up to the next Human turn."""
+        end = spelled_end(self.tokenizer, ids)
+        text, finish = text_of(self.tokenizer, ids), "stop" if stopped or end else "length"
+        return Generation(text, finish, prompt_tokens, len(ids[:end]), encode_tokens(ids[:end]))
 
     def _count(self, prompt_tokens: int, tokens: int, calls: int = 1) -> None:
         self.usage.calls += calls

@@ -100,14 +100,9 @@ class VllmEngine(TransformersEngine):
         for index in prompts.keys() - {index for index, _ in fitting}:
             yield index, Generation("", "too_long", len(prompts[index]))
         for index, output in self._run((i, prompts[i], self._writing(r)) for i, r in fitting):
-            text = self._text(output.token_ids)
-            if self.plain_turns:
-                text = text.split(HUMAN_STOP)[0]
             self._count(len(prompts[index]), len(output.token_ids))
-            yield (
-                index,
-                Generation(text.strip(), output.finish_reason, len(prompts[index]), len(output.token_ids)),
-            )
+            stopped = output.finish_reason == "stop"
+            yield index, self._finish(list(output.token_ids), stopped, len(prompts[index]))
 
     def _writing(self, request: GenerateRequest) -> dict[str, Any]:
         """Sampling settings of one text; vLLM adds the end tokens of the model's generation config."""

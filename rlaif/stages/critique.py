@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from rlaif.constitution import Principle
-from rlaif.engines import Engine, GenerateRequest, open_engine
+from rlaif.engines import Engine, GenerateRequest, Generation, open_engine
 from rlaif.prompts import Chat, Templates
 from rlaif.records import Prompt, Response, Revision, by_id
 from rlaif.runfolder import Rows, Stage
@@ -77,7 +77,7 @@ def _revise(
             job.critique = text.text if text.finish != "too_long" else ""
         for job, made in _write(stage, engine, todo, round, "revision", templates):
             valid = bool(made.text) and made.finish == "stop" and bool(job.critique)
-            after = _response(job, made.text, made.tokens, engine, stage, round) if valid else job.current
+            after = _response(job, made, engine, stage, round) if valid else job.current
             if valid and made.text == job.current.text:
                 status, after = "unchanged", job.current
             else:
@@ -111,9 +111,10 @@ def _write(stage: Stage, engine: Engine, jobs: list[Job], round: int, what: str,
         yield jobs[at], made
 
 
-def _response(job: Job, text: str, tokens: int, engine: Engine, stage: Stage, round: int) -> Response:
+def _response(job: Job, made: Generation, engine: Engine, stage: Stage, round: int) -> Response:
     return Response(
-        prompt_id=job.prompt.id, text=text, model=engine.fingerprint, tokens=tokens, index=job.origin.index,
+        prompt_id=job.prompt.id, text=made.text, model=engine.fingerprint, tokens=made.tokens,
+        token_ids=made.token_ids, index=job.origin.index,
         sampling={"temperature": stage.options.temperature, "max_tokens": stage.options.max_tokens, "round": round},
         seed=derive_seed(stage.seed, "revision", job.origin.id, round),
     )  # fmt: skip

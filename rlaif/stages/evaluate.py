@@ -82,7 +82,7 @@ def _answers(
             row = Response(
                 prompt_id=missing[at].id, text=made.text, model=engine.fingerprint, seed=seeds[at],
                 sampling={"temperature": options.temperature, "max_tokens": options.max_tokens},
-                finish=made.finish, tokens=made.tokens,
+                finish=made.finish, tokens=made.tokens, token_ids=made.token_ids,
             )  # fmt: skip
             texts.append([row])
             have[row.prompt_id] = row
