@@ -7,7 +7,7 @@ import os
 import platform
 import re
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib import metadata
@@ -224,15 +224,41 @@ def version(package: str) -> str | None:
         return None
 
 
-def git_revision(folder: Path) -> str | None:
-    """The git revision of a folder, with "+changes" where its tree is not clean; None outside a repository."""
+# A repository's own settings name programs that git starts: none may run only because a config lies inside it.
+GIT = ("git", "--no-optional-locks", "-c", "core.fsmonitor=false", "-c", f"core.hooksPath={os.devnull}",
+       "-c", "protocol.allow=never")  # fmt: skip
+GIT_ENVIRONMENT = {"GIT_ALLOW_PROTOCOL": "none", "GIT_NO_LAZY_FETCH": "1", "GIT_TERMINAL_PROMPT": "0"}
 
-    def git(*words: str) -> str:
-        return subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True, timeout=10, check=True).stdout.strip()  # fmt: skip
+
+def git_revision(folder: Path) -> str | None:
+    """The git revision of a folder, with "+changes" where its tree is not clean; None outside a repository.
+
+    The repository is not trusted: its hooks, file system monitor, filters, submodules and remotes are not used.
+    """
+
+    def git(*words: str, settings: Sequence[str] = ()) -> str:
+        command = [
+            *GIT,
+            *(part for setting in settings for part in ("-c", setting)),
+            "-C",
+            str(folder),
+            *words,
+        ]
+        environment = {**os.environ, **GIT_ENVIRONMENT}
+        return subprocess.run(
+            command, capture_output=True, text=True, timeout=10, check=True, env=environment
+        ).stdout.strip()
 
     try:
-        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "-uno") else "")
-    except (OSError, subprocess.SubprocessError):
+        revision = git("rev-parse", "HEAD")
+        names = git("config", "--name-only", "--list").splitlines()
+        # An empty filter command is none; what a filter would hide then counts as a change.
+        unfiltered = [
+            f"{name}=" for name in names if re.fullmatch(r"filter\..*\.(clean|smudge|process)", name)
+        ]
+        status = ("status", "--porcelain", "--untracked-files=no", "--ignore-submodules=all")
+        return revision + ("+changes" if git(*status, settings=unfiltered) else "")
+    except (OSError, subprocess.SubprocessError, UnicodeDecodeError):
         return None
 
 
