@@ -28,8 +28,14 @@ def load_run(path: Path | str) -> Run:
     return Run.load(Path(path))
 
 
-def compare(*runs: Path | str, out: Path | str | None = None) -> dict[str, Any]:
-    """Runs side by side, as `rlaif compare --json` prints them; `out` writes the page too."""
+def compare(*runs: Path | str, out: Path | str | None = None, trust: bool = False) -> dict[str, Any]:
+    """Runs side by side, as `rlaif compare --json` prints them; `out` writes the page too.
+
+    `trust` allows the functions and endpoints that the runs' configs name; without it they raise UserError.
+    """
+    from rlaif.comparing.evidence import require_trust
     from rlaif.comparing.runs import compare as compare_runs
 
-    return compare_runs([Path(run) for run in runs], out=Path(out) if out else None)
+    paths = [Path(run) for run in runs]
+    require_trust(paths, trust, "pass trust=True")
+    return compare_runs(paths, out=Path(out) if out else None)

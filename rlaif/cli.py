@@ -152,12 +152,20 @@ def _shown(data: Any) -> Any:
 def compare(
     runs: Annotated[list[Path], typer.Argument(help="Two or more run folders.")],
     out: Annotated[Path | None, typer.Option(help="Where to write the page; default compare.html.")] = None,
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Allow the functions and endpoints that the runs' configs name.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Compare runs on the same held-out prompts."""
+    from rlaif.comparing.evidence import reached, require_trust
     from rlaif.comparing.runs import compare as compare_runs
     from rlaif.comparing.runs import in_words
 
+    if not trust and sys.stdin.isatty() and (found := reached(runs)):
+        tell("Comparing these runs executes or reaches what their configs name:\n  " + "\n  ".join(found))
+        trust = typer.confirm("Is all of that yours, or trusted?", err=True)
+    require_trust(runs, trust, "add --trust")
     page = page_at(out or Path("compare.html"))
     data = compare_runs(runs, out=page, progress=Progress)
     if as_json:

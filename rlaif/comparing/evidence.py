@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
+from rlaif.errors import UserError
 from rlaif.lookup import Lookup, whole_lines
 from rlaif.records import Evaluation, Prompt, Record, Response
 from rlaif.runfolder import Run, Stage, read_json
@@ -26,6 +27,38 @@ def plain(value: Any) -> Any:
     if isinstance(value, float):
         return float(f"{value:.6g}") if math.isfinite(value) else None
     return value
+
+
+def reached(paths: Sequence[Path]) -> list[str]:
+    """What comparing runs would execute or send texts to because their configs say so, beside rlaif's own code.
+
+    A run folder may come from somebody else: its config names functions that are imported and called, and the first
+    one's feedback model is asked about all prompts and responses, with the key of a variable that it names.
+    """
+    found: list[str] = []
+    for number, path in enumerate(paths):
+        config = Run.load(path).config
+        if config.gold and not config.gold.startswith("rlaif."):
+            found.append(f"{path}: calls the gold scorer {config.gold}")
+        judge = config.feedback
+        if number == 0 and judge.engine == "scripted":
+            found.append(f"{path}: calls the scripted engine {judge.model}")
+        elif number == 0 and judge.engine == "openai":
+            key = judge.api_key_env
+            found += [
+                f"{path}: sends prompts and responses to {url} with the key in {key}"
+                for url in judge.endpoints
+            ]
+    return found
+
+
+def require_trust(paths: Sequence[Path], trust: bool, how: str) -> None:
+    """Raise UserError where comparing reaches something (see `reached`) that nobody has allowed; `how` to allow it."""
+    found = [] if trust else reached(paths)
+    if found:
+        raise UserError("comparing these runs executes or reaches what their configs name:\n  " + "\n  ".join(found),
+                        "your consent: a run folder of somebody else's can name any function and any address",
+                        f"look at the config.json of each run; if all of it is yours, {how}")  # fmt: skip
 
 
 class Evidence:
