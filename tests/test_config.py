@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from rlaif.config import ASSETS, Config, find, load_config
 from rlaif.errors import UserError, nearest
-from rlaif.options import StageOptions
+from rlaif.options import Reward, StageOptions
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
 BASE = """name: x
@@ -204,3 +205,9 @@ def test_nearest_word():
 def test_one_response_a_prompt_is_enough_where_other_pairs_are_made(tmp_path):
     text = BASE.replace("k: 2", "k: 1").replace("stage: pair", "{stage: pair, imported: hh}")
     assert load(tmp_path, text).stages[1].imported == "hh"
+
+
+@pytest.mark.parametrize("name", ["..", ".", "a/b", "../up", ""])
+def test_a_held_out_set_is_named_by_a_word(name):
+    with pytest.raises(ValidationError, match="heldout_sets"):
+        Reward.model_validate({"stage": "reward", "heldout_sets": {name: "pairs.jsonl"}})

@@ -12,7 +12,7 @@ from rlaif.comparing.evidence import Evidence
 from rlaif.comparing.examples import before_after, doubtful, traces
 from rlaif.comparing.report import answer, write_report
 from rlaif.comparing.summary import lineage, summarise
-from rlaif.errors import UserError
+from rlaif.errors import OBEYED, UserError
 from rlaif.runfolder import read_json, write_json
 from rlaif.stats import wilson
 from tests.fake_run import STAGES, fake_run
@@ -213,3 +213,11 @@ def test_charts_survive_what_training_leaves():
     assert "nan" not in drawn
     assert charts.dot_chart("x", []) == ""
     assert charts.calibration_chart([]) == ""
+
+
+def test_nothing_that_hides_or_reorders_text_reaches_the_page(tmp_path):
+    run = fake_run(tmp_path / "run", say="\x1b[2J \x07 \u202e gnol \u2066 \x9b")
+    page = html(run)
+    assert "gnol" in page
+    assert not OBEYED.search(page)
+    assert "\\u202e" in page

@@ -1,4 +1,8 @@
-"""HTML pages from templates: every value is escaped, nothing is loaded from anywhere, one file holds all."""
+"""HTML pages from templates: every value is escaped, nothing is loaded from anywhere, one file holds all.
+
+Control characters, and those that turn the direction of writing, are spelt out: a text could otherwise hide or
+reorder what stands beside it.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +13,18 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 
 from rlaif.comparing.measures import standing
+from rlaif.errors import printable
 
 MOST_CHARACTERS = 1500  # of one shown text, so that a page of examples stays small
+
+
+def _shown(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    return Markup(printable(value)) if isinstance(value, Markup) else printable(value)
 
 
 @cache
@@ -23,6 +35,7 @@ def _environment() -> Environment:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        finalize=_shown,
     )
     environment.filters |= {
         "fixed": fixed,

@@ -216,7 +216,7 @@ class Reward(OnPreferences):
     )
     members: int = Field(default=1, ge=1, description="reward models that differ by seed: an ensemble")
     center: float = Field(default=0.0, ge=0, description="weight of the term that keeps rewards near zero")
-    heldout_sets: dict[Annotated[str, Field(pattern=r"^[\w.-]+$")], str] = Field(
+    heldout_sets: dict[Annotated[str, Field(pattern=r"^\w[\w.-]*$")], str] = Field(
         default_factory=dict,
         description="name → labelled pairs to measure on: an import's folder, or an HH or HHH file",
     )
