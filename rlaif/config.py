@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 
 from rlaif.errors import UserError, nearest
 from rlaif.options import STAGES, AnyStage, JudgeCard, Options, Pair, Sample, StageOptions
-from rlaif.options.base import Budget, Price
+from rlaif.options.base import NO_EFFECT, Budget, Price
 from rlaif.yamlfile import Lines, load_yaml, parse_scalar, validate_yaml
 
 PACKAGE = Path(__file__).parent
@@ -29,25 +29,46 @@ class ModelConfig(Options):
     engine: Literal["transformers", "vllm", "openai", "scripted"] = "transformers"
     model: str = Field(description="a local folder or a hub id; for scripted, module:function")
     base_url: str | tuple[str, ...] | None = Field(
-        default=None, description="openai: the endpoint, e.g. http://localhost:8000/v1, or a list of them"
+        default=None,
+        description="openai: the endpoint, e.g. http://localhost:8000/v1, or a list of them",
+        json_schema_extra=NO_EFFECT,
     )
     served_as: str | None = Field(
         default=None, description="openai: the name its answers carry where that is not `model`"
     )
     api_key_env: str = Field(
-        default="OPENAI_API_KEY", description="openai: environment variable that holds the key"
+        default="OPENAI_API_KEY",
+        description="openai: environment variable that holds the key",
+        json_schema_extra=NO_EFFECT,
     )
-    concurrency: int = Field(default=32, ge=1, description="openai: requests in flight at each endpoint")
+    concurrency: int = Field(
+        default=32,
+        ge=1,
+        description="openai: requests in flight at each endpoint",
+        json_schema_extra=NO_EFFECT,
+    )
     patience: float = Field(
-        default=120.0, gt=0, description="openai: seconds without any answer before the run stops"
+        default=120.0,
+        gt=0,
+        description="openai: seconds without any answer before the run stops",
+        json_schema_extra=NO_EFFECT,
     )
-    device: str = Field(default="auto", description="auto, cpu, cuda, cuda:1, mps")
+    device: str = Field(
+        default="auto", description="auto, cpu, cuda, cuda:1, mps", json_schema_extra=NO_EFFECT
+    )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     batch_tokens: int = Field(
-        default=16384, ge=64, description="transformers: tokens in one batch, padding included"
+        default=16384,
+        ge=64,
+        description="transformers: tokens in one batch, padding included",
+        json_schema_extra=NO_EFFECT,
     )
     gpu_memory: float = Field(
-        default=0.85, gt=0, le=1, description="vllm: share of the GPU's memory for weights, keys and values"
+        default=0.85,
+        gt=0,
+        le=1,
+        description="vllm: share of the GPU's memory for weights, keys and values",
+        json_schema_extra=NO_EFFECT,
     )
     max_model_len: int | None = Field(
         default=None, ge=16, description="vllm: most tokens of a question; omitted = the model's context"
@@ -81,7 +102,9 @@ class Config(Options):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
     seed: int = 0
-    threads: int | None = Field(default=None, ge=1, description="CPU threads; 1 = repeatable to the bit")
+    threads: int | None = Field(
+        default=None, ge=1, description="CPU threads; 1 = repeatable to the bit", json_schema_extra=NO_EFFECT
+    )
     constitution: str
     prompts: str
     heldout: float = Field(
@@ -93,17 +116,23 @@ class Config(Options):
     judge_card: JudgeCard | None = Field(
         default=None,
         description="thresholds without which label refuses the feedback model; omitted = no gate",
+        json_schema_extra=NO_EFFECT,
     )
     gold: str | None = Field(default=None, description="module:function, a held-out truth where there is one")
     rounds: int = Field(default=1, ge=1, description="times the stage list is run, each from the last policy")
     cache: bool = Field(
-        default=True, description="keep the feedback model's answers in runs/<name>/cache.sqlite"
+        default=True,
+        description="keep the feedback model's answers in runs/<name>/cache.sqlite",
+        json_schema_extra=NO_EFFECT,
     )
     prices: dict[str, Price] = Field(
         default_factory=dict,
         description="what models cost, by the name that policy.model or feedback.model gives",
+        json_schema_extra=NO_EFFECT,
     )
-    budget: Budget | None = None
+    budget: Budget | None = Field(
+        default=None, description="caps at which the run stops", json_schema_extra=NO_EFFECT
+    )
     stages: tuple[AnyStage, ...] = Field(min_length=1)
 
     @model_validator(mode="after")

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from rlaif.comparing.differences import flat_config
+from rlaif.comparing.differences import affects_results, flat_config
 from rlaif.comparing.duel import united
 from rlaif.comparing.measures import delta, standing
 from rlaif.comparing.runs import compare, in_words
@@ -77,6 +77,29 @@ def test_two_seeds_of_one_config_are_not_declared_different(tmp_path):
     assert "No difference shown" in data["verdict"]["text"]
     shifts = [*data["gold"]["delta"].values(), *data["compliance"]["delta"].values()]
     assert not any(shift["different"] for shift in shifts)
+
+
+@pytest.mark.parametrize(("key", "value"), [
+    ("sample_every", 7), ("watch", 8), ("micro_batch", 16), ("checkpoint_every", 5), ("tracker", "wandb"),
+])  # fmt: skip
+def test_options_that_cannot_affect_results_make_no_other_experiment(tmp_path, key, value):
+    runs = [fake_run(tmp_path / f"seed{n}", seed=n, keep={"base": 0.5, "ppo": 0.9 - 0.3 * n}) for n in (0, 1)]
+    stages = read_json(runs[1] / "config.json")["stages"]
+    set_config(runs[1], stages=[{**s, key: value} if s["stage"] == "ppo" else s for s in stages])
+    data = compare(runs)
+    assert set(data["differs"]["config"]) == {"name", "seed", f"ppo.{key}"}
+    assert data["same_config"]
+    assert data["verdict"]["winner"] is None
+
+
+@pytest.mark.parametrize(("key", "affects"), [
+    ("ppo.updates", True), ("sample[1].k", True), ("ppo.sample_every", False), ("policy.dtype", True),
+    ("policy.model", True), ("feedback.concurrency", False), ("budget.money", False), ("judge_card.pairs", False),
+    ("label.human.weight", True), ("label.labels_from", False), ("prices.a.b.prompt", False), ("ppo.lora.rank", True),
+    ("heldout", True), ("stages", True), ("no such key", True),
+])  # fmt: skip
+def test_which_keys_can_affect_results(key, affects):
+    assert affects_results(key) == affects
 
 
 def test_what_a_difference_amounts_to_is_said():

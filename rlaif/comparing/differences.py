@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
+from typing import Any, get_args
+
+from pydantic import BaseModel
 
 from rlaif.comparing.evidence import Evidence
 from rlaif.config import Config
+from rlaif.options import STAGES
+from rlaif.options.base import NO_EFFECT
 from rlaif.runfolder import read_json
 
 Change = list[Any]  # [in A, in B], None where it is missing
-LUCK = ("name", "seed")  # differing in these alone is the same experiment with other luck
+REPEATED = ("name", "seed")  # runs that differ in these alone repeat one experiment
 
 
 def differences(a: Evidence, b: Evidence) -> dict[str, dict[str, Any]]:
@@ -24,9 +28,25 @@ def differences(a: Evidence, b: Evidence) -> dict[str, dict[str, Any]]:
 
 
 def same_experiment(differs: dict[str, dict[str, Any]]) -> bool:
-    """Whether nothing but name and seed was chosen differently."""
-    chosen = [key for key in differs["config"] if key not in LUCK]
+    """Whether nothing that can affect the results was chosen differently, the seed apart."""
+    chosen = [key for key in differs["config"] if key not in REPEATED and affects_results(key)]
     return not (chosen or differs["constitution"] or differs["templates"] or differs["data"])
+
+
+def affects_results(key: str) -> bool:
+    """Whether a key of `flat_config` can change what a run makes; False for options declared with NO_EFFECT."""
+    first, *rest = key.split(".")
+    stage = STAGES.get(first.partition("[")[0])
+    owner: type[BaseModel] | None = stage or Config
+    for name in rest if stage else (first, *rest):
+        field = owner.model_fields.get(name) if owner else None
+        if field is None:
+            return True
+        if field.json_schema_extra == NO_EFFECT:
+            return False
+        kinds = (field.annotation, *get_args(field.annotation))
+        owner = next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
+    return True
 
 
 def changes(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Change]:

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, field_validator, model_validator
 
-from rlaif.options.base import Options, StageOptions
+from rlaif.options.base import NO_EFFECT, Options, StageOptions
 from rlaif.options.rewarded import BestOfN, Grpo, Rejection, Rloo, Watched
 
 
@@ -45,7 +45,10 @@ class Sft(StageOptions):
     learning_rate: float = Field(default=1e-5, gt=0)
     batch_size: int = Field(default=32, ge=1)
     micro_batch: int | None = Field(
-        default=None, ge=1, description="rows in one forward; omitted = batch_size"
+        default=None,
+        ge=1,
+        description="rows in one forward; omitted = batch_size",
+        json_schema_extra=NO_EFFECT,
     )
     heldout: float = Field(
         default=0.05, gt=0, lt=1, description="share of prompts whose revisions measure, not train"
@@ -149,6 +152,7 @@ class Label(StageOptions):
     labels_from: str | None = Field(
         default=None,
         description="a run whose labels are taken over where they are of the same pair, principle, template and judge",
+        json_schema_extra=NO_EFFECT,
     )
     cot: bool = Field(default=False, description="let the judge reason first; probabilities are then clamped")
     clamp: tuple[float, float] | None = Field(
@@ -182,7 +186,10 @@ class OnPreferences(StageOptions):
     learning_rate: float = Field(default=1e-5, gt=0)
     batch_size: int = Field(default=64, ge=1, description="pairs a step, or prompts with by_prompt")
     micro_batch: int | None = Field(
-        default=None, ge=1, description="of these in one forward; omitted = batch_size"
+        default=None,
+        ge=1,
+        description="of these in one forward; omitted = batch_size",
+        json_schema_extra=NO_EFFECT,
     )
     by_prompt: bool = Field(
         default=False,
@@ -276,6 +283,7 @@ class Ppo(Watched):
         gt=0,
         le=1,
         description="rollouts: vllm: its share of the GPU's memory, a second policy included",
+        json_schema_extra=NO_EFFECT,
     )
     gamma: float = Field(default=1.0, gt=0, le=1)
     lam: float = Field(default=0.95, ge=0, le=1)
@@ -333,7 +341,10 @@ class Ppo(Watched):
     )
     lora: Lora | None = None
     checkpoint_every: int = Field(
-        default=1, ge=1, description="updates between full checkpoints: the most that a kill can cost"
+        default=1,
+        ge=1,
+        description="updates between full checkpoints: the most that a kill can cost",
+        json_schema_extra=NO_EFFECT,
     )
 
     @model_validator(mode="before")

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
+
+# Marks an option that changes how a run is executed or watched, and its results by rounding at most: two runs that
+# differ in such options alone are the same experiment.
+NO_EFFECT: dict[str, Any] = {"affects_results": False}
 
 
 class Options(BaseModel):

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from rlaif.options.base import Options, StageOptions
+from rlaif.options.base import NO_EFFECT, Options, StageOptions
 
 
 class RewardSource(Options):
@@ -33,7 +33,9 @@ class Rewarded(StageOptions):
     rewards: tuple[RewardSource, ...] = Field(
         default=(RewardSource(source="reward_model"),), min_length=1, description="what is rewarded, added up"
     )
-    micro_batch: int = Field(default=64, ge=1, description="sequences in one forward")
+    micro_batch: int = Field(
+        default=64, ge=1, description="sequences in one forward", json_schema_extra=NO_EFFECT
+    )
 
     @property
     def wants(self) -> tuple[str, ...]:
@@ -53,13 +55,27 @@ class Watched(Rewarded):
 
     updates: int = Field(default=100, ge=1)
     sample_every: int = Field(
-        default=10, ge=1, description="updates between looks at what the policy writes (samples.jsonl)"
+        default=10,
+        ge=1,
+        description="updates between looks at what the policy writes (samples.jsonl)",
+        json_schema_extra=NO_EFFECT,
     )
-    watch: int = Field(default=64, ge=0, description="held-out prompts answered at every look; 0 = none")
+    watch: int = Field(
+        default=64,
+        ge=0,
+        description="held-out prompts answered at every look; 0 = none",
+        json_schema_extra=NO_EFFECT,
+    )
     watch_judge: bool = Field(
-        default=False, description="the judge reads those answers too, not only the gold scorer"
+        default=False,
+        description="the judge reads those answers too, not only the gold scorer",
+        json_schema_extra=NO_EFFECT,
     )
-    tracker: Literal["trackio", "wandb", "tensorboard"] | None = None
+    tracker: Literal["trackio", "wandb", "tensorboard"] | None = Field(
+        default=None,
+        description="where metrics are also sent, beside metrics.jsonl",
+        json_schema_extra=NO_EFFECT,
+    )
 
     def looks(self, update: int) -> bool:
         """Whether this update is looked at closely: the first, the last and every so many between them."""
