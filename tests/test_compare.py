@@ -4,10 +4,11 @@ import json
 
 import numpy as np
 import pytest
+import scipy.stats
 
 from rlaif.comparing.differences import affects_results, flat_config
 from rlaif.comparing.duel import united
-from rlaif.comparing.measures import delta, standing
+from rlaif.comparing.measures import delta, standing, with_seed_variance
 from rlaif.comparing.runs import compare, in_words
 from rlaif.config import ModelConfig
 from rlaif.constitution import Constitution
@@ -106,7 +107,7 @@ def test_what_a_difference_amounts_to_is_said():
     change = {"value": 0.1, "ci": (0.05, 0.15), "n": 100, "different": True}
     assert standing(change, "A", "B", same=False) == "A is ahead"
     assert standing(change | {"different": False}, "A", "B", same=False) == "not shown after correction"
-    assert standing(change | {"different": False}, "A", "B", same=True).startswith("the luck of a seed")
+    assert standing(change | {"different": False}, "A", "B", same=True).startswith("within seed noise")
     assert (
         standing(change | {"different": False, "ci": (-0.1, 0.2)}, "A", "B", False) == "no difference shown"
     )
@@ -209,8 +210,79 @@ def test_one_judge_from_two_places_is_one_judge(ai, human, said):
     assert any("win rate is by ai's" in note for note in data["notes"]) != same
 
 
+def seeds(tmp_path, name: str, keep: list[float], **options) -> list:
+    return [
+        fake_run(tmp_path / f"{name}{n}", seed=n, keep={"base": 0.5, "ppo": share}, **options)
+        for n, share in enumerate(keep)
+    ]
+
+
+def test_several_seeds_are_one_arm(tmp_path):
+    ai = seeds(tmp_path, "ai", [0.9, 0.8, 0.85])
+    human = seeds(tmp_path, "human", [0.7, 0.6], human=True)
+    data = compare([ai[0], human[0], ai[1], human[1], ai[2]], out=tmp_path / "page.html")
+    assert data["arms"] == {"A": {"name": "ai0 and 2 more seeds", "runs": ["A1", "A2", "A3"]},
+                            "B": {"name": "human0 and 1 more seed", "runs": ["B1", "B2"]}}  # fmt: skip
+    assert [data["runs"][name]["name"] for name in ("A1", "A2", "A3", "B1", "B2")] == ["ai0", "ai1", "ai2", "human0", "human1"]  # fmt: skip
+    shared = set.intersection(*(set(kept(run)) for run in (*ai, *human)))
+    assert data["prompts"] == len(shared)
+    a, b = (np.array([[kept(run)[i] for i in sorted(shared)] for run in arm], float) for arm in (ai, human))
+    assert data["gold"]["A"]["all"] == pytest.approx(a.mean(), abs=1e-5)
+    assert data["gold"]["B"]["all"] == pytest.approx(b.mean(), abs=1e-5)
+    shift = data["gold"]["delta"]["all"]
+    assert shift["value"] == pytest.approx(a.mean() - b.mean(), abs=1e-5)
+    # The spread among seeds, by the textbook: pooled variance, Student's t with 2 + 1 degrees of freedom.
+    pooled = (a.mean(1).var() * 3 + b.mean(1).var() * 2) / 3
+    half = scipy.stats.t.ppf(0.975, 3) * np.sqrt(pooled * (1 / 3 + 1 / 2))
+    assert (shift["ci"][1] - shift["ci"][0]) / 2 > half
+    assert "spread among seeds (3 of A, 2 of B)" in data["notes"][-1]
+    assert (
+        "A against B: ai0 and 2 more seeds and human0 and 1 more seed" in (tmp_path / "page.html").read_text()
+    )
+
+
+def test_seeds_that_scatter_more_than_the_arms_differ_show_no_difference(tmp_path):
+    ai = seeds(tmp_path, "ai", [0.95, 0.6])
+    human = seeds(tmp_path, "human", [0.9, 0.45], human=True)
+    assert compare([ai[0], human[0]])["verdict"]["winner"] == "A"
+    both = compare([*ai, *human])
+    assert both["gold"]["delta"]["all"]["value"] > 0.02
+    assert both["verdict"]["winner"] is None
+    assert not any(change["different"] for change in both["gold"]["delta"].values())
+
+
+def test_one_seed_each_says_what_the_interval_leaves_out(ai, human):
+    assert "not another training" in compare([ai, human])["notes"][-1]
+
+
+def test_an_interval_is_widened_by_the_spread_of_seeds():
+    assert with_seed_variance(0.5, (0.4, 0.6)) == (0.4, 0.6)
+    assert with_seed_variance(0.5, (0.4, 0.6), [0.5], [0.7]) == (0.4, 0.6)
+    low, high = with_seed_variance(0.5, (0.4, 0.6), [0.4, 0.6])
+    half = scipy.stats.t.ppf(0.975, 1) * np.std([0.4, 0.6], ddof=1) / np.sqrt(2)
+    assert (low, high) == pytest.approx((0.5 - np.hypot(0.1, half), 0.5 + np.hypot(0.1, half)))
+
+
+def test_runs_without_an_evaluated_policy_are_compared_by_their_labels(tmp_path, ai):
+    early = [
+        fake_run(tmp_path / name, human=human, until=6) for name, human in (("one", False), ("two", True))
+    ]
+    data = compare(early, out=tmp_path / "page.html")
+    assert data["prompts"] == 0
+    assert data["win_rate"]["n"] == 0
+    assert data["labels"]["shared"] > 100
+    assert data["verdict"]["text"].startswith(
+        "AI or simulated human feedback? Their labels agree in 1.00 of the "
+    )
+    assert "No policy of one has been evaluated, so only labels are compared." in data["notes"]
+    assert any(line.startswith("labels: ") for line in in_words(data))
+    mixed = compare([ai, early[1]])
+    assert "No policy of two has been evaluated, so only labels are compared." in mixed["notes"]
+
+
 def test_further_runs_are_set_against_the_first(tmp_path, ai, human):
     third = fake_run(tmp_path / "third", seed=3)
+    set_config(third, heldout=0.3)
     data = compare([ai, human, third], out=tmp_path / "page.html")
     assert list(data["runs"]) == ["A", "B", "C"]
     assert data["others"][0]["between"] == ["A", "C"]
@@ -232,8 +304,8 @@ def test_mistakes_are_named(tmp_path, ai):
         compare([ai])
     with pytest.raises(UserError, match="not a run folder"):
         compare([ai, tmp_path])
-    with pytest.raises(UserError, match="no policy of this run has been evaluated"):
-        compare([ai, fake_run(tmp_path / "early", until=8)])
+    with pytest.raises(UserError, match="no policy of this run has been evaluated, and nothing is labelled"):
+        compare([ai, fake_run(tmp_path / "early", until=5)])
     with pytest.raises(UserError, match="share no held-out prompt"):
         compare([ai, fake_run(tmp_path / "alien", say="other", prompts=40)])
 

@@ -4,33 +4,19 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
-from rlaif.comparing.evidence import Evidence
-from rlaif.comparing.measures import Table, gold, table
+from rlaif.comparing.arms import Side
+from rlaif.comparing.measures import Table, gold, table, with_seed_variance
 from rlaif.constitution import Constitution
 from rlaif.gold import load_gold, with_all
 from rlaif.judge import Judge, Question
 from rlaif.preferences import aggregate, combine_orders, order_statistics
-from rlaif.records import Comparison, Evaluation, Label, Prompt, Response
+from rlaif.records import Comparison, Label, Prompt
 from rlaif.runfolder import silent_progress
 from rlaif.stats import WinRate, length_controlled, outcomes, win_rate
 
-
-@dataclass(frozen=True)
-class Side:
-    """A run in a comparison: its letter, its last policy and that policy's evaluated replies by prompt."""
-
-    letter: str
-    name: str
-    evidence: Evidence
-    policy: str
-    rows: dict[str, Evaluation]
-
-    def response(self, prompt_id: str) -> Response:
-        """The last policy's reply to a prompt."""
-        return self.evidence.responses[self.rows[prompt_id].response_id]
+T = TypeVar("T")
 
 
 def united(constitutions: Sequence[Constitution]) -> Constitution:
@@ -61,30 +47,38 @@ def gold_table(side: Side, prompts: Sequence[Prompt], constitution: Constitution
     return table((prompt_id, {key: float(ok) for key, ok in values.items()}) for prompt_id, values in kept)
 
 
-def judged(a: Side, b: Side, prompts: Sequence[Prompt], judge: Judge, constitution: Constitution,
+def judged(matches: Sequence[tuple[Side, Side]], prompts: Sequence[Prompt], judge: Judge, constitution: Constitution,
            progress: Any = silent_progress) -> dict[str, Any]:  # fmt: skip
     """A's win rate over B by the judge in both orders, overall and under each principle, with what to doubt.
 
-    Equal texts are ties and cost no call. `length_controlled` is the win rate expected at equal length.
+    `matches` are the pairs of runs that are set against each other: one, or several seeds of the two arms. Equal texts
+    are ties and cost no call. `length_controlled` is the win rate expected at equal length.
     """
-    questions = [_question(a, b, prompt, constitution) for prompt in prompts]
-    different = [question for question in questions if question.a != question.b]
+    questions = [[_question(a, b, prompt, constitution) for prompt in prompts] for a, b in matches]
+    flat = [question for row in questions for question in row]
+    different = [question for question in flat if question.a != question.b]
     labels = _labels(judge, different, progress)
-    p = {
-        question.prompt.id: _p(question, labels[question.comparison.id], constitution)
-        for question in questions
-    }
-    read = [(x, a.rows[i].tokens - b.rows[i].tokens) for i, x in p.items() if x is not None]
-    everything = [label for rows in labels.values() for label in rows]
-    statistics = order_statistics(everything)
+    p = [
+        [_p(question, labels[question.comparison.id], constitution) for question in row] for row in questions
+    ]
+    longer = [[a.rows[prompt.id].tokens - b.rows[prompt.id].tokens for prompt in prompts] for a, b in matches]
+    read = [(x, d) for chances, gaps in zip(p, longer, strict=True) for x, d in zip(chances, gaps, strict=True) if x is not None]  # fmt: skip
+    statistics = order_statistics([label for rows in labels.values() for label in rows])
     return {
-        **win_rate(list(p.values())),
+        **_win_rate(p),
         "judge": judge.engine.fingerprint,
         "length_controlled": length_controlled(outcomes([x for x, _ in read]), [d for _, d in read]),
-        "identical": len(questions) - len(different),
+        "identical": len(flat) - len(different),
         **{key: statistics[key] for key in ("verdicts", "order_flip_rate", "mass")},
         "by_principle": _by_principle(questions, labels, constitution),
     }  # fmt: skip
+
+
+def _win_rate(seeds: Sequence[Sequence[float | None]]) -> WinRate:
+    """The win rate over all matches, each a row of probabilities; its interval covers prompts, and seeds where several."""
+    found = win_rate([p for row in seeds for p in row])
+    means = [win_rate(row)["value"] for row in seeds]
+    return {**found, "ci": with_seed_variance(found["value"], found["ci"], means)}
 
 
 def _question(a: Side, b: Side, prompt: Prompt, constitution: Constitution) -> Question:
@@ -112,20 +106,40 @@ def _p(question: Question, labels: Sequence[Label], constitution: Constitution) 
 
 
 def _by_principle(
-    questions: Sequence[Question], labels: dict[str, list[Label]], constitution: Constitution
+    questions: Sequence[Sequence[Question]], labels: dict[str, list[Label]], constitution: Constitution
 ) -> dict[str, Any]:
-    p: dict[str, list[float | None]] = {name: [] for name in constitution.ids}
-    for question in questions:
-        read = {name: x for (_, name), x in combine_orders(labels[question.comparison.id]).items()}
-        for principle in question.principles:
-            p[principle.id].append(0.5 if question.a == question.b else read.get(principle.id))
-    return {name: win_rate(values) for name, values in p.items() if values}
+    found: dict[str, Any] = {}
+    for name in constitution.ids:
+        rows = [[_under(name, question, labels[question.comparison.id]) for question in row if name in _asked(question)]
+                for row in questions]  # fmt: skip
+        if any(rows):
+            found[name] = _win_rate(rows)
+    return found
 
 
-def gold_win_rate(a: Table, b: Table) -> WinRate:
-    """A's win rate over B by the number of principles kept, equals being ties."""
-    mine, theirs = _kept(a), _kept(b)
-    return win_rate([0.5 + 0.5 * ((mine[i] > theirs[i]) - (mine[i] < theirs[i])) for i in mine])
+def _asked(question: Question) -> set[str]:
+    return {principle.id for principle in question.principles}
+
+
+def _under(name: str, question: Question, labels: Sequence[Label]) -> float | None:
+    """P(A's response is better) under one principle; None where it could not be read."""
+    if question.a == question.b:
+        return 0.5
+    return {principle: p for (_, principle), p in combine_orders(labels).items()}.get(name)
+
+
+def gold_win_rate(a: Sequence[Table], b: Sequence[Table]) -> WinRate:
+    """A's win rate over B by the number of principles kept, equals being ties; one table a seed, matched in order."""
+    rows = []
+    for mine, theirs in matched(a, b):
+        left, right = _kept(mine), _kept(theirs)
+        rows.append([0.5 + 0.5 * ((left[i] > right[i]) - (left[i] < right[i])) for i in left if i in right])
+    return _win_rate(rows)
+
+
+def matched(a: Sequence[T], b: Sequence[T]) -> list[tuple[T, T]]:
+    """The seeds of two arms set against each other in order; the shorter arm's are taken again from the start."""
+    return [(a[i % len(a)], b[i % len(b)]) for i in range(max(len(a), len(b)))]
 
 
 def _kept(side: Table) -> dict[str, float]:

@@ -1,7 +1,8 @@
 """Runs side by side on the same held-out prompts: what differs, by how much, and whether that can be chance.
 
-Every run is set against the first. A difference is declared only where its interval excludes zero; the intervals are
-bootstraps over prompts and know nothing of the luck of training, which the result says.
+Runs that repeat one experiment with other seeds are one arm (see `arms`); every arm is set against the first. A
+difference is declared only where its interval excludes zero. The interval covers the choice of prompts and, where an
+arm has several seeds, the spread among them; the result says which.
 """
 
 from __future__ import annotations
@@ -12,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from rlaif.comparing import charts
+from rlaif.comparing.arms import LETTERS, Arm, Side, arms_of
 from rlaif.comparing.differences import differences, same_experiment
 from rlaif.comparing.doubts import doubts
-from rlaif.comparing.duel import Side, gold_table, gold_win_rate, judged, united
-from rlaif.comparing.evidence import Evidence, plain
+from rlaif.comparing.duel import gold_table, gold_win_rate, judged, matched, united
+from rlaif.comparing.evidence import plain
 from rlaif.comparing.examples import Case, extremes, prompt_text, reply
-from rlaif.comparing.measures import Table, Values, compliance, delta, deltas, standing
+from rlaif.comparing.measures import Table, arm_delta, arm_deltas, averaged, compliance, standing
 from rlaif.comparing.page import ci, fixed, signed, write_page
 from rlaif.config import ModelConfig
 from rlaif.constitution import Constitution
@@ -29,32 +31,36 @@ from rlaif.records import Preference, Prompt, verdict_of
 from rlaif.runfolder import silent_progress
 from rlaif.stats import agreement, cohen_kappa, mean
 
-LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-SOURCES = {"ai": "AI", "human": "human", "simulated": "simulated human"}
-LUCK_NOTE = ("Intervals cover the choice of prompts, not the luck of training: another seed of the same config moves these "
-             "figures too, so compare several seeds before believing a small difference.")  # fmt: skip
+NO_WIN_RATE: dict[str, Any] = {
+    "value": None, "ci": None, "ties": None, "invalid": None, "n": 0, "judge": None, "by_principle": {},
+}  # fmt: skip
 
 
 def compare(
     paths: Sequence[Path], out: Path | None = None, judge: ModelConfig | None = None, progress: Any = silent_progress
 ) -> dict[str, Any]:  # fmt: skip
-    """The second and every further run against the first, JSON-able; `out` also gets it as a page.
+    """The second and every further arm against the first, JSON-able; `out` also gets it as a page.
 
-    `judge` decides the win rate; by default the first run's feedback model. Raises UserError where a path is no run,
-    a run has no evaluation, or two runs share no held-out prompt.
+    Runs that repeat one experiment with other seeds are one arm, unless all runs do. `judge` decides the win rate; by
+    default the first run's feedback model. Raises UserError where a path is no run, a run has neither an evaluated
+    policy nor labels, or two arms share neither held-out prompts nor labelled comparisons.
     """
     if not 2 <= len(paths) <= len(LETTERS):
         raise UserError(
             f"compare: {len(paths)} runs given.", f"2 to {len(LETTERS)} run folders", "rlaif compare RUN RUN"
         )
-    sides = [_side(letter, path, paths) for letter, path in zip(LETTERS, paths, strict=False)]
+    arms = arms_of(paths)
+    sides = [side for arm in arms for side in arm.sides]
     constitution = united([side.evidence.run.constitution for side in sides])
-    pairs = [Pair(sides[0], side, constitution, judge, progress) for side in sides[1:]]
-    data = plain({"runs": {side.letter: _facts(side) for side in sides}, **pairs[0].data,
-                  "others": [pair.data for pair in pairs[1:]]})  # fmt: skip
+    pairs = [Pair(arms[0], arm, constitution, judge, progress) for arm in arms[1:]]
+    data = plain({"runs": {side.letter: _facts(side) for side in sides},
+                  "arms": {arm.letter: {"name": arm.name, "runs": [side.letter for side in arm.sides]} for arm in arms},
+                  **pairs[0].data, "others": [pair.data for pair in pairs[1:]]})  # fmt: skip
     if out is not None:
         views = [{**plain(pair.data), "chart": pair.chart(), "cases": pair.cases()} for pair in pairs]
-        write_page(out, "compare.html.j2", runs=data["runs"], pairs=views, doubts=_doubts(sides))
+        write_page(
+            out, "compare.html.j2", runs=data["runs"], arms=data["arms"], pairs=views, doubts=_doubts(sides)
+        )
     return data
 
 
@@ -72,26 +78,6 @@ def in_words(data: dict[str, Any]) -> list[str]:
     return lines[:-1]
 
 
-def _side(letter: str, path: Path, paths: Sequence[Path]) -> Side:
-    evidence = Evidence(path)
-    policy = evidence.final
-    if policy is None:
-        raise UserError(f"{path}: no policy of this run has been evaluated.", "a run with a finished evaluate stage",
-                        f"finish it with `{evidence.manifest.get('command', 'rlaif run CONFIG')}`")  # fmt: skip
-    twice = [other for other in paths if other.resolve().name == path.resolve().name]
-    name = path.resolve().name if len(twice) == 1 else str(path)
-    rows = {
-        i: row for i, row in evidence.evaluations[policy].items() if row.response_id in evidence.responses
-    }
-    return Side(letter, name, evidence, policy, rows)
-
-
-def feedback_kind(side: Side) -> str:
-    """Whose labels a run learned from: "AI", "human", "AI and simulated human" …"""
-    sources = side.evidence.metrics("label").get("sources") or {}
-    return " and ".join(SOURCES[kind] for kind in SOURCES if sources.get(kind)) or "no"
-
-
 def capital(text: str) -> str:
     """The text with a capital first letter."""
     return text[:1].upper() + text[1:]
@@ -102,7 +88,7 @@ def _facts(side: Side) -> dict[str, Any]:
     rows = list(side.rows.values())
     return {
         "path": str(side.evidence.path), "name": side.name, "policy": side.policy, "prompts": len(rows),
-        "feedback": feedback_kind(side), "comparisons": labels.get("comparisons"), "sources": labels.get("sources"),
+        "feedback": side.feedback, "comparisons": labels.get("comparisons"), "sources": labels.get("sources"),
         "label_agreement_with_gold": labels.get("agreement_with_gold"), "order_flip_rate": labels.get("order_flip_rate"),
         "reward_model_accuracy": reward.get("heldout_accuracy"), "kl": mean([r.kl for r in rows if r.kl is not None]),
         "length": mean([row.tokens for row in rows]), "refusal_rate": mean([row.refusal for row in rows]),
@@ -116,114 +102,132 @@ def _doubts(sides: Sequence[Side]) -> list[str]:
 
 
 class Pair:
-    """One run against another: `data` is the comparison as `rlaif compare --json` prints it."""
+    """One arm against another: `data` is the comparison as `rlaif compare --json` prints it."""
 
     def __init__(
-        self, a: Side, b: Side, constitution: Constitution, judge: ModelConfig | None, progress: Any
+        self, a: Arm, b: Arm, constitution: Constitution, judge: ModelConfig | None, progress: Any
     ) -> None:
         self.a, self.b, self.constitution, self.notes = a, b, constitution, []
-        shared = sorted(i for i in set(a.rows) & set(b.rows) if i in a.evidence.prompts)
-        if not shared:
-            raise UserError(
-                f"{a.name} and {b.name} share no held-out prompt.", "two runs evaluated on the same prompts"
-            )
-        self.prompts = [a.evidence.prompts[i] for i in shared]
-        self.differs = differences(a.evidence, b.evidence)
+        shared = sorted(i for i in set(a.rows) & set(b.rows) if i in a.first.evidence.prompts)
+        self.prompts = [a.first.evidence.prompts[i] for i in shared]
+        self.labels = self._labels()
+        if not shared and not self.labels["shared"]:
+            raise UserError(f"{a.name} and {b.name} share no held-out prompt and no labelled comparison.",
+                            "two runs on the same prompts")  # fmt: skip
+        self.differs = differences(a.first.evidence, b.first.evidence)
         self.same = same_experiment(self.differs)
+        self.seeds = len(a.sides) + len(b.sides)
         self._note_scope()
-        self.gold = self._gold()
+        self.gold = self._gold() if self.prompts else None
         self.data = self._compare(judge, progress)
 
     def _note_scope(self) -> None:
-        for side in (self.a, self.b):
-            if len(side.rows) > len(self.prompts):
-                self.notes.append(f"{len(self.prompts)} of {side.name}'s {len(side.rows)} held-out prompts are shared "
+        for arm in (self.a, self.b):
+            if not arm.rows:
+                self.notes.append(f"No policy of {arm.name} has been evaluated, so only labels are compared.")
+            elif len(arm.rows) > len(self.prompts):
+                self.notes.append(f"{len(self.prompts)} of {arm.name}'s {len(arm.rows)} held-out prompts are shared "
                                   "and compared; the others are left out.")  # fmt: skip
         if self.differs["constitution"]:
             self.notes.append("The constitutions differ: both runs are measured under all "
                               f"{len(self.constitution.principles)} principles of both.")  # fmt: skip
 
-    def _gold(self) -> tuple[Table, Table] | None:
-        specs = [side.evidence.run.config.gold for side in (self.a, self.b)]
+    def _gold(self) -> tuple[list[Table], list[Table]] | None:
+        specs = [arm.first.evidence.run.config.gold for arm in (self.a, self.b)]
         if specs[0] != specs[1]:
             self.notes.append("The runs name different gold scorers, so gold is not compared.")
         if specs[0] is None or specs[0] != specs[1]:
             return None
-        a, b = (gold_table(side, self.prompts, self.constitution) for side in (self.a, self.b))
+        a, b = (
+            [gold_table(side, self.prompts, self.constitution) for side in arm.sides]
+            for arm in (self.a, self.b)
+        )
         return a, b
 
     def _compare(self, judge: ModelConfig | None, progress: Any) -> dict[str, Any]:
-        win = self._win_rate(judge, progress)
+        win = self._win_rate(judge, progress) if self.prompts else NO_WIN_RATE
         data = {
             "prompts": len(self.prompts), "between": [self.a.letter, self.b.letter], "win_rate": win,
             **({"gold": self._shown(*self.gold), "gold_win_rate": gold_win_rate(*self.gold)} if self.gold else {}),
-            "compliance": self._compliance(), "length": self._figure(lambda row: row.tokens),
-            "kl": self._figure(lambda row: row.kl), "labels": self._labels(), "differs": self.differs,
+            "compliance": self._compliance() if self.prompts else {}, "length": self._figure(lambda row: row.tokens),
+            "kl": self._figure(lambda row: row.kl), "labels": self.labels, "differs": self.differs,
             "same_config": self.same,
         }  # fmt: skip
         verdict = self._verdict(data)
-        return {"verdict": verdict, **data, "notes": [*self.notes, LUCK_NOTE]}
+        return {"verdict": verdict, **data, "notes": [*self.notes, self._covered()]}
+
+    def _covered(self) -> str:
+        """What the intervals cover, and what they do not."""
+        counts = [len(arm.sides) for arm in (self.a, self.b)]
+        if counts == [1, 1]:
+            return ("Intervals cover the choice of held-out prompts, not another training: one seed of each config says "
+                    "which of these two policies is ahead, several seeds of each which config is.")  # fmt: skip
+        return (f"Intervals cover the choice of held-out prompts and the spread among seeds ({counts[0]} of "
+                f"{self.a.letter}, {counts[1]} of {self.b.letter}).")  # fmt: skip
 
     def _win_rate(self, judge: ModelConfig | None, progress: Any) -> dict[str, Any]:
-        mine = self.a.evidence.run.config
+        mine = self.a.first.evidence.run.config
         if judge is None and not self._same_judge():
-            self.notes.append(f"The runs have different judges; the win rate is by {self.a.name}'s.")
+            self.notes.append(f"The runs have different judges; the win rate is by {self.a.first.name}'s.")
         try:
             engine = open_engine(judge or mine.feedback)
-            templates = Templates.load(mine.templates, self.a.evidence.run.base)
-            found = judged(
-                self.a, self.b, self.prompts, Judge(engine, templates), self.constitution, progress
-            )
+            templates = Templates.load(mine.templates, self.a.first.evidence.run.base)
+            matches = matched(self.a.sides, self.b.sides)
+            found = judged(matches, self.prompts, Judge(engine, templates), self.constitution, progress)
         except UserError as error:
             self.notes.append(f"No win rate: the judge could not be asked ({error.found}).")
-            return {
-                "value": None,
-                "ci": None,
-                "ties": None,
-                "invalid": None,
-                "n": 0,
-                "judge": None,
-                "by_principle": {},
-            }
+            return NO_WIN_RATE
         return {**found, "judge_model": (judge or mine.feedback).model}
 
     def _same_judge(self) -> bool:
-        """Whether one model, asked in the same words, judged both runs, wherever it lay and however it was run."""
-        sides = self.a.evidence, self.b.evidence
+        """Whether one model, asked in the same words, judged both arms, wherever it lay and however it was run."""
+        sides = self.a.first.evidence, self.b.first.evidence
         named = [evidence.metrics("evaluate").get("judge") for evidence in sides]
         mine, theirs = named if all(named) else (evidence.run.config.feedback for evidence in sides)
         return mine == theirs and not self.differs["templates"]
 
-    def _shown(self, a: Table, b: Table) -> dict[str, Any]:
-        shift = deltas(a, b)
+    def _shown(self, a: Sequence[Table], b: Sequence[Table]) -> dict[str, Any]:
+        shift = arm_deltas(a, b)
         for change in shift.values():
             change["different"] = change["different"] and not self.same
-        means = [{name: mean(list(values.values())) for name, values in side.items()} for side in (a, b)]
+        means = [
+            {name: mean(list(averaged([table[name] for table in arm]).values())) for name in arm[0]
+             if all(name in table for table in arm)}
+            for arm in (a, b)
+        ]  # fmt: skip
         return {self.a.letter: means[0], self.b.letter: means[1], "delta": shift}
 
     def _compliance(self) -> dict[str, Any]:
         if not self._same_judge():
             self.notes.append("The judge's compliance is not compared: each run was judged by another judge.")
             return {}
-        a, b = (compliance(side.rows[prompt.id] for prompt in self.prompts) for side in (self.a, self.b))
-        if self.differs["constitution"]:  # "all" would mean different sets of principles
-            a, b = ({name: values for name, values in side.items() if name != "all"} for side in (a, b))
-        return self._shown(*({name: side[name] for name in a if name in b} for side in (a, b)))
+        a, b = (
+            [compliance(side.rows[prompt.id] for prompt in self.prompts) for side in arm.sides]
+            for arm in (self.a, self.b)
+        )
+        # Under different constitutions "all" would mean different sets of principles.
+        left_out = {"all"} if self.differs["constitution"] else set()
+        names = [name for name in a[0] if all(name in table for table in (*a, *b)) and name not in left_out]
+        kept = [[{name: table[name] for name in names} for table in arm] for arm in (a, b)]
+        return self._shown(*kept) if names else {}
 
     def _figure(self, read: Any) -> dict[str, Any]:
-        values: list[Values] = [
-            {p.id: x for p in self.prompts if (x := read(side.rows[p.id])) is not None}
-            for side in (self.a, self.b)
-        ]
-        means = [mean(list(side.values())) for side in values]
-        return {self.a.letter: means[0], self.b.letter: means[1], "delta": delta(values[0], values[1])}
+        values = [
+            [{p.id: x for p in self.prompts if (x := read(side.rows[p.id])) is not None} for side in arm.sides]
+            for arm in (self.a, self.b)
+        ]  # fmt: skip
+        means = [mean(list(averaged(arm).values())) for arm in values]
+        return {self.a.letter: means[0], self.b.letter: means[1], "delta": arm_delta(values[0], values[1])}
 
     def _labels(self) -> dict[str, Any]:
-        """How far the two runs' labels agree on the comparisons that both labelled, ties being a verdict of their own."""
+        """How far the two arms' labels agree on the comparisons that both labelled, ties being a verdict of their own.
+
+        Of several seeds the first one's labels count.
+        """
         a, b = (
             {row.comparison_id: verdict_of(row.p_a)
-             for row in side.evidence.rows(side.evidence.last("label"), "preferences", Preference)}
-            for side in (self.a, self.b)
+             for row in arm.first.evidence.rows(arm.first.evidence.last("label"), "preferences", Preference)}
+            for arm in (self.a, self.b)
         )  # fmt: skip
         shared = [i for i in a if i in b]
         verdicts = [a[i] for i in shared], [b[i] for i in shared]
@@ -231,17 +235,17 @@ class Pair:
                 "agreement": agreement(*verdicts), "kappa": cohen_kappa(*verdicts)}  # fmt: skip
 
     def _question(self) -> str:
-        kinds = [feedback_kind(side) for side in (self.a, self.b)]
+        kinds = [arm.first.feedback for arm in (self.a, self.b)]
         if self.same:
-            luck = "two seeds" if "seed" in self.differs["config"] else "one seed"
-            return f"{self.a.name} and {self.b.name} are one experiment under {luck}."
+            seeds = "two seeds" if "seed" in self.differs["config"] else "one seed"
+            return f"{self.a.name} and {self.b.name} are one experiment under {seeds}."
         if kinds[0] != kinds[1]:
             return f"{capital(kinds[0])} or {kinds[1]} feedback?"
         return f"{self.a.name} or {self.b.name}?"
 
-    def _called(self, side: Side) -> str:
-        kinds = {feedback_kind(side) for side in (self.a, self.b)}
-        return f"{capital(feedback_kind(side))} ({side.name})" if len(kinds) > 1 else side.name
+    def _called(self, arm: Arm) -> str:
+        kinds = {each.first.feedback for each in (self.a, self.b)}
+        return f"{capital(arm.first.feedback)} ({arm.name})" if len(kinds) > 1 else arm.name
 
     def _verdict(self, data: dict[str, Any]) -> dict[str, Any]:
         measure, change, figures = self._figures(data)
@@ -254,7 +258,7 @@ class Pair:
             }
         winner = (self.a if change["value"] > 0 else self.b) if change["different"] else None
         said = f"{self._called(winner)}: {figures}." if winner else f"No difference shown: {figures}."
-        more = "A gap of this size is what a seed does." if self.same else self._principles(data, measure)
+        more = "A gap of this size is within seed noise." if self.same else self._principles(data, measure)
         text = f"{self._question()} {said}"
         return {"winner": winner and winner.letter, "measure": measure, "text": text, "principles": more}
 
@@ -262,14 +266,18 @@ class Pair:
         """(what decides, its change, the figures in words): gold where there is one, otherwise the judge."""
         shift, win = data.get("gold", {}).get("delta", {}).get("all"), data["win_rate"]
         if shift:
-            mine, theirs = (fixed(data["gold"][side.letter]["all"]) for side in (self.a, self.b))
+            mine, theirs = (fixed(data["gold"][arm.letter]["all"]) for arm in (self.a, self.b))
             return "gold", shift, (
-                f"{self.a.name} keeps every principle in {mine} of {len(self.prompts)} held-out replies and "
+                f"{self.a.name} keeps every principle in {mine} of {len(self.prompts)} held-out responses and "
                 f"{self.b.name} in {theirs}, {signed(shift['value'])} {ci(shift['ci'])}")  # fmt: skip
         if win["n"]:
             change = {"value": win["value"] - 0.5, "different": _decides(win) and not self.same}
             return "judge", change, (f"the judge prefers {self.a.name} in {fixed(win['value'])} {ci(win['ci'])} of "
-                                     f"{win['n']} held-out prompts, ties counting half")  # fmt: skip
+                                     f"{win['n']} held-out responses, ties counting half")  # fmt: skip
+        if not self.prompts:
+            shared = self.labels
+            return None, {}, (f"Their labels agree in {fixed(shared['agreement'])} of the {shared['shared']} comparisons "
+                              f"that both labelled (Cohen's kappa {fixed(shared['kappa'])}).")  # fmt: skip
         return None, {}, "There is neither gold nor a judge to say."
 
     def _principles(self, data: dict[str, Any], measure: str) -> str:
@@ -290,6 +298,8 @@ class Pair:
             if self.data["compliance"].get("delta")
             else []
         )
+        if not parts:
+            return None
         ids = dict.fromkeys(name for table, _, _ in parts for name in table)
         rows = [(name, [charts.Dot(table[name]["value"], table[name]["ci"], slot, who)
                         for table, slot, who in parts if name in table]) for name in ids]  # fmt: skip
@@ -303,12 +313,13 @@ class Pair:
         return extremes([self._case(prompt) for prompt in self.prompts], count)
 
     def _case(self, prompt: Prompt) -> Case:
-        replies = [reply(s.evidence, s.rows[prompt.id], f"{s.letter} · {s.name}") for s in (self.a, self.b)]
+        firsts = [arm.first for arm in (self.a, self.b)]
+        replies = [reply(s.evidence, s.rows[prompt.id], f"{s.letter} · {s.name}") for s in firsts]
         if self.gold:  # under the principles of both runs
-            kept = [{name: bool(values[prompt.id]) for name, values in side.items() if prompt.id in values and name != "all"}
-                    for side in self.gold]  # fmt: skip
+            kept = [{name: bool(values[prompt.id]) for name, values in arm[0].items() if prompt.id in values and name != "all"}
+                    for arm in self.gold]  # fmt: skip
             replies = [replace(shown, kept=truth) for shown, truth in zip(replies, kept, strict=True)]
-        return Case(prompt.id, prompt_text(self.a.evidence, prompt.id), tuple(replies))
+        return Case(prompt.id, prompt_text(self.a.first.evidence, prompt.id), tuple(replies))
 
 
 def _decides(win: dict[str, Any]) -> bool:
@@ -328,7 +339,7 @@ def _lines(pair: dict[str, Any]) -> list[str]:
             sides = f"{fixed(pair[kind][a][name], 3)} and {fixed(pair[kind][b][name], 3)}"
             lines.append(f"{'gold' if kind == 'gold' else 'judge'} {name}: {sides}, {a} − {b} {signed(change['value'], 3)} "
                          f"{ci(change['ci'], 3)}, {standing(change, a, b, pair['same_config'])}")  # fmt: skip
-    for name in ("length", "kl"):
+    for name in ("length", "kl") if pair["prompts"] else ():
         change = pair[name]["delta"]
         lines.append(
             f"{name}: {fixed(pair[name][a])} and {fixed(pair[name][b])}, {signed(change['value'])} {ci(change['ci'])}"
