@@ -1,7 +1,11 @@
 """From labels to preferences: pure arithmetic on what a judge and people said.
 
-Orders are averaged and principles added in logit space (RLAIF, arXiv 2309.00267, section 2.1, averages both orders);
-labels stay as they were read, so weights and subsets of principles never cost a model call.
+Each annotator's opinion of a comparison is one probability before annotators are mixed. A judge's principles are pieces
+of evidence: their logits are added, each bounded. People are votes: their share with a Beta prior. Both are then mixed
+by weight as probabilities (the linear opinion pool: Stone, Ann. Math. Statist. 32, 1961), so a weight of 1 against 1 is
+a mean and nobody's certainty outvotes the others. Orders are averaged in logit space (RLAIF, arXiv 2309.00267, section
+2.1, averages both orders). Labels stay as they were read, so weights and subsets of principles never cost a model call.
+docs/labelling.md says why, and what was measured.
 """
 
 from __future__ import annotations
@@ -12,18 +16,26 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from typing import Any
 
-from rlaif.constitution import Constitution
+from rlaif.constitution import Constitution, Principle
+from rlaif.errors import UserError
 from rlaif.records import Label, verdict_of
+from rlaif.runfolder import Stage
 
-MAX_LOGIT = 8.0  # one principle's say is bounded: a saturated verdict must not silence all others
+RULE = "2: votes as shares, bounded principles, annotators mixed as probabilities"
+OLD_RULE = "1: annotators averaged as logits"  # of runs whose stage.json names none
+MAX_LOGIT = 8.0  # of one verdict: 0 and 1 have no logit
+BOUND = 4.0  # of one principle under one annotator: benchmarks/annotators.py measures 2 to 8
+PRIOR = 0.125  # votes for either side before anybody has voted: a vote on its own is stated as 0.9
+DRAW = 1e-9  # rounding: nothing decides where the mixed opinion is no further than this from ½
+Bounds = tuple[float, float]
 
 
-def logit(p: float) -> float:
-    """log p/(1−p), bounded by ±MAX_LOGIT."""
+def logit(p: float, bound: float = MAX_LOGIT) -> float:
+    """log p/(1−p), bounded by ±`bound`."""
     if p <= 0.0 or p >= 1.0:
-        return math.copysign(MAX_LOGIT, p - 0.5)
+        return math.copysign(bound, p - 0.5)
     x = math.log(p) - math.log1p(-p)
-    return x if -MAX_LOGIT < x < MAX_LOGIT else math.copysign(MAX_LOGIT, x)
+    return x if -bound < x < bound else math.copysign(bound, x)
 
 
 def sigmoid(x: float) -> float:
@@ -42,36 +54,78 @@ def combine_orders(labels: Sequence[Label]) -> dict[tuple[str, str | None], floa
             for (kind, who, principle), values in logits.items()}  # fmt: skip
 
 
-def aggregate(
-    labels: Sequence[Label], constitution: Constitution, human_weight: float = 1.0
-) -> tuple[float, str | None] | None:
-    """(p_a, the id of the principle that decided) of one comparison's labels; None where nothing could be read.
+def evidence(
+    labels: Sequence[Label], weights: Mapping[str, float] | None
+) -> dict[str, dict[str | None, float]]:
+    """annotator → principle → weighted logit for a, of what counts; None stands for the whole comparison.
 
-    Under each annotator the principles' logits are added with their weights, as independent pieces of evidence;
-    annotators are then averaged, people counting `human_weight` against an AI judge's 1. A tie under a principle has
-    logit 0 and says nothing.
+    A principle that `weights` lacks, or gives 0, says nothing (without `weights` each has 1), and an annotator whose
+    labels all say nothing is not there. A verdict on the whole comparison stands before those on single principles.
     """
-    weights = {p.id: p.weight for p in constitution.principles}
-    totals: dict[str, float] = defaultdict(float)
-    by_principle: dict[str, float] = defaultdict(float)
-    for (annotator, principle_id), p in combine_orders(labels).items():
-        say = logit(p) * (1.0 if principle_id is None else weights.get(principle_id, 0.0))
-        totals[annotator] += say
-        if principle_id is not None:
-            by_principle[principle_id] += say
-    shares = {name: 1.0 if name.startswith("ai:") else human_weight for name in totals}
-    if not totals or sum(shares.values()) == 0:
+    found: dict[str, dict[str | None, float]] = defaultdict(dict)
+    for (annotator, principle), p in combine_orders(labels).items():
+        weight = 1.0 if principle is None or weights is None else weights.get(principle, 0.0)
+        if weight:
+            found[annotator][principle] = weight * logit(p, MAX_LOGIT if principle is None else BOUND)
+    return {who: {None: said[None]} if None in said else said for who, said in found.items()}
+
+
+def opinions(labels: Sequence[Label], weights: Mapping[str, float] | None = None) -> dict[str, float]:
+    """Each annotator's probability that a is better, by "kind:id", of one comparison's labels."""
+    return {who: sigmoid(sum(said.values())) for who, said in evidence(labels, weights).items()}
+
+
+def share(votes: Sequence[float]) -> float:
+    """What votes for a, each in [0, 1] and a tie ½, say of the next vote: the mean under a Beta(PRIOR, PRIOR) prior."""
+    return (sum(votes) + PRIOR) / (len(votes) + 2 * PRIOR)
+
+
+def aggregate(
+    labels: Sequence[Label], constitution: Constitution, human_weight: float = 1.0, clamp: Bounds = (0.0, 1.0)
+) -> tuple[float, str | None] | None:
+    """(p_a, the id of the principle that decided) of one comparison's labels; None where nothing was said.
+
+    A judge has weight 1, each person `human_weight`; a judge's opinion is kept within `clamp`. The principle that
+    decided moved the mixed opinion furthest towards its side; None where that was no principle.
+    """
+    said = evidence(labels, {p.id: p.weight for p in constitution.principles})
+    opinion = {who: sigmoid(sum(by.values())) for who, by in said.items()}
+    weight = {who: 1.0 if who.startswith("ai:") else human_weight for who in said}
+    total = sum(weight.values())
+    if not total:
         return None
-    total = sum(totals[name] * share for name, share in shares.items()) / sum(shares.values())
-    deciding = max(by_principle, key=lambda i: by_principle[i] * math.copysign(1, total), default=None)
-    return sigmoid(total), deciding
+    low, high = clamp
+    people = [p for who, p in opinion.items() if not who.startswith("ai:")]
+    judges = [min(high, max(low, p)) for who, p in opinion.items() if who.startswith("ai:")]
+    p_a = (sum(judges) + human_weight * len(people) * share(people)) / total
+    pushed: dict[str, float] = defaultdict(float)
+    for who, by in said.items():
+        for principle, say in by.items():
+            if principle is not None:
+                pushed[principle] += weight[who] * say * math.copysign(abs(p_a - 0.5) > DRAW, p_a - 0.5)
+    deciding = max(pushed, key=lambda i: pushed[i], default=None)
+    return p_a, deciding if deciding is not None and pushed[deciding] > 0 else None
 
 
-def weighted_mean(scores: Mapping[str, float], constitution: Constitution) -> float | None:
-    """One reward from a reply's scores by principle id, principles by their weights; None where nothing was read."""
-    weights = {p.id: p.weight for p in constitution.principles if p.id in scores}
-    total = sum(weights.values())
-    return sum(scores[i] * weight for i, weight in weights.items()) / total if total else None
+def keep_one_rule(stage: Stage, rows: str) -> None:
+    """Note the rule in stage.json; UserError where earlier `rows` of stages of this name in this run had another."""
+    for other in stage.run.stages[: stage.number]:
+        theirs = other.summary.get("rule", OLD_RULE)
+        if other.name == stage.name and (other.dir / f"{rows}.jsonl").exists() and theirs != RULE:
+            raise UserError(f'{other.dir.name}/{rows}.jsonl: made by the rule "{theirs}", and this version has "{RULE}".',
+                            "one rule in all of a run", "start another run: label.labels_from takes the labels over")  # fmt: skip
+    stage.save("running", rule=RULE)
+
+
+def weighted_mean(scores: Mapping[str, float], principles: Sequence[Principle]) -> float | None:
+    """One reward from a response's scores by principle id, principles by their weights.
+
+    None where one that counts is unread: the mean of the others would be the reward of another constitution.
+    """
+    counting = [p for p in principles if p.weight]
+    if not counting or any(p.id not in scores for p in counting):
+        return None
+    return sum(scores[p.id] * p.weight for p in counting) / sum(p.weight for p in counting)
 
 
 @dataclass

@@ -135,13 +135,13 @@ def _pooled(where: Path, members: Sequence[ModelReward], option: RewardSource) -
 
 
 def pointwise(judge: Judge, constitution: Constitution) -> Scorer:
-    """Scores of responses on their own: the weighted mean over the principles that apply, None if unread."""
+    """Scores of responses on their own: the weighted mean over the principles that apply, None where one is unread."""
 
     def scorer(prompts: Sequence[Prompt], texts: Sequence[str]) -> Sequence[float | None]:
         items = [(p, text, constitution.applicable(p.tags)) for p, text in zip(prompts, texts, strict=True)]
         scores: list[float | None] = [None] * len(items)
         for index, worth in judge.pointwise(items):
-            scores[index] = weighted_mean(worth, constitution)
+            scores[index] = weighted_mean(worth, items[index][2])
         return scores
 
     return scorer

@@ -263,7 +263,7 @@ class Stage:
         self.started = time.time()
         write_json(self.dir / "stage.json", {
             "name": self.name, "number": self.number, "round": self.round, "status": status,
-            **{key: before[key] for key in ("in", "kept") if key in before}, **numbers,
+            **{key: before[key] for key in ("in", "kept", "rule") if key in before}, **numbers,
             "example": self.example or before.get("example"), "usage": self.run.ledger.figures(self.dir.name),
             "dropped": dict(self.dropped), "seconds": round(seconds, 3), "metrics": self.metrics,
             "notes": [*self.notes, *(note for note in self.account.notes if note not in self.notes)],

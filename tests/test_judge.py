@@ -67,17 +67,21 @@ def test_principles_add_up_with_their_weights_and_ties_say_nothing():
     assert aggregate([label(0.75), label(0.5, "two")], RULES)[0] == pytest.approx(0.75)
 
 
-def test_people_count_by_their_weight():
-    rows = [label(0.75), label(1.0, None, who=PERSON)]
-    # (ln 3 · 1 + 8 · 3) / 4 with the human logit bounded at 8.
-    assert aggregate(rows, RULES, human_weight=3.0)[0] == pytest.approx(sigmoid((math.log(3) + 24) / 4))
-    assert aggregate(rows, RULES, human_weight=0.0)[0] == pytest.approx(0.75)
-
-
 def test_unreadable_labels_are_missing_not_ties():
     assert aggregate([label(None), label(None, order="ba")], RULES) is None
     assert aggregate([label(None), label(0.75, order="ba")], RULES)[0] == pytest.approx(0.75)
     assert order_statistics([label(None), label(0.75, order="ba")])["invalid_rate"] == 0.5
+
+
+def test_a_reward_by_principles_is_missing_where_one_that_counts_is_unread():
+    one, two = RULES.principles
+    assert weighted_mean({"one": 1.0, "two": 0.25}, RULES.principles) == pytest.approx(0.5)
+    # The mean of what is left would be the reward of another constitution.
+    assert weighted_mean({"one": 1.0}, RULES.principles) is None
+    assert weighted_mean({"one": 1.0}, [one]) == 1.0
+    silent = two.model_copy(update={"weight": 0.0})
+    assert weighted_mean({"one": 1.0}, [one, silent]) == 1.0
+    assert weighted_mean({"two": 1.0}, [silent]) is None
 
 
 def test_logit_is_bounded_and_inverts_sigmoid():
@@ -340,9 +344,6 @@ def test_a_score_is_the_expected_value_over_the_answers(templates, answer, value
     prompt = Prompt(messages=(Message(role="user", content="Hello?"),))
     found = dict(judge.pointwise([(prompt, "a reply", RULES.principles)]))
     assert found == {0: {"one": pytest.approx(value), "two": pytest.approx(value)}}
-    # Weights 1 and 2.
-    assert weighted_mean({"one": 0.0, "two": 0.75}, RULES) == pytest.approx(0.5)
-    assert weighted_mean({}, RULES) is None
 
 
 def test_a_refused_score_is_left_out():

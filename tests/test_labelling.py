@@ -94,6 +94,46 @@ def rows(this: Run, name: str, record=Label):
     return list(Rows(this.stages[2].dir / f"{name}.jsonl", record))
 
 
+def people(folder: Path, pairs: list[Comparison], **label) -> str:
+    """A file of one person's labels on the pairs."""
+    row = {"annotator": {"kind": "human", "id": "ann"}, **label}
+    text = "".join(json.dumps({"comparison_id": pair.id, **row}) + "\n" for pair in pairs)
+    (folder / "people.jsonl").write_text(text)
+    return f"label.human.file={folder / 'people.jsonl'}"
+
+
+@pytest.mark.parametrize(
+    "label",
+    [
+        {"verdict": "abstain"},
+        {"verdict": "a", "principle_id": "no such rule"},
+        {"verdict": "a", "principle_id": "p15"},
+    ],
+)
+def test_a_person_who_says_nothing_takes_no_pair_from_the_judge_and_moves_none(folder, label):
+    constitution(folder, weights={15: 0.0})
+    plain = run(folder, "plain")
+    pairs = list(Rows(plain.stages[1].dir / "comparisons.jsonl", Comparison))
+    alone = run(folder, "alone", people(folder, pairs, **label))
+    mixed = run(folder, "mixed", people(folder, pairs, **label), "label.human.weight=5")
+    for other in (alone, mixed):
+        assert [(row.p_a, row.deciding) for row in rows(other, "preferences", Preference)] == [
+            (row.p_a, row.deciding) for row in rows(plain, "preferences", Preference)
+        ]
+    notes = " ".join(mixed.stages[2].summary["notes"])
+    assert ("principle that the constitution lacks" in notes) == (label.get("principle_id") == "no such rule")
+
+
+def test_a_person_and_the_judge_are_a_mean_at_weight_1(folder):
+    plain = run(folder, "plain")
+    pairs = list(Rows(plain.stages[1].dir / "comparisons.jsonl", Comparison))
+    mixed = run(folder, "mixed", people(folder, pairs, verdict="a"), "label.human.weight=1")
+    judged = {row.comparison_id: row.p_a for row in rows(plain, "preferences", Preference)}
+    for row in rows(mixed, "preferences", Preference):
+        assert row.p_a == pytest.approx((judged[row.comparison_id] + 0.9) / 2, abs=5e-4)
+    assert mixed.stages[2].summary["rule"].startswith("2:")
+
+
 def test_editing_one_principle_of_sixteen_asks_about_that_one_alone(folder):
     first = run(folder, "first")
     calls = len(ASKED)

@@ -11,6 +11,7 @@ from rlaif.comparing.evidence import Evidence
 from rlaif.config import Config
 from rlaif.options import STAGES
 from rlaif.options.base import NO_EFFECT
+from rlaif.preferences import OLD_RULE
 from rlaif.runfolder import read_json
 
 Change = list[Any]  # [in A, in B], None where it is missing
@@ -94,10 +95,11 @@ def _templates(side: Evidence) -> dict[str, str]:
 
 
 def _data(side: Evidence) -> dict[str, Any]:
-    stage = side.last("evaluate")
+    stage, label = side.last("evaluate"), side.last("label")
     held = stage.summary.get("in") if stage else None
     return {
         "prompts": len(side.prompts),
         "evaluated rows": held,
         "evaluated policy": side.final,
+        "preferences by rule": label.summary.get("rule", OLD_RULE) if label else None,
     }

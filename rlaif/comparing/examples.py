@@ -129,7 +129,7 @@ def doubtful(evidence: Evidence, count: int = 4) -> dict[str, list[Judged]]:
     ties, uncertain, disputed = (Fewest(count), Fewest(count), Fewest(2 * count))
     some_decide = False
     for row in evidence.each(stage, "preferences", Preference):
-        read = combine_orders(labels.all(row.comparison_id))
+        read = _counting(evidence, labels.all(row.comparison_id))
         decides = any(abs(p - 0.5) > TIE_MARGIN for p in read.values())
         some_decide |= decides
         if abs(row.p_a - 0.5) < 0.25:
@@ -167,12 +167,18 @@ class Fewest:
         return [row for *_, row in self._smallest()]
 
 
+def _counting(evidence: Evidence, labels: list[Label]) -> dict[tuple[str, str | None], float]:
+    """p_a by (annotator, principle), without the principles that count for nothing."""
+    weights = {None: 1.0, **{p.id: p.weight for p in evidence.run.constitution.principles}}
+    return {key: p for key, p in combine_orders(labels).items() if weights.get(key[1])}
+
+
 def _spread(read: dict[tuple[str, str | None], float]) -> float:
     return max(read.values(), default=0.5) - min(read.values(), default=0.5)
 
 
 def _judged(evidence: Evidence, row: Preference, pair: Comparison, labels: list[Label]) -> Judged:
-    read: dict[tuple[str, str | None], float] = combine_orders(labels)
+    read = _counting(evidence, labels)
     verdicts = [(principle or who.partition(":")[0], p) for (who, principle), p in read.items()]
     a, b = _text(evidence, pair.a), _text(evidence, pair.b)
     return Judged(prompt_text(evidence, pair.prompt_id), a, b, row.p_a, verdicts, _spread(read))

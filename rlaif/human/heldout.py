@@ -9,13 +9,14 @@ from statistics import fmean
 
 from rlaif.human.formats import format_of
 from rlaif.human.importers import import_file
+from rlaif.preferences import opinions
 from rlaif.records import Comparison, Label, Prompt, Response, by_id
 from rlaif.runfolder import read_json, read_rows
 
 
 @dataclass(frozen=True)
 class LabelledPair:
-    """Two replies to a prompt, the mean probability that a is better, and who says so."""
+    """Two responses to a prompt, the mean of the annotators' opinions that a is better, and who says so."""
 
     a: Response
     b: Response
@@ -50,7 +51,7 @@ def load_heldout(path: Path, imported: Path) -> HeldoutSet:
     for row in read_rows(path / "comparisons.jsonl", Comparison):
         labels = said[row.id]
         if labels:
-            p_a = fmean(label.p_a for label in labels if label.p_a is not None)
+            p_a = fmean(opinions(labels).values())
             who = ", ".join(sorted({label.annotator.id for label in labels}))
             pairs.append(LabelledPair(texts[row.a], texts[row.b], p_a, who))
         else:

@@ -21,6 +21,7 @@ from pydantic import ValidationError
 from rlaif.errors import UserError, nearest
 from rlaif.human.formats import READERS, Pair, Unusable, hh_pair, hh_row
 from rlaif.human.rankings import P_A
+from rlaif.preferences import opinions
 from rlaif.records import Comparison, Label, Prompt, Record, Response, Verdict, by_id
 from rlaif.runfolder import read_json, read_rows, write_json
 
@@ -125,7 +126,7 @@ def _label(pair: Pair, prompt: Prompt, first: Response, second: Response) -> tup
 
 
 def export_hh(folder: Path, path: Path) -> dict[str, Any]:
-    """Write a folder's comparisons as HH-RLHF rows, the winner being the mean of its labels; returns the counts.
+    """Write a folder's comparisons as HH-RLHF rows, the winner being that of its annotators' mean opinion; returns the counts.
 
     Left out and counted: a comparison without a winner, and one that the format cannot hold (a system turn, a turn
     marker inside an answer), which is whatever would not be read back the same.
@@ -133,13 +134,13 @@ def export_hh(folder: Path, path: Path) -> dict[str, Any]:
     prompts = by_id(read_rows(folder / "prompts.jsonl", Prompt))
     responses = by_id(read_rows(folder / "responses.jsonl", Response))
     comparisons = read_rows(folder / "comparisons.jsonl", Comparison)
-    votes: defaultdict[str, list[float]] = defaultdict(list)
+    labels: defaultdict[str, list[Label]] = defaultdict(list)
     for label in read_rows(folder / "labels.jsonl", Label):
-        votes[label.comparison_id] += [] if label.p_a is None else [label.p_a]
+        labels[label.comparison_id].append(label)
     dropped: Counter[str] = Counter()
     with path.open("w", encoding="utf-8") as file:
         for row in comparisons:
-            p_a = fmean(votes[row.id] or [0.5])
+            p_a = fmean(opinions(labels[row.id]).values() or [0.5])
             best, worst = (responses[id].text for id in ((row.a, row.b) if p_a > 0.5 else (row.b, row.a)))
             turns = tuple((m.role, m.content) for m in prompts[row.prompt_id].messages)
             hh, reason = _hh(turns, best, worst), "no winner" if p_a == 0.5 else ""

@@ -126,7 +126,7 @@ class Human(Options):
     weight: float | None = Field(
         default=None,
         ge=0,
-        description="given: the judge labels these too, and people count this against its 1",
+        description="given: the judge labels these too, and each person counts this against its 1",
     )
 
     @model_validator(mode="after")
@@ -141,7 +141,7 @@ class Label(StageOptions):
 
     needs, makes = ("comparisons",), ("labels", "preferences")
     stage: Literal["label"]
-    ai: bool = Field(default=True, description="ask the feedback model (for what human.share leaves over)")
+    ai: bool = Field(default=True, description="ask the feedback model (for what people say nothing about)")
     mode: Literal["pairwise", "best", "best and worst"] = Field(
         default="pairwise",
         description="one question a pair, or one on all replies to a prompt that names the best (and one the worst)",
@@ -156,7 +156,7 @@ class Label(StageOptions):
     )
     cot: bool = Field(default=False, description="let the judge reason first; probabilities are then clamped")
     clamp: tuple[float, float] | None = Field(
-        default=None, description="bounds on p; default 0.4–0.6 with cot"
+        default=None, description="bounds on the judge's p; default 0.4–0.6 with cot"
     )
     few_shot: int = Field(default=0, ge=0)
     max_tokens: int = Field(default=256, ge=1, description="length of the reasoning, with cot")

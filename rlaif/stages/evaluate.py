@@ -15,7 +15,7 @@ from typing import Any
 from rlaif.engines import GenerateRequest, open_engine
 from rlaif.gold import load_gold, with_all
 from rlaif.judge import Judge, Question
-from rlaif.preferences import aggregate
+from rlaif.preferences import aggregate, keep_one_rule
 from rlaif.prompts import encode_chat, encode_reply
 from rlaif.records import Comparison, Evaluation, Label, Prompt, Response
 from rlaif.refusals import refuses
@@ -32,6 +32,7 @@ def run(stage: Stage) -> None:
     prompts = sorted(stage.run.prompts("heldout"), key=lambda p: p.id)[: options.prompts]
     texts = stage.rows("responses", Response)
     rows = stage.rows("evaluation", Evaluation)
+    keep_one_rule(stage, "evaluation")
     judged = {p.id for p in prompts[: options.judge]}
     policies = stage.policies()
     judge = Judge(open_engine(stage.config.feedback, stage.run.cache, stage.account), stage.templates)

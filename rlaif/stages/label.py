@@ -1,8 +1,8 @@
 """label: the judge's verdict on every comparison under every principle in both orders; people's labels beside it.
 
-Labels are rows as they were read. Preferences are arithmetic on them: orders averaged and principles added in logit
-space, people mixed in by share or weight, clamped where the judge reasoned first (Constitutional AI, arXiv
-2212.08073, section 4.1: chain-of-thought probabilities saturate, so 40-60 %).
+Labels are rows as they were read. Preferences are arithmetic on them (`rlaif.preferences`): one probability an
+annotator, then mixed by weight; the judge's is clamped where it reasoned first (Constitutional AI, arXiv 2212.08073,
+section 4.1: chain-of-thought probabilities saturate, so 40-60 %).
 
 Comparisons are read, judged and written a chunk at a time, and rows are found on disk, so memory does not grow with
 their number. A label is known by its pair, principle, template, judge and order: what an earlier run (`labels_from`)
@@ -28,7 +28,7 @@ from rlaif.gold import Gold, load_gold
 from rlaif.human.rankings import load_human_labels, simulate_labels
 from rlaif.judge import BROKEN, CHUNK, Judge, Question, Slot, slot_of
 from rlaif.lookup import Lookup, whole_lines
-from rlaif.preferences import Tally, aggregate, combine_orders, ratio
+from rlaif.preferences import Tally, aggregate, combine_orders, evidence, keep_one_rule, ratio
 from rlaif.records import Comparison, Label, Preference, Prompt, Response
 from rlaif.runfolder import RowFile, Stage, label_files
 from rlaif.seeds import derive_seed
@@ -49,6 +49,7 @@ def _run(stage: Stage) -> None:
     desk = Desk(stage, questions)
     path = stage.dir / "preferences.jsonl"
     path.unlink(missing_ok=True)
+    keep_one_rule(stage, "preferences")
     preferences = RowFile(path, Preference)
     metrics = Metrics(stage)
     kept = 0
@@ -191,7 +192,12 @@ class Desk:
             return []
         # With a weight both label; without one, people's labels stand in for the judge's.
         blend = self.options.human is not None and self.options.human.weight is not None
-        return [q for q in chunk if q.principles and (blend or q.comparison.id not in self.people)]
+        return [q for q in chunk if q.principles and (blend or not self._decided(q.comparison.id))]
+
+    def _decided(self, pair: str) -> bool:
+        """Whether people's labels say anything of a pair: an abstention, or a principle that does not count, does not."""
+        weights = {p.id: p.weight for p in self.stage.constitution.principles}
+        return bool(evidence(self.people.get(pair, ()), weights))
 
     def _taken_over(
         self, asked: Sequence[Question], expected: set[Slot], own: dict[str, Label]
@@ -273,7 +279,11 @@ def _people(stage: Stage, questions: Questions) -> dict[str, list[Label]]:
     if human.file:
         left_out: Counter[str] = Counter()
         labels = load_human_labels(find(human.file, stage.run.base), pairs, left_out)
-        stage.notes += [f"{human.file}: {n} × {reason}" for reason, n in left_out.items()]
+        known = {None, *stage.constitution.ids}
+        left_out["label under a principle that the constitution lacks: it says nothing"] += sum(
+            label.principle_id not in known for label in labels
+        )
+        stage.notes += [f"{human.file}: {n} × {reason}" for reason, n in left_out.items() if n]
     else:
         labels = simulate_labels(
             human.annotator, human.options, list(questions), stage.constitution, stage.seed
@@ -289,7 +299,8 @@ def _people(stage: Stage, questions: Questions) -> dict[str, list[Label]]:
 def _preference(stage: Stage, question: Question, labels: Sequence[Label]) -> Preference | None:
     options = stage.options
     weight = options.human.weight if options.human and options.human.weight is not None else 1.0
-    result = aggregate(labels, stage.constitution, weight)
+    clamp = options.clamp or ((0.4, 0.6) if options.cot else (0.0, 1.0))
+    result = aggregate(labels, stage.constitution, weight, clamp)
     if result is None:
         stage.dropped[_why_missing(labels)] += 1
         return None
@@ -297,9 +308,8 @@ def _preference(stage: Stage, question: Question, labels: Sequence[Label]) -> Pr
     if question.comparison.origin == "revision" and p_a <= 0.5:
         stage.dropped["revision not confirmed by the judge"] += 1
         return None
-    low, high = options.clamp or ((0.4, 0.6) if options.cot else (0.0, 1.0))
     return Preference(
-        comparison_id=question.comparison.id, p_a=min(high, max(low, p_a)), deciding=deciding,
+        comparison_id=question.comparison.id, p_a=p_a, deciding=deciding,
         votes=dict(Counter(label.verdict for label in labels)),
         sources=tuple(sorted({label.annotator.kind for label in labels})),
     )  # fmt: skip
@@ -308,6 +318,8 @@ def _preference(stage: Stage, question: Question, labels: Sequence[Label]) -> Pr
 def _why_missing(labels: Sequence[Label]) -> str:
     if not labels:
         return "no principle applies"
+    if any(label.p_a is not None for label in labels):
+        return "no verdict under a principle, or by an annotator, that counts"
     abstained = any(label.verdict == "abstain" for label in labels)
     return "every verdict is an abstention" if abstained else "no verdict could be read"
 
