@@ -22,6 +22,11 @@ PACKAGE = Path(__file__).parent
 # In a checkout the shipped files stand beside the package; a wheel carries them inside it.
 ASSETS = PACKAGE / "assets" if (PACKAGE / "assets").is_dir() else PACKAGE.parent
 
+# A long name with small letters and digits in it is a key that somebody put where its variable's name belongs.
+_VARIABLE = re.compile(r"(?!(?=.*[a-z])(?=.*\d)\w{20})[A-Za-z_]\w*")
+# What a request is made of: an extra key must not change what is asked, of whom, or in how many pieces it arrives.
+_OWN_KEYS = {"model", "messages", "stream", "n", "chat_template_kwargs"}
+
 
 class ModelConfig(Options):
     """A model and the engine that runs it."""
@@ -46,6 +51,14 @@ class ModelConfig(Options):
         ge=1,
         description="openai: requests in flight at each endpoint",
         json_schema_extra=NO_EFFECT,
+    )
+    chat_template_kwargs: dict[str, Any] = Field(
+        default_factory=dict,
+        description="passed to the chat template, here or by a server that takes it; e.g. {enable_thinking: false}",
+    )
+    extra_body: dict[str, Any] = Field(
+        default_factory=dict,
+        description="openai: further keys of every request, e.g. {reasoning_effort: low}; no secrets",
     )
     patience: float = Field(
         default=120.0,
@@ -84,16 +97,16 @@ class ModelConfig(Options):
     def _no_secrets(self) -> ModelConfig:
         for url in self.endpoints:
             parts = urlsplit(url)
-            if parts.scheme not in ("http", "https") or not parts.hostname:
-                raise ValueError(
-                    f"base_url: {parts.hostname or url} is no address such as http://localhost:8000/v1"
-                )
-            if parts.username or parts.password or parts.query:
-                # Configs are copied into run folders.
+            # Configs are copied into run folders, so an address has no place for a password or a token.
+            if "@" in url or "?" in url or "#" in url:
                 raise ValueError("base_url carries a password or a token; put the key into the environment variable "
                                  "that api_key_env names")  # fmt: skip
-        if not re.fullmatch(r"[A-Za-z_]\w*", self.api_key_env):
+            if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0:
+                raise ValueError(f"base_url: {url} is no address such as http://localhost:8000/v1")
+        if not _VARIABLE.fullmatch(self.api_key_env):
             raise ValueError("api_key_env is the name of an environment variable, not the key itself")
+        if taken := sorted(_OWN_KEYS & self.extra_body.keys()):
+            raise ValueError(f"extra_body: {taken[0]} is set by rlaif itself")
         return self
 
 

@@ -11,7 +11,7 @@ from rlaif.seeds import derive_seed
 
 
 def sample_responses(stage: Stage, prompts: Sequence[Prompt], k: int, top_p: float = 1.0) -> Rows[Response]:
-    """k responses to each prompt in responses.jsonl; prompts that do not fit the context are dropped and counted.
+    """k responses to each prompt in responses.jsonl; prompts that do not fit the context, or that a server refuses, are dropped and counted.
 
     The stage's options give `temperature` and `max_tokens`; the seed of a sample hangs on its prompt and index alone.
     """
@@ -41,8 +41,8 @@ def _sample(
     with stage.progress(total, "responses", total - len(missing)) as tick:
         for at, made in engine.generate(requests):
             prompt, index = missing[at]
-            if made.finish == "too_long":
-                stage.dropped["prompt longer than the model's context"] += 1
+            if made.unwritten:
+                stage.dropped[made.unwritten] += 1
             else:
                 rows.append([Response(
                     prompt_id=prompt.id, text=made.text, model=engine.fingerprint, sampling=sampling,

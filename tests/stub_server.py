@@ -1,5 +1,6 @@
 """A real HTTP server on 127.0.0.1 that speaks the OpenAI chat protocol: it answers, refuses, breaks off and lies."""
 
+import gzip
 import json
 import math
 import threading
@@ -26,7 +27,8 @@ class Stub:
         self.always: str | None = None
         self.logprobs = True
         self.silence = 1.0  # seconds of it
-        self.text = "B"
+        self.text: str | list = "B"
+        self.finish = ""  # its reason to end, where that is to be another one
         self.top = [("A", 0.2), (" A", 0.1), ("B", 0.6), ("The", 0.05)]
 
     def fault(self, body: dict) -> str | None:
@@ -39,8 +41,8 @@ class Stub:
 
     def answer(self, body: dict) -> dict:
         """A good answer."""
-        choice = {"index": 0, "finish_reason": "length" if body.get("max_tokens") == 3 else "stop",
-                  "message": {"role": "assistant", "content": f" {self.text} "}}  # fmt: skip
+        choice = {"index": 0, "finish_reason": self.finish or ("length" if body.get("max_tokens") == 3 else "stop"),
+                  "message": {"role": "assistant", "content": f" {self.text} " if isinstance(self.text, str) else self.text}}  # fmt: skip
         if body.get("logprobs") and self.logprobs:
             likely = self.verdict(body) if self.verdict else self.top
             top = [{"token": t, "logprob": math.log(p), "bytes": None} for t, p in likely]
@@ -68,6 +70,14 @@ def handler(stub: Stub) -> type[BaseHTTPRequestHandler]:
                 self.reply(200, json.dumps(answer).encode())
             elif fault == "other model":
                 self.reply(200, json.dumps({**stub.answer(body), "model": "tiny-chat"}).encode())
+            elif fault and fault.startswith("body "):  # a status of 200 and whatever follows
+                self.reply(200, fault.removeprefix("body ").encode())
+            elif fault and fault.startswith("redirect "):
+                stub.headers = {"Location": fault.removeprefix("redirect ")}
+                self.reply(307, b"")
+            elif fault and fault.startswith("packed "):  # so many megabytes of blanks
+                stub.headers = {"Content-Encoding": "gzip"}
+                self.reply(200, gzip.compress(b" " * (int(fault.removeprefix("packed ")) << 20)))
             elif fault == "silence":
                 time.sleep(stub.silence)
                 self.close_connection = True

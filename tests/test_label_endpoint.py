@@ -66,7 +66,7 @@ def labels(folder: Path) -> dict[tuple[str, str, str], float]:
     rows = [json.loads(line) for line in (folder / "03_label" / "labels.jsonl").read_text().splitlines()]
     found = Counter((row["comparison_id"], row["principle_id"], row["order"]) for row in rows)
     assert set(found.values()) <= {1}
-    return {(row["comparison_id"], row["principle_id"], row["order"]): row["p_a"] for row in rows}
+    return {(row["comparison_id"], row["principle_id"], row["order"]): row.get("p_a") for row in rows}
 
 
 def written_anywhere(folder: Path, text: str) -> list[Path]:
@@ -147,6 +147,30 @@ def test_a_server_that_falls_silent_and_comes_back(project: Path, truth: dict):
     done = json.loads((project / "silent" / "03_label" / "stage.json").read_text())
     assert done["usage"]["calls"] >= len(truth)
     assert done["usage"]["retried: no answer in time"] == failed["usage"]["retried: no answer in time"]
+
+
+def test_refused_questions_are_counted_and_the_run_goes_on(project: Path, truth: dict):
+    stub = Stub()
+
+    def fault(body: dict) -> str | None:
+        stub.asked.append(body)
+        text = body["messages"][-1]["content"]
+        return "403 not this one" if crc32(text.encode()) % 7 == 0 and text != "Hello." else None
+
+    stub.fault = fault
+    stub.verdict = lambda body: verdict(body) if body["messages"][-1]["content"] != "Hello." else stub.top
+    with serving(stub) as url:
+        run(endpoint_config(project, url), project / "moderated")
+    rows = labels(project / "moderated")
+    left = {key for key, p_a in rows.items() if p_a is None}
+    assert 0 < len(left) < len(truth) / 2
+    assert {key: p for key, p in rows.items() if key not in left} == pytest.approx(
+        {key: p for key, p in truth.items() if key not in left}
+    )
+    summary = read_json(project / "moderated" / "03_label" / "stage.json")
+    assert summary["status"] == "done"
+    assert summary["usage"]["refused: HTTP 403"] == len(left)
+    assert any(f"{len(left)} questions refused ({len(left)} × HTTP 403" in note for note in summary["notes"])
 
 
 @pytest.mark.parametrize(("fault", "words"), [

@@ -91,8 +91,8 @@ def sampled(
         for k in range(2)
     ]
     for index, written in open_engine(config.policy).generate(requests):
-        if written.finish == "too_long":
-            left_out["prompt too long for the policy"] += 1
+        if written.unwritten:
+            left_out[written.unwritten] += 1
         else:
             texts[index] = written.text
     return list(_pairs(drawn, texts, constitution, gold, left_out))

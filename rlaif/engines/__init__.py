@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Protocol
 
 from rlaif.config import ModelConfig
+from rlaif.errors import whole_text
 from rlaif.spending import Account
 
 Chat = list[dict[str, str]]
@@ -32,14 +33,27 @@ class GenerateRequest:
 
 @dataclass(frozen=True)
 class Generation:
-    """One written text. `finish` is "stop", "length", "too_long" where the prompt did not fit the context, or
-    "content_filter" where a service would not answer. `token_ids` as in `records.Response`, where they are known."""
+    """One written text. `finish` is "stop", "length", "content_filter" where a service broke it off, or, without a text,
+    "too_long" where the prompt did not fit the context and "refused" where a server would not take it. `token_ids`
+    as in `records.Response`, where they are known."""
 
     text: str
     finish: str
     prompt_tokens: int = 0
     tokens: int = 0
     token_ids: str | None = None
+
+    def __post_init__(self) -> None:
+        # Whoever wrote it, a script or an older cache included: no row can hold half of a surrogate pair.
+        object.__setattr__(self, "text", whole_text(self.text)[0])
+
+    @property
+    def unwritten(self) -> str | None:
+        """Why there is no text, in the words under which stages count it; None where there is one."""
+        return _UNWRITTEN.get(self.finish)
+
+
+_UNWRITTEN = {"too_long": "prompt longer than the model's context", "refused": "refused by the server"}
 
 
 @dataclass(frozen=True)
@@ -103,11 +117,17 @@ class Usage:
     tokens: int = 0
     shared_tokens: int = 0  # of the prompt tokens, those that a shared prefix or a server's cache saved
     retried: Counter[str] = field(default_factory=Counter)  # tries that came to nothing, by what came of them
+    refused: Counter[str] = field(
+        default_factory=Counter
+    )  # questions that a server would not take, by reason
 
     def as_dict(self) -> dict[str, int]:
         """Plain numbers for a stage's summary."""
-        numbers = {key: value for key, value in vars(self).items() if key != "retried"}
-        return {**numbers, **{f"retried: {kind}": n for kind, n in self.retried.items()}}
+        counted = {"retried": self.retried, "refused": self.refused}
+        numbers = {key: value for key, value in vars(self).items() if key not in counted}
+        return numbers | {
+            f"{what}: {kind}": n for what, kinds in counted.items() for kind, n in kinds.items()
+        }
 
 
 class Engine(Protocol):

@@ -11,6 +11,8 @@ import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from rlaif.errors import whole_text
+
 # What a question may cost: tries at its log-probabilities, then the tokens of a written verdict.
 READS, VERDICT_TOKENS = 3, 16
 _NEVER = -30.0  # log-probability of what cannot be any less likely
@@ -19,8 +21,24 @@ _RELEASE = r"(\d{4}-?\d\d-?\d\d|(0[1-9]|1[0-2])-?(0[1-9]|[12]\d|3[01])|2\d(0[1-9
 _LATEST = re.compile(r"[-:]latest$")
 
 
+# What opens a model's thinking where its server does not take it out of the text.
+_THOUGHT = re.compile(
+    r"\s*(?:<(?:seed:)?(?:think|thinking|thought|reasoning)>|<\|channel\|>analysis|\[THINK\]|◁think▷)", re.I
+)
+_THOUGHT_OVER = re.compile(
+    r"^.*(?:</(?:seed:)?(?:think|thinking|thought|reasoning)>|\[/THINK\]|◁/think▷)", re.I | re.S
+)
+_CUT = ("length", "max_tokens", "model_length")
+_FILTERED = ("content_filter", "safety", "prohibited_content")
+_BROKEN_OFF = ("error", "abort", "cancelled")
+
+
 class Answer(NamedTuple):
-    """One chat completion; `top` holds the likeliest first tokens with their log-probabilities, if it gives any."""
+    """One chat completion; `top` holds the likeliest first tokens with their log-probabilities, if it gives any.
+
+    `finish` is "stop", "length" or "content_filter", whatever the server calls it. `thinks` says that it begins with
+    the model's thinking, `replaced` how many lone surrogates became U+FFFD.
+    """
 
     text: str
     finish: str
@@ -29,17 +47,53 @@ class Answer(NamedTuple):
     prompt_tokens: int
     tokens: int
     shared_tokens: int
+    thinks: bool = False
+    replaced: int = 0
 
 
-def answer_of(completion: Any) -> Answer:
-    """The parts of a chat completion's first choice; raises where they are not what the protocol says."""
-    choice, used = completion.choices[0], completion.usage
-    details = getattr(used, "prompt_tokens_details", None)
+def answer_of(body: Any) -> Answer | None:
+    """The parts of a chat completion's first choice, None where it has no choice.
+
+    Raises whatever it trips over where they are not what the protocol says.
+    """
+    if not isinstance(body, dict):
+        raise TypeError("no object")
+    if not body.get("choices"):
+        return None
+    choice, used = body["choices"][0], body.get("usage")
+    message = choice["message"]
+    text, replaced = whole_text(_content(message))
+    hidden = message.get("reasoning_content") or message.get("reasoning")
     return Answer(
-        _text(choice.message.content), _text(choice.finish_reason) or "stop", _likeliest(choice.logprobs),
-        _text(completion.model), _count(used, "prompt_tokens"), _count(used, "completion_tokens"),
-        _count(details, "cached_tokens"),
+        text, _finish(_text(choice.get("finish_reason"))), _likeliest(choice.get("logprobs")), _text(body.get("model")),
+        _count(used, "prompt_tokens"), _count(used, "completion_tokens"),
+        _count((used or {}).get("prompt_tokens_details"), "cached_tokens"),
+        thinks=bool(_THOUGHT.match(text) or (hidden and not text.strip())), replaced=replaced,
     )  # fmt: skip
+
+
+def without_thought(text: str) -> str:
+    """A text without the thinking it begins with; one that is still thinking as it is."""
+    return _THOUGHT_OVER.sub("", text, count=1) if _THOUGHT.match(text) else text
+
+
+def _content(message: Any) -> str:
+    """The text of a message: as it is, as the text parts of a list, or as the refusal that takes its place."""
+    content = message.get("content")
+    if isinstance(content, list):
+        # Parts of other types (thinking, images) are no text of the response.
+        content = "".join(
+            _text(part["text"]) for part in content if part.get("type", "text") in ("text", "output_text")
+        )
+    return _text(content) or _text(message.get("refusal"))
+
+
+def _finish(reason: str) -> str:
+    """Why a text ended, in our words: what a server says is not kept, since it can say anything."""
+    reason = reason.lower()
+    if reason in _BROKEN_OFF:
+        raise ValueError("broken off")
+    return "length" if reason in _CUT else "content_filter" if reason in _FILTERED else "stop"
 
 
 def _text(part: Any) -> str:
@@ -49,14 +103,14 @@ def _text(part: Any) -> str:
 
 
 def _count(part: Any, name: str) -> int:
-    number = getattr(part, name, 0)
-    return number if isinstance(number, int) else 0
+    number = part.get(name) if isinstance(part, dict) else None
+    return number if isinstance(number, int) and 0 <= number < 2**53 else 0
 
 
 def _likeliest(logprobs: Any) -> list[tuple[str, float]]:
-    content = getattr(logprobs, "content", None)
-    first = getattr(content[0], "top_logprobs", None) if content else None
-    top = [(_text(token.token), token.logprob) for token in first or ()]
+    content = logprobs.get("content") if isinstance(logprobs, dict) else None
+    first = content[0].get("top_logprobs") if content else None
+    top = [(whole_text(_text(token["token"]))[0], token["logprob"]) for token in first or ()]
     if not all(logprob <= 0.01 for _, logprob in top):  # which is false of NaN too
         raise ValueError("no log-probability")
     return top

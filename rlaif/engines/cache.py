@@ -65,7 +65,7 @@ class CachedEngine:
                     missing.append(index)
         try:
             for place, made in self.engine.generate([requests[i] for i in missing]) if missing else ():
-                if made.finish != "too_long":
+                if made.unwritten is None:
                     self._keep(keys[missing[place]], asdict(made))
                 yield missing[place], made
         finally:

@@ -25,6 +25,11 @@ TRIES = 7  # of one question while others are answered: then it is the question
 PAUSE, LONGEST = 0.25, 15.0  # seconds; pauses double
 FIRST = 20.0  # seconds for an endpoint that never answered and does not say that it will
 TIMEOUT, CONNECT = 600.0, 10.0  # of one request, while its endpoint answers others
+OPTIONAL = (
+    "temperature",
+    "top_p",
+    "seed",
+)  # without these a request can still be asked, and the notes say so
 _PATIENT = ("HTTP 429", "HTTP 503", "HTTP 529", "no answer in time")  # busy, not wrong
 _AT_ONCE = ("HTTP 429", "no connection")  # rest after one failure
 
@@ -46,6 +51,8 @@ class Job:
     faults: int = 0
     first_fault: float = 0.0
     bare: int = 0  # answers without the log-probabilities asked for
+    empty: int = 0  # answers without a choice
+    asked: tuple[Any, Any] = ((), {})  # the messages and options of its last request
 
 
 @dataclass
@@ -64,6 +71,12 @@ class Endpoint:
     gave_logprobs: bool = False
     first: asyncio.Lock = field(default_factory=asyncio.Lock)  # held by the question that finds out
     written: int = 0  # verdicts read from a written answer
+    limit: str = "max_tokens"  # what it calls the most tokens to write
+    not_taken: set[str] = field(default_factory=set)  # options that it refuses and is not sent any more
+    refused: Counter[str] = field(default_factory=Counter)  # questions that it would not take, by reason
+    said: str = ""  # its words on the last of them
+    thinking: int = 0  # texts that begin with the model's thinking
+    replaced: int = 0  # lone surrogates in its texts
 
     @property
     def name(self) -> str:
@@ -81,6 +94,21 @@ class Endpoint:
     def ailing(self) -> bool:
         """Whether it is to be asked by one worker at a time, after a rest."""
         return self.row >= 3 or (self.row > 0 and self.last is not None and self.last.kind in _AT_ONCE)
+
+    def shaped(self, options: dict[str, Any]) -> dict[str, Any]:
+        """A request's options as this endpoint takes them."""
+        return {self.limit if name == "max_tokens" else name: value
+                for name, value in options.items() if name not in self.not_taken}  # fmt: skip
+
+    def adapts(self, why: str, sent: dict[str, Any]) -> bool:
+        """Whether a request that was declined because of its options can be sent again with others."""
+        if why == "limit" and "max_tokens" in sent:
+            self.limit = "max_completion_tokens"
+            return True
+        if why in OPTIONAL and why in sent:
+            self.not_taken.add(why)
+            return True
+        return False
 
     def well(self) -> None:
         """An answer came."""
@@ -108,6 +136,38 @@ class Endpoint:
         """Its troubles in words: "3 × HTTP 429, 1 × half an answer"."""
         return ", ".join(f"{n} × {kind}" for kind, n in self.troubles.items())
 
+    def notes(self) -> list[str]:
+        """What a reader of the run should know of it."""
+        notes, name = list[str](), self.name
+        if self.troubles:
+            notes.append(f"{name}: asked again after {self.told()}.")
+        if self.refused:
+            told = ", ".join(f"{n} × {kind}" for kind, n in self.refused.items())
+            said = f', the last with "{self.said}"' if self.said else ""
+            notes.append(f"{name}: {self.refused.total()} questions refused ({told}{said}).")
+        if self.written:
+            notes.append(f"{name}: {'not always' if self.top else 'no'} "
+                         f"log-probabilities; {self.written} verdicts are written answers, parsed.")  # fmt: skip
+        if self.thinking:
+            notes.append(f"{name}: {self.thinking} texts begin with the model's thinking, which is no verdict; most models "
+                         "are asked without it by chat_template_kwargs: {enable_thinking: false}, hosted ones by a key of "
+                         "extra_body such as {reasoning_effort: none}.")  # fmt: skip
+        if self.not_taken:
+            notes.append(f"{name}: takes no {', '.join(sorted(self.not_taken))}; its own is used.")
+        if self.replaced:
+            notes.append(f"{name}: {self.replaced} lone surrogates in its texts became U+FFFD.")
+        return notes
+
+
+@dataclass
+class _Work:
+    """The questions that are left, and what `Pool.ask` was given to deal with each of them."""
+
+    todo: asyncio.Queue[Job]
+    ask: Callable[[Endpoint, Job], Coroutine[Any, Any, Any]]
+    put: Callable[[Any], None]
+    instead: Callable[[Endpoint, Job, Trouble, bool], Coroutine[Any, Any, Any]]
+
 
 @dataclass
 class Pool:
@@ -129,9 +189,15 @@ class Pool:
         connect: Callable[[str], Any],
         ask: Callable[[Endpoint, Job], Coroutine[Any, Any, Any]],
         put: Callable[[Any], None],
+        instead: Callable[[Endpoint, Job, Trouble, bool], Coroutine[Any, Any, Any]],
     ) -> None:
-        """`put((key, answer))` for every (key, question), each once; raises UserError where that cannot be had."""
+        """`put((key, answer))` for every (key, question), each once; raises UserError where that cannot be had.
+
+        `instead(endpoint, job, trouble, others_answered)` is what stands for a question that fails while others do
+        not, or None where others fail as well.
+        """
         todo: asyncio.Queue[Job] = asyncio.Queue()
+        work = _Work(todo, ask, put, instead)
         for key, question in jobs:
             todo.put_nowait(Job(key, question))
         self.began = time.monotonic()
@@ -141,46 +207,49 @@ class Pool:
                 endpoint.client = await stack.enter_async_context(connect(endpoint.url))
                 endpoint.first, turn = asyncio.Lock(), asyncio.Lock()
                 for _ in range(min(self.concurrency, len(jobs))):
-                    workers.append(group.create_task(self._work(endpoint, turn, todo, ask, put)))
+                    workers.append(group.create_task(self._work(endpoint, turn, work)))
             await todo.join()
             for worker in workers:
                 worker.cancel()
 
-    async def _work(self, endpoint: Endpoint, turn: asyncio.Lock, todo: asyncio.Queue[Job], ask: Any, put: Any) -> None:  # fmt: skip
+    async def _work(self, endpoint: Endpoint, turn: asyncio.Lock, work: _Work) -> None:
+        todo = work.todo
         while True:
             if endpoint.ailing:
                 async with turn:
                     await asyncio.sleep(endpoint.awake_at - time.monotonic())
                     if endpoint.ailing:
-                        await self._try(endpoint, await todo.get(), todo, ask, put)
+                        await self._try(endpoint, await todo.get(), work)
                 continue
             job = await todo.get()
             if endpoint.ailing:  # since the worker began to wait: another endpoint may have it
                 todo.put_nowait(job)
                 todo.task_done()
                 continue
-            await self._try(endpoint, job, todo, ask, put)
+            await self._try(endpoint, job, work)
 
-    async def _try(self, endpoint: Endpoint, job: Job, todo: asyncio.Queue[Job], ask: Any, put: Any) -> None:
+    async def _try(self, endpoint: Endpoint, job: Job, work: _Work) -> None:
         began, was_well = time.monotonic(), not endpoint.ailing
         try:
-            answer = await self._in_time(endpoint, ask(endpoint, job), began)
+            answer = await self._in_time(endpoint, work.ask(endpoint, job), began)
         except Trouble as trouble:
             endpoint.failed(trouble, began, self.patience)
-            if trouble.kind not in _AT_ONCE and (was_well or todo.empty()):
+            if trouble.kind not in _AT_ONCE and (was_well or work.todo.empty()):
                 job.faults += 1
                 job.first_fault = job.first_fault or began
-            self._despair(endpoint, job, trouble)
+            if (answer := await self._given_up(endpoint, job, trouble, work)) is not None:
+                work.put((job.key, answer))
+                return
             if not endpoint.ailing:  # it is the question that waits, else the endpoint
                 await asyncio.sleep(
                     min(LONGEST, PAUSE * 2 ** min(job.faults, 16)) * random.uniform(0.75, 1.25)
                 )
-            todo.put_nowait(job)
+            work.todo.put_nowait(job)
         else:
             endpoint.well()
-            put((job.key, answer))
+            work.put((job.key, answer))
         finally:
-            todo.task_done()
+            work.todo.task_done()
 
     async def _in_time(self, endpoint: Endpoint, asking: Coroutine[Any, Any, Any], began: float) -> Any:
         """What `asking` comes to; Trouble where the endpoint has answered nobody for as long as is borne.
@@ -198,14 +267,23 @@ class Pool:
         finally:
             task.cancel()
 
-    def _despair(self, endpoint: Endpoint, job: Job, trouble: Trouble) -> None:
-        """UserError where nobody has answered for too long, or where one question fails while others do not."""
-        if job.faults >= TRIES and self.alive > job.first_fault:
-            raise UserError(f"{endpoint.name}: one question came to nothing {job.faults} times while others were "
-                            f"answered ({trouble.kind}{_quoted(trouble)}).", "an endpoint that answers it", _AGAIN)  # fmt: skip
+    async def _given_up(self, endpoint: Endpoint, job: Job, trouble: Trouble, work: _Work) -> Any:
+        """What stands for a question that fails while others are answered, None where it is to be asked again.
+
+        Raises UserError where nobody has answered anything for too long.
+        """
+        others = job.faults >= TRIES and self.alive > job.first_fault
         silent = time.monotonic() - self.alive
-        if all(e.row for e in self.endpoints) and silent >= self._borne():
+        lasting = all(e.row for e in self.endpoints) and silent >= self._borne()
+        # One that is there may refuse this question alone, which may be the last: then there are no others to tell.
+        there = trouble.kind not in (*_AT_ONCE, *_PATIENT)
+        if (others or (lasting and there)) and (
+            given := await work.instead(endpoint, job, trouble, others)
+        ) is not None:
+            return given
+        if lasting:
             raise self._down(silent)
+        return None
 
     def _borne(self) -> float:
         """Seconds without an answer that are borne: little where nothing says that one will ever come."""

@@ -2,20 +2,24 @@
 
 Verdicts are read from the log-probabilities of the first answer token (the 20 likeliest, or 5; a choice outside them
 gets the most it can have). Where a server gives none, a short answer is written and parsed, and the notes say so. Rate
-limits, server errors, time-outs and malformed answers are counted and asked again (`endpoints`); a wrong key, a wrong
-model or a request that no server accepts stops at once, with a message that names the endpoint.
+limits, server errors, time-outs and malformed answers are counted and asked again (`endpoints`). A question that a
+server refuses is counted and left (`declined`); a wrong key, a wrong model or a form of request that no server accepts
+stops at once, with a message that names the endpoint.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import queue
 import re
 import threading
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
+from urllib.parse import urlsplit
 
 from rlaif.config import ModelConfig
 from rlaif.defences import COMMON
@@ -28,30 +32,22 @@ from rlaif.engines.answers import (
     parse_choice,
     same_model,
     sum_variants,
+    without_thought,
 )
+from rlaif.engines.declined import Declined, Rejected, declined
 from rlaif.engines.endpoints import CONNECT, TIMEOUT, Endpoint, Job, Pool, Trouble, retry_after
-from rlaif.errors import UserError, printable
+from rlaif.engines.transport import client, tls_fault
+from rlaif.errors import UserError, printable, whole_text
+from rlaif.records import content_hash
 from rlaif.refusals import refuses
 
 _FEWER = {20: 5, 5: 0}  # likeliest tokens to ask for where a server does not take that many
-_DECLINED = {
-    "too_long": re.compile(
-        r"context[ _](length|window|size|limit)|maximum (context|model length)|(prompt|input) is too long|"
-        r"max_new_tokens` must be <=|`inputs` must have less than|input token count.*exceeds the maximum",
-        re.I | re.S,
-    ),
-    "logprobs": re.compile(r"log[ _-]?prob", re.I),
-    "content_filter": re.compile(r"content[ _](filter|management|policy)", re.I),
-}
+_EMPTY = 3  # answers without a choice before a question counts as refused
+_LONG_KEY = (
+    8  # characters: a shorter one, such as the `none` that local servers are given, is also an ordinary word
+)
+_HARMLESS = "Hello."
 Read = tuple[tuple[float, ...], int]  # (log-probabilities of the choices, prompt tokens)
-
-
-class Declined(Exception):
-    """The server does not take this question as it is: `why` is a key of `_DECLINED`."""
-
-    def __init__(self, why: str) -> None:
-        super().__init__(why)
-        self.why = why
 
 
 class OpenAIEngine:
@@ -73,37 +69,55 @@ class OpenAIEngine:
                             f"export {config.api_key_env}=…")  # fmt: skip
         if not self._key.isascii():
             raise UserError(f"{config.api_key_env}: holds characters no key has.", "an API key")
+        if len(self._key) >= _LONG_KEY and any(self._key in url for url in config.endpoints):
+            raise UserError(f"base_url holds the key of {config.api_key_env}.", "an address without it: configs are "
+                            "copied into run folders")  # fmt: skip
+        self._extra = dict(config.extra_body)
+        if config.chat_template_kwargs:
+            self._extra["chat_template_kwargs"] = config.chat_template_kwargs
         self.endpoints = [Endpoint(url) for url in config.endpoints]
         self.pool = Pool(self.endpoints, config.concurrency, config.patience)
         self.usage, self.notes = Usage(), list[str]()
 
     @property
     def fingerprint(self) -> str:
-        """The model's name, and the one its answers carry: wherever it is served, it is the same judge."""
+        """The model's name, the one its answers carry, and what is added to every request: wherever it is served,
+        it is the same judge."""
         served_as = self.config.served_as
-        return f"openai:{self.config.model}{f' served as {served_as}' if served_as else ''}"
+        extra = f" with {content_hash(self._extra)}" if self._extra else ""
+        return f"openai:{self.config.model}{f' served as {served_as}' if served_as else ''}{extra}"
 
     def generate(self, requests: Sequence[GenerateRequest]) -> Iterator[tuple[int, Generation]]:
         """One chat completion a request, with the request's seed."""
-        yield from self._ask_all(list(enumerate(requests)), self._write)
+        yield from self._ask_all(list(enumerate(requests)), self._write, Generation("", "refused"))
 
     async def _write(self, endpoint: Endpoint, job: Job) -> Generation:
         request: GenerateRequest = job.question
         try:
             answer = await self._complete(
-                endpoint, request.messages, max_tokens=request.max_tokens, temperature=request.temperature,
+                endpoint, job, request.messages, max_tokens=request.max_tokens, temperature=request.temperature,
                 top_p=request.top_p, seed=request.seed,
             )  # fmt: skip
-        except Declined as declined:
-            return Generation("", declined.why)
-        text = self._without_key(answer.text).strip()
+        except Declined as no:
+            return Generation("", self._refusal(endpoint, no))
+        text = answer.text.strip()
+        if answer.finish == "content_filter" and not text:
+            return Generation("", self._refusal(endpoint, Declined("refused", "content filter")))
+        endpoint.thinking += answer.thinks
         return Generation(text, answer.finish, answer.prompt_tokens, answer.tokens)
+
+    def _refusal(self, endpoint: Endpoint, no: Declined) -> str:
+        """What becomes of a declined question: "too_long", or "refused", which is counted."""
+        if no.why == "too_long":
+            return no.why
+        endpoint.refused[no.kind or no.why] += 1
+        return "refused"
 
     def score_choices(self, requests: Sequence[ScoreRequest]) -> Iterator[tuple[int, Scores]]:
         """One request a suffix; a request is yielded when all its suffixes are answered."""
         jobs = [((i, s), (r, r.suffixes[s])) for i, r in enumerate(requests) for s in range(len(r.suffixes))]
         parts: dict[int, dict[int, Any]] = {}
-        for (index, place), answer in self._ask_all(jobs, self._judge):
+        for (index, place), answer in self._ask_all(jobs, self._judge, ((), 0)):
             got = parts.setdefault(index, {})
             got[place] = answer
             if len(got) == len(requests[index].suffixes):
@@ -117,10 +131,10 @@ class OpenAIEngine:
         messages = [*request.messages[:-1], {**last, "content": last["content"] + suffix}]
         try:
             return await self._read(endpoint, job, messages, request.choices) or await self._verdict(
-                endpoint, messages, request.choices
+                endpoint, job, messages, request.choices
             )
-        except Declined as declined:
-            return None if declined.why == "too_long" else ((), 0)
+        except Declined as no:
+            return None if self._refusal(endpoint, no) == "too_long" else ((), 0)
 
     async def _read(
         self, endpoint: Endpoint, job: Job, messages: Chat, choices: tuple[str, ...]
@@ -138,22 +152,24 @@ class OpenAIEngine:
     ) -> Read | None:
         """The same, asked up to READS times: an answer without log-probabilities is no failure of the endpoint."""
         while endpoint.top and job.bare < READS:
-            answer = await self._likeliest(endpoint, messages)
+            answer = await self._likeliest(endpoint, job, messages)
             if answer and answer.top:
-                return sum_variants(answer.top, choices), answer.prompt_tokens
+                read = sum_variants(answer.top, choices)
+                endpoint.thinking += not read and answer.thinks
+                return read, answer.prompt_tokens
             if answer:
                 job.bare += 1
                 endpoint.bare(job.bare == READS)
         return None
 
-    async def _likeliest(self, endpoint: Endpoint, messages: Chat) -> Answer | None:
+    async def _likeliest(self, endpoint: Endpoint, job: Job, messages: Chat) -> Answer | None:
         """An answer of one token with the likeliest ones; None where the server declines to give so many."""
         asked = endpoint.top
         try:
-            answer = await self._complete(endpoint, messages, max_tokens=1, temperature=0.0, logprobs=True,
+            answer = await self._complete(endpoint, job, messages, max_tokens=1, temperature=0.0, logprobs=True,
                                           top_logprobs=asked)  # fmt: skip
-        except Declined as declined:
-            if declined.why != "logprobs":
+        except Declined as no:
+            if no.why != "logprobs":
                 raise
             endpoint.top = min(endpoint.top, _FEWER[asked])
             return None
@@ -161,33 +177,93 @@ class OpenAIEngine:
             endpoint.gave_logprobs, endpoint.top = True, asked
         return answer
 
-    async def _verdict(self, endpoint: Endpoint, messages: Chat, choices: tuple[str, ...]) -> Read:
+    async def _verdict(self, endpoint: Endpoint, job: Job, messages: Chat, choices: tuple[str, ...]) -> Read:
         """A written answer as a certain verdict, () where it refuses, names no choice or several."""
-        answer = await self._complete(endpoint, messages, max_tokens=VERDICT_TOKENS, temperature=0.0)
+        answer = await self._complete(endpoint, job, messages, max_tokens=VERDICT_TOKENS, temperature=0.0)
         endpoint.written += 1
-        named = None if refuses(answer.text) else parse_choice(answer.text, choices)
+        text = without_thought(answer.text)
+        named = None if refuses(text) else parse_choice(text, choices)
+        endpoint.thinking += named is None and answer.thinks
         verdict = () if named is None else tuple(0.0 if c == named else UNNAMED for c in choices)
         return verdict, answer.prompt_tokens
 
-    async def _complete(self, endpoint: Endpoint, messages: Chat, **options: Any) -> Answer:
+    async def _complete(self, endpoint: Endpoint, job: Job, messages: Chat, **options: Any) -> Answer:
         """One chat completion, counted; raises Trouble, Declined or UserError where there is none."""
-        messages = [{**m, "content": COMMON.neutral(m["content"])} for m in messages]
+        job.asked = [{**m, "content": COMMON.neutral(whole_text(m["content"])[0])} for m in messages], options
         try:
-            completion = await endpoint.client.chat.completions.create(
-                model=self.config.model, messages=messages, **options
-            )
-            answer = answer_of(completion) if completion.choices else None
-        except Exception as error:  # of the client's own, or whatever half an answer makes it stumble over
-            raise self._failure(endpoint, error) from None
-        if answer is None:
-            raise Trouble("no choices in the answer")
-        self._check_model(endpoint, answer.model)
-        endpoint.well()
-        self.usage.calls += 1
-        self.usage.prompt_tokens += answer.prompt_tokens
-        self.usage.tokens += answer.tokens
-        self.usage.shared_tokens += answer.shared_tokens
-        return answer
+            answer = await self._post(endpoint, *job.asked)
+            if answer is not None:
+                return answer
+            job.empty += 1
+            if job.empty < _EMPTY:
+                raise Trouble("no choices in the answer")
+            no = Rejected(200, "no choices in the answer", "")
+        except Rejected as rejected:
+            no = rejected
+        if no.said:
+            endpoint.said = no.said
+        if await self._takes_others(endpoint, job):
+            raise Declined("refused", no.kind)
+        if no.status == 200:
+            raise Trouble(no.kind)
+        raise self._mistake(endpoint, no.status, no.said)
+
+    async def _takes_others(self, endpoint: Endpoint, job: Job) -> bool:
+        """Whether an endpoint answers a harmless question in the form of the one that it did not take."""
+        messages, options = job.asked
+        try:
+            harmless = [{**message, "content": _HARMLESS} for message in messages]
+            return await self._post(endpoint, harmless, options) is not None
+        except (Rejected, Declined, UserError):
+            return False
+
+    async def _instead(self, endpoint: Endpoint, job: Job, trouble: Trouble, others: bool, empty: Any) -> Any:
+        """`empty`, counted as a refusal, for a question that fails where others are answered; else None."""
+        with suppress(Trouble):
+            if others or await self._takes_others(endpoint, job):
+                endpoint.refused[trouble.kind] += 1
+                return empty
+        return None
+
+    async def _post(self, endpoint: Endpoint, messages: Chat, options: dict[str, Any]) -> Answer | None:
+        """One request, again where only its options were wrong; None for an answer without a choice."""
+        while True:
+            sent = endpoint.shaped(options)
+            try:
+                raw = await endpoint.client.chat.completions.with_raw_response.create(
+                    model=self.config.model, messages=messages, extra_body=self._extra or None, **sent
+                )
+                body = json.loads(raw.http_response.content)
+                answer = answer_of(body)
+            except (
+                Exception
+            ) as error:  # of the client's own, or whatever half an answer makes it stumble over
+                failure = self._failure(endpoint, error)
+                if isinstance(failure, Declined) and endpoint.adapts(failure.why, sent):
+                    continue
+                raise failure from None
+            if answer is None:
+                self._no_answer(endpoint, body)
+                return None
+            self._check_model(endpoint, answer.model)
+            endpoint.well()
+            endpoint.replaced += answer.replaced
+            self.usage.calls += 1
+            self.usage.prompt_tokens += answer.prompt_tokens
+            self.usage.tokens += answer.tokens
+            self.usage.shared_tokens += answer.shared_tokens
+            return answer
+
+    def _no_answer(self, endpoint: Endpoint, body: dict[str, Any]) -> None:
+        """Raise what the error in the body of a status 200 amounts to, where it names a status of its own."""
+        error = body.get("error")
+        code = error.get("code") if isinstance(error, dict) else None
+        if error:
+            endpoint.said = self._clean(json.dumps(error))[:300]
+        if isinstance(code, int) and 400 <= code < 600:
+            raise self._told(endpoint, code, json.dumps(error), endpoint.said)
+        if error and (no := declined(400, json.dumps(error))):
+            raise no
 
     def _check_model(self, endpoint: Endpoint, named: str) -> None:
         """Refuse another model's answers: some servers answer with whatever they have loaded."""
@@ -198,15 +274,19 @@ class OpenAIEngine:
                             "that is another name for it")  # fmt: skip
 
     def _ask_all(
-        self, jobs: list[tuple[Any, Any]], ask: Callable[[Endpoint, Job], Coroutine[Any, Any, Any]]
+        self,
+        jobs: list[tuple[Any, Any]],
+        ask: Callable[[Endpoint, Job], Coroutine[Any, Any, Any]],
+        empty: Any,
     ) -> Iterator[tuple[Any, Any]]:
-        """Answers in the order they arrive; an event loop in a thread of its own.
+        """Answers in the order they arrive, `empty` for a refused one; an event loop in a thread of its own.
 
         What was answered before an error is yielded before it is raised.
         """
         answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
         loop = asyncio.new_event_loop()
-        task = loop.create_task(self.pool.ask(jobs, self._client, ask, answers.put))
+        instead = partial(self._instead, empty=empty)
+        task = loop.create_task(self.pool.ask(jobs, self._client, ask, answers.put, instead))
 
         def run() -> None:
             try:
@@ -230,72 +310,95 @@ class OpenAIEngine:
     def _note(self) -> None:
         """Say what happened at each endpoint, in the notes and the usage."""
         self.usage.retried.clear()
+        self.usage.refused.clear()
         self.notes.clear()
         for endpoint in self.endpoints:
             self.usage.retried.update(endpoint.troubles)
-            if endpoint.troubles:
-                self.notes.append(f"{endpoint.name}: asked again after {endpoint.told()}.")
-            if endpoint.written:
-                self.notes.append(f"{endpoint.name}: {'not always' if endpoint.top else 'no'} "
-                                  f"log-probabilities; {endpoint.written} verdicts are written answers, parsed.")  # fmt: skip
+            self.usage.refused.update(endpoint.refused)
+            self.notes += endpoint.notes()
 
     def _client(self, url: str) -> Any:
-        return self.api.AsyncOpenAI(base_url=url, api_key=self._key or "none", max_retries=0,
-                                    timeout=self.api.Timeout(TIMEOUT, connect=CONNECT))  # fmt: skip
+        return client(self.api, url, self._key, TIMEOUT)
 
     def _failure(self, endpoint: Endpoint, error: Any) -> Exception:
-        """What a failed try amounts to: Trouble (ask again), Declined (this question), UserError (stop)."""
+        """What a failed try amounts to: Trouble (ask again), Declined or Rejected (this question), UserError (stop)."""
         api, said = self.api, self._clean(str(error).split("\n")[0])[:300]
+        if isinstance(error, Trouble):
+            return error
         if isinstance(error, api.APITimeoutError):
             return Trouble("no answer in time")
+        if fault := tls_fault(error):
+            why = getattr(fault, "verify_message", None) or fault.reason or str(fault)
+            return Trouble("TLS error", self._clean(str(why)))
         if isinstance(error, api.APIConnectionError):
             return Trouble("no connection")
         if not isinstance(error, api.APIStatusError):
             return Trouble("half an answer")
-        if error.status_code in (400, 413, 422):
-            for why, words in _DECLINED.items():
-                if words.search(str(error)):
-                    return Declined(why)
-        wait_and_see = error.status_code in (408, 409, 425, 429) or error.status_code >= 500
-        if wait_and_see and "insufficient_quota" not in str(error):
-            return Trouble(f"HTTP {error.status_code}", said, retry_after(error.response.headers))
-        return self._mistake(endpoint, error, said)
+        wait, target = retry_after(error.response.headers), error.response.headers.get("location", "")
+        if error.status_code < 400:
+            return self._redirected(endpoint, error.status_code, target)
+        return self._told(endpoint, error.status_code, str(error), said, wait)
 
-    def _mistake(self, endpoint: Endpoint, error: Any, said: str) -> UserError:
+    def _told(self, endpoint: Endpoint, status: int, text: str, said: str, wait: float = 0.0) -> Exception:
+        """What an error status amounts to, with what the server says of it."""
+        if no := declined(status, text):
+            endpoint.said = said if no.why == "refused" else endpoint.said
+            return no
+        if (status in (408, 409, 425, 429) or status >= 500) and "insufficient_quota" not in text:
+            return Trouble(f"HTTP {status}", said, wait)
+        if status in (400, 403, 422, 451):
+            return Rejected(status, f"HTTP {status}", said)
+        return self._mistake(endpoint, status, said)
+
+    def _redirected(self, endpoint: Endpoint, status: int, target: str) -> UserError:
+        parts = urlsplit(target)
+        to = self._clean(
+            f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}" if parts.netloc else "another path"
+        )
+        return UserError(f"{endpoint.name}: redirects to {to} (HTTP {status}).", "the address that answers: redirects are "
+                         "not followed, since prompts and the key go only where the config says",
+                         "set base_url to it, if you trust it")  # fmt: skip
+
+    def _mistake(self, endpoint: Endpoint, status: int, said: str) -> UserError:
         """The message for an answer that will not change by asking again."""
         model, name = self.config.model, endpoint.name
-        if error.status_code in (401, 403):
+        if status in (401, 403):
             return UserError(f"{name}: refuses the key in {self.config.api_key_env} ({said}).",
                              f"a key that may use {model}", f"export {self.config.api_key_env}=…")  # fmt: skip
-        if error.status_code == 404:
+        if status == 404:
             return UserError(f'{name}: no model "{model}" there, or no chat endpoint ({said}).',
                              "a name the server lists", "rlaif check CONFIG lists the models each endpoint serves")  # fmt: skip
         return UserError(f"{name}: answers with an error ({said}).", "a request it accepts",
                          "mend what it names; finished rows are kept")  # fmt: skip
 
-    def _without_key(self, text: str) -> str:
-        return text.replace(self._key, "…") if self._key else text
-
     def _clean(self, text: str) -> str:
-        """A server's words for a message: without the key, and nothing in them that a terminal would obey."""
-        return printable(self._without_key(text))
+        """A server's words for a message: without the key, and nothing in them that a terminal would obey.
+
+        The model's own texts are kept as they are, whatever words the key may share with them.
+        """
+        if len(self._key) >= _LONG_KEY:
+            text = text.replace(self._key, "…")
+        elif self._key:
+            text = re.sub(rf"(?<!\w){re.escape(self._key)}(?!\w)", "…", text)
+        return printable(text)
 
     def health(self) -> dict[str, str]:
         """Each endpoint's state in words: what it serves, or why it does not answer."""
         return {endpoint.name: self._health(endpoint) for endpoint in self.endpoints}
 
     def _health(self, endpoint: Endpoint) -> str:
-        client = self.api.OpenAI(
-            base_url=endpoint.url, api_key=self._key or "none", max_retries=0, timeout=CONNECT
-        )
         try:
-            with client:
-                served = [model.id for model in client.models.list()]
-        except Exception as error:  # as in _complete
+            served = asyncio.run(self._served(endpoint))
+        except Exception as error:  # as in _post
             failure = self._failure(endpoint, error)
-            return failure.found if isinstance(failure, UserError) else str(failure)
+            said = f': "{failure.said}"' if isinstance(failure, Trouble) and failure.said else ""
+            return failure.found if isinstance(failure, UserError) else f"{failure}{said}"
         known = any(same_model(self.config.served_as or self.config.model, name) for name in served)
         return self._clean(f"{'well' if known else 'answers, but has no ' + self.config.model}; serves {', '.join(served[:8])}")  # fmt: skip
+
+    async def _served(self, endpoint: Endpoint) -> list[str]:
+        async with client(self.api, endpoint.url, self._key, CONNECT) as asked:
+            return [str(model.id) async for model in asked.models.list()]
 
 
 async def _result(task: asyncio.Task[None]) -> None:

@@ -74,7 +74,7 @@ def _revise(
             job.principle = stage.constitution.draw(job.prompt.tags, stage.seed, job.origin.id, round)
             todo += [job] if job.principle else []
         for job, text in _write(stage, engine, todo, round, "critique", templates):
-            job.critique = text.text if text.finish != "too_long" else ""
+            job.critique = "" if text.unwritten else text.text
         for job, made in _write(stage, engine, todo, round, "revision", templates):
             valid = bool(made.text) and made.finish == "stop" and bool(job.critique)
             after = _response(job, made, engine, stage, round) if valid else job.current

@@ -79,7 +79,7 @@ def _answers(
         for prompt, seed in zip(missing, seeds, strict=True)
     ]
     for at, made in engine.generate(requests):
-        if made.finish != "too_long":
+        if not made.unwritten:
             row = Response(
                 prompt_id=missing[at].id, text=made.text, model=engine.fingerprint, seed=seeds[at],
                 sampling={"temperature": options.temperature, "max_tokens": options.max_tokens},
