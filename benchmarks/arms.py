@@ -67,7 +67,16 @@ class Start:
         """A config of one stage on the run's policy, rewarded by its reward model."""
         kept = self.run.config.model_dump(mode="json")
         data = {
-            key: kept[key] for key in ("constitution", "prompts", "heldout", "templates", "gold", "feedback")
+            key: kept[key]
+            for key in (
+                "constitution",
+                "prompts",
+                "heldout",
+                "heldout_wordings",
+                "templates",
+                "gold",
+                "feedback",
+            )
         }
         source = {"source": str(self.reward)}
         data |= {"name": name, "seed": seed, "policy": {"model": str(self.policy)}, "threads": kept["threads"],

@@ -60,7 +60,7 @@ def gold_of(run_folder: Path, constitution: Path) -> dict[str, dict[str, float]]
     prompts = {p.id: p for p in Rows(run_folder / "prompts.jsonl", Prompt)}
     texts = {r.id: r.text for r in stage.rows("responses", Response)}
     found: dict[str, list[dict[str, bool]]] = {}
-    for row in stage.rows("evaluation", Evaluation):
+    for row in (row for row in stage.rows("evaluation", Evaluation) if row.split == "heldout"):
         truth = with_all(gold(prompts[row.prompt_id], texts[row.response_id]))
         found.setdefault(row.policy, []).append(truth)
     return {name: {k: sum(t[k] for t in rows) / len(rows) for k in rows[0]} for name, rows in found.items()}
@@ -72,18 +72,23 @@ def table(results: dict[str, Any]) -> str:
     ids = list(next(iter(runs.values()))["policies"]["base"]["gold"])
     last = list(next(iter(runs.values()))["policies"])[-1]
     lines = [
-        f"Full compliance (gold, all principles at once) on held-out prompts; {results['machine']}, {results['date']}.",
+        "Full compliance (gold, all principles at once) on held-out questions and, apart, on held-out wordings of "
+        f"training questions; {results['machine']}, {results['date']}.",
         "",
-        "| run | prompts | base | " + last + " [95 %] | KL | judge–gold | reward model | seconds |",
-        "|---|---|---|---|---|---|---|---|",
+        f"| run | prompts | base | {last} [95 %] | wordings: base | wordings: {last} [95 %] | KL | judge–gold "
+        "| reward model | seconds |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     named = {f"AI feedback, seed {seed}": s for seed, s in runs.items()}
     named |= {f"human feedback (simulated), seed {seed}": s for seed, s in results["human"].items()}
     for name, s in named.items():
         base, end = s["policies"]["base"], s["policies"][last]
-        low, high = end["gold_ci"]["all"]
+        rates = " | ".join(
+            f"{first['gold']['all']:.2f} | {{0:.2f}} [{{1:.2f}}, {{2:.2f}}]".format(then["gold"]["all"], *then["gold_ci"]["all"])
+            for first, then in ((base, end), (base["wordings"], end["wordings"]))
+        )  # fmt: skip
         lines.append(
-            f"| {name} | {end['n']} | {base['gold']['all']:.2f} | {end['gold']['all']:.2f} [{low:.2f}, {high:.2f}] "
+            f"| {name} | {end['n']} | {rates} "
             f"| {end['kl']:.1f} | {s['labels']['agreement_with_gold']:.3f} "
             f"| {s['reward_model']['heldout_accuracy']:.2f} | {s['seconds']:.0f} |"
         )

@@ -126,6 +126,9 @@ def print_summary(data: dict[str, Any]) -> None:
             for key in data["policies"][names[-1]].get(group) or {}:
                 cells = [data["policies"][n].get(group, {}).get(key) for n in names]
                 table.add_row(f"{group} {key}", *("" if c is None else f"{c:.3f}" for c in cells))
+        on_wordings = [data["policies"][n].get("wordings", {}).get("gold", {}).get("all") for n in names]
+        if any(value is not None for value in on_wordings):
+            table.add_row("gold all, wordings", *("" if c is None else f"{c:.3f}" for c in on_wordings))
         for key in ("kl", "length", "refusal_rate"):
             cells = [data["policies"][n].get(key) for n in names]
             table.add_row(key, *("" if c is None else f"{c:.2f}" for c in cells))

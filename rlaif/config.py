@@ -123,6 +123,12 @@ class Config(Options):
     heldout: float = Field(
         default=0.25, gt=0, lt=1, description="share of the prompts, by whole groups, kept for evaluation"
     )
+    heldout_wordings: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="share of the remaining prompts that have a group, kept to be evaluated apart",
+    )
     templates: str = Field(default="default", description="a folder of prompts/templates")
     policy: ModelConfig
     feedback: ModelConfig

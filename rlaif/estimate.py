@@ -20,7 +20,7 @@ from rlaif.constitution import Constitution
 from rlaif.lookup import whole_lines
 from rlaif.prompts import Templates, user
 from rlaif.records import Prompt
-from rlaif.runfolder import is_heldout, numbered_rows
+from rlaif.runfolder import HELDOUT, numbered_rows, split_of
 from rlaif.spending import COUNTED, money
 
 CHARACTERS = 4  # in a token
@@ -52,9 +52,9 @@ class Estimate:
         self, config: Config, constitution: Constitution, prompts: list[Prompt], templates: Templates
     ) -> None:
         self.config, self.constitution, self.templates = config, constitution, templates
-        self.heldout = sum(is_heldout(p.cluster, config.heldout) for p in prompts)
-        self.train = len(prompts) - self.heldout
-        self.clusters = {p.id: p.cluster for p in prompts}
+        splits = Counter(split_of(p, config) for p in prompts)
+        self.train, self.heldout, self.wordings = (splits[s] for s in ("train", *HELDOUT))
+        self.groups = {p.id: p.group for p in prompts}
         self.prompt = tokens(*(m.content for p in prompts for m in p.messages)) / len(prompts)
         self.principles = sum(len(constitution.applicable(p.tags)) for p in prompts) / len(prompts)
         self.responses = self.comparisons = self.originals = self.paired = 0
@@ -118,15 +118,16 @@ class Estimate:
 
     def _folder(self, folder: Path) -> tuple[int, int, float, float, float]:
         """(prompts, comparisons outside the held-out ones, mean tokens of conversation and reply, mean principles)."""
-        sums, clusters = Counter[str](), dict[str, str]()
+        sums, train = Counter[str](), set[str]()
         for _, row in numbered_rows(folder / "prompts.jsonl", Prompt):
-            clusters[row.id] = self.clusters.get(row.id, row.cluster)
+            own = row.model_copy(update={"group": self.groups.get(row.id, row.group)})
+            train |= {row.id} if split_of(own, self.config) == "train" else set()
             sums += Counter(prompts=1, rules=len(self.constitution.applicable(row.tags)),
                             chats=sum(len(m.content) for m in row.messages))  # fmt: skip
         for row in map(json.loads, whole_lines(folder / "responses.jsonl")):
             sums += Counter(replies=1, texts=len(row["text"]))
         for row in map(json.loads, whole_lines(folder / "comparisons.jsonl")):
-            sums["pairs"] += not is_heldout(clusters.get(row["prompt_id"], ""), self.config.heldout)
+            sums["pairs"] += row["prompt_id"] in train
         prompts, replies = max(1, sums["prompts"]), max(1, sums["replies"]) * CHARACTERS
         return (
             sums["prompts"],
@@ -202,7 +203,7 @@ class Estimate:
         return kept, self._graded(o, self.responses)
 
     def _best_of_n(self, o: Any) -> tuple[int, list[Asked]]:
-        rows = min(self.heldout, o.prompts or self.heldout) * o.n
+        rows = self._evaluated(o.prompts) * o.n
         self.policies += 1
         return rows, [
             Asked(self.config.policy, rows, self.prompt, written=o.max_tokens),
@@ -222,9 +223,13 @@ class Estimate:
         group = max(1, self.principles)
         return [Asked(self.config.feedback, calls, shared, self._suffix(), self._answer(), group)]
 
+    def _evaluated(self, limit: int | None) -> int:
+        """Prompts that policies are evaluated on: of each held-out split at most `limit`."""
+        return sum(n if limit is None else min(n, limit) for n in (self.heldout, self.wordings))
+
     def _evaluate(self, o: Any) -> tuple[int, list[Asked]]:
-        prompts = min(self.heldout, o.prompts or self.heldout)
-        judged = min(prompts, prompts if o.judge is None else o.judge)
+        prompts = self._evaluated(o.prompts)
+        judged = min(prompts, prompts if o.judge is None else self._evaluated(o.judge))
         rows, each = prompts * self.policies, self.principles
         single = self._template() + self.prompt + o.max_tokens
         model, own = self.config.feedback, self._suffix()
@@ -246,7 +251,7 @@ def estimate(
     total = {key: sum(stage[key] for stage in stages) for key in sums}
     known = {key: [stage[key] for stage in stages if stage["calls"]] for key in ("seconds", "money")}
     return {
-        "prompts": {"train": plan.train, "heldout": plan.heldout},
+        "prompts": {"train": plan.train, "heldout": plan.heldout, "wordings": plan.wordings},
         "principles": len(constitution.principles),
         "stages": stages,
         **total,

@@ -20,6 +20,8 @@ SCHEMA = 1
 AnnotatorKind = Literal["human", "ai", "simulated"]
 Verdict = Literal["a", "b", "tie", "abstain", "invalid"]
 Order = Literal["ab", "ba"]
+# Held-out prompts whose whole group is held out, and held-out wordings of what is asked in training.
+HeldOut = Literal["heldout", "wordings"]
 
 
 def _plain(value: Any) -> Any:
@@ -263,6 +265,7 @@ class Evaluation(Record):
     policy: str
     prompt_id: str
     response_id: str
+    split: HeldOut = "heldout"
     gold: dict[str, bool] | None = None  # per principle, from the gold scorer
     compliance: dict[str, float] = Field(default_factory=dict)  # judge's P(keeps the rule) per principle
     p_win: float | None = None  # judge's probability that it beats the base policy's answer

@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar, get_args
 
 from pydantic import ValidationError
 
@@ -27,11 +27,13 @@ from rlaif.constitution import Constitution
 from rlaif.errors import UserError
 from rlaif.lookup import damaged, drop_torn_line, key_of, whole_lines
 from rlaif.prompts import Templates
-from rlaif.records import Prompt, Record, Response
+from rlaif.records import HeldOut, Prompt, Record, Response
 from rlaif.seeds import derive_seed
 from rlaif.spending import Account, Ledger
 
 R = TypeVar("R", bound=Record)
+HELDOUT: tuple[HeldOut, ...] = get_args(HeldOut)
+Split = Literal["train"] | HeldOut
 
 
 def write_json(path: Path, data: Any) -> None:
@@ -301,10 +303,15 @@ class Run:
         """manifest.json."""
         return read_json(self.path / "manifest.json")
 
-    def prompts(self, split: str) -> list[Prompt]:
-        """Prompts of one split, "train" or "heldout", in file order."""
+    def prompts(self, split: Split) -> list[Prompt]:
+        """Prompts of one split in file order."""
         rows = Rows(self.path / "prompts.jsonl", Prompt)
-        return [p for p in rows if is_heldout(p.cluster, self.config.heldout) == (split == "heldout")]
+        return [p for p in rows if split_of(p, self.config) == split]
+
+    def evaluated(self, limit: int | None = None) -> list[Prompt]:
+        """The prompts that policies are evaluated on: of each held-out split the first `limit` by id."""
+        splits = [sorted(self.prompts(split), key=lambda p: p.id)[:limit] for split in HELDOUT]
+        return [prompt for split in splits for prompt in split]
 
     @property
     def policies(self) -> dict[str, Path]:
@@ -365,6 +372,13 @@ def is_heldout(cluster: str, share: float) -> bool:
     """Whether the prompts of a cluster are held out: decided by its name alone, so that runs of any seed can be
     compared on them."""
     return derive_seed("heldout", cluster) / 2**31 < share
+
+
+def split_of(prompt: Prompt, config: Config) -> Split:
+    """The split a prompt is in: its group decides first, then, where the group is trained on, the prompt alone."""
+    if is_heldout(prompt.cluster, config.heldout):
+        return "heldout"
+    return "wordings" if prompt.group and is_heldout(prompt.id, config.heldout_wordings) else "train"
 
 
 class silent_progress:

@@ -9,9 +9,9 @@ from rlaif.config import Config
 from rlaif.constitution import Constitution
 from rlaif.errors import UserError
 from rlaif.options.rewarded import RewardSource
-from rlaif.records import Grade, Prompt, Response
+from rlaif.records import Evaluation, Grade, Prompt, Response
 from rlaif.rewards import grade, open_rewards, totals
-from rlaif.runfolder import Run, read_json, write_json
+from rlaif.runfolder import RowFile, Run, read_json, write_json
 from rlaif.stages import best_of_n, evaluate, rejection
 from rlaif.stats import kl_best_of_n
 from tests.tiny_models import hand_made_run, prompts_of, reply, tiny_policy
@@ -43,18 +43,26 @@ def source(name="likes_good", **more):
     return {"source": f"{HERE}:{name}", **more}
 
 
-def run_of(folder: Path, policy: Path, *stages: dict, prompts: int = 24) -> Run:
-    """A run of some stages with a gold scorer and half of the prompts held out, its stages begun."""
+def run_of(folder: Path, policy: Path, *stages: dict, prompts: int = 24, wordings: float = 0.0) -> Run:
+    """A run of some stages with a gold scorer and half of the prompts held out, its stages begun.
+
+    Where a share of wordings is held out, three prompts each make a group.
+    """
     folder.mkdir(exist_ok=True)
     config = Config.model_validate({
         "name": "tiny", "constitution": "c", "prompts": "p", "heldout": 0.5, "threads": 1, "templates": "brief",
+        "heldout_wordings": wordings,
         "policy": {"model": str(policy), "device": "cpu"}, "feedback": {"engine": "scripted", "model": "tests.scripts:feedback"},
         "gold": f"{HERE}:gold", "stages": stages,
     })  # fmt: skip
     principles = [{"id": "no-rude", "text": "Never say rude."}]
     run = Run(folder, config, Constitution.model_validate({"name": "tiny", "principles": principles}))
     rows = [
-        Prompt(messages=({"role": "user", "content": f"tell me about number {n}"},)) for n in range(prompts)
+        Prompt(
+            messages=({"role": "user", "content": f"tell me about number {n}"},),
+            group=f"{n // 3}" if wordings else "",
+        )
+        for n in range(prompts)
     ]
     (folder / "prompts.jsonl").write_text("".join(row.to_json() + "\n" for row in rows))
     write_json(folder / "config.json", config.model_dump(mode="json"))
@@ -227,6 +235,57 @@ def test_it_stands_in_the_evaluation_like_a_policy(chosen):
     assert list(chosen.policies) == ["base"]  # a folder that can be loaded it is not
 
 
+def test_held_out_wordings_are_evaluated_apart(tmp_path, policy):
+    from rlaif.comparing.evidence import Evidence
+    from rlaif.comparing.report import details, policies
+    from rlaif.estimate import estimate
+    from rlaif.prompts import Templates
+
+    stages = (
+        {"stage": "best_of_n", "n": 2, "rewards": [source()], "max_tokens": 6},
+        {"stage": "evaluate", "max_tokens": 6},
+    )
+    run = run_of(tmp_path / "run", policy, *stages, prompts=60, wordings=0.3)
+    heldout, wordings = run.prompts("heldout"), run.prompts("wordings")
+    assert len(heldout) > len(wordings) > 0
+    best_of_n.run(run.stages[0])
+    run.stages[0].save("done")
+    assert {row.prompt_id for row in run.stages[0].rows("responses", Response)} == {
+        p.id for p in (*heldout, *wordings)
+    }
+    texts = [
+        row.text
+        for row in run.stages[0].rows("responses", Response)
+        if row.prompt_id in {p.id for p in heldout}
+    ]
+    share = sum("good" in text.split() for text in texts) / len(texts)
+    assert run.stages[0].metrics["curve"][0]["gold"] == pytest.approx(share)
+    evaluate.run(run.stages[1])
+    run.stages[1].save("done")
+    assert not sum(run.stages[1].dropped.values())
+    rows = list(run.stages[1].rows("evaluation", Evaluation))
+    for name, figures in run.stages[1].metrics["policies"].items():
+        for split, part, shown in (
+            ("heldout", heldout, figures),
+            ("wordings", wordings, figures["wordings"]),
+        ):
+            own = [row for row in rows if row.policy == name and row.split == split]
+            assert {row.prompt_id for row in own} == {p.id for p in part}
+            assert shown["n"] == len(part)
+            assert shown["gold"]["all"] == pytest.approx(sum(row.gold["all"] for row in own) / len(own))
+    evidence = Evidence(run.path)
+    assert set(evidence.evaluations["base"]) == {p.id for p in heldout}
+    assert [row["wordings"][0] for row in policies(evidence)] == [
+        figures["wordings"]["gold"]["all"] for figures in run.stages[1].metrics["policies"].values()
+    ]
+    assert any(f"On {len(wordings)} held-out wordings" in line for line in details(evidence))
+    every = list(RowFile(run.path / "prompts.jsonl", Prompt))
+    plan = estimate(run.config, run.constitution, every, Templates.load("brief"))
+    assert plan["prompts"] == {split: len(run.prompts(split)) for split in ("train", "heldout", "wordings")}
+    assert plan["stages"][0]["rows"] == 2 * (len(heldout) + len(wordings))
+    assert plan["stages"][1]["rows"] == len(rows)
+
+
 def test_a_continued_evaluation_is_the_same(chosen):
     stage = chosen.stages[1]
     before, answers = stage.metrics, (stage.dir / "responses.jsonl").read_bytes()
@@ -315,7 +374,7 @@ def test_shipped_arms_begin_as_the_quickstart_does_and_end_in_an_evaluation(path
     assert config.stages[-1] == quickstart.stages[-1]
     named = {"judge_reward": "ppo", "ensemble": "reward", "rejection": "sample"}
     assert config.stages[arm].stage == named.get(path.stem, path.stem)
-    assert {s.heldout for s in (config, quickstart)} == {0.25}
+    assert {(s.heldout, s.heldout_wordings) for s in (config, quickstart)} == {(0.25, 0.1)}
 
 
 @pytest.mark.parametrize("path", ARMS, ids=lambda p: p.stem)

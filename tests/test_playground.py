@@ -11,6 +11,8 @@ from rlaif.playground import world
 from rlaif.playground.annotators import annotate, rank
 from rlaif.playground.grammar import Question, find_question, sample_question, sample_reply
 from rlaif.playground.wordings import KINDS, SEEN, UNSEEN
+from rlaif.records import Prompt
+from rlaif.runfolder import RowFile, is_heldout
 
 ROOT = Path(__file__).parents[1]
 PRINCIPLES = [{"id": kind, "text": SEEN[kind][0].format(x="garden")} for kind in KINDS]
@@ -134,6 +136,24 @@ def test_prompt_file_is_distinct_and_known() -> None:
     assert len({json.dumps(r["messages"]) for r in rows}) == len(rows) >= 2400
     assert {tag for r in rows for tag in r["tags"]} == {"fact", "safe", "risky", "role"}
     assert all(find_question(r["messages"]).kind == r["tags"][0] for r in rows)  # type: ignore[union-attr]
+
+
+def test_prompt_file_is_made_by_the_grammar_with_the_question_as_group() -> None:
+    rng, made = Random("prompts-0"), {}
+    while len(made) < 2400:
+        q = sample_question(rng)
+        row = {"messages": q.messages, "tags": q.tags, "source": "playground", "group": q.group}
+        made.setdefault((q.role, q.text), row)
+    rows = [json.loads(line) for line in (ROOT / "prompts" / "playground.jsonl").open()]
+    assert rows == list(made.values())
+
+
+def test_a_share_of_the_questions_of_each_kind_is_held_out() -> None:
+    rows = list(RowFile(ROOT / "prompts" / "playground.jsonl", Prompt))
+    groups = {kind: {r.group for r in rows if kind in r.tags} for kind in ("fact", "safe", "risky")}
+    held = {kind: {g for g in groups[kind] if is_heldout(g, 0.25)} for kind in groups}
+    assert {kind: len(groups[kind]) for kind in groups} == {"fact": 28, "safe": 14, "risky": 12}
+    assert {kind: len(held[kind]) for kind in held} == {"fact": 8, "safe": 4, "risky": 2}
 
 
 def test_rank_shares_places() -> None:

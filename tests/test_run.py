@@ -207,6 +207,29 @@ def test_a_group_stands_on_one_side_of_the_split(tmp_path):
     assert 0.15 < len(groups["heldout"]) / 600 < 0.35
 
 
+def test_some_wordings_of_what_is_trained_on_are_held_out_too(tmp_path):
+    run = Run.load(fake_run(tmp_path / "run"))
+    asked = [
+        Prompt.model_validate({"messages": [{"role": "user", "content": f"{n} {wording}?"}], "group": group})
+        for n in range(100)
+        for wording in range(10)
+        for group in [f"question {n}" if n < 80 else ""]
+    ]
+    (run.path / "prompts.jsonl").unlink()
+    Rows(run.path / "prompts.jsonl", Prompt).append(asked)
+    before = {split: run.prompts(split) for split in ("train", "heldout", "wordings")}
+    assert before["wordings"] == []
+    run.config = run.config.model_copy(update={"heldout_wordings": 0.2})
+    train, heldout, wordings = (run.prompts(split) for split in ("train", "heldout", "wordings"))
+    assert heldout == before["heldout"]
+    assert sorted(p.id for p in (*train, *wordings)) == sorted(p.id for p in before["train"])
+    assert 0.1 < len(wordings) / len([p for p in before["train"] if p.group]) < 0.3
+    assert all(p.group for p in wordings)
+    assert {p.group for p in wordings} <= {p.group for p in train}
+    ids = [p.id for p in run.evaluated(7)]
+    assert ids == sorted(p.id for p in heldout)[:7] + sorted(p.id for p in wordings)[:7]
+
+
 def test_seeds_are_31_bit_and_depend_on_every_part():
     seeds = {derive_seed(0, n, name) for n in range(100) for name in ("sample", "ppo")}
     assert len(seeds) == 200

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from rlaif.errors import UserError
 from rlaif.lookup import Lookup, whole_lines
-from rlaif.records import Evaluation, Prompt, Record, Response
+from rlaif.records import Evaluation, HeldOut, Prompt, Record, Response
 from rlaif.runfolder import Run, Stage, read_json
 
 R = TypeVar("R", bound=Record)
@@ -119,11 +119,20 @@ class Evidence:
 
     @cached_property
     def evaluations(self) -> dict[str, dict[str, Evaluation]]:
-        """policy → prompt id → evaluation, of the last evaluate stage, oldest policy first."""
+        """policy → prompt id → evaluation on held-out groups, of the last evaluate stage, oldest policy first."""
+        return self._evaluated("heldout")
+
+    @cached_property
+    def wordings(self) -> dict[str, dict[str, Evaluation]]:
+        """The same on held-out wordings of what is asked in training, empty where the config holds none out."""
+        return self._evaluated("wordings")
+
+    def _evaluated(self, split: HeldOut) -> dict[str, dict[str, Evaluation]]:
         stage = self.last("evaluate")
         found: dict[str, dict[str, Evaluation]] = {name: {} for name in stage.policies()} if stage else {}
         for row in self.rows(stage, "evaluation", Evaluation):
-            found.setdefault(row.policy, {})[row.prompt_id] = row
+            if row.split == split:
+                found.setdefault(row.policy, {})[row.prompt_id] = row
         return {name: rows for name, rows in found.items() if rows}
 
     @property

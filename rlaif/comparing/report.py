@@ -130,7 +130,16 @@ def details(evidence: Evidence) -> list[str]:
     wins = win_rate([row.p_win for row in evidence.evaluations[str(final)].values()])
     judge = f"The judge prefers {final} to base in {fixed(wins['value'])} {ci(wins['ci'])} of {wins['n']} pairs (ties count half)."
     source = [] if truth else ["There is no gold scorer in this run: these are opinions of the judge."]
-    return [moved, *([judge] if wins["n"] else []), *source]
+    return [moved, *_wordings(evidence, truth), *([judge] if wins["n"] else []), *source]
+
+
+def _wordings(evidence: Evidence, truth: bool) -> list[str]:
+    """What became of what is asked in training, in wordings that were held out."""
+    rows = evidence.wordings
+    if "base" not in rows or evidence.final not in rows:
+        return []
+    before, after = (measured(rows[name], truth)["all"] for name in ("base", str(evidence.final)))
+    return [f"On {len(after)} held-out wordings of what was asked in training it went from {_with_ci(before)} to {_with_ci(after)}."]  # fmt: skip
 
 
 def policies(evidence: Evidence) -> list[dict[str, Any]]:
@@ -150,6 +159,7 @@ def _policy(
         evidence.responses[row.response_id] for row in everything if row.response_id in evidence.responses
     ]
     measures = {kind: make(everything).get("all") for kind, make in (("gold", gold), ("judge", compliance))}
+    measures["wordings"] = measured(evidence.wordings.get(name, {}), has_gold(evidence)).get("all")
     return {
         "name": name, "n": len(rows),
         **{kind: rate(values) if values else None for kind, values in measures.items()},

@@ -384,10 +384,14 @@ class Evaluate(StageOptions):
 
     needs, makes = ("prompts", "policy"), ("evaluation",)
     stage: Literal["evaluate"]
-    prompts: int | None = Field(default=None, ge=1, description="how many held-out prompts; omitted = all")
+    prompts: int | None = Field(
+        default=None, ge=1, description="how many held-out prompts of each split; omitted = all"
+    )
     temperature: float = Field(default=1.0, ge=0.0)
     max_tokens: int = Field(default=256, ge=1)
-    judge: int | None = Field(default=None, ge=0, description="prompts the judge sees; omitted = all of them")
+    judge: int | None = Field(
+        default=None, ge=0, description="prompts of each split that the judge sees; omitted = all of them"
+    )
 
 
 AnyStage = Annotated[

@@ -88,7 +88,9 @@ class BestOfN(Rewarded):
     makes = ("best",)
     stage: Literal["best_of_n"]
     n: int = Field(default=16, ge=2, description="responses a prompt")
-    prompts: int | None = Field(default=None, ge=1, description="how many held-out prompts; omitted = all")
+    prompts: int | None = Field(
+        default=None, ge=1, description="how many held-out prompts of each split; omitted = all"
+    )
     temperature: float = Field(default=1.0, gt=0)
     max_tokens: int = Field(default=256, ge=1)
 

@@ -161,6 +161,11 @@ class Question:
         return crc32(f"{self.role}|{self.text}".encode()) % 10 == 0
 
     @property
+    def group(self) -> str:
+        """What is asked, whatever the words: all its wordings are trained on or all are held out."""
+        return f"{self.kind}: {self.subject}"
+
+    @property
     def tags(self) -> list[str]:
         """The prompt's tags: its kind, and `role` where it has a role."""
         return [self.kind, *(["role"] if self.role else [])]

@@ -25,8 +25,7 @@ def run(stage: Stage) -> None:
     from rlaif.engines.loading import load_tokenizer
     from rlaif.rewards import grade, open_rewards
 
-    # The prompts that `evaluate` takes, in its order.
-    prompts = sorted(stage.run.prompts("heldout"), key=lambda p: p.id)[: stage.options.prompts]
+    prompts = stage.run.evaluated(stage.options.prompts)
     responses = list(sample_responses(stage, prompts, stage.options.n))
     tokenizer = load_tokenizer(stage.input("policy"))
     rewards = grade(stage, open_rewards(stage, tokenizer), tokenizer, responses)
@@ -40,9 +39,10 @@ def run(stage: Stage) -> None:
 
 
 def curve(stage: Stage, graded: Graded) -> dict[str, Any]:
-    """Reward and gold of best-of-m for m = 1, 2, 4 … n, over the prompts whose n responses were all graded."""
+    """Reward and gold of best-of-m for m = 1, 2, 4 … n, over the held-out groups' prompts with all n graded."""
     n = stage.options.n
-    whole = {prompt_id: row for prompt_id, row in graded.items() if len(row) == n}
+    heldout = {prompt.id for prompt in stage.run.prompts("heldout")}
+    whole = {i: row for i, row in graded.items() if len(row) == n and i in heldout}
     if not whole:
         stage.notes.append("no prompt has all its responses graded: there is no curve")
         return {"curve": []}

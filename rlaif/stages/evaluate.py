@@ -19,7 +19,7 @@ from rlaif.preferences import aggregate, keep_one_rule
 from rlaif.prompts import encode_chat, encode_reply
 from rlaif.records import Comparison, Evaluation, Label, Prompt, Response
 from rlaif.refusals import refuses
-from rlaif.runfolder import Rows, Stage
+from rlaif.runfolder import HELDOUT, Rows, Stage, split_of
 from rlaif.seeds import derive_seed
 from rlaif.stats import bootstrap_mean, kl_best_of_n, mean, wilson, win_rate
 
@@ -29,11 +29,11 @@ CHUNK = 128  # prompts between two writes
 def run(stage: Stage) -> None:
     """Write responses.jsonl and evaluation.jsonl; stage.metrics holds the rates of each policy."""
     options = stage.options
-    prompts = sorted(stage.run.prompts("heldout"), key=lambda p: p.id)[: options.prompts]
+    prompts = stage.run.evaluated(options.prompts)
     texts = stage.rows("responses", Response)
     rows = stage.rows("evaluation", Evaluation)
     keep_one_rule(stage, "evaluation")
-    judged = {p.id for p in prompts[: options.judge]}
+    judged = {p.id for p in stage.run.evaluated(options.judge)}
     policies = stage.policies()
     judge = Judge(open_engine(stage.config.feedback, stage.run.cache, stage.account), stage.templates)
     tools = Tools(judge, stage.config.policy, str(policies["base"]), {})
@@ -54,7 +54,7 @@ def run(stage: Stage) -> None:
     everything, responses = list(rows), stage.responses()
     stage.metrics = {
         "policies": {
-            n: rates([r for r in everything if r.policy == n], responses, stage.seed) for n in policies
+            n: by_split([r for r in everything if r.policy == n], responses, stage.seed) for n in policies
         },
         "judge": judge.engine.fingerprint,
     }
@@ -104,6 +104,7 @@ def _evaluate(
     return [
         Evaluation(
             policy=name, prompt_id=prompt.id, response_id=answer.id, compliance=compliance.get(at, {}),
+            split="wordings" if split_of(prompt, stage.config) == "wordings" else "heldout",
             gold=(with_all(gold(prompt, answer.text)) or None) if gold else None, p_win=wins.get(prompt.id), kl=kl[at],
             tokens=answer.tokens or 0, refusal=refuses(answer.text),
         )
@@ -207,6 +208,14 @@ class Tools:
             for at, value in zip(part, sums.tolist(), strict=True):
                 totals[at] = value
         return totals
+
+
+def by_split(rows: Sequence[Evaluation], responses: dict[str, Response], seed: int) -> dict[str, Any]:
+    """Rates of one policy on held-out groups, and under "wordings" on held-out wordings of what it was trained on."""
+    heldout, wordings = ([row for row in rows if row.split == split] for split in HELDOUT)
+    return rates(heldout, responses, seed) | (
+        {"wordings": rates(wordings, responses, seed)} if wordings else {}
+    )
 
 
 def rates(rows: Sequence[Evaluation], responses: dict[str, Response], seed: int) -> dict[str, Any]:

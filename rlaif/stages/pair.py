@@ -10,7 +10,7 @@ from pathlib import Path
 from rlaif.config import find
 from rlaif.errors import UserError
 from rlaif.records import Comparison, Prompt, Response, Revision
-from rlaif.runfolder import RowFile, Stage, is_heldout, read_rows
+from rlaif.runfolder import RowFile, Stage, read_rows, split_of
 from rlaif.seeds import derive_seed
 
 
@@ -82,7 +82,7 @@ def _imported(stage: Stage, folder: Path) -> list[Comparison]:
                 "prompts.jsonl and responses.jsonl that hold all texts",
                 "write the folder again with `rlaif data import`",
             )
-        if is_heldout(prompts[pair.prompt_id].cluster, stage.config.heldout):
+        if split_of(prompts[pair.prompt_id], stage.config) != "train":
             stage.dropped["imported pair of a held-out prompt"] += 1
         else:
             kept.append(pair.model_copy(update={"origin": "import"}))
