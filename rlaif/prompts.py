@@ -21,7 +21,7 @@ from jinja2 import StrictUndefined, Template, TemplateError
 from jinja2.meta import find_undeclared_variables
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from rlaif import defences
+from rlaif import chat_templates, defences
 from rlaif.config import ASSETS, find
 from rlaif.constitution import Constitution, Example, Principle
 from rlaif.errors import UserError, nearest
@@ -269,7 +269,7 @@ def control_of(tokenizer: Any) -> defences.Control:
     """What a model takes for control: the special tokens of its tokenizer and what its chat template writes."""
     turns = [user(defences.PROBE), assistant(defences.PROBE), user(defences.PROBE)]
     try:
-        return defences.Control.of(tokenizer, _templated(tokenizer, turns))
+        return defences.Control.of(tokenizer, _trial(tokenizer, turns))
     except UserError:  # a template that takes one turn only; what it refuses for good is said when it is used
         return defences.Control.of(tokenizer, "")
 
@@ -279,29 +279,65 @@ def _special(tokenizer: Any) -> defences.Control:
     return defences.Control.of(tokenizer)
 
 
-def _templated(tokenizer: Any, messages: Sequence[dict[str, str]]) -> str:
+def _trial(tokenizer: Any, turns: Chat, generation: bool = True) -> str:
+    """Some turns as a chat template writes them, after a system turn where it demands one."""
+    try:
+        return _templated(tokenizer, turns, generation)
+    except UserError as refused:
+        try:
+            return _templated(tokenizer, [{"role": "system", "content": "?"}, *turns], generation)
+        except UserError:
+            raise refused from None
+
+
+def _templated(tokenizer: Any, messages: Sequence[dict[str, str]], generation: bool = True) -> str:
     """The only place where a chat template is applied."""
     if not has_chat_template(tokenizer):
         names = {"system": "", "user": "\n\nHuman: ", "assistant": "\n\nAssistant: "}
         return "".join(names[m["role"]] + m["content"] for m in messages) + "\n\nAssistant:"
+    name, template = getattr(tokenizer, "name_or_path", "the tokenizer"), tokenizer.chat_template
+    if isinstance(template, dict):
+        if "default" not in template:
+            raise UserError(f"{name}: its chat templates are named {', '.join(sorted(template))}, none of them default.",
+                            'one template, or one named "default"',
+                            "save the one to use as chat_template.jinja in the tokenizer's folder")  # fmt: skip
+        template = template["default"]
+    values = {**getattr(tokenizer, "special_tokens_map", {}), **chat_template_kwargs(tokenizer)}
     try:
-        text = tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
+        return chat_templates.render(template, messages, generation, values)
     except Exception as error:  # templates are arbitrary programs: whatever they raise is the user's to mend
         roles = ", ".join(m["role"] for m in messages)
-        name = getattr(tokenizer, "name_or_path", "the tokenizer")
-        raise UserError(f"{name}: its chat template fails on our messages ({roles}): {error}.",
+        raise UserError(f"{name}: its chat template fails on our messages ({roles}): {error or type(error).__name__}.",
                         "a template that takes these roles in this order",
                         "mend chat_template in the tokenizer's folder, or use prompts without a system turn") from None  # fmt: skip
-    return str(text)
+
+
+def chat_template_kwargs(tokenizer: Any) -> dict[str, Any]:
+    """What a config hands to this tokenizer's chat template, such as `enable_thinking`; saved and loaded with it."""
+    found = getattr(tokenizer, "init_kwargs", {}).get("chat_template_kwargs")
+    return found if isinstance(found, dict) else {}
+
+
+def token_ids(tokenizer: Any, text: str, start: bool = False) -> list[int]:
+    """The only place where text becomes tokens: nothing special is added, but with `start` what opens a text (BOS).
+
+    Tokenizers that add an end of their own (`add_eos_token`) add it where nothing ends.
+    """
+    ids = list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    return [*_start(tokenizer), *ids] if start else ids
+
+
+@lru_cache(maxsize=32)
+def _start(tokenizer: Any) -> tuple[int, ...]:
+    """The special tokens that a tokenizer puts before a text of its own accord."""
+    bare, whole = token_ids(tokenizer, "a"), list(tokenizer("a")["input_ids"])
+    places = [at for at in range(len(whole)) if whole[at : at + len(bare)] == bare]
+    return tuple(whole[: places[0]]) if places else ()
 
 
 def encode_chat(tokenizer: Any, messages: Sequence[dict[str, str]]) -> list[int]:
     """Token ids of `render_chat`; a template brings its own BOS, plain turns get the tokenizer's."""
-    return list(
-        tokenizer(render_chat(tokenizer, messages), add_special_tokens=not has_chat_template(tokenizer))[
-            "input_ids"
-        ]
-    )
+    return token_ids(tokenizer, render_chat(tokenizer, messages), start=not has_chat_template(tokenizer))
 
 
 def split_chat(tokenizer: Any, messages: Sequence[dict[str, str]]) -> tuple[str, str]:
@@ -316,19 +352,27 @@ def split_chat(tokenizer: Any, messages: Sequence[dict[str, str]]) -> tuple[str,
 
 
 def end_of_turn(tokenizer: Any) -> int | None:
-    """The token that ends an assistant turn: the special one its chat template writes there, otherwise EOS."""
+    """The token that ends an assistant turn: the added one its chat template writes there, otherwise EOS."""
     if has_chat_template(tokenizer):
-        turn = [user("?"), assistant(_MARK)]
-        after = str(tokenizer.apply_chat_template(turn, tokenize=False)).rpartition(_MARK)[2]
-        ids = tokenizer(after, add_special_tokens=False)["input_ids"]
-        if ids and getattr(tokenizer.added_tokens_decoder.get(ids[0]), "special", False):
-            return int(ids[0])
+        after = _trial(tokenizer, [user("?"), assistant(_MARK)], generation=False).rpartition(_MARK)[2]
+        ids = token_ids(tokenizer, after)
+        added = tokenizer.added_tokens_decoder.get(ids[0]) if ids else None
+        if added and added.content.strip():
+            return ids[0]
     return tokenizer.eos_token_id
+
+
+def added_tokens_written(tokenizer: Any) -> set[str]:
+    """The added tokens, special or not, that a tokenizer's turns are made of."""
+    turns = _trial(tokenizer, [user("?")]) + _trial(tokenizer, [user("?"), assistant("?")], generation=False)
+    return set(tokenizer.convert_ids_to_tokens(token_ids(tokenizer, turns, start=True))) & set(
+        tokenizer.get_added_vocab()
+    )
 
 
 def encode_reply(tokenizer: Any, reply: str) -> list[int]:
     """Token ids of a reply on its own, none of them special: a model writes those as tokens, never as text."""
-    return list(tokenizer(_special(tokenizer).neutral(reply), add_special_tokens=False)["input_ids"])
+    return token_ids(tokenizer, _special(tokenizer).neutral(reply))
 
 
 def encode_turn(
@@ -343,7 +387,7 @@ def encode_turn(
     # Plain "Assistant:" turns go on with a space, as such text does.
     gap = "" if templated or not reply or reply[0].isspace() else " "
     whole = render_chat(tokenizer, messages) + gap + _special(tokenizer).neutral(reply)
-    ids = list(tokenizer(whole, add_special_tokens=not templated)["input_ids"])
+    ids = token_ids(tokenizer, whole, start=not templated)
     # Where the boundary merged into one token, the reply stands alone: sampling would not have merged it.
     ids = ids[len(prompt) :] if ids[: len(prompt)] == prompt else encode_reply(tokenizer, gap + reply)
     return prompt, ids + ([end] if end is not None else [])

@@ -22,14 +22,14 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
-from transformers import AutoConfig, PrinterCallback, TrainerCallback
+from transformers import PrinterCallback, TrainerCallback
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 from transformers.utils import logging
 from trl.trainer.dpo_trainer import DPOTrainer
 from trl.trainer.reward_trainer import RewardTrainer
 from trl.trainer.sft_trainer import SFTTrainer
 
-from rlaif.engines.loading import eos_ids
+from rlaif.engines.loading import eos_ids, load_config
 from rlaif.errors import UserError
 from rlaif.prompts import end_of_turn
 from rlaif.rl.forward import is_large
@@ -412,7 +412,7 @@ def publish(stage: Stage, name: str, write: Callable[[Path], None]) -> None:
 
 def write_model(model: Any, tokenizer: Any, folder: Path, like: str | Path) -> None:
     """Save model and tokenizer in the dtype the weights came in (training itself is in fp32); the first process does."""
-    stored = getattr(AutoConfig.from_pretrained(like, trust_remote_code=False), "dtype", None)
+    stored = getattr(load_config(like), "dtype", None)
     ranks = Ranks.here()
     weights = collected(model.to(stored or torch.float32).state_dict(keep_vars=True), ranks)
     if ranks.rank == 0:

@@ -243,7 +243,7 @@ def test_a_recurrent_model_is_refused_with_a_way_out(folder: Path, tmp_path: Pat
     from transformers import MambaConfig, MambaForCausalLM
 
     copy = Path(shutil.copytree(folder, tmp_path / "mamba"))
-    MambaForCausalLM(MambaConfig(vocab_size=300, hidden_size=16, num_hidden_layers=1)).save_pretrained(copy)
+    MambaForCausalLM(MambaConfig(vocab_size=400, hidden_size=16, num_hidden_layers=1)).save_pretrained(copy)
     engine = TransformersEngine(ModelConfig(model=str(copy), device="cpu"))
     with pytest.raises(UserError, match="engine: openai"):
         list(engine.generate(asks(1)))

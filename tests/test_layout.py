@@ -24,6 +24,7 @@ LEVELS = [
         "gold",
         "runfolder",
         "constitution",
+        "chat_templates",
         "defences",
         "prompts",
         "stats",

@@ -113,7 +113,7 @@ def test_a_folder_with_its_own_tokenizer_is_a_source_beside_the_runs(tmp_path, p
 
     other = tiny_policy(tmp_path / "other", seed=3)
     tokenizer = AutoTokenizer.from_pretrained(other)
-    tokenizer.add_tokens(["<extra>"])
+    tokenizer.add_tokens(["<extra>"], special_tokens=True)
     tokenizer.save_pretrained(other)
     tiny_reward_model(tmp_path / "rm", other)
     rewards = [{"source": str(tmp_path / "rm"), "weight": 2.0}, {"source": "reward_model"}]
@@ -131,7 +131,7 @@ def test_a_prompt_that_fills_the_reward_models_context_is_dropped_and_counted(tm
 
     small = tiny_policy(tmp_path / "small", context=24)
     tokenizer = AutoTokenizer.from_pretrained(small)
-    tokenizer.add_tokens(["<extra>"])
+    tokenizer.add_tokens(["<extra>"], special_tokens=True)
     tokenizer.save_pretrained(small)
     tiny_reward_model(tmp_path / "rm", small)
     texts = ["tell me", "thanks", "good", "tell me about the weather " * 6]

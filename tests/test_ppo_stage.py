@@ -284,7 +284,7 @@ def test_a_learning_rate_that_blows_up_says_what_to_lower(tmp_path, policy):
 def test_a_reward_model_with_its_own_tokenizer_reads_text(tmp_path, policy):
     other = tiny_policy(tmp_path / "other", seed=3)
     tokenizer = AutoTokenizer.from_pretrained(other)
-    tokenizer.add_tokens(["<extra>"])
+    tokenizer.add_tokens(["<extra>"], special_tokens=True)
     tokenizer.save_pretrained(other)
     stage = stage_of(tmp_path / "run", policy, judge=other, updates=2)
     run_on_one_thread(stage)

@@ -8,7 +8,7 @@ from typing import Any
 
 import jinja2.sandbox
 import pytest
-from jinja2 import Undefined
+from jinja2 import Template, Undefined
 
 from rlaif.config import ASSETS
 from rlaif.constitution import Constitution, Example, Principle
@@ -117,17 +117,8 @@ def test_the_sandbox_has_one_global_function():
 
 def test_chat_templates_get_plain_messages(monkeypatch: pytest.MonkeyPatch):
     kept: list[Any] = []
-
-    class Tokenizer:
-        chat_template = "{{ messages }}"
-        all_special_tokens: tuple[str, ...] = ()
-        added_tokens_decoder: dict[int, Any] = {}
-
-        def apply_chat_template(self, messages: Any, **options: Any) -> str:
-            kept.append((messages, options))
-            return "".join(m["content"] for m in messages)
-
-    render_chat(Tokenizer(), TALK)
+    monkeypatch.setattr(Template, "render", lambda self, **values: kept.append(values) or "")
+    render_chat(type("Tokenizer", (), {"chat_template": "{{ messages }}"})(), TALK)
     assert kept
     assert all(is_harmless(value) for item in kept for value in reachable(item))
 

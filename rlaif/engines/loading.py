@@ -5,15 +5,16 @@ A hub id is first turned into a local folder, so everything after that deals wit
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rlaif.engines import weights
 from rlaif.errors import UserError
-from rlaif.prompts import end_of_turn
+from rlaif.prompts import added_tokens_written, end_of_turn
 
 if TYPE_CHECKING:
     import torch
@@ -34,11 +35,15 @@ def model_folder(name: str | Path) -> Path:
         raise UserError(
             f"{name}: not a model folder (no config.json).", "a folder written by save_pretrained"
         )
+    if (folder / "adapter_config.json").exists():  # transformers would load what that names as well
+        raise UserError(f"{name}: holds an adapter (adapter_config.json).", "a whole model",
+                        "merge it with peft's merge_and_unload(), or name it in ppo.lora.adapter")  # fmt: skip
     if not any(folder.glob("*.safetensors")):
         found = ", ".join(sorted(p.name for p in folder.glob("*.bin"))) or "none"
         raise UserError(f"{name}: no safetensors weights (other weight files: {found}).",
                         "weights as safetensors; pickled ones can run code and are never opened",
                         "convert them once with model.save_pretrained(…) in a place you trust")  # fmt: skip
+    weights.check(folder)
     return folder
 
 
@@ -57,30 +62,43 @@ def _download(name: str) -> Path:
                         "check the spelling; gated models need `hf auth login`") from None  # fmt: skip
 
 
-def load_tokenizer(path: str | Path) -> Any:
-    """The folder's tokenizer, padding on the left, with a pad token that is not EOS wherever it has a spare one."""
+def load_tokenizer(path: str | Path, chat_template_kwargs: Mapping[str, Any] | None = None) -> Any:
+    """The folder's tokenizer, padding on the left, with a pad token that is not EOS wherever it has a spare one.
+
+    What ends a turn is special in it, whatever its files say, so that no text holds it. `chat_template_kwargs` go to
+    the chat template and are saved with the tokenizer.
+    """
     from transformers import AutoTokenizer
 
+    folder = model_folder(path)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(model_folder(path), trust_remote_code=False)
-    except UserError:
-        raise
+        with _closed():
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # a missing or broken tokenizer surfaces as anything from OSError to TypeError
         raise UserError(f"{path}: its tokenizer cannot be loaded ({_first_line(error)}).",
-                        "tokenizer.json and tokenizer_config.json beside the weights",
+                        "tokenizer.json and tokenizer_config.json beside the weights, as UTF-8",
                         "save it there with tokenizer.save_pretrained(…)") from None  # fmt: skip
     tokenizer.padding_side = "left"
     # Over-long inputs are counted by whoever meets them; the library's warning would only add noise.
     tokenizer.deprecation_warnings["sequence-length-is-longer-than-the-specified-maximum"] = True
-    _ensure_pad(tokenizer)
+    tokenizer.init_kwargs.pop("auto_map", None)
+    if chat_template_kwargs:
+        tokenizer.init_kwargs["chat_template_kwargs"] = dict(chat_template_kwargs)
+    rows = weights.vocabulary(folder)
+    _ensure_pad(tokenizer, rows)
+    _ensure_end(tokenizer)
+    _refuse_beyond(tokenizer, rows, path)
     return tokenizer
 
 
-def _ensure_pad(tokenizer: Any) -> None:
-    """Choose a pad token among those the vocabulary has: a spare pad-like one, else unknown, else BOS, else EOS."""
-    if tokenizer.pad_token_id is not None and tokenizer.pad_token_id != tokenizer.eos_token_id:
+def _ensure_pad(tokenizer: Any, rows: int = UNBOUNDED) -> None:
+    """Choose a pad token among those the model has one of its `rows` for: a spare pad-like one, else unknown, else
+    BOS, else EOS. What stands in place of padding is masked, so that any will do."""
+    own = tokenizer.pad_token_id
+    if own is not None and own != tokenizer.eos_token_id and 0 <= own < rows:
         return
-    spare = [t for t in tokenizer.get_added_vocab() if "pad" in t.lower()]
+    added = tokenizer.get_added_vocab()
+    spare = [t for t in added if "pad" in t.lower() and added[t] < rows]
     for token in [*spare, tokenizer.unk_token, tokenizer.bos_token, tokenizer.eos_token]:
         if token is not None and token != tokenizer.eos_token:
             tokenizer.pad_token = token
@@ -89,6 +107,32 @@ def _ensure_pad(tokenizer: Any) -> None:
         raise UserError(f"{tokenizer.name_or_path}: its tokenizer has no special token at all.",
                         "at least an EOS token", "set eos_token and pad_token and save the tokenizer")  # fmt: skip
     tokenizer.pad_token = tokenizer.eos_token
+
+
+def _ensure_end(tokenizer: Any) -> None:
+    """Make the token that ends a turn special: some tokenizers have it as an added token that stays in texts."""
+    from tokenizers import AddedToken
+
+    token = tokenizer.added_tokens_decoder.get(end_of_turn(tokenizer))
+    if token and not token.special:
+        special = AddedToken(token.content, special=True, normalized=False)
+        tokenizer.add_special_tokens({"extra_special_tokens": [special]}, replace_extra_special_tokens=False)
+
+
+def _refuse_beyond(tokenizer: Any, rows: int, path: str | Path) -> None:
+    """UserError where a text, or the chat template, can bring a token that the model has no embedding for."""
+    beyond = {token: id for token, id in tokenizer.get_vocab().items() if id >= rows}
+    if not beyond:
+        return
+    special = {t.content for t in tokenizer.added_tokens_decoder.values() if t.special}
+    written = {tokenizer.eos_token, *added_tokens_written(tokenizer)}
+    missing = [
+        f"{token!r} ({id})" for token, id in beyond.items() if token not in special or token in written
+    ]
+    if missing:
+        raise UserError(f"{path}: its tokenizer has tokens that its embedding of {rows} rows lacks: {_some(missing)}.",
+                        "a tokenizer and weights that belong together",
+                        "model.resize_token_embeddings(len(tokenizer)), train the new rows, and save both")  # fmt: skip
 
 
 def resolve_device(name: str = "auto") -> torch.device:
@@ -117,25 +161,27 @@ def resolve_dtype(name: str, device: torch.device, params: int) -> torch.dtype:
 
 def count_params(folder: Path) -> int:
     """How many numbers the folder's safetensors hold, read from their headers alone."""
-    total = 0
-    for file in sorted(folder.glob("*.safetensors")):
-        for name, tensor in read_header(file).items():
-            if name != "__metadata__":
-                count = 1
-                for size in tensor["shape"]:
-                    count *= size
-                total += count
-    return total
+    return sum(prod(shape) for shape in weights.shapes(folder).values())
 
 
-def read_header(file: Path) -> dict[str, Any]:
-    """The JSON header of a safetensors file: name → dtype, shape, offsets."""
+def load_config(path: str | Path) -> Any:
+    """The folder's config as transformers knows it, without anything in it that names code to fetch."""
+    from transformers import AutoConfig
+
+    folder = model_folder(path)
     try:
-        with file.open("rb") as stream:
-            return json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
-    except (OSError, ValueError, MemoryError, OverflowError):
-        raise UserError(f"{file}: not a whole safetensors file.", "weights saved by save_pretrained",
-                        "copy or download the file again") from None  # fmt: skip
+        with _closed():
+            config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:
+        raise _unloadable(path, "a model", error) from None
+    config._attn_implementation = config._experts_implementation = None
+    for own in (config, config.get_text_config()):
+        for name in ("auto_map", "transformers_weights"):
+            vars(own).pop(name, None)
+        pad = getattr(own, "pad_token_id", None)
+        if pad is not None and pad >= weights.vocabulary(folder):
+            own.pad_token_id = None
+    return config
 
 
 def load_causal_lm(path: str | Path, device: str = "auto", dtype: str = "auto") -> Any:
@@ -155,7 +201,7 @@ def load_reward_model(
     """A sequence classifier with one output, in eval mode; `new_head` allows a language model to start from."""
     from transformers import AutoModelForSequenceClassification
 
-    model, missing = _load(AutoModelForSequenceClassification, path, device, dtype, num_labels=1)
+    model, missing = _load(AutoModelForSequenceClassification, path, device, dtype, labels=1)
     lost = [name for name in missing if not (new_head and name.split(".")[0] in ("score", "classifier"))]
     if lost:
         raise UserError(f"{path}: not a whole reward model, these weights are missing: {_some(lost)}.",
@@ -165,33 +211,50 @@ def load_reward_model(
     return model
 
 
-def _load(auto: Any, path: str | Path, device: str, dtype: str, **options: Any) -> tuple[Any, list[str]]:
+def _load(auto: Any, path: str | Path, device: str, dtype: str, labels: int = 0) -> tuple[Any, list[str]]:
     """(model, names of weights the folder lacks)."""
-    folder = model_folder(path)
+    folder, config = model_folder(path), load_config(path)
+    if getattr(config, "quantization_config", None):  # whose layers may be code of the hub
+        raise UserError(f"{path}: its weights are quantised.", "weights in floating point",
+                        "serve it with engine: vllm or openai, or use the model it was made from")  # fmt: skip
+    if labels:
+        config.num_labels = labels
     target = resolve_device(device)
     number_type = resolve_dtype(dtype, target, count_params(folder))
     try:
-        with _quiet():
-            model, info = auto.from_pretrained(folder, dtype=number_type, use_safetensors=True, trust_remote_code=False,
-                                           output_loading_info=True, **options)  # fmt: skip
+        with _closed():
+            model, info = auto.from_pretrained(folder, config=config, dtype=number_type, use_safetensors=True,
+                                               trust_remote_code=False, output_loading_info=True)  # fmt: skip
     except Exception as error:  # config and weights that do not fit surface in many classes
-        raise UserError(f"{path}: cannot be loaded as {auto.__name__.removeprefix('AutoModelFor')} "
-                        f"({_first_line(error)}).", "a model transformers knows without remote code, saved whole",
-                        "check the folder with `rlaif check`, or use another model") from None  # fmt: skip
+        raise _unloadable(path, auto.__name__.removeprefix("AutoModelFor"), error) from None
     return model.to(target).eval(), sorted(info["missing_keys"])
 
 
+def _unloadable(path: str | Path, kind: str, error: Exception) -> UserError:
+    return UserError(f"{path}: cannot be loaded as {kind} ({_first_line(error)}).",
+                     "a model transformers knows without remote code, saved whole",
+                     "check the folder with `rlaif check`, or use another model")  # fmt: skip
+
+
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Without transformers' load report and bars: what it would say is in our errors."""
+def _closed() -> Iterator[None]:
+    """Nothing but the folder is opened, whatever its files name; and without transformers' load report and bars:
+    what it would say is in our errors."""
+    from huggingface_hub import constants
     from transformers.utils import logging
 
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    level, bars, offline = (
+        logging.get_verbosity(),
+        logging.is_progress_bar_enabled(),
+        constants.HF_HUB_OFFLINE,
+    )
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+    constants.HF_HUB_OFFLINE = True
     try:
         yield
     finally:
+        constants.HF_HUB_OFFLINE = offline
         logging.set_verbosity(level)
         if bars:
             logging.enable_progress_bar()

@@ -27,7 +27,7 @@ from rlaif.engines.loading import (
     resolve_dtype,
 )  # fmt: skip
 from rlaif.errors import UserError
-from rlaif.prompts import control_of, encode_chat, has_chat_template, split_chat
+from rlaif.prompts import control_of, encode_chat, has_chat_template, split_chat, token_ids
 from rlaif.records import encode_tokens
 from rlaif.turns import spelled_end, text_of
 
@@ -134,7 +134,7 @@ class TransformersEngine:
 
     def _question(self, index: int, request: ScoreRequest) -> Question:
         prefix, tail = split_chat(self.tokenizer, request.messages)
-        ids = list(self.tokenizer(prefix, add_special_tokens=self.plain_turns)["input_ids"])
+        ids = token_ids(self.tokenizer, prefix, start=self.plain_turns)
         neutral = control_of(self.tokenizer).neutral
         suffixes = [self._continue(neutral(suffix) + tail) for suffix in request.suffixes]
         if not all(suffixes):  # an answer position needs a token before it
@@ -199,11 +199,11 @@ def _rows(batch: list[Question]) -> tuple[list[list[int]], list[list[list[int]]]
 
 def continuation_ids(tokenizer: Any, text: str) -> list[int]:
     """Token ids of a text that continues another one: without special tokens and without a made-up leading space."""
-    ids, letter, line = (list(tokenizer(t, add_special_tokens=False)["input_ids"]) for t in (text, "a", "\n"))
+    ids, letter, line = (token_ids(tokenizer, t) for t in (text, "a", "\n"))
     if not tokenizer.convert_ids_to_tokens(letter[0]).startswith("▁"):
         return ids
     # SentencePiece puts a space before every text; after a line break, which merges with nothing, it does not.
-    after = list(tokenizer("\n" + text, add_special_tokens=False)["input_ids"])
+    after = token_ids(tokenizer, "\n" + text)
     return after[len(line) :] if after[: len(line)] == line else ids
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from rlaif.errors import UserError
+from rlaif.prompts import token_ids
 from rlaif.rl.episodes import Episodes, join
 from rlaif.seeds import in_rounds
 
@@ -43,7 +44,7 @@ def blocks_of(file: Path, tokenizer: Any, length: int) -> list[list[int]]:
     """A text file, or the `text` of JSONL rows, as one stream of tokens in blocks; each text ends with an EOS."""
     stream: list[int] = []
     for text in _texts(file):
-        stream += [*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+        stream += [*token_ids(tokenizer, text), tokenizer.eos_token_id]
     blocks = [stream[at : at + length] for at in range(0, len(stream), length)]
     blocks = [block for block in blocks if len(block) > 1]
     if not blocks:

@@ -269,12 +269,10 @@ def diverged(stage: Stage, update: int, error: NotFinite, last: Path | None) -> 
 def _publish(stage: Stage, parts: Parts) -> None:
     """The trained policy, or the average of its weights, as a plain folder, whole at once, in the dtype it came in."""
     import torch
-    from transformers import AutoConfig
 
-    from rlaif.engines.loading import model_folder
+    from rlaif.engines.loading import load_config
 
-    start = model_folder(stage.input("policy"))
-    stored = getattr(AutoConfig.from_pretrained(start, trust_remote_code=False), "dtype", None)
+    stored = getattr(load_config(stage.input("policy")), "dtype", None)
     parts.ppo.use_average()
     policy = _whole_policy(stage, parts.ppo)
     if policy is None:
