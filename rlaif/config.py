@@ -184,7 +184,7 @@ def load_config(path: Path, overrides: tuple[str, ...] | list[str] = ()) -> Conf
     """A config file with `-s` overrides applied and its stage order checked."""
     data, lines = load_yaml(path)
     for override in overrides if isinstance(data, dict) else ():
-        apply_override(data, override)
+        lines.options |= dict.fromkeys(apply_override(data, override), override)
     config = validate_yaml(Config, data, lines, path)
     check_order(config, path, lines)
     return config
@@ -210,8 +210,11 @@ def check_order(config: Config, path: Path, lines: Lines) -> None:
                             "two or more (sample: k), or pairs of revisions or imported ones", "-s sample.k=2")  # fmt: skip
 
 
-def apply_override(data: Any, override: str) -> None:
-    """Change one key of a config's plain data: `seed=1`, `feedback.model=…`, `ppo.updates=10`, `ppo[1].updates=10`."""
+def apply_override(data: Any, override: str) -> list[tuple[str | int, ...]]:
+    """Change one key of a config's plain data: `seed=1`, `feedback.model=…`, `ppo.updates=10`, `ppo[1].updates=10`.
+
+    Returns the places that were set.
+    """
     key, eq, text = override.partition("=")
     if not eq:
         raise UserError(f'-s {override}: no "=".', "-s key=value, for example -s ppo.updates=10")
@@ -219,25 +222,31 @@ def apply_override(data: Any, override: str) -> None:
     match = re.fullmatch(r"([\w-]+)(?:\[(\d+)\])?", head)
     name, number = (match[1], match[2]) if match else (head, None)
     listed = data.get("stages")
-    stages = [s for s in listed if isinstance(s, dict)] if isinstance(listed, list) else []
-    named = [s for s in stages if s.get("stage") == name]
+    stages = {at: s for at, s in enumerate(listed if isinstance(listed, list) else ()) if isinstance(s, dict)}
+    named = [at for at, s in stages.items() if s.get("stage") == name]
     value = _value(text, override)
     if named:
         if int(number or 0) >= len(named):
             raise UserError(f"-s {override}: there are {len(named)} {name} stages, counted from 0.")
         # Without a number, an option reaches every stage of that name.
-        for stage in named if number is None else [named[int(number)]]:
-            _set(stage, rest, value, override)
+        meant = named if number is None else [named[int(number)]]
+        for at in meant:
+            _set(stages[at], rest, value, override)
+        return [("stages", at, *rest) for at in meant]
     elif name in Config.model_fields:
         _set(data, [name, *rest], value, override)
+        return [(name, *rest)]
     else:
-        known = sorted({str(s.get("stage")) for s in stages}) + list(Config.model_fields)
+        known = sorted({str(s.get("stage")) for s in stages.values()}) + list(Config.model_fields)
         raise UserError(f'-s {override}: no stage or key "{name}" — {nearest(name, known)}')
 
 
 def _value(text: str, override: str) -> Any:
     try:
-        return parse_scalar(text)
+        value = parse_scalar(text)
+        if isinstance(value, str) and " #" in text and "#" not in value:
+            raise UserError("cut off")  # at what YAML takes for a comment
+        return value
     except UserError:
         raise UserError(
             f"-s {override}: the value cannot be read.", "a number, a word, or text in quotes"

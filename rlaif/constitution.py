@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from rlaif.errors import UserError, nearest
 from rlaif.records import Prompt, content_hash
-from rlaif.yamlfile import load_yaml, validate_yaml
+from rlaif.yamlfile import cut_texts, load_yaml, validate_yaml
 
 LONG = 80  # words
 ALIKE = 0.85  # share of characters in common, in order
@@ -147,7 +147,8 @@ def lint(path: Path, prompts: Sequence[Prompt] = ()) -> list[str]:
     """
     constitution = Constitution.load(path)
     lines = load_yaml(path)[1]
-    found: list[tuple[int, str]] = []
+    found = [(line, f'"{comment[:40]}" behind a text without quotes is a comment: no model reads it')
+             for line, _, comment in cut_texts(lines.root)]  # fmt: skip
     for index, principle in enumerate(constitution.principles):
         line = lines.at(("principles", index, "id"))
         earlier = constitution.principles[:index]

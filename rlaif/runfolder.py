@@ -143,12 +143,30 @@ def numbered_rows(path: Path, record: type[R]) -> Iterator[tuple[int, R]]:
         if not line.strip():
             continue
         try:
-            yield number, record.model_validate_json(line)
+            row = record.model_validate_json(line)
+            if key := _double_key(line):
+                raise UserError(f'{path}:{number}: the key "{key}" stands twice.', f"a {record.__name__} row of JSON a line",
+                                f"mend line {number} of {path}")  # fmt: skip
+            yield number, row
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"]) or "line"
             raise UserError(f"{path}:{number}: {where}: {first['msg']}.", f"a {record.__name__} row of JSON a line",
                             f"mend line {number} of {path}") from None  # fmt: skip
+
+
+def _double_key(line: str) -> str | None:
+    """A key that an object of a JSON line holds twice, of which every parser drops one without a word."""
+    double: list[str] = []
+
+    def check(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        row = dict(pairs)
+        if len(row) < len(pairs):
+            double.append(max((key for key, _ in pairs), key=[key for key, _ in pairs].count))
+        return row
+
+    json.loads(line, object_pairs_hook=check)
+    return double[0] if double else None
 
 
 class Stage:

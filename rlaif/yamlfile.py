@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
@@ -30,10 +30,24 @@ PLAIN_WORDS = {
 
 
 class Lines:
-    """Where in a file each key stands."""
+    """Where in a file each key stands, or which `-s` option set it."""
 
     def __init__(self, root: Any) -> None:
         self.root = root
+        self.options: dict[
+            tuple[str | int, ...], str
+        ] = {}  # by the place they set, e.g. ("stages", 3, "updates")
+
+    def where(self, path: Path, loc: Loc) -> str:
+        """ "-s option" for what an option set, else "file:line"."""
+        for place, option in reversed(self.options.items()):
+            rest = iter(loc)  # which may name a stage's kind between two parts of the place
+            if all(part in rest for part in place):
+                return f"-s {option}"
+        # A rule between several keys is reported at what holds them.
+        held = tuple(loc[:2] if loc[:1] == ("stages",) else loc)
+        touched = [option for place, option in self.options.items() if held and place[: len(held)] == held]
+        return f"{path}:{self.at(loc)}" + (f" with -s {' -s '.join(touched)}" if touched else "")
 
     def at(self, loc: Loc) -> int:
         """1-based line of the deepest part of `loc` that the file has."""
@@ -63,12 +77,33 @@ def load_yaml(path: Path) -> tuple[Any, Lines]:
             f"{path}: not UTF-8 text (byte {error.start}).", "a UTF-8 text file", f"re-save {path}"
         ) from None
     root = _parse(text, path)
+    for line, text, comment in cut_texts(root):
+        if not comment[1:2].isspace():
+            raise UserError(f'{path}:{line}: the text ends before "{comment[:30]}", which YAML reads as a comment.',
+                            f'quotes around a text with " #" in it: "{text[-30:]} {comment[:30]}"',
+                            f"quote it, or put a blank behind # in line {line} of {path} if it is a comment")  # fmt: skip
     return plain(root), Lines(root)
+
+
+def cut_texts(root: Any) -> Iterator[tuple[int, str, str]]:
+    """(line, text, comment) of each text without quotes, of two words or more, that is followed by a comment."""
+    if not isinstance(root, (CommentedMap, CommentedSeq)):
+        return
+    pairs = root.items() if isinstance(root, CommentedMap) else enumerate(root)
+    for key, value in pairs:
+        # Only what stands without quotes is a plain str. The comment behind a value is the third of its comments in
+        # a map and the first in a list; one that begins with a line end stands below it.
+        found = (root.ca.items.get(key) or ())[2 if isinstance(root, CommentedMap) else 0 :][:1]
+        if type(value) is str and " " in value and found and found[0] and found[0].value.startswith("#"):
+            yield found[0].start_mark.line + 1, value, found[0].value.split("\n")[0]
+        yield from cut_texts(value)
 
 
 def _parse(text: str, path: Path) -> Any:
     try:
-        root = YAML(typ="rt").load(text)
+        loader = YAML(typ="rt")
+        loader.preserve_quotes = True  # see cut_texts
+        root = loader.load(text)
         if expanded_size(root) <= MAX_NODES:
             return root
         line, problem = 1, f"its anchors stand for more than {MAX_NODES:,} values"
@@ -76,6 +111,8 @@ def _parse(text: str, path: Path) -> Any:
         mark = error.problem_mark or error.context_mark
         line = mark.line + 1 if mark else 1
         problem = (error.problem or "not valid YAML").split("\n")[0]
+        if "'\\t'" in problem:
+            problem = "a tab, where YAML takes only blanks"
     except ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         character = error.character if isinstance(error.character, int) else ord(str(error.character))
@@ -129,13 +166,28 @@ def validate_yaml(cls: type[M], data: Any, lines: Lines, path: Path) -> M:
         follow_ups = [
             i for i in items if i["type"] == "too_short" and isinstance(i["input"], list) and i["input"]
         ]
-        found = [_describe(cls, item, lines, path) for item in items if item not in follow_ups]
-        raise UserError("\n".join(found), next=f"mend {path} and run again") from None
+        # A value that fits none of several types is reported once for each: the last is the most general.
+        found = {_place(item): _describe(cls, item, lines, path) for item in items if item not in follow_ups}
+        mend = "the option" if all(text.startswith("-s ") for text in found.values()) else path
+        raise UserError("\n".join(found.values()), next=f"mend {mend} and run again") from None
+
+
+_TYPES = (
+    "int",
+    "str",
+    "float",
+    "bool",
+)  # how pydantic names the types a value does not fit, behind its place
+
+
+def _place(item: Any) -> tuple[str | int, ...]:
+    loc = item["loc"]
+    return loc[:-1] if len(loc) > 1 and loc[-1] in _TYPES else loc
 
 
 def _describe(cls: type[BaseModel], item: Any, lines: Lines, path: Path) -> str:
-    loc = item["loc"]
-    where = f"{path}:{lines.at(loc)}"
+    loc = _place(item)
+    where = lines.where(path, loc)
     key = str(loc[-1]) if loc else ""
     if item["type"] == "extra_forbidden":
         return f'{where}: unknown key "{key}" — {nearest(key, fields_at(cls, loc[:-1]))}'
@@ -152,6 +204,9 @@ def _describe(cls: type[BaseModel], item: Any, lines: Lines, path: Path) -> str:
         )
     message = PLAIN_WORDS.get(item["type"], item["msg"].removeprefix("Value error, "))
     value = item["input"]
+    if item["type"] == "string_type" and not isinstance(value, (str, list, dict, type(None))):
+        kind = {bool: "yes or no", int: "a number", float: "a number"}.get(type(value), "a date")
+        return f"{where}: {key}: should be text, but YAML reads it as {kind} (found: {value}); put quotes around it"
     shown = f" (found: {value!r})" if isinstance(value, (str, int, float, bool)) else ""
     return f"{where}: {key}: {message}{shown}"
 

@@ -110,7 +110,7 @@ def test_overrides_reach_keys_and_stages_by_name(tmp_path):
         ("sample.k=[1", "the value cannot be read"),
         ("sample.kk=2", r'unknown key "kk" — did you mean "k"\?'),
         ("policy.modle=z", r'unknown key "modle" — did you mean "model"\?'),
-        ("sample.k=x", r"x\.yaml:8: k: Input should be a valid integer"),
+        ("sample.k=x", r"-s sample\.k=x: k: Input should be a valid integer"),
         ("stages=3", "stages: should be a list"),
         ("ppo.updates=3", 'no stage or key "ppo"'),
         ("=3", 'no stage or key ""'),
@@ -211,3 +211,18 @@ def test_one_response_a_prompt_is_enough_where_other_pairs_are_made(tmp_path):
 def test_a_held_out_set_is_named_by_a_word(name):
     with pytest.raises(ValidationError, match="heldout_sets"):
         Reward.model_validate({"stage": "reward", "heldout_sets": {name: "pairs.jsonl"}})
+
+
+@pytest.mark.parametrize(("override", "said"), [
+    ("sample.k=many", "-s sample.k=many: k: Input should be a valid integer"),
+    ("sample.kk=2", '-s sample.kk=2: unknown key "kk" — did you mean "k"?'),
+    ("feedback.modle=x", '-s feedback.modle=x: unknown key "modle"'), ("seed=x", "-s seed=x: seed: "),
+    ("label.clamp=[0.6, 0.4]", "x.yaml:10 with -s label.clamp=[0.6, 0.4]: label: clamp needs two bounds"),
+    ("name=2024-05-01", "-s name=2024-05-01: name: should be text, but YAML reads it as a date"),
+    ("templates=my set #2", "-s templates=my set #2: the value cannot be read"),
+])  # fmt: skip
+def test_a_mistake_in_an_option_points_at_the_option(tmp_path: Path, override: str, said: str):
+    with pytest.raises(UserError) as error:
+        load(tmp_path, BASE, "sample.temperature=1", override)
+    assert str(error.value).startswith(said if said.startswith("-s") else f"{tmp_path}/{said}")
+    assert ("mend the option" in str(error.value)) == (said.startswith("-s") and "cannot be read" not in said)

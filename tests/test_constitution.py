@@ -276,3 +276,39 @@ def test_every_principle_renders_in_every_template_with_its_examples_as_turns(na
         assert revision[1]["content"] == p.examples[0].better
         assert "Hello {{ there }}" in critique[-1]["content"]
         assert (p.compare or p.text) in templates.comparison_suffix(p)
+
+
+@pytest.mark.parametrize(("cut", "line"), [
+    ("    text: Never rank anybody #1 in the world.\n", 4), ("    text: Be kind.\n    critique: Look for rule #3\n", 5),
+    ("    text: Be kind.\n    paraphrases:\n      - Be kind always.\n      - Be kind #always\n", 7),
+    ("    text: Never rank\n      anybody #1\n", 5),
+])  # fmt: skip
+def test_a_number_sign_that_cuts_a_text_is_an_error_with_its_line(tmp_path: Path, cut: str, line: int):
+    head = BASE.removesuffix("    text: Be kind.\n")
+    with pytest.raises(
+        UserError, match=rf"c\.yaml:{line}: the text ends before \"#.*which YAML reads as a comment"
+    ):
+        load(tmp_path, head + cut)
+
+
+def test_a_comment_behind_a_text_is_a_warning_and_elsewhere_it_is_a_comment(tmp_path: Path):
+    head = BASE.removesuffix("    text: Be kind.\n")
+    quoted = '    text: "Never rank anybody #1." #sure\n    weight: 2 #double\n    tags: [a b] #x\n    critique: |  # so\n      Rule #1\n'
+    assert load(tmp_path, head + quoted).principles[0].critique == "Rule #1\n"
+    assert not [doubt for doubt in lint(tmp_path / "c.yaml") if "comment" in doubt]
+    assert load(tmp_path, head + "    text: Never be rude # of them\n").principles[0].text == "Never be rude"
+    (doubt,) = [doubt for doubt in lint(tmp_path / "c.yaml") if "comment" in doubt]
+    assert 'c.yaml:4: "# of them" behind a text without quotes is a comment' in doubt
+
+
+@pytest.mark.parametrize(("text", "said"), [
+    ("name: x\nversion: 2024-05-01\n", "c.yaml:2: version: should be text, but YAML reads it as a date (found: 2024-05-01)"),
+    ("name: x\nversion: 1.10\n", "c.yaml:2: version: should be text, but YAML reads it as a number (found: 1.1)"),
+    ("name: 7\n", "c.yaml:1: name: should be text, but YAML reads it as a number (found: 7)"),
+    ("name: x\nname: y\n", 'c.yaml:2: found duplicate key "name"'), ("name: x\n\tversion: 1\n", "c.yaml:2: a tab, where YAML"),
+])  # fmt: skip
+def test_what_yaml_reads_otherwise_than_meant_is_said_once(tmp_path: Path, text: str, said: str):
+    with pytest.raises(UserError) as error:
+        load(tmp_path, text + BASE.removeprefix("name: x\n"))
+    assert said in str(error.value)
+    assert str(error.value).count("c.yaml:") == 1

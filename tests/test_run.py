@@ -162,6 +162,13 @@ def test_bad_rows_of_a_user_name_file_line_and_field(tmp_path, line, message):
         read_rows(tmp_path / "p.jsonl", Prompt)
 
 
+def test_a_key_that_stands_twice_in_a_row_is_refused(tmp_path):
+    path = tmp_path / "p.jsonl"
+    path.write_text('{"messages":[{"role":"user","content":"Hi","content":"Ho"}]}\n')
+    with pytest.raises(UserError, match=r'p\.jsonl:1: the key "content" stands twice'):
+        read_rows(path, Prompt)
+
+
 def test_missing_and_unreadable_files(tmp_path):
     with pytest.raises(UserError, match="cannot be read"):
         read_rows(tmp_path / "none.jsonl", Prompt)
