@@ -19,6 +19,7 @@ FENCE = "`"
 _FENCES = re.compile("[`\u1fef\uff40]+")  # what NFC or NFKC, which some tokenizers apply, makes of it counts
 PROBE = "\u241fprobe\u241f"
 _LINE_END = "\r\n|[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]"  # whatever str.splitlines takes for one
+_PASSES = 4  # over a text, that break its tokens by blanks
 _LONGEST = 40  # characters of a turn's header; what is longer is a default system prompt
 _FAMILIES = re.compile(
     r"<[|｜][^<>\n]{1,64}[|｜]>|\[/?INST\]|\[/?(?:SYSTEM|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS)[^\]\n]{0,16}\]"
@@ -34,6 +35,7 @@ class Control:
 
     pattern: re.Pattern[str]
     normalize: Callable[[str], str] | None = None
+    mark: str = "\ufffd"  # a character that stands in no token
 
     @classmethod
     def of(cls, tokenizer: Any, turns: str | None = None) -> Control:
@@ -53,7 +55,9 @@ class Control:
         longest_first = sorted(tokens, key=len, reverse=True)
         pattern = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
         normalizer = getattr(getattr(tokenizer, "backend_tokenizer", None), "normalizer", None)
-        return cls(pattern, normalizer.normalize_str if normalizer else None)
+        taken = set("".join(tokens))
+        mark = next(chr(code) for code in (0xFFFD, *range(0x25A0, 0x10FFFF)) if chr(code) not in taken)
+        return cls(pattern, normalizer.normalize_str if normalizer else None, mark)
 
     def neutral(self, text: str) -> str:
         """The text with every control token broken by a blank, those that only the tokenizer sees in it as well."""
@@ -62,8 +66,13 @@ class Control:
         return self._broken(shown) if self.pattern.search(shown) else text
 
     def _broken(self, text: str) -> str:
-        while self.pattern.search(text):
+        for _ in range(_PASSES):
+            if not self.pattern.search(text):
+                return text
             text = self.pattern.sub(_broken, text)
+        # Tokens of blanks, or a single character, are still there when broken: a character of no token replaces them.
+        while self.pattern.search(text):
+            text = self.pattern.sub(self.mark, text)
         return text
 
 
@@ -72,7 +81,7 @@ COMMON = Control(_FAMILIES)  # of the common chat formats, for models whose toke
 
 def _broken(found: re.Match[str]) -> str:
     token = found[0]
-    return f"{token[0]} {token[1:]}" if len(token) > 1 else "\ufffd"
+    return f"{token[0]} {token[1:]}" if len(token) > 1 else token
 
 
 def _turn_headers(turns: str, special: Iterable[str]) -> Iterator[str]:

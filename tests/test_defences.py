@@ -254,3 +254,19 @@ def test_critiques_and_every_turn_of_a_conversation_are_untrusted_too():
     assert asked["content"].splitlines() == [
         "User: a  x", "Assistant: b  y", "User: c", "Reply: r", "Rule: Be kind.", "Critique: bad . No", "Write the reply again.",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("tokens", [["\ufffd"], ["a "], [" a"], ["\ufffd", "\u25a0", "ab", "a b"], ["aa", "a a", "a  a", "a   a", "a    a"]])  # fmt: skip
+def test_tokens_that_a_blank_does_not_break_end_no_run(tokenizer, tokens):
+    import copy
+
+    from tokenizers import AddedToken
+
+    other = copy.deepcopy(tokenizer)
+    other.add_special_tokens(
+        {"extra_special_tokens": [AddedToken(t, special=True, normalized=False) for t in tokens]}
+    )
+    text = "a bb a  ab" + "".join(tokens) * 3
+    shown = control_of(other).neutral(text)
+    assert not any(token in shown for token in tokens)
+    assert len(shown) < 10 * len(text)
