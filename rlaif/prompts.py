@@ -306,8 +306,8 @@ def _templated(tokenizer: Any, messages: Sequence[dict[str, str]], generation: b
     try:
         return chat_templates.render(template, messages, generation, values)
     except Exception as error:  # templates are arbitrary programs: whatever they raise is the user's to mend
-        roles = ", ".join(m["role"] for m in messages)
-        raise UserError(f"{name}: its chat template fails on our messages ({roles}): {error or type(error).__name__}.",
+        roles, reason = ", ".join(m["role"] for m in messages), str(error).rstrip(".") or type(error).__name__
+        raise UserError(f"{name}: its chat template fails on our messages ({roles}): {reason}.",
                         "a template that takes these roles in this order",
                         "mend chat_template in the tokenizer's folder, or use prompts without a system turn") from None  # fmt: skip
 

@@ -176,7 +176,7 @@ def load_config(path: str | Path) -> Any:
         raise _unloadable(path, "a model", error) from None
     config._attn_implementation = config._experts_implementation = None
     for own in (config, config.get_text_config()):
-        for name in ("auto_map", "transformers_weights"):
+        for name in ("auto_map", "transformers_weights", "use_kernels", "kernel_config"):
             vars(own).pop(name, None)
         pad = getattr(own, "pad_token_id", None)
         if pad is not None and pad >= weights.vocabulary(folder):
