@@ -1,6 +1,6 @@
-"""Chat templates: programs that come with a model, run in a sandbox that also bounds what they compute.
+"""Templates: programs that come with a model or a template set, run in a sandbox that also bounds what they compute.
 
-A model folder is not trusted. A sandbox alone keeps its template from our objects, but not from looping for ever or
+Neither is trusted. A sandbox alone keeps its template from our objects, but not from looping for ever or
 from making a text of ten thousand million characters. Here every loop step, every call and every value that a template
 makes is paid from one budget, and no value may be larger than `LARGEST`; what could make a larger one at a stroke is
 refused before it is tried. What a template can ask for is what transformers gives it, but for the date: a prompt has
@@ -13,6 +13,7 @@ import json
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import datetime
 from functools import lru_cache, wraps
@@ -209,14 +210,25 @@ def _printed(context: Context, value: Any) -> Any:
     return made(value)
 
 
-class _Bounded(ImmutableSandboxedEnvironment):
-    """The sandbox in which whatever a template makes is paid for."""
+@contextmanager
+def metered() -> Iterator[None]:
+    """Give what is rendered inside one budget."""
+    token = _METER.set(_Meter())
+    try:
+        yield
+    finally:
+        _METER.reset(token)
+
+
+class Bounded(ImmutableSandboxedEnvironment):
+    """The sandbox in which whatever a template makes is paid for; render inside `metered`."""
 
     intercepted_binops = frozenset(("+", "*", "**", "%"))
 
-    def __init__(self) -> None:
-        super().__init__(trim_blocks=True, lstrip_blocks=True, optimized=False, finalize=_printed,
-                         extensions=[_Generation, loopcontrols])  # fmt: skip
+    def __init__(self, **options: Any) -> None:
+        super().__init__(
+            optimized=False, finalize=_printed, extensions=[_Generation, loopcontrols], **options
+        )
         filters = {name: _bounded(name, self.filters[name]) for name in FILTERS}
         own = {"tojson": _bounded("indent", _json), "safe": _same}
         self.filters = {**filters, **own, "_steps": _steps, "_joined": _joined, "_made": made}
@@ -259,7 +271,7 @@ def _formatting(text: str, function: Callable[..., str]) -> Callable[..., str]:
 def _compiled(source: str) -> Template:
     if len(source) > LONGEST:
         raise TooMuch(f"it has {len(source):,} characters")
-    return _Bounded().from_string(source)
+    return Bounded(trim_blocks=True, lstrip_blocks=True).from_string(source)
 
 
 def render(
@@ -270,10 +282,7 @@ def render(
     `values` are what else it may ask for: special tokens, switches. Raises whatever the template does wrong.
     """
     plain = [dict(message) for message in messages]
-    token = _METER.set(_Meter())
-    try:
+    with metered():
         return _compiled(source).render(
             **{"tools": None, "documents": None, **values}, messages=plain, add_generation_prompt=generation
         )
-    finally:
-        _METER.reset(token)

@@ -19,9 +19,9 @@ from typing import Any
 
 from jinja2 import StrictUndefined, Template, TemplateError
 from jinja2.meta import find_undeclared_variables
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from rlaif import chat_templates, defences
+from rlaif.chat_templates import Bounded, metered
 from rlaif.config import ASSETS, find
 from rlaif.constitution import Constitution, Example, Principle
 from rlaif.errors import UserError, nearest
@@ -43,13 +43,6 @@ def user(content: str) -> dict[str, str]:
 def assistant(content: str) -> dict[str, str]:
     """An assistant turn."""
     return {"role": "assistant", "content": content}
-
-
-def template_environment() -> ImmutableSandboxedEnvironment:
-    """The sandbox that templates are rendered in: no loader, and `range` as the only global function."""
-    environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=False)
-    environment.globals = {"range": environment.globals["range"]}
-    return environment
 
 
 def principle_values(principle: Principle) -> dict[str, Any]:
@@ -89,7 +82,7 @@ class Templates:
             except UserError:
                 raise UserError(f'templates: no set "{name}" — {nearest(name, shipped)}', "a shipped set or a folder "
                                 f"with {', '.join(n + '.j2' for n in NAMES)}") from None  # fmt: skip
-        environment = template_environment()
+        environment = Bounded(undefined=StrictUndefined)
         sources, compiled, lines = {}, {}, {}
         for part in (*NAMES, *(name for name in OPTIONAL if (folder / f"{name}.j2").exists())):
             path = folder / f"{part}.j2"
@@ -132,9 +125,10 @@ class Templates:
         template = self.compiled[name]
         shown = {**values, "principle": principle_values(principle)} if principle else values
         try:
-            if block is None:
-                return template.render(**shown).strip()
-            return "".join(template.blocks[block](template.new_context(shown)))
+            with metered():
+                if block is None:
+                    return template.render(**shown).strip()
+                return "".join(template.blocks[block](template.new_context(shown)))
         except KeyError as error:
             raise UserError(f"template {self.name}/{name}.j2: has no block {error}.",
                             "the blocks named in prompts/templates/README.md") from None  # fmt: skip

@@ -10,10 +10,12 @@ import jinja2.sandbox
 import pytest
 from jinja2 import Template, Undefined
 
+from rlaif import chat_templates
+from rlaif.chat_templates import Bounded
 from rlaif.config import ASSETS
 from rlaif.constitution import Constitution, Example, Principle
 from rlaif.errors import UserError
-from rlaif.prompts import Templates, render_chat, template_environment, user
+from rlaif.prompts import Templates, render_chat, user
 
 SETS = sorted(p.name for p in (ASSETS / "prompts" / "templates").iterdir() if p.is_dir())
 PLAIN = (str, int, float, bool, bytes, type(None), tuple, list, dict, set, frozenset, complex)
@@ -66,7 +68,7 @@ def reachable(value: Any, depth: int = 3) -> Iterator[Any]:
     yield value
     if depth == 0:
         return
-    environment = template_environment()
+    environment = Bounded()
     for attribute in dir(value):
         found = environment.getattr(value, attribute)
         if not isinstance(found, Undefined):
@@ -79,10 +81,8 @@ def reachable(value: Any, depth: int = 3) -> Iterator[Any]:
 def is_harmless(value: Any) -> bool:
     """Whether a value is plain data, or a method of plain data: built in, or as the sandbox wraps `str.format`."""
     if inspect.isfunction(value):
-        return value.__code__.co_filename == jinja2.sandbox.__file__ and value.__name__ in (
-            "format",
-            "format_map",
-        )
+        wrappers = (jinja2.sandbox.__file__, chat_templates.__file__)
+        return value.__code__.co_filename in wrappers and value.__name__ in ("format", "format_map", "run")
     if inspect.isbuiltin(value) or inspect.ismethodwrapper(value):
         return isinstance(value.__self__, PLAIN) or value.__self__ in PLAIN
     return type(value) in PLAIN
@@ -111,8 +111,11 @@ def test_the_walk_finds_a_model_object():
     assert not all(map(is_harmless, reachable(PRINCIPLE)))
 
 
-def test_the_sandbox_has_one_global_function():
-    assert list(template_environment().globals) == ["range"]
+def test_the_sandboxs_own_functions_lead_nowhere():
+    found = Bounded().globals
+    assert set(found) == {"range", "namespace", "dict", "raise_exception", "strftime_now"}
+    for function in found.values():
+        assert list(reachable(function)) == [function]
 
 
 def test_chat_templates_get_plain_messages(monkeypatch: pytest.MonkeyPatch):
@@ -130,7 +133,12 @@ def test_chat_templates_get_plain_messages(monkeypatch: pytest.MonkeyPatch):
     "lipsum.__globals__",
     "cycler",
     "self.__init__.__globals__",
+    "namespace(__class__=1)",
+    "raise_exception.__globals__",
     "1 // 0",
+    "'a' * 10 ** 10",
+    "'%0999999999d' % 1",
+    "('a' * 9999).replace('a', 'a' * 9999)",
     "principle.text + 1",
     "principle.nothing",
 ])  # fmt: skip
@@ -139,6 +147,16 @@ def test_a_template_that_goes_further_is_refused(tmp_path: Path, expression: str
     (folder / "critique.j2").write_text("{{ " + expression + " }}", encoding="utf-8")
     with pytest.raises(UserError, match=r"critique\.j2"):
         Templates.load(str(folder)).critique(TALK, "r", PRINCIPLE)
+
+
+def test_a_template_that_loops_is_stopped(tmp_path: Path):
+    folder = Path(shutil.copytree(ASSETS / "prompts" / "templates" / "brief", tmp_path / "mine"))
+    loop = "{% for a in range(9999) %}{% for b in range(9999) %}{% for c in range(9999) %}{% endfor %}{% endfor %}{% endfor %}"
+    (folder / "comparison.j2").write_text(
+        f"{{% block shared %}}{loop}{{% endblock %}}{{% block principle %}}{{% endblock %}}"
+    )
+    with pytest.raises(UserError, match=r"comparison\.j2: .*computes more"):
+        Templates.load(str(folder)).comparison(TALK, "a", "b")
 
 
 def test_a_template_that_is_not_text_is_refused(tmp_path: Path):
