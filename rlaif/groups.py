@@ -29,7 +29,8 @@ from rlaif.runfolder import Journal, Stage
 from rlaif.seeds import derive_seed, in_rounds
 from rlaif.stats import mean
 from rlaif.tracking import Track, open_tracker
-from rlaif.training import WATCHED, Plain, arguments, fit, publish, without_dropout, write_model
+from rlaif.trainers import Plain
+from rlaif.training import WATCHED, arguments, fit, publish, without_dropout, write_model
 from rlaif.training import Watch as Curve
 from rlaif.watching import Sampled, Watch, note_doubts, rung, unread
 

@@ -1,8 +1,8 @@
-"""What sft and reward share: trl's trainers made quiet, exact to resume, and strict about numbers that blow up.
+"""What sft, reward and dpo share around their `trainers`: exact to resume, and strict about numbers that blow up.
 
 A training is continued from its last whole checkpoint: same order of rows, same optimiser and random state, so that on
 one thread the curve is the one an uninterrupted run writes. trl's surprising defaults are set aside here (bf16 on a
-CPU, gradient checkpointing for small models, telemetry, model cards in checkpoints).
+CPU, gradient checkpointing for small models).
 """
 
 from __future__ import annotations
@@ -13,227 +13,29 @@ import shutil
 import time
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
-from itertools import accumulate
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-
 import torch
-from torch.nn.utils.rnn import pad_sequence
 from transformers import PrinterCallback, TrainerCallback
-from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 from transformers.utils import logging
-from trl.trainer.dpo_trainer import DPOTrainer
-from trl.trainer.reward_trainer import RewardTrainer
-from trl.trainer.sft_trainer import SFTTrainer
 
 from rlaif.engines.loading import eos_ids, load_config
 from rlaif.errors import UserError
 from rlaif.prompts import end_of_turn
 from rlaif.rl.forward import is_large
 from rlaif.rl.ranks import Ranks
-from rlaif.rl.sharding import collected, cut, is_cut, own_state, whole_state
+from rlaif.rl.sharding import collected
 from rlaif.runfolder import Journal, Stage
 from rlaif.seeds import derive_seed
+from rlaif.trainers import IGNORED, ReplyTrainer
 
 logging.disable_progress_bar()
 WHOLE = "whole"  # marks a checkpoint that was written to its end
-GROUP = 32  # replies of like length that go through the reward model together
 SAVE_SECONDS = 5.0
 SAVE_SHARE = 0.05  # of the time may go into checkpoints
-IGNORED = -100  # a label without a loss
 WATCHED = ("loss", "grad_norm", "eval_loss")
-
-
-def soft_preference_loss(
-    rewards: torch.Tensor, p_a: torch.Tensor, weight: torch.Tensor, center: float = 0.0, margin: float = 0.0
-) -> torch.Tensor:
-    """Mean weighted cross-entropy of sigmoid(r_a − r_b) against p_a (RLAIF, arXiv 2309.00267, section 2.2.1).
-
-    rewards [2P]: the first replies of P pairs, then the second ones; p_a, weight [P]. `center` weighs (r_a + r_b)²,
-    which keeps rewards near zero (arXiv 2312.09244, equation 2). `margin` is the lead asked of a certain winner, less
-    the less certain it is (Llama 2, arXiv 2307.09288, equation 2): the difference learned is logit p_a + margin·(2p_a − 1).
-    """
-    a, b = rewards.chunk(2)
-    lead = a - b - margin * (2 * p_a - 1)
-    loss = torch.nn.functional.binary_cross_entropy_with_logits(lead, p_a, weight=weight)
-    return loss + center * (weight * (a + b) ** 2).mean() if center else loss
-
-
-class Plain:
-    """Mixin: no telemetry, no model cards, and a rate that is never zero."""
-
-    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
-        """Linear warm-up over a twentieth of the steps, then linear decay; the usual one wastes its first step."""
-        warm, steps = num_training_steps / 20, num_training_steps
-        self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(
-            optimizer or self.optimizer,  # type: ignore[attr-defined]
-            lambda step: min((step + 1) / (warm + 1), (steps - step) / steps),
-        )
-        self._created_lr_scheduler = True
-        return self.lr_scheduler
-
-    def _send_telemetry(self) -> None:
-        pass
-
-    def create_model_card(self, *_: Any, **__: Any) -> None:
-        """Do nothing; a run's report is its card."""
-
-
-class Shares(Plain):
-    """Mixin: where the launch asks for FSDP the model is cut up when training begins; what is saved is whole.
-
-    Accelerate would do it on GPUs alone; the same code on any device can be tested without one.
-    """
-
-    model: Any
-    ref_model: Any = None
-
-    def create_accelerator_and_postprocess(self) -> None:
-        """With an accelerator that does not know of FSDP."""
-        asked = os.environ.pop("ACCELERATE_USE_FSDP", None)
-        try:
-            super().create_accelerator_and_postprocess()  # type: ignore[misc]
-        finally:
-            os.environ.update({"ACCELERATE_USE_FSDP": asked} if asked else {})
-
-    def create_optimizer(self, model: Any = None) -> Any:
-        """The optimiser of this process's share; a checkpoint's weights are in the model already."""
-        ranks = Ranks.here()
-        if ranks.sharded:
-            for whole in filter(None, (self.model, self.ref_model)):
-                cut(whole, ranks, divisor=ranks.count)
-            self.accelerator.prepare_model(self.model, device_placement=False, evaluation_mode=True)  # type: ignore[attr-defined]
-            self.model._is_accelerate_prepared = True  # or it would become DDP's
-        return super().create_optimizer(model)  # type: ignore[misc]
-
-    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        if is_cut(self.model):
-            state_dict = collected(self.model.state_dict(keep_vars=True), Ranks.here())
-        super()._save(output_dir, state_dict)  # type: ignore[misc]
-
-    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        if not is_cut(self.model):
-            return super()._save_optimizer_and_scheduler(output_dir)  # type: ignore[misc]
-        ranks = Ranks.here()
-        states = whole_state(self.optimizer, ranks), self.lr_scheduler.state_dict()  # type: ignore[attr-defined]
-        if ranks.rank == 0:
-            for state, name in zip(states, (OPTIMIZER_NAME, SCHEDULER_NAME), strict=True):
-                torch.save(state, Path(output_dir) / name)
-
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        if not is_cut(self.model) or checkpoint is None:
-            return super()._load_optimizer_and_scheduler(checkpoint)  # type: ignore[misc]
-        optimizer, schedule = (
-            torch.load(Path(checkpoint) / name, map_location="cpu", weights_only=True)
-            for name in (OPTIMIZER_NAME, SCHEDULER_NAME)
-        )
-        self.optimizer.load_state_dict(own_state(optimizer, self.optimizer))  # type: ignore[attr-defined]
-        self.lr_scheduler.load_state_dict(schedule)
-
-
-class ReplyTrainer(Shares, SFTTrainer):
-    """trl's SFT on rows of `input_ids` and `labels`."""
-
-
-def rewards_of(model: Any, ids: torch.Tensor, mask: torch.Tensor, group: int) -> torch.Tensor:
-    """Rewards [N] of right-padded sequences ids, mask [N, T].
-
-    Sequences of like length go through the model together, `group` at a time, each group cut to its longest: the same
-    numbers as one padded batch, for less work.
-    """
-    lengths = mask.sum(1)
-    order = lengths.argsort(stable=True)
-    found = []
-    for part in order.split(group):
-        width = int(lengths[part].max())
-        found.append(model(ids[part, :width], attention_mask=mask[part, :width], use_cache=False).logits)
-    return torch.cat(found).squeeze(-1).float()[order.argsort()]
-
-
-class ElementCollator:
-    """Elements of `rlaif.pairs.elements` as one batch: their S sequences right-padded, their P pairs counted through."""
-
-    def __init__(self, pad: int) -> None:
-        self.pad = pad
-
-    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        """{input_ids, attention_mask, labels [S, T] (−100 but for the replies), pairs [2, P], p_a, weight [P]}.
-
-        Weights are such that their mean over pairs is a mean over elements.
-        """
-        ids = [torch.tensor(sequence) for row in rows for sequence in row["sequences"]]
-        starts = [start for row in rows for start in row["starts"]]
-        labels = [
-            own.clone().index_fill_(0, torch.arange(start), IGNORED)
-            for own, start in zip(ids, starts, strict=True)
-        ]
-        offsets = [0, *accumulate(len(row["sequences"]) for row in rows)]
-        pairs = [
-            [at + offset for row, offset in zip(rows, offsets, strict=False) for at in row[side]]
-            for side in ("first", "second")
-        ]
-        flat = {key: torch.tensor([x for row in rows for x in row[key]]) for key in ("p_a", "weight")}
-        flat["weight"] *= len(flat["weight"]) / len(rows)
-        return {
-            "input_ids": pad_sequence(ids, True, self.pad), "labels": pad_sequence(labels, True, IGNORED),
-            "attention_mask": pad_sequence([torch.ones_like(own) for own in ids], True), "pairs": torch.tensor(pairs), **flat,
-        }  # fmt: skip
-
-
-class OnPairs(Shares):
-    """Mixin of trl's trainers on preferences: our elements in, our loss; `rewards` says what a sequence is worth."""
-
-    def __init__(self, *args: Any, center: float = 0.0, margin: float = 0.0, **kwargs: Any) -> None:
-        self.center, self.margin = center, margin
-        super().__init__(*args, **kwargs)
-
-    def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
-        return dataset
-
-    def _set_signature_columns_if_needed(self) -> None:
-        self._signature_columns = ["sequences", "starts", "first", "second", "p_a", "weight"]
-
-    def rewards(self, model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-        """The reward of each sequence [S]."""
-        raise NotImplementedError
-
-    def compute_loss(
-        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> Any:
-        """`soft_preference_loss` of a batch's pairs."""
-        rewards = self.rewards(model, inputs)
-        pairs = rewards[inputs["pairs"].flatten()]
-        loss = soft_preference_loss(pairs, inputs["p_a"], inputs["weight"], self.center, self.margin)
-        return (loss, {"rewards": rewards}) if return_outputs else loss
-
-
-class SoftRewardTrainer(OnPairs, RewardTrainer):
-    """trl's reward trainer with soft labels and any number of pairs an element."""
-
-    def rewards(self, model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-        """What the head says at each sequence's last token."""
-        ids = inputs["input_ids"]
-        group = len(ids) if is_cut(self.model) else GROUP  # all processes have to make as many passes
-        return rewards_of(model, ids, inputs["attention_mask"], group)
-
-
-class SoftDpoTrainer(OnPairs, DPOTrainer):
-    """trl's DPO with soft labels: the reward model's loss, the reward being β·log π/π_ref of the reply.
-
-    (DPO, arXiv 2305.18290, equation 7; with 0 < p < 1 it is its conservative form, cDPO.)
-    """
-
-    def rewards(self, model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-        """β times the log-ratio of policy to reference, summed over each reply's tokens."""
-        read = {key: inputs[key] for key in ("input_ids", "attention_mask", "labels")}
-        own = model(**read, use_cache=False, fused_lm_head=True).log_probs.sum(1)
-        frozen: Any = self.ref_model
-        with torch.no_grad():
-            reference = frozen(**read, use_cache=False, fused_lm_head=True).log_probs.sum(1)
-        return self.beta * (own - reference)
 
 
 class Watch(TrainerCallback):
@@ -433,16 +235,3 @@ def heldout_prompts(stage: Stage, prompt_ids: Iterable[str], share: float) -> se
         if len(held) < wanted:
             held.update(clusters[cluster])
     return held
-
-
-@torch.no_grad()
-def score_sequences(model: Any, sequences: Sequence[Sequence[int]], batch: int) -> list[float]:
-    """The reward of each token sequence [N], read at its last token."""
-    if not sequences:
-        return []
-    model.eval()
-    pad = model.config.get_text_config().pad_token_id
-    rows = [torch.tensor(sequence) for sequence in sequences]
-    ids = pad_sequence(rows, True, pad)
-    mask = pad_sequence([torch.ones_like(row) for row in rows], True)
-    return rewards_of(model, ids.to(model.device), mask.to(model.device), batch).tolist()

@@ -103,7 +103,7 @@ def test_what_a_source_cannot_read_is_left_out_and_counted_and_nothing_is_graded
 def test_a_reward_model_grades_replies_as_it_was_trained_to(tmp_path, policy):
     from rlaif.engines.loading import load_reward_model, load_tokenizer
     from rlaif.prompts import encode_turn, end_of_turn
-    from rlaif.training import score_sequences
+    from rlaif.rl.forward import score_sequences
     from tests.test_ppo_stage import tiny_reward_model
 
     tiny_reward_model(tmp_path / "rm", policy)

@@ -106,7 +106,11 @@ def test_what_models_say_of_responses(elsewhere):
         judge = model(LlamaForSequenceClassification, LLAMA, device)
         with torch.inference_mode():
             compared = compare_responses(actor, reference, part, 1.0, 2)
-            return [*compared.values(), response_logits(actor, part, 0.7), final_scores(judge, part)]
+            return [
+                *compared.values(),
+                response_logits(actor, part, 0.7),
+                final_scores(judge, part.ids_BL, part.length_B),
+            ]
 
     for far, near in zip(said(elsewhere), said(HERE), strict=True):
         torch.testing.assert_close(far.to(HERE), near, rtol=1e-4, atol=1e-5)

@@ -30,7 +30,7 @@ LEVELS = [
         "stats",
         "turns",
     },
-    {"engines", "rl", "training", "pairs", "sampling"},
+    {"engines", "rl", "training", "pairs", "sampling", "trainers"},
     {"judge", "preferences"},
     {"rewards", "tracking", "watching", "groups"},
     {"stages", "human", "comparing", "auditing", "playground"},

@@ -231,7 +231,8 @@ def test_an_encoder_judges_by_its_own_head(tmp_path, policy):
     episodes = join([[5, 6], [7]], [[8, 9, 10], [11]], torch.ones(2, dtype=torch.bool), 0)
     for i, ids in enumerate(([5, 6, 8, 9, 10], [7, 11])):
         torch.testing.assert_close(
-            final_scores(model, episodes)[i], model(input_ids=torch.tensor([ids])).logits[0, 0]
+            final_scores(model, episodes.ids_BL, episodes.length_B)[i],
+            model(input_ids=torch.tensor([ids])).logits[0, 0],
         )
     model.save_pretrained(tmp_path / "bert")
     tokenizer.save_pretrained(tmp_path / "bert")

@@ -1,6 +1,7 @@
 """The reward stage: soft labels are learned as they are, and what the model is worth is measured on other prompts."""
 
 import math
+from functools import partial
 
 import pytest
 
@@ -45,7 +46,7 @@ def pair_of(prompt, a, b, p_a=1.0, weight=1.0, start=0):
 def test_the_loss_is_weighted_cross_entropy_of_the_margin():
     import torch
 
-    from rlaif.training import soft_preference_loss
+    from rlaif.trainers import soft_preference_loss
 
     rewards = torch.tensor([2.0, 0.0, 1.0, 0.0], requires_grad=True)  # margins 1 and 0
     p_a, weight = torch.tensor([0.7, 0.2]), torch.tensor([1.5, 0.5])
@@ -62,7 +63,7 @@ def test_the_loss_is_weighted_cross_entropy_of_the_margin():
 def test_the_centring_term_is_the_squared_sum_of_a_pair():
     import torch
 
-    from rlaif.training import soft_preference_loss
+    from rlaif.trainers import soft_preference_loss
 
     args = torch.tensor([2.0, 1.0]), torch.tensor([0.5]), torch.tensor([1.0])
     gap = soft_preference_loss(*args, center=0.1) - soft_preference_loss(*args)
@@ -148,7 +149,7 @@ def test_a_weighty_pair_outvotes_its_opposite(tmp_path, policy):
         preference(stage, bad, good, 1.0, weight=1.0)  # the same pair judged the other way round
     reward.run(stage)
     from rlaif.engines.loading import load_reward_model
-    from rlaif.training import score_sequences
+    from rlaif.rl.forward import score_sequences
 
     model = load_reward_model(stage.dir / "reward_model", "cpu")
     (pair, *_), _ = pairs_of(stage, policy)
@@ -159,7 +160,7 @@ def test_a_weighty_pair_outvotes_its_opposite(tmp_path, policy):
 def test_the_score_is_read_at_the_last_token_whatever_the_padding(tmp_path, policy):
     import torch
 
-    from rlaif.training import score_sequences
+    from rlaif.rl.forward import score_sequences
 
     stage = stage_of(tmp_path, policy)
     prompt = prompts_of(stage)[0]
@@ -183,7 +184,7 @@ def test_groups_of_like_length_give_the_rewards_of_one_padded_batch(policy):
     import torch
 
     from rlaif.engines.loading import load_reward_model
-    from rlaif.training import rewards_of
+    from rlaif.rl.forward import final_scores, rewards_of
 
     model = load_reward_model(policy, "cpu", new_head=True)
     torch.manual_seed(0)
@@ -191,7 +192,9 @@ def test_groups_of_like_length_give_the_rewards_of_one_padded_batch(policy):
     mask = (torch.arange(14) < lengths[:, None]).long()
     ids = torch.randint(5, 50, (5, 14)) * mask  # pad is 0
     whole = model(ids, attention_mask=mask).logits.squeeze(-1)
-    assert rewards_of(model, ids, mask, 2).tolist() == pytest.approx(whole.tolist(), abs=1e-6)
+    assert rewards_of(partial(final_scores, model), ids, lengths, 2).tolist() == pytest.approx(
+        whole.tolist(), abs=1e-6
+    )
 
 
 def test_heldout_prompts_are_a_share_of_the_prompts_drawn_by_the_seed(tmp_path, policy):
@@ -271,7 +274,7 @@ def test_a_reward_model_can_start_from_a_reward_model_with_its_head(tmp_path, po
 
 
 def test_nan_stops_the_training_and_says_what_to_lower(tmp_path, policy, monkeypatch):
-    from rlaif import training
+    from rlaif import trainers, training
 
     monkeypatch.setattr(training, "SAVE_SECONDS", 0.0)
     monkeypatch.setattr(training, "SAVE_SHARE", math.inf)
@@ -279,13 +282,13 @@ def test_nan_stops_the_training_and_says_what_to_lower(tmp_path, policy, monkeyp
     for prompt in prompts_of(stage):
         preference(stage, reply(stage, prompt, "good"), reply(stage, prompt, "bad", 1), 0.8)
     steps = iter(range(1000))
-    honest = training.soft_preference_loss
+    honest = trainers.soft_preference_loss
 
     def breaks(rewards, *args, **kwargs):
         loss = honest(rewards, *args, **kwargs)
         return loss * float("nan") if rewards.requires_grad and next(steps) >= 4 else loss
 
-    monkeypatch.setattr(training, "soft_preference_loss", breaks)
+    monkeypatch.setattr(trainers, "soft_preference_loss", breaks)
     with pytest.raises(UserError, match=r"not finite at step 5 of 15") as caught:
         reward.run(stage)
     assert "lower reward.learning_rate (now 1e-05)" in str(caught.value)

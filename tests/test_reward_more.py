@@ -3,6 +3,7 @@
 import json
 import math
 import random
+from functools import partial
 
 import pytest
 
@@ -52,7 +53,7 @@ def test_an_element_holds_every_reply_of_a_prompt_once():
 def test_the_k_wise_loss_is_the_mean_over_elements_of_the_mean_over_their_pairs():
     import torch
 
-    from rlaif.training import ElementCollator, soft_preference_loss
+    from rlaif.trainers import ElementCollator, soft_preference_loss
 
     a, b, c = [5, 1], [5, 2], [5, 3, 4]
     rows = elements([pair_of("x", a, b), pair_of("x", b, c), pair_of("y", a, c, 0.3)], 1.0, by_prompt=True)
@@ -80,7 +81,8 @@ def test_k_replies_take_k_forwards_and_give_the_gradient_of_their_pairs(policy):
     import torch
 
     from rlaif.engines.loading import load_reward_model
-    from rlaif.training import ElementCollator, rewards_of, soft_preference_loss
+    from rlaif.rl.forward import final_scores, rewards_of
+    from rlaif.trainers import ElementCollator, soft_preference_loss
 
     rng = random.Random(0)
     replies = [[7, 8, *rng.choices(range(9, 40), k=n)] for n in (3, 5, 2, 4)]
@@ -91,7 +93,9 @@ def test_k_replies_take_k_forwards_and_give_the_gradient_of_their_pairs(policy):
         torch.manual_seed(0)
         model.score.weight.data = torch.randn(model.score.weight.shape)
         batch = ElementCollator(0)(elements(pairs, 1.0, by_prompt))
-        rewards = rewards_of(model, batch["input_ids"], batch["attention_mask"], 4)
+        rewards = rewards_of(
+            partial(final_scores, model), batch["input_ids"], batch["attention_mask"].sum(1), 4
+        )
         soft_preference_loss(rewards[batch["pairs"].flatten()], batch["p_a"], batch["weight"]).backward()
         return len(rewards), torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
 
@@ -103,7 +107,7 @@ def test_k_replies_take_k_forwards_and_give_the_gradient_of_their_pairs(policy):
 def test_a_ranking_with_a_tie_is_learned_k_wise(tmp_path, policy):
     from rlaif.engines.loading import load_reward_model, load_tokenizer
     from rlaif.prompts import encode_turn, end_of_turn
-    from rlaif.training import score_sequences
+    from rlaif.rl.forward import score_sequences
 
     stage = stage_of(tmp_path, policy, by_prompt=True, epochs=30, learning_rate=1e-2)
     rank_all(stage, tie=(1, 2))
@@ -125,7 +129,7 @@ def test_a_ranking_with_a_tie_is_learned_k_wise(tmp_path, policy):
 def test_a_margin_adds_to_the_lead_of_a_certain_winner():
     import torch
 
-    from rlaif.training import soft_preference_loss
+    from rlaif.trainers import soft_preference_loss
 
     p = torch.tensor([0.8])
     lead = torch.tensor([0.0, 0.0], requires_grad=True)

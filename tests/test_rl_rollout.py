@@ -142,7 +142,9 @@ def test_scores_and_values_are_the_classifiers_own():
     for i, (prompt, response) in enumerate(zip(PROMPTS, episodes.responses(), strict=True)):
         ids = torch.tensor([[*prompt, *response]])
         model.config.pad_token_id = 39  # so that transformers' own pooling takes a sampled 0 for a token
-        torch.testing.assert_close(final_scores(model, episodes)[i], model(input_ids=ids).logits[0, 0])
+        torch.testing.assert_close(
+            final_scores(model, episodes.ids_BL, episodes.length_B)[i], model(input_ids=ids).logits[0, 0]
+        )
         first_state = model(input_ids=torch.tensor([prompt])).logits[0, 0]
         torch.testing.assert_close(values[i][0], first_state)
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
+from types import MethodType
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from torch.overrides import _get_current_function_mode as current_mode
 from torch.utils.checkpoint import checkpoint
 from transformers import DynamicCache
@@ -177,10 +179,51 @@ def has_score(model: Any) -> bool:
     return isinstance(getattr(model, "score", None), torch.nn.Linear)
 
 
-def final_scores(model: Any, episodes: Episodes) -> Tensor:
-    """The reward model's verdict: its `score` head at the last real token, or where that isn't how it reads, what it says. → B"""
+def final_scores(model: Any, ids_BL: Tensor, length_B: Tensor) -> Tensor:
+    """The reward model's score of sequences padded on the right, ids [B, L] and their true lengths [B]. → B
+
+    Its `score` head at the last real token, which the lengths tell and no token does: transformers looks for the last
+    that is no pad token, which is the one before the end where a tokenizer pads with its EOS. A model without such a
+    head is asked in its own way, with the mask of the lengths.
+    """
     if not has_score(model):
-        mask_BL = real(episodes.length_B, episodes.ids_BL.shape[1]).long()
-        return model(input_ids=episodes.ids_BL, attention_mask=mask_BL).logits[:, 0].float()
-    rows_B = torch.arange(len(episodes), device=episodes.ids_BL.device)
-    return model.score(states_at(model, episodes.ids_BL, rows_B, episodes.length_B - 1))[:, 0].float()
+        mask_BL = real(length_B, ids_BL.shape[1]).long()
+        with recomputing(
+            model
+        ):  # not called as a module: `scored_at_the_end` puts this in the place of its forward
+            return type(model).forward(model, input_ids=ids_BL, attention_mask=mask_BL).logits[:, 0].float()
+    rows_B = torch.arange(len(ids_BL), device=ids_BL.device)
+    return model.score(states_at(model, ids_BL, rows_B, length_B - 1))[:, 0].float()
+
+
+def scored_at_the_end(model: Any) -> Any:
+    """The reward model with `final_scores` as its forward pass, for trainers that wrap a model and call it whole."""
+    model.forward = MethodType(final_scores, model)
+    return model
+
+
+def rewards_of(
+    score: Callable[[Tensor, Tensor], Tensor], ids_BL: Tensor, length_B: Tensor, group: int
+) -> Tensor:
+    """What `score`, which is like `final_scores`, gives sequences padded on the right. → B
+
+    Sequences of like length go through the model together, `group` at a time, each group cut to its longest: the same
+    numbers as one padded batch, for less work.
+    """
+    order = length_B.argsort(stable=True)
+    parts = [(rows, length_B[rows]) for rows in order.split(group)]
+    found = [score(ids_BL[rows, : int(length.max())], length) for rows, length in parts]
+    return torch.cat(found)[order.argsort()]
+
+
+@torch.no_grad()
+def score_sequences(model: Any, sequences: Sequence[Sequence[int]], batch: int) -> list[float]:
+    """The reward of each token sequence [N], read at its last token."""
+    if not sequences:
+        return []
+    model.eval()
+    ids = pad_sequence([torch.tensor(sequence) for sequence in sequences], True)
+    lengths = torch.tensor([len(sequence) for sequence in sequences])
+    return rewards_of(
+        partial(final_scores, model), ids.to(model.device), lengths.to(model.device), batch
+    ).tolist()

@@ -183,7 +183,8 @@ class ModelReward:
         scores_B = torch.empty(len(read), device=read.ids_BL.device)
         every = torch.arange(len(read), device=scores_B.device)
         for rows in micro_batches(every, read.length_B, self.micro_batch):
-            scores_B[rows] = final_scores(self.model, read.select(rows))
+            part = read.select(rows)
+            scores_B[rows] = final_scores(self.model, part.ids_BL, part.length_B)
         return scores_B
 
     def _closed(self, episodes: Episodes) -> Episodes:

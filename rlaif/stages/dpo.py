@@ -42,15 +42,8 @@ def _train(stage: Stage, model: Any, tokenizer: Any, pairs: list[Pair], held: se
     from trl.trainer.dpo_config import DPOConfig
 
     from rlaif.engines.loading import load_causal_lm
-    from rlaif.training import (
-        ElementCollator,
-        SoftDpoTrainer,
-        arguments,
-        fit,
-        publish,
-        without_dropout,
-        write_model,
-    )
+    from rlaif.trainers import ElementCollator, SoftDpoTrainer
+    from rlaif.training import arguments, fit, publish, without_dropout, write_model
 
     source = stage.input("policy")
     train, heldout = ([p for p in pairs if (p["prompt_id"] in held) == part] for part in (False, True))

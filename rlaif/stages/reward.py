@@ -77,20 +77,16 @@ def _train(
     from trl.trainer.reward_config import RewardConfig
 
     from rlaif.engines.loading import model_folder
-    from rlaif.training import (  # fmt: skip
-        ElementCollator,
-        SoftRewardTrainer,
-        arguments,
-        fit,
-        publish,
-        without_dropout,
-        write_model,
-    )
+    from rlaif.rl.forward import scored_at_the_end
+    from rlaif.trainers import ElementCollator, SoftRewardTrainer
+    from rlaif.training import arguments, fit, publish, without_dropout, write_model
 
     mean_weight = sum(pair["weight"] for pair in train) / len(train)
     rows, held = (elements(part, mean_weight, stage.options.by_prompt) for part in (train, heldout))
+    # Large models compute their activations again within `final_scores`, not by the trainer's own way as well.
+    args = arguments(RewardConfig, stage, model, len(held), gradient_checkpointing=False)
     trainer = SoftRewardTrainer(
-        without_dropout(model), arguments(RewardConfig, stage, model, len(held)), ElementCollator(tokenizer.pad_token_id),
+        scored_at_the_end(without_dropout(model)), args, ElementCollator(tokenizer.pad_token_id),
         train_dataset=Dataset.from_list(rows), eval_dataset=Dataset.from_list(held) if held else None,
         processing_class=tokenizer, center=stage.options.center, margin=stage.options.margin,
     )  # fmt: skip
@@ -113,7 +109,7 @@ def _measure(
 ) -> dict[str, Any]:
     """Calibration of the members' mean reward, each member's scale, and the named held-out sets."""
     from rlaif.engines.loading import load_reward_model
-    from rlaif.training import score_sequences
+    from rlaif.rl.forward import score_sequences
 
     batch = 2 * (stage.options.micro_batch or stage.options.batch_size)
     replies = list({tuple(pair[side]): None for pair in train for side in ("chosen_ids", "rejected_ids")})
