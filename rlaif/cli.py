@@ -23,7 +23,7 @@ app = typer.Typer(
     help="From a constitution file to an aligned language model, and the evidence that it worked.",
 )  # fmt: skip
 constitution_app = typer.Typer(no_args_is_help=True, help="Work on a constitution file.")
-data_app = typer.Typer(no_args_is_help=True, help="Import and export preference data.")
+data_app = typer.Typer(no_args_is_help=True, help="Import other projects' preference data.")
 playground_app = typer.Typer(no_args_is_help=True, help="The small world with a known truth.")
 judge_app = typer.Typer(no_args_is_help=True, help="The feedback model as a judge.")
 app.add_typer(judge_app, name="judge", rich_help_panel="The loop")

@@ -269,6 +269,9 @@ class Evaluation(Record):
     gold: dict[str, bool] | None = None  # per principle, from the gold scorer
     compliance: dict[str, float] = Field(default_factory=dict)  # judge's P(keeps the rule) per principle
     p_win: float | None = None  # judge's probability that it beats the base policy's answer
+    flips: tuple[int, int] | None = (
+        None  # of the verdicts behind p_win: (those that flip with the order, decided ones)
+    )
     kl: float | None = None  # sum over the response of log π − log π_base, in nats
     tokens: int = 0
     refusal: bool = False

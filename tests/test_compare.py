@@ -188,6 +188,25 @@ def test_without_gold_the_judge_decides(tmp_path):
     assert data["verdict"]["text"].startswith("a or b? a: the judge prefers a in")
 
 
+def test_a_judge_that_goes_by_the_order_is_said_wherever_its_rate_is(tmp_path):
+    runs = [
+        fake_run(tmp_path / name, gold=False, keep={"base": 0.5, "ppo": keep})
+        for name, keep in (("a", 0.9), ("b", 0.5))
+    ]
+    for heldout, run in zip((0.25, 0.5), runs, strict=True):
+        set_config(
+            run, heldout=heldout, feedback={"engine": "scripted", "model": "tests.scripts:biased_judge"}
+        )
+    data = compare(runs)
+    assert data["win_rate"]["order_flip_rate"] == 1.0
+    rates = [line for line in in_words(data) if "win rate of" in line or "the judge prefers" in line]
+    assert rates
+    assert all("flip with the order 1.00" in line or "1.00 flip with the order" in line for line in rates)
+    assert any(
+        "can hardly be trusted: 100% of the judge's decided verdicts" in note for note in data["notes"]
+    )
+
+
 def test_other_judges_and_other_truths_are_not_mixed(ai, human):
     set_config(human, feedback={"engine": "scripted", "model": "tests.scripts:biased_judge"}, gold=None)
     data = compare([ai, human])

@@ -164,6 +164,13 @@ def test_files_that_are_no_rows(tmp_path, content):
         load_human_labels(path, [])
 
 
+@pytest.mark.parametrize("content", ["", "\n \n"])
+def test_a_file_without_a_label_is_refused(tmp_path, content):
+    (tmp_path / "labels.jsonl").write_text(content)
+    with pytest.raises(UserError, match=r"labels\.jsonl: holds no label"):
+        load_human_labels(tmp_path / "labels.jsonl", [])
+
+
 def prompt(text: str) -> Prompt:
     return Prompt.model_validate({"messages": [{"role": "user", "content": text}]})
 

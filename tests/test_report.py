@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+from types import SimpleNamespace
 
 import pytest
 
@@ -12,10 +13,16 @@ from rlaif.comparing.evidence import Evidence
 from rlaif.comparing.examples import before_after, doubtful, traces
 from rlaif.comparing.report import answer, write_report
 from rlaif.comparing.summary import lineage, summarise
+from rlaif.constitution import Constitution
 from rlaif.errors import OBEYED, UserError
+from rlaif.judge import Judge
+from rlaif.prompts import Templates
+from rlaif.records import Prompt, Response
 from rlaif.runfolder import read_json, write_json
+from rlaif.stages.evaluate import _wins
 from rlaif.stats import wilson
 from tests.fake_run import STAGES, fake_run
+from tests.scripts import biased_judge, feedback
 
 
 def html(path) -> str:
@@ -149,6 +156,29 @@ def test_opinions_that_contradict_the_truth_are_named_so(tmp_path):
     rows = run / "09_evaluate" / "evaluation.jsonl"
     rows.write_text(rows.read_text().replace("0.9,", "0.3,").replace("0.9}", "0.3}"))
     assert any("Asked about single replies" in doubt for doubt in doubts(Evidence(run)))
+
+
+def test_flips_stand_beside_ties_in_the_win_rate(tmp_path):
+    run = fake_run(tmp_path / "run")
+    assert "flips with the order –" in html(run)  # an older run, which did not count them
+    rows = run / "09_evaluate" / "evaluation.jsonl"
+    rows.write_text(rows.read_text().replace('"p_win"', '"flips":[1,4],"p_win"'))
+    page = html(run)
+    assert "flips with the order 0.25" in page
+    assert "verdicts that flip with the order 0.25" in page
+
+
+def test_an_evaluation_counts_the_verdicts_that_flip(tmp_path):
+    principles = [{"id": word, "text": f"Never say {word}."} for word in ("rude", "wrong")]
+    constitution = Constitution.model_validate({"name": "x", "principles": principles})
+    stage = SimpleNamespace(constitution=constitution)
+    prompts = [Prompt.model_validate({"messages": [{"role": "user", "content": str(n)}]}) for n in range(3)]
+    mine, theirs = (
+        {p.id: Response(prompt_id=p.id, text=text) for p in prompts} for text in ("rude day", "nice day")
+    )
+    for make, flips in ((feedback, (0, 1)), (biased_judge, (2, 2))):  # the first calls "wrong" a tie
+        wins = _wins(stage, Judge(make(), Templates.load("brief")), prompts, mine, theirs)
+        assert [win["flips"] for win in wins.values()] == [flips] * 3
 
 
 def test_many_dropped_rows_and_longer_replies_are_warned_of(tmp_path):

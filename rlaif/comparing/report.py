@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from rlaif.comparing.evidence import ONLINE, Evidence
 from rlaif.comparing.measures import Table, compliance, deltas, gold, rate
 from rlaif.comparing.page import ci, fixed, write_page
 from rlaif.comparing.summary import summarise
+from rlaif.preferences import ratio
 from rlaif.records import Evaluation
 from rlaif.runfolder import read_json
 from rlaif.stats import length_controlled, mean, outcomes, win_rate
@@ -128,7 +129,10 @@ def details(evidence: Evidence) -> list[str]:
         f"{len(fell)} fell: {', '.join(fell)}." if fell else "none fell clearly."
     )
     wins = win_rate([row.p_win for row in evidence.evaluations[str(final)].values()])
-    judge = f"The judge prefers {final} to base in {fixed(wins['value'])} {ci(wins['ci'])} of {wins['n']} pairs (ties count half)."
+    judge = (
+        f"The judge prefers {final} to base in {fixed(wins['value'])} {ci(wins['ci'])} of {wins['n']} pairs "
+    )
+    judge += f"(ties {fixed(wins['ties'])}, counted half; verdicts that flip with the order {fixed(flip_rate(evidence.evaluations[str(final)].values()))})."
     source = [] if truth else ["There is no gold scorer in this run: these are opinions of the judge."]
     return [moved, *_wordings(evidence, truth), *([judge] if wins["n"] else []), *source]
 
@@ -140,6 +144,12 @@ def _wordings(evidence: Evidence, truth: bool) -> list[str]:
         return []
     before, after = (measured(rows[name], truth)["all"] for name in ("base", str(evidence.final)))
     return [f"On {len(after)} held-out wordings of what was asked in training it went from {_with_ci(before)} to {_with_ci(after)}."]  # fmt: skip
+
+
+def flip_rate(rows: Iterable[Evaluation]) -> float | None:
+    """The share of the judge's decided verdicts against base that flip with the order; None where it is not known."""
+    counts = [row.flips for row in rows if row.flips]
+    return ratio(sum(flips for flips, _ in counts), sum(decided for _, decided in counts))
 
 
 def policies(evidence: Evidence) -> list[dict[str, Any]]:
@@ -164,6 +174,7 @@ def _policy(
         "name": name, "n": len(rows),
         **{kind: rate(values) if values else None for kind, values in measures.items()},
         "wins": win_rate([row.p_win for row in everything if row.compliance]) if judged else None,
+        "flips": flip_rate(everything),
         "controlled": length_controlled(outcomes(chances), longer) if judged else None,
         "kl": mean([row.kl for row in everything if row.kl is not None]),
         "length": mean([row.tokens for row in everything]),

@@ -15,7 +15,7 @@ from typing import Any
 from rlaif.comparing import charts
 from rlaif.comparing.arms import LETTERS, Arm, Side, arms_of
 from rlaif.comparing.differences import differences, same_experiment
-from rlaif.comparing.doubts import doubts
+from rlaif.comparing.doubts import FLIPS, doubts
 from rlaif.comparing.duel import gold_table, gold_win_rate, judged, matched, united
 from rlaif.comparing.evidence import plain
 from rlaif.comparing.examples import Case, extremes, prompt_text, reply
@@ -177,6 +177,11 @@ class Pair:
         except UserError as error:
             self.notes.append(f"No win rate: the judge could not be asked ({error.found}).")
             return NO_WIN_RATE
+        flips = found["order_flip_rate"]
+        if flips is not None and flips > FLIPS:
+            self.notes.append(
+                f"The win rate can hardly be trusted: {flips:.0%} of the judge's decided verdicts flip with the order."
+            )
         return {**found, "judge_model": (judge or mine.feedback).model}
 
     def _same_judge(self) -> bool:
@@ -273,7 +278,8 @@ class Pair:
         if win["n"]:
             change = {"value": win["value"] - 0.5, "different": _decides(win) and not self.same}
             return "judge", change, (f"the judge prefers {self.a.name} in {fixed(win['value'])} {ci(win['ci'])} of "
-                                     f"{win['n']} held-out responses, ties counting half")  # fmt: skip
+                                     f"{win['n']} held-out responses, ties ({fixed(win['ties'])}) counting half; "
+                                     f"of its decided verdicts {fixed(win['order_flip_rate'])} flip with the order")  # fmt: skip
         if not self.prompts:
             shared = self.labels
             return None, {}, (f"Their labels agree in {fixed(shared['agreement'])} of the {shared['shared']} comparisons "
@@ -332,7 +338,7 @@ def _lines(pair: dict[str, Any]) -> list[str]:
     win, lines = pair["win_rate"], []
     if win["n"]:
         lines.append(f"win rate of {a} over {b} (judge, both orders): {fixed(win['value'], 3)} {ci(win['ci'], 3)}, ties "
-                     f"{fixed(win['ties'])}, unreadable {fixed(win['invalid'])}, n {win['n']}; at equal length "
+                     f"{fixed(win['ties'])}, verdicts that flip with the order {fixed(win['order_flip_rate'])}, unreadable {fixed(win['invalid'])}, n {win['n']}; at equal length "
                      f"{fixed(win['length_controlled']['value'], 3)} {ci(win['length_controlled']['ci'], 3)}")  # fmt: skip
     for kind in ("gold", "compliance"):
         for name, change in (pair.get(kind) or {}).get("delta", {}).items():

@@ -44,10 +44,15 @@ def import_file(
     asked = {"format": format, "source": path.name, "sha256": _sha256(path), "limit": limit, "tags": [*tags]}
     _refuse_other(out, asked)
     out.mkdir(parents=True, exist_ok=True)
-    counts = _write(islice(READERS[format](path), limit), out, format, tuple(tags))
-    if not counts["kept"]:
-        reasons = ", ".join(f"{n} × {reason}" for reason, n in counts["dropped"].items()) or "it is empty"
-        raise UserError(f"{path}: no row can be used ({reasons}).", f"a file in the {format} format")
+    try:
+        counts = _write(islice(READERS[format](path), limit), out, format, tuple(tags))
+        if not counts["kept"]:
+            reasons = ", ".join(f"{n} × {reason}" for reason, n in counts["dropped"].items()) or "it is empty"
+            raise UserError(f"{path}: no row can be used ({reasons}).", f"a file in the {format} format")
+    except BaseException:
+        for name in FILES:
+            _partial(out, name).unlink(missing_ok=True)
+        raise
     for name in FILES:
         _partial(out, name).replace(out / f"{name}.jsonl")
     write_json(out / "import.json", {**asked, **counts})

@@ -60,6 +60,10 @@ def load_human_labels(
     fits any comparison.
     """
     dropped = Counter() if dropped is None else dropped
+    if path.is_file() and not path.read_bytes().strip():
+        raise UserError(
+            f"{path}: holds no label.", "a row of labels or rankings a line", "name the file that holds them"
+        )
     if not _holds_rankings(path):
         beside = path.with_name("comparisons.jsonl")
         elsewhere = {c.id for c in read_rows(beside, Comparison)} if beside.exists() else set()

@@ -15,7 +15,7 @@ from typing import Any
 from rlaif.engines import GenerateRequest, open_engine
 from rlaif.gold import load_gold, with_all
 from rlaif.judge import Judge, Question
-from rlaif.preferences import aggregate, keep_one_rule
+from rlaif.preferences import Tally, aggregate, keep_one_rule
 from rlaif.prompts import encode_chat, encode_reply
 from rlaif.records import Comparison, Evaluation, Label, Prompt, Response
 from rlaif.refusals import refuses
@@ -105,7 +105,7 @@ def _evaluate(
         Evaluation(
             policy=name, prompt_id=prompt.id, response_id=answer.id, compliance=compliance.get(at, {}),
             split="wordings" if split_of(prompt, stage.config) == "wordings" else "heldout",
-            gold=(with_all(gold(prompt, answer.text)) or None) if gold else None, p_win=wins.get(prompt.id), kl=kl[at],
+            gold=(with_all(gold(prompt, answer.text)) or None) if gold else None, **wins.get(prompt.id, {}), kl=kl[at],
             tokens=answer.tokens or 0, refusal=refuses(answer.text),
         )
         for at, (prompt, answer) in enumerate(zip(prompts, texts, strict=True))
@@ -129,16 +129,19 @@ def _wins(
     prompts: Sequence[Prompt],
     answers: dict[str, Response],
     base: dict[str, Response],
-) -> dict[str, float]:
-    """P(the policy's answer is better than the base policy's) by prompt; identical answers are ties."""
-    wins: dict[str, float] = {}
+) -> dict[str, dict[str, Any]]:
+    """By prompt `p_win`, P(the policy's answer is better than the base policy's), and `flips` as in `Evaluation`.
+
+    Identical answers are ties.
+    """
+    wins: dict[str, dict[str, Any]] = {}
     questions: list[Question] = []
     for prompt in prompts:
         if prompt.id not in base:
             continue
         mine, theirs = answers[prompt.id], base[prompt.id]
         if mine.text == theirs.text:
-            wins[prompt.id] = 0.5
+            wins[prompt.id] = {"p_win": 0.5}
         else:
             principles = tuple(stage.constitution.applicable(prompt.tags))
             pair = Comparison(prompt_id=prompt.id, a=mine.id, b=theirs.id)
@@ -148,9 +151,10 @@ def _wins(
         for label in batch:
             labels.setdefault(label.comparison_id, []).append(label)
     for question in questions:
-        result = aggregate(labels.get(question.comparison.id, []), stage.constitution)
+        own = labels.get(question.comparison.id, [])
+        result, tally = aggregate(own, stage.constitution), Tally().add(own)
         if result is not None:
-            wins[question.prompt.id] = result[0]
+            wins[question.prompt.id] = {"p_win": result[0], "flips": (tally.flips, tally.decided)}
     return wins
 
 

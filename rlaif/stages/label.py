@@ -302,7 +302,7 @@ def _preference(stage: Stage, question: Question, labels: Sequence[Label]) -> Pr
     clamp = options.clamp or ((0.4, 0.6) if options.cot else (0.0, 1.0))
     result = aggregate(labels, stage.constitution, weight, clamp)
     if result is None:
-        stage.dropped[_why_missing(labels)] += 1
+        stage.dropped[_why_missing(question, labels)] += 1
         return None
     p_a, deciding = result
     if question.comparison.origin == "revision" and p_a <= 0.5:
@@ -315,9 +315,9 @@ def _preference(stage: Stage, question: Question, labels: Sequence[Label]) -> Pr
     )  # fmt: skip
 
 
-def _why_missing(labels: Sequence[Label]) -> str:
+def _why_missing(question: Question, labels: Sequence[Label]) -> str:
     if not labels:
-        return "no principle applies"
+        return "nobody labelled it" if question.principles else "no principle applies"
     if any(label.p_a is not None for label in labels):
         return "no verdict under a principle, or by an annotator, that counts"
     abstained = any(label.verdict == "abstain" for label in labels)
