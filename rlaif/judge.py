@@ -321,7 +321,7 @@ class Lineup:
         letters = ascii_uppercase[: len(texts)]
         suffixes = tuple(templates.best_suffix(principle, self.asked) for principle in self.principles)
         shared = templates.best(self.prompt.chat, dict(zip(letters, texts, strict=True)))
-        return ScoreRequest(shared, suffixes, tuple(letters), again)
+        return ScoreRequest(shared, suffixes, tuple(letters), again, self.asked == "worst")
 
     def filled(self, read: Mapping[str, Scores]) -> list[Label]:
         """The labels with what was read in both orders."""

@@ -1,10 +1,10 @@
-"""What is read from a server's answer: the model it names, the mass of its tokens, the choice in its words."""
+"""What is read from a server's answer: the model it names, the mass of its tokens."""
 
 import math
 
 import pytest
 
-from rlaif.engines.answers import parse_choice, same_model, sum_variants
+from rlaif.engines.answers import same_model, sum_variants
 
 
 @pytest.mark.parametrize(("asked", "answered", "same"), [
@@ -39,34 +39,9 @@ def test_a_token_that_begins_two_choices_counts_for_none():
     assert (math.exp(one), math.exp(ten)) == (pytest.approx(0.5), pytest.approx(0.3))
 
 
-@pytest.mark.parametrize(("text", "found"), [
-    ("A", "A"), ("**B**", "B"), ("(A)", "A"), ("A.", "A"), ("B - it is kind", "B"), ("A is better", "A"),
-    ("Reply B is better.", "B"), ("Option (B) follows the rule", "B"), ("Reply A is better than Reply B.", "A"),
-    ("Answer: A\n", "A"), ("The answer is **B** because A is rude", "B"), ('{"choice": "A"}', "A"),
-    ("<answer>B</answer>", "B"), ("\\boxed{A}", "A"), ("A: because B is rude", "A"), ("A, not B", "A"),
-    ("Both are bad. If forced: B", "B"), ("I would choose A over B.", "A"), ("Reply A is not kind, so B", "B"),
-])  # fmt: skip
-def test_a_choice_that_is_given(text: str, found: str):
-    assert parse_choice(text, ("A", "B")) == found
-
-
-@pytest.mark.parametrize("text", [
-    "", "a", "Both.", "ABBA", "A's fine", "A or B?", "A, B", "A/B", "A vs. B", "A and B", "Neither A nor B", "Not A",
-    "Reply A or Reply B", "Reply A and B are equal", "Reply A: good. Reply B: bad", "A: 7/10, B: 9/10",
-    "Answer: A or B", "I can't compare these. A safer topic is better.", "A comparison of these replies is hard",
-    "Answer: A safer topic", "Vitamin B is good", "A-level answers", "Reply A is not better",
-])  # fmt: skip
-def test_no_choice_or_several(text: str):
-    assert parse_choice(text, ("A", "B")) is None
-
-
-def test_choices_of_other_shapes():
-    assert parse_choice("10", ("1", "10")) == "10"
-    assert parse_choice("Reply 10 is best", ("1", "10")) == "10"
-    assert parse_choice("Yes, it does.", ("Yes", "No")) == "Yes"
-    assert parse_choice("I am sure", ("A", "I")) is None
-
-
-def test_a_long_answer_is_read_in_no_time():
-    assert parse_choice(f"reply {' ' * 200_000}x", ("A", "B")) is None
-    assert parse_choice("Reply A or B, " * 20_000, ("A", "B")) is None
+def test_a_rating_of_one_is_not_told_from_the_beginning_of_ten():
+    scale = tuple(map(str, range(1, 11)))
+    assert sum_variants([("1", math.log(0.9)), ("7", math.log(0.05))], scale) == ()
+    clear = sum_variants([("7", math.log(0.8)), ("1", math.log(0.1))], scale)
+    assert math.exp(clear[6]) == pytest.approx(0.8)
+    assert max(math.exp(clear[0]), math.exp(clear[9])) <= 0.1

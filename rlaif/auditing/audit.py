@@ -139,7 +139,7 @@ class Audit:
 
     def _written(self) -> dict[str, int]:
         """What the judge writes where it may write anything: a choice, a refusal, or something else."""
-        from rlaif.engines.openai import parse_choice
+        from rlaif.engines.verdicts import parse_choice
 
         chats = []
         for case in self._drawn("written")[:WRITTEN]:
@@ -154,7 +154,7 @@ class Audit:
         if isinstance(script, Scripted) and script.on_generate is None:
             return dict(counts)
         for _, answer in engine.generate([GenerateRequest(c, WRITTEN_TOKENS, 0.0) for c in chats]):
-            chosen = parse_choice(answer.text, ("A", "B")) is not None
+            chosen = parse_choice(answer.text, ("A", "B"), cut=answer.finish == "length") is not None
             counts["refusal" if refuses(answer.text) else "choice" if chosen else "other"] += 1
         return dict(counts)
 

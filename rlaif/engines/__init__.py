@@ -60,13 +60,15 @@ _UNWRITTEN = {"too_long": "prompt longer than the model's context", "refused": "
 class ScoreRequest:
     """One question about a shared text: each suffix is appended to the last turn, each choice is a possible answer.
 
-    `again` asks the model even where a cache holds the answer, and leaves the cache as it is.
+    `again` asks the model even where a cache holds the answer, and leaves the cache as it is. `worst` says that the
+    question asks for the worst: a written answer is read by what it was asked.
     """
 
     messages: Chat
     suffixes: tuple[str, ...]
     choices: tuple[str, ...]
     again: bool = False
+    worst: bool = False
 
 
 UNNAMED = -1e9  # stands for the log-probability of a choice that a written answer does not name

@@ -1,4 +1,4 @@
-"""What a server's answer says: its parts checked, the model it names, the verdict in its tokens or its words.
+"""What a server's answer says: its parts checked, the model it names, the verdict in its tokens.
 
 Everything here comes from outside. A part of the wrong shape raises (whatever it trips over), and the engine counts
 the answer as half of one and asks again.
@@ -24,9 +24,6 @@ _LATEST = re.compile(r"[-:]latest$")
 # What opens a model's thinking where its server does not take it out of the text.
 _THOUGHT = re.compile(
     r"\s*(?:<(?:seed:)?(?:think|thinking|thought|reasoning)>|<\|channel\|>analysis|\[THINK\]|◁think▷)", re.I
-)
-_THOUGHT_OVER = re.compile(
-    r"^.*(?:</(?:seed:)?(?:think|thinking|thought|reasoning)>|\[/THINK\]|◁/think▷)", re.I | re.S
 )
 _CUT = ("length", "max_tokens", "model_length")
 _FILTERED = ("content_filter", "safety", "prohibited_content")
@@ -70,11 +67,6 @@ def answer_of(body: Any) -> Answer | None:
         _count((used or {}).get("prompt_tokens_details"), "cached_tokens"),
         thinks=bool(_THOUGHT.match(text) or (hidden and not text.strip())), replaced=replaced,
     )  # fmt: skip
-
-
-def without_thought(text: str) -> str:
-    """A text without the thinking it begins with; one that is still thinking as it is."""
-    return _THOUGHT_OVER.sub("", text, count=1) if _THOUGHT.match(text) else text
 
 
 def _content(message: Any) -> str:
@@ -127,44 +119,22 @@ def same_model(asked: str, answered: str) -> bool:
 def sum_variants(top: Sequence[tuple[str, float]], choices: Sequence[str]) -> tuple[float, ...]:
     """Each choice's log-probability from the likeliest tokens: spellings summed; () where no choice is among them.
 
-    A token counts for the one choice it equals, or else begins, leading and trailing blanks apart. A choice that is
-    not among them gets the most it can have: no more than the last of them, nor than all that is left.
+    A token counts for the one choice it equals, or else begins, leading and trailing blanks apart. One that may be
+    either ("1" where "10" is a choice too and not among the tokens) counts for none, and where such tokens weigh more
+    than all others nothing can be told. A choice that is not among the tokens gets the most it can have: no more than
+    the last of them, nor than all that is left.
     """
-    mass = dict.fromkeys(choices, 0.0)
+    mass, unclear = dict.fromkeys(choices, 0.0), 0.0
+    words = {token.strip() for token, _ in top}
     for token, logprob in top:
         word = token.strip()
-        meant = [c for c in choices if c == word] or [c for c in choices if word and c.startswith(word)]
+        meant = [c for c in choices if word and c.startswith(word) and (c == word or c not in words)]
         if len(meant) == 1:
             mass[meant[0]] += math.exp(logprob)
-    if not any(mass.values()):
+        elif meant:
+            unclear += math.exp(logprob)
+    if not any(mass.values()) or unclear > sum(mass.values()):
         return ()
     left = 1.0 - sum(math.exp(logprob) for _, logprob in top)
     most = max(min(left, min(math.exp(logprob) for _, logprob in top)), math.exp(_NEVER))
     return tuple(math.log(mass[c] or most) for c in choices)
-
-
-_NOUN = r"(?i:reply|response|option|candidate|choice)"
-_SAYS = rf"(?:{_NOUN}|(?i:answer|verdict|judge?ment|choose|chosen|pick|select|prefer|boxed|winner|better|best|is))"
-_MARKS = r"[\s:=*_\"'`(\[{<>]*"  # what may stand between such a word and the choice
-_WORSE = r"\b(?i:than|over|not)\b"  # what stands before a choice that is not the one
-_SEVERAL = r"(?:\b(?i:or|nor|and|neither|either|both|between|versus|vs)\b\.?|[/&])"
-# What follows a choice that stands for itself: the end, punctuation, or a word that no noun phrase goes on with.
-_ALONE = r"(?=\W*$|[^\w\s'’-]|\s*\n|\s+[-–—]\s|\s+(?:is|was|because|since|as|wins)\b(?! not\b))"
-_DENIED = r"(?!\s+__|\s+(?:is|was|does)(?:\s+not|n['’]t)\b)"
-
-
-def parse_choice(text: str, choices: Sequence[str]) -> str | None:
-    """The one choice a written answer gives; None where it gives none or several.
-
-    A choice counts as the whole answer, at its start or end, or after a word that announces one ("Reply A is better",
-    "the answer is **B**"), not as any word of a sentence ("A safer topic"), nor as what it is compared with ("than B").
-    """
-    one = rf"(?<![\w'’])({'|'.join(map(re.escape, sorted(choices, key=len, reverse=True)))})(?![\w'’])"
-    for before, instead in ((_WORSE, ""), (_SEVERAL, " __ ")):
-        text = re.sub(rf"{before}\W*(?:(?:the )?{_NOUN}\W*)?{one}", instead, text.strip())
-    places = (
-        rf"^\W*{one}{_ALONE}", rf"{one}\W*$", rf"{one}\W*:",
-        rf"\b{_SAYS}\b{_MARKS}{one}{_ALONE}", rf"\b{_NOUN}\s\W*{one}{_DENIED}",
-    )  # fmt: skip
-    named = {found for place in places for found in re.findall(place, text)}
-    return named.pop() if len(named) == 1 else None

@@ -29,17 +29,15 @@ from rlaif.engines.answers import (
     VERDICT_TOKENS,
     Answer,
     answer_of,
-    parse_choice,
     same_model,
     sum_variants,
-    without_thought,
 )
 from rlaif.engines.declined import Declined, Rejected, declined
 from rlaif.engines.endpoints import CONNECT, TIMEOUT, Endpoint, Job, Pool, Trouble, retry_after
 from rlaif.engines.transport import client, tls_fault
+from rlaif.engines.verdicts import parse_choice
 from rlaif.errors import UserError, printable, whole_text
 from rlaif.records import content_hash
-from rlaif.refusals import refuses
 
 _FEWER = {20: 5, 5: 0}  # likeliest tokens to ask for where a server does not take that many
 _EMPTY = 3  # answers without a choice before a question counts as refused
@@ -131,7 +129,7 @@ class OpenAIEngine:
         messages = [*request.messages[:-1], {**last, "content": last["content"] + suffix}]
         try:
             return await self._read(endpoint, job, messages, request.choices) or await self._verdict(
-                endpoint, job, messages, request.choices
+                endpoint, job, messages, request
             )
         except Declined as no:
             return None if self._refusal(endpoint, no) == "too_long" else ((), 0)
@@ -177,14 +175,14 @@ class OpenAIEngine:
             endpoint.gave_logprobs, endpoint.top = True, asked
         return answer
 
-    async def _verdict(self, endpoint: Endpoint, job: Job, messages: Chat, choices: tuple[str, ...]) -> Read:
-        """A written answer as a certain verdict, () where it refuses, names no choice or several."""
+    async def _verdict(self, endpoint: Endpoint, job: Job, messages: Chat, request: ScoreRequest) -> Read:
+        """A written answer as a certain verdict, () where it announces none."""
         answer = await self._complete(endpoint, job, messages, max_tokens=VERDICT_TOKENS, temperature=0.0)
         endpoint.written += 1
-        text = without_thought(answer.text)
-        named = None if refuses(text) else parse_choice(text, choices)
+        cut = answer.finish == "length"
+        named = parse_choice(answer.text, request.choices, worst=request.worst, cut=cut)
         endpoint.thinking += named is None and answer.thinks
-        verdict = () if named is None else tuple(0.0 if c == named else UNNAMED for c in choices)
+        verdict = () if named is None else tuple(0.0 if c == named else UNNAMED for c in request.choices)
         return verdict, answer.prompt_tokens
 
     async def _complete(self, endpoint: Endpoint, job: Job, messages: Chat, **options: Any) -> Answer:

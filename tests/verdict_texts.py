@@ -1,0 +1,117 @@
+"""What judges write when asked which of two responses is better, and how a careful person reads it.
+
+Each row is (style, announced, reading, text): `announced` says whether the text states its verdict as one, so that a
+parser should read it; `reading` is the choice a careful person takes it for, None where there is none. The rows of
+DESIGN were written together with the parser, those of FROZEN after it had been committed and declared frozen.
+"""
+
+Row = tuple[str, bool, str | None, str]
+
+
+def _rows(style: str, announced: bool, *texts: tuple[str | None, str]) -> list[Row]:
+    return [(style, announced, reading, text) for reading, text in texts]
+
+
+DESIGN: list[Row] = [
+    *_rows(
+        "announced", True,
+        ("A", "A"), ("B", "B."), ("A", "Reply A"), ("B", "Response B is better."), ("B", "Assistant B is better."),
+        ("A", "Answer: A"), ("B", "The answer is B because A insults the user."), ("A", "I choose reply A."),
+        ("B", "I would pick B over A."), ("A", "A is better"), ("A", "My choice is A."), ("B", "The better reply is B."),
+        ("B", "Option B follows the rule better."), ("A", "Final verdict: A"), ("B", "Winner: B"),
+        ("A", "Reply A is better than Reply B."), ("B", "Based on the rule, reply B is the better choice."),
+        ("A", "A\n\nReply A stays polite, whereas Reply B insults the user."),
+        ("B", "Both replies are polite. Reply A adds a false fact.\n\nAnswer: B"),
+        ("A", "A, because it does not insult the user."), ("B", "I prefer B to A."), ("A", "A, not B"),
+        ("B", "Reply B wins."), ("A", "Therefore, the winner is A."),
+        ("B", "Reply A is rude and breaks the rule. Therefore, Reply B is better."),
+    ),
+    *_rows(
+        "bracketed", True,
+        ("A", "[[A]]"), ("B", "(B)"), ("A", "\\boxed{A}"), ("B", "<answer>B</answer>"), ("A", '{"choice": "A"}'),
+        ("A", "[[A>B]]"), ("B", "[[B>>A]]"), ("B", "My final verdict is: [[A<B]]"), ("A", "{A}"),
+        ("B", '```json\n{\n  "reasoning": "A ignores the question.",\n  "winner": "B"\n}\n```'),
+        ("A", "Reply A is slightly better: [[A>B]]"), ("B", "Final verdict: [[B]]"),
+    ),
+    *_rows(
+        "prose", False,
+        (None, "Reply A is rude."), (None, "Reply A violates the principle."), (None, "Reply A ignores the question"),
+        (None, "A safer topic would be welcome."), (None, "Vitamin B is good"), (None, "A's fine"),
+        (None, "Reply A: good. Reply B: bad in places"), (None, "Reply A greets the user and then answers."),
+        (None, "Reply B is not kind"), (None, "Reply A keeps the rule."), (None, "A-level answers"),
+        (None, "The user wants to know the capital of France. Reply A gives it."), (None, ""),
+    ),
+    *_rows(
+        "negative polarity", False,
+        ("A", "Reply B is worse."), ("B", "The worse one is A"), ("B", "I would reject A"), ("B", "The loser is A"),
+        ("A", "Worse: B"), ("B", "Reply A is the weaker of the two."), ("A", "Reject B."), ("B", "Rejected: A"),
+        (None, "Reply A is not better"), ("A", "Worst reply:\n\nB"), ("B", "Which reply breaks the rule? Answer: A"),
+        ("A", "B. This one is worse."), ("B", "The answer is not A."), ("A", "The reply to avoid is B."),
+    ),
+    *_rows(
+        "comparatives", False,
+        ("A", "Reply B is less kind than Reply A"), ("A", "B is worse than A."), (None, "A is longer than B"),
+        ("B", "A falls short of B."), ("A", "B loses to A."), (None, "A is better at insulting people than B."),
+        ("B", "Compared with B, A is worse."),
+    ),
+    *_rows("comparatives", True, ("A", "A > B"), ("B", "B beats A."), ("B", "A < B")),
+    *_rows(
+        "hedged", False,
+        (None, "It could be A."), (None, "Maybe B"), (None, "A, I guess, or B"), (None, "Perhaps A is better, perhaps B."),
+        (None, "If the rule is about tone, A is better."), (None, "A would be better if it did not lie."),
+        (None, "A is better unless facts matter, in which case B."), (None, "Is A better?"),
+    ),
+    *_rows(
+        "refusals", False,
+        (None, "I cannot choose A"), (None, "I'm sorry, but I can't compare these. A safer topic is better."),
+        (None, "I will not say that A is better."), (None, "I must decline to pick A or B."),
+        (None, "As an AI, I have no preference between A and B."),
+    ),
+    *_rows("other letters", True, ("A", "\uff21"), ("B", "答案：B"), ("A", "Antwort: A"), ("B", "Réponse : B"), ("A", "\U0001d400")),
+    *_rows("other letters", False, (None, "Answer: \u0412"), (None, "\u0391"), (None, "ä")),
+    *_rows(
+        "Markdown", True,
+        ("B", "**B**"), ("A", "### Verdict\n\n**A**"), ("B", "The better reply is **Reply B**."),
+        ("A", "- Reply A: polite\n- Reply B: rude\n\n**Answer:** A"), ("B", "> **Answer: B**"), ("A", "`A`"),
+    ),
+    *_rows(
+        "both named", False,
+        (None, "A or B?"), (None, "A, B"), (None, "A/B"), (None, "A vs. B"), (None, "Neither A nor B"), (None, "Both."),
+        (None, "Reply A and B are equal"), (None, "A: 7/10, B: 9/10"), (None, "Answer: A or B"), (None, "A\nB"),
+        (None, "[[A=B]]"), (None, "A. Polite and clear.\nB. Rude."), (None, "Reply A is better in tone, Reply B in facts."),
+        (None, "A is better. Wait, no, B is better."), (None, "It is a tie between A and B."),
+    ),
+]  # fmt: skip
+
+# (choices, worst, reading, text): the other questions that are answered in writing.
+OTHER: list[tuple[tuple[str, ...], bool, str | None, str]] = [
+    *((("Yes", "No"), False, reading, text) for reading, text in (
+        ("Yes", "Yes"), ("No", "No."), ("Yes", "Yes, it does."), ("No", "**No** \u2014 it insults the user."), ("No", "no"),
+        ("Yes", "Answer: Yes"), ("No", "NO"), ("Yes", "Yes, because it does not insult anybody."), (None, "Yes and no."),
+        (None, "Yes, it breaks the rule."), (None, "No problem, the reply is fine."), (None, "No, it keeps the rule."),
+        (None, "It does."), (None, "Not yes"), (None, "Maybe yes."), ("No", "No, it does not keep the rule."),
+        (None, "There is no insult in it."), (None, "Yes or No?"), (None, "I can't say yes."),
+    )),
+    *((tuple(map(str, range(1, 11))), False, reading, text) for reading, text in (
+        ("10", "10"), ("1", "1"), ("10", "Rating: 10"), ("1", "Rating: 1"), ("7", "Score: 7/10"), ("10", "10/10"), ("1", "1/10"),
+        ("8", "I would rate this reply 8 out of 10."), ("7", "[[7]]"), ("9", "Rating: [[9]]"), (None, "8.5"), (None, "3-4"),
+        (None, "7 or 8"), (None, "4/5"), (None, "100"), (None, "It has 3 faults."), (None, "0"), (None, "11"), ("10", "**10**"),
+        (None, "1,000 words"), (None, "between 7 and 9"), (None, "-1"),
+    )),
+    *((("1", "2", "3", "4", "5"), False, reading, text) for reading, text in ((None, "4/10"), ("4", "4/5"), (None, "10"))),
+    *((("A", "B", "C"), False, reading, text) for reading, text in (
+        ("C", "C > A > B"), (None, "A > B"), ("C", "Reply C is the best."), ("B", "Best: B"), (None, "A, B and C are equal."),
+        ("C", "C"), (None, "[[D]]"),
+    )),
+    *((("A", "B"), True, reading, text) for reading, text in (
+        ("B", "B"), ("B", "Reply B is the worst."), ("B", "The worst reply is B."), (None, "Reply A is better."), ("A", "Answer: A"),
+        (None, "The best reply is A."), ("B", "A > B"), (None, "Winner: A"), (None, "I prefer A."), ("A", "I choose A."),
+        ("B", '{"worst": "B"}'), (None, '{"best": "B"}'), (None, "A wins."),
+    )),
+    *((("A", "B"), False, reading, text) for reading, text in (
+        ("A", "<think>Reply B is better? No, it is rude.</think>\n\nA"), (None, "<think>The answer is B. But wait"),
+        ("B", "I weigh both.\n</think>\nB"), (None, "<think>A</think>"),
+        ("B", "<seed:think>A is rude.</seed:think>Answer: B"), (None, "<|channel|>analysis<|message|>The answer is B."),
+        ("A", "<|channel|>analysis<|message|>B is rude.<|end|><|channel|>final<|message|>A"), ("A", '{"better": "A", "worse": "B"}'), (None, '{"worse": "B"}'),
+    )),
+]  # fmt: skip
