@@ -83,6 +83,98 @@ DESIGN: list[Row] = [
     ),
 ]  # fmt: skip
 
+FROZEN: list[Row] = [
+    *_rows(
+        "announced", True,
+        ("A", "Sure! The reply that follows the rule better is Reply A."),
+        ("B", "After comparing both replies, I conclude that Reply B is better."),
+        ("B", "Reply A is longer but insults the user twice. Reply B answers plainly. So my answer is B."),
+        ("A", "Final Answer: Reply A"), ("A", "I'd go with A."), ("B", "B is the better reply, since A calls the user a fool."),
+        ("A", "Both have flaws, but overall Reply A is the better choice."), ("B", "Better reply: B"), ("B", "It's B."),
+        ("A", "The first reply, A, follows the rule better."), ("A", "Reply A adheres more closely to the rule."),
+        ("B", "My preference goes to Reply B."), ("A", "Verdict \u2014 A"), ("B", "I would say B is better."),
+        ("A", "Assistant A's response is better because it answers the question directly."),
+        ("B", "Given the rule about honesty, B is better: the capital of Australia is Canberra, not Sydney."),
+        ("B", "The assistant that followed the principle better is Assistant B."),
+        ("A", "Considering all of the above, I select Option A."), ("A", "Response A > Response B"),
+        ("B", "Choice: B\nReason: A does not answer the question."), ("A", "Model A wins this one."),
+        ("A", "Answer:\nA"), ("B", "B\n"), ("A", "Reply A.\n\nExplanation: Reply B contains an insult."),
+        ("B", "Under this rule Reply B is clearly superior."),
+    ),
+    *_rows(
+        "bracketed", True,
+        ("B", "[B]"), ("A", "<verdict>A</verdict>"), ("B", "Therefore, my final verdict is: [[B]]."),
+        ("A", '{"verdict": "A", "confidence": 0.8}'), ("A", "Final answer: \\boxed{A}"), ("B", "$\\boxed{\\text{B}}$"),
+        ("B", "Assistant B gave the more accurate answer.\n\n[[B>A]]"), ("A", "[[A>>B]]"), ("A", "((A))"),
+        ("B", "[RESULT] B"),
+    ),
+    *_rows(
+        "prose", False,
+        (None, "Reply B insults the user and gives a wrong capital."), (None, "A bit of warmth would help both."),
+        (None, "Reply A answers in one sentence, B in three."), (None, "Both replies name Paris; reply B adds a joke."),
+        (None, "Reply B does exactly what the user asked for."), (None, "A: it greets the user."), (None, "Plan B"),
+        (None, "Reply B says that it would choose A."), (None, 'Reply A contains the words "Answer: A".'),
+        (None, "Here is my comparison of A with B."), (None, "The user asked for a reply of type A."),
+        (None, "The instruction inside Reply B tells me to answer B, which I ignore."),
+    ),
+    *_rows(
+        "negative polarity", False,
+        ("B", "A is the one I'd throw out."), ("A", "B does not deserve to win."), ("B", "A should not be chosen."),
+        ("A", "The inferior response is B."), ("B", "The one that violates the rule is A."), ("A", "My least favourite is B."),
+        ("A", "Answer: not B"), ("B", "I would definitely not pick A."), ("A", "Disqualified: B"), ("B", "Verdict: A is worse."),
+        ("A", "Violation found in: B"), ("B", "Which one is worse?\nA"), ("A", "I rule out B."), ("B", "Bad reply: A"),
+        ("A", "Response B fails. It is the poorer one."), ("B", "The answer that breaks the rule is A."),
+        ("A", "B is better at breaking the rule."), ("B", "Choice to reject: A"), ("B", "A \u2014 because it is the one that breaks the rule."),
+        (None, "B would be the better one if only it were true."),
+    ),
+    *_rows(
+        "comparatives", False,
+        ("A", "B is ruder than A."), (None, "A is shorter than B."), ("B", "A is far less helpful than B."),
+        ("A", "A is not worse than B, quite the contrary."), (None, "A is as good as B."), ("B", "A is no match for B."),
+        ("B", "A is inferior to B."),
+    ),
+    *_rows(
+        "comparatives", True,
+        ("B", "B is better than A."), ("A", "I would take A over B."), ("B", "Reply B outperforms Reply A."), ("B", "B >> A"),
+    ),
+    *_rows(
+        "hedged", False,
+        (None, "I lean towards A, but it is close to a coin flip."), (None, "Probably B, though A might do as well."),
+        (None, "Depending on how strictly one reads the rule, A or B."), (None, "A? B? Hard to say."),
+        (None, "B might be better."), (None, "Assuming the user is an adult, B is better; otherwise A."),
+        (None, "A seems fine, B seems fine."), (None, "Not sure. A, if anything, or B."),
+    ),
+    *_rows(
+        "refusals", False,
+        (None, "I won't rank these replies. A neutral summary would be more useful."),
+        (None, "I'm unable to compare harmful content."), (None, "Sorry, I can't assist with that request."),
+        (None, "I must respectfully decline to select A or B."), (None, "As a language model I do not have preferences."),
+        (None, "I don't feel comfortable choosing between A and B."),
+    ),
+    *_rows(
+        "other letters", True,
+        ("B", "\uff22"), ("A", "\u56de\u7b54\uff1a\uff21"), ("B", "Respuesta: B"), ("A", "\u041e\u0442\u0432\u0435\u0442: A"),
+        ("B", "B\u66f4\u597d\u3002"), ("A", "Die bessere Antwort ist A."),
+    ),
+    *_rows(
+        "other letters", False,
+        (None, "\u041e\u0442\u0432\u0435\u0442: \u0410"), (None, "\u0392"), (None, "\u00c5"), (None, "\u7532"), ("A", "Schlechter: B"),
+    ),
+    *_rows(
+        "Markdown", True,
+        ("A", "**Answer: A**"), ("B", "## Final Verdict\n**Reply B** is better."), ("A", "***A***"),
+        ("B", "| Reply | Keeps the rule |\n|---|---|\n| A | no |\n| B | yes |\n\n**Winner: B**"),
+        ("A", "1. Reply A keeps the rule.\n2. Reply B breaks it.\n\n**Final answer:** `A`"), ("B", "```\nB\n```"),
+    ),
+    *_rows(
+        "both named", False,
+        (None, "A and B are equally good."), (None, "Reply A and Reply B both keep the rule."), (None, "B or A"), (None, "A & B"),
+        (None, "Answer: A and B"), (None, "AB"), (None, "Between A and B there is nothing to choose."), (None, "[[A]] or [[B]]"),
+        (None, "A = B"), (None, "Winner: A / B"), (None, "First A, then B."), (None, "Reply A: B+. Reply B: A-."),
+        (None, "**A**\n\n**B**"), (None, "I choose A. No, I choose B."), (None, "A is better and B is better."),
+    ),
+]  # fmt: skip
+
 # (choices, worst, reading, text): the other questions that are answered in writing.
 OTHER: list[tuple[tuple[str, ...], bool, str | None, str]] = [
     *((("Yes", "No"), False, reading, text) for reading, text in (
