@@ -25,7 +25,7 @@ _OPEN = re.compile(rf"[<\[◁](?:seed:)?(?:{_THINK})[>\]▷]|<\|channel\|>analys
 _QUOTED = re.compile(
     r"\"[^\"\n]*\s[^\"\n]*\"|“[^”\n]*\s[^”\n]*”|‘[^’\n]*\s[^’\n]*’|«[^»\n]*»|(?<!\w)'[^'\n]*\s[^'\n]*'(?!\w)"
 )
-_MARKS = re.compile(r"[*`~]+|(?<![^\W_])_+|_+(?![^\W_])|^\s*(?:[#>•–-]+\s+)+", re.M)
+_MARKS = re.compile(r"[*`~$]+|(?<![^\W_])_+|_+(?![^\W_])|^\s*(?:[#>•–-]+\s+)+", re.M)
 _ABBREVIATED = re.compile(r"\b(vs|e\.g|i\.e|cf|approx|no|etc)\.", re.I)
 _NOUN = r"(?:repl(?:y|ies)|responses?|options?|candidates?|choices?|answers?|assistants?|models?|outputs?|completions?)"
 _LABEL = (
@@ -36,6 +36,15 @@ _PRAISE = r"(?:(?:the|my|final|overall) ){0,4}(?:winner|winning (?:reply|respons
 _FOREIGN = (
     r"antwort|urteil|réponse|respuesta|resposta|risposta|verdetto|veredicto|antwoord|svar|odpowiedź|ответ|выбор|答案|回答|"
     r"选择|選擇|结论|結論|判断|判定|正解|答え|답|정답|الإجابة|उत्तर|cevap|jawaban"
+)
+_FOREIGN_BETTER = (
+    r"(?:die bessere antwort ist|la mejor respuesta es|la meilleure réponse est|la risposta migliore è|"
+    r"a melhor resposta é|de betere reactie is)"
+)
+_CONCEDED = re.compile(
+    r"(?:while|whereas|although|though|even though|despite|both|neither)\b[^.;:\n]{1,100}?, (?:but |yet |however,? )?"
+    r"(?:I (?:think|believe|find|would say)(?: that)? )?(?:overall,? )?",
+    re.I,
 )
 _ADVERB = (
     r"(?:(?:clearly|slightly|much|far|by far|definitely|overall|strictly|obviously|significantly|marginally|somewhat|"
@@ -50,7 +59,8 @@ _LEAD = (
     r"my (?:opinion|view|judge?ment|assessment))|to (?:conclude|summari[sz]e|sum up)|on balance|all in all|of the two"
     rf"(?: {_NOUN})?|between the two(?: {_NOUN})?|for (?:this|these|that|those) reasons?|as a result|"
     r"(?:by|under|given|based (?:up)?on|according to|considering|judging by|following|on the basis of) "
-    rf"(?:this|the|that|these|those|my)(?: [\w-]+){{0,3}}? {_GROUND}|(?:given|based on|because of) (?:this|that|these)),? ){{0,4}}"
+    rf"(?:all (?:of )?)?(?:this|the|that|these|those|my)(?: [\w-]+){{0,3}}? {_GROUND}(?: (?:about|on) [\w -]{{1,30}}(?=,))?|"
+    rf"after (?:comparing|weighing|considering|reading|careful) [^.,;:\n]{{1,60}}(?=,)|(?:given|based on|because of) (?:this|that|these)),? ){{0,4}}"
     r"(?:I (?:think|believe|find|conclude|judge|say|would say|would argue)(?: that)? )?"
 )
 _HEDGED = re.compile(
@@ -60,13 +70,17 @@ _HEDGED = re.compile(
 )
 _REASON = re.compile(
     r"(?:because|since|as|due|overall|here|by (?:this|the)|under (?:this|the)|according|based|given|on balance|"
-    r"in this|for (?:this|these|the following|several|two|three)|of the two|for it|here)\b",
+    r"in (?:this|my)|this (?:one|comparison|round|time)\b|for (?:this|these|the following|several|two|three)|of the two|for it|here)\b",
     re.I,
 )
 _FAULT = re.compile(
     r"\b(?:not|never|less|lack\w*|wors\w+|los(?:es|er|ing|t)|inferior|weak\w*|poor\w*|bad|rude\w*|insult\w*|violat\w*|"
     r"br(?:eak|oke)\w*|ignor\w*|fail\w*|reject\w*|harm\w*|unsafe|unkind|impolite|dishonest|wrong\w*|false|incorrect\w*|"
     r"misleading|avoid\w*|offen[sd]\w*|off-topic|evasive|refus\w*|dislik\w*|eliminat\w*|rul(?:e|ed) out|discard\w*)\b|n['’]t\b",
+    re.I,
+)
+_BROKEN = re.compile(
+    r"(?<!not )(?<!n['’]t )\b(?:breaks?|broke|violat(?:es|ed|ing|ion)|ignor(?:es|ed|ing)|fail(?:s|ed))\b",
     re.I,
 )
 _RETRACTED = re.compile(
@@ -77,8 +91,9 @@ _RETRACTED = re.compile(
 _BETTER = r"(?:better|best|preferred|preferable|superior|stronger|strongest)"
 _WORSE = r"(?:worse|worst|inferior|weaker|weakest|poorer|poorest)"
 _KEPT = (
-    r"(?:follows?|keeps?|adheres? to|complies with|respects?|obeys?|satisfies|meets|fits|upholds|fulfils)"
-    rf" (?:to )?(?:the|this|that|these|those|its) (?:[\w-]+ )?{_GROUND}"
+    r"(?:follow(?:s|ed)?|keeps?|kept|adhere[sd]? to|complie[sd] with|respect(?:s|ed)?|obey(?:s|ed)?|satisfie[sd]|meets?|met|"
+    r"fits?|upholds?|fulfils?)"
+    rf" (?:the|this|that|these|those|its) (?:[\w-]+ )?{_GROUND}"
 )
 
 
@@ -97,6 +112,7 @@ class Grammar:
     worst: bool
     labelled: re.Pattern[str]
     bracketed: re.Pattern[str]
+    opening: re.Pattern[str]  # a label before a whole sentence
     spoken: tuple[re.Pattern[str], ...]
     bare: re.Pattern[str]
     other: re.Pattern[str]  # what a choice may be compared with: "than B"
@@ -124,44 +140,57 @@ def grammar(choices: tuple[str, ...], worst: bool = False) -> Grammar:
     plain = np.replace("?P<choice>", "?:")
     bad, good = (_BETTER, _WORSE) if worst else (_WORSE, _BETTER)
     is_ = r"(?:is|was|would be|has to be|must be|:|=|-|–|—)"
+    only_good = "(?!)" if worst else ""  # what asks for the worst cannot be answered by praise
     polar = rf"(?:the |that )?(?:{good})(?: (?:one|{_NOUN}|of the two(?: {_NOUN})?))?(?: (?:here|by (?:this|the) rule|overall))?"
-    label = rf"(?:{_LABEL}|{'(?!)' if worst else _PRAISE}|{polar}|{_FOREIGN})(?: \([^()\n]{{1,30}}\))?"
-    keeping = [] if worst else [rf"{_ADVERB}{_KEPT} {_ADVERB}(?:better|best|more \w+|most \w+)", rf"(?:better|best) {_KEPT}",
-                                rf"{_ADVERB}(?:wins|prevails|(?:beats|outperforms) {plain})", rf"{_ADVERB}(?:does|performs|fares) better"]  # fmt: skip
-    wanting = r"choose|pick|select|opt for|go with|vote for|settle on" + (
-        "" if worst else r"|prefer|favou?r|recommend"
+    label = rf"(?:{_LABEL}|{only_good}{_PRAISE}|{polar}|{_FOREIGN})(?: \([^()\n]{{1,30}}\))?"
+    keeping = "|".join((
+        rf"{_ADVERB}{_KEPT} {_ADVERB}(?:better|best|more \w+|most \w+)", rf"(?:better|best) {_KEPT}",
+        rf"{_ADVERB}(?:adheres|complies|sticks|keeps) (?:better|best|more \w+|most \w+) (?:to|with) (?:the|this) {_GROUND}",
+    ))  # fmt: skip
+    wins = rf"{_ADVERB}(?:wins|prevails|(?:beats|outperforms) {plain}|(?:does|performs|fares) better)"
+    wanting = (
+        rf"choose|pick|select|opt for|go with|vote for|settle on|take|{only_good}(?:prefer|favou?r|recommend)"
     )
-    found = (
-        rf"(?:(?:the|that) )?(?:one|{_NOUN}) (?:that|which) {'|'.join(keeping[:2])}" if keeping else r"(?!)"
-    )
-    said = rf"{_ADVERB}(?:is|was) {_ADVERB}(?:{good}(?: (?:one|{_NOUN}))?|winner|choice|answer|pick)"
-    says = "|".join([said, *keeping])
-    lead = rf"(?i:{_LEAD})"
+    called = rf"{_ADVERB}(?:is|was) {_ADVERB}(?:{good}(?: (?:one|{_NOUN}))?|winner|choice|answer|pick)"
+    describing = rf"{only_good}(?:(?:the|that) )?(?:one|{_NOUN}) (?:that|which) (?:{keeping})"
+    lead, tags = rf"(?i:{_LEAD})", r"(?:answer|verdict|choice|decision)"
     return Grammar(
-        choices, worst,
-        re.compile(rf"{lead}(?i:{label})\s*(?i:{is_}|goes to)?\s*[:：]?\s*{np}"),
-        re.compile(rf"\[\[\s*{np}\s*\]\]|\\boxed\{{(?:\\text\{{)?{np.replace('choice', 'boxed')}\}}+"
-                   rf"|<(?:answer|verdict|choice|decision)>\s*{np.replace('choice', 'tagged')}"
-                   r"\s*</(?:answer|verdict|choice|decision)>"),
-        (
-            re.compile(rf"{lead}{np} (?i:{says})"),
-            re.compile(rf"{lead}(?i:I(?: would|['’]d|['’]ll| will| do| must| have to)? {_ADVERB}(?:{wanting})) {np}"),
-            re.compile(rf"{lead}(?i:I(?: would|['’]d| will|['’]ll)? {_ADVERB}(?:rate|give|score|grade) "
-                       rf"(?:it|this|that|the \w+|this \w+)(?: as)?(?: an?)?) {np}"),
-            re.compile(rf"{lead}(?i:{found}) (?i:is) {np}"),
+        choices=choices,
+        worst=worst,
+        labelled=re.compile(rf"{lead}\[?(?i:{label})\]?\s*(?i:{is_}|goes to)?\s*[:：]?\s*{np}"),
+        bracketed=re.compile(
+            rf"\[\[\s*{np}\s*\]\]|\\boxed\{{(?:\\text\{{)?{np.replace('choice', 'boxed')}\}}+"
+            rf"|<{tags}>\s*{np.replace('choice', 'tagged')}\s*</{tags}>"
         ),
-        re.compile(np),
-        re.compile(rf"\s*,?\s*(?i:than|over|to|rather than|instead of|and not|not|against)\s+{np}"),
-        re.compile(rf"(?<![\w'’])(?:{words}){after}"),
-        (
+        opening=re.compile(rf"(?i:{label})\s*[:：–—-]\s*"),
+        spoken=(
+            re.compile(rf"{lead}{np} (?i:{called}|{only_good}(?:{keeping}|{wins}))"),
+            re.compile(rf"{only_good}{np}\s*(?:更好|较好|更佳|最好|获胜)"),
+            re.compile(rf"{only_good}(?i:{_FOREIGN_BETTER}) {np}"),
+            re.compile(
+                rf"{lead}(?i:I(?: would|['’]d|['’]ll| will| do| must| have to)? {_ADVERB}(?:{wanting})) {np}"
+            ),
+            re.compile(
+                rf"{lead}(?i:I(?: would|['’]d| will|['’]ll)? {_ADVERB}(?:rate|give|score|grade) "
+                rf"(?:it|this|that|the \w+|this \w+)(?: as)?(?: an?)?) {np}"
+            ),
+            re.compile(rf"{lead}(?i:{describing}) (?i:is) {np}"),
+        ),
+        bare=re.compile(np),
+        other=re.compile(rf"\s*,?\s*(?i:than|over|to|rather than|instead of|and not|not|against)\s+{np}"),
+        named=re.compile(rf"(?<![\w'’])(?:{words}){after}"),
+        praised=(
             re.compile(rf"{np}[^.;,\n]{{0,60}}?\b(?i:{good}|wins|prevails)\b"),
-            re.compile(rf"\b(?i:{good}|choose|pick|select|prefer|go with|winner|answer)\b[^.;,\n]{{0,30}}?\W{np}"),
+            re.compile(
+                rf"\b(?i:{good}|choose|pick|select|prefer|go with|winner|answer)\b[^.;,\n]{{0,30}}?\W{np}"
+            ),
         ),
-        re.compile(rf"\b(?i:{bad}|los(?:es?|er)|reject\w*|least)\b"),
-        re.compile(rf"(?:the |my |final |overall )*(?:{_LABEL}|{good}|{'(?!)' if worst else _PRAISE})(?: {_NOUN})?",
-                   re.I),
-        re.compile(rf"[\[(]*\s*(?:{plain}\s*(?:>+|≫|≻|<+|≪|≺)\s*){{1,25}}{plain}\s*[\])]*[.!]?$"),
-    )  # fmt: skip
+        blamed=re.compile(rf"\b(?i:{bad}|los(?:es?|er)|reject\w*|least)\b"),
+        key=re.compile(
+            rf"(?i:(?:the |my |final |overall )*(?:{_LABEL}|{good}|{only_good}{_PRAISE})(?: {_NOUN})?)"
+        ),
+        ranked=re.compile(rf"[\[(]*\s*(?:{plain}\s*(?:>+|≫|≻|<+|≪|≺)\s*){{1,25}}{plain}\s*[\])]*[.!]?$"),
+    )
 
 
 def parse_choice(text: str, choices: Sequence[str], *, worst: bool = False, cut: bool = False) -> str | None:
@@ -243,16 +272,22 @@ def _announced(part: str, before: str | None, known: Grammar) -> Found | None:
     if found := _closing(known.ranked, part):
         return _ranked(found[0], known)
     asked = before is not None and before.rstrip().endswith(("?", ":", "："))
+    said = part
     if not (asked and _FAULT.search(before or "")):
-        if (found := known.labelled.match(part)) and _goes_on(
-            part[found.end() :], found["choice"], known, False
-        ):
+        found = known.labelled.match(part)
+        if found and _goes_on(part[found.end() :], found["choice"], known, False):
             return Found(_canonical(found["choice"], known), True)
         if found := _closing(known.bracketed, part):
             return Found(_canonical(next(filter(None, found.groups())), known), True)
+        if opening := known.opening.match(part):
+            said = part[opening.end() :]
+    conceded = _CONCEDED.match(said)
+    start = conceded.end() if conceded else 0
     for pattern in known.spoken:
-        if (found := pattern.match(part)) and _goes_on(part[found.end() :], found["choice"], known, False):
-            return Found(_canonical(found["choice"], known), False)
+        found = pattern.match(said, start)
+        if found and _goes_on(said[found.end() :], found["choice"], known, False):
+            choice = _canonical(found["choice"], known)
+            return None if _praises(said[:start], choice, known) else Found(choice, False)
     return _bare(part, before, known)
 
 
@@ -269,6 +304,7 @@ def _bare(part: str, before: str | None, known: Grammar) -> Found | None:
 
     Elsewhere it is Found too, as no choice at all: a list of choices announces none of them.
     """
+    part = re.sub(r"^[Ii]t(?:['’]s| is) ", "", part)
     if not (found := known.bare.match(part)):
         return None
     if before is None and _goes_on(part[found.end() :], found["choice"], known, True):
@@ -298,7 +334,8 @@ def _goes_on(rest: str, shown: str, known: Grammar, bare: bool) -> bool:
     if bare and not given and (others or words[0] in ":(" or fault):
         return False
     until = min(others, default=len(reason))
-    return not known.blamed.search(reason[:until]) and not _praises(reason, choice, known)
+    broken = _BROKEN.search(reason[:until]) and choice not in ("Yes", "No")
+    return not broken and not known.blamed.search(reason[:until]) and not _praises(reason, choice, known)
 
 
 def _contrary(choice: str | None, reason: str) -> bool:
