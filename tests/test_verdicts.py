@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 
 from rlaif.engines.verdicts import parse_choice
-from tests.verdict_texts import DESIGN, OTHER, Row
+from tests.verdict_texts import AGAIN, DESIGN, FROZEN, OTHER, Row
 
 
 def outcomes(rows: list[Row]) -> dict[str, list[Row]]:
@@ -23,7 +23,7 @@ def outcomes(rows: list[Row]) -> dict[str, list[Row]]:
     return found
 
 
-@pytest.mark.parametrize("rows", [DESIGN], ids=["design"])
+@pytest.mark.parametrize("rows", [DESIGN, FROZEN, AGAIN], ids=["design", "frozen", "again"])
 def test_no_verdict_is_inverted_or_invented_and_nine_in_ten_announced_ones_are_read(rows: list[Row]):
     found = outcomes(rows)
     print(Counter({kind: len(of) for kind, of in found.items()}))

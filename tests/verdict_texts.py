@@ -2,7 +2,8 @@
 
 Each row is (style, announced, reading, text): `announced` says whether the text states its verdict as one, so that a
 parser should read it; `reading` is the choice a careful person takes it for, None where there is none. The rows of
-DESIGN were written together with the parser, those of FROZEN after it had been committed and declared frozen.
+DESIGN were written together with the parser, those of FROZEN after it had been committed and declared frozen, those of
+AGAIN after it had been mended on FROZEN and frozen again. docs/labelling.md states each result as it first was.
 """
 
 Row = tuple[str, bool, str | None, str]
@@ -172,6 +173,38 @@ FROZEN: list[Row] = [
         (None, "Answer: A and B"), (None, "AB"), (None, "Between A and B there is nothing to choose."), (None, "[[A]] or [[B]]"),
         (None, "A = B"), (None, "Winner: A / B"), (None, "First A, then B."), (None, "Reply A: B+. Reply B: A-."),
         (None, "**A**\n\n**B**"), (None, "I choose A. No, I choose B."), (None, "A is better and B is better."),
+    ),
+]  # fmt: skip
+
+AGAIN: list[Row] = [
+    *_rows(
+        "announced", True,
+        ("A", "Based on this analysis, Response A is better."), ("B", "I would choose B because it stays in its role."),
+        ("B", "While A is friendly, B follows the rule better."), ("A", "The answer would be A."), ("B", "Option B."),
+        ("A", "I believe that Reply A is the best choice here."), ("B", "Overall, I prefer Response B."), ("A", "The winner: A!"),
+        ("B", "Reply B is the better one because Reply A gives a false fact."), ("A", "My verdict: Reply A"), ("B", "**Choice:** B"),
+        ("A", "Thus, the better response is A."), ("B", "Decision: Reply B, as it never insults the user."), ("A", "A is clearly better."),
+        ("A", "Reply B insults the user, so Reply A is better."), ("B", "In conclusion, B wins."), ("A", "I pick A"),
+        ("B", "Both replies answer the question. Only B does so without an insult. Final answer: B."), ("A", "\\boxed{A}."),
+        ("B", "Response B is better overall."), ("A", "[[A]]\n\nReply A is concise."), ("B", "Judgment: B"),
+        ("A", "Reply A keeps the rule; reply B does not. Answer: A"), ("B", "The preferred response is Response B."),
+        ("A", "{\"winner\": \"A\"}"), ("B", "Rationale: A rambles.\nVerdict: B"), ("A", "I select A."), ("B", "<answer>Reply B</answer>"),
+    ),
+    *_rows(
+        "negative polarity", False,
+        ("A", "Of the two, B is the worst."), ("B", "My verdict is that A breaks the rule."), ("A", "I vote against B."),
+        ("B", "A, which insults the user, is out."), ("A", "I prefer that B be dropped."), ("B", "The verdict goes against A."),
+        ("A", "I pick B as the worse one."), ("B", "I choose A as the reply that breaks the rule."), ("A", "I select B for rejection."),
+        ("B", "I'd give the lower score to A."), ("A", "I would choose B last."), ("B", "Better than A."), ("A", "Anything is better than B."),
+        ("B", "A (worse)"), ("A", "B, being rude, cannot win."), ("B", "Loser: A\nWinner: the other one"), ("A", "The winner is not B."),
+        ("B", "A is better left out."), ("A", "B is the best example of what not to do."), ("B", "The best thing about A is its end."),
+        ("A", "Choice B is wrong."), ("B", "Answer A is incorrect."), ("A", "Verdict on B: breaks the rule."), ("B", "A: fail"),
+        ("A", "I'd choose B if I wanted to be insulted."), ("B", "Winner of the rudeness contest: A"), ("A", "Result: B fails."),
+    ),
+    *_rows(
+        "hedged", False,
+        (None, "I cannot decide; B if pressed."), (None, "A or B, it makes no difference."), (None, "Either."), (None, "Tie"),
+        (None, "Answer: A/B"), (None, "It depends."), (None, "A would win if it were shorter."), (None, "Would A be better? Possibly."),
     ),
 ]  # fmt: skip
 
