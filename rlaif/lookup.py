@@ -62,6 +62,18 @@ def key_of(path: Path, number: int, line: bytes, key: str = "id") -> str:
     return value
 
 
+def json_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """The whole rows of a JSONL file as dictionaries; UserError names a line that is none."""
+    for number, line in enumerate(whole_lines(path), 1):
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            row = None
+        if not isinstance(row, dict):
+            raise damaged(path, number)
+        yield row
+
+
 def damaged(path: Path, number: int) -> UserError:
     """The error that names a line which is no row."""
     return UserError(f"{path}:{number}: damaged row.", "rows as they were written",

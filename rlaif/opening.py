@@ -6,6 +6,7 @@ import fcntl
 import os
 import platform
 import re
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -24,10 +25,12 @@ from rlaif.plugin import load_function
 from rlaif.prompts import Templates
 from rlaif.records import Prompt
 from rlaif.rewards import is_function
-from rlaif.runfolder import Rows, Run, label_files, read_json, read_rows, write_json
+from rlaif.runfolder import Rows, Run, label_files, read_rows
+from rlaif.storage import fingerprint, put, read_json, seal, write_json
 
 # What no row hangs on: a run may go on with other caps, at other addresses, on another machine.
 _SERVING = "base_url|api_key_env|concurrency|patience|device|batch_tokens|gpu_memory"
+NO_INPUT = re.compile(r"^constitution$|^templates$|\.labels_from$|\.served_as$")
 CHANGEABLE = re.compile(rf"config\.(budget|prices|judge_card|threads|(policy|feedback)\.({_SERVING}))(\.|$)")
 REPORTED = ("torch", "transformers", "trl", "datasets", "accelerate", "openai", "vllm", "pydantic")
 
@@ -127,27 +130,91 @@ def open_run(folder: Path, config: Config, config_path: Path, overrides: list[st
     constitution = Constitution.load(Path(config.constitution))
     templates = Templates.load(config.templates, config_path.parent)
     load_gold(config.gold, constitution)
-    if (folder / "manifest.json").exists():
-        refuse_other_run(folder, config, constitution, templates)
-        before = Run.load(folder)
-        if before.config != config:
-            write_json(folder / "config.json", config.model_dump())
-            there = before.manifest.get("endpoints", endpoints(before.config))
-            now = {role: sorted({*there[role], *found}) for role, found in endpoints(config).items()}
-            write_json(folder / "manifest.json", {**before.manifest, "endpoints": now})
-        return Run.load(folder)
-    if any(path.name != ".lock" for path in folder.iterdir()):
-        raise UserError(f"{folder}: not empty and not a run folder.", "a new folder, or that of the same run",
-                        "name another folder with --out")  # fmt: skip
-    prompts = load_prompts(Path(config.prompts))
-    Rows(folder / "prompts.jsonl", Prompt).append(prompts)
+    making = folder / "making.partial"
+    if not (folder / "manifest.json").exists():
+        others = [path.name for path in folder.iterdir() if path.name not in (".lock", making.name)]
+        if not (making / "manifest.json").exists():
+            if others:
+                raise UserError(f"{folder}: not empty and not a run folder.", "a new folder, or that of the same run",
+                                "name another folder with --out")  # fmt: skip
+            _make(making, config, config_path, overrides, constitution, templates)
+        _move(making, folder)
+    shutil.rmtree(making, ignore_errors=True)
+    refuse_other_run(folder, config, constitution, templates)
+    before = Run.load(folder)
+    before.verify()
+    recorded = _recorded(before, config)
+    if before.config != config:
+        write_json(folder / "config.json", config.model_dump())
+    if before.manifest != recorded:
+        write_json(folder / "manifest.json", recorded)
+    return Run.load(folder)
+
+
+def _make(
+    folder: Path, config: Config, config_path: Path, overrides: list[str], constitution: Constitution, templates: Templates
+) -> None:  # fmt: skip
+    """Write a new run's files; the manifest comes last: a folder that has one is complete."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    Rows(folder / "prompts.jsonl", Prompt).append(load_prompts(Path(config.prompts)))
     (folder / "config.yaml").write_text(config_path.read_text(encoding="utf-8-sig"), encoding="utf-8")
     write_json(folder / "config.json", config.model_dump())
     write_json(folder / "constitution.json", constitution.model_dump())
     write_json(folder / "templates.json", templates.sources)
-    # The manifest comes last: a folder that has one is complete.
-    write_json(folder / "manifest.json", manifest(config, config_path, overrides, constitution, templates))
-    return Run.load(folder)
+    made = manifest(config, config_path, overrides, constitution, templates)
+    files = {name: found for name, found in seal(folder).items() if name == "prompts.jsonl"}
+    write_json(folder / "manifest.json", {**made, "files": files})
+
+
+def _move(making: Path, folder: Path) -> None:
+    """Give a complete new run its place, the manifest last; a start that was killed in between goes on here."""
+    for path in sorted(making.iterdir(), key=lambda path: path.name == "manifest.json"):
+        put(path, folder / path.name)
+
+
+def _recorded(run: Run, config: Config) -> dict[str, Any]:
+    """The manifest with the addresses and the inputs of this start, too."""
+    before = run.manifest
+    there = before.get("endpoints", endpoints(run.config))
+    return {
+        **before, "inputs": before.get("inputs", {}) | inputs(config),
+        "endpoints": {role: sorted({*there.get(role, []), *found}) for role, found in endpoints(config).items()},
+    }  # fmt: skip
+
+
+def inputs(config: Config) -> dict[str, str]:
+    """Fingerprints of the files and folders that a resolved config names, by its keys.
+
+    Constitution and templates are kept in the run itself, and a run that labels are taken from may go on meanwhile.
+    A hub id counts once its files are on this machine.
+    """
+    found: dict[str, str] = {}
+    for key, value in flatten(config.model_dump(mode="json")).items():
+        if (
+            isinstance(value, str)
+            and os.path.isabs(value)
+            and not NO_INPUT.search(key)
+            and Path(value).exists()
+        ):
+            found[key] = fingerprint(Path(value))
+    for name, role in (("policy", config.policy), ("feedback", config.feedback)):
+        key = f"{name}.model"
+        if role.engine not in ("transformers", "vllm"):
+            found.pop(key, None)
+        elif key not in found and (folder := _downloaded(role.model)):
+            found[key] = fingerprint(folder)
+    return found
+
+
+def _downloaded(name: str) -> Path | None:
+    """Where this machine keeps a hub id's files, None where it has none."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, local_files_only=True))
+    except Exception:  # not there, or no hub id: whoever opens the model says so
+        return None
 
 
 def load_prompts(path: Path) -> list[Prompt]:
@@ -168,13 +235,31 @@ def refuse_other_run(folder: Path, config: Config, constitution: Constitution, t
     now = flatten({"config": config.model_dump(mode="json"), "constitution": constitution.model_dump(mode="json"),
                    "templates": templates.sources})  # fmt: skip
     differing = [
-        key for key in {**before, **now} if before.get(key) != now.get(key) and not CHANGEABLE.match(key)
-    ]
+        f"  {key}: {before.get(key)!r} there, {now.get(key)!r} now"
+        for key in {**before, **now}
+        if before.get(key) != now.get(key) and not CHANGEABLE.match(key)
+    ] or _exchanged(folder, config)
     if differing:
-        shown = [f"  {key}: {before.get(key)!r} there, {now.get(key)!r} now" for key in differing[:8]]
         more = [f"  and {len(differing) - 8} more"] if len(differing) > 8 else []
-        raise UserError("\n".join([f"{folder}: holds another run; these differ:", *shown, *more]),
+        raise UserError("\n".join([f"{folder}: holds another run; these differ:", *differing[:8], *more]),
                         "a folder of its own for each run", "add --out with another folder, or delete this one")  # fmt: skip
+
+
+def _exchanged(folder: Path, config: Config) -> list[str]:
+    """The inputs whose content is no longer what it was when the run began, in words.
+
+    What only stages that have not begun will read (people's labels, say) may still change.
+    """
+    run = Run.load(folder)
+    then, now = run.manifest.get("inputs", {}), inputs(config)
+    begun = [(stage.number - 1) % len(config.stages) for stage in run.stages if stage.summary]
+    found = []
+    for key in then.keys() & now.keys():
+        reader = re.match(r"stages\.(\d+)\.", key)
+        if then[key] != now[key] and (int(reader[1]) in begun if reader else begun or key == "prompts"):
+            value = flatten(config.model_dump(mode="json"))[key]
+            found.append(f"  the content of {key}, {value}: fingerprint {then[key]} there, {now[key]} now")
+    return sorted(found)
 
 
 def flatten(data: Any, prefix: str = "") -> dict[str, Any]:
@@ -206,7 +291,7 @@ def manifest(
         "config_folder": str(config_path.parent), "constitution_hash": constitution.hash,
         "template_hashes": {name: templates.hash(name) for name in templates.sources},
         "git": git_revision(config_path.parent), "python": platform.python_version(), "machine": platform.machine(),
-        "cpus": os.cpu_count(), "endpoints": endpoints(config), "versions": {name: version(name) for name in REPORTED}, "status": "running",
+        "cpus": os.cpu_count(), "endpoints": endpoints(config), "inputs": inputs(config), "versions": {name: version(name) for name in REPORTED}, "status": "running",
     }  # fmt: skip
 
 
@@ -265,8 +350,13 @@ def git_revision(folder: Path) -> str | None:
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Hold a run folder: a second process is refused instead of writing into the same files."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as handle:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / ".lock").open("w")
+    except OSError as error:
+        raise UserError(f"{folder}: no run can be kept there ({error.strerror}).", "a folder that can be made and written",
+                        "name another folder with --out") from None  # fmt: skip
+    with lock as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,9 @@ from rlaif.estimate import estimate, in_words
 from rlaif.gold import load_gold
 from rlaif.opening import load_prompts, locked, open_run, resolve
 from rlaif.prompts import Templates
-from rlaif.runfolder import Run, Stage, write_json
+from rlaif.runfolder import Run, Stage
 from rlaif.spending import BudgetReached
+from rlaif.storage import told, write_json
 
 
 def run(
@@ -38,16 +40,17 @@ def run(
     `overrides` are `stage.option=value` texts; `until` names the last stage to run. `tell` gets a line a stage.
     Raises UserError for whatever is the user's to mend, and BudgetReached where the budget is; what was done stays.
     """
-    config_path = find(str(config))
-    resolved = resolve(load_config(config_path, list(overrides)), config_path.parent)
-    last = last_stage(resolved, until)
-    plan = planned(resolved, config_path.parent)
-    folder = Path(out) if out else Path("runs") / resolved.name
-    with processes.company(resolved.policy.device):
-        if not processes.is_first():
-            processes.follow(folder)
-            return Run.load(folder)
-        return _run(folder, resolved, config_path, list(overrides), last, plan, progress, tell)
+    with told():
+        config_path = find(str(config))
+        resolved = resolve(load_config(config_path, list(overrides)), config_path.parent)
+        last = last_stage(resolved, until)
+        plan = planned(resolved, config_path.parent)
+        folder = Path(out) if out else Path("runs") / resolved.name
+        with processes.company(resolved.policy.device):
+            if not processes.is_first():
+                processes.follow(folder)
+                return Run.load(folder)
+            return _run(folder, resolved, config_path, list(overrides), last, plan, progress, tell)
 
 
 def _run(
@@ -101,7 +104,7 @@ def run_stage(stage: Stage) -> None:
         write_json(
             stage.run.path / "manifest.json", {**stage.run.manifest, "spent": stage.run.ledger.figures()}
         )
-    stage.save("done")
+    stage.finish()
 
 
 def finish(this: Run) -> None:
@@ -120,7 +123,7 @@ def last_stage(config: Config, until: str | None) -> int:
         return len(config.expanded)
     name, _, index = until.removesuffix("]").partition("[")
     places = [number for number, own in enumerate(names, 1) if own == name]
-    if not places or (index and not (index.isdigit() and int(index) < len(places))):
+    if not places or (index and not (re.fullmatch("[0-9]{1,4}", index) and int(index) < len(places))):
         raise UserError(f"--until {until}: no such stage — {nearest(name, names)}")
     return places[int(index or 0)]
 

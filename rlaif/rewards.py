@@ -17,9 +17,10 @@ from rlaif.plugin import load_function
 from rlaif.preferences import weighted_mean
 from rlaif.prompts import encode_chat, encode_turn, end_of_turn
 from rlaif.records import Grade, Prompt, Response
-from rlaif.runfolder import Stage, read_json, write_json
+from rlaif.runfolder import Stage
 from rlaif.seeds import derive_seed, in_rounds
 from rlaif.stats import mean, spread
+from rlaif.storage import read_json, write_json
 
 if TYPE_CHECKING:
     from rlaif.rl.ensemble import Ensemble

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 import random
 import time
 from collections import Counter
@@ -25,27 +24,37 @@ from pydantic import ValidationError
 from rlaif.config import Config
 from rlaif.constitution import Constitution
 from rlaif.errors import UserError
-from rlaif.lookup import damaged, drop_torn_line, key_of, whole_lines
+from rlaif.lookup import damaged, drop_torn_line, json_rows, key_of, whole_lines
 from rlaif.prompts import Templates
 from rlaif.records import HeldOut, Prompt, Record, Response
 from rlaif.seeds import derive_seed
 from rlaif.spending import Account, Ledger
+from rlaif.storage import broken, read_json, seal, sync, write_json, write_text
 
 R = TypeVar("R", bound=Record)
 HELDOUT: tuple[HeldOut, ...] = get_args(HeldOut)
 Split = Literal["train"] | HeldOut
+UNSEALED = ("stage.json", "checkpoints")  # of a stage's folder: written later, or of no use once it is done
+# The keys of stage.json and manifest.json that are read, with their types: those that must be there, and the others.
+Shape = tuple[dict[str, Any], dict[str, Any]]
+SUMMARY: Shape = ({"name": str, "number": int, "status": str, "seconds": (int, float)},
+                  {"dropped": dict, "metrics": dict, "notes": list, "usage": dict, "files": dict, "in": int, "kept": int})  # fmt: skip
+MANIFEST: Shape = (
+    {"config_folder": str},
+    {"files": dict, "inputs": dict, "endpoints": dict, "versions": dict},
+)
 
 
-def write_json(path: Path, data: Any) -> None:
-    """Write a JSON file atomically: readers see the old file or the new one."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(data, ensure_ascii=False, indent=1, default=str) + "\n", encoding="utf-8")
-    os.replace(partial, path)
-
-
-def read_json(path: Path) -> Any:
-    """A JSON file written by `write_json`."""
-    return json.loads(path.read_text(encoding="utf-8"))
+def shaped(path: Path, data: dict[str, Any], shape: Shape, mend: str) -> dict[str, Any]:
+    """`data` as it is; raises UserError where a key that is read is missing or of another type."""
+    required, optional = shape
+    for key, kind in {**required, **optional}.items():
+        right = isinstance(data[key], kind) if data.get(key) is not None else key in optional
+        if not right:
+            raise UserError(
+                f"{path}: {key} is {data.get(key, 'missing')!r:.80}.", "the file as it was written", mend
+            )
+    return data
 
 
 class RowFile(Generic[R]):
@@ -105,20 +114,22 @@ class Journal:
 
     def rows(self) -> list[dict[str, Any]]:
         """Every whole row; a line cut short by a kill is left out."""
-        lines = self.path.read_bytes().split(b"\n")[:-1] if self.path.exists() else []
-        return [json.loads(line) for line in lines]
+        return list(json_rows(self.path))
 
     def rewind(self, number: int) -> None:
         """Forget what was written after `number`: the continuation will write it again."""
         kept = [row for row in self.rows() if row[self.key] <= number]
-        partial = self.path.with_suffix(".partial")
-        partial.write_text("".join(map(_line, kept)), encoding="utf-8")
-        os.replace(partial, self.path)
+        write_text(self.path, "".join(map(_line, kept)))
 
     def append(self, *rows: dict[str, Any]) -> None:
         """Write rows and flush them."""
         with self.path.open("a", encoding="utf-8") as file:
             file.write("".join(map(_line, rows)))
+
+    def sync(self) -> None:
+        """Force the rows to disk, before a checkpoint that rests on them gets its name."""
+        if self.path.exists():
+            sync(self.path)
 
 
 def _line(row: dict[str, Any]) -> str:
@@ -209,7 +220,8 @@ class Stage:
     def summary(self) -> dict[str, Any]:
         """The stage's stage.json, empty where it has not begun."""
         path = self.dir / "stage.json"
-        return read_json(path) if path.exists() else {}
+        mend = f"restore it from a copy, or remove it: {self.dir.name} is then gone through again and keeps its rows"
+        return shaped(path, read_json(path, mend), SUMMARY, mend) if path.exists() else {}
 
     @property
     def is_done(self) -> bool:
@@ -279,8 +291,8 @@ class Stage:
     def save(self, status: str, **numbers: Any) -> None:
         """Write stage.json: status, counts, reasons for every dropped row, seconds, metrics."""
         before = self.summary
-        seconds = before.get("seconds", 0.0) + time.time() - self.started
-        self.started = time.time()
+        seconds = before.get("seconds", 0.0) + time.monotonic() - self.started
+        self.started = time.monotonic()
         write_json(self.dir / "stage.json", {
             "name": self.name, "number": self.number, "round": self.round, "status": status,
             **{key: before[key] for key in ("in", "kept", "rule") if key in before}, **numbers,
@@ -292,8 +304,12 @@ class Stage:
     def begin(self) -> None:
         """Mark the stage as running."""
         self.dir.mkdir(exist_ok=True)
-        self.started = time.time()
+        self.started = time.monotonic()
         self.save("running")
+
+    def finish(self) -> None:
+        """Mark the stage as done, once its files are on disk; stage.json then holds their digests."""
+        self.save("done", files=seal(self.dir, UNSEALED))
 
 
 class Run:
@@ -319,7 +335,8 @@ class Run:
     @property
     def manifest(self) -> dict[str, Any]:
         """manifest.json."""
-        return read_json(self.path / "manifest.json")
+        path, mend = self.path / "manifest.json", "restore it from a copy, or start anew in another folder"
+        return shaped(path, read_json(path, mend), MANIFEST, mend)
 
     def prompts(self, split: Split) -> list[Prompt]:
         """Prompts of one split in file order."""
@@ -330,6 +347,22 @@ class Run:
         """The prompts that policies are evaluated on: of each held-out split the first `limit` by id."""
         splits = [sorted(self.prompts(split), key=lambda p: p.id)[:limit] for split in HELDOUT]
         return [prompt for split in splits for prompt in split]
+
+    def verify(self, small: bool = False) -> None:
+        """Raises UserError where the files of a finished stage, or the prompts, are no longer what was written.
+
+        What an earlier version wrote without digests is believed; `small` leaves out large files (weights).
+        """
+        made = self.manifest if (self.path / "manifest.json").exists() else {}
+        found = broken(self.path, made.get("files", {}), small)
+        mend = "restore it from a copy, or start anew in another folder"
+        for stage in self.stages:
+            if not found and (summary := stage.summary).get("status") == "done":
+                found = broken(stage.dir, summary.get("files", {}), small)
+                mend = (f"restore what is named, or remove {stage.dir.name} and every later stage's folder: the same "
+                        "command makes them again")  # fmt: skip
+        if found:
+            raise UserError("\n".join(found[:8]), "the files of a finished stage as it left them", mend)
 
     @property
     def policies(self) -> dict[str, Path]:
@@ -353,18 +386,26 @@ class Run:
     @classmethod
     def load(cls, path: Path) -> Run:
         """An existing run; raises UserError where the folder is none."""
-        try:
-            config = Config.model_validate(read_json(path / "config.json"))
-            constitution = Constitution.model_validate(read_json(path / "constitution.json"))
-        except FileNotFoundError as error:
-            raise UserError(f"{path}: not a run folder ({Path(error.filename).name} is missing).",
-                            "a folder made by `rlaif run`", "rlaif run CONFIG --out DIR") from None  # fmt: skip
-        return cls(path, config, constitution)
+        found: list[Any] = []
+        for name, kind in (("config.json", Config), ("constitution.json", Constitution)):
+            try:
+                found.append(kind.model_validate(read_json(path / name)))
+            except (FileNotFoundError, NotADirectoryError):
+                raise UserError(f"{path}: not a run folder ({name} is missing).", "a folder made by `rlaif run`",
+                                "rlaif run CONFIG --out DIR") from None  # fmt: skip
+            except ValidationError as error:
+                first = error.errors()[0]
+                where = ".".join(str(part) for part in first["loc"])
+                raise UserError(f"{path / name}: {where}: {first['msg']}.", "the file as it was written",
+                                "restore it from a copy, or start anew in another folder") from None  # fmt: skip
+        return cls(path, *found)
 
 
 def label_files(path: Path) -> list[Path]:
     """The label files of a run that another run may take labels from; raises UserError where there are none."""
-    stages = [stage for stage in Run.load(path).stages if stage.name == "label"]
+    run = Run.load(path)
+    run.verify(small=True)
+    stages = [stage for stage in run.stages if stage.name == "label"]
     files = [stage.dir / name for stage in stages for name in ("labels.jsonl", "earlier_labels.jsonl")]
     if not any(file.exists() for file in files):
         raise UserError(f"labels_from: {path} holds no labels.", "a run whose label stage has begun")

@@ -7,6 +7,7 @@ process forgets next to nothing. Answers from the cache cost nothing. Training i
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -15,7 +16,7 @@ from typing import Any
 
 from rlaif.config import Config
 from rlaif.errors import UserError
-from rlaif.lookup import drop_torn_line, whole_lines
+from rlaif.lookup import damaged, drop_torn_line, json_rows
 from rlaif.options.base import Budget, Price
 
 FLUSH_SECONDS = 1.0
@@ -48,9 +49,11 @@ class Ledger:
         self.used: dict[tuple[str, str], Counter[str]] = {}
         self.waiting: dict[tuple[str, str], Counter[str]] = {}
         self.flushed = time.monotonic()
-        for line in whole_lines(path):
-            row = json.loads(line)
-            self._add(self.used, row.pop("stage"), row.pop("model"), row)
+        for number, row in enumerate(json_rows(path), 1):
+            try:
+                self._add(self.used, row.pop("stage"), row.pop("model"), row)
+            except (KeyError, TypeError, ValueError):
+                raise damaged(path, number) from None
 
     @staticmethod
     def _add(to: dict[tuple[str, str], Counter[str]], stage: str, model: str, used: Amounts) -> None:
@@ -88,6 +91,8 @@ class Ledger:
             self.mended = True
             with self.path.open("a", encoding="utf-8") as file:
                 file.write("".join(json.dumps(row) + "\n" for row in rows))
+                file.flush()
+                os.fsync(file.fileno())  # or a power cut would give money back
 
     def figures(self, stage: str | None = None) -> dict[str, Any]:
         """Calls, tokens and money so far, of the whole run or of one stage."""

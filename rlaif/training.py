@@ -8,7 +8,6 @@ CPU, gradient checkpointing for small models).
 from __future__ import annotations
 
 import math
-import os
 import shutil
 import time
 import warnings
@@ -21,6 +20,7 @@ import torch
 from transformers import PrinterCallback, TrainerCallback
 from transformers.utils import logging
 
+from rlaif.checkpoints import WHOLE, last_checkpoint, remove_damaged, seal_checkpoint
 from rlaif.engines.loading import eos_ids, load_config
 from rlaif.errors import UserError
 from rlaif.prompts import end_of_turn
@@ -29,10 +29,10 @@ from rlaif.rl.ranks import Ranks
 from rlaif.rl.sharding import collected
 from rlaif.runfolder import Journal, Stage
 from rlaif.seeds import derive_seed
+from rlaif.storage import put, write_json
 from rlaif.trainers import IGNORED, ReplyTrainer
 
 logging.disable_progress_bar()
-WHOLE = "whole"  # marks a checkpoint that was written to its end
 SAVE_SECONDS = 5.0
 SAVE_SHARE = 0.05  # of the time may go into checkpoints
 WATCHED = ("loss", "grad_norm", "eval_loss")
@@ -82,8 +82,9 @@ class Watch(TrainerCallback):
         return True
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Mark the checkpoint as whole."""
-        (Path(args.output_dir) / f"checkpoint-{state.global_step}" / WHOLE).touch()
+        """Mark the checkpoint as whole, once it is on disk."""
+        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        write_json(folder / WHOLE, seal_checkpoint(folder))
         self.saved = time.monotonic()
         self.cost = self.saved - self.begun
 
@@ -98,12 +99,6 @@ def diverged(stage: Stage, step: int, steps: int, bad: dict[str, float]) -> User
     return UserError(f"{stage.dir.name}: not finite {where} ({numbers}).", "finite numbers in training",
                      f"lower {stage.name}.learning_rate (now {rate:g}) and start anew in another folder: "
                      f"-s {stage.name}.learning_rate={rate / 10:g} --out …{kept}")  # fmt: skip
-
-
-def last_checkpoint(stage: Stage) -> Path | None:
-    """The stage's last checkpoint that was written to its end."""
-    found = [path.parent for path in (stage.dir / "checkpoints").glob(f"checkpoint-*/{WHOLE}")]
-    return max(found, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
 
 
 def arguments(kind: Any, stage: Stage, model: Any, heldout: int, **extra: Any) -> Any:
@@ -144,10 +139,7 @@ def without_dropout(model: Any) -> Any:
 
 def fit(stage: Stage, trainer: Any, watch: Callable[..., Watch] = Watch) -> None:
     """Train to the end, from the last whole checkpoint where there is one; raises UserError on NaN."""
-    checkpoints, last = stage.dir / "checkpoints", last_checkpoint(stage)
-    for torn in checkpoints.glob("checkpoint-*"):
-        if not (torn / WHOLE).exists():
-            shutil.rmtree(torn)
+    last = remove_damaged(stage)
     done = int(last.name.rpartition("-")[2]) if last else 0
     curve = Journal(stage.dir / "metrics.jsonl", "step")
     curve.rewind(done if last else -1)
@@ -208,7 +200,7 @@ def publish(stage: Stage, name: str, write: Callable[[Path], None]) -> None:
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     write(partial)
-    os.replace(partial, stage.dir / name)
+    put(partial, stage.dir / name)
     shutil.rmtree(stage.dir / "checkpoints", ignore_errors=True)
 
 

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from rlaif.storage import read_json, write_json
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -62,7 +64,7 @@ def test_nothing_a_terminal_would_obey_is_printed(project):
         rlaif("run", project / "config.yaml", "--out", project / "run", "--until", "critique").returncode == 0
     )
     stage = project / "run" / "02_critique" / "stage.json"
-    stage.write_text(json.dumps(json.loads(stage.read_text()) | {"dropped": {f"[bold]{evil}": 3}}))
+    write_json(stage, read_json(stage) | {"dropped": {f"[bold]{evil}": 3}})
     step = json.loads((project / "run" / "02_critique" / "revisions.jsonl").read_text().splitlines()[0])
     summary, data, row = (
         rlaif("show", project / "run", *words, COLUMNS="300").stdout

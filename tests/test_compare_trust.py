@@ -7,7 +7,7 @@ import rlaif
 from rlaif.cli import app
 from rlaif.comparing.evidence import reached
 from rlaif.errors import UserError
-from rlaif.runfolder import read_json, write_json
+from rlaif.storage import read_json, write_json
 from tests.fake_run import fake_run
 
 

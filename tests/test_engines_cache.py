@@ -191,8 +191,86 @@ def _kept(path: Path) -> int:
         return 0
 
 
-def test_a_file_that_is_no_cache_is_named(tmp_path: Path):
+def changed(path: Path, change: str) -> None:
+    import sqlite3
+
+    db = sqlite3.connect(path)
+    db.execute(change)
+    db.commit()
+    db.close()
+
+
+@pytest.mark.parametrize("change", [
+    "UPDATE answers SET value = replace(value, '-1.38', '-0.38')",  # a flipped digit
+    "UPDATE answers SET value = 'x'", "UPDATE answers SET value = NULL", "UPDATE answers SET value = 3",
+    "UPDATE answers SET value = '[]]'", "UPDATE answers SET value = '{\"text\": 1}'", "UPDATE answers SET value = '[1, \"a\"]'",
+    "UPDATE answers SET value = '[-1.0, -2.0, -3.0]'", "UPDATE answers SET value = '[true, false]'",
+    "DROP TABLE answers", "ALTER TABLE answers RENAME COLUMN value TO other",
+])  # fmt: skip
+def test_a_damaged_answer_is_asked_for_again_and_never_used(tmp_path: Path, change: str):
     path = tmp_path / "c.sqlite"
-    path.write_text("not a database at all, but long enough to look like one" * 20)
+    first = CachedEngine(Counting(), path)
+    texts, scores = (
+        dict(first.generate([ask()])),
+        dict(first.score_choices([question("a", "b")])),
+    )
+    changed(path, change)
+    inner = Counting()
+    again = CachedEngine(inner, path)
+    assert dict(again.generate([ask()])) == texts
+    assert dict(again.score_choices([question("a", "b")]))[0].logprobs == scores[0].logprobs
+    assert inner.scored == ["a", "b"]
+    assert "DROP" in change or any("damaged" in note for note in again.notes)
+    third = CachedEngine(Counting(), path)
+    list(third.score_choices([question("a", "b")]))
+    assert third.usage.cached == 2
+
+
+def test_answers_that_changed_places_are_noticed(tmp_path: Path):
+    path = tmp_path / "c.sqlite"
+    list(CachedEngine(Counting(), path).generate([ask("one"), ask("two")]))
+    changed(path, "UPDATE answers SET value = (SELECT value FROM answers AS o WHERE o.key <> answers.key)")
+    texts = dict(CachedEngine(Counting(), path).generate([ask("one"), ask("two")]))
+    assert [texts[i].text for i in range(2)] == ["one 1", "two 1"]
+
+
+def test_answers_of_an_earlier_version_are_read(tmp_path: Path):
+    path = tmp_path / "c.sqlite"
+    first = CachedEngine(Counting(), path)
+    list(first.generate([ask()]))
+    list(first.score_choices([question("a")]))
+    changed(path, "UPDATE answers SET value = substr(value, 18)")
+    inner = Counting()
+    again = CachedEngine(inner, path)
+    list(again.generate([ask()]))
+    list(again.score_choices([question("a")]))
+    assert (inner.written, inner.scored, again.notes) == ([], [], [])
+
+
+@pytest.mark.parametrize("harm", ["header", "pages", "short", "empty"])
+def test_a_damaged_file_is_set_aside_and_the_answers_asked_for_again(tmp_path: Path, harm: str):
+    path = tmp_path / "c.sqlite"
+    requests = [ask(seed=s) for s in range(2000)]
+    first = CachedEngine(Counting(), path)
+    texts = dict(first.generate(requests))
+    first._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    first._closing()
+    whole = path.read_bytes()
+    path.write_bytes({
+        "header": b"not a database at all, but long enough" * 100, "pages": whole[:4096] + bytes(len(whole) - 4096),
+        "short": whole[: len(whole) // 2], "empty": b"",
+    }[harm])  # fmt: skip
+    again = CachedEngine(Counting(), path)
+    assert dict(again.generate(requests)) == texts
+    if harm != "empty":
+        assert any("damaged" in note for note in again.notes)
+        assert (tmp_path / "c.sqlite.damaged").exists()
+    third = CachedEngine(Counting(), path)
+    assert dict(third.generate(requests)) == texts
+    assert third.usage.cached == 2000
+
+
+def test_a_place_that_cannot_hold_a_cache_is_named(tmp_path: Path):
+    (tmp_path / "c.sqlite").mkdir()
     with pytest.raises(UserError, match="not a usable response cache"):
-        CachedEngine(Counting(), path)
+        CachedEngine(Counting(), tmp_path / "c.sqlite")

@@ -13,7 +13,7 @@ import rlaif.engines.openai as module
 from rlaif.cli import app
 from rlaif.errors import UserError
 from rlaif.pipeline import run
-from rlaif.runfolder import read_json
+from rlaif.storage import read_json
 from tests.scripts import judge
 from tests.stub_server import Stub, serving
 

@@ -13,7 +13,7 @@ import pytest
 
 import rlaif
 from rlaif.comparing.summary import summarise
-from rlaif.runfolder import read_json, write_json
+from rlaif.storage import read_json, write_json
 
 ROOT = Path(__file__).parent.parent
 SMALL = [

@@ -18,9 +18,9 @@ from rlaif.errors import OBEYED, UserError
 from rlaif.judge import Judge
 from rlaif.prompts import Templates
 from rlaif.records import Prompt, Response
-from rlaif.runfolder import read_json, write_json
 from rlaif.stages.evaluate import _wins
 from rlaif.stats import wilson
+from rlaif.storage import read_json, write_json
 from tests.fake_run import STAGES, fake_run
 from tests.scripts import biased_judge, feedback
 

@@ -10,8 +10,8 @@ import pytest
 from rlaif.errors import UserError
 from rlaif.pairs import elements
 from rlaif.records import Preference
-from rlaif.runfolder import read_json
 from rlaif.stages import reward
+from rlaif.storage import read_json
 from tests.tiny_models import hand_made_run, preference, prompts_of, reply, tiny_policy
 
 WORDS = ("good", "thanks", "rain", "bad")  # best first

@@ -11,8 +11,8 @@ import torch.distributed as dist
 from safetensors.torch import load_file
 from torch.distributed.tensor import DTensor
 
-from rlaif.runfolder import read_json
 from rlaif.stages import dpo, rejection, reward, sft
+from rlaif.storage import read_json
 from tests.launching import on_two
 from tests.tiny_models import hand_made_run, preference, prompts_of, reply, revision, tiny_policy
 

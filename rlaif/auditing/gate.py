@@ -14,8 +14,9 @@ from rlaif.auditing.page import write_card
 from rlaif.errors import UserError
 from rlaif.gold import load_gold
 from rlaif.judge import Judge, Question
-from rlaif.runfolder import Stage, label_files, read_json, write_json
+from rlaif.runfolder import Stage, label_files
 from rlaif.seeds import derive_seed
+from rlaif.storage import read_json, write_json
 
 
 def check_judge(stage: Stage, judge: Judge, questions: Iterable[Question]) -> None:

@@ -12,7 +12,7 @@ from rlaif.config import Config
 from rlaif.options import STAGES
 from rlaif.options.base import NO_EFFECT
 from rlaif.preferences import OLD_RULE
-from rlaif.runfolder import read_json
+from rlaif.storage import read_json
 
 Change = list[Any]  # [in A, in B], None where it is missing
 REPEATED = ("name", "seed")  # runs that differ in these alone repeat one experiment

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Sequence
 from functools import cached_property
@@ -10,9 +9,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from rlaif.errors import UserError
-from rlaif.lookup import Lookup, whole_lines
+from rlaif.lookup import Lookup, json_rows
 from rlaif.records import Evaluation, HeldOut, Prompt, Record, Response
-from rlaif.runfolder import Run, Stage, read_json
+from rlaif.runfolder import RowFile, Run, Stage
+from rlaif.storage import read_json
 
 R = TypeVar("R", bound=Record)
 ONLINE = ("ppo", "rloo", "grpo")  # stages that learn from what they sample
@@ -66,6 +66,7 @@ class Evidence:
 
     def __init__(self, path: Path) -> None:
         self.path, self.run = path, Run.load(path)
+        self.run.verify(small=True)
         self.stages = [stage for stage in self.run.stages if stage.summary]
 
     def last(self, name: str) -> Stage | None:
@@ -83,8 +84,7 @@ class Evidence:
 
     def each(self, stage: Stage | None, name: str, record: type[R]) -> Iterator[R]:
         """The same one at a time, for what there may be very many of."""
-        lines = whole_lines(stage.dir / f"{name}.jsonl") if stage else ()
-        return (record.model_validate_json(line) for line in lines)
+        return iter(RowFile(stage.dir / f"{name}.jsonl", record) if stage else ())
 
     def lookup(self, stage: Stage | None, name: str, record: type[R], key: str) -> Lookup[R]:
         """A stage's rows by one of their fields."""
@@ -92,7 +92,7 @@ class Evidence:
 
     def curve(self, stage: Stage | None) -> list[dict[str, Any]]:
         """A training stage's metrics.jsonl."""
-        return [json.loads(line) for line in whole_lines(stage.dir / "metrics.jsonl")] if stage else []
+        return list(json_rows(stage.dir / "metrics.jsonl")) if stage else []
 
     @cached_property
     def manifest(self) -> dict[str, Any]:

@@ -18,8 +18,8 @@ from rlaif.comparing.page import ci, fixed, write_page
 from rlaif.comparing.summary import summarise
 from rlaif.preferences import ratio
 from rlaif.records import Evaluation
-from rlaif.runfolder import read_json
 from rlaif.stats import length_controlled, mean, outcomes, win_rate
+from rlaif.storage import read_json
 
 CURVES = (
     ("Reward", (("reward", "less KL"), ("score", "reward model's score"))),

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from rlaif.comparing.evidence import Evidence, plain
 from rlaif.errors import UserError
-from rlaif.lookup import whole_lines
+from rlaif.lookup import json_rows
 from rlaif.runfolder import Stage
 
 ARMS = ("dpo", "best_of_n", "rejection", "rloo", "grpo")  # stages that may stand in PPO's place
@@ -77,8 +76,8 @@ def lineage(path: Path, row_id: str) -> list[dict[str, Any]]:
 def _index(evidence: Evidence) -> dict[str, dict[str, Any]]:
     index: dict[str, dict[str, Any]] = {}
     for file in sorted(evidence.path.rglob("*.jsonl")):
-        for row in map(json.loads, whole_lines(file)):
-            if isinstance(row, dict) and row.get("id"):
+        for row in json_rows(file):
+            if isinstance(row.get("id"), str):
                 index.setdefault(row["id"], {"file": str(file.relative_to(evidence.path)), **row})
     return index
 

@@ -1,17 +1,20 @@
 """The response cache: an engine's answers in one SQLite file, as JSON, keyed by fingerprint, question and seed.
 
 Scores are kept suffix by suffix, so an edited principle re-scores itself alone. WAL journalling: a killed process
-leaves a readable file and loses at most the last second of answers.
+leaves a readable file and loses at most the last second of answers. Every answer carries a checksum: a damaged one is
+asked for again, and so is everything where the file itself is damaged, which is set aside.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
+import re
 import sqlite3
 import time
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +24,8 @@ from rlaif.errors import UserError
 
 _WINDOW = 512  # keys looked up in one query
 _FLUSH_ROWS, _FLUSH_SECONDS = 512, 1.0
+# What SQLite says of a file that is damaged, or whose table is not ours.
+_DAMAGED = re.compile("SQLITE_(CORRUPT|NOTADB|IOERR_SHORT_READ|FORMAT|ERROR$)")
 
 
 class CachedEngine:
@@ -31,18 +36,35 @@ class CachedEngine:
         self.batched = engine.batched
         self._rows: list[tuple[bytes, str]] = []
         self._flushed = time.monotonic()
+        self.path, self._lost = path, 0
+        self._db = self._open()
+        self._closing = weakref.finalize(self, self._db.close)
+
+    def _open(self) -> sqlite3.Connection:
         try:
-            # One thread uses it, but the collector may close it from another.
-            self._db = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
-            self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute("PRAGMA synchronous=NORMAL")
-            self._db.execute(
-                "CREATE TABLE IF NOT EXISTS answers (key BLOB PRIMARY KEY, value TEXT) WITHOUT ROWID"
-            )
+            return _connect(self.path)
         except sqlite3.Error as error:
-            raise UserError(f"{path}: not a usable response cache ({error}).", "a writable SQLite file made by rlaif",
-                            f"remove {path}; the answers will be asked for again") from None  # fmt: skip
-        weakref.finalize(self, self._db.close)
+            if not _is_damage(error):
+                raise UserError(f"{self.path}: not a usable response cache ({error}).", "a writable SQLite file made by rlaif",
+                                f"remove {self.path}; the answers will be asked for again") from None  # fmt: skip
+            return self._set_aside(error)
+
+    def _set_aside(self, error: sqlite3.Error) -> sqlite3.Connection:
+        """A new file in the place of a damaged one, which is kept beside it."""
+        aside = self.path.with_name(self.path.name + ".damaged")
+        os.replace(self.path, aside)
+        for end in ("-wal", "-shm"):
+            self.path.with_name(self.path.name + end).unlink(missing_ok=True)
+        self.notes.append(f"the response cache was damaged ({error}) and is kept as {aside.name}: its answers are asked for again")  # fmt: skip
+        return _connect(self.path)
+
+    def _made_anew(self, error: sqlite3.Error) -> None:
+        """Go on with a new file where `error` says that this one is damaged; raises any other error."""
+        if not _is_damage(error):
+            raise error
+        self._closing()
+        self._db = self._set_aside(error)
+        self._closing = weakref.finalize(self, self._db.close)
 
     @property
     def fingerprint(self) -> str:
@@ -56,7 +78,7 @@ class CachedEngine:
         ]
         missing: list[int] = []
         for window in _windows(len(keys)):
-            found = self._find([keys[i] for i in window])
+            found = self._find([keys[i] for i in window], _is_generation)
             for index in window:
                 if keys[index] in found:
                     self.usage.cached += 1
@@ -76,7 +98,11 @@ class CachedEngine:
         missing: list[tuple[int, list[Any]]] = []
         for window in _windows(len(requests)):
             keys = {i: self._suffix_keys(requests[i]) for i in window}
-            found = self._find([key for row in keys.values() for key in row])
+            counts = {len(requests[i].choices) for i in window} | {0}
+            found = self._find(
+                [key for row in keys.values() for key in row],
+                lambda value, counts=counts: _is_row(value, counts),
+            )
             for index, row in keys.items():
                 known = [None if requests[index].again else found.get(key) for key in row]
                 self.usage.cached += sum(value is not None for value in known)
@@ -120,27 +146,103 @@ class CachedEngine:
             for s in request.suffixes
         ]
 
-    def _find(self, keys: Sequence[bytes]) -> dict[bytes, Any]:
+    def _find(self, keys: Sequence[bytes], fits: Callable[[Any], bool]) -> dict[bytes, Any]:
         found: dict[bytes, Any] = {}
         for start in range(0, len(keys), _WINDOW):
             part = keys[start : start + _WINDOW]
             marks = ",".join("?" * len(part))
-            rows = self._db.execute(f"SELECT key, value FROM answers WHERE key IN ({marks})", part)
-            found.update((key, json.loads(value)) for key, value in rows)
+            try:
+                rows = self._db.execute(f"SELECT key, value FROM answers WHERE key IN ({marks})", part).fetchall()  # fmt: skip
+            except sqlite3.DatabaseError as error:
+                self._made_anew(error)
+                return {}
+            for key, text in rows:
+                value = _checked(key, text)
+                if fits(value):
+                    found[key] = value
+                else:
+                    self._note_lost()
         return found
 
+    def _note_lost(self) -> None:
+        def note() -> str:
+            return f"the response cache held damaged answers, which were asked for again: {self._lost}"
+
+        if note() in self.notes:
+            self.notes.remove(note())
+        self._lost += 1
+        self.notes.append(note())
+
     def _keep(self, key: bytes, value: Any) -> None:
-        self._rows.append((key, json.dumps(value, ensure_ascii=True)))
+        text = json.dumps(value, ensure_ascii=True)
+        self._rows.append((key, f"{_checksum(key, text)} {text}"))
         if len(self._rows) >= _FLUSH_ROWS or time.monotonic() - self._flushed > _FLUSH_SECONDS:
             self._flush()
 
     def _flush(self) -> None:
         self._flushed = time.monotonic()
         if self._rows:
-            self._db.execute("BEGIN IMMEDIATE")
-            self._db.executemany("INSERT OR REPLACE INTO answers VALUES (?, ?)", self._rows)
-            self._db.execute("COMMIT")
+            try:
+                self._write()
+            except sqlite3.DatabaseError as error:
+                self._made_anew(error)
+                self._write()
             self._rows.clear()
+
+    def _write(self) -> None:
+        if self._db.in_transaction:  # of a write that failed
+            self._db.execute("ROLLBACK")
+        self._db.execute("BEGIN IMMEDIATE")
+        self._db.executemany("INSERT OR REPLACE INTO answers VALUES (?, ?)", self._rows)
+        self._db.execute("COMMIT")
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    # One thread uses it, but the collector may close it from another.
+    db = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
+    db.execute("PRAGMA journal_mode=WAL")
+    db.execute("PRAGMA synchronous=NORMAL")
+    db.execute("CREATE TABLE IF NOT EXISTS answers (key BLOB PRIMARY KEY, value TEXT) WITHOUT ROWID")
+    db.execute("SELECT key, value FROM answers LIMIT 1").fetchone()
+    return db
+
+
+def _is_damage(error: sqlite3.Error) -> bool:
+    """Whether an error says that the file is damaged, and not that it cannot be written."""
+    return bool(_DAMAGED.match(getattr(error, "sqlite_errorname", "")))
+
+
+def _checksum(key: bytes, text: str) -> str:
+    return hashlib.blake2b(text.encode(), digest_size=8, key=key).hexdigest()
+
+
+def _checked(key: bytes, value: Any) -> Any:
+    """The answer kept as `value`, None where it is damaged; what an earlier version kept has no checksum."""
+    if not isinstance(value, str):
+        return None
+    head, _, text = value.partition(" ")
+    marked = re.fullmatch("[0-9a-f]{16}", head)
+    if marked and head != _checksum(key, text):
+        return None
+    try:
+        return json.loads(text if marked else value)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _is_generation(value: Any) -> bool:
+    kinds = {"text": str, "finish": str, "prompt_tokens": int, "tokens": int, "token_ids": (str, type(None))}
+    if not isinstance(value, dict) or not {"text", "finish"} <= value.keys() <= kinds.keys():
+        return False
+    return all(isinstance(value[key], kinds[key]) for key in value)
+
+
+def _is_row(value: Any, counts: set[int]) -> bool:
+    """Whether it is log-probabilities of one suffix, of as many choices as some question has."""
+    numbers = isinstance(value, list) and all(
+        isinstance(x, int | float) and not isinstance(x, bool) for x in value
+    )
+    return numbers and len(value) in counts
 
 
 def _windows(count: int) -> Iterator[range]:

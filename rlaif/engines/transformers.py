@@ -7,7 +7,6 @@ answers are all in the cache never loads them.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
@@ -29,6 +28,7 @@ from rlaif.engines.loading import (
 from rlaif.errors import UserError
 from rlaif.prompts import control_of, encode_chat, has_chat_template, split_chat, token_ids
 from rlaif.records import encode_tokens
+from rlaif.storage import folder_hash
 from rlaif.turns import spelled_end, text_of
 
 if TYPE_CHECKING:
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _WINDOW = 4096
-_WHOLE = 100_000_000  # bytes; larger weight files are fingerprinted by size and samples
 
 
 class TransformersEngine:
@@ -242,26 +241,3 @@ def batches(items: Sequence[T], size: Callable[[T], int], budget: int) -> Iterat
         batch.append(item)
     if batch:
         yield batch
-
-
-def folder_hash(folder: Path) -> str:
-    """16 hex digits over everything that decides what a model folder answers, whatever the folder is called."""
-    digest = hashlib.sha256()
-    named = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja",
-             "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", "tokenizer.model")  # fmt: skip
-    for file in [*(folder / name for name in named), *sorted(folder.glob("*.safetensors"))]:
-        if file.is_file():
-            digest.update(f"\0{file.name}\0{file.stat().st_size}\0".encode())
-            for piece in _pieces(file):
-                digest.update(piece)
-    return digest.hexdigest()[:16]
-
-
-def _pieces(file: Path) -> Iterator[bytes]:
-    """A file's bytes; of a very large one its head, which names every tensor, and evenly spread samples."""
-    size = file.stat().st_size
-    starts = [0] if size < _WHOLE else [0, *(size * i // 256 for i in range(1, 256)), size - 65536]
-    with file.open("rb") as stream:
-        for start in starts:
-            stream.seek(start)
-            yield stream.read() if size < _WHOLE else stream.read(65536)

@@ -11,7 +11,8 @@ from rlaif.human.formats import format_of
 from rlaif.human.importers import import_file
 from rlaif.preferences import opinions
 from rlaif.records import Comparison, Label, Prompt, Response, by_id
-from rlaif.runfolder import read_json, read_rows
+from rlaif.runfolder import read_rows
+from rlaif.storage import read_json
 
 
 @dataclass(frozen=True)

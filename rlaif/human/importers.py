@@ -23,7 +23,8 @@ from rlaif.human.formats import READERS, Pair, Unusable, hh_pair, hh_row
 from rlaif.human.rankings import P_A
 from rlaif.preferences import opinions
 from rlaif.records import Comparison, Label, Prompt, Record, Response, Verdict, by_id
-from rlaif.runfolder import read_json, read_rows, write_json
+from rlaif.runfolder import read_rows
+from rlaif.storage import read_json, write_json
 
 FILES = ("prompts", "responses", "comparisons", "labels")
 SWAPPED: dict[Verdict, Verdict] = {"a": "b", "b": "a"}

@@ -8,8 +8,6 @@ Both are whole, however many processes hold shares of them: the first one writes
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
 from pathlib import Path
 
@@ -17,10 +15,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from rlaif.checkpoints import damage_of_checkpoint, seal_checkpoint
+from rlaif.errors import UserError
 from rlaif.rl.ppo import PPO, trained
 from rlaif.rl.sharding import collected, own_state, share, whole_state
+from rlaif.storage import put, read_json, write_json
 
 KEPT = 2
+STATE = "state.json"
 
 
 def save(folder: Path, ppo: PPO, update: int) -> None:
@@ -40,15 +42,35 @@ def save(folder: Path, ppo: PPO, update: int) -> None:
     for name, found in weights.items():
         save_file(found, partial / f"{name}.safetensors")
     torch.save(optimizers, partial / "optimizers.pt")
-    (partial / "state.json").write_text(json.dumps({"update": update, "kl_coef": ppo.kl.coef}))
-    os.replace(partial, final)
+    write_json(partial / STATE, {"update": update, "kl_coef": ppo.kl.coef, **seal_checkpoint(partial)})
+    put(partial, final)
     for old in _all(folder)[:-KEPT]:
         shutil.rmtree(old)
 
 
 def latest(folder: Path) -> Path | None:
-    """The newest whole checkpoint, None where there is none."""
-    return next(reversed(_all(folder)), None)
+    """The newest checkpoint that is undamaged and whose rows are there, None where there is none."""
+    return next((path for path in reversed(_all(folder)) if not damage(path)), None)
+
+
+def damage(path: Path) -> list[str]:
+    """What is wrong with a checkpoint, in words; nothing is known of one that an earlier version wrote."""
+    try:
+        return damage_of_checkpoint(path, read_json(path / STATE))
+    except (UserError, OSError) as error:
+        return [str(error).split("\n")[0]]
+
+
+def resume(folder: Path, ppo: PPO) -> tuple[int, list[str]]:
+    """(update that was gone on from, 0 where there is no checkpoint; notes): damaged checkpoints are removed and noted."""
+    notes = []
+    last = latest(folder)
+    for path in _all(folder):
+        if last is None or path.name > last.name:
+            notes.append(f"checkpoint {path.name} is damaged ({damage(path)[0]}): "
+                         f"went on from {'the beginning' if last is None else last.name}")  # fmt: skip
+            shutil.rmtree(path)
+    return (load(last, ppo) if last else 0), notes
 
 
 def load(path: Path, ppo: PPO) -> int:
@@ -62,7 +84,7 @@ def load(path: Path, ppo: PPO) -> int:
     optimizers = torch.load(path / "optimizers.pt", map_location=device, weights_only=True)
     for name, optimizer in (("policy", ppo.optimizer), ("value", ppo.value_optimizer)):
         optimizer.load_state_dict(own_state(optimizers[name], optimizer))
-    state = json.loads((path / "state.json").read_text())
+    state = read_json(path / STATE)
     ppo.kl.coef = state["kl_coef"]
     return int(state["update"])
 

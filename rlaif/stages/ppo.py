@@ -7,7 +7,6 @@ depends on the weights and its number alone, so on one thread a continued run wr
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from rlaif.runfolder import Journal, Stage
 from rlaif.seeds import derive_seed, in_rounds
 from rlaif.spending import BudgetReached
 from rlaif.stats import mean
+from rlaif.storage import folder_hash, put
 from rlaif.tracking import open_tracker
 from rlaif.watching import Sampled, Watch, note_doubts, rung, unread
 
@@ -157,7 +157,6 @@ def _adapters(stage: Stage, policy: Any, value: Any) -> Any:
 
 def _base_hash(stage: Stage) -> str:
     from rlaif.engines.loading import model_folder
-    from rlaif.engines.transformers import folder_hash
 
     return folder_hash(model_folder(stage.input("policy")))
 
@@ -182,8 +181,8 @@ def _train(stage: Stage, parts: Parts, metrics: Journal, samples: Journal) -> No
     from rlaif.rl.ppo import NotFinite
 
     o, folder = stage.options, stage.dir / "checkpoints"
-    last = checkpoint.latest(folder)
-    done = checkpoint.load(last, parts.ppo) if last else 0
+    done, damaged = checkpoint.resume(folder, parts.ppo)
+    stage.notes += damaged
     metrics.rewind(done)
     samples.rewind(done)
     judge = parts.opened.judge
@@ -284,7 +283,7 @@ def _publish(stage: Stage, parts: Parts) -> None:
     shutil.rmtree(partial, ignore_errors=True)
     policy.to(stored or torch.float32).save_pretrained(partial)
     parts.tokenizer.save_pretrained(partial)
-    os.replace(partial, stage.dir / "policy")
+    put(partial, stage.dir / "policy")
 
 
 def _whole_policy(stage: Stage, ppo: PPO) -> Any:
@@ -315,7 +314,7 @@ def _publish_adapter(stage: Stage, parts: Parts) -> None:
     for folder in (partial, final):
         shutil.rmtree(folder, ignore_errors=True)
     save_adapter(parts.adapter, partial, _base_hash(stage))
-    os.replace(partial, final)
+    put(partial, final)
 
 
 def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:

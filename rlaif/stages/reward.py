@@ -15,7 +15,8 @@ from typing import Any
 from rlaif import stats
 from rlaif.human.heldout import load_heldout
 from rlaif.pairs import Pair, elements, encoder, load_pairs, make_pair
-from rlaif.runfolder import Stage, read_json, write_json
+from rlaif.runfolder import Stage
+from rlaif.storage import read_json, write_json
 
 SHARED = True  # several processes can do it together
 SHARDED = True  # and each can hold a share of the models

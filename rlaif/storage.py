@@ -1,0 +1,197 @@
+"""Files that survive a power cut, and files that are checked before they are used.
+
+What a later start relies on is written beside its place, forced to disk (fsync) and renamed, so it is either whole or not
+there. JSON files of a run carry a checksum of their own; the files of a finished stage are listed in its stage.json
+with sizes and digests (`seal`), which are compared when the stage is read (`broken`).
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rlaif.errors import UserError
+
+LARGE = 16 << 20  # bytes; a larger file is not read again while its size and time of change are those sealed
+CHECKSUM = "checksum"
+_PIECE, _ALL = 1 << 20, 1 << 62
+_SAMPLED = 100_000_000  # bytes; larger weight files are fingerprinted by size and samples
+_REFUSED = {getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EROFS", "EACCES", "EPERM", "EIO", "EFBIG", "ELOOP")}  # fmt: skip
+# The same in the words of SQLite, safetensors and torch, which raise errors of their own.
+_REFUSED_WORDS = re.compile(
+    "no space left|quota exceeded|disk is full|file too large|read-?only (file|database)|permission denied"
+    "|disk i/o error|i/o error|unable to open database|failed writing|unexpected pos",
+    re.IGNORECASE,
+)
+
+
+def sync(path: Path) -> None:
+    """Force a file, or a folder with everything below it, to disk."""
+    for found in [*path.rglob("*"), path] if path.is_dir() else [path]:
+        if found.is_file() or found.is_dir():
+            _sync(found)
+
+
+def put(partial: Path, final: Path) -> None:
+    """Give a finished file or folder its name, once it is on disk."""
+    sync(partial)
+    os.replace(partial, final)
+    _sync(final.parent)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a file system without fsync on folders
+            raise
+    finally:
+        os.close(handle)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file so that a reader, or a power cut, sees the old content or the new one."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    put(partial, path)
+
+
+def write_json(path: Path, data: Mapping[str, Any]) -> None:
+    """Write a JSON object with its checksum, atomically."""
+    plain = json.loads(json.dumps(data, default=str))
+    plain.pop(CHECKSUM, None)
+    text = json.dumps({**plain, CHECKSUM: _checksum(plain)}, ensure_ascii=False, indent=1)
+    write_text(path, text + "\n")
+
+
+def read_json(path: Path, mend: str = "restore it from a copy, or start anew in another folder") -> dict[str, Any]:  # fmt: skip
+    """A JSON object written by `write_json`; raises UserError where it is damaged. One without a checksum is believed."""
+    try:
+        data = json.loads(path.read_bytes())
+    except (ValueError, RecursionError):
+        data = None
+    given = data.pop(CHECKSUM, None) if isinstance(data, dict) else None
+    if not isinstance(data, dict) or (given is not None and given != _checksum(data)):
+        what = (
+            "damaged"
+            if not isinstance(data, dict)
+            else "damaged or changed by hand: its checksum does not fit"
+        )
+        raise UserError(f"{path}: {what}.", "the file as it was written", mend)
+    return data
+
+
+def _checksum(data: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(data).encode()).hexdigest()[:16]
+
+
+def digest(path: Path, limit: int | None = None) -> dict[str, Any]:
+    """Size, SHA-256 and time of change of a file, or of its first `limit` bytes; of a .jsonl file its rows, too."""
+    whole, rows, left = hashlib.sha256(), 0, _ALL if limit is None else limit
+    with path.open("rb") as file:
+        while piece := file.read(min(left, _PIECE)):
+            left -= len(piece)
+            whole.update(piece)
+            rows += piece.count(b"\n")
+        state = os.fstat(file.fileno())
+    lines = {"rows": rows} if path.suffix == ".jsonl" else {}
+    return {
+        "bytes": min(state.st_size, _ALL if limit is None else limit),
+        **lines,
+        "sha256": whole.hexdigest(),
+        "changed": state.st_mtime_ns,
+    }
+
+
+def seal(folder: Path, leave_out: tuple[str, ...] = ()) -> dict[str, dict[str, Any]]:
+    """The digests of all files of a folder, by relative path, after forcing them to disk."""
+    sync(folder)
+    names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    return {name: digest(folder / name) for name in names if not name.startswith(leave_out)}
+
+
+def broken(folder: Path, sealed: Mapping[str, Mapping[str, Any]], small: bool = False) -> list[str]:
+    """What is wrong with a sealed folder's files, in words; `small` leaves out the large ones (weights)."""
+    found = []
+    for name, then in sealed.items():
+        path = folder / name
+        if not path.is_file():
+            found.append(f"{path}: missing")
+            continue
+        state = path.stat()
+        large = state.st_size == then["bytes"] and state.st_size >= LARGE
+        if large and (small or state.st_mtime_ns == then["changed"]):
+            continue
+        now = digest(path)
+        if now["sha256"] != then["sha256"]:
+            unit = "rows" if "rows" in then and now["rows"] != then["rows"] else "bytes"
+            counts = f"{then[unit]:,} {unit} were written, {now[unit]:,} are there"
+            found.append(f"{path}: {counts if now[unit] != then[unit] else 'its content has changed'}")
+    return found
+
+
+def folder_hash(folder: Path) -> str:
+    """16 hex digits over everything that decides what a model folder answers, whatever the folder is called."""
+    whole = hashlib.sha256()
+    named = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja",
+             "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", "tokenizer.model")  # fmt: skip
+    for file in [*(folder / name for name in named), *sorted(folder.glob("*.safetensors"))]:
+        if file.is_file():
+            whole.update(f"\0{file.name}\0{file.stat().st_size}\0".encode())
+            for piece in _pieces(file):
+                whole.update(piece)
+    return whole.hexdigest()[:16]
+
+
+def _pieces(file: Path) -> Iterator[bytes]:
+    """A file's bytes; of a very large one its head, which names every tensor, and evenly spread samples."""
+    size = file.stat().st_size
+    starts = [0] if size < _SAMPLED else [0, *(size * i // 256 for i in range(1, 256)), size - 65536]
+    with file.open("rb") as stream:
+        for start in starts:
+            stream.seek(start)
+            yield stream.read() if size < _SAMPLED else stream.read(65536)
+
+
+def fingerprint(path: Path) -> str:
+    """16 hex digits of what a file, a model folder or a folder of data holds."""
+    if (path / "config.json").is_file():
+        return folder_hash(path)
+    files = sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else [path]
+    told = [[file.name if path.is_dir() else "", digest(file)["sha256"]] for file in files]
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
+
+
+@contextmanager
+def told() -> Iterator[None]:
+    """What the system refuses (disk full, read-only, no such folder) becomes a UserError that names the file."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        refused = _in_words(error)
+        if refused is None:
+            raise
+        raise refused from error
+
+
+def _in_words(error: BaseException) -> UserError | None:
+    """The UserError for an error of the file system, None where it is another one."""
+    own = isinstance(error, OSError) and (error.filename is not None or error.errno in _REFUSED)
+    if isinstance(error, OSError) and not own and error.errno is not None:
+        return None
+    if not own and not _REFUSED_WORDS.search(str(error)):
+        return None
+    reason = (error.strerror if isinstance(error, OSError) else None) or str(error).strip().split("\n")[0]
+    where = f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""
+    return UserError(f"{where}{reason}.", "files and folders that can be read and written, and room on the disk",
+                     "mend that and run the same command again: what was written before stays")  # fmt: skip
