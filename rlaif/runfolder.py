@@ -29,32 +29,12 @@ from rlaif.prompts import Templates
 from rlaif.records import HeldOut, Prompt, Record, Response
 from rlaif.seeds import derive_seed
 from rlaif.spending import Account, Ledger
-from rlaif.storage import broken, read_json, seal, sync, write_json, write_text
+from rlaif.storage import MANIFEST, SUMMARY, broken, read_json, seal, sync, write_json, write_text
 
 R = TypeVar("R", bound=Record)
 HELDOUT: tuple[HeldOut, ...] = get_args(HeldOut)
 Split = Literal["train"] | HeldOut
 UNSEALED = ("stage.json", "checkpoints")  # of a stage's folder: written later, or of no use once it is done
-# The keys of stage.json and manifest.json that are read, with their types: those that must be there, and the others.
-Shape = tuple[dict[str, Any], dict[str, Any]]
-SUMMARY: Shape = ({"name": str, "number": int, "status": str, "seconds": (int, float)},
-                  {"dropped": dict, "metrics": dict, "notes": list, "usage": dict, "files": dict, "in": int, "kept": int})  # fmt: skip
-MANIFEST: Shape = (
-    {"config_folder": str},
-    {"files": dict, "inputs": dict, "endpoints": dict, "versions": dict},
-)
-
-
-def shaped(path: Path, data: dict[str, Any], shape: Shape, mend: str) -> dict[str, Any]:
-    """`data` as it is; raises UserError where a key that is read is missing or of another type."""
-    required, optional = shape
-    for key, kind in {**required, **optional}.items():
-        right = isinstance(data[key], kind) if data.get(key) is not None else key in optional
-        if not right:
-            raise UserError(
-                f"{path}: {key} is {data.get(key, 'missing')!r:.80}.", "the file as it was written", mend
-            )
-    return data
 
 
 class RowFile(Generic[R]):
@@ -221,7 +201,7 @@ class Stage:
         """The stage's stage.json, empty where it has not begun."""
         path = self.dir / "stage.json"
         mend = f"restore it from a copy, or remove it: {self.dir.name} is then gone through again and keeps its rows"
-        return shaped(path, read_json(path, mend), SUMMARY, mend) if path.exists() else {}
+        return read_json(path, mend, SUMMARY) if path.exists() else {}
 
     @property
     def is_done(self) -> bool:
@@ -335,8 +315,7 @@ class Run:
     @property
     def manifest(self) -> dict[str, Any]:
         """manifest.json."""
-        path, mend = self.path / "manifest.json", "restore it from a copy, or start anew in another folder"
-        return shaped(path, read_json(path, mend), MANIFEST, mend)
+        return read_json(self.path / "manifest.json", shape=MANIFEST)
 
     def prompts(self, split: Split) -> list[Prompt]:
         """Prompts of one split in file order."""

@@ -21,6 +21,14 @@ from rlaif.errors import UserError
 
 LARGE = 16 << 20  # bytes; a larger file is not read again while its size and time of change are those sealed
 CHECKSUM = "checksum"
+# The keys of stage.json and manifest.json that are read, with their types: those that must be there, and the others.
+Shape = tuple[dict[str, Any], dict[str, Any]]
+SUMMARY: Shape = ({"name": str, "number": int, "status": str, "seconds": (int, float)},
+                  {"dropped": dict, "metrics": dict, "notes": list, "usage": dict, "files": dict, "in": int, "kept": int})  # fmt: skip
+MANIFEST: Shape = (
+    {"config_folder": str},
+    {"files": dict, "inputs": dict, "endpoints": dict, "versions": dict},
+)
 _PIECE, _ALL = 1 << 20, 1 << 62
 _SAMPLED = 100_000_000  # bytes; larger weight files are fingerprinted by size and samples
 _REFUSED = {getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EROFS", "EACCES", "EPERM", "EIO", "EFBIG", "ELOOP")}  # fmt: skip
@@ -72,20 +80,26 @@ def write_json(path: Path, data: Mapping[str, Any]) -> None:
     write_text(path, text + "\n")
 
 
-def read_json(path: Path, mend: str = "restore it from a copy, or start anew in another folder") -> dict[str, Any]:  # fmt: skip
-    """A JSON object written by `write_json`; raises UserError where it is damaged. One without a checksum is believed."""
+def read_json(
+    path: Path, mend: str = "restore it from a copy, or start anew in another folder", shape: Shape = ({}, {})
+) -> dict[str, Any]:
+    """A JSON object written by `write_json`; raises UserError where it is damaged. One without a checksum is believed,
+    but for the keys of `shape`.
+    """
     try:
         data = json.loads(path.read_bytes())
     except (ValueError, RecursionError):
         data = None
-    given = data.pop(CHECKSUM, None) if isinstance(data, dict) else None
-    if not isinstance(data, dict) or (given is not None and given != _checksum(data)):
-        what = (
-            "damaged"
-            if not isinstance(data, dict)
-            else "damaged or changed by hand: its checksum does not fit"
-        )
-        raise UserError(f"{path}: {what}.", "the file as it was written", mend)
+    if not isinstance(data, dict):
+        raise UserError(f"{path}: damaged.", "the file as it was written", mend)
+    given = data.pop(CHECKSUM, None)
+    if given is not None and given != _checksum(data):
+        raise UserError(f"{path}: damaged or changed by hand: its checksum does not fit.", "the file as it was written", mend)  # fmt: skip
+    required, optional = shape
+    for key, kind in {**required, **optional}.items():
+        if not (key in optional if data.get(key) is None else isinstance(data[key], kind)):
+            found = repr(data.get(key, "missing"))[:80]
+            raise UserError(f"{path}: {key} is {found}.", "the file as it was written", mend)
     return data
 
 
