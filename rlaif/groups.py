@@ -19,6 +19,7 @@ import torch
 from rlaif.engines.loading import context_length, eos_ids, load_causal_lm, load_tokenizer
 from rlaif.prompts import has_chat_template
 from rlaif.rewards import Opened, fitting_prompts, fix_scales, open_rewards, reference_samples
+from rlaif.rl.alarms import ends
 from rlaif.rl.episodes import Episodes, join
 from rlaif.rl.forward import compare_responses
 from rlaif.rl.ppo import PromptTokens
@@ -36,8 +37,6 @@ from rlaif.watching import Sampled, Watch, note_doubts, rung, unread
 
 if TYPE_CHECKING:
     from rlaif.options.rewarded import Grouped
-
-ENDS = 5  # updates whose mean is "start" and "end"
 
 
 class Actor:
@@ -279,13 +278,13 @@ def _arguments(stage: Stage, model: Any, config: Any, settings: dict[str, Any]) 
 
 
 def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The stage's metrics from its rows: "start" and "end" are means over the first and last few updates."""
+    """The stage's metrics from its rows: "start" and "end" are means over the first and last few updates, none in both."""
 
     def over(part: Sequence[dict[str, Any]], key: str) -> float | None:
         values = [row[key] for row in part if key in row and math.isfinite(row[key])]
         return mean(values) if values else None
 
-    first, last = rows[:ENDS], rows[-ENDS:]
+    first, last = ends(rows)
     return {
         "updates": len(rows), "episodes": rows[-1]["episodes"], "kl": over(last, "exact_kl"),
         **{f"{key}_{end}": over(part, key) for key in ("reward", "score") for end, part in (("start", first), ("end", last))},

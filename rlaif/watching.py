@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rlaif.rl.ppo import PromptTokens
 
 UNREAD = 0.05  # share of a source's opinions that are missing, from which on it is to be doubted
+STILL = 0.01  # nats a response from the starting policy: nearer to it, a policy has not moved
 SHOWN = 4  # responses of an update kept in samples.jsonl
 Answer = Callable[
     [Sequence["PromptTokens"], int], list[str]
@@ -126,8 +127,16 @@ def unread(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
 
 
 def note_doubts(stage: Stage) -> None:
-    """Say in the stage's notes which alarms its metrics have, and which rewards often had no opinion."""
-    for name, share in stage.metrics["unread"].items():
+    """Say in the stage's notes what its metrics give cause to doubt: too little learning, missing rewards, alarms."""
+    o, metrics = stage.options, stage.metrics
+    learning = o.updates - getattr(o, "critic_warmup", 0)
+    if o.warmup > learning:
+        stage.notes.append(f"the learning rate was still rising when training ended: warmup {o.warmup}, but {learning} updates of "
+                           f"the policy; it reached {learning / o.warmup:.0%} of learning_rate")  # fmt: skip
+    if metrics["updates"] > 1 and metrics["kl"] is not None and metrics["kl"] < STILL:
+        stage.notes.append(f"the policy did not move: at the end its responses are {metrics['kl']:.4f} nats from the starting "
+                           "policy; raise learning_rate or updates")  # fmt: skip
+    for name, share in metrics["unread"].items():
         if share > UNREAD:
             stage.notes.append(f"the reward {name} could not read {share:.0%} of the responses, or not to their end: these got "
                                "the mean of the others, or a score of their beginning")  # fmt: skip

@@ -1,11 +1,15 @@
 """Alarms on made-up histories: silent on noise and on progress, ringing where something goes wrong."""
 
 import random
+from types import SimpleNamespace
 
 import pytest
 
+from rlaif import groups
 from rlaif.options import Grpo, Ppo
-from rlaif.rl.alarms import Alarm, alarms, boilerplate, refusals
+from rlaif.rl.alarms import Alarm, alarms, boilerplate, ends, refusals
+from rlaif.stages import ppo
+from rlaif.watching import note_doubts
 
 
 def history(updates=60, seed=0, batch=128, **changes):
@@ -116,3 +120,56 @@ def test_boilerplate_and_refusals_by_hand():
     assert boilerplate(texts) == 0.5
     assert boilerplate(["too short", "both of them"]) == 0
     assert refusals(texts) == 0.25
+
+
+def test_what_is_wrong_from_the_start_rings_from_the_start():
+    assert first(history(3, truncated=lambda n: 0.88), "truncated") == 1
+    assert first(history(3, exact_kl=lambda n: 30.0), "kl") == 1
+    assert [
+        a.kind for a in alarms(history(4, entropy=lambda n: 0.6 if n == 1 else 0.01))
+    ] == []  # a change needs a history
+
+
+@pytest.mark.parametrize(("count", "size"), [(1, 1), (2, 1), (3, 1), (4, 2), (9, 4), (10, 5), (60, 5)])
+def test_the_first_and_the_last_rows_do_not_overlap(count: int, size: int):
+    rows = history(count)
+    early, late = ends(rows)
+    assert (early, late) == (rows[:size], rows[-size:])
+    assert count == 1 or early[-1]["update"] < late[0]["update"]
+
+
+def test_a_change_is_seen_before_the_windows_are_full():
+    rows = history(8, length=lambda n: 10.0 if n <= 4 else 20.0)
+    assert "length" in {a.kind for a in alarms(rows)}
+
+
+SUMMARY = {
+    "reward": 0.0,
+    "score": 0.0,
+    "exact_kl": 0.5,
+    "length": 9.0,
+    "truncated": 0.0,
+    "entropy": 1.0,
+    "seconds": 1.0,
+    "episodes": 8,
+}
+
+
+@pytest.mark.parametrize("summary", [ppo.summary, groups.summary])
+def test_a_summary_of_three_updates_starts_with_the_first_and_ends_with_the_last(summary):
+    rows = [{**SUMMARY, "update": n, "reward": reward} for n, reward in enumerate((0.023, 0.213, 0.205), 1)]
+    made = summary(rows)
+    assert (made["reward_start"], made["reward_end"]) == (0.023, 0.205)
+
+
+@pytest.mark.parametrize(("options", "metrics", "said"), [
+    ({"updates": 3, "warmup": 10}, {}, "warmup 10, but 3 updates of the policy; it reached 30% of learning_rate"),
+    ({"updates": 12, "warmup": 10, "critic_warmup": 4}, {}, "warmup 10, but 8 updates"),
+    ({"updates": 30}, {"kl": 0.004}, "the policy did not move: at the end its responses are 0.0040 nats"),
+    ({"updates": 30}, {}, ""), ({"updates": 10}, {}, ""), ({"updates": 1, "warmup": 1}, {"kl": 0.0, "updates": 1}, ""),
+])  # fmt: skip
+def test_a_training_that_could_do_little_says_so(options: dict, metrics: dict, said: str):
+    made = {"updates": 30, "kl": 0.5, "unread": {}, "alarms": []} | metrics
+    stage = SimpleNamespace(options=Ppo(stage="ppo", **options), metrics=made, notes=[])
+    note_doubts(stage)
+    assert [said in note for note in stage.notes] == ([True] if said else [])

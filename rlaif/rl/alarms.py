@@ -1,6 +1,7 @@
 """What goes wrong in reinforcement learning from a reward model, seen in the metrics: pure functions of their history.
 
-Every alarm compares the last few updates with the first ones, or with the best ones, by more than noise explains.
+Most compare the last few updates with the first ones, or with the best ones, by more than noise explains; what is wrong
+whatever it was before rings from the first update on.
 """
 
 from __future__ import annotations
@@ -67,9 +68,14 @@ def boilerplate(texts: Sequence[str], n: int = 4) -> float:
 
 def alarms(rows: Rows) -> list[Alarm]:
     """Every alarm that the last row of a history gives cause for."""
-    if len(rows) <= WINDOW:
-        return []
-    return [alarm for check in CHECKS for alarm in check(rows)]
+    checks = CHECKS if len(rows) > WINDOW else STATES
+    return [alarm for check in checks for alarm in check(rows)]
+
+
+def ends(rows: Rows) -> tuple[Rows, Rows]:
+    """The first and the last few of some rows: WINDOW each, fewer where they would overlap; a single row is both."""
+    size = max(1, min(WINDOW, len(rows) // 2))
+    return rows[:size], rows[-size:]
 
 
 def _mean(rows: Rows, key: str) -> float:
@@ -79,7 +85,8 @@ def _mean(rows: Rows, key: str) -> float:
 
 def _ends(rows: Rows, key: str) -> tuple[float, float]:
     """Means over the first and the last updates."""
-    return _mean(rows[:WINDOW], key), _mean(rows[-WINDOW:], key)
+    first, last = ends(rows)
+    return _mean(first, key), _mean(last, key)
 
 
 def kl_blow_up(rows: Rows) -> Iterator[Alarm]:
@@ -173,6 +180,13 @@ def _error(rows: Rows, key: str, best: Rows, last: Rows) -> float:
     return math.sqrt(2 * p * (1 - p) / (len(last) * answers))
 
 
-CHECKS: tuple[Callable[[Rows], Iterator[Alarm]], ...] = (
-    kl_blow_up, entropy_collapse, length_drift, cut_off, same_words, refusal_drift, over_optimisation,
-)  # fmt: skip
+Check = Callable[[Rows], Iterator[Alarm]]
+STATES: tuple[Check, ...] = (kl_blow_up, cut_off)  # wrong as they are, from the first update on
+CHECKS: tuple[Check, ...] = (
+    *STATES,
+    entropy_collapse,
+    length_drift,
+    same_words,
+    refusal_drift,
+    over_optimisation,
+)

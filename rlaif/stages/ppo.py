@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from rlaif.errors import UserError
 from rlaif.prompts import has_chat_template
 from rlaif.rewards import Opened, fitting_prompts, fix_scales, open_rewards, reference_samples
+from rlaif.rl.alarms import ends
 from rlaif.runfolder import Journal, Stage
 from rlaif.seeds import derive_seed, in_rounds
 from rlaif.spending import BudgetReached
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 
 SHARED = True  # several processes can do it together
 SHARDED = True  # and each can hold a share of the models
-ENDS = 5  # updates whose mean is "start" and "end"
 
 
 @dataclass
@@ -318,8 +318,8 @@ def _publish_adapter(stage: Stage, parts: Parts) -> None:
 
 
 def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The stage's metrics from its rows: "start" and "end" are means over the first and last few updates."""
-    first, last = rows[:ENDS], rows[-ENDS:]
+    """The stage's metrics from its rows: "start" and "end" are means over the first and last few updates, none in both."""
+    first, last = ends(rows)
 
     def over(part: Sequence[dict[str, Any]], key: str) -> float:
         return mean([row[key] for row in part])
