@@ -12,7 +12,9 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from rlaif import stopping
 from rlaif.errors import OBEYED, UserError, printable
+from rlaif.storage import told
 
 # trl and the hub report usage by default; nothing this program starts does.
 os.environ.update({"HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1", "TRL_DISABLE_TELEMETRY": "1"})
@@ -59,6 +61,10 @@ def page_at(path: Path) -> Path:
             f"--out {path}: a folder.", "the name of a file to write", f"--out {path / 'page.html'}"
         )
     path.parent.mkdir(parents=True, exist_ok=True)
+    if not os.access(path.parent, os.W_OK):
+        raise UserError(
+            f"--out {path}: nothing can be written to {path.parent}.", "a folder that can be written"
+        )
     return path
 
 
@@ -84,7 +90,7 @@ def run_command(
         this = pipeline.run(config, out, set_ or [], until, Progress, tell)
     except KeyboardInterrupt:
         stderr.print("\nInterrupted; every finished row is kept. Run the same command again to continue.")
-        raise SystemExit(130) from None
+        raise SystemExit(stopping.code()) from None
     say(this.path / "report.html")
 
 
@@ -239,7 +245,7 @@ def data_import(
     format: Annotated[str, typer.Argument(help="The format, e.g. hh.")],
     file: Annotated[Path, typer.Argument(help="The file, .jsonl or .jsonl.gz.")],
     out: Annotated[Path, typer.Option(help="Folder for prompts, responses, comparisons and labels.")],
-    limit: Annotated[int | None, typer.Option(help="Read at most this many rows.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Read at most this many rows.")] = None,
     tag: Annotated[list[str] | None, typer.Option(help="A tag for every prompt; may be repeated.")] = None,
 ) -> None:
     """Import preference data; says how many rows were kept and why others were not."""
@@ -335,19 +341,25 @@ class Progress:
 
 
 def main() -> None:
-    """Entry point: exit code 0 done, 1 an error inside, 2 the user's mistake, 3 the budget is reached, 130 interrupted."""
+    """Entry point: exit code 0 done, 1 an error inside, 2 the user's mistake, 3 the budget is reached,
+    130 interrupted, 143 terminated."""
     from rlaif import processes
 
+    stopping.install()
+    stopping.loaded()
     try:
-        app()
+        with told():
+            app()
     except UserError as error:
         if processes.is_first():
             tell(f"Error: {error}" if error.code == 2 else str(error))
         else:
             processes.give_way()
         sys.exit(error.code)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    except BaseException:
+        if stopping.received():  # whatever an interrupted library makes of it
+            sys.exit(stopping.code())
+        raise
 
 
 if __name__ == "__main__":

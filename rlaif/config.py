@@ -219,7 +219,7 @@ def apply_override(data: Any, override: str) -> list[tuple[str | int, ...]]:
     if not eq:
         raise UserError(f'-s {override}: no "=".', "-s key=value, for example -s ppo.updates=10")
     head, *rest = key.split(".")
-    match = re.fullmatch(r"([\w-]+)(?:\[(\d+)\])?", head)
+    match = re.fullmatch(r"([\w-]+)(?:\[([0-9]{1,4})\])?", head)
     name, number = (match[1], match[2]) if match else (head, None)
     listed = data.get("stages")
     stages = {at: s for at, s in enumerate(listed if isinstance(listed, list) else ()) if isinstance(s, dict)}

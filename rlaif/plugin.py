@@ -12,14 +12,14 @@ from rlaif.errors import UserError
 def load_function(spec: str, role: str) -> Callable[..., Any]:
     """The function `module:name`; raises UserError that says what could not be found."""
     module_name, colon, name = spec.partition(":")
-    if not colon or not name:
+    if not colon or not name or not module_name.strip("."):
         raise UserError(
             f'{role}: "{spec}" is not of the form module:function.', "for example my_package.truth:score"
         )
     try:
         module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise UserError(f'{role}: cannot import "{module_name}" ({error}).', "an importable module",
+    except Exception as error:  # of a missing module, or whatever it does wrong while it is imported
+        raise UserError(f'{role}: cannot import "{module_name}" ({type(error).__name__}: {error}).', "an importable module",
                         "install it, or run where Python finds it (PYTHONPATH)") from None  # fmt: skip
     function = getattr(module, name, None)
     if not callable(function):

@@ -15,6 +15,7 @@ LEVELS = [
         "lookup",
         "spending",
         "storage",
+        "stopping",
         "records",
         "refusals",
         "seeds",

@@ -9,7 +9,7 @@ import pytest
 
 from rlaif import opening, pipeline, storage
 from rlaif.errors import UserError
-from rlaif.records import Response
+from rlaif.records import Comparison, Response
 from rlaif.runfolder import Journal, Rows, Run, label_files
 from rlaif.storage import broken, fingerprint, put, read_json, seal, write_json
 
@@ -171,12 +171,17 @@ def test_what_no_begun_stage_reads_may_still_change(project):
             "{stage: label}", "{stage: label, human: {file: people.jsonl, weight: 1.0}}"
         )
     )
-    run(project, until="pair")
-    labels.write_text("\n")
+    this = run(project, until="pair")
+    pairs = Rows(this.stages[3].dir / "comparisons.jsonl", Comparison)
+    rows = [
+        {"comparison_id": pair.id, "annotator": {"kind": "human", "id": "ann"}, "verdict": "a"}
+        for pair in pairs
+    ]
+    labels.write_text(json.dumps(rows[0]) + "\n")
     before = read_json(project / "run" / "manifest.json")["inputs"]
     run(project)
     assert read_json(project / "run" / "manifest.json")["inputs"] != before
-    labels.write_text("\n\n")
+    labels.write_text(json.dumps(rows[1]) + "\n")
     with pytest.raises(UserError, match=r"the content of stages.4.human.file"):
         run(project)
 

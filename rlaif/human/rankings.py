@@ -152,7 +152,14 @@ def simulate(
         responses = responses_by_prompt.get(prompt.id, ())
         if len(responses) < 2:
             continue
-        given = annotator(prompt.chat, [r.text for r in responses], principles, seed=seed, **options)
+        try:
+            given = list(
+                annotator(prompt.chat, [r.text for r in responses], principles, seed=seed, **options)
+            )
+        except Exception as error:  # whatever a user's function does wrong
+            reason = f"{type(error).__name__}: {error}".split("\n")[0]
+            raise UserError(f"annotator {name} failed ({reason}) on the prompt {prompt.id}.", "a rank for each response",
+                            "mend it and run the same command again: it continues") from error  # fmt: skip
         if len(given) != len(responses) or not all(isinstance(rank, int) for rank in given):
             raise UserError(f"annotator {name}: returned {given!r} for {len(responses)} replies.",
                             "one whole number a reply, lower is better")  # fmt: skip
