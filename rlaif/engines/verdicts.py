@@ -16,15 +16,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
-from rlaif.refusals import refuses
+from rlaif.refusals import QUOTED, refuses
 
-LONGEST = 20_000  # characters; a longer text is no answer to a question with a few choices
+LONGEST = 10_000  # characters; a longer text is no answer to a question with a few choices
 _THINK = r"think(?:ing)?|thought|reason(?:ing)?|analysis|reflection"
 _CLOSED = re.compile(rf"[<\[◁]/(?:seed:)?(?:{_THINK})[>\]▷]|<\|channel\|>final(?:<\|message\|>)?", re.I)
 _OPEN = re.compile(rf"[<\[◁](?:seed:)?(?:{_THINK})[>\]▷]|<\|channel\|>analysis", re.I)
-_QUOTED = re.compile(
-    r"\"[^\"\n]*\s[^\"\n]*\"|“[^”\n]*\s[^”\n]*”|‘[^’\n]*\s[^’\n]*’|«[^»\n]*»|(?<!\w)'[^'\n]*\s[^'\n]*'(?!\w)"
-)
 _MARKS = re.compile(r"[*`~$]+|(?<![^\W_])_+|_+(?![^\W_])|^\s*(?:[#>•–-]+\s+)+", re.M)
 _ABBREVIATED = re.compile(r"\b(vs|e\.g|i\.e|cf|approx|no|etc)\.", re.I)
 _NOUN = r"(?:repl(?:y|ies)|responses?|options?|candidates?|choices?|answers?|assistants?|models?|outputs?|completions?)"
@@ -134,8 +131,8 @@ def grammar(choices: tuple[str, ...], worst: bool = False) -> Grammar:
     scale = rf"(?:\s*/\s*{top}\b|\s+out of\s+{top}\b)?" if top else ""
     after = r"(?![\w+#]|['’](?!s \w)|-\w|[.,]\d|\s*[-–/]\s*\d)"
     one = rf"(?<![\w'’.,/-])(?:{words}){scale}{after}(?:['’]s {_NOUN})?"
-    shown = rf"(?:(?:the )?(?i:{_NOUN})\s*[:#]?\s*)?[\[({{<\"'“‘]*"
-    ends = r"[\])}>\"'”’]*"
+    shown = rf"(?:(?:the )?(?i:{_NOUN})\s*[:#]?\s*)?[\[({{<\"'“‘]{{0,8}}"
+    ends = r"[\])}>\"'”’]{0,8}"
     np = rf"{shown}(?P<choice>{one}){ends}"
     plain = np.replace("?P<choice>", "?:")
     bad, good = (_BETTER, _WORSE) if worst else (_WORSE, _BETTER)
@@ -189,7 +186,9 @@ def grammar(choices: tuple[str, ...], worst: bool = False) -> Grammar:
         key=re.compile(
             rf"(?i:(?:the |my |final |overall )*(?:{_LABEL}|{good}|{only_good}{_PRAISE})(?: {_NOUN})?)"
         ),
-        ranked=re.compile(rf"[\[(]*\s*(?:{plain}\s*(?:>+|≫|≻|<+|≪|≺)\s*){{1,25}}{plain}\s*[\])]*[.!]?$"),
+        ranked=re.compile(
+            rf"[\[(]{{0,4}}\s{{0,4}}(?:{plain}\s*(?:>+|≫|≻|<+|≪|≺)\s*){{1,25}}{plain}\s*[\])]*[.!]?$"
+        ),
     )
 
 
@@ -252,7 +251,7 @@ def _sentences(text: str, known: Grammar) -> Iterator[str]:
     if len(text) > 1 and text[0] + text[-1] in ('""', "“”", "''"):
         text = text[1:-1]
     text = _MARKS.sub("", _ABBREVIATED.sub(lambda m: m[0].replace(".", ""), text.replace("[[", " [[")))
-    text = _QUOTED.sub(" … ", text)
+    text = QUOTED.sub(lambda found: " … " if re.search(r"\s", found[0]) else found[0], text)
     if not any(c.isdigit() for c in known.choices):
         text = re.sub(r"^\s*\d+[.)]\s+", "", text, flags=re.M)
     text = re.sub(
