@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import time
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,7 +23,6 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 app = typer.Typer(
     name="rlaif", no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False,
-    help="From a constitution file to an aligned language model, and the evidence that it worked.",
 )  # fmt: skip
 constitution_app = typer.Typer(no_args_is_help=True, help="Work on a constitution file.")
 data_app = typer.Typer(no_args_is_help=True, help="Import other projects' preference data.")
@@ -39,8 +39,12 @@ RunDir = Annotated[Path, typer.Argument(help="A run folder.")]
 
 
 def emit(data: Any) -> None:
-    """Print a result as JSON; what a terminal would obey is escaped, which changes no value."""
+    """Print a result as JSON; what a terminal would obey, or stdout has no letters for, is escaped: no value changes."""
     text = json.dumps(data, indent=2, ensure_ascii=False, default=str)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        text = json.dumps(data, indent=2, default=str)
     print(OBEYED.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
 
 
@@ -52,6 +56,23 @@ def say(text: object) -> None:
 def tell(text: object) -> None:
     """Print progress, with nothing in it that a terminal would obey."""
     stderr.print(printable(str(text)))
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from rlaif import __version__
+
+        say(f"rlaif {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """From a constitution file to an aligned language model, and the evidence that it worked."""
 
 
 def page_at(path: Path) -> Path:
@@ -142,8 +163,13 @@ def print_summary(data: dict[str, Any]) -> None:
     for part in ("labels", "reward_model", "ppo", "rloo", "grpo"):
         if data.get(part):
             numbers = {k: v for k, v in data[part].items() if isinstance(v, (int, float))}
-            line = ", ".join(f"{k} {v:.4g}" for k, v in numbers.items())
+            line = ", ".join(f"{k} {_figure(v)}" for k, v in numbers.items())
             console.print(f"{part}: {line}")
+
+
+def _figure(value: float) -> str:
+    """A count in full, a measure with four digits."""
+    return f"{value:,.0f}" if isinstance(value, int) or abs(value) >= 1e4 else f"{value:.4g}"
 
 
 def _shown(data: Any) -> Any:
@@ -347,6 +373,10 @@ def main() -> None:
 
     stopping.install()
     stopping.loaded()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            # Where its encoding lacks a character, as in a C or Latin-1 locale, that is spelt out.
+            stream.reconfigure(errors="backslashreplace")
     try:
         with told():
             app()

@@ -278,7 +278,7 @@ def _line(row: dict[str, Any]) -> str:
 def _warnings(plan: dict[str, Any]) -> list[str]:
     needs = {**plan, "tokens": plan["tokens"] + plan["prompt_tokens"]}
     caps = plan["budget"] or {}
-    over = [f"{cap:,g} {key}" for key, cap in caps.items() if (needs[key] or 0) > cap]
+    over = [f"{cap:,.10g} {key}" for key, cap in caps.items() if (needs[key] or 0) > cap]
     return [f"  this may exceed the budget of {', '.join(over)}: the run then stops there"] if over else []
 
 

@@ -124,7 +124,7 @@ class Ledger:
     def _reached(self) -> BudgetReached:
         left = self.left()
         caps = self.budget.model_dump(exclude_none=True)
-        spent = ", ".join(f"{caps[key] - left[key]:,g} of {caps[key]:,g} {key}" for key in caps)
+        spent = ", ".join(f"{caps[key] - left[key]:,.10g} of {caps[key]:,.10g} {key}" for key in caps)
         return BudgetReached(
             f"The budget is reached: {spent} spent, and the next question could exceed it.", "a larger budget",
             f"the same command with -s budget.{next(iter(caps))}=… continues; every finished row is kept",

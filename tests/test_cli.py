@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from rlaif import __version__
 from rlaif.storage import read_json, write_json
+from tests.fake_run import fake_run
 
 ROOT = Path(__file__).parent.parent
 
@@ -46,6 +48,47 @@ def test_run_prints_the_report_last_and_progress_on_stderr(project):
     assert shown["labels"]["agreement_with_gold"] == 1.0
     assert [s["name"] for s in shown["stages"]] == ["sample", "critique", "sample", "pair", "label"]
     assert "no-rude" not in rlaif("show", project / "run").stderr
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+def test_every_printing_command_prints_in_any_encoding(project, tmp_path, encoding):
+    def printed(*words: object) -> str:
+        result = subprocess.run([sys.executable, "-m", "rlaif.cli", *map(str, words)], cwd=ROOT, capture_output=True,
+                                check=False, env={**os.environ, "PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"})  # fmt: skip
+        assert result.returncode in (0, 2), result.stderr
+        assert b"Traceback" not in result.stderr
+        return result.stdout.decode(encoding)
+
+    run = fake_run(tmp_path / "run", say="→ \U0001f600 é …")
+    assert json.loads(printed("show", run, "--json"))["status"] == "done"
+    row = json.loads((run / "01_sample/responses.jsonl").read_text().splitlines()[0])
+    assert "→ \U0001f600 é …" in row["text"]
+    assert row["text"] in json.dumps(json.loads(printed("show", run, row["id"])), ensure_ascii=False)
+    assert "run: done" in printed("show", run)
+    assert "labels:" in printed("compare", run, run, "--out", tmp_path / "c.html", "--trust")
+    constitution = tmp_path / "c.yaml"
+    constitution.write_text(
+        "name: x\nprinciples:\n  - {id: a, text: Be kind → always}\n  - {id: b, text: Be kind → always!}\n"
+    )
+    assert "warning:" in printed("constitution", "lint", constitution)
+    assert json.loads(printed("constitution", "schema"))
+    assert printed("playground", "sample", "-n", 1)
+    assert json.loads(printed("run", project / "config.yaml", "--dry-run"))
+    printed("run", tmp_path / "→.yaml")
+
+
+def test_the_version(project):
+    assert rlaif("--version").stdout == f"rlaif {__version__}\n"
+
+
+def test_counts_are_printed_in_full(tmp_path):
+    run = fake_run(tmp_path / "run")
+    path = next(run.glob("*_label/stage.json"))
+    data = read_json(path)
+    write_json(path, data | {"metrics": data["metrics"] | {"verdicts": 32520, "mass": 0.123456}})
+    said = " ".join(rlaif("show", run).stdout.split())
+    assert "verdicts 32,520" in said
+    assert "mass 0.1235" in said
 
 
 def test_show_a_row_with_everything_that_led_to_it(project):

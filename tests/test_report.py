@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -16,8 +17,10 @@ from rlaif.comparing.summary import lineage, summarise
 from rlaif.constitution import Constitution
 from rlaif.errors import OBEYED, UserError
 from rlaif.judge import Judge
+from rlaif.options.base import Budget
 from rlaif.prompts import Templates
 from rlaif.records import Prompt, Response
+from rlaif.spending import Ledger
 from rlaif.stages.evaluate import _wins
 from rlaif.stats import wilson
 from rlaif.storage import read_json, write_json
@@ -251,3 +254,32 @@ def test_nothing_that_hides_or_reorders_text_reaches_the_page(tmp_path):
     assert "gnol" in page
     assert not OBEYED.search(page)
     assert "\\u202e" in page
+
+
+@pytest.mark.parametrize("points", [
+    [(1, 0.00075), (99999, 0.00225)], [(1, -123456.0), (3, 99000.0)], [(0.25, 1.0), (0.75, 2.0)], [(1, 1e-7), (2, 3e-7)],
+])  # fmt: skip
+def test_no_number_of_an_axis_is_clipped(points):
+    svg = charts.line_chart("x", [charts.Line("a", points)])
+    width = float(re.findall(r'viewBox="0 0 (\d+)', svg)[0])
+    found = re.findall(r'<text x="([\d.]+)" y="[\d.]+" text-anchor="(\w+)" class="">([^<]+)</text>', svg)
+    assert len(found) > 5
+    for x, anchor, text in found:
+        long = 6.6 * len(text)  # at 11.5 pixels no digit is wider
+        left = float(x) - {"end": long, "middle": long / 2}[anchor]
+        assert left >= 0, text
+        assert left + long <= width, text
+
+
+def test_every_table_scrolls_on_its_own():
+    for path in Path("rlaif/comparing/templates").glob("*.j2"):
+        text = path.read_text()
+        assert text.count("<table>") == text.count('<div class="wide"><table>'), path
+
+
+@pytest.mark.parametrize(("amount", "shown"), [(32520.0, "32,520"), (1234567.0, "1,234,567"), (0.25, "0.25")])
+def test_amounts_of_a_budget_are_printed_in_full(tmp_path, amount, shown):
+    config = SimpleNamespace(budget=Budget(calls=2_000_000), prices={}, policy=None, feedback=None)
+    ledger = Ledger(tmp_path / "spending.jsonl", config)
+    ledger.left = lambda: {"calls": 2_000_000 - amount}
+    assert f"{shown} of 2,000,000 calls spent" in str(ledger._reached())

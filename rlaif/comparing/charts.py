@@ -48,6 +48,11 @@ def short(value: float) -> str:
     return f"{value:.6g}" if abs(value) < 1e5 else f"{value:.1e}"
 
 
+def _long(value: float) -> float:
+    """About how many pixels an axis's number takes."""
+    return 7.0 * len(short(value))
+
+
 def thinned(points: Sequence[Point]) -> list[Point]:
     """At most MOST_POINTS points: finite ones, averaged in equal groups."""
     finite = [p for p in points if math.isfinite(p[0]) and math.isfinite(p[1])]
@@ -120,7 +125,10 @@ def line_chart(title: str, lines: Sequence[Line], x_label: str = "update") -> Ma
     if not points:
         return Markup("")
     xs, ys = [x for x, _ in points], [y for _, y in points]
-    frame = Frame(330, 190, 44, 34, ticks(min(xs), max(xs)), ticks(min(ys), max(ys)))
+    across, up = ticks(min(xs), max(xs)), ticks(min(ys), max(ys))
+    # The numbers at the left stand before the plot, the last one below it is centred on its edge.
+    left, right = max(44.0, 12 + max(map(_long, up))), max(14.0, 2 + _long(across[-1]) / 2)
+    frame = Frame(330, 190, left, 34, across, up, right=right)
     parts = frame.axes(x_label)
     for line, curve in drawn:
         parts += _curve(frame, line, curve)
@@ -160,7 +168,7 @@ def dot_chart(title: str, rows: Sequence[tuple[str, Sequence[Dot]]], span: Point
         for place, dot in enumerate(dots):
             y = f"{top + pad / 2 + step * (place + 0.5):.1f}"
             parts += [_whisker(frame, dot, y), _dot(frame, dot, y, label)]
-    return _svg(frame.width, height, title, parts)
+    return Markup('<div class="wide">{}</div>').format(_svg(frame.width, height, title, parts))
 
 
 def _whisker(frame: Frame, dot: Dot, y: str) -> Markup:
