@@ -125,6 +125,26 @@ def test_a_key_that_is_used_up_half_way_is_not_a_row_of_refusals(engine: OpenAIE
         texts(engine, 20)
 
 
+def test_a_filtered_verdict_says_nothing_of_log_probabilities(engine: OpenAIEngine, stub: Stub):
+    good = stub.answer
+
+    def answer(body: dict) -> dict:
+        made = good(body)
+        if "question 3" in body["messages"][-1]["content"]:
+            made["choices"][0] |= {
+                "finish_reason": "content_filter",
+                "logprobs": None,
+                "message": {"content": None},
+            }
+        return made
+
+    stub.answer = answer
+    assert not verdict(engine).readable(0)
+    assert engine.usage.refused == {"content filter": 1}
+    assert verdict(engine, "question 4").mass(0) == pytest.approx(0.9)
+    assert texts(engine, 4) == ["B", "B", "B", "refused"]
+
+
 def test_a_harmless_question_is_asked_in_the_same_form(engine: OpenAIEngine, stub: Stub):
     refusing(stub, "403 no")
     chat = [{"role": "system", "content": "Be kind."}, user("question 3")]

@@ -211,6 +211,20 @@ def test_files_that_cannot_be_used(tmp_path, content, message):
     assert list((tmp_path / "out").iterdir()) == []
 
 
+@pytest.mark.parametrize("where", ["question", "source"])
+def test_a_lone_surrogate_anywhere_in_a_row_is_a_row_that_cannot_be_used(tmp_path, where):
+    question, source = ("\ud83d", "x") if where == "question" else ("x", "\ud83d")
+    form = "###The instruction to evaluate:\n{}\n\n###Response to evaluate:\n{}\n\n###Score Rubrics:"
+    row = {
+        "chosen_instruction": form.format(question, "a"),
+        "rejected_instruction": form.format(question, "b"),
+        "source": source,
+    }
+    (tmp_path / "x.json").write_text(json.dumps([row]))
+    with pytest.raises(UserError, match="1 × not valid Unicode text"):
+        import_file("hhh", tmp_path / "x.json", tmp_path / "out")
+
+
 def test_missing_file_and_unknown_format(tmp_path):
     with pytest.raises(UserError, match="no such file"):
         import_hh(tmp_path / "none.jsonl", tmp_path / "out")

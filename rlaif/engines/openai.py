@@ -173,6 +173,8 @@ class OpenAIEngine:
             return None
         if answer.top:
             endpoint.gave_logprobs, endpoint.top = True, asked
+        elif answer.finish == "content_filter":  # which says nothing of what the endpoint gives
+            raise Declined("refused", "content filter")
         return answer
 
     async def _verdict(self, endpoint: Endpoint, job: Job, messages: Chat, request: ScoreRequest) -> Read:

@@ -108,9 +108,9 @@ def _records(
         prompt = Prompt.model_validate({"messages": turns, "tags": tags, "source": source})
         texts = (pair.first, pair.second)
         first, second = (Response(prompt_id=prompt.id, text=text, model=source) for text in texts)
+        comparison, label = _label(pair, prompt, first, second)
     except ValidationError:
         return Unusable("not valid Unicode text")
-    comparison, label = _label(pair, prompt, first, second)
     if label.id in verdicts:
         same = verdicts[label.id] == label.verdict
         return Unusable("repeats an earlier row" if same else "contradicts an earlier row")
