@@ -8,7 +8,7 @@ Every arm samples the same number of responses, on the same scale of reward, wit
 learning rate: each arm gets the one of `--rates` that brings its own responses furthest by the gold score, on a seed that
 is used for nothing else. `--trl` names the folder of TRL's unzipped wheel, which is put on the path of a process of its own (left out, so is the arm).
 Then each policy answers the held-out prompts with the same random numbers. Full compliance by the gold scorer is set
-against our PPO's, seed by seed and prompt by prompt: the intervals are of a bootstrap over both. All seeds are shown.
+against our PPO's, seed by seed and prompt by prompt: the intervals are over both. All seeds are shown.
 Each arm's gold on its own training responses against √KL has Gao's form fitted, d(α − β·log d), best-of-n's d(α − βd).
 Runs under --out are continued, not repeated.
 """
@@ -33,6 +33,7 @@ from ruamel.yaml import YAML
 import rlaif
 from rlaif.engines import GenerateRequest, open_engine
 from rlaif.gold import load_gold, with_all
+from rlaif.intervals import GAP, mean_interval, with_seed_variance
 from rlaif.records import Response
 from rlaif.runfolder import Run, read_json, write_json
 from rlaif.seeds import derive_seed
@@ -154,15 +155,12 @@ def points(rows: list[dict[str, Any]]) -> list[tuple[float, float]]:
     return [(math.sqrt(max(0.0, k)), row["gold"] - first) for k, row in zip(kl, rows, strict=True)]
 
 
-def difference(a: list[list[float]], b: list[list[float]], draws: int = 2000) -> dict[str, Any]:
-    """Mean of a − b over [seeds][prompts], with a 95 % bootstrap over seeds and prompts, both drawn anew."""
+def difference(a: list[list[float]], b: list[list[float]]) -> dict[str, Any]:
+    """Mean of a − b over [seeds][prompts] of rates, with its 95 % interval over prompts and seeds."""
     gaps = np.asarray(a) - np.asarray(b)
-    rng, (seeds, prompts) = np.random.default_rng(0), gaps.shape
-    drawn = [
-        gaps[np.ix_(rng.integers(seeds, size=seeds), rng.integers(prompts, size=prompts))].mean()
-        for _ in range(draws)
-    ]
-    return {"value": float(gaps.mean()), "ci": [float(x) for x in np.quantile(drawn, [0.025, 0.975])]}
+    value = float(gaps.mean())
+    over_prompts = mean_interval(gaps.mean(0), GAP)
+    return {"value": value, "ci": list(with_seed_variance(value, over_prompts, gaps.mean(1).tolist()))}
 
 
 def best_of_n(start: Start, options: argparse.Namespace) -> dict[str, Any]:

@@ -10,7 +10,7 @@ a pair: `hard` is one annotator's verdict, `share` the share of very many annota
 annotator's certainty, which is right about how often it errs. All reward models start from the feedback model with one
 seed and see the same pairs, `hard` and `sure` the same verdicts. On held-out prompts they are measured against the chance
 that an annotator prefers a reply (calibration: what a forecast of people should match) and against the truth (accuracy).
-Differences are paired by seed; the intervals are a bootstrap over seeds, and every seed is in the JSON.
+Differences are paired by seed; the intervals are over seeds (Student's t), and every seed is in the JSON.
 """
 
 from __future__ import annotations
@@ -30,11 +30,12 @@ from ruamel.yaml import YAML
 
 import rlaif
 from rlaif.gold import load_gold
+from rlaif.intervals import with_seed_variance
 from rlaif.pipeline import run_stage
 from rlaif.records import Annotator, Comparison, Label, Preference, Prompt, Response
 from rlaif.runfolder import Rows, Run, read_json, write_json
 from rlaif.seeds import derive_seed
-from rlaif.stats import bootstrap_mean, mean
+from rlaif.stats import mean
 
 ROOT = Path(__file__).parent.parent
 WHO = Annotator(kind="simulated", id="noisy")
@@ -173,7 +174,10 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 def less(rows: list[dict[str, Any]], hard: list[dict[str, Any]]) -> dict[str, Any]:
     """Each figure less that of hard labels, seed by seed, with its interval."""
     gaps = {key: [row[key] - h[key] for row, h in zip(rows, hard, strict=True)] for key in FIGURES}
-    return {key: {"value": mean(gap), "ci": bootstrap_mean(gap)} for key, gap in gaps.items()}
+    return {
+        key: {"value": mean(gap), "ci": with_seed_variance(mean(gap), (mean(gap), mean(gap)), gap)}
+        for key, gap in gaps.items()
+    }
 
 
 def table(results: dict[str, Any]) -> str:

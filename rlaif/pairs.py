@@ -32,7 +32,8 @@ def load_pairs(stage: Stage, tokenizer: Any, context: int) -> list[Pair]:
     """
     comparisons = by_id(stage.load("comparisons", Comparison))
     preferences = stage.load("preferences", Preference)
-    encode = encoder(tokenizer, stage.prompts_by_id())
+    prompts = stage.prompts_by_id()
+    encode = encoder(tokenizer, prompts)
     texts = stage.responses()
     limit = min(stage.options.max_length, context)
     pairs: list[Pair] = []
@@ -40,6 +41,7 @@ def load_pairs(stage: Stage, tokenizer: Any, context: int) -> list[Pair]:
         comparison = comparisons[preference.comparison_id]
         pair = make_pair(texts[comparison.a], texts[comparison.b], preference.p_a, encode)
         pair |= {"weight": _weight(stage, preference), "sources": preference.sources}
+        pair["cluster"] = prompts[comparison.prompt_id].cluster
         if reason := _unusable(
             pair, texts[comparison.a], texts[comparison.b], limit, stage.options.hard_labels
         ):

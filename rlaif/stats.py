@@ -1,15 +1,14 @@
-"""Statistics: intervals, agreement, calibration, win rates. Pure functions of numbers, seeded where they draw.
+"""Statistics: agreement, calibration, best of n. Pure functions of numbers; their intervals are in `rlaif.intervals`.
 
-Probabilities and outcomes lie in [0, 1], intervals are (low, high), and what is undefined (no values, no variance)
-is `nan`: never a made-up 0. Missing values are taken out by the caller, who counts them, except where None is named.
+Probabilities and outcomes lie in [0, 1], and what is undefined (no values, no variance) is `nan`: never a made-up 0.
+Missing values are taken out by the caller, who counts them, except where None is named.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Hashable, Sequence
-from statistics import NormalDist
+from collections.abc import Hashable, Sequence
 from typing import Any, TypedDict
 
 import numpy as np
@@ -17,19 +16,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from rlaif.records import TIE_MARGIN
 
-Interval = tuple[float, float]
 Array = NDArray[np.float64]
 NAN = float("nan")
-
-
-class WinRate(TypedDict):
-    """A win rate over prompts: ties count half, unreadable verdicts not at all."""
-
-    value: float
-    ci: Interval
-    ties: float
-    invalid: float
-    n: int
 
 
 def mean(values: ArrayLike) -> float:
@@ -42,69 +30,6 @@ def spread(values: ArrayLike) -> float:
     """Standard deviation of a whole population, nan of nothing."""
     array = np.asarray(values, float)
     return float(array.std()) if array.size else NAN
-
-
-def wilson(k: float, n: float, level: float = 0.95) -> Interval:
-    """Score interval of a proportion k/n (Wilson 1927): sound at 0, at n and for small n; (0, 1) for n = 0."""
-    if n <= 0:
-        return 0.0, 1.0
-    z2 = NormalDist().inv_cdf(0.5 + level / 2) ** 2
-    centre = (k + z2 / 2) / (n + z2)
-    half = math.sqrt(z2 * (k * (n - k) / n + z2 / 4)) / (n + z2)
-    return max(0.0, centre - half), min(1.0, centre + half)
-
-
-def bootstrap(
-    rows: ArrayLike,
-    statistic: Callable[[Array], float],
-    seed: int = 0,
-    level: float = 0.95,
-    draws: int = 500,
-) -> Interval:
-    """Percentile bootstrap interval of `statistic` over `rows` [n, …], each resampled whole: columns stay paired."""
-    array = np.asarray(rows, float)
-    rng = np.random.default_rng(seed)
-    return quantiles(
-        [
-            statistic(array[rng.integers(len(array), size=len(array))])
-            for _ in range(draws if len(array) else 0)
-        ],
-        level,
-    )
-
-
-def bootstrap_mean(
-    values: ArrayLike,
-    seed: int = 0,
-    groups: Sequence[Hashable] | None = None,
-    level: float = 0.95,
-    draws: int = 2000,
-) -> Interval:
-    """Percentile bootstrap interval of a mean; of a paired difference if the values are differences.
-
-    With `groups` (one key a value, such as its prompt) whole groups are resampled: answers to one prompt are not
-    independent of each other.
-    """
-    array = np.asarray(values, float)
-    keys = range(len(array)) if groups is None else groups
-    place = {key: at for at, key in enumerate(dict.fromkeys(keys))}
-    group = [place[key] for key in keys]
-    sums, sizes = np.bincount(group, array, len(place)), np.bincount(group, minlength=len(place))
-    rng = np.random.default_rng(seed)
-    found: list[float] = []
-    while place and len(found) < draws:
-        block = min(draws - len(found), max(1, 1_000_000 // len(place)))  # bounded memory
-        drawn = rng.integers(len(place), size=(block, len(place)))
-        found += list(sums[drawn].sum(1) / sizes[drawn].sum(1))
-    return quantiles(found, level)
-
-
-def quantiles(draws: Sequence[float], level: float) -> Interval:
-    """The interval that holds the middle `level` of bootstrap draws; nan of none."""
-    if not draws:
-        return NAN, NAN
-    low, high = np.nanquantile(draws, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
 
 
 def reliability(p: ArrayLike, y: ArrayLike, bins: int = 10) -> list[tuple[float, float, int]]:
@@ -173,63 +98,6 @@ def outcomes(p: ArrayLike, tie_margin: float = TIE_MARGIN) -> Array:
     """Probabilities as wins: 1 above ½, 0 below, ½ (a tie) within `tie_margin` of it."""
     chance = np.asarray(p, float)
     return np.where(np.abs(chance - 0.5) <= tie_margin, 0.5, (chance > 0.5).astype(float))
-
-
-def win_rate(
-    p: Sequence[float | None], seed: int = 0, tie_margin: float = TIE_MARGIN, level: float = 0.95
-) -> WinRate:
-    """Win rate from one probability a prompt (None = unreadable), as `outcomes`, with a bootstrap over prompts.
-
-    `ties` is the share of the readable verdicts, `invalid` the share of all, `n` the number of readable ones.
-    """
-    wins = outcomes([x for x in p if x is not None], tie_margin)
-    return {
-        "value": mean(wins),
-        "ci": bootstrap_mean(wins, seed, level=level),
-        "ties": mean(wins == 0.5),
-        "invalid": 1 - len(wins) / len(p) if p else NAN,
-        "n": len(wins),
-    }
-
-
-class Controlled(TypedDict):
-    """A length-controlled win rate with its interval."""
-
-    value: float
-    ci: Interval
-
-
-def length_controlled(wins: ArrayLike, length_difference: ArrayLike, seed: int = 0) -> Controlled:
-    """`length_controlled_win_rate` with a bootstrap interval over prompts."""
-    rows = np.stack([np.asarray(wins, float), np.asarray(length_difference, float)], 1)
-    return {
-        "value": length_controlled_win_rate(rows[:, 0], rows[:, 1]),
-        "ci": bootstrap(rows, lambda r: length_controlled_win_rate(r[:, 0], r[:, 1]), seed),
-    }
-
-
-def length_controlled_win_rate(wins: ArrayLike, length_difference: ArrayLike) -> float:
-    """The win rate expected between answers of equal length, from outcomes in [0, 1] and length differences.
-
-    In the spirit of length-controlled AlpacaEval (arXiv 2404.04475, section 3): a logistic model of the outcome on
-    θ + φ·tanh(Δ/sd Δ), read at Δ = 0; there is no term for an instruction's difficulty, since each is seen once. One
-    tie between equal lengths and a standard normal prior on φ keep a separable set finite.
-    """
-    outcome, delta = np.asarray(wins, float), np.asarray(length_difference, float)
-    if not outcome.size:
-        return NAN
-    spread = delta.std() or 1.0
-    x = np.stack([np.ones(len(delta) + 1), np.append(np.tanh(delta / spread), 0.0)], 1)
-    y, prior = np.append(outcome, 0.5), np.diag([0.0, 1.0])
-    theta = np.zeros(2)
-    for _ in range(50):  # damped Newton; the objective is strictly convex
-        fitted = sigmoid(x @ theta)
-        gradient = x.T @ (fitted - y) + prior @ theta
-        step = np.linalg.solve((x.T * (fitted * (1 - fitted) + 1e-9)) @ x + prior, gradient)
-        theta = theta - step / max(1.0, float(np.abs(step).max()))
-        if np.abs(step).max() < 1e-9:
-            break
-    return float(sigmoid(theta[0]))
 
 
 def best_of_n(proxy: ArrayLike, gold: ArrayLike, n: int) -> float:

@@ -30,6 +30,7 @@ LEVELS = [
         "defences",
         "prompts",
         "stats",
+        "intervals",
         "turns",
     },
     {"engines", "rl", "checkpoints", "training", "pairs", "sampling", "trainers"},

@@ -16,13 +16,13 @@ from rlaif.comparing.report import answer, write_report
 from rlaif.comparing.summary import lineage, summarise
 from rlaif.constitution import Constitution
 from rlaif.errors import OBEYED, UserError
+from rlaif.intervals import mean_interval
 from rlaif.judge import Judge
 from rlaif.options.base import Budget
 from rlaif.prompts import Templates
 from rlaif.records import Prompt, Response
 from rlaif.spending import Ledger
 from rlaif.stages.evaluate import _wins
-from rlaif.stats import wilson
 from rlaif.storage import read_json, write_json
 from tests.fake_run import STAGES, fake_run
 from tests.scripts import biased_judge, feedback
@@ -44,7 +44,7 @@ def test_the_first_line_is_the_answer_with_its_interval(tmp_path):
     shown = []
     for policy in ("base", "ppo"):
         kept = [row["gold"]["all"] for row in rows if row["policy"] == policy]
-        low, high = wilson(sum(kept), len(kept))
+        low, high = mean_interval(kept)
         shown.append(f"{sum(kept) / len(kept):.2f} [{low:.2f}, {high:.2f}]")
     said = f"Full compliance rose from {shown[0]} to {shown[1]} on {len(rows) // 3} held-out prompts."
     assert answer(Evidence(run)) == said

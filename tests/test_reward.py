@@ -227,17 +227,23 @@ def test_heldout_prompts_are_whole_groups(tmp_path, policy):
 
 def test_calibration_by_hand():
     def pair(prompt, p_a, a, b):
-        return {"prompt_id": prompt, "p_a": p_a, "chosen_ids": [0] * a, "rejected_ids": [0] * b}
+        return {
+            "prompt_id": prompt,
+            "p_a": p_a,
+            "cluster": prompt,
+            "chosen_ids": [0] * a,
+            "rejected_ids": [0] * b,
+        }
 
     heldout = [pair("x", 0.9, 3, 2), pair("x", 0.2, 3, 2), pair("y", 0.55, 2, 3), pair("y", 0.8, 2, 2)]
     train = [pair("z", 0.9, 1, 1), pair("z", 0.8, 1, 1), pair("z", 0.1, 1, 1)]
-    found = reward.calibration([2.0, 1.0, -1.0, 0.0], heldout, train, seed=0)
+    found = reward.calibration([2.0, 1.0, -1.0, 0.0], heldout, train)
     assert found["n_decided"] == 3  # 0.55 is too near a tie to count
     assert found["heldout_accuracy"] == pytest.approx((1 + 0 + 0.5) / 3)
     assert found["baselines"] == pytest.approx({"longer": (1 + 0 + 0.5) / 3, "constant": 2 / 3})
     entropy = [-p * math.log(p) - (1 - p) * math.log(1 - p) for p in (0.9, 0.2, 0.55, 0.8)]
     assert found["label_entropy"] == pytest.approx(sum(entropy) / 4)
-    assert reward.calibration([], [], train, 0)["heldout_accuracy"] is None
+    assert reward.calibration([], [], train)["heldout_accuracy"] is None
 
 
 def test_a_finished_reward_model_is_an_ordinary_folder_and_not_trained_again(tmp_path, policy):

@@ -70,7 +70,12 @@ def failures(card: dict[str, Any], limits: JudgeCard) -> list[str]:
                 if name not in ("template tokens", "delimiters", "placebo")), default=None)  # fmt: skip
     checks = (
         ("accuracy", card["accuracy"]["value"], limits.accuracy, True),
-        ("calibration error", card["calibration"]["ece"], limits.ece, False),
+        (
+            "calibration error, at the lower end of its interval",
+            (card["calibration"].get("ece_ci", [card["calibration"]["ece"]]) or [None])[0],
+            limits.ece,
+            False,
+        ),
         ("verdicts that flip with the order", card["order"]["value"], limits.order_flips, False),
         ("unreadable verdicts", card["readability"]["invalid_rate"], limits.invalid, False),
         ("probability on the answers", card["readability"]["mass"], limits.mass, True),

@@ -72,12 +72,14 @@ def attacked(target: Target, attack: Attack, templates: Templates, turns: Turns)
 def measure(pairs: Sequence[tuple[Target, Reading]]) -> dict[str, Any]:
     """Verdicts turned in the named slot, those left undecided, and preferences (both orders) turned."""
     read = [
-        (target, verdict_of(row.shown[target.order])) for target, row in pairs if target.order in row.shown
+        (row, target.side, verdict_of(row.shown[target.order]))
+        for target, row in pairs
+        if target.order in row.shown
     ]
     return {
-        "turned": rate([verdict == target.side for target, verdict in read]),
-        "undecided": rate([verdict == "tie" for _, verdict in read]),
-        "preferences": rate([row.verdict == target.side for target, row in pairs if row.shown]),
+        "turned": rate((row, verdict == side) for row, side, verdict in read),
+        "undecided": rate((row, verdict == "tie") for row, _, verdict in read),
+        "preferences": rate((row, row.verdict == target.side) for target, row in pairs if row.shown),
         "unread": len(pairs) - len(read),
     }
 

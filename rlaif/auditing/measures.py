@@ -1,21 +1,22 @@
 """The figures of the judge card, from verdicts alone: accuracy, calibration, order, length and wording.
 
-Intervals are Wilson's at 95 %. A rate of nothing has the value None. Unreadable verdicts are missing and counted.
+Intervals are 95 %, over the pairs' prompts (their clusters): verdicts on one pair under several principles or wordings
+are not independent of each other. A rate of nothing has the value None. Unreadable verdicts are missing and counted.
 """
 
 from __future__ import annotations
 
-import math
 import re
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from rlaif.auditing.cases import Case, Side
+from rlaif.intervals import UNIT, calibration_error, count, mean_interval
 from rlaif.preferences import logit, sigmoid
 from rlaif.records import Label, Order, verdict_of
-from rlaif.stats import ece, mean, reliability, wilson
+from rlaif.stats import mean, reliability
 
 Rate = dict[str, Any]
 _LIST = re.compile(r"^\s*(?:[-*•]|\d+[.)])\s", re.M)
@@ -34,6 +35,11 @@ class Reading:
         """Both orders combined: the mean of their logits, None where nothing could be read."""
         logits = [logit(p) for p in self.shown.values()]
         return sigmoid(sum(logits) / len(logits)) if logits else None
+
+    @property
+    def cluster(self) -> str:
+        """What its verdict may share with others': the prompt, or its group."""
+        return self.case.question.prompt.cluster
 
     @property
     def verdict(self) -> str:
@@ -65,10 +71,17 @@ def readings(cases: Sequence[Case], labels: Sequence[Label]) -> list[Reading]:
     ]
 
 
-def rate(hits: Sequence[float]) -> Rate:
-    """A share with its interval and what it was counted on; halves count as half a hit."""
-    n = len(hits)
-    return {"value": mean(hits) if n else None, "ci": list(wilson(sum(hits), n)), "n": n}
+def rate(hits: Iterable[tuple[Reading, float]]) -> Rate:
+    """A share with its interval, the number of readings it was counted on and that of their prompts' clusters.
+
+    Halves count as half a hit.
+    """
+    counted = list(hits)
+    values, of = [float(hit) for _, hit in counted], [row.cluster for row, _ in counted]
+    return {
+        "value": mean(values) if values else None, "ci": list(mean_interval(values, UNIT, of)),
+        "n": len(values), "groups": count(len(values), of),
+    }  # fmt: skip
 
 
 def right(reading: Reading) -> bool:
@@ -87,7 +100,7 @@ def accuracy(rows: Sequence[Reading]) -> dict[str, Any]:
     known = decided(rows)
     ties = [abs(row.p_a - 0.5) for row in rows if row.truth == "tie" and row.p_a is not None]
     return {
-        **rate([right(row) for row in known]),
+        **rate((row, right(row)) for row in known),
         "baselines": {
             name: mean([guess(row) for row in known]) if known else None for name, guess in GUESSES.items()
         },
@@ -114,20 +127,27 @@ GUESSES: dict[str, Callable[[Reading], float]] = {
 
 
 def calibration(rows: Sequence[Reading]) -> dict[str, Any]:
-    """Expected calibration error and reliability bins (forecast, observed, n) where the truth decides."""
+    """Expected calibration error and reliability bins (forecast, observed, n) where the truth decides.
+
+    `ece_ci` is its interval, `ece_floor` what a perfect forecaster would get on average from as many verdicts.
+    """
     known = decided(rows)
     p, y = [row.p_a or 0.0 for row in known], [float(row.truth == "a") for row in known]
-    error = ece(p, y) if known else math.nan
-    return {"ece": None if math.isnan(error) else error, "n": len(known), "bins": reliability(p, y)}
+    error = dict(calibration_error(p, y, [row.cluster for row in known]))
+    return {**(error if known else dict.fromkeys(error)), "n": len(known), "bins": reliability(p, y)}
 
 
 def order(rows: Sequence[Reading]) -> dict[str, Any]:
     """Verdicts that turn round with the order, among those decided in an order; and towards which slot they go."""
-    both = [(row.shown["ab"], row.shown["ba"]) for row in rows if len(row.shown) == 2]
-    firm = [pair for pair in both if any(verdict_of(p) != "tie" for p in pair)]
-    first = [ab > 0.5 >= ba for ab, ba in firm]
-    second = [ab <= 0.5 < ba for ab, ba in firm]
-    flips = [x or y for x, y in zip(first, second, strict=True)]
+    both = [row for row in rows if len(row.shown) == 2]
+    firm = [
+        (row, row.shown["ab"], row.shown["ba"])
+        for row in both
+        if any(verdict_of(p) != "tie" for p in row.shown.values())
+    ]
+    first = [(row, ab > 0.5 >= ba) for row, ab, ba in firm]
+    second = [(row, ab <= 0.5 < ba) for row, ab, ba in firm]
+    flips = [(row, x or y) for (row, x), (_, y) in zip(first, second, strict=True)]
     return {**rate(flips), "to_first": rate(first), "to_second": rate(second)}
 
 
@@ -138,12 +158,12 @@ def length(rows: Sequence[Reading]) -> dict[str, Any]:
     ]
     firm = [row for row in open_ if row.verdict != "tie"]
     known = decided(rows)
+    longer = [row for row in known if row.longer == row.truth]
+    shorter = [row for row in known if row.longer not in ("tie", row.truth)]
     return {
-        "prefers_longer": {**rate([row.verdict == row.longer for row in firm]), "of": len(open_)},
-        "right_where_longer_is_better": rate([right(row) for row in known if row.longer == row.truth]),
-        "right_where_shorter_is_better": rate(
-            [right(row) for row in known if row.longer not in ("tie", row.truth)]
-        ),
+        "prefers_longer": {**rate((row, row.verdict == row.longer) for row in firm), "of": len(open_)},
+        "right_where_longer_is_better": rate((row, right(row)) for row in longer),
+        "right_where_shorter_is_better": rate((row, right(row)) for row in shorter),
     }
 
 
@@ -157,16 +177,16 @@ def probe(rows: Sequence[Reading], changed: Sequence[Side]) -> dict[str, Any]:
         for row, side in zip(rows, changed, strict=True)
         if row.truth in ("tie", None) and row.p_a is not None
     ]
-    hits = [0.5 if row.verdict == "tie" else float(row.verdict == side) for row, side in fair]
-    return {**rate(hits), "ties": rate([row.verdict == "tie" for row, _ in fair])}
+    hits = [(row, 0.5 if row.verdict == "tie" else row.verdict == side) for row, side in fair]
+    return {**rate(hits), "ties": rate((row, row.verdict == "tie") for row, _ in fair)}
 
 
 def wording(pairs: Sequence[tuple[Reading, Reading]]) -> dict[str, Any]:
     """Verdicts decided under one wording of a principle that another wording shares, blurs or turns."""
     firm = [(one, other) for one, other in pairs if one.verdict in ("a", "b") and other.verdict != "invalid"]
     return {
-        **rate([one.verdict == other.verdict for one, other in firm]),
-        "turned": rate([{one.verdict, other.verdict} == {"a", "b"} for one, other in firm]),
+        **rate((one, one.verdict == other.verdict) for one, other in firm),
+        "turned": rate((one, {one.verdict, other.verdict} == {"a", "b"}) for one, other in firm),
         "accuracy": accuracy([other for _, other in pairs]),
     }
 

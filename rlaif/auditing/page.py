@@ -73,8 +73,12 @@ def _truth(accuracy: dict[str, Any], calibration: dict[str, Any]) -> Iterator[st
     best = max((v for v in accuracy["baselines"].values() if v is not None), default=None)
     if best is not None and accuracy["value"] <= best:
         yield "A rule that reads neither the principle nor the replies does as well as the judge."
-    if calibration["ece"] is not None and calibration["ece"] > CALIBRATION:
-        yield f"Its probabilities are off by {calibration['ece']:.2f} on average: soft labels carry that error on."
+    surely = (calibration.get("ece_ci") or [None])[0]
+    if surely is not None and surely > CALIBRATION:
+        yield (
+            f"Its probabilities are off by {calibration['ece']:.2f} {ci(calibration['ece_ci'])} on average (a perfect "
+            f"forecaster's: {calibration['ece_floor']:.2f}): soft labels carry that error on."
+        )
 
 
 def _reading(order: dict[str, Any], readability: dict[str, Any]) -> Iterator[str]:

@@ -7,14 +7,15 @@ from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from rlaif.comparing.arms import Side
-from rlaif.comparing.measures import Table, gold, table, with_seed_variance
+from rlaif.comparing.measures import Clusters, Table, clusters_of, gold, table
 from rlaif.constitution import Constitution
 from rlaif.gold import load_gold, with_all
+from rlaif.intervals import WinRate, length_controlled, win_rate, with_seed_variance
 from rlaif.judge import Judge, Question
 from rlaif.preferences import aggregate, combine_orders, order_statistics
 from rlaif.records import Comparison, Label, Prompt
 from rlaif.runfolder import silent_progress
-from rlaif.stats import WinRate, length_controlled, outcomes, win_rate
+from rlaif.stats import outcomes
 
 T = TypeVar("T")
 
@@ -62,23 +63,26 @@ def judged(matches: Sequence[tuple[Side, Side]], prompts: Sequence[Prompt], judg
         [_p(question, labels[question.comparison.id], constitution) for question in row] for row in questions
     ]
     longer = [[a.rows[prompt.id].tokens - b.rows[prompt.id].tokens for prompt in prompts] for a, b in matches]
-    read = [(x, d) for chances, gaps in zip(p, longer, strict=True) for x, d in zip(chances, gaps, strict=True) if x is not None]  # fmt: skip
+    read = [(x, d, prompt.cluster) for chances, gaps in zip(p, longer, strict=True)
+            for x, d, prompt in zip(chances, gaps, prompts, strict=True) if x is not None]  # fmt: skip
     statistics = order_statistics([label for rows in labels.values() for label in rows])
     return {
-        **_win_rate(p),
+        **_win_rate(p, [[prompt.cluster for prompt in prompts]] * len(p)),
         "judge": judge.engine.fingerprint,
-        "length_controlled": length_controlled(outcomes([x for x, _ in read]), [d for _, d in read]),
+        "length_controlled": length_controlled(outcomes([x for x, *_ in read]), [d for _, d, _ in read], [c for *_, c in read]),
         "identical": len(flat) - len(different),
         **{key: statistics[key] for key in ("verdicts", "order_flip_rate", "mass")},
         "by_principle": _by_principle(questions, labels, constitution),
     }  # fmt: skip
 
 
-def _win_rate(seeds: Sequence[Sequence[float | None]]) -> WinRate:
-    """The win rate over all matches, each a row of probabilities; its interval covers prompts, and seeds where several."""
-    found = win_rate([p for row in seeds for p in row])
+def _win_rate(seeds: Sequence[Sequence[float | None]], clusters: Sequence[Sequence[str]]) -> WinRate:
+    """The win rate over all matches, each a row of probabilities with the clusters of their prompts; its interval
+    covers these, and seeds where several."""
+    found = win_rate([p for row in seeds for p in row], [key for row in clusters for key in row])
     means = [win_rate(row)["value"] for row in seeds]
-    return {**found, "ci": with_seed_variance(found["value"], found["ci"], means)}
+    low, high = with_seed_variance(found["value"], found["ci"], means)
+    return {**found, "ci": (low, high), "different": found["different"] and not low <= 0.5 <= high}
 
 
 def _question(a: Side, b: Side, prompt: Prompt, constitution: Constitution) -> Question:
@@ -110,10 +114,10 @@ def _by_principle(
 ) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name in constitution.ids:
-        rows = [[_under(name, question, labels[question.comparison.id]) for question in row if name in _asked(question)]
-                for row in questions]  # fmt: skip
+        asked = [[question for question in row if name in _asked(question)] for row in questions]
+        rows = [[_under(name, question, labels[question.comparison.id]) for question in row] for row in asked]
         if any(rows):
-            found[name] = _win_rate(rows)
+            found[name] = _win_rate(rows, [[question.prompt.cluster for question in row] for row in asked])
     return found
 
 
@@ -128,13 +132,14 @@ def _under(name: str, question: Question, labels: Sequence[Label]) -> float | No
     return {principle: p for (_, principle), p in combine_orders(labels).items()}.get(name)
 
 
-def gold_win_rate(a: Sequence[Table], b: Sequence[Table]) -> WinRate:
+def gold_win_rate(a: Sequence[Table], b: Sequence[Table], clusters: Clusters) -> WinRate:
     """A's win rate over B by the number of principles kept, equals being ties; one table a seed, matched in order."""
-    rows = []
+    rows, of = [], []
     for mine, theirs in matched(a, b):
         left, right = _kept(mine), _kept(theirs)
         rows.append([0.5 + 0.5 * ((left[i] > right[i]) - (left[i] < right[i])) for i in left if i in right])
-    return _win_rate(rows)
+        of.append(clusters_of([i for i in left if i in right], clusters))
+    return _win_rate(rows, of)
 
 
 def matched(a: Sequence[T], b: Sequence[T]) -> list[tuple[T, T]]:

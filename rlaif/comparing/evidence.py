@@ -135,6 +135,13 @@ class Evidence:
                 found.setdefault(row.policy, {})[row.prompt_id] = row
         return {name: rows for name, rows in found.items() if rows}
 
+    @cached_property
+    def clusters(self) -> dict[str, str]:
+        """prompt id → cluster of the evaluated prompts: what intervals take as independent."""
+        tables = (*self.evaluations.values(), *self.wordings.values())
+        asked = dict.fromkeys(prompt for rows in tables for prompt in rows)
+        return {prompt: self.prompts[prompt].cluster for prompt in asked if prompt in self.prompts}
+
     @property
     def final(self) -> str | None:
         """The name of the last evaluated policy."""

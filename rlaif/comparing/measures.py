@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypedDict
 
-import numpy as np
-
 from rlaif.gold import with_all
+from rlaif.intervals import GAP, UNIT, Interval, count, mean_interval, shown, with_seed_variance
 from rlaif.records import Evaluation
-from rlaif.stats import Interval, bootstrap_mean, mean, wilson
+from rlaif.stats import mean
 
 Values = dict[str, float]  # prompt id → number in [0, 1]
 Table = dict[str, Values]  # principle id, or "all" → Values
+Clusters = Mapping[
+    str, str
+]  # prompt id → what intervals take as independent: its group of prompts, or itself
 
 
 class Delta(TypedDict):
@@ -22,6 +23,7 @@ class Delta(TypedDict):
     value: float
     ci: Interval
     n: int
+    groups: int
     different: bool
 
 
@@ -52,9 +54,15 @@ def compliance(rows: Iterable[Evaluation]) -> Table:
     )
 
 
-def rate(values: Values) -> tuple[float, Interval]:
-    """A mean of values in [0, 1] with its Wilson interval (wider than needed for values that are not 0 or 1)."""
-    return mean(list(values.values())), wilson(sum(values.values()), len(values))
+def rate(values: Mapping[str, float], clusters: Clusters, bounds: Interval = UNIT) -> tuple[float, Interval]:
+    """A mean of values within bounds, by default those of a rate, with its interval."""
+    listed = list(values.values())
+    return mean(listed), mean_interval(listed, bounds, clusters_of(values, clusters))
+
+
+def clusters_of(prompts: Iterable[str], clusters: Clusters) -> list[str]:
+    """Each prompt's cluster; itself where it is not known."""
+    return [clusters.get(prompt, prompt) for prompt in prompts]
 
 
 def averaged(seeds: Sequence[Values]) -> Values:
@@ -63,43 +71,26 @@ def averaged(seeds: Sequence[Values]) -> Values:
     return {prompt: mean([values[prompt] for values in seeds]) for prompt in seeds[0] if prompt in shared}
 
 
-def with_seed_variance(value: float, ci: Interval, *arms: Sequence[float], level: float = 0.95) -> Interval:
-    """An interval over prompts widened by what other seeds would change; unchanged where no arm has two seeds.
-
-    `arms` holds each arm's figures, one a seed, all with one variance (pooled), of which `value` is the mean or the
-    difference of means. The half-widths over prompts and over seeds are joined as independent errors are: by the
-    root of the sum of their squares (the MOVER method, Zou and Donner, Statistics in Medicine 27, 2008).
-    """
-    from scipy.stats import t
-
-    freedom = sum(len(seeds) - 1 for seeds in arms)
-    if freedom == 0 or not all(map(math.isfinite, (value, *ci))):
-        return ci
-    pooled = sum(float(np.var(seeds)) * len(seeds) for seeds in arms) / freedom
-    half = float(t.ppf(0.5 + level / 2, freedom)) * math.sqrt(pooled * sum(1 / len(seeds) for seeds in arms))
-    low, high = ci
-    return value - math.hypot(value - low, half), value + math.hypot(high - value, half)
-
-
-def delta(after: Values, before: Values, tests: int = 1, seeds: Sequence[Sequence[float]] = ()) -> Delta:
-    """Paired difference after − before with a 95 % bootstrap interval over prompts.
+def delta(after: Values, before: Values, clusters: Clusters, tests: int = 1, seeds: Sequence[Sequence[float]] = (),
+          bounds: Interval = GAP) -> Delta:  # fmt: skip
+    """Paired difference after − before with its 95 % interval over clusters of prompts.
 
     `seeds` are each side's means, one a seed, where a side is several seeds: the interval then covers these too.
+    `bounds` are what the differences cannot go beyond: by default those of two rates.
 
-    `different` says that the interval excludes 0 at a level corrected for `tests` looked at together (Bonferroni),
-    and that there are at least 20 prompts: below that a bootstrap is too sure of itself.
+    `different` says that it is shown not to be 0 (see `intervals.shown`), at a level corrected for `tests` looked at
+    together (Bonferroni).
     """
-    shared = [prompt_id for prompt_id in after if prompt_id in before]
-    gaps = [after[prompt_id] - before[prompt_id] for prompt_id in shared]
-    level = 1 - 0.05 / tests
-    ci = with_seed_variance(mean(gaps), bootstrap_mean(gaps), *seeds)
-    low, high = with_seed_variance(mean(gaps), bootstrap_mean(gaps, level=level), *seeds, level=level)
+    both = [prompt_id for prompt_id in after if prompt_id in before]
+    gaps, of = [after[prompt_id] - before[prompt_id] for prompt_id in both], clusters_of(both, clusters)
+    ci, strict = (
+        with_seed_variance(mean(gaps), mean_interval(gaps, bounds, of, level), *seeds, level=level)
+        for level in (0.95, 1 - 0.05 / tests)
+    )
     return {
-        "value": mean(gaps),
-        "ci": ci,
-        "n": len(gaps),
-        "different": len(gaps) >= 20 and (low > 0 or high < 0),
-    }
+        "value": mean(gaps), "ci": ci, "n": len(gaps), "groups": count(len(gaps), of),
+        "different": shown(gaps, strict, of, 0.05 / tests),
+    }  # fmt: skip
 
 
 def standing(change: Mapping[str, Any], a: str, b: str, same: bool) -> str:
@@ -112,24 +103,25 @@ def standing(change: Mapping[str, Any], a: str, b: str, same: bool) -> str:
     return "within seed noise: nothing else differs" if same else "not shown after correction"
 
 
-def arm_delta(after: Sequence[Values], before: Sequence[Values], tests: int = 1) -> Delta:
+def arm_delta(after: Sequence[Values], before: Sequence[Values], clusters: Clusters, tests: int = 1,
+              bounds: Interval = GAP) -> Delta:  # fmt: skip
     """`delta` between two arms, each given as one `Values` a seed."""
     means = [[mean(list(values.values())) for values in arm] for arm in (after, before)]
-    return delta(averaged(after), averaged(before), tests, means)
+    return delta(averaged(after), averaged(before), clusters, tests, means, bounds)
 
 
-def arm_deltas(after: Sequence[Table], before: Sequence[Table]) -> dict[str, Delta]:
+def arm_deltas(after: Sequence[Table], before: Sequence[Table], clusters: Clusters) -> dict[str, Delta]:
     """`arm_delta` of every entry that all tables (one a seed) have: "all" on its own, the principles corrected for
     their number."""
     shared = [name for name in after[0] if all(name in table for table in (*after, *before))]
     principles = len([name for name in shared if name != "all"])
     return {
-        name: arm_delta([table[name] for table in after], [table[name] for table in before],
+        name: arm_delta([table[name] for table in after], [table[name] for table in before], clusters,
                         1 if name == "all" else max(1, principles))
         for name in shared
     }  # fmt: skip
 
 
-def deltas(after: Table, before: Table) -> dict[str, Delta]:
+def deltas(after: Table, before: Table, clusters: Clusters) -> dict[str, Delta]:
     """`arm_deltas` of two policies of one run."""
-    return arm_deltas([after], [before])
+    return arm_deltas([after], [before], clusters)

@@ -72,11 +72,21 @@ def signed(value: float | None, digits: int = 2) -> str:
 
 
 def ci(interval: Any, digits: int = 2) -> str:
-    """An interval in brackets, nothing where it is undefined."""
-    if interval is None or any(edge is None or not math.isfinite(edge) for edge in interval):
+    """An interval in brackets, which says where its upper end is open or where too few values allow none."""
+    if interval is None:
         return ""
-    low, high = (f"{round(edge, digits) + 0.0:.{digits}f}".replace("-", "−") for edge in interval)
-    return f"[{low}, {high}]"
+    known = [edge is not None and math.isfinite(edge) for edge in interval]
+    if not known[0]:
+        return "[no interval]"
+    low, high = (
+        signed_zero(edge, digits) if ok else "open" for edge, ok in zip(interval, known, strict=True)
+    )
+    return f"[{low}, {high}]" if known[1] else f"[{low}, open)"
+
+
+def signed_zero(value: float, digits: int) -> str:
+    """A number with fixed digits, a true minus and no minus before 0."""
+    return f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "−")
 
 
 def count(value: float | None) -> str:

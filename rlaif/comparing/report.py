@@ -13,12 +13,13 @@ from rlaif.auditing import page as card_page
 from rlaif.comparing import charts, examples
 from rlaif.comparing.doubts import doubts
 from rlaif.comparing.evidence import ONLINE, Evidence
-from rlaif.comparing.measures import Table, compliance, deltas, gold, rate
+from rlaif.comparing.measures import Table, clusters_of, compliance, deltas, gold, rate
 from rlaif.comparing.page import ci, fixed, write_page
 from rlaif.comparing.summary import summarise
+from rlaif.intervals import POSITIVE, UNIT, WinRate, count, length_controlled, win_rate
 from rlaif.preferences import ratio
 from rlaif.records import Evaluation
-from rlaif.stats import length_controlled, mean, outcomes, win_rate
+from rlaif.stats import outcomes
 from rlaif.storage import read_json
 
 CURVES = (
@@ -39,7 +40,7 @@ def write_report(path: Path) -> Path:
     return write_page(
         path / "report.html", "report.html.j2",
         name=evidence.run.config.name, answer=answer(evidence), more=details(evidence), doubts=doubts(evidence),
-        slots=slots(names), policies=policies(evidence), principles=principles(evidence),
+        slots=slots(names), policies=policies(evidence), covered=covered(evidence), principles=principles(evidence),
         curves=curves(evidence), labels=open_ended(evidence.metrics("label")), judged_by=evidence.run.config.feedback.model,
         card=judge_card(evidence), reward=open_ended(evidence.metrics("reward")),
         calibration=charts.calibration_chart(evidence.metrics("reward").get("reliability") or []),
@@ -95,22 +96,30 @@ def answer(evidence: Evidence) -> str:
     measure = "Full compliance" if truth else "Full compliance in the judge's opinion"
     after = measured(evidence.evaluations[final], truth).get("all", {})
     before = measured(evidence.evaluations.get("base", {}), truth).get("all", {})
-    count = f"{len(after)} held-out prompts"
+    asked = covered(evidence, after)
     if not after:
         return f"{len(evidence.evaluations[final])} replies of {final} were evaluated, but neither gold nor the judge could read them."
     if final == "base" or not before:
-        return f"{measure} of {final} is {_with_ci(after)} on {count}."
-    change = deltas({"all": after}, {"all": before})["all"]
+        return f"{measure} of {final} is {_with_ci(after, evidence)} on {asked}."
+    change = deltas({"all": after}, {"all": before}, evidence.clusters)["all"]
     verb = (
         "did not clearly change: it went"
         if not change["different"]
         else ("rose" if change["value"] > 0 else "fell")
     )
-    return f"{measure} {verb} from {_with_ci(before)} to {_with_ci(after)} on {count}."
+    return f"{measure} {verb} from {_with_ci(before, evidence)} to {_with_ci(after, evidence)} on {asked}."
 
 
-def _with_ci(values: dict[str, float]) -> str:
-    value, interval = rate(values)
+def covered(evidence: Evidence, prompts: Iterable[str] | None = None) -> str:
+    """How many prompts an interval rests on, and in how many groups where these are fewer; by default all evaluated."""
+    everywhere = (prompt for rows in evidence.evaluations.values() for prompt in rows)
+    asked = list(dict.fromkeys(everywhere if prompts is None else prompts))
+    groups = count(len(asked), clusters_of(asked, evidence.clusters))
+    return f"{len(asked)} held-out prompts{f' in {groups} groups' if groups < len(asked) else ''}"
+
+
+def _with_ci(values: dict[str, float], evidence: Evidence) -> str:
+    value, interval = rate(values, evidence.clusters)
     return f"{fixed(value)} {ci(interval)}"
 
 
@@ -121,14 +130,16 @@ def details(evidence: Evidence) -> list[str]:
         return []
     truth = has_gold(evidence)
     before, after = (measured(evidence.evaluations[name], truth) for name in ("base", str(final)))
-    changes = {name: change for name, change in deltas(after, before).items() if name != "all"}
+    changes = {
+        name: change for name, change in deltas(after, before, evidence.clusters).items() if name != "all"
+    }
     fell = [f"{name} ({change['value']:+.2f})" for name, change in changes.items()
             if change["different"] and change["value"] < 0]  # fmt: skip
     rose = sum(change["different"] and change["value"] > 0 for change in changes.values())
     moved = f"Of {len(changes)} principles {rose} rose clearly, " + (
         f"{len(fell)} fell: {', '.join(fell)}." if fell else "none fell clearly."
     )
-    wins = win_rate([row.p_win for row in evidence.evaluations[str(final)].values()])
+    wins = _wins(evidence, list(evidence.evaluations[str(final)].values()))
     judge = (
         f"The judge prefers {final} to base in {fixed(wins['value'])} {ci(wins['ci'])} of {wins['n']} pairs "
     )
@@ -143,7 +154,7 @@ def _wordings(evidence: Evidence, truth: bool) -> list[str]:
     if "base" not in rows or evidence.final not in rows:
         return []
     before, after = (measured(rows[name], truth)["all"] for name in ("base", str(evidence.final)))
-    return [f"On {len(after)} held-out wordings of what was asked in training it went from {_with_ci(before)} to {_with_ci(after)}."]  # fmt: skip
+    return [f"On {len(after)} held-out wordings of what was asked in training it went from {_with_ci(before, evidence)} to {_with_ci(after, evidence)}."]  # fmt: skip
 
 
 def flip_rate(rows: Iterable[Evaluation]) -> float | None:
@@ -165,22 +176,33 @@ def _policy(
     judged = [row for row in everything if row.p_win is not None and row.prompt_id in base and name != "base"]
     chances = [row.p_win for row in judged if row.p_win is not None]
     longer = [row.tokens - base[row.prompt_id].tokens for row in judged]
-    texts = [
-        evidence.responses[row.response_id] for row in everything if row.response_id in evidence.responses
-    ]
+    texts = {
+        row.prompt_id: evidence.responses[row.response_id]
+        for row in everything
+        if row.response_id in evidence.responses
+    }
     measures = {kind: make(everything).get("all") for kind, make in (("gold", gold), ("judge", compliance))}
     measures["wordings"] = measured(evidence.wordings.get(name, {}), has_gold(evidence)).get("all")
+    each = {
+        "kl": {row.prompt_id: row.kl for row in everything if row.kl is not None},
+        "length": {row.prompt_id: float(row.tokens) for row in everything},
+        "truncated": {prompt: float(text.finish == "length") for prompt, text in texts.items()},
+        "refusals": {row.prompt_id: float(row.refusal) for row in everything},
+    }
     return {
         "name": name, "n": len(rows),
-        **{kind: rate(values) if values else None for kind, values in measures.items()},
-        "wins": win_rate([row.p_win for row in everything if row.compliance]) if judged else None,
+        **{kind: rate(values, evidence.clusters) if values else None for kind, values in measures.items()},
+        "wins": _wins(evidence, [row for row in everything if row.compliance]) if judged else None,
         "flips": flip_rate(everything),
-        "controlled": length_controlled(outcomes(chances), longer) if judged else None,
-        "kl": mean([row.kl for row in everything if row.kl is not None]),
-        "length": mean([row.tokens for row in everything]),
-        "truncated": mean([text.finish == "length" for text in texts]),
-        "refusals": mean([row.refusal for row in everything]),
+        "controlled": length_controlled(outcomes(chances), longer, clusters_of([row.prompt_id for row in judged], evidence.clusters)) if judged else None,
+        **{kind: rate(values, evidence.clusters, POSITIVE if kind in ("kl", "length") else UNIT) for kind, values in each.items()},
     }  # fmt: skip
+
+
+def _wins(evidence: Evidence, rows: Sequence[Evaluation]) -> WinRate:
+    return win_rate(
+        [row.p_win for row in rows], clusters_of([row.prompt_id for row in rows], evidence.clusters)
+    )
 
 
 def principles(evidence: Evidence) -> dict[str, Any]:
@@ -207,13 +229,13 @@ def principles(evidence: Evidence) -> dict[str, Any]:
 def _principle(evidence: Evidence, name: str, tables: dict[str, tuple[Table, Table]]) -> dict[str, Any]:
     texts = {p.id: p.text for p in evidence.run.constitution.principles}
     cells = {
-        policy: {"gold": rate(truth[name]) if name in truth else None,
-                 "judge": rate(opinion[name]) if name in opinion else None}
+        policy: {"gold": rate(truth[name], evidence.clusters) if name in truth else None,
+                 "judge": rate(opinion[name], evidence.clusters) if name in opinion else None}
         for policy, (truth, opinion) in tables.items()
     }  # fmt: skip
     which = 0 if has_gold(evidence) else 1
     first, last = (pair[which] for pair in (next(iter(tables.values())), tables[str(evidence.final)]))
-    shift = deltas(last, first).get(name) if len(tables) > 1 else None
+    shift = deltas(last, first, evidence.clusters).get(name) if len(tables) > 1 else None
     return {"id": name, "text": texts.get(name, "every principle at once"), "cells": cells, "change": shift}
 
 

@@ -25,9 +25,10 @@ from rlaif.config import ModelConfig
 from rlaif.constitution import Constitution
 from rlaif.engines import open_engine
 from rlaif.errors import UserError
+from rlaif.intervals import ANY, mean_interval
 from rlaif.judge import Judge
 from rlaif.prompts import Templates
-from rlaif.records import Preference, Prompt, verdict_of
+from rlaif.records import Comparison, Preference, Prompt, verdict_of
 from rlaif.runfolder import silent_progress
 from rlaif.stats import agreement, cohen_kappa, mean
 
@@ -110,6 +111,7 @@ class Pair:
         self.a, self.b, self.constitution, self.notes = a, b, constitution, []
         shared = sorted(i for i in set(a.rows) & set(b.rows) if i in a.first.evidence.prompts)
         self.prompts = [a.first.evidence.prompts[i] for i in shared]
+        self.clusters = {prompt.id: prompt.cluster for prompt in self.prompts}
         self.labels = self._labels()
         if not shared and not self.labels["shared"]:
             raise UserError(f"{a.name} and {b.name} share no held-out prompt and no labelled comparison.",
@@ -148,7 +150,7 @@ class Pair:
         win = self._win_rate(judge, progress) if self.prompts else NO_WIN_RATE
         data = {
             "prompts": len(self.prompts), "between": [self.a.letter, self.b.letter], "win_rate": win,
-            **({"gold": self._shown(*self.gold), "gold_win_rate": gold_win_rate(*self.gold)} if self.gold else {}),
+            **({"gold": self._shown(*self.gold), "gold_win_rate": gold_win_rate(*self.gold, self.clusters)} if self.gold else {}),
             "compliance": self._compliance() if self.prompts else {}, "length": self._figure(lambda row: row.tokens),
             "kl": self._figure(lambda row: row.kl), "labels": self.labels, "differs": self.differs,
             "same_config": self.same,
@@ -158,11 +160,13 @@ class Pair:
 
     def _covered(self) -> str:
         """What the intervals cover, and what they do not."""
-        counts = [len(arm.sides) for arm in (self.a, self.b)]
+        counts, n = [len(arm.sides) for arm in (self.a, self.b)], len(self.prompts)
+        groups = len(set(self.clusters.values()))
+        prompts = f"the choice of held-out prompts ({n}{f' in {groups} groups' if groups < n else ''})"
         if counts == [1, 1]:
-            return ("Intervals cover the choice of held-out prompts, not another training: one seed of each config says "
+            return (f"Intervals cover {prompts}, not another training: one seed of each config says "
                     "which of these two policies is ahead, several seeds of each which config is.")  # fmt: skip
-        return (f"Intervals cover the choice of held-out prompts and the spread among seeds ({counts[0]} of "
+        return (f"Intervals cover {prompts} and the spread among seeds ({counts[0]} of "
                 f"{self.a.letter}, {counts[1]} of {self.b.letter}).")  # fmt: skip
 
     def _win_rate(self, judge: ModelConfig | None, progress: Any) -> dict[str, Any]:
@@ -192,7 +196,7 @@ class Pair:
         return mine == theirs and not self.differs["templates"]
 
     def _shown(self, a: Sequence[Table], b: Sequence[Table]) -> dict[str, Any]:
-        shift = arm_deltas(a, b)
+        shift = arm_deltas(a, b, self.clusters)
         for change in shift.values():
             change["different"] = change["different"] and not self.same
         means = [
@@ -222,7 +226,11 @@ class Pair:
             for arm in (self.a, self.b)
         ]  # fmt: skip
         means = [mean(list(averaged(arm).values())) for arm in values]
-        return {self.a.letter: means[0], self.b.letter: means[1], "delta": arm_delta(values[0], values[1])}
+        return {
+            self.a.letter: means[0],
+            self.b.letter: means[1],
+            "delta": arm_delta(values[0], values[1], self.clusters, bounds=ANY),
+        }
 
     def _labels(self) -> dict[str, Any]:
         """How far the two arms' labels agree on the comparisons that both labelled, ties being a verdict of their own.
@@ -236,8 +244,16 @@ class Pair:
         )  # fmt: skip
         shared = [i for i in a if i in b]
         verdicts = [a[i] for i in shared], [b[i] for i in shared]
-        return {"shared": len(shared), self.a.letter: len(a), self.b.letter: len(b),
-                "agreement": agreement(*verdicts), "kappa": cohen_kappa(*verdicts)}  # fmt: skip
+        same = [x == y for x, y in zip(*verdicts, strict=True)]
+        return {"shared": len(shared), self.a.letter: len(a), self.b.letter: len(b), "agreement": agreement(*verdicts),
+                "agreement_ci": mean_interval(same, clusters=self._asked(shared)), "kappa": cohen_kappa(*verdicts)}  # fmt: skip
+
+    def _asked(self, comparisons: Sequence[str]) -> list[str]:
+        """The cluster of each comparison's prompt."""
+        evidence = self.a.first.evidence
+        pairs = evidence.lookup(evidence.last("pair"), "comparisons", Comparison, "id")
+        prompts = [pairs[i].prompt_id if i in pairs else i for i in comparisons]
+        return [evidence.prompts[i].cluster if i in evidence.prompts else i for i in prompts]
 
     def _question(self) -> str:
         kinds = [arm.first.feedback for arm in (self.a, self.b)]
@@ -276,13 +292,13 @@ class Pair:
                 f"{self.a.name} keeps every principle in {mine} of {len(self.prompts)} held-out responses and "
                 f"{self.b.name} in {theirs}, {signed(shift['value'])} {ci(shift['ci'])}")  # fmt: skip
         if win["n"]:
-            change = {"value": win["value"] - 0.5, "different": _decides(win) and not self.same}
+            change = {"value": win["value"] - 0.5, "different": win["different"] and not self.same}
             return "judge", change, (f"the judge prefers {self.a.name} in {fixed(win['value'])} {ci(win['ci'])} of "
                                      f"{win['n']} held-out responses, ties ({fixed(win['ties'])}) counting half; "
                                      f"of its decided verdicts {fixed(win['order_flip_rate'])} flip with the order")  # fmt: skip
         if not self.prompts:
             shared = self.labels
-            return None, {}, (f"Their labels agree in {fixed(shared['agreement'])} of the {shared['shared']} comparisons "
+            return None, {}, (f"Their labels agree in {fixed(shared['agreement'])} {ci(shared['agreement_ci'])} of the {shared['shared']} comparisons "
                               f"that both labelled (Cohen's kappa {fixed(shared['kappa'])}).")  # fmt: skip
         return None, {}, "There is neither gold nor a judge to say."
 
@@ -328,18 +344,18 @@ class Pair:
         return Case(prompt.id, prompt_text(self.a.first.evidence, prompt.id), tuple(replies))
 
 
-def _decides(win: dict[str, Any]) -> bool:
-    low, high = win["ci"]
-    return win["n"] >= 20 and (low > 0.5 or high < 0.5)
-
-
 def _lines(pair: dict[str, Any]) -> list[str]:
     a, b = pair["between"]
     win, lines = pair["win_rate"], []
     if win["n"]:
+        equal = win["length_controlled"]
+        level = (
+            f"{fixed(equal['value'], 3)} {ci(equal['ci'], 3)}"
+            if equal["reason"] is None
+            else f"cannot be told ({equal['reason']})"
+        )
         lines.append(f"win rate of {a} over {b} (judge, both orders): {fixed(win['value'], 3)} {ci(win['ci'], 3)}, ties "
-                     f"{fixed(win['ties'])}, verdicts that flip with the order {fixed(win['order_flip_rate'])}, unreadable {fixed(win['invalid'])}, n {win['n']}; at equal length "
-                     f"{fixed(win['length_controlled']['value'], 3)} {ci(win['length_controlled']['ci'], 3)}")  # fmt: skip
+                     f"{fixed(win['ties'])}, verdicts that flip with the order {fixed(win['order_flip_rate'])}, unreadable {fixed(win['invalid'])}, n {win['n']}; at equal length {level}")  # fmt: skip
     for kind in ("gold", "compliance"):
         for name, change in (pair.get(kind) or {}).get("delta", {}).items():
             sides = f"{fixed(pair[kind][a][name], 3)} and {fixed(pair[kind][b][name], 3)}"
@@ -352,6 +368,6 @@ def _lines(pair: dict[str, Any]) -> list[str]:
         )
     labels = pair["labels"]
     lines.append(f"labels: {labels['shared']} comparisons labelled by both" + (
-        f", agreement {fixed(labels['agreement'], 3)}, kappa {fixed(labels['kappa'], 3)}" if labels["shared"] else ""))  # fmt: skip
+        f", agreement {fixed(labels['agreement'], 3)} {ci(labels['agreement_ci'], 3)}, kappa {fixed(labels['kappa'], 3)}" if labels["shared"] else ""))  # fmt: skip
     keys = [key for kind in pair["differs"].values() for key in kind]
     return [*lines, f"differs: {', '.join(keys) or 'nothing'}"]

@@ -97,7 +97,12 @@ class JudgeCard(Options):
     accuracy: float | None = Field(
         default=0.7, ge=0, le=1, description="least share right where a truth is known"
     )
-    ece: float | None = Field(default=None, ge=0, le=1, description="most expected calibration error")
+    ece: float | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        description="most expected calibration error; missed where its interval lies above",
+    )
     order_flips: float | None = Field(
         default=0.25, ge=0, le=1, description="most verdicts that flip with the order"
     )

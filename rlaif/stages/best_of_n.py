@@ -13,6 +13,7 @@ from typing import Any
 
 from rlaif import stats
 from rlaif.gold import load_gold, with_all
+from rlaif.intervals import ANY, UNIT, mean_interval
 from rlaif.records import Response
 from rlaif.runfolder import Stage
 from rlaif.sampling import sample_responses
@@ -73,8 +74,11 @@ def _truths(stage: Stage, whole: Graded) -> dict[str, list[float]]:
 def _point(stage: Stage, m: int, whole: Graded, truths: dict[str, list[float]]) -> dict[str, Any]:
     proxies = {i: [reward for _, reward in row] for i, row in whole.items()}
     found: dict[str, Any] = {"n": m, "kl": stats.kl_best_of_n(m)}
+    clusters = {i: prompt.cluster for i, prompt in stage.prompts_by_id().items()}
     for name, values in (("reward", proxies), ("gold", truths)):
         if values:
             each = [stats.best_of_n(proxies[i], values[i], m) for i in values]
-            found |= {name: stats.mean(each), f"{name}_ci": stats.bootstrap_mean(each, stage.seed)}
+            bounds = UNIT if name == "gold" else ANY
+            edges = mean_interval(each, bounds, [clusters.get(i, i) for i in values])
+            found |= {name: stats.mean(each), f"{name}_ci": edges}
     return found

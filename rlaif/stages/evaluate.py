@@ -7,13 +7,15 @@ from the rows.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rlaif.engines import GenerateRequest, open_engine
 from rlaif.gold import load_gold, with_all
+from rlaif.intervals import POSITIVE, UNIT, Interval, count, mean_interval, win_rate
 from rlaif.judge import Judge, Question
 from rlaif.preferences import Tally, aggregate, keep_one_rule
 from rlaif.prompts import encode_chat, encode_reply
@@ -21,7 +23,7 @@ from rlaif.records import Comparison, Evaluation, Label, Prompt, Response
 from rlaif.refusals import refuses
 from rlaif.runfolder import HELDOUT, Rows, Stage, split_of
 from rlaif.seeds import derive_seed
-from rlaif.stats import bootstrap_mean, kl_best_of_n, mean, wilson, win_rate
+from rlaif.stats import kl_best_of_n, mean
 
 CHUNK = 128  # prompts between two writes
 
@@ -52,9 +54,10 @@ def run(stage: Stage) -> None:
                 tick(len(chunk))
             stage.dropped["prompt longer than the model's context"] += len(prompts) - len(asked)
     everything, responses = list(rows), stage.responses()
+    clusters = {prompt.id: prompt.cluster for prompt in prompts}
     stage.metrics = {
         "policies": {
-            n: by_split([r for r in everything if r.policy == n], responses, stage.seed) for n in policies
+            n: by_split([r for r in everything if r.policy == n], responses, clusters) for n in policies
         },
         "judge": judge.engine.fingerprint,
     }
@@ -214,30 +217,50 @@ class Tools:
         return totals
 
 
-def by_split(rows: Sequence[Evaluation], responses: dict[str, Response], seed: int) -> dict[str, Any]:
+def by_split(
+    rows: Sequence[Evaluation], responses: dict[str, Response], clusters: Mapping[str, str]
+) -> dict[str, Any]:
     """Rates of one policy on held-out groups, and under "wordings" on held-out wordings of what it was trained on."""
     heldout, wordings = ([row for row in rows if row.split == split] for split in HELDOUT)
-    return rates(heldout, responses, seed) | (
-        {"wordings": rates(wordings, responses, seed)} if wordings else {}
+    return rates(heldout, responses, clusters) | (
+        {"wordings": rates(wordings, responses, clusters)} if wordings else {}
     )
 
 
-def rates(rows: Sequence[Evaluation], responses: dict[str, Response], seed: int) -> dict[str, Any]:
-    """Rates of one policy with their n and 95 % intervals."""
-    found: dict[str, Any] = {"n": len(rows)}
-    truths = [row.gold for row in rows if row.gold is not None]
-    if truths:
-        found["gold"] = {key: mean([t[key] for t in truths]) for key in truths[0]}
-        found["gold_ci"] = {key: wilson(sum(t[key] for t in truths), len(truths)) for key in truths[0]}
+def rates(
+    rows: Sequence[Evaluation], responses: dict[str, Response], clusters: Mapping[str, str]
+) -> dict[str, Any]:
+    """Rates of one policy with their 95 % intervals over clusters of prompts; `clusters` is each prompt's."""
+
+    def read(
+        values: Iterable[tuple[Evaluation, float | None]], bounds: Interval = UNIT
+    ) -> tuple[float, Interval]:
+        """Mean and interval of what is there of the rows' values; without an edge where none can be told."""
+        known = [(clusters[row.prompt_id], value) for row, value in values if value is not None]
+        edges = mean_interval([value for _, value in known], bounds, [key for key, _ in known])
+        return mean([value for _, value in known]), edges
+
+    of = [clusters[row.prompt_id] for row in rows]
+    truths = list(dict.fromkeys(key for row in rows for key in row.gold or {}))
     ids = list(dict.fromkeys(key for row in rows for key in row.compliance))
-    found["compliance"] = {key: mean([r.compliance[key] for r in rows if key in r.compliance]) for key in ids}
-    asked = [row.p_win for row in rows if row.compliance]
-    if any(p is not None for p in asked):
-        found["win_rate"] = win_rate(asked, seed)
-    kl = [row.kl for row in rows if row.kl is not None]
-    found |= {
-        "kl": mean(kl), "kl_ci": bootstrap_mean(kl, seed), "length": mean([row.tokens for row in rows]),
-        "truncated": mean([responses[row.response_id].finish == "length" for row in rows]),
-        "refusal_rate": mean([row.refusal for row in rows]),
-    }  # fmt: skip
+    gold = {key: read((row, (row.gold or {}).get(key)) for row in rows) for key in truths}
+    kept = {key: read((row, row.compliance.get(key)) for row in rows) for key in ids}
+    found: dict[str, Any] = {"n": len(rows), "groups": count(len(rows), of)}
+    for name, table in (("gold", gold), ("compliance", kept)):
+        if table or name == "compliance":
+            found |= {name: {key: value for key, (value, _) in table.items()}}
+            found |= {f"{name}_ci": {key: edges for key, (_, edges) in table.items()}}
+    judged = [row for row in rows if row.compliance]
+    if any(row.p_win is not None for row in judged):
+        found["win_rate"] = win_rate(
+            [row.p_win for row in judged], [clusters[row.prompt_id] for row in judged]
+        )
+    figures = {
+        "kl": read(((row, row.kl) for row in rows), POSITIVE),
+        "length": read(((row, row.tokens) for row in rows), POSITIVE),
+        "truncated": read((row, responses[row.response_id].finish == "length") for row in rows),
+        "refusal_rate": read((row, row.refusal) for row in rows),
+    }
+    for name, (value, edges) in figures.items():
+        found |= {name: value, f"{name}_ci": [edge if math.isfinite(edge) else None for edge in edges]}
     return found

@@ -14,6 +14,7 @@ from typing import Any
 
 from rlaif import stats
 from rlaif.human.heldout import load_heldout
+from rlaif.intervals import UNIT, calibration_error, mean_interval
 from rlaif.pairs import Pair, elements, encoder, load_pairs, make_pair
 from rlaif.runfolder import Stage
 from rlaif.storage import read_json, write_json
@@ -128,12 +129,10 @@ def _measure(
             )
             margins[name].append([x - y for x, y in zip(a, b, strict=True)])
         own[-1] |= {
-            k: calibration(margins[""][-1], heldout, train, stage.seed)[k]
-            for k in ("heldout_accuracy", "ece")
+            k: calibration(margins[""][-1], heldout, train)[k]
+            for k in ("heldout_accuracy", "heldout_accuracy_ci", "ece", "ece_ci", "ece_floor")
         }
-    measured = {
-        name: calibration(mean_of(margins[name]), pairs, train, stage.seed) for name, pairs in sets.items()
-    }
+    measured = {name: calibration(mean_of(margins[name]), pairs, train) for name, pairs in sets.items()}
     return {
         "n_train": len(train), "n_heldout": len(heldout), **measured.pop(""), **own[0], "heldout_sets": {
             name: {"n": len(sets[name]), "dropped": dropped, **measured[name]} for name, (_, dropped) in named.items()
@@ -155,32 +154,38 @@ def _named_set(stage: Stage, name: str, path: Path, tokenizer: Any, limit: int) 
     """The pairs of a held-out set as tokens, none of more than `limit`, and what was left out by reason."""
     found = load_heldout(path, stage.dir / "heldout" / name)
     encode = encoder(tokenizer, found.prompts)
-    made = [make_pair(row.a, row.b, row.p_a, encode) | {"sources": (row.annotator,)} for row in found.pairs]
+    made = [
+        make_pair(row.a, row.b, row.p_a, encode)
+        | {"sources": (row.annotator,), "cluster": found.prompts[row.a.prompt_id].cluster}
+        for row in found.pairs
+    ]
     kept = [pair for pair in made if max(len(pair["chosen_ids"]), len(pair["rejected_ids"])) <= limit]
     found.dropped[f"longer than {limit} tokens"] += len(made) - len(kept)
     return kept, dict(+found.dropped)
 
 
-def calibration(
-    margins: Sequence[float], heldout: Sequence[Pair], train: Sequence[Pair], seed: int
-) -> dict[str, Any]:
-    """What held-out margins r_a − r_b [N] are worth: accuracy on decided pairs, calibration, and trivial rivals."""
+def calibration(margins: Sequence[float], heldout: Sequence[Pair], train: Sequence[Pair]) -> dict[str, Any]:
+    """What held-out margins r_a − r_b [N] are worth: accuracy on decided pairs, calibration, and trivial rivals.
+
+    Intervals are over clusters of prompts.
+    """
     from scipy.special import entr, expit
 
-    labels = [pair["p_a"] for pair in heldout]
+    labels, of = [pair["p_a"] for pair in heldout], [pair["cluster"] for pair in heldout]
     decided = [i for i, p in enumerate(labels) if abs(p - 0.5) > DECIDED]
     first_wins = sum(p["p_a"] > 0.5 for p in train) >= sum(p["p_a"] < 0.5 for p in train)
     longer = [len(pair["chosen_ids"]) - len(pair["rejected_ids"]) for pair in heldout]
     right = [correct(margins[i], labels[i]) for i in decided]
     if not heldout:
-        return {"heldout_accuracy": None, "ece": None}
+        return dict.fromkeys(("heldout_accuracy", "heldout_accuracy_ci", "ece", "ece_ci", "ece_floor"))
     probabilities = expit(margins)
     cross_entropy = stats.cross_entropy(margins, labels)
     entropy = float((entr(labels) + entr([1 - p for p in labels])).mean())
     return {
         "heldout_accuracy": stats.mean(right) if right else None,
-        "heldout_accuracy_ci": stats.bootstrap_mean(right, seed, [heldout[i]["prompt_id"] for i in decided]) if right else None,
-        "n_decided": len(decided), "ece": stats.ece(probabilities, labels),
+        "heldout_accuracy_ci": mean_interval(right, UNIT, [of[i] for i in decided]) if right else None,
+        "n_decided": len(decided), "groups_decided": len({of[i] for i in decided}),
+        **calibration_error(probabilities, labels, of),
         "reliability": stats.reliability(probabilities, labels),
         "cross_entropy": cross_entropy, "label_entropy": entropy, "excess_cross_entropy": cross_entropy - entropy,
         "temperature": stats.fit_temperature(margins, labels),
@@ -194,10 +199,16 @@ def calibration(
 
 def _by_source(decided: Sequence[Pair], right: Sequence[float]) -> dict[str, Any]:
     """Accuracy by who labelled, where there are several."""
-    found: dict[str, list[float]] = {}
+    found: dict[str, list[tuple[float, str]]] = {}
     for pair, hit in zip(decided, right, strict=True):
-        found.setdefault(" and ".join(pair.get("sources", ())), []).append(hit)
-    return {who: {"n": len(hits), "accuracy": stats.mean(hits)} for who, hits in sorted(found.items())} if len(found) > 1 else {}  # fmt: skip
+        found.setdefault(" and ".join(pair.get("sources", ())), []).append((hit, pair["cluster"]))
+    if len(found) < 2:
+        return {}
+    return {
+        who: {"n": len(rows), "accuracy": stats.mean([hit for hit, _ in rows]),
+              "accuracy_ci": mean_interval([hit for hit, _ in rows], UNIT, [key for _, key in rows])}
+        for who, rows in sorted(found.items())
+    }  # fmt: skip
 
 
 def correct(margin: float, p_a: float) -> float:

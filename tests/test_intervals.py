@@ -1,0 +1,230 @@
+"""Intervals against scipy's, numbers worked by hand, exact properties and simulated truth."""
+
+import importlib.util
+import inspect
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import binomtest, ttest_1samp
+
+from rlaif import intervals
+from rlaif.intervals import ANY, GAP, POSITIVE, UNIT, mean_interval
+
+SOURCE = Path(__file__).parent.parent / "benchmarks" / "coverage.py"
+
+
+def benchmark():
+    spec = importlib.util.spec_from_file_location("coverage_benchmark", SOURCE)
+    module = importlib.util.module_from_spec(spec)
+    import sys
+
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(("k", "n"), [(0, 10), (5, 5), (8, 10), (97, 100), (1, 1)])
+@pytest.mark.parametrize("level", [0.95, 0.99])
+def test_a_rate_has_wilsons_interval(k, n, level):
+    expected = binomtest(k, n).proportion_ci(level, method="wilson")
+    assert mean_interval([1.0] * k + [0.0] * (n - k), level=level) == pytest.approx(
+        (expected.low, expected.high)
+    )
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from([0.0, 0.2, 0.5, 0.9, 1.0]), st.integers(0, 5)), min_size=1, max_size=30
+    )
+)
+def test_an_interval_holds_the_mean_and_stays_within_its_bounds(rows):
+    x, of = [row[0] for row in rows], [row[1] for row in rows]
+    low, high = mean_interval(x, UNIT, of)
+    assert 0 <= low <= np.mean(x) + 1e-12
+    assert np.mean(x) - 1e-12 <= high <= 1
+    turned = mean_interval([1 - value for value in x], UNIT, of)
+    assert (1 - turned[1], 1 - turned[0]) == pytest.approx((low, high), abs=1e-9)
+
+
+def test_five_of_five_wins_do_not_show_that_all_are_won():
+    found = intervals.win_rate([0.9] * 5)
+    assert found["value"] == 1.0
+    assert found["ci"][0] == pytest.approx(0.5655, abs=1e-4)  # 5 / (5 + 1.96²)
+    assert not found["different"]
+
+
+def test_ties_alone_do_not_show_an_even_match_exactly():
+    low, high = mean_interval([0.5] * 20)
+    assert low == pytest.approx(1 - high)
+    assert 0.3 < low < 0.45
+
+
+def test_many_bounded_values_have_students_interval():
+    x = np.random.default_rng(0).beta(30, 30, 4000)
+    expected = ttest_1samp(x, 0).confidence_interval()
+    assert mean_interval(x) == pytest.approx((expected.low, expected.high), abs=2e-5)
+    numbers = np.random.default_rng(0).normal(0, 1, 4000)
+    expected = ttest_1samp(numbers, 0).confidence_interval()
+    assert mean_interval(numbers, ANY) == pytest.approx((expected.low, expected.high), abs=2e-4)
+
+
+def test_values_of_one_cluster_count_once_where_they_are_alike():
+    x, of = np.repeat([1.0, 0.0, 1.0, 1.0] * 10, 5), np.repeat(np.arange(40), 5)
+    alone, apart, whole = mean_interval(x[::5]), mean_interval(x), mean_interval(x, UNIT, of.tolist())
+    assert whole[1] - whole[0] == pytest.approx(alone[1] - alone[0], rel=0.1)
+    assert (whole[1] - whole[0]) / (apart[1] - apart[0]) == pytest.approx(math.sqrt(5), rel=0.1)
+    ones = mean_interval([1.0] * 20, UNIT, [i // 4 for i in range(20)])
+    assert ones[0] == pytest.approx(mean_interval([1.0] * 5)[0])  # five groups, which may be alike
+
+
+def test_heavy_tails_open_the_upper_end_and_too_few_numbers_have_no_interval():
+    low, high = mean_interval([0.1] * 18 + [20.0, 45.0], POSITIVE)
+    assert low > 0
+    assert math.isinf(high)
+    assert math.isnan(mean_interval(list(range(19)), ANY)[0])
+    assert not math.isnan(mean_interval(list(range(20)), ANY)[0])
+    assert math.isnan(mean_interval([0.0] * 100, POSITIVE)[0])  # no spread was seen
+    assert math.isnan(mean_interval([], POSITIVE)[0])
+    assert mean_interval([]) == UNIT
+    estimates = [-0.1, *np.linspace(0, 2, 30)]  # of what is positive, and not always positive themselves
+    assert mean_interval(estimates, POSITIVE) == mean_interval(estimates, ANY)
+
+
+@pytest.mark.parametrize(("up", "down"), [(4, 0), (5, 0), (6, 0), (5, 1), (9, 2), (3, 3), (0, 0)])
+def test_the_sign_test_is_mcnemars(up, down):
+    expected = binomtest(up, up + down).pvalue if up + down else 1.0
+    assert intervals.sign_flip([1] * up + [-1] * down + [0] * 30) == pytest.approx(expected)
+
+
+def test_four_prompts_against_none_are_not_different():
+    for up, shown in ((4, False), (5, False), (6, True)):
+        gaps = [1.0] * up + [0.0] * 60
+        ci = mean_interval(gaps, GAP)
+        assert intervals.shown(gaps, ci) == shown
+    assert not intervals.shown([1.0] * 6 + [0.0] * 60, ci, [0, 0, 1, 1, 2, 2, *range(3, 63)])  # three groups
+    assert not intervals.shown([1.0] * 19, (0.5, 1.0))
+
+
+def test_seeds_widen_an_interval_by_students_t():
+    gaps = [0.1, 0.2, 0.4]
+    expected = ttest_1samp(gaps, 0).confidence_interval()
+    middle = float(np.mean(gaps))
+    assert intervals.with_seed_variance(middle, (middle, middle), gaps) == pytest.approx(
+        (expected.low, expected.high)
+    )
+    assert intervals.with_seed_variance(0.5, (0.4, 0.6), [0.5]) == (0.4, 0.6)
+
+
+def test_win_rate_counts_ties_half_and_leaves_the_unreadable_out():
+    found = intervals.win_rate([0.9, 0.9, 0.2, 0.52, None], ["x", "x", "y", "z", "w"])
+    assert found["value"] == pytest.approx(2.5 / 4)
+    assert (found["ties"], found["invalid"], found["n"], found["groups"]) == (0.25, pytest.approx(0.2), 4, 3)
+    assert found["ci"][0] < 0.625 < found["ci"][1]
+    nothing = intervals.win_rate([])
+    assert math.isnan(nothing["value"])
+    assert math.isnan(nothing["ci"][0])
+
+
+def test_length_control_removes_what_length_explains():
+    rng = np.random.default_rng(0)
+    delta = rng.normal(5, 5, 4000)
+    shown = 1 / (1 + np.exp(-0.4 - 2.0 * np.tanh(delta / delta.std())))
+    wins = (rng.random(4000) < shown).astype(float)
+    assert wins.mean() > 0.75
+    found = intervals.length_controlled(wins, delta)
+    assert found["value"] == pytest.approx(1 / (1 + math.exp(-0.4)), abs=0.03)
+    assert found["ci"][0] < 1 / (1 + math.exp(-0.4)) < found["ci"][1]
+
+
+def test_length_control_by_hand():
+    found = intervals.length_controlled([1.0, 0.0] * 50, [0.0] * 100)
+    assert found["value"] == pytest.approx(0.5)
+    assert found["ci"] == (pytest.approx(0.403, abs=0.002), pytest.approx(0.597, abs=0.002))
+    wins = intervals.length_controlled([1.0] * 19, [0.0] * 19)
+    assert wins["value"] == pytest.approx(0.975)  # (19 + ½)/(19 + 1)
+    ties = intervals.length_controlled([1.0] * 15 + [0.0] * 15 + [0.5] * 30, [2.0, -2.0] * 30)
+    assert ties["value"] == pytest.approx(0.5, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    "delta", [list(range(15, 45)), [-5.0] * 9 + [5.0] * 21, [*range(10, 160), *([-1] * 14)]]
+)
+def test_without_overlap_in_length_nothing_is_told(delta):
+    found = intervals.length_controlled([1.0] * len(delta), delta)
+    assert math.isnan(found["value"])
+    assert "needed" in found["reason"]
+
+
+@given(st.lists(st.tuples(st.sampled_from([0.0, 0.5, 1.0]), st.floats(-50, 50)), min_size=20, max_size=60))
+def test_length_control_turns_round_with_the_pair(rows):
+    wins, delta = [row[0] for row in rows], [row[1] for row in rows]
+    there = intervals.length_controlled(wins, delta)
+    back = intervals.length_controlled([1 - x for x in wins], [-d for d in delta])
+    assert (there["reason"] is None) == (back["reason"] is None)
+    if there["reason"] is None:
+        assert there["value"] + back["value"] == pytest.approx(1.0, abs=1e-6)
+        assert there["ci"][0] + back["ci"][1] == pytest.approx(1.0, abs=1e-6)
+
+
+def test_a_perfect_forecaster_has_an_error_and_its_floor_says_how_large():
+    rng = np.random.default_rng(1)
+    p = rng.random(50)
+    found = [intervals.calibration_error(p, (rng.random(50) < p).astype(float)) for _ in range(200)]
+    assert np.mean([one["ece"] for one in found]) == pytest.approx(found[0]["ece_floor"], rel=0.06)
+    assert found[0]["ece_floor"] > 0.1
+    assert np.mean([one["ece_ci"][0] == 0 for one in found]) > 0.93
+
+
+def test_a_forecaster_who_is_off_is_shown_to_be():
+    p = np.full(400, 0.9)
+    found = intervals.calibration_error(p, (np.arange(400) % 10 < 6).astype(float))
+    assert found["ece"] == pytest.approx(0.3)
+    assert found["ece_ci"] == (pytest.approx(0.25, abs=0.02), pytest.approx(0.35, abs=0.02))
+    three = intervals.calibration_error(
+        p, (np.arange(400) % 10 < 6).astype(float), [i // 40 for i in range(400)]
+    )
+    assert three["ece_floor"] < found["ece_floor"]  # every group holds six of ten: they vary less than chance
+    assert math.isnan(intervals.calibration_error([], [])["ece"])
+
+
+def printed():
+    """The functions of `intervals` that return an interval, by their annotations."""
+    kinds = ("Interval", "WinRate", "Controlled", "Calibration")
+    return {name for name, function in inspect.getmembers(intervals, inspect.isfunction)
+            if function.__module__ == intervals.__name__ and not name.startswith("_")
+            and function.__annotations__["return"] in kinds}  # fmt: skip
+
+
+def test_the_coverage_benchmark_holds_every_function_that_returns_an_interval():
+    assert printed() == {case.function for case in benchmark().CASES}
+    assert len(printed()) > 3
+
+
+def test_no_other_interval_is_computed_elsewhere():
+    for path in [*SOURCE.parent.parent.glob("rlaif/**/*.py"), *SOURCE.parent.glob("*.py")]:
+        if path.name not in ("intervals.py", "coverage.py"):
+            text = path.read_text()
+            for word in ("1.96", "quantile(", "wilson", "bootstrap_", "t.ppf"):
+                assert word not in text, f"{path.name}: {word}"
+
+
+@pytest.mark.slow
+def test_intervals_cover_the_truth():
+    module, wrong = benchmark(), []
+    for case in module.CASES:
+        for n in (5, 20, 100):
+            if n < case.least:
+                continue
+            found = module.measure(case, n, 400, seed=1)
+            if found["coverage"] is None or found["not_printed"] > 0.9:
+                continue
+            least = 0.80 if case.heavy else 0.87 if n < 20 else 0.90
+            if found["coverage"] < least or (
+                case.function == "length_controlled" and abs(found["bias"]) > 0.03
+            ):
+                wrong.append(found)
+    assert not wrong, wrong
