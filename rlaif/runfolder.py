@@ -61,9 +61,10 @@ class RowFile(Generic[R]):
         if text:
             if not self.mended:
                 drop_torn_line(self.path)
-            self.mended = True
+            self.mended = False  # until all of it is written
             with self.path.open("ab") as file:
                 file.write(text)
+            self.mended = True
 
 
 class Rows(RowFile[R]):

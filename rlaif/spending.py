@@ -84,15 +84,16 @@ class Ledger:
         """Write what has not been written yet."""
         self.flushed = time.monotonic()
         rows = [{"stage": s, "model": m, **used} for (s, m), used in self.waiting.items() if used]
-        self.waiting.clear()
         if rows:
             if not self.mended:
                 drop_torn_line(self.path)
-            self.mended = True
+            self.mended = False  # until all of it is written
             with self.path.open("a", encoding="utf-8") as file:
                 file.write("".join(json.dumps(row) + "\n" for row in rows))
                 file.flush()
                 os.fsync(file.fileno())  # or a power cut would give money back
+            self.mended = True
+        self.waiting.clear()
 
     def figures(self, stage: str | None = None) -> dict[str, Any]:
         """Calls, tokens and money so far, of the whole run or of one stage."""

@@ -15,6 +15,7 @@ import sqlite3
 import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -85,13 +86,11 @@ class CachedEngine:
                     yield index, Generation(**found[keys[index]])
                 else:
                     missing.append(index)
-        try:
+        with self._keeping():
             for place, made in self.engine.generate([requests[i] for i in missing]) if missing else ():
                 if made.unwritten is None:
                     self._keep(keys[missing[place]], asdict(made))
                 yield missing[place], made
-        finally:
-            self._flush()
 
     def score_choices(self, requests: Sequence[ScoreRequest]) -> Iterator[tuple[int, Scores]]:
         """Requests whose suffixes are all known first, then the others, asking only for the missing suffixes."""
@@ -120,7 +119,7 @@ class CachedEngine:
             replace(requests[i], suffixes=tuple(requests[i].suffixes[s] for s in hole))
             for (i, _), hole in zip(missing, holes, strict=True)
         ]
-        try:
+        with self._keeping():
             for place, made in self.engine.score_choices(asked) if asked else ():
                 index, known = missing[place]
                 if made.too_long:
@@ -132,8 +131,17 @@ class CachedEngine:
                     if not requests[index].again:
                         self._keep(key, value)
                 yield index, replace(made, logprobs=tuple(map(tuple, known)))
-        finally:
-            self._flush()
+
+    @contextmanager
+    def _keeping(self) -> Iterator[None]:
+        """Write what was answered; where something else went wrong, an error of that is not the one to be told."""
+        try:
+            yield
+        except BaseException:
+            with suppress(sqlite3.Error, OSError):
+                self._flush()
+            raise
+        self._flush()
 
     def _key(self, *parts: Any) -> bytes:
         text = json.dumps([self.fingerprint, *parts], ensure_ascii=False, sort_keys=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from rlaif.engines import Engine, GenerateRequest, Generation, ScoreRequest, Scores
@@ -50,9 +51,13 @@ class MeteredEngine:
                 for index, answer in ask(part):
                     self._count()
                     yield start + index, answer
-            finally:
-                self._count()
-                ledger.flush()
+            except BaseException:  # what cannot be written now is written with what comes next, or told by it
+                with suppress(OSError):
+                    self._count()
+                    ledger.flush()
+                raise
+            self._count()
+            ledger.flush()
             start += len(part)
 
     def _most_read(self, request: ScoreRequest) -> dict[str, float]:
