@@ -131,7 +131,7 @@ def people(base: Run, options: argparse.Namespace) -> dict[str, Any]:
     levels: dict[str, Any] = {}
     for errors in options.errors:
         noise = crowd.noise_for(heldout, errors)
-        rows: dict[str, list[dict[str, Any]]] = {rule: [] for rule in RULES}
+        rows: dict[str, list[dict[str, Any]]] = {rule: [] for rule in options.rules}
         for seed in options.seeds:
             chance = {
                 p.id: mean([crowd.vote(p, f"other {n}", noise, seed) for n in range(CROWD)]) for p in heldout
@@ -144,12 +144,12 @@ def people(base: Run, options: argparse.Namespace) -> dict[str, Any]:
             ]
             prior = estimated_prior(votes)
             rules = {"logits": by_logits, "shares": share, "estimated": by_prior(prior)}
-            for rule in RULES:
+            for rule in options.rules:
                 out = options.out / f"{rule}-{options.people}-{errors}-{seed}"
                 said = [(pair, rules[rule](own)) for pair, own in zip(pairs, votes, strict=True)]
                 rows[rule].append({**train(base, said, seed, out), "prior": prior})
                 print(f"errors {errors:.0%}, seed {seed}, {rule}: {rows[rule][-1]}", flush=True)
-        less = {rule: less_than(rows[rule], rows["logits"]) for rule in RULES if rule != "logits"}
+        less = {rule: less_than(rows[rule], rows["logits"]) for rule in options.rules if rule != "logits"}
         levels[str(errors)] = {"noise": noise, **rows, "less_logits": less}
     return {"pairs": len(pairs), "heldout_pairs": len(heldout), "heldout_ties": mean([t == 0.5 for t in truth.values()]),
             "people": options.people, "levels": levels}  # fmt: skip
@@ -234,7 +234,7 @@ def table(results: dict[str, Any]) -> str:
         "", "| votes against the truth | rule | accuracy | less logits [95 %] | ECE | less logits [95 %] | ECE, truth |", "|" + "---|" * 7,
     ]  # fmt: skip
     for errors, level in found["levels"].items():
-        for rule in RULES:
+        for rule in (rule for rule in RULES if rule in level):
             ece, truth, right = (f"{mean([row[key] for row in level[rule]]):.3f}" for key in FIGURES)
             gaps = level["less_logits"].get(rule)
             apart = [
@@ -273,6 +273,7 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=400, help="prompts sampled, four responses each")
     parser.add_argument("--pairs", type=int, default=400, help="pairs trained on")
     parser.add_argument("--epochs", type=float, default=2, help="of the reward models")
+    parser.add_argument("--rules", nargs="+", choices=RULES, default=list(RULES), help="logits among them")
     parser.add_argument("--pandalm", type=Path, help="folder with PandaLM's testset-v1.json")
     parser.add_argument("--out", type=Path, default=Path("runs/annotators"))
     parser.add_argument("--json", type=Path)

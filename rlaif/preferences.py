@@ -44,35 +44,40 @@ def sigmoid(x: float) -> float:
 
 
 def combine_orders(labels: Sequence[Label]) -> dict[tuple[str, str | None], float]:
-    """p_a by (annotator, principle): the mean logit over the orders that could be read."""
-    logits: dict[tuple[str, str, str | None], list[float]] = defaultdict(list)
+    """p_a by (annotator, principle): the mean logit over the orders that could be read, one order's as it is."""
+    read: dict[tuple[str, str, str | None], list[float]] = defaultdict(list)
     for label in labels:
         if label.p_a is not None:
             who = label.annotator
-            logits[who.kind, who.id, label.principle_id].append(logit(label.p_a))
-    return {(f"{kind}:{who}", principle): sigmoid(sum(values) / len(values))
-            for (kind, who, principle), values in logits.items()}  # fmt: skip
+            read[who.kind, who.id, label.principle_id].append(label.p_a)
+    return {(f"{kind}:{who}", principle): p[0] if len(p) == 1 else sigmoid(sum(map(logit, p)) / len(p))
+            for (kind, who, principle), p in read.items()}  # fmt: skip
 
 
-def evidence(
-    labels: Sequence[Label], weights: Mapping[str, float] | None
-) -> dict[str, dict[str | None, float]]:
-    """annotator → principle → weighted logit for a, of what counts; None stands for the whole comparison.
+def heard(labels: Sequence[Label], weights: Mapping[str, float]) -> dict[str, dict[str | None, float]]:
+    """annotator → principle → p_a, of what counts; None stands for the whole comparison.
 
-    A principle that `weights` lacks, or gives 0, says nothing (without `weights` each has 1), and an annotator whose
-    labels all say nothing is not there. A verdict on the whole comparison stands before those on single principles.
+    A principle that `weights` lacks, or gives 0, says nothing, and an annotator whose labels all say nothing is not
+    there. A verdict on the whole comparison stands before those on single principles.
     """
     found: dict[str, dict[str | None, float]] = defaultdict(dict)
     for (annotator, principle), p in combine_orders(labels).items():
-        weight = 1.0 if principle is None or weights is None else weights.get(principle, 0.0)
-        if weight:
-            found[annotator][principle] = weight * logit(p, MAX_LOGIT if principle is None else BOUND)
+        if principle is None or weights.get(principle):
+            found[annotator][principle] = p
     return {who: {None: said[None]} if None in said else said for who, said in found.items()}
 
 
-def opinions(labels: Sequence[Label], weights: Mapping[str, float] | None = None) -> dict[str, float]:
-    """Each annotator's probability that a is better, by "kind:id", of one comparison's labels."""
-    return {who: sigmoid(sum(said.values())) for who, said in evidence(labels, weights).items()}
+def opinion(said: Mapping[str | None, float], weights: Mapping[str, float]) -> float:
+    """One annotator's probability that a is better: of the whole comparison, or its principles' logits added."""
+    if None in said:
+        return said[None]
+    return sigmoid(sum(weights[i] * logit(p, BOUND) for i, p in said.items() if i is not None))
+
+
+def opinions(labels: Sequence[Label]) -> dict[str, float]:
+    """Each annotator's probability that a is better, by "kind:id", where all principles weigh the same."""
+    weights = {label.principle_id: 1.0 for label in labels if label.principle_id is not None}
+    return {who: opinion(said, weights) for who, said in heard(labels, weights).items()}
 
 
 def share(votes: Sequence[float]) -> float:
@@ -88,21 +93,21 @@ def aggregate(
     A judge has weight 1, each person `human_weight`; a judge's opinion is kept within `clamp`. The principle that
     decided moved the mixed opinion furthest towards its side; None where that was no principle.
     """
-    said = evidence(labels, {p.id: p.weight for p in constitution.principles})
-    opinion = {who: sigmoid(sum(by.values())) for who, by in said.items()}
-    weight = {who: 1.0 if who.startswith("ai:") else human_weight for who in said}
-    total = sum(weight.values())
-    if not total:
+    weights = {p.id: p.weight for p in constitution.principles}
+    said = heard(labels, weights)
+    counts = {who: 1.0 if who.startswith("ai:") else human_weight for who in said}
+    if not sum(counts.values()):
         return None
     low, high = clamp
-    people = [p for who, p in opinion.items() if not who.startswith("ai:")]
-    judges = [min(high, max(low, p)) for who, p in opinion.items() if who.startswith("ai:")]
-    p_a = (sum(judges) + human_weight * len(people) * share(people)) / total
+    people = [opinion(by, weights) for who, by in said.items() if not who.startswith("ai:")]
+    judges = [min(high, max(low, opinion(by, weights))) for who, by in said.items() if who.startswith("ai:")]
+    p_a = (sum(judges) + human_weight * len(people) * share(people)) / sum(counts.values())
     pushed: dict[str, float] = defaultdict(float)
     for who, by in said.items():
-        for principle, say in by.items():
+        for principle, p in by.items():
             if principle is not None:
-                pushed[principle] += weight[who] * say * math.copysign(abs(p_a - 0.5) > DRAW, p_a - 0.5)
+                towards = math.copysign(abs(p_a - 0.5) > DRAW, p_a - 0.5)
+                pushed[principle] += towards * counts[who] * weights[principle] * logit(p, BOUND)
     deciding = max(pushed, key=lambda i: pushed[i], default=None)
     return p_a, deciding if deciding is not None and pushed[deciding] > 0 else None
 

@@ -65,10 +65,15 @@ class Record(BaseModel):
         """What the id is a hash of."""
         raise NotImplementedError
 
+    @property
+    def content_id(self) -> str:
+        """The id that the content gives: that of every row of ours, and not always of a row from elsewhere."""
+        return content_hash(type(self).__name__, *self.identity())
+
     @model_validator(mode="after")
     def _fill_id(self) -> Record:
         if not self.id:
-            object.__setattr__(self, "id", content_hash(type(self).__name__, *self.identity()))
+            object.__setattr__(self, "id", self.content_id)
         return self
 
     def to_json(self) -> str:
@@ -293,6 +298,14 @@ def verdict_of(p_a: float | None, tie_margin: float = TIE_MARGIN) -> Verdict:
 
 
 R = TypeVar("R", bound=Record)
+
+
+def with_content_id(row: R, **changes: Any) -> R:
+    """The row with these fields changed, under the id that its content then gives, whatever id it came with."""
+    changed = row.model_copy(update=changes)
+    return (
+        changed if changed.id == changed.content_id else changed.model_copy(update={"id": changed.content_id})
+    )
 
 
 def by_id(rows: Sequence[R]) -> dict[str, R]:

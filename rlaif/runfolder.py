@@ -67,6 +67,15 @@ class RowFile(Generic[R]):
             self.mended = True
 
 
+def first_by_id(files: Iterable[Path], record: type[R]) -> dict[str, R]:
+    """The rows of some files by id, the first of equal ids as a `Lookup` finds it: all stages read one text."""
+    found: dict[str, R] = {}
+    for file in files:
+        for row in RowFile(file, record):
+            found.setdefault(row.id, row)
+    return found
+
+
 class Rows(RowFile[R]):
     """A row file that holds the ids it contains, so that each is there at most once."""
 
@@ -234,11 +243,11 @@ class Stage:
 
     def responses(self) -> dict[str, Response]:
         """Every response of the run so far by id: samples, revised texts and imported ones."""
-        return {row.id: row for file in self.files("responses") for row in RowFile(file, Response)}
+        return first_by_id(self.files("responses"), Response)
 
     def prompts_by_id(self) -> dict[str, Prompt]:
         """Every prompt of the run by id, imported ones included."""
-        return {row.id: row for file in self.files("prompts") for row in RowFile(file, Prompt)}
+        return first_by_id(self.files("prompts"), Prompt)
 
     @property
     def templates(self) -> Templates:

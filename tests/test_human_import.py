@@ -243,8 +243,8 @@ def test_export_leaves_out_what_the_format_cannot_hold_and_counts_it(tmp_path):
     tie = Comparison(prompt_id=prompt.id, a=b.id, b=a.id)
     label = read_rows(folder / "labels.jsonl", Label)[0]
     more = {"prompts": [prompt], "responses": [a, b], "comparisons": [odd, tie],
-            "labels": [label.model_copy(update={"id": c.id, "comparison_id": c.id, "p_a": p})
-                       for c, p in ((odd, 1.0), (tie, 0.5))]}  # fmt: skip
+            "labels": [label.model_copy(update={"id": c.id, "comparison_id": c.id, "p_a": p, "verdict": v})
+                       for c, p, v in ((odd, 1.0, "a"), (tie, 0.5, "tie"))]}  # fmt: skip
     for name, rows in more.items():
         with (folder / f"{name}.jsonl").open("a") as file:
             file.write("".join(row.to_json() + "\n" for row in rows))

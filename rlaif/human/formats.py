@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
 import re
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from pydantic import ValidationError
 
 from rlaif.errors import UserError
 from rlaif.records import Annotator, Verdict
@@ -47,7 +50,7 @@ def read_hh(path: Path) -> Iterator[Pair | Unusable]:
 def read_hhh(path: Path) -> Iterator[Pair | Unusable]:
     """HHH alignment: a JSON array of rubric prompts, or BIG-bench tasks of `input` and `target_scores`.
 
-    The subset (honest, helpful, harmless, other) is part of the annotator's id.
+    The subset (honest, helpful, harmless, other) is part of the annotator's id. Equal target scores are a tie.
     """
     try:
         data = json.loads(path.read_text(encoding="utf-8-sig"))
@@ -55,8 +58,13 @@ def read_hhh(path: Path) -> Iterator[Pair | Unusable]:
         raise UserError(
             f"{path}: cannot be read ({error}).", "the JSON of HHH alignment", "check the path"
         ) from None
-    for row in data.get("examples", []) if isinstance(data, dict) else data:
-        yield hhh_pair(row, path.parent.name if isinstance(data, dict) else "")
+    task = isinstance(data, dict)
+    rows = data.get("examples") if task else data
+    if not isinstance(rows, list):
+        raise UserError(f"{path}: no list of rows.", 'an array of rubric prompts, or an object with an array "examples"',
+                        "check that this is a file of HHH alignment")  # fmt: skip
+    for row in rows:
+        yield hhh_pair(row, path.parent.name if task else "")
 
 
 READERS: dict[str, Reader] = {"hh": read_hh, "hhh": read_hhh}
@@ -79,8 +87,10 @@ def hhh_pair(row: Any, subset: str) -> Pair | Unusable:
     scores = row.get("target_scores")
     if isinstance(scores, dict) and len(scores) == 2 and isinstance(row.get("input"), str):
         (first, x), (second, y) = scores.items()
-        better, worse = (first, second) if x > y else (second, first)
-        return _hhh(row["input"], better, worse, subset)
+        if not (_is_number(x) and _is_number(y)):
+            return Unusable("target scores are not two numbers")
+        better, worse = (first, second) if x >= y else (second, first)
+        return _hhh(row["input"], better, worse, subset, "tie" if x == y else "a")
     found = [_RUBRIC.search(str(row.get(key))) for key in ("chosen_instruction", "rejected_instruction")]
     if not all(found):
         return Unusable("neither a rubric prompt nor target scores")
@@ -90,15 +100,22 @@ def hhh_pair(row: Any, subset: str) -> Pair | Unusable:
     return _hhh(question, chosen, rejected, str(row.get("source", "")))
 
 
-def _hhh(question: str, better: str, worse: str, subset: str) -> Pair | Unusable:
+def _is_number(score: Any) -> bool:
+    return isinstance(score, int | float) and not isinstance(score, bool) and math.isfinite(score)
+
+
+def _hhh(question: str, better: str, worse: str, subset: str, verdict: Verdict = "a") -> Pair | Unusable:
     # A dialogue begins with what the human says; later turns carry their markers.
     messages = parse_dialogue("\n\nHuman: " + question)
     if messages is None:
         return Unusable("turns do not begin and end with Human")
     if not better.strip() or not worse.strip():
         return Unusable("empty answer")
-    annotator = Annotator(kind="human", id="/".join(filter(None, ("hhh-alignment", subset))))
-    return Pair(messages, better.strip(), worse.strip(), "a", annotator)
+    try:
+        annotator = Annotator(kind="human", id="/".join(filter(None, ("hhh-alignment", subset))))
+    except ValidationError:
+        return Unusable("not valid Unicode text")
+    return Pair(messages, better.strip(), worse.strip(), verdict, annotator)
 
 
 HH_ANNOTATOR = Annotator(kind="human", id="hh-rlhf")

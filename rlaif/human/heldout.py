@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
 
+from rlaif.errors import UserError
+from rlaif.human.folder import STRAY, read_folder
 from rlaif.human.formats import format_of
 from rlaif.human.importers import import_file
 from rlaif.preferences import opinions
-from rlaif.records import Comparison, Label, Prompt, Response, by_id
-from rlaif.runfolder import read_rows
+from rlaif.records import Prompt, Response
 from rlaif.storage import read_json
 
 
@@ -42,19 +43,28 @@ def load_heldout(path: Path, imported: Path) -> HeldoutSet:
     if not path.is_dir():
         import_file(format_of(path), path, imported)
         return load_heldout(imported, imported)
-    record = path / "import.json"
-    dropped = Counter(read_json(record)["dropped"] if record.exists() else {})
-    texts = by_id(read_rows(path / "responses.jsonl", Response))
-    said: defaultdict[str, list[Label]] = defaultdict(list)
-    for label in read_rows(path / "labels.jsonl", Label):
-        said[label.comparison_id] += [label] if label.p_a is not None else []
+    folder = read_folder(path)
+    said = folder.labels()
     pairs: list[LabelledPair] = []
-    for row in read_rows(path / "comparisons.jsonl", Comparison):
-        labels = said[row.id]
+    dropped = _dropped_before(path / "import.json")
+    for row in folder.comparisons.values():
+        labels = [label for label in said.get(row.id, ()) if label.p_a is not None]
         if labels:
             p_a = fmean(opinions(labels).values())
             who = ", ".join(sorted({label.annotator.id for label in labels}))
-            pairs.append(LabelledPair(texts[row.a], texts[row.b], p_a, who))
+            pairs.append(LabelledPair(folder.responses[row.a], folder.responses[row.b], p_a, who))
         else:
             dropped["no readable label"] += 1
-    return HeldoutSet(pairs, by_id(read_rows(path / "prompts.jsonl", Prompt)), dropped)
+    dropped |= {"pair that stands twice": folder.repeated, STRAY: folder.counts[STRAY]}
+    return HeldoutSet(pairs, folder.prompts, +dropped)
+
+
+def _dropped_before(record: Path) -> Counter[str]:
+    """What the import of a folder left out, by reason; nothing where the folder was not imported by us."""
+    if not record.exists():
+        return Counter()
+    try:
+        return Counter({str(reason): int(n) for reason, n in read_json(record)["dropped"].items()})
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
+        raise UserError(f"{record}: damaged: no counts of dropped rows.", "the file that `rlaif data import` wrote",
+                        "import the data again, or remove the file") from None  # fmt: skip

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from itertools import islice
@@ -19,11 +19,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from rlaif.errors import UserError, nearest
+from rlaif.human.folder import P_A, read_folder
 from rlaif.human.formats import READERS, Pair, Unusable, hh_pair, hh_row
-from rlaif.human.rankings import P_A
 from rlaif.preferences import opinions
-from rlaif.records import Comparison, Label, Prompt, Record, Response, Verdict, by_id
-from rlaif.runfolder import read_rows
+from rlaif.records import Comparison, Label, Prompt, Record, Response, Verdict
 from rlaif.storage import read_json, write_json
 
 FILES = ("prompts", "responses", "comparisons", "labels")
@@ -40,6 +39,10 @@ def import_file(
     """
     if format not in READERS:
         raise UserError(f'unknown format "{format}" — {nearest(format, list(READERS))}')
+    if limit is not None and limit < 1:
+        raise UserError(
+            f"limit: {limit}.", "how many rows to read, 1 or more", "leave it out to read all rows"
+        )
     if not path.is_file():
         raise UserError(f"{path}: no such file.", f"a file in the {format} format", "check the path")
     asked = {"format": format, "source": path.name, "sha256": _sha256(path), "limit": limit, "tags": [*tags]}
@@ -137,24 +140,23 @@ def export_hh(folder: Path, path: Path) -> dict[str, Any]:
     Left out and counted: a comparison without a winner, and one that the format cannot hold (a system turn, a turn
     marker inside an answer), which is whatever would not be read back the same.
     """
-    prompts = by_id(read_rows(folder / "prompts.jsonl", Prompt))
-    responses = by_id(read_rows(folder / "responses.jsonl", Response))
-    comparisons = read_rows(folder / "comparisons.jsonl", Comparison)
-    labels: defaultdict[str, list[Label]] = defaultdict(list)
-    for label in read_rows(folder / "labels.jsonl", Label):
-        labels[label.comparison_id].append(label)
+    rows = read_folder(folder)
+    labels = rows.labels()
     dropped: Counter[str] = Counter()
     with path.open("w", encoding="utf-8") as file:
-        for row in comparisons:
-            p_a = fmean(opinions(labels[row.id]).values() or [0.5])
-            best, worst = (responses[id].text for id in ((row.a, row.b) if p_a > 0.5 else (row.b, row.a)))
-            turns = tuple((m.role, m.content) for m in prompts[row.prompt_id].messages)
+        for row in rows.comparisons.values():
+            p_a = fmean(opinions(labels.get(row.id, ())).values() or [0.5])
+            best, worst = (
+                rows.responses[id].text for id in ((row.a, row.b) if p_a > 0.5 else (row.b, row.a))
+            )
+            turns = tuple((m.role, m.content) for m in rows.prompts[row.prompt_id].messages)
             hh, reason = _hh(turns, best, worst), "no winner" if p_a == 0.5 else ""
             if hh is None or reason:
                 dropped[reason or "the format cannot hold it"] += 1
             else:
                 file.write(json.dumps(hh, ensure_ascii=False) + "\n")
-    return {"in": len(comparisons), "kept": len(comparisons) - dropped.total(), "dropped": dict(dropped)}
+    total = len(rows.comparisons)
+    return {"in": total, "kept": total - dropped.total(), "dropped": dict(dropped)}
 
 
 def _hh(turns: tuple[tuple[str, str], ...], best: str, worst: str) -> dict[str, str] | None:

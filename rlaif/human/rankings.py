@@ -10,12 +10,11 @@ from typing import Any
 
 from rlaif.constitution import Constitution
 from rlaif.errors import UserError
+from rlaif.human.folder import P_A, Folder, read_what_is_there, with_p
 from rlaif.judge import Question
 from rlaif.plugin import load_function
-from rlaif.records import Annotator, Comparison, Label, Prompt, Ranking, Response, Verdict
+from rlaif.records import Annotator, Comparison, Label, Prompt, Ranking, Response, Verdict, with_content_id
 from rlaif.runfolder import numbered_rows, read_rows
-
-P_A: dict[Verdict, float] = {"a": 1.0, "b": 0.0, "tie": 0.5}
 
 
 def labels_from_rankings(
@@ -64,11 +63,14 @@ def load_human_labels(
         raise UserError(
             f"{path}: holds no label.", "a row of labels or rankings a line", "name the file that holds them"
         )
+    beside = (
+        read_what_is_there(path.parent)
+        if path.with_name("comparisons.jsonl").exists()
+        else Folder(path.parent)
+    )
     if not _holds_rankings(path):
-        beside = path.with_name("comparisons.jsonl")
-        elsewhere = {c.id for c in read_rows(beside, Comparison)} if beside.exists() else set()
-        return _checked_labels(path, {c.id for c in comparisons}, elsewhere, dropped)
-    rankings = read_rows(path, Ranking)
+        return _checked_labels(path, {c.id for c in comparisons}, beside, dropped)
+    rankings = [_named_as_here(row, beside) for row in read_rows(path, Ranking)]
     labels, reasons = labels_from_rankings(rankings, comparisons)
     if rankings and not labels:
         raise UserError(f"{path}: none of its {len(rankings)} rankings is of responses compared here.",
@@ -76,6 +78,15 @@ def load_human_labels(
                         "(the same policy, prompts and seed)")  # fmt: skip
     dropped.update(reasons)
     return labels
+
+
+def _named_as_here(row: Ranking, beside: Folder) -> Ranking:
+    """The ranking with the ids that the content of the rows beside its file gives."""
+    responses = tuple(beside.id_of("responses", i) for i in row.response_ids)
+    if len(set(responses)) < len(responses):
+        raise UserError(f"{beside.path}: a ranking of the prompt {row.prompt_id} ranks one response under two ids.",
+                        "each response once in a ranking", "leave one of the two out")  # fmt: skip
+    return with_content_id(row, prompt_id=beside.id_of("prompts", row.prompt_id), response_ids=responses)
 
 
 def _holds_rankings(path: Path) -> bool:
@@ -87,30 +98,22 @@ def _holds_rankings(path: Path) -> bool:
         return False
 
 
-def _checked_labels(path: Path, here: set[str], elsewhere: set[str], dropped: Counter[str]) -> list[Label]:
+def _checked_labels(path: Path, here: set[str], beside: Folder, dropped: Counter[str]) -> list[Label]:
     labels: dict[str, Label] = {}
-    known = here | elsewhere
-    for line, label in numbered_rows(path, Label):
+    known = here | beside.comparisons.keys()
+    for line, row in numbered_rows(path, Label):
+        # By the ids of their content, so that labels and pairs under one foreign id do not stand for each other.
+        label = with_content_id(row, comparison_id=beside.id_of("comparisons", row.comparison_id))
         if label.comparison_id not in known:
-            raise UserError(f'{path}:{line}: a label on the comparison "{label.comparison_id}", which does not exist.',
+            raise UserError(f'{path}:{line}: a label on the comparison "{row.comparison_id}", which does not exist.',
                             f"the id of one of the {len(here)} comparisons of this run", "take the ids from the run's "
                             "comparisons.jsonl, or import the pairs the labels belong to (pair.imported)")  # fmt: skip
-        checked = _with_p(label, f"{path}:{line}")
+        checked = with_p(label, f"{path}:{line}")
         if label.comparison_id not in here:
             dropped["label on a pair that this run leaves out"] += 1
         elif labels.setdefault(label.id, checked) is not checked:
             dropped["pair labelled again by the same annotator"] += 1
     return list(labels.values())
-
-
-def _with_p(label: Label, where: str) -> Label:
-    """The label with the p_a its verdict implies where it has none; refused where the two contradict each other."""
-    if label.p_a is None:
-        return label.model_copy(update={"p_a": P_A.get(label.verdict)})
-    if (label.verdict == "a" and label.p_a < 0.5) or (label.verdict == "b" and label.p_a > 0.5):
-        raise UserError(f'{where}: the verdict is "{label.verdict}" but p_a is {label.p_a}.',
-                        "p_a, the probability that a is better, on the verdict's side of 0.5", "leave p_a out")  # fmt: skip
-    return label
 
 
 def simulate_labels(

@@ -28,8 +28,8 @@ from rlaif.gold import Gold, load_gold
 from rlaif.human.rankings import load_human_labels, simulate_labels
 from rlaif.judge import BROKEN, CHUNK, Judge, Question, Slot, slot_of
 from rlaif.lookup import Lookup, whole_lines
-from rlaif.preferences import Tally, aggregate, combine_orders, evidence, keep_one_rule, ratio
-from rlaif.records import Comparison, Label, Preference, Prompt, Response
+from rlaif.preferences import Tally, aggregate, combine_orders, heard, keep_one_rule, ratio
+from rlaif.records import Comparison, Label, Preference, Prompt, Response, with_content_id
 from rlaif.runfolder import RowFile, Stage, label_files
 from rlaif.seeds import derive_seed
 
@@ -197,7 +197,7 @@ class Desk:
     def _decided(self, pair: str) -> bool:
         """Whether people's labels say anything of a pair: an abstention, or a principle that does not count, does not."""
         weights = {p.id: p.weight for p in self.stage.constitution.principles}
-        return bool(evidence(self.people.get(pair, ()), weights))
+        return bool(heard(self.people.get(pair, ()), weights))
 
     def _taken_over(
         self, asked: Sequence[Question], expected: set[Slot], own: dict[str, Label]
@@ -208,7 +208,7 @@ class Desk:
         others: dict[str, bytes] = {}
         for question in asked:
             found = self.earlier.lines(question.comparison.id)
-            rows = [(row, line) for row, line in found if row.annotator.kind == "ai"]
+            rows = [(with_content_id(row), line) for row, line in found if row.annotator.kind == "ai"]
             # What was no number is asked again: a server may have been mended since, under the same name.
             numbers = [pair for pair in rows if pair[0].reason != "not a number"]
             fresh = {slot: pair for pair in numbers if (slot := slot_of(pair[0])) in expected}

@@ -8,9 +8,9 @@ from itertools import combinations
 from pathlib import Path
 
 from rlaif.config import find
-from rlaif.errors import UserError
+from rlaif.human.folder import read_folder
 from rlaif.records import Comparison, Prompt, Response, Revision
-from rlaif.runfolder import RowFile, Stage, read_rows, split_of
+from rlaif.runfolder import RowFile, Stage, split_of
 from rlaif.seeds import derive_seed
 
 
@@ -23,7 +23,8 @@ def run(stage: Stage) -> None:
         _of_revisions(stage) if options.revisions else [],
         _imported(stage, find(options.imported, stage.run.base)) if options.imported else [],
     ):
-        pairs.update((pair.id, pair) for pair in made)
+        stage.dropped["pair that the run has already"] += sum(pair.id in pairs for pair in made)
+        pairs |= {pair.id: pair for pair in made if pair.id not in pairs}
     found = len(pairs) + sum(stage.dropped.values())
     chosen = stage.shuffled(list(pairs.values()), "limit")[: options.limit]
     stage.dropped["over the limit"] += len(pairs) - len(chosen)
@@ -70,22 +71,19 @@ def _of_revisions(stage: Stage) -> list[Comparison]:
 
 def _imported(stage: Stage, folder: Path) -> list[Comparison]:
     groups = {p.id: p.group for p in RowFile(stage.run.path / "prompts.jsonl", Prompt)}
-    rows = read_rows(folder / "prompts.jsonl", Prompt)
+    rows = read_folder(folder)
     # A prompt that the run has, too, stands on the side on which the run's own stands.
-    prompts = {row.id: row.model_copy(update={"group": groups.get(row.id, row.group)}) for row in rows}
-    texts = {row.id: row for row in read_rows(folder / "responses.jsonl", Response)}
+    prompts = {
+        i: row.model_copy(update={"group": groups.get(i, row.group)}) for i, row in rows.prompts.items()
+    }
     kept: list[Comparison] = []
-    for pair in read_rows(folder / "comparisons.jsonl", Comparison):
-        if pair.prompt_id not in prompts or pair.a not in texts or pair.b not in texts:
-            raise UserError(
-                f"{folder / 'comparisons.jsonl'}: comparison {pair.id} names a prompt or response that is not there.",
-                "prompts.jsonl and responses.jsonl that hold all texts",
-                "write the folder again with `rlaif data import`",
-            )
+    for pair in rows.comparisons.values():
         if split_of(prompts[pair.prompt_id], stage.config) != "train":
             stage.dropped["imported pair of a held-out prompt"] += 1
         else:
             kept.append(pair.model_copy(update={"origin": "import"}))
     stage.rows("prompts", Prompt).append(prompts[pair.prompt_id] for pair in kept)
-    stage.rows("responses", Response).append(texts[i] for pair in kept for i in (pair.a, pair.b))
+    stage.rows("responses", Response).append(rows.responses[i] for pair in kept for i in (pair.a, pair.b))
+    stage.dropped["pair that stands twice in the import"] += rows.repeated
+    stage.notes += [f"{folder}: {n} × {reason}" for reason, n in rows.counts.items() if n]
     return kept

@@ -1,0 +1,126 @@
+"""A folder of rows from elsewhere: no id in it is believed, each is computed again from what its row holds.
+
+Rows refer to each other by the ids they came with, so these only have to tell the rows of one file apart. An id that
+stands for two rows is refused with both lines: what refers to it could mean either.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+from rlaif.errors import UserError
+from rlaif.records import Comparison, Label, Prompt, Record, Response, Verdict, with_content_id
+from rlaif.runfolder import numbered_rows
+
+R = TypeVar("R", bound=Record)
+RENAMED = "row under an id that is not that of its content: computed again"
+STRAY = "label on no pair of the folder"
+P_A: dict[Verdict, float] = {"a": 1.0, "b": 0.0, "tie": 0.5}
+Ids = dict[str, str]  # the id a row came with → the id its content gives
+
+
+@dataclass
+class Folder:
+    """The rows of a folder by the ids that their content gives, and the ids that they came with."""
+
+    path: Path
+    prompts: dict[str, Prompt] = field(default_factory=dict)
+    responses: dict[str, Response] = field(default_factory=dict)
+    comparisons: dict[str, Comparison] = field(default_factory=dict)
+    ids: dict[str, Ids] = field(default_factory=dict)  # by file
+    repeated: int = 0  # comparisons that stand in it more than once
+    counts: Counter[str] = field(default_factory=Counter)
+
+    def id_of(self, file: str, given: str) -> str:
+        """The id by content of a row of the folder; an id that the folder lacks is left as it is."""
+        return self.ids.get(file, {}).get(given, given)
+
+    def labels(self) -> dict[str, list[Label]]:
+        """The labels of the folder by comparison; those on no comparison of it are counted."""
+        found: defaultdict[str, list[Label]] = defaultdict(list)
+        path = self.path / "labels.jsonl"
+        for line, row in numbered_rows(path, Label):
+            label = with_p(row, f"{path}:{line}")
+            label = with_content_id(label, comparison_id=self.id_of("comparisons", row.comparison_id))
+            if label.comparison_id in self.comparisons:
+                found[label.comparison_id].append(label)
+            else:
+                self.counts[STRAY] += 1
+        return found
+
+
+def read_folder(path: Path) -> Folder:
+    """prompts.jsonl, responses.jsonl and comparisons.jsonl of a folder, everything that a comparison names in it.
+
+    Raises UserError where a file cannot be read, an id stands for two rows, or a comparison names what is not there.
+    """
+    found = read_what_is_there(path, ("prompts", "responses", "comparisons"))
+    for row in found.comparisons.values():
+        a, b = found.responses.get(row.a), found.responses.get(row.b)
+        if row.prompt_id not in found.prompts or a is None or b is None:
+            raise UserError(f"{path / 'comparisons.jsonl'}: a comparison names a prompt or response that is not there "
+                            f"(prompt {row.prompt_id}, responses {row.a} and {row.b}).",
+                            "prompts.jsonl and responses.jsonl that hold all texts",
+                            "write the folder again with `rlaif data import`")  # fmt: skip
+        if not a.prompt_id == b.prompt_id == row.prompt_id:
+            raise UserError(f"{path / 'comparisons.jsonl'}: a comparison on the prompt {row.prompt_id} has responses to "
+                            f"{a.prompt_id} and {b.prompt_id}.", "two responses to its prompt",
+                            "mend the prompt_id of the comparison or of its responses")  # fmt: skip
+    return found
+
+
+def read_what_is_there(path: Path, needed: tuple[str, ...] = ()) -> Folder:
+    """The same of a folder that may lack files, and rows that others name: such names are left as they are."""
+    found = Folder(path)
+
+    def response(row: Response) -> Response:
+        return with_content_id(row, prompt_id=found.id_of("prompts", row.prompt_id))
+
+    def comparison(row: Comparison) -> Comparison:
+        a, b = found.id_of("responses", row.a), found.id_of("responses", row.b)
+        return with_content_id(row, prompt_id=found.id_of("prompts", row.prompt_id), a=a, b=b)
+
+    def read(file: str, record: type[R], own: Callable[[R], R]) -> dict[str, R]:
+        there = file in needed or (path / f"{file}.jsonl").exists()
+        rows, found.ids[file], again = _read(path / f"{file}.jsonl", record, own) if there else ({}, {}, 0)
+        found.counts[RENAMED] += sum(given != by_content for given, by_content in found.ids[file].items())
+        found.repeated = again
+        return rows
+
+    found.prompts = read("prompts", Prompt, with_content_id)
+    found.responses = read("responses", Response, response)
+    found.comparisons = read("comparisons", Comparison, comparison)  # the last: `repeated` counts these
+    return found
+
+
+def _read(path: Path, record: type[R], own: Callable[[R], R]) -> tuple[dict[str, R], Ids, int]:
+    """The rows by content id, the first of equal ones; the ids they came with; how many were equal to another."""
+    rows: dict[str, R] = {}
+    ids: Ids = {}
+    lines: dict[str, int] = {}
+    repeated = 0
+    for line, given in numbered_rows(path, record):
+        row = own(given)
+        if ids.setdefault(given.id, row.id) != row.id:
+            raise UserError(f'{path}:{line}: the id "{given.id}" stands for another row in line {lines[given.id]}.',
+                            f"an id of its own for each {record.__name__.lower()}",
+                            f"give lines {lines[given.id]} and {line} different ids, or leave both out where nothing "
+                            "names them")  # fmt: skip
+        lines.setdefault(given.id, line)
+        repeated += row.id in rows
+        rows.setdefault(row.id, row)
+    return rows, ids, repeated
+
+
+def with_p(label: Label, where: str) -> Label:
+    """The label with the p_a its verdict implies where it has none; refused where the two contradict each other."""
+    if label.p_a is None:
+        return label.model_copy(update={"p_a": P_A.get(label.verdict)})
+    if (label.verdict == "a" and label.p_a < 0.5) or (label.verdict == "b" and label.p_a > 0.5):
+        raise UserError(f'{where}: the verdict is "{label.verdict}" but p_a is {label.p_a}.',
+                        "p_a, the probability that a is better, on the verdict's side of 0.5", "leave p_a out")  # fmt: skip
+    return label
