@@ -95,7 +95,12 @@ class Estimate:
         both = self.prompt + self.reply
         shots = 1 + o.few_shot
         return rows, [
-            Asked(self.config.feedback, rows, (both + extra[0]) * shots, written=o.max_tokens),
+            Asked(
+                self.config.feedback,
+                rows if o.critique else 0,
+                (both + extra[0]) * shots,
+                written=o.max_tokens,
+            ),
             Asked(self.config.feedback, rows, (both + o.max_tokens + extra[1]) * shots, written=o.max_tokens),
         ]
 

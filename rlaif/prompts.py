@@ -152,11 +152,14 @@ class Templates:
     def revision(
         self, conversation: Chat, reply: str, principle: Principle, critique: str, few_shot: int = 0
     ) -> Chat:
-        """Messages that ask for the whole reply again with the criticised fault mended."""
+        """Messages that ask for the whole reply again with the criticised fault mended.
+
+        Without a critique they ask for it by the rule alone, in the examples too.
+        """
         shots: Chat = []
         for example in [e for e in principle.examples if e.critique][:few_shot]:
             turn = self._revision_turn(
-                [user(example.prompt)], example.worse, principle, example.critique or ""
+                [user(example.prompt)], example.worse, principle, (critique and example.critique) or ""
             )
             shots += [turn, assistant(example.better)]
         return [*shots, self._revision_turn(conversation, reply, principle, critique)]

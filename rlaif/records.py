@@ -148,7 +148,11 @@ class Response(Record):
 
 
 class Revision(Record):
-    """One critique–revision step: which principle was drawn, what the critic wrote, what became of the text."""
+    """One critique–revision step: which principle was drawn, what the critic wrote, what became of the text.
+
+    `critique` is empty where the revision was asked for directly; `reason` says why a revision is invalid (None in
+    older rows); `preamble` is what was taken off its beginning.
+    """
 
     prompt_id: str
     round: int
@@ -157,6 +161,8 @@ class Revision(Record):
     to_id: str
     critique: str
     status: Literal["ok", "unchanged", "invalid"]
+    reason: str | None = None
+    preamble: str | None = None
 
     def identity(self) -> tuple[Any, ...]:
         return (self.prompt_id, self.round, self.from_id)

@@ -18,6 +18,7 @@ LEVELS = [
         "stopping",
         "records",
         "refusals",
+        "revisions",
         "seeds",
         "yamlfile",
         "options",

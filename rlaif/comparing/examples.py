@@ -99,7 +99,8 @@ def _trace(
     steps: list[Step] = []
     row: Revision | None = head
     while row is not None:
-        steps.append(Step(row.principle_id, row.critique, _text(evidence, row.to_id), row.status))
+        status = f"{row.status}: {row.reason}" if row.reason else row.status
+        steps.append(Step(row.principle_id, row.critique, _text(evidence, row.to_id), status))
         row = following.get((row.round + 1, row.to_id))
     return prompt_text(evidence, head.prompt_id), _text(evidence, head.from_id), steps
 

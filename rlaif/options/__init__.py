@@ -31,6 +31,9 @@ class Critique(StageOptions):
     temperature: float = Field(default=1.0, ge=0.0)
     max_tokens: int = Field(default=256, ge=1)
     few_shot: int = Field(default=2, ge=0, description="few-shot turns taken from the principle's examples")
+    critique: bool = Field(
+        default=True, description="false: ask for the revision directly, without a critique before it"
+    )
 
 
 class Sft(StageOptions):

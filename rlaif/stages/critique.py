@@ -1,18 +1,21 @@
 """critique: N critique–revision rounds by the feedback model, a principle drawn anew for each round.
 
 Constitutional AI (arXiv 2212.08073), section 3.1: one principle per revision, drawn independently with replacement
-(here: among those that apply to the prompt). The full trace is kept: every critique, every intermediate text.
+(here: among those that apply to the prompt); with `critique: false` the revision is asked for directly (section 3.5).
+The full trace is kept: every critique, every intermediate text. What is no revision (see `revisions`) is dropped and
+counted by reason, and the response before it goes on.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rlaif.constitution import Principle
 from rlaif.engines import Engine, GenerateRequest, Generation, open_engine
 from rlaif.prompts import Chat, Templates
 from rlaif.records import Prompt, Response, Revision, by_id
+from rlaif.revisions import fault_of, without_preamble
 from rlaif.runfolder import Rows, Stage
 from rlaif.seeds import derive_seed
 
@@ -47,10 +50,11 @@ def run(stage: Stage) -> None:
     rows = list(trace)
     for row in rows:
         if row.status == "invalid":
-            stage.dropped["revision empty, cut off or too long to ask"] += 1
+            stage.dropped[f"revision {row.reason or 'empty, cut off or too long to ask'}"] += 1
     stage.dropped["no principle applies"] += total - len(rows)
     unchanged = sum(row.status == "unchanged" for row in rows)
-    stage.metrics = {"revisions": len(rows), "unchanged": unchanged, "rounds": stage.options.rounds}
+    stage.metrics = {"revisions": len(rows), "unchanged": unchanged, "rounds": stage.options.rounds,
+                     "preambles_removed": sum(row.preamble is not None for row in rows)}  # fmt: skip
     if rows:
         texts = stage.responses()
         stage.note_example(texts[rows[0].from_id].text, f"{rows[0].critique} → {texts[rows[0].to_id].text}")
@@ -73,22 +77,41 @@ def _revise(
                 continue
             job.principle = stage.constitution.draw(job.prompt.tags, stage.seed, job.origin.id, round)
             todo += [job] if job.principle else []
-        for job, text in _write(stage, engine, todo, round, "critique", templates):
+        for job, text in _write(
+            stage, engine, todo if stage.options.critique else [], round, "critique", templates
+        ):
             job.critique = "" if text.unwritten else text.text
-        for job, made in _write(stage, engine, todo, round, "revision", templates):
-            valid = bool(made.text) and made.finish == "stop" and bool(job.critique)
-            after = _response(job, made, engine, stage, round) if valid else job.current
-            if valid and made.text == job.current.text:
+        for job, written in _write(stage, engine, todo, round, "revision", templates):
+            preamble, text = without_preamble(written.text)
+            made = replace(written, text=text, token_ids=None) if preamble else written
+            reason = _fault(job, made, stage.options.critique)
+            after = job.current if reason else _response(job, made, engine, stage, round)
+            if not reason and made.text == job.current.text:
                 status, after = "unchanged", job.current
             else:
-                status = "ok" if valid else "invalid"
+                status = "invalid" if reason else "ok"
             revised.append([after] if after is not job.current else [])
             trace.append([Revision(
                 prompt_id=job.prompt.id, round=round, principle_id=job.principle.id if job.principle else "",
-                from_id=job.current.id, to_id=after.id, critique=job.critique, status=status,
+                from_id=job.current.id, to_id=after.id, critique=job.critique, status=status, reason=reason,
+                preamble=preamble or None,
             )])  # fmt: skip
             job.current = after
             yield 1
+
+
+def _fault(job: Job, made: Generation, criticised: bool) -> str | None:
+    """Why what was written is no revision, as it is counted; None where it is one."""
+    if made.unwritten:
+        return made.unwritten
+    if criticised and not job.critique:
+        return "without a critique"
+    if made.finish != "stop":
+        return "cut off" if made.finish == "length" else made.finish.replace("_", " ")
+    assert job.principle is not None
+    rule = "\n".join(filter(None, (job.principle.text, job.principle.critique, job.principle.revise)))
+    question = next((m.content for m in reversed(job.prompt.messages) if m.role == "user"), "")
+    return fault_of(made.text, job.current.text, question, rule, job.critique)
 
 
 def _write(stage: Stage, engine: Engine, jobs: list[Job], round: int, what: str, templates: Templates):  # noqa: ANN202

@@ -1,0 +1,66 @@
+"""What models write where a revision was asked for: the new response, or something else around or instead of it."""
+
+from __future__ import annotations
+
+import re
+
+from rlaif.refusals import refuses
+
+_WHAT = r"(?:version|reply|response|answer|text|message|rewrite|revision)"
+_NEW = r"(?:revised|rewritten|new|improved|corrected|updated|edited|better|polite|shorter|concise)"
+# Safe to take off: says that a revision follows, ends with a colon, and leaves a text.
+_PREAMBLE = re.compile(
+    rf"\s*(?:(?:sure|certainly|of course|okay|ok|absolutely)[,!.]?\s+)?(?:(?:here(?:['’]s| is)|below is|this is|I have written)\s+"
+    rf"(?:the |a |an |my |your )?(?:{_NEW},? ){{1,3}}{_WHAT}[^:\n]{{0,60}}:|[*#]{{0,3}}\s*(?:{_NEW} )+{_WHAT}[*]{{0,2}}\s*:|Assistant:)"
+    r"[*]{0,2}\s*(?=\S)",
+    re.I,
+)
+_ABOUT = re.compile(
+    r"\s*(?:thank(?:s| you) for (?:the|your|this|pointing)\b[^.!\n]{0,40}(?:feedback|critique|criticism|comments?|suggestions?|out)\b|"
+    r"(?:the|your|this) (?:critique|criticism|feedback)\b|I (?:fully )?(?:agree|accept|acknowledge|understand)\b[^.!\n]{0,40}"
+    r"(?:critique|criticism|feedback)\b|you(?:['’]re| are) (?:absolutely |quite )?right(?:,| that| to|\.)[^\n]{0,60}"
+    r"(?:reply|response|rule|should have)|(?:the|this|my) (?:original |previous |above )?(?:reply|response) (?:is|was|does|did|already|"
+    r"keeps|follows|breaks|needs|should|violates|could)\b)",
+    re.I,
+)
+_MENTIONED = re.compile(r"\b(?:the|this|your) (?:critique|criticism|critic)\b", re.I)
+_TURN = re.compile(r"(?:^|\n)[ \t]*(?:Human|User)[ \t]*:", re.I)
+# Where a rule or a critique is about such things, refusing may be what a revision is for (Constitutional AI, appendix A).
+_MAY_REFUSE = re.compile(
+    r"\b(?:harm|danger|illegal|unlawful|crim|violen|unsafe|toxic|unethical|immoral|weapon|abus|hate|hurt|threat|privacy|private|"
+    r"sexual|offensive|discriminat)\w*|(?<!not )(?<!never )(?<!without )(?<!n['’]t )\b(?:refus|declin)\w*",
+    re.I,
+)
+
+
+def without_preamble(text: str) -> tuple[str, str]:
+    """(preamble, the rest): "Here is the revised version:" and its like, and quotation marks around all the rest."""
+    found = _PREAMBLE.match(text)
+    if not found:
+        return "", text
+    rest = text[found.end() :].strip()
+    if len(rest) > 2 and rest[0] + rest[-1] in ('""', "“”") and not set(rest[1:-1]) & set('"“”'):
+        rest = rest[1:-1].strip()
+    return found[0].strip(), rest
+
+
+def fault_of(revision: str, original: str, question: str, rule: str, critique: str) -> str | None:
+    """Why a text is no revision of a response to this question, None where it may be one."""
+    if not revision.strip():
+        return "empty"
+    if _TURN.search(revision) and not _TURN.search(original):
+        return "speaks for the user"
+    if _words(revision) == _words(question) and _words(original) != _words(question):
+        return "repeats the question"
+    asked = f"{question}\n{original}"
+    if (_ABOUT.match(revision) and not _ABOUT.match(original)) or (
+        _MENTIONED.search(revision) and not _MENTIONED.search(asked)
+    ):
+        return "answers the critique"
+    if refuses(revision) and not refuses(original) and not _MAY_REFUSE.search(f"{rule}\n{critique}"):
+        return "refuses"
+    return None
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"\w+", text.casefold())
