@@ -156,8 +156,10 @@ def print_summary(data: dict[str, Any]) -> None:
         on_wordings = [data["policies"][n].get("wordings", {}).get("gold", {}).get("all") for n in names]
         if any(value is not None for value in on_wordings):
             table.add_row("gold all, wordings", *("" if c is None else f"{c:.3f}" for c in on_wordings))
-        for key in ("kl", "length", "refusal_rate"):
+        for key in ("kl", "kl_left_out", "length", "refusal_rate"):
             cells = [data["policies"][n].get(key) for n in names]
+            if key == "kl_left_out" and not any(cells):
+                continue
             table.add_row(key, *("" if c is None else f"{c:.2f}" for c in cells))
         console.print(table)
     for part in ("labels", "reward_model", "ppo", "rloo", "grpo"):

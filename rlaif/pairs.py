@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from rlaif.errors import UserError
-from rlaif.prompts import encode_turn, end_of_turn
 from rlaif.records import Comparison, Preference, Prompt, Response, by_id
 from rlaif.runfolder import Stage
+from rlaif.turns import turn_of
 
 TIE = 1e-6
 
@@ -84,13 +84,11 @@ def _unusable(pair: Pair, a: Response, b: Response, limit: int, hard: bool) -> s
 
 def encoder(tokenizer: Any, prompts: dict[str, Prompt]) -> Encode:
     """A function that encodes replies to these prompts, each once; a reply is closed where the model ended it."""
-    end = end_of_turn(tokenizer)
     known: dict[str, tuple[list[int], int]] = {}
 
     def encode(reply: Response) -> tuple[list[int], int]:
         if reply.id not in known:
-            closing = end if reply.finish == "stop" else None
-            prompt_ids, reply_ids = encode_turn(tokenizer, prompts[reply.prompt_id].chat, reply.text, closing)
+            prompt_ids, reply_ids = turn_of(tokenizer, prompts[reply.prompt_id].chat, reply)
             known[reply.id] = prompt_ids + reply_ids, len(prompt_ids)
         return known[reply.id]
 

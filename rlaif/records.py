@@ -283,7 +283,9 @@ class Evaluation(Record):
     flips: tuple[int, int] | None = (
         None  # of the verdicts behind p_win: (those that flip with the order, decided ones)
     )
-    kl: float | None = None  # sum over the response of log π − log π_base, in nats
+    kl: float | None = (
+        None  # KL to the base policy at its tokens, nats; None: its text does not give its tokens
+    )
     tokens: int = 0
     refusal: bool = False
 

@@ -15,12 +15,13 @@ from rlaif.judge import Judge
 from rlaif.options.rewarded import RewardSource
 from rlaif.plugin import load_function
 from rlaif.preferences import weighted_mean
-from rlaif.prompts import encode_chat, encode_turn, end_of_turn
+from rlaif.prompts import encode_chat
 from rlaif.records import Grade, Prompt, Response
 from rlaif.runfolder import Stage
 from rlaif.seeds import derive_seed, in_rounds
 from rlaif.stats import mean, spread
 from rlaif.storage import read_json, write_json
+from rlaif.turns import turn_of
 
 if TYPE_CHECKING:
     from rlaif.rl.ensemble import Ensemble
@@ -248,11 +249,7 @@ def _graded(
     opened: Opened, tokenizer: Any, prompts: Sequence[Prompt], responses: Sequence[Response], device: Any
 ) -> list[Grade]:
     """One grade a response; a response that does not fit, or that a source has no opinion of, lacks its score."""
-    end = end_of_turn(tokenizer)
-    turns = [
-        encode_turn(tokenizer, prompt.chat, response.text, end if response.finish == "stop" else None)
-        for prompt, response in zip(prompts, responses, strict=True)
-    ]
+    turns = [turn_of(tokenizer, p.chat, response) for p, response in zip(prompts, responses, strict=True)]
     fits = [at for at, turn in enumerate(turns) if turn[1] and len(turn[0] + turn[1]) <= opened.context]
     scores: list[dict[str, float]] = [{} for _ in responses]
     for source in opened.rewards.sources if fits else ():

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from rlaif.prompts import HUMAN_STOP, has_chat_template
+from rlaif.prompts import HUMAN_STOP, Chat, encode_chat, encode_turn, end_of_turn, has_chat_template
+from rlaif.records import Response, decode_tokens
 
 
 def decode(tokenizer: Any, ids: Sequence[int]) -> str:
@@ -27,3 +28,41 @@ def spelled_end(tokenizer: Any, ids: Sequence[int]) -> int | None:
     if has_chat_template(tokenizer) or HUMAN_STOP not in decode(tokenizer, ids):
         return None
     return next(n for n in range(1, len(ids) + 1) if HUMAN_STOP in decode(tokenizer, ids[:n]))
+
+
+def sampled_tokens(tokenizer: Any, response: Response) -> list[int] | None:
+    """The tokens that a response was sampled as, the one that ended it included.
+
+    None where they are not known, or do not spell this text in this tokenizer: another model's, or an edited text.
+    """
+    ids = decode_tokens(response.token_ids) if response.token_ids else []
+    known = bool(ids) and max(ids) < len(tokenizer)
+    return ids if known and text_of(tokenizer, ids) == response.text else None
+
+
+def measured_tokens(tokenizer: Any, messages: Chat, response: Response) -> list[int] | None:
+    """The tokens that a response's log-probability is taken at: those it was sampled as.
+
+    Of one from elsewhere those of its text, closed by what ends the turn; None where these do not spell it again.
+    """
+    sampled = sampled_tokens(tokenizer, response)
+    if sampled is not None:
+        return sampled
+    end = end_of_turn(tokenizer) if response.finish == "stop" else None
+    ids = encode_turn(tokenizer, messages, response.text, end)[1]
+    return ids if ids and text_of(tokenizer, ids) == response.text.strip() else None
+
+
+def turn_of(tokenizer: Any, messages: Chat, response: Response) -> tuple[list[int], list[int]]:
+    """(prompt ids, response ids) to train on or to be rewarded for, closed by what ends the turn if the model ended it.
+
+    The tokens are those that were sampled, as PPO's are; of a response from elsewhere, and without a chat template,
+    whose turns end in text, those of its text.
+    """
+    end = end_of_turn(tokenizer) if response.finish == "stop" else None
+    sampled = sampled_tokens(tokenizer, response) if has_chat_template(tokenizer) else None
+    if sampled is None:
+        return encode_turn(tokenizer, messages, response.text, end)
+    if response.finish == "stop" and text_of(tokenizer, sampled[:-1]) == response.text:
+        sampled.pop()  # a model may have several tokens to end with
+    return encode_chat(tokenizer, messages), sampled + ([end] if end is not None else [])

@@ -194,6 +194,7 @@ def _policy(
         **{kind: rate(values, evidence.clusters) if values else None for kind, values in measures.items()},
         "wins": _wins(evidence, [row for row in everything if row.compliance]) if judged else None,
         "flips": flip_rate(everything),
+        "kl_left_out": sum(row.kl is None for row in everything),
         "controlled": length_controlled(outcomes(chances), longer, clusters_of([row.prompt_id for row in judged], evidence.clusters)) if judged else None,
         **{kind: rate(values, evidence.clusters, POSITIVE if kind in ("kl", "length") else UNIT) for kind, values in each.items()},
     }  # fmt: skip

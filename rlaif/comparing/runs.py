@@ -92,6 +92,7 @@ def _facts(side: Side) -> dict[str, Any]:
         "feedback": side.feedback, "comparisons": labels.get("comparisons"), "sources": labels.get("sources"),
         "label_agreement_with_gold": labels.get("agreement_with_gold"), "order_flip_rate": labels.get("order_flip_rate"),
         "reward_model_accuracy": reward.get("heldout_accuracy"), "kl": mean([r.kl for r in rows if r.kl is not None]),
+        "kl_left_out": sum(row.kl is None for row in rows),
         "length": mean([row.tokens for row in rows]), "refusal_rate": mean([row.refusal for row in rows]),
         "seconds": sum(stage.summary.get("seconds", 0.0) for stage in side.evidence.stages),
         "seed": side.evidence.run.config.seed, "constitution": side.evidence.run.constitution.hash,

@@ -18,14 +18,16 @@ from rlaif.gold import load_gold, with_all
 from rlaif.intervals import POSITIVE, UNIT, Interval, count, mean_interval, win_rate
 from rlaif.judge import Judge, Question
 from rlaif.preferences import Tally, aggregate, keep_one_rule
-from rlaif.prompts import encode_chat, encode_reply
+from rlaif.prompts import encode_chat
 from rlaif.records import Comparison, Evaluation, Label, Prompt, Response
 from rlaif.refusals import refuses
 from rlaif.runfolder import HELDOUT, Rows, Stage, split_of
 from rlaif.seeds import derive_seed
 from rlaif.stats import kl_best_of_n, mean
+from rlaif.turns import measured_tokens
 
 CHUNK = 128  # prompts between two writes
+MICRO = 32  # of them in one forward pass
 
 
 def run(stage: Stage) -> None:
@@ -60,7 +62,12 @@ def run(stage: Stage) -> None:
             n: by_split([r for r in everything if r.policy == n], responses, clusters) for n in policies
         },
         "judge": judge.engine.fingerprint,
+        "kl_temperature": kl_temperature(stage),
     }
+    if not options.temperature:
+        stage.notes.append(
+            "the answers are greedy (temperature 0): KL to base is that of temperature 1 along them"
+        )
     total = len(prompts) * len(policies)
     stage.save("running", **{"in": total, "kept": len(everything)})
 
@@ -117,13 +124,18 @@ def _evaluate(
 
 def _divergence(
     stage: Stage, tools: Tools, folder: Path, prompts: Sequence[Prompt], texts: Sequence[Response]
-) -> list[float]:
+) -> list[float | None]:
     """Nats from the base policy: of best-of-n the policy's own on the chosen answers, and what choosing adds."""
     if folder.suffix != ".jsonl":
-        return tools.divergence(folder, prompts, texts)
+        return tools.divergence(folder, prompts, texts, kl_temperature(stage))
     chooser = next(s for s in stage.run.stages if s.dir == folder.parent)
-    added = kl_best_of_n(chooser.options.n)
-    return [kl + added for kl in tools.divergence(chooser.input("policy"), prompts, texts, exact=False)]
+    own = tools.divergence(chooser.input("policy"), prompts, texts, chooser.options.temperature, exact=False)
+    return [None if kl is None else kl + kl_best_of_n(chooser.options.n) for kl in own]
+
+
+def kl_temperature(stage: Stage) -> float:
+    """The temperature that the KL is taken at: the answers' own, and 1 for greedy ones, whose KL would be infinite."""
+    return stage.options.temperature or 1.0
 
 
 def _wins(
@@ -171,18 +183,19 @@ class Tools:
     models: dict[str, Any]
 
     def divergence(
-        self, folder: Path, prompts: Sequence[Prompt], answers: Sequence[Response], exact: bool = True
-    ) -> list[float]:
-        """KL(π‖π_base) of each answer in nats: the exact divergence at each of its tokens, summed.
+        self, folder: Path, prompts: Sequence[Prompt], answers: Sequence[Response], temperature: float,
+        exact: bool = True,
+    ) -> list[float | None]:  # fmt: skip
+        """KL(π‖π_base) of each answer in nats, both at a temperature: the exact one at each sampled token, summed.
 
-        Not `exact`: log π/π_base of the tokens alone, for answers that are not plain samples of π.
+        Not `exact`: log π/π_base of the tokens alone, for answers that are not plain samples of π. None for an answer
+        from elsewhere whose text does not give its own tokens.
         """
         import torch
 
-        from rlaif.engines.loading import eos_ids, load_causal_lm, load_tokenizer
+        from rlaif.engines.loading import load_causal_lm, load_tokenizer
         from rlaif.rl.episodes import join
-        from rlaif.rl.forward import response_logits
-        from rlaif.rl.numerics import exact_kl, picked
+        from rlaif.rl.forward import compare_responses
 
         if str(folder) not in self.models:
             self.models = {key: model for key, model in self.models.items() if key == self.base}
@@ -191,30 +204,19 @@ class Tools:
                 self.models[path] = load_causal_lm(path, self.config.device, self.config.dtype)
         policy, reference = self.models[str(folder)], self.models[self.base]
         tokenizer = load_tokenizer(folder)
-        eos = eos_ids(policy, tokenizer)[:1]
-        starts = [encode_chat(tokenizer, prompt.chat) for prompt in prompts]
-        ends = [encode_reply(tokenizer, a.text) + list(eos if a.finish == "stop" else ()) for a in answers]
-        totals = [0.0] * len(prompts)
-        order = sorted(
-            (at for at in range(len(prompts)) if ends[at]), key=lambda at: len(starts[at]) + len(ends[at])
-        )
-        for first in range(0, len(order), 32):
-            part = order[first : first + 32]
-            ended = torch.ones(len(part), dtype=torch.bool, device=policy.device)
-            batch = join(
-                [starts[at] for at in part], [ends[at] for at in part], ended, tokenizer.pad_token_id
-            )
+        tokens = [measured_tokens(tokenizer, p.chat, a) for p, a in zip(prompts, answers, strict=True)]
+        known = {at: ids for at, ids in enumerate(tokens) if ids is not None}
+        found: list[float | None] = [None] * len(prompts)
+        if known:
+            starts = [encode_chat(tokenizer, prompts[at].chat) for at in known]
+            ended = torch.ones(len(known), dtype=torch.bool, device=policy.device)
+            batch = join(starts, list(known.values()), ended, tokenizer.pad_token_id)
             with torch.inference_mode():
-                own, other = (
-                    response_logits(m, batch, 1.0).float().log_softmax(-1) for m in (policy, reference)
-                )
-            rows, _ = batch.states()
-            tokens = batch.tokens()
-            each = exact_kl(own, other, own.exp()) if exact else picked(own, tokens) - picked(other, tokens)
-            sums = torch.zeros(len(part), device=policy.device).index_add_(0, rows, each)
-            for at, value in zip(part, sums.tolist(), strict=True):
-                totals[at] = value
-        return totals
+                sums = compare_responses(policy, reference, batch, temperature, MICRO)
+            each = sums["exact_kl"] if exact else sums["log_prob"] - sums["reference"]
+            for at, value in zip(known, each.tolist(), strict=True):
+                found[at] = value
+        return found
 
 
 def by_split(
@@ -246,6 +248,7 @@ def rates(
     gold = {key: read((row, (row.gold or {}).get(key)) for row in rows) for key in truths}
     kept = {key: read((row, row.compliance.get(key)) for row in rows) for key in ids}
     found: dict[str, Any] = {"n": len(rows), "groups": count(len(rows), of)}
+    found["kl_left_out"] = sum(row.kl is None for row in rows)
     for name, table in (("gold", gold), ("compliance", kept)):
         if table or name == "compliance":
             found |= {name: {key: value for key, (value, _) in table.items()}}
@@ -262,5 +265,8 @@ def rates(
         "refusal_rate": read((row, row.refusal) for row in rows),
     }
     for name, (value, edges) in figures.items():
-        found |= {name: value, f"{name}_ci": [edge if math.isfinite(edge) else None for edge in edges]}
+        found |= {
+            name: value if math.isfinite(value) else None,
+            f"{name}_ci": [edge if math.isfinite(edge) else None for edge in edges],
+        }
     return found

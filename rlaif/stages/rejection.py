@@ -10,10 +10,10 @@ from collections import defaultdict
 from typing import Any
 
 from rlaif.errors import UserError
-from rlaif.prompts import encode_turn, end_of_turn
 from rlaif.records import Response
 from rlaif.runfolder import Journal, Stage
 from rlaif.stats import mean
+from rlaif.turns import turn_of
 
 SHARED = True  # several processes can do it together
 SHARDED = True  # and each can hold a share of the model
@@ -59,11 +59,10 @@ def best(responses: list[Response], rewards: dict[str, float], keep: int) -> lis
 
 def _rows(stage: Stage, kept: list[Response], tokenizer: Any, limit: int) -> list[dict[str, Any]]:
     """Tokenised examples; responses that are none are dropped with their reason."""
-    prompts, end = stage.prompts_by_id(), end_of_turn(tokenizer)
+    prompts = stage.prompts_by_id()
     rows: list[dict[str, Any]] = []
     for response in kept:
-        closing = end if response.finish == "stop" else None
-        start, reply = encode_turn(tokenizer, prompts[response.prompt_id].chat, response.text, closing)
+        start, reply = turn_of(tokenizer, prompts[response.prompt_id].chat, response)
         if not response.text.strip():
             stage.dropped["empty response"] += 1
         elif len(start) + len(reply) > limit:

@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import Any
 
 from rlaif.errors import UserError
-from rlaif.prompts import encode_turn, end_of_turn
 from rlaif.records import Revision
 from rlaif.runfolder import Journal, Stage
+from rlaif.turns import turn_of
 
 SHARED = True  # several processes can do it together
 SHARDED = True  # and each can hold a share of the model
@@ -44,13 +44,12 @@ def _rows(stage: Stage, tokenizer: Any, model: Any) -> list[dict[str, Any]]:
 
     revisions = stage.load("revisions", Revision)
     chosen = last_of_each_chain(revisions) if stage.options.train_on == "last" else revisions
-    texts, prompts, end = stage.responses(), stage.prompts_by_id(), end_of_turn(tokenizer)
+    texts, prompts = stage.responses(), stage.prompts_by_id()
     limit = min(stage.options.max_length, context_length(model))
     rows: list[dict[str, Any]] = []
     for revision in chosen:
         reply = texts[revision.to_id]
-        closing = end if reply.finish == "stop" else None
-        prompt_ids, reply_ids = encode_turn(tokenizer, prompts[revision.prompt_id].chat, reply.text, closing)
+        prompt_ids, reply_ids = turn_of(tokenizer, prompts[revision.prompt_id].chat, reply)
         if revision.status == "invalid":
             stage.dropped["invalid revision"] += 1
         elif not reply.text.strip():
