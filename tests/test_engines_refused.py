@@ -8,6 +8,7 @@ import pytest
 import rlaif.engines.endpoints as endpoints
 from rlaif.config import ModelConfig
 from rlaif.engines import GenerateRequest, ScoreRequest
+from rlaif.engines.cache import CachedEngine
 from rlaif.engines.declined import declined
 from rlaif.engines.openai import OpenAIEngine
 from rlaif.errors import UserError
@@ -143,6 +144,19 @@ def test_a_filtered_verdict_says_nothing_of_log_probabilities(engine: OpenAIEngi
     assert engine.usage.refused == {"content filter": 1}
     assert verdict(engine, "question 4").mass(0) == pytest.approx(0.9)
     assert texts(engine, 4) == ["B", "B", "B", "refused"]
+
+
+def test_a_refusal_is_not_kept_in_the_cache(stub: Stub, tmp_path):
+    refusing(stub, "403 not now")
+    with serving(stub) as url:
+        first = CachedEngine(engine_at(url), tmp_path / "cache.sqlite")
+        assert not verdict(first).readable(0)
+        assert texts(first, 4)[3] == "refused"
+        stub.fault = lambda body: stub.asked.append(body)
+        later = CachedEngine(engine_at(url), tmp_path / "cache.sqlite")
+        assert verdict(later).readable(0)
+        assert texts(later, 4) == ["B"] * 4
+        assert later.usage.cached == 3
 
 
 def test_a_harmless_question_is_asked_in_the_same_form(engine: OpenAIEngine, stub: Stub):

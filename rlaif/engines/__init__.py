@@ -87,6 +87,7 @@ class Scores:
     logprobs: tuple[tuple[float, ...], ...]
     prompt_tokens: int = 0
     too_long: bool = False
+    refused: bool = False  # a server would not take one of the questions, which is no answer of the model's
 
     def broken(self, suffix: int) -> bool:
         """Whether what stands there is no log-probability: NaN or +∞ (−∞ is one, of a choice ruled out)."""

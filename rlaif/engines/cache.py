@@ -128,7 +128,7 @@ class CachedEngine:
                 keys = self._suffix_keys(asked[place])
                 for s, key, value in zip(holes[place], keys, made.logprobs, strict=True):
                     known[s] = value
-                    if not requests[index].again:
+                    if not requests[index].again and (value or not made.refused):
                         self._keep(key, value)
                 yield index, replace(made, logprobs=tuple(map(tuple, known)))
 

@@ -46,6 +46,7 @@ _LONG_KEY = (
 )
 _HARMLESS = "Hello."
 Read = tuple[tuple[float, ...], int]  # (log-probabilities of the choices, prompt tokens)
+REFUSED: Read = ((), -1)  # of a question that the server would not take; None is one that is too long
 
 
 class OpenAIEngine:
@@ -115,7 +116,7 @@ class OpenAIEngine:
         """One request a suffix; a request is yielded when all its suffixes are answered."""
         jobs = [((i, s), (r, r.suffixes[s])) for i, r in enumerate(requests) for s in range(len(r.suffixes))]
         parts: dict[int, dict[int, Any]] = {}
-        for (index, place), answer in self._ask_all(jobs, self._judge, ((), 0)):
+        for (index, place), answer in self._ask_all(jobs, self._judge, REFUSED):
             got = parts.setdefault(index, {})
             got[place] = answer
             if len(got) == len(requests[index].suffixes):
@@ -123,7 +124,7 @@ class OpenAIEngine:
                 del parts[index]
 
     async def _judge(self, endpoint: Endpoint, job: Job) -> Read | None:
-        """() for log-probabilities where nothing could be read, None where the question is too long."""
+        """() for log-probabilities where nothing could be read, REFUSED or None where the question was not taken."""
         request, suffix = job.question
         last = request.messages[-1]
         messages = [*request.messages[:-1], {**last, "content": last["content"] + suffix}]
@@ -132,7 +133,7 @@ class OpenAIEngine:
                 endpoint, job, messages, request
             )
         except Declined as no:
-            return None if self._refusal(endpoint, no) == "too_long" else ((), 0)
+            return None if self._refusal(endpoint, no) == "too_long" else REFUSED
 
     async def _read(
         self, endpoint: Endpoint, job: Job, messages: Chat, choices: tuple[str, ...]
@@ -416,4 +417,5 @@ def _scores(parts: list[tuple[tuple[float, ...], int] | None]) -> Scores:
     answers = [part for part in parts if part is not None]
     if len(answers) < len(parts):
         return Scores((), too_long=True)
-    return Scores(tuple(logprobs for logprobs, _ in answers), sum(tokens for _, tokens in answers))
+    prompt_tokens = sum(tokens for _, tokens in answers if tokens > 0)
+    return Scores(tuple(logprobs for logprobs, _ in answers), prompt_tokens, refused=REFUSED in answers)
