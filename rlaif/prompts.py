@@ -17,7 +17,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from jinja2 import StrictUndefined, Template, TemplateError
+from jinja2 import StrictUndefined, Template
 from jinja2.meta import find_undeclared_variables
 
 from rlaif import chat_templates, defences
@@ -96,7 +96,7 @@ class Templates:
             except (OSError, UnicodeDecodeError) as error:
                 raise UserError(f"{path}: cannot be read ({error}).",
                                 f"all of {', '.join(NAMES)} in {folder}, as UTF-8 text") from None  # fmt: skip
-            except TemplateError as error:
+            except Exception as error:  # TemplateError, or what the compiler makes of endless nesting
                 line = getattr(error, "lineno", 1)
                 raise UserError(f"{path}:{line}: {error}.", "a valid Jinja template") from None
         return cls(name, sources, compiled, lines)
