@@ -214,9 +214,17 @@ def test_verdicts_that_were_no_numbers_are_asked_again(folder):
     assert rows(third, "preferences", Preference) == rows(second, "preferences", Preference)
 
 
+def unsealed(this: Run) -> Path:
+    """The labels of a run as of an older version, whose stage.json holds no digests of its files."""
+    stage = this.stages[2]
+    summary = {key: value for key, value in stage.summary.items() if key != "files"}
+    write_json(stage.dir / "stage.json", summary)
+    return stage.dir / "labels.jsonl"
+
+
 def test_rows_of_an_earlier_run_that_were_rewritten_are_taken_over_whole(folder):
     first = run(folder, "first")
-    path = first.stages[2].dir / "labels.jsonl"
+    path = unsealed(first)
     old = [json.loads(line) for line in path.read_text().split("\n")[:-1]]
     turned = [dict(reversed(row.items())) for row in old[::2]] + [{**row, "id": ""} for row in old[1::2]]
     path.write_text("".join(json.dumps(row) + "\n" for row in turned))
@@ -235,7 +243,7 @@ def test_rows_of_an_earlier_run_that_were_rewritten_are_taken_over_whole(folder)
     (lambda line: json.dumps({**json.loads(line), "comparison_id": 5}) + "\n", "labels.jsonl:5: damaged row"),
 ], ids=["cut", "no JSON", "no label", "no text for an id"])  # fmt: skip
 def test_a_damaged_row_of_an_earlier_run_is_named(folder, damage, found):
-    path = run(folder, "first").stages[2].dir / "labels.jsonl"
+    path = unsealed(run(folder, "first"))
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join([*lines[:4], damage(lines[4]), *lines[5:]]))
     with pytest.raises(UserError, match=found):

@@ -13,6 +13,7 @@ from rlaif.errors import UserError
 from rlaif.preferences import BOUND, PRIOR, RULE, aggregate, keep_one_rule, opinions, share, sigmoid
 from rlaif.records import Label
 from rlaif.runfolder import Run
+from rlaif.storage import write_json
 from tests.fake_run import fake_run
 
 THREE = Constitution(name="c", principles=tuple(Principle(id=i, text=f"rule {i}") for i in ("one", "two", "three")))  # fmt: skip
@@ -186,9 +187,9 @@ def test_a_continued_run_does_not_mix_rules(tmp_path):
     stage.save("done")
     assert stage.summary["rule"] == RULE
     keep_one_rule(stage, "preferences")
-    old = json.loads((stage.dir / "stage.json").read_text())
-    del old["rule"]
-    (stage.dir / "stage.json").write_text(json.dumps(old))
+    write_json(
+        stage.dir / "stage.json", {key: value for key, value in stage.summary.items() if key != "rule"}
+    )
     with pytest.raises(UserError, match='made by the rule "1: annotators averaged as logits"') as error:
         keep_one_rule(stage, "preferences")
     assert "labels_from" in error.value.next
