@@ -31,7 +31,7 @@ from rlaif.seeds import derive_seed, in_rounds
 from rlaif.stats import mean
 from rlaif.tracking import Track, open_tracker
 from rlaif.trainers import Plain
-from rlaif.training import WATCHED, arguments, fit, publish, without_dropout, write_model
+from rlaif.training import WATCHED, arguments, fit, publish, trains_in_bf16, without_dropout, write_model
 from rlaif.training import Watch as Curve
 from rlaif.watching import Sampled, Watch, note_doubts, rung, unread
 
@@ -214,7 +214,11 @@ def train_in_groups(stage: Stage, trainer: Any, config: Any, **settings: Any) ->
     if not (stage.dir / "policy").exists():
         eos = eos_ids(model, tokenizer)
         if not fix_scales(stage, opened.rewards, None):
-            fix_scales(stage, opened.rewards, reference_samples(stage, model, tokenizer, prompts, eos))
+            fix_scales(
+                stage,
+                opened.rewards,
+                reference_samples(stage, model, tokenizer, prompts, eos, trains_in_bf16(model)),
+            )
         model.generation_config.eos_token_id = list(eos)
         actor = Actor(stage, without_dropout(model), tokenizer, eos)
         scorer = Scorer(stage, opened, prompts, actor)

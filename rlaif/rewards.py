@@ -205,21 +205,31 @@ def fitting_prompts(
 
 
 def reference_samples(
-    stage: Stage, policy: Any, tokenizer: Any, prompts: Sequence[PromptTokens], eos: Sequence[int]
+    stage: Stage,
+    policy: Any,
+    tokenizer: Any,
+    prompts: Sequence[PromptTokens],
+    eos: Sequence[int],
+    autocast: bool,
 ) -> list[tuple[Episodes, list[Prompt]]]:
-    """Responses of the policy as it starts, that fix what a score is measured in."""
+    """Responses of the policy as it starts, that fix what a score is measured in; with `autocast` sampled in bf16."""
     import torch
 
+    from rlaif.rl.forward import precision
     from rlaif.rl.rollout import rollout
     from rlaif.rl.texts import turn_end
 
     o, made = stage.options, []
     generator = torch.Generator(policy.device).manual_seed(derive_seed(stage.seed, "scale"))
-    for number in range(1, -(-REFERENCE_SAMPLES // o.batch_size) + 1):
-        batch = in_rounds(prompts, number, o.batch_size, derive_seed(stage.seed, "scale prompts"))
-        episodes = rollout(policy, [p.ids for p in batch], o.max_tokens, o.temperature, eos, tokenizer.pad_token_id,
-                           generator, turn_end(tokenizer))  # fmt: skip
-        made.append((episodes, [p.source for p in batch]))
+    count = -(-REFERENCE_SAMPLES // o.batch_size)
+    with stage.progress(count * o.batch_size, "responses that fix the scale") as tick:
+        for number in range(1, count + 1):
+            batch = in_rounds(prompts, number, o.batch_size, derive_seed(stage.seed, "scale prompts"))
+            with precision(policy, autocast):
+                episodes = rollout(policy, [p.ids for p in batch], o.max_tokens, o.temperature, eos,
+                                   tokenizer.pad_token_id, generator, turn_end(tokenizer))  # fmt: skip
+            made.append((episodes, [p.source for p in batch]))
+            tick(len(batch))
     return made
 
 

@@ -101,6 +101,11 @@ def diverged(stage: Stage, step: int, steps: int, bad: dict[str, float]) -> User
                      f"-s {stage.name}.learning_rate={rate / 10:g} --out …{kept}")  # fmt: skip
 
 
+def trains_in_bf16(model: Any) -> bool:
+    """Whether trl's trainers run a model's forward passes in bf16 here: on a GPU that can."""
+    return model.device.type == "cuda" and torch.cuda.is_bf16_supported()
+
+
 def arguments(kind: Any, stage: Stage, model: Any, heldout: int, **extra: Any) -> Any:
     """trl's config `kind` for a stage's options, on the device of its model; `heldout` counts rows to evaluate."""
     options, on_gpu = stage.options, model.device.type == "cuda"
@@ -112,7 +117,7 @@ def arguments(kind: Any, stage: Stage, model: Any, heldout: int, **extra: Any) -
         "per_device_train_batch_size": micro, "per_device_eval_batch_size": micro,
         "gradient_accumulation_steps": math.ceil(options.batch_size / micro / processes),
         "ddp_find_unused_parameters": False,
-        "use_cpu": model.device.type == "cpu", "bf16": on_gpu and torch.cuda.is_bf16_supported(),
+        "use_cpu": model.device.type == "cpu", "bf16": trains_in_bf16(model),
         "gradient_checkpointing": is_large(model), "dataloader_pin_memory": on_gpu,
         "eval_strategy": "epoch" if heldout else "no", "eval_on_start": bool(heldout) and not last_checkpoint(stage),
         "logging_steps": 1, "logging_nan_inf_filter": False, "save_strategy": "no", "save_total_limit": 2,

@@ -19,6 +19,10 @@ from rlaif.engines import GenerateRequest
 _SEARCH_EVERY = 8
 
 
+class NotFinite(ArithmeticError):
+    """The model's logits are NaN or infinite, so there is nothing to draw from."""
+
+
 @dataclass
 class Draws:
     """How each row of a batch is sampled: temperature [B], top_p [B], uniform numbers [B, steps]."""
@@ -95,7 +99,7 @@ def decode(
 ) -> list[list[int]]:
     """Continuations of one batch of prompts, each up to and with its end token, or max_tokens long.
 
-    `stopped` is asked now and then whether the tokens so far already hold a stop string.
+    `stopped` is asked now and then whether the tokens so far already hold a stop string. Raises NotFinite.
     """
     device = model.device
     ids, mask = left_pad(prompts, pad, device)
@@ -110,6 +114,8 @@ def decode(
         out = model(input_ids=ids, attention_mask=mask if padded else None, position_ids=position,
                     past_key_values=cache, use_cache=True, logits_to_keep=1)  # fmt: skip
         cache = out.past_key_values
+        if not bool(out.logits[:, -1].amax(-1).isfinite().all()):
+            raise NotFinite
         token = sample(out.logits[:, -1], draws.temperature, draws.top_p, draws.uniform[:, step])
         step += 1
         for row, value in zip(live.tolist(), token.tolist(), strict=True):

@@ -96,7 +96,7 @@ class TransformersEngine:
             yield from self._generate([(i, requests[i]) for i in window])
 
     def _generate(self, requests: list[tuple[int, GenerateRequest]]) -> Iterator[tuple[int, Generation]]:
-        from rlaif.engines.decoding import decode
+        from rlaif.engines.decoding import NotFinite, decode
 
         limit, ends = context_length(self.model), eos_ids(self.model, self.tokenizer)
         tasks = [(i, r, encode_chat(self.tokenizer, r.messages)) for i, r in requests]
@@ -106,8 +106,13 @@ class TransformersEngine:
                 yield index, Generation("", "too_long", len(prompt))
         fitting = [task for task, size in zip(tasks, sizes, strict=True) if size <= limit]
         for batch in batches(fitting, lambda t: len(t[2]) + t[1].max_tokens, self.config.batch_tokens):
-            rows = decode(self.model, [t[2] for t in batch], [t[1] for t in batch], ends,
-                          self.tokenizer.pad_token_id, self._stopped if self.plain_turns else None)  # fmt: skip
+            try:
+                rows = decode(self.model, [t[2] for t in batch], [t[1] for t in batch], ends,
+                              self.tokenizer.pad_token_id, self._stopped if self.plain_turns else None)  # fmt: skip
+            except NotFinite:
+                raise UserError(f"{self.config.model}: it can write nothing, its logits are NaN or infinite (in {self.dtype}).",
+                                "a model whose weights are finite numbers; a training that diverged leaves others",
+                                "another model, or dtype: float32 if it overflows in half precision") from None  # fmt: skip
             for (index, _, prompt), ids in zip(batch, rows, strict=True):
                 self._count(len(prompt), len(ids))
                 yield index, self._finish(ids, ids[-1] in ends, len(prompt))

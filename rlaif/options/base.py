@@ -12,9 +12,9 @@ NO_EFFECT: dict[str, Any] = {"affects_results": False}
 
 
 class Options(BaseModel):
-    """Base of everything in a config: unknown keys are refused."""
+    """Base of everything in a config: unknown keys are refused, and so are numbers that are not finite."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class StageOptions(Options):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from types import MethodType
 from typing import Any
@@ -18,7 +18,7 @@ from transformers import DynamicCache
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from rlaif.rl import llama
-from rlaif.rl.cpu import working_dtype
+from rlaif.rl.cpu import linear_layers, working_dtype
 from rlaif.rl.episodes import Episodes, micro_batches, real
 from rlaif.rl.heads import COMPARED, Final, compare
 from rlaif.rl.sharding import within
@@ -53,6 +53,11 @@ def choose_attention(model: Any, length: int) -> None:
     wanted = "eager" if length <= llama.SHORT else "sdpa"
     if model._supports_sdpa and model.config._attn_implementation != wanted:
         model.set_attn_implementation(wanted)
+
+
+def precision(model: Any, autocast: bool) -> AbstractContextManager[Any]:
+    """Forward passes in bf16 with `autocast`; without, in the model's own dtype, as fast as they are on a CPU."""
+    return torch.autocast(model.device.type, torch.bfloat16) if autocast else linear_layers(model)
 
 
 def lower(model: Any) -> None:

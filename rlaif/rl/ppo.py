@@ -31,7 +31,7 @@ from rlaif.rl import numerics
 from rlaif.rl.cpu import keep_memory, linear_layers
 from rlaif.rl.episodes import Episodes, micro_batches, real
 from rlaif.rl.experience import Ends, Experience, describe
-from rlaif.rl.forward import choose_attention, lower, response_final, response_values
+from rlaif.rl.forward import choose_attention, lower, precision, response_final, response_values
 from rlaif.rl.heads import COMPARED, compare, token_log_probs
 from rlaif.rl.lora import switched_off
 from rlaif.rl.pretraining import Pretraining
@@ -140,10 +140,8 @@ class PPO:
         return switched_off(self.policy) if self.reference is None else nullcontext(self.reference)
 
     def _precision(self) -> AbstractContextManager[Any]:
-        if not self.autocast:
-            return linear_layers(self.policy)
         # Entered anew around every use of the weights: autocast keeps its bf16 copies until it is left.
-        return torch.autocast(self.device.type, torch.bfloat16)
+        return precision(self.policy, self.autocast)
 
     def _copies(self) -> AbstractContextManager[Any]:
         """Not in bf16 itself; around what is, it makes autocast's copies of the weights outlast a micro-batch."""

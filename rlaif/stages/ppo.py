@@ -93,15 +93,17 @@ def _open(stage: Stage) -> Parts:
     precision = resolve_dtype(config.dtype, policy.device, policy.num_parameters())
     longest = max(len(p.ids) for p in [*prompts, *heldout]) + o.max_tokens
     sampler = _sampler(stage, ranks, eos, tokenizer.pad_token_id, stops, precision, longest)
+    autocast = precision != policy.dtype
     if not fix_scales(stage, opened.rewards, None):
-        fix_scales(stage, opened.rewards, reference_samples(stage, policy, tokenizer, prompts, eos))
+        made = reference_samples(stage, policy, tokenizer, prompts, eos, autocast)
+        fix_scales(stage, opened.rewards, made)
     policy = cut(policy, ranks)  # one after the other, so that one is whole at a time
     value = cut(_value_model(stage, opened, policy), ranks)
     adapter, reference = _adapters(stage, policy, value), None
     if adapter is None:
         reference = cut(load_causal_lm(start, config.device, "float32").requires_grad_(False), ranks)
     ppo = PPO(policy, reference, value, opened.rewards, o, eos, tokenizer.pad_token_id, stage.seed,
-              autocast=precision != policy.dtype, stops=stops, pretraining=_pretraining(stage, tokenizer, room),
+              autocast=autocast, stops=stops, pretraining=_pretraining(stage, tokenizer, room),
               ranks=ranks, sampler=sampler)  # fmt: skip
     return Parts(ppo, tokenizer, prompts, heldout, opened, adapter, sampler)
 
