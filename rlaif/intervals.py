@@ -48,6 +48,11 @@ def count(n: int, clusters: Clusters) -> int:
     return n if clusters is None else len(set(clusters))
 
 
+def known_edges(ci: Interval) -> list[float | None]:
+    """An interval for a JSON file: None where an edge is open or cannot be told."""
+    return [edge if math.isfinite(edge) else None for edge in ci]
+
+
 def quantile(freedom: float, level: float) -> float:
     """The two-sided quantile of Student's t, of the normal distribution for infinite degrees of freedom."""
     from scipy.special import stdtrit

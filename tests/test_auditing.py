@@ -105,6 +105,36 @@ def test_calibration_by_hand():
     assert measures.calibration([reading(0.1, 0.1, "tie")])["ece"] is None
 
 
+def test_verdicts_on_one_prompt_are_not_independent():
+    def on(prompts):
+        cases = [pair(prompt(at), "x", "y", [RULE]) for at in range(prompts)]
+        rows = [
+            measures.Reading(case, "one", {"ab": 0.9, "ba": 0.9})
+            for case in cases
+            for _ in range(40 // prompts)
+        ]
+        return measures.rate((row, at % 10 < 8) for at, row in enumerate(rows))
+
+    apart, together = on(40), on(4)
+    assert (apart["n"], apart["groups"], together["n"], together["groups"]) == (40, 40, 40, 4)
+    alike = measures.rate((row, at < 20) for at, row in enumerate(four_prompts()))
+    assert alike["ci"][1] - alike["ci"][0] > 2 * (apart["ci"][1] - apart["ci"][0])
+
+
+def four_prompts():
+    cases = [pair(prompt(at), "x", "y", [RULE]) for at in range(4)]
+    return [measures.Reading(case, "one", {"ab": 0.9, "ba": 0.9}) for case in cases for _ in range(10)]
+
+
+@pytest.mark.parametrize(("ci", "fails"), [([0.02, 0.2], False), ([0.12, 0.2], True), (None, False)])
+def test_a_calibration_error_that_chance_explains_fails_no_judge(ci, fails):
+    card = {
+        "accuracy": {"value": 0.9}, "calibration": {"ece": 0.15, "ece_ci": ci, "ece_floor": 0.13}, "order": {"value": 0.0},
+        "readability": {"invalid_rate": 0.0, "mass": 1.0}, "injection": {"families": {}},
+    }  # fmt: skip
+    assert bool(failures(card, JudgeCard(ece=0.1))) == fails
+
+
 def test_flips_go_to_the_slot_they_go_to():
     rows = [
         reading(0.9, 0.1, None),  # whoever stands first

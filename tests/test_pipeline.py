@@ -68,6 +68,9 @@ def test_labels_agree_with_the_truth_and_preferences_follow_from_them(project):
     this = run(project)
     metrics = this.stages[4].summary["metrics"]
     assert metrics["agreement_with_gold"] == 1.0
+    assert metrics["agreement_with_gold_ci"][1] == 1.0
+    assert 0 < metrics["agreement_with_gold_ci"][0] < 1
+    assert 0 < metrics["gold_groups"] <= metrics["gold_decided"]
     assert metrics["order_flip_rate"] == 0.0
     assert metrics["by_principle"]["no-rude"]["agreement_with_gold"] == 1.0
     labels = rows(this.path, "05_label", "labels", Label)

@@ -13,7 +13,7 @@ from typing import Any
 
 from rlaif import stats
 from rlaif.gold import load_gold, with_all
-from rlaif.intervals import ANY, UNIT, mean_interval
+from rlaif.intervals import ANY, UNIT, known_edges, mean_interval
 from rlaif.records import Response
 from rlaif.runfolder import Stage
 from rlaif.sampling import sample_responses
@@ -49,7 +49,8 @@ def curve(stage: Stage, graded: Graded) -> dict[str, Any]:
         return {"curve": []}
     truths = _truths(stage, whole)
     sizes = sorted({2**i for i in range(n.bit_length())} | {n})
-    rows = [_point(stage, m, whole, truths) for m in sizes]
+    known = stage.prompts_by_id()
+    rows = [_point(m, whole, truths, {i: known[i].cluster for i in whole}) for m in sizes]
     if not truths:
         return {"curve": rows}
     d = [math.sqrt(row["kl"]) for row in rows]
@@ -71,14 +72,13 @@ def _truths(stage: Stage, whole: Graded) -> dict[str, list[float]]:
     return found
 
 
-def _point(stage: Stage, m: int, whole: Graded, truths: dict[str, list[float]]) -> dict[str, Any]:
+def _point(m: int, whole: Graded, truths: dict[str, list[float]], clusters: dict[str, str]) -> dict[str, Any]:
     proxies = {i: [reward for _, reward in row] for i, row in whole.items()}
     found: dict[str, Any] = {"n": m, "kl": stats.kl_best_of_n(m)}
-    clusters = {i: prompt.cluster for i, prompt in stage.prompts_by_id().items()}
     for name, values in (("reward", proxies), ("gold", truths)):
         if values:
             each = [stats.best_of_n(proxies[i], values[i], m) for i in values]
             bounds = UNIT if name == "gold" else ANY
-            edges = mean_interval(each, bounds, [clusters.get(i, i) for i in values])
-            found |= {name: stats.mean(each), f"{name}_ci": edges}
+            edges = mean_interval(each, bounds, [clusters[i] for i in values])
+            found |= {name: stats.mean(each), f"{name}_ci": known_edges(edges)}
     return found

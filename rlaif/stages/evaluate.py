@@ -15,7 +15,7 @@ from typing import Any
 
 from rlaif.engines import GenerateRequest, open_engine
 from rlaif.gold import load_gold, with_all
-from rlaif.intervals import POSITIVE, UNIT, Interval, count, mean_interval, win_rate
+from rlaif.intervals import POSITIVE, UNIT, Interval, count, known_edges, mean_interval, win_rate
 from rlaif.judge import Judge, Question
 from rlaif.preferences import Tally, aggregate, keep_one_rule
 from rlaif.prompts import encode_chat
@@ -265,8 +265,5 @@ def rates(
         "refusal_rate": read((row, row.refusal) for row in rows),
     }
     for name, (value, edges) in figures.items():
-        found |= {
-            name: value if math.isfinite(value) else None,
-            f"{name}_ci": [edge if math.isfinite(edge) else None for edge in edges],
-        }
+        found |= {name: value if math.isfinite(value) else None, f"{name}_ci": known_edges(edges)}
     return found

@@ -26,6 +26,7 @@ from rlaif.constitution import Principle
 from rlaif.engines import open_engine
 from rlaif.gold import Gold, load_gold
 from rlaif.human.rankings import load_human_labels, simulate_labels
+from rlaif.intervals import UNIT, mean_interval
 from rlaif.judge import BROKEN, CHUNK, Judge, Question, Slot, slot_of
 from rlaif.lookup import Lookup, whole_lines
 from rlaif.preferences import Tally, aggregate, combine_orders, heard, keep_one_rule, ratio
@@ -333,8 +334,9 @@ class Metrics:
         self.comparisons = 0
         self.by_principle: dict[str | None, Tally] = defaultdict(Tally)
         self.sources: Counter[str] = Counter()
-        self.right: Counter[str] = Counter()
-        self.decided: Counter[str] = Counter()
+        # By whose verdicts and the prompt's cluster: how many are right, of those that the truth decides.
+        self.right: dict[str, Counter[str]] = defaultdict(Counter)
+        self.decided: dict[str, Counter[str]] = defaultdict(Counter)
         self.ties = 0
         self.tie_distance = 0.0
 
@@ -366,8 +368,8 @@ class Metrics:
                 annotator.split(":")[0],
                 *([f"principle {principle_id}"] if principle_id else []),
             ):
-                self.decided[name] += 1
-                self.right[name] += (p > 0.5) == (a > b) and p != 0.5
+                self.decided[name][question.prompt.cluster] += 1
+                self.right[name][question.prompt.cluster] += (p > 0.5) == (a > b) and p != 0.5
 
     def figures(self) -> dict[str, Any]:
         """The stage's metrics."""
@@ -376,9 +378,9 @@ class Metrics:
         if self.gold is None:
             return metrics
         return metrics | {
-            "agreement_with_gold": self._agreement("all"), "gold_decided": self.decided["all"],
+            **self._agreement("all"),
             "gold_tie_distance": ratio(self.tie_distance, self.ties),
-            "agreement_by_source": {k: self._agreement(k) for k in ("ai", "human", "simulated") if self.decided[k]},
+            "agreement_by_source": {k: self._agreement(k)["agreement_with_gold"] for k in ("ai", "human", "simulated") if self.decided[k]},
         }  # fmt: skip
 
     @property
@@ -392,8 +394,19 @@ class Metrics:
                "mean_confidence": ratio(tally.confidence, tally.read)}  # fmt: skip
         if self.gold:
             name = f"principle {principle_id}"
-            row |= {"gold_decided": self.decided[name], "agreement_with_gold": self._agreement(name)}
+            row |= self._agreement(name)
         return row
 
-    def _agreement(self, name: str) -> float | None:
-        return ratio(self.right[name], self.decided[name])
+    def _agreement(self, name: str) -> dict[str, Any]:
+        """The share right with its interval over clusters of prompts, None where the truth decides nothing."""
+        clusters = list(self.decided[name])
+        values = [hit for key in clusters for hit in _hits(self.right[name][key], self.decided[name][key])]
+        of = [key for key in clusters for _ in range(self.decided[name][key])]
+        return {
+            "agreement_with_gold": ratio(sum(values), len(values)), "gold_decided": len(values), "gold_groups": len(clusters),
+            "agreement_with_gold_ci": mean_interval(values, UNIT, of) if values else None,
+        }  # fmt: skip
+
+
+def _hits(right: int, decided: int) -> list[int]:
+    return [1] * right + [0] * (decided - right)
