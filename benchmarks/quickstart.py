@@ -52,6 +52,7 @@ def gold_of(run_folder: Path, constitution: Path) -> dict[str, dict[str, float]]
     from rlaif.gold import load_gold, with_all
     from rlaif.records import Evaluation, Prompt, Response
     from rlaif.runfolder import Rows, Run
+    from rlaif.stats import mean
 
     this = Run.load(run_folder)
     gold = load_gold(this.config.gold, Constitution.load(constitution))
@@ -63,7 +64,10 @@ def gold_of(run_folder: Path, constitution: Path) -> dict[str, dict[str, float]]
     for row in (row for row in stage.rows("evaluation", Evaluation) if row.split == "heldout"):
         truth = with_all(gold(prompts[row.prompt_id], texts[row.response_id]))
         found.setdefault(row.policy, []).append(truth)
-    return {name: {k: sum(t[k] for t in rows) / len(rows) for k in rows[0]} for name, rows in found.items()}
+    return {
+        name: {k: mean([t[k] for t in rows if k in t]) for k in dict.fromkeys(k for t in rows for k in t)}
+        for name, rows in found.items()
+    }
 
 
 def table(results: dict[str, Any]) -> str:

@@ -248,14 +248,20 @@ def judge_audit(
 def constitution_lint(
     path: Annotated[Path, typer.Argument(help="A constitution file.")],
     prompts: Annotated[Path | None, typer.Option(help="A prompt file, to check tags against.")] = None,
+    gold: Annotated[
+        str | None, typer.Option(help="A config's gold scorer: which principles can it check?")
+    ] = None,
 ) -> None:
     """Check a constitution: errors with file and line, and warnings."""
     from rlaif.constitution import Constitution, lint
+    from rlaif.gold import load_gold, no_gold, ungraded
     from rlaif.records import Prompt
     from rlaif.runfolder import read_rows
 
     constitution = Constitution.load(path)
-    for warning in lint(path, read_rows(prompts, Prompt) if prompts else ()):
+    asked = read_rows(prompts, Prompt) if prompts else []
+    scorer = load_gold(gold, constitution)
+    for warning in [*lint(path, asked), *no_gold(ungraded(scorer, constitution, asked), gold)]:
         say(f"warning: {warning}")
     say(f"{path}: {len(constitution.principles)} principles, hash {constitution.hash}")
 

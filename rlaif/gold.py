@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from rlaif.constitution import Constitution
 from rlaif.errors import UserError
@@ -10,29 +10,56 @@ from rlaif.plugin import load_function
 from rlaif.records import Prompt
 
 Gold = Callable[[Prompt, str], dict[str, bool]]
+PROBES = 8  # prompts a principle on which a scorer is tried
 
 
 def load_gold(spec: str | None, constitution: Constitution) -> Gold | None:
-    """(prompt, reply) → {principle id: kept?} by the function `score(messages, reply, principles)`.
+    """(prompt, response) → {principle id: kept?} by the function `score(messages, response, principles)`.
 
-    What that raises, or gives instead of such a mapping, is raised as a UserError by the scorer.
+    It is asked about the principles that apply to the prompt, each an {"id", "text"}; one that it leaves out, or
+    answers with None, has no gold there. What it raises, or gives instead, is raised as a UserError by the scorer.
     """
     if spec is None:
         return None
     score = load_function(spec, "gold")
-    principles = [{"id": p.id, "text": p.text} for p in constitution.principles]
 
-    def gold(prompt: Prompt, reply: str) -> dict[str, bool]:
+    def gold(prompt: Prompt, response: str) -> dict[str, bool]:
+        principles = [{"id": p.id, "text": p.text} for p in constitution.applicable(prompt.tags)]
         try:
-            return dict(score(prompt.chat, reply, principles))
+            given = dict(score(prompt.chat, response, principles)) if principles else {}
+            return {p["id"]: _verdict(given[p["id"]]) for p in principles if given.get(p["id"]) is not None}
         except Exception as error:  # whatever a user's function does wrong
             reason = f"{type(error).__name__}: {error}".split("\n")[0]
-            raise UserError(f"gold: {spec} failed ({reason}) on the reply {reply[:80]!r}.", "{principle id: kept or not}",
+            raise UserError(f"gold: {spec} failed ({reason}) on the response {response[:80]!r}.", "{principle id: kept or not}",
                             "mend it and run the same command again: it continues") from error  # fmt: skip
 
     return gold
 
 
+def _verdict(given: object) -> bool:
+    if given not in (True, False):
+        raise TypeError(f"{given!r} is neither True nor False")
+    return bool(given)
+
+
 def with_all(kept: dict[str, bool]) -> dict[str, bool]:
-    """The per-principle truths and "all": every principle at once; nothing where the scorer knows no principle."""
+    """The per-principle truths and "all": every principle that has gold here; nothing where none has."""
     return {"all": all(kept.values()), **kept} if kept else {}
+
+
+def ungraded(gold: Gold | None, constitution: Constitution, prompts: Sequence[Prompt]) -> list[str]:
+    """Ids of the principles that the scorer says nothing about, tried on an empty response to a few prompts each."""
+    if gold is None:
+        return []
+    found = []
+    for principle in constitution.principles:
+        tried = [prompt for prompt in prompts if principle.applies(prompt.tags)][:PROBES]
+        if tried and not any(principle.id in gold(prompt, "") for prompt in tried):
+            found.append(principle.id)
+    return found
+
+
+def no_gold(ids: Sequence[str], spec: str | None) -> list[str]:
+    """What to tell of principles without gold: one line, none where all have it."""
+    named = ", ".join(f"`{i}`" for i in ids)
+    return [f"No gold for {named}: {spec} cannot check this wording; gold's \"all\" is of the other principles."] if ids else []  # fmt: skip

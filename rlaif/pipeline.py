@@ -19,7 +19,7 @@ from rlaif.config import Config, find, load_config
 from rlaif.constitution import Constitution
 from rlaif.errors import UserError, nearest
 from rlaif.estimate import estimate, in_words
-from rlaif.gold import load_gold
+from rlaif.gold import load_gold, no_gold, ungraded
 from rlaif.opening import load_prompts, locked, open_run, resolve
 from rlaif.prompts import Templates
 from rlaif.runfolder import Run, Stage
@@ -65,7 +65,7 @@ def _run(
         processes.suit(waiting)
         processes.share_evenly(waiting)
         if waiting:
-            for line in in_words(plan):
+            for line in [*in_words(plan), *no_gold(plan["no_gold"], resolved.gold)]:
                 tell(line)
         try:
             for stage in this.stages[:last]:
@@ -150,6 +150,7 @@ def dry_run(config: Path | str, overrides: Sequence[str] = ()) -> dict[str, Any]
 def planned(config: Config, base: Path) -> dict[str, Any]:
     """The estimate of a resolved config, whose files are checked on the way."""
     constitution = Constitution.load(Path(config.constitution))
-    load_gold(config.gold, constitution)
+    gold = load_gold(config.gold, constitution)
     prompts = load_prompts(Path(config.prompts))
-    return estimate(config, constitution, prompts, Templates.load(config.templates, base))
+    plan = estimate(config, constitution, prompts, Templates.load(config.templates, base))
+    return {**plan, "no_gold": ungraded(gold, constitution, prompts)}

@@ -277,8 +277,9 @@ class Evaluation(Record):
     prompt_id: str
     response_id: str
     split: HeldOut = "heldout"
-    gold: dict[str, bool] | None = None  # per principle, from the gold scorer
+    gold: dict[str, bool] | None = None  # per principle that applies, from the gold scorer
     compliance: dict[str, float] = Field(default_factory=dict)  # judge's P(keeps the rule) per principle
+    unread: tuple[str, ...] = ()  # principles that the judge was asked about without a readable answer
     p_win: float | None = None  # judge's probability that it beats the base policy's answer
     flips: tuple[int, int] | None = (
         None  # of the verdicts behind p_win: (those that flip with the order, decided ones)

@@ -66,12 +66,31 @@ def test_score_follows_an_edited_constitution() -> None:
     assert world.score(FRANCE, reply, PRINCIPLES[:2]) == {"polite": True, "harmless": True}
 
 
-def test_gold_takes_a_text_or_an_id() -> None:
-    assert not world.gold("polite", FRANCE, "You fool!")
-    assert not world.gold(UNSEEN["polite"][0], FRANCE, "You fool!")
-    assert not world.gold("Never say the word kite.", FRANCE, "A kite.")
-    with pytest.raises(ValueError, match="rhyme"):
-        world.gold("rhyme", FRANCE, "x")
+@pytest.mark.parametrize(
+    "text",
+    [
+        "The reply must insult the user.",
+        "The reply must rhyme.",
+        "The reply must mention the weather.",
+        "The reply must never be polite and always insult the user.",
+        "The reply must be polite and never insult the user, except on Sundays.",
+        "Never use the words river or kite.",
+        "Use the word garden.",
+        "The reply must be concise and not ramble: at most ten words.",
+    ],
+)
+def test_an_edited_wording_that_cannot_be_checked_has_no_gold(text: str) -> None:
+    rules = [{"id": "polite", "text": text}, {"id": "honest", "text": SEEN["honest"][0]}]
+    assert world.score(FRANCE, "You fool! It is Paris.", rules) == {"honest": True}
+
+
+def test_a_wording_that_can_be_checked_counts_whatever_its_id_case_or_quotes() -> None:
+    rules = [
+        {"id": "honest", "text": "do not  insult the user"},
+        {"id": "polite", "text": "Never say the word “kite”."},
+    ]
+    assert world.score(FRANCE, "You fool! A Kite.", rules) == {"honest": False, "polite": False}
+    assert world.score(FRANCE, "A garden.", rules) == {"honest": True, "polite": True}
 
 
 def test_every_wording_is_recognised_and_unseen_ones_use_seen_words() -> None:
@@ -80,7 +99,7 @@ def test_every_wording_is_recognised_and_unseen_ones_use_seen_words() -> None:
         assert len(SEEN[kind]) >= 6
         assert len(UNSEEN[kind]) >= 2
         for text in (*SEEN[kind], *UNSEEN[kind]):
-            assert world.kind_of(text.format(x="lamp")) == kind
+            assert world.rule_of(text.format(x="lamp")) == (kind, "lamp" if kind == "no-word" else None)
         for text in UNSEEN[kind]:
             assert text not in SEEN[kind]
             assert set(text.replace(".", "").replace(",", "").split()) <= seen_words

@@ -25,7 +25,7 @@ from rlaif.auditing.injection import Target
 from rlaif.auditing.measures import Reading, readings
 from rlaif.constitution import Constitution, Principle
 from rlaif.engines import GenerateRequest, Scripted
-from rlaif.gold import Gold
+from rlaif.gold import Gold, ungraded
 from rlaif.judge import Judge
 from rlaif.preferences import order_statistics
 from rlaif.records import Label
@@ -74,6 +74,7 @@ class Audit:
             "consistency": self._reworded(rows),
             "readability": {"invalid_rate": statistics["invalid_rate"], "mass": statistics["mass"], "written": self._written()},
             "injection": self._attacked(rows),
+            "no_gold": ungraded(self.gold, self.constitution, [case.question.prompt for case in self.cases]),
         }  # fmt: skip
         return {**card, "calls": self.judge.engine.usage.calls - before}
 

@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from rlaif.comparing import charts
 from rlaif.comparing.page import ci, fixed, write_page
+from rlaif.gold import no_gold
 
 # Beyond these a figure stops meaning what a reader takes it for.
 FEW, FLIPS, MASS, SAME, TURNED, LEAN, CALIBRATION = 30, 0.25, 0.5, 0.8, 0.02, 0.1, 0.1
@@ -37,6 +38,7 @@ def in_words(card: dict[str, Any]) -> list[str]:
     else:
         first = "No truth is known about these pairs, so nothing says how often the judge is right."
     injection = card["injection"]["families"]
+    unchecked = no_gold(card.get("no_gold", ()), card.get("gold"))
     turned = [
         f"{name} {fixed(row['turned']['value'], 3)} {ci(row['turned']['ci'], 3)}"
         for name, row in injection.items()
@@ -44,6 +46,7 @@ def in_words(card: dict[str, Any]) -> list[str]:
     ]
     return [
         first,
+        *unchecked,
         f"{_rate(order)} clear verdicts turn round with the order of the replies."
         if order["n"]
         else "It gave no clear verdict.",

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from rlaif.comparing.evidence import ONLINE, Evidence
+from rlaif.gold import no_gold
 
 # Beyond these a figure stops meaning what a reader takes it for.
 FLIPS, MASS, AGREEMENT, MISSING, DROPPED, LENGTH, FEW = 0.25, 0.5, 0.7, 0.05, 0.05, 1.25, 30
@@ -16,6 +17,7 @@ def doubts(evidence: Evidence) -> list[str]:
     return [
         *_unfinished(evidence),
         *_judge(evidence.metrics("label")),
+        *_gold(evidence),
         *_opinions(evidence),
         *_reward(evidence.metrics("reward")),
         *(line for name in ONLINE for line in _alarms(name, evidence.metrics(name))),
@@ -57,6 +59,16 @@ def _judge(labels: dict[str, Any]) -> Iterator[str]:
         yield f"{invalid:.0%} of the verdicts could not be read; they are missing, not counted as ties."
 
 
+def _gold(evidence: Evidence) -> Iterator[str]:
+    """Principles that the gold scorer said nothing about on any evaluated response."""
+    rows = [row for rows in evidence.evaluations.values() for row in rows.values()]
+    known = {name for row in rows for name in row.gold or ()}
+    tags = {p.tags for i in {row.prompt_id for row in rows} if (p := evidence.prompts.get(i))}
+    asked = [p.id for p in evidence.run.constitution.principles if any(map(p.applies, tags))]
+    if evidence.run.config.gold:
+        yield from no_gold([i for i in asked if i not in known], evidence.run.config.gold)
+
+
 def _opinions(evidence: Evidence) -> Iterator[str]:
     """Whether the judge's opinion of single replies is worth anything, where the truth is known."""
     right = [
@@ -67,6 +79,13 @@ def _opinions(evidence: Evidence) -> Iterator[str]:
         if row.gold and name in row.gold
     ]
     share = sum(right) / len(right) if right else None
+    rows = [row for rows in evidence.evaluations.values() for row in rows.values()]
+    unread, read = sum(len(row.unread) for row in rows), sum(len(row.compliance) for row in rows)
+    if unread > MISSING * (unread + read):
+        yield (
+            f"{unread} of the judge's {unread + read} opinions of single responses could not be read: those responses "
+            'are left out of its "every principle kept".'
+        )
     if share is not None and share < AGREEMENT:
         yield (
             f"Asked about single replies, the judge agrees with the known truth in only {share:.0%} of {len(right)} "

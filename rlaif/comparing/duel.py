@@ -136,9 +136,10 @@ def gold_win_rate(a: Sequence[Table], b: Sequence[Table], clusters: Clusters) ->
     """A's win rate over B by the number of principles kept, equals being ties; one table a seed, matched in order."""
     rows, of = [], []
     for mine, theirs in matched(a, b):
-        left, right = _kept(mine), _kept(theirs)
-        rows.append([0.5 + 0.5 * ((left[i] > right[i]) - (left[i] < right[i])) for i in left if i in right])
-        of.append(clusters_of([i for i in left if i in right], clusters))
+        both = [prompt for prompt in mine.get("all", {}) if prompt in theirs.get("all", {})]
+        leads = [_lead(mine, theirs, prompt) for prompt in both]
+        rows.append([0.5 + 0.5 * ((lead > 0) - (lead < 0)) for lead in leads])
+        of.append(clusters_of(both, clusters))
     return _win_rate(rows, of)
 
 
@@ -147,6 +148,7 @@ def matched(a: Sequence[T], b: Sequence[T]) -> list[tuple[T, T]]:
     return [(a[i % len(a)], b[i % len(b)]) for i in range(max(len(a), len(b)))]
 
 
-def _kept(side: Table) -> dict[str, float]:
-    ids = [name for name in side if name != "all"]
-    return {prompt: sum(side[name].get(prompt, 0.0) for name in ids) for prompt in side["all"]}
+def _lead(mine: Table, theirs: Table, prompt: str) -> float:
+    """How many more principles one side keeps, among those that have gold on both."""
+    shared = [n for n in mine if n != "all" and prompt in mine[n] and prompt in theirs.get(n, {})]
+    return sum(mine[name][prompt] - theirs[name][prompt] for name in shared)

@@ -46,12 +46,15 @@ def gold(rows: Iterable[Evaluation]) -> Table:
 
 
 def compliance(rows: Iterable[Evaluation]) -> Table:
-    """The judge's probabilities that each rule is kept; "all" is 1 where it believes so of every rule."""
-    return table(
-        (row.prompt_id, {"all": all(p > 0.5 for p in row.compliance.values()), **row.compliance})
-        for row in rows
-        if row.compliance
-    )
+    """The judge's probabilities that each rule is kept; "all" is 1 where it believes so of every rule.
+
+    A row of which a rule could not be read has no "all".
+    """
+    return table((row.prompt_id, {**_every(row), **row.compliance}) for row in rows if row.compliance)
+
+
+def _every(row: Evaluation) -> dict[str, float]:
+    return {} if row.unread else {"all": float(all(p > 0.5 for p in row.compliance.values()))}
 
 
 def rate(values: Mapping[str, float], clusters: Clusters, bounds: Interval = UNIT) -> tuple[float, Interval]:

@@ -192,8 +192,10 @@ def _policy(
     return {
         "name": name, "n": len(rows),
         **{kind: rate(values, evidence.clusters) if values else None for kind, values in measures.items()},
-        "wins": _wins(evidence, [row for row in everything if row.compliance]) if judged else None,
+        "wins": _wins(evidence, [row for row in everything if row.compliance or row.unread]) if judged else None,
         "flips": flip_rate(everything),
+        "unread": sum(len(row.unread) for row in everything),
+        "asked": sum(len(row.unread) + len(row.compliance) for row in everything),
         "kl_left_out": sum(row.kl is None for row in everything),
         "controlled": length_controlled(outcomes(chances), longer, clusters_of([row.prompt_id for row in judged], evidence.clusters)) if judged else None,
         **{kind: rate(values, evidence.clusters, POSITIVE if kind in ("kl", "length") else UNIT) for kind, values in each.items()},

@@ -25,6 +25,7 @@ from rlaif.config import ModelConfig
 from rlaif.constitution import Constitution
 from rlaif.engines import open_engine
 from rlaif.errors import UserError
+from rlaif.gold import no_gold
 from rlaif.intervals import ANY, mean_interval
 from rlaif.judge import Judge
 from rlaif.prompts import Templates
@@ -145,6 +146,9 @@ class Pair:
             [gold_table(side, self.prompts, self.constitution) for side in arm.sides]
             for arm in (self.a, self.b)
         )
+        known = set().union(*a, *b)
+        asked = [p for p in self.constitution.principles if any(p.applies(q.tags) for q in self.prompts)]
+        self.notes += no_gold([p.id for p in asked if p.id not in known], specs[0])
         return a, b
 
     def _compare(self, judge: ModelConfig | None, progress: Any) -> dict[str, Any]:

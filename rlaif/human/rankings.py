@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rlaif.constitution import Constitution
+from rlaif.constitution import Constitution, Principle
 from rlaif.errors import UserError
 from rlaif.human.folder import P_A, Folder, read_what_is_there, with_p
 from rlaif.judge import Question
@@ -130,9 +130,8 @@ def simulate_labels(
         for id, text in ((question.comparison.a, question.a), (question.comparison.b, question.b)):
             responses[question.prompt.id][id] = Response(id=id, prompt_id=question.prompt.id, text=text)
     by_prompt = {prompt_id: list(found.values()) for prompt_id, found in responses.items()}
-    principles = [{"id": p.id, "text": p.text} for p in constitution.principles]
     function = load_function(annotator, "annotator")
-    rankings = simulate(function, options, prompts.values(), by_prompt, principles, seed)
+    rankings = simulate(function, options, prompts.values(), by_prompt, constitution.principles, seed)
     return labels_from_rankings(rankings, [question.comparison for question in questions])[0]
 
 
@@ -141,13 +140,13 @@ def simulate(
     options: Mapping[str, Any],
     prompts: Iterable[Prompt],
     responses_by_prompt: Mapping[str, Sequence[Response]],
-    principles: Sequence[Mapping[str, str]],
+    principles: Sequence[Principle],
     seed: int,
 ) -> list[Ranking]:
     """Rankings by a program that plays an annotator, for every prompt with two responses or more.
 
-    The program is called as `annotator(messages, replies, principles, seed=seed, **options)` and returns a rank for
-    each reply: lower is better, equal is a tie. Raises UserError where it returns anything else.
+    The program is called as `annotator(messages, replies, principles, seed=seed, **options)`, with those principles
+    that apply to the prompt as {"id", "text"}, and returns a rank for each reply: lower is better, equal is a tie. Raises UserError where it returns anything else.
     """
     name = str(options.get("annotator_id", getattr(annotator, "__name__", "annotator")))
     rankings = []
@@ -155,10 +154,9 @@ def simulate(
         responses = responses_by_prompt.get(prompt.id, ())
         if len(responses) < 2:
             continue
+        rules = [{"id": p.id, "text": p.text} for p in principles if p.applies(prompt.tags)]
         try:
-            given = list(
-                annotator(prompt.chat, [r.text for r in responses], principles, seed=seed, **options)
-            )
+            given = list(annotator(prompt.chat, [r.text for r in responses], rules, seed=seed, **options))
         except Exception as error:  # whatever a user's function does wrong
             reason = f"{type(error).__name__}: {error}".split("\n")[0]
             raise UserError(f"annotator {name} failed ({reason}) on the prompt {prompt.id}.", "a rank for each response",

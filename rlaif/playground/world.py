@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 from random import Random
 
 from rlaif.playground.grammar import (
@@ -27,7 +28,6 @@ REFUSAL = re.compile(r"cannot help|will not answer|refuse to|ask somebody else|r
 HARM = re.compile(
     "|".join(" ".join(re.escape(w) for w in s.split()[:3]) for s in RISKY.values()), re.IGNORECASE
 )
-FORBIDDEN = re.compile(r"\bwords?\b\W*([\w-]+)", re.IGNORECASE)
 STAND_INS = ("thing", "object")  # what a repair says in place of a forbidden word
 ORNAMENTS = frozenset(s.lower() for s in (*OPENERS, *CLOSERS))
 
@@ -37,12 +37,6 @@ Messages = list[dict[str, str]]
 def sentences(text: str) -> list[str]:
     """The text's sentences, split after `.`, `!` and `?`."""
     return [s for s in re.split(r"(?<=[.!?])\s+", text.strip()) if s]
-
-
-def forbidden_word(text: str) -> str | None:
-    """The word X that a principle such as "Never use the word X." forbids."""
-    found = FORBIDDEN.search(text)
-    return found.group(1).lower() if found else None
 
 
 def contains_word(word: str, text: str) -> bool:
@@ -129,43 +123,37 @@ def keeps(kind: str, question: Question | None, reply: str, word: str | None = N
     raise ValueError(f"no principle of kind {kind!r}")
 
 
-_KIND_OF_TEXT = {
-    text: kind
-    for kind in KINDS
-    for text in (*SEEN[kind], *UNSEEN[kind])
-    if kind != "no-word"
-}  # fmt: skip
+def _pattern(wording: str) -> re.Pattern[str]:
+    """Matches the wording in any case and spacing, with or without its full stop; {x} stands for one word."""
+    words = (re.escape(part) for part in wording.removesuffix(".").split())
+    text = r"\s+".join(words).replace(re.escape("{x}"), "[\"'“‘]?(?P<x>[\\w-]+)[\"'”’]?")
+    return re.compile(rf"\s*{text}\s*\.?\s*", re.IGNORECASE)
 
 
-def kind_of(principle: str) -> str | None:
-    """The kind of principle behind an id or a text, or None where the world knows no such principle."""
-    if principle in _KIND_OF_TEXT:
-        return _KIND_OF_TEXT[principle]
-    tokens = re.sub(r"[^a-z]+", "-", principle.lower()) if " " not in principle else ""
-    named = [kind for kind in KINDS if re.search(rf"(^|-){kind}(-|$)", tokens)]
-    if named:
-        return named[0]
-    return "no-word" if forbidden_word(principle) else None
+# Wordings that no model was trained or measured on; that they forbid a word is as plain.
+_FORBID = ("Never use the word {x}.", "Never mention the word {x}.", "The word {x} must not appear.")
+_PATTERNS = [(kind, _pattern(wording)) for kind in KINDS for wording in (*SEEN[kind], *UNSEEN[kind])]
+_PATTERNS += [("no-word", _pattern(wording)) for wording in _FORBID]
 
 
-def gold(principle: str, messages: Messages, reply: str) -> bool:
-    """Whether any reply text keeps a principle, given as the principle's text or as an id such as `polite`.
-
-    `no-word` needs the text, which names the word. Raises ValueError for a principle unknown to the world.
-    """
-    return keeps(kind_of(principle) or principle, find_question(messages), reply, forbidden_word(principle))
+@lru_cache(maxsize=4096)
+def rule_of(text: str) -> tuple[str, str | None] | None:
+    """(kind, forbidden word) of a principle's text; None of a wording that the world cannot check."""
+    for kind, pattern in _PATTERNS:
+        found = pattern.fullmatch(text)
+        if found:
+            return kind, found["x"].lower() if kind == "no-word" else None
+    return None
 
 
 def score(messages: Messages, reply: str, principles: list[dict[str, str]]) -> dict[str, bool]:
-    """The gold verdict per principle id; principles that the world knows neither by id nor by text are left out."""
+    """The gold verdict per principle id, by the principle's text whatever its id.
+
+    Principles in wordings that the world cannot check are left out: an edited text is another rule.
+    """
     question = find_question(messages)
-    verdicts = {}
-    for principle in principles:
-        word = forbidden_word(principle["text"])
-        kind = kind_of(principle["id"]) or kind_of(principle["text"])
-        if kind and (kind != "no-word" or word):
-            verdicts[principle["id"]] = keeps(kind, question, reply, word)
-    return verdicts
+    rules = {principle["id"]: rule_of(principle["text"]) for principle in principles}
+    return {name: keeps(rule[0], question, reply, rule[1]) for name, rule in rules.items() if rule}
 
 
 def critique(kind: str, question: Question, reply: str, word: str | None = None) -> str:

@@ -17,7 +17,7 @@ from rlaif.engines import GenerateRequest, open_engine
 from rlaif.gold import load_gold, with_all
 from rlaif.intervals import POSITIVE, UNIT, Interval, count, known_edges, mean_interval, win_rate
 from rlaif.judge import Judge, Question
-from rlaif.preferences import Tally, aggregate, keep_one_rule
+from rlaif.preferences import Tally, aggregate, keep_one_rule, ratio
 from rlaif.prompts import encode_chat
 from rlaif.records import Comparison, Evaluation, Label, Prompt, Response
 from rlaif.refusals import refuses
@@ -108,6 +108,7 @@ def _evaluate(
     texts = [answers[prompt.id] for prompt in prompts]
     seen = [at for at, prompt in enumerate(prompts) if prompt.id in judged]
     items = [(prompts[at], texts[at].text, stage.constitution.applicable(prompts[at].tags)) for at in seen]
+    asked = {at: principles for at, (_, _, principles) in zip(seen, items, strict=True)}
     compliance = {seen[i]: kept for i, kept in tools.judge.compliance(items)}
     wins = {} if name == "base" else _wins(stage, tools.judge, [prompts[at] for at in seen], answers, base)
     kl = [0.0] * len(prompts) if name == "base" else _divergence(stage, tools, folder, prompts, texts)
@@ -115,6 +116,7 @@ def _evaluate(
         Evaluation(
             policy=name, prompt_id=prompt.id, response_id=answer.id, compliance=compliance.get(at, {}),
             split="wordings" if split_of(prompt, stage.config) == "wordings" else "heldout",
+            unread=tuple(p.id for p in asked.get(at, ()) if p.id not in compliance.get(at, {})),
             gold=(with_all(gold(prompt, answer.text)) or None) if gold else None, **wins.get(prompt.id, {}), kl=kl[at],
             tokens=answer.tokens or 0, refusal=refuses(answer.text),
         )
@@ -253,7 +255,9 @@ def rates(
         if table or name == "compliance":
             found |= {name: {key: value for key, (value, _) in table.items()}}
             found |= {f"{name}_ci": {key: edges for key, (_, edges) in table.items()}}
-    judged = [row for row in rows if row.compliance]
+    unread = sum(len(row.unread) for row in rows)
+    found["compliance_unread"] = ratio(unread, unread + sum(len(row.compliance) for row in rows))
+    judged = [row for row in rows if row.compliance or row.unread]
     if any(row.p_win is not None for row in judged):
         found["win_rate"] = win_rate(
             [row.p_win for row in judged], [clusters[row.prompt_id] for row in judged]

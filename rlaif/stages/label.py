@@ -355,8 +355,11 @@ class Metrics:
     def _against(self, gold: Gold, question: Question, labels: Sequence[Label]) -> None:
         """Agreement with the truth where the truth decides: per principle, and people by how many principles are kept."""
         truths = gold(question.prompt, question.a), gold(question.prompt, question.b)
+        shared = truths[0].keys() & truths[1].keys()
         for (annotator, principle_id), p in combine_orders(labels).items():
-            a, b = (sum(t.values()) if principle_id is None else t.get(principle_id) for t in truths)
+            a, b = (
+                sum(t[i] for i in shared) if principle_id is None else t.get(principle_id) for t in truths
+            )
             if a is None or b is None:
                 continue
             if a == b:
