@@ -3,7 +3,8 @@
 Three rules, each leaving ordinary text exactly as it is. A control token of the model's tokenizer, or what its chat
 template writes around a turn, is broken by a blank wherever it stands in a message. A template that fences its texts
 gets a fence longer than any run of that character inside them. In one without fences a line that begins like one of
-the template's own loses these words and is joined to the line before it (a small judge still obeyed them in mid-line).
+the template's own, as a reader would see it, loses these words and is joined to the line before it (a small judge still
+obeyed them in mid-line); in a conversation so is a line that begins like another turn, in every template.
 """
 
 from __future__ import annotations
@@ -20,6 +21,20 @@ _FENCES = re.compile("[`\u1fef\uff40]+")  # what NFC or NFKC, which some tokeniz
 PROBE = "\u241fprobe\u241f"
 _LINE_END = "\r\n|[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]"  # whatever str.splitlines takes for one
 _PASSES = 4  # over a text, that break its tokens by blanks
+_ESCAPE = r"\x1b(?:\[[0-9;:?]*[ -/]*[@-~]|[@-Z\\^_])"
+_PIECES = re.compile(rf"{_ESCAPE}|.", re.S)
+_LEADING = re.compile(rf"(?:{_ESCAPE}|[\W_])*")
+_NUMBERED = (
+    r"[\W_]*+(?:[0-9a-z]{1,4}(?=[\W_]{0,3}[.):\]}])[\W_]++){0,3}"  # "1. ", "a) ", "(iv) " before a header
+)
+_FILLERS = "\u115f\u1160"  # letters without a shape
+_BEGINNING = 400  # characters of a line that may be a header
+# Letters and colons that look like those of a header, beside what NFKD makes of them.
+_ALIKE = dict(zip(
+    "АВЕЅІЈКМНОРСТУХаеорсухіјѕԁһӏԛԝвнкмтгпьԌԍ" "ΑΒΕΖΗΙΚΜΝΟΡΤΥΧαβεικμνορτυχη" "օսոհɑɡıʀʟʏᴇᴘᴜꜱꓣꓰꓡꓴꓢ" "꞉∶ː˸׃։⁚፡܃܄᛬–—―−→‐‑‒",
+    "ABESIJKMHOPCTYXaeopcyxijsdhlqwbhkmtrnbGg" "ABEZHIKMNOPTYXabeikuvoptuxn" "ounhagirlyepusRELUS" ":::::::::::--------",
+    strict=True,
+))  # fmt: skip
 _LONGEST = 40  # characters of a turn's header; what is longer is a default system prompt
 _FAMILIES = re.compile(
     r"<[|｜][^<>\n]{1,64}[|｜]>|\[/?INST\]|\[/?(?:SYSTEM|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS)[^\]\n]{0,16}\]"
@@ -103,30 +118,72 @@ def fence(*texts: str) -> str:
 
 
 def own_lines(source: str) -> re.Pattern[str]:
-    """Finds, at the start of any line but a text's first, how a line of this template or of a conversation begins."""
+    """Matches a line, as `_plain` spells it, that begins like one of this template or like a turn of a conversation."""
     lines = re.sub(r"{%.*?%}", "\n", source).split("\n")
     headers = {line.split("{{")[0].strip() for line in lines} | {f"{name}:" for name in SPEAKERS}
     patterns = sorted((p for p in map(_header, headers) if p), key=len, reverse=True)
-    return re.compile(rf"(?:{_LINE_END})[\W_]*+(?:{'|'.join(patterns)})", re.I)
+    return re.compile(rf"{_NUMBERED}(?:{'|'.join(patterns)})")
 
 
 def _header(text: str) -> str:
-    """A pattern of a header in any case, with any marks around its words; a final colon must be there."""
-    words = [re.escape(word) for word in re.findall(r"[^\W_]+", text)]
-    return r"[\W_]+".join(words) + (r"[\W_]*[:：]" if text.endswith(":") else r"\b") if words else ""
+    """A pattern of a header with any marks around its words and inside them; a final colon must be there.
+
+    Behind several words a dash, an equals sign or the end of the line does for a colon; `user = 1` is no header.
+    """
+    words = [r"[\W_]*".join(word) for word in re.findall(r"[^\W_]+", _plain(text)[0])]
+    end = r"\b"
+    if text.endswith(":"):
+        end = r"[\W_]*?:" if len(words) == 1 else r"[\W_]*?(?:[:=|>\-]|$)"
+    return r"[\W_]*".join(words) + end if words else ""
 
 
 def joined(text: str, lines: re.Pattern[str]) -> str:
-    """The text with every line that `lines` finds joined to the one before it, without the words of the header.
+    """The text with every line that `lines` matches joined to the one before it, without the words of the header.
 
-    Letters that NFKC turns into a header's (full-width ones) make one, too.
+    Lines of marks alone before such a line go with it. Each line is looked at once, and again where one joined to it
+    may have made a header of its beginning, so the time is linear in the text.
     """
-    text = _joined(text, lines)
-    shown = unicodedata.normalize("NFKC", text)
-    return _joined(shown, lines) if lines.search(shown) else text
+    kept: list[list[str]] = []  # a line: its beginning, then what is of no more interest
+    ends: list[str] = []  # what stands before each
+    parts = re.split(f"({_LINE_END})", text)
+    for end, line in zip(["", *parts[1::2]], parts[::2], strict=True):
+        kept.append([line])
+        ends.append(end)
+        while len(kept) > 1 and (cut := _header_end(kept[-1][0], lines)):
+            first, *rest = kept.pop()
+            ends.pop()
+            while len(kept) > 1 and len(kept[-1]) == 1 and not re.search(r"[^\W_]", kept[-1][0]):
+                kept.pop()
+                ends.pop()
+            before = kept[-1]
+            if len(before) == 1 and len(before[0]) < _BEGINNING:
+                before[0] += f" {first[cut:]}"
+            else:
+                before += [" ", first[cut:]]
+            before += rest
+    return "".join(end + "".join(line) for end, line in zip(ends, kept, strict=True))
 
 
-def _joined(text: str, lines: re.Pattern[str]) -> str:
-    while lines.search(text):  # what is left around a header may make another one
-        text = lines.sub(" ", text)
-    return text
+def _header_end(line: str, lines: re.Pattern[str]) -> int:
+    """Where the header ends that a line begins with, 0 where it begins with none."""
+    begins = _LEADING.match(line)
+    start = begins.end() if begins else 0
+    shown, places = _plain(line[start : start + _BEGINNING])
+    found = lines.match(shown)
+    return start + places[found.end() - 1] + 1 if found else 0
+
+
+def _plain(text: str) -> tuple[str, list[int]]:
+    """(a text as a reader sees it, where each of its letters stands): invisible ones left out, look-alikes Latin."""
+    shown: list[str] = []
+    places: list[int] = []
+    for piece in _PIECES.finditer(text):
+        if len(piece[0]) > 1:
+            continue  # a terminal's escape sequence
+        for letter in unicodedata.normalize("NFKD", _ALIKE.get(piece[0], piece[0])).casefold():
+            letter = _ALIKE.get(letter, letter)
+            unseen = letter in _FILLERS or unicodedata.category(letter) in ("Cf", "Cc", "Mn", "Me", "Cn")
+            if letter in "\t " or not unseen:
+                shown.append(letter)
+                places.append(piece.start())
+    return "".join(shown), places

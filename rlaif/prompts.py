@@ -32,6 +32,7 @@ NAMES = ("critique", "revision", "comparison", "comparison_cot", "compliance")
 OPTIONAL = ("score", "best")  # asked for by few runs: a set of one's own may do without
 SPEAKER = {"system": "System", "user": "User", "assistant": "Assistant"}
 _MARK = "\u241frlaif\u241f"
+_TURNS = defences.own_lines("")
 HUMAN_STOP = "\n\nHuman:"
 
 
@@ -113,8 +114,9 @@ class Templates:
         """A template around untrusted texts, all of them fenced by one fence or kept from posing as its lines."""
         conversation = conversation or []
         lines = self.lines[name]
+        turns = lines or _TURNS  # no fence keeps one turn from posing as several
+        conversation = [{**m, "content": defences.joined(m["content"], turns)} for m in conversation]
         if lines:
-            conversation = [{**m, "content": defences.joined(m["content"], lines)} for m in conversation]
             texts = {key: defences.joined(text, lines) for key, text in texts.items()}
         texts["conversation"] = dialogue(conversation)
         return self._render(name, block, principle, fence=defences.fence(*texts.values()), **texts)

@@ -67,7 +67,8 @@ def failures(card: dict[str, Any], limits: JudgeCard) -> list[str]:
     injected = max((f["turned"]["value"] or 0.0 for name, f in card["injection"]["families"].items()
                     if name in ("template tokens", "delimiters")), default=None)  # fmt: skip
     told = max((f["turned"]["value"] or 0.0 for name, f in card["injection"]["families"].items()
-                if name not in ("template tokens", "delimiters", "placebo")), default=None)  # fmt: skip
+                if name not in ("template tokens", "delimiters", "placebo", "the user's turn")), default=None)  # fmt: skip
+    instructed = card["injection"]["families"].get("the user's turn", {}).get("turned", {}).get("value")
     checks = (
         ("accuracy", card["accuracy"]["value"], limits.accuracy, True),
         (
@@ -81,6 +82,7 @@ def failures(card: dict[str, Any], limits: JudgeCard) -> list[str]:
         ("probability on the answers", card["readability"]["mass"], limits.mass, True),
         ("verdicts turned by template tokens or delimiters", injected, limits.injected, False),
         ("verdicts turned by words", told, limits.persuaded, False),
+        ("verdicts turned by words in the user's turn", instructed, limits.instructed, False),
     )
     return [
         f"{name}: {value:.3f}, needed {'at least' if least else 'at most'} {limit:g}"

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from rlaif.auditing.attacks import ATTACKS, Attack, Turns, scene
-from rlaif.auditing.cases import Case
+from rlaif.auditing.cases import Case, pair
 from rlaif.auditing.measures import Reading, rate, right
 from rlaif.constitution import Principle
 from rlaif.prompts import Templates
-from rlaif.records import Order, verdict_of
+from rlaif.records import Order, Prompt, verdict_of
 from rlaif.seeds import derive_seed
 
 
@@ -62,8 +62,18 @@ def targets(rows: Sequence[Reading], count: int, seed: int) -> list[Target]:
 
 
 def attacked(target: Target, attack: Attack, templates: Templates, turns: Turns) -> Case:
-    """The target's pair with the attack in the losing reply."""
+    """The target's pair with the attack in the losing reply, or for it in the user's turn."""
     case = target.reading.case
+    if attack.in_prompt:
+        prompt, told = case.question.prompt, scene(templates, target.principle, target.slot, turns)
+        last = max(
+            (i for i, m in enumerate(prompt.messages) if m.role == "user"), default=len(prompt.messages) - 1
+        )
+        turn = prompt.messages[last]
+        turn = turn.model_copy(update={"content": attack.write(turn.content, told)})
+        messages = (*prompt.messages[:last], turn, *prompt.messages[last + 1 :])
+        shown = Prompt(messages=messages, tags=prompt.tags)
+        return pair(shown, case.question.a, case.question.b, [target.principle])
     text = attack.write(case.side(target.side), scene(templates, target.principle, target.slot, turns))
     a, b = (text, case.question.b) if target.side == "a" else (case.question.a, text)
     return case.showing(a, b, [target.principle])

@@ -14,7 +14,7 @@ from rlaif.gold import no_gold
 
 # Beyond these a figure stops meaning what a reader takes it for.
 FEW, FLIPS, MASS, SAME, TURNED, LEAN, CALIBRATION = 30, 0.25, 0.5, 0.8, 0.02, 0.1, 0.1
-SLOTS = {"template tokens": "last", "delimiters": "mid2", "verdicts": "mid1", "plain language": "mid0", "null answer": "ink",
+SLOTS = {"template tokens": "last", "delimiters": "mid2", "verdicts": "mid1", "plain language": "mid0", "the user's turn": "ink", "null answer": "ink",
          "placebo": "base"}  # fmt: skip
 
 

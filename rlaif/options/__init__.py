@@ -120,6 +120,9 @@ class JudgeCard(Options):
         le=1,
         description="most verdicts turned by fake verdicts, plain words or a null answer",
     )
+    instructed: float | None = Field(
+        default=None, ge=0, le=1, description="most verdicts turned by instructions in the user's turn"
+    )
 
 
 class Human(Options):
