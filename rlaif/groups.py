@@ -204,7 +204,8 @@ def train_in_groups(stage: Stage, trainer: Any, config: Any, **settings: Any) ->
     """Write policy/, metrics.jsonl and samples.jsonl by trl's `trainer` and its `config`, set up by the stage's options."""
     o: Grouped = stage.options
     start = stage.input("policy")
-    tokenizer, model = load_tokenizer(start), load_causal_lm(start, stage.config.policy.device, "float32")
+    tokenizer = load_tokenizer(start, stage.config.policy.chat_template_kwargs)
+    model = load_causal_lm(start, stage.config.policy.device, "float32")
     opened = open_rewards(stage, tokenizer)
     room = min(context_length(model), opened.context) - o.max_tokens
     prompts, heldout = fitting_prompts(stage, tokenizer, room, opened.rewards)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -268,7 +269,7 @@ def control_of(tokenizer: Any) -> defences.Control:
     """What a model takes for control: the special tokens of its tokenizer and what its chat template writes."""
     turns = [user(defences.PROBE), assistant(defences.PROBE), user(defences.PROBE)]
     try:
-        return defences.Control.of(tokenizer, _trial(tokenizer, turns))
+        return defences.Control.of(tokenizer, _templated(tokenizer, turns))
     except UserError:  # a template that takes one turn only; what it refuses for good is said when it is used
         return defences.Control.of(tokenizer, "")
 
@@ -278,37 +279,41 @@ def _special(tokenizer: Any) -> defences.Control:
     return defences.Control.of(tokenizer)
 
 
-def _trial(tokenizer: Any, turns: Chat, generation: bool = True) -> str:
-    """Some turns as a chat template writes them, after a system turn where it demands one."""
-    try:
-        return _templated(tokenizer, turns, generation)
-    except UserError as refused:
-        try:
-            return _templated(tokenizer, [{"role": "system", "content": "?"}, *turns], generation)
-        except UserError:
-            raise refused from None
-
-
 def _templated(tokenizer: Any, messages: Sequence[dict[str, str]], generation: bool = True) -> str:
-    """The only place where a chat template is applied."""
+    """The only place where a chat template is applied; one that demands a system turn gets an empty one."""
     if not has_chat_template(tokenizer):
         names = {"system": "", "user": "\n\nHuman: ", "assistant": "\n\nAssistant: "}
         return "".join(names[m["role"]] + m["content"] for m in messages) + "\n\nAssistant:"
-    name, template = getattr(tokenizer, "name_or_path", "the tokenizer"), tokenizer.chat_template
-    if isinstance(template, dict):
-        if "default" not in template:
-            raise UserError(f"{name}: its chat templates are named {', '.join(sorted(template))}, none of them default.",
-                            'one template, or one named "default"',
-                            "save the one to use as chat_template.jinja in the tokenizer's folder")  # fmt: skip
-        template = template["default"]
+    template = _template(tokenizer)
     values = {**getattr(tokenizer, "special_tokens_map", {}), **chat_template_kwargs(tokenizer)}
     try:
         return chat_templates.render(template, messages, generation, values)
     except Exception as error:  # templates are arbitrary programs: whatever they raise is the user's to mend
+        if messages[0]["role"] != "system" and not isinstance(error, chat_templates.TooMuch):
+            with suppress(Exception):
+                opened = [{"role": "system", "content": ""}, *messages]
+                return chat_templates.render(template, opened, generation, values)
         roles, reason = ", ".join(m["role"] for m in messages), str(error).rstrip(".") or type(error).__name__
-        raise UserError(f"{name}: its chat template fails on our messages ({roles}): {reason}.",
+        raise UserError(f"{_name(tokenizer)}: its chat template fails on our messages ({roles}): {reason}.",
                         "a template that takes these roles in this order",
                         "mend chat_template in the tokenizer's folder, or use prompts without a system turn") from None  # fmt: skip
+
+
+def _template(tokenizer: Any) -> str:
+    """The source of a tokenizer's chat template, of several the default."""
+    template = tokenizer.chat_template
+    if not isinstance(template, dict):
+        return template
+    if "default" not in template:
+        names = ", ".join(sorted(template))
+        raise UserError(f"{_name(tokenizer)}: its chat templates are named {names}, none of them default.",
+                        'one template, or one named "default"',
+                        "save the one to use as chat_template.jinja in the tokenizer's folder")  # fmt: skip
+    return template["default"]
+
+
+def _name(tokenizer: Any) -> str:
+    return getattr(tokenizer, "name_or_path", "the tokenizer")
 
 
 def chat_template_kwargs(tokenizer: Any) -> dict[str, Any]:
@@ -353,7 +358,7 @@ def split_chat(tokenizer: Any, messages: Sequence[dict[str, str]]) -> tuple[str,
 def end_of_turn(tokenizer: Any) -> int | None:
     """The token that ends an assistant turn: the added one its chat template writes there, otherwise EOS."""
     if has_chat_template(tokenizer):
-        after = _trial(tokenizer, [user("?"), assistant(_MARK)], generation=False).rpartition(_MARK)[2]
+        after = _templated(tokenizer, [user("?"), assistant(_MARK)], generation=False).rpartition(_MARK)[2]
         ids = token_ids(tokenizer, after)
         added = tokenizer.added_tokens_decoder.get(ids[0]) if ids else None
         if added and added.content.strip():
@@ -361,12 +366,14 @@ def end_of_turn(tokenizer: Any) -> int | None:
     return tokenizer.eos_token_id
 
 
-def added_tokens_written(tokenizer: Any) -> set[str]:
-    """The added tokens, special or not, that a tokenizer's turns are made of."""
-    turns = _trial(tokenizer, [user("?")]) + _trial(tokenizer, [user("?"), assistant("?")], generation=False)
-    return set(tokenizer.convert_ids_to_tokens(token_ids(tokenizer, turns, start=True))) & set(
-        tokenizer.get_added_vocab()
-    )
+def turn_tokens(tokenizer: Any, generation: bool = False) -> set[int]:
+    """The added tokens, special or not, that a user's turn is made of; with `generation` what opens an answer, too."""
+    ids = token_ids(tokenizer, _templated(tokenizer, [user("?")], generation))
+    return {
+        i
+        for i in ids
+        if i in tokenizer.added_tokens_decoder and tokenizer.added_tokens_decoder[i].content.strip()
+    }
 
 
 def encode_reply(tokenizer: Any, reply: str) -> list[int]:

@@ -161,7 +161,7 @@ def _core(model: Model) -> Any:
 
 
 def build(model: Model, folder: Path, seed: int = 0) -> Path:
-    """Write the model and its tokenizer; its end token is a hundred times as likely as others now and then."""
+    """Write the model and its tokenizer; it ends some of its texts, and answers A or B now and then."""
     import torch
     from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
@@ -202,9 +202,24 @@ def build(model: Model, folder: Path, seed: int = 0) -> Path:
         )
         net.config.pad_token_id = ids["pad_token_id"]
         net.generation_config.pad_token_id = None
-    if end < rows:
-        row = net.get_output_embeddings().weight
-        row.data[end] = 3 * torch.randn(HIDDEN) / HIDDEN**0.5
+    if end < rows and not model.refused:
+        _decide(net, tokenizer, end)
     net.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def _decide(net: Any, tokenizer: Any, end: int) -> None:
+    """Make the end token likely in some places, and the answers of a judge where they are asked for."""
+    import torch
+
+    from rlaif.engines.transformers import choice_tokens
+    from rlaif.prompts import encode_chat, user
+
+    weight = net.get_output_embeddings().weight.data
+    weight[end] = 3 * torch.randn(HIDDEN) / HIDDEN**0.5
+    asked = torch.tensor([encode_chat(tokenizer, [user("Which reply is better, A or B?")])])
+    with torch.no_grad():
+        state = net.base_model(asked).last_hidden_state[0, -1]
+    for ids in choice_tokens(tokenizer, ("A", "B")):
+        weight[ids] = 3 * state / (state @ state) + torch.randn(HIDDEN) / 4

@@ -59,7 +59,7 @@ def tokenizer_of(config: Config) -> Any | None:
         return None
     from rlaif.engines.loading import load_tokenizer
 
-    return load_tokenizer(config.feedback.model)
+    return load_tokenizer(config.feedback.model, config.feedback.chat_template_kwargs)
 
 
 def failures(card: dict[str, Any], limits: JudgeCard) -> list[str]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from rlaif.engines import weights
 from rlaif.errors import UserError
-from rlaif.prompts import added_tokens_written, end_of_turn
+from rlaif.prompts import end_of_turn, turn_tokens
 
 if TYPE_CHECKING:
     import torch
@@ -65,7 +65,7 @@ def _download(name: str) -> Path:
 def load_tokenizer(path: str | Path, chat_template_kwargs: Mapping[str, Any] | None = None) -> Any:
     """The folder's tokenizer, padding on the left, with a pad token that is not EOS wherever it has a spare one.
 
-    What ends a turn is special in it, whatever its files say, so that no text holds it. `chat_template_kwargs` go to
+    What turns are made of is special in it, whatever its files say, so that no text holds it. `chat_template_kwargs` go to
     the chat template and are saved with the tokenizer.
     """
     from transformers import AutoTokenizer
@@ -86,7 +86,7 @@ def load_tokenizer(path: str | Path, chat_template_kwargs: Mapping[str, Any] | N
         tokenizer.init_kwargs["chat_template_kwargs"] = dict(chat_template_kwargs)
     rows = weights.vocabulary(folder)
     _ensure_pad(tokenizer, rows)
-    _ensure_end(tokenizer)
+    _ensure_special(tokenizer)
     _refuse_beyond(tokenizer, rows, path)
     return tokenizer
 
@@ -109,26 +109,27 @@ def _ensure_pad(tokenizer: Any, rows: int = UNBOUNDED) -> None:
     tokenizer.pad_token = tokenizer.eos_token
 
 
-def _ensure_end(tokenizer: Any) -> None:
-    """Make the token that ends a turn special: some tokenizers have it as an added token that stays in texts."""
+def _ensure_special(tokenizer: Any) -> None:
+    """Make the tokens of turns and what ends them special: some tokenizers have them as added tokens alone, which then
+    stay in texts."""
     from tokenizers import AddedToken
 
-    token = tokenizer.added_tokens_decoder.get(end_of_turn(tokenizer))
-    if token and not token.special:
-        special = AddedToken(token.content, special=True, normalized=False)
-        tokenizer.add_special_tokens({"extra_special_tokens": [special]}, replace_extra_special_tokens=False)
+    added = tokenizer.added_tokens_decoder
+    turns = {end_of_turn(tokenizer), *turn_tokens(tokenizer)} & added.keys()
+    plain = [added[i].content for i in sorted(turns) if not added[i].special]
+    if plain:
+        special = [AddedToken(content, special=True, normalized=False) for content in plain]
+        tokenizer.add_special_tokens({"extra_special_tokens": special}, replace_extra_special_tokens=False)
 
 
 def _refuse_beyond(tokenizer: Any, rows: int, path: str | Path) -> None:
     """UserError where a text, or the chat template, can bring a token that the model has no embedding for."""
-    beyond = {token: id for token, id in tokenizer.get_vocab().items() if id >= rows}
+    beyond = {id: token for token, id in tokenizer.get_vocab().items() if id >= rows}
     if not beyond:
         return
-    special = {t.content for t in tokenizer.added_tokens_decoder.values() if t.special}
-    written = {tokenizer.eos_token, *added_tokens_written(tokenizer)}
-    missing = [
-        f"{token!r} ({id})" for token, id in beyond.items() if token not in special or token in written
-    ]
+    special = {id for id, token in tokenizer.added_tokens_decoder.items() if token.special}
+    written = {tokenizer.eos_token_id, end_of_turn(tokenizer), *turn_tokens(tokenizer, generation=True)}
+    missing = [f"{beyond[id]!r} ({id})" for id in sorted(beyond) if id not in special or id in written]
     if missing:
         raise UserError(f"{path}: its tokenizer has tokens that its embedding of {rows} rows lacks: {_some(missing)}.",
                         "a tokenizer and weights that belong together",

@@ -7,6 +7,7 @@ answers are all in the cache never loads them.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
@@ -47,7 +48,7 @@ class TransformersEngine:
     def __init__(self, config: ModelConfig) -> None:
         self.config = config
         self.folder = model_folder(config.model)
-        self.tokenizer = load_tokenizer(self.folder)
+        self.tokenizer = load_tokenizer(self.folder, config.chat_template_kwargs)
         self.usage = Usage()
         self.notes: list[str] = []
         self.device = resolve_device(config.device)
@@ -57,6 +58,8 @@ class TransformersEngine:
         dtype = resolve_dtype(config.dtype, self.device, count_params(self.folder))
         self.dtype = str(dtype).removeprefix("torch.")
         self._fingerprint = f"{self.kind}:{Path(config.model).name}@{folder_hash(self.folder)}:{self.dtype}"
+        if config.chat_template_kwargs:
+            self._fingerprint += ":" + json.dumps(config.chat_template_kwargs, sort_keys=True)
         if self.plain_turns:
             self._note("brings no chat template: plain Human/Assistant turns are used, and a text ends where the "
                        "model writes the next Human turn")  # fmt: skip

@@ -28,7 +28,7 @@ def run(stage: Stage) -> None:
 
     prompts = stage.run.evaluated(stage.options.prompts)
     responses = list(sample_responses(stage, prompts, stage.options.n))
-    tokenizer = load_tokenizer(stage.input("policy"))
+    tokenizer = load_tokenizer(stage.input("policy"), stage.config.policy.chat_template_kwargs)
     rewards = grade(stage, open_rewards(stage, tokenizer), tokenizer, responses)
     graded: Graded = defaultdict(list)
     for response in responses:

@@ -23,7 +23,7 @@ def run(stage: Stage) -> None:
     from rlaif.training import heldout_prompts
 
     source = stage.input("policy")
-    tokenizer = load_tokenizer(source)
+    tokenizer = load_tokenizer(source, stage.config.policy.chat_template_kwargs)
     model = load_causal_lm(source, stage.config.policy.device, dtype="float32")
     pairs = load_pairs(stage, tokenizer, context_length(model))
     held = heldout_prompts(stage, [pair["prompt_id"] for pair in pairs], stage.options.heldout)

@@ -205,7 +205,7 @@ class Tools:
             if path not in self.models:
                 self.models[path] = load_causal_lm(path, self.config.device, self.config.dtype)
         policy, reference = self.models[str(folder)], self.models[self.base]
-        tokenizer = load_tokenizer(folder)
+        tokenizer = load_tokenizer(folder, self.config.chat_template_kwargs)
         tokens = [measured_tokens(tokenizer, p.chat, a) for p, a in zip(prompts, answers, strict=True)]
         known = {at: ids for at, ids in enumerate(tokens) if ids is not None}
         found: list[float | None] = [None] * len(prompts)

@@ -80,7 +80,7 @@ def _open(stage: Stage) -> Parts:
     if config.dtype == "float16":
         raise UserError(f"{stage.dir.name}: policy.dtype: float16, in which ppo does not train: small gradients vanish.",
                         "bfloat16, float32 or auto", "-s policy.dtype=auto")  # fmt: skip
-    tokenizer = load_tokenizer(start)
+    tokenizer = load_tokenizer(start, stage.config.policy.chat_template_kwargs)
     # Adapters leave the weights alone, so those need not be in fp32.
     policy = load_causal_lm(start, config.device, config.dtype if o.lora else "float32")
     opened = open_rewards(stage, tokenizer)

@@ -27,7 +27,7 @@ def run(stage: Stage) -> None:
     from rlaif.training import fit_replies, heldout_prompts
 
     source = stage.input("policy")
-    tokenizer = load_tokenizer(source)
+    tokenizer = load_tokenizer(source, stage.config.policy.chat_template_kwargs)
     model = load_causal_lm(source, stage.config.policy.device, dtype="float32")
     responses = stage.load("responses", Response)
     rewards = Ranks.here().once(lambda: grade(stage, open_rewards(stage, tokenizer), tokenizer, responses))

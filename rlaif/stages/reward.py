@@ -35,7 +35,7 @@ def run(stage: Stage) -> None:
     from rlaif.training import heldout_prompts
 
     start = stage.options.model or stage.input("policy")
-    tokenizer = load_tokenizer(start)
+    tokenizer = load_tokenizer(start, stage.config.policy.chat_template_kwargs)
     members = [stage, *(stage.part(f"member_{n}") for n in range(2, stage.options.members + 1))]
     model = start_model(stage, start, tokenizer)
     context = context_length(model)

@@ -23,7 +23,7 @@ def run(stage: Stage) -> None:
     from rlaif.training import fit_replies, heldout_prompts
 
     source = stage.input("policy")
-    tokenizer = load_tokenizer(source)
+    tokenizer = load_tokenizer(source, stage.config.policy.chat_template_kwargs)
     model = load_causal_lm(source, stage.config.policy.device, dtype="float32")
     rows = _rows(stage, tokenizer, model)
     held = heldout_prompts(stage, [row["prompt_id"] for row in rows], stage.options.heldout)
