@@ -21,7 +21,7 @@ from transformers import PrinterCallback, TrainerCallback
 from transformers.utils import logging
 
 from rlaif.checkpoints import WHOLE, last_checkpoint, remove_damaged, seal_checkpoint
-from rlaif.engines.loading import eos_ids, load_config
+from rlaif.engines.loading import eos_ids, load_model_config
 from rlaif.errors import UserError
 from rlaif.prompts import end_of_turn
 from rlaif.rl.forward import is_large
@@ -211,7 +211,7 @@ def publish(stage: Stage, name: str, write: Callable[[Path], None]) -> None:
 
 def write_model(model: Any, tokenizer: Any, folder: Path, like: str | Path) -> None:
     """Save model and tokenizer in the dtype the weights came in (training itself is in fp32); the first process does."""
-    stored = getattr(load_config(like), "dtype", None)
+    stored = getattr(load_model_config(like), "dtype", None)
     ranks = Ranks.here()
     weights = collected(model.to(stored or torch.float32).state_dict(keep_vars=True), ranks)
     if ranks.rank == 0:

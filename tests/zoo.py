@@ -217,9 +217,9 @@ def _decide(net: Any, tokenizer: Any, end: int) -> None:
     from rlaif.prompts import encode_chat, user
 
     weight = net.get_output_embeddings().weight.data
-    weight[end] = 3 * torch.randn(HIDDEN) / HIDDEN**0.5
     asked = torch.tensor([encode_chat(tokenizer, [user("Which reply is better, A or B?")])])
     with torch.no_grad():
         state = net.base_model(asked).last_hidden_state[0, -1]
+    weight[end] = 2 * state / (state @ state) + 3 * torch.randn(HIDDEN) / HIDDEN**0.5
     for ids in choice_tokens(tokenizer, ("A", "B")):
         weight[ids] = 3 * state / (state @ state) + torch.randn(HIDDEN) / 4

@@ -165,7 +165,7 @@ def count_params(folder: Path) -> int:
     return sum(prod(shape) for shape in weights.shapes(folder).values())
 
 
-def load_config(path: str | Path) -> Any:
+def load_model_config(path: str | Path) -> Any:
     """The folder's config as transformers knows it, without anything in it that names code to fetch."""
     from transformers import AutoConfig
 
@@ -214,7 +214,7 @@ def load_reward_model(
 
 def _load(auto: Any, path: str | Path, device: str, dtype: str, labels: int = 0) -> tuple[Any, list[str]]:
     """(model, names of weights the folder lacks)."""
-    folder, config = model_folder(path), load_config(path)
+    folder, config = model_folder(path), load_model_config(path)
     if getattr(config, "quantization_config", None):  # whose layers may be code of the hub
         raise UserError(f"{path}: its weights are quantised.", "weights in floating point",
                         "serve it with engine: vllm or openai, or use the model it was made from")  # fmt: skip

@@ -271,9 +271,9 @@ def _publish(stage: Stage, parts: Parts) -> None:
     """The trained policy, or the average of its weights, as a plain folder, whole at once, in the dtype it came in."""
     import torch
 
-    from rlaif.engines.loading import load_config
+    from rlaif.engines.loading import load_model_config
 
-    stored = getattr(load_config(stage.input("policy")), "dtype", None)
+    stored = getattr(load_model_config(stage.input("policy")), "dtype", None)
     parts.ppo.use_average()
     policy = _whole_policy(stage, parts.ppo)
     if policy is None:

@@ -60,11 +60,11 @@ def start_model(stage: Stage, start: str | Path, tokenizer: Any) -> Any:
     """The start weights in fp32; a language model gets a head so small that the first margins are near zero."""
     import torch
 
-    from rlaif.engines.loading import load_config, load_reward_model
+    from rlaif.engines.loading import load_model_config, load_reward_model
 
     model = load_reward_model(start, stage.config.policy.device, dtype="float32", new_head=True)
     model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
-    made_for = load_config(start).architectures or []
+    made_for = load_model_config(start).architectures or []
     if not any("ForSequenceClassification" in name for name in made_for):
         head = model.score.weight
         noise = torch.randn(head.shape, generator=torch.Generator().manual_seed(stage.seed))
