@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 from rlaif.prompts import HUMAN_STOP, Chat, encode_chat, encode_turn, end_of_turn, has_chat_template
@@ -53,15 +54,23 @@ def measured_tokens(tokenizer: Any, messages: Chat, response: Response) -> list[
     return ids if ids and text_of(tokenizer, ids) == response.text.strip() else None
 
 
+@lru_cache(maxsize=32)
+def _special(tokenizer: Any) -> frozenset[int]:
+    return frozenset(tokenizer.all_special_ids)
+
+
 def turn_of(tokenizer: Any, messages: Chat, response: Response) -> tuple[list[int], list[int]]:
     """(prompt ids, response ids) to train on or to be rewarded for, closed by what ends the turn if the model ended it.
 
     The tokens are those that were sampled, as PPO's are; of a response from elsewhere, and without a chat template,
-    whose turns end in text, those of its text.
+    whose turns end in text, those of its text. So are those of a response in which special tokens were sampled before
+    its end: nobody who judged the text has seen them, and no policy is to learn them.
     """
     end = end_of_turn(tokenizer) if response.finish == "stop" else None
     sampled = sampled_tokens(tokenizer, response) if has_chat_template(tokenizer) else None
-    if sampled is None:
+    if sampled is None or _special(tokenizer).intersection(
+        sampled[:-1] if response.finish == "stop" else sampled
+    ):
         return encode_turn(tokenizer, messages, response.text, end)
     if response.finish == "stop" and text_of(tokenizer, sampled[:-1]) == response.text:
         sampled.pop()  # a model may have several tokens to end with
