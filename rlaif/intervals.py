@@ -28,6 +28,7 @@ UNIT: Interval = (0.0, 1.0)  # bounds of a rate
 GAP: Interval = (-1.0, 1.0)  # bounds of a difference of two rates
 POSITIVE: Interval = (0.0, math.inf)  # lengths, divergences
 ANY: Interval = (-math.inf, math.inf)
+FEW_GROUPS = 30  # clusters of several values below which a calibration error gets no interval
 LEAST = 20  # clusters below which values that nothing bounds get no interval
 
 
@@ -319,7 +320,8 @@ def calibration_error(p: ArrayLike, y: ArrayLike, clusters: Clusters = None, bin
     The sample's error is too high: chance moves every bin, and always adds. `ece_floor` is what it would be on average
     without any miscalibration (Bröcker and Smith, Weather and Forecasting 22, 2007). The interval holds the errors λ·ece,
     miscalibration of the sample's shape but λ times its size, from which a sample's error as large and as small as this
-    one is not unlikely (2.5 %), with the bins' gaps normal around theirs.
+    one is not unlikely (2.5 %), with the bins' gaps normal around theirs. Fewer than 30 clusters of several forecasts do
+    not tell how alike their outcomes are, and get no interval.
     """
     forecast, outcome = np.asarray(p, float), np.asarray(y, float)
     value, n = ece(forecast, outcome, bins=bins), len(forecast)
@@ -339,9 +341,11 @@ def calibration_error(p: ArrayLike, y: ArrayLike, clusters: Clusters = None, bin
             1
         ), sd
 
+    floor = float(errors(0.0)[1].sum()) * math.sqrt(2 / math.pi)
+    if count(n, clusters) < min(n, FEW_GROUPS):
+        return {"ece": value, "ece_ci": (NAN, NAN), "ece_floor": floor}
     low = _crossing(lambda scale: float(np.quantile(errors(scale)[0], 0.975)) >= value)
     high = _crossing(lambda scale: float(np.quantile(errors(scale)[0], 0.025)) > value)
-    floor = float(errors(0.0)[1].sum()) * math.sqrt(2 / math.pi)
     return {"ece": value, "ece_ci": (low * value, min(1.0, high * value)), "ece_floor": floor}
 
 
