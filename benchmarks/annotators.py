@@ -32,12 +32,13 @@ from soft_labels import HELD, ROOT, sampled, train
 
 import rlaif
 from rlaif.gold import load_gold
+from rlaif.intervals import ANY, mean_interval, with_seed_variance
 from rlaif.playground.annotators import annotate
 from rlaif.preferences import BOUND, MAX_LOGIT, PRIOR, combine_orders, logit, share, sigmoid
 from rlaif.records import Annotator, Comparison, Label, Prompt, Response
 from rlaif.runfolder import RowFile, Rows, Run
 from rlaif.seeds import derive_seed
-from rlaif.stats import bootstrap_mean, mean
+from rlaif.stats import mean
 
 CROWD = 40  # people whose share of votes a held-out pair is measured against
 BOUNDS = (2.0, 3.0, 4.0, 6.0, 8.0)
@@ -158,7 +159,10 @@ def people(base: Run, options: argparse.Namespace) -> dict[str, Any]:
 def less_than(rows: list[dict[str, Any]], old: list[dict[str, Any]]) -> dict[str, Any]:
     """Each figure less that of the old rule, seed by seed, with its interval."""
     gaps = {key: [row[key] - before[key] for row, before in zip(rows, old, strict=True)] for key in FIGURES}
-    return {key: {"value": mean(gap), "ci": bootstrap_mean(gap)} for key, gap in gaps.items()}
+    return {
+        key: {"value": mean(gap), "ci": with_seed_variance(mean(gap), (mean(gap), mean(gap)), gap)}
+        for key, gap in gaps.items()
+    }
 
 
 def judged(options: argparse.Namespace) -> Run:
@@ -199,7 +203,7 @@ def bounds(base: Run) -> dict[str, Any]:
         middle = [t == 0.5 for x, t in zip(p, truth, strict=True) if 0.1 < abs(x - 0.5) < 0.4]
         rows.append({
             "bound": bound, "tie_margin": margin, "brier": mean(squares), "less_8": mean(gaps),
-            "less_8_ci": bootstrap_mean(gaps, 0, prompts), "accuracy": mean(right),
+            "less_8_ci": mean_interval(gaps, ANY, prompts), "accuracy": mean(right),
             "brier_ties": mean([s for s, t in zip(squares, truth, strict=True) if t == 0.5]),
             "brier_decided": mean([s for s, t in zip(squares, truth, strict=True) if t != 0.5]),
             "stated_0.6_to_0.9": len(middle), "of_which_ties": mean(middle) if middle else None,
