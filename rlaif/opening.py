@@ -25,7 +25,7 @@ from rlaif.plugin import load_function
 from rlaif.prompts import Templates
 from rlaif.records import Prompt
 from rlaif.rewards import is_function
-from rlaif.runfolder import Rows, Run, label_files, read_rows
+from rlaif.runfolder import Rows, Run, label_files, numbered_rows
 from rlaif.storage import fingerprint, put, read_json, seal, write_json
 
 # What no row hangs on: a run may go on with other caps, at other addresses, on another machine.
@@ -218,13 +218,53 @@ def _downloaded(name: str) -> Path | None:
 
 
 def load_prompts(path: Path) -> list[Prompt]:
-    """A prompt file; raises UserError where it holds no prompt."""
-    prompts = list({prompt.id: prompt for prompt in read_rows(path, Prompt)}.values())
+    """A prompt file, rows of the same messages merged into one with all their tags.
+
+    Raises UserError where it holds no prompt, one that nobody can answer, or one id with two texts.
+    """
+    return merged_prompts(path)[0]
+
+
+def merged_prompts(path: Path) -> tuple[list[Prompt], int]:
+    """The prompts of `load_prompts`, and how many rows repeated another one's messages."""
+    found: dict[Any, tuple[int, Prompt]] = {}
+    by_id: dict[str, int] = {}
+    rows = 0
+    for line, row in numbered_rows(path, Prompt):
+        rows += 1
+        key = row.identity()
+        _refuse_prompt(f"{path}:{line}", row)
+        if (
+            (row.id in by_id
+            and key not in found)
+            or (found.get(key, (0, row))[1].id != row.id
+            and row.id in by_id)
+        ):
+            raise UserError(f'{path}:{line}: the id "{row.id}" stands in line {by_id[row.id]} with another text.', "one id a prompt",
+                            f"give line {line} another id, or none: it is then made from the messages")  # fmt: skip
+        first, known = found.get(key, (line, row))
+        if known.group and row.group and known.group != row.group:
+            raise UserError(f'{path}:{line}: the group "{row.group}", but "{known.group}" in line {first} for the same messages.',
+                            "one group a prompt", f"mend line {line} of {path}")  # fmt: skip
+        tags = tuple(dict.fromkeys((*known.tags, *row.tags)))
+        found[key] = first, known.model_copy(update={"tags": tags, "group": known.group or row.group})
+        by_id.setdefault(row.id, line)
+    prompts = [prompt for _, prompt in found.values()]
     if not prompts:
         raise UserError(
             f"{path}: holds no prompt.", 'rows such as {"messages": [{"role": "user", "content": "Hello"}]}'
         )
-    return prompts
+    return prompts, rows - len(prompts)
+
+
+def _refuse_prompt(where: str, prompt: Prompt) -> None:
+    """UserError for a conversation that leaves the policy nothing to answer."""
+    last = prompt.messages[-1].role
+    if last != "user":
+        raise UserError(f"{where}: the conversation ends with the {last}'s turn.", "a user's turn at the end",
+                        "cut what stands behind the last user's turn")  # fmt: skip
+    if any(m.role == "user" and not m.content.strip() for m in prompt.messages):
+        raise UserError(f"{where}: a user's turn is empty.", "text in every user's turn", "mend or leave out the row")  # fmt: skip
 
 
 def refuse_other_run(folder: Path, config: Config, constitution: Constitution, templates: Templates) -> None:

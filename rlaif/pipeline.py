@@ -20,7 +20,7 @@ from rlaif.constitution import Constitution
 from rlaif.errors import UserError, nearest
 from rlaif.estimate import estimate, in_words
 from rlaif.gold import load_gold, no_gold, ungraded
-from rlaif.opening import load_prompts, locked, open_run, resolve
+from rlaif.opening import locked, merged_prompts, open_run, resolve
 from rlaif.prompts import Templates
 from rlaif.runfolder import Run, Stage
 from rlaif.spending import BudgetReached
@@ -65,6 +65,11 @@ def _run(
         processes.suit(waiting)
         processes.share_evenly(waiting)
         if waiting:
+            repeated = plan["prompts"]["repeated"]
+            if repeated:
+                tell(
+                    f"{resolved.prompts}: {repeated} rows repeat another one's messages: merged, with the tags of both"
+                )
             for line in [*in_words(plan), *no_gold(plan["no_gold"], resolved.gold)]:
                 tell(line)
         try:
@@ -151,6 +156,7 @@ def planned(config: Config, base: Path) -> dict[str, Any]:
     """The estimate of a resolved config, whose files are checked on the way."""
     constitution = Constitution.load(Path(config.constitution))
     gold = load_gold(config.gold, constitution)
-    prompts = load_prompts(Path(config.prompts))
+    prompts, repeated = merged_prompts(Path(config.prompts))
     plan = estimate(config, constitution, prompts, Templates.load(config.templates, base))
+    plan["prompts"]["repeated"] = repeated
     return {**plan, "no_gold": ungraded(gold, constitution, prompts)}

@@ -72,6 +72,10 @@ class Record(BaseModel):
 
     @model_validator(mode="after")
     def _fill_id(self) -> Record:
+        if not 1 <= self.v <= SCHEMA:
+            raise ValueError(
+                f"version {self.v} was written by a newer rlaif; this one reads version {SCHEMA}"
+            )
         if not self.id:
             object.__setattr__(self, "id", self.content_id)
         return self

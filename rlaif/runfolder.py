@@ -360,17 +360,19 @@ class Run:
         return {"base": Path(self.config.policy.model), **made}
 
     def dataset(self, name: str) -> Any:
-        """All rows of a kind ("labels", "preferences", "evaluation", …) as a `datasets.Dataset`, with their stage."""
+        """All rows of a kind ("labels", "preferences", "evaluation", …) as a `datasets.Dataset`, with their stage.
+
+        Its columns are those of all rows; what a row does not have is None.
+        """
         from datasets import Dataset
 
         files = [(stage.dir.name, stage.dir / f"{name}.jsonl") for stage in self.stages]
-        lines = [
-            (stage, line) for stage, file in files if file.exists() for line in file.open(encoding="utf-8")
-        ]
-        if not lines:
+        rows = [{"stage": stage, **json.loads(line)} for stage, file in files for line in whole_lines(file)]
+        if not rows:
             made = sorted({path.stem for path in self.path.glob("*/*.jsonl")})
             raise UserError(f'{self.path}: no rows named "{name}".', f"one of {', '.join(made)}")
-        return Dataset.from_list([{"stage": stage, **json.loads(line)} for stage, line in lines])
+        columns = dict.fromkeys(key for row in rows for key in row)
+        return Dataset.from_dict({key: [row.get(key) for row in rows] for key in columns})
 
     @classmethod
     def load(cls, path: Path) -> Run:
