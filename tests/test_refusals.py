@@ -4,10 +4,10 @@ import time
 from random import Random
 
 import pytest
+from scipy.stats import binomtest
 
 from rlaif.playground import grammar, world
 from rlaif.refusals import opens_with_refusal, refuses
-from rlaif.stats import wilson
 from tests.refusal_sentences import ANSWERING, DEVELOPMENT, REFUSING
 
 
@@ -17,7 +17,8 @@ def measured(rows: list[tuple[bool, str]]) -> tuple[tuple[float, int], tuple[flo
     hits = sum(truth and said for truth, said in found)
     named, true = sum(said for _, said in found), sum(truth for truth, _ in found)
     for name, n in (("precision", named), ("recall", true)):
-        print(f"{name} {hits / n:.3f} {[round(x, 3) for x in wilson(hits, n)]} of {n}")
+        ci = binomtest(hits, n).proportion_ci(method="wilson")
+        print(f"{name} {hits / n:.3f} [{ci.low:.3f}, {ci.high:.3f}] of {n}")
     return (hits / named, named), (hits / true, true)
 
 
