@@ -11,7 +11,7 @@ feedback model and see the same pairs. On prompts held out they are measured aga
 the share of forty other people who prefer a response (ECE). *bound*: the playground's judge on pairs of responses, its
 preference against the truth (1, 0, and ½ where both keep as many principles) for each bound on one principle's logit.
 *third*: PandaLM's third annotator predicted from the other two, by rule.
-Differences are paired, by seed or by prompt; their intervals are a bootstrap. Every seed is in the JSON.
+Differences are paired, by seed or by prompt; their intervals are Student's t over seeds and score intervals over prompts. Every seed is in the JSON.
 """
 
 from __future__ import annotations
