@@ -81,6 +81,9 @@ class PPO:
         self.stops, self.pretraining, self.ranks, self.sampler = stops, pretraining, ranks, sampler
         # A first step on the whole batch reads what the sampler has read: one pass of the policy less.
         self.reads_once = options.minibatches == 1 and ranks.count == 1 and sampler is None
+        # In bf16 the sampler's states round otherwise than a whole pass does, and the reference is read by one: the
+        # difference would be paid for as KL at every token.
+        self.keeps_final = self.reads_once and not autocast
         self.device: torch.device = policy.device
         keep_memory(self.device)
         if autocast and reference is not None and not ranks.sharded:  # what is cut up is of one dtype
@@ -119,7 +122,7 @@ class PPO:
         o, ranks = self.options, self.ranks if len(ids) >= self.ranks.count else ALONE
         with self._precision(), gathered(self.policy):
             mine = rollout(self.policy, ids, o.max_tokens, o.temperature, self.eos, self.pad, generator,
-                           self.stops, ranks, self.reads_once)  # fmt: skip
+                           self.stops, ranks, self.keeps_final)  # fmt: skip
         return together(ranks, ids, mine, self.pad)
 
     def score(self, episodes: Episodes, prompts: Sequence[PromptTokens]) -> Tensor:
