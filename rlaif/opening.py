@@ -140,10 +140,11 @@ def open_run(folder: Path, config: Config, config_path: Path, overrides: list[st
             _make(making, config, config_path, overrides, constitution, templates)
         _move(making, folder)
     shutil.rmtree(making, ignore_errors=True)
-    refuse_other_run(folder, config, constitution, templates)
+    now = inputs(config)
+    refuse_other_run(folder, config, constitution, templates, now)
     before = Run.load(folder)
     before.verify()
-    recorded = _recorded(before, config)
+    recorded = _recorded(before, config, now)
     if before.config != config:
         write_json(folder / "config.json", config.model_dump())
     if before.manifest != recorded:
@@ -173,12 +174,12 @@ def _move(making: Path, folder: Path) -> None:
         put(path, folder / path.name)
 
 
-def _recorded(run: Run, config: Config) -> dict[str, Any]:
+def _recorded(run: Run, config: Config, now: dict[str, str]) -> dict[str, Any]:
     """The manifest with the addresses and the inputs of this start, too."""
     before = run.manifest
     there = before.get("endpoints", endpoints(run.config))
     return {
-        **before, "inputs": before.get("inputs", {}) | inputs(config),
+        **before, "inputs": before.get("inputs", {}) | now,
         "endpoints": {role: sorted({*there.get(role, []), *found}) for role, found in endpoints(config).items()},
     }  # fmt: skip
 
@@ -209,9 +210,9 @@ def inputs(config: Config) -> dict[str, str]:
 
 def _downloaded(name: str) -> Path | None:
     """Where this machine keeps a hub id's files, None where it has none."""
-    from huggingface_hub import snapshot_download
-
     try:
+        from huggingface_hub import snapshot_download
+
         return Path(snapshot_download(name, local_files_only=True))
     except Exception:  # not there, or no hub id: whoever opens the model says so
         return None
@@ -267,7 +268,9 @@ def _refuse_prompt(where: str, prompt: Prompt) -> None:
         raise UserError(f"{where}: a user's turn is empty.", "text in every user's turn", "mend or leave out the row")  # fmt: skip
 
 
-def refuse_other_run(folder: Path, config: Config, constitution: Constitution, templates: Templates) -> None:
+def refuse_other_run(
+    folder: Path, config: Config, constitution: Constitution, templates: Templates, read: dict[str, str]
+) -> None:  # fmt: skip
     """UserError with the differing keys where the folder belongs to another run; what is CHANGEABLE may differ."""
     before = flatten({"config": read_json(folder / "config.json"),
                       "constitution": read_json(folder / "constitution.json"),
@@ -278,20 +281,20 @@ def refuse_other_run(folder: Path, config: Config, constitution: Constitution, t
         f"  {key}: {before.get(key)!r} there, {now.get(key)!r} now"
         for key in {**before, **now}
         if before.get(key) != now.get(key) and not CHANGEABLE.match(key)
-    ] or _exchanged(folder, config)
+    ] or _exchanged(folder, config, read)
     if differing:
         more = [f"  and {len(differing) - 8} more"] if len(differing) > 8 else []
         raise UserError("\n".join([f"{folder}: holds another run; these differ:", *differing[:8], *more]),
                         "a folder of its own for each run", "add --out with another folder, or delete this one")  # fmt: skip
 
 
-def _exchanged(folder: Path, config: Config) -> list[str]:
+def _exchanged(folder: Path, config: Config, now: dict[str, str]) -> list[str]:
     """The inputs whose content is no longer what it was when the run began, in words.
 
     What only stages that have not begun will read (people's labels, say) may still change.
     """
     run = Run.load(folder)
-    then, now = run.manifest.get("inputs", {}), inputs(config)
+    then = run.manifest.get("inputs", {})
     begun = [(stage.number - 1) % len(config.stages) for stage in run.stages if stage.summary]
     found = []
     for key in then.keys() & now.keys():
