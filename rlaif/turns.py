@@ -56,7 +56,7 @@ def measured_tokens(tokenizer: Any, messages: Chat, response: Response) -> list[
 
 @lru_cache(maxsize=32)
 def _special(tokenizer: Any) -> frozenset[int]:
-    return frozenset(tokenizer.all_special_ids)
+    return frozenset(i for i, token in tokenizer.added_tokens_decoder.items() if token.special)
 
 
 def turn_of(tokenizer: Any, messages: Chat, response: Response) -> tuple[list[int], list[int]]:
