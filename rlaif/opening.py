@@ -235,11 +235,8 @@ def merged_prompts(path: Path) -> tuple[list[Prompt], int]:
         rows += 1
         key = row.identity()
         _refuse_prompt(f"{path}:{line}", row)
-        if (
-            (row.id in by_id
-            and key not in found)
-            or (found.get(key, (0, row))[1].id != row.id
-            and row.id in by_id)
+        if (row.id in by_id and key not in found) or (
+            found.get(key, (0, row))[1].id != row.id and row.id in by_id
         ):
             raise UserError(f'{path}:{line}: the id "{row.id}" stands in line {by_id[row.id]} with another text.', "one id a prompt",
                             f"give line {line} another id, or none: it is then made from the messages")  # fmt: skip

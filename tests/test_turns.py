@@ -133,6 +133,11 @@ def test_what_is_trained_on_are_the_sampled_tokens_closed_by_what_ends_the_turn(
             tokenizer.all_special_ids
         ):  # a random model writes such tokens; nobody has read them
             inner = encode_turn(tokenizer, prompt.chat, row.text, None)[1]
+        inner, end = (ids[:-1], [1]) if row.finish == "stop" else (ids, [])
+        if any(
+            i in tokenizer.added_tokens_decoder for i in inner
+        ):  # a random model writes such; nobody has read them
+            inner = encode_turn(tokenizer, prompt.chat, row.text, None)[1]
         wanted.append(encode_chat(tokenizer, prompt.chat) + inner + end)
     stage.run.stages[0].rows("responses", Response).append(rows)
     stage.run.stages[1].rows("revisions", Revision).append([
