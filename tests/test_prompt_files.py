@@ -58,7 +58,7 @@ def test_a_data_set_has_the_columns_of_all_rows(tmp_path):
     run = Run.load(fake_run(tmp_path / "run"))
     table = run.dataset("evaluation")
     assert "p_win" in table.column_names  # the first row is the base policy's, which has none
-    assert sum(value is not None for value in table["p_win"]) == len(table) / 2
+    assert sum(value is not None for value in table["p_win"]) == len(table) * 2 / 3
     sparse = [{"a": 1}, {"b": {"x": 0.5}}, {"a": 2.5, "b": {"y": 1.0}, "c": "text"}]
     write(run.stages[0].dir / "sparse.jsonl", *sparse)
     rows = run.dataset("sparse").to_list()
