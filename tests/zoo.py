@@ -203,7 +203,9 @@ def build(model: Model, folder: Path, seed: int = 0) -> Path:
         net.config.pad_token_id = ids["pad_token_id"]
         net.generation_config.pad_token_id = None
     if end < rows and not model.refused:
+        tokenizer.init_kwargs["chat_template_kwargs"] = model.switches
         _decide(net, tokenizer, end)
+        del tokenizer.init_kwargs["chat_template_kwargs"]  # a config brings them, not the folder
     net.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
