@@ -29,6 +29,7 @@ GAP: Interval = (-1.0, 1.0)  # bounds of a difference of two rates
 POSITIVE: Interval = (0.0, math.inf)  # lengths, divergences
 ANY: Interval = (-math.inf, math.inf)
 FEW_GROUPS = 30  # clusters of several values below which a calibration error gets no interval
+ROUNDING = 1e-12  # of a dispersion
 LEAST = 20  # clusters below which values that nothing bounds get no interval
 
 
@@ -123,6 +124,9 @@ def dispersion(x: Array, bounds: Interval, member: NDArray[np.intp]) -> tuple[fl
     scale = (m - low) * (high - m)
     sums = by_cluster(member, x - m)
     found = float((sums**2).sum()) / n * groups / (groups - 1) / scale if scale > 0 else 0.0
+    found = (
+        found if found > ROUNDING else 0.0
+    )  # values that are all the same differ by nothing, not by their last bits
     freedom = _freedom(sums, n, 1 / (m - low) - 1 / (high - m)) if found > 0 else math.inf
     # Rare values not seen yet: by what all values together lack to the near bound, and by how many share in that.
     unseen = max(

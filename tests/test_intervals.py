@@ -81,6 +81,12 @@ def test_values_of_one_cluster_count_once_where_they_are_alike():
     assert ones[0] == pytest.approx(mean_interval([1.0] * 5)[0])  # five groups, which may be alike
 
 
+def test_values_that_are_all_the_same_have_no_spread_by_rounding():
+    member = intervals.members(20, [n // 3 for n in range(20)])
+    for value in (0.9, np.nextafter(0.9, 0.0), 0.75):
+        assert intervals.dispersion(np.full(20, value), UNIT, member)[1] == math.inf
+
+
 def test_heavy_tails_open_the_upper_end_and_too_few_numbers_have_no_interval():
     low, high = mean_interval([0.1] * 18 + [20.0, 45.0], POSITIVE)
     assert low > 0
