@@ -15,7 +15,7 @@ STAGES: list[dict[str, Any]] = [
     {"stage": "sft", "batch_size": 8, "max_length": 64, "learning_rate": 1e-3},
     {"stage": "sample", "k": 3, "max_tokens": 8},
     {"stage": "pair", "revisions": True},
-    {"stage": "label", "human": {"file": "people.jsonl", "weight": 2.0}},
+    {"stage": "label", "human": {"file": "people_run.jsonl", "weight": 2.0}},
     {"stage": "reward", "batch_size": 8, "max_length": 64, "heldout": 0.3, "learning_rate": 1e-3},
     {"stage": "best_of_n", "n": 4, "max_tokens": 8},
     {"stage": "ppo", "updates": 3, "batch_size": 8, "micro_batch": 8, "max_tokens": 8, "watch": 4, "warmup": 1,
@@ -24,9 +24,23 @@ STAGES: list[dict[str, Any]] = [
 ]  # fmt: skip
 
 
+def ending_policy(folder: Path) -> None:
+    """A tiny policy that ends about a response in three before the limit, so that lengths differ."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tiny_policy(folder)
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    ids = tokenizer("tell me about number 7 please", return_tensors="pt")["input_ids"]
+    with torch.no_grad():
+        usual = model.model(ids).last_hidden_state[0].mean(0)
+        model.model.embed_tokens.weight[tokenizer.eos_token_id] += 3.5 * usual / (usual @ usual)
+    model.save_pretrained(folder)
+
+
 def project(folder: Path, prompts: int = 48, heldout: float = 0.5) -> Path:
     """A folder with a tiny policy, a constitution, grouped prompts, people's votes and a config; returns the config."""
-    tiny_policy(folder / "policy")
+    ending_policy(folder / "policy")
     rules = [
         {"id": name, "text": text, "weight": 1.0 + (name == "even"), **({"applies_to": ["fact"]} if name == "facts-only" else {})}
         for name, (text, _) in RULES.items()
@@ -45,7 +59,6 @@ def project(folder: Path, prompts: int = 48, heldout: float = 0.5) -> Path:
         "feedback": {"engine": "scripted", "model": "tests.oracle.scripts:feedback"}, "stages": STAGES,
     }  # fmt: skip
     (folder / "config.yaml").write_text(json.dumps(config))
-    (folder / "people.jsonl").write_text("")
     return folder / "config.yaml"
 
 
@@ -59,19 +72,28 @@ def people(comparisons: Path, out: Path) -> None:
             if luck < 0.5:
                 verdict = ("a", "a", "b", "tie", "abstain")[int(luck * 10)]
                 p_a = {"a": 1.0, "b": 0.0, "tie": 0.5}.get(verdict)
-                row = {"comparison_id": pair, "annotator": {"kind": "human", "id": who}, "verdict": verdict, "p_a": p_a}
+                row = {
+                    "comparison_id": pair,
+                    "annotator": {"kind": "human", "id": who},
+                    "verdict": verdict,
+                    "p_a": p_a,
+                }
                 rows.append({key: value for key, value in row.items() if value is not None})
     out.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def awkward_run(folder: Path, *overrides: str, **options: Any) -> Path:
-    """The run, finished; returns its folder."""
-    folder.mkdir(parents=True, exist_ok=True)
-    config = project(folder, **options)
-    (folder / "people.jsonl").write_text('{"comparison_id": "none", "annotator": {"kind": "human", "id": "ann"}, "verdict": "tie", "p_a": 0.5}\n')  # fmt: skip
-    draft = folder / "draft"
-    pipeline.run(config, draft, list(overrides), until="pair")
-    people(draft / "05_pair" / "comparisons.jsonl", folder / "people.jsonl")
-    out = folder / "run"
-    pipeline.run(config, out, list(overrides))
-    return out
+def awkward_run(folder: Path, name: str = "run", *overrides: str, until: str | None = None) -> Path:
+    """A run of the project in `folder`, which is made where it is not there; returns the run's folder.
+
+    People vote on the comparisons of this run, so that it stops before the labels until they have.
+    """
+    config, votes = folder / "config.yaml", f"people_{name}.jsonl"
+    if not config.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        project(folder)
+    (folder / votes).touch()
+    said = [f"label.human.file={votes}", *overrides]
+    pipeline.run(config, folder / name, said, until="pair")
+    people(folder / name / "05_pair" / "comparisons.jsonl", folder / votes)
+    pipeline.run(config, folder / name, said, until=until)
+    return folder / name

@@ -32,22 +32,30 @@ def shown(messages: list[dict[str, str]], name: str) -> str:
     return re.findall(rf"{name}:(.*?)(?=\n(?:Reply|Rule|Critique)|\Z)", text, re.S)[-1].strip()
 
 
-def judge(messages: list[dict[str, str]], suffix: str, choices: tuple[str, ...]) -> list[float]:
-    rule = re.findall(r"Rule: (.*)", suffix)[-1]
-    if choices == ("Yes", "No"):
-        text = shown(messages, "Reply")
-        if chance("unread", rule, text) < 0.1:
-            return [0.0, 0.0]
-        p = 0.9 if keeps(rule, text) != (chance("wrong", rule, text) < 0.1) else 0.2
-        return [0.8 * p, 0.8 * (1 - p)]
-    a, b = shown(messages, "Reply A"), shown(messages, "Reply B")
-    luck = chance("pair", rule, a, b)
-    if luck < 0.05:
+def complies(rule: str, text: str) -> list[float]:
+    """P(Yes), P(No) that a response keeps a rule, both 0 where the judge refuses."""
+    if chance("unread", rule, text) < 0.1:
+        return [0.0, 0.0]
+    p = 0.9 if keeps(rule, text) != (chance("wrong", rule, text) < 0.1) else 0.2
+    return [0.8 * p, 0.8 * (1 - p)]
+
+
+def prefers(rule: str, first: str, second: str) -> list[float]:
+    """P(A), P(B) of two responses in the order in which they are shown; some pairs are refused whatever the rule."""
+    luck = chance("pair", rule, first, second)
+    if luck < 0.05 or chance("refused", *sorted((first, second))) < 0.1:
         return [0.001, 0.001]
     if luck < 0.08:
         return [float("nan"), float("nan")]
-    lead = 0.3 * (keeps(rule, a) - keeps(rule, b)) + 0.25 * (luck - 0.5) + 0.06
-    return [0.9 * (0.5 + lead), 0.9 * (0.5 - lead)]
+    lead = 0.2 * (keeps(rule, first) - keeps(rule, second)) + 0.6 * (luck - 0.5) + 0.06
+    return [0.9 * (0.5 + min(lead, 0.49)), 0.9 * (0.5 - min(lead, 0.49))]
+
+
+def judge(messages: list[dict[str, str]], suffix: str, choices: tuple[str, ...]) -> list[float]:
+    rule = re.findall(r"Rule: (.*)", suffix)[-1]
+    if choices == ("Yes", "No"):
+        return complies(rule, shown(messages, "Reply"))
+    return prefers(rule, shown(messages, "Reply A"), shown(messages, "Reply B"))
 
 
 def write(request: GenerateRequest) -> str:

@@ -1,0 +1,223 @@
+"""Every figure of `rlaif compare --json` and of its page, computed again from both runs' rows."""
+
+import math
+import re
+from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from rlaif.comparing import runs as comparing
+from tests.oracle import equations
+from tests.oracle.figures import Labels, Policies, mean
+from tests.oracle.leaves import check, check_words
+from tests.oracle.rows import Rows, Table
+from tests.oracle.scripts import RULES
+from tests.oracle.test_show import FORWARD, reward_of
+
+NO_FIGURES = {
+    "runs/*/seconds": "time, which no row tells",
+    "runs/*/seed": "the config's",
+    "differs/**": "what differs between the configs: tests/test_compare.py",
+    "same_config": "says that nothing but the seed differs: tests/test_compare.py",
+    "?verdict/winner": "the letter of an arm, None where none is ahead: tests/test_compare.py",
+    "?win_rate/length_controlled/reason": "None where there is a figure",
+}
+UNEVALUATED = {
+    "verdict/measure": "None: nothing was measured",
+    "runs/*/policy": "None: no policy was evaluated",
+    "win_rate/judge": "None: nobody was asked",
+}
+LAST = "ppo"
+
+
+def test_every_figure_of_two_runs(
+    runs: SimpleNamespace, rows: Rows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caught: dict[str, Any] = {}
+    monkeypatch.setattr(comparing, "write_page", lambda path, template, **values: caught.update(values))
+    printed = comparing.compare([runs.first, runs.second], out=tmp_path / "page.html")
+    other = Rows(runs.second)
+    oracles = {**facts(rows, other), **judged(rows, other), **measured(rows, other), **labelled(rows, other)}
+    assert check(printed, oracles, NO_FIGURES) > 150
+    check_words([line for pair in (printed,) for line in comparing.in_words(pair)], printed)
+    page(caught, printed, rows, other)
+
+
+def test_every_figure_of_labels_alone(runs: SimpleNamespace, rows: Rows) -> None:
+    """A run that stopped after its labels: nothing is printed of policies, and no number stands for nothing."""
+    printed = comparing.compare([runs.first, runs.labels])
+    other = Rows(runs.labels, human_weight=0.5)
+    nothing = {"n": 0, "groups": 0, "different": False, "value": None, "ci": None}
+    oracles = {
+        **facts(rows, other),
+        **labelled(rows, other),
+        "win_rate/*": lambda name: 0 if name == "n" else None,
+        **{f"{name}/{side}": lambda side=side: None for name in ("length", "kl") for side in "AB"},
+        **{f"{name}/delta/*": lambda name: nothing[name] for name in ("length", "kl")},
+        "prompts": lambda: 0,
+    }
+    assert check(printed, without(oracles, "win_rate/judge"), {**NO_FIGURES, **UNEVALUATED}) > 40
+    check_words(comparing.in_words(printed), printed)
+
+
+def without(oracles: dict[str, Any], *names: str) -> dict[str, Any]:
+    """The oracle of a family of figures, spelt out where one of the family is no figure."""
+    spelt = {
+        f"win_rate/{name}": lambda name=name: 0 if name == "n" else None
+        for name in ("value", "ci", "ties", "invalid", "n")
+    }
+    return {key: value for key, value in {**oracles, **spelt}.items() if key not in ("win_rate/*", *names)}
+
+
+def facts(a: Rows, b: Rows) -> dict[str, Any]:
+    sides = {"A": a, "B": b}
+
+    def of(side: str, name: str) -> float:
+        rows = sides[side]
+        return mean(Policies(rows).values(LAST, name).values()) if rows.answers else math.nan
+
+    return {
+        "runs/*/prompts": lambda s: len(sides[s].answers.get(LAST, ())),
+        "runs/*/comparisons": lambda s: len(sides[s].comparisons),
+        "runs/*/sources/*": lambda s, kind: sum(row["annotator"]["kind"] == kind for row in sides[s].labels),
+        "runs/*/label_agreement_with_gold": lambda s: Labels(sides[s]).agreement(),
+        "runs/*/order_flip_rate": lambda s: Labels(sides[s]).flip_rate(),
+        "runs/*/reward_model_accuracy": lambda s: accuracy(sides[s]),
+        "runs/*/kl": (lambda s: of(s, "kl"), FORWARD),
+        "runs/*/kl_left_out": lambda s: 0,
+        "runs/*/length": lambda s: of(s, "length"),
+        "runs/*/refusal_rate": lambda s: of(s, "refusal_rate"),
+    }
+
+
+def accuracy(rows: Rows) -> float:
+    if not rows.answers:
+        return math.nan
+    reward = reward_of(rows)
+    return mean(reward.right(reward.margins))
+
+
+def judged(a: Rows, b: Rows) -> dict[str, Any]:
+    """A's last policy against B's, by the judge in both orders, all prompts of both."""
+    mine, theirs = a.answers[LAST], b.answers[LAST]
+    prompts = [p for p in sorted(mine) if p in theirs]
+    pairs = [(p, mine[p]["text"], theirs[p]["text"]) for p in prompts]
+    chances, keys = [a.p_win(*pair) for pair in pairs], a.keys(prompts)
+    longer = [len(a.turn(mine[p])) - len(b.turn(theirs[p])) for p in prompts]
+    read = [
+        (equations.outcome(c), d, key)
+        for c, d, key in zip(chances, longer, keys, strict=True)
+        if c is not None
+    ]
+    level = equations.at_equal_length([w for w, *_ in read], [d for _, d, _ in read], [k for *_, k in read])
+    differ = [(p, x, y) for p, x, y in pairs if x != y]
+
+    def alone(rule: str) -> dict[str, Any]:
+        rows = [
+            (p, 0.5 if x == y else a.by_rule(p, x, y).get(rule)) for p, x, y in pairs if rule in a.rules(p)
+        ]
+        return equations.win_rate([c for _, c in rows], a.keys(p for p, _ in rows))
+
+    names = ("value", "ci", "ties", "invalid", "n", "groups", "different")
+    flips = a.flips(differ)
+    return {
+        **{f"win_rate/{name}": lambda name=name: equations.win_rate(chances, keys)[name] for name in names},
+        "win_rate/length_controlled/value": (lambda: level["value"], 1e-5),
+        "win_rate/length_controlled/ci": (lambda: level["ci"], 1e-5),
+        "win_rate/identical": lambda: len(pairs) - len(differ),
+        "win_rate/verdicts": lambda: sum(2 * len(a.rules(p)) for p, *_ in differ),
+        "win_rate/order_flip_rate": lambda: flips[0] / flips[1],
+        "win_rate/mass": lambda: 0.9,  # the script's, wherever it can be read
+        "win_rate/by_principle/*/*": lambda rule, name: alone(rule)[name],
+    }
+
+
+def measured(a: Rows, b: Rows) -> dict[str, Any]:
+    """What each side keeps by gold and by the judge, lengths, divergences, and the differences A − B."""
+    sides = {"A": a, "B": b}
+    prompts = [p for p in a.answers[LAST] if p in b.answers[LAST]]
+
+    def table(side: str, kind: str) -> Table:
+        rows = sides[side]
+        found = rows.gold(LAST) if kind == "gold" else rows.opinions(LAST)
+        return {rule: {p: x for p, x in values.items() if p in prompts} for rule, values in found.items()}
+
+    def delta(kind: str, rule: str) -> dict[str, Any]:
+        tests = 1 if rule == "all" else len(RULES)
+        return equations.difference(table("A", kind)[rule], table("B", kind)[rule], a.cluster, tests)
+
+    def kept(side: str) -> dict[str, float]:
+        found = table(side, "gold")
+        return {p: sum(found[rule].get(p, 0.0) for rule in RULES) for p in found["all"]}
+
+    def by_gold() -> dict[str, Any]:
+        mine, theirs = kept("A"), kept("B")
+        wins = [0.5 + 0.5 * ((mine[p] > theirs[p]) - (mine[p] < theirs[p])) for p in mine]
+        return equations.win_rate(wins, a.keys(mine))
+
+    def apart(name: str) -> dict[str, Any]:
+        values = [Policies(rows).values(LAST, name) for rows in (a, b)]
+        return equations.difference(*values, a.cluster, 1, -math.inf, math.inf)
+
+    oracles: dict[str, Any] = {
+        "prompts": lambda: len(prompts),
+        "gold_win_rate/*": lambda name: by_gold()[name],
+    }
+    for kind in ("gold", "compliance"):
+        oracles[f"{kind}/delta/*/*"] = lambda rule, name, kind=kind: delta(kind, rule)[name]
+        for side in "AB":
+            oracles[f"{kind}/{side}/*"] = lambda rule, kind=kind, side=side: mean(
+                table(side, kind)[rule].values()
+            )
+    for name in ("length", "kl"):
+        tolerance = FORWARD if name == "kl" else 0.0
+        oracles[f"{name}/delta/*"] = (lambda part, name=name: apart(name)[part], tolerance)
+        for side in "AB":
+            values = (
+                lambda name=name, side=side: mean(Policies(sides[side]).values(LAST, name).values()),
+                tolerance,
+            )
+            oracles[f"{name}/{side}"] = values
+    return oracles
+
+
+def labelled(a: Rows, b: Rows) -> dict[str, Any]:
+    """Agreement and Cohen's kappa of verdicts, ties being one of their own, on the comparisons of both."""
+    shared = [i for i in a.preferences if i in b.preferences]
+    verdicts = [[equations.outcome(side.preferences[i]) for i in shared] for side in (a, b)]
+    same = [x == y for x, y in zip(*verdicts, strict=True)]
+    counts, n = [Counter(side) for side in verdicts], len(shared)
+    chance = sum(counts[0][v] * counts[1][v] for v in (0.0, 0.5, 1.0)) / n**2 if n else math.nan
+    keys = a.keys(a.comparisons[i]["prompt_id"] for i in shared)
+    return {
+        "labels/shared": lambda: n,
+        "labels/A": lambda: len(a.preferences),
+        "labels/B": lambda: len(b.preferences),
+        "labels/agreement": lambda: mean(same),
+        "labels/agreement_ci": lambda: equations.interval([float(x) for x in same], keys),
+        "labels/kappa": lambda: (mean(same) - chance) / (1 - chance),
+    }
+
+
+def page(caught: dict[str, Any], printed: dict[str, Any], a: Rows, b: Rows) -> None:
+    """The page shows the same figures, and beside them a chart and the responses that differ most."""
+    (pair,) = caught["pairs"]
+    cases, chart = pair.pop("cases"), pair.pop("chart")
+    assert caught["runs"] == printed["runs"]
+    assert {key: printed[key] for key in pair} == pair
+    shown = [case for kind in ("gained", "lost") for case in cases[kind]]
+    assert shown
+    for case in shown:
+        gain = [
+            mean(list(side.truth(case.prompt_id, side.answers[LAST][case.prompt_id]["text"]).values())[1:])
+            for side in (a, b)
+        ]
+        assert case.gain == pytest.approx(gain[1] - gain[0])
+        for reply, side in zip(case.replies, (a, b), strict=True):
+            truth = side.truth(case.prompt_id, side.answers[LAST][case.prompt_id]["text"])
+            assert {"all": truth["all"], **reply.kept} == truth
+    drawn = re.findall(r"<title>(.*?)</title>", str(chart))
+    check_words(drawn, printed)
