@@ -229,14 +229,18 @@ def calibration(
         centre = [scale * gaps[b] * len(rows) / n for b, rows in bins.items()]
         return float(np.quantile(np.abs(centre + np.array(spreads(scale)) * noise).sum(1), share)) - value
 
-    edges = [
-        0.0 if reached(0.0, s) > 0 else optimize.brentq(reached, 0.0, 64.0, (s,), xtol=1e-3)
-        for s in (0.975, 0.025)
-    ]
+    def crossing(share: float) -> float:
+        if reached(0.0, share) > 0 or reached(64.0, share) < 0:
+            return 0.0 if reached(0.0, share) > 0 else 64.0
+        return float(optimize.brentq(reached, 0.0, 64.0, (share,), xtol=1e-3))
+
+    # Few clusters of several forecasts do not tell how alike their outcomes are.
+    told = len(set(keys)) >= min(n, 30)
+    edges = [crossing(share) * value for share in (0.975, 0.025)] if told else list(NOTHING)
     normal = integrate.quad(lambda z: abs(z) * stats.norm.pdf(z), -9, 9)[0]
     return {
         "ece": value,
-        "ece_ci": (edges[0] * value, min(1.0, edges[1] * value)),
+        "ece_ci": (edges[0], min(1.0, edges[1]) if told else edges[1]),
         "ece_floor": normal * sum(spreads(0.0)),
     }
 

@@ -49,6 +49,13 @@ class Policies:
         p = self.rows.against_base(policy)
         return equations.win_rate(list(p.values()), self.rows.keys(p))
 
+    def unread(self, policy: str) -> tuple[int, int]:
+        """(opinions of single responses that could not be read, those that were asked for)."""
+        asked = {p: r for p, r in self.rows.answers[policy].items() if p in self.rows.judged}
+        read = sum(len(self.rows.compliance(p, r["text"])) for p, r in asked.items())
+        total = sum(len(self.rows.rules(p)) for p in asked)
+        return total - read, total
+
 
 class Labels:
     """The labels, by rule and together."""
@@ -85,8 +92,8 @@ class Labels:
     def reasons(self, reason: str) -> int:
         return sum(row.get("reason") == reason for row in self.of())
 
-    def against_gold(self) -> list[tuple[str, str | None, float, int]]:
-        """(kind of annotator, rule, p_a over both orders, sign of what the truth says) wherever it is known."""
+    def against_gold(self) -> list[tuple[str, str | None, float, int, str]]:
+        """(annotator's kind, rule, p_a over both orders, sign of the truth, cluster of the prompt) where it is known."""
         found = []
         for pair, by in self.rows.said.items():
             row = self.rows.comparisons[pair]
@@ -96,22 +103,27 @@ class Labels:
                 for rule, p in read.items():
                     sides = (sum(a.values()), sum(b.values())) if rule is None else (a.get(rule), b.get(rule))
                     if None not in sides:
-                        found.append(
-                            (kind, rule, over_orders(p), int(np.sign(int(sides[0]) - int(sides[1]))))
-                        )
+                        sign = int(sides[0] > sides[1]) - int(sides[0] < sides[1])
+                        found.append((kind, rule, over_orders(p), sign, self.rows.cluster[row["prompt_id"]]))
         return found
 
-    def agreement(self, kind: str | None = None, rule: str | None = None) -> float:
-        return mean(self.right(kind, rule))
+    def decided(self, kind: str | None = None, rule: str | None = None) -> list[tuple[bool, str]]:
+        """Of what the truth decides, whether the label agrees, with the cluster of its prompt."""
+        rows = [row for row in self.against_gold() if kind in (None, row[0]) and rule in (None, row[1])]
+        return [((p > 0.5) == (sign > 0) and p != 0.5, key) for *_, p, sign, key in rows if sign]
 
-    def right(self, kind: str | None = None, rule: str | None = None) -> list[bool]:
-        rows = [
-            row for row in self.against_gold() if kind in (None, row[0]) and rule in (None, row[1]) and row[3]
-        ]
-        return [(p > 0.5) == (sign > 0) and p != 0.5 for *_, p, sign in rows]
+    def agreement(self, kind: str | None = None, rule: str | None = None) -> float:
+        return mean(right for right, _ in self.decided(kind, rule))
+
+    def agreement_ci(self, rule: str | None = None) -> tuple[float, float]:
+        found = self.decided(rule=rule)
+        return equations.interval([float(right) for right, _ in found], [key for _, key in found])
+
+    def gold_groups(self, rule: str | None = None) -> int:
+        return len({key for _, key in self.decided(rule=rule)})
 
     def tie_distance(self) -> float:
-        return mean(abs(p - 0.5) for _, rule, p, sign in self.against_gold() if rule and not sign)
+        return mean(abs(p - 0.5) for _, rule, p, sign, _ in self.against_gold() if rule and not sign)
 
 
 class Reward:
@@ -147,7 +159,9 @@ class Reward:
         return equations.interval(self.right(self.margins, source), [self.keys[i] for i in at])
 
     def longer(self) -> list[float]:
-        return [float(len(self.rows.turn(a)) - len(self.rows.turn(b))) for _, a, b, *_ in self.heldout]
+        return [
+            float(len(self.rows.rewarded(a)) - len(self.rows.rewarded(b))) for _, a, b, *_ in self.heldout
+        ]
 
     def constant(self) -> list[float]:
         first = sum((pair[3] > 0.5) - (pair[3] < 0.5) for pair in self.train)
@@ -187,7 +201,7 @@ class Reward:
         seen = {}
         for prompt, a, b, *_ in self.train:
             for response in (a, b):
-                seen[prompt, tuple(self.rows.turn(response))] = response
+                seen[prompt, tuple(self.rows.rewarded(response))] = response
         return [self.rows.reward(prompt, response) for (prompt, _), response in seen.items()]
 
 

@@ -133,18 +133,21 @@ class Rows:
     @cached_property
     def judged(self) -> set[str]:
         """The prompts that the judge was asked about, of any policy."""
-        return {row["prompt_id"] for row in self.of("evaluate", "evaluation") if row["compliance"]}
+        rows = self.of("evaluate", "evaluation")
+        return {row["prompt_id"] for row in rows if row["compliance"] or row.get("unread")}
 
     def gold(self, policy: str) -> Table:
         """rule, or "all" → prompt → whether it is kept."""
         return self.turned({p: self.truth(p, r["text"]) for p, r in self.answers[policy].items()})
 
     def opinions(self, policy: str) -> Table:
-        """The same by the judge's probabilities; "all" is whether it believes so of every rule that it read."""
-        said = {p: self.compliance(p, r["text"]) for p, r in self.answers[policy].items() if p in self.judged}
-        return self.turned(
-            {p: {"all": all(x > 0.5 for x in by.values()), **by} for p, by in said.items() if by}
-        )
+        """The same by the judge's probabilities; "all" is whether it believes so of every rule, where it read each."""
+        found = {}
+        for prompt, response in self.answers[policy].items():
+            said = self.compliance(prompt, response["text"]) if prompt in self.judged else {}
+            whole = len(said) == len(self.rules(prompt))
+            found[prompt] = {"all": all(p > 0.5 for p in said.values()), **said} if whole else said
+        return self.turned(found)
 
     def turned(self, rows: dict[str, dict[str, Any]]) -> Table:
         found: Table = defaultdict(dict)
@@ -156,8 +159,7 @@ class Rows:
     def against_base(self, policy: str) -> dict[str, float | None]:
         """P(win over base's response) of the prompts that were judged."""
         mine, base = self.answers[policy], self.answers["base"]
-        asked = [p for p in mine if p in self.judged and self.compliance(p, mine[p]["text"])]
-        return {p: self.p_win(p, mine[p]["text"], base[p]["text"]) for p in asked}
+        return {p: self.p_win(p, r["text"], base[p]["text"]) for p, r in mine.items() if p in self.judged}
 
     # Models
 
@@ -174,12 +176,21 @@ class Rows:
         )
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
 
-    def turn(self, response: dict[str, Any]) -> list[int]:
-        """A response's tokens: those sampled, of a written one those of its text and what ends a turn."""
-        if response.get("token_ids"):
-            return tokens(response["token_ids"])
+    def written(self, response: dict[str, Any]) -> list[int]:
+        """The tokens of a response's text and what ends a turn."""
         end = [self.tokenizer.eos_token_id] if response["finish"] == "stop" else []
         return self.tokenizer(response["text"], add_special_tokens=False)["input_ids"] + end
+
+    def turn(self, response: dict[str, Any]) -> list[int]:
+        """A response's tokens: those sampled, of a written one those of its text."""
+        return tokens(response["token_ids"]) if response.get("token_ids") else self.written(response)
+
+    def rewarded(self, response: dict[str, Any]) -> list[int]:
+        """The tokens that are rewarded: those of the text where special ones stand in it, which nobody has seen."""
+        ids = self.turn(response)
+        inside = ids[:-1] if response["finish"] == "stop" else ids
+        special = {i for i, token in self.tokenizer.added_tokens_decoder.items() if token.special}
+        return self.written(response) if special.intersection(inside) else ids
 
     def folder(self, policy: str) -> Path:
         own = {"base": self.run.parent / "policy", "best_of_n": self.run / "03_sft" / "policy"}
@@ -226,7 +237,7 @@ class Rows:
         """The reward model's head on the last token of prompt and response."""
         import torch
 
-        ids = self.start(prompt) + self.turn(response)
+        ids = self.start(prompt) + self.rewarded(response)
         with torch.no_grad():
             hidden = self.reward_model.model(torch.tensor([ids])).last_hidden_state[0, -1]
             return float(self.reward_model.score(hidden))
