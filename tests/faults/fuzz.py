@@ -25,7 +25,8 @@ from rlaif.prompts import Templates, user
 from rlaif.records import Comparison
 from rlaif.storage import told
 
-SECONDS, MEMORY = 10, 1 << 30  # that one input may take
+SECONDS, MEMORY = 10, 1 << 30  # of computing, and bytes, that one input may take
+WAITING = 120  # seconds by the clock: a busy machine is slow, not wrong
 BATCH = 25  # inputs a child reads
 PIECES = (b"null", b"NaN", b"-1", b"1e999", b"9" * 400, b'"\\ud800"', b"\x00", b"\xff\xfe", b"[" * 3000, b"{{", b"{% for a in range(10**9) %}x{% endfor %}",
           b"true", b'""', b"[]", b"{}", b": ", b"- ", b"&a [*a]", b"!!python/object:os.system", b"\t", b"\r", b"\xe2\x80\xa8", b"{{ 1/0 }}",
@@ -152,10 +153,17 @@ def batches(kinds: dict[str, int], seed: int) -> Iterator[list[tuple[str, int]]]
 
 def findings(corpus: Corpus, kinds: dict[str, int], seed: int = 0) -> list[str]:
     """What went wrong, with kind and seed: an exception that is no UserError, a hang, or too much memory."""
-    return [found for batch in batches(kinds, seed) for found in _in_a_child(corpus, batch)]
+    found = []
+    for batch in batches(kinds, seed):
+        while batch:
+            read, wrong = _in_a_child(corpus, batch)
+            found += wrong
+            batch = batch[read:]
+    return found
 
 
-def _in_a_child(corpus: Corpus, batch: list[tuple[str, int]]) -> list[str]:
+def _in_a_child(corpus: Corpus, batch: list[tuple[str, int]]) -> tuple[int, list[str]]:
+    """(how many inputs were read, the one that ended the child included; what went wrong)."""
     report = corpus.tmp / "report.txt"
     report.write_text("")
     child = os.fork()
@@ -164,10 +172,11 @@ def _in_a_child(corpus: Corpus, batch: list[tuple[str, int]]) -> list[str]:
     _, status = os.waitpid(child, 0)
     lines = [json.loads(line) for line in report.read_text().splitlines()]
     found = [f"{kind} {number}: {error}" for kind, number, error in lines if error]
-    if os.waitstatus_to_exitcode(status) != 0:
+    if code := os.waitstatus_to_exitcode(status):
         at = batch[len(lines)] if len(lines) < len(batch) else "the end"
-        found.append(f"{at}: the child ended with {os.waitstatus_to_exitcode(status)} (14: a hang)")
-    return found
+        found.append(f"{at}: the child ended with {code} ({-signal.SIGPROF}, {-signal.SIGALRM}: a hang)")
+        return len(lines) + 1, found
+    return len(lines), found
 
 
 def _read_all(corpus: Corpus, batch: list[tuple[str, int]], report: Path) -> None:
@@ -177,10 +186,12 @@ def _read_all(corpus: Corpus, batch: list[tuple[str, int]], report: Path) -> Non
     os.dup2(quiet, 2)
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, used + MEMORY))
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    for number in (signal.SIGALRM, signal.SIGPROF):
+        signal.signal(number, signal.SIG_DFL)
     with report.open("w") as file:
         for kind, number in batch:
-            signal.alarm(SECONDS)
+            signal.alarm(WAITING)
+            signal.setitimer(signal.ITIMER_PROF, SECONDS)
             error = ""
             try:
                 corpus.read(kind, random.Random(f"{kind} {number}"))
@@ -188,6 +199,7 @@ def _read_all(corpus: Corpus, batch: list[tuple[str, int]], report: Path) -> Non
                 pass
             except BaseException:
                 error = traceback.format_exc()[-1800:]
+            signal.setitimer(signal.ITIMER_PROF, 0)
             signal.alarm(0)
             file.write(json.dumps([kind, number, error]) + "\n")
             file.flush()
