@@ -1,5 +1,6 @@
 """Printed figures as (path, value) leaves, each matched with exactly one oracle or one reason why it is no figure."""
 
+import dataclasses
 import math
 import re
 from collections.abc import Callable, Iterator
@@ -11,6 +12,8 @@ NO_FIGURE = object()
 
 def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     """Everything in nested dictionaries and lists that is no text, by its dotted path; intervals are one leaf."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = dataclasses.asdict(value)
     if isinstance(value, dict):
         for key, item in value.items():
             yield from leaves(item, f"{path}/{key}" if path else str(key))
