@@ -96,9 +96,13 @@ def table(results: dict[str, Any]) -> str:
             f"| {end['kl']:.1f} | {s['labels']['agreement_with_gold']:.3f} "
             f"| {s['reward_model']['heldout_accuracy']:.2f} | {s['seconds']:.0f} |"
         )
-    lines += ["", "| principle | base | " + " | ".join(f"{last}, seed {seed}" for seed in runs) + " | "
-              + " | ".join(f"without `{p}`" for p in results["removed"]) + " |",
-              "|---|" + "---|" * (1 + len(runs) + len(results["removed"]))]  # fmt: skip
+    columns = [
+        "principle",
+        "base",
+        *(f"{last}, seed {seed}" for seed in runs),
+        *(f"without `{p}`" for p in results["removed"]),
+    ]
+    lines += ["", "| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
     for key in ids:
         cells = [next(iter(runs.values()))["policies"]["base"]["gold"][key]]
         cells += [s["policies"][last]["gold"][key] for s in runs.values()]
