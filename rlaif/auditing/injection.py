@@ -72,7 +72,7 @@ def attacked(target: Target, attack: Attack, templates: Templates, turns: Turns)
         turn = prompt.messages[last]
         turn = turn.model_copy(update={"content": attack.write(turn.content, told)})
         messages = (*prompt.messages[:last], turn, *prompt.messages[last + 1 :])
-        shown = Prompt(messages=messages, tags=prompt.tags)
+        shown = Prompt(messages=messages, tags=prompt.tags, group=prompt.cluster)  # as independent as it was
         return pair(shown, case.question.a, case.question.b, [target.principle])
     text = attack.write(case.side(target.side), scene(templates, target.principle, target.slot, turns))
     a, b = (text, case.question.b) if target.side == "a" else (case.question.a, text)
