@@ -22,8 +22,12 @@ def chance(*parts: object) -> float:
     return int(hashlib.sha256(repr(parts).encode()).hexdigest()[:8], 16) / 2**32
 
 
+PARAPHRASED = " Really."  # how another wording of a rule ends
+
+
 def keeps(rule: str, text: str) -> bool:
-    return next(check for words, check in RULES.values() if words == rule)(text)
+    words = rule.removesuffix(PARAPHRASED)
+    return next(check for known, check in RULES.values() if known == words)(text)
 
 
 def shown(messages: list[dict[str, str]], name: str) -> str:
@@ -70,6 +74,17 @@ def write(request: GenerateRequest) -> str:
 
 def feedback() -> Scripted:
     return Scripted(on_generate=write, on_score=judge, name="feedback")
+
+
+def scribble(request: GenerateRequest) -> str:
+    """A few words, sentences or a list, by chance."""
+    luck = chance("scribble", request.messages[-1]["content"], request.seed)
+    words = ["no", "yes", "7", "fine. And", "rain", "cold\n- warm", "now", "- it"]
+    return " ".join(words[int(chance(luck, n) * 8)] for n in range(1 + int(luck * 6)))
+
+
+def policy() -> Scripted:
+    return Scripted(on_generate=scribble, name="policy")
 
 
 def gold(messages: list[dict[str, str]], response: str, principles: list[dict[str, str]]) -> dict[str, bool]:
