@@ -6,7 +6,6 @@ engine reads the shared part of a question once for all principles, those tokens
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from dataclasses import dataclass
 from math import comb
@@ -17,7 +16,7 @@ from rlaif.auditing.audit import WRITTEN, WRITTEN_TOKENS, verdicts_at_most
 from rlaif.auditing.gate import varied
 from rlaif.config import Config, ModelConfig
 from rlaif.constitution import Constitution
-from rlaif.lookup import whole_lines
+from rlaif.lookup import json_rows
 from rlaif.prompts import Templates, user
 from rlaif.records import Prompt
 from rlaif.runfolder import HELDOUT, numbered_rows, split_of
@@ -129,10 +128,10 @@ class Estimate:
             train |= {row.id} if split_of(own, self.config) == "train" else set()
             sums += Counter(prompts=1, rules=len(self.constitution.applicable(row.tags)),
                             chats=sum(len(m.content) for m in row.messages))  # fmt: skip
-        for row in map(json.loads, whole_lines(folder / "responses.jsonl")):
-            sums += Counter(replies=1, texts=len(row["text"]))
-        for row in map(json.loads, whole_lines(folder / "comparisons.jsonl")):
-            sums["pairs"] += row["prompt_id"] in train
+        for row in json_rows(folder / "responses.jsonl"):
+            sums += Counter(replies=1, texts=len(str(row.get("text", ""))))
+        for row in json_rows(folder / "comparisons.jsonl"):
+            sums["pairs"] += row.get("prompt_id") in train
         prompts, replies = max(1, sums["prompts"]), max(1, sums["replies"]) * CHARACTERS
         return (
             sums["prompts"],

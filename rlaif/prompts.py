@@ -105,14 +105,19 @@ class Templates:
 
     def hash(self, name: str) -> str:
         """Content hash of one template: part of what identifies a label's judge."""
+        return content_hash(self._source(name))
+
+    def _source(self, name: str) -> str:
+        """A template's text; raises UserError where the set does without it."""
         if name not in self.sources:
             raise UserError(f"templates {self.name}: no {name}.j2.", f"a template {name}.j2 in the set",
                             "take the one in prompts/templates/default as a pattern")  # fmt: skip
-        return content_hash(self.sources[name])
+        return self.sources[name]
 
     def _asked(self, name: str, block: str | None = None, *, conversation: Chat | None = None,
                principle: Principle | None = None, **texts: str) -> str:  # fmt: skip
         """A template around untrusted texts, all of them fenced by one fence or kept from posing as its lines."""
+        self._source(name)
         conversation = conversation or []
         lines = self.lines[name]
         turns = lines or _TURNS  # no fence keeps one turn from posing as several
@@ -125,6 +130,7 @@ class Templates:
     def _render(
         self, name: str, block: str | None = None, principle: Principle | None = None, **values: str
     ) -> str:
+        self._source(name)
         template = self.compiled[name]
         shown = {**values, "principle": principle_values(principle)} if principle else values
         try:
@@ -228,7 +234,7 @@ class Templates:
     @property
     def score_values(self) -> dict[str, float]:
         """The answers of `score.j2` and what each is worth: "answer=value" in its block `values`."""
-        self.hash("score")
+        self._source("score")
         pairs = [word.partition("=") for word in self._render("score", "values").split()]
         try:
             values = {answer: float(value) for answer, _, value in pairs}

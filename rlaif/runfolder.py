@@ -367,7 +367,7 @@ class Run:
         from datasets import Dataset
 
         files = [(stage.dir.name, stage.dir / f"{name}.jsonl") for stage in self.stages]
-        rows = [{"stage": stage, **json.loads(line)} for stage, file in files for line in whole_lines(file)]
+        rows = [{"stage": stage, **row} for stage, file in files for row in json_rows(file)]
         if not rows:
             made = sorted({path.stem for path in self.path.glob("*/*.jsonl")})
             raise UserError(f'{self.path}: no rows named "{name}".', f"one of {', '.join(made)}")

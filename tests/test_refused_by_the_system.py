@@ -1,11 +1,17 @@
 """What a user's function, a value or the file system refuses is told in words, with exit code 2."""
 
+import shutil
+from pathlib import Path
+
 import pytest
 
 from rlaif import pipeline
-from rlaif.config import load_config
+from rlaif.config import ASSETS, load_config
 from rlaif.errors import UserError
+from rlaif.human.rankings import load_human_labels
 from rlaif.plugin import load_function
+from rlaif.prompts import Templates, user
+from rlaif.rl.pretraining import _texts
 from rlaif.storage import told
 from tests.test_cli import refused, rlaif
 
@@ -73,3 +79,20 @@ def test_places_that_cannot_be_written_are_told_by_every_command(project, tmp_pa
     assert rlaif("data", "import", "hh", pairs, "--out", project / "x", "--limit", -1).returncode == 2
     for page in (project / "file" / "page.html", project):
         refused(rlaif("judge", "audit", project / "config.yaml", "--out", page))
+
+
+def test_json_nested_without_end_is_told(tmp_path):
+    nested = '{"x": ' + "[" * 5000 + "\n"
+    for name in ("people.jsonl", "text.jsonl"):
+        (tmp_path / name).write_text(nested)
+    with pytest.raises(UserError):
+        load_human_labels(tmp_path / "people.jsonl", [])
+    with pytest.raises(UserError):
+        _texts(tmp_path / "text.jsonl")
+
+
+def test_a_set_without_an_optional_template_says_so_when_it_is_asked_for(tmp_path):
+    folder = Path(shutil.copytree(ASSETS / "prompts" / "templates" / "brief", tmp_path / "set"))
+    (folder / "best.j2").unlink()
+    with pytest.raises(UserError, match=r"no best\.j2"):
+        Templates.load(str(folder)).best([user("Hi")], {"A": "x"})

@@ -94,7 +94,7 @@ def _holds_rankings(path: Path) -> bool:
     try:
         with path.open(encoding="utf-8-sig") as file:
             return "ranks" in json.loads(next((line for line in file if line.strip()), "{}"))
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, RecursionError):
         return False
 
 

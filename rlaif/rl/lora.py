@@ -96,7 +96,11 @@ def _saved_config(folder: Path, base: str) -> Any:
     config = PeftConfig.from_pretrained(str(folder))
     if not isinstance(config, LoraConfig):
         raise UserError(f"ppo.lora.adapter: {folder} holds {config.peft_type}, not LoRA.", "a LoRA adapter")
-    known = json.loads((folder / BASE).read_text())["base"] if (folder / BASE).is_file() else base
+    try:
+        known = json.loads((folder / BASE).read_text())["base"] if (folder / BASE).is_file() else base
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise UserError(f"ppo.lora.adapter: {folder / BASE} is damaged.", '{"base": "…"} as it was written',
+                        "copy the adapter again") from None  # fmt: skip
     if known != base:
         raise _other_base(folder, f"it was trained on a model whose content is {known}, this one's is {base}")
     config.inference_mode, config.lora_dropout = False, 0.0

@@ -68,6 +68,6 @@ def _texts(file: Path) -> list[str]:
     for number, line in enumerate(content.split("\n"), 1):
         try:
             texts += [str(json.loads(line)["text"])] if line.strip() else []
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             raise UserError(f'{file}:{number}: no row with a "text".', '{"text": "…"} a line') from None
     return texts
