@@ -135,12 +135,16 @@ def measure(start: Start, policy: Path, options: argparse.Namespace) -> dict[str
         GenerateRequest(p.chat, COMMON["max_tokens"], seed=s) for p, s in zip(prompts, seeds, strict=True)
     ]
     made = dict(engine.generate(requests))
-    answers = [Response(prompt_id=p.id, text=made[i].text, finish=made[i].finish) for i, p in enumerate(prompts)]  # fmt: skip
+    answers = [
+        Response(prompt_id=p.id, text=made[i].text, finish=made[i].finish, token_ids=made[i].token_ids)
+        for i, p in enumerate(prompts)
+    ]
     score = load_gold(config.gold, start.run.constitution)
     assert score is not None, "the run names no gold scorer"
     truths = [with_all(score(p, a.text))["all"] for p, a in zip(prompts, answers, strict=True)]
     tools = Tools(None, config.policy, str(start.policy), {})  # type: ignore[arg-type]
-    return {"gold": [float(t) for t in truths], "kl": tools.divergence(policy, prompts, answers)}
+    kl = tools.divergence(policy, prompts, answers, temperature=1.0)
+    return {"gold": [float(t) for t in truths], "kl": [nats for nats in kl if nats is not None]}
 
 
 def rows_of(folder: Path) -> list[dict[str, Any]]:
