@@ -50,7 +50,7 @@ def check(printed: Any, oracles: dict[str, Any], no_figures: dict[str, str]) -> 
     `oracles` maps a pattern of a path (`*` stands for one part of it and is passed on) to a function, or to a function
     and its tolerance. Every pattern of both tables must be met, unless it begins with `?`.
     """
-    tables = [(pattern, regex(pattern), entry) for pattern, entry in oracles.items()]
+    tables = [(pattern, regex(pattern.removeprefix("?")), entry) for pattern, entry in oracles.items()]
     tables += [(pattern, regex(pattern.removeprefix("?")), NO_FIGURE) for pattern in no_figures]
     met, wrong, without, counted = set[str](), list[str](), list[str](), 0
     for path, value in leaves(printed):
