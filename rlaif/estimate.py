@@ -12,6 +12,7 @@ from math import comb
 from pathlib import Path
 from typing import Any
 
+from rlaif import earlier
 from rlaif.auditing.audit import WRITTEN, WRITTEN_TOKENS, verdicts_at_most
 from rlaif.auditing.gate import varied
 from rlaif.config import Config, ModelConfig
@@ -73,6 +74,8 @@ class Estimate:
             for key, n in question.amounts().items():
                 found[key] += n
         prices = [(question.amounts(), self.config.prices.get(question.model.model)) for question in asked]
+        if o.stage == "label" and o.labels_from:
+            found["labels_from"] = earlier.beforehand(self.config, self.constitution, self.templates, o)
         return found | {
             "seconds": _seconds(prices),
             "money": sum(money(used, price) for used, price in prices) if self.config.prices else None,
@@ -267,7 +270,9 @@ def estimate(
 def in_words(plan: dict[str, Any]) -> list[str]:
     """The estimate in a line a stage that asks models, and one for all of them."""
     lines = [f"  {stage['stage']}: {_line(stage)}" for stage in plan["stages"] if stage["calls"]]
-    return ["estimate, at most:", *lines, f"  all: {_line(plan)}", *_warnings(plan)] if lines else []
+    taken = [stage["labels_from"] for stage in plan["stages"] if "labels_from" in stage]
+    told = [f"  {line}" for said in taken for line in earlier.in_words(said)]
+    return ["estimate, at most:", *lines, f"  all: {_line(plan)}", *told, *_warnings(plan)] if lines else []
 
 
 def _line(row: dict[str, Any]) -> str:

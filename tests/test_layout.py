@@ -35,7 +35,7 @@ LEVELS = [
         "turns",
     },
     {"engines", "rl", "checkpoints", "training", "pairs", "sampling", "trainers"},
-    {"judge", "preferences"},
+    {"judge", "preferences", "earlier"},
     {"rewards", "tracking", "watching", "groups"},
     {"stages", "human", "comparing", "auditing", "playground"},
     {"opening", "processes", "estimate"},

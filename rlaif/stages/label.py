@@ -23,11 +23,12 @@ from typing import Any, TypeVar
 from rlaif.auditing.gate import check_judge
 from rlaif.config import find
 from rlaif.constitution import Principle
+from rlaif.earlier import TakenOver
 from rlaif.engines import open_engine
 from rlaif.gold import Gold, load_gold
 from rlaif.human.rankings import load_human_labels, simulate_labels
 from rlaif.intervals import UNIT, mean_interval
-from rlaif.judge import BROKEN, CHUNK, IDENTITY, Judge, Question, Slot, slot_of
+from rlaif.judge import BROKEN, CHUNK, Judge, Question, Slot, slot_of
 from rlaif.lookup import Lookup, whole_lines
 from rlaif.preferences import Tally, aggregate, combine_orders, heard, keep_one_rule, ratio
 from rlaif.records import Comparison, Label, Preference, Prompt, Response, with_content_id
@@ -35,14 +36,6 @@ from rlaif.runfolder import RowFile, Stage, label_files
 from rlaif.seeds import derive_seed
 
 T = TypeVar("T")
-# What tells a wanted label from an earlier run's on the same responses, by the part of the judge's identity.
-ANEW = {
-    "model": "another judge",
-    "template": "another template",
-    "principle": "another text of the principle",
-    "decoding": "another way of asking",
-    "shown": "other responses beside them",
-}
 
 
 def run(stage: Stage) -> None:
@@ -75,7 +68,7 @@ def _run(stage: Stage) -> None:
     finally:  # what went wrong is said of a stage that fails, too
         desk.close()
         stage.notes += [BROKEN] if metrics.not_numbers else []
-    stage.metrics = metrics.figures() | ({"reused": desk.reused} if stage.options.labels_from else {})
+    stage.metrics = metrics.figures() | (desk.taken_over.figures() if stage.options.labels_from else {})
     stage.save("running", **{"in": total, "kept": kept})
 
 
@@ -147,8 +140,7 @@ class Desk:
         self.kept = Lookup([self.beside.path], Label, "comparison_id")
         self.earlier = Lookup(_earlier(self.options.labels_from), Label, "comparison_id")
         self.people = _people(stage, questions) if self.options.human else {}
-        self.reused = 0
-        self.asked_anew: Counter[str] = Counter()  # why labels are not in the earlier run
+        self.taken_over = TakenOver()
         self.opened: Judge | None = None
         self.examined = False
         self.partial = 0  # prompts that are shown whole, though some pairs of their replies are missing
@@ -229,13 +221,14 @@ class Desk:
             lines |= {i: _as_read(*pair) for i, pair in taken.items() if i not in own}
             if len(fresh) < len(rows):
                 have = taken.keys() | {row.id for row in self.kept.all(question.comparison.id)}
-                others |= {row.id: _as_read(row, line) for row, line in rows if row.id not in have}
+                # Both have one id, so the number comes last, and is the one that is kept.
+                best_last = sorted(rows, key=lambda pair: pair[0].reason != "not a number")
+                others |= {row.id: _as_read(row, line) for row, line in best_last if row.id not in have}
         self.file.copy(lines.values())
         own |= {row.id: row for row in given.values() if row.id not in own}
         self.beside.copy(others.values())
-        self.reused += len(given)
         if self.options.labels_from:
-            self.asked_anew.update(_why_anew(slot, known[slot[0]]) for slot in expected - given.keys())
+            self.taken_over.add(len(given), expected - given.keys(), known)
         return given
 
     def _write(self, rows: Iterable[Label], own: dict[str, Label]) -> None:
@@ -256,10 +249,8 @@ class Desk:
             stage.notes.append(f"mode: {self.options.mode}: {self.partial} prompts lack some pairs of their replies, so the "
                                "one named may be in none of them; pair without per_prompt and limit, or use mode: pairwise")  # fmt: skip
         if self.options.labels_from:
-            wanted = self.reused + self.asked_anew.total()
-            why = "; ".join(f"{n:,} {reason}" for reason, n in self.asked_anew.most_common())
-            stage.notes.append(f"{self.reused:,} of {wanted:,} labels taken over from {self.options.labels_from}"
-                               + (f"; not there: {why}" if why else ""))  # fmt: skip
+            critiqued = any(other.name == "critique" for other in stage.run.stages[: stage.number])
+            stage.notes += self.taken_over.notes(self.options.labels_from, critiqued)
 
 
 def _partial(questions: Sequence[Question]) -> int:
@@ -278,20 +269,6 @@ def _partial(questions: Sequence[Question]) -> int:
 def _current(rows: Iterable[Label], expected: set[Slot]) -> dict[Slot, Label]:
     """Of these rows those that the judge would give, with this wording, template and decoding."""
     return {slot: row for row in rows if (slot := slot_of(row)) in expected}
-
-
-def _why_anew(slot: Slot, known: Sequence[Slot]) -> str:
-    """Why no label of an earlier run's, of those on the same pair, is the one wanted."""
-    if not known:
-        return "on other responses"
-    same = [other for other in known if other[1:3] == slot[1:3]]
-    if not same:
-        return "under a principle not asked about there"
-    if slot in same:
-        return "that were no number"
-    nearest = min(same, key=lambda other: sum(a != b for a, b in zip(other[3], slot[3], strict=True)))
-    differs = [name for name, a, b in zip(IDENTITY, nearest[3], slot[3], strict=True) if a != b]
-    return "by " + " and ".join(ANEW[name] for name in differs)
 
 
 def _as_read(row: Label, line: bytes) -> bytes:
