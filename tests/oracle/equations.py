@@ -139,7 +139,7 @@ def is_shown(gaps: Sequence[float], keys: Sequence[Any], alpha: float, low: floa
     if len(gaps) < LEAST:
         return False
     edges = interval(gaps, keys, low, high, 1 - alpha)
-    if edges[0] <= 0 <= edges[1]:
+    if not (edges[0] > 0 or edges[1] < 0):  # nor where there is no interval
         return False
     sums = [s for s in map(sum, grouped(gaps, keys)) if abs(s) > 1e-12]
     if len(sums) > 14:
