@@ -120,7 +120,6 @@ class Pair:
                             "two runs on the same prompts")  # fmt: skip
         self.differs = differences(a.first.evidence, b.first.evidence)
         self.same = same_experiment(self.differs)
-        self.seeds = len(a.sides) + len(b.sides)
         self._note_scope()
         self.gold = self._gold() if self.prompts else None
         self.data = self._compare(judge, progress)
