@@ -339,11 +339,17 @@ def check(
 
 
 class Progress:
-    """A progress bar with rate and time left; plain lines every ten seconds where stderr is not a terminal."""
+    """A progress bar with rate and time left; plain lines every ten seconds where stderr is not a terminal.
+
+    The rate is measured from the first unit done on, before which models are loaded, and at most once a second: units
+    that an engine gives together count when the next ones come.
+    """
 
     def __init__(self, what: str, total: int, done: int = 0) -> None:
-        self.what, self.total, self.done, self.begun = what, total, done, done
-        self.start = self.told = time.monotonic()
+        self.what, self.total, self.done = what, total, done
+        self.told = time.monotonic()
+        self.first: tuple[float, int] | None = None  # when the first unit was done, and how many then were
+        self.measured, self.rate = 0.0, 0.0  # when the rate was measured, and units a second, 0 where unknown
         self.bar: Any = None
 
     def __enter__(self) -> Any:
@@ -352,22 +358,35 @@ class Progress:
 
             self.bar = bars.Progress(
                 bars.TextColumn("{task.description}"), bars.BarColumn(), bars.MofNCompleteColumn(),
-                bars.TimeElapsedColumn(), bars.TimeRemainingColumn(), console=stderr, transient=True,
+                bars.TimeElapsedColumn(), bars.TextColumn("{task.fields[left]}"), console=stderr, transient=True,
             )  # fmt: skip
             self.bar.start()
-            self.task = self.bar.add_task(printable(self.what), total=self.total, completed=self.done)
+            self.task = self.bar.add_task(
+                printable(self.what), total=self.total, completed=self.done, left=""
+            )
         return self.tick
 
     def tick(self, n: int = 1) -> None:
         """`n` more are done."""
         self.done += n
+        now = time.monotonic()
+        self._measure(n, now)
         if self.bar:
-            self.bar.advance(self.task, n)
-        elif time.monotonic() - self.told > 10:
-            self.told = time.monotonic()
-            rate = (self.done - self.begun) / (self.told - self.start)
-            left = f", {(self.total - self.done) / rate:.0f} s left" if rate else ""
-            tell(f"{self.what}: {self.done}/{self.total}, {rate:.1f}/s{left}")
+            self.bar.update(self.task, advance=n, left=self._left())
+        elif now - self.told > 10:
+            self.told = now
+            pace = [f"{self.rate:.2g}/s", self._left()] if self.rate else []
+            tell(", ".join([f"{self.what}: {self.done}/{self.total}", *pace]))
+
+    def _measure(self, n: int, now: float) -> None:
+        if n and self.first is None:
+            self.first, self.measured = (now, self.done), now
+        elif n and self.first and now - self.measured >= 1:
+            start, done = self.first
+            self.measured, self.rate = now, (self.done - done) / (now - start)
+
+    def _left(self) -> str:
+        return f"{(self.total - self.done) / self.rate:.0f} s left" if self.rate else ""
 
     def __exit__(self, *_: object) -> None:
         if self.bar:

@@ -170,7 +170,10 @@ def fix_scales(
 
     path = stage.dir / "reward_scale.json"
     if not path.exists() and batches is not None:
-        rewards.measure(batches, raw=[o.source for o in stage.options.rewards if not o.scale])
+        scaled = [o.source for o in stage.options.rewards if o.scale]
+        total = len(scaled) * sum(len(episodes) for episodes, _ in batches)
+        with stage.progress(total, "scores that fix the scale") as tick:
+            rewards.measure(batches, scaled, tick)
         write_json(path, {source.name: asdict(source.scale) for source in rewards.sources})
     if path.exists():
         for source in rewards.sources:

@@ -418,6 +418,11 @@ def policies_of(run: Run, stages: list[Stage]) -> dict[str, Path]:
     return found
 
 
+def chosen(made: Path) -> bool:
+    """Whether `policies_of` gives a file of chosen responses and not a model's folder."""
+    return made.suffix == ".jsonl"
+
+
 def is_heldout(cluster: str, share: float) -> bool:
     """Whether the prompts of a cluster are held out: decided by its name alone, so that runs of any seed can be
     compared on them."""

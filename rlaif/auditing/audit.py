@@ -154,9 +154,11 @@ class Audit:
         script = getattr(engine, "engine", engine)  # behind an account
         if isinstance(script, Scripted) and script.on_generate is None:
             return dict(counts)
-        for _, answer in engine.generate([GenerateRequest(c, WRITTEN_TOKENS, 0.0) for c in chats]):
-            chosen = parse_choice(answer.text, ("A", "B"), cut=answer.finish == "length") is not None
-            counts["refusal" if refuses(answer.text) else "choice" if chosen else "other"] += 1
+        with self.progress("written verdicts", len(chats)) as tick:
+            for _, answer in engine.generate([GenerateRequest(c, WRITTEN_TOKENS, 0.0) for c in chats]):
+                chosen = parse_choice(answer.text, ("A", "B"), cut=answer.finish == "length") is not None
+                counts["refusal" if refuses(answer.text) else "choice" if chosen else "other"] += 1
+                tick(1)
         return dict(counts)
 
     def _attacked(self, rows: Sequence[Reading]) -> dict[str, Any]:

@@ -38,7 +38,7 @@ def audit_of(
     judge = judge_of(config, base, constitution)
     cases = from_examples(constitution, config.seed, judge.shots)
     if pairs and prompts:
-        cases += sampled(config, constitution, prompts, pairs, config.seed, gold, left_out)
+        cases += sampled(config, constitution, prompts, pairs, config.seed, gold, left_out, progress)
     return Audit(
         judge, constitution, cases, config.seed, max(20, pairs // 2), gold, tokenizer_of(config), progress
     )

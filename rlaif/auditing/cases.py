@@ -10,7 +10,7 @@ import random
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 from rlaif.config import Config
 from rlaif.constitution import Constitution, Principle
@@ -18,6 +18,7 @@ from rlaif.engines import GenerateRequest, open_engine
 from rlaif.gold import Gold
 from rlaif.judge import Question
 from rlaif.records import Comparison, Message, Prompt, content_hash
+from rlaif.runfolder import silent_progress
 from rlaif.seeds import derive_seed
 
 Side = Literal["a", "b", "tie"]
@@ -80,7 +81,7 @@ def from_examples(constitution: Constitution, seed: int, shots: Sequence[dict[st
 
 def sampled(
     config: Config, constitution: Constitution, prompts: Sequence[Prompt], count: int, seed: int, gold: Gold | None,
-    left_out: Counter[str],
+    left_out: Counter[str], progress: Any = silent_progress,
 ) -> list[Case]:  # fmt: skip
     """Pairs of the policy's own replies to `count` prompts drawn by the seed; `left_out` counts what made no pair."""
     drawn = random.Random(derive_seed(seed, "audit prompts")).sample(list(prompts), min(count, len(prompts)))
@@ -90,11 +91,13 @@ def sampled(
         for prompt in drawn
         for k in range(2)
     ]
-    for index, written in open_engine(config.policy).generate(requests):
-        if written.unwritten:
-            left_out[written.unwritten] += 1
-        else:
-            texts[index] = written.text
+    with progress("responses to judge", len(requests)) as tick:
+        for index, written in open_engine(config.policy).generate(requests):
+            if written.unwritten:
+                left_out[written.unwritten] += 1
+            else:
+                texts[index] = written.text
+            tick(1)
     return list(_pairs(drawn, texts, constitution, gold, left_out))
 
 

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from rlaif.errors import UserError
 from rlaif.lookup import Lookup, json_rows
 from rlaif.records import Evaluation, HeldOut, Prompt, Record, Response
-from rlaif.runfolder import RowFile, Run, Stage
+from rlaif.runfolder import RowFile, Run, Stage, chosen
 from rlaif.storage import read_json
 
 R = TypeVar("R", bound=Record)
@@ -134,6 +134,12 @@ class Evidence:
             if row.split == split:
                 found.setdefault(row.policy, {})[row.prompt_id] = row
         return {name: rows for name, rows in found.items() if rows}
+
+    @cached_property
+    def choosing(self) -> set[str]:
+        """The evaluated policies that are another one's chosen responses."""
+        stage = self.last("evaluate")
+        return {name for name, made in stage.policies().items() if chosen(made)} if stage else set()
 
     @cached_property
     def clusters(self) -> dict[str, str]:

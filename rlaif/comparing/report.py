@@ -16,7 +16,7 @@ from rlaif.comparing.evidence import ONLINE, Evidence
 from rlaif.comparing.measures import Table, clusters_of, compliance, deltas, gold, rate
 from rlaif.comparing.page import ci, fixed, write_page
 from rlaif.comparing.summary import summarise
-from rlaif.intervals import POSITIVE, UNIT, WinRate, count, length_controlled, win_rate
+from rlaif.intervals import ANY, POSITIVE, UNIT, WinRate, count, length_controlled, win_rate
 from rlaif.preferences import ratio
 from rlaif.records import Evaluation
 from rlaif.stats import outcomes
@@ -189,6 +189,8 @@ def _policy(
         "truncated": {prompt: float(text.finish == "length") for prompt, text in texts.items()},
         "refusals": {row.prompt_id: float(row.refusal) for row in everything},
     }
+    # Of chosen responses it is log-ratios, which may be negative.
+    bounds = {"kl": ANY if name in evidence.choosing else POSITIVE, "length": POSITIVE}
     return {
         "name": name, "n": len(rows),
         **{kind: rate(values, evidence.clusters) if values else None for kind, values in measures.items()},
@@ -198,7 +200,7 @@ def _policy(
         "asked": sum(len(row.unread) + len(row.compliance) for row in everything),
         "kl_left_out": sum(row.kl is None for row in everything),
         "controlled": length_controlled(outcomes(chances), longer, clusters_of([row.prompt_id for row in judged], evidence.clusters)) if judged else None,
-        **{kind: rate(values, evidence.clusters, POSITIVE if kind in ("kl", "length") else UNIT) for kind, values in each.items()},
+        **{kind: rate(values, evidence.clusters, bounds.get(kind, UNIT)) for kind, values in each.items()},
     }  # fmt: skip
 
 

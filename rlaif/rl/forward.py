@@ -222,13 +222,19 @@ def rewards_of(
 
 
 @torch.no_grad()
-def score_sequences(model: Any, sequences: Sequence[Sequence[int]], batch: int) -> list[float]:
-    """The reward of each token sequence [N], read at its last token."""
+def score_sequences(
+    model: Any, sequences: Sequence[Sequence[int]], batch: int, tick: Callable[[int], None] = lambda n: None
+) -> list[float]:
+    """The reward of each token sequence [N], read at its last token; `tick` is told of each batch's size."""
+
+    def score(ids_BL: Tensor, length_B: Tensor) -> Tensor:
+        found = final_scores(model, ids_BL, length_B)
+        tick(len(length_B))
+        return found
+
     if not sequences:
         return []
     model.eval()
     ids = pad_sequence([torch.tensor(sequence) for sequence in sequences], True)
     lengths = torch.tensor([len(sequence) for sequence in sequences])
-    return rewards_of(
-        partial(final_scores, model), ids.to(model.device), lengths.to(model.device), batch
-    ).tolist()
+    return rewards_of(score, ids.to(model.device), lengths.to(model.device), batch).tolist()

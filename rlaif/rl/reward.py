@@ -102,11 +102,17 @@ class Rewards:
             name: sum(count * seen.get(name, 0.0) for count, seen in shares) / total for name in sorted(names)
         }
 
-    def measure(self, batches: Sequence[tuple[Episodes, Sequence[Prompt]]], raw: Sequence[str] = ()) -> None:
-        """Fix every source's scale, but of those in `raw`, on reference samples."""
+    def measure(
+        self, batches: Sequence[tuple[Episodes, Sequence[Prompt]]], scaled: Sequence[str], tick: Callable[[int], None]
+    ) -> None:  # fmt: skip
+        """Fix the scales of the sources named in `scaled` on reference samples; `tick` is told of each batch's size."""
         for source in self.sources:
-            if source.name not in raw:
-                source.scale = Scale.of(torch.cat([self._raw(source, e, p) for e, p in batches]))
+            if source.name in scaled:
+                scores = []
+                for episodes, prompts in batches:
+                    scores.append(self._raw(source, episodes, prompts))
+                    tick(len(episodes))
+                source.scale = Scale.of(torch.cat(scores))
 
 
 class FunctionReward:

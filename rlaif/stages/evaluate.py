@@ -15,13 +15,13 @@ from typing import Any
 
 from rlaif.engines import GenerateRequest, open_engine
 from rlaif.gold import load_gold, with_all
-from rlaif.intervals import POSITIVE, UNIT, Interval, count, known_edges, mean_interval, win_rate
+from rlaif.intervals import ANY, POSITIVE, UNIT, Interval, count, known_edges, mean_interval, win_rate
 from rlaif.judge import Judge, Question
 from rlaif.preferences import Tally, aggregate, keep_one_rule, ratio
 from rlaif.prompts import encode_chat
 from rlaif.records import Comparison, Evaluation, Label, Prompt, Response
 from rlaif.refusals import refuses
-from rlaif.runfolder import HELDOUT, Rows, Stage, split_of
+from rlaif.runfolder import HELDOUT, Rows, Stage, chosen, split_of
 from rlaif.seeds import derive_seed
 from rlaif.stats import kl_best_of_n, mean
 from rlaif.turns import measured_tokens
@@ -42,24 +42,29 @@ def run(stage: Stage) -> None:
     judge = Judge(open_engine(stage.config.feedback, stage.run.cache, stage.account), stage.templates)
     tools = Tools(judge, stage.config.policy, str(policies["base"]), {})
     base: dict[str, Response] = {}
-    with stage.progress(len(prompts) * len(policies), "answers", len(rows)) as tick:
-        for name, folder in policies.items():
-            answers = _answers(stage, name, folder, prompts, texts)
-            base = base or answers
-            asked = [prompt for prompt in prompts if prompt.id in answers]
-            done = {row.prompt_id for row in rows if row.policy == name}
-            todo = [prompt for prompt in asked if prompt.id not in done]
-            tick(0)
+    for name, folder in policies.items():
+        answers = _answers(stage, name, folder, prompts, texts)
+        base = base or answers
+        asked = [prompt for prompt in prompts if prompt.id in answers]
+        done = {row.prompt_id for row in rows if row.policy == name}
+        todo = [prompt for prompt in asked if prompt.id not in done]
+        with stage.progress(len(asked), f"{name}: measured", len(asked) - len(todo)) as tick:
             for start in range(0, len(todo), CHUNK):
                 chunk = todo[start : start + CHUNK]
                 rows.append(_evaluate(stage, tools, name, folder, chunk, answers, base, judged))
                 tick(len(chunk))
-            stage.dropped["prompt longer than the model's context"] += len(prompts) - len(asked)
+        stage.dropped["prompt longer than the model's context"] += len(prompts) - len(asked)
     everything, responses = list(rows), stage.responses()
     clusters = {prompt.id: prompt.cluster for prompt in prompts}
     stage.metrics = {
         "policies": {
-            n: by_split([r for r in everything if r.policy == n], responses, clusters) for n in policies
+            name: by_split(
+                [r for r in everything if r.policy == name],
+                responses,
+                clusters,
+                ANY if chosen(made) else POSITIVE,
+            )
+            for name, made in policies.items()
         },
         "judge": judge.engine.fingerprint,
         "kl_temperature": kl_temperature(stage),
@@ -76,7 +81,7 @@ def _answers(
     stage: Stage, name: str, folder: Path, prompts: Sequence[Prompt], texts: Rows[Response]
 ) -> dict[str, Response]:
     """The policy's answer to each prompt by prompt id, sampled where it is not there yet."""
-    if folder.suffix == ".jsonl":  # chosen by an earlier stage
+    if chosen(folder):
         return {row.prompt_id: row for row in Rows(folder, Response)}
     options = stage.options
     engine = open_engine(stage.config.policy.model_copy(update={"model": str(folder)}), account=stage.account)
@@ -88,15 +93,17 @@ def _answers(
         GenerateRequest(prompt.chat, options.max_tokens, options.temperature, seed=seed)
         for prompt, seed in zip(missing, seeds, strict=True)
     ]
-    for at, made in engine.generate(requests):
-        if not made.unwritten:
-            row = Response(
-                prompt_id=missing[at].id, text=made.text, model=engine.fingerprint, seed=seeds[at],
-                sampling={"temperature": options.temperature, "max_tokens": options.max_tokens},
-                finish=made.finish, tokens=made.tokens, token_ids=made.token_ids,
-            )  # fmt: skip
-            texts.append([row])
-            have[row.prompt_id] = row
+    with stage.progress(len(prompts), f"{name}: responses", len(prompts) - len(missing)) as tick:
+        for at, made in engine.generate(requests):
+            if not made.unwritten:
+                row = Response(
+                    prompt_id=missing[at].id, text=made.text, model=engine.fingerprint, seed=seeds[at],
+                    sampling={"temperature": options.temperature, "max_tokens": options.max_tokens},
+                    finish=made.finish, tokens=made.tokens, token_ids=made.token_ids,
+                )  # fmt: skip
+                texts.append([row])
+                have[row.prompt_id] = row
+            tick(1)
     return have
 
 
@@ -128,7 +135,7 @@ def _divergence(
     stage: Stage, tools: Tools, folder: Path, prompts: Sequence[Prompt], texts: Sequence[Response]
 ) -> list[float | None]:
     """Nats from the base policy: of best-of-n the policy's own on the chosen answers, and what choosing adds."""
-    if folder.suffix != ".jsonl":
+    if not chosen(folder):
         return tools.divergence(folder, prompts, texts, kl_temperature(stage))
     chooser = next(s for s in stage.run.stages if s.dir == folder.parent)
     own = tools.divergence(chooser.input("policy"), prompts, texts, chooser.options.temperature, exact=False)
@@ -222,19 +229,28 @@ class Tools:
 
 
 def by_split(
-    rows: Sequence[Evaluation], responses: dict[str, Response], clusters: Mapping[str, str]
+    rows: Sequence[Evaluation],
+    responses: dict[str, Response],
+    clusters: Mapping[str, str],
+    kl: Interval = POSITIVE,
 ) -> dict[str, Any]:
     """Rates of one policy on held-out groups, and under "wordings" on held-out wordings of what it was trained on."""
     heldout, wordings = ([row for row in rows if row.split == split] for split in HELDOUT)
-    return rates(heldout, responses, clusters) | (
-        {"wordings": rates(wordings, responses, clusters)} if wordings else {}
+    return rates(heldout, responses, clusters, kl) | (
+        {"wordings": rates(wordings, responses, clusters, kl)} if wordings else {}
     )
 
 
 def rates(
-    rows: Sequence[Evaluation], responses: dict[str, Response], clusters: Mapping[str, str]
+    rows: Sequence[Evaluation],
+    responses: dict[str, Response],
+    clusters: Mapping[str, str],
+    kl: Interval = POSITIVE,
 ) -> dict[str, Any]:
-    """Rates of one policy with their 95 % intervals over clusters of prompts; `clusters` is each prompt's."""
+    """Rates of one policy with their 95 % intervals over clusters of prompts; `clusters` is each prompt's.
+
+    `kl` bounds a response's KL: nothing does that of chosen responses, which are log-ratios.
+    """
 
     def read(
         values: Iterable[tuple[Evaluation, float | None]], bounds: Interval = UNIT
@@ -263,7 +279,7 @@ def rates(
             [row.p_win for row in judged], [clusters[row.prompt_id] for row in judged]
         )
     figures = {
-        "kl": read(((row, row.kl) for row in rows), POSITIVE),
+        "kl": read(((row, row.kl) for row in rows), kl),
         "length": read(((row, row.tokens) for row in rows), POSITIVE),
         "truncated": read((row, responses[row.response_id].finish == "length") for row in rows),
         "refusal_rate": read((row, row.refusal) for row in rows),

@@ -110,34 +110,48 @@ def _measure(
     stage: Stage, members: Sequence[Stage], named: dict[str, Named], train: list[Pair], heldout: list[Pair]
 ) -> dict[str, Any]:
     """Calibration of the members' mean reward, each member's scale, and the named held-out sets."""
-    from rlaif.engines.loading import load_reward_model
-    from rlaif.rl.forward import score_sequences
-
-    batch = 2 * (stage.options.micro_batch or stage.options.batch_size)
     replies = list({tuple(pair[side]): None for pair in train for side in ("chosen_ids", "rejected_ids")})
     reference = stage.shuffled(replies, "reference")[:REFERENCE]
     sets = {"": heldout, **{name: pairs for name, (pairs, _) in named.items()}}
     margins: dict[str, list[list[float]]] = {name: [] for name in sets}
     own: list[dict[str, Any]] = []
-    for member in members:
-        model = load_reward_model(member.dir / "reward_model", stage.config.policy.device, "float32")
-        scores = score_sequences(model, reference, batch)
-        own.append({"reward_mean": stats.mean(scores), "reward_std": stats.spread(scores)})
-        for name, pairs in sets.items():
-            a, b = (
-                score_sequences(model, [p[s] for p in pairs], batch) for s in ("chosen_ids", "rejected_ids")
-            )
-            margins[name].append([x - y for x, y in zip(a, b, strict=True)])
-        own[-1] |= {
-            k: calibration(margins[""][-1], heldout, train)[k]
-            for k in ("heldout_accuracy", "heldout_accuracy_ci", "ece", "ece_ci", "ece_floor")
-        }
+    total = len(members) * (len(reference) + 2 * sum(map(len, sets.values())))
+    with stage.progress(total, "responses scored to measure it") as tick:
+        for member in members:
+            scores, found = _scored(member, reference, sets, tick)
+            own.append({"reward_mean": stats.mean(scores), "reward_std": stats.spread(scores)})
+            for name, each in found.items():
+                margins[name].append(each)
+            own[-1] |= {
+                k: calibration(found[""], heldout, train)[k]
+                for k in ("heldout_accuracy", "heldout_accuracy_ci", "ece", "ece_ci", "ece_floor")
+            }
     measured = {name: calibration(mean_of(margins[name]), pairs, train) for name, pairs in sets.items()}
     return {
         "n_train": len(train), "n_heldout": len(heldout), **measured.pop(""), **own[0], "heldout_sets": {
             name: {"n": len(sets[name]), "dropped": dropped, **measured[name]} for name, (_, dropped) in named.items()
         }, **({"members": own, "disagreement": disagreement(margins[""])} if len(own) > 1 else {}),
     }  # fmt: skip
+
+
+def _scored(
+    member: Stage, reference: Sequence[Sequence[int]], sets: dict[str, list[Pair]], tick: Any
+) -> tuple[list[float], dict[str, list[float]]]:
+    """One member's rewards of the reference, and its margins on each set's pairs."""
+    from rlaif.engines.loading import load_reward_model
+    from rlaif.rl.forward import score_sequences
+
+    model = load_reward_model(member.dir / "reward_model", member.config.policy.device, "float32")
+    batch = 2 * (member.options.micro_batch or member.options.batch_size)
+
+    def score(sequences: Sequence[Sequence[int]]) -> list[float]:
+        return score_sequences(model, sequences, batch, tick)
+
+    scores, margins = score(reference), {}
+    for name, pairs in sets.items():
+        a, b = (score([pair[side] for pair in pairs]) for side in ("chosen_ids", "rejected_ids"))
+        margins[name] = [x - y for x, y in zip(a, b, strict=True)]
+    return scores, margins
 
 
 def mean_of(margins: Sequence[Sequence[float]]) -> list[float]:

@@ -38,12 +38,16 @@ class Policies:
             "refusal_rate": dict.fromkeys(answers, 0.0),
         }[name]  # fmt: skip
 
-    def rate(self, values: dict[str, float], high: float = 1.0) -> tuple[float, tuple[float, float]]:
+    def rate(
+        self, values: dict[str, float], high: float = 1.0, low: float = 0.0
+    ) -> tuple[float, tuple[float, float]]:
         listed = list(values.values())
-        return mean(listed), equations.interval(listed, self.rows.keys(values), 0.0, high)
+        return mean(listed), equations.interval(listed, self.rows.keys(values), low, high)
 
     def figure(self, policy: str, name: str) -> tuple[float, tuple[float, float]]:
-        return self.rate(self.values(policy, name), math.inf if name in ("kl", "length") else 1.0)
+        """Only log-ratios, which stand for the KL of chosen responses, may be negative."""
+        low = -math.inf if name == "kl" and policy == "best_of_n" else 0.0
+        return self.rate(self.values(policy, name), math.inf if name in ("kl", "length") else 1.0, low)
 
     def wins(self, policy: str) -> dict[str, Any]:
         p = self.rows.against_base(policy)

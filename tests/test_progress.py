@@ -1,0 +1,100 @@
+"""Whatever takes its time has a bar, and no time left is told from the unit that models were loaded in."""
+
+import pytest
+import torch
+
+from rlaif import cli, rewards
+from rlaif.intervals import ANY, POSITIVE, known_edges, mean_interval
+from rlaif.records import Evaluation, Response
+from rlaif.rl import rollout
+from rlaif.stages import evaluate, ppo
+from rlaif.stages.evaluate import rates
+from tests.test_arms import run_of
+from tests.test_ppo_stage import stage_of
+from tests.tiny_models import tiny_policy
+
+
+class Recorder:
+    """Progress that keeps each bar's name, total, and what was ticked."""
+
+    def __init__(self) -> None:
+        self.bars: list[list] = []
+
+    def __call__(self, what: str, total: int, done: int = 0):
+        self.bars.append([what, total, done])
+        self.open = False
+        return self
+
+    def __enter__(self):
+        assert not self.open, "a terminal shows one bar at a time"
+        self.open = True
+        bar = self.bars[-1]
+
+        def tick(n: int = 1) -> None:
+            bar[2] += n
+
+        return tick
+
+    def __exit__(self, *_: object) -> None:
+        self.open = False
+
+    def whole(self, ending: str) -> int:
+        """The total of the one bar of this name, which ended there."""
+        ((_, total, done),) = [bar for bar in self.bars if bar[0].endswith(ending)]
+        assert done == total
+        return total
+
+
+def test_no_time_left_is_told_from_the_first_batch(monkeypatch):
+    now, lines = [0.0], []
+    monkeypatch.setattr(cli.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(cli, "tell", lines.append)
+    monkeypatch.setattr(cli, "stderr", type("Pipe", (), {"is_terminal": False}))
+    with cli.Progress("verdicts", 60) as tick:
+        for _ in range(
+            3
+        ):  # batches of 20 that are given at once; before the first one the model is loaded for a minute
+            now[0] += 60 if not lines else 12
+            for _ in range(20):
+                tick(1)
+    assert lines == [
+        "verdicts: 1/60",
+        "verdicts: 21/60, 1.7/s, 23 s left",
+        "verdicts: 41/60, 1.7/s, 11 s left",
+    ]
+
+
+def test_scale_samples_are_drawn_in_the_dtype_asked_for_under_a_bar(tmp_path, monkeypatch):
+    monkeypatch.setattr(rewards, "REFERENCE_SAMPLES", 16)
+    drawn, plain = [], rollout.rollout
+
+    def recorded(*args):
+        drawn.append(torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu"))
+        return plain(*args)
+
+    monkeypatch.setattr(rollout, "rollout", recorded)
+    stage = stage_of(tmp_path / "run", tiny_policy(tmp_path / "policy"))
+    stage.run.config.policy.__dict__["dtype"] = "bfloat16"
+    stage.run.progress = seen = Recorder()
+    ppo._open(stage)
+    assert drawn == [torch.bfloat16] * 2
+    assert seen.whole("responses that fix the scale") == 16
+    assert seen.whole("scores that fix the scale") == 16
+
+
+def test_evaluate_shows_what_it_samples_and_what_it_measures(tmp_path):
+    run = run_of(tmp_path / "run", tiny_policy(tmp_path / "policy"), {"stage": "evaluate", "max_tokens": 6})
+    run.progress = seen = Recorder()
+    evaluate.run(run.stages[0])
+    every = len(run.prompts("heldout"))
+    assert seen.whole("base: responses") == seen.whole("base: measured") == every
+
+
+@pytest.mark.parametrize("bounds", [POSITIVE, ANY])
+def test_log_ratios_that_happen_to_be_positive_have_no_bound(bounds):
+    values = [0.1 + 0.07 * n for n in range(30)]
+    rows = [Evaluation(policy="p", prompt_id=str(n), response_id="r", kl=kl) for n, kl in enumerate(values)]
+    texts = {"r": Response(prompt_id="0", text="a", finish="stop")}
+    found = rates(rows, texts, {row.prompt_id: row.prompt_id for row in rows}, bounds)
+    assert found["kl_ci"] == known_edges(mean_interval(values, bounds))
+    assert mean_interval(values, ANY) != mean_interval(values, POSITIVE)
