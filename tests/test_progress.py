@@ -74,7 +74,8 @@ def test_scale_samples_are_drawn_in_the_dtype_asked_for_under_a_bar(tmp_path, mo
 
     monkeypatch.setattr(rollout, "rollout", recorded)
     stage = stage_of(tmp_path / "run", tiny_policy(tmp_path / "policy"))
-    stage.run.config.policy.__dict__["dtype"] = "bfloat16"
+    low = stage.config.policy.model_copy(update={"dtype": "bfloat16"})
+    stage.run.config = stage.config.model_copy(update={"policy": low})
     stage.run.progress = seen = Recorder()
     ppo._open(stage)
     assert drawn == [torch.bfloat16] * 2
