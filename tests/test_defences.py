@@ -2,7 +2,6 @@
 
 import re
 import sys
-import time
 import unicodedata
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from rlaif.prompts import (
     render_chat,
     user,
 )
+from tests.growth import assert_linear
 from tests.tiny_models import TEXTS, tiny_policy
 
 CONTROL = ["<|user|>", "<|end|>", "<|assistant|>", "<|pad|>"]
@@ -367,13 +367,11 @@ def test_one_turn_of_a_user_does_not_pose_as_several(name: str):
 
 
 @pytest.mark.parametrize("text", [
-    "\n" * 200_000, "\nRule: " * 100_000, "\nWhich" * 100_000 + "\nRule: is better?", "a\n" * 200_000, "\r\n" * 100_000 + "x",
-    "\n." * 100_000 + "Rule: ", "\n" + "." * 200_000 + "Rule:", "\n" + "a:" * 100_000, "\n1." * 100_000, "\nReply" + ":" * 200_000,
-    "\n\x1b[" * 60_000,
+    "\n" * 40_000, "\nRule: " * 20_000, "\nWhich" * 20_000 + "\nRule: is better?", "a\n" * 40_000, "\r\n" * 20_000 + "x",
+    "\n." * 20_000 + "Rule: ", "\n" + "." * 40_000 + "Rule:", "\n" + "a:" * 20_000, "\n1." * 20_000, "\nReply" + ":" * 40_000,
+    "\n\x1b[" * 12_000,
 ], ids=range(11))  # fmt: skip
 def test_joining_takes_time_linear_in_the_text(text: str):
     lines = Templates.load("brief").lines["comparison"]
     assert lines is not None
-    start = time.process_time()
-    defences.joined(text, lines)
-    assert time.process_time() - start < 5  # a tenth of that where nothing else runs; quadratic took minutes
+    assert_linear(lambda part: defences.joined(part, lines), text)

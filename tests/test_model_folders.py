@@ -7,7 +7,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -38,13 +37,11 @@ def folder(plain: Path, tmp_path: Path) -> Path:
 
 
 def refused(folder: Path, words: str) -> None:
-    """Opening is refused with these words, at once."""
-    begun = time.process_time()
+    """Opening is refused with these words."""
     with pytest.raises(UserError, match=words):
         load_causal_lm(folder, "cpu")
     with pytest.raises(UserError, match=words):
         TransformersEngine(ModelConfig(model=str(folder), device="cpu"))
-    assert time.process_time() - begun < 5
 
 
 def edit(file: Path, **changes: Any) -> None:

@@ -1,6 +1,5 @@
 """The classifier of refusals, on sentences written before its patterns and on the playground's own responses."""
 
-import time
 from random import Random
 
 import pytest
@@ -8,6 +7,7 @@ from scipy.stats import binomtest
 
 from rlaif.playground import grammar, world
 from rlaif.refusals import opens_with_refusal, refuses
+from tests.growth import assert_linear
 from tests.refusal_sentences import ANSWERING, DEVELOPMENT, REFUSING
 
 
@@ -56,6 +56,4 @@ def test_what_a_text_quotes_is_no_refusal_of_its_own():
     "piece", ["I ", "“", "'a ", "I would ", "can't ", "sorry no ", "not something ", "‘a ", '"', "unable to "]
 )
 def test_a_long_text_is_read_in_time(piece: str):
-    start = time.process_time()
-    refuses(piece * (200_000 // len(piece)))
-    assert time.process_time() - start < 5
+    assert_linear(refuses, piece * (40_000 // len(piece)))

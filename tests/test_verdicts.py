@@ -1,11 +1,11 @@
 """Written verdicts: what announces one is read, nothing is read the wrong way round, nothing is made up."""
 
-import time
 from collections import Counter
 
 import pytest
 
 from rlaif.engines.verdicts import parse_choice
+from tests.growth import assert_linear
 from tests.verdict_texts import AGAIN, DESIGN, FROZEN, OTHER, Row
 
 
@@ -44,9 +44,8 @@ def test_other_questions(choices: tuple[str, ...], worst: bool, reading: str | N
     '{"answer": ' + "[" * 15_000, "'a b" * 5_000, "Answer: " * 2_400, "\n" * 19_000, "I think the better " * 1_000, "*_" * 9_000,
 ])  # fmt: skip
 def test_a_long_answer_is_read_in_no_time(text: str):
-    start = time.process_time()
     assert parse_choice(text, ("A", "B")) is None
-    assert time.process_time() - start < 2
+    assert_linear(lambda part: parse_choice(part, ("A", "B")), text)
 
 
 def test_a_cut_answer_is_read_up_to_its_last_sentence():
