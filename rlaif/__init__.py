@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from rlaif.runfolder import Run
 
 __version__ = "0.1.0"
+# The name on the package index, where `rlaif` is somebody else's; the module and the command are `rlaif`.
+DISTRIBUTION = "rlaif-loop"
 
 
 def run(config: Path | str, out: Path | str | None = None, **options: Any) -> Run:

@@ -15,7 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from rlaif import __version__
+from rlaif import DISTRIBUTION, __version__
 from rlaif.config import Config, find, load_config
 from rlaif.constitution import Constitution
 from rlaif.errors import UserError
@@ -416,6 +416,19 @@ def endpoint_health(config: Config) -> dict[str, str]:
     return found
 
 
+def other_owners() -> dict[str, str]:
+    """Other installed packages with a module or command `rlaif`, whose files and ours overwrite each other."""
+    commands = metadata.entry_points(group="console_scripts", name="rlaif")
+    names = {script.dist.name for script in commands if script.dist}
+    names.update(metadata.packages_distributions().get("rlaif", []))
+    return {
+        f"{name} {version(name)}": f"has a module or a command rlaif, too: pip uninstall {name}, "
+        f"then install {DISTRIBUTION} again (pip install --force-reinstall --no-deps)"
+        for name in sorted(names)
+        if re.sub(r"[-_.]+", "-", name).lower() != DISTRIBUTION
+    }
+
+
 def environment() -> dict[str, Any]:
     """Versions and devices of this machine, for `rlaif check`."""
     found: dict[str, Any] = {
@@ -424,6 +437,8 @@ def environment() -> dict[str, Any]:
         "cpus": os.cpu_count(),
     }
     found |= {name: version(name) or "not installed" for name in REPORTED}
+    if conflicts := other_owners():
+        found["conflicts"] = conflicts
     if version("torch"):
         import torch
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from rlaif import DISTRIBUTION
 from rlaif.errors import UserError
 from rlaif.runfolder import Stage
 
@@ -25,8 +26,11 @@ def open_tracker(stage: Stage) -> Iterator[Track]:
     except ImportError as error:
         if error.name not in (name, "torch.utils.tensorboard", None):
             raise
-        raise UserError(f"{option}: {name} is not installed.", f"the extra `{name}`",
-                        f"pip install 'rlaif[{name}]', or leave {option} out: metrics.jsonl is written always") from None  # fmt: skip
+        raise UserError(
+            f"{option}: {name} is not installed.",
+            f"the extra `{name}`",
+            f"pip install '{DISTRIBUTION}[{name}]', or leave {option} out: metrics.jsonl is written always",
+        ) from None
 
 
 def _numbers(row: dict[str, Any]) -> dict[str, float]:

@@ -2,16 +2,19 @@
 
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 
 import pytest
 
-from rlaif import __version__
+from rlaif import DISTRIBUTION, __version__
+from rlaif.opening import other_owners
 from rlaif.storage import read_json, write_json
 from tests.fake_run import fake_run
 
@@ -79,6 +82,37 @@ def test_every_printing_command_prints_in_any_encoding(project, tmp_path, encodi
 
 def test_the_version(project):
     assert rlaif("--version").stdout == f"rlaif {__version__}\n"
+
+
+def installed(site: Path, name: str, module: str, command: str) -> None:
+    """A distribution in a site folder, as an installer leaves it."""
+    info = site / f"{name.replace('-', '_')}-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+    (info / "RECORD").write_text(f"{module}/__init__.py,,\n{info.name}/METADATA,,\n")
+    (info / "entry_points.txt").write_text(f"[console_scripts]\n{command} = {module}.cli:main\n")
+
+
+def test_check_names_other_packages_called_rlaif(tmp_path, monkeypatch):
+    installed(tmp_path, DISTRIBUTION, "rlaif", "rlaif")
+    installed(tmp_path, "innocent", "innocent", "innocent")
+    with monkeypatch.context() as here:
+        here.setattr(sys, "path", [str(tmp_path)])
+        assert other_owners() == {}
+    installed(tmp_path, "same-module", "rlaif", "innocent")
+    installed(tmp_path, "same-command", "innocent", "rlaif")
+    found = rlaif("check", "--json", PYTHONPATH=f"{ROOT}{os.pathsep}{tmp_path}")
+    conflicts = json.loads(found.stdout)["conflicts"]
+    assert {name for name in conflicts if name.endswith(" 1.0")} == {"same-module 1.0", "same-command 1.0"}
+    assert "pip uninstall same-module" in conflicts["same-module 1.0"]
+
+
+def test_the_distribution_has_one_name():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["name"] == DISTRIBUTION
+    assert set(project["scripts"]) == {"rlaif"}
+    pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "rlaif").rglob("*.py")]
+    assert not [page for page in pages if re.search(r"\brlaif\[\w", page.read_text())], "an extra of rlaif"
 
 
 def test_counts_are_printed_in_full(tmp_path):

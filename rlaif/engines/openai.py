@@ -21,6 +21,7 @@ from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
+from rlaif import DISTRIBUTION
 from rlaif.config import ModelConfig
 from rlaif.defences import COMMON
 from rlaif.engines import UNNAMED, Chat, GenerateRequest, Generation, ScoreRequest, Scores, Usage
@@ -58,8 +59,11 @@ class OpenAIEngine:
         try:
             import openai
         except ImportError:
-            raise UserError("engine: openai needs the openai package.", "the extra of that name",
-                            'pip install "rlaif[openai]"') from None  # fmt: skip
+            raise UserError(
+                "engine: openai needs the openai package.",
+                "the extra of that name",
+                f'pip install "{DISTRIBUTION}[openai]"',
+            ) from None
         self.api, self.config = openai, config
         self._key = os.environ.get(config.api_key_env, "").strip()
         if not self._key and not config.base_url:

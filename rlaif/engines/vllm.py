@@ -18,6 +18,7 @@ from importlib.util import find_spec
 from itertools import islice
 from typing import Any, TypeVar
 
+from rlaif import DISTRIBUTION
 from rlaif.config import ModelConfig
 from rlaif.engines import GenerateRequest, Generation, Scores
 from rlaif.engines.transformers import Question, TransformersEngine
@@ -38,8 +39,11 @@ _SETTINGS = {"VLLM_LOGGING_STREAM": "ext://sys.stderr", "VLLM_LOGGING_LEVEL": "E
 def require(asked: str, otherwise: str) -> None:
     """Refuse what was `asked` for in a config where vLLM is not installed."""
     if find_spec("vllm") is None:
-        raise UserError(f"{asked} needs the vllm package.", "the extra of that name, on a machine with a GPU",
-                        f'pip install "rlaif[vllm]", or {otherwise}')  # fmt: skip
+        raise UserError(
+            f"{asked} needs the vllm package.",
+            "the extra of that name, on a machine with a GPU",
+            f'pip install "{DISTRIBUTION}[vllm]", or {otherwise}',
+        )
 
 
 def package() -> Any:

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from rlaif import DISTRIBUTION
 from rlaif.errors import UserError
 from rlaif.options import Lora
 
@@ -28,8 +29,11 @@ def attach(model: Any, options: Lora, base: str, seed: int) -> Any:
     try:
         from peft import LoraConfig, get_peft_model
     except ImportError:
-        raise UserError("ppo.lora needs peft, which is not installed.", "the extra `lora`",
-                        "pip install 'rlaif[lora]'") from None  # fmt: skip
+        raise UserError(
+            "ppo.lora needs peft, which is not installed.",
+            "the extra `lora`",
+            f"pip install '{DISTRIBUTION}[lora]'",
+        ) from None
     folder = Path(options.adapter).expanduser() if options.adapter else None
     if folder:
         config = _saved_config(folder, base)
