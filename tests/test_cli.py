@@ -50,7 +50,12 @@ def test_run_prints_the_report_last_and_progress_on_stderr(project):
     assert shown["status"] == "done"
     assert shown["labels"]["agreement_with_gold"] == 1.0
     assert [s["name"] for s in shown["stages"]] == ["sample", "critique", "sample", "pair", "label"]
-    assert "no-rude" not in rlaif("show", project / "run").stderr
+    printed = rlaif("show", project / "run")
+    assert (printed.returncode, printed.stderr) == (0, "")
+    assert printed.stdout.startswith("small: done\n")
+    assert f"agreement_with_gold 1, gold_decided {shown['labels']['gold_decided']}" in " ".join(
+        printed.stdout.split()
+    )
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252"])

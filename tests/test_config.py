@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from rlaif.config import ASSETS, Config, find, load_config
+from rlaif.config import ASSETS, PACKAGE, Config, find, load_config
 from rlaif.errors import UserError, nearest
-from rlaif.options import Reward, StageOptions
+from rlaif.options import STAGES, Reward
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
 BASE = """name: x
@@ -156,20 +156,24 @@ def test_rounds_repeat_the_list(tmp_path):
 
 
 def test_every_stage_is_documented_and_its_artefacts_are_known():
-    known = {
-        "prompts",
-        "policy",
+    made = {artefact for options in STAGES.values() for artefact in options.makes}
+    assert made == {
         "responses",
         "revisions",
         "comparisons",
         "labels",
         "preferences",
         "reward_model",
+        "policy",
+        "best",
         "evaluation",
     }
-    for options in StageOptions.__subclasses__():
-        assert options.__doc__
-        assert set(options.needs) | set(options.makes) <= known
+    for name, options in STAGES.items():
+        assert options.__doc__, name
+        assert (PACKAGE / "stages" / f"{name}.py").is_file()
+        assert options.makes, name
+        assert set(options.needs) <= made | {"prompts"}, name
+    assert len(STAGES) == len(list((PACKAGE / "stages").glob("[!_]*.py")))
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
