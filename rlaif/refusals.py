@@ -1,7 +1,7 @@
 """Whether a written text refuses: says in its writer's own words that it will not or cannot give what was asked.
 
 Patterns over sentences, in which a first person, an inability or unwillingness and a verb of serving (help, answer,
-write) stand together. What a text quotes is somebody else's. docs/judge-card.md states precision and recall.
+write) stand together. What a text quotes is somebody else's. docs/results/refusals.md states precision and recall.
 """
 
 import re
