@@ -1,18 +1,19 @@
-"""Checkpoints that are known to be whole: they carry the digests of their files and of the rows written before them.
+"""Checkpoints that are known to be whole, and the model they lead to, after which they are removed.
 
-A damaged one is not gone on from: the older one beside it is, or the beginning, and the stage says so.
+A checkpoint carries the digests of its files and of the rows written before it. A damaged one is not gone on from: the
+older one beside it is, or the beginning, and the stage says so.
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from rlaif.errors import UserError
 from rlaif.runfolder import Stage
-from rlaif.storage import broken, digest, read_json, seal, sync
+from rlaif.storage import broken, digest, put, read_json, seal, sync
 
 WHOLE = "whole"  # the file that marks a checkpoint of trl's as written to its end
 
@@ -68,3 +69,42 @@ def remove_damaged(stage: Stage) -> Path | None:
         if why:
             shutil.rmtree(path)
     return last
+
+
+def train_once(stage: Stage, name: str, train: Callable[[], None]) -> None:
+    """Have `train` publish the stage's model folder `name` unless it is there already, then remove its checkpoints.
+
+    They are removed in both cases: a kill may have come between the two.
+    """
+    if not (stage.dir / name).exists():
+        train()
+    shutil.rmtree(stage.dir / "checkpoints", ignore_errors=True)
+
+
+def publish(stage: Stage, name: str, write: Callable[[Path], None]) -> None:
+    """Have `write` fill the stage's folder `name`, which gets its name once it is complete and on disk."""
+    partial, final = stage.dir / f"{name}.partial", stage.dir / name
+    for folder in (partial, final):
+        shutil.rmtree(folder, ignore_errors=True)
+    partial.mkdir()
+    write(partial)
+    put(partial, final)
+
+
+def write_model(model: Any, tokenizer: Any, folder: Path, like: str | Path) -> None:
+    """Save model and tokenizer in the dtype of the weights `like`; training itself is in fp32.
+
+    Of several processes the first one writes; where the model is sharded, all of them have to call this.
+    """
+    import torch
+
+    from rlaif.engines.loading import load_model_config
+    from rlaif.rl.ranks import Ranks
+    from rlaif.rl.sharding import collected
+
+    stored = getattr(load_model_config(like), "dtype", None)
+    ranks = Ranks.here()
+    weights = collected(model.to(stored or torch.float32).state_dict(keep_vars=True), ranks)
+    if ranks.rank == 0:
+        model.save_pretrained(folder, state_dict=weights)
+        tokenizer.save_pretrained(folder)

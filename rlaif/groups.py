@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from rlaif.checkpoints import publish, train_once, write_model
 from rlaif.engines.loading import context_length, eos_ids, load_causal_lm, load_tokenizer
 from rlaif.prompts import has_chat_template
 from rlaif.rewards import Opened, fitting_prompts, fix_scales, open_rewards, reference_samples
-from rlaif.rl.alarms import ends
 from rlaif.rl.episodes import Episodes, join
 from rlaif.rl.forward import compare_responses
 from rlaif.rl.ppo import PromptTokens
@@ -31,9 +31,9 @@ from rlaif.seeds import derive_seed, in_rounds
 from rlaif.stats import mean
 from rlaif.tracking import Track, open_tracker
 from rlaif.trainers import Plain
-from rlaif.training import WATCHED, arguments, fit, publish, trains_in_bf16, without_dropout, write_model
+from rlaif.training import WATCHED, arguments, fit, trains_in_bf16, without_dropout
 from rlaif.training import Watch as Curve
-from rlaif.watching import Sampled, Watch, note_doubts, rung, unread
+from rlaif.watching import Sampled, Watch, note_doubts, summary
 
 if TYPE_CHECKING:
     from rlaif.options.rewarded import Grouped
@@ -212,14 +212,12 @@ def train_in_groups(stage: Stage, trainer: Any, config: Any, **settings: Any) ->
     if not has_chat_template(tokenizer):
         stage.notes.append("the policy has no chat template: plain Human/Assistant turns are used, and a response ends "
                            "where it writes the next Human turn")  # fmt: skip
-    if not (stage.dir / "policy").exists():
+
+    def train() -> None:
         eos = eos_ids(model, tokenizer)
         if not fix_scales(stage, opened.rewards, None):
-            fix_scales(
-                stage,
-                opened.rewards,
-                reference_samples(stage, model, tokenizer, prompts, eos, trains_in_bf16(model)),
-            )
+            samples = reference_samples(stage, model, tokenizer, prompts, eos, trains_in_bf16(model))
+            fix_scales(stage, opened.rewards, samples)
         model.generation_config.eos_token_id = list(eos)
         actor = Actor(stage, without_dropout(model), tokenizer, eos)
         scorer = Scorer(stage, opened, prompts, actor)
@@ -228,6 +226,8 @@ def train_in_groups(stage: Stage, trainer: Any, config: Any, **settings: Any) ->
         actor.reference = made.ref_model or load_causal_lm(start, stage.config.policy.device, "float32")
         _train(stage, made, scorer, heldout, opened.judge)
         publish(stage, "policy", lambda folder: write_model(model, tokenizer, folder, start))
+
+    train_once(stage, "policy", train)
     stage.metrics = summary(Journal(stage.dir / "metrics.jsonl", "step").rows())
     note_doubts(stage)
     last = Journal(stage.dir / "samples.jsonl", "update").rows()[-1]
@@ -280,19 +280,3 @@ def _arguments(stage: Stage, model: Any, config: Any, settings: dict[str, Any]) 
         max_steps=o.updates * steps_of(o), max_grad_norm=o.max_grad_norm, num_train_epochs=1,
         shuffle_dataset=False, disable_dropout=False, **settings,
     )  # fmt: skip
-
-
-def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The stage's metrics from its rows: "start" and "end" are means over the first and last few updates, none in both."""
-
-    def over(part: Sequence[dict[str, Any]], key: str) -> float | None:
-        values = [row[key] for row in part if key in row and math.isfinite(row[key])]
-        return mean(values) if values else None
-
-    first, last = ends(rows)
-    return {
-        "updates": len(rows), "episodes": rows[-1]["episodes"], "kl": over(last, "exact_kl"),
-        **{f"{key}_{end}": over(part, key) for key in ("reward", "score") for end, part in (("start", first), ("end", last))},
-        **{key: over(last, key) for key in ("length", "truncated", "entropy")},
-        "unread": unread(rows), "alarms": rung(rows),
-    }  # fmt: skip

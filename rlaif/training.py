@@ -8,7 +8,6 @@ CPU, gradient checkpointing for small models).
 from __future__ import annotations
 
 import math
-import shutil
 import time
 import warnings
 from collections import defaultdict
@@ -20,16 +19,15 @@ import torch
 from transformers import PrinterCallback, TrainerCallback
 from transformers.utils import logging
 
-from rlaif.checkpoints import WHOLE, last_checkpoint, remove_damaged, seal_checkpoint
-from rlaif.engines.loading import eos_ids, load_model_config
+from rlaif.checkpoints import WHOLE, last_checkpoint, publish, remove_damaged, seal_checkpoint, write_model
+from rlaif.engines.loading import eos_ids
 from rlaif.errors import UserError
 from rlaif.prompts import end_of_turn
 from rlaif.rl.forward import is_large
 from rlaif.rl.ranks import Ranks
-from rlaif.rl.sharding import collected
 from rlaif.runfolder import Journal, Stage
 from rlaif.seeds import derive_seed
-from rlaif.storage import put, write_json
+from rlaif.storage import write_json
 from rlaif.trainers import IGNORED, ReplyTrainer
 
 logging.disable_progress_bar()
@@ -197,26 +195,6 @@ def _stop_at(model: Any, tokenizer: Any, end: int | None) -> None:
     )
     if not generation.do_sample:  # sampling settings without sampling cannot be saved
         generation.temperature = generation.top_p = generation.top_k = None
-
-
-def publish(stage: Stage, name: str, write: Callable[[Path], None]) -> None:
-    """Make the stage's folder `name` whole at once, then remove the checkpoints that led to it."""
-    partial = stage.dir / f"{name}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
-    write(partial)
-    put(partial, stage.dir / name)
-    shutil.rmtree(stage.dir / "checkpoints", ignore_errors=True)
-
-
-def write_model(model: Any, tokenizer: Any, folder: Path, like: str | Path) -> None:
-    """Save model and tokenizer in the dtype the weights came in (training itself is in fp32); the first process does."""
-    stored = getattr(load_model_config(like), "dtype", None)
-    ranks = Ranks.here()
-    weights = collected(model.to(stored or torch.float32).state_dict(keep_vars=True), ranks)
-    if ranks.rank == 0:
-        model.save_pretrained(folder, state_dict=weights)
-        tokenizer.save_pretrained(folder)
 
 
 def heldout_prompts(stage: Stage, prompt_ids: Iterable[str], share: float) -> set[str]:

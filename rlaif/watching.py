@@ -115,6 +115,29 @@ class Watch:
             }  # fmt: skip
 
 
+def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """A stage's metrics from its rows: "start" and "end" are means over the first and last few updates, none in both."""
+    from rlaif.rl.alarms import ends
+
+    def over(part: Sequence[dict[str, Any]], key: str) -> float | None:
+        values = [row[key] for row in part if key in row and math.isfinite(row[key])]
+        return mean(values) if values else None
+
+    first, last = ends(rows)
+    return {
+        "updates": len(rows),
+        "episodes": rows[-1]["episodes"],
+        "kl": over(last, "exact_kl"),
+        "reward_start": over(first, "reward"),
+        "reward_end": over(last, "reward"),
+        "score_start": over(first, "score"),
+        "score_end": over(last, "score"),
+        **{key: over(last, key) for key in ("length", "truncated", "entropy")},
+        "unread": unread(rows),
+        "alarms": rung(rows),
+    }
+
+
 def rung(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Every alarm in a history, with its update."""
     return [{"update": row["update"], **alarm} for row in rows for alarm in row.get("alarms", ())]

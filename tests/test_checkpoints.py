@@ -9,7 +9,9 @@ import pytest
 from rlaif import training
 from rlaif.checkpoints import last_checkpoint
 from rlaif.rl import checkpoint
+from rlaif.runfolder import Stage
 from rlaif.stages import ppo
+from tests.test_groups import start as start_in_groups
 from tests.test_ppo_stage import rows_of, run_on_one_thread, stage_of
 from tests.test_sft_reward_continue import curve, start
 from tests.tiny_models import tiny_policy
@@ -60,6 +62,38 @@ def test_ppo_goes_on_from_the_older_checkpoint(unpublished, tmp_path, name, harm
     assert rows_of(again) == rows_of(whole)
     weights = [(stage.dir / "policy" / "model.safetensors").read_bytes() for stage in (whole, again)]
     assert weights[0] == weights[1]
+
+
+def test_ppo_keeps_its_last_two_checkpoints_until_the_policy_is_published(unpublished):
+    _, whole, left = unpublished
+    folder = left / "02_ppo" / "checkpoints"
+    assert sorted(path.name for path in folder.iterdir()) == ["000004", "000006"]
+    files = {"policy.safetensors", "value.safetensors", "optimizers.pt", "state.json"}
+    assert {path.name for path in (folder / "000006").iterdir()} == files
+    assert not (whole.dir / "checkpoints").exists()
+
+
+@pytest.mark.parametrize("name", ["ppo", "rloo", "sft", "reward", "dpo"])
+def test_killed_between_publishing_and_removing_checkpoints_a_stage_ends_right(tmp_path, name):
+    """The model is there and its checkpoints are, too: they go, and nothing else changes."""
+    policy = tiny_policy(tmp_path / "policy")
+
+    def run() -> Stage:
+        if name == "ppo":
+            return run_on_one_thread(stage_of(tmp_path / "run", policy, updates=1))
+        if name == "rloo":
+            return start_in_groups(str(tmp_path / "run"), str(policy), name, updates=1)
+        return start(str(tmp_path / "run"), str(policy), name)
+
+    stage = run()
+    model = stage.dir / ("reward_model" if name == "reward" else "policy") / "model.safetensors"
+    before = model.read_bytes(), rows_of(stage), stage.metrics
+    left = stage.dir / "checkpoints" / "checkpoint-1"
+    left.mkdir(parents=True)
+    (left / "optimizer.pt").write_text("of no use any more")
+    again = run()
+    assert not (stage.dir / "checkpoints").exists()
+    assert (model.read_bytes(), rows_of(again), again.metrics) == before
 
 
 def test_ppo_does_not_go_on_over_rows_that_are_gone(unpublished, tmp_path):

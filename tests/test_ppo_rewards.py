@@ -319,7 +319,8 @@ def test_adapters_text_mix_and_average_go_on_where_they_were(tmp_path, policy):
 
 
 @pytest.mark.parametrize("lora", [None, {"rank": 4}])
-def test_a_shared_trunk_in_the_stage(tmp_path, policy, lora):
+def test_a_shared_trunk_in_the_stage(tmp_path, policy, lora, monkeypatch):
+    monkeypatch.setattr(ppo, "train_once", lambda stage, name, train: train())  # keeps its checkpoints
     stage = stage_of(tmp_path / "run", policy, shared_trunk=0.1, lora=lora, updates=2, checkpoint_every=1)
     run_on_one_thread(stage)
     assert any("shares the policy's trunk" in note for note in stage.notes)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from rlaif import stats
+from rlaif.checkpoints import publish, train_once, write_model
 from rlaif.pairs import Pair, elements, load_pairs
 from rlaif.runfolder import Journal, Stage
 
@@ -27,8 +28,7 @@ def run(stage: Stage) -> None:
     model = load_causal_lm(source, stage.config.policy.device, dtype="float32")
     pairs = load_pairs(stage, tokenizer, context_length(model))
     held = heldout_prompts(stage, [pair["prompt_id"] for pair in pairs], stage.options.heldout)
-    if not (stage.dir / "policy").exists():
-        _train(stage, model, tokenizer, pairs, held)
+    train_once(stage, "policy", lambda: _train(stage, model, tokenizer, pairs, held))
     curve = Journal(stage.dir / "metrics.jsonl", "step").rows()
     losses, heldout = ([row[key] for row in curve if key in row] for key in ("loss", "heldout_loss"))
     stage.metrics = {"steps": len(losses), "loss_start": losses[0], "loss_end": losses[-1],
@@ -43,7 +43,7 @@ def _train(stage: Stage, model: Any, tokenizer: Any, pairs: list[Pair], held: se
 
     from rlaif.engines.loading import load_causal_lm
     from rlaif.trainers import ElementCollator, SoftDpoTrainer
-    from rlaif.training import arguments, fit, publish, without_dropout, write_model
+    from rlaif.training import arguments, fit, without_dropout
 
     source = stage.input("policy")
     train, heldout = ([p for p in pairs if (p["prompt_id"] in held) == part] for part in (False, True))

@@ -7,23 +7,23 @@ depends on the weights and its number alone, so on one thread a continued run wr
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rlaif.checkpoints import publish, train_once, write_model
 from rlaif.errors import UserError
 from rlaif.prompts import has_chat_template
 from rlaif.rewards import Opened, fitting_prompts, fix_scales, open_rewards, reference_samples
-from rlaif.rl.alarms import ends
 from rlaif.runfolder import Journal, Stage
 from rlaif.seeds import derive_seed, in_rounds
 from rlaif.spending import BudgetReached
 from rlaif.stats import mean
-from rlaif.storage import folder_hash, put
+from rlaif.storage import folder_hash
 from rlaif.tracking import open_tracker
-from rlaif.watching import Sampled, Watch, note_doubts, rung, unread
+from rlaif.watching import Sampled, Watch, note_doubts, summary
 
 if TYPE_CHECKING:
     from rlaif.rl.ppo import PPO, Experience, NotFinite, PromptTokens
@@ -52,15 +52,19 @@ def run(stage: Stage) -> None:
     """Write policy/, metrics.jsonl (one row an update) and samples.jsonl; with LoRA adapter/ too."""
     metrics, samples = (Journal(stage.dir / f"{name}.jsonl", "update") for name in ("metrics", "samples"))
     parts = _open(stage)
-    if not (stage.dir / "policy").exists():
+
+    def train() -> None:
         try:
             _train(stage, parts, metrics, samples)
         finally:
             if parts.sampler:
                 parts.sampler.close()
         _publish(stage, parts)
-    stage.metrics = summary(metrics.rows())
-    _note_doubts(stage, metrics.rows())
+
+    train_once(stage, "policy", train)
+    rows = metrics.rows()
+    stage.metrics = {**summary(rows), "seconds_per_update": mean([row["seconds"] for row in rows])}
+    _note_doubts(stage, rows)
     last = samples.rows()[-1]
     stage.note_example(last["prompt"], f"{last['response']} (score {last['score']:.2f})")
 
@@ -268,72 +272,15 @@ def diverged(stage: Stage, update: int, error: NotFinite, last: Path | None) -> 
 
 
 def _publish(stage: Stage, parts: Parts) -> None:
-    """The trained policy, or the average of its weights, as a plain folder, whole at once, in the dtype it came in."""
-    import torch
-
-    from rlaif.engines.loading import load_model_config
-
-    stored = getattr(load_model_config(stage.input("policy")), "dtype", None)
-    parts.ppo.use_average()
-    policy = _whole_policy(stage, parts.ppo)
-    if policy is None:
-        return
-    if parts.adapter is not None:
-        _publish_adapter(stage, parts)
-        policy = parts.adapter.merge_and_unload()
-    partial = stage.dir / "policy.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    policy.to(stored or torch.float32).save_pretrained(partial)
-    parts.tokenizer.save_pretrained(partial)
-    put(partial, stage.dir / "policy")
-
-
-def _whole_policy(stage: Stage, ppo: PPO) -> Any:
-    """The policy; of a sharded one a whole copy in main memory for the first process, None for the others."""
-    import torch
-
-    from rlaif.engines.loading import load_causal_lm
-    from rlaif.rl.ppo import trained
-    from rlaif.rl.sharding import collected
-
-    if not ppo.ranks.sharded:
-        return ppo.policy
-    weights = collected(trained(ppo.policy), ppo.ranks)
-    if ppo.ranks.rank:
-        return None
-    policy = load_causal_lm(stage.input("policy"), "cpu", "float32")
-    with torch.no_grad():
-        for name, weight in trained(policy).items():
-            weight.copy_(weights[name])
-    return policy
-
-
-def _publish_adapter(stage: Stage, parts: Parts) -> None:
-    """The adapter alone, beside the policy that has it merged in."""
+    """The trained policy, or the average of its weights, as a plain folder; with LoRA the adapter beside it."""
     from rlaif.rl.lora import save_adapter
 
-    partial, final = stage.dir / "adapter.partial", stage.dir / "adapter"
-    for folder in (partial, final):
-        shutil.rmtree(folder, ignore_errors=True)
-    save_adapter(parts.adapter, partial, _base_hash(stage))
-    put(partial, final)
-
-
-def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The stage's metrics from its rows: "start" and "end" are means over the first and last few updates, none in both."""
-    first, last = ends(rows)
-
-    def over(part: Sequence[dict[str, Any]], key: str) -> float:
-        return mean([row[key] for row in part])
-
-    return {
-        "updates": len(rows), "episodes": rows[-1]["episodes"], "kl": over(last, "exact_kl"),
-        "reward_start": over(first, "reward"), "reward_end": over(last, "reward"),
-        "score_start": over(first, "score"), "score_end": over(last, "score"),
-        "length": over(last, "length"), "truncated": over(last, "truncated"), "entropy": over(last, "entropy"),
-        "seconds_per_update": over(rows, "seconds"),
-        "unread": unread(rows), "alarms": rung(rows),
-    }  # fmt: skip
+    parts.ppo.use_average()
+    policy, start = parts.ppo.policy, stage.input("policy")
+    if parts.adapter is not None:
+        publish(stage, "adapter", partial(save_adapter, parts.adapter, base=_base_hash(stage)))
+        policy = parts.adapter.merge_and_unload()
+    publish(stage, "policy", lambda folder: write_model(policy, parts.tokenizer, folder, start))
 
 
 def _note_doubts(stage: Stage, rows: Sequence[dict[str, Any]]) -> None:

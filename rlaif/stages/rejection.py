@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import Any
 
+from rlaif.checkpoints import train_once
 from rlaif.errors import UserError
 from rlaif.records import Response
 from rlaif.runfolder import Journal, Stage
@@ -39,8 +40,7 @@ def run(stage: Stage) -> None:
         raise UserError(f"{stage.dir.name}: none of {len(responses)} responses can be trained on ({dict(stage.dropped)}).",
                         "at least one response with a grade", "look at the sample stage and at rejection.rewards")  # fmt: skip
     held = heldout_prompts(stage, [row["prompt_id"] for row in rows], stage.options.heldout)
-    if not (stage.dir / "policy").exists():
-        fit_replies(stage, model, tokenizer, rows, held)
+    train_once(stage, "policy", lambda: fit_replies(stage, model, tokenizer, rows, held))
     losses = [row["loss"] for row in Journal(stage.dir / "metrics.jsonl", "step").rows() if "loss" in row]
     stage.metrics = {
         "steps": len(losses), "loss_start": losses[0], "loss_end": losses[-1],

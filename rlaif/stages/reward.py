@@ -9,10 +9,12 @@ is reward_model/, the others lie beside it as member_2/reward_model/ …
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rlaif import stats
+from rlaif.checkpoints import publish, train_once, write_model
 from rlaif.human.heldout import load_heldout
 from rlaif.intervals import UNIT, calibration_error, mean_interval
 from rlaif.pairs import Pair, elements, encoder, load_pairs, make_pair
@@ -49,8 +51,7 @@ def run(stage: Stage) -> None:
         [pair for pair in pairs if (pair["prompt_id"] in held) == part] for part in (False, True)
     )
     for member in members:
-        if not (member.dir / "reward_model").exists():
-            _train(member, start_model(member, start, tokenizer), tokenizer, train, heldout, start)
+        train_once(member, "reward_model", partial(_train, member, tokenizer, train, heldout, start))
     stage.metrics = Ranks.here().once(lambda: _measured(stage, members, named, train, heldout))
     if not heldout:
         stage.notes.append("all preferences are of one prompt: nothing is held out, so nothing was measured")
@@ -72,17 +73,16 @@ def start_model(stage: Stage, start: str | Path, tokenizer: Any) -> Any:
     return model
 
 
-def _train(
-    stage: Stage, model: Any, tokenizer: Any, train: list[Pair], heldout: list[Pair], start: str | Path
-) -> None:
+def _train(stage: Stage, tokenizer: Any, train: list[Pair], heldout: list[Pair], start: str | Path) -> None:
     from datasets import Dataset
     from trl.trainer.reward_config import RewardConfig
 
     from rlaif.engines.loading import model_folder
     from rlaif.rl.forward import scored_at_the_end
     from rlaif.trainers import ElementCollator, SoftRewardTrainer
-    from rlaif.training import arguments, fit, publish, without_dropout, write_model
+    from rlaif.training import arguments, fit, without_dropout
 
+    model = start_model(stage, start, tokenizer)
     mean_weight = sum(pair["weight"] for pair in train) / len(train)
     rows, held = (elements(part, mean_weight, stage.options.by_prompt) for part in (train, heldout))
     # Large models compute their activations again within `final_scores`, not by the trainer's own way as well.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from rlaif.checkpoints import train_once
 from rlaif.errors import UserError
 from rlaif.records import Revision
 from rlaif.runfolder import Journal, Stage
@@ -27,8 +28,7 @@ def run(stage: Stage) -> None:
     model = load_causal_lm(source, stage.config.policy.device, dtype="float32")
     rows = _rows(stage, tokenizer, model)
     held = heldout_prompts(stage, [row["prompt_id"] for row in rows], stage.options.heldout)
-    if not (stage.dir / "policy").exists():
-        fit_replies(stage, model, tokenizer, rows, held)
+    train_once(stage, "policy", lambda: fit_replies(stage, model, tokenizer, rows, held))
     curve = Journal(stage.dir / "metrics.jsonl", "step").rows()
     losses = [row["loss"] for row in curve if "loss" in row]
     heldout = [row["heldout_loss"] for row in curve if "heldout_loss" in row]
