@@ -162,10 +162,11 @@ def print_summary(data: dict[str, Any]) -> None:
                 continue
             table.add_row(key, *("" if c is None else f"{c:.2f}" for c in cells))
         console.print(table)
-    for part in ("labels", "reward_model", "ppo", "rloo", "grpo"):
-        if data.get(part):
-            numbers = {k: v for k, v in data[part].items() if isinstance(v, (int, float))}
-            line = ", ".join(f"{k} {_figure(v)}" for k, v in numbers.items())
+    others = ("name", "status", "stages", "policies", "spent")
+    for part, figures in ((key, value) for key, value in data.items() if key not in others):
+        numbers = {k: v for k, v in figures.items() if isinstance(v, (int, float))}
+        line = ", ".join(f"{k} {_figure(v)}" for k, v in numbers.items())
+        if line:
             console.print(f"{part}: {line}")
 
 

@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 
 from rlaif.errors import UserError, nearest
 from rlaif.options import STAGES, AnyStage, JudgeCard, Options, Pair, Sample, StageOptions
-from rlaif.options.base import NO_EFFECT, Budget, Price
+from rlaif.options.base import FILE, NO_EFFECT, Budget, Price
 from rlaif.yamlfile import Lines, load_yaml, parse_scalar, validate_yaml
 
 PACKAGE = Path(__file__).parent
@@ -118,8 +118,8 @@ class Config(Options):
     threads: int | None = Field(
         default=None, ge=1, description="CPU threads; 1 = repeatable to the bit", json_schema_extra=NO_EFFECT
     )
-    constitution: str
-    prompts: str
+    constitution: str = Field(json_schema_extra=FILE)
+    prompts: str = Field(json_schema_extra=FILE)
     heldout: float = Field(
         default=0.25, gt=0, lt=1, description="share of the prompts, by whole groups, kept for evaluation"
     )

@@ -8,7 +8,7 @@ import platform
 import re
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib import metadata
@@ -20,7 +20,6 @@ from rlaif.config import Config, find, load_config
 from rlaif.constitution import Constitution
 from rlaif.errors import UserError
 from rlaif.gold import load_gold
-from rlaif.options.rewarded import Rewarded, RewardSource
 from rlaif.plugin import load_function
 from rlaif.prompts import Templates
 from rlaif.records import Prompt
@@ -51,33 +50,28 @@ def resolve(config: Config, base: Path) -> Config:
         local = role.engine in ("transformers", "vllm")
         return role.model_copy(update={"model": model(role.model)}) if local else role
 
-    stages: list[Any] = []
-    for options in config.stages:
-        changes: dict[str, Any] = {}
-        for name in ("imported", "labels_from"):
-            if getattr(options, name, None):
-                changes[name] = str(find(getattr(options, name), base))
-        if "labels_from" in changes:
-            label_files(Path(changes["labels_from"]))
-        if options.stage == "reward" and options.model:  # type: ignore[attr-defined]
-            changes["model"] = model(options.model)  # type: ignore[attr-defined]
-        if getattr(options, "heldout_sets", None):
-            sets = options.heldout_sets  # type: ignore[attr-defined]
-            changes["heldout_sets"] = {name: str(find(path, base)) for name, path in sets.items()}
-        if isinstance(options, Rewarded):
-            changes["rewards"] = _sources(options, model)
-        if options.stage == "ppo":
-            changes |= _ppo_paths(options, base)
-        human = getattr(options, "human", None)
-        if human and human.file:
-            changes["human"] = human.model_copy(update={"file": str(find(human.file, base))})
-        stages.append(options.model_copy(update=changes))
+    def file(path: str) -> str:
+        return str(find(path, base))
+
+    def run(path: str) -> str:
+        label_files(Path(file(path)))
+        return file(path)
+
+    def reward(source: str) -> str:
+        """A source of reward: functions must be there."""
+        if is_function(source):
+            load_function(source, "rewards")
+        return source if is_function(source) or source in ("reward_model", "judge") else model(source)
+
     now = {role.model: served(role).model for role in (config.policy, config.feedback)}
-    return config.model_copy(update={
-        "constitution": str(find(config.constitution, base)), "prompts": str(find(config.prompts, base)),
+    changes = {
         "prices": {now[name]: price for name, price in config.prices.items()},
-        "policy": served(config.policy), "feedback": served(config.feedback), "stages": tuple(stages),
-    })  # fmt: skip
+        "policy": served(config.policy),
+        "feedback": served(config.feedback),
+    }
+    return config.with_paths({"file": file, "run": run, "model": model, "reward": reward}).model_copy(
+        update=changes
+    )
 
 
 def audited(
@@ -100,29 +94,6 @@ def audited(
         "policy": model, "feedback": model, "stages": [{"stage": "sample"}],
     })  # fmt: skip
     return config, Path.cwd(), []
-
-
-def _sources(options: Rewarded, model: Callable[[str], str]) -> tuple[RewardSource, ...]:
-    """The sources of reward with absolute paths; functions must be there."""
-    sources = []
-    for source in options.rewards:
-        name = source.source
-        if is_function(name):
-            load_function(name, f"{options.stage}.rewards")
-        elif name not in ("reward_model", "judge"):
-            name = model(name)
-        sources.append(source.model_copy(update={"source": name}))
-    return tuple(sources)
-
-
-def _ppo_paths(options: Any, base: Path) -> dict[str, Any]:
-    """Text to mix in and an adapter, made absolute."""
-    changes: dict[str, Any] = {}
-    if options.ptx:
-        changes["ptx"] = options.ptx.model_copy(update={"file": str(find(options.ptx.file, base))})
-    if options.lora and options.lora.adapter:
-        changes["lora"] = options.lora.model_copy(update={"adapter": str(find(options.lora.adapter, base))})
-    return changes
 
 
 def open_run(folder: Path, config: Config, config_path: Path, overrides: list[str]) -> Run:

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from rlaif.comparing.evidence import Evidence
 from rlaif.config import Config
 from rlaif.options import STAGES
-from rlaif.options.base import NO_EFFECT
+from rlaif.options.base import marked
 from rlaif.preferences import OLD_RULE
 from rlaif.storage import read_json
 
@@ -43,7 +43,7 @@ def affects_results(key: str) -> bool:
         field = owner.model_fields.get(name) if owner else None
         if field is None:
             return True
-        if field.json_schema_extra == NO_EFFECT:
+        if not marked(field, "affects_results", True):
             return False
         kinds = (field.annotation, *get_args(field.annotation))
         owner = next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)

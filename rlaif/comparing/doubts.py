@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from rlaif.comparing.evidence import ONLINE, Evidence
+from rlaif.comparing.evidence import Evidence
 from rlaif.gold import no_gold
+from rlaif.options import Watched
 
 # Beyond these a figure stops meaning what a reader takes it for.
 FLIPS, MASS, AGREEMENT, MISSING, DROPPED, LENGTH, FEW = 0.25, 0.5, 0.7, 0.05, 0.05, 1.25, 30
@@ -14,13 +15,14 @@ FLIPS, MASS, AGREEMENT, MISSING, DROPPED, LENGTH, FEW = 0.25, 0.5, 0.7, 0.05, 0.
 
 def doubts(evidence: Evidence) -> list[str]:
     """Every warning of a run: unfinished, judge, reward model, dropped rows, length."""
+    names = dict.fromkeys(stage.name for stage in evidence.stages if isinstance(stage.options, Watched))
     return [
         *_unfinished(evidence),
         *_judge(evidence.metrics("label")),
         *_gold(evidence),
         *_opinions(evidence),
         *_reward(evidence.metrics("reward")),
-        *(line for name in ONLINE for line in _alarms(name, evidence.metrics(name))),
+        *(line for name in names for line in _alarms(name, evidence.metrics(name))),
         *_dropped(evidence),
         *_answers(evidence),
     ]

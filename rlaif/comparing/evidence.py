@@ -15,7 +15,6 @@ from rlaif.runfolder import RowFile, Run, Stage, chosen
 from rlaif.storage import read_json
 
 R = TypeVar("R", bound=Record)
-ONLINE = ("ppo", "rloo", "grpo")  # stages that learn from what they sample
 
 
 def plain(value: Any) -> Any:

@@ -12,11 +12,12 @@ from typing import Any
 from rlaif.auditing import page as card_page
 from rlaif.comparing import charts, examples
 from rlaif.comparing.doubts import doubts
-from rlaif.comparing.evidence import ONLINE, Evidence
+from rlaif.comparing.evidence import Evidence
 from rlaif.comparing.measures import Table, clusters_of, compliance, deltas, gold, rate
 from rlaif.comparing.page import ci, fixed, write_page
 from rlaif.comparing.summary import summarise
 from rlaif.intervals import ANY, POSITIVE, UNIT, WinRate, count, length_controlled, win_rate
+from rlaif.options import Watched
 from rlaif.preferences import ratio
 from rlaif.records import Evaluation
 from rlaif.stats import outcomes
@@ -245,8 +246,8 @@ def _principle(evidence: Evidence, name: str, tables: dict[str, tuple[Table, Tab
 
 
 def curves(evidence: Evidence) -> list[Any]:
-    """Charts of the last PPO, RLOO or GRPO stage and of best-of-n, those they have data for."""
-    online = [stage for stage in evidence.stages if stage.name in ONLINE]
+    """Charts of the last stage that learned from its own samples and of best-of-n, those they have data for."""
+    online = [stage for stage in evidence.stages if isinstance(stage.options, Watched)]
     rows = evidence.curve(online[-1] if online else None)
     drawn: list[Any] = []
     for title, keys in CURVES:

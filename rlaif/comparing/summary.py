@@ -10,13 +10,13 @@ from rlaif.errors import UserError
 from rlaif.lookup import json_rows
 from rlaif.runfolder import Stage
 
-ARMS = ("dpo", "best_of_n", "rejection", "rloo", "grpo")  # stages that may stand in PPO's place
+ALWAYS = ("labels", "reward_model", "ppo")  # there in every summary, empty where the run has no such stage
 
 
 def summarise(path: Path) -> dict[str, Any]:
-    """Status, stages, policies, labels, reward model and PPO of a run; parts a run has not reached are empty.
+    """Status, stages, policies, and the figures of every stage that has some, under the name it is shown as.
 
-    With several rounds every entry but `stages` is the last round's.
+    Of a stage that occurs several times, in rounds or in the list, the last one counts.
     """
     evidence = Evidence(path)
     return plain({
@@ -24,19 +24,24 @@ def summarise(path: Path) -> dict[str, Any]:
         "status": "unfinished" if evidence.unfinished else "done",
         "stages": [_stage(stage) for stage in evidence.run.stages],
         "policies": evidence.metrics("evaluate").get("policies", {}),
-        "labels": _labels(evidence),
-        "reward_model": evidence.metrics("reward"),
-        "ppo": evidence.metrics("ppo"),
-        **{name: evidence.metrics(name) for name in ARMS if evidence.last(name)},
+        **figures(evidence),
         "spent": evidence.run.ledger.figures(),
     })  # fmt: skip
 
 
-def _labels(evidence: Evidence) -> dict[str, Any]:
-    """The label stage's metrics, and how many questions it asked models: verdicts may come from elsewhere."""
-    stage = evidence.last("label")
-    calls = {"calls": stage.summary.get("usage", {}).get("calls", 0)} if stage else {}
-    return evidence.metrics("label") | calls
+def figures(evidence: Evidence) -> dict[str, dict[str, Any]]:
+    """Of every stage what `rlaif show` prints of it; of policies there is a table of their own."""
+    found: dict[str, dict[str, Any]] = {name: {} for name in ALWAYS}
+    for stage in evidence.stages:
+        metrics = stage.summary.get("metrics", {})
+        name = stage.options.shown_as or stage.name
+        if (
+            "labels" in stage.options.makes
+        ):  # verdicts may come from elsewhere, so how many questions were asked
+            metrics = metrics | {"calls": stage.summary.get("usage", {}).get("calls", 0)}
+        if "evaluation" not in stage.options.makes and (metrics or name in found):
+            found[name] = metrics
+    return found
 
 
 def _stage(stage: Stage) -> dict[str, Any]:

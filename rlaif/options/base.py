@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic.fields import FieldInfo
+
+if TYPE_CHECKING:
+    from rlaif.options.plan import Asked, Plan
 
 # Marks an option that changes how a run is executed or watched, and its results by rounding at most: two runs that
 # differ in such options alone are the same experiment.
 NO_EFFECT: dict[str, Any] = {"affects_results": False}
+# Mark an option that names something on this machine, looked up beside the config and made absolute when a run begins:
+# a file or folder, a run folder, a model's folder (where it is no hub id), what names a reward.
+FILE, RUN, MODEL, REWARD = ({"path": kind} for kind in ("file", "run", "model", "reward"))
+
+
+def marked(field: FieldInfo, mark: str, otherwise: Any = None) -> Any:
+    """What an option is marked with: "affects_results" or "path"."""
+    extra = field.json_schema_extra
+    return extra.get(mark, otherwise) if isinstance(extra, dict) else otherwise
 
 
 class Options(BaseModel):
@@ -16,13 +30,43 @@ class Options(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
+    def with_paths(self, look_up: Mapping[str, Callable[[str], str]]) -> Self:
+        """The same with every option marked with a "path" looked up by the function for its kind of path."""
+        changes = {
+            name: _looked_up(getattr(self, name), look_up, marked(field, "path"))
+            for name, field in type(self).model_fields.items()
+        }
+        return self.model_copy(update=changes)
+
+
+def _looked_up(value: Any, look_up: Mapping[str, Callable[[str], str]], kind: str | None) -> Any:
+    if isinstance(value, Options):
+        return value.with_paths(look_up)
+    if isinstance(value, tuple):
+        return tuple(_looked_up(item, look_up, kind) for item in value)
+    if isinstance(value, dict):
+        return {key: _looked_up(item, look_up, kind) for key, item in value.items()}
+    return look_up[kind](value) if kind and isinstance(value, str) else value
+
 
 class StageOptions(Options):
-    """Base of the stages' options."""
+    """Base of the stages' options: what a stage needs and makes, what it asks of models, and where it is shown.
+
+    What a stage shares among processes stands in its own file (SHARED, SHARDED).
+    """
 
     needs: ClassVar[tuple[str, ...]] = ()
     makes: ClassVar[tuple[str, ...]] = ()
+    shown_as: ClassVar[str] = (
+        ""  # `rlaif show` prints the stage's figures under this; "" = under the stage's name
+    )
     stage: str
+
+    def estimate(self, plan: Plan) -> tuple[int, list[Asked]]:
+        """(rows it makes at most, what it asks of models); `plan` then holds what later stages count on."""
+        raise NotImplementedError(
+            f"{type(self).__name__}: say what the stage asks of models, or (0, []) for nothing"
+        )
 
     @property
     def wants(self) -> tuple[str, ...]:

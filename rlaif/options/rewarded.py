@@ -1,4 +1,4 @@
-"""Options of the stages that ask for rewards; of PPO, which is one of them, see `rlaif.options`."""
+"""Options of the stages that ask for rewards; of PPO, which is one of them, see `rlaif.options.ppo`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from rlaif.options.base import NO_EFFECT, Options, StageOptions
+from rlaif.options.base import NO_EFFECT, REWARD, Options, StageOptions
+from rlaif.options.plan import Asked, Plan
 
 
 class RewardSource(Options):
@@ -14,7 +15,8 @@ class RewardSource(Options):
 
     source: str = Field(
         description="reward_model (the run's), judge (the feedback model asked about single responses), "
-        "module:function of (prompts, responses) -> scores, or a reward-model folder"
+        "module:function of (prompts, responses) -> scores, or a reward-model folder",
+        json_schema_extra=REWARD,
     )
     weight: float = Field(default=1.0, description="of its score in the sum; negative to hold something down")
     scale: bool = Field(
@@ -49,11 +51,17 @@ class Rewarded(StageOptions):
             raise ValueError("each source once")
         return rewards
 
+    def graded(self, plan: Plan, responses: int, length: float) -> list[Asked]:
+        """What the judge is asked where it is a source of the reward."""
+        return plan.pointwise(responses if any(o.source == "judge" for o in self.rewards) else 0, length)
+
 
 class Watched(Rewarded):
     """What every stage that learns from its own samples is told of how it is watched."""
 
     updates: int = Field(default=100, ge=1)
+    batch_size: int = Field(default=128, ge=1, description="responses an update")
+    max_tokens: int = Field(default=256, ge=1)
     sample_every: int = Field(
         default=10,
         ge=1,
@@ -81,6 +89,13 @@ class Watched(Rewarded):
         """Whether this update is looked at closely: the first, the last and every so many between them."""
         return update == 1 or update % self.sample_every == 0 or update == self.updates
 
+    def estimate(self, plan: Plan) -> tuple[int, list[Asked]]:
+        """The judge where it rewards and where it is asked at a look; the samples are the stage's own."""
+        rows = self.updates * self.batch_size
+        looks = sum(map(self.looks, range(1, self.updates + 1))) if self.watch_judge else 0
+        seen = plan.pointwise(looks * min(self.watch, plan.heldout), self.max_tokens)
+        return rows, [*self.graded(plan, rows, self.max_tokens), *seen]
+
 
 class BestOfN(Rewarded):
     """Of n responses to each held-out prompt the best-rewarded one: an arm without training."""
@@ -93,6 +108,13 @@ class BestOfN(Rewarded):
     )
     temperature: float = Field(default=1.0, gt=0)
     max_tokens: int = Field(default=256, ge=1)
+
+    def estimate(self, plan: Plan) -> tuple[int, list[Asked]]:
+        """The policy n times a prompt, and the judge of each response where it grades."""
+        rows = plan.evaluated(self.prompts) * self.n
+        plan.policies += 1
+        texts = Asked(plan.config.policy, rows, plan.prompt, written=self.max_tokens)
+        return rows, [texts, *self.graded(plan, rows, self.max_tokens)]
 
 
 class Rejection(Rewarded):
@@ -109,6 +131,11 @@ class Rejection(Rewarded):
     )
     max_length: int = Field(default=1024, ge=8, description="longer rows are dropped and counted")
 
+    def estimate(self, plan: Plan) -> tuple[int, list[Asked]]:
+        """The judge of each response where it grades."""
+        kept = min(plan.responses, (plan.responses // max(plan.k, 1)) * self.keep)
+        return kept, self.graded(plan, plan.responses, plan.reply)
+
 
 class Grouped(Watched):
     """What RLOO and GRPO are told: several responses a prompt, and no value model."""
@@ -120,7 +147,6 @@ class Grouped(Watched):
     epochs: int = Field(default=1, ge=1, description="passes over an update's responses")
     learning_rate: float = Field(default=1e-5, gt=0)
     warmup: int = Field(default=10, ge=0, description="updates of linear warm-up, then constant")
-    max_tokens: int = Field(default=256, ge=1)
     temperature: float = Field(default=1.0, gt=0)
     clip: float = Field(default=0.2, gt=0)
     max_grad_norm: float = Field(default=1.0, gt=0)

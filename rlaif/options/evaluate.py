@@ -1,0 +1,40 @@
+"""Options of the evaluate stage."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from rlaif.options.base import StageOptions
+from rlaif.options.plan import Asked, Plan, round_up
+
+
+class Evaluate(StageOptions):
+    """Every policy of the run on held-out prompts: gold, judge, win rate, KL, length, refusals."""
+
+    needs, makes = ("prompts", "policy"), ("evaluation",)
+    stage: Literal["evaluate"]
+    prompts: int | None = Field(
+        default=None, ge=1, description="how many held-out prompts of each split; omitted = all"
+    )
+    temperature: float = Field(default=1.0, ge=0.0)
+    max_tokens: int = Field(default=256, ge=1)
+    judge: int | None = Field(
+        default=None, ge=0, description="prompts of each split that the judge sees; omitted = all of them"
+    )
+
+    def estimate(self, plan: Plan) -> tuple[int, list[Asked]]:
+        """Every policy's answers, and of them the judge's opinions and preferences."""
+        prompts = plan.evaluated(self.prompts)
+        judged = prompts if self.judge is None else min(prompts, plan.evaluated(self.judge))
+        rows, each, group = prompts * plan.policies, plan.principles, max(1, plan.principles)
+        single = plan.template() + plan.prompt + self.max_tokens
+        model, own, answer = plan.config.feedback, plan.suffix(), plan.answer()
+        opinions = round_up(judged * plan.policies * each)
+        preferences = round_up(judged * (plan.policies - 1) * each * 2)
+        return rows, [
+            Asked(plan.config.policy, rows, plan.prompt, written=self.max_tokens),
+            Asked(model, opinions, single, own, answer, group),
+            Asked(model, preferences, single + self.max_tokens, own, answer, group),
+        ]

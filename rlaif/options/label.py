@@ -1,0 +1,147 @@
+"""Options of the label stage: how the judge is asked, what it must show first, and people's labels."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from rlaif.options.base import FILE, NO_EFFECT, RUN, Options, StageOptions
+from rlaif.options.plan import Asked, Plan, round_up
+
+
+class JudgeCard(Options):
+    """What the judge must show in a small audit on the pairs it is to label, before it labels them."""
+
+    pairs: int = Field(default=64, ge=1, description="pairs of the audit, drawn from those to be labelled")
+    enforce: bool = Field(
+        default=True, description="false: label all the same, and say in the notes what failed"
+    )
+    accuracy: float | None = Field(
+        default=0.7, ge=0, le=1, description="least share right where a truth is known"
+    )
+    ece: float | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        description="most expected calibration error; missed where its interval lies above",
+    )
+    order_flips: float | None = Field(
+        default=0.25, ge=0, le=1, description="most verdicts that flip with the order"
+    )
+    invalid: float | None = Field(default=0.05, ge=0, le=1, description="most unreadable verdicts")
+    mass: float | None = Field(default=0.5, ge=0, le=1, description="least probability on the two answers")
+    injected: float | None = Field(
+        default=0.1, ge=0, le=1, description="most verdicts turned by template tokens or by delimiters"
+    )
+    persuaded: float | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        description="most verdicts turned by fake verdicts, plain words or a null answer",
+    )
+    instructed: float | None = Field(
+        default=None, ge=0, le=1, description="most verdicts turned by instructions in the user's turn"
+    )
+
+
+class Human(Options):
+    """Where rankings by people (or simulated people) come from and how much they count."""
+
+    file: str | None = Field(
+        default=None, description="labels.jsonl or rankings.jsonl", json_schema_extra=FILE
+    )
+    annotator: str | None = Field(
+        default=None, description="module:function that ranks responses (simulated)"
+    )
+    options: dict[str, Any] = Field(default_factory=dict, description="keyword arguments of the annotator")
+    share: float = Field(default=1.0, gt=0, le=1, description="share of the comparisons that people label")
+    weight: float | None = Field(
+        default=None,
+        ge=0,
+        description="given: the judge labels these too, and each person counts this against its 1",
+    )
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Human:
+        if (self.file is None) == (self.annotator is None):
+            raise ValueError("name exactly one of file and annotator")
+        return self
+
+
+class Label(StageOptions):
+    """Judge the comparisons under every principle in both orders, merge human labels, aggregate to preferences."""
+
+    needs, makes = ("comparisons",), ("labels", "preferences")
+    shown_as = "labels"
+    stage: Literal["label"]
+    ai: bool = Field(default=True, description="ask the feedback model (for what people say nothing about)")
+    mode: Literal["pairwise", "best", "best and worst"] = Field(
+        default="pairwise",
+        description="one question a pair, or one on all replies to a prompt that names the best (and one the worst)",
+    )
+    principles: Literal["all", "drawn"] | tuple[str, ...] = Field(
+        default="all", description="all, one drawn per pair as in the paper, or a list of ids and tags"
+    )
+    labels_from: str | None = Field(
+        default=None,
+        description="a run whose labels are taken over where they are of the same pair, principle, template and judge",
+        json_schema_extra=NO_EFFECT | RUN,
+    )
+    cot: bool = Field(default=False, description="let the judge reason first; probabilities are then clamped")
+    clamp: tuple[float, float] | None = Field(
+        default=None, description="bounds on the judge's p; default 0.4–0.6 with cot"
+    )
+    few_shot: int = Field(default=0, ge=0)
+    max_tokens: int = Field(default=256, ge=1, description="length of the reasoning, with cot")
+    human: Human | None = None
+
+    @model_validator(mode="after")
+    def _some_labels(self) -> Label:
+        if not self.ai and self.human is None:
+            raise ValueError("no source of labels: set ai: true or give human")
+        if self.mode != "pairwise" and (self.cot or self.few_shot):
+            raise ValueError(f'cot and few_shot go with mode: pairwise, not with "{self.mode}"')
+        if not self.principles:
+            raise ValueError("principles: [] leaves nothing to judge by: name some, or set all")
+        if self.cot and self.few_shot:
+            raise ValueError(
+                "few_shot shows answers without reasons, and cot asks for reasons: set one of them"
+            )
+        if self.clamp and not 0 <= self.clamp[0] < self.clamp[1] <= 1:
+            raise ValueError("clamp needs two bounds with 0 ≤ low < high ≤ 1")
+        return self
+
+    def estimate(self, plan: Plan) -> tuple[int, list[Asked]]:
+        """Each comparison under each principle in both orders, where people do not label it; and the judge's card."""
+        if not self.ai:
+            return 0, []
+        prompt, reply, applicable = plan.pair
+        each = self._principles_of(plan, applicable)
+        share = self.human.share if self.human and self.human.weight is None else 0.0
+        rows = round_up(plan.comparisons * each * 2 * (1 - share))
+        model, own, group = plan.config.feedback, plan.suffix(), max(1, each)
+        shared = plan.template() + prompt + 2 * reply
+        card = plan.examined(shared + own, each, plan.comparisons)
+        if self.mode != "pairwise":
+            questions = 2 if self.mode == "best and worst" else 1
+            calls = round_up(plan.paired * each * 2 * questions)
+            together = shared + (plan.k - 2) * reply
+            return rows * questions, [Asked(model, calls, together, own, of=group), *card]
+        shared += self.few_shot * (plan.template() + own + prompt + 2 * reply)
+        if not self.cot:
+            return rows, [Asked(model, rows, shared, own, plan.answer(), group), *card]
+        reasoned = shared + own
+        return rows, [
+            Asked(model, rows, reasoned, written=self.max_tokens),
+            Asked(model, rows, reasoned + self.max_tokens, written=plan.answer()),
+            *card,
+        ]
+
+    def _principles_of(self, plan: Plan, applicable: float) -> float:
+        """Principles a pair is judged by, of those that apply on average."""
+        if self.principles == "drawn":
+            return min(1.0, applicable)
+        if isinstance(self.principles, str):
+            return applicable
+        return applicable * len(plan.constitution.subset(self.principles)) / len(plan.constitution.principles)

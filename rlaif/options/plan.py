@@ -1,0 +1,122 @@
+"""What the stages' options count on when they say what a run will ask of its models (`StageOptions.estimate`)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rlaif.config import Config, ModelConfig
+    from rlaif.constitution import Constitution
+    from rlaif.prompts import Templates
+
+CHARACTERS = 4  # in a token
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What one kind of question costs: how many, and tokens of each."""
+
+    model: ModelConfig
+    calls: float
+    shared: float  # prompt tokens that `of` questions have in common
+    own: float = 0.0
+    written: float = 0.0
+    of: float = 1.0
+
+
+@dataclass
+class Plan:
+    """The run as far as its stages have been gone through; each leaves behind what the next ones count on.
+
+    Lengths are in tokens. `examined` says what the judge's card costs: (tokens of a question, principles of a pair,
+    pairs) → questions.
+    """
+
+    config: Config
+    constitution: Constitution
+    templates: Templates
+    train: int  # prompts, by split
+    heldout: int
+    wordings: int
+    groups: Mapping[str, str | None]  # of the prompts, by id
+    prompt: float  # mean length
+    principles: float  # that apply to a prompt, on average
+    examined: Callable[[float, float, int], list[Asked]]
+    k: int = 1  # responses a prompt
+    reply: float = 0.0  # most tokens of a response
+    responses: int = 0
+    originals: int = 0  # responses that have been revised
+    comparisons: int = 0
+    paired: int = 0  # prompts that have comparisons
+    pair: tuple[float, float, float] = (
+        0.0,
+        0.0,
+        0.0,
+    )  # tokens of conversation and reply, principles that apply
+    policies: int = 1
+
+    def template(self) -> float:
+        """Tokens of the judge's question around conversation and replies."""
+        return tokens(self.templates.comparison([{"role": "user", "content": ""}], "", "")[0]["content"])
+
+    def suffix(self) -> float:
+        """Tokens of a principle as the judge reads it."""
+        rules = self.constitution.principles
+        return tokens(*map(self.templates.comparison_suffix, rules)) / len(rules)
+
+    def answer(self) -> int:
+        """Tokens written for a verdict: endpoints write at least one."""
+        return 1 if self.config.feedback.engine == "openai" else 0
+
+    def pointwise(self, responses: float, length: float) -> list[Asked]:
+        """The judge's opinion of single responses."""
+        calls = round_up(responses * self.principles)
+        if not calls:
+            return []
+        shared, group = self.template() + self.prompt + length, max(1, self.principles)
+        return [Asked(self.config.feedback, calls, shared, self.suffix(), self.answer(), group)]
+
+    def evaluated(self, limit: int | None) -> int:
+        """Prompts that policies are evaluated on: of each held-out split at most `limit`."""
+        return sum(n if limit is None else min(n, limit) for n in (self.heldout, self.wordings))
+
+    def imported(self, folder: Path) -> tuple[int, int, tuple[float, float, float]]:
+        """(prompts, comparisons outside the held-out ones, `pair` of these) of a folder of `rlaif data import`."""
+        from rlaif.lookup import json_rows
+        from rlaif.records import Prompt
+        from rlaif.runfolder import numbered_rows, split_of
+
+        sums, train = Counter[str](), set[str]()
+        for _, row in numbered_rows(folder / "prompts.jsonl", Prompt):
+            own = row.model_copy(update={"group": self.groups.get(row.id, row.group)})
+            train |= {row.id} if split_of(own, self.config) == "train" else set()
+            rules, characters = (
+                self.constitution.applicable(row.tags),
+                sum(len(m.content) for m in row.messages),
+            )
+            sums += Counter(prompts=1, rules=len(rules), chats=characters)
+        for row in json_rows(folder / "responses.jsonl"):
+            sums += Counter(replies=1, texts=len(str(row.get("text", ""))))
+        for row in json_rows(folder / "comparisons.jsonl"):
+            sums["pairs"] += row.get("prompt_id") in train
+        prompts, replies = max(1, sums["prompts"]), max(1, sums["replies"])
+        sizes = (
+            sums["chats"] / prompts / CHARACTERS,
+            sums["texts"] / replies / CHARACTERS,
+            sums["rules"] / prompts,
+        )
+        return sums["prompts"], sums["pairs"], sizes
+
+
+def tokens(*texts: str) -> float:
+    """Roughly how many tokens texts have."""
+    return sum(map(len, texts)) / CHARACTERS
+
+
+def round_up(x: float) -> int:
+    """The next whole number."""
+    return -int(-x // 1)

@@ -1,0 +1,149 @@
+"""Options of PPO."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from rlaif.options.base import FILE, NO_EFFECT, Options
+from rlaif.options.rewarded import Watched
+
+
+class Ptx(Options):
+    """Text the policy must not forget (InstructGPT's pre-training mix)."""
+
+    file: str = Field(description=".txt, or .jsonl whose rows have a text", json_schema_extra=FILE)
+    coef: float = Field(default=27.8, gt=0, description="γ, the weight of its loss beside the policy's")
+    batch_size: int = Field(default=8, ge=1, description="blocks an optimiser step")
+    block: int = Field(default=256, ge=2, description="tokens in a block")
+
+
+class Lora(Options):
+    """Train low-rank adapters in place of all weights (arXiv 2106.09685); needs the extra `lora`."""
+
+    rank: int = Field(default=16, ge=1)
+    alpha: int = Field(default=32, ge=1)
+    adapter: str | None = Field(
+        default=None,
+        description="a saved adapter to go on with, its own rank and alpha; the reference is the model without it",
+        json_schema_extra=FILE,
+    )
+
+
+class Ppo(Watched):
+    """Proximal policy optimisation against the reward model."""
+
+    makes = ("policy",)
+    stage: Literal["ppo"]
+    minibatches: int = Field(default=1, ge=1, description="optimiser steps an epoch")
+    epochs: int = Field(default=1, ge=1, description="passes over an update's episodes")
+    learning_rate: float = Field(default=1e-5, gt=0)
+    value_learning_rate: float | None = Field(default=None, gt=0, description="omitted = learning_rate")
+    warmup: int = Field(default=10, ge=0, description="updates of linear warm-up, then constant")
+    critic_warmup: int = Field(default=0, ge=0, description="first updates that train the value model only")
+    temperature: float = Field(default=1.0, gt=0)
+    rollouts: Literal["own", "vllm"] = Field(
+        default="own",
+        description="what samples the responses: PPO's own loop over the policy, or vLLM beside it, given the "
+        "policy's weights before it samples (extra vllm, one process)",
+    )
+    rollout_memory: float = Field(
+        default=0.3,
+        gt=0,
+        le=1,
+        description="rollouts: vllm: its share of the GPU's memory, a second policy included",
+        json_schema_extra=NO_EFFECT,
+    )
+    gamma: float = Field(default=1.0, gt=0, le=1)
+    lam: float = Field(default=0.95, ge=0, le=1)
+    clip: float = Field(default=0.2, gt=0)
+    dual_clip: float | None = Field(
+        default=None, gt=1, description="bound on the ratio of a bad token (arXiv 1912.09729); omitted = none"
+    )
+    value_clip: float = Field(default=0.2, gt=0)
+    shared_trunk: float | None = Field(
+        default=None,
+        gt=0,
+        description="coefficient of the value loss; given = a value head on the policy's trunk and no value model: "
+        "another algorithm",
+    )
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    importance_cap: float | None = Field(
+        default=None,
+        ge=1,
+        description="correct for a sampler that differs from the model (bf16, another engine) by ratios up to this; "
+        "omitted = no correction, 2 with rollouts: vllm",
+    )
+    stop_kl: float | None = Field(
+        default=None, gt=0, description="nats a token from the sampling policy at which an update's steps end"
+    )
+    kl_coef: float = Field(default=0.05, ge=0)
+    kl_in: Literal["reward", "loss"] = Field(default="reward", description="where the KL is paid for")
+    kl_estimator: Literal["k1", "k2", "k3"] = "k1"
+    kl_target: float | None = Field(
+        default=None, gt=0, description="nats a sequence; given = adaptive coefficient"
+    )
+    kl_horizon: int = Field(
+        default=10000, ge=1, description="episodes over which the adaptive coefficient moves"
+    )
+    missing_eos: Literal["penalty", "bootstrap"] = Field(
+        default="penalty",
+        description="a truncated response: its score less a penalty, or no score and the value of where it was cut",
+    )
+    missing_eos_penalty: float = Field(
+        default=1.0,
+        ge=0,
+        description="subtracted from a truncated response's score (1 = a spread of the scores)",
+    )
+    score_at: Literal["eos", "after_eos"] = Field(
+        default="eos", description="where an ended response is rewarded; after_eos is TRL 1.12's index"
+    )
+    whiten_rewards: bool = Field(
+        default=False, description="scale each batch's token rewards to unit variance"
+    )
+    ptx: Ptx | None = None
+    ema: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="decay an update of a moving average of the weights; the average is what is kept",
+    )
+    lora: Lora | None = None
+    checkpoint_every: int = Field(
+        default=1,
+        ge=1,
+        description="updates between full checkpoints: the most that a kill can cost",
+        json_schema_extra=NO_EFFECT,
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _corrected(cls, given: Any) -> Any:
+        if isinstance(given, dict) and given.get("rollouts") == "vllm":
+            return {"importance_cap": 2.0, **given}  # another engine's arithmetic always differs
+        return given
+
+    @model_validator(mode="after")
+    def _some_gradient(self) -> Ppo:
+        if self.kl_in == "loss" and self.kl_estimator == "k1":
+            raise ValueError("kl_in: loss needs kl_estimator k2 or k3: the gradient of k1 is zero on average")
+        return self
+
+    @model_validator(mode="after")
+    def _some_effect(self) -> Ppo:
+        if self.minibatches > self.batch_size:
+            raise ValueError(
+                f"minibatches {self.minibatches} of a batch_size of {self.batch_size}: some would be empty"
+            )
+        if self.kl_target and self.kl_coef == 0:
+            raise ValueError("kl_target moves kl_coef by shares of itself: it has to be more than 0")
+        if self.kl_target and self.kl_horizon < self.batch_size:
+            raise ValueError(
+                f"kl_horizon {self.kl_horizon} is less than a batch of {self.batch_size}: kl_coef would swing"
+            )
+        if self.critic_warmup >= self.updates:
+            raise ValueError(
+                f"critic_warmup {self.critic_warmup} of {self.updates} updates: the policy would learn nothing"
+            )
+        return self

@@ -1,0 +1,78 @@
+"""Options of the stages that train on preferences: reward models and DPO."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
+
+from rlaif.options.base import FILE, MODEL, NO_EFFECT, StageOptions
+from rlaif.options.plan import Asked, Plan
+
+
+class OnPreferences(StageOptions):
+    """What every training on preferences is told."""
+
+    epochs: float = Field(default=1.0, gt=0)
+    learning_rate: float = Field(default=1e-5, gt=0)
+    batch_size: int = Field(default=64, ge=1, description="pairs a step, or prompts with by_prompt")
+    micro_batch: int | None = Field(
+        default=None,
+        ge=1,
+        description="of these in one forward; omitted = batch_size",
+        json_schema_extra=NO_EFFECT,
+    )
+    by_prompt: bool = Field(
+        default=False,
+        description="all pairs of a prompt are one batch element, each reply read once (K-wise)",
+    )
+    heldout: float = Field(
+        default=0.1, gt=0, lt=1, description="share of prompts whose pairs measure, not train"
+    )
+    hard_labels: bool = Field(default=False, description="round soft labels to winners, for comparison")
+    margin: float = Field(default=0.0, ge=0, description="lead asked of a certain winner")
+    source_weights: dict[Literal["human", "ai", "simulated"], float] = Field(
+        default_factory=dict, description="weight of preferences by who labelled; omitted = 1"
+    )
+    max_length: int = Field(default=1024, ge=8, description="longer pairs are dropped and counted")
+
+    @field_validator("source_weights")
+    @classmethod
+    def _not_negative(cls, weights: dict[str, float]) -> dict[str, float]:
+        if any(weight < 0 for weight in weights.values()):
+            raise ValueError("weights are 0 or more")
+        return weights
+
+    def estimate(self, plan: Plan) -> tuple[int, list[Asked]]:
+        """It asks nobody."""
+        return 0, []
+
+
+class Reward(OnPreferences):
+    """Train reward models on soft preferences."""
+
+    needs, makes = ("preferences", "policy"), ("reward_model",)
+    shown_as = "reward_model"
+    stage: Literal["reward"]
+    model: str | None = Field(
+        default=None,
+        description="where the weights start; omitted = the current policy",
+        json_schema_extra=MODEL,
+    )
+    members: int = Field(default=1, ge=1, description="reward models that differ by seed: an ensemble")
+    center: float = Field(default=0.0, ge=0, description="weight of the term that keeps rewards near zero")
+    heldout_sets: dict[Annotated[str, Field(pattern=r"^\w[\w.-]*$")], str] = Field(
+        default_factory=dict,
+        description="name → labelled pairs to measure on: an import's folder, or an HH or HHH file",
+        json_schema_extra=FILE,
+    )
+
+
+class Dpo(OnPreferences):
+    """Direct preference optimisation on soft preferences: no reward model, no sampling."""
+
+    needs, makes = ("preferences", "policy"), ("policy",)
+    stage: Literal["dpo"]
+    beta: float = Field(
+        default=0.1, gt=0, description="how dearly moving from the starting policy is paid for"
+    )

@@ -1,0 +1,139 @@
+"""Options of the stages that make responses, revise them, learn from the revisions and pair them."""
+
+from __future__ import annotations
+
+from math import comb
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from rlaif.options.base import FILE, NO_EFFECT, StageOptions
+from rlaif.options.plan import Asked, Plan, tokens
+
+
+class Sample(StageOptions):
+    """Sample k responses of the current policy to each training prompt."""
+
+    needs, makes = ("prompts", "policy"), ("responses",)
+    stage: Literal["sample"]
+    prompts: int | None = Field(default=None, ge=1, description="how many training prompts; omitted = all")
+    k: int = Field(default=1, ge=1)
+    temperature: float = Field(default=1.0, ge=0.0)
+    top_p: float = Field(default=1.0, gt=0.0, le=1.0)
+    max_tokens: int = Field(default=256, ge=1)
+
+    def estimate(self, plan: Plan) -> tuple[int, list[Asked]]:
+        """A text a response."""
+        plan.k, plan.reply = self.k, self.max_tokens
+        plan.responses = min(plan.train, self.prompts or plan.train) * self.k
+        return plan.responses, [
+            Asked(plan.config.policy, plan.responses, plan.prompt, written=self.max_tokens)
+        ]
+
+
+class Critique(StageOptions):
+    """Critique and revise each response, `rounds` times, a principle drawn for each round."""
+
+    needs, makes = ("responses",), ("revisions",)
+    stage: Literal["critique"]
+    rounds: int = Field(default=1, ge=1)
+    temperature: float = Field(default=1.0, ge=0.0)
+    max_tokens: int = Field(default=256, ge=1)
+    few_shot: int = Field(default=2, ge=0, description="few-shot turns taken from the principle's examples")
+    critique: bool = Field(
+        default=True, description="false: ask for the revision directly, without a critique before it"
+    )
+
+    def estimate(self, plan: Plan) -> tuple[int, list[Asked]]:
+        """A critique and a revision a round."""
+        plan.originals, rows = plan.responses, plan.responses * self.rounds
+        chat, rule, ask = [{"role": "user", "content": ""}], plan.constitution.principles[0], plan.templates
+        critique, revision = (
+            tokens(turns[-1]["content"])
+            for turns in (ask.critique(chat, "", rule), ask.revision(chat, "", rule, ""))
+        )
+        both, shots, model = plan.prompt + plan.reply, 1 + self.few_shot, plan.config.feedback
+        critiques = rows if self.critique else 0
+        return rows, [
+            Asked(model, critiques, (both + critique) * shots, written=self.max_tokens),
+            Asked(model, rows, (both + self.max_tokens + revision) * shots, written=self.max_tokens),
+        ]
+
+
+class Sft(StageOptions):
+    """Fine-tune the policy on the revisions."""
+
+    needs, makes = ("revisions", "policy"), ("policy",)
+    stage: Literal["sft"]
+    train_on: Literal["all", "last"] = Field(
+        default="all", description="all revisions, as in the paper, or the last"
+    )
+    epochs: float = Field(default=1.0, gt=0)
+    learning_rate: float = Field(default=1e-5, gt=0)
+    batch_size: int = Field(default=32, ge=1)
+    micro_batch: int | None = Field(
+        default=None,
+        ge=1,
+        description="rows in one forward; omitted = batch_size",
+        json_schema_extra=NO_EFFECT,
+    )
+    heldout: float = Field(
+        default=0.05, gt=0, lt=1, description="share of prompts whose revisions measure, not train"
+    )
+    max_length: int = Field(default=1024, ge=8, description="longer rows are dropped and counted")
+
+    def estimate(self, plan: Plan) -> tuple[int, list[Asked]]:
+        """It asks nobody."""
+        return 0, []
+
+
+class Pair(StageOptions):
+    """Make comparisons: K samples of the policy against each other, originals against revisions, imported pairs."""
+
+    needs, makes = (), ("comparisons",)
+    stage: Literal["pair"]
+    per_prompt: int | None = Field(
+        default=None, ge=1, description="sample pairs a prompt; omitted = all C(K,2)"
+    )
+    samples: bool = True
+    revisions: bool = Field(default=False, description="also pair each original with its last revision")
+    imported: str | None = Field(
+        default=None, description="a folder written by `rlaif data import`", json_schema_extra=FILE
+    )
+    limit: int | None = Field(
+        default=None, ge=1, description="at most this many comparisons, drawn by the seed"
+    )
+
+    @property
+    def samples_alone(self) -> bool:
+        """Whether all pairs are of samples, so that there must be two of a prompt."""
+        return self.samples and not (self.revisions or self.imported)
+
+    @property
+    def wants(self) -> tuple[str, ...]:
+        return (("responses",) if self.samples else ()) + (("revisions",) if self.revisions else ())
+
+    @model_validator(mode="after")
+    def _some_source(self) -> Pair:
+        if not (self.samples or self.revisions or self.imported):
+            raise ValueError("no source of pairs: set samples, revisions or imported")
+        return self
+
+    def estimate(self, plan: Plan) -> tuple[int, list[Asked]]:
+        """It asks nobody, and makes what the judge is asked about."""
+        every = comb(plan.k, 2)
+        each = min(every, self.per_prompt or every) if self.samples else 0
+        sampled = plan.responses // max(plan.k, 1)
+        made = sampled * each + (plan.originals if self.revisions else 0)
+        plan.pair = (plan.prompt, plan.reply, plan.principles)
+        prompts = imported = 0
+        if self.imported:
+            prompts, imported, sizes = plan.imported(Path(self.imported))
+            whole = max(1, made + imported)
+            a, b, c = ((made * x + imported * y) / whole for x, y in zip(plan.pair, sizes, strict=True))
+            plan.pair = (a, b, c)
+        rows = made + imported
+        plan.comparisons = min(rows, self.limit or rows)
+        plan.paired = min(plan.comparisons, (sampled if made else 0) + prompts)
+        return plan.comparisons, []

@@ -1,0 +1,47 @@
+"""What is said of a stage stands in one place, and everything that goes through the stages asks there."""
+
+import inspect
+import json
+from importlib import import_module
+
+import pytest
+
+from rlaif.cli import print_summary
+from rlaif.comparing.summary import summarise
+from rlaif.options import STAGES
+from rlaif.options.base import StageOptions
+from tests.fake_run import fake_run
+
+FIGURES = {"steps": 17, "loss_end": 0.0625}
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_every_stage_has_its_file_and_says_what_it_asks(name):
+    assert inspect.isfunction(import_module(f"rlaif.stages.{name}").run)
+    assert STAGES[name].estimate is not StageOptions.estimate
+
+
+def test_a_stage_without_an_estimate_is_not_estimated_at_nothing():
+    with pytest.raises(NotImplementedError, match="say what the stage asks of models"):
+        StageOptions(stage="new").estimate(None)  # type: ignore[arg-type]
+
+
+def test_no_stage_is_shared_out_that_all_processes_cannot_do():
+    for name in STAGES:
+        module = import_module(f"rlaif.stages.{name}")
+        assert getattr(module, "SHARED", False) or not getattr(module, "SHARDED", False), name
+
+
+@pytest.mark.parametrize("name", sorted(STAGES.keys() - {"evaluate"}))
+def test_show_prints_the_figures_of_every_stage(name, tmp_path, capsys):
+    path = fake_run(tmp_path / "run")
+    config = json.loads((path / "config.json").read_text())
+    config["stages"] = [{"stage": name}]
+    (path / "config.json").write_text(json.dumps(config))
+    (path / f"01_{name}").mkdir(exist_ok=True)
+    summary = {"name": name, "number": 1, "round": 1, "status": "done", "seconds": 1.0, "metrics": FIGURES}
+    (path / f"01_{name}" / "stage.json").write_text(json.dumps(summary))
+    shown = STAGES[name].shown_as or name
+    assert summarise(path)[shown].items() >= FIGURES.items()
+    print_summary(summarise(path))
+    assert f"{shown}: steps 17, loss_end 0.0625" in capsys.readouterr().out
