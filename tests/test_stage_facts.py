@@ -1,7 +1,6 @@
 """What is said of a stage stands in one place, and everything that goes through the stages asks there."""
 
 import inspect
-import json
 from importlib import import_module
 
 import pytest
@@ -10,6 +9,7 @@ from rlaif.cli import print_summary
 from rlaif.comparing.summary import summarise
 from rlaif.options import STAGES
 from rlaif.options.base import StageOptions
+from rlaif.storage import read_json, write_json
 from tests.fake_run import fake_run
 
 FIGURES = {"steps": 17, "loss_end": 0.0625}
@@ -34,13 +34,12 @@ def test_no_stage_is_shared_out_that_all_processes_cannot_do():
 
 @pytest.mark.parametrize("name", sorted(STAGES.keys() - {"evaluate"}))
 def test_show_prints_the_figures_of_every_stage(name, tmp_path, capsys):
-    path = fake_run(tmp_path / "run")
-    config = json.loads((path / "config.json").read_text())
-    config["stages"] = [{"stage": name}]
-    (path / "config.json").write_text(json.dumps(config))
-    (path / f"01_{name}").mkdir(exist_ok=True)
+    path = fake_run(tmp_path / "run", prompts=4, until=0)
+    config = read_json(path / "config.json")
+    write_json(path / "config.json", {**config, "stages": [{"stage": name}]})
     summary = {"name": name, "number": 1, "round": 1, "status": "done", "seconds": 1.0, "metrics": FIGURES}
-    (path / f"01_{name}" / "stage.json").write_text(json.dumps(summary))
+    (path / f"01_{name}").mkdir(exist_ok=True)
+    write_json(path / f"01_{name}" / "stage.json", summary)
     shown = STAGES[name].shown_as or name
     assert summarise(path)[shown].items() >= FIGURES.items()
     print_summary(summarise(path))
