@@ -57,9 +57,11 @@ def decode_tokens(text: str) -> list[int]:
 class Record(BaseModel):
     """A row of JSONL; unknown keys are refused, rows never change once written."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
     v: int = SCHEMA
+    """Version of the row's format; 1 so far."""
     id: str = ""
+    """Content hash of the row, 16 hex digits: the same for the same content on every machine."""
 
     def identity(self) -> tuple[Any, ...]:
         """What the id is a hash of."""
@@ -88,9 +90,11 @@ class Record(BaseModel):
 class Message(BaseModel):
     """One chat turn."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
     role: Literal["system", "user", "assistant"]
+    """Who says it."""
     content: str
+    """The text."""
 
 
 class Prompt(Record):
@@ -100,9 +104,13 @@ class Prompt(Record):
     """
 
     messages: tuple[Message, ...] = Field(min_length=1)
+    """The conversation, which ends where the policy must respond."""
     tags: tuple[str, ...] = ()
+    """What `applies_to` of principles is matched with."""
     source: str = ""
+    """Where the prompt comes from."""
     group: str = ""
+    """Name shared by prompts that ask the same in other words; empty: none."""
 
     def identity(self) -> tuple[Any, ...]:
         return tuple((m.role, m.content) for m in self.messages)
@@ -131,14 +139,23 @@ class Response(Record):
     """
 
     prompt_id: str
+    """`id` of the prompt."""
     text: str
+    """The response as text."""
     model: str = ""
+    """Fingerprint of the model that wrote it; empty where that is not known."""
     sampling: dict[str, float | int] = Field(default_factory=dict)
+    """The sampling options that were used, by name."""
     seed: int = 0
+    """Seed of the row's random numbers."""
     index: int = 0
+    """Which of the prompt's samples it is, from 0."""
     finish: str = "stop"
+    """Why it ended: `stop` (the model ended it) or `length` (the tokens ran out)."""
     tokens: int | None = None
+    """Length in tokens of the model; missing where it is not known."""
     token_ids: str | None = None
+    """Its tokens by `rlaif.records.encode_tokens`; missing where they are not known or not needed."""
 
     @field_validator("token_ids")
     @classmethod
@@ -159,14 +176,23 @@ class Revision(Record):
     """
 
     prompt_id: str
+    """`id` of the prompt."""
     round: int
+    """Critique round, from 1."""
     principle_id: str
+    """`id` of the principle that was drawn."""
     from_id: str
+    """`id` of the response that was revised."""
     to_id: str
+    """`id` of the revised response."""
     critique: str
+    """What the critic wrote; empty where the revision was asked for directly."""
     status: Literal["ok", "unchanged", "invalid"]
+    """What became of the text."""
     reason: str | None = None
+    """Why it is invalid; missing otherwise."""
     preamble: str | None = None
+    """What was taken off its beginning; missing where nothing was."""
 
     def identity(self) -> tuple[Any, ...]:
         return (self.prompt_id, self.round, self.from_id)
@@ -176,9 +202,13 @@ class Comparison(Record):
     """A pair of responses to one prompt, before anybody judged it."""
 
     prompt_id: str
+    """`id` of the prompt."""
     a: str
+    """`id` of the first response."""
     b: str
+    """`id` of the second response."""
     origin: Literal["samples", "revision", "import"] = "samples"
+    """Two samples, a revision (a) and the text before it (b), or imported."""
 
     def identity(self) -> tuple[Any, ...]:
         return (self.prompt_id, self.a, self.b)
@@ -191,9 +221,11 @@ class Comparison(Record):
 class Annotator(BaseModel):
     """Who gave a label."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
     kind: AnnotatorKind
+    """A person, a model, or a program that stands for a person."""
     id: str
+    """Name of the person or fingerprint of the model."""
 
 
 class Label(Record):
@@ -207,16 +239,27 @@ class Label(Record):
     """
 
     comparison_id: str
+    """`id` of the comparison."""
     annotator: Annotator
+    """Who gave the label."""
     principle_id: str | None = None
+    """`id` of the principle it is under; missing where it is on the whole comparison."""
     order: Order = "ab"
+    """Which response was shown first."""
     p_a: float | None = Field(default=None, ge=0.0, le=1.0)
+    """Probability that a is better; missing where nothing could be read."""
     verdict: Verdict
+    """The choice that `p_a` amounts to."""
     mass: float | None = None
+    """Probability that the judge put on the answers; missing where a written answer was parsed, and of people."""
     reason: Literal["refused", "too long", "not a number"] | None = None
+    """Why the verdict is invalid; missing otherwise."""
     rationale: str | None = None
+    """What a judge wrote before its verdict; missing without `cot`."""
     seconds: float | None = None
+    """Seconds a person took; missing where nobody measured it."""
     judge: dict[str, str] = Field(default_factory=dict)
+    """What the judge's identity is made of: model, template, principle as it is worded, decoding; empty for people."""
 
     def identity(self) -> tuple[Any, ...]:
         return (self.comparison_id, self.annotator.kind, self.annotator.id, self.principle_id, self.order,
@@ -227,11 +270,17 @@ class Preference(Record):
     """Labels of one comparison, aggregated; computed, never edited."""
 
     comparison_id: str
+    """`id` of the comparison."""
     p_a: float = Field(ge=0.0, le=1.0)
+    """Probability that a is better, of all labels together."""
     votes: dict[str, int] = Field(default_factory=dict)
+    """How many labels have each verdict."""
     sources: tuple[str, ...] = ()
+    """Kinds of annotators behind it."""
     weight: float = 1.0
+    """Weight in the reward model's loss."""
     deciding: str | None = None
+    """`id` of the principle that moved it most; missing where none did."""
 
     def identity(self) -> tuple[Any, ...]:
         return (self.comparison_id,)
@@ -241,10 +290,15 @@ class Ranking(Record):
     """A K-wise ranking of one prompt's responses: rank 1 is best, equal ranks are ties."""
 
     prompt_id: str
+    """`id` of the prompt."""
     response_ids: tuple[str, ...]
+    """`id`s of the ranked responses."""
     ranks: tuple[int, ...]
+    """Rank of each, 1 is best; equal ranks are ties."""
     annotator: Annotator
+    """Who ranked."""
     seconds: float | None = None
+    """Seconds it took; missing where nobody measured it."""
 
     def identity(self) -> tuple[Any, ...]:
         return (self.prompt_id, self.response_ids, self.annotator.kind, self.annotator.id)
@@ -267,8 +321,11 @@ class Grade(Record):
     """What the sources of reward say of one response, raw and by name; one that could not be read is missing."""
 
     prompt_id: str
+    """`id` of the prompt."""
     response_id: str
+    """`id` of the response."""
     scores: dict[str, float]
+    """Raw score of each source of reward by name; one that could not be read is missing."""
 
     def identity(self) -> tuple[Any, ...]:
         return (self.response_id,)
@@ -278,21 +335,29 @@ class Evaluation(Record):
     """One policy's answer to one held-out prompt, and everything measured on it."""
 
     policy: str
+    """Name of the policy: `base`, or the stage that trained it."""
     prompt_id: str
+    """`id` of the held-out prompt."""
     response_id: str
+    """`id` of the policy's response."""
     split: HeldOut = "heldout"
-    gold: dict[str, bool] | None = None  # per principle that applies, from the gold scorer
-    compliance: dict[str, float] = Field(default_factory=dict)  # judge's P(keeps the rule) per principle
-    unread: tuple[str, ...] = ()  # principles that the judge was asked about without a readable answer
-    p_win: float | None = None  # judge's probability that it beats the base policy's answer
-    flips: tuple[int, int] | None = (
-        None  # of the verdicts behind p_win: (those that flip with the order, decided ones)
-    )
-    kl: float | None = (
-        None  # KL to the base policy at its tokens, nats; None: its text does not give its tokens
-    )
+    """Whether the prompt's whole group is held out or only this wording of it."""
+    gold: dict[str, bool] | None = None
+    """Whether each principle is kept, by the gold scorer; missing where there is none or it knows none of them."""
+    compliance: dict[str, float] = Field(default_factory=dict)
+    """The judge's probability that each principle is kept; empty where it was not asked."""
+    unread: tuple[str, ...] = ()
+    """Principles that the judge was asked about without a readable answer."""
+    p_win: float | None = None
+    """The judge's probability that it beats the base policy's response; missing where it was not asked."""
+    flips: tuple[int, int] | None = None
+    """Of the verdicts behind `p_win`: how many flip with the order, and how many are decided."""
+    kl: float | None = None
+    """KL to the base policy at its tokens, nats; missing where its text does not give its tokens."""
     tokens: int = 0
+    """Length in tokens."""
     refusal: bool = False
+    """Whether it refuses, by patterns."""
 
     def identity(self) -> tuple[Any, ...]:
         return (self.policy, self.prompt_id)
