@@ -14,6 +14,7 @@ import pytest
 import rlaif
 from rlaif.comparing.summary import summarise
 from rlaif.storage import read_json, write_json
+from tests.test_data_page import undescribed
 
 ROOT = Path(__file__).parent.parent
 SMALL = [
@@ -27,6 +28,10 @@ def small(tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "small"
     rlaif.run(ROOT / "configs" / "quickstart.yaml", out, overrides=SMALL)
     return out
+
+
+def test_the_data_page_describes_every_key(small):
+    assert undescribed(small) == {}
 
 
 def test_show_has_the_keys_that_scripts_rely_on(small):

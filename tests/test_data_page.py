@@ -1,0 +1,67 @@
+"""docs/data.md is what the code gives, and describes every key of every file that runs leave."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import rlaif
+
+ROOT = Path(__file__).parent.parent
+SPEC = importlib.util.spec_from_file_location("data_page", ROOT / "docs" / "data.py")
+assert SPEC
+assert SPEC.loader
+data_page = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(data_page)
+WITHOUT_COLUMNS = ("config.json", "constitution.json", "templates.json")
+MODELS = (
+    "policy",
+    "adapter",
+)  # folders in the form of other libraries; of reward_model/ calibration.json is ours
+
+
+def undescribed(run: Path) -> dict[str, set[str]]:
+    """The keys of a run's files that the page says nothing of, by file."""
+    found = {}
+    for path in sorted([*run.rglob("*.json"), *run.rglob("*.jsonl")]):
+        inside = path.parent.name
+        if (
+            path.name in WITHOUT_COLUMNS
+            or inside in MODELS
+            or (inside == "reward_model" and path.name != "calibration.json")
+        ):
+            continue
+        text = path.read_text()
+        rows = [text] if path.suffix == ".json" else text.splitlines()
+        there = {key for row in rows for key in data_page.keys(json.loads(row))}
+        unknown = data_page.undescribed(there, data_page.described(path))
+        if unknown:
+            found[str(path.relative_to(run))] = unknown
+    return found
+
+
+def test_the_page_is_up_to_date():
+    assert data_page.PAGE.read_text() == data_page.page(), "python docs/data.py"
+
+
+def test_every_key_has_a_meaning():
+    for record in (record for _, record, _ in data_page.ROWS):
+        assert all(meaning for _, _, meaning in data_page.fields(record)), record
+    for columns in [columns for _, _, columns in data_page.OTHERS] + list(data_page.METRICS.values()):
+        assert all(key and kind and meaning for key, kind, meaning in data_page.parsed(columns))
+
+
+def test_every_stage_has_its_figures():
+    from rlaif.config import Config
+
+    named = {name for names in data_page.METRICS for name in names.split(", ")}
+    stages = Config.model_json_schema()["properties"]["stages"]["items"]["discriminator"]["mapping"]
+    assert named == set(stages)
+
+
+def test_a_key_that_the_page_lacks_is_found(project):
+    run = rlaif.run(project / "config.yaml", project / "run").path
+    assert undescribed(run) == {}
+    with (run / "01_sample" / "responses.jsonl").open("a") as file:
+        file.write('{"surprise": 1}\n')
+    (run / "unknown.json").write_text('{"a": {"b": 1}}')
+    assert undescribed(run) == {"01_sample/responses.jsonl": {"surprise"}, "unknown.json": {"a.b"}}
