@@ -33,7 +33,7 @@ from ruamel.yaml import YAML
 import rlaif
 from rlaif.engines import GenerateRequest, open_engine
 from rlaif.gold import load_gold, with_all
-from rlaif.intervals import GAP, mean_interval, with_seed_variance
+from rlaif.intervals import GAP, mean_interval, seed_chance, with_seed_variance
 from rlaif.records import Response
 from rlaif.runfolder import Run, read_json, write_json
 from rlaif.seeds import derive_seed
@@ -164,7 +164,8 @@ def difference(a: list[list[float]], b: list[list[float]]) -> dict[str, Any]:
     gaps = np.asarray(a) - np.asarray(b)
     value = float(gaps.mean())
     over_prompts = mean_interval(gaps.mean(0), GAP)
-    return {"value": value, "ci": list(with_seed_variance(value, over_prompts, gaps.mean(1).tolist()))}
+    ci = with_seed_variance(value, over_prompts, gaps.mean(1).tolist(), chance=seed_chance(gaps))
+    return {"value": value, "ci": list(ci)}
 
 
 def best_of_n(start: Start, options: argparse.Namespace) -> dict[str, Any]:

@@ -2,12 +2,16 @@
 
     python benchmarks/coverage.py --draws 2000 --json coverage.json
 
-Every function of `rlaif.intervals` that returns an interval is here, with data like those it is printed for: rates from
+Every function of `rlaif.intervals` and `rlaif.forecasts` that returns an interval is here, with data like those it is printed for: rates from
 0.5 to 0.99, win rates with ties, paired differences, prompts in groups, probabilities, heavy-tailed lengths and
 divergences, calibration errors. n counts independent prompts or groups of them. A rate's coverage jumps with n and the
 rate, because 0/1 values take few means; each draw therefore takes its rate from a window of ±0.02 around the one named
-(half as far from 1 as the rate where that is less). An interval that is not printed (`nan`) cannot miss: its share is
-shown beside the coverage of the others, as is that of intervals with an open upper end.
+(half as far from 1 as the rate where that is less). Independent 0/1 values, wins with ties and paired differences of 0/1
+values take few enough samples up to n = 100 (0/1 values up to 1000): there the coverage is no simulation but the sum over all samples, and for a
+cell outside the aim the two coverages nearest to 0.95 that any interval could have at the rate named are shown, because
+an interval holds or leaves out whole outcomes. An interval that is not printed (`nan`) cannot miss: its share is shown
+beside the coverage of the others, with the share of all samples whose printed interval misses; so is the share of
+intervals with an open upper end.
 """
 
 from __future__ import annotations
@@ -20,18 +24,22 @@ import platform
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.random import Generator
 
-from rlaif import intervals
+from rlaif import forecasts, intervals
 from rlaif.intervals import ANY, GAP, POSITIVE, UNIT, Array, Interval
 
 SIZES = (5, 10, 20, 50, 100, 300, 1000)
+AIM = (0.93, 0.97)  # coverage of a 95 % interval from n = 20 on; at least 0.90 below
 RATES = (0.5, 0.7, 0.8, 0.9, 0.95, 0.97, 0.99)
+ENUMERATED = 10_000  # samples of n up to which a coverage is computed exactly
 Draw = Callable[[Generator, int], tuple[Interval, float, float]]  # → interval, truth, estimate
+Shares = Callable[[float], tuple[float, float, float]]  # rate → shares of losses, ties and wins
 
 
 @dataclass(frozen=True)
@@ -43,12 +51,60 @@ class Case:
     draw: Draw
     least: int = 5
     heavy: bool = False  # too heavy-tailed for an interval at small n: it is open or not printed there
+    exact: Callable[[int], dict[str, Any] | None] = lambda n: None
 
 
 def near(rng: Generator, rate: float) -> float:
     """A rate from the window around one."""
-    window = min(0.02, (1 - rate) / 2)
-    return float(rng.uniform(rate - window, rate + window))
+    return float(rng.uniform(*window(rate)))
+
+
+def window(rate: float) -> Interval:
+    """The rates that stand for one."""
+    half = min(0.02, (1 - rate) / 2)
+    return rate - half, rate + half
+
+
+@lru_cache
+def edges(n: int, ties: bool) -> tuple[Any, Array]:
+    """Every count [k, 3] of losses, ties and wins in n values, and their intervals [k, 2] on the scale of −1 to 1."""
+    counts = [
+        (down, n - down - up, up) for down in range(n + 1) for up in range(n - down + 1 if ties else n + 1)
+    ]
+    kept = [row for row in counts if row[1] == 0 or ties]
+    return np.array(kept), np.array(
+        [intervals.mean_interval(np.repeat([-1.0, 0.0, 1.0], row), GAP) for row in kept]
+    )
+
+
+def exactly(shares: Shares, rates: Interval) -> Callable[[int], dict[str, Any] | None]:
+    """The coverage of the mean of wins (1), ties (0) and losses (−1), averaged over rates; None with too many samples."""
+    from scipy.stats import multinomial
+
+    ties, middle = shares(rates[0])[1] > 0, sum(rates) / 2
+    steps = (np.arange(200) + 0.5) / 200 if rates[1] > rates[0] else np.array([0.5])
+
+    def at(n: int, rate: float) -> tuple[float, Array, Array]:
+        counts, ci = edges(n, ties)
+        share = shares(rate)
+        p, truth = multinomial.pmf(counts, n, share), share[2] - share[0]
+        return float(p[(ci[:, 0] <= truth + 1e-12) & (truth <= ci[:, 1] + 1e-12)].sum()), counts, p
+
+    def coverage(n: int) -> dict[str, Any] | None:
+        if (math.comb(n + 2, 2) if ties else n + 1) > ENUMERATED:
+            return None
+        found = [at(n, rates[0] + (rates[1] - rates[0]) * step)[0] for step in steps]
+        _, counts, p = at(n, middle)
+        return {"coverage": float(np.mean(found)), "attainable": attainable(counts[:, 2] - counts[:, 0], p)}
+
+    return coverage
+
+
+def attainable(outcome: Any, p: Array) -> Interval:
+    """The probabilities of runs of outcomes that lie nearest below and above 0.95: what an interval of a mean can cover."""
+    sums = np.concatenate([[0.0], np.cumsum(np.bincount(outcome - outcome.min(), p))])
+    runs = (sums[None, :] - sums[:, None]).ravel()
+    return float(runs[runs <= 0.95].max()), float(runs[runs > 0.95].min())
 
 
 def grouped(rng: Generator, groups: int, rate: float, alike: float) -> tuple[Array, Any]:
@@ -79,7 +135,8 @@ def rates() -> list[Case]:
         return draw
 
     return [
-        *(Case("mean_interval", f"0/1, rate {rate}", plain(rate)) for rate in RATES),
+        *(Case("mean_interval", f"0/1, rate {rate}", plain(rate), exact=exactly(lambda p: (1 - p, 0.0, p), window(rate)))
+          for rate in RATES),
         *(Case("mean_interval", f"0/1 in groups, correlation {alike}, rate {rate}", in_groups(rate, alike))
           for alike in (0.05, 0.3) for rate in (0.5, 0.8, 0.9, 0.97)),
     ]  # fmt: skip
@@ -101,7 +158,8 @@ def wins() -> list[Case]:
         return draw
 
     return [
-        *(Case("win_rate", f"{ties:.0%} ties, {rate} of the others won", draw_of(rate, ties, None))
+        *(Case("win_rate", f"{ties:.0%} ties, {rate} of the others won", draw_of(rate, ties, None),
+               exact=exactly(lambda p, ties=ties: ((1 - p) * (1 - ties), ties, p * (1 - ties)), window(rate)))
           for ties in (0.2, 0.6) for rate in (0.5, 0.8, 0.95)),
         Case("win_rate", "20% ties, 0.8 of the others won, in groups, correlation 0.3", draw_of(0.8, 0.2, 0.3)),
     ]  # fmt: skip
@@ -125,9 +183,10 @@ def differences() -> list[Case]:
 
         return draw
 
-    shapes = ((0.3, 0.3), (0.3, 0.1), (0.2, 0.05), (0.1, 0.1))
+    shapes = ((0.3, 0.3), (0.3, 0.1), (0.2, 0.05), (0.1, 0.1), (0.1, 0.02))
     return [
-        *(Case("mean_interval", f"paired 0/1, {up} better and {down} worse", draw_of(up, down, False, None)) for up, down in shapes),
+        *(Case("mean_interval", f"paired 0/1, {up} better and {down} worse", draw_of(up, down, False, None),
+               exact=exactly(lambda p, down=down: (down, 1 - p - down, p), (up, up))) for up, down in shapes),
         *(Case("mean_interval", f"paired probabilities, {up} better and {down} worse", draw_of(up, down, True, None)) for up, down in shapes[:3]),
         Case("mean_interval", "paired 0/1 in groups, correlation 0.3", draw_of(0.4, 0.2, False, 0.3)),
     ]  # fmt: skip
@@ -163,6 +222,16 @@ def numbers() -> list[Case]:
     def gap(sd: float) -> Callable[[Generator, int], Array]:
         return lambda rng, n: rng.lognormal(0, sd, n) - rng.lognormal(-1, sd, n)
 
+    def rare(some: bool) -> Callable[[Generator, int], Array]:
+        """Divergences of samples that hold one of the rare large ones, or of those that do not."""
+
+        def sample(rng: Generator, n: int) -> Array:
+            while (large := rng.random(n) < 2 / 620).any() != some:
+                pass
+            return rng.gamma(2, 0.1, n) + 50 * large
+
+        return sample
+
     return [
         *(case(f"a judge's probabilities, near 1 for {share}", UNIT, expected(share), judge(share)) for share in (0.5, 0.8, 0.9, 0.97)),
         *(case(f"probabilities, Beta with mean {m} and sum {s}", UNIT, m, lambda rng, n, m=m, s=s: rng.beta(m * s, (1 - m) * s, n))
@@ -171,7 +240,8 @@ def numbers() -> list[Case]:
         case("KL, exponential", POSITIVE, 1.0, lambda rng, n: rng.exponential(1, n)),
         *(case(f"KL, lognormal, sd of log {sd}", POSITIVE, math.exp(sd**2 / 2), lognormal(sd), sd > 0.5) for sd in (0.5, 1.0, 1.5, 2.0)),
         case("KL, lognormal, sd of log 1, 30% zero", POSITIVE, 0.7 * math.exp(0.5), lambda rng, n: rng.lognormal(0, 1, n) * (rng.random(n) < 0.7), True),
-        case("KL, 2 of 620 at 50 nats", POSITIVE, 0.2 + 100 / 620, lambda rng, n: rng.gamma(2, 0.1, n) + 50 * (rng.random(n) < 2 / 620), True),
+        *(case(f"KL, 2 of 620 at 50 nats, {name} in the sample", POSITIVE, 0.2 + 100 / 620, rare(some), True)
+          for some, name in ((True, "one or more"), (False, "none"))),
         case("length differences, normal", ANY, 3.0, lambda rng, n: np.round(rng.normal(3, 8, n))),
         case("length differences, Laplace", ANY, 0.0, lambda rng, n: rng.laplace(0, 8, n)),
         *(case(f"KL differences, lognormals, sd of log {sd}", ANY, math.exp(sd**2 / 2) * (1 - math.exp(-1)), gap(sd), True) for sd in (0.5, 1.0, 1.5)),
@@ -181,22 +251,21 @@ def numbers() -> list[Case]:
 def seeds() -> list[Case]:
     """Differences of two arms of several seeds on the same prompts."""
 
-    def draw_of(count: int, spread: float) -> Draw:
+    def draw_of(counts: tuple[int, int], spread: float) -> Draw:
         def draw(rng: Generator, n: int) -> tuple[Interval, float, float]:
-            shift, prompt = rng.normal(0, spread, 2 * count), rng.normal(0, 0.15, n)
-            level = np.array([0.75, 0.7]).repeat(count)[:, None] + shift[:, None] + prompt
-            kept = (rng.random((2 * count, n)) < np.clip(level, 0, 1)).astype(float)
-            a, b = kept[:count], kept[count:]
+            shift, prompt = rng.normal(0, spread, sum(counts)), rng.normal(0, 0.15, n)
+            level = np.repeat([0.75, 0.7], counts)[:, None] + shift[:, None] + prompt
+            kept = (rng.random((sum(counts), n)) < np.clip(level, 0, 1)).astype(float)
+            a, b = kept[: counts[0]], kept[counts[0] :]
             gaps = a.mean(0) - b.mean(0)
-            over = intervals.mean_interval(gaps, GAP)
-            value = float(gaps.mean())
-            means = a.mean(1).tolist(), b.mean(1).tolist()
-            return intervals.with_seed_variance(value, over, *means), 0.05, value
+            value, over = float(gaps.mean()), intervals.mean_interval(gaps, GAP)
+            means, chance = (a.mean(1).tolist(), b.mean(1).tolist()), intervals.seed_chance(a, b)
+            return intervals.with_seed_variance(value, over, *means, chance=chance), 0.05, value
 
         return draw
 
-    return [Case("with_seed_variance", f"two arms of {count} seeds, sd of seeds {spread}", draw_of(count, spread), 20)
-            for count in (2, 3, 5) for spread in (0.0, 0.05)]  # fmt: skip
+    return [Case("with_seed_variance", f"arms of {a} and {b} seeds, sd of seeds {spread}", draw_of((a, b), spread), 20)
+            for a, b in ((2, 1), (2, 2), (3, 3), (5, 5)) for spread in (0.0, 0.02, 0.05)]  # fmt: skip
 
 
 def at_equal_length() -> list[Case]:
@@ -248,13 +317,34 @@ def calibrations() -> list[Case]:
             y = (normal_cdf(shared) < q).astype(float)
             where = np.minimum((p * 10).astype(int), 9)
             truth = float(np.abs(np.bincount(where, p - q, 10)).sum() / len(p))
-            found = intervals.calibration_error(p, y, of.tolist())
+            found = forecasts.calibration_error(p, y, of.tolist())
             return found["ece_ci"], truth, found["ece"]
 
         return draw
 
     return [Case("calibration_error", f"{name}{', three verdicts a group' if group > 1 else ''}", draw_of(slope, group), 20)
             for group in (1, 3) for name, slope in (("calibrated", 1.0), ("too sure", 0.5), ("not sure enough", 1.5))]  # fmt: skip
+
+
+def kappas() -> list[Case]:
+    """Cohen's kappa of two annotators who copy one truth of a, b and ties with a chance, and guess otherwise."""
+
+    def draw_of(copied: float, shares: tuple[float, ...], alike: bool) -> Draw:
+        def draw(rng: Generator, n: int) -> tuple[Interval, float, float]:
+            of = np.repeat(np.arange(n), rng.integers(1, 8, n)) if alike else np.arange(n)
+            truth = rng.choice(3, len(of), p=shares)
+            # Of one group both copy or both guess, so that its items agree or not together.
+            copies = rng.random(n)[of] < copied
+            a, b = (np.where(copies, truth, rng.choice(3, len(of), p=shares)).tolist() for _ in "ab")
+            found = forecasts.kappa_interval(a, b, of.tolist())
+            return found["kappa_ci"], copied, found["kappa"]
+
+        return draw
+
+    return [Case("kappa_interval", f"kappa {copied}, shares {' '.join(map(str, shares))}{', in groups' if alike else ''}",
+                 draw_of(copied, shares, alike), 20)
+            for alike in (False, True) for copied, shares in (
+                (0.2, (0.45, 0.45, 0.1)), (0.6, (0.45, 0.45, 0.1)), (0.9, (0.45, 0.45, 0.1)), (0.6, (0.8, 0.1, 0.1)))]  # fmt: skip
 
 
 def normal_cdf(x: Array) -> Array:
@@ -264,11 +354,31 @@ def normal_cdf(x: Array) -> Array:
     return ndtr(x)
 
 
-CASES = [*rates(), *wins(), *differences(), *numbers(), *seeds(), *at_equal_length(), *calibrations()]
+CASES = [
+    *rates(),
+    *wins(),
+    *differences(),
+    *numbers(),
+    *seeds(),
+    *at_equal_length(),
+    *calibrations(),
+    *kappas(),
+]
 
 
 def measure(case: Case, n: int, draws: int, seed: int = 0) -> dict[str, Any]:
     """Coverage among the intervals printed, the shares not printed and open above, the printed estimates' bias."""
+    known = case.exact(n)
+    if known is not None:
+        return {
+            "function": case.function,
+            "data": case.data,
+            "n": n,
+            **known,
+            "not_printed": 0.0,
+            "open": 0.0,
+            "bias": 0.0,
+        }
     rng = np.random.default_rng([seed, n, *case.data.encode()])
     hits, opened, missing, errors = 0, 0, 0, 0.0
     for _ in range(draws):
@@ -283,6 +393,7 @@ def measure(case: Case, n: int, draws: int, seed: int = 0) -> dict[str, Any]:
     return {
         "function": case.function, "data": case.data, "n": n, "coverage": hits / shown if shown else None,
         "not_printed": missing / draws, "open": opened / draws, "bias": errors / shown if shown else None,
+        "missed": (shown - hits) / draws,
     }  # fmt: skip
 
 
@@ -295,8 +406,17 @@ def cell(row: dict[str, Any] | None) -> str:
         for key, name in (("not_printed", "none"), ("open", "open"))
         if row[key] > 0.005
     ]
-    bias = f"{row['bias']:+.3f}" if row["function"] == "length_controlled" else ""
-    return f"{row['coverage']:.3f}" + "".join(f" ({part})" for part in [*beside, *([bias] if bias else [])])
+    if row["not_printed"] > 0.005:
+        beside.append(f"{row['missed']:.3f} of all miss")
+    if row["function"] == "length_controlled":
+        beside.append(f"{row['bias']:+.3f}")
+    if "attainable" in row and not (AIM[0] if row["n"] >= 20 else 0.9) <= row["coverage"] <= (
+        AIM[1] if row["n"] >= 20 else 1
+    ):
+        beside.append("attainable {:.3f} or {:.3f}".format(*row["attainable"]))
+    return f"{row['coverage']:.3f}{'*' * ('attainable' in row)}" + (
+        f" ({', '.join(beside)})" if beside else ""
+    )
 
 
 def table(rows: list[dict[str, Any]]) -> str:

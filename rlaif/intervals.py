@@ -1,4 +1,4 @@
-"""Intervals of everything that is printed: means and rates, differences, win rates, win rates at equal length, ECE.
+"""Intervals of what is printed: means and rates, differences, win rates, win rates at equal length.
 
 All are 95 % unless told otherwise, cover the choice of prompts, and take whole clusters of them (`clusters`, one key a
 value) as independent: an answer's own prompt, or the group of prompts that ask the same. Where nothing can be said an
@@ -9,8 +9,7 @@ docs/results/coverage.md.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Sequence
-from itertools import pairwise
+from collections.abc import Hashable, Sequence
 from statistics import NormalDist
 from typing import TypedDict
 
@@ -18,7 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from rlaif.records import TIE_MARGIN
-from rlaif.stats import ece, mean, outcomes, sigmoid
+from rlaif.stats import mean, outcomes, sigmoid
 
 Interval = tuple[float, float]
 Array = NDArray[np.float64]
@@ -28,9 +27,10 @@ UNIT: Interval = (0.0, 1.0)  # bounds of a rate
 GAP: Interval = (-1.0, 1.0)  # bounds of a difference of two rates
 POSITIVE: Interval = (0.0, math.inf)  # lengths, divergences
 ANY: Interval = (-math.inf, math.inf)
-FEW_GROUPS = 30  # clusters of several values below which a calibration error gets no interval
 ROUNDING = 1e-12  # of a dispersion
+UNSEEN = (3, 20)  # clusters off the commonest value (of other values: off a bound) after which it was seen
 LEAST = 20  # clusters below which values that nothing bounds get no interval
+SKEWED = 25  # times the squared skewness, clusters that normal intervals need (Cochran, Sampling Techniques, 1977, 2.15)
 
 
 def by_cluster(member: NDArray[np.intp], values: Array) -> Array:
@@ -80,7 +80,9 @@ def mean_interval(
         low only   (μ − low)³            skewed as the inverse Gaussian is; the upper end may be open
         none       constant              with Hall's correction for skewness (JRSS B 54, 1992)
 
-    t has Satterthwaite's degrees of freedom for the dispersion, which 0/1 values need not estimate.
+    Wins, losses and ties (values at both bounds and halfway between them) have Tango's score interval, which is Wilson's
+    where there are no ties. t has Satterthwaite's degrees of freedom for the dispersion, which these need not estimate.
+    Values without bounds get no interval below 20 clusters, nor below 25 times their squared skewness (`LEAST`, `SKEWED`).
     """
     x = np.asarray(values, float)
     low, high = bounds
@@ -92,14 +94,15 @@ def mean_interval(
         low = -math.inf
     if math.isfinite(high):
         spread, freedom = dispersion(x, bounds, member)
-        return _bounded(float(x.mean()), bounds, quantile(freedom, level) ** 2 * spread / len(x))
-    off = np.abs(x - np.median(x))
-    if not off.any() or (math.isinf(low) and (groups < LEAST or _shares(off) < 4)):
-        return NAN, NAN
+        k = quantile(freedom, level) ** 2 * spread / len(x)
+        tied = _stepwise(x, bounds) and not np.isin(x, bounds).all()
+        return _tango(x, bounds, k) if tied else score_edges(float(x.mean()), bounds, k)
     sums = by_cluster(member, x - x.mean())
+    if (x == x[0]).all() or (math.isinf(low) and groups < max(LEAST, SKEWED * _skewness(sums) ** 2)):
+        return NAN, NAN
     error = math.sqrt((sums**2).sum() * groups / (groups - 1)) / len(x)
     slope = 0.0 if math.isinf(low) else 3 / (x.mean() - low)
-    t = quantile(_freedom(sums, len(x), slope), level)
+    t = quantile(_freedom(sums, 1 + slope * sums * groups / len(x)), level)
     if math.isinf(low):
         return _skewed(float(x.mean()), error, sums, t)
     below, above = _cubic((t * error / (x.mean() - low)) ** 2)
@@ -107,37 +110,45 @@ def mean_interval(
 
 
 def dispersion(x: Array, bounds: Interval, member: NDArray[np.intp]) -> tuple[float, float]:
-    """The variance of n·mean relative to that of independent values at the bounds, and its degrees of freedom.
+    """The variance of n·mean relative to that of independent values, and its degrees of freedom.
 
-    1 for independent 0/1 values, less for values between the bounds, more for clusters that are alike. A sample without
-    rare values says nothing of their rate: the closer all values lie to one bound, the nearer the dispersion is put to
-    that of whole clusters at the bounds, and up to four values of a far bound are thought added where all are the same.
+    Independent values are 0/1 ones at the bounds, or where all are at the bounds or halfway (a tie) those of the three
+    shares: then it is 1 without clusters, and more for clusters that are alike; it is less for other values. A sample
+    without rare values says nothing of their rate: the fewer values differ from the commonest, the nearer the dispersion
+    is put to that of whole clusters, and up to four values of a far bound are thought added where all are the same.
     """
     low, high = bounds
     n, groups, m = len(x), int(member.max()) + 1, float(x.mean())
     alike = float((np.bincount(member) ** 2).sum()) / n
-    at_bounds = bool(np.isin(x, bounds).all())
-    if at_bounds and groups == n:
+    steps = _stepwise(x, bounds)
+    if steps and groups == n:
         return 1.0, math.inf
     if groups < 2:
         return alike, 1.0
-    scale = (m - low) * (high - m)
-    sums = by_cluster(member, x - m)
+    each = (x - m) ** 2 if steps else (m - low) * (high - m) + (low + high - 2 * m) * (x - m)
+    sums, scale = by_cluster(member, x - m), float(each.mean())
     found = float((sums**2).sum()) / n * groups / (groups - 1) / scale if scale > 0 else 0.0
     found = (
         found if found > ROUNDING else 0.0
     )  # values that are all the same differ by nothing, not by their last bits
-    freedom = _freedom(sums, n, 1 / (m - low) - 1 / (high - m)) if found > 0 else math.inf
-    # Rare values not seen yet: by what all values together lack to the near bound, and by how many share in that.
+    freedom = _freedom(sums, by_cluster(member, each) * groups / n / scale) if found > 0 else math.inf
+    # Rare values not seen yet: by how much all values together differ from one place, and by how many share in that.
+    places = (low, (low + high) / 2, high) if steps else bounds
     unseen = max(
-        math.exp(-float(lacking.sum()) / (high - low) * groups / n - _shares(lacking) / 10)
-        for lacking in (by_cluster(member, high - x), by_cluster(member, x - low))
+        math.exp(-float(off.sum()) * groups / n - _shares(off) / UNSEEN[0 if steps else 1])
+        for place in places
+        for off in [by_cluster(member, x != place if steps else np.abs(x - place) / (high - low))]
     )
     found += max(0.0, alike - found) * unseen
-    if not at_bounds:
+    if not steps:
         off = by_cluster(member, np.abs(x - np.median(x)))
         found += 4 * math.exp(-_shares(off)) * alike / n * max(0.0, 1 - found)
     return found, freedom
+
+
+def _stepwise(x: Array, bounds: Interval) -> bool:
+    """Whether all values are at the bounds or halfway: 0/1 values, their differences, wins with ties."""
+    return bool(np.isin(x, (*bounds, sum(bounds) / 2)).all())
 
 
 def _shares(amounts: Array) -> float:
@@ -145,25 +156,50 @@ def _shares(amounts: Array) -> float:
     return float(amounts.sum() ** 2 / (amounts**2).sum()) if amounts.any() else 0.0
 
 
-def _freedom(sums: Array, n: int, slope: float) -> float:
+def _freedom(sums: Array, expected: Array) -> float:
     """Degrees of freedom of a dispersion: by the variance of its logarithm, to which each cluster adds its influence.
 
-    `sums` are the clusters' residuals, `slope` the derivative of log V at the mean.
+    `sums` are the clusters' residuals, `expected` their part in the variance of independent values, on average 1.
     """
     groups = len(sums)
-    influence = sums**2 / (sums**2).mean() - 1 - slope * sums * groups / n
+    influence = sums**2 / (sums**2).mean() - expected
     share = (
         float((influence**2).mean()) / 2 * (groups + 1) / max(groups - 2, 0.5)
     )  # unbiased for normal values
     return (groups - 1) / share if share > 1e-9 else math.inf
 
 
-def _bounded(m: float, bounds: Interval, k: float) -> Interval:
+def score_edges(m: float, bounds: Interval, k: float) -> tuple[float, float]:
     """The μ with (m − μ)² ≤ k (μ − low)(high − μ)."""
     low, high = bounds
     half_b, c = m + k * (low + high) / 2, m * m + k * low * high
     root = math.sqrt(max(0.0, half_b**2 - (1 + k) * c))
     return max(low, min(m, (half_b - root) / (1 + k))), min(high, max(m, (half_b + root) / (1 + k)))
+
+
+def _tango(x: Array, bounds: Interval, k: float) -> Interval:
+    """The mean differences δ of wins and losses with (d − δ)² ≤ k·V(δ): Tango's interval (Statistics in Medicine 17, 1998).
+
+    V is the variance 2q + δ − δ² of a win (1), a tie (0) or a loss (−1) at the share q of losses that is the likeliest
+    where the mean is δ; values at `bounds` and halfway are put on that scale.
+    """
+    low, high = bounds
+    middle, half = (low + high) / 2, (high - low) / 2
+    up, down = float((x == high).mean()), float((x == low).mean())
+
+    def beyond(delta: float) -> bool:
+        b = (2 - up + down) * delta - up - down
+        q = (math.sqrt(max(0.0, b * b + 8 * down * delta * (1 - delta))) - b) / 4
+        return (up - down - delta) ** 2 > k * max(0.0, 2 * q + delta - delta**2)
+
+    edges = []
+    for outside in (-1.0, 1.0):
+        inside = up - down
+        for _ in range(50):
+            between = (inside + outside) / 2
+            inside, outside = (inside, between) if beyond(between) else (between, outside)
+        edges.append(middle + half * outside)
+    return edges[0], edges[1]
 
 
 def _cubic(k: float) -> Interval:
@@ -173,10 +209,16 @@ def _cubic(k: float) -> Interval:
     return (real[0] if real else 0.0), (real[1] if len(real) == 3 else math.inf)
 
 
+def _skewness(sums: Array) -> float:
+    """Third moment of sums around 0 over the second's power 3/2; 0 where all are 0."""
+    second = float((sums**2).mean())
+    return float((sums**3).mean()) / second**1.5 if second > 0 else 0.0
+
+
 def _skewed(m: float, error: float, sums: Array, t: float) -> Interval:
     """Hall's interval: t standard errors on the scale of his cubic transformation, which takes the skewness out."""
     n = len(sums)
-    third = float((sums**3).mean() / (sums**2).mean() ** 1.5) / 3 / math.sqrt(n)
+    third = _skewness(sums) / 3 / math.sqrt(n)
 
     def back(z: float) -> float:
         shifted = z - third / 2
@@ -185,12 +227,16 @@ def _skewed(m: float, error: float, sums: Array, t: float) -> Interval:
     return m - error * back(t), m - error * back(-t)
 
 
-def with_seed_variance(value: float, ci: Interval, *arms: Sequence[float], level: float = 0.95) -> Interval:
-    """An interval over prompts widened by what other seeds would change; unchanged where no arm has two seeds.
+def with_seed_variance(
+    value: float, ci: Interval, *arms: Sequence[float], chance: float = 0.0, level: float = 0.95
+) -> Interval:
+    """An interval over prompts joined with what other seeds would change; unchanged where no arm has two seeds.
 
     `arms` holds each arm's figures, one a seed, all with one variance (pooled), of which `value` is the mean or the
-    difference of means. The half-widths over prompts and over seeds are joined as independent errors are: by the
-    root of the sum of their squares (the MOVER method, Zou and Donner, Statistics in Medicine 27, 2008).
+    difference of means. The spread of seeds' figures holds the chance of each seed with each prompt, which the interval
+    over prompts holds too: `chance` is its share of that interval's variance (`seed_chance`) and counts once. The
+    half-widths of the other part, over prompts, and over seeds (Student's t) are joined as independent errors are: by
+    the root of the sum of their squares (the MOVER method, Zou and Donner, Statistics in Medicine 27, 2008).
     """
     freedom = sum(len(seeds) - 1 for seeds in arms)
     if freedom == 0 or not all(map(math.isfinite, (value, *ci))):
@@ -198,7 +244,27 @@ def with_seed_variance(value: float, ci: Interval, *arms: Sequence[float], level
     pooled = sum(float(np.var(seeds)) * len(seeds) for seeds in arms) / freedom
     half = quantile(freedom, level) * math.sqrt(pooled * sum(1 / len(seeds) for seeds in arms))
     low, high = ci
-    return value - math.hypot(value - low, half), value + math.hypot(high - value, half)
+    rest = math.sqrt(1 - chance)
+    return value - math.hypot(rest * (value - low), half), value + math.hypot(rest * (high - value), half)
+
+
+def seed_chance(*arms: ArrayLike, clusters: Clusters = None) -> float:
+    """The share of a difference's variance over prompts that is chance of each seed with each prompt, in [0, 1].
+
+    Each arm holds values [seeds, prompts], the same prompts in all arms; of one arm the values themselves count, of two
+    their difference. In an analysis of variance of two ways (Scheffé, The Analysis of Variance, 1959, chapter 4) it is
+    the interaction of seeds and prompts, pooled over arms, over the variance of the prompts' means.
+    """
+    tables = [np.asarray(arm, float) for arm in arms]
+    freedom, n = sum(len(x) - 1 for x in tables), tables[0].shape[1]
+    if freedom == 0 or n == 0:
+        return 0.0
+    member = members(n, clusters)
+    left = [x - x.mean(0) - x.mean(1, keepdims=True) + x.mean() for x in tables]
+    pooled = sum(float((by_cluster(member, row) ** 2).sum()) for x in left for row in x) / freedom
+    means = tables[0].mean(0) - (tables[1].mean(0) if len(tables) > 1 else 0.0)
+    found = float((by_cluster(member, means - means.mean()) ** 2).sum())
+    return min(1.0, pooled * sum(1 / len(x) for x in tables) / found) if found > ROUNDING else 0.0
 
 
 def sign_flip(differences: ArrayLike, clusters: Clusters = None) -> float:
@@ -308,72 +374,3 @@ def _at_equal_length(wins: Array, x: Array) -> tuple[float, float]:
         if np.abs(step).max() < 1e-9:
             break
     return float(theta[0]), float(np.linalg.inv(information)[0, 0])
-
-
-class Calibration(TypedDict):
-    """Expected calibration error with its interval, and what a perfect forecaster would get from as many outcomes."""
-
-    ece: float
-    ece_ci: Interval
-    ece_floor: float
-
-
-def calibration_error(p: ArrayLike, y: ArrayLike, clusters: Clusters = None, bins: int = 10) -> Calibration:
-    """`stats.ece` of forecasts p [n] and outcomes y [n], with an interval of the error that stays at any n.
-
-    The sample's error is too high: chance moves every bin, and always adds. `ece_floor` is what it would be on average
-    without any miscalibration (Bröcker and Smith, Weather and Forecasting 22, 2007). The interval holds the errors λ·ece,
-    miscalibration of the sample's shape but λ times its size, from which a sample's error as large and as small as this
-    one is not unlikely (2.5 %), with the bins' gaps normal around theirs. Fewer than 30 clusters of several forecasts do
-    not tell how alike their outcomes are, and get no interval.
-    """
-    forecast, outcome = np.asarray(p, float), np.asarray(y, float)
-    value, n = ece(forecast, outcome, bins=bins), len(forecast)
-    if not n:
-        return {"ece": NAN, "ece_ci": (NAN, NAN), "ece_floor": NAN}
-    where = np.minimum((forecast * bins).astype(int), bins - 1)
-    size = np.maximum(np.bincount(where, minlength=bins), 1)
-    gap = np.bincount(where, forecast - outcome, bins) / size
-    excess = _excess(forecast, outcome, gap[where], members(n, clusters), int((size > 1).sum()))
-    noise = np.random.default_rng(0).standard_normal((1000, bins))
-
-    def errors(scale: float) -> tuple[Array, Array]:
-        """What the sample's error may be at λ = `scale`, and the standard deviation of each bin's gap over n."""
-        q = np.clip(forecast - scale * gap[where], 0.0, 1.0)
-        sd = np.sqrt(np.bincount(where, q * (1 - q), bins) * excess) / n
-        return np.abs(scale * gap * size / n * (np.bincount(where, minlength=bins) > 0) + sd * noise).sum(
-            1
-        ), sd
-
-    floor = float(errors(0.0)[1].sum()) * math.sqrt(2 / math.pi)
-    if count(n, clusters) < min(n, FEW_GROUPS):
-        return {"ece": value, "ece_ci": (NAN, NAN), "ece_floor": floor}
-    low = _crossing(lambda scale: float(np.quantile(errors(scale)[0], 0.975)) >= value)
-    high = _crossing(lambda scale: float(np.quantile(errors(scale)[0], 0.025)) > value)
-    return {"ece": value, "ece_ci": (low * value, min(1.0, high * value)), "ece_floor": floor}
-
-
-def _excess(forecast: Array, outcome: Array, gap: Array, member: NDArray[np.intp], bins: int) -> float:
-    """The outcomes' variance around calibrated forecasts relative to that of independent 0/1 outcomes."""
-    groups = int(member.max()) + 1
-    if groups == len(outcome) and np.isin(outcome, UNIT).all():
-        return 1.0
-    q = np.clip(forecast - gap, 0.0, 1.0)
-    expected = float((q * (1 - q)).sum())
-    sums = by_cluster(member, outcome - q)
-    return float((sums**2).sum()) / expected * groups / max(groups - bins, 1) if expected > 0 else 1.0
-
-
-def _crossing(passed: Callable[[float], bool]) -> float:
-    """The λ in [0, 64] at which a condition begins to hold, 0 where it holds from the start."""
-    edges = [0.0, *(2.0**power for power in range(-4, 7))]
-    if passed(0.0):
-        return 0.0
-    found = next(((a, b) for a, b in pairwise(edges) if passed(b)), None)
-    if found is None:
-        return edges[-1]
-    a, b = found
-    for _ in range(12):
-        middle = (a + b) / 2
-        a, b = (a, middle) if passed(middle) else (middle, b)
-    return b

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest, ttest_1samp
 
-from rlaif import intervals
+from rlaif import forecasts, intervals
 from rlaif.intervals import ANY, GAP, POSITIVE, UNIT, mean_interval
 
 SOURCE = Path(__file__).parent.parent / "benchmarks" / "coverage.py"
@@ -125,6 +126,76 @@ def test_seeds_widen_an_interval_by_students_t():
     assert intervals.with_seed_variance(0.5, (0.4, 0.6), [0.5]) == (0.4, 0.6)
 
 
+def test_differences_of_matched_pairs_have_tangos_interval():
+    for up, down, n in ((3, 1, 20), (0, 0, 20), (9, 2, 40), (5, 0, 7)):
+        low, high = mean_interval([1.0] * up + [-1.0] * down + [0.0] * (n - up - down), GAP)
+        for edge in (low, high):
+            # The shares by brute force, of all that have this mean: the likeliest, and the score at their variance.
+            losses = np.linspace(max(0.0, -edge), (1 - edge) / 2, 200_001)[1:-1]
+            wins = losses + edge
+            log = down * np.log(losses) + up * np.log(wins) + (n - up - down) * np.log(1 - wins - losses)
+            q = losses[log.argmax()]
+            z = (edge - (up - down) / n) / math.sqrt((2 * q + edge - edge**2) / n)
+            assert abs(z) == pytest.approx(1.959964, abs=2e-3)
+    wins = mean_interval([1.0] * 3 + [0.5] * 16 + [0.0], UNIT)  # the same, counted as a win rate
+    gaps = mean_interval([1.0] * 3 + [0.0] * 16 + [-1.0], GAP)
+    assert wins == pytest.approx([0.5 + edge / 2 for edge in gaps])
+
+
+def test_skewed_numbers_without_bounds_need_25_times_their_squared_skewness():
+    x = np.r_[np.linspace(-1, 1, 60), 8.0]
+    assert scipy.stats.skew(x) ** 2 * 25 > 61
+    assert math.isnan(mean_interval(x, ANY)[0])
+    assert not math.isnan(mean_interval(np.linspace(-1, 1, 60) ** 3, ANY)[0])
+
+
+def test_the_chance_of_seeds_with_prompts_is_the_interaction_of_an_analysis_of_variance():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(3, 1)) + rng.normal(size=40) + rng.normal(size=(3, 40))
+    rows, columns, grand = x.mean(1, keepdims=True), x.mean(0), x.mean()
+    interaction = ((x - rows - columns + grand) ** 2).sum() / (2 * 39)  # its mean square
+    prompts = 3 * ((columns - grand) ** 2).sum() / 39
+    assert intervals.seed_chance(x) == pytest.approx(interaction / prompts)
+    assert intervals.seed_chance(x[:1]) == 0.0  # one seed tells nothing of it
+    same = np.repeat(rng.normal(size=(1, 40)), 3, 0)
+    assert intervals.seed_chance(same) == pytest.approx(0.0, abs=1e-12)
+    # Chance alone: all of the prompts' variance is of seeds with prompts, and counts once.
+    _, high = intervals.with_seed_variance(0.5, (0.4, 0.6), [0.5, 0.6], chance=1.0)
+    assert high - 0.5 == pytest.approx(
+        scipy.stats.t.ppf(0.975, 1) * np.std([0.5, 0.6], ddof=1) / math.sqrt(2)
+    )
+
+
+def test_kappa_has_the_variance_of_fleiss_cohen_and_everitt():
+    rng = np.random.default_rng(0)
+    a = rng.choice(list("xyz"), 4000, p=[0.5, 0.3, 0.2])
+    b = np.where(rng.random(4000) < 0.4, a, rng.choice(list("xyz"), 4000))
+    table = np.array([[((a == i) & (b == j)).mean() for j in "xyz"] for i in "xyz"])
+    left, right = table.sum(1), table.sum(0)
+    agreed, chance = np.trace(table), left @ right
+    kappa = (agreed - chance) / (1 - chance)
+    diagonal = sum(table[i, i] * (1 - (left[i] + right[i]) * (1 - kappa)) ** 2 for i in range(3))
+    others = (1 - kappa) ** 2 * sum(
+        table[i, j] * (right[i] + left[j]) ** 2 for i in range(3) for j in range(3) if i != j
+    )
+    error = math.sqrt((diagonal + others - (kappa - chance * (1 - kappa)) ** 2) / 4000) / (1 - chance)
+    found = forecasts.kappa_interval(a.tolist(), b.tolist())
+    assert found["kappa"] == pytest.approx(kappa)
+    assert found["kappa_ci"] == pytest.approx((kappa - 1.96 * error, kappa + 1.96 * error), abs=5e-4)
+    twice = forecasts.kappa_interval([*a, *a], [*b, *b], [*range(4000), *range(4000)])
+    assert twice["kappa_ci"] == pytest.approx(found["kappa_ci"], abs=1e-5)  # each item twice tells no more
+
+
+def test_kappa_where_all_agree_and_where_few_are_asked():
+    low, high = forecasts.kappa_interval(list("ab") * 20, list("ab") * 20)["kappa_ci"]
+    assert 0.7 < low < 0.9
+    assert high == 1.0
+    assert math.isnan(forecasts.kappa_interval(list("ab") * 9, list("ab") * 9)["kappa_ci"][0])
+    assert math.isnan(
+        forecasts.kappa_interval(["a"] * 30, ["a"] * 30)["kappa_ci"][0]
+    )  # chance explains it all
+
+
 def test_win_rate_counts_ties_half_and_leaves_the_unreadable_out():
     found = intervals.win_rate([0.9, 0.9, 0.2, 0.52, None], ["x", "x", "y", "z", "w"])
     assert found["value"] == pytest.approx(2.5 / 4)
@@ -179,7 +250,7 @@ def test_length_control_turns_round_with_the_pair(rows):
 def test_a_perfect_forecaster_has_an_error_and_its_floor_says_how_large():
     rng = np.random.default_rng(1)
     p = rng.random(50)
-    found = [intervals.calibration_error(p, (rng.random(50) < p).astype(float)) for _ in range(200)]
+    found = [forecasts.calibration_error(p, (rng.random(50) < p).astype(float)) for _ in range(200)]
     assert np.mean([one["ece"] for one in found]) == pytest.approx(found[0]["ece_floor"], rel=0.06)
     assert found[0]["ece_floor"] > 0.1
     assert np.mean([one["ece_ci"][0] == 0 for one in found]) > 0.93
@@ -187,21 +258,21 @@ def test_a_perfect_forecaster_has_an_error_and_its_floor_says_how_large():
 
 def test_a_forecaster_who_is_off_is_shown_to_be():
     p = np.full(400, 0.9)
-    found = intervals.calibration_error(p, (np.arange(400) % 10 < 6).astype(float))
+    found = forecasts.calibration_error(p, (np.arange(400) % 10 < 6).astype(float))
     assert found["ece"] == pytest.approx(0.3)
     assert found["ece_ci"] == (pytest.approx(0.25, abs=0.02), pytest.approx(0.35, abs=0.02))
-    three = intervals.calibration_error(
+    three = forecasts.calibration_error(
         p, (np.arange(400) % 10 < 6).astype(float), [i // 40 for i in range(400)]
     )
     assert three["ece_floor"] < found["ece_floor"]  # every group holds six of ten: they vary less than chance
-    assert math.isnan(intervals.calibration_error([], [])["ece"])
+    assert math.isnan(forecasts.calibration_error([], [])["ece"])
 
 
 def printed():
-    """The functions of `intervals` that return an interval, by their annotations."""
-    kinds = ("Interval", "WinRate", "Controlled", "Calibration")
-    return {name for name, function in inspect.getmembers(intervals, inspect.isfunction)
-            if function.__module__ == intervals.__name__ and not name.startswith("_")
+    """The functions that return an interval, by their annotations."""
+    kinds = ("Interval", "WinRate", "Controlled", "Calibration", "Kappa")
+    return {name for module in (intervals, forecasts) for name, function in inspect.getmembers(module, inspect.isfunction)
+            if function.__module__ == module.__name__ and not name.startswith("_")
             and function.__annotations__["return"] in kinds}  # fmt: skip
 
 
@@ -212,7 +283,7 @@ def test_the_coverage_benchmark_holds_every_function_that_returns_an_interval():
 
 def test_no_other_interval_is_computed_elsewhere():
     for path in [*SOURCE.parent.parent.glob("rlaif/**/*.py"), *SOURCE.parent.glob("*.py")]:
-        if path.name not in ("intervals.py", "coverage.py"):
+        if path.name not in ("intervals.py", "forecasts.py", "coverage.py"):
             text = path.read_text()
             for word in ("1.96", "quantile(", "wilson", "bootstrap_", "t.ppf"):
                 assert word not in text, f"{path.name}: {word}"
@@ -223,7 +294,7 @@ def test_intervals_cover_the_truth():
     module, wrong = benchmark(), []
     for case in module.CASES:
         for n in (5, 20, 100):
-            if n < case.least or "2 of 620" in case.data:  # a sample without a rare value says nothing of it
+            if n < case.least or "none in the sample" in case.data:  # it says nothing of the rare value
                 continue
             found = module.measure(case, n, 300, seed=1)
             if found["coverage"] is None or found["not_printed"] > 0.9:

@@ -32,6 +32,7 @@ LEVELS = [
         "prompts",
         "stats",
         "intervals",
+        "forecasts",
         "turns",
     },
     {"engines", "rl", "checkpoints", "training", "pairs", "sampling", "trainers"},

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from rlaif.auditing.cases import Case, Side
-from rlaif.intervals import UNIT, calibration_error, count, mean_interval
+from rlaif.forecasts import calibration_error
+from rlaif.intervals import UNIT, count, mean_interval
 from rlaif.preferences import logit, sigmoid
 from rlaif.records import Label, Order, verdict_of
 from rlaif.stats import mean, reliability

@@ -10,7 +10,7 @@ from rlaif.comparing.arms import Side
 from rlaif.comparing.measures import Clusters, Table, clusters_of, gold, table
 from rlaif.constitution import Constitution
 from rlaif.gold import load_gold, with_all
-from rlaif.intervals import WinRate, length_controlled, win_rate, with_seed_variance
+from rlaif.intervals import WinRate, length_controlled, seed_chance, win_rate, with_seed_variance
 from rlaif.judge import Judge, Question
 from rlaif.preferences import aggregate, combine_orders, order_statistics
 from rlaif.records import Comparison, Label, Prompt
@@ -81,8 +81,17 @@ def _win_rate(seeds: Sequence[Sequence[float | None]], clusters: Sequence[Sequen
     covers these, and seeds where several."""
     found = win_rate([p for row in seeds for p in row], [key for row in clusters for key in row])
     means = [win_rate(row)["value"] for row in seeds]
-    low, high = with_seed_variance(found["value"], found["ci"], means)
+    low, high = with_seed_variance(found["value"], found["ci"], means, chance=_chance(seeds, clusters))
     return {**found, "ci": (low, high), "different": found["different"] and not low <= 0.5 <= high}
+
+
+def _chance(seeds: Sequence[Sequence[float | None]], clusters: Sequence[Sequence[str]]) -> float:
+    """`seed_chance` of the prompts that could be read in every match; 0 where matches hold different prompts."""
+    if any(list(row) != list(clusters[0]) for row in clusters):
+        return 0.0
+    read = [at for at in range(len(clusters[0])) if all(row[at] is not None for row in seeds)]
+    table = [outcomes([row[at] or 0.0 for at in read]) for row in seeds]
+    return seed_chance(table, clusters=[clusters[0][at] for at in read])
 
 
 def _question(a: Side, b: Side, prompt: Prompt, constitution: Constitution) -> Question:

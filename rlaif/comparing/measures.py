@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypedDict
 
 from rlaif.gold import with_all
-from rlaif.intervals import GAP, UNIT, Interval, count, mean_interval, shown, with_seed_variance
+from rlaif.intervals import GAP, UNIT, Interval, count, mean_interval, seed_chance, shown, with_seed_variance
 from rlaif.records import Evaluation
 from rlaif.stats import mean
 
@@ -74,28 +74,6 @@ def averaged(seeds: Sequence[Values]) -> Values:
     return {prompt: mean([values[prompt] for values in seeds]) for prompt in seeds[0] if prompt in shared}
 
 
-def delta(after: Values, before: Values, clusters: Clusters, tests: int = 1, seeds: Sequence[Sequence[float]] = (),
-          bounds: Interval = GAP) -> Delta:  # fmt: skip
-    """Paired difference after − before with its 95 % interval over clusters of prompts.
-
-    `seeds` are each side's means, one a seed, where a side is several seeds: the interval then covers these too.
-    `bounds` are what the differences cannot go beyond: by default those of two rates.
-
-    `different` says that it is shown not to be 0 (see `intervals.shown`), at a level corrected for `tests` looked at
-    together (Bonferroni).
-    """
-    both = [prompt_id for prompt_id in after if prompt_id in before]
-    gaps, of = [after[prompt_id] - before[prompt_id] for prompt_id in both], clusters_of(both, clusters)
-    ci, strict = (
-        with_seed_variance(mean(gaps), mean_interval(gaps, bounds, of, level), *seeds, level=level)
-        for level in (0.95, 1 - 0.05 / tests)
-    )
-    return {
-        "value": mean(gaps), "ci": ci, "n": len(gaps), "groups": count(len(gaps), of),
-        "different": shown(gaps, strict, of, 0.05 / tests),
-    }  # fmt: skip
-
-
 def standing(change: Mapping[str, Any], a: str, b: str, same: bool) -> str:
     """What a difference a − b amounts to, in words; `same` says that nothing but the seed was chosen differently."""
     low, high = change["ci"] if change["ci"][0] is not None else (0.0, 0.0)
@@ -108,9 +86,30 @@ def standing(change: Mapping[str, Any], a: str, b: str, same: bool) -> str:
 
 def arm_delta(after: Sequence[Values], before: Sequence[Values], clusters: Clusters, tests: int = 1,
               bounds: Interval = GAP) -> Delta:  # fmt: skip
-    """`delta` between two arms, each given as one `Values` a seed."""
-    means = [[mean(list(values.values())) for values in arm] for arm in (after, before)]
-    return delta(averaged(after), averaged(before), clusters, tests, means, bounds)
+    """Paired difference after − before, each given as one `Values` a seed, over the prompts that all seeds have.
+
+    Its 95 % interval is over clusters of prompts, and over seeds where a side has several. `bounds` are what the
+    differences cannot go beyond: by default those of two rates.
+
+    `different` says that it is shown not to be 0 (see `intervals.shown`), at a level corrected for `tests` looked at
+    together (Bonferroni).
+    """
+    mine, theirs = averaged(after), averaged(before)
+    both = [prompt_id for prompt_id in mine if prompt_id in theirs]
+    gaps, of = [mine[prompt_id] - theirs[prompt_id] for prompt_id in both], clusters_of(both, clusters)
+    tables = [[[values[prompt_id] for prompt_id in both] for values in arm] for arm in (after, before)]
+    chance = seed_chance(*tables, clusters=of)
+    seeds = [[mean(values) for values in arm] for arm in tables]
+    ci, strict = (
+        with_seed_variance(
+            mean(gaps), mean_interval(gaps, bounds, of, level), *seeds, chance=chance, level=level
+        )
+        for level in (0.95, 1 - 0.05 / tests)
+    )
+    return {
+        "value": mean(gaps), "ci": ci, "n": len(gaps), "groups": count(len(gaps), of),
+        "different": shown(gaps, strict, of, 0.05 / tests),
+    }  # fmt: skip
 
 
 def arm_deltas(after: Sequence[Table], before: Sequence[Table], clusters: Clusters) -> dict[str, Delta]:

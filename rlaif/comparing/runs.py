@@ -26,12 +26,13 @@ from rlaif.constitution import Constitution
 from rlaif.engines import open_engine
 from rlaif.errors import UserError
 from rlaif.gold import no_gold
+from rlaif.forecasts import kappa_interval
 from rlaif.intervals import ANY, mean_interval
 from rlaif.judge import Judge
 from rlaif.prompts import Templates
 from rlaif.records import Comparison, Preference, Prompt, verdict_of
 from rlaif.runfolder import silent_progress
-from rlaif.stats import agreement, cohen_kappa, mean
+from rlaif.stats import agreement, mean
 
 NO_WIN_RATE: dict[str, Any] = {
     "value": None, "ci": None, "ties": None, "invalid": None, "n": 0, "judge": None, "by_principle": {},
@@ -250,7 +251,8 @@ class Pair:
         verdicts = [a[i] for i in shared], [b[i] for i in shared]
         same = [x == y for x, y in zip(*verdicts, strict=True)]
         return {"shared": len(shared), self.a.letter: len(a), self.b.letter: len(b), "agreement": agreement(*verdicts),
-                "agreement_ci": mean_interval(same, clusters=self._asked(shared)), "kappa": cohen_kappa(*verdicts)}  # fmt: skip
+                "agreement_ci": mean_interval(same, clusters=self._asked(shared)),
+                **kappa_interval(*verdicts, self._asked(shared))}  # fmt: skip
 
     def _asked(self, comparisons: Sequence[str]) -> list[str]:
         """The cluster of each comparison's prompt."""
@@ -303,7 +305,7 @@ class Pair:
         if not self.prompts:
             shared = self.labels
             return None, {}, (f"Their labels agree in {fixed(shared['agreement'])} {ci(shared['agreement_ci'])} of the {shared['shared']} comparisons "
-                              f"that both labelled (Cohen's kappa {fixed(shared['kappa'])}).")  # fmt: skip
+                              f"that both labelled (Cohen's kappa {fixed(shared['kappa'])} {ci(shared['kappa_ci'])}).")  # fmt: skip
         return None, {}, "There is neither gold nor a judge to say."
 
     def _principles(self, data: dict[str, Any], measure: str) -> str:
@@ -372,6 +374,6 @@ def _lines(pair: dict[str, Any]) -> list[str]:
         )
     labels = pair["labels"]
     lines.append(f"labels: {labels['shared']} comparisons labelled by both" + (
-        f", agreement {fixed(labels['agreement'], 3)} {ci(labels['agreement_ci'], 3)}, kappa {fixed(labels['kappa'], 3)}" if labels["shared"] else ""))  # fmt: skip
+        f", agreement {fixed(labels['agreement'], 3)} {ci(labels['agreement_ci'], 3)}, kappa {fixed(labels['kappa'], 3)} {ci(labels['kappa_ci'], 3)}" if labels["shared"] else ""))  # fmt: skip
     keys = [key for kind in pair["differs"].values() for key in kind]
     return [*lines, f"differs: {', '.join(keys) or 'nothing'}"]

@@ -15,8 +15,9 @@ from typing import Any
 
 from rlaif import stats
 from rlaif.checkpoints import publish, train_once, write_model
+from rlaif.forecasts import calibration_error
 from rlaif.human.heldout import load_heldout
-from rlaif.intervals import UNIT, calibration_error, mean_interval
+from rlaif.intervals import UNIT, mean_interval
 from rlaif.pairs import Pair, elements, encoder, load_pairs, make_pair
 from rlaif.runfolder import Stage
 from rlaif.storage import read_json, write_json

@@ -30,10 +30,10 @@ def shares(amounts: Sequence[float]) -> float:
     return total * total / squares if squares else 0.0
 
 
-def freedom(sums: list[float], n: int, slope: float) -> float:
+def freedom(sums: list[float], expected: list[float]) -> float:
     """Satterthwaite's: from the variance of the dispersion's logarithm, estimated from each cluster's influence."""
     groups, mean_square = len(sums), sum(s * s for s in sums) / len(sums)
-    influence = [s * s / mean_square - 1 - slope * s * groups / n for s in sums]
+    influence = [s * s / mean_square - e for s, e in zip(sums, expected, strict=True)]
     share = sum(i * i for i in influence) / groups / 2 * (groups + 1) / max(groups - 2, 0.5)
     return (groups - 1) / share if share > 1e-9 else math.inf
 
@@ -44,30 +44,63 @@ def two_sided(degrees: float, level: float) -> float:
     return float(stats.norm.ppf(p) if math.isinf(degrees) else stats.t.ppf(p, degrees))
 
 
+def stepwise(values: Sequence[float], low: float, high: float) -> bool:
+    """Whether there are only losses, ties and wins."""
+    return all(x in (low, (low + high) / 2, high) for x in values)
+
+
 def dispersion(values: Sequence[float], keys: Sequence[Any], low: float, high: float) -> tuple[float, float]:
-    """n times the variance of the mean over that of n independent values at the bounds, and degrees of freedom."""
+    """n times the variance of the mean over that of n independent values, and degrees of freedom.
+
+    Independent values have the sample's variance where there are only losses, ties and wins, otherwise the bounds'.
+    """
     clusters, n = grouped(values, keys), len(values)
     groups, m = len(clusters), sum(values) / len(values)
     alike = sum(len(c) ** 2 for c in clusters) / n
-    at_bounds = all(x in (low, high) for x in values)
-    if at_bounds and groups == n:
+    steps = stepwise(values, low, high)
+    if steps and groups == n:
         return 1.0, math.inf
     if groups < 2:
         return alike, 1.0
     sums = [sum(x - m for x in c) for c in clusters]
     scale, found = (m - low) * (high - m), 0.0
+    if steps:
+        scale = sum((x - m) ** 2 for x in values) / n
     if scale > 0 and max(values) - min(values) > 1e-9:
         found = sum(s * s for s in sums) / n * groups / (groups - 1) / scale
-    degrees = freedom(sums, n, 1 / (m - low) - 1 / (high - m)) if found > 0 else math.inf
-    lacking = [[sum(high - x for x in c) for c in clusters], [sum(x - low for x in c) for c in clusters]]
-    unseen = max(math.exp(-sum(part) / (high - low) * groups / n - shares(part) / 10) for part in lacking)
+
+    def variance(x: float) -> float:  # what one value adds to the scale
+        return (x - m) ** 2 if steps else scale + (low + high - 2 * m) * (x - m)
+
+    expected = [sum(variance(x) for x in c) * groups / n / scale for c in clusters] if found > 0 else []
+    degrees = freedom(sums, expected) if found > 0 else math.inf
+    if steps:
+        places = (low, (low + high) / 2, high)
+        off = [[float(sum(x != place for x in c)) for c in clusters] for place in places]
+    else:
+        off = [[sum(abs(x - place) for x in c) / (high - low) for c in clusters] for place in (low, high)]
+    unseen = max(math.exp(-sum(part) * groups / n - shares(part) / (3 if steps else 20)) for part in off)
     if alike > found:
         found += (alike - found) * unseen
-    if not at_bounds:
+    if not steps:
         middle = float(np.median(values))
-        off = shares([sum(abs(x - middle) for x in c) for c in clusters])
-        found += 4 * math.exp(-off) * alike / n * max(0.0, 1 - found)
+        away = shares([sum(abs(x - middle) for x in c) for c in clusters])
+        found += 4 * math.exp(-away) * alike / n * max(0.0, 1 - found)
     return found, degrees
+
+
+def likeliest_variance(up: float, down: float, delta: float) -> float:
+    """The variance of a loss, tie or win (−1, 0, 1) at the shares that are likeliest where the mean is delta."""
+    tie = 1 - up - down
+
+    def loss(q: float) -> float:
+        logs = [(up, q + delta), (down, q), (tie, 1 - 2 * q - delta)]
+        return -sum(w * math.log(max(p, 1e-300)) for w, p in logs if w > 1e-12)
+
+    edges = max(0.0, -delta), (1 - delta) / 2
+    q = optimize.minimize_scalar(loss, bounds=edges, method="bounded", options={"xatol": 1e-13}).x
+    q = min((q, *edges), key=loss)
+    return 2 * q + delta - delta**2
 
 
 def edge(f: Callable[[float], float], inside: float, outside: float) -> float:
@@ -91,22 +124,29 @@ def interval(
         spread, degrees = dispersion(values, keys, low, high)
         k = two_sided(degrees, level) ** 2 * spread / n
 
+        middle, half = (low + high) / 2, (high - low) / 2
+        up, down = (sum(x == bound for x in values) / n for bound in (high, low))
+
         def beyond(mu: float) -> float:
-            return (m - mu) ** 2 - k * (mu - low) * (high - mu)
+            if stepwise(values, low, high) and up + down < 1:  # Tango's interval
+                variance = half**2 * likeliest_variance(up, down, (mu - middle) / half)
+            else:
+                variance = (mu - low) * (high - mu)
+            return (m - mu) ** 2 - k * variance
 
         return edge(beyond, m, low) if m > low else low, edge(beyond, m, high) if m < high else high
     if groups < 2:
         return NOTHING
     if min(values) < low:
         low = -math.inf
-    off = [abs(x - float(np.median(values))) for x in values]
-    if not any(off) or (math.isinf(low) and (groups < LEAST or shares(off) < 4)):
-        return NOTHING
     sums = [sum(x - m for x in c) for c in grouped(values, keys)]
+    if len(set(values)) < 2 or (math.isinf(low) and groups < max(LEAST, 25 * skewness(sums) ** 2)):
+        return NOTHING
     error = math.sqrt(sum(s * s for s in sums) * groups / (groups - 1)) / n
     if math.isinf(low):
-        return skewed(m, error, sums, two_sided(freedom(sums, n, 0.0), level))
-    t = two_sided(freedom(sums, n, 3 / (m - low)), level)
+        return skewed(m, error, sums, two_sided(freedom(sums, [1.0] * groups), level))
+    expected = [1 + 3 / (m - low) * s * groups / n for s in sums]
+    t = two_sided(freedom(sums, expected), level)
 
     def off_by(mu: float) -> float:
         return (m - mu) ** 2 - t * t * error**2 * ((mu - low) / (m - low)) ** 3
@@ -116,10 +156,14 @@ def interval(
     return edge(off_by, m, low), upper if off_by(low + 3 * (m - low)) >= 0 else math.inf
 
 
+def skewness(sums: list[float]) -> float:
+    moments = [sum(s**p for s in sums) / len(sums) for p in (2, 3)]
+    return moments[1] / moments[0] ** 1.5 if moments[0] > 0 else 0.0
+
+
 def skewed(m: float, error: float, sums: list[float], t: float) -> tuple[float, float]:
     """Hall's interval: g(T) = T + γT²/3√n + γ²T³/27n + γ/6√n is normal, and is solved for T at ±t."""
-    n, moments = len(sums), [sum(s**p for s in sums) / len(sums) for p in (2, 3)]
-    gamma = moments[1] / moments[0] ** 1.5
+    n, gamma = len(sums), skewness(sums)
 
     def g(x: float) -> float:
         a = gamma / math.sqrt(n)
@@ -255,3 +299,41 @@ def outcome_variance(
     sums = [sum(c) for c in grouped([o - c for o, c in zip(y, q, strict=True)], keys)]
     expected = sum(c * (1 - c) for c in q)
     return sum(s * s for s in sums) / expected * len(sums) / max(len(sums) - filled, 1) if expected else 1.0
+
+
+def kappa_interval(a: Sequence[float], b: Sequence[float], keys: Sequence[Any]) -> tuple[float, float]:
+    """Kappa's interval: the agreement's, its variance multiplied as the jackknife's small steps multiply kappa's."""
+    n, groups = len(a), len(set(keys))
+    if groups < LEAST:
+        return NOTHING
+    rows = list(zip(a, b, strict=True))
+
+    def figures(weight: Sequence[float]) -> tuple[float, float, float]:
+        total = sum(weight)
+        left, right = defaultdict(float), defaultdict(float)
+        for (x, y), w in zip(rows, weight, strict=True):
+            left[x] += w / total
+            right[y] += w / total
+        agreed = sum(w for (x, y), w in zip(rows, weight, strict=True) if x == y) / total
+        chance = sum(left[v] * right[v] for v in left)
+        return agreed, chance, (agreed - chance) / (1 - chance) if chance < 1 else math.nan
+
+    agreed, chance, value = figures([1.0] * n)
+    if math.isnan(value):
+        return NOTHING
+    step, own, whole = 1e-6, 0.0, 0.0
+    for key in set(keys):  # the derivative of both by each cluster's weight
+        moved = figures([1.0 + step * (k == key) for k in keys])
+        own += ((moved[0] - agreed) / step) ** 2
+        whole += ((moved[2] - value) * (1 - chance) / step) ** 2
+    same = [float(x == y) for x, y in rows]
+    spread, degrees = dispersion(same, keys, 0.0, 1.0)
+    factor = whole / own if own > 1e-12 / n**2 else 1.0
+    k = two_sided(min(degrees, groups - 1), 0.95) ** 2 * spread * factor / n
+
+    def beyond(p: float) -> float:
+        return (agreed - p) ** 2 - k * p * (1 - p)
+
+    low = edge(beyond, agreed, 0.0) if agreed > 0 else 0.0
+    high = edge(beyond, agreed, 1.0) if agreed < 1 else 1.0
+    return max(-1.0, (low - chance) / (1 - chance)), (high - chance) / (1 - chance)

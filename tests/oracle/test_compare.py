@@ -199,6 +199,7 @@ def labelled(a: Rows, b: Rows) -> dict[str, Any]:
         "labels/agreement": lambda: mean(same),
         "labels/agreement_ci": lambda: equations.interval([float(x) for x in same], keys),
         "labels/kappa": lambda: (mean(same) - chance) / (1 - chance),
+        "labels/kappa_ci": (lambda: equations.kappa_interval(*verdicts, keys), 1e-4),
     }
 
 

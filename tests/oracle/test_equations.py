@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rlaif import intervals
+from rlaif import forecasts, intervals
 from tests.oracle import equations
 from tests.oracle.leaves import close
 
@@ -78,7 +78,7 @@ def test_calibration_errors() -> None:
         y = y if seed % 2 else 0.8 * y + 0.1
         keys = list(range(n)) if seed % 4 == 0 else [at // 3 for at in range(n)]
         printed, computed = (
-            intervals.calibration_error(p, y, keys),
+            forecasts.calibration_error(p, y, keys),
             equations.calibration(list(p), list(y), keys),
         )
         for name, tolerance in (
@@ -91,6 +91,19 @@ def test_calibration_errors() -> None:
             )
         known += math.isfinite(printed["ece_ci"][0])
     assert known > 3
+
+
+def test_kappas() -> None:
+    known = 0
+    for seed in SEEDS:
+        values, keys = sample(seed, "rate")
+        rng = np.random.default_rng(seed)
+        a = [equations.outcome(x) for x in values]
+        b = [x if rng.random() < 0.6 else float(rng.choice([0.0, 0.5, 1.0])) for x in a]
+        printed, computed = forecasts.kappa_interval(a, b, keys), equations.kappa_interval(a, b, keys)
+        assert close(printed["kappa_ci"], computed, 1e-4), f"seed {seed}: {printed} {computed}"
+        known += math.isfinite(computed[0])
+    assert known > 5
 
 
 def test_seeds_beside_prompts() -> None:
