@@ -25,8 +25,8 @@ from rlaif.config import ModelConfig
 from rlaif.constitution import Constitution
 from rlaif.engines import open_engine
 from rlaif.errors import UserError
-from rlaif.gold import no_gold
 from rlaif.forecasts import kappa_interval
+from rlaif.gold import no_gold
 from rlaif.intervals import ANY, mean_interval
 from rlaif.judge import Judge
 from rlaif.prompts import Templates
