@@ -19,7 +19,7 @@ from rlaif.records import Evaluation, Prompt, Response
 from rlaif.runfolder import Run, Stage
 from rlaif.seeds import derive_seed
 from rlaif.stages.evaluate import Tools, kl_temperature
-from rlaif.stats import mean, spread
+from rlaif.stats import mean, std
 
 
 def fresh(stage: Stage, tools: Tools, folder: Path, prompts: list[Prompt], seed: int) -> list[float]:
@@ -43,7 +43,7 @@ def fresh(stage: Stage, tools: Tools, folder: Path, prompts: list[Prompt], seed:
 
 def error(values: list[float]) -> float:
     """The standard error of their mean."""
-    return spread(values) / len(values) ** 0.5
+    return std(values) / len(values) ** 0.5
 
 
 def main() -> None:

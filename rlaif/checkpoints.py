@@ -100,11 +100,11 @@ def write_model(model: Any, tokenizer: Any, folder: Path, like: str | Path) -> N
 
     from rlaif.engines.loading import load_model_config
     from rlaif.rl.ranks import Ranks
-    from rlaif.rl.sharding import collected
+    from rlaif.rl.sharding import gather_full
 
     stored = getattr(load_model_config(like), "dtype", None)
     ranks = Ranks.here()
-    weights = collected(model.to(stored or torch.float32).state_dict(keep_vars=True), ranks)
+    weights = gather_full(model.to(stored or torch.float32).state_dict(keep_vars=True), ranks)
     if ranks.rank == 0:
         model.save_pretrained(folder, state_dict=weights)
         tokenizer.save_pretrained(folder)

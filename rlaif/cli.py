@@ -409,10 +409,10 @@ def main() -> None:
         with told():
             app()
     except UserError as error:
-        if processes.is_first():
+        if processes.is_rank0():
             tell(f"Error: {error}" if error.code == 2 else str(error))
         else:
-            processes.give_way()
+            processes.yield_to_rank0()
         sys.exit(error.code)
     except BaseException:
         if stopping.received():  # whatever an interrupted library makes of it

@@ -23,16 +23,15 @@ from rlaif.rewards import Opened, fitting_prompts, fix_scales, open_rewards, ref
 from rlaif.rl.episodes import Episodes, join
 from rlaif.rl.forward import compare_responses
 from rlaif.rl.ppo import PromptTokens
-from rlaif.rl.ranks import ALONE, Ranks, together
+from rlaif.rl.ranks import SINGLE_PROCESS, Ranks, gather_episodes
 from rlaif.rl.rollout import Stops, rollout
 from rlaif.rl.texts import texts_of, turn_end
-from rlaif.runfolder import Journal, Stage
+from rlaif.runfolder import JsonlLog, Stage
 from rlaif.seeds import derive_seed, in_rounds
 from rlaif.stats import mean
 from rlaif.tracking import Track, open_tracker
-from rlaif.trainers import Plain
-from rlaif.training import WATCHED, arguments, fit, trains_in_bf16, without_dropout
-from rlaif.training import Watch as Curve
+from rlaif.trainers import QuietTrainer
+from rlaif.training import WATCHED, CurveCallback, arguments, disable_dropout, fit, trains_in_bf16
 from rlaif.watching import Sampled, Watch, note_doubts, summary
 
 if TYPE_CHECKING:
@@ -54,7 +53,7 @@ class Actor:
     def answers(self, prompts: Sequence[PromptTokens], number: int) -> list[str]:
         """Answers to held-out prompts, with the same random numbers whenever it is asked; see `watching.Answer`."""
         o, ids = self.options, [p.ids for p in prompts]
-        ranks = Ranks.here() if len(ids) >= Ranks.here().count else ALONE
+        ranks = Ranks.here() if len(ids) >= Ranks.here().count else SINGLE_PROCESS
         generator = torch.Generator(self.policy.device).manual_seed(derive_seed(self.seed, "watch", number))
         pad = self.tokenizer.pad_token_id
         self.policy.eval()
@@ -62,7 +61,7 @@ class Actor:
             mine = rollout(self.policy, ids, o.max_tokens, o.temperature, self.eos, pad, generator,
                            self.stops, ranks)  # fmt: skip
         self.policy.train()
-        return texts_of(self.tokenizer, together(ranks, ids, mine, pad))
+        return texts_of(self.tokenizer, gather_episodes(ranks, ids, mine, pad))
 
     def compare(self, episodes: Episodes) -> dict[str, list[float]]:
         """Of each response its log-probability, and how far that and the whole distribution are from the start's."""
@@ -122,7 +121,7 @@ class Scorer:
         }  # fmt: skip
 
 
-class InGroups(Plain):
+class GroupTrainer(QuietTrainer):
     """Mixin of trl's RLOO and GRPO trainers: our prompt tokens, and a rate that stays after its warm-up."""
 
     prompt_ids: dict[str, list[int]]
@@ -157,15 +156,15 @@ class InGroups(Plain):
         return rate
 
 
-class Updates(Curve):
+class UpdateCallback(CurveCallback):
     """One row an update in metrics.jsonl, at looks a few responses in samples.jsonl; checkpoints only between updates."""
 
     def __init__(
-        self, stage: Stage, curve: Journal, tick: Any, scorer: Scorer, watch: Watch, track: Track
+        self, stage: Stage, curve: JsonlLog, tick: Any, scorer: Scorer, watch: Watch, track: Track
     ) -> None:
         super().__init__(stage, curve, tick)
         self.scorer, self.watch, self.track = scorer, watch, track
-        self.samples = Journal(stage.dir / "samples.jsonl", "update")
+        self.samples = JsonlLog(stage.dir / "samples.jsonl", "update")
         self.logs: list[dict[str, float]] = []
 
     def row(self, step: int, logs: dict[str, float]) -> dict[str, Any]:
@@ -219,7 +218,7 @@ def train_in_groups(stage: Stage, trainer: Any, config: Any, **settings: Any) ->
             samples = reference_samples(stage, model, tokenizer, prompts, eos, trains_in_bf16(model))
             fix_scales(stage, opened.rewards, samples)
         model.generation_config.eos_token_id = list(eos)
-        actor = Actor(stage, without_dropout(model), tokenizer, eos)
+        actor = Actor(stage, disable_dropout(model), tokenizer, eos)
         scorer = Scorer(stage, opened, prompts, actor)
         made = _trainer(stage, trainer, _arguments(stage, model, config, settings), scorer, prompts)
         actor.precision = made.accelerator.autocast
@@ -228,19 +227,19 @@ def train_in_groups(stage: Stage, trainer: Any, config: Any, **settings: Any) ->
         publish(stage, "policy", lambda folder: write_model(model, tokenizer, folder, start))
 
     train_once(stage, "policy", train)
-    stage.metrics = summary(Journal(stage.dir / "metrics.jsonl", "step").rows())
+    stage.metrics = summary(JsonlLog(stage.dir / "metrics.jsonl", "step").rows())
     note_doubts(stage)
-    last = Journal(stage.dir / "samples.jsonl", "update").rows()[-1]
+    last = JsonlLog(stage.dir / "samples.jsonl", "update").rows()[-1]
     stage.note_example(last["prompt"], f"{last['response']} (score {last['score']:.2f})")
 
 
 def _train(stage: Stage, made: Any, scorer: Scorer, heldout: Sequence[PromptTokens], judge: Any) -> None:
     """Update after update, watched, from the last checkpoint where there is one."""
 
-    def updates(stage: Stage, curve: Journal, tick: Any) -> Updates:
+    def updates(stage: Stage, curve: JsonlLog, tick: Any) -> UpdateCallback:
         rows = curve.rows()
         watch = Watch(stage, scorer.actor.answers, heldout, judge, rows)
-        found = Updates(stage, curve, tick, scorer, watch, track)
+        found = UpdateCallback(stage, curve, tick, scorer, watch, track)
         found.samples.rewind(rows[-1]["update"] if rows else 0)
         return found
 
@@ -258,7 +257,7 @@ def _trainer(stage: Stage, trainer: Any, args: Any, scorer: Scorer, prompts: Seq
         for number in range(1, o.updates + 1)
         for p in in_rounds(prompts, number, o.batch_size // o.group, stage.seed)
     ]
-    kind: Any = type(trainer.__name__, (InGroups, trainer), {})
+    kind: Any = type(trainer.__name__, (GroupTrainer, trainer), {})
     kind.prompt_ids = {p.source.id: p.ids for p in prompts}
     kind.warmup, kind.stops = o.warmup * steps_of(o), scorer.actor.stops
     rows = Dataset.from_list([{"prompt": i} for i in order])

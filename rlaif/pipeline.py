@@ -46,9 +46,9 @@ def run(
         last = last_stage(resolved, until)
         plan = planned(resolved, config_path.parent)
         folder = Path(out) if out else Path("runs") / resolved.name
-        with processes.company(resolved.policy.device):
-            if not processes.is_first():
-                processes.follow(folder)
+        with processes.init_distributed(resolved.policy.device):
+            if not processes.is_rank0():
+                processes.worker_loop(folder)
                 return Run.load(folder)
             return _run(folder, resolved, config_path, list(overrides), last, plan, progress, tell)
 
@@ -62,8 +62,8 @@ def _run(
         this = open_run(folder, resolved, config_path, overrides)
         this.progress, this.tell = progress or this.progress, tell
         waiting = [stage for stage in this.stages[:last] if not stage.is_done]
-        processes.suit(waiting)
-        processes.share_evenly(waiting)
+        processes.check_fsdp(waiting)
+        processes.check_even_shares(waiting)
         if waiting:
             repeated = plan["prompts"]["repeated"]
             if repeated:
@@ -93,7 +93,7 @@ def run_stage(stage: Stage) -> None:
         torch.set_num_threads(stage.config.threads)
     stage.begin()
     try:
-        with processes.together(stage):
+        with processes.join_stage(stage):
             processes.module(stage).run(stage)
     except KeyboardInterrupt:
         stage.save("interrupted")

@@ -25,31 +25,31 @@ STOPS = "rlaif/first stops"  # a word in the store that all processes share
 PATIENCE = 5.0  # seconds for the first: all may come upon the same mistake, it a little later
 
 
-def count() -> int:
+def world_size() -> int:
     """How many processes there are."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def is_first() -> bool:
+def is_rank0() -> bool:
     """Whether this process runs the flow."""
     return os.environ.get("RANK", "0") == "0"
 
 
-def shards() -> bool:
+def fsdp_requested() -> bool:
     """Whether the launch asks for FSDP: each process holds a share of the models."""
     return os.environ.get("ACCELERATE_USE_FSDP") == "true"
 
 
 @contextmanager
-def company(device: str) -> Iterator[None]:
+def init_distributed(device: str) -> Iterator[None]:
     """All processes connected, where there are several; on GPUs each with one of its own."""
-    if count() == 1:
+    if world_size() == 1:
         yield
         return
     import torch
     import torch.distributed as dist
 
-    if shards():
+    if fsdp_requested():
         version = os.environ.get("FSDP_VERSION", "1")
         if version != "2":
             raise UserError(f"this launch asks for FSDP {version}.", "fsdp_version: 2 in its config",
@@ -62,31 +62,31 @@ def company(device: str) -> Iterator[None]:
     dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=WAIT)
     try:
         yield
-        if is_first():
-            _call(None)
+        if is_rank0():
+            _broadcast_stage(None)
         dist.barrier()
     except BaseException as error:
-        if _first_stops():
-            give_way()
+        if _rank0_failed():
+            yield_to_rank0()
             raise SystemExit(1) from None
-        if isinstance(error, UserError) and not is_first():
+        if isinstance(error, UserError) and not is_rank0():
             raise RuntimeError(f"in process {dist.get_rank()} alone: {error}") from error
         raise
     finally:
         dist.destroy_process_group()
 
 
-def give_way() -> None:
+def yield_to_rank0() -> None:
     """Let the first process speak: a launcher ends all processes when it sees one fail, and ends this one here."""
     time.sleep(PATIENCE)
 
 
-def _first_stops() -> bool:
+def _rank0_failed() -> bool:
     """Whether this process fails because the first one does, whose message is the one to be read; the first says so."""
     from torch.distributed.distributed_c10d import _get_default_store
 
     store = _get_default_store()
-    if is_first():
+    if is_rank0():
         store.set(STOPS, "")
         return False
     try:
@@ -97,37 +97,37 @@ def _first_stops() -> bool:
 
 
 @contextmanager
-def together(stage: Stage) -> Iterator[None]:
+def join_stage(stage: Stage) -> Iterator[None]:
     """The other processes do the same stage with the first; where a stage says it can be SHARED, and else they wait."""
-    if count() == 1 or not _says(stage, "SHARED"):
+    if world_size() == 1 or not _declares(stage, "SHARED"):
         yield
         return
-    suit([stage])
+    check_fsdp([stage])
     import torch.distributed as dist
 
-    _call(stage.number)
+    _broadcast_stage(stage.number)
     dist.barrier()  # copied by all, may be changed
     yield
     dist.barrier()
 
 
-def suit(stages: Iterable[Stage]) -> None:
+def check_fsdp(stages: Iterable[Stage]) -> None:
     """Raises UserError where FSDP is asked for, and a stage that all processes do cannot share out its model."""
-    if count() == 1 or not shards():
+    if world_size() == 1 or not fsdp_requested():
         return
-    unfit = [stage for stage in stages if _says(stage, "SHARED") and not _says(stage, "SHARDED")]
+    unfit = [stage for stage in stages if _declares(stage, "SHARED") and not _declares(stage, "SHARDED")]
     if unfit:
         raise UserError(f"{unfit[0].dir.name}: this launch asks for FSDP, and {unfit[0].name} does not share out its model.",
                         "a launch without it for that stage; any launch can go on where another one ended",
                         "the same with configs/accelerate/ddp.yaml, or this with --until the stage before it first")  # fmt: skip
 
 
-def follow(folder: Path) -> None:
+def worker_loop(folder: Path) -> None:
     """What every process but the first does: its share of each stage that is called, until none is left."""
     import torch
     import torch.distributed as dist
 
-    while (number := _call(None)) is not None:
+    while (number := _broadcast_stage(None)) is not None:
         stage = Run.load(folder).stages[number - 1]
         if stage.config.threads:
             torch.set_num_threads(stage.config.threads)
@@ -146,21 +146,21 @@ def module(stage: Stage) -> Any:
     return import_module(f"rlaif.stages.{stage.name}")
 
 
-def share_evenly(stages: Iterable[Stage]) -> None:
+def check_even_shares(stages: Iterable[Stage]) -> None:
     """Raises UserError where an optimiser step of a stage has to be shared out evenly (its `minibatch`) and cannot be."""
     for stage in stages:
         o, minibatch = stage.options, getattr(stage.options, "minibatch", 0)
-        if minibatch % count():
+        if minibatch % world_size():
             raise UserError(f"{stage.dir.name}: {minibatch} responses an optimiser step (batch_size {o.batch_size} / minibatches "
-                            f"{o.minibatches}) on {count()} processes.", "a multiple of the number of processes",
+                            f"{o.minibatches}) on {world_size()} processes.", "a multiple of the number of processes",
                             f"-s {stage.name}.batch_size=… or -s {stage.name}.minibatches=…, or another number of processes")  # fmt: skip
 
 
-def _says(stage: Stage, what: str) -> bool:
+def _declares(stage: Stage, what: str) -> bool:
     return getattr(module(stage), what, False)
 
 
-def _call(number: int | None) -> int | None:
+def _broadcast_stage(number: int | None) -> int | None:
     """The first process's word to all: a stage's number, or that there is none left."""
     import torch.distributed as dist
 

@@ -19,7 +19,7 @@ from rlaif.prompts import encode_chat
 from rlaif.records import Grade, Prompt, Response
 from rlaif.runfolder import Stage
 from rlaif.seeds import derive_seed, in_rounds
-from rlaif.stats import mean, spread
+from rlaif.stats import mean, std
 from rlaif.storage import read_json, write_json
 from rlaif.turns import turn_of
 
@@ -294,7 +294,7 @@ def totals(grades: Sequence[Grade], sources: Sequence[RewardSource]) -> dict[str
     total = dict.fromkeys((grade.response_id for grade in grades), 0.0)
     for source in sources:
         scores = [grade.scores[source.source] for grade in grades]
-        centre, width = (mean(scores), spread(scores)) if source.scale else (0.0, 1.0)
+        centre, width = (mean(scores), std(scores)) if source.scale else (0.0, 1.0)
         for grade, score in zip(grades, scores, strict=True):
             total[grade.response_id] += source.weight * (score - centre) / (width if width > 1e-6 else 1.0)
     return total

@@ -96,7 +96,7 @@ class Rows(RowFile[R]):
         self.ids.update(fresh)
 
 
-class Journal:
+class JsonlLog:
     """A JSONL file of rows numbered by `key`, which a continued run takes back to where it goes on."""
 
     def __init__(self, path: Path, key: str) -> None:

@@ -26,7 +26,7 @@ def mean(values: ArrayLike) -> float:
     return float(array.mean()) if array.size else NAN
 
 
-def spread(values: ArrayLike) -> float:
+def std(values: ArrayLike) -> float:
     """Standard deviation of a whole population, nan of nothing."""
     array = np.asarray(values, float)
     return float(array.std()) if array.size else NAN

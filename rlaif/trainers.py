@@ -20,9 +20,9 @@ from trl.trainer.dpo_trainer import DPOTrainer
 from trl.trainer.reward_trainer import RewardTrainer
 from trl.trainer.sft_trainer import SFTTrainer
 
-from rlaif.rl.forward import rewards_of
+from rlaif.rl.forward import score_by_length
 from rlaif.rl.ranks import Ranks
-from rlaif.rl.sharding import collected, cut, is_cut, own_state, whole_state
+from rlaif.rl.sharding import full_state, gather_full, is_sharded, local_state, shard
 from rlaif.stats import mean
 
 GROUP = 32  # responses of like length that go through the reward model together
@@ -44,7 +44,7 @@ def soft_preference_loss(
     return loss + center * (weight * (a + b) ** 2).mean() if center else loss
 
 
-class Plain:
+class QuietTrainer:
     """Mixin: no telemetry, no model cards, and a rate that is never zero."""
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
@@ -64,7 +64,7 @@ class Plain:
         """Do nothing; a run's report is its card."""
 
 
-class Shares(Plain):
+class ShardedTrainer(QuietTrainer):
     """Mixin: where the launch asks for FSDP the model is cut up when training begins; what is saved is whole.
 
     Accelerate would do it on GPUs alone; the same code on any device can be tested without one.
@@ -86,37 +86,37 @@ class Shares(Plain):
         ranks = Ranks.here()
         if ranks.sharded:
             for whole in filter(None, (self.model, self.ref_model)):
-                cut(whole, ranks, divisor=ranks.count)
+                shard(whole, ranks, divisor=ranks.count)
             self.accelerator.prepare_model(self.model, device_placement=False, evaluation_mode=True)  # type: ignore[attr-defined]
             self.model._is_accelerate_prepared = True  # or it would become DDP's
         return super().create_optimizer(model)  # type: ignore[misc]
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        if is_cut(self.model):
-            state_dict = collected(self.model.state_dict(keep_vars=True), Ranks.here())
+        if is_sharded(self.model):
+            state_dict = gather_full(self.model.state_dict(keep_vars=True), Ranks.here())
         super()._save(output_dir, state_dict)  # type: ignore[misc]
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        if not is_cut(self.model):
+        if not is_sharded(self.model):
             return super()._save_optimizer_and_scheduler(output_dir)  # type: ignore[misc]
         ranks = Ranks.here()
-        states = whole_state(self.optimizer, ranks), self.lr_scheduler.state_dict()  # type: ignore[attr-defined]
+        states = full_state(self.optimizer, ranks), self.lr_scheduler.state_dict()  # type: ignore[attr-defined]
         if ranks.rank == 0:
             for state, name in zip(states, (OPTIMIZER_NAME, SCHEDULER_NAME), strict=True):
                 torch.save(state, Path(output_dir) / name)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        if not is_cut(self.model) or checkpoint is None:
+        if not is_sharded(self.model) or checkpoint is None:
             return super()._load_optimizer_and_scheduler(checkpoint)  # type: ignore[misc]
         optimizer, schedule = (
             torch.load(Path(checkpoint) / name, map_location="cpu", weights_only=True)
             for name in (OPTIMIZER_NAME, SCHEDULER_NAME)
         )
-        self.optimizer.load_state_dict(own_state(optimizer, self.optimizer))  # type: ignore[attr-defined]
+        self.optimizer.load_state_dict(local_state(optimizer, self.optimizer))  # type: ignore[attr-defined]
         self.lr_scheduler.load_state_dict(schedule)
 
 
-class ReplyTrainer(Shares, SFTTrainer):
+class ResponseTrainer(ShardedTrainer, SFTTrainer):
     """trl's SFT on rows of `input_ids` and `labels`; every token weighs the same in a step and in an evaluation."""
 
     eval_dataset: Any
@@ -167,7 +167,7 @@ class ElementCollator:
         }  # fmt: skip
 
 
-class OnPairs(Shares):
+class PairTrainer(ShardedTrainer):
     """Mixin of trl's trainers on preferences: our elements in, our loss; `rewards` says what a sequence is worth."""
 
     def __init__(self, *args: Any, center: float = 0.0, margin: float = 0.0, **kwargs: Any) -> None:
@@ -206,17 +206,17 @@ class OnPairs(Shares):
         return (loss, {"rewards": rewards}) if return_outputs else loss
 
 
-class SoftRewardTrainer(OnPairs, RewardTrainer):
-    """trl's reward trainer with soft labels and any number of pairs an element, of a model `scored_at_the_end`."""
+class SoftRewardTrainer(PairTrainer, RewardTrainer):
+    """trl's reward trainer with soft labels and any number of pairs an element, of a model `score_at_last_token`."""
 
     def rewards(self, model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         """What the head says at each sequence's last token."""
         ids = inputs["input_ids"]
-        group = len(ids) if is_cut(self.model) else GROUP  # all processes have to make as many passes
-        return rewards_of(model, ids, inputs["attention_mask"].sum(1), group)
+        group = len(ids) if is_sharded(self.model) else GROUP  # all processes have to make as many passes
+        return score_by_length(model, ids, inputs["attention_mask"].sum(1), group)
 
 
-class SoftDpoTrainer(OnPairs, DPOTrainer):
+class SoftDpoTrainer(PairTrainer, DPOTrainer):
     """trl's DPO with soft labels: the reward model's loss, the reward being β·log π/π_ref of the reply.
 
     (DPO, arXiv 2305.18290, equation 7; with 0 < p < 1 it is its conservative form, cDPO.)

@@ -25,10 +25,10 @@ from rlaif.errors import UserError
 from rlaif.prompts import end_of_turn
 from rlaif.rl.forward import is_large
 from rlaif.rl.ranks import Ranks
-from rlaif.runfolder import Journal, Stage
+from rlaif.runfolder import JsonlLog, Stage
 from rlaif.seeds import derive_seed
 from rlaif.storage import write_json
-from rlaif.trainers import IGNORED, ReplyTrainer
+from rlaif.trainers import IGNORED, ResponseTrainer
 
 logging.disable_progress_bar()
 SAVE_SECONDS = 5.0
@@ -36,10 +36,10 @@ SAVE_SHARE = 0.05  # of the time may go into checkpoints
 WATCHED = ("loss", "grad_norm", "eval_loss")
 
 
-class Watch(TrainerCallback):
+class CurveCallback(TrainerCallback):
     """Writes the curve, moves the progress bar, times the checkpoints, and stops on numbers that are not finite."""
 
-    def __init__(self, stage: Stage, curve: Journal, tick: Callable[[int], None]) -> None:
+    def __init__(self, stage: Stage, curve: JsonlLog, tick: Callable[[int], None]) -> None:
         self.stage, self.curve, self.tick = stage, curve, tick
         self.saved = self.begun = time.monotonic()
         self.cost = 0.0
@@ -129,7 +129,7 @@ def arguments(kind: Any, stage: Stage, model: Any, heldout: int, **extra: Any) -
     return args
 
 
-def without_dropout(model: Any) -> Any:
+def disable_dropout(model: Any) -> Any:
     """The model with every dropout set to zero, modules and attention rates alike."""
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
@@ -140,11 +140,11 @@ def without_dropout(model: Any) -> Any:
     return model
 
 
-def fit(stage: Stage, trainer: Any, watch: Callable[..., Watch] = Watch) -> None:
+def fit(stage: Stage, trainer: Any, watch: Callable[..., CurveCallback] = CurveCallback) -> None:
     """Train to the end, from the last whole checkpoint where there is one; raises UserError on NaN."""
     last = remove_damaged(stage)
     done = int(last.name.rpartition("-")[2]) if last else 0
-    curve = Journal(stage.dir / "metrics.jsonl", "step")
+    curve = JsonlLog(stage.dir / "metrics.jsonl", "step")
     curve.rewind(done if last else -1)
     args = trainer.args
     batches = math.ceil(
@@ -160,7 +160,9 @@ def fit(stage: Stage, trainer: Any, watch: Callable[..., Watch] = Watch) -> None
         trainer.train(resume_from_checkpoint=str(last) if last else None)
 
 
-def fit_replies(stage: Stage, model: Any, tokenizer: Any, rows: list[dict[str, Any]], held: set[str]) -> None:
+def fit_responses(
+    stage: Stage, model: Any, tokenizer: Any, rows: list[dict[str, Any]], held: set[str]
+) -> None:
     """Fine-tune on rows of `prompt_id`, `input_ids` and `start` (tokens of the prompt), loss on the reply alone → policy/.
 
     Rows of `held` prompts measure and do not train.
@@ -172,8 +174,8 @@ def fit_replies(stage: Stage, model: Any, tokenizer: Any, rows: list[dict[str, A
     train, heldout = (Dataset.from_list([with_labels(row) for row in part]) for part in parts)
     _stop_at(model, tokenizer, end_of_turn(tokenizer))
     prepared = {"skip_prepare_dataset": True}  # rows are tokens already: the chat template is applied once
-    trainer = ReplyTrainer(
-        without_dropout(model), arguments(SFTConfig, stage, model, len(heldout), dataset_kwargs=prepared),
+    trainer = ResponseTrainer(
+        disable_dropout(model), arguments(SFTConfig, stage, model, len(heldout), dataset_kwargs=prepared),
         train_dataset=train, eval_dataset=heldout if len(heldout) else None, processing_class=tokenizer,
     )  # fmt: skip
     fit(stage, trainer)

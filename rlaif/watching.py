@@ -12,7 +12,7 @@ from rlaif.judge import Judge
 from rlaif.records import Prompt
 from rlaif.rewards import pointwise
 from rlaif.runfolder import Stage
-from rlaif.stats import mean, spread
+from rlaif.stats import mean, std
 
 if TYPE_CHECKING:
     from rlaif.rl.ppo import PromptTokens
@@ -102,7 +102,7 @@ class Watch:
             if read:
                 row |= {
                     "heldout_judge": mean(read),
-                    "heldout_judge_error": spread(read) / math.sqrt(len(read)),
+                    "heldout_judge_error": std(read) / math.sqrt(len(read)),
                 }
         return row
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from rlaif.runfolder import Journal
+from rlaif.runfolder import JsonlLog
 from rlaif.stages import dpo, reward, sft
 from tests.tiny_models import hand_made_run, preference, prompts_of, reply, revision, tiny_policy
 
@@ -25,7 +25,7 @@ def curve_of(folder, policy, name, **options):
         for i in range(1 + n % 2 if options.get("by_prompt") else 1):
             preference(stage, responses[i], responses[i + 1], 0.9 if n % 3 else 0.3, weight=1 + n % 4)
     {"reward": reward, "dpo": dpo, "sft": sft}[name].run(stage)
-    return Journal(stage.dir / "metrics.jsonl", "step").rows()
+    return JsonlLog(stage.dir / "metrics.jsonl", "step").rows()
 
 
 @pytest.mark.parametrize(

@@ -31,11 +31,11 @@ import sys, time
 from rlaif import groups, training
 from tests.test_groups import start
 training.SAVE_SECONDS, training.SAVE_SHARE = 0.0, 1e9
-step_end = groups.Updates.on_step_end
+step_end = groups.UpdateCallback.on_step_end
 def slow(self, *args, **rest):
     time.sleep(0.1)
     step_end(self, *args, **rest)
-groups.Updates.on_step_end = slow
+groups.UpdateCallback.on_step_end = slow
 start(*sys.argv[1:])
 """
 
@@ -112,14 +112,14 @@ def test_what_the_stage_writes(tmp_path, policy, name):
 
 @pytest.mark.parametrize("logprobs", [False, True])
 def test_a_base_models_response_ends_at_the_next_human_turn(logprobs):
-    from rlaif.groups import InGroups
+    from rlaif.groups import GroupTrainer
 
     class Generates:
         def _generate_single_turn(self, *_):
             ids = [[1, 2, 3, 4], [1, 2]]
             return (ids, None) if logprobs else ids
 
-    class Trainer(InGroups, Generates):
+    class Trainer(GroupTrainer, Generates):
         stops = staticmethod(lambda ids: 3 if 3 in ids else None)
 
     cut = [[1, 2, 3], [1, 2]]

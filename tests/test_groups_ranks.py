@@ -27,14 +27,14 @@ def main(folder: str, killed: str) -> None:
     _note_scores(Path(folder).parent / f"scores-{os.environ['RANK']}.jsonl")
     if killed == "yes":
         _die_after(KILLED)
-    with processes.company("cpu"):
-        if not processes.is_first():
-            processes.follow(Path(folder))
+    with processes.init_distributed("cpu"):
+        if not processes.is_rank0():
+            processes.worker_loop(Path(folder))
             return
         stage = Run.load(Path(folder)).stages[0]
-        processes.share_evenly([stage])
+        processes.check_even_shares([stage])
         stage.begin()
-        with processes.together(stage):
+        with processes.join_stage(stage):
             processes.module(stage).run(stage)
         stage.save("done")
 
@@ -56,14 +56,14 @@ def _note_scores(path: Path) -> None:
 def _die_after(updates: int) -> None:
     from rlaif import groups
 
-    begin = groups.InGroups._generate_and_score_completions
+    begin = groups.GroupTrainer._generate_and_score_completions
 
     def dying(self, inputs):
         if self.state.global_step >= updates * SMALL["minibatches"]:
             os._exit(9)
         return begin(self, inputs)
 
-    groups.InGroups._generate_and_score_completions = dying
+    groups.GroupTrainer._generate_and_score_completions = dying
 
 
 def launch(folder: Path, killed: str = "no") -> int:

@@ -12,7 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassifi
 from rlaif.options import Ppo
 from rlaif.rl.ppo import PPO, PromptTokens
 from rlaif.rl.ranks import Ranks
-from rlaif.rl.sharding import cut, whole
+from rlaif.rl.sharding import full_tensor, shard
 from tests.launching import on_two
 
 EOS, PAD, WANTED = 1, 0, 7
@@ -34,7 +34,7 @@ def made(ranks: Ranks, **changes) -> PPO:
     value = LlamaForSequenceClassification(LlamaConfig(**SIZES, num_labels=1)).eval()
     options = Ppo.model_validate({"stage": "ppo", "batch_size": 14, "micro_batch": 4, "minibatches": 3, "epochs": 2,
                                   "max_tokens": 6, "learning_rate": 1e-3, "warmup": 0, **changes})  # fmt: skip
-    policy, reference, value = (cut(model, ranks) for model in (policy, copy.deepcopy(policy), value))
+    policy, reference, value = (shard(model, ranks) for model in (policy, copy.deepcopy(policy), value))
     return PPO(policy, reference, value, wanted_share, options, (EOS,), PAD, seed=1, ranks=ranks)
 
 
@@ -47,7 +47,7 @@ def trained_for(updates: int, ranks: Ranks, **changes):
         metrics, experience = ppo.update(number, prompts)
         rows.append({key: value for key, value in metrics.items() if key != "seconds"})
     weights = torch.cat(
-        [whole(p.detach()).flatten() for m in (ppo.policy, ppo.value) for p in m.parameters()]
+        [full_tensor(p.detach()).flatten() for m in (ppo.policy, ppo.value) for p in m.parameters()]
     )
     return rows, weights, experience.episodes.responses()
 

@@ -21,16 +21,16 @@ SMALL = ["threads=1", "sample[0].prompts=24", "sample[1].prompts=24", "sft.epoch
 
 def test_alone_there_is_nothing_to_wait_for(monkeypatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
-    with processes.company("cpu"):
-        assert processes.count() == 1
-        assert processes.is_first()
+    with processes.init_distributed("cpu"):
+        assert processes.world_size() == 1
+        assert processes.is_rank0()
 
 
 def test_the_older_fsdp_is_refused_with_what_to_use_instead(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     monkeypatch.setenv("FSDP_VERSION", "1")
-    with pytest.raises(UserError, match=r"FSDP 1(?s:.*)fsdp\.yaml"), processes.company("cpu"):
+    with pytest.raises(UserError, match=r"FSDP 1(?s:.*)fsdp\.yaml"), processes.init_distributed("cpu"):
         pass
 
 
@@ -38,20 +38,20 @@ def test_fsdp_is_refused_for_a_stage_that_all_do_with_whole_models(monkeypatch):
     stages = [SimpleNamespace(name=name, dir=Path(f"0_{name}")) for name in ("sample", "sft", "other", "ppo")]
     says = {"sft": ("SHARED", "SHARDED"), "other": ("SHARED",), "ppo": ("SHARED", "SHARDED")}
     monkeypatch.setattr(processes, "_says", lambda stage, what: what in says.get(stage.name, ()))
-    processes.suit(stages)  # one process: nothing to share out
+    processes.check_fsdp(stages)  # one process: nothing to share out
     monkeypatch.setenv("WORLD_SIZE", "2")
-    processes.suit(stages)
+    processes.check_fsdp(stages)
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     with pytest.raises(UserError, match=r"0_other.*FSDP(?s:.*)ddp\.yaml.*--until"):
-        processes.suit(stages)
-    processes.suit([stage for stage in stages if stage.name != "other"])
+        processes.check_fsdp(stages)
+    processes.check_fsdp([stage for stage in stages if stage.name != "other"])
 
 
 @pytest.mark.parametrize("name", ["sft", "reward", "dpo", "rejection", "ppo"])
 def test_stages_that_train_can_be_shared_and_sharded(name):
     stage = SimpleNamespace(name=name)
-    assert processes._says(stage, "SHARED")
-    assert processes._says(stage, "SHARDED")
+    assert processes._declares(stage, "SHARED")
+    assert processes._declares(stage, "SHARDED")
 
 
 def launched(*words: str, **environment: str) -> subprocess.CompletedProcess:
@@ -86,13 +86,13 @@ def test_a_step_that_cannot_be_shared_out_evenly_is_refused_before_anything_runs
         made = kind.model_validate({"stage": name, "batch_size": 24, "group": 4, **options})
         return SimpleNamespace(name=name, dir=Path(f"7_{name}"), options=made)
 
-    processes.share_evenly([stage(minibatches=8)])
+    processes.check_even_shares([stage(minibatches=8)])
     monkeypatch.setenv("WORLD_SIZE", "2")
-    processes.share_evenly([stage(minibatches=4), SimpleNamespace(options=None)])
+    processes.check_even_shares([stage(minibatches=4), SimpleNamespace(options=None)])
     with pytest.raises(
         UserError, match=rf"7_{name}: 3 responses an optimiser step(?s:.*)-s {name}\.batch_size"
     ):
-        processes.share_evenly([stage(minibatches=4), stage(minibatches=8)])
+        processes.check_even_shares([stage(minibatches=4), stage(minibatches=8)])
 
 
 @pytest.mark.slow

@@ -184,7 +184,7 @@ def test_groups_of_like_length_give_the_rewards_of_one_padded_batch(policy):
     import torch
 
     from rlaif.engines.loading import load_reward_model
-    from rlaif.rl.forward import final_scores, rewards_of
+    from rlaif.rl.forward import final_scores, score_by_length
 
     model = load_reward_model(policy, "cpu", new_head=True)
     torch.manual_seed(0)
@@ -192,7 +192,7 @@ def test_groups_of_like_length_give_the_rewards_of_one_padded_batch(policy):
     mask = (torch.arange(14) < lengths[:, None]).long()
     ids = torch.randint(5, 50, (5, 14)) * mask  # pad is 0
     whole = model(ids, attention_mask=mask).logits.squeeze(-1)
-    assert rewards_of(partial(final_scores, model), ids, lengths, 2).tolist() == pytest.approx(
+    assert score_by_length(partial(final_scores, model), ids, lengths, 2).tolist() == pytest.approx(
         whole.tolist(), abs=1e-6
     )
 

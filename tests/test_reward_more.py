@@ -81,7 +81,7 @@ def test_k_replies_take_k_forwards_and_give_the_gradient_of_their_pairs(policy):
     import torch
 
     from rlaif.engines.loading import load_reward_model
-    from rlaif.rl.forward import final_scores, rewards_of
+    from rlaif.rl.forward import final_scores, score_by_length
     from rlaif.trainers import ElementCollator, soft_preference_loss
 
     rng = random.Random(0)
@@ -93,7 +93,7 @@ def test_k_replies_take_k_forwards_and_give_the_gradient_of_their_pairs(policy):
         torch.manual_seed(0)
         model.score.weight.data = torch.randn(model.score.weight.shape)
         batch = ElementCollator(0)(elements(pairs, 1.0, by_prompt))
-        rewards = rewards_of(
+        rewards = score_by_length(
             partial(final_scores, model), batch["input_ids"], batch["attention_mask"].sum(1), 4
         )
         soft_preference_loss(rewards[batch["pairs"].flatten()], batch["p_a"], batch["weight"]).backward()

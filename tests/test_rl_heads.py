@@ -8,7 +8,7 @@ from rlaif.rl import heads
 from rlaif.rl.episodes import join
 from rlaif.rl.forward import has_plain_head, response_final
 from rlaif.rl.heads import Final, block_log_probs, blocks, compare, pieces, token_log_probs
-from rlaif.rl.numerics import entropy, exact_kl, log_probs, picked
+from rlaif.rl.numerics import entropy, exact_kl, gather_log_probs, log_probs
 
 N, D, V = 11, 6, 17
 
@@ -43,7 +43,7 @@ def test_values_and_gradients_are_those_of_a_plain_log_softmax(temperature):
         if ours:
             value = token_log_probs(Final(h, w), tokens, temperature)
         else:
-            value = picked(log_probs(h @ w.t() / temperature), tokens)
+            value = gather_log_probs(log_probs(h @ w.t() / temperature), tokens)
         (value.exp() * upstream).sum().backward()  # a gradient that differs from token to token
         found.append((value.detach(), h.grad, w.grad))
     for one, other in zip(*found, strict=True):
@@ -76,7 +76,7 @@ def test_compare_gives_the_same_bits_as_training_and_the_formulas_of_numerics():
     found = compare(policy, Final(other, weight), tokens, 0.7)
     assert torch.equal(found["log_prob"], token_log_probs(policy, tokens, 0.7))
     policy_NV, reference_NV = (block_log_probs(h @ weight.t(), 0.7) for h in (states, other))
-    expected = {"log_prob": picked(policy_NV, tokens), "reference": picked(reference_NV, tokens),
+    expected = {"log_prob": gather_log_probs(policy_NV, tokens), "reference": gather_log_probs(reference_NV, tokens),
                 "exact_kl": exact_kl(policy_NV, reference_NV, policy_NV.exp()), "entropy": entropy(policy_NV, policy_NV.exp())}  # fmt: skip
     for name, value in expected.items():
         torch.testing.assert_close(found[name], value, atol=1e-5, rtol=1e-5)

@@ -62,7 +62,7 @@ def read(model, ids, rows, columns, own):
 
 
 def test_states_and_gradients_are_the_models_own(model):
-    assert llama.readable(model)
+    assert llama.supports(model)
     found = []
     for own in (True, False):
         model.zero_grad()
@@ -134,7 +134,7 @@ def test_decoding_goes_on_from_what_is_kept(model, room, bf16, monkeypatch):
     mask = torch.ones_like(ids)
     mask[1, :3] = 0
     mask[2, :5] = 0
-    rows, past = torch.arange(4), llama.Past()
+    rows, past = torch.arange(4), llama.KVCache()
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
         for start, end in [(0, 6), *((n, n + 1) for n in range(6, 14))]:
             if start == 9:  # two rows have ended
@@ -164,18 +164,18 @@ def test_the_last_layer_computes_the_states_asked_for_and_no_others(model):
 
 
 def test_decoding_keeps_what_the_model_is_made_for(model):
-    assert isinstance(forward.new_cache(model), llama.Past)
+    assert isinstance(forward.new_cache(model), llama.KVCache)
     other = made(GPT2Config(vocab_size=40, n_embd=32, n_layer=1, n_head=4))
     assert isinstance(forward.new_cache(other), DynamicCache)
 
 
 def test_what_is_made_otherwise_is_left_to_transformers():
-    assert not llama.readable(made(GPT2Config(vocab_size=40, n_embd=32, n_layer=1, n_head=4)))
-    assert not llama.readable(made(MistralConfig(**SIZES, sliding_window=8)))
+    assert not llama.supports(made(GPT2Config(vocab_size=40, n_embd=32, n_layer=1, n_head=4)))
+    assert not llama.supports(made(MistralConfig(**SIZES, sliding_window=8)))
     cut_up = made(CONFIGS["llama"])
     layer = cut_up.base_model.layers[1]
     layer.__class__ = type("FSDPLlamaDecoderLayer", (type(layer),), {})  # as torch marks a sharded layer
-    assert not llama.readable(cut_up)
+    assert not llama.supports(cut_up)
 
 
 @pytest.mark.parametrize("bias", [False, True])

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlaif.rl import numerics
-from rlaif.rl.episodes import Episodes, real
+from rlaif.rl.episodes import Episodes, length_mask
 from tests.test_ppo import trainer
 
 WIDTH = 7  # tokens a response may have
@@ -32,7 +32,7 @@ def ours(episodes, log_prob, reference, values, scores, **options):
     ppo = trainer(max_tokens=WIDTH, **options)
     ends, tokens = ppo._ends(episodes, scores), episodes.mask_BR
     width, width_R = int(ends.valued_B.max()), tokens.shape[1]
-    values = torch.where(real(ends.valued_B, width), values[:, :width], 0)
+    values = torch.where(length_mask(ends.valued_B, width), values[:, :width], 0)
     seen = {"log_prob": torch.where(tokens, log_prob[:, :width_R], 0),
             "reference": torch.where(tokens, reference[:, :width_R], 0), "value": values}  # fmt: skip
     rewards, advantages, returns = ppo._returns(seen, ends)
@@ -40,7 +40,7 @@ def ours(episodes, log_prob, reference, values, scores, **options):
         rewards,
         numerics.masked_whiten(advantages[:, :width_R], tokens),
         returns,
-        real(ends.states_B, width),
+        length_mask(ends.states_B, width),
     )
 
 

@@ -24,11 +24,11 @@ from pathlib import Path
 from rlaif import training
 from tests.test_sft_reward_continue import start
 training.SAVE_SECONDS, training.SAVE_SHARE = 0.0, 1e9
-step_end = training.Watch.on_step_end
+step_end = training.CurveCallback.on_step_end
 def slow(self, args, state, control, **rest):
     time.sleep(0.1)
     step_end(self, args, state, control, **rest)
-training.Watch.on_step_end = slow
+training.CurveCallback.on_step_end = slow
 start(*sys.argv[1:])
 """
 

@@ -10,7 +10,7 @@ import pytest
 from rlaif import opening, pipeline, storage
 from rlaif.errors import UserError
 from rlaif.records import Comparison, Response
-from rlaif.runfolder import Journal, Rows, Run, label_files
+from rlaif.runfolder import JsonlLog, Rows, Run, label_files
 from rlaif.storage import broken, fingerprint, put, read_json, seal, write_json
 
 
@@ -251,7 +251,7 @@ def test_a_damaged_json_file_of_a_run_is_said(project, name, content):
 
 
 def test_a_damaged_metrics_row_is_said_with_its_line(tmp_path):
-    journal = Journal(tmp_path / "metrics.jsonl", "update")
+    journal = JsonlLog(tmp_path / "metrics.jsonl", "update")
     journal.append({"update": 1}, {"update": 2})
     journal.path.write_text(journal.path.read_text().replace('"update": 2', '"upd'))
     with pytest.raises(UserError, match=r"metrics.jsonl:2: damaged row"):

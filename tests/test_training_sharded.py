@@ -70,14 +70,14 @@ def stop_early(patch=setattr) -> None:
 
     patch(training, "SAVE_SECONDS", 0.0)
     patch(training, "SAVE_SHARE", 1e9)
-    saved = training.Watch.on_save
+    saved = training.CurveCallback.on_save
 
     def stop(self, args, state, control, **rest):
         saved(self, args, state, control, **rest)
         if state.global_step == STEPS:
             raise Stopped(held(rest["model"]))
 
-    patch(training.Watch, "on_save", stop)
+    patch(training.CurveCallback, "on_save", stop)
 
 
 def main(folder: str, policy: str, stops: str) -> None:

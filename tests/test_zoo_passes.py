@@ -50,10 +50,10 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
     from rlaif import training
     from rlaif.stages import reward
 
-    found, fit, elements = Seen(), training.fit_replies, reward.elements
+    found, fit, elements = Seen(), training.fit_responses, reward.elements
     monkeypatch.setattr("rlaif.rewards.REFERENCE_SAMPLES", 8)
     monkeypatch.setattr(
-        training, "fit_replies", lambda stage, model, tokenizer, rows, held: (
+        training, "fit_responses", lambda stage, model, tokenizer, rows, held: (
             found.rows.extend(rows), fit(stage, model, tokenizer, rows, held))
     )  # fmt: skip
     monkeypatch.setattr(reward, "elements", lambda pairs, *rest: (found.pairs.extend(pairs), elements(pairs, *rest))[1])  # fmt: skip
@@ -125,7 +125,7 @@ def texts_of(run: Run) -> list[str]:
 def check_scores(model: zoo.Model, run: Run, pairs: list[dict[str, Any]]) -> None:
     """The reward model says the same of a sequence in training, calibration and PPO."""
     from rlaif.rl.episodes import join
-    from rlaif.rl.forward import rewards_of, score_sequences, scored_at_the_end
+    from rlaif.rl.forward import score_at_last_token, score_by_length, score_sequences
     from rlaif.rl.reward import ModelReward
 
     folder = run.stages[6].dir / "reward_model"
@@ -146,7 +146,7 @@ def check_scores(model: zoo.Model, run: Run, pairs: list[dict[str, Any]]) -> Non
     assert float((ppo - own).abs().max()) <= 1e-5
     assert float((alone - own).abs().max()) <= 1e-5
     with torch.no_grad():
-        trained = rewards_of(scored_at_the_end(net), episodes.ids_BL, episodes.length_B, 8)
+        trained = score_by_length(score_at_last_token(net), episodes.ids_BL, episodes.length_B, 8)
     assert float((trained - own).abs().max()) <= 1e-5
     assert float(own.std()) > 1e-3  # of scores that differ
 

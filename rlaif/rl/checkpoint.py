@@ -18,7 +18,7 @@ from torch import Tensor
 from rlaif.checkpoints import damage_of_checkpoint, seal_checkpoint
 from rlaif.errors import UserError
 from rlaif.rl.ppo import PPO, trained
-from rlaif.rl.sharding import collected, own_state, share, whole_state
+from rlaif.rl.sharding import full_state, gather_full, local_shard, local_state
 from rlaif.storage import put, read_json, write_json
 
 KEPT = 2
@@ -30,10 +30,10 @@ def save(folder: Path, ppo: PPO, update: int) -> None:
     partial, final = folder / "partial", folder / f"{update:06d}"
     if final.exists():
         return
-    weights = {name: collected(found, ppo.ranks) for name, found in _weights(ppo).items()}
+    weights = {name: gather_full(found, ppo.ranks) for name, found in _weights(ppo).items()}
     optimizers = {
-        "policy": whole_state(ppo.optimizer, ppo.ranks),
-        "value": whole_state(ppo.value_optimizer, ppo.ranks),
+        "policy": full_state(ppo.optimizer, ppo.ranks),
+        "value": full_state(ppo.value_optimizer, ppo.ranks),
     }
     if ppo.ranks.sharded and ppo.ranks.rank:
         return
@@ -80,10 +80,10 @@ def load(path: Path, ppo: PPO) -> int:
         saved = load_file(path / f"{name}.safetensors", device=device)
         with torch.no_grad():
             for key, weight in weights.items():
-                weight.copy_(share(saved[key], weight))
+                weight.copy_(local_shard(saved[key], weight))
     optimizers = torch.load(path / "optimizers.pt", map_location=device, weights_only=True)
     for name, optimizer in (("policy", ppo.optimizer), ("value", ppo.value_optimizer)):
-        optimizer.load_state_dict(own_state(optimizers[name], optimizer))
+        optimizer.load_state_dict(local_state(optimizers[name], optimizer))
     state = read_json(path / STATE)
     ppo.kl.coef = state["kl_coef"]
     return int(state["update"])

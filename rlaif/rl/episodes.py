@@ -42,7 +42,7 @@ class Episodes:
     @property
     def mask_BR(self) -> Tensor:
         """True at real response positions."""
-        return real(self.response_B)
+        return length_mask(self.response_B)
 
     def select(self, rows: Tensor) -> Episodes:
         """Some of the episodes, trimmed to the longest of them."""
@@ -62,7 +62,7 @@ class Episodes:
 
         `count_B` asks for that many positions of each episode; one more than it has tokens is the one after its last.
         """
-        rows_N, steps_N = real(self.response_B if count_B is None else count_B).nonzero(as_tuple=True)
+        rows_N, steps_N = length_mask(self.response_B if count_B is None else count_B).nonzero(as_tuple=True)
         return rows_N, self.prompt_B[rows_N] - 1 + steps_N
 
     def tokens(self) -> Tensor:
@@ -76,7 +76,7 @@ class Episodes:
         return [row[start:end] for row, start, end in zip(self.ids_BL.tolist(), starts, ends, strict=True)]
 
 
-def real(count_B: Tensor, width: int | None = None) -> Tensor:
+def length_mask(count_B: Tensor, width: int | None = None) -> Tensor:
     """True at the first `count_B` steps of each row. → B × `width`, omitted: the largest count"""
     return (
         torch.arange(int(count_B.max()) if width is None else width, device=count_B.device) < count_B[:, None]

@@ -19,9 +19,9 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from rlaif.rl import llama
 from rlaif.rl.cpu import linear_layers, working_dtype
-from rlaif.rl.episodes import Episodes, micro_batches, real
+from rlaif.rl.episodes import Episodes, length_mask, micro_batches
 from rlaif.rl.heads import COMPARED, Final, compare
-from rlaif.rl.sharding import within
+from rlaif.rl.sharding import run_in_forward
 
 LARGE = 1_000_000_000  # parameters from which activations are recomputed to save memory
 
@@ -96,7 +96,7 @@ def recomputing(model: Any) -> Iterator[None]:
 
 def states_at(model: Any, ids_BL: Tensor, rows_N: Tensor, columns_N: Tensor) -> Tensor:
     """The last hidden states at some positions of sequences padded on the right. → ND"""
-    if llama.readable(model) and not is_large(model):
+    if llama.supports(model) and not is_large(model):
         return llama.states_at(model, ids_BL, rows_N, columns_N)
     with recomputing(model):
         return model.base_model(input_ids=ids_BL, use_cache=False).last_hidden_state[rows_N, columns_N]
@@ -105,7 +105,7 @@ def states_at(model: Any, ids_BL: Tensor, rows_N: Tensor, columns_N: Tensor) -> 
 def response_final(model: Any, episodes: Episodes, hidden_BRD: Tensor | None = None) -> Final:
     """The states before each response token and the head that turns them into logits, in the dtype products have here.
 
-    `hidden_BRD` are those states where they are known already. Of a sharded model to be called `within` it.
+    `hidden_BRD` are those states where they are known already. Of a sharded model to be called by `run_in_forward`.
     """
     rows_N, columns_N = episodes.states()
     if not has_plain_head(model):
@@ -146,8 +146,8 @@ def response_logits(model: Any, episodes: Episodes, temperature: float) -> Tenso
 
 def new_cache(model: Any) -> Any:
     """What `next_logits` keeps from one call to the next."""
-    own = has_plain_head(model) and llama.readable(model)
-    return llama.Past() if own else DynamicCache(config=model.config)
+    own = has_plain_head(model) and llama.supports(model)
+    return llama.KVCache() if own else DynamicCache(config=model.config)
 
 
 def next_logits(model: Any, ids: Tensor, mask: Tensor, cache: Any) -> tuple[Tensor, Tensor | None]:
@@ -156,7 +156,7 @@ def next_logits(model: Any, ids: Tensor, mask: Tensor, cache: Any) -> tuple[Tens
     `ids` are the positions not yet in the cache, `mask` covers all of them.
     """
     head = model.get_output_embeddings()
-    if isinstance(cache, llama.Past):
+    if isinstance(cache, llama.KVCache):
         hidden_BD = llama.next_states(model, ids, mask, cache)
         return cache.linear(head, hidden_BD), hidden_BD
     positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
@@ -176,7 +176,7 @@ def response_values(model: Any, episodes: Episodes, count_B: Tensor | None = Non
     def read() -> Tensor:
         return model.score(states_at(model, episodes.ids_BL, rows_N, columns_N).to(model.score.weight.dtype))
 
-    return within(model, read)[:, 0].float()
+    return run_in_forward(model, read)[:, 0].float()
 
 
 def has_score(model: Any) -> bool:
@@ -192,22 +192,22 @@ def final_scores(model: Any, ids_BL: Tensor, length_B: Tensor) -> Tensor:
     head is asked in its own way, with the mask of the lengths.
     """
     if not has_score(model):
-        mask_BL = real(length_B, ids_BL.shape[1]).long()
+        mask_BL = length_mask(length_B, ids_BL.shape[1]).long()
         with recomputing(
             model
-        ):  # not called as a module: `scored_at_the_end` puts this in the place of its forward
+        ):  # not called as a module: `score_at_last_token` puts this in the place of its forward
             return type(model).forward(model, input_ids=ids_BL, attention_mask=mask_BL).logits[:, 0].float()
     rows_B = torch.arange(len(ids_BL), device=ids_BL.device)
     return model.score(states_at(model, ids_BL, rows_B, length_B - 1))[:, 0].float()
 
 
-def scored_at_the_end(model: Any) -> Any:
+def score_at_last_token(model: Any) -> Any:
     """The reward model with `final_scores` as its forward pass, for trainers that wrap a model and call it whole."""
     model.forward = MethodType(final_scores, model)
     return model
 
 
-def rewards_of(
+def score_by_length(
     score: Callable[[Tensor, Tensor], Tensor], ids_BL: Tensor, length_B: Tensor, group: int
 ) -> Tensor:
     """What `score`, which is like `final_scores`, gives sequences padded on the right. → B
@@ -237,4 +237,4 @@ def score_sequences(
     model.eval()
     ids = pad_sequence([torch.tensor(sequence) for sequence in sequences], True)
     lengths = torch.tensor([len(sequence) for sequence in sequences])
-    return rewards_of(score, ids.to(model.device), lengths.to(model.device), batch).tolist()
+    return score_by_length(score, ids.to(model.device), lengths.to(model.device), batch).tolist()

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from rlaif.rl.cpu import by_torch, product
-from rlaif.rl.numerics import entropy, exact_kl, picked
+from rlaif.rl.numerics import entropy, exact_kl, gather_log_probs
 
 BLOCK_BYTES, PIECE_BYTES = 128 * 2**20, 2 * 2**20  # of fp32 logits
 COMPARED = ("log_prob", "reference", "exact_kl", "entropy")
@@ -75,7 +75,7 @@ def block_log_probs(logits_nV: Tensor, temperature: float) -> Tensor:
 def token_log_probs(final: Final, tokens_N: Tensor, temperature: float = 1.0) -> Tensor:
     """Log-probability, in fp32 and with a gradient, of each position's token. → N"""
     if final.weight_VD is None:
-        return picked(block_log_probs(final.states_ND, temperature), tokens_N)
+        return gather_log_probs(block_log_probs(final.states_ND, temperature), tokens_N)
     found: Any = _TokenLogProbs.apply(final.states_ND, final.weight_VD, tokens_N, temperature)
     return found
 
@@ -94,7 +94,7 @@ class _TokenLogProbs(torch.autograd.Function):
             logits_nV = final.logits(at, into=logits_NV[at])
             for part in pieces(logits_nV):
                 log_probs_nV = block_log_probs(logits_nV[part], temperature)
-                found_N[at][part] = picked(log_probs_nV, tokens_N[at][part])
+                found_N[at][part] = gather_log_probs(log_probs_nV, tokens_N[at][part])
         ctx.save_for_backward(states_ND, weight_VD, tokens_N)
         ctx.logits, ctx.temperature = logits_NV, temperature
         return found_N
@@ -126,7 +126,7 @@ def compare(policy: Final, reference: Final, tokens_N: Tensor, temperature: floa
             policy_nV = block_log_probs(own_nV[part], temperature)
             reference_nV = block_log_probs(other_nV[part], temperature)
             probs_nV, tokens_n = policy_nV.exp(), tokens_N[at][part]
-            read = (picked(policy_nV, tokens_n), picked(reference_nV, tokens_n),
+            read = (gather_log_probs(policy_nV, tokens_n), gather_log_probs(reference_nV, tokens_n),
                     exact_kl(policy_nV, reference_nV, probs_nV), entropy(policy_nV, probs_nV))  # fmt: skip
             for name, values_n in zip(COMPARED, read, strict=True):
                 found[name][at][part] = values_n

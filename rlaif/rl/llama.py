@@ -19,15 +19,15 @@ from torch.nn import functional as F
 
 from rlaif.rl.cpu import PackedLayers, lowered, working_dtype
 
-MAKES = ("Llama", "Mistral", "Qwen2", "Qwen3")
-LAYERS, NORMS = ({f"{make}{part}" for make in MAKES} for part in ("DecoderLayer", "RMSNorm"))
+FAMILIES = ("Llama", "Mistral", "Qwen2", "Qwen3")
+LAYERS, NORMS = ({f"{family}{part}" for family in FAMILIES} for part in ("DecoderLayer", "RMSNorm"))
 SHORT = (
     512  # tokens up to which bf16 on a CPU attends by plain products: the flash kernel there is far slower
 )
-ROOM = 32  # positions by which a cache grows: a product with a part of a buffer would copy it first
+GROWTH = 32  # positions by which a cache grows: a product with a part of a buffer would copy it first
 
 
-class Past:
+class KVCache:
     """Every layer's keys and values [B, K, P, W] of the positions so far, and zeros in the places after them.
 
     `linear` calls the model's linear layers, as long as its weights stay as they are.
@@ -41,7 +41,7 @@ class Past:
     def put(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Store a layer's new positions, those after `used`. → its keys and values, whole"""
         end = self.used + keys.shape[2]
-        places = -(-end // ROOM) * ROOM
+        places = -(-end // GROWTH) * GROWTH
         if layer == len(self.layers):
             self.layers.append((keys[:, :, :0], values[:, :, :0]))
         more = places - self.layers[layer][0].shape[2]
@@ -67,7 +67,7 @@ class Wanted:
     bias: Tensor
 
 
-def readable(model: Any) -> bool:
+def supports(model: Any) -> bool:
     """Whether every layer is transformers' own, as Llama's are, sees all positions before it, and is whole here."""
     base = model.base_model
     config, layers = base.config.get_text_config(), getattr(base, "layers", [])
@@ -95,25 +95,25 @@ def states_at(model: Any, ids_BT: Tensor, rows_N: Tensor, columns_N: Tensor) -> 
     return _normed(base.norm, _layer(base.layers[-1], x_BTD, rope, wanted=wanted)[taken_BR])
 
 
-def next_states(model: Any, ids_BT: Tensor, mask_BC: Tensor, past: Past) -> Tensor:
+def next_states(model: Any, ids_BT: Tensor, mask_BC: Tensor, cache: KVCache) -> Tensor:
     """The last hidden state at the last position, of sequences padded on the left. → BD
 
-    `ids_BT` are the positions that `past` does not have yet, `mask_BC` covers all of them.
+    `ids_BT` are the positions that `cache` does not have yet, `mask_BC` covers all of them.
     """
     base, (rows, new) = model.base_model, ids_BT.shape
     x_BTD = _embedded(base.embed_tokens, ids_BT)
     rope = _rope(base, x_BTD, (mask_BC.cumsum(1) - 1).clamp(min=0)[:, -new:])
-    real_BP = F.pad(mask_BC, (0, -mask_BC.shape[1] % ROOM))
+    real_BP = F.pad(mask_BC, (0, -mask_BC.shape[1] % GROWTH))
     place_P = torch.arange(real_BP.shape[1], device=ids_BT.device)
-    place_T = place_P[past.used : past.used + new]
+    place_T = place_P[cache.used : cache.used + new]
     bias = _bias((place_P > place_T[:, None]) | (real_BP == 0)[:, None, None], x_BTD)
     for layer in base.layers[:-1]:
-        x_BTD = _layer(layer, x_BTD, rope, bias, past)
+        x_BTD = _layer(layer, x_BTD, rope, bias, cache)
     last_B = torch.arange(1, rows + 1, device=ids_BT.device) * new - 1
     cos, sin = (x[:, -1:] for x in rope)
     wanted = Wanted(last_B, (rows, 1), (cos, sin), bias[:, :, -1:])
-    x_B1D = _layer(base.layers[-1], x_BTD, rope, bias, past, wanted)
-    past.used += new
+    x_B1D = _layer(base.layers[-1], x_BTD, rope, bias, cache, wanted)
+    cache.used += new
     return _normed(base.norm, x_B1D[:, 0])
 
 
@@ -173,14 +173,14 @@ def _rotated(x_BTHW: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 def _layer(
     layer: Any, x_BTD: Tensor, rope: tuple[Tensor, Tensor], bias: Tensor | None = None,
-    past: Past | None = None, wanted: Wanted | None = None,
+    cache: KVCache | None = None, wanted: Wanted | None = None,
 ) -> Tensor:  # fmt: skip
-    """One layer, its keys and values put into the `past` where there is one. → BTD, or BRD where some are `wanted`
+    """One layer, its keys and values put into the `cache` where there is one. → BTD, or BRD where some are `wanted`
 
     Without a `bias` a position sees those before it and itself.
     """
     attention, mlp = layer.self_attn, layer.mlp
-    linear = past.linear if past is not None else _call
+    linear = cache.linear if cache is not None else _call
 
     def heads(kind: str, h: Tensor) -> Tensor:
         """Queries, keys or values, normed where the model does that: [B, T, H or K, W]."""
@@ -191,8 +191,8 @@ def _layer(
     h_BTD = lowered(_normed(layer.input_layernorm, x_BTD))
     keys = _rotated(heads("k", h_BTD), *rope)
     values = heads("v", h_BTD).transpose(1, 2).contiguous()
-    if past is not None:
-        keys, values = past.put(attention.layer_idx, keys, values)
+    if cache is not None:
+        keys, values = cache.put(attention.layer_idx, keys, values)
     if wanted is not None:
         h_BTD, x_BTD = (
             y.flatten(0, 1).index_select(0, wanted.flat).unflatten(0, wanted.shape) for y in (h_BTD, x_BTD)

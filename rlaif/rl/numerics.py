@@ -33,7 +33,7 @@ def log_probs(logits_NV: Tensor) -> Tensor:
     return logits_NV.float().log_softmax(-1)
 
 
-def picked(log_probs_NV: Tensor, tokens_N: Tensor) -> Tensor:
+def gather_log_probs(log_probs_NV: Tensor, tokens_N: Tensor) -> Tensor:
     """The entry of each row that its token names. → N"""
     return log_probs_NV.gather(-1, tokens_N[:, None])[:, 0]
 

@@ -29,15 +29,15 @@ from torch import Tensor
 from rlaif.options import Ppo
 from rlaif.rl import numerics
 from rlaif.rl.cpu import keep_memory, linear_layers
-from rlaif.rl.episodes import Episodes, micro_batches, real
+from rlaif.rl.episodes import Episodes, length_mask, micro_batches
 from rlaif.rl.experience import Ends, Experience, describe
 from rlaif.rl.forward import choose_attention, lower, precision, response_final, response_values
 from rlaif.rl.heads import COMPARED, compare, token_log_probs
 from rlaif.rl.lora import switched_off
 from rlaif.rl.pretraining import Pretraining
-from rlaif.rl.ranks import ALONE, Ranks, together
+from rlaif.rl.ranks import SINGLE_PROCESS, Ranks, gather_episodes
 from rlaif.rl.rollout import Stops, rollout
-from rlaif.rl.sharding import gathered, whole, within
+from rlaif.rl.sharding import full_tensor, run_in_forward, unsharded
 from rlaif.seeds import derive_seed
 
 Reward = Callable[[Episodes, Sequence[Any]], Tensor]  # (episodes, each prompt's `source`) → score_B
@@ -74,7 +74,7 @@ class PPO:
     def __init__(
         self, policy: Any, reference: Any, value: Any, reward: Reward, options: Ppo, eos: Sequence[int], pad: int,
         seed: int = 0, autocast: bool = False, stops: Stops | None = None, pretraining: Pretraining | None = None,
-        ranks: Ranks = ALONE, sampler: Sampler | None = None,
+        ranks: Ranks = SINGLE_PROCESS, sampler: Sampler | None = None,
     ) -> None:  # fmt: skip
         self.policy, self.reference, self.value, self.reward = policy, reference, value, reward
         self.options, self.eos, self.pad, self.seed, self.autocast = options, eos, pad, seed, autocast
@@ -119,11 +119,11 @@ class PPO:
         if self.sampler is not None:
             return self.sampler(self.policy, ids, number)
         generator = torch.Generator(self.device).manual_seed(number)
-        o, ranks = self.options, self.ranks if len(ids) >= self.ranks.count else ALONE
-        with self._precision(), gathered(self.policy):
+        o, ranks = self.options, self.ranks if len(ids) >= self.ranks.count else SINGLE_PROCESS
+        with self._precision(), unsharded(self.policy):
             mine = rollout(self.policy, ids, o.max_tokens, o.temperature, self.eos, self.pad, generator,
                            self.stops, ranks, self.keeps_final)  # fmt: skip
-        return together(ranks, ids, mine, self.pad)
+        return gather_episodes(ranks, ids, mine, self.pad)
 
     def score(self, episodes: Episodes, prompts: Sequence[PromptTokens]) -> Tensor:
         """The reward function's score of each episode, checked. → B"""
@@ -202,7 +202,7 @@ class PPO:
                 found = self._measure(part, own.valued_B, learns)
                 for name, numbers_N in found.items():
                     count_B = own.valued_B if name == "value" else part.response_B
-                    row_N, step_N = real(count_B).nonzero(as_tuple=True)
+                    row_N, step_N = length_mask(count_B).nonzero(as_tuple=True)
                     seen[name][rows[row_N], step_N] = numbers_N.detach()
                 if value_loss is not None:
                     mine = {name: x[rows] for name, x in seen.items()}
@@ -213,8 +213,8 @@ class PPO:
     @torch.enable_grad()
     def _learn_values(self, values_N: Tensor, seen: dict[str, Tensor], own: Ends, every: Ends) -> Tensor:
         """Add a micro-batch's share to the gradient of the first step's value loss. → that share of the loss"""
-        states_BS = real(own.states_B, seen["value"].shape[1])
-        values_N = values_N[states_BS[real(own.valued_B, states_BS.shape[1])]]
+        states_BS = length_mask(own.states_B, seen["value"].shape[1])
+        values_N = values_N[states_BS[length_mask(own.valued_B, states_BS.shape[1])]]
         returns_N = self._returns(seen, own)[2][states_BS]
         loss = numerics.value_loss(
             values_N, seen["value"][states_BS], returns_N, self.options.value_clip
@@ -227,7 +227,7 @@ class PPO:
         A truncated response pays a penalty, or goes unscored where its value goes on.
         """
         o, values_BS = self.options, seen["value"]
-        states_BS = real(ends.states_B, values_BS.shape[1])
+        states_BS = length_mask(ends.states_B, values_BS.shape[1])
         kl_BR = numerics.kl_estimate(seen["log_prob"], seen["reference"], o.kl_estimator)
         kl_BS = torch.nn.functional.pad(kl_BR, (0, states_BS.shape[1] - kl_BR.shape[1]))
         unended_B = 0 if o.missing_eos == "bootstrap" else ends.score_B - o.missing_eos_penalty
@@ -244,7 +244,7 @@ class PPO:
 
     def _measure(self, part: Episodes, valued_B: Tensor, learns: bool = False) -> dict[str, Tensor]:
         """What the models say of a micro-batch's response tokens and states, values with a gradient or without. → each N"""
-        found = within(self.policy, lambda: self._compare(part))
+        found = run_in_forward(self.policy, lambda: self._compare(part))
         with torch.set_grad_enabled(learns):
             return {**found, "value": response_values(self.value, part, valued_B)}
 
@@ -252,7 +252,7 @@ class PPO:
         policy, tokens_N = response_final(self.policy, part, part.final_BRD), part.tokens()
         heat = self.options.temperature
         with self._reference() as model:
-            return within(model, lambda: compare(policy, response_final(model, part), tokens_N, heat))
+            return run_in_forward(model, lambda: compare(policy, response_final(model, part), tokens_N, heat))
 
     def _learn(self, experience: Experience, plan: Plan, number: int) -> dict[str, Any]:
         """The optimiser steps of one update; → means over its minibatches."""
@@ -269,7 +269,7 @@ class PPO:
             steps.append(step)
         means = {key: math.fsum(s[key] for s in steps) / len(steps) for key in steps[0] if key != "ratio"}
         variance = numerics.explained_variance(experience.value, experience.returns,
-                                               real(experience.states_B, experience.value.shape[1]))  # fmt: skip
+                                               length_mask(experience.states_B, experience.value.shape[1]))  # fmt: skip
         return {
             **means,
             "ratio_first": steps[0].get("ratio"),
@@ -391,7 +391,7 @@ class PPO:
                 final = response_final(self.policy, part)
             return token_log_probs(final, part.tokens(), temperature)
 
-        return within(self.policy, read)
+        return run_in_forward(self.policy, read)
 
     def _remember(self, pretraining: Pretraining, turn: int) -> Tensor:
         """Add the gradient of γ times the loss on pre-training text (arXiv 2203.02155, eq. 2). → that loss"""
@@ -421,7 +421,7 @@ class PPO:
             mean.lerp_(weights[name], 1 - (self.options.ema or 0.0))
 
     def _clip(self, model: Any) -> Tensor:
-        return whole(torch.nn.utils.clip_grad_norm_(model.parameters(), self.options.max_grad_norm))
+        return full_tensor(torch.nn.utils.clip_grad_norm_(model.parameters(), self.options.max_grad_norm))
 
     def _apply(self, optimizer: torch.optim.Optimizer) -> None:
         optimizer.step()
@@ -435,7 +435,7 @@ def trained(model: Any) -> dict[str, Tensor]:
 
 def _flat(rows: Tensor, count_B: Tensor, *whole: Tensor) -> tuple[Tensor, ...]:
     """The first `count_B` entries of some rows, in the order of `Episodes.states`. → each N"""
-    row_N, step_N = real(count_B).nonzero(as_tuple=True)
+    row_N, step_N = length_mask(count_B).nonzero(as_tuple=True)
     return tuple(x[rows[row_N], step_N] for x in whole)
 
 

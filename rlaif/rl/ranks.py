@@ -81,10 +81,10 @@ class Ranks:
                 self.add(weight.grad)
 
 
-ALONE = Ranks()
+SINGLE_PROCESS = Ranks()
 
 
-def together(ranks: Ranks, prompts: Sequence[Sequence[int]], mine: Episodes, pad: int) -> Episodes:
+def gather_episodes(ranks: Ranks, prompts: Sequence[Sequence[int]], mine: Episodes, pad: int) -> Episodes:
     """The episodes of the whole batch, in the order of its prompts, from every process's share."""
     if ranks.count == 1:
         return mine

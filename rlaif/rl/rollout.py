@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from rlaif.rl.episodes import Episodes, join
 from rlaif.rl.forward import new_cache, next_logits
-from rlaif.rl.ranks import ALONE, Ranks
+from rlaif.rl.ranks import SINGLE_PROCESS, Ranks
 
 Stops = Callable[
     [list[int]], int | None
@@ -56,7 +56,7 @@ def rollout(
     pad: int,
     generator: torch.Generator,
     stops: Stops | None = None,
-    ranks: Ranks = ALONE,
+    ranks: Ranks = SINGLE_PROCESS,
     keep_final: bool = False,
 ) -> Episodes:
     """One response to each prompt (token ids), ended by any of `eos`, by what `stops` finds, or after `max_tokens`.

@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 
 @torch.no_grad()
-def cut(model: Any, ranks: Ranks, divisor: float = 1.0) -> Any:
+def shard(model: Any, ranks: Ranks, divisor: float = 1.0) -> Any:
     """The transformers model, cut up in place where `ranks` are sharded: each decoder layer, then what is left.
 
     Gradients are added up and divided by `divisor`: 1 where losses are shares of the whole batch's, the number of
@@ -38,24 +38,24 @@ def cut(model: Any, ranks: Ranks, divisor: float = 1.0) -> Any:
     for part in _parts(model):
         part.set_gradient_divide_factor(divisor)
         part.set_force_sum_reduction_for_comms(True)  # gloo has nothing but sums
-    model.within = lambda work: work()
-    register_fsdp_forward_method(model, "within")
-    model.within(lambda: None)  # the first pass decides which module is the root
+    model.run_in_forward = lambda work: work()
+    register_fsdp_forward_method(model, "run_in_forward")
+    model.run_in_forward(lambda: None)  # the first pass decides which module is the root
     return model
 
 
-def is_cut(model: Any) -> bool:
+def is_sharded(model: Any) -> bool:
     """Whether the model's weights are cut up."""
     return isinstance(model, FSDPModule)
 
 
-def within(model: Any, work: Callable[[], T]) -> T:
+def run_in_forward(model: Any, work: Callable[[], T]) -> T:
     """`work()` as a forward pass of the model: what is cut up is whole in it, and learns from the tensors it returns."""
-    return model.within(work) if is_cut(model) else work()
+    return model.run_in_forward(work) if is_sharded(model) else work()
 
 
 @contextmanager
-def gathered(model: Any) -> Iterator[None]:
+def unsharded(model: Any) -> Iterator[None]:
     """All weights on every process, for passes that learn nothing and of which the processes make different numbers."""
     parts = _parts(model)
     for part in parts:
@@ -69,19 +69,19 @@ def gathered(model: Any) -> Iterator[None]:
             part.reshard()
 
 
-def whole(tensor: Tensor) -> Tensor:
+def full_tensor(tensor: Tensor) -> Tensor:
     """A tensor put together from all processes' shares; any other as it is."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def collected(tensors: Mapping[str, Any], ranks: Ranks) -> dict[str, Any]:
+def gather_full(tensors: Mapping[str, Any], ranks: Ranks) -> dict[str, Any]:
     """The tensors as they are; of sharded ones all of each, on the first process and in its main memory.
 
     One that has two names is still one.
     """
     found: dict[int, Tensor] = {}
     for tensor in {id(tensor): tensor for tensor in tensors.values()}.values():
-        full = whole(tensor.detach()).contiguous()
+        full = full_tensor(tensor.detach()).contiguous()
         if not ranks.sharded:
             found[id(tensor)] = full
         elif ranks.rank == 0:
@@ -89,27 +89,30 @@ def collected(tensors: Mapping[str, Any], ranks: Ranks) -> dict[str, Any]:
     return {name: found[id(tensor)] for name, tensor in tensors.items() if id(tensor) in found}
 
 
-def share(tensor: Tensor, like: Tensor) -> Tensor:
+def local_shard(tensor: Tensor, like: Tensor) -> Tensor:
     """This process's share of a whole tensor that all have, cut as `like` is; all of it where that is whole."""
     if not isinstance(like, DTensor) or tensor.shape != like.shape:
         return tensor
     return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
 
 
-def whole_state(optimizer: Any, ranks: Ranks) -> dict[str, Any]:
+def full_state(optimizer: Any, ranks: Ranks) -> dict[str, Any]:
     """The optimiser's state with whole tensors; sharded, all processes ask for it and the first one has it."""
     state = optimizer.state_dict()
-    return {**state, "state": {n: collected(entry, ranks) for n, entry in state["state"].items()}}
+    return {**state, "state": {n: gather_full(entry, ranks) for n, entry in state["state"].items()}}
 
 
-def own_state(saved: dict[str, Any], optimizer: Any) -> dict[str, Any]:
+def local_state(saved: dict[str, Any], optimizer: Any) -> dict[str, Any]:
     """What of a state with whole tensors is this process's."""
     weights = [weight for group in optimizer.param_groups for weight in group["params"]]
     shares = {
-        n: {key: share(x, weights[n]) for key, x in entry.items()} for n, entry in saved["state"].items()
+        n: {key: local_shard(x, weights[n]) for key, x in entry.items()}
+        for n, entry in saved["state"].items()
     }
     return {**saved, "state": shares}
 
 
 def _parts(model: Any) -> list[FSDPModule]:
-    return [module for module in model.modules() if isinstance(module, FSDPModule)] if is_cut(model) else []
+    return (
+        [module for module in model.modules() if isinstance(module, FSDPModule)] if is_sharded(model) else []
+    )

@@ -12,7 +12,7 @@ from typing import Any
 from rlaif import stats
 from rlaif.checkpoints import publish, train_once, write_model
 from rlaif.pairs import Pair, elements, load_pairs
-from rlaif.runfolder import Journal, Stage
+from rlaif.runfolder import JsonlLog, Stage
 
 SHARED = True  # several processes can do it together
 SHARDED = True  # and each can hold a share of the models
@@ -29,7 +29,7 @@ def run(stage: Stage) -> None:
     pairs = load_pairs(stage, tokenizer, context_length(model))
     held = heldout_prompts(stage, [pair["prompt_id"] for pair in pairs], stage.options.heldout)
     train_once(stage, "policy", lambda: _train(stage, model, tokenizer, pairs, held))
-    curve = Journal(stage.dir / "metrics.jsonl", "step").rows()
+    curve = JsonlLog(stage.dir / "metrics.jsonl", "step").rows()
     losses, heldout = ([row[key] for row in curve if key in row] for key in ("loss", "heldout_loss"))
     stage.metrics = {"steps": len(losses), "loss_start": losses[0], "loss_end": losses[-1],
                      "n_heldout": sum(pair["prompt_id"] in held for pair in pairs)}  # fmt: skip
@@ -43,7 +43,7 @@ def _train(stage: Stage, model: Any, tokenizer: Any, pairs: list[Pair], held: se
 
     from rlaif.engines.loading import load_causal_lm
     from rlaif.trainers import ElementCollator, SoftDpoTrainer
-    from rlaif.training import arguments, fit, without_dropout
+    from rlaif.training import arguments, disable_dropout, fit
 
     source = stage.input("policy")
     train, heldout = ([p for p in pairs if (p["prompt_id"] in held) == part] for part in (False, True))
@@ -53,7 +53,7 @@ def _train(stage: Stage, model: Any, tokenizer: Any, pairs: list[Pair], held: se
     )
     args = arguments(DPOConfig, stage, model, len(watched), beta=stage.options.beta, disable_dropout=False)
     trainer = SoftDpoTrainer(
-        without_dropout(model), load_causal_lm(source, stage.config.policy.device, "float32").requires_grad_(False), args,
+        disable_dropout(model), load_causal_lm(source, stage.config.policy.device, "float32").requires_grad_(False), args,
         ElementCollator(tokenizer.pad_token_id), train_dataset=rows, eval_dataset=watched if len(watched) else None,
         processing_class=tokenizer, margin=stage.options.margin,
     )  # fmt: skip

@@ -48,7 +48,7 @@ def _run(stage: Stage) -> None:
     pairs = RowFile(stage.input("comparisons"), Comparison)
     total = sum(1 for _ in whole_lines(pairs.path))
     questions = Questions(stage, pairs)
-    desk = Desk(stage, questions)
+    desk = LabelSource(stage, questions)
     path = stage.dir / "preferences.jsonl"
     path.unlink(missing_ok=True)
     keep_one_rule(stage, "preferences")
@@ -129,7 +129,7 @@ def pieces(rows: Iterable[T], size: int) -> Iterator[list[T]]:
         yield piece
 
 
-class Desk:
+class LabelSource:
     """Where a chunk gets its labels: the stage's own rows, an earlier run's, people's, and the judge's."""
 
     def __init__(self, stage: Stage, questions: Questions) -> None:

@@ -17,7 +17,7 @@ from rlaif.checkpoints import publish, train_once, write_model
 from rlaif.errors import UserError
 from rlaif.prompts import has_chat_template
 from rlaif.rewards import Opened, fitting_prompts, fix_scales, open_rewards, reference_samples
-from rlaif.runfolder import Journal, Stage
+from rlaif.runfolder import JsonlLog, Stage
 from rlaif.seeds import derive_seed, in_rounds
 from rlaif.spending import BudgetReached
 from rlaif.stats import mean
@@ -50,7 +50,7 @@ class Parts:
 
 def run(stage: Stage) -> None:
     """Write policy/, metrics.jsonl (one row an update) and samples.jsonl; with LoRA adapter/ too."""
-    metrics, samples = (Journal(stage.dir / f"{name}.jsonl", "update") for name in ("metrics", "samples"))
+    metrics, samples = (JsonlLog(stage.dir / f"{name}.jsonl", "update") for name in ("metrics", "samples"))
     parts = _open(stage)
 
     def train() -> None:
@@ -74,7 +74,7 @@ def _open(stage: Stage) -> Parts:
     from rlaif.engines.loading import context_length, eos_ids, load_causal_lm, load_tokenizer, resolve_dtype
     from rlaif.rl.ppo import PPO
     from rlaif.rl.ranks import Ranks
-    from rlaif.rl.sharding import cut
+    from rlaif.rl.sharding import shard
     from rlaif.rl.texts import turn_end
 
     o, config, start, ranks = stage.options, stage.config.policy, stage.input("policy"), Ranks.here()
@@ -101,11 +101,11 @@ def _open(stage: Stage) -> Parts:
     if not fix_scales(stage, opened.rewards, None):
         made = reference_samples(stage, policy, tokenizer, prompts, eos, autocast)
         fix_scales(stage, opened.rewards, made)
-    policy = cut(policy, ranks)  # one after the other, so that one is whole at a time
-    value = cut(_value_model(stage, opened, policy), ranks)
+    policy = shard(policy, ranks)  # one after the other, so that one is whole at a time
+    value = shard(_value_model(stage, opened, policy), ranks)
     adapter, reference = _adapters(stage, policy, value), None
     if adapter is None:
-        reference = cut(load_causal_lm(start, config.device, "float32").requires_grad_(False), ranks)
+        reference = shard(load_causal_lm(start, config.device, "float32").requires_grad_(False), ranks)
     ppo = PPO(policy, reference, value, opened.rewards, o, eos, tokenizer.pad_token_id, stage.seed,
               autocast=autocast, stops=stops, pretraining=_pretraining(stage, tokenizer, room),
               ranks=ranks, sampler=sampler)  # fmt: skip
@@ -181,7 +181,7 @@ def _pretraining(stage: Stage, tokenizer: Any, room: int) -> Pretraining | None:
     return Pretraining(blocks, ptx.batch_size, ptx.coef, derive_seed(stage.seed, "ptx"))
 
 
-def _train(stage: Stage, parts: Parts, metrics: Journal, samples: Journal) -> None:
+def _train(stage: Stage, parts: Parts, metrics: JsonlLog, samples: JsonlLog) -> None:
     """Update after update, from the last checkpoint where there is one."""
     from rlaif.rl import checkpoint
     from rlaif.rl.ppo import NotFinite

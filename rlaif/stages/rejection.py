@@ -12,7 +12,7 @@ from typing import Any
 from rlaif.checkpoints import train_once
 from rlaif.errors import UserError
 from rlaif.records import Response
-from rlaif.runfolder import Journal, Stage
+from rlaif.runfolder import JsonlLog, Stage
 from rlaif.stats import mean
 from rlaif.turns import turn_of
 
@@ -25,7 +25,7 @@ def run(stage: Stage) -> None:
     from rlaif.engines.loading import context_length, load_causal_lm, load_tokenizer
     from rlaif.rewards import grade, open_rewards
     from rlaif.rl.ranks import Ranks
-    from rlaif.training import fit_replies, heldout_prompts
+    from rlaif.training import fit_responses, heldout_prompts
 
     source = stage.input("policy")
     tokenizer = load_tokenizer(source, stage.config.policy.chat_template_kwargs)
@@ -40,8 +40,8 @@ def run(stage: Stage) -> None:
         raise UserError(f"{stage.dir.name}: none of {len(responses)} responses can be trained on ({dict(stage.dropped)}).",
                         "at least one response with a grade", "look at the sample stage and at rejection.rewards")  # fmt: skip
     held = heldout_prompts(stage, [row["prompt_id"] for row in rows], stage.options.heldout)
-    train_once(stage, "policy", lambda: fit_replies(stage, model, tokenizer, rows, held))
-    losses = [row["loss"] for row in Journal(stage.dir / "metrics.jsonl", "step").rows() if "loss" in row]
+    train_once(stage, "policy", lambda: fit_responses(stage, model, tokenizer, rows, held))
+    losses = [row["loss"] for row in JsonlLog(stage.dir / "metrics.jsonl", "step").rows() if "loss" in row]
     stage.metrics = {
         "steps": len(losses), "loss_start": losses[0], "loss_end": losses[-1],
         "reward_all": mean(list(rewards.values())), "reward_kept": mean([rewards[r.id] for r in kept]),

@@ -79,9 +79,9 @@ def _train(stage: Stage, tokenizer: Any, train: list[Pair], heldout: list[Pair],
     from trl.trainer.reward_config import RewardConfig
 
     from rlaif.engines.loading import model_folder
-    from rlaif.rl.forward import scored_at_the_end
+    from rlaif.rl.forward import score_at_last_token
     from rlaif.trainers import ElementCollator, SoftRewardTrainer
-    from rlaif.training import arguments, fit, without_dropout
+    from rlaif.training import arguments, disable_dropout, fit
 
     model = start_model(stage, start, tokenizer)
     mean_weight = sum(pair["weight"] for pair in train) / len(train)
@@ -89,7 +89,7 @@ def _train(stage: Stage, tokenizer: Any, train: list[Pair], heldout: list[Pair],
     # Large models compute their activations again within `final_scores`, not by the trainer's own way as well.
     args = arguments(RewardConfig, stage, model, len(held), gradient_checkpointing=False)
     trainer = SoftRewardTrainer(
-        scored_at_the_end(without_dropout(model)), args, ElementCollator(tokenizer.pad_token_id),
+        score_at_last_token(disable_dropout(model)), args, ElementCollator(tokenizer.pad_token_id),
         train_dataset=Dataset.from_list(rows), eval_dataset=Dataset.from_list(held) if held else None,
         processing_class=tokenizer, center=stage.options.center, margin=stage.options.margin,
     )  # fmt: skip
@@ -120,7 +120,7 @@ def _measure(
     with stage.progress(total, "responses scored to measure it") as tick:
         for member in members:
             scores, found = _scored(member, reference, sets, tick)
-            own.append({"reward_mean": stats.mean(scores), "reward_std": stats.spread(scores)})
+            own.append({"reward_mean": stats.mean(scores), "reward_std": stats.std(scores)})
             for name, each in found.items():
                 margins[name].append(each)
             own[-1] |= {

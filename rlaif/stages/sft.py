@@ -11,7 +11,7 @@ from typing import Any
 from rlaif.checkpoints import train_once
 from rlaif.errors import UserError
 from rlaif.records import Revision
-from rlaif.runfolder import Journal, Stage
+from rlaif.runfolder import JsonlLog, Stage
 from rlaif.turns import turn_of
 
 SHARED = True  # several processes can do it together
@@ -21,15 +21,15 @@ SHARDED = True  # and each can hold a share of the model
 def run(stage: Stage) -> None:
     """Write policy/ (a model folder) and metrics.jsonl (the learning curve)."""
     from rlaif.engines.loading import load_causal_lm, load_tokenizer
-    from rlaif.training import fit_replies, heldout_prompts
+    from rlaif.training import fit_responses, heldout_prompts
 
     source = stage.input("policy")
     tokenizer = load_tokenizer(source, stage.config.policy.chat_template_kwargs)
     model = load_causal_lm(source, stage.config.policy.device, dtype="float32")
     rows = _rows(stage, tokenizer, model)
     held = heldout_prompts(stage, [row["prompt_id"] for row in rows], stage.options.heldout)
-    train_once(stage, "policy", lambda: fit_replies(stage, model, tokenizer, rows, held))
-    curve = Journal(stage.dir / "metrics.jsonl", "step").rows()
+    train_once(stage, "policy", lambda: fit_responses(stage, model, tokenizer, rows, held))
+    curve = JsonlLog(stage.dir / "metrics.jsonl", "step").rows()
     losses = [row["loss"] for row in curve if "loss" in row]
     heldout = [row["heldout_loss"] for row in curve if "heldout_loss" in row]
     stage.metrics = {"steps": len(losses), "loss_start": losses[0], "loss_end": losses[-1],
