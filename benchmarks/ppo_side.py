@@ -120,7 +120,11 @@ def ours(options: dict[str, Any]) -> None:
     )  # fmt: skip
     reward = ModelReward(judge, _Tokenizer(), 1 << 30, options["micro_batch"])
     ppo = PPO(models["policy"], reference, models["value"], reward, stage, (), 0, autocast=bf16)
-    _watch(ppo, meter, {"sample": "rollout", "score": "scoring", "_look": "scoring", "_learn": "update"})
+    _watch(
+        ppo,
+        meter,
+        {"sample": "rollout", "score": "scoring", "measure_batch": "scoring", "optimize": "update"},
+    )
     batch = [PromptTokens(ids) for ids in prompts(options).tolist()]
     answer({})
     for number, _ in enumerate(orders(), 1):

@@ -9,6 +9,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassifi
 
 from rlaif.options import Ppo
 from rlaif.rl import cpu
+from rlaif.rl.experience import episode_ends, estimate_advantages
 from rlaif.rl.forward import choose_attention
 from rlaif.rl.ppo import PPO, NotFinite, PromptTokens
 from rlaif.rl.trunk import SharedTrunk
@@ -71,9 +72,9 @@ def test_the_first_update_starts_at_ratio_one_and_kl_zero():
 
 def test_a_first_step_on_the_whole_batch_reads_what_the_sampler_read():
     once, twice = trainer(epochs=2, learning_rate=1e-2), trainer(epochs=2, learning_rate=1e-2)
-    twice.reads_once = False
-    assert once.reads_once
-    assert not trainer(minibatches=2).reads_once
+    twice.reuses_passes = False
+    assert once.reuses_passes
+    assert not trainer(minibatches=2).reuses_passes
     for number in (1, 2, 3):
         (ours, seen), (theirs, read) = (ppo.update(number, prompts()) for ppo in (once, twice))
         assert ours["ratio_first"] == theirs["ratio_first"] == 1.0
@@ -96,20 +97,22 @@ def test_the_pass_that_gives_the_values_learns_what_the_first_step_would(setting
     ppo.autocast = autocast
     episodes = ppo.sample(prompts(), "rollout", 1)
     plan = ppo._plan(episodes, 1)
-    seen = ppo._experience(1, episodes, prompts(), plan)
+    ends = episode_ends(ppo.options, episodes, ppo.score(episodes, prompts()))
+    measured, value_loss = ppo.measure_batch(episodes, plan, ends)
+    seen = estimate_advantages(ppo.options, ppo.kl.coef, 1, episodes, ends, measured)
     models = (ppo.value, ppo.policy) if ppo.options.shared_trunk else (ppo.value,)
     early = [w.grad.clone() for m in models for w in m.parameters() if w.grad is not None]
     for model in models:
         model.zero_grad()
     apart = sum(
-        ppo._descend(ppo._value_loss(seen, seen.episodes.select(rows), rows) / seen.states_B.sum())
+        ppo.value_backward(ppo._value_loss(seen, seen.episodes.select(rows), rows) / seen.states_B.sum())
         for rows in plan[0]
     )
     late = [w.grad for m in models for w in m.parameters() if w.grad is not None]
     assert len(early) == len(late) > 0
     assert max(float(g.abs().max()) for g in early) > 0
     torch.testing.assert_close(early, late, rtol=1e-5, atol=1e-7)
-    torch.testing.assert_close(seen.value_loss, apart)
+    torch.testing.assert_close(value_loss, apart)
 
 
 def test_minibatches_hold_every_episode_once_and_differ_by_one_at_most():
@@ -122,7 +125,9 @@ def test_minibatches_hold_every_episode_once_and_differ_by_one_at_most():
 
 def test_values_of_returns_that_are_whitened_together_are_learnt_after_them():
     ppo = trainer(whiten_rewards=True)
-    assert ppo.update(1, prompts())[1].value_loss is None
+    episodes = ppo.sample(prompts(), "rollout", 1)
+    ends = episode_ends(ppo.options, episodes, ppo.score(episodes, prompts()))
+    assert ppo.measure_batch(episodes, ppo._plan(episodes, 1), ends)[1] is None
 
 
 def test_wide_models_products_change_no_more_than_rounding(monkeypatch):

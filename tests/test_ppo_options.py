@@ -282,7 +282,7 @@ def test_tokens_up_to_a_text_that_ends_a_turn_are_the_response():
 def test_the_samplers_log_probabilities_are_those_of_the_model():
     metrics, seen = trainer(temperature=0.7).update(1, prompts())
     assert seen.version == 0
-    torch.testing.assert_close(seen.behaviour, seen.log_prob, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(seen.sampler_log_prob, seen.log_prob, atol=1e-5, rtol=1e-5)
     assert 0 <= metrics["sampler_kl"] < 1e-9
 
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from rlaif.rl import numerics
 from rlaif.rl.episodes import Episodes, length_mask
+from rlaif.rl.experience import episode_ends, rewards_and_returns
 from tests.test_ppo import trainer
 
 WIDTH = 7  # tokens a response may have
@@ -30,12 +31,12 @@ def batch(seed, count=6, dtype=torch.float64):
 def ours(episodes, log_prob, reference, values, scores, **options):
     """(rewards, advantages, returns, mask of the states) as `PPO` computes them."""
     ppo = trainer(max_tokens=WIDTH, **options)
-    ends, tokens = ppo._ends(episodes, scores), episodes.mask_BR
+    ends, tokens = episode_ends(ppo.options, episodes, scores), episodes.mask_BR
     width, width_R = int(ends.valued_B.max()), tokens.shape[1]
     values = torch.where(length_mask(ends.valued_B, width), values[:, :width], 0)
     seen = {"log_prob": torch.where(tokens, log_prob[:, :width_R], 0),
             "reference": torch.where(tokens, reference[:, :width_R], 0), "value": values}  # fmt: skip
-    rewards, advantages, returns = ppo._returns(seen, ends)
+    rewards, advantages, returns = rewards_and_returns(ppo.options, ppo.kl.coef, ends, seen)
     return (
         rewards,
         numerics.masked_whiten(advantages[:, :width_R], tokens),

@@ -85,13 +85,13 @@ def sampling_by_vllm(folder: Path, stops=None, **changes) -> PPO:
 
 def test_the_sampler_has_the_policys_weights_at_every_update(fake, tmp_path):
     ppo = sampling_by_vllm(tmp_path, learning_rate=1e-2, epochs=2, temperature=0.7)
-    assert not ppo.reads_once  # the sampler read with another arithmetic: the trainer looks for itself
+    assert not ppo.reuses_passes  # the sampler read with another arithmetic: the trainer looks for itself
     assert ppo.options.importance_cap == 2.0
     start = copy.deepcopy(ppo.policy)
     for number in (1, 2, 3):
         metrics, seen = ppo.update(number, prompts())
         assert metrics["ratio_first"] == 1.0
-        torch.testing.assert_close(seen.behaviour, seen.log_prob, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(seen.sampler_log_prob, seen.log_prob, atol=1e-5, rtol=1e-5)
         assert metrics["sampler_ratio"] == pytest.approx(1, abs=1e-5)
         assert metrics["sampler_ratio_max"] == pytest.approx(1, abs=1e-4)
     assert (seen.log_prob - seen.reference).abs().max() > 0.05  # they have moved
@@ -142,7 +142,7 @@ def test_adapters_arrive_merged_and_stay_apart_here(fake, tmp_path):
     ppo = PPO(ppo.policy, None, ppo.value, wanted_share, ppo.options, (EOS,), PAD, seed=1, sampler=sampler)
     for number in (1, 2):
         _, seen = ppo.update(number, prompts())
-        torch.testing.assert_close(seen.behaviour, seen.log_prob, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(seen.sampler_log_prob, seen.log_prob, atol=1e-5, rtol=1e-5)
     assert (seen.log_prob - seen.reference).abs().max() > 0.01
     here = dict(lora.merged(ppo.policy))
     whole = wrapped.merge_and_unload()

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
+from rlaif.options import Ppo
 from rlaif.rl import numerics
-from rlaif.rl.episodes import Episodes
+from rlaif.rl.episodes import Episodes, length_mask
 
 
 @dataclass(frozen=True)
@@ -36,11 +38,9 @@ class Ends:
 class Experience:
     """A scored batch: everything the optimiser steps need. [B, R], 0 where masked, unless the name says otherwise.
 
-    `log_prob` is of the weights that sampled, those after `version` updates, read as training reads them (by its first
-    step, where that is on the whole batch: until then they are the sampler's); `behaviour`
-    is what the sampler itself said, in its own arithmetic. `value` and `returns` are [B, S]: there
-    are `states_B` of each episode, one more than its tokens where the state after its EOS counts. `value_loss` is the
-    first step's, where the pass that gave `value` was that step's already and left its gradient.
+    `log_prob` is of the weights that sampled, those after `version` updates, as a training pass computes it;
+    `sampler_log_prob` is the sampler's own, which rounds otherwise. `value` and `returns` are [B, S]: there are
+    `states_B` of each episode, one more than its tokens where the state after its EOS counts.
     """
 
     episodes: Episodes
@@ -48,7 +48,7 @@ class Experience:
     score_B: Tensor  # as the reward function gave it
     reward_B: Tensor  # less the penalty for a missing EOS and β·KL: what an episode earns
     states_B: Tensor
-    behaviour: Tensor
+    sampler_log_prob: Tensor
     log_prob: Tensor
     reference: Tensor
     exact_kl: Tensor
@@ -56,13 +56,61 @@ class Experience:
     value: Tensor
     advantage: Tensor
     returns: Tensor
-    value_loss: Tensor | None
+
+
+def episode_ends(options: Ppo, episodes: Episodes, score_B: Tensor) -> Ends:
+    """How the episodes end, by what the options say of a missing EOS and of where the score stands."""
+    ended_B = episodes.ended_B
+    after_eos_B = ended_B & (episodes.response_B < options.max_tokens) & (options.score_at == "after_eos")
+    cut_B = ~ended_B & (options.missing_eos == "bootstrap")
+    return Ends(score_B, ended_B, cut_B, episodes.response_B + after_eos_B)
+
+
+def rewards_and_returns(
+    options: Ppo, kl_coef: float, ends: Ends, measured: dict[str, Tensor]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The reward of each state, its advantage, and its return. → each BS
+
+    A truncated response pays a penalty, or goes unscored where its value goes on.
+    """
+    o, values_BS = options, measured["value"]
+    states_BS = length_mask(ends.states_B, values_BS.shape[1])
+    kl_BR = numerics.kl_estimate(measured["log_prob"], measured["reference"], o.kl_estimator)
+    kl_BS = torch.nn.functional.pad(kl_BR, (0, states_BS.shape[1] - kl_BR.shape[1]))
+    unended_B = 0 if o.missing_eos == "bootstrap" else ends.score_B - o.missing_eos_penalty
+    end_B = torch.where(ends.ended_B, ends.score_B, unended_B)
+    rewards_BS = numerics.token_rewards(kl_BS, end_B, states_BS, kl_coef if o.kl_in == "reward" else 0.0)
+    learnt_BS = rewards_BS
+    if o.whiten_rewards:
+        learnt_BS = numerics.masked_whiten(rewards_BS, states_BS, shift_mean=False)
+    last_B1 = ends.states_B.clamp(max=values_BS.shape[1] - 1)[:, None]
+    after_B = torch.where(ends.cut_B, values_BS.gather(1, last_B1)[:, 0], 0)
+    return rewards_BS, *numerics.gae(learnt_BS, values_BS, states_BS, o.gamma, o.lam, after_B)
+
+
+def estimate_advantages(
+    options: Ppo, kl_coef: float, number: int, episodes: Episodes, ends: Ends, measured: dict[str, Tensor]
+) -> Experience:
+    """The scored batch with advantages, whitened over its tokens, and the returns before whitening."""
+    rewards_BS, advantages_BS, returns_BS = rewards_and_returns(options, kl_coef, ends, measured)
+    mask_BR, sampler_BR = episodes.mask_BR, episodes.behaviour_BR
+    return Experience(
+        episodes,
+        number - 1,
+        ends.score_B,
+        rewards_BS.sum(1),
+        ends.states_B,
+        sampler_log_prob=torch.where(mask_BR, measured["log_prob"] if sampler_BR is None else sampler_BR, 0),
+        advantage=numerics.masked_whiten(advantages_BS[:, : mask_BR.shape[1]], mask_BR),
+        returns=returns_BS,
+        **measured,
+    )
 
 
 def describe(e: Experience) -> dict[str, float]:
     """Means over the sampled batch: score and KL of an episode, entropy of a token, length in tokens."""
-    mask_BR, ratio_BR = e.episodes.mask_BR, (e.log_prob - e.behaviour).exp()
-    sampler_kl_BR = numerics.kl_estimate(e.behaviour, e.log_prob, "k3")
+    mask_BR, ratio_BR = e.episodes.mask_BR, (e.log_prob - e.sampler_log_prob).exp()
+    sampler_kl_BR = numerics.kl_estimate(e.sampler_log_prob, e.log_prob, "k3")
     return {
         "reward": float(e.reward_B.mean()),
         "score": float(e.score_B.mean()),

@@ -20,7 +20,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -30,7 +30,14 @@ from rlaif.options import Ppo
 from rlaif.rl import numerics
 from rlaif.rl.cpu import keep_memory, linear_layers
 from rlaif.rl.episodes import Episodes, length_mask, micro_batches
-from rlaif.rl.experience import Ends, Experience, describe
+from rlaif.rl.experience import (
+    Ends,
+    Experience,
+    describe,
+    episode_ends,
+    estimate_advantages,
+    rewards_and_returns,
+)
 from rlaif.rl.forward import choose_attention, lower, precision, response_final, response_values
 from rlaif.rl.heads import COMPARED, compare, token_log_probs
 from rlaif.rl.lora import switched_off
@@ -79,11 +86,13 @@ class PPO:
         self.policy, self.reference, self.value, self.reward = policy, reference, value, reward
         self.options, self.eos, self.pad, self.seed, self.autocast = options, eos, pad, seed, autocast
         self.stops, self.pretraining, self.ranks, self.sampler = stops, pretraining, ranks, sampler
-        # A first step on the whole batch reads what the sampler has read: one pass of the policy less.
-        self.reads_once = options.minibatches == 1 and ranks.count == 1 and sampler is None
-        # In bf16 the sampler's states round otherwise than a whole pass does, and the reference is read by one: the
-        # difference would be paid for as KL at every token.
-        self.keeps_final = self.reads_once and not autocast
+        # With one minibatch the first step reads the whole batch by the weights that sampled it. Two passes are then
+        # not made twice: the value model's, whose gradient is taken as the batch is measured, and the policy's, whose
+        # last hidden states are kept from sampling.
+        self.reuses_passes = options.minibatches == 1 and ranks.count == 1 and sampler is None
+        # Not so in bf16: there the sampler's states round otherwise than the whole pass by which the reference is
+        # read, and the difference would be penalised as KL at every token.
+        self.keeps_states = self.reuses_passes and not autocast
         self.device: torch.device = policy.device
         keep_memory(self.device)
         if autocast and reference is not None and not ranks.sharded:  # what is cut up is of one dtype
@@ -96,22 +105,36 @@ class PPO:
         self.average = {name: w.detach().clone() for name, w in weights.items()} if options.ema else {}
 
     def update(self, number: int, prompts: Sequence[PromptTokens]) -> tuple[dict[str, Any], Experience]:
-        """One update, the `number`-th counted from 1: sample, score, learn. → its metrics, and what was sampled."""
-        start = time.perf_counter()
-        kl_coef = self.kl.coef
+        """One update, the `number`-th counted from 1. → its metrics, and what was sampled"""
+        start, kl_coef = time.perf_counter(), self.kl.coef
+        self._choose_attention(prompts)
+        # 1. Sample a response to each prompt, and draw the minibatches.
+        episodes = self.sample(prompts, "rollout", number)
+        plan = self._plan(episodes, number)
+        # 2. Score the responses.
+        ends = episode_ends(self.options, episodes, self.score(episodes, prompts))
+        # 3. Read them by policy, reference and value model, as they were when sampling.
+        measured, value_loss = self.measure_batch(episodes, plan, ends)
+        # 4. Token rewards, advantages and returns.
+        experience = estimate_advantages(self.options, kl_coef, number, episodes, ends, measured)
+        _require_finite(reward=experience.reward_B.sum())
+        # 5. Epochs of optimiser steps on the minibatches.
+        losses, log_prob_BR = self.optimize(experience, plan, number, value_loss)
+        experience = replace(experience, log_prob=log_prob_BR)
+        # 6. The average of the weights follows them.
+        self.update_ema()
+        metrics = {"update": number, "episodes": number * self.options.batch_size, "kl_coef": kl_coef,
+                   **describe(experience), **losses, "seconds": round(time.perf_counter() - start, 4)}  # fmt: skip
+        # 7. Adapt the KL coefficient to the KL that was measured.
+        self.kl.update(metrics["exact_kl"], len(episodes))
+        return metrics, experience
+
+    def _choose_attention(self, prompts: Sequence[PromptTokens]) -> None:
+        """The attention kernel that is fastest for sequences of this length, in bf16 on a CPU."""
         if self.autocast and self.device.type == "cpu":
             longest = max(len(p.ids) for p in prompts) + self.options.max_tokens
             for model in filter(None, (self.policy, self.reference, self.value)):
                 choose_attention(model, longest)
-        episodes = self.sample(prompts, "rollout", number)
-        plan = self._plan(episodes, number)
-        experience = self._experience(number, episodes, prompts, plan)
-        losses = self._learn(experience, plan, number)
-        self._follow()
-        metrics = {"update": number, "episodes": number * self.options.batch_size, "kl_coef": kl_coef,
-                   **describe(experience), **losses, "seconds": round(time.perf_counter() - start, 4)}  # fmt: skip
-        self.kl.update(metrics["exact_kl"], len(episodes))
-        return metrics, experience
 
     def sample(self, prompts: Sequence[PromptTokens], *seed: Any) -> Episodes:
         """A response to each prompt; the same for the same weights and seed parts."""
@@ -122,9 +145,10 @@ class PPO:
         o, ranks = self.options, self.ranks if len(ids) >= self.ranks.count else SINGLE_PROCESS
         with self._precision(), unsharded(self.policy):
             mine = rollout(self.policy, ids, o.max_tokens, o.temperature, self.eos, self.pad, generator,
-                           self.stops, ranks, self.keeps_final)  # fmt: skip
+                           self.stops, ranks, self.keeps_states)  # fmt: skip
         return gather_episodes(ranks, ids, mine, self.pad)
 
+    @torch.no_grad()
     def score(self, episodes: Episodes, prompts: Sequence[PromptTokens]) -> Tensor:
         """The reward function's score of each episode, checked. → B"""
         mine = self.ranks.mine(torch.arange(len(episodes), device=self.device))
@@ -163,84 +187,48 @@ class PPO:
         return [micro_batches(r, episodes.length_B, n) for r, n in zip(chunks, limits, strict=True)]
 
     @torch.no_grad()
-    def _experience(
-        self, number: int, episodes: Episodes, prompts: Sequence[PromptTokens], plan: Plan
-    ) -> Experience:
-        ends = self._ends(episodes, self.score(episodes, prompts))
-        seen, value_loss = self._look(episodes, plan, ends)
-        rewards_BS, advantages_BS, returns_BS = self._returns(seen, ends)
-        mask_BR = episodes.mask_BR
-        said_BR = seen["log_prob"] if episodes.behaviour_BR is None else episodes.behaviour_BR
-        behaviour_BR = torch.where(mask_BR, said_BR, 0)
-        reward_B = rewards_BS.sum(1)
-        _require_finite(reward=reward_B.sum(), exact_kl=seen["exact_kl"].sum(), value=seen["value"].sum())
-        advantage_BR = numerics.masked_whiten(advantages_BS[:, : mask_BR.shape[1]], mask_BR)
-        return Experience(episodes, number - 1, ends.score_B, reward_B, ends.states_B, behaviour_BR, **seen,
-                          advantage=advantage_BR, returns=returns_BS, value_loss=value_loss)  # fmt: skip
+    def measure_batch(
+        self, episodes: Episodes, plan: Plan, ends: Ends
+    ) -> tuple[dict[str, Tensor], Tensor | None]:
+        """What the models say of the whole batch, micro-batch by micro-batch. → by name [B, R], values [B, S]; a loss
 
-    def _ends(self, episodes: Episodes, score_B: Tensor) -> Ends:
-        o, ended_B = self.options, episodes.ended_B
-        late_B = ended_B & (episodes.response_B < o.max_tokens) & (o.score_at == "after_eos")
-        cut_B = ~ended_B & (o.missing_eos == "bootstrap")
-        return Ends(score_B, ended_B, cut_B, episodes.response_B + late_B)
-
-    def _look(self, episodes: Episodes, plan: Plan, ends: Ends) -> tuple[dict[str, Tensor], Tensor | None]:
-        """What the models say of the whole batch: [B, R], the values [B, S].
-
-        Where the first step is on the whole batch, and a return on its own episode alone, the value model's pass is
-        that step's already: → its loss, too, whose gradient has been taken.
+        Where the first step is on the whole batch, and a return depends on its own episode alone, the value model's
+        pass is that step's already: its gradient is taken here, and the loss is returned; else that is None.
         """
-        seen = {name: torch.zeros(episodes.mask_BR.shape, device=self.device) for name in COMPARED}
-        seen["value"] = torch.zeros(len(episodes), int(ends.valued_B.max()), device=self.device)
-        learns = self.reads_once and not self.options.whiten_rewards
+        measured = {name: torch.zeros(episodes.mask_BR.shape, device=self.device) for name in COMPARED}
+        measured["value"] = torch.zeros(len(episodes), int(ends.valued_B.max()), device=self.device)
+        learns = self.reuses_passes and not self.options.whiten_rewards
         value_loss = torch.zeros((), device=self.device) if learns else None
         with self._precision():
-            for rows in (rows[:1] for minibatch in plan for rows in self.ranks.idle(minibatch)):
-                self._measure(episodes.select(rows), ends.valued_B[rows])
-            for rows in (rows for minibatch in plan for rows in self.ranks.mine(minibatch)):
-                part, own = episodes.select(rows), ends.select(rows)
-                found = self._measure(part, own.valued_B, learns)
-                for name, numbers_N in found.items():
-                    count_B = own.valued_B if name == "value" else part.response_B
-                    row_N, step_N = length_mask(count_B).nonzero(as_tuple=True)
-                    seen[name][rows[row_N], step_N] = numbers_N.detach()
-                if value_loss is not None:
-                    mine = {name: x[rows] for name, x in seen.items()}
-                    value_loss += self._learn_values(found["value"], mine, own, ends)
-        self.ranks.add(*seen.values())
-        return seen, value_loss
+            for minibatch in plan:
+                for rows in self.ranks.idle(minibatch):
+                    self._measure(episodes.select(rows[:1]), ends.valued_B[rows[:1]])
+            for minibatch in plan:
+                for rows in self.ranks.mine(minibatch):
+                    part, own = episodes.select(rows), ends.select(rows)
+                    found = self._measure(part, own.valued_B, learns)
+                    for name, numbers_N in found.items():
+                        count_B = own.valued_B if name == "value" else part.response_B
+                        row_N, step_N = length_mask(count_B).nonzero(as_tuple=True)
+                        measured[name][rows[row_N], step_N] = numbers_N.detach()
+                    if value_loss is not None:
+                        mine = {name: x[rows] for name, x in measured.items()}
+                        value_loss += self._first_value_backward(found["value"], mine, own, ends)
+        self.ranks.add(*measured.values())
+        _require_finite(exact_kl=measured["exact_kl"].sum(), value=measured["value"].sum())
+        return measured, value_loss
 
     @torch.enable_grad()
-    def _learn_values(self, values_N: Tensor, seen: dict[str, Tensor], own: Ends, every: Ends) -> Tensor:
+    def _first_value_backward(
+        self, values_N: Tensor, measured: dict[str, Tensor], own: Ends, every: Ends
+    ) -> Tensor:
         """Add a micro-batch's share to the gradient of the first step's value loss. → that share of the loss"""
-        states_BS = length_mask(own.states_B, seen["value"].shape[1])
+        old_BS = measured["value"]
+        states_BS = length_mask(own.states_B, old_BS.shape[1])
         values_N = values_N[states_BS[length_mask(own.valued_B, states_BS.shape[1])]]
-        returns_N = self._returns(seen, own)[2][states_BS]
-        loss = numerics.value_loss(
-            values_N, seen["value"][states_BS], returns_N, self.options.value_clip
-        ).sum()
-        return self._descend(loss / every.states_B.sum())
-
-    def _returns(self, seen: dict[str, Tensor], ends: Ends) -> tuple[Tensor, Tensor, Tensor]:
-        """What each state earns, its advantage, and its return. → each BS
-
-        A truncated response pays a penalty, or goes unscored where its value goes on.
-        """
-        o, values_BS = self.options, seen["value"]
-        states_BS = length_mask(ends.states_B, values_BS.shape[1])
-        kl_BR = numerics.kl_estimate(seen["log_prob"], seen["reference"], o.kl_estimator)
-        kl_BS = torch.nn.functional.pad(kl_BR, (0, states_BS.shape[1] - kl_BR.shape[1]))
-        unended_B = 0 if o.missing_eos == "bootstrap" else ends.score_B - o.missing_eos_penalty
-        end_B = torch.where(ends.ended_B, ends.score_B, unended_B)
-        earned_BS = numerics.token_rewards(
-            kl_BS, end_B, states_BS, self.kl.coef if o.kl_in == "reward" else 0.0
-        )
-        white_BS = (
-            numerics.masked_whiten(earned_BS, states_BS, shift_mean=False) if o.whiten_rewards else earned_BS
-        )
-        last_B1 = ends.states_B.clamp(max=values_BS.shape[1] - 1)[:, None]
-        after_B = torch.where(ends.cut_B, values_BS.gather(1, last_B1)[:, 0], 0)
-        return earned_BS, *numerics.gae(white_BS, values_BS, states_BS, o.gamma, o.lam, after_B)
+        returns_N = rewards_and_returns(self.options, self.kl.coef, own, measured)[2][states_BS]
+        loss_N = numerics.value_loss(values_N, old_BS[states_BS], returns_N, self.options.value_clip)
+        return self.value_backward(loss_N.sum() / every.states_B.sum())
 
     def _measure(self, part: Episodes, valued_B: Tensor, learns: bool = False) -> dict[str, Tensor]:
         """What the models say of a micro-batch's response tokens and states, values with a gradient or without. → each N"""
@@ -249,33 +237,42 @@ class PPO:
             return {**found, "value": response_values(self.value, part, valued_B)}
 
     def _compare(self, part: Episodes) -> dict[str, Tensor]:
+        """Log-probabilities of policy and reference, KL and entropy of a micro-batch's response tokens. → each N"""
         policy, tokens_N = response_final(self.policy, part, part.final_BRD), part.tokens()
-        heat = self.options.temperature
+        temperature = self.options.temperature
         with self._reference() as model:
-            return run_in_forward(model, lambda: compare(policy, response_final(model, part), tokens_N, heat))
+            return run_in_forward(
+                model, lambda: compare(policy, response_final(model, part), tokens_N, temperature)
+            )
 
-    def _learn(self, experience: Experience, plan: Plan, number: int) -> dict[str, Any]:
-        """The optimiser steps of one update; → means over its minibatches."""
+    def optimize(
+        self, experience: Experience, plan: Plan, number: int, value_loss: Tensor | None
+    ) -> tuple[dict[str, Any], Tensor]:
+        """The optimiser steps of one update. → means over them, and the old log-probabilities [B, R]
+
+        `value_loss` is the first step's where `measure_batch` has taken its gradient. The old log-probabilities are
+        the experience's; where these were read off the sampler's states, the first step replaces them by its own.
+        """
         trains_policy = number > self.options.critic_warmup
         self._set_rates(number)
         generator = torch.Generator().manual_seed(derive_seed(self.seed, "order", number))
         epochs = [torch.randperm(len(plan), generator=generator).tolist() for _ in range(self.options.epochs)]
         order = [index for epoch in epochs for index in epoch]
+        old_BR = experience.log_prob.clone()
         steps: list[dict[str, float]] = []
-        for turn, index in enumerate(order, (number - 1) * len(order) + 1):
-            step = self._step(experience, plan[index], trains_policy, turn, first=not steps)
-            if step is None:
+        for step, index in enumerate(order, (number - 1) * len(order) + 1):
+            found = self._step(experience, old_BR, plan[index], trains_policy, step, value_loss)
+            if found is None:
                 break
-            steps.append(step)
+            steps.append(found)
+            # What was computed before the first step, or while sampling, is of the old weights from here on.
+            experience = replace(experience, episodes=replace(experience.episodes, final_BRD=None))
+            value_loss = None
         means = {key: math.fsum(s[key] for s in steps) / len(steps) for key in steps[0] if key != "ratio"}
-        variance = numerics.explained_variance(experience.value, experience.returns,
-                                               length_mask(experience.states_B, experience.value.shape[1]))  # fmt: skip
-        return {
-            **means,
-            "ratio_first": steps[0].get("ratio"),
-            "explained_variance": variance,
-            "steps": len(steps),
-        }
+        states_BS = length_mask(experience.states_B, experience.value.shape[1])
+        variance = numerics.explained_variance(experience.value, experience.returns, states_BS)
+        first = {"ratio_first": steps[0].get("ratio"), "explained_variance": variance}
+        return {**means, **first, "steps": len(steps)}, old_BR
 
     def _set_rates(self, number: int) -> None:
         o = self.options
@@ -287,20 +284,21 @@ class PPO:
             optimizer.param_groups[0]["lr"] = rate * share
 
     def _step(
-        self, experience: Experience, minibatch: list[Tensor], trains_policy: bool, turn: int, first: bool
-    ) -> dict[str, float] | None:
+        self, experience: Experience, old_BR: Tensor, minibatch: list[Tensor], trains_policy: bool, step: int,
+        value_loss: Tensor | None,
+    ) -> dict[str, float] | None:  # fmt: skip
         """Gradients of one minibatch, micro-batch by micro-batch, then one step of each optimiser.
 
         None, and no step, where the policy has gone `stop_kl` from the one that sampled.
         """
-        totals, ratios = self._gradients(experience, minibatch, trains_policy, first)
+        totals, ratios = self._gradients(experience, old_BR, minibatch, trains_policy, value_loss)
         self.ranks.add(*(totals[name] for name in (SUMS if trains_policy else SUMS[:1])))
         if trains_policy and totals["approx_kl"] > (self.options.stop_kl or math.inf):
             for optimizer in (self.optimizer, self.value_optimizer):
                 optimizer.zero_grad(set_to_none=True)
             return None
         if trains_policy and self.pretraining:
-            totals["ptx_loss"] = self._remember(self.pretraining, turn)
+            totals["ptx_loss"] = self.ptx_backward(self.pretraining, step)
         models = (self.value, self.policy) if trains_policy else (self.value,)
         self.ranks.add_gradients({id(w): w for m in models for w in trained(m).values()}.values())
         totals["value_grad_norm"] = self._clip(self.value)
@@ -319,22 +317,24 @@ class PPO:
         return {name: float(value) for name, value in totals.items()}
 
     def _gradients(
-        self, experience: Experience, minibatch: list[Tensor], trains_policy: bool, first: bool
-    ) -> tuple[dict[str, Tensor], Tensor]:
+        self, experience: Experience, old_BR: Tensor, minibatch: list[Tensor], trains_policy: bool,
+        value_loss: Tensor | None,
+    ) -> tuple[dict[str, Tensor], Tensor]:  # fmt: skip
         """Gradients of one minibatch, micro-batch by micro-batch. → sums of the step, every token's ratio N"""
         totals: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=self.device))
         ratios = [torch.ones(1, device=self.device)]
         rows_B = torch.cat(minibatch)
         tokens, states = experience.episodes.response_B[rows_B].sum(), experience.states_B[rows_B].sum()
-        learnt = experience.value_loss if first else None
-        totals["value_loss"] += 0.0 if learnt is None else learnt
+        totals["value_loss"] += 0.0 if value_loss is None else value_loss
         with self._copies():
             for rows in self.ranks.mine(minibatch):
                 part = experience.episodes.select(rows)
-                if learnt is None:
-                    totals["value_loss"] += self._descend(self._value_loss(experience, part, rows) / states)
+                if value_loss is None:
+                    totals["value_loss"] += self.value_backward(
+                        self._value_loss(experience, part, rows) / states
+                    )
                 if trains_policy:
-                    loss, log_ratio_N = self._policy_loss(experience, part, rows, first)
+                    loss, log_ratio_N = self._policy_loss(experience, old_BR, part, rows)
                     (loss / tokens).backward()
                     ratio_N = log_ratio_N.exp()
                     ratios.append(ratio_N)
@@ -342,17 +342,17 @@ class PPO:
                     totals["clip_fraction"] += ((ratio_N - 1).abs() > self.options.clip).sum() / tokens
                     totals["approx_kl"] += (torch.expm1(log_ratio_N) - log_ratio_N).sum() / tokens
             for rows in self.ranks.idle(minibatch):
-                self._keep_step(experience, rows[:1], trains_policy)
+                self._keep_step(experience, old_BR, rows[:1], trains_policy)
         return totals, torch.cat(ratios)
 
-    def _keep_step(self, experience: Experience, rows: Tensor, trains_policy: bool) -> None:
+    def _keep_step(self, experience: Experience, old_BR: Tensor, rows: Tensor, trains_policy: bool) -> None:
         """Go through the models for nothing, while other processes have one more micro-batch."""
         part = experience.episodes.select(rows)
         (0 * self._value_loss(experience, part, rows)).backward()
         if trains_policy:
-            (0 * self._policy_loss(experience, part, rows, first=False)[0]).backward()
+            (0 * self._policy_loss(experience, old_BR, part, rows)[0]).backward()
 
-    def _descend(self, value_loss: Tensor) -> Tensor:
+    def value_backward(self, value_loss: Tensor) -> Tensor:
         """Add to the gradient of the value model, and of the policy where they share a trunk. → the loss"""
         # Each operation goes back in the dtype that it came in, whatever context this is.
         with torch.autocast(self.device.type, enabled=False):
@@ -367,18 +367,21 @@ class PPO:
         return numerics.value_loss(values_N, old_N, returns_N, self.options.value_clip).sum()
 
     def _policy_loss(
-        self, experience: Experience, part: Episodes, rows: Tensor, first: bool
+        self, experience: Experience, old_BR: Tensor, part: Episodes, rows: Tensor
     ) -> tuple[Tensor, Tensor]:
+        """The policy's loss summed over a micro-batch's tokens, and each token's log-ratio to the old policy. → (), N"""
         o, e = self.options, experience
         log_prob_N = self._log_probs(part, o.temperature)
-        if first and part.final_BRD is not None:
+        if part.final_BRD is not None:
+            # The weights are still the sampler's, but this pass rounds otherwise than the decode loop does: with its
+            # own numbers as the old ones the first ratio is exactly 1.
             row_N, step_N = part.mask_BR.nonzero(as_tuple=True)
-            e.log_prob[rows[row_N], step_N] = log_prob_N.detach()
-        whole = (e.log_prob, e.behaviour, e.reference, e.advantage)
-        old_N, said_N, reference_N, advantages_N = _flat(rows, part.response_B, *whole)
+            old_BR[rows[row_N], step_N] = log_prob_N.detach()
+        of_batch = (old_BR, e.sampler_log_prob, e.reference, e.advantage)
+        old_N, sampler_N, reference_N, advantages_N = _flat(rows, part.response_B, *of_batch)
         loss_N = numerics.policy_loss(log_prob_N, old_N, advantages_N, o.clip, o.dual_clip)
         if o.importance_cap is not None:
-            loss_N = loss_N * (old_N - said_N).exp().clamp(max=o.importance_cap)
+            loss_N = loss_N * (old_N - sampler_N).exp().clamp(max=o.importance_cap)
         if o.kl_in == "loss":
             loss_N = loss_N + self.kl.coef * numerics.kl_estimate(log_prob_N, reference_N, o.kl_estimator)
         return loss_N.sum(), (log_prob_N - old_N).detach()
@@ -393,9 +396,9 @@ class PPO:
 
         return run_in_forward(self.policy, read)
 
-    def _remember(self, pretraining: Pretraining, turn: int) -> Tensor:
+    def ptx_backward(self, pretraining: Pretraining, step: int) -> Tensor:
         """Add the gradient of γ times the loss on pre-training text (arXiv 2203.02155, eq. 2). → that loss"""
-        parts = pretraining.parts(turn, self.options.micro_batch, self.device)
+        parts = pretraining.parts(step, self.options.micro_batch, self.device)
         tokens, total = sum(part.response_B.sum() for part in parts), torch.zeros((), device=self.device)
         for part in self.ranks.mine(parts):
             loss = -self._log_probs(part, 1.0).sum() / tokens
@@ -414,7 +417,7 @@ class PPO:
             weights[name].copy_(mean)
 
     @torch.no_grad()
-    def _follow(self) -> None:
+    def update_ema(self) -> None:
         """Move the average of the weights a little towards them."""
         weights = trained(self.policy)
         for name, mean in self.average.items():
