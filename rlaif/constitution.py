@@ -100,9 +100,6 @@ class Constitution(BaseModel):
         """Principle ids in file order."""
         return [p.id for p in self.principles]
 
-    def __getitem__(self, principle_id: str) -> Principle:
-        return {p.id: p for p in self.principles}[principle_id]
-
     def applicable(self, tags: Sequence[str]) -> list[Principle]:
         """The principles that speak about a prompt with these tags."""
         return [p for p in self.principles if p.applies(tags)]

@@ -213,10 +213,6 @@ class Comparison(Record):
     def identity(self) -> tuple[Any, ...]:
         return (self.prompt_id, self.a, self.b)
 
-    def swap(self) -> Comparison:
-        """The same pair shown the other way round."""
-        return self.model_copy(update={"a": self.b, "b": self.a})
-
 
 class Annotator(BaseModel):
     """Who gave a label."""

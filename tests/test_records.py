@@ -69,13 +69,6 @@ def test_a_label_is_identified_by_who_judged_what_how():
     assert label.id not in ids
 
 
-def test_swapping_keeps_the_pair_and_turns_it_round():
-    pair = Comparison(prompt_id="p", a="x", b="y")
-    turned = pair.swap()
-    assert (turned.a, turned.b, turned.id) == ("y", "x", pair.id)
-    assert turned.swap() == pair
-
-
 def test_ranks_decide_pairs():
     ranking = Ranking(prompt_id="p", response_ids=("x", "y", "z"), ranks=(2, 1, 2), annotator=AI)
     assert [ranking.verdict(*pair) for pair in ("xy", "yx", "xz", "yz")] == ["b", "a", "tie", "a"]

@@ -8,7 +8,7 @@ from rlaif.rl import heads
 from rlaif.rl.episodes import join
 from rlaif.rl.forward import has_plain_head, response_final
 from rlaif.rl.heads import Final, block_log_probs, blocks, compare, pieces, token_log_probs
-from rlaif.rl.numerics import entropy, exact_kl, gather_log_probs, log_probs
+from rlaif.rl.numerics import entropy, exact_kl, gather_log_probs
 
 N, D, V = 11, 6, 17
 
@@ -43,7 +43,7 @@ def test_values_and_gradients_are_those_of_a_plain_log_softmax(temperature):
         if ours:
             value = token_log_probs(Final(h, w), tokens, temperature)
         else:
-            value = gather_log_probs(log_probs(h @ w.t() / temperature), tokens)
+            value = gather_log_probs((h @ w.t() / temperature).log_softmax(-1), tokens)
         (value.exp() * upstream).sum().backward()  # a gradient that differs from token to token
         found.append((value.detach(), h.grad, w.grad))
     for one, other in zip(*found, strict=True):

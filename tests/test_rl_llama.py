@@ -1,4 +1,4 @@
-"""Our way through a decoder of Llama's make: the states and gradients of transformers' own, cached or not, in both precisions."""
+"""Our forward pass of a Llama-type decoder: the states and gradients of transformers' own, cached or not, in both precisions."""
 
 import pytest
 import torch
@@ -59,6 +59,25 @@ def read(model, ids, rows, columns, own):
     if own:
         return llama.states_at(model, ids, rows, columns)
     return model.base_model(input_ids=ids, use_cache=False).last_hidden_state[rows, columns]
+
+
+def test_a_model_that_is_read_otherwise_falls_back_to_its_own_forward(monkeypatch):
+    batched = batch()
+    model = made(CONFIGS["llama"])
+    rope = llama._rope
+    monkeypatch.setattr(llama, "_rope", lambda base, x, positions: rope(base, x, positions + positions))
+    assert "LlamaModel's states differ by" in llama.difference(model)
+    assert torch.equal(forward.states_at(model, *batched), read(model, *batched, own=False))
+    assert isinstance(forward.new_cache(model), DynamicCache)
+    monkeypatch.undo()
+    assert llama.supports(made(CONFIGS["llama"]))
+
+
+def test_it_can_be_switched_off(monkeypatch):
+    model = made(CONFIGS["llama"])
+    assert llama.supports(model)
+    monkeypatch.setenv("RLAIF_PLAIN_FORWARD", "1")
+    assert isinstance(forward.new_cache(model), DynamicCache)
 
 
 def test_states_and_gradients_are_the_models_own(model):
@@ -129,7 +148,7 @@ def test_in_bf16_states_are_as_near_to_fp32_as_the_models_own(model, short, monk
 @pytest.mark.parametrize("bf16", [False, True])
 @pytest.mark.parametrize("room", [4, 64])
 def test_decoding_goes_on_from_what_is_kept(model, room, bf16, monkeypatch):
-    monkeypatch.setattr(llama, "ROOM", room)
+    monkeypatch.setattr(llama, "GROWTH", room)
     ids, _, _ = batch(4, 14)
     mask = torch.ones_like(ids)
     mask[1, :3] = 0
@@ -152,6 +171,7 @@ def test_decoding_goes_on_from_what_is_kept(model, room, bf16, monkeypatch):
 
 
 def test_the_last_layer_computes_the_states_asked_for_and_no_others(model):
+    assert llama.supports(model)  # compared before what it reads is counted
     read_rows = []
     for layer in model.base_model.layers:
         layer.mlp.down_proj.register_forward_hook(

@@ -136,39 +136,47 @@ def attention(
         )
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
-    layer, own, groups = module.layer_idx, rlaif_shared.own, q.shape[1] // k.shape[1]
+    layer, store = module.layer_idx, rlaif_shared.store
     if rlaif_shared.last is not None:
-        _keep(rlaif_shared.store, layer, k, v)
+        _keep(store, layer, k, v)
         if layer == rlaif_shared.last:
             raise Kept
-    rows, keys, values = (own.rows(x).transpose(1, 2) for x in (q, k, v))
-    wide_keys, wide_values = (x.repeat_interleave(groups, 1) if groups > 1 else x for x in (keys, values))
-    out, total = attend(rows, wide_keys, wide_values, scale, causal=True)
-    out, total = own.pack(out.transpose(1, 2)), own.pack(total.transpose(1, 2))
+    out, total = _attend_to_own_row(q, k, v, rlaif_shared.own, scale)
     if rlaif_shared.before is not None:
-        far, far_total = _before_part(q, rlaif_shared.before, rlaif_shared.store[layer], scale)
+        far, far_total = _attend_to_kept(q, *store[layer], rlaif_shared.before, scale)
+        # Two softmaxes merged by their log-sum-exp: the share of the kept tokens is sigmoid(far_total − total).
         out = torch.lerp(out, far, (far_total - total).sigmoid()[..., None].to(out.dtype))
     return out[None], None
 
 
 def _keep(store: Store, layer: int, keys: Tensor, values: Tensor) -> None:
+    """Add a layer's keys and values [T, Hkv, D] to those in the store."""
     if layer in store:
         keys, values = torch.cat([store[layer][0], keys]), torch.cat([store[layer][1], values])
     store[layer] = keys, values
 
 
-def _before_part(
-    q: Tensor, before: Before, kept: tuple[Tensor, Tensor], scale: float
-) -> tuple[Tensor, Tensor]:
+def _attend_to_own_row(q: Tensor, k: Tensor, v: Tensor, own: Block, scale: float) -> tuple[Tensor, Tensor]:
+    """Causal attention of tokens q [T, H, D] within their rows: (output [T, H, D], log-sum-exp [T, H])."""
+    q_rows, k_rows, v_rows = (own.rows(x).transpose(1, 2) for x in (q, k, v))  # each [N, heads, S, D]
+    queries_per_key = q.shape[1] // k.shape[1]
+    if queries_per_key > 1:
+        k_rows, v_rows = (x.repeat_interleave(queries_per_key, 1) for x in (k_rows, v_rows))
+    out, total = attend(q_rows, k_rows, v_rows, scale, causal=True)
+    return own.pack(out.transpose(1, 2)), own.pack(total.transpose(1, 2))
+
+
+def _attend_to_kept(q: Tensor, k: Tensor, v: Tensor, before: Before, scale: float) -> tuple[Tensor, Tensor]:
     """Attention of tokens q [T, H, D] to the kept ones before them: (output [T, H, D], log-sum-exp [T, H])."""
-    keys, values = (x[before.take].transpose(1, 2) for x in kept)
-    # Query heads that share a key head are laid one after another as more queries: keys and values stay as they are.
-    rows = before.group.rows(q).unflatten(2, (keys.shape[1], -1)).permute(0, 2, 3, 1, 4)
-    b, h, g, m, d = rows.shape
+    keys, values = k[before.take].transpose(1, 2), v[before.take].transpose(1, 2)  # [B, Hkv, P, D]
+    # The G query heads that share a key head are laid one after another as more queries, so that keys and values
+    # need not be copied: [B, S, H, D] → [B, Hkv, G, S, D] → [B, Hkv, G·S, D].
+    grouped = before.group.rows(q).unflatten(2, (keys.shape[1], -1)).permute(0, 2, 3, 1, 4)
+    b, heads, g, s, d = grouped.shape
     mask = None if before.valid is None else before.valid[:, None, None, :]
-    out, total = attend(rows.reshape(b, h, g * m, d), keys, values, scale, mask=mask)
-    out = out.reshape(b, h, g, m, d).permute(0, 3, 1, 2, 4).flatten(2, 3)
-    total = total.reshape(b, h, g, m).permute(0, 3, 1, 2).flatten(2, 3)
+    out, total = attend(grouped.reshape(b, heads, g * s, d), keys, values, scale, mask=mask)
+    out = out.reshape(b, heads, g, s, d).permute(0, 3, 1, 2, 4).flatten(2, 3)
+    total = total.reshape(b, heads, g, s).permute(0, 3, 1, 2).flatten(2, 3)
     return before.group.pack(out), before.group.pack(total)
 
 

@@ -1,4 +1,4 @@
-"""Decoders of Llama's make, read no further than PPO needs: the last layer computes the states asked for and no others.
+"""Llama-type decoders, read no further than PPO needs: the last layer computes the states asked for and no others.
 
 The model's own embedding and linear layers are called, so adapters and autocast work as they do in its forward;
 the way from one to the next is ours. A state is cast once for all the products it goes into, short sequences on a CPU
@@ -10,8 +10,10 @@ K key heads of width W · D hidden width.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -20,6 +22,7 @@ from torch.nn import functional as F
 from rlaif.rl.cpu import PackedLayers, lowered, working_dtype
 
 FAMILIES = ("Llama", "Mistral", "Qwen2", "Qwen3")
+_DIFFERENCES: WeakKeyDictionary[Any, str] = WeakKeyDictionary()  # of each model, once it has been compared
 LAYERS, NORMS = ({f"{family}{part}" for family in FAMILIES} for part in ("DecoderLayer", "RMSNorm"))
 SHORT = (
     512  # tokens up to which bf16 on a CPU attends by plain products: the flash kernel there is far slower
@@ -68,11 +71,44 @@ class Wanted:
 
 
 def supports(model: Any) -> bool:
-    """Whether every layer is transformers' own, as Llama's are, sees all positions before it, and is whole here."""
+    """Whether a model is read in this way: a Llama-type decoder, whole here, whose own forward gives the same states.
+
+    Compared once a model. With RLAIF_PLAIN_FORWARD=1 in the environment no model is.
+    """
+    return has_known_layers(model) and not difference(model) and not os.environ.get("RLAIF_PLAIN_FORWARD")
+
+
+def has_known_layers(model: Any) -> bool:
+    """Whether every layer is transformers' own, as Llama's are, sees all positions before it, and is not sharded."""
     base = model.base_model
     config, layers = base.config.get_text_config(), getattr(base, "layers", [])
     known = len(layers) > 0 and {type(layer).__name__ for layer in layers} <= LAYERS
     return known and getattr(config, "sliding_window", None) is None
+
+
+def difference(model: Any) -> str:
+    """How the states of a model with known layers differ from its own forward's, in words; empty where they do not."""
+    base = model.base_model  # a value model on the policy's trunk has the same
+    if base not in _DIFFERENCES:
+        _DIFFERENCES[base] = _probe(model)
+    return _DIFFERENCES[base]
+
+
+@torch.no_grad()
+def _probe(model: Any) -> str:
+    base = model.base_model
+    draw = torch.Generator().manual_seed(0)
+    ids_BT = torch.randint(base.embed_tokens.num_embeddings, (2, 5), generator=draw).to(base.device)
+    rows_N, columns_N = torch.ones_like(ids_BT).nonzero(as_tuple=True)
+    try:
+        with torch.autocast(base.device.type, enabled=False):
+            expected_ND = base(input_ids=ids_BT, use_cache=False).last_hidden_state[rows_N, columns_N].float()
+            found_ND = states_at(model, ids_BT, rows_N, columns_N).float()
+    except Exception as error:  # a model that only looks alike fails in its own way
+        return f"{type(base).__name__} does not take it ({type(error).__name__})"
+    gap = float((found_ND - expected_ND).abs().max() / expected_ND.abs().max())
+    allowed = 1e-3 if base.dtype == torch.float32 else 0.05
+    return "" if gap <= allowed else f"{type(base).__name__}'s states differ by {gap:.2g} of the largest"
 
 
 def states_at(model: Any, ids_BT: Tensor, rows_N: Tensor, columns_N: Tensor) -> Tensor:

@@ -28,11 +28,6 @@ def masked_whiten(x: Tensor, mask: Tensor, shift_mean: bool = True) -> Tensor:
     return torch.where(mask, white, 0)
 
 
-def log_probs(logits_NV: Tensor) -> Tensor:
-    """Log-softmax in fp32, whatever the logits are. → NV"""
-    return logits_NV.float().log_softmax(-1)
-
-
 def gather_log_probs(log_probs_NV: Tensor, tokens_N: Tensor) -> Tensor:
     """The entry of each row that its token names. → N"""
     return log_probs_NV.gather(-1, tokens_N[:, None])[:, 0]

@@ -72,6 +72,7 @@ def run(stage: Stage) -> None:
 def _open(stage: Stage) -> Parts:
     """Models, prompts and rewards, as they are before the first update."""
     from rlaif.engines.loading import context_length, eos_ids, load_causal_lm, load_tokenizer, resolve_dtype
+    from rlaif.rl import llama
     from rlaif.rl.ppo import PPO
     from rlaif.rl.ranks import Ranks
     from rlaif.rl.sharding import shard
@@ -87,6 +88,10 @@ def _open(stage: Stage) -> Parts:
     tokenizer = load_tokenizer(start, stage.config.policy.chat_template_kwargs)
     # Adapters leave the weights alone, so those need not be in fp32.
     policy = load_causal_lm(start, config.device, config.dtype if o.lora else "float32")
+    if llama.has_known_layers(policy) and llama.difference(policy):
+        stage.notes.append(
+            f"the policy is read by transformers' own forward pass, which is slower here: {llama.difference(policy)}"
+        )
     opened = open_rewards(stage, tokenizer)
     room = min(context_length(policy), opened.context) - o.max_tokens
     prompts, heldout = fitting_prompts(stage, tokenizer, room, opened.rewards)

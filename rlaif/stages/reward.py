@@ -180,36 +180,55 @@ def _named_set(stage: Stage, name: str, path: Path, tokenizer: Any, limit: int) 
 
 
 def calibration(margins: Sequence[float], heldout: Sequence[Pair], train: Sequence[Pair]) -> dict[str, Any]:
-    """What held-out margins r_a − r_b [N] are worth: accuracy on decided pairs, calibration, and trivial rivals.
+    """What held-out margins r_a − r_b [N] are worth: accuracy on decided pairs, calibration, and trivial baselines.
 
     Intervals are over clusters of prompts.
     """
     from scipy.special import entr, expit
 
-    labels, of = [pair["p_a"] for pair in heldout], [pair["cluster"] for pair in heldout]
-    decided = [i for i, p in enumerate(labels) if abs(p - 0.5) > DECIDED]
-    first_wins = sum(p["p_a"] > 0.5 for p in train) >= sum(p["p_a"] < 0.5 for p in train)
-    longer = [len(pair["chosen_ids"]) - len(pair["rejected_ids"]) for pair in heldout]
-    right = [correct(margins[i], labels[i]) for i in decided]
     if not heldout:
         return dict.fromkeys(("heldout_accuracy", "heldout_accuracy_ci", "ece", "ece_ci", "ece_floor"))
+    labels = [pair["p_a"] for pair in heldout]
     probabilities = expit(margins)
     cross_entropy = stats.cross_entropy(margins, labels)
     entropy = float((entr(labels) + entr([1 - p for p in labels])).mean())
+    decided = [i for i, p in enumerate(labels) if abs(p - 0.5) > DECIDED]
+    pairs, right = [heldout[i] for i in decided], [correct(margins[i], labels[i]) for i in decided]
+    return {
+        **_accuracy(pairs, right),
+        **calibration_error(probabilities, labels, [pair["cluster"] for pair in heldout]),
+        "reliability": stats.reliability(probabilities, labels),
+        "cross_entropy": cross_entropy,
+        "label_entropy": entropy,
+        "excess_cross_entropy": cross_entropy - entropy,
+        "temperature": stats.fit_temperature(margins, labels),
+        "by_source": _by_source(pairs, right),
+        "baselines": _baselines(pairs, train),
+    }
+
+
+def _accuracy(decided: Sequence[Pair], right: Sequence[float]) -> dict[str, Any]:
+    """The share of decided pairs whose winner was found, None where no pair is decided."""
+    clusters = [pair["cluster"] for pair in decided]
     return {
         "heldout_accuracy": stats.mean(right) if right else None,
-        "heldout_accuracy_ci": mean_interval(right, UNIT, [of[i] for i in decided]) if right else None,
-        "n_decided": len(decided), "groups_decided": len({of[i] for i in decided}),
-        **calibration_error(probabilities, labels, of),
-        "reliability": stats.reliability(probabilities, labels),
-        "cross_entropy": cross_entropy, "label_entropy": entropy, "excess_cross_entropy": cross_entropy - entropy,
-        "temperature": stats.fit_temperature(margins, labels),
-        "by_source": _by_source([heldout[i] for i in decided], right),
-        "baselines": {
-            "longer": stats.mean([correct(longer[i], labels[i]) for i in decided]),
-            "constant": stats.mean([correct(1 if first_wins else -1, labels[i]) for i in decided]),
-        } if decided else {},
-    }  # fmt: skip
+        "heldout_accuracy_ci": mean_interval(right, UNIT, clusters) if right else None,
+        "n_decided": len(decided),
+        "groups_decided": len(set(clusters)),
+    }
+
+
+def _baselines(decided: Sequence[Pair], train: Sequence[Pair]) -> dict[str, float]:
+    """Accuracy on decided pairs of preferring the longer response, and the side that wins more often in training."""
+    if not decided:
+        return {}
+    a_wins = sum(pair["p_a"] > 0.5 for pair in train) >= sum(pair["p_a"] < 0.5 for pair in train)
+    longer = [len(pair["chosen_ids"]) - len(pair["rejected_ids"]) for pair in decided]
+    labels = [pair["p_a"] for pair in decided]
+    return {
+        "longer": stats.mean([correct(lead, p_a) for lead, p_a in zip(longer, labels, strict=True)]),
+        "constant": stats.mean([correct(1 if a_wins else -1, p_a) for p_a in labels]),
+    }
 
 
 def _by_source(decided: Sequence[Pair], right: Sequence[float]) -> dict[str, Any]:
