@@ -1,7 +1,7 @@
 """Checkpoints that are known to be whole, and the model they lead to, after which they are removed.
 
-A checkpoint carries the digests of its files and of the rows written before it. A damaged one is not gone on from: the
-older one beside it is, or the beginning, and the stage says so.
+A checkpoint carries the digests of its files and of the rows written before it. From a damaged one training is not
+continued: it goes on from the older one beside it, or from the beginning, and the stage notes it.
 """
 
 from __future__ import annotations

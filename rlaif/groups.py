@@ -1,8 +1,8 @@
 """What RLOO and GRPO share: several responses a prompt, rewarded against each other by trl's trainers.
 
 An update samples `batch_size` responses to batch_size / group prompts and takes epochs × minibatches optimiser steps
-on them. Prompts, tokens, rewards and their scale are ours and the same as PPO's, and so is what is watched; sampling,
-advantages and loss are trl's. The order of prompts is written out beforehand, an update has random numbers of its own
+on them. Prompts, tokens, rewards, their scale and the monitoring are the same as PPO's; sampling, advantages and loss are
+trl's. The order of prompts is written out beforehand, an update has random numbers of its own
 and checkpoints fall between updates, so that on one thread a continued training ends as an uninterrupted one would
 have. Of several processes each samples and scores its share of the batch; what is logged is of the whole batch.
 """
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 
 class Actor:
-    """The policy under training beside the one it started from, for what is ours and not trl's to do with them."""
+    """The policy under training beside the one it started from, for what trl does not do with them."""
 
     def __init__(self, stage: Stage, policy: Any, tokenizer: Any, eos: Sequence[int]) -> None:
         self.policy, self.tokenizer, self.eos, self.options = policy, tokenizer, eos, stage.options
@@ -51,7 +51,7 @@ class Actor:
         return ids[-1] in self.eos or (self.stops is not None and self.stops(ids) is not None)
 
     def answers(self, prompts: Sequence[PromptTokens], number: int) -> list[str]:
-        """Answers to held-out prompts, with the same random numbers whenever it is asked; see `watching.Answer`."""
+        """Responses to held-out prompts, with the same random numbers at every call; see `watching.Answer`."""
         o, ids = self.options, [p.ids for p in prompts]
         ranks = Ranks.here() if len(ids) >= Ranks.here().count else SINGLE_PROCESS
         generator = torch.Generator(self.policy.device).manual_seed(derive_seed(self.seed, "watch", number))
@@ -75,7 +75,7 @@ class Actor:
 
 
 class Scorer:
-    """trl's reward function: our rewards less the penalty for a missing end.
+    """trl's reward function: the stage's rewards less the penalty for a missing end.
 
     Of the last batch, all processes' shares together: `sampled` its responses, `seen` what they are on average.
     """
@@ -107,7 +107,7 @@ class Scorer:
         return (scores_B - self.options.missing_eos_penalty * (~ended_B).to(scores_B)).tolist()
 
     def _keep(self, share: list[tuple[str, str, dict[str, Any]]]) -> None:
-        """Put together what every process has sampled: equal shares, in trl's order one after the other."""
+        """Gather what every process has sampled: equal shares, in trl's order one after the other."""
         ranks = Ranks.here()
         whole = [row for part in ranks.gather([share]) for row in part]
         self.sampled = [Sampled(self.known[i].source, text, numbers) for i, text, numbers in whole]
@@ -122,7 +122,7 @@ class Scorer:
 
 
 class GroupTrainer(QuietTrainer):
-    """Mixin of trl's RLOO and GRPO trainers: our prompt tokens, and a rate that stays after its warm-up."""
+    """Mixin of trl's RLOO and GRPO trainers: prompts as tokens, and a rate that stays after its warm-up."""
 
     prompt_ids: dict[str, list[int]]
     stops: Stops | None = None
@@ -141,7 +141,7 @@ class GroupTrainer(QuietTrainer):
         return [ids[: self.stops(ids)] for ids in made]
 
     def _generate_and_score_completions(self, inputs: Any) -> Any:
-        """With random numbers of the update's own: none has to be kept, on whichever process it is drawn."""
+        """With random numbers seeded by the update and the process, so that no generator's state need be kept."""
         made: Any = self
         torch.manual_seed(derive_seed(made.args.seed, "update", made.state.global_step, Ranks.here().rank))
         return super()._generate_and_score_completions(inputs)  # type: ignore[misc]
@@ -234,7 +234,7 @@ def train_in_groups(stage: Stage, trainer: Any, config: Any, **settings: Any) ->
 
 
 def _train(stage: Stage, made: Any, scorer: Scorer, heldout: Sequence[PromptTokens], judge: Any) -> None:
-    """Update after update, watched, from the last checkpoint where there is one."""
+    """Update after update, monitored, from the last checkpoint where there is one."""
 
     def updates(stage: Stage, curve: JsonlLog, tick: Any) -> UpdateCallback:
         rows = curve.rows()

@@ -1,7 +1,7 @@
 """A run on several processes, as torchrun or `accelerate launch` starts them: the first runs the flow.
 
-The others wait until a stage that trains begins and then do their share of it, in a copy of its folder that is thrown
-away: whatever a stage writes is written once, by the first process, and no stage has to know who it is.
+The others wait until a stage that trains begins and then do their share of it, in a temporary copy of its folder:
+whatever a stage writes is kept once, by the first process (rank 0), and no stage has to know its rank.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from rlaif.errors import UserError
 from rlaif.runfolder import Run, Stage
 
 WAIT = timedelta(days=30)  # for the first process: sampling and labelling take as long as they take
-STOPS = "rlaif/first stops"  # a word in the store that all processes share
-PATIENCE = 5.0  # seconds for the first: all may come upon the same mistake, it a little later
+FAILED = "rlaif/rank 0 failed"  # a key in the store that all processes share
+GRACE = 5.0  # seconds: all processes may meet the same error, rank 0 a little later than the others
 
 
 def world_size() -> int:
@@ -77,28 +77,28 @@ def init_distributed(device: str) -> Iterator[None]:
 
 
 def yield_to_rank0() -> None:
-    """Let the first process speak: a launcher ends all processes when it sees one fail, and ends this one here."""
-    time.sleep(PATIENCE)
+    """Wait, so that rank 0 prints its message first: a launcher ends all processes as soon as one fails."""
+    time.sleep(GRACE)
 
 
 def _rank0_failed() -> bool:
-    """Whether this process fails because the first one does, whose message is the one to be read; the first says so."""
+    """Whether rank 0 has failed, too, so that its message is the one to print; rank 0 itself announces that it has."""
     from torch.distributed.distributed_c10d import _get_default_store
 
     store = _get_default_store()
     if is_rank0():
-        store.set(STOPS, "")
+        store.set(FAILED, "")
         return False
     try:
-        store.wait([STOPS], timedelta(seconds=PATIENCE))
-    except RuntimeError:  # it does not say so, or it was killed and its store with it
+        store.wait([FAILED], timedelta(seconds=GRACE))
+    except RuntimeError:  # not announced in time, or rank 0 was killed and its store with it
         return False
     return True
 
 
 @contextmanager
 def join_stage(stage: Stage) -> Iterator[None]:
-    """The other processes do the same stage with the first; where a stage says it can be SHARED, and else they wait."""
+    """The other processes run the same stage where it is declared as SHARED; otherwise they wait."""
     if world_size() == 1 or not _declares(stage, "SHARED"):
         yield
         return
@@ -112,18 +112,18 @@ def join_stage(stage: Stage) -> Iterator[None]:
 
 
 def check_fsdp(stages: Iterable[Stage]) -> None:
-    """Raises UserError where FSDP is asked for, and a stage that all processes do cannot share out its model."""
+    """Raises UserError where FSDP is asked for and a stage that all processes run cannot shard its model."""
     if world_size() == 1 or not fsdp_requested():
         return
     unfit = [stage for stage in stages if _declares(stage, "SHARED") and not _declares(stage, "SHARDED")]
     if unfit:
-        raise UserError(f"{unfit[0].dir.name}: this launch asks for FSDP, and {unfit[0].name} does not share out its model.",
+        raise UserError(f"{unfit[0].dir.name}: this launch asks for FSDP, and {unfit[0].name} does not shard its model.",
                         "a launch without it for that stage; any launch can go on where another one ended",
                         "the same with configs/accelerate/ddp.yaml, or this with --until the stage before it first")  # fmt: skip
 
 
 def worker_loop(folder: Path) -> None:
-    """What every process but the first does: its share of each stage that is called, until none is left."""
+    """What every process but rank 0 does: its share of each stage that rank 0 announces, until none is left."""
     import torch
     import torch.distributed as dist
 
@@ -161,9 +161,9 @@ def _declares(stage: Stage, what: str) -> bool:
 
 
 def _broadcast_stage(number: int | None) -> int | None:
-    """The first process's word to all: a stage's number, or that there is none left."""
+    """Rank 0 sends all processes the number of the stage to run, or None where there is none left."""
     import torch.distributed as dist
 
-    word: list[Any] = [number]
-    dist.broadcast_object_list(word, src=0)
-    return word[0]
+    sent: list[Any] = [number]
+    dist.broadcast_object_list(sent, src=0)
+    return sent[0]

@@ -1,6 +1,6 @@
 """trl's trainers as they are used here: soft preferences, every row of a step weighing the same, any number of processes.
 
-trl's surprising habits are set aside: telemetry, model cards in checkpoints, a first step at rate zero.
+trl's surprising defaults are overridden: telemetry, model cards in checkpoints, a first step at rate zero.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def soft_preference_loss(
 ) -> torch.Tensor:
     """Mean weighted cross-entropy of sigmoid(r_a − r_b) against p_a (RLAIF, arXiv 2309.00267, section 2.2.1).
 
-    rewards [2P]: the first replies of P pairs, then the second ones; p_a, weight [P]. `center` weighs (r_a + r_b)²,
+    rewards [2P]: the first responses of P pairs, then the second ones; p_a, weight [P]. `center` weighs (r_a + r_b)²,
     which keeps rewards near zero (arXiv 2312.09244, equation 2). `margin` is the lead asked of a certain winner, less
     the less certain it is (Llama 2, arXiv 2307.09288, equation 2): the difference learned is logit p_a + margin·(2p_a − 1).
     """
@@ -65,7 +65,7 @@ class QuietTrainer:
 
 
 class ShardedTrainer(QuietTrainer):
-    """Mixin: where the launch asks for FSDP the model is cut up when training begins; what is saved is whole.
+    """Mixin: where the launch asks for FSDP the model is sharded when training begins; what is saved is not.
 
     Accelerate would do it on GPUs alone; the same code on any device can be tested without one.
     """
@@ -143,7 +143,7 @@ class ElementCollator:
         self.pad = pad
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        """{elements [E], input_ids, attention_mask, labels [S, T] (−100 but for the replies), pairs [2, P], p_a, weight [P]}.
+        """{elements [E], input_ids, attention_mask, labels [S, T] (−100 but for the responses), pairs [2, P], p_a, weight [P]}.
 
         `elements` are ones: how many there are weighs a batch, among those of a step and in the mean of an evaluation,
         where transformers counts the first tensor's rows. Weights are such that their mean over pairs is a mean over elements.
@@ -168,7 +168,7 @@ class ElementCollator:
 
 
 class PairTrainer(ShardedTrainer):
-    """Mixin of trl's trainers on preferences: our elements in, our loss; `rewards` says what a sequence is worth."""
+    """Mixin of trl's trainers on preferences: our elements in, our loss; `rewards` gives each sequence's reward."""
 
     def __init__(self, *args: Any, center: float = 0.0, margin: float = 0.0, **kwargs: Any) -> None:
         self.center, self.margin = center, margin
@@ -210,20 +210,20 @@ class SoftRewardTrainer(PairTrainer, RewardTrainer):
     """trl's reward trainer with soft labels and any number of pairs an element, of a model `score_at_last_token`."""
 
     def rewards(self, model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-        """What the head says at each sequence's last token."""
+        """The head's output at each sequence's last token."""
         ids = inputs["input_ids"]
         group = len(ids) if is_sharded(self.model) else GROUP  # all processes have to make as many passes
         return score_by_length(model, ids, inputs["attention_mask"].sum(1), group)
 
 
 class SoftDpoTrainer(PairTrainer, DPOTrainer):
-    """trl's DPO with soft labels: the reward model's loss, the reward being β·log π/π_ref of the reply.
+    """trl's DPO with soft labels: the reward model's loss, the reward being β·log π/π_ref of the response.
 
     (DPO, arXiv 2305.18290, equation 7; with 0 < p < 1 it is its conservative form, cDPO.)
     """
 
     def rewards(self, model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-        """β times the log-ratio of policy to reference, summed over each reply's tokens."""
+        """β times the log-ratio of policy to reference, summed over each response's tokens."""
         read = {key: inputs[key] for key in ("input_ids", "attention_mask", "labels")}
         own = model(**read, use_cache=False, fused_lm_head=True).log_probs.sum(1)
         frozen: Any = self.ref_model

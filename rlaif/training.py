@@ -1,7 +1,7 @@
 """What sft, reward and dpo share around their `trainers`: exact to resume, and strict about numbers that blow up.
 
-A training is continued from its last whole checkpoint: same order of rows, same optimiser and random state, so that on
-one thread the curve is the one an uninterrupted run writes. trl's surprising defaults are set aside here (bf16 on a
+A training is continued from its last complete checkpoint: same order of rows, same optimiser and random state, so that on
+one thread the curve is the one an uninterrupted run writes. trl's surprising defaults are overridden here (bf16 on a
 CPU, gradient checkpointing for small models).
 """
 
@@ -54,7 +54,7 @@ class CurveCallback(TrainerCallback):
             raise diverged(self.stage, state.global_step, state.max_steps, bad)
 
     def row(self, step: int, logs: dict[str, float]) -> dict[str, Any]:
-        """What the curve says of a step; nothing where it is empty."""
+        """The curve's row of a step; empty where there is nothing to record."""
         row = {key: logs[key] for key in ("loss", "learning_rate", "grad_norm") if key in logs}
         return row | ({"heldout_loss": logs["eval_loss"]} if "eval_loss" in logs else {})
 
@@ -163,7 +163,7 @@ def fit(stage: Stage, trainer: Any, watch: Callable[..., CurveCallback] = CurveC
 def fit_responses(
     stage: Stage, model: Any, tokenizer: Any, rows: list[dict[str, Any]], held: set[str]
 ) -> None:
-    """Fine-tune on rows of `prompt_id`, `input_ids` and `start` (tokens of the prompt), loss on the reply alone → policy/.
+    """Fine-tune on rows of `prompt_id`, `input_ids` and `start` (tokens of the prompt), loss on the response alone → policy/.
 
     Rows of `held` prompts measure and do not train.
     """
@@ -184,13 +184,13 @@ def fit_responses(
 
 
 def with_labels(row: dict[str, Any]) -> dict[str, list[int]]:
-    """The row's `input_ids`, and `labels` that are theirs on the reply alone."""
+    """The row's `input_ids`, and `labels` that are theirs on the response alone."""
     ids, start = row["input_ids"], row["start"]
     return {"input_ids": ids, "labels": [IGNORED] * start + ids[start:]}
 
 
 def _stop_at(model: Any, tokenizer: Any, end: int | None) -> None:
-    """Let generation stop at the token that the replies are taught to end with."""
+    """Let generation stop at the token that the responses are trained to end with."""
     generation = model.generation_config
     generation.eos_token_id = list(
         dict.fromkeys([*eos_ids(model, tokenizer), *([end] if end is not None else [])])

@@ -1,7 +1,7 @@
 """Shared-prefix scoring: what texts begin with is read once, and many short suffixes attend to its keys and values.
 
 Passes over packed tokens (one row, no padding in any linear layer). The first ones read the prefixes as a tree, a level
-at a time, so that instructions, a conversation, or a reply with which several of them begin is read once; they keep
+at a time, so that instructions, a conversation, or a response with which several of them begin is read once; they keep
 each layer's keys and values. The last one reads all suffixes, each attending to itself and to its own prefix. The two
 parts of an attention are softmaxed apart and merged by their log-sum-exp, so nothing is copied for every suffix. It
 hangs on transformers' attention interface; `exact_limit` says for which models, and up to which length, this is exact.

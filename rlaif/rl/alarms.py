@@ -1,7 +1,7 @@
 """What goes wrong in reinforcement learning from a reward model, seen in the metrics: pure functions of their history.
 
 Most compare the last few updates with the first ones, or with the best ones, by more than noise explains; what is wrong
-whatever it was before rings from the first update on.
+whatever it was before is raised from the first update on.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def _ends(rows: Rows, key: str) -> tuple[float, float]:
 
 
 def kl_blow_up(rows: Rows) -> Iterator[Alarm]:
-    """The policy leaves the reference, or itself, faster than its scores can mean anything."""
+    """The policy leaves the reference, or itself, faster than its scores remain meaningful."""
     last = rows[-WINDOW:]
     token, step = _mean(last, "exact_kl") / max(1.0, _mean(last, "length")), _mean(last, "approx_kl")
     if token > KL_TOKEN:
@@ -110,7 +110,7 @@ def entropy_collapse(rows: Rows) -> Iterator[Alarm]:
 
 
 def length_drift(rows: Rows) -> Iterator[Alarm]:
-    """The reward may be paid for length and not for what is said."""
+    """The policy may be rewarded for length and not for content."""
     first, last = _ends(rows, "length")
     if not SHORTER * first <= last <= LONGER * first:
         yield Alarm("length", f"responses went from {first:.0f} to {last:.0f} tokens",
@@ -134,7 +134,7 @@ def same_words(rows: Rows) -> Iterator[Alarm]:
 
 
 def refusal_drift(rows: Rows) -> Iterator[Alarm]:
-    """Refusing is the cheapest way to be harmless."""
+    """Refusing is the easiest way to be harmless."""
     first, last = _ends(rows, "refusals")
     if last > first + REFUSALS:
         yield Alarm("refusals", f"refusals went from {first:.0%} to {last:.0%}",
@@ -154,7 +154,7 @@ def over_optimisation(rows: Rows) -> Iterator[Alarm]:
         error = _error(rows, key, spans[best], last)
         rise = _mean(last, "score") - _mean(spans[best], "score")
         if fall > max(FALL, SIGMAS * error) and rise > _noise(rows, "score") * math.sqrt(2 / window):
-            name = {"gold": "the gold score", "heldout_gold": "the gold score of held-out prompts"}.get(key, "the judge's opinion of held-out answers")  # fmt: skip
+            name = {"gold": "the gold score", "heldout_gold": "the gold score of held-out prompts"}.get(key, "the judge's score of held-out responses")  # fmt: skip
             yield Alarm("over-optimisation", f"the score still rises, but {name} fell from {truth[best]:.2f} "
                         f"(update {spans[best][-1]['update']}) to {truth[-1]:.2f}",
                         ("stop near that update", "raise {kl_coef}", "train the reward model on more or cleaner labels"))  # fmt: skip

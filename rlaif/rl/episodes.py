@@ -19,8 +19,8 @@ class Episodes:
     """Prompt and response side by side, padded on the right alone, so positions count from 0 and causality masks pads.
 
     `ids_BL`; lengths `prompt_B` and `response_B` in tokens (the EOS included); `ended_B`: the last token is an EOS.
-    Masks come from the lengths, never from token values: a model may sample its own pad token. `behaviour_BR`: what the
-    sampler gave each response token, as a log-probability, where it said. `final_BRD`: the policy's last hidden state
+    Masks come from the lengths, never from token values: a model may sample its own pad token. `behaviour_BR`: the
+    sampler's own log-probability of each response token, where it is known. `final_BRD`: the policy's last hidden state
     that each was drawn from, where it was kept.
     """
 
@@ -47,13 +47,15 @@ class Episodes:
     def select(self, rows: Tensor) -> Episodes:
         """Some of the episodes, trimmed to the longest of them."""
         length, steps = int(self.length_B[rows].max()), int(self.response_B[rows].max())
-        said, final = (None if x is None else x[rows, :steps] for x in (self.behaviour_BR, self.final_BRD))
+        behaviour, final = (
+            None if x is None else x[rows, :steps] for x in (self.behaviour_BR, self.final_BRD)
+        )
         return Episodes(
             self.ids_BL[rows, :length],
             self.prompt_B[rows],
             self.response_B[rows],
             self.ended_B[rows],
-            said,
+            behaviour,
             final,
         )
 

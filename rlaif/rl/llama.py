@@ -1,7 +1,7 @@
 """Llama-type decoders, read no further than PPO needs: the last layer computes the states asked for and no others.
 
 The model's own embedding and linear layers are called, so adapters and autocast work as they do in its forward;
-the way from one to the next is ours. A state is cast once for all the products it goes into, short sequences on a CPU
+what happens between them is computed here. A state is cast once for all the products it goes into, short sequences on a CPU
 attend by plain products, and decoding neither copies keys and values nor lays out the same weights at every step.
 
 B rows · T positions read · C positions so far · P places for them · R of a row's positions wanted · H query heads,
@@ -41,7 +41,7 @@ class KVCache:
         self.used = 0
         self.linear = PackedLayers()
 
-    def put(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Store a layer's new positions, those after `used`. → its keys and values, whole"""
         end = self.used + keys.shape[2]
         places = -(-end // GROWTH) * GROWTH
@@ -203,8 +203,8 @@ def _bias(unseen: Tensor, x_BTD: Tensor) -> Tensor:
 
 def _rotated(x_BTHW: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotary positions (arXiv 2104.09864, eq. 34), computed in the dtype of the cosines. → BHTW in that of x"""
-    turned = torch.addcmul(x_BTHW * cos, x_BTHW.roll(x_BTHW.shape[-1] // 2, -1), sin)
-    return turned.transpose(1, 2).to(x_BTHW.dtype, memory_format=torch.contiguous_format)
+    rotated = torch.addcmul(x_BTHW * cos, x_BTHW.roll(x_BTHW.shape[-1] // 2, -1), sin)
+    return rotated.transpose(1, 2).to(x_BTHW.dtype, memory_format=torch.contiguous_format)
 
 
 def _layer(
@@ -228,7 +228,7 @@ def _layer(
     keys = _rotated(heads("k", h_BTD), *rope)
     values = heads("v", h_BTD).transpose(1, 2).contiguous()
     if cache is not None:
-        keys, values = cache.put(attention.layer_idx, keys, values)
+        keys, values = cache.append(attention.layer_idx, keys, values)
     if wanted is not None:
         h_BTD, x_BTD = (
             y.flatten(0, 1).index_select(0, wanted.flat).unflatten(0, wanted.shape) for y in (h_BTD, x_BTD)

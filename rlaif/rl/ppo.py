@@ -75,7 +75,7 @@ class PPO:
     All models on one device, in eval mode; what is trained of them (`requires_grad`) in fp32, `autocast` runs forwards
     in bf16 and keeps the `reference` in it. Without one it is the policy with its adapters switched off. `eos` may be
     several ids; `stops` finds the end of a response that has none. A `sampler` takes the place of the decode loop, on one process.
-    With sharded `ranks` the three models are cut up (`rlaif.rl.sharding`).
+    With sharded `ranks` the three models are sharded (`rlaif.rl.sharding`).
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class PPO:
         self.keeps_states = self.reuses_passes and not autocast
         self.device: torch.device = policy.device
         keep_memory(self.device)
-        if autocast and reference is not None and not ranks.sharded:  # what is cut up is of one dtype
+        if autocast and reference is not None and not ranks.sharded:  # a sharded model is of one dtype
             lower(reference)
         value_rate = options.value_learning_rate or options.learning_rate
         weights, value_weights = trained(policy), trained(value)
@@ -113,7 +113,7 @@ class PPO:
         plan = self._plan(episodes, number)
         # 2. Score the responses.
         ends = episode_ends(self.options, episodes, self.score(episodes, prompts))
-        # 3. Read them by policy, reference and value model, as they were when sampling.
+        # 3. Measure them by policy, reference and value model, all as they were when sampling.
         measured, value_loss = self.measure_batch(episodes, plan, ends)
         # 4. Token rewards, advantages and returns.
         experience = estimate_advantages(self.options, kl_coef, number, episodes, ends, measured)
@@ -121,7 +121,7 @@ class PPO:
         # 5. Epochs of optimiser steps on the minibatches.
         losses, log_prob_BR = self.optimize(experience, plan, number, value_loss)
         experience = replace(experience, log_prob=log_prob_BR)
-        # 6. The average of the weights follows them.
+        # 6. Update the moving average of the weights.
         self.update_ema()
         metrics = {"update": number, "episodes": number * self.options.batch_size, "kl_coef": kl_coef,
                    **describe(experience), **losses, "seconds": round(time.perf_counter() - start, 4)}  # fmt: skip
@@ -190,7 +190,7 @@ class PPO:
     def measure_batch(
         self, episodes: Episodes, plan: Plan, ends: Ends
     ) -> tuple[dict[str, Tensor], Tensor | None]:
-        """What the models say of the whole batch, micro-batch by micro-batch. → by name [B, R], values [B, S]; a loss
+        """What the models compute of the whole batch, micro-batch by micro-batch. → by name [B, R], values [B, S]; a loss
 
         Where the first step is on the whole batch, and a return depends on its own episode alone, the value model's
         pass is that step's already: its gradient is taken here, and the loss is returned; else that is None.
@@ -231,7 +231,7 @@ class PPO:
         return self.value_backward(loss_N.sum() / every.states_B.sum())
 
     def _measure(self, part: Episodes, valued_B: Tensor, learns: bool = False) -> dict[str, Tensor]:
-        """What the models say of a micro-batch's response tokens and states, values with a gradient or without. → each N"""
+        """What the models compute of a micro-batch's response tokens and states, values with a gradient or without. → each N"""
         found = run_in_forward(self.policy, lambda: self._compare(part))
         with torch.set_grad_enabled(learns):
             return {**found, "value": response_values(self.value, part, valued_B)}
@@ -342,11 +342,11 @@ class PPO:
                     totals["clip_fraction"] += ((ratio_N - 1).abs() > self.options.clip).sum() / tokens
                     totals["approx_kl"] += (torch.expm1(log_ratio_N) - log_ratio_N).sum() / tokens
             for rows in self.ranks.idle(minibatch):
-                self._keep_step(experience, old_BR, rows[:1], trains_policy)
+                self._empty_step(experience, old_BR, rows[:1], trains_policy)
         return totals, torch.cat(ratios)
 
-    def _keep_step(self, experience: Experience, old_BR: Tensor, rows: Tensor, trains_policy: bool) -> None:
-        """Go through the models for nothing, while other processes have one more micro-batch."""
+    def _empty_step(self, experience: Experience, old_BR: Tensor, rows: Tensor, trains_policy: bool) -> None:
+        """A pass without effect, while other processes have one more micro-batch: a sharded model needs all of them."""
         part = experience.episodes.select(rows)
         (0 * self._value_loss(experience, part, rows)).backward()
         if trains_policy:
@@ -418,7 +418,7 @@ class PPO:
 
     @torch.no_grad()
     def update_ema(self) -> None:
-        """Move the average of the weights a little towards them."""
+        """Move the average of the weights towards them by 1 − `ema`."""
         weights = trained(self.policy)
         for name, mean in self.average.items():
             mean.lerp_(weights[name], 1 - (self.options.ema or 0.0))

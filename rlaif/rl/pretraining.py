@@ -25,9 +25,9 @@ class Pretraining:
     coef: float
     seed: int
 
-    def parts(self, turn: int, micro_batch: int, device: torch.device) -> list[Episodes]:
-        """The blocks of the `turn`-th step in micro-batches: a block's first token as prompt, the others as response."""
-        drawn = in_rounds(self.blocks, turn, self.size, self.seed)
+    def parts(self, step: int, micro_batch: int, device: torch.device) -> list[Episodes]:
+        """The blocks of the `step`-th optimiser step in micro-batches: a block's first token as prompt, the others as response."""
+        drawn = in_rounds(self.blocks, step, self.size, self.seed)
         cut = [drawn[at : at + micro_batch] for at in range(0, len(drawn), micro_batch)]
         return [
             join(

@@ -1,9 +1,9 @@
-"""PPO on several processes: they share out samples and micro-batches, and add up.
+"""PPO on several processes: samples and micro-batches are divided among them, and gradients summed.
 
-What is sampled and measured is put together on every process, so whitening, token counts, KL and metrics are those of
+What is sampled and measured is gathered on every process, so whitening, token counts, KL and metrics are those of
 the whole batch without a formula knowing of it; gradients are added before they are clipped. The processes thus hold
-the same weights after every step, or shares of them (`rlaif.rl.sharding`), and one process on its own is the same code
-with nothing to add.
+the same weights after every step, or shards of them (`rlaif.rl.sharding`), and a single process runs the same code
+with nothing to sum.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Ranks:
         return items[self.rank :: self.count]
 
     def idle(self, items: Sequence[T]) -> Sequence[T]:
-        """Where all have to keep step: those that this process goes through for nothing while others have one more."""
+        """Where all have to make as many passes: the items that this process runs without effect while others have one more."""
         longest = -(-len(items) // self.count)
         return items[: longest - len(self.mine(items))] if self.sharded else ()
 
@@ -53,7 +53,7 @@ class Ranks:
                 dist.all_reduce(tensor)
 
     def gather(self, items: Sequence[T]) -> list[T]:
-        """What each process has of a list that `mine` has shared out, in the list's order again."""
+        """What each process has of a list that `mine` has divided, in the list's order again."""
         if self.count == 1:
             return list(items)
         parts: list[Any] = [None] * self.count
@@ -62,7 +62,7 @@ class Ranks:
         return [part[i] for i in range(longest) for part in parts if i < len(part)]
 
     def once(self, make: Callable[[], T]) -> T:
-        """What the first process makes, told to all others."""
+        """What rank 0 makes, sent to all others."""
         if self.count == 1:
             return make()
         made: list[Any] = [make() if self.rank == 0 else None]
@@ -88,11 +88,11 @@ def gather_episodes(ranks: Ranks, prompts: Sequence[Sequence[int]], mine: Episod
     """The episodes of the whole batch, in the order of its prompts, from every process's share."""
     if ranks.count == 1:
         return mine
-    said = torch.zeros(mine.mask_BR.shape) if mine.behaviour_BR is None else mine.behaviour_BR
-    rows = ranks.gather(list(zip(mine.responses(), mine.ended_B.tolist(), said.tolist(), strict=True)))
-    responses, ended, said = zip(*rows, strict=True)
+    log_prob_BR = torch.zeros(mine.mask_BR.shape) if mine.behaviour_BR is None else mine.behaviour_BR
+    rows = ranks.gather(list(zip(mine.responses(), mine.ended_B.tolist(), log_prob_BR.tolist(), strict=True)))
+    responses, ended, log_probs = zip(*rows, strict=True)
     width, device = max(map(len, responses)), mine.ids_BL.device
-    behaviour = [[*row, *[0.0] * width][:width] for row in said]
+    behaviour = [[*row, *[0.0] * width][:width] for row in log_probs]
     return join(
         prompts, responses, torch.tensor(ended, device=device), pad, torch.tensor(behaviour, device=device)
     )

@@ -1,4 +1,4 @@
-"""Models cut up among the processes by torch's FSDP2: each holds its share of every weight, its gradient and its moments.
+"""Models sharded among the processes by torch's FSDP2: each holds its shard of every weight, gradient and moment.
 
 The weights of a decoder layer are put together where the layer is used, all others where the model is. All processes
 do that at once, so they have to make the same passes, forth and back, in the same order.
@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 @torch.no_grad()
 def shard(model: Any, ranks: Ranks, divisor: float = 1.0) -> Any:
-    """The transformers model, cut up in place where `ranks` are sharded: each decoder layer, then what is left.
+    """The transformers model, sharded in place where `ranks` are: each decoder layer, then what is left.
 
     Gradients are added up and divided by `divisor`: 1 where losses are shares of the whole batch's, the number of
     processes where each loss is a mean of its own.
@@ -45,18 +45,18 @@ def shard(model: Any, ranks: Ranks, divisor: float = 1.0) -> Any:
 
 
 def is_sharded(model: Any) -> bool:
-    """Whether the model's weights are cut up."""
+    """Whether the model's weights are sharded."""
     return isinstance(model, FSDPModule)
 
 
 def run_in_forward(model: Any, work: Callable[[], T]) -> T:
-    """`work()` as a forward pass of the model: what is cut up is whole in it, and learns from the tensors it returns."""
+    """`work()` as a forward pass of the model: shards are gathered for it, and gradients flow from what it returns."""
     return model.run_in_forward(work) if is_sharded(model) else work()
 
 
 @contextmanager
 def unsharded(model: Any) -> Iterator[None]:
-    """All weights on every process, for passes that learn nothing and of which the processes make different numbers."""
+    """All weights on every process, for passes without gradients, of which each process may make another number."""
     parts = _parts(model)
     for part in parts:
         part.set_reshard_after_forward(False, recurse=False)
@@ -70,7 +70,7 @@ def unsharded(model: Any) -> Iterator[None]:
 
 
 def full_tensor(tensor: Tensor) -> Tensor:
-    """A tensor put together from all processes' shares; any other as it is."""
+    """A sharded tensor gathered from all processes; any other as it is."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
@@ -90,20 +90,20 @@ def gather_full(tensors: Mapping[str, Any], ranks: Ranks) -> dict[str, Any]:
 
 
 def local_shard(tensor: Tensor, like: Tensor) -> Tensor:
-    """This process's share of a whole tensor that all have, cut as `like` is; all of it where that is whole."""
+    """This process's shard of a full tensor that all have, sharded as `like` is; all of it where that is not."""
     if not isinstance(like, DTensor) or tensor.shape != like.shape:
         return tensor
     return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
 
 
 def full_state(optimizer: Any, ranks: Ranks) -> dict[str, Any]:
-    """The optimiser's state with whole tensors; sharded, all processes ask for it and the first one has it."""
+    """The optimiser's state with full tensors; where it is sharded, all processes have to call this and rank 0 gets it."""
     state = optimizer.state_dict()
     return {**state, "state": {n: gather_full(entry, ranks) for n, entry in state["state"].items()}}
 
 
 def local_state(saved: dict[str, Any], optimizer: Any) -> dict[str, Any]:
-    """What of a state with whole tensors is this process's."""
+    """This process's shards of a state with full tensors."""
     weights = [weight for group in optimizer.param_groups for weight in group["params"]]
     shares = {
         n: {key: local_shard(x, weights[n]) for key, x in entry.items()}

@@ -1,7 +1,7 @@
-"""ppo: the policy against its rewards; the algorithm is in `rlaif.rl.ppo`, this is what stands around it.
+"""ppo: train the policy on its rewards; the algorithm is in `rlaif.rl.ppo`, this is the stage around it.
 
 Prompts by a seeded cursor, the scores' scale from samples of the policy it starts with, metrics.jsonl and
-samples.jsonl, looks at held-out prompts, alarms, checkpoints, and what to say when a number is not finite. An update
+samples.jsonl, looks at held-out prompts, alarms, checkpoints, and the message when a number is not finite. An update
 depends on the weights and its number alone, so on one thread a continued run writes what an uninterrupted one would.
 """
 
@@ -120,7 +120,7 @@ def _open(stage: Stage) -> Parts:
 def _sampler(
     stage: Stage, ranks: Ranks, eos: tuple[int, ...], pad: int, stops: Any, dtype: Any, longest: int
 ) -> VllmSampler | None:
-    """vLLM in the place of the decode loop, where it is asked for; see VllmSampler."""
+    """vLLM in place of the decode loop, where the options ask for it; see VllmSampler."""
     if stage.options.rollouts != "vllm":
         return None
     from rlaif.engines.loading import model_folder
@@ -229,7 +229,7 @@ def _train(stage: Stage, parts: Parts, metrics: JsonlLog, samples: JsonlLog) -> 
 
 
 def _answers(parts: Parts, prompts: Sequence[PromptTokens], number: int) -> list[str]:
-    """The policy's answers to held-out prompts, with the same random numbers whenever it is asked."""
+    """The policy's responses to held-out prompts, with the same random numbers at every call."""
     from rlaif.rl.texts import texts_of
 
     return texts_of(parts.tokenizer, parts.ppo.sample(prompts, "watch", number))
@@ -262,7 +262,7 @@ def _keep(folder: Path, ppo: PPO, update: int) -> None:
 def unrewarded(stage: Stage, update: int, error: UserError, last: Path | None) -> UserError:
     """What to say when a source of reward fails in an update."""
     return UserError(f"{stage.dir.name}: update {update} of {stage.options.updates}: {error.found}", error.need,
-                     f"{error.next or 'mend it and run the same command again: it continues'}; what was learnt so far is kept: {last}")  # fmt: skip
+                     f"{error.next or 'fix it and run the same command again: it continues'}; what was learnt so far is kept: {last}")  # fmt: skip
 
 
 def diverged(stage: Stage, update: int, error: NotFinite, last: Path | None) -> UserError:
