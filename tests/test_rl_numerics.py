@@ -97,10 +97,10 @@ def test_unbiased_estimates_average_to_the_exact_kl():
 
 def test_entropy_and_log_probs_are_computed_in_fp32():
     logits = torch.tensor([[0.0, 0.0, 0.0, 0.0]], dtype=torch.bfloat16)
-    log_probs = numerics.log_probs(logits)
+    log_probs = logits.float().log_softmax(-1)
     assert log_probs.dtype == torch.float32
     assert float(numerics.entropy(log_probs, log_probs.exp())) == pytest.approx(math.log(4))
-    assert float(numerics.picked(log_probs, torch.tensor([2]))) == pytest.approx(-math.log(4))
+    assert float(numerics.gather_log_probs(log_probs, torch.tensor([2]))) == pytest.approx(-math.log(4))
 
 
 def test_the_score_stands_at_the_last_real_token():
@@ -154,11 +154,11 @@ def test_gradients_agree_with_finite_differences_on_a_two_token_toy():
     tokens, mask = torch.tensor([0, 1]), mask_of([2], 2)
 
     def objective(logits, values):
-        log_prob = numerics.picked(logits.log_softmax(-1), tokens)
+        log_prob = numerics.gather_log_probs(logits.log_softmax(-1), tokens)
         rewards = numerics.token_rewards(torch.zeros(1, 2, dtype=torch.float64), t(1.0)[:1], mask, 0.1)
         with torch.no_grad():
             advantages, returns = numerics.gae(rewards, t([0.3, 0.1]), mask)
-        policy = numerics.policy_loss(log_prob, numerics.picked(old, tokens), advantages[0], 0.2)
+        policy = numerics.policy_loss(log_prob, numerics.gather_log_probs(old, tokens), advantages[0], 0.2)
         return policy.sum() + numerics.value_loss(values, t(0.3, 0.1), returns[0], 0.2).sum()
 
     logits = t([0.2, -0.1], [0.0, 0.3]).requires_grad_()

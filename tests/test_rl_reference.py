@@ -161,12 +161,13 @@ def test_kl_and_dual_clip_in_the_loss_agree_with_finite_differences():
                                                                                      [[0.0, 0.1], [0.3, 0.0]]))  # fmt: skip
 
     def objective(logits):
-        log_prob = numerics.picked(logits.log_softmax(-1), tokens)
+        log_prob = numerics.gather_log_probs(logits.log_softmax(-1), tokens)
         loss = numerics.policy_loss(
-            log_prob, numerics.picked(old, tokens), torch.tensor([1.0, -2.0]).double(), 0.2, 3.0
+            log_prob, numerics.gather_log_probs(old, tokens), torch.tensor([1.0, -2.0]).double(), 0.2, 3.0
         )
         kl = [
-            numerics.kl_estimate(log_prob, numerics.picked(reference, tokens), kind) for kind in ("k2", "k3")
+            numerics.kl_estimate(log_prob, numerics.gather_log_probs(reference, tokens), kind)
+            for kind in ("k2", "k3")
         ]
         return (loss + 0.3 * kl[0] + 0.7 * kl[1]).sum()
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from rlaif.engines import GenerateRequest
 
 # How often texts are searched for a stop string: a step costs a forward pass, a search decodes every row's end.
-_SEARCH_EVERY = 8
+SEARCH_EVERY = 8
 
 
 class NotFinite(ArithmeticError):
@@ -76,7 +76,7 @@ def _nucleus(probs: Tensor, top_p: Tensor) -> Tensor:
 
 
 def left_pad(rows: Sequence[Sequence[int]], pad: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """(ids [B, T], mask [B, T]) of token rows padded on the left."""
+    """(ids [B, T], mask [B, T], true at real tokens) of token rows padded on the left."""
     width = max(len(row) for row in rows)
     ids = torch.tensor([[pad] * (width - len(row)) + list(row) for row in rows], device=device)
     lengths = torch.tensor([len(row) for row in rows], device=device)
@@ -121,7 +121,7 @@ def decode(
         for row, value in zip(live.tolist(), token.tolist(), strict=True):
             written[row].append(value)
         done = torch.isin(token, ends) | (limits[live] <= step)
-        if stopped and step % _SEARCH_EVERY == 0:
+        if stopped and step % SEARCH_EVERY == 0:
             found = [stopped(written[row]) for row in live.tolist()]
             done |= torch.tensor(found, device=device)
         keep = (~done).nonzero()[:, 0]

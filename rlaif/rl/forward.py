@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import DynamicCache
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from rlaif.engines.decoding import positions
 from rlaif.rl import llama
 from rlaif.rl.cpu import linear_layers, working_dtype
 from rlaif.rl.episodes import Episodes, length_mask, micro_batches
@@ -159,8 +160,7 @@ def next_logits(model: Any, ids: Tensor, mask: Tensor, cache: Any) -> tuple[Tens
     if isinstance(cache, llama.KVCache):
         hidden_BD = llama.next_states(model, ids, mask, cache)
         return cache.linear(head, hidden_BD), hidden_BD
-    positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
-    inputs = {"input_ids": ids, "attention_mask": mask, "position_ids": positions,
+    inputs = {"input_ids": ids, "attention_mask": mask, "position_ids": positions(mask)[:, -ids.shape[1] :],
               "past_key_values": cache, "use_cache": True}  # fmt: skip
     if not has_plain_head(model):
         return model.forward(**inputs, logits_to_keep=1).logits[:, -1], None

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from rlaif.engines.decoding import positions
 from rlaif.rl.cpu import PackedLayers, lowered, working_dtype
 
 FAMILIES = ("Llama", "Mistral", "Qwen2", "Qwen3")
@@ -138,11 +139,11 @@ def next_states(model: Any, ids_BT: Tensor, mask_BC: Tensor, cache: KVCache) -> 
     """
     base, (rows, new) = model.base_model, ids_BT.shape
     x_BTD = _embedded(base.embed_tokens, ids_BT)
-    rope = _rope(base, x_BTD, (mask_BC.cumsum(1) - 1).clamp(min=0)[:, -new:])
+    rope = _rope(base, x_BTD, positions(mask_BC)[:, -new:])
     real_BP = F.pad(mask_BC, (0, -mask_BC.shape[1] % GROWTH))
     place_P = torch.arange(real_BP.shape[1], device=ids_BT.device)
     place_T = place_P[cache.used : cache.used + new]
-    bias = _bias((place_P > place_T[:, None]) | (real_BP == 0)[:, None, None], x_BTD)
+    bias = _bias((place_P > place_T[:, None]) | ~real_BP.bool()[:, None, None], x_BTD)
     for layer in base.layers[:-1]:
         x_BTD = _layer(layer, x_BTD, rope, bias, cache)
     last_B = torch.arange(1, rows + 1, device=ids_BT.device) * new - 1

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from rlaif.engines.decoding import SEARCH_EVERY, left_pad
 from rlaif.rl.episodes import Episodes, join
 from rlaif.rl.forward import new_cache, next_logits
 from rlaif.rl.ranks import SINGLE_PROCESS, Ranks
@@ -21,7 +22,6 @@ from rlaif.rl.ranks import SINGLE_PROCESS, Ranks
 Stops = Callable[
     [list[int]], int | None
 ]  # a response's tokens → how many there are up to its end, if it has one
-SEARCH_EVERY = 8  # steps between two looks for such an end: a search decodes every row
 SPAN = 128  # vocabulary entries that sampling first takes together
 DROP_SHARE = 0.25  # of the rows decoded that must have ended before the others move to a smaller batch
 
@@ -68,7 +68,7 @@ def rollout(
     shape = len(prompts), max_tokens
     uniform_BR = ranks.mine(torch.rand(shape, dtype=torch.float64, device=device, generator=generator))
     prompts = ranks.mine(prompts)
-    ids, mask = _left_padded(prompts, pad, device)
+    ids, mask = left_pad(prompts, pad, device)
     eos_ids = torch.tensor(list(eos), device=device)
     sampled_BR = torch.full((len(prompts), max_tokens), pad, device=device)
     behaviour_BR = torch.zeros(len(prompts), max_tokens, device=device)
@@ -116,10 +116,3 @@ def _stop(stops: Stops, sampled_BR: Tensor, response_B: Tensor, ended_B: Tensor,
         length = stops(tokens[: int(response_B[row])])
         if length is not None:
             response_B[row], ended_B[row] = length, True
-
-
-def _left_padded(prompts: Sequence[Sequence[int]], pad: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    width = max(map(len, prompts))
-    ids = [[pad] * (width - len(p)) + list(p) for p in prompts]
-    mask = [[0] * (width - len(p)) + [1] * len(p) for p in prompts]
-    return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
