@@ -212,9 +212,9 @@ gold_ci.<principle> | pair | its interval
 compliance.<principle> | float | mean probability by the judge that the principle is kept
 compliance_ci.<principle> | pair | its interval
 compliance_unread | float | share of the judge's answers that could not be read; null where it was not asked
-win_rate.value | float | mean probability of beating the base policy's response; missing for the base policy, and without a judge
+win_rate.value | float | share of responses that beat the base policy's by the judge, a tie counting ½; missing for the base policy, and without a judge
 win_rate.ci | pair | its interval
-win_rate.<figure> | – | ties, invalid: shares; n, groups: prompts; different: whether the interval leaves out ½
+win_rate.<figure> | – | ties, invalid: shares; n, groups: prompts; different: whether it is shown not to be ½
 kl | float | mean KL to the base policy of a response; null where it cannot be told
 kl_ci | pair | its interval
 length | float | mean length
@@ -242,12 +242,12 @@ import | int | imported pairs; missing where there are none
     "label": """
 comparisons | int | pairs labelled
 verdicts | int | labels of a judge
-decided | int | pairs of orders with a clear verdict
+decided | int | questions asked in both orders of which one verdict at least is no tie
 order_flip_rate | float | share of these that flip with the order; null where none is decided
-first_position_rate | float | mean probability of the response shown first
+first_position_rate | float | share of the verdicts that are no tie that choose the response shown first
 mass | float | mean probability on the answers; null where none is known
 written | int | verdicts read from written answers
-invalid_rate | float | share of verdicts that could not be read
+invalid_rate | float | share of verdicts that could not be read, abstentions apart
 refused | int | of these, refusals
 too_long | int | of these, questions longer than the context
 not_numbers | int | of these, scores that are NaN
@@ -256,7 +256,7 @@ sources.<kind> | int | labels by kind of annotator
 by_principle.<principle>.n | int | labels under the principle
 by_principle.<principle>.decided | int | its decided pairs of orders
 by_principle.<principle>.flip_rate | float | share of these that flip
-by_principle.<principle>.mean_confidence | float | mean distance from ½, doubled
+by_principle.<principle>.mean_confidence | float | mean distance of a label's `p_a` from ½
 by_principle.<principle>.<agreement> | – | `agreement_with_gold`, `gold_decided`, `gold_groups`, `agreement_with_gold_ci` under the principle
 agreement_with_gold | float | share of opinions on the side of the truth where the truth decides; missing without a gold scorer
 agreement_with_gold_ci | pair | its interval
@@ -336,7 +336,8 @@ OTHERS: list[tuple[str, str, str]] = [
      "rows.<file>.<key> | – | rows written before it, likewise"),
     ("import.json", "`rlaif data import`, beside the imported rows", "format | text | the format\nsource | text | name of the file\n"
      "sha256 | text | its digest\nlimit | int | rows read at most; null: all\ntags[] | text | tags given to the prompts\n"
-     "<count> | int | rows read and kept\ndropped.<reason> | int | rows left out, by reason"),
+     "in | int | rows read\nkept | int | pairs that were labelled\ndropped.<reason> | int | rows left out, by reason\n"
+     "rows.<file> | int | rows written to each file"),
     ("cache.sqlite", "every engine, unless `cache: false`; table `answers`", "key | blob | hash of fingerprint, question and seed\n"
      "value | text | the answer as JSON with its checksum"),
 ]  # fmt: skip

@@ -151,7 +151,7 @@ class Response(Record):
     index: int = 0
     """Which of the prompt's samples it is, from 0."""
     finish: str = "stop"
-    """Why it ended: `stop` (the model ended it) or `length` (the tokens ran out)."""
+    """Why it ended: `stop` (by itself), `length` (the tokens ran out) or `content_filter` (a service broke it off)."""
     tokens: int | None = None
     """Length in tokens of the model; missing where it is not known."""
     token_ids: str | None = None
