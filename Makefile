@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow test-vllm lint clean
+.PHONY: demo test test-slow test-vllm mutants lint clean
 
 demo: .venv/.installed
 	$(BIN)/rlaif run configs/quickstart.yaml
@@ -11,6 +11,10 @@ test: .venv/.installed
 
 test-slow: .venv/.installed
 	$(BIN)/pytest -m slow
+
+# Faults put in on purpose, one at a time, and whether the tests notice (tests/mutants).
+mutants: .venv/.installed
+	$(BIN)/python -m tests.mutants
 
 # In an environment of its own: vLLM asks for other versions than the rest (see tests_vllm/requirements.txt).
 test-vllm: .venv-vllm/.installed

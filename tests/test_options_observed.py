@@ -49,7 +49,7 @@ OPTIONS = [
 ]  # fmt: skip
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
     for seed, name in enumerate(("policy", "other")):
         training.MODELS[name] = tiny_policy(tmp_path_factory.mktemp("models") / name, seed)
@@ -93,7 +93,7 @@ def test_what_follows_without_a_run(option, monkeypatch):
 
 
 @pytest.mark.parametrize("option", training.TRAINED)
-def test_what_a_trainer_is_given(option, tmp_path):
+def test_what_a_trainer_is_given(option, tmp_path, tiny):
     row = training.TRAINED[option]
     assert row.look(training.Training(tmp_path, option, row)) == row.expected
 
@@ -105,6 +105,6 @@ def test_what_an_update_does(option):
 
 
 @pytest.mark.parametrize("option", training.PARTS)
-def test_what_follows_without_an_update(option, tmp_path):
+def test_what_follows_without_an_update(option, tmp_path, tiny):
     row = training.PARTS[option]
     assert row.look(row.value, tmp_path) == row.expected
