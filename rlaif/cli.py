@@ -136,6 +136,8 @@ def print_summary(data: dict[str, Any]) -> None:
     """A run's summary as tables."""
     from rich.table import Table
 
+    from rlaif.metrics import METRICS
+
     console = Console(highlight=False)
     data = _shown(data)
     console.print(f"{data.get('name', 'run')}: {data['status']}")
@@ -156,11 +158,12 @@ def print_summary(data: dict[str, Any]) -> None:
         on_wordings = [data["policies"][n].get("wordings", {}).get("gold", {}).get("all") for n in names]
         if any(value is not None for value in on_wordings):
             table.add_row("gold all, wordings", *("" if c is None else f"{c:.3f}" for c in on_wordings))
-        for key in ("kl", "kl_left_out", "length", "refusal_rate"):
-            cells = [data["policies"][n].get(key) for n in names]
-            if key == "kl_left_out" and not any(cells):
-                continue
-            table.add_row(key, *("" if c is None else f"{c:.2f}" for c in cells))
+        left_out = [data["policies"][n].get("kl_left_out") for n in names]
+        for metric in METRICS:
+            cells = [data["policies"][n].get(metric.key) for n in names]
+            table.add_row(metric.key, *("" if c is None else f"{c:.{metric.digits}f}" for c in cells))
+            if metric.key == "kl" and any(left_out):
+                table.add_row("kl_left_out", *("" if n is None else str(n) for n in left_out))
         console.print(table)
     others = ("name", "status", "stages", "policies", "spent")
     for part, figures in ((key, value) for key, value in data.items() if key not in others):

@@ -14,9 +14,11 @@ from urllib.parse import urlsplit
 from pydantic import Field, model_validator
 
 from rlaif.errors import UserError, nearest
+from rlaif.extends import stages_named, whole
 from rlaif.options import STAGES, AnyStage, JudgeCard, Options, Pair, Sample, StageOptions
 from rlaif.options.base import FILE, NO_EFFECT, Budget, Price
-from rlaif.yamlfile import Lines, load_yaml, parse_scalar, validate_yaml
+from rlaif.options.engines import ENGINES, EngineKind, EngineName
+from rlaif.yamlfile import Lines, parse_scalar, validate_yaml
 
 PACKAGE = Path(__file__).parent
 # In a checkout the shipped files stand beside the package; a wheel carries them inside it.
@@ -31,7 +33,7 @@ _OWN_KEYS = {"model", "messages", "stream", "n", "chat_template_kwargs"}
 class ModelConfig(Options):
     """A model and the engine that runs it."""
 
-    engine: Literal["transformers", "vllm", "openai", "scripted"] = "transformers"
+    engine: EngineName = "transformers"
     model: str = Field(description="a local folder or a hub id; for scripted, module:function")
     base_url: str | tuple[str, ...] | None = Field(
         default=None,
@@ -86,6 +88,11 @@ class ModelConfig(Options):
     max_model_len: int | None = Field(
         default=None, ge=16, description="vllm: most tokens of a question; omitted = the model's context"
     )
+
+    @property
+    def kind(self) -> EngineKind:
+        """What the engine is given and what it can do."""
+        return ENGINES[self.engine]
 
     @property
     def endpoints(self) -> tuple[str, ...]:
@@ -182,7 +189,7 @@ def find(path: str, base: Path | None = None) -> Path:
 
 def load_config(path: Path, overrides: tuple[str, ...] | list[str] = ()) -> Config:
     """A config file with `-s` overrides applied and its stage order checked."""
-    data, lines = load_yaml(path)
+    data, lines = whole(path)
     for override in overrides if isinstance(data, dict) else ():
         lines.options |= dict.fromkeys(apply_override(data, override), override)
     config = validate_yaml(Config, data, lines, path)
@@ -199,14 +206,14 @@ def check_order(config: Config, path: Path, lines: Lines) -> None:
             if need not in have:
                 makers = sorted(name for name, kind in STAGES.items() if need in kind.makes)
                 raise UserError(
-                    f'{path}:{lines.at(("stages", index))}: stage "{options.stage}" needs {need}, which no earlier stage makes.',
+                    f'{lines.where(path, ("stages", index))}: stage "{options.stage}" needs {need}, which no earlier stage makes.',
                     f"{' or '.join(makers)} before {options.stage}",
                     f"add it to the stages of {path}",
                 )
         have.update(options.makes)
         k = options.k if isinstance(options, Sample) else k
         if isinstance(options, Pair) and options.samples_alone and k == 1:
-            raise UserError(f"{path}:{lines.at(('stages', index))}: nothing to pair: the sample stage before makes 1 response a prompt.",
+            raise UserError(f"{lines.where(path, ('stages', index))}: nothing to pair: the sample stage before makes 1 response a prompt.",
                             "two or more (sample: k), or pairs of revisions or imported ones", "-s sample.k=2")  # fmt: skip
 
 
@@ -219,26 +226,18 @@ def apply_override(data: Any, override: str) -> list[tuple[str | int, ...]]:
     if not eq:
         raise UserError(f'-s {override}: no "=".', "-s key=value, for example -s ppo.updates=10")
     head, *rest = key.split(".")
-    match = re.fullmatch(r"([\w-]+)(?:\[([0-9]{1,4})\])?", head)
-    name, number = (match[1], match[2]) if match else (head, None)
-    listed = data.get("stages")
-    stages = {at: s for at, s in enumerate(listed if isinstance(listed, list) else ()) if isinstance(s, dict)}
-    named = [at for at, s in stages.items() if s.get("stage") == name]
     value = _value(text, override)
-    if named:
-        if int(number or 0) >= len(named):
-            raise UserError(f"-s {override}: there are {len(named)} {name} stages, counted from 0.")
-        # Without a number, an option reaches every stage of that name.
-        meant = named if number is None else [named[int(number)]]
+    listed = data.get("stages")
+    stages = listed if isinstance(listed, list) else []
+    if meant := stages_named(stages, head, f"-s {override}"):
         for at in meant:
             _set(stages[at], rest, value, override)
         return [("stages", at, *rest) for at in meant]
-    elif name in Config.model_fields:
-        _set(data, [name, *rest], value, override)
-        return [(name, *rest)]
-    else:
-        known = sorted({str(s.get("stage")) for s in stages.values()}) + list(Config.model_fields)
-        raise UserError(f'-s {override}: no stage or key "{name}" — {nearest(name, known)}')
+    if head in Config.model_fields:
+        _set(data, [head, *rest], value, override)
+        return [(head, *rest)]
+    known = sorted({str(s.get("stage")) for s in stages if isinstance(s, dict)}) + list(Config.model_fields)
+    raise UserError(f'-s {override}: no stage or key "{head}" — {nearest(head, known)}')
 
 
 def _value(text: str, override: str) -> Any:

@@ -98,14 +98,14 @@ def beforehand(
     other = Run.load(Path(options.labels_from))
     asked = [stage.options for stage in other.stages if stage.name == "label"][-1]
     sources = read_json(other.path / "templates.json")
-    name = "best" if options.mode != "pairwise" else "comparison_cot" if options.cot else "comparison"
+    name = options.asking.template(options.cot)
 
     def way(o: Any, rules: Constitution) -> Any:
         return o.mode, o.cot, templates.comparison_shots(rules, o.few_shot)
 
     def worded(principle: Principle) -> Any:
-        if name == "best":
-            return [templates.best_suffix(principle, each) for each in options.mode.split(" and ")]
+        if options.asking.together:
+            return [templates.best_suffix(principle, each) for each in options.asking.asked]
         return templates.comparison_suffix(principle, options.cot)
 
     def criticised(principle: Principle) -> Any:

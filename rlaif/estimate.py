@@ -21,12 +21,10 @@ from rlaif.records import Prompt
 from rlaif.runfolder import HELDOUT, split_of
 from rlaif.spending import COUNTED, money
 
-SHARING = ("transformers", "vllm")  # engines that read a shared prefix once
-
 
 def amounts(asked: Asked) -> dict[str, int]:
     """Calls and tokens of one kind of question."""
-    saved = asked.calls * asked.shared * (1 - 1 / asked.of) if asked.model.engine in SHARING else 0.0
+    saved = asked.calls * asked.shared * (1 - 1 / asked.of) if asked.model.kind.shares_prefixes else 0.0
     numbers = (asked.calls, 0, asked.calls * (asked.shared + asked.own), saved, asked.calls * asked.written)
     return {key: round_up(n) for key, n in zip(COUNTED, numbers, strict=True) if key != "cached"}
 

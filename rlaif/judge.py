@@ -19,6 +19,7 @@ from typing import cast
 from rlaif.constitution import Principle
 from rlaif.engines import UNNAMED, Engine, GenerateRequest, Generation, ScoreRequest, Scores
 from rlaif.errors import UserError
+from rlaif.options.modes import PAIRWISE, JudgeMode
 from rlaif.prompts import Chat, Templates, assistant, user
 from rlaif.records import Annotator, Comparison, Label, Order, Prompt, content_hash, verdict_of
 from rlaif.refusals import opens_with_refusal
@@ -59,7 +60,7 @@ Job = tuple[list[Label], Question, Order]  # blank labels, and the question in t
 class Judge:
     """A feedback model in the role of the judge; `max_tokens` > 0 lets it reason first.
 
-    `mode` is "pairwise" (a question a pair), or "best" or "best and worst" (a question on all replies to a prompt).
+    `mode` says what a question shows and asks.
     With `aside` verdicts on pairs are neither looked up in a cache nor kept there.
     """
 
@@ -67,7 +68,7 @@ class Judge:
     templates: Templates
     shots: tuple[dict[str, str], ...] = ()
     max_tokens: int = 0
-    mode: str = "pairwise"
+    mode: JudgeMode = PAIRWISE
     aside: bool = False
 
     @cached_property
@@ -90,7 +91,7 @@ class Judge:
 
     def expected(self, questions: Sequence[Question]) -> set[Slot]:
         """The slots of the labels that `compare` would give."""
-        if self.mode == "pairwise":
+        if not self.mode.together:
             return {slot for q in questions for order in ORDERS for slot in self._slots(q, order)}
         return {slot for lineups in self._lineups(questions) for lineup in lineups for slot in lineup.slots}
 
@@ -102,7 +103,7 @@ class Judge:
         Slots in `done` (from an earlier start) are not yielded again; those in `given` (from elsewhere) are not asked.
         Where all replies to a prompt are shown together, all its comparisons must come in one call.
         """
-        if self.mode != "pairwise":
+        if self.mode.together:
             yield from self._compare_together(questions, done, given)
             return
         # Reasons are dear: as many texts at a time as there else are questions, so that no more are lost to a kill.
@@ -232,10 +233,7 @@ class Judge:
         prompts: dict[str, list[Question]] = defaultdict(list)
         for question in questions:
             prompts[question.prompt.id].append(question)
-        return [
-            [Lineup.of(self, group, asked) for group in prompts.values()]
-            for asked in self.mode.split(" and ")
-        ]
+        return [[Lineup.of(self, group, asked) for group in prompts.values()] for asked in self.mode.asked]
 
     def pointwise(self, items: Sequence[Item]) -> Iterator[tuple[int, dict[str, float]]]:
         """(index, what the reply is worth by principle id): the expected value over the template's score tokens.

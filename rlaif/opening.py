@@ -19,11 +19,12 @@ from rlaif import DISTRIBUTION, __version__
 from rlaif.config import Config, find, load_config
 from rlaif.constitution import Constitution
 from rlaif.errors import UserError
+from rlaif.extends import as_text
 from rlaif.gold import load_gold
-from rlaif.plugin import load_function
+from rlaif.options.sources import source_kind
+from rlaif.plugin import own
 from rlaif.prompts import Templates
 from rlaif.records import Prompt
-from rlaif.rewards import is_function
 from rlaif.runfolder import Rows, Run, label_files, numbered_rows
 from rlaif.storage import fingerprint, put, read_json, seal, write_json
 
@@ -47,8 +48,7 @@ def resolve(config: Config, base: Path) -> Config:
             return name
 
     def served(role: Any) -> Any:
-        local = role.engine in ("transformers", "vllm")
-        return role.model_copy(update={"model": model(role.model)}) if local else role
+        return role.model_copy(update={"model": model(role.model)}) if role.kind.folder else role
 
     def file(path: str) -> str:
         return str(find(path, base))
@@ -58,10 +58,7 @@ def resolve(config: Config, base: Path) -> Config:
         return file(path)
 
     def reward(source: str) -> str:
-        """A source of reward: functions must be there."""
-        if is_function(source):
-            load_function(source, "rewards")
-        return source if is_function(source) or source in ("reward_model", "judge") else model(source)
+        return source_kind(source).resolved(source, model)
 
     now = {role.model: served(role).model for role in (config.policy, config.feedback)}
     changes = {
@@ -130,7 +127,7 @@ def _make(
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     Rows(folder / "prompts.jsonl", Prompt).append(load_prompts(Path(config.prompts)))
-    (folder / "config.yaml").write_text(config_path.read_text(encoding="utf-8-sig"), encoding="utf-8")
+    (folder / "config.yaml").write_text(as_text(config_path), encoding="utf-8")
     write_json(folder / "config.json", config.model_dump())
     write_json(folder / "constitution.json", constitution.model_dump())
     write_json(folder / "templates.json", templates.sources)
@@ -172,7 +169,7 @@ def inputs(config: Config) -> dict[str, str]:
             found[key] = fingerprint(Path(value))
     for name, role in (("policy", config.policy), ("feedback", config.feedback)):
         key = f"{name}.model"
-        if role.engine not in ("transformers", "vllm"):
+        if not role.kind.folder:
             found.pop(key, None)
         elif key not in found and (folder := _downloaded(role.model)):
             found[key] = fingerprint(folder)
@@ -309,7 +306,7 @@ def manifest(
 def endpoints(config: Config) -> dict[str, list[str]]:
     """The addresses that a run asks, by role."""
     roles = {"policy": config.policy, "feedback": config.feedback}
-    return {name: sorted(role.endpoints) if role.engine == "openai" else [] for name, role in roles.items()}
+    return {name: sorted(role.endpoints) if role.kind.served else [] for name, role in roles.items()}
 
 
 def version(package: str) -> str | None:
@@ -378,12 +375,10 @@ def locked(folder: Path) -> Iterator[None]:
 
 def endpoint_health(config: Config) -> dict[str, str]:
     """Each endpoint of a config in words: what it serves, or why it does not answer."""
-    served = [role for role in (config.policy, config.feedback) if role.engine == "openai"]
+    served = [role for role in (config.policy, config.feedback) if role.kind.served]
     found: dict[str, str] = {}
     for role in served:
-        from rlaif.engines.openai import OpenAIEngine
-
-        found |= OpenAIEngine(role).health()
+        found |= own(role.kind.opens)(role).health()
     return found
 
 

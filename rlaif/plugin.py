@@ -25,3 +25,9 @@ def load_function(spec: str, role: str) -> Callable[..., Any]:
     if not callable(function):
         raise UserError(f'{role}: "{module_name}" has no function "{name}".', "module:function")
     return function
+
+
+def own(spec: str) -> Callable[..., Any]:
+    """What `module:name` of rlaif itself names, imported only when it is needed."""
+    module, _, name = spec.partition(":")
+    return getattr(importlib.import_module(module), name)

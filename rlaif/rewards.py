@@ -13,7 +13,8 @@ from rlaif.engines import open_engine
 from rlaif.errors import UserError
 from rlaif.judge import Judge
 from rlaif.options.rewarded import RewardSource
-from rlaif.plugin import load_function
+from rlaif.options.sources import source_kind
+from rlaif.plugin import load_function, own
 from rlaif.preferences import weighted_mean
 from rlaif.prompts import encode_chat
 from rlaif.records import Grade, Prompt, Response
@@ -52,7 +53,7 @@ def open_rewards(stage: Stage, tokenizer: Any) -> Opened:
     from rlaif.rl.ensemble import Ensemble
     from rlaif.rl.reward import ModelReward, Rewards, Source
 
-    asked = any(o.source == "judge" for o in stage.options.rewards) or getattr(
+    asked = any(o.kind.asks_judge for o in stage.options.rewards) or getattr(
         stage.options, "watch_judge", False
     )
     judge = open_judge(stage) if asked else None
@@ -74,31 +75,36 @@ def _score(
 ) -> ModelReward | Ensemble | FunctionReward:
     from rlaif.rl.ensemble import Ensemble
 
-    score = _alone(stage, option, tokenizer, judge)
+    score = own(option.kind.opens)(stage, option, tokenizer, judge)
     if option.pool != "mean" and not isinstance(score, Ensemble):
         raise UserError(f"{stage.dir.name}: rewards: {option.source} has one opinion, and pool: {option.pool} is about several.",
                         "an ensemble of reward models", "train one with reward.members, or leave pool out")  # fmt: skip
     return score
 
 
-def _alone(
-    stage: Stage, option: RewardSource, tokenizer: Any, judge: Judge | None
-) -> ModelReward | Ensemble | FunctionReward:
+def judge_score(stage: Stage, option: RewardSource, tokenizer: Any, judge: Judge) -> FunctionReward:
+    """The feedback model's opinion of single responses."""
     from rlaif.rl.reward import FunctionReward
 
-    if option.source == "judge" and judge:
-        return FunctionReward("judge", pointwise(judge, stage.constitution), tokenizer)
-    if is_function(option.source):
-        function = load_function(option.source, "rewards")
-
-        def scorer(prompts: Sequence[Prompt], texts: Sequence[str]) -> Sequence[float | None]:
-            return function([prompt.chat for prompt in prompts], list(texts))
-
-        return FunctionReward(option.source, scorer, tokenizer)
-    return _model(stage, option, tokenizer)
+    return FunctionReward(option.source, pointwise(judge, stage.constitution), tokenizer)
 
 
-def _model(stage: Stage, option: RewardSource, tokenizer: Any) -> ModelReward | Ensemble:
+def function_score(stage: Stage, option: RewardSource, tokenizer: Any, judge: Judge | None) -> FunctionReward:
+    """A function of prompts and responses."""
+    from rlaif.rl.reward import FunctionReward
+
+    function = load_function(option.source, "rewards")
+
+    def scorer(prompts: Sequence[Prompt], texts: Sequence[str]) -> Sequence[float | None]:
+        return function([prompt.chat for prompt in prompts], list(texts))
+
+    return FunctionReward(option.source, scorer, tokenizer)
+
+
+def model_score(
+    stage: Stage, option: RewardSource, tokenizer: Any, judge: Judge | None
+) -> ModelReward | Ensemble:
+    """A reward model, the run's own or a folder's; its members together where there are several."""
     from rlaif.engines.loading import load_tokenizer
     from rlaif.rl.reward import same_tokens
 
@@ -149,14 +155,10 @@ def pointwise(judge: Judge, constitution: Constitution) -> Scorer:
     return scorer
 
 
-def is_function(source: str) -> bool:
-    """Whether a source names a function, `module:function`."""
-    return ":" in source and not Path(source).exists()
-
-
 def folder(stage: Stage, source: str) -> Path:
     """The folder of a reward model that is a source."""
-    return stage.input("reward_model") if source == "reward_model" else Path(source)
+    needs = source_kind(source).needs
+    return stage.input(needs[0]) if needs else Path(source)
 
 
 def fix_scales(

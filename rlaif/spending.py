@@ -70,7 +70,7 @@ class Ledger:
     def by_endpoint(self, model: str) -> bool:
         """Whether a server answers for the model, so that one question may take several requests."""
         roles = (self.config.feedback, self.config.policy)
-        return any(role.engine == "openai" for role in roles if role.model == self._role(model))
+        return any(role.kind.served for role in roles if role.model == self._role(model))
 
     def spend(self, stage: str, model: str, used: Amounts) -> None:
         """Count what a model was asked for."""

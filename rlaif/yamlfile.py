@@ -30,10 +30,15 @@ PLAIN_WORDS = {
 
 
 class Lines:
-    """Where in a file each key stands, or which `-s` option set it."""
+    """Where in a file each key stands, or which `-s` option set it.
 
-    def __init__(self, root: Any) -> None:
-        self.root = root
+    Of data put together from several files `origins` says where the value at a place comes from: whose lines, and the
+    place there.
+    """
+
+    def __init__(self, root: Any, path: Path | None = None) -> None:
+        self.root, self.path = root, path
+        self.origins: dict[tuple[str | int, ...], tuple[Lines, tuple[str | int, ...]]] = {}
         self.options: dict[
             tuple[str | int, ...], str
         ] = {}  # by the place they set, e.g. ("stages", 3, "updates")
@@ -47,7 +52,19 @@ class Lines:
         # A rule between several keys is reported at what holds them.
         held = tuple(loc[:2] if loc[:1] == ("stages",) else loc)
         touched = [option for place, option in self.options.items() if held and place[: len(held)] == held]
-        return f"{path}:{self.at(loc)}" + (f" with -s {' -s '.join(touched)}" if touched else "")
+        file, line = self.find(path, loc)
+        return f"{file}:{line}" + (f" with -s {' -s '.join(touched)}" if touched else "")
+
+    def find(self, path: Path, loc: Loc) -> tuple[Path, int]:
+        """File and line of the deepest part of `loc` that a file has."""
+        plain = tuple(loc)
+        untagged = plain[:2] + plain[3:] if plain[:1] == ("stages",) else plain  # without the stage's kind
+        for end in range(len(plain), -1, -1):
+            for place in (plain, untagged):
+                if place[:end] in self.origins:
+                    lines, there = self.origins[place[:end]]
+                    return lines.find(lines.path or path, there + place[end:])
+        return self.path or path, self.at(loc)
 
     def at(self, loc: Loc) -> int:
         """1-based line of the deepest part of `loc` that the file has."""
@@ -82,7 +99,7 @@ def load_yaml(path: Path) -> tuple[Any, Lines]:
             raise UserError(f'{path}:{line}: the text ends before "{comment[:30]}", which YAML reads as a comment.',
                             f'quotes around a text with " #" in it: "{text[-30:]} {comment[:30]}"',
                             f"quote it, or put a blank behind # in line {line} of {path} if it is a comment")  # fmt: skip
-    return plain(root), Lines(root)
+    return plain(root), Lines(root, path)
 
 
 def cut_texts(root: Any) -> Iterator[tuple[int, str, str]]:
@@ -168,7 +185,8 @@ def validate_yaml(cls: type[M], data: Any, lines: Lines, path: Path) -> M:
         ]
         # A value that fits none of several types is reported once for each: the last is the most general.
         found = {_place(item): _describe(cls, item, lines, path) for item in items if item not in follow_ups}
-        mend = "the option" if all(text.startswith("-s ") for text in found.values()) else path
+        mend = path if not lines.origins else "what is named"
+        mend = "the option" if all(text.startswith("-s ") for text in found.values()) else mend
         raise UserError("\n".join(found.values()), next=f"mend {mend} and run again") from None
 
 

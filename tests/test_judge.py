@@ -11,6 +11,7 @@ from rlaif.constitution import Constitution, Principle
 from rlaif.engines import Generation, Scores, Scripted, open_engine
 from rlaif.errors import UserError
 from rlaif.judge import Judge, Question, slot_of
+from rlaif.options.modes import MODES
 from rlaif.preferences import (
     Tally,
     aggregate,
@@ -185,7 +186,7 @@ def scoring(*rows: tuple[float, ...]) -> Scripted:
 @pytest.mark.parametrize("mode", ["pairwise", "best"])
 def test_what_is_no_number_is_no_verdict(row, mode):
     engine = scoring(row, (-0.1, -3.0))
-    rows = ask(engine, [question("rude", "nice")], mode=mode)
+    rows = ask(engine, [question("rude", "nice")], mode=MODES[mode])
     broken = [found for found in rows if found.principle_id == "one"]
     assert {(found.verdict, found.p_a, found.reason) for found in broken} == {
         ("invalid", None, "not a number")
@@ -296,7 +297,7 @@ def slotted(*rows: list[float]) -> Scripted:
 
 def test_the_best_of_three_is_named_by_both_orders_together():
     # In order x y z: x 0.6, y 0.3; reversed (A is z): x 0.1, y 0.8. Means of logs: y wins, 0.24 to 0.06.
-    judge = Judge(slotted([0.6, 0.3, 0.1], [0.1, 0.8, 0.1]), Templates.load("brief"), mode="best")
+    judge = Judge(slotted([0.6, 0.3, 0.1], [0.1, 0.8, 0.1]), Templates.load("brief"), mode=MODES["best"])
     questions = lineup("x", "y", "z")
     rows = [row for batch in judge.compare(questions) for row in batch]
     xy, xz, zy = (question.comparison.id for question in questions)
@@ -311,14 +312,14 @@ def test_the_best_of_three_is_named_by_both_orders_together():
 
 
 def test_a_line_that_is_refused_in_one_order_is_named_by_the_other():
-    judge = Judge(slotted([0.6, 0.3, 0.1], [1e-4, 1e-4, 1e-4]), Templates.load("brief"), mode="best")
+    judge = Judge(slotted([0.6, 0.3, 0.1], [1e-4, 1e-4, 1e-4]), Templates.load("brief"), mode=MODES["best"])
     rows = [row for batch in judge.compare(lineup("x", "y", "z")) for row in batch]
     assert sorted(row.verdict for row in rows) == ["a", "a", "abstain", "invalid", "invalid", "invalid"]
     assert {row.reason for row in rows if row.verdict == "invalid"} == {"refused"}
 
 
 def test_a_line_up_broken_off_half_way_is_asked_again_and_only_the_missing_labels_come_back():
-    judge = Judge(scripts.feedback(), Templates.load("brief"), mode="best")
+    judge = Judge(scripts.feedback(), Templates.load("brief"), mode=MODES["best"])
     judge.engine.on_score = lambda messages, suffix, choices: [0.5, 0.3, 0.1]
     questions = lineup("x", "y", "z")
     rows = [row for batch in judge.compare(questions) for row in batch]
@@ -329,7 +330,7 @@ def test_a_line_up_broken_off_half_way_is_asked_again_and_only_the_missing_label
 
 
 def test_more_replies_than_letters_are_refused():
-    judge = Judge(scripts.feedback(), Templates.load("brief"), mode="best")
+    judge = Judge(scripts.feedback(), Templates.load("brief"), mode=MODES["best"])
     with pytest.raises(UserError, match="27 replies"):
         list(judge.compare(lineup(*map(str, range(27)))))
 

@@ -33,6 +33,8 @@ LEVELS = [
         "stats",
         "intervals",
         "forecasts",
+        "metrics",
+        "extends",
         "turns",
     },
     {"engines", "rl", "checkpoints", "training", "pairs", "sampling", "trainers"},

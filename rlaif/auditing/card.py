@@ -55,7 +55,7 @@ def judge_of(config: Config, base: Path, constitution: Constitution) -> Judge:
 
 def tokenizer_of(config: Config) -> Any | None:
     """The feedback model's tokenizer where it runs in process; an endpoint's is not at hand."""
-    if config.feedback.engine not in ("transformers", "vllm"):
+    if not config.feedback.kind.folder:
         return None
     from rlaif.engines.loading import load_tokenizer
 

@@ -40,9 +40,9 @@ def reached(paths: Sequence[Path]) -> list[str]:
         if config.gold and not config.gold.startswith("rlaif."):
             found.append(f"{path}: calls the gold scorer {config.gold}")
         judge = config.feedback
-        if number == 0 and judge.engine == "scripted":
-            found.append(f"{path}: calls the scripted engine {judge.model}")
-        elif number == 0 and judge.engine == "openai":
+        if number == 0 and judge.kind.runs_code:
+            found.append(f"{path}: calls the {judge.engine} engine {judge.model}")
+        elif number == 0 and judge.kind.served:
             key = judge.api_key_env
             found += [
                 f"{path}: sends prompts and responses to {url} with the key in {key}"

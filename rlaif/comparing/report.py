@@ -16,7 +16,8 @@ from rlaif.comparing.evidence import Evidence
 from rlaif.comparing.measures import Table, clusters_of, compliance, deltas, gold, rate
 from rlaif.comparing.page import ci, fixed, write_page
 from rlaif.comparing.summary import summarise
-from rlaif.intervals import ANY, POSITIVE, UNIT, WinRate, count, length_controlled, win_rate
+from rlaif.intervals import WinRate, count, length_controlled, win_rate
+from rlaif.metrics import METRICS
 from rlaif.options import Watched
 from rlaif.preferences import ratio
 from rlaif.records import Evaluation
@@ -41,7 +42,7 @@ def write_report(path: Path) -> Path:
     return write_page(
         path / "report.html", "report.html.j2",
         name=evidence.run.config.name, answer=answer(evidence), more=details(evidence), doubts=doubts(evidence),
-        slots=slots(names), policies=policies(evidence), covered=covered(evidence), principles=principles(evidence),
+        slots=slots(names), policies=policies(evidence), metrics=METRICS, covered=covered(evidence), principles=principles(evidence),
         curves=curves(evidence), labels=open_ended(evidence.metrics("label")), judged_by=evidence.run.config.feedback.model,
         card=judge_card(evidence), reward=open_ended(evidence.metrics("reward")),
         calibration=charts.calibration_chart(evidence.metrics("reward").get("reliability") or []),
@@ -165,7 +166,7 @@ def flip_rate(rows: Iterable[Evaluation]) -> float | None:
 
 
 def policies(evidence: Evidence) -> list[dict[str, Any]]:
-    """One entry a policy: win rate against base, KL, length, truncation, refusals."""
+    """One entry a policy: compliance, win rate against base, and every figure of METRICS."""
     base = evidence.evaluations.get("base", {})
     return [_policy(evidence, name, rows, base) for name, rows in evidence.evaluations.items()]
 
@@ -177,21 +178,16 @@ def _policy(
     judged = [row for row in everything if row.p_win is not None and row.prompt_id in base and name != "base"]
     chances = [row.p_win for row in judged if row.p_win is not None]
     longer = [row.tokens - base[row.prompt_id].tokens for row in judged]
-    texts = {
-        row.prompt_id: evidence.responses[row.response_id]
-        for row in everything
-        if row.response_id in evidence.responses
-    }
     measures = {kind: make(everything).get("all") for kind, make in (("gold", gold), ("judge", compliance))}
     measures["wordings"] = measured(evidence.wordings.get(name, {}), has_gold(evidence)).get("all")
     each = {
-        "kl": {row.prompt_id: row.kl for row in everything if row.kl is not None},
-        "length": {row.prompt_id: float(row.tokens) for row in everything},
-        "truncated": {prompt: float(text.finish == "length") for prompt, text in texts.items()},
-        "refusals": {row.prompt_id: float(row.refusal) for row in everything},
+        metric.key: rate(
+            metric.values(rows, evidence.responses),
+            evidence.clusters,
+            metric.limits(name in evidence.choosing),
+        )
+        for metric in METRICS
     }
-    # Of chosen responses it is log-ratios, which may be negative.
-    bounds = {"kl": ANY if name in evidence.choosing else POSITIVE, "length": POSITIVE}
     return {
         "name": name, "n": len(rows),
         **{kind: rate(values, evidence.clusters) if values else None for kind, values in measures.items()},
@@ -201,7 +197,7 @@ def _policy(
         "asked": sum(len(row.unread) + len(row.compliance) for row in everything),
         "kl_left_out": sum(row.kl is None for row in everything),
         "controlled": length_controlled(outcomes(chances), longer, clusters_of([row.prompt_id for row in judged], evidence.clusters)) if judged else None,
-        **{kind: rate(values, evidence.clusters, bounds.get(kind, UNIT)) for kind, values in each.items()},
+        **each,
     }  # fmt: skip
 
 

@@ -27,8 +27,9 @@ from rlaif.engines import open_engine
 from rlaif.errors import UserError
 from rlaif.forecasts import kappa_interval
 from rlaif.gold import no_gold
-from rlaif.intervals import ANY, mean_interval
+from rlaif.intervals import mean_interval
 from rlaif.judge import Judge
+from rlaif.metrics import METRICS, Metric
 from rlaif.prompts import Templates
 from rlaif.records import Comparison, Preference, Prompt, verdict_of
 from rlaif.runfolder import silent_progress
@@ -62,7 +63,13 @@ def compare(
     if out is not None:
         views = [{**plain(pair.data), "chart": pair.chart(), "cases": pair.cases()} for pair in pairs]
         write_page(
-            out, "compare.html.j2", runs=data["runs"], arms=data["arms"], pairs=views, doubts=_doubts(sides)
+            out,
+            "compare.html.j2",
+            runs=data["runs"],
+            arms=data["arms"],
+            pairs=views,
+            doubts=_doubts(sides),
+            metrics=METRICS,
         )
     return data
 
@@ -93,9 +100,9 @@ def _facts(side: Side) -> dict[str, Any]:
         "path": str(side.evidence.path), "name": side.name, "policy": side.policy, "prompts": len(rows),
         "feedback": side.feedback, "comparisons": labels.get("comparisons"), "sources": labels.get("sources"),
         "label_agreement_with_gold": labels.get("agreement_with_gold"), "order_flip_rate": labels.get("order_flip_rate"),
-        "reward_model_accuracy": reward.get("heldout_accuracy"), "kl": mean([r.kl for r in rows if r.kl is not None]),
+        "reward_model_accuracy": reward.get("heldout_accuracy"),
+        **{m.key: mean(list(m.values(side.rows, side.evidence.responses).values())) for m in METRICS},
         "kl_left_out": sum(row.kl is None for row in rows),
-        "length": mean([row.tokens for row in rows]), "refusal_rate": mean([row.refusal for row in rows]),
         "seconds": sum(stage.summary.get("seconds", 0.0) for stage in side.evidence.stages),
         "seed": side.evidence.run.config.seed, "constitution": side.evidence.run.constitution.hash,
     }  # fmt: skip
@@ -156,8 +163,8 @@ class Pair:
         data = {
             "prompts": len(self.prompts), "between": [self.a.letter, self.b.letter], "win_rate": win,
             **({"gold": self._shown(*self.gold), "gold_win_rate": gold_win_rate(*self.gold, self.clusters)} if self.gold else {}),
-            "compliance": self._compliance() if self.prompts else {}, "length": self._figure(lambda row: row.tokens),
-            "kl": self._figure(lambda row: row.kl), "labels": self.labels, "differs": self.differs,
+            "compliance": self._compliance() if self.prompts else {},
+            **{metric.key: self._figure(metric) for metric in METRICS}, "labels": self.labels, "differs": self.differs,
             "same_config": self.same,
         }  # fmt: skip
         verdict = self._verdict(data)
@@ -225,17 +232,17 @@ class Pair:
         kept = [[{name: table[name] for name in names} for table in arm] for arm in (a, b)]
         return self._shown(*kept) if names else {}
 
-    def _figure(self, read: Any) -> dict[str, Any]:
-        values = [
-            [{p.id: x for p in self.prompts if (x := read(side.rows[p.id])) is not None} for side in arm.sides]
-            for arm in (self.a, self.b)
-        ]  # fmt: skip
+    def _figure(self, metric: Metric) -> dict[str, Any]:
+        values = [[self._values(metric, side) for side in arm.sides] for arm in (self.a, self.b)]
         means = [mean(list(averaged(arm).values())) for arm in values]
         return {
             self.a.letter: means[0],
             self.b.letter: means[1],
-            "delta": arm_delta(values[0], values[1], self.clusters, bounds=ANY),
+            "delta": arm_delta(values[0], values[1], self.clusters, bounds=metric.gap),
         }
+
+    def _values(self, metric: Metric, side: Side) -> dict[str, float]:
+        return metric.values({p.id: side.rows[p.id] for p in self.prompts}, side.evidence.responses)
 
     def _labels(self) -> dict[str, Any]:
         """How far the two arms' labels agree on the comparisons that both labelled, ties being a verdict of their own.
@@ -367,11 +374,11 @@ def _lines(pair: dict[str, Any]) -> list[str]:
             sides = f"{fixed(pair[kind][a][name], 3)} and {fixed(pair[kind][b][name], 3)}"
             lines.append(f"{'gold' if kind == 'gold' else 'judge'} {name}: {sides}, {a} − {b} {signed(change['value'], 3)} "
                          f"{ci(change['ci'], 3)}, {standing(change, a, b, pair['same_config'])}")  # fmt: skip
-    for name in ("length", "kl") if pair["prompts"] else ():
-        change = pair[name]["delta"]
-        lines.append(
-            f"{name}: {fixed(pair[name][a])} and {fixed(pair[name][b])}, {signed(change['value'])} {ci(change['ci'])}"
-        )
+    for metric in METRICS if pair["prompts"] else ():
+        figure, digits = pair[metric.key], metric.digits
+        change = figure["delta"]
+        lines.append(f"{metric.key}: {fixed(figure[a], digits)} and {fixed(figure[b], digits)}, "
+                     f"{signed(change['value'], digits)} {ci(change['ci'], digits)}")  # fmt: skip
     labels = pair["labels"]
     lines.append(f"labels: {labels['shared']} comparisons labelled by both" + (
         f", agreement {fixed(labels['agreement'], 3)} {ci(labels['agreement_ci'], 3)}, kappa {fixed(labels['kappa'], 3)} {ci(labels['kappa_ci'], 3)}" if labels["shared"] else ""))  # fmt: skip

@@ -15,6 +15,7 @@ from typing import Protocol
 
 from rlaif.config import ModelConfig
 from rlaif.errors import whole_text
+from rlaif.plugin import load_function, own
 from rlaif.spending import Account
 
 Chat = list[dict[str, str]]
@@ -198,29 +199,18 @@ class Scripted:
             yield index, Scores(tuple(tuple(math.log(max(p, 1e-30)) for p in row) for row in rows))
 
 
+def scripted(config: ModelConfig) -> Engine:
+    """The engine that a config's function makes."""
+    return load_function(config.model, "scripted engine")()
+
+
 def open_engine(config: ModelConfig, cache: Path | None = None, account: Account | None = None) -> Engine:
     """The engine a config names; with `cache`, answers are kept in that SQLite file; with `account`, they are paid for.
 
     Raises UserError where the model, the endpoint or the script cannot be opened.
     """
-    if config.engine == "transformers":
-        from rlaif.engines.transformers import TransformersEngine
-
-        engine: Engine = TransformersEngine(config)
-    elif config.engine == "vllm":
-        from rlaif.engines.vllm import VllmEngine
-
-        engine = VllmEngine(config)
-    elif config.engine == "openai":
-        from rlaif.engines.openai import OpenAIEngine
-
-        engine = OpenAIEngine(config)
-    else:
-        from rlaif.plugin import load_function
-
-        engine = load_function(config.model, "scripted engine")()
-    # A script's fingerprint does not cover its code, so its answers are not kept.
-    if cache is not None and config.engine != "scripted":
+    engine: Engine = own(config.kind.opens)(config)
+    if cache is not None and config.kind.cached:
         from rlaif.engines.cache import CachedEngine
 
         engine = CachedEngine(engine, cache)

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from rlaif.options.base import FILE, NO_EFFECT, RUN, Options, StageOptions
+from rlaif.options.modes import MODES, JudgeMode, ModeName
 from rlaif.options.plan import Asked, Plan, round_up
 
 
@@ -76,7 +77,7 @@ class Label(StageOptions):
     shown_as = "labels"
     stage: Literal["label"]
     ai: bool = Field(default=True, description="ask the feedback model (for what people say nothing about)")
-    mode: Literal["pairwise", "best", "best and worst"] = Field(
+    mode: ModeName = Field(
         default="pairwise",
         description="one question a pair, or one on all replies to a prompt that names the best (and one the worst)",
     )
@@ -96,11 +97,16 @@ class Label(StageOptions):
     max_tokens: int = Field(default=256, ge=1, description="length of the reasoning, with cot")
     human: Human | None = None
 
+    @property
+    def asking(self) -> JudgeMode:
+        """What one question to the judge shows and asks."""
+        return MODES[self.mode]
+
     @model_validator(mode="after")
     def _some_labels(self) -> Label:
         if not self.ai and self.human is None:
             raise ValueError("no source of labels: set ai: true or give human")
-        if self.mode != "pairwise" and (self.cot or self.few_shot):
+        if self.asking.together and (self.cot or self.few_shot):
             raise ValueError(f'cot and few_shot go with mode: pairwise, not with "{self.mode}"')
         if not self.principles:
             raise ValueError("principles: [] leaves nothing to judge by: name some, or set all")
@@ -123,8 +129,8 @@ class Label(StageOptions):
         model, own, group = plan.config.feedback, plan.suffix(), max(1, each)
         shared = plan.template() + prompt + 2 * reply
         card = plan.examined(shared + own, each, plan.comparisons)
-        if self.mode != "pairwise":
-            questions = 2 if self.mode == "best and worst" else 1
+        if self.asking.together:
+            questions = self.asking.questions
             calls = round_up(plan.paired * each * 2 * questions)
             together = shared + (plan.k - 2) * reply
             return rows * questions, [Asked(model, calls, together, own, of=group), *card]

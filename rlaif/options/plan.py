@@ -70,7 +70,7 @@ class Plan:
 
     def answer(self) -> int:
         """Tokens written for a verdict: endpoints write at least one."""
-        return 1 if self.config.feedback.engine == "openai" else 0
+        return int(self.config.feedback.kind.served)
 
     def pointwise(self, responses: float, length: float) -> list[Asked]:
         """The judge's opinion of single responses."""

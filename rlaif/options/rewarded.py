@@ -8,6 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from rlaif.options.base import NO_EFFECT, REWARD, Options, StageOptions
 from rlaif.options.plan import Asked, Plan
+from rlaif.options.sources import SourceKind, source_kind
 
 
 class RewardSource(Options):
@@ -27,6 +28,11 @@ class RewardSource(Options):
     )
     pool_k: float = Field(default=1.0, ge=0, description="standard deviations taken off by mean_minus_std")
 
+    @property
+    def kind(self) -> type[SourceKind]:
+        """What kind of source it is."""
+        return source_kind(self.source)
+
 
 class Rewarded(StageOptions):
     """What every stage that asks for rewards is told."""
@@ -41,8 +47,7 @@ class Rewarded(StageOptions):
 
     @property
     def wants(self) -> tuple[str, ...]:
-        trained = any(source.source == "reward_model" for source in self.rewards)
-        return (*self.needs, "reward_model") if trained else self.needs
+        return (*self.needs, *dict.fromkeys(need for source in self.rewards for need in source.kind.needs))
 
     @field_validator("rewards")
     @classmethod
@@ -53,7 +58,7 @@ class Rewarded(StageOptions):
 
     def graded(self, plan: Plan, responses: int, length: float) -> list[Asked]:
         """What the judge is asked where it is a source of the reward."""
-        return plan.pointwise(responses if any(o.source == "judge" for o in self.rewards) else 0, length)
+        return plan.pointwise(responses if any(o.kind.asks_judge for o in self.rewards) else 0, length)
 
 
 class Watched(Rewarded):

@@ -15,8 +15,9 @@ from typing import Any
 
 from rlaif.engines import GenerateRequest, open_engine
 from rlaif.gold import load_gold, with_all
-from rlaif.intervals import ANY, POSITIVE, UNIT, Interval, count, known_edges, mean_interval, win_rate
+from rlaif.intervals import UNIT, Interval, count, known_edges, mean_interval, win_rate
 from rlaif.judge import Judge, Question
+from rlaif.metrics import METRICS
 from rlaif.preferences import Tally, aggregate, keep_one_rule, ratio
 from rlaif.prompts import encode_chat
 from rlaif.records import Comparison, Evaluation, Label, Prompt, Response
@@ -62,7 +63,7 @@ def run(stage: Stage) -> None:
                 [r for r in everything if r.policy == name],
                 responses,
                 clusters,
-                ANY if chosen(made) else POSITIVE,
+                chosen(made),
             )
             for name, made in policies.items()
         },
@@ -232,12 +233,12 @@ def by_split(
     rows: Sequence[Evaluation],
     responses: dict[str, Response],
     clusters: Mapping[str, str],
-    kl: Interval = POSITIVE,
+    of_chosen: bool = False,
 ) -> dict[str, Any]:
     """Rates of one policy on held-out groups, and under "wordings" on held-out wordings of what it was trained on."""
     heldout, wordings = ([row for row in rows if row.split == split] for split in HELDOUT)
-    return rates(heldout, responses, clusters, kl) | (
-        {"wordings": rates(wordings, responses, clusters, kl)} if wordings else {}
+    return rates(heldout, responses, clusters, of_chosen) | (
+        {"wordings": rates(wordings, responses, clusters, of_chosen)} if wordings else {}
     )
 
 
@@ -245,11 +246,11 @@ def rates(
     rows: Sequence[Evaluation],
     responses: dict[str, Response],
     clusters: Mapping[str, str],
-    kl: Interval = POSITIVE,
+    of_chosen: bool = False,
 ) -> dict[str, Any]:
     """Rates of one policy with their 95 % intervals over clusters of prompts; `clusters` is each prompt's.
 
-    `kl` bounds a response's KL: nothing does that of chosen responses, which are log-ratios.
+    `of_chosen` says that the responses were chosen among several, which bounds some figures otherwise.
     """
 
     def read(
@@ -279,10 +280,8 @@ def rates(
             [row.p_win for row in judged], [clusters[row.prompt_id] for row in judged]
         )
     figures = {
-        "kl": read(((row, row.kl) for row in rows), kl),
-        "length": read(((row, row.tokens) for row in rows), POSITIVE),
-        "truncated": read((row, responses[row.response_id].finish == "length") for row in rows),
-        "refusal_rate": read((row, row.refusal) for row in rows),
+        metric.key: read(((row, metric.read(row, responses)) for row in rows), metric.limits(of_chosen))
+        for metric in METRICS
     }
     for name, (value, edges) in figures.items():
         found |= {name: value if math.isfinite(value) else None, f"{name}_ci": known_edges(edges)}

@@ -30,6 +30,7 @@ from rlaif.human.rankings import load_human_labels, simulate_labels
 from rlaif.intervals import UNIT, mean_interval
 from rlaif.judge import BROKEN, CHUNK, Judge, Question, Slot, slot_of
 from rlaif.lookup import Lookup, whole_lines
+from rlaif.options.modes import PAIRWISE
 from rlaif.preferences import Tally, aggregate, combine_orders, heard, keep_one_rule, ratio
 from rlaif.records import Comparison, Label, Preference, Prompt, Response, with_content_id
 from rlaif.runfolder import RowFile, Stage, label_files
@@ -98,7 +99,7 @@ class Questions:
 
     def chunks(self) -> Iterator[Sequence[Question]]:
         """Questions a chunk at a time; where all replies to a prompt are shown together, whole prompts."""
-        if self.stage.options.mode == "pairwise":
+        if not self.stage.options.asking.together:
             yield from pieces(self, CHUNK)
             return
         groups = Lookup([self.pairs.path], Comparison, "prompt_id")
@@ -115,7 +116,7 @@ class Questions:
         constitution, options = self.stage.constitution, self.stage.options
         if options.principles == "drawn":
             # Replies that are shown together are judged by one principle.
-            key = pair.id if options.mode == "pairwise" else pair.prompt_id
+            key = pair.prompt_id if options.asking.together else pair.id
             drawn = constitution.draw(prompt.tags, self.stage.seed, "label", key)
             return (drawn,) if drawn else ()
         applicable = constitution.applicable(prompt.tags)
@@ -152,7 +153,7 @@ class LabelSource:
             engine = open_engine(self.stage.config.feedback, self.stage.run.cache, self.stage.account)
             shots = self.stage.templates.comparison_shots(self.stage.constitution, self.options.few_shot)
             cot = self.options.max_tokens if self.options.cot else 0
-            self.opened = Judge(engine, self.stage.templates, tuple(shots), cot, self.options.mode)
+            self.opened = Judge(engine, self.stage.templates, tuple(shots), cot, self.options.asking)
         return self.opened
 
     def _examine(self) -> None:
@@ -161,7 +162,7 @@ class LabelSource:
             # Its card is of its verdicts on pairs, whatever it is asked afterwards. Where verdicts depend on the company
             # they are read in, those that a cache would spare the labels would be another company after a kill.
             aside = self.judge.engine.batched
-            check_judge(self.stage, replace(self.judge, mode="pairwise", aside=aside), self.questions)
+            check_judge(self.stage, replace(self.judge, mode=PAIRWISE, aside=aside), self.questions)
         self.examined = True
 
     def labelled(self, chunk: Sequence[Question]) -> dict[str, list[Label]]:
@@ -172,7 +173,7 @@ class LabelSource:
         self._write(people.values(), own)
         current = list(people.values())
         if asked := self._for_the_judge(chunk):
-            self.partial += _partial(asked) if self.options.mode != "pairwise" else 0
+            self.partial += _partial(asked) if self.options.asking.together else 0
             expected = self.judge.expected(asked)
             mine = _current(own.values(), expected)
             given = self._taken_over(asked, expected, own)

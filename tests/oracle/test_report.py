@@ -102,7 +102,7 @@ def policies(rows: Rows) -> dict[str, Any]:
         "policies/*/kl/*": (figure("kl"), FORWARD),
         "policies/*/length/*": figure("length"),
         "policies/*/truncated/*": figure("truncated"),
-        "policies/*/refusals/*": figure("refusal_rate"),
+        "policies/*/refusal_rate/*": figure("refusal_rate"),
     }
 
 

@@ -1,0 +1,136 @@
+"""`extends:` in a config: another config's keys and stages, of which this one names what differs.
+
+Keys under keys are put together one by one; any other value, a list included, stands in place of the extended one.
+`stages` may be a list, which is then the whole list, or name stages of the extended config, as `-s` does: options
+change these of a stage, and a list of stages stands in its place (an empty one takes it out).
+
+    extends: quickstart.yaml
+    name: dpo
+    stages:
+      reward: []                          # taken out
+      sample[1]: {k: 8}                   # changed
+      ppo: [{stage: dpo, beta: 0.1}]      # replaced
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from rlaif.errors import UserError, nearest
+from rlaif.yamlfile import Lines, load_yaml
+
+Place = tuple[str | int, ...]
+OPTIONS_OR_STAGES = (
+    "options, such as {updates: 10}; or what stands in its place, such as [{stage: dpo}], or [] for nothing"
+)
+EXAMPLE = "a config's file, looked up beside this one: extends: quickstart.yaml"
+
+
+def whole(path: Path, below: Sequence[Path] = ()) -> tuple[Any, Lines]:
+    """Plain data of a config with all that it extends, and where each key stands; `below` are the files extending it."""
+    data, own = load_yaml(path)
+    if not isinstance(data, dict) or "extends" not in data:
+        return data, own
+    name = data.pop("extends")
+    where = own.where(path, ("extends",))
+    if not isinstance(name, str) or not name:
+        raise UserError(f"{where}: extends: {name!r} is no file.", EXAMPLE)
+    there = path.parent / name
+    if not there.is_file():
+        raise UserError(f"{where}: extends: {name}: no such file.", EXAMPLE, f"{there} was looked for")
+    chain = [*below, path]
+    if there.resolve() in (file.resolve() for file in chain):
+        circle = " → ".join(str(file) for file in [*chain, there])
+        raise UserError(f"{where}: extends goes round in a circle: {circle}.", "a config that ends the chain")
+    base, lines = whole(there, chain)
+    if not isinstance(base, dict):
+        raise UserError(f"{there}: holds no keys and values.", "a config to extend")
+    merged = Lines(own.root, path)
+    merged.origins = {(): (own, ()), **{(key,): (lines, (key,)) for key in base}}
+    stages = data.pop("stages", None)
+    found = _overlaid(base, data, (), (), own, merged)
+    if isinstance(stages, dict):
+        listed = base.get("stages")
+        found["stages"] = _edited(listed if isinstance(listed, list) else [], stages, lines, own, merged)
+    elif stages is not None:
+        found["stages"] = stages
+        merged.origins[("stages",)] = own, ("stages",)
+    return found, merged
+
+
+def as_text(path: Path) -> str:
+    """A config as it was given; with what it extends, where it does."""
+    data, lines = whole(path)
+    if not lines.origins:
+        return path.read_text(encoding="utf-8-sig")
+    text = StringIO()
+    YAML(typ="safe", pure=True).dump(data, text)
+    return f"# {path.name} with what it extends\n{text.getvalue()}"
+
+
+def _overlaid(base: Any, data: Any, place: Place, at_own: Place, own: Lines, into: Lines) -> Any:
+    """`base` with what `data` says over it; `place` is where that stands in the result and `at_own` in its own file."""
+    found = dict(base)
+    for key, value in data.items():
+        here, there = (*place, key), (*at_own, key)
+        if isinstance(base.get(key), dict) and isinstance(value, dict):
+            found[key] = _overlaid(base[key], value, here, there, own, into)
+        else:
+            found[key], into.origins[here] = value, (own, there)
+    return found
+
+
+def _edited(listed: list[Any], stages: dict[str, Any], lines: Lines, own: Lines, into: Lines) -> list[Any]:
+    """The extended config's stages with what is said of those that are named."""
+    edits: dict[int, list[str]] = {}
+    for name, value in stages.items():
+        where = own.where(own.path or Path(), ("stages", name))
+        meant = stages_named(listed, name, where)
+        if not meant:
+            known = sorted({str(stage.get("stage")) for stage in listed if isinstance(stage, dict)})
+            raise UserError(f'{where}: no stage "{name}" in what is extended — {nearest(name, known)}')
+        if not isinstance(value, dict | list) or (isinstance(value, dict) and "stage" in value):
+            raise UserError(f"{where}: {name}: neither options nor a list of stages.", OPTIONS_OR_STAGES)
+        if isinstance(value, list) and len(meant) > 1:
+            raise UserError(
+                f"{where}: {name}: there are {len(meant)} stages of that name.", f"which, from {name}[0] on"
+            )
+        for at in meant:
+            edits.setdefault(at, []).append(name)
+    found: list[Any] = []
+    for at, stage in enumerate(listed):
+        # A list stands in a stage's place whatever else is said of that stage.
+        given = next((name for name in edits.get(at, ()) if isinstance(stages[name], list)), None)
+        if given is not None:
+            into.origins |= {
+                ("stages", len(found) + n): (own, ("stages", given, n)) for n in range(len(stages[given]))
+            }
+            found += stages[given]
+            continue
+        place = "stages", len(found)
+        into.origins[place] = lines, ("stages", at)
+        for name in edits.get(at, ()):
+            stage = _overlaid(stage, stages[name], place, ("stages", name), own, into)
+        found.append(stage)
+    return found
+
+
+def stages_named(stages: Sequence[Any], name: str, where: str) -> list[int]:
+    """The numbers of the stages that `ppo` or `sample[1]` means, none where there is no such stage.
+
+    Without a number it means every stage of that name; raises UserError where the number is too large.
+    """
+    match = re.fullmatch(r"([\w-]+)(?:\[([0-9]{1,4})\])?", name)
+    plain, number = (match[1], match[2]) if match else (name, None)
+    named = [at for at, stage in enumerate(stages) if isinstance(stage, dict) and stage.get("stage") == plain]
+    if not named or number is None:
+        return named
+    if int(number) >= len(named):
+        raise UserError(f"{where}: there are {len(named)} {plain} stages, counted from 0.")
+    return [named[int(number)]]

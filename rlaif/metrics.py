@@ -1,0 +1,76 @@
+"""The figures of a policy that evaluate, report, comparison and `rlaif show` all have: one row of METRICS each.
+
+A figure is a mean over a policy's responses to held-out prompts. Its key is its name in stage.json and in every `--json`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from rlaif.intervals import ANY, GAP, POSITIVE, UNIT, Interval
+from rlaif.lookup import Lookup
+from rlaif.records import Evaluation, Response
+
+Texts = Mapping[str, Response] | Lookup[Response]  # responses by id
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One figure: where it is read from, how it is shown, and how to read it."""
+
+    key: str
+    label: str
+    reading: str
+    read: Callable[[Evaluation, Texts], float | None]  # None where it is not known of a response
+    bounds: Interval = UNIT
+    of_chosen: Interval | None = None  # bounds for responses chosen among several, where these differ
+    digits: int = 2
+    better: Literal["", "more", "less"] = ""
+
+    @property
+    def note(self) -> str:
+        """How to read it, and which way is better where one is."""
+        return self.reading + (f"; {self.better} is better" if self.better else "")
+
+    def limits(self, chosen: bool = False) -> Interval:
+        """What no response's value goes beyond."""
+        return self.of_chosen if chosen and self.of_chosen else self.bounds
+
+    @property
+    def gap(self) -> Interval:
+        """What no difference of two values goes beyond."""
+        return GAP if self.bounds == UNIT else ANY
+
+    def values(self, rows: Mapping[str, Evaluation], texts: Texts) -> dict[str, float]:
+        """What is known of these evaluations, under the same keys."""
+        read = {key: self.read(row, texts) for key, row in rows.items()}
+        return {key: float(value) for key, value in read.items() if value is not None}
+
+
+def _truncated(row: Evaluation, texts: Texts) -> float | None:
+    text = texts.get(row.response_id)
+    return None if text is None else float(text.finish == "length")
+
+
+METRICS = (
+    Metric(
+        "kl",
+        "KL to base, nats a response",
+        "how far from the base policy",
+        lambda row, texts: row.kl,
+        bounds=POSITIVE,
+        of_chosen=ANY,  # of chosen responses it is log-ratios
+    ),
+    Metric(
+        "length",
+        "length, tokens",
+        "a rise alone can please a judge",
+        lambda row, texts: row.tokens,
+        bounds=POSITIVE,
+        digits=1,
+    ),
+    Metric("truncated", "cut off at the limit", "share that max_tokens ended", _truncated, better="less"),
+    Metric("refusal_rate", "refusals", "share that refuses, by its wording", lambda row, texts: row.refusal),
+)
