@@ -17,6 +17,7 @@ from tests.oracle.rows import Rows, Table
 from tests.oracle.scripts import RULES
 from tests.oracle.test_show import FORWARD, reward_of
 
+FIGURES = ("kl", "length", "truncated", "refusal_rate")
 NO_FIGURES = {
     "runs/*/seconds": "time, which no row tells",
     "runs/*/seed": "the config's",
@@ -55,8 +56,8 @@ def test_every_figure_of_labels_alone(runs: SimpleNamespace, rows: Rows) -> None
         **facts(rows, other),
         **labelled(rows, other),
         "win_rate/*": lambda name: 0 if name == "n" else None,
-        **{f"{name}/{side}": lambda side=side: None for name in ("length", "kl") for side in "AB"},
-        **{f"{name}/delta/*": lambda name: nothing[name] for name in ("length", "kl")},
+        **{f"{name}/{side}": lambda side=side: None for name in FIGURES for side in "AB"},
+        **{f"{name}/delta/*": lambda name: nothing[name] for name in FIGURES},
         "prompts": lambda: 0,
     }
     assert check(printed, without(oracles, "win_rate/judge"), {**NO_FIGURES, **UNEVALUATED}) > 40
@@ -90,6 +91,7 @@ def facts(a: Rows, b: Rows) -> dict[str, Any]:
         "runs/*/kl_left_out": lambda s: 0,
         "runs/*/length": lambda s: of(s, "length"),
         "runs/*/refusal_rate": lambda s: of(s, "refusal_rate"),
+        "runs/*/truncated": lambda s: of(s, "truncated"),
     }
 
 
@@ -160,7 +162,8 @@ def measured(a: Rows, b: Rows) -> dict[str, Any]:
 
     def apart(name: str) -> dict[str, Any]:
         values = [Policies(rows).values(LAST, name) for rows in (a, b)]
-        return equations.difference(*values, a.cluster, 1, -math.inf, math.inf)
+        bounds = (-math.inf, math.inf) if name in ("length", "kl") else ()
+        return equations.difference(*values, a.cluster, 1, *bounds)
 
     oracles: dict[str, Any] = {
         "prompts": lambda: len(prompts),
@@ -172,7 +175,7 @@ def measured(a: Rows, b: Rows) -> dict[str, Any]:
             oracles[f"{kind}/{side}/*"] = lambda rule, kind=kind, side=side: mean(
                 table(side, kind)[rule].values()
             )
-    for name in ("length", "kl"):
+    for name in FIGURES:
         tolerance = FORWARD if name == "kl" else 0.0
         oracles[f"{name}/delta/*"] = (lambda part, name=name: apart(name)[part], tolerance)
         for side in "AB":
