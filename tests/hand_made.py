@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from rlaif.auditing.attacks import ATTACKS
-from rlaif.intervals import POSITIVE
 from rlaif.records import Annotator, Comparison, Evaluation, Label, Preference, Prompt, Response, verdict_of
 from rlaif.stages.evaluate import by_split
 from rlaif.storage import read_json, write_json
@@ -120,9 +119,7 @@ class HandMade(Fake):
         ]
         texts, rows = {text.id: text for text, _ in made}, [row for _, row in made]
         rates = {
-            name: by_split(
-                [row for row in rows if row.policy == name], texts, {p.id: p.id for p in prompts}, POSITIVE
-            )
+            name: by_split([row for row in rows if row.policy == name], texts, {p.id: p.id for p in prompts})
             for name in figures
         }
         return {"metrics": {"policies": rates}, "evaluation": rows, "responses": list(texts.values())}

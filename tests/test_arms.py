@@ -396,8 +396,7 @@ def test_a_dry_run_counts_what_an_arm_costs(path):
 def test_a_stage_that_lacks_its_reward_is_refused_with_who_makes_it(tmp_path):
     from rlaif.config import load_config
 
-    text = ARMS[0].read_text()
-    (tmp_path / "x.yaml").write_text(text[: text.index("stages:")] + "stages:\n  - stage: best_of_n\n")
+    (tmp_path / "x.yaml").write_text(f"extends: {ARMS[0]}\nstages:\n  - stage: best_of_n\n")
     with pytest.raises(UserError, match=r'stage "best_of_n" needs reward_model.*\n.*reward before best_of_n'):
         load_config(tmp_path / "x.yaml")
 

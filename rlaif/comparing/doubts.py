@@ -7,7 +7,7 @@ from typing import Any
 
 from rlaif.comparing.evidence import Evidence
 from rlaif.gold import no_gold
-from rlaif.options import Watched
+from rlaif.options import STAGES, Watched
 
 # Beyond these a figure stops meaning what a reader takes it for.
 FLIPS, MASS, AGREEMENT, MISSING, DROPPED, LENGTH, FEW = 0.25, 0.5, 0.7, 0.05, 0.05, 1.25, 30
@@ -15,7 +15,7 @@ FLIPS, MASS, AGREEMENT, MISSING, DROPPED, LENGTH, FEW = 0.25, 0.5, 0.7, 0.05, 0.
 
 def doubts(evidence: Evidence) -> list[str]:
     """Every warning of a run: unfinished, judge, reward model, dropped rows, length."""
-    names = dict.fromkeys(stage.name for stage in evidence.stages if isinstance(stage.options, Watched))
+    names = [name for name, kind in STAGES.items() if issubclass(kind, Watched)]
     return [
         *_unfinished(evidence),
         *_judge(evidence.metrics("label")),
