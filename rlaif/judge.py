@@ -220,13 +220,15 @@ class Judge:
         for lineups in self._lineups(questions):
             missing, todo, again = self._plan([lineup.slots for lineup in lineups], done, given)
             jobs = [lineup.only(labels) for lineup, labels in zip(lineups, todo, strict=True) if labels]
-            requests = [job.request(self.templates, order, again) for job in jobs for order in ORDERS]
-            read: dict[int, Scores] = {}
+            asked = [(number, order) for number in range(len(jobs)) for order in ORDERS]
+            requests = [jobs[number].request(self.templates, order, again) for number, order in asked]
+            read: dict[tuple[int, Order], Scores] = {}
             for index, scores in self._read(requests):
-                read[index] = scores
-                if index ^ 1 in read:
-                    both = {"ab": read.pop(index & ~1), "ba": read.pop(index | 1)}
-                    yield [label for label in jobs[index // 2].filled(both) if slot_of(label) in missing]
+                read[asked[index]] = scores
+                number, _ = asked[index]
+                if all((number, order) in read for order in ORDERS):
+                    both = {order: read.pop((number, order)) for order in ORDERS}
+                    yield [label for label in jobs[number].filled(both) if slot_of(label) in missing]
 
     def _lineups(self, questions: Sequence[Question]) -> list[list[Lineup]]:
         """The questions by prompt, once for each thing that is asked of them."""

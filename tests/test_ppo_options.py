@@ -13,7 +13,7 @@ from rlaif.options import Lora, Ppo
 from rlaif.rl import checkpoint, lora
 from rlaif.rl import ppo as algorithm
 from rlaif.rl.forward import response_final, response_logits
-from rlaif.rl.ppo import PPO, trained
+from rlaif.rl.ppo import PPO, trainable_weights
 from rlaif.rl.pretraining import Pretraining, blocks_of
 from rlaif.rl.trunk import SharedTrunk
 from tests.test_ppo import EOS, PAD, SIZES, prompts, trainer, wanted_share, weights
@@ -23,8 +23,8 @@ TEXT = [[2, 5, 6, 7], [3, 9, 9], [4, 8, 10, 11, 12]]
 
 def plain_steps(ppo):
     """Steps that are the gradient itself, so that gradients can be read off the weights."""
-    ppo.optimizer = torch.optim.SGD(trained(ppo.policy).values(), 1.0)
-    ppo.value_optimizer = torch.optim.SGD(trained(ppo.value).values(), 1.0)
+    ppo.optimizer = torch.optim.SGD(trainable_weights(ppo.policy).values(), 1.0)
+    ppo.value_optimizer = torch.optim.SGD(trainable_weights(ppo.value).values(), 1.0)
     return ppo
 
 
@@ -152,12 +152,14 @@ def test_blocks_of_text(tmp_path):
 
 def test_the_average_follows_the_weights_and_takes_their_place():
     ppo = trainer(ema=0.9, learning_rate=1e-2)
-    mean = {name: weight.detach().clone() for name, weight in trained(ppo.policy).items()}
+    mean = {name: weight.detach().clone() for name, weight in trainable_weights(ppo.policy).items()}
     for number in (1, 2, 3):
         ppo.update(number, prompts())
-        mean = {name: 0.9 * m + 0.1 * trained(ppo.policy)[name].detach() for name, m in mean.items()}
+        mean = {
+            name: 0.9 * m + 0.1 * trainable_weights(ppo.policy)[name].detach() for name, m in mean.items()
+        }
     ppo.use_average()
-    for name, weight in trained(ppo.policy).items():
+    for name, weight in trainable_weights(ppo.policy).items():
         torch.testing.assert_close(weight.detach(), mean[name])
 
 
@@ -228,8 +230,8 @@ def test_lora_trains_adapters_and_the_reference_is_the_model_without_them():
         expected = response_logits(start, part, 1.0).log_softmax(-1).gather(1, part.tokens()[:, None])[:, 0]
         found = seen.reference[rows][:, : part.mask_BR.shape[1]][part.mask_BR]
         torch.testing.assert_close(found, expected.detach(), atol=1e-5, rtol=1e-5)
-    assert all("lora" in name for name in trained(ppo.policy))
-    assert {name.split(".")[0] for name in trained(ppo.value) if "lora" not in name} == {"score"}
+    assert all("lora" in name for name in trainable_weights(ppo.policy))
+    assert {name.split(".")[0] for name in trainable_weights(ppo.value) if "lora" not in name} == {"score"}
     ids = torch.tensor([[2, 3, 4]])
     with_adapter = ppo.policy(input_ids=ids).logits
     torch.testing.assert_close(
@@ -246,7 +248,7 @@ def test_an_adapter_is_saved_and_gone_on_with_and_one_of_another_model_refused(t
     fresh = trainer().policy
     lora.attach(fresh, options, "base", 0)
     torch.testing.assert_close(fresh(input_ids=ids).logits, ppo.policy(input_ids=ids).logits)
-    assert trained(fresh)
+    assert trainable_weights(fresh)
     with pytest.raises(UserError, match="belongs to another base model"):
         lora.attach(trainer().policy, options, "other", 0)
     (tmp_path / "adapter" / lora.BASE).unlink()  # one that peft saved by itself
@@ -321,7 +323,7 @@ def test_on_a_shared_trunk_the_value_loss_moves_the_policy():
         return PPO(ppo.policy, ppo.reference, head, ppo.reward, ppo.options, (EOS,), PAD, seed=1)
 
     small, large = shared(1e-9), shared(1.0)
-    assert len(trained(large.value)) == 2
+    assert len(trainable_weights(large.value)) == 2
     _, seen = large.update(1, prompts())
     assert seen.value.abs().sum() > 0
     small.update(1, prompts())

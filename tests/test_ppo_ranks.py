@@ -100,6 +100,6 @@ def test_two_processes_give_what_one_does(tmp_path, case, sharded):
 
 def test_items_are_shared_out_and_put_together_in_order():
     assert [list(Ranks(r, 3).mine([0, 1, 2, 3, 4])) for r in range(3)] == [[0, 3], [1, 4], [2]]
-    assert [list(Ranks(r, 3).idle([0, 1, 2, 3, 4])) for r in range(3)] == [[], [], []]
-    assert [list(Ranks(r, 3, True).idle([0, 1, 2, 3, 4])) for r in range(3)] == [[], [], [0]]
+    assert [list(Ranks(r, 3).padding([0, 1, 2, 3, 4])) for r in range(3)] == [[], [], []]
+    assert [list(Ranks(r, 3, True).padding([0, 1, 2, 3, 4])) for r in range(3)] == [[], [], [0]]
     assert Ranks().gather([5, 6]) == [5, 6]

@@ -79,7 +79,7 @@ def test_a_lowered_model_reads_as_autocast_would_and_looks_up_in_fp32():
     ids = batch()[0]
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         before = model(input_ids=ids).logits
-        forward.lower(model)
+        forward.to_bf16(model)
         assert torch.equal(model(input_ids=ids).logits, before)
     assert model.lm_head.weight.dtype == torch.bfloat16
     assert model.get_input_embeddings().weight.dtype == torch.float32

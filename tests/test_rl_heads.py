@@ -7,7 +7,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 from rlaif.rl import heads
 from rlaif.rl.episodes import join
 from rlaif.rl.forward import has_plain_head, response_final
-from rlaif.rl.heads import Final, block_log_probs, blocks, compare, pieces, token_log_probs
+from rlaif.rl.heads import HeadInputs, block_log_probs, blocks, compare, pieces, token_log_probs
 from rlaif.rl.numerics import entropy, exact_kl, gather_log_probs
 
 N, D, V = 11, 6, 17
@@ -41,7 +41,7 @@ def test_values_and_gradients_are_those_of_a_plain_log_softmax(temperature):
     for ours in (True, False):
         h, w = states.clone().requires_grad_(), weight.clone().requires_grad_()
         if ours:
-            value = token_log_probs(Final(h, w), tokens, temperature)
+            value = token_log_probs(HeadInputs(h, w), tokens, temperature)
         else:
             value = gather_log_probs((h @ w.t() / temperature).log_softmax(-1), tokens)
         (value.exp() * upstream).sum().backward()  # a gradient that differs from token to token
@@ -55,8 +55,8 @@ def test_bf16_states_give_fp32_log_probabilities_and_gradients_near_those_of_fp3
     low = [x.bfloat16().requires_grad_() for x in (states, weight)]
     high = [x.detach().float().requires_grad_() for x in low]
     for h, w in (low, high):
-        (token_log_probs(Final(h, w), tokens) * upstream).sum().backward()
-    assert token_log_probs(Final(*low), tokens).dtype == torch.float32
+        (token_log_probs(HeadInputs(h, w), tokens) * upstream).sum().backward()
+    assert token_log_probs(HeadInputs(*low), tokens).dtype == torch.float32
     for one, other in zip(low, high, strict=True):
         assert one.grad.dtype == torch.bfloat16
         assert (one.grad.float() - other.grad).norm() < 0.02 * other.grad.norm()
@@ -65,15 +65,15 @@ def test_bf16_states_give_fp32_log_probabilities_and_gradients_near_those_of_fp3
 def test_a_frozen_head_gets_no_gradient():
     states, weight, tokens, _ = drawn(torch.float32)
     states.requires_grad_()
-    token_log_probs(Final(states, weight), tokens).sum().backward()
+    token_log_probs(HeadInputs(states, weight), tokens).sum().backward()
     assert states.grad is not None
     assert weight.grad is None
 
 
 def test_compare_gives_the_same_bits_as_training_and_the_formulas_of_numerics():
     states, weight, tokens, _ = drawn(torch.float32)
-    other, policy = drawn(torch.float32, seed=1)[0], Final(states, weight)
-    found = compare(policy, Final(other, weight), tokens, 0.7)
+    other, policy = drawn(torch.float32, seed=1)[0], HeadInputs(states, weight)
+    found = compare(policy, HeadInputs(other, weight), tokens, 0.7)
     assert torch.equal(found["log_prob"], token_log_probs(policy, tokens, 0.7))
     policy_NV, reference_NV = (block_log_probs(h @ weight.t(), 0.7) for h in (states, other))
     expected = {"log_prob": gather_log_probs(policy_NV, tokens), "reference": gather_log_probs(reference_NV, tokens),

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from rlaif.checkpoints import damage_of_checkpoint, seal_checkpoint
 from rlaif.errors import UserError
-from rlaif.rl.ppo import PPO, trained
+from rlaif.rl.ppo import PPO, trainable_weights
 from rlaif.rl.sharding import full_state, gather_full, local_shard, local_state
 from rlaif.storage import put, read_json, write_json
 
@@ -90,7 +90,7 @@ def load(path: Path, ppo: PPO) -> int:
 
 
 def _weights(ppo: PPO) -> dict[str, dict[str, Tensor]]:
-    found = {"policy": trained(ppo.policy), "value": trained(ppo.value)}
+    found = {"policy": trainable_weights(ppo.policy), "value": trainable_weights(ppo.value)}
     return found | ({"average": ppo.average} if ppo.average else {})
 
 

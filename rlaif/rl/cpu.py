@@ -36,7 +36,7 @@ def working_dtype(x: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
 
 
-def lowered(x: Tensor) -> Tensor:
+def to_working_dtype(x: Tensor) -> Tensor:
     """In its `working_dtype`."""
     return x.to(working_dtype(x))
 
@@ -110,7 +110,7 @@ class PackedLayers:
         plain = type(layer) is torch.nn.Linear and x.device.type == "cpu"
         if not plain or not packs(working_dtype(x)):
             return layer(x)
-        x = lowered(x)
+        x = to_working_dtype(x)
         if layer not in self.kept:
             bias = None if layer.bias is None else layer.bias.to(x.dtype)
             self.kept[layer] = _PACK(layer.weight.to(x.dtype), len(x)), bias

@@ -21,7 +21,7 @@ from rlaif.engines.decoding import positions
 from rlaif.rl import llama
 from rlaif.rl.cpu import linear_layers, working_dtype
 from rlaif.rl.episodes import Episodes, length_mask, micro_batches
-from rlaif.rl.heads import COMPARED, Final, compare
+from rlaif.rl.heads import COMPARED, HeadInputs, compare
 from rlaif.rl.sharding import run_in_forward
 
 LARGE = 1_000_000_000  # parameters from which activations are recomputed to save memory
@@ -61,7 +61,7 @@ def precision(model: Any, autocast: bool) -> AbstractContextManager[Any]:
     return torch.autocast(model.device.type, torch.bfloat16) if autocast else linear_layers(model)
 
 
-def lower(model: Any) -> None:
+def to_bf16(model: Any) -> None:
     """Keep the linear layers of a frozen model in bf16: what autocast would make of them anew at every use.
 
     A head gets a weight of its own where it shares the embedding's: rows are read from that in fp32.
@@ -103,7 +103,7 @@ def states_at(model: Any, ids_BL: Tensor, rows_N: Tensor, columns_N: Tensor) -> 
         return model.base_model(input_ids=ids_BL, use_cache=False).last_hidden_state[rows_N, columns_N]
 
 
-def response_final(model: Any, episodes: Episodes, hidden_BRD: Tensor | None = None) -> Final:
+def response_final(model: Any, episodes: Episodes, hidden_BRD: Tensor | None = None) -> HeadInputs:
     """The states before each response token and the head that turns them into logits, in the dtype products have here.
 
     `hidden_BRD` are those states where they are known already. Of a sharded model to be called by `run_in_forward`.
@@ -112,14 +112,14 @@ def response_final(model: Any, episodes: Episodes, hidden_BRD: Tensor | None = N
     if not has_plain_head(model):
         with recomputing(model):
             logits_BLV = model.forward(input_ids=episodes.ids_BL, use_cache=False).logits
-        return Final(logits_BLV[rows_N, columns_N], None)
+        return HeadInputs(logits_BLV[rows_N, columns_N], None)
     if hidden_BRD is not None:
         hidden_ND = hidden_BRD[episodes.mask_BR]
     else:
         hidden_ND = states_at(model, episodes.ids_BL, rows_N, columns_N)
     weight_VD = model.get_output_embeddings().weight
     dtype = working_dtype(weight_VD)
-    return Final(hidden_ND.to(dtype), weight_VD.to(dtype))
+    return HeadInputs(hidden_ND.to(dtype), weight_VD.to(dtype))
 
 
 @torch.no_grad()

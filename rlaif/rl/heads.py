@@ -23,7 +23,7 @@ COMPARED = ("log_prob", "reference", "exact_kl", "entropy")
 
 
 @dataclass(frozen=True)
-class Final:
+class HeadInputs:
     """The last hidden states and the head's weight; or the logits, and no weight, where a head is no plain product."""
 
     states_ND: Tensor
@@ -72,7 +72,7 @@ def block_log_probs(logits_nV: Tensor, temperature: float) -> Tensor:
     return scaled(logits_nV, temperature).log_softmax(-1)
 
 
-def token_log_probs(final: Final, tokens_N: Tensor, temperature: float = 1.0) -> Tensor:
+def token_log_probs(final: HeadInputs, tokens_N: Tensor, temperature: float = 1.0) -> Tensor:
     """Log-probability, in fp32 and with a gradient, of each position's token. → N"""
     if final.weight_VD is None:
         return gather_log_probs(block_log_probs(final.states_ND, temperature), tokens_N)
@@ -87,7 +87,10 @@ class _TokenLogProbs(torch.autograd.Function):
     def forward(
         ctx: Any, states_ND: Tensor, weight_VD: Tensor, tokens_N: Tensor, temperature: float
     ) -> Tensor:
-        final, found_N = Final(states_ND, weight_VD), states_ND.new_empty(len(states_ND), dtype=torch.float32)
+        final, found_N = (
+            HeadInputs(states_ND, weight_VD),
+            states_ND.new_empty(len(states_ND), dtype=torch.float32),
+        )
         logits_NV = states_ND.new_empty(len(states_ND), final.width)
         for at in blocks(*logits_NV.shape):
             # A product of its own for every block, as `compare` makes it: the same bits, so a ratio of exactly 1.
@@ -117,7 +120,9 @@ class _TokenLogProbs(torch.autograd.Function):
 
 
 @torch.no_grad()
-def compare(policy: Final, reference: Final, tokens_N: Tensor, temperature: float = 1.0) -> dict[str, Tensor]:
+def compare(
+    policy: HeadInputs, reference: HeadInputs, tokens_N: Tensor, temperature: float = 1.0
+) -> dict[str, Tensor]:
     """Both models' log-probability of each token, and KL and entropy over the whole vocabulary. → each N"""
     found = {name: torch.empty(len(tokens_N), device=tokens_N.device) for name in COMPARED}
     for at in blocks(len(tokens_N), policy.width):

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rlaif.engines.decoding import positions
-from rlaif.rl.cpu import PackedLayers, lowered, working_dtype
+from rlaif.rl.cpu import PackedLayers, to_working_dtype, working_dtype
 
 FAMILIES = ("Llama", "Mistral", "Qwen2", "Qwen3")
 _DIFFERENCES: WeakKeyDictionary[Any, str] = WeakKeyDictionary()  # of each model, once it has been compared
@@ -62,7 +62,7 @@ class KVCache:
 
 
 @dataclass(frozen=True)
-class Wanted:
+class LastQueries:
     """The states that the last layer goes on with. `flat` of all B·T, in `shape` B × R; what they may not see."""
 
     flat: Tensor
@@ -128,7 +128,9 @@ def states_at(model: Any, ids_BT: Tensor, rows_N: Tensor, columns_N: Tensor) -> 
     first_B1 = length * torch.arange(rows, device=ids_BT.device)[:, None]
     cos, sin = (x[0][columns_BR] for x in rope)
     unseen_B1RT = (place_T > columns_BR[..., None])[:, None]
-    wanted = Wanted((first_B1 + columns_BR).flatten(), (rows, most), (cos, sin), _bias(unseen_B1RT, x_BTD))
+    wanted = LastQueries(
+        (first_B1 + columns_BR).flatten(), (rows, most), (cos, sin), _bias(unseen_B1RT, x_BTD)
+    )
     return _normed(base.norm, _layer(base.layers[-1], x_BTD, rope, wanted=wanted)[taken_BR])
 
 
@@ -148,7 +150,7 @@ def next_states(model: Any, ids_BT: Tensor, mask_BC: Tensor, cache: KVCache) -> 
         x_BTD = _layer(layer, x_BTD, rope, bias, cache)
     last_B = torch.arange(1, rows + 1, device=ids_BT.device) * new - 1
     cos, sin = (x[:, -1:] for x in rope)
-    wanted = Wanted(last_B, (rows, 1), (cos, sin), bias[:, :, -1:])
+    wanted = LastQueries(last_B, (rows, 1), (cos, sin), bias[:, :, -1:])
     x_B1D = _layer(base.layers[-1], x_BTD, rope, bias, cache, wanted)
     cache.used += new
     return _normed(base.norm, x_B1D[:, 0])
@@ -210,7 +212,7 @@ def _rotated(x_BTHW: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 def _layer(
     layer: Any, x_BTD: Tensor, rope: tuple[Tensor, Tensor], bias: Tensor | None = None,
-    cache: KVCache | None = None, wanted: Wanted | None = None,
+    cache: KVCache | None = None, wanted: LastQueries | None = None,
 ) -> Tensor:  # fmt: skip
     """One layer, its keys and values put into the `cache` where there is one. → BTD, or BRD where some are `wanted`
 
@@ -223,9 +225,9 @@ def _layer(
         """Queries, keys or values, normed where the model does that: [B, T, H or K, W]."""
         found = linear(getattr(attention, f"{kind}_proj"), h).unflatten(-1, (-1, attention.head_dim))
         norm = getattr(attention, f"{kind}_norm", None)
-        return found if norm is None else lowered(_normed(norm, found))
+        return found if norm is None else to_working_dtype(_normed(norm, found))
 
-    h_BTD = lowered(_normed(layer.input_layernorm, x_BTD))
+    h_BTD = to_working_dtype(_normed(layer.input_layernorm, x_BTD))
     keys = _rotated(heads("k", h_BTD), *rope)
     values = heads("v", h_BTD).transpose(1, 2).contiguous()
     if cache is not None:
@@ -238,7 +240,7 @@ def _layer(
     cos, sin = (attention.scaling * x for x in rope)
     queries = _rotated(heads("q", h_BTD), cos, sin)
     x_BTD = x_BTD + linear(attention.o_proj, _attend(queries, keys, values, bias))
-    h_BTD = lowered(_normed(layer.post_attention_layernorm, x_BTD))
+    h_BTD = to_working_dtype(_normed(layer.post_attention_layernorm, x_BTD))
     gated = mlp.act_fn(linear(mlp.gate_proj, h_BTD)) * linear(mlp.up_proj, h_BTD)
     return x_BTD + linear(mlp.down_proj, gated)
 

@@ -38,7 +38,7 @@ from rlaif.rl.experience import (
     estimate_advantages,
     rewards_and_returns,
 )
-from rlaif.rl.forward import choose_attention, lower, precision, response_final, response_values
+from rlaif.rl.forward import choose_attention, precision, response_final, response_values, to_bf16
 from rlaif.rl.heads import COMPARED, compare, token_log_probs
 from rlaif.rl.lora import switched_off
 from rlaif.rl.pretraining import Pretraining
@@ -96,9 +96,9 @@ class PPO:
         self.device: torch.device = policy.device
         keep_memory(self.device)
         if autocast and reference is not None and not ranks.sharded:  # a sharded model is of one dtype
-            lower(reference)
+            to_bf16(reference)
         value_rate = options.value_learning_rate or options.learning_rate
-        weights, value_weights = trained(policy), trained(value)
+        weights, value_weights = trainable_weights(policy), trainable_weights(value)
         self.optimizer = torch.optim.Adam(weights.values(), options.learning_rate, eps=1e-5, fused=True)
         self.value_optimizer = torch.optim.Adam(value_weights.values(), value_rate, eps=1e-5, fused=True)
         self.kl = numerics.KlController(options.kl_coef, options.kl_target, options.kl_horizon)
@@ -159,7 +159,7 @@ class PPO:
             raise ValueError(f"the reward function gave {tuple(found.shape)} for {len(read)} episodes")
         scores_B = torch.zeros(len(episodes), device=self.device)
         scores_B[mine] = found.to(self.device)
-        self.ranks.add(scores_B)
+        self.ranks.all_reduce(scores_B)
         _require_finite(score=scores_B.sum())
         return scores_B
 
@@ -201,7 +201,7 @@ class PPO:
         value_loss = torch.zeros((), device=self.device) if learns else None
         with self._precision():
             for minibatch in plan:
-                for rows in self.ranks.idle(minibatch):
+                for rows in self.ranks.padding(minibatch):
                     self._measure(episodes.select(rows[:1]), ends.valued_B[rows[:1]])
             for minibatch in plan:
                 for rows in self.ranks.mine(minibatch):
@@ -214,7 +214,7 @@ class PPO:
                     if value_loss is not None:
                         mine = {name: x[rows] for name, x in measured.items()}
                         value_loss += self._first_value_backward(found["value"], mine, own, ends)
-        self.ranks.add(*measured.values())
+        self.ranks.all_reduce(*measured.values())
         _require_finite(exact_kl=measured["exact_kl"].sum(), value=measured["value"].sum())
         return measured, value_loss
 
@@ -292,7 +292,7 @@ class PPO:
         None, and no step, where the policy has gone `stop_kl` from the one that sampled.
         """
         totals, ratios = self._gradients(experience, old_BR, minibatch, trains_policy, value_loss)
-        self.ranks.add(*(totals[name] for name in (SUMS if trains_policy else SUMS[:1])))
+        self.ranks.all_reduce(*(totals[name] for name in (SUMS if trains_policy else SUMS[:1])))
         if trains_policy and totals["approx_kl"] > (self.options.stop_kl or math.inf):
             for optimizer in (self.optimizer, self.value_optimizer):
                 optimizer.zero_grad(set_to_none=True)
@@ -300,7 +300,9 @@ class PPO:
         if trains_policy and self.pretraining:
             totals["ptx_loss"] = self.ptx_backward(self.pretraining, step)
         models = (self.value, self.policy) if trains_policy else (self.value,)
-        self.ranks.add_gradients({id(w): w for m in models for w in trained(m).values()}.values())
+        self.ranks.all_reduce_gradients(
+            {id(w): w for m in models for w in trainable_weights(m).values()}.values()
+        )
         totals["value_grad_norm"] = self._clip(self.value)
         if trains_policy:
             totals["grad_norm"] = self._clip(self.policy)
@@ -341,7 +343,7 @@ class PPO:
                     totals["policy_loss"] += loss.detach() / tokens
                     totals["clip_fraction"] += ((ratio_N - 1).abs() > self.options.clip).sum() / tokens
                     totals["approx_kl"] += (torch.expm1(log_ratio_N) - log_ratio_N).sum() / tokens
-            for rows in self.ranks.idle(minibatch):
+            for rows in self.ranks.padding(minibatch):
                 self._empty_step(experience, old_BR, rows[:1], trains_policy)
         return totals, torch.cat(ratios)
 
@@ -404,22 +406,22 @@ class PPO:
             loss = -self._log_probs(part, 1.0).sum() / tokens
             (pretraining.coef * loss).backward()
             total += loss.detach()
-        for part in self.ranks.idle(parts):
+        for part in self.ranks.padding(parts):
             (0 * self._log_probs(part, 1.0).sum()).backward()
-        self.ranks.add(total)
+        self.ranks.all_reduce(total)
         return total
 
     @torch.no_grad()
     def use_average(self) -> None:
         """Put the average of the weights, where one is kept, in their place: the end of a training."""
-        weights = trained(self.policy)
+        weights = trainable_weights(self.policy)
         for name, mean in self.average.items():
             weights[name].copy_(mean)
 
     @torch.no_grad()
     def update_ema(self) -> None:
         """Move the average of the weights towards them by 1 − `ema`."""
-        weights = trained(self.policy)
+        weights = trainable_weights(self.policy)
         for name, mean in self.average.items():
             mean.lerp_(weights[name], 1 - (self.options.ema or 0.0))
 
@@ -431,7 +433,7 @@ class PPO:
         optimizer.zero_grad(set_to_none=True)
 
 
-def trained(model: Any) -> dict[str, Tensor]:
+def trainable_weights(model: Any) -> dict[str, Tensor]:
     """The weights that training changes, by name."""
     return {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
 

@@ -41,12 +41,12 @@ class Ranks:
         """Every `count`-th item of a list or tensor, from this process's on; no two processes have one in common."""
         return items[self.rank :: self.count]
 
-    def idle(self, items: Sequence[T]) -> Sequence[T]:
+    def padding(self, items: Sequence[T]) -> Sequence[T]:
         """Where all have to make as many passes: the items that this process runs without effect while others have one more."""
         longest = -(-len(items) // self.count)
         return items[: longest - len(self.mine(items))] if self.sharded else ()
 
-    def add(self, *tensors: Tensor) -> None:
+    def all_reduce(self, *tensors: Tensor) -> None:
         """Each tensor becomes the sum of all processes' ones, the same to the last bit everywhere."""
         if self.count > 1:
             for tensor in tensors:
@@ -61,7 +61,7 @@ class Ranks:
         longest = max(map(len, parts))
         return [part[i] for i in range(longest) for part in parts if i < len(part)]
 
-    def once(self, make: Callable[[], T]) -> T:
+    def on_rank0(self, make: Callable[[], T]) -> T:
         """What rank 0 makes, sent to all others."""
         if self.count == 1:
             return make()
@@ -69,7 +69,7 @@ class Ranks:
         dist.broadcast_object_list(made, src=0)
         return made[0]
 
-    def add_gradients(self, weights: Iterable[Tensor]) -> None:
+    def all_reduce_gradients(self, weights: Iterable[Tensor]) -> None:
         """The gradients of all processes' micro-batches together; a process may have had none.
 
         Those of sharded weights have been added up in the backward pass.
@@ -78,7 +78,7 @@ class Ranks:
             for weight in weights:
                 if weight.grad is None:
                     weight.grad = torch.zeros_like(weight)
-                self.add(weight.grad)
+                self.all_reduce(weight.grad)
 
 
 SINGLE_PROCESS = Ranks()

@@ -31,7 +31,9 @@ def run(stage: Stage) -> None:
     tokenizer = load_tokenizer(source, stage.config.policy.chat_template_kwargs)
     model = load_causal_lm(source, stage.config.policy.device, dtype="float32")
     responses = stage.load("responses", Response)
-    rewards = Ranks.here().once(lambda: grade(stage, open_rewards(stage, tokenizer), tokenizer, responses))
+    rewards = Ranks.here().on_rank0(
+        lambda: grade(stage, open_rewards(stage, tokenizer), tokenizer, responses)
+    )
     kept = best([r for r in responses if r.id in rewards], rewards, stage.options.keep)
     stage.dropped["graded lower than others of its prompt"] += len(rewards) - len(kept)
     rows = _rows(stage, kept, tokenizer, min(stage.options.max_length, context_length(model)))

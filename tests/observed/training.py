@@ -18,7 +18,7 @@ from rlaif.processes import module
 from rlaif.records import Comparison, Grade, Preference
 from rlaif.rewards import open_rewards, totals
 from rlaif.rl import lora, numerics
-from rlaif.rl.ppo import trained
+from rlaif.rl.ppo import trainable_weights
 from rlaif.stages import ppo as ppo_stage
 from rlaif.storage import write_json
 from rlaif.trainers import soft_preference_loss
@@ -239,8 +239,8 @@ class Update:
         also = {key: float(value) for key, value in (pair.split("=") for pair in row.also)}
         self.ppo = trainer(**{"max_grad_norm": 1e9, **also, name: row.value})
         # Steps that are the gradient itself, so that its length can be read off the weights.
-        self.ppo.optimizer = torch.optim.SGD(trained(self.ppo.policy).values(), 1.0)
-        self.ppo.value_optimizer = torch.optim.SGD(trained(self.ppo.value).values(), 1.0)
+        self.ppo.optimizer = torch.optim.SGD(trainable_weights(self.ppo.policy).values(), 1.0)
+        self.ppo.value_optimizer = torch.optim.SGD(trainable_weights(self.ppo.value).values(), 1.0)
         self.ppo._set_rates = lambda number: None
         before = weights(self.ppo.policy), weights(self.ppo.value)
         with pytest.MonkeyPatch.context() as patch:
