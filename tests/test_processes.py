@@ -37,7 +37,7 @@ def test_the_older_fsdp_is_refused_with_what_to_use_instead(monkeypatch):
 def test_fsdp_is_refused_for_a_stage_that_all_do_with_whole_models(monkeypatch):
     stages = [SimpleNamespace(name=name, dir=Path(f"0_{name}")) for name in ("sample", "sft", "other", "ppo")]
     says = {"sft": ("SHARED", "SHARDED"), "other": ("SHARED",), "ppo": ("SHARED", "SHARDED")}
-    monkeypatch.setattr(processes, "_says", lambda stage, what: what in says.get(stage.name, ()))
+    monkeypatch.setattr(processes, "_declares", lambda stage, what: what in says.get(stage.name, ()))
     processes.check_fsdp(stages)  # one process: nothing to share out
     monkeypatch.setenv("WORLD_SIZE", "2")
     processes.check_fsdp(stages)
