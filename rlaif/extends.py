@@ -4,6 +4,9 @@ Keys under keys are put together one by one; any other value, a list included, s
 `stages` may be a list, which is then the whole list, or name stages of the extended config, as `-s` does: options
 change these of a stage, and a list of stages stands in its place (an empty one takes it out).
 
+Paths are looked up as if the extended config's keys stood in this file: beside it, in the working directory, among the
+shipped files.
+
     extends: quickstart.yaml
     name: dpo
     stages:

@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Generic, Literal, TypeVar, get_args
+from typing import Any, Generic, Literal, Self, TypeVar, get_args
 
 from pydantic import ValidationError
 
@@ -25,6 +25,7 @@ from rlaif.config import Config
 from rlaif.constitution import Constitution
 from rlaif.errors import UserError
 from rlaif.lookup import damaged, drop_torn_line, json_rows, key_of, whole_lines
+from rlaif.options.base import StageOptions
 from rlaif.prompts import Templates
 from rlaif.records import HeldOut, Prompt, Record, Response
 from rlaif.seeds import derive_seed
@@ -32,6 +33,7 @@ from rlaif.spending import Account, Ledger
 from rlaif.storage import MANIFEST, SUMMARY, broken, read_json, seal, sync, write_json, write_text
 
 R = TypeVar("R", bound=Record)
+O_co = TypeVar("O_co", bound=StageOptions, covariant=True)
 HELDOUT: tuple[HeldOut, ...] = get_args(HeldOut)
 Split = Literal["train"] | HeldOut
 UNSEALED = ("stage.json", "checkpoints")  # of a stage's folder: written later, or of no use once it is done
@@ -170,12 +172,12 @@ def _double_key(line: str) -> str | None:
     return double[0] if double else None
 
 
-class Stage:
+class Stage(Generic[O_co]):
     """One stage of a run: its options, its folder, what earlier stages left it, and its summary."""
 
-    def __init__(self, run: Run, number: int, round: int, options: Any) -> None:
+    def __init__(self, run: Run, number: int, round: int, options: O_co) -> None:
         self.run, self.number, self.round = run, number, round
-        self.options: Any = options
+        self.options: O_co = options
         self.name: str = options.stage
         self.dir = run.path / f"{number:02d}_{self.name}"
         self.dropped: Counter[str] = Counter()
@@ -199,7 +201,7 @@ class Stage:
         """A seed of this stage's own, the same in every continuation."""
         return derive_seed(self.config.seed, self.number, self.name, *self.parts)
 
-    def part(self, name: str) -> Stage:
+    def part(self, name: str) -> Self:
         """The stage as one of several trainings within it: with a folder and a seed of its own."""
         twin = copy.copy(self)
         twin.dir, twin.parts = self.dir / name, (*self.parts, name)

@@ -157,3 +157,14 @@ def test_the_resolved_config_is_of_the_whole():
     assert own.stages[:6] == base.stages[:6]
     assert own.policy == base.policy
     assert names(own)[6:] == ["dpo", "evaluate"]
+
+
+def test_the_example_of_the_documentation(tmp_path):
+    page = (ROOT / "docs" / "arms.md").read_text()
+    text = page.split("```yaml\n", 1)[1].split("```", 1)[0]
+    assert text.startswith("extends: ../quickstart.yaml")
+    path = tmp_path / "own.yaml"
+    path.write_text(text.replace("../quickstart.yaml", str(ROOT / "configs" / "quickstart.yaml")))
+    config = load_config(path)
+    assert names(config) == ["sample", "critique", "sft", "sample", "pair", "label", "dpo", "evaluate"]
+    assert (config.seed, config.policy.dtype, config.stages[3].k) == (3, "float32", 8)

@@ -14,6 +14,7 @@ from typing import Any
 from rlaif import stats
 from rlaif.gold import load_gold, with_all
 from rlaif.intervals import ANY, UNIT, known_edges, mean_interval
+from rlaif.options import BestOfN
 from rlaif.records import Response
 from rlaif.runfolder import Stage
 from rlaif.sampling import sample_responses
@@ -21,7 +22,7 @@ from rlaif.sampling import sample_responses
 Graded = dict[str, list[tuple[Response, float]]]  # prompt id → its responses with their rewards
 
 
-def run(stage: Stage) -> None:
+def run(stage: Stage[BestOfN]) -> None:
     """Write responses.jsonl, grades.jsonl and best.jsonl (one response a prompt); stage.metrics holds the curve."""
     from rlaif.engines.loading import load_tokenizer
     from rlaif.rewards import grade, open_rewards
@@ -39,7 +40,7 @@ def run(stage: Stage) -> None:
     stage.metrics = {"n": stage.options.n, "prompts": len(best), **curve(stage, graded)}
 
 
-def curve(stage: Stage, graded: Graded) -> dict[str, Any]:
+def curve(stage: Stage[BestOfN], graded: Graded) -> dict[str, Any]:
     """Reward and gold of best-of-m for m = 1, 2, 4 … n, over the held-out groups' prompts with all n graded."""
     n = stage.options.n
     heldout = {prompt.id for prompt in stage.run.prompts("heldout")}
@@ -58,7 +59,7 @@ def curve(stage: Stage, graded: Graded) -> dict[str, Any]:
     return {"curve": rows, "gao": stats.fit_overoptimisation(d, gain, "bon")}
 
 
-def _truths(stage: Stage, whole: Graded) -> dict[str, list[float]]:
+def _truths(stage: Stage[BestOfN], whole: Graded) -> dict[str, list[float]]:
     """Whether each response keeps every principle, by prompt; those that the gold scorer does not know are noted."""
     score = load_gold(stage.config.gold, stage.constitution)
     prompts = stage.prompts_by_id()

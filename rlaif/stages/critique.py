@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 from rlaif.constitution import Principle
 from rlaif.engines import Engine, GenerateRequest, Generation, open_engine
+from rlaif.options import Critique
 from rlaif.prompts import Chat, Templates
 from rlaif.records import Prompt, Response, Revision, by_id
 from rlaif.revisions import fault_of, without_preamble
@@ -33,7 +34,7 @@ class Job:
     critique: str = ""
 
 
-def run(stage: Stage) -> None:
+def run(stage: Stage[Critique]) -> None:
     """Write revisions.jsonl (the trace) and responses.jsonl (the revised texts)."""
     origins = stage.load("responses", Response)
     prompts = stage.prompts_by_id()
@@ -63,7 +64,7 @@ def run(stage: Stage) -> None:
 
 
 def _revise(
-    stage: Stage, engine: Engine, jobs: list[Job], revised: Rows[Response], trace: Rows[Revision]
+    stage: Stage[Critique], engine: Engine, jobs: list[Job], revised: Rows[Response], trace: Rows[Revision]
 ) -> Iterator[int]:
     templates = stage.templates
     steps = {(row.round, row.from_id): row for row in trace}
@@ -114,7 +115,9 @@ def _fault(job: Job, made: Generation, criticised: bool) -> str | None:
     return fault_of(made.text, job.current.text, question, rule, job.critique)
 
 
-def _write(stage: Stage, engine: Engine, jobs: list[Job], round: int, what: str, templates: Templates):  # noqa: ANN202
+def _write(
+    stage: Stage[Critique], engine: Engine, jobs: list[Job], round: int, what: str, templates: Templates
+) -> Iterator[tuple[Job, Generation]]:
     few = stage.options.few_shot
 
     def ask(job: Job) -> Chat:
@@ -134,7 +137,7 @@ def _write(stage: Stage, engine: Engine, jobs: list[Job], round: int, what: str,
         yield jobs[at], made
 
 
-def _response(job: Job, made: Generation, engine: Engine, stage: Stage, round: int) -> Response:
+def _response(job: Job, made: Generation, engine: Engine, stage: Stage[Critique], round: int) -> Response:
     return Response(
         prompt_id=job.prompt.id, text=made.text, model=engine.fingerprint, tokens=made.tokens,
         token_ids=made.token_ids, index=job.origin.index,

@@ -11,6 +11,7 @@ from typing import Any
 
 from rlaif import stats
 from rlaif.checkpoints import publish, train_once, write_model
+from rlaif.options import Dpo
 from rlaif.pairs import Pair, elements, load_pairs
 from rlaif.runfolder import JsonlLog, Stage
 
@@ -18,7 +19,7 @@ SHARED = True  # several processes can do it together
 SHARDED = True  # and each can hold a share of the models
 
 
-def run(stage: Stage) -> None:
+def run(stage: Stage[Dpo]) -> None:
     """Write policy/ (a model folder) and metrics.jsonl (the learning curve)."""
     from rlaif.engines.loading import context_length, load_causal_lm, load_tokenizer
     from rlaif.training import heldout_prompts
@@ -37,7 +38,7 @@ def run(stage: Stage) -> None:
         stage.metrics |= {"heldout_loss_before": heldout[0], "heldout_loss_after": heldout[-1]}
 
 
-def _train(stage: Stage, model: Any, tokenizer: Any, pairs: list[Pair], held: set[str]) -> None:
+def _train(stage: Stage[Dpo], model: Any, tokenizer: Any, pairs: list[Pair], held: set[str]) -> None:
     from datasets import Dataset
     from trl.trainer.dpo_config import DPOConfig
 

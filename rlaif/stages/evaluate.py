@@ -18,6 +18,7 @@ from rlaif.gold import load_gold, with_all
 from rlaif.intervals import UNIT, Interval, count, known_edges, mean_interval, win_rate
 from rlaif.judge import Judge, Question
 from rlaif.metrics import METRICS
+from rlaif.options import Evaluate
 from rlaif.preferences import Tally, aggregate, keep_one_rule, ratio
 from rlaif.prompts import encode_chat
 from rlaif.records import Comparison, Evaluation, Label, Prompt, Response
@@ -31,7 +32,7 @@ CHUNK = 128  # prompts between two writes
 MICRO = 32  # of them in one forward pass
 
 
-def run(stage: Stage) -> None:
+def run(stage: Stage[Evaluate]) -> None:
     """Write responses.jsonl and evaluation.jsonl; stage.metrics holds the rates of each policy."""
     options = stage.options
     prompts = stage.run.evaluated(options.prompts)
@@ -79,7 +80,7 @@ def run(stage: Stage) -> None:
 
 
 def _answers(
-    stage: Stage, name: str, folder: Path, prompts: Sequence[Prompt], texts: Rows[Response]
+    stage: Stage[Evaluate], name: str, folder: Path, prompts: Sequence[Prompt], texts: Rows[Response]
 ) -> dict[str, Response]:
     """The policy's answer to each prompt by prompt id, sampled where it is not there yet."""
     if chosen(folder):
@@ -109,7 +110,7 @@ def _answers(
 
 
 def _evaluate(
-    stage: Stage, tools: Tools, name: str, folder: Path, prompts: Sequence[Prompt],
+    stage: Stage[Evaluate], tools: Tools, name: str, folder: Path, prompts: Sequence[Prompt],
     answers: dict[str, Response], base: dict[str, Response], judged: set[str],
 ) -> list[Evaluation]:  # fmt: skip
     gold = load_gold(stage.config.gold, stage.constitution)
@@ -133,7 +134,7 @@ def _evaluate(
 
 
 def _divergence(
-    stage: Stage, tools: Tools, folder: Path, prompts: Sequence[Prompt], texts: Sequence[Response]
+    stage: Stage[Evaluate], tools: Tools, folder: Path, prompts: Sequence[Prompt], texts: Sequence[Response]
 ) -> list[float | None]:
     """Nats from the base policy: of best-of-n the policy's own on the chosen answers, and what choosing adds."""
     if not chosen(folder):
@@ -143,13 +144,13 @@ def _divergence(
     return [None if kl is None else kl + kl_best_of_n(chooser.options.n) for kl in own]
 
 
-def kl_temperature(stage: Stage) -> float:
+def kl_temperature(stage: Stage[Evaluate]) -> float:
     """The temperature that the KL is taken at: the answers' own, and 1 for greedy ones, whose KL would be infinite."""
     return stage.options.temperature or 1.0
 
 
 def _wins(
-    stage: Stage,
+    stage: Stage[Evaluate],
     judge: Judge,
     prompts: Sequence[Prompt],
     answers: dict[str, Response],

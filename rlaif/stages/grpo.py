@@ -6,12 +6,13 @@ The KL to the starting policy is a term of the loss (k3), not of the reward. Los
 
 from __future__ import annotations
 
+from rlaif.options import Grpo
 from rlaif.runfolder import Stage
 
 SHARED = True  # several processes can do it together
 
 
-def run(stage: Stage) -> None:
+def run(stage: Stage[Grpo]) -> None:
     """Write policy/, metrics.jsonl (one row an update) and samples.jsonl."""
     from trl.trainer.grpo_config import GRPOConfig
     from trl.trainer.grpo_trainer import GRPOTrainer

@@ -30,6 +30,7 @@ from rlaif.human.rankings import load_human_labels, simulate_labels
 from rlaif.intervals import UNIT, mean_interval
 from rlaif.judge import BROKEN, CHUNK, Judge, Question, Slot, slot_of
 from rlaif.lookup import Lookup, whole_lines
+from rlaif.options import Label as LabelOptions
 from rlaif.options.modes import PAIRWISE
 from rlaif.preferences import Tally, aggregate, combine_orders, heard, keep_one_rule, ratio
 from rlaif.records import Comparison, Label, Preference, Prompt, Response, with_content_id
@@ -39,13 +40,13 @@ from rlaif.seeds import derive_seed
 T = TypeVar("T")
 
 
-def run(stage: Stage) -> None:
+def run(stage: Stage[LabelOptions]) -> None:
     """Write labels.jsonl and, computed from them, preferences.jsonl."""
     with patient_collector():
         _run(stage)
 
 
-def _run(stage: Stage) -> None:
+def _run(stage: Stage[LabelOptions]) -> None:
     pairs = RowFile(stage.input("comparisons"), Comparison)
     total = sum(1 for _ in whole_lines(pairs.path))
     questions = Questions(stage, pairs)
@@ -87,7 +88,7 @@ def patient_collector() -> Iterator[None]:
 class Questions:
     """The comparisons of a stage with their texts and principles, read from disk as they are asked for."""
 
-    def __init__(self, stage: Stage, pairs: RowFile[Comparison]) -> None:
+    def __init__(self, stage: Stage[LabelOptions], pairs: RowFile[Comparison]) -> None:
         self.stage, self.pairs = stage, pairs
         self.texts = Lookup(stage.files("responses"), Response)
         self.prompts = Lookup(stage.files("prompts"), Prompt)
@@ -133,7 +134,7 @@ def pieces(rows: Iterable[T], size: int) -> Iterator[list[T]]:
 class LabelSource:
     """Where a chunk gets its labels: the stage's own rows, an earlier run's, people's, and the judge's."""
 
-    def __init__(self, stage: Stage, questions: Questions) -> None:
+    def __init__(self, stage: Stage[LabelOptions], questions: Questions) -> None:
         self.stage, self.options, self.questions = stage, stage.options, questions
         self.file = RowFile(stage.dir / "labels.jsonl", Label)
         self.beside = RowFile(stage.dir / "earlier_labels.jsonl", Label)
@@ -281,7 +282,7 @@ def _earlier(path: str | None) -> list[Path]:
     return label_files(Path(path)) if path else []
 
 
-def _people(stage: Stage, questions: Questions) -> dict[str, list[Label]]:
+def _people(stage: Stage[LabelOptions], questions: Questions) -> dict[str, list[Label]]:
     """People's labels by comparison id: unlike a judge's, few enough to hold."""
     human = stage.options.human
     pairs = list(questions.pairs)
@@ -305,7 +306,7 @@ def _people(stage: Stage, questions: Questions) -> dict[str, list[Label]]:
     return dict(found)
 
 
-def _preference(stage: Stage, question: Question, labels: Sequence[Label]) -> Preference | None:
+def _preference(stage: Stage[LabelOptions], question: Question, labels: Sequence[Label]) -> Preference | None:
     options = stage.options
     weight = options.human.weight if options.human and options.human.weight is not None else 1.0
     clamp = options.clamp or ((0.4, 0.6) if options.cot else (0.0, 1.0))
@@ -336,7 +337,7 @@ def _why_missing(question: Question, labels: Sequence[Label]) -> str:
 class Metrics:
     """What the labels are worth, added up a comparison at a time."""
 
-    def __init__(self, stage: Stage) -> None:
+    def __init__(self, stage: Stage[LabelOptions]) -> None:
         self.gold: Gold | None = load_gold(stage.config.gold, stage.constitution)
         self.ids = stage.constitution.ids
         self.comparisons = 0

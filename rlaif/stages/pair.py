@@ -9,12 +9,13 @@ from pathlib import Path
 
 from rlaif.config import find
 from rlaif.human.folder import read_folder
+from rlaif.options import Pair
 from rlaif.records import Comparison, Prompt, Response, Revision
 from rlaif.runfolder import RowFile, Stage, split_of
 from rlaif.seeds import derive_seed
 
 
-def run(stage: Stage) -> None:
+def run(stage: Stage[Pair]) -> None:
     """Write comparisons.jsonl; pairs of equal texts are dropped and counted, imported texts are copied beside."""
     options = stage.options
     pairs: dict[str, Comparison] = {}
@@ -35,7 +36,7 @@ def run(stage: Stage) -> None:
     stage.save("running", **{"in": found, "kept": len(chosen)})
 
 
-def _of_samples(stage: Stage) -> list[Comparison]:
+def _of_samples(stage: Stage[Pair]) -> list[Comparison]:
     by_prompt: dict[str, list[Response]] = defaultdict(list)
     for response in stage.load("responses", Response):
         by_prompt[response.prompt_id].append(response)
@@ -51,7 +52,7 @@ def _of_samples(stage: Stage) -> list[Comparison]:
     return pairs
 
 
-def _of_revisions(stage: Stage) -> list[Comparison]:
+def _of_revisions(stage: Stage[Pair]) -> list[Comparison]:
     """The last revision as a against the original as b; the label stage keeps it only if the judge prefers a."""
     steps = {(row.round, row.from_id): row for row in stage.load("revisions", Revision)}
     texts = stage.responses()
@@ -69,7 +70,7 @@ def _of_revisions(stage: Stage) -> list[Comparison]:
     return pairs
 
 
-def _imported(stage: Stage, folder: Path) -> list[Comparison]:
+def _imported(stage: Stage[Pair], folder: Path) -> list[Comparison]:
     groups = {p.id: p.group for p in RowFile(stage.run.path / "prompts.jsonl", Prompt)}
     rows = read_folder(folder)
     # A prompt that the run has, too, stands on the side on which the run's own stands.

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from rlaif.checkpoints import publish, train_once, write_model
 from rlaif.errors import UserError
+from rlaif.options import Ppo
 from rlaif.prompts import has_chat_template
 from rlaif.rewards import Opened, fitting_prompts, fix_scales, open_rewards, reference_samples
 from rlaif.runfolder import JsonlLog, Stage
@@ -48,7 +49,7 @@ class Parts:
     sampler: VllmSampler | None
 
 
-def run(stage: Stage) -> None:
+def run(stage: Stage[Ppo]) -> None:
     """Write policy/, metrics.jsonl (one row an update) and samples.jsonl; with LoRA adapter/ too."""
     metrics, samples = (JsonlLog(stage.dir / f"{name}.jsonl", "update") for name in ("metrics", "samples"))
     parts = _open(stage)
@@ -69,7 +70,7 @@ def run(stage: Stage) -> None:
     stage.note_example(last["prompt"], f"{last['response']} (score {last['score']:.2f})")
 
 
-def _open(stage: Stage) -> Parts:
+def _open(stage: Stage[Ppo]) -> Parts:
     """Models, prompts and rewards, as they are before the first update."""
     from rlaif.engines.loading import context_length, eos_ids, load_causal_lm, load_tokenizer, resolve_dtype
     from rlaif.rl import llama
@@ -118,7 +119,7 @@ def _open(stage: Stage) -> Parts:
 
 
 def _sampler(
-    stage: Stage, ranks: Ranks, eos: tuple[int, ...], pad: int, stops: Any, dtype: Any, longest: int
+    stage: Stage[Ppo], ranks: Ranks, eos: tuple[int, ...], pad: int, stops: Any, dtype: Any, longest: int
 ) -> VllmSampler | None:
     """vLLM in place of the decode loop, where the options ask for it; see VllmSampler."""
     if stage.options.rollouts != "vllm":
@@ -133,7 +134,7 @@ def _sampler(
     return VllmSampler(folder, stage.options, eos, pad, stops, dtype, longest)
 
 
-def _value_model(stage: Stage, opened: Opened, policy: Any) -> Any:
+def _value_model(stage: Stage[Ppo], opened: Opened, policy: Any) -> Any:
     """The policy's own trunk with a head where that is asked for; the first reward model that reads the policy's tokens, or else the policy with a head that gives 0."""
     from rlaif.engines.loading import load_reward_model
     from rlaif.rl import reward as rewards
@@ -154,7 +155,7 @@ def _value_model(stage: Stage, opened: Opened, policy: Any) -> Any:
     return rewards.zero_head(load_reward_model(stage.input("policy"), config.device, dtype, new_head=True))
 
 
-def _adapters(stage: Stage, policy: Any, value: Any) -> Any:
+def _adapters(stage: Stage[Ppo], policy: Any, value: Any) -> Any:
     """LoRA in policy and value model where it is asked for; → the peft model around the policy."""
     lora = stage.options.lora
     if lora is None:
@@ -166,13 +167,13 @@ def _adapters(stage: Stage, policy: Any, value: Any) -> Any:
     return attach(policy, lora, _base_hash(stage), derive_seed(stage.seed, "adapter"))
 
 
-def _base_hash(stage: Stage) -> str:
+def _base_hash(stage: Stage[Ppo]) -> str:
     from rlaif.engines.loading import model_folder
 
     return folder_hash(model_folder(stage.input("policy")))
 
 
-def _pretraining(stage: Stage, tokenizer: Any, room: int) -> Pretraining | None:
+def _pretraining(stage: Stage[Ppo], tokenizer: Any, room: int) -> Pretraining | None:
     """The text to mix in, where the options name one."""
     ptx = stage.options.ptx
     if ptx is None:
@@ -186,7 +187,7 @@ def _pretraining(stage: Stage, tokenizer: Any, room: int) -> Pretraining | None:
     return Pretraining(blocks, ptx.batch_size, ptx.coef, derive_seed(stage.seed, "ptx"))
 
 
-def _train(stage: Stage, parts: Parts, metrics: JsonlLog, samples: JsonlLog) -> None:
+def _train(stage: Stage[Ppo], parts: Parts, metrics: JsonlLog, samples: JsonlLog) -> None:
     """Update after update, from the last checkpoint where there is one."""
     from rlaif.rl import checkpoint
     from rlaif.rl.ppo import NotFinite
@@ -259,13 +260,13 @@ def _keep(folder: Path, ppo: PPO, update: int) -> None:
         checkpoint.save(folder, ppo, update)
 
 
-def unrewarded(stage: Stage, update: int, error: UserError, last: Path | None) -> UserError:
+def unrewarded(stage: Stage[Ppo], update: int, error: UserError, last: Path | None) -> UserError:
     """What to say when a source of reward fails in an update."""
     return UserError(f"{stage.dir.name}: update {update} of {stage.options.updates}: {error.found}", error.need,
                      f"{error.next or 'fix it and run the same command again: it continues'}; what was learnt so far is kept: {last}")  # fmt: skip
 
 
-def diverged(stage: Stage, update: int, error: NotFinite, last: Path | None) -> UserError:
+def diverged(stage: Stage[Ppo], update: int, error: NotFinite, last: Path | None) -> UserError:
     """What to say when a number of an update is NaN or infinite."""
     rate = stage.options.learning_rate
     kept = f"; the last good checkpoint is kept: {last}" if last else ""
@@ -276,7 +277,7 @@ def diverged(stage: Stage, update: int, error: NotFinite, last: Path | None) -> 
                      "finite numbers; the weights were not changed by this step", cause + kept)  # fmt: skip
 
 
-def _publish(stage: Stage, parts: Parts) -> None:
+def _publish(stage: Stage[Ppo], parts: Parts) -> None:
     """The trained policy, or the average of its weights, as a plain folder; with LoRA the adapter beside it."""
     from rlaif.rl.lora import save_adapter
 
@@ -288,7 +289,7 @@ def _publish(stage: Stage, parts: Parts) -> None:
     publish(stage, "policy", lambda folder: write_model(policy, parts.tokenizer, folder, start))
 
 
-def _note_doubts(stage: Stage, rows: Sequence[dict[str, Any]]) -> None:
+def _note_doubts(stage: Stage[Ppo], rows: Sequence[dict[str, Any]]) -> None:
     first = [row["ratio_first"] for row in rows if row["ratio_first"] is not None]
     off = [ratio for ratio in first if ratio != 1]
     if off:

@@ -11,6 +11,7 @@ from typing import Any
 
 from rlaif.checkpoints import train_once
 from rlaif.errors import UserError
+from rlaif.options import Rejection
 from rlaif.records import Response
 from rlaif.runfolder import JsonlLog, Stage
 from rlaif.stats import mean
@@ -20,7 +21,7 @@ SHARED = True  # several processes can do it together
 SHARDED = True  # and each can hold a share of the model
 
 
-def run(stage: Stage) -> None:
+def run(stage: Stage[Rejection]) -> None:
     """Write grades.jsonl, policy/ (a model folder) and metrics.jsonl (the learning curve)."""
     from rlaif.engines.loading import context_length, load_causal_lm, load_tokenizer
     from rlaif.rewards import grade, open_rewards
@@ -59,7 +60,7 @@ def best(responses: list[Response], rewards: dict[str, float], keep: int) -> lis
     return [response for texts in by_prompt.values() for response in list(texts.values())[:keep]]
 
 
-def _rows(stage: Stage, kept: list[Response], tokenizer: Any, limit: int) -> list[dict[str, Any]]:
+def _rows(stage: Stage[Rejection], kept: list[Response], tokenizer: Any, limit: int) -> list[dict[str, Any]]:
     """Tokenised examples; responses that are none are dropped with their reason."""
     prompts = stage.prompts_by_id()
     rows: list[dict[str, Any]] = []

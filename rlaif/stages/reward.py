@@ -18,6 +18,7 @@ from rlaif.checkpoints import publish, train_once, write_model
 from rlaif.forecasts import calibration_error
 from rlaif.human.heldout import load_heldout
 from rlaif.intervals import UNIT, mean_interval
+from rlaif.options import Reward
 from rlaif.pairs import Pair, elements, encoder, load_pairs, make_pair
 from rlaif.runfolder import Stage
 from rlaif.storage import read_json, write_json
@@ -31,7 +32,7 @@ Named = tuple[
 REFERENCE = 512  # training replies whose mean and spread of reward are stored for normalisation
 
 
-def run(stage: Stage) -> None:
+def run(stage: Stage[Reward]) -> None:
     """Write reward_model/ (a sequence-classification folder with calibration.json in it) and metrics.jsonl."""
     from rlaif.engines.loading import context_length, load_tokenizer
     from rlaif.rl.ranks import Ranks
@@ -58,7 +59,7 @@ def run(stage: Stage) -> None:
         stage.notes.append("all preferences are of one prompt: nothing is held out, so nothing was measured")
 
 
-def start_model(stage: Stage, start: str | Path, tokenizer: Any) -> Any:
+def start_model(stage: Stage[Reward], start: str | Path, tokenizer: Any) -> Any:
     """The start weights in fp32; a language model gets a head so small that the first margins are near zero."""
     import torch
 
@@ -74,7 +75,9 @@ def start_model(stage: Stage, start: str | Path, tokenizer: Any) -> Any:
     return model
 
 
-def _train(stage: Stage, tokenizer: Any, train: list[Pair], heldout: list[Pair], start: str | Path) -> None:
+def _train(
+    stage: Stage[Reward], tokenizer: Any, train: list[Pair], heldout: list[Pair], start: str | Path
+) -> None:
     from datasets import Dataset
     from trl.trainer.reward_config import RewardConfig
 
@@ -98,7 +101,11 @@ def _train(stage: Stage, tokenizer: Any, train: list[Pair], heldout: list[Pair],
 
 
 def _measured(
-    stage: Stage, members: Sequence[Stage], named: dict[str, Named], train: list[Pair], heldout: list[Pair]
+    stage: Stage[Reward],
+    members: Sequence[Stage],
+    named: dict[str, Named],
+    train: list[Pair],
+    heldout: list[Pair],
 ) -> dict[str, Any]:
     """What calibration.json says, which is written first where it is not there yet."""
     path = stage.dir / "reward_model" / "calibration.json"
@@ -108,7 +115,11 @@ def _measured(
 
 
 def _measure(
-    stage: Stage, members: Sequence[Stage], named: dict[str, Named], train: list[Pair], heldout: list[Pair]
+    stage: Stage[Reward],
+    members: Sequence[Stage],
+    named: dict[str, Named],
+    train: list[Pair],
+    heldout: list[Pair],
 ) -> dict[str, Any]:
     """Calibration of the members' mean reward, each member's scale, and the named held-out sets."""
     replies = list({tuple(pair[side]): None for pair in train for side in ("chosen_ids", "rejected_ids")})
@@ -165,7 +176,7 @@ def disagreement(margins: Sequence[Sequence[float]]) -> float:
     return stats.mean([len({m > 0 for m in pair}) > 1 for pair in zip(*margins, strict=True)])
 
 
-def _named_set(stage: Stage, name: str, path: Path, tokenizer: Any, limit: int) -> Named:
+def _named_set(stage: Stage[Reward], name: str, path: Path, tokenizer: Any, limit: int) -> Named:
     """The pairs of a held-out set as tokens, none of more than `limit`, and what was left out by reason."""
     found = load_heldout(path, stage.dir / "heldout" / name)
     encode = encoder(tokenizer, found.prompts)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from rlaif.options import Sample
 from rlaif.runfolder import Stage
 from rlaif.sampling import sample_responses
 
 
-def run(stage: Stage) -> None:
+def run(stage: Stage[Sample]) -> None:
     """Write responses.jsonl; prompts that do not fit the model's context are dropped and counted."""
     options = stage.options
     prompts = stage.shuffled(stage.run.prompts("train"), "prompts")[: options.prompts]

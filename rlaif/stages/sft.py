@@ -10,6 +10,7 @@ from typing import Any
 
 from rlaif.checkpoints import train_once
 from rlaif.errors import UserError
+from rlaif.options import Sft
 from rlaif.records import Revision
 from rlaif.runfolder import JsonlLog, Stage
 from rlaif.turns import turn_of
@@ -18,7 +19,7 @@ SHARED = True  # several processes can do it together
 SHARDED = True  # and each can hold a share of the model
 
 
-def run(stage: Stage) -> None:
+def run(stage: Stage[Sft]) -> None:
     """Write policy/ (a model folder) and metrics.jsonl (the learning curve)."""
     from rlaif.engines.loading import load_causal_lm, load_tokenizer
     from rlaif.training import fit_responses, heldout_prompts
@@ -38,7 +39,7 @@ def run(stage: Stage) -> None:
         stage.metrics |= {"heldout_loss_before": heldout[0], "heldout_loss_after": heldout[-1]}
 
 
-def _rows(stage: Stage, tokenizer: Any, model: Any) -> list[dict[str, Any]]:
+def _rows(stage: Stage[Sft], tokenizer: Any, model: Any) -> list[dict[str, Any]]:
     """Tokenised examples; every revision that is not one is dropped with its reason."""
     from rlaif.engines.loading import context_length
 

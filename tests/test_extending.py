@@ -1,0 +1,272 @@
+"""The recipes of docs/extending.md, each followed once in a copy of the package, touching only what the recipe names."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+class Copy:
+    """A copy of the package that a recipe changes; nothing of the one under test is touched."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        shutil.copytree(
+            ROOT / "rlaif", folder / "rlaif", ignore=shutil.ignore_patterns("__pycache__", "weights")
+        )
+        for name in ("configs", "constitutions", "prompts"):
+            (folder / name).symlink_to(ROOT / name)
+
+    def file(self, *names: str) -> Path:
+        """The one file of the package whose path ends in these names."""
+        found = [p for p in (self.folder / "rlaif").rglob(names[-1]) if p.parts[-len(names) :] == names]
+        assert len(found) == 1, f"{names}: {found}"
+        return found[0]
+
+    def module(self, *names: str) -> str:
+        """Its name for imports."""
+        return ".".join(self.file(*names).relative_to(self.folder).with_suffix("").parts)
+
+    def add(self, *names: str, text: str) -> None:
+        """Put text at the end of a file."""
+        path = self.file(*names)
+        path.write_text(f"{path.read_text()}\n\n{text}")
+
+    def change(self, *names: str, old: str, new: str) -> None:
+        """Put text in the place of another one, which must be there once."""
+        path = self.file(*names)
+        assert path.read_text().count(old) == 1, f"{names}: {old}"
+        path.write_text(path.read_text().replace(old, new))
+
+    def python(self, code: str, *words: object) -> str:
+        """What a program prints that imports the copy."""
+        return self._run([sys.executable, "-c", code, *map(str, words)])
+
+    def rlaif(self, *words: object, refused: bool = False) -> str:
+        """What the copy's command prints."""
+        return self._run([sys.executable, "-m", "rlaif", *map(str, words)], 2 if refused else 0)
+
+    def _run(self, command: list[str], code: int = 0) -> str:
+        environment = {**os.environ, "PYTHONPATH": f"{self.folder}{os.pathsep}{ROOT}", "COLUMNS": "240"}
+        done = subprocess.run(
+            command, capture_output=True, text=True, cwd=self.folder, env=environment, check=False
+        )
+        assert done.returncode == code, done.stdout + done.stderr
+        return done.stderr if code else done.stdout
+
+
+@pytest.fixture
+def copy(tmp_path):
+    return Copy(tmp_path / "copy")
+
+
+def test_a_stage(copy, project):
+    """Options and file; estimate, order, `show` and the messages for mistakes come from these alone."""
+    options = copy.file("options", "preferences.py")
+    (options.parent / "kto.py").write_text(
+        "from typing import Literal\n\nfrom pydantic import Field\n\n"
+        f"from {copy.module('options', 'preferences.py')} import OnPreferences\n\n\n"
+        'class Kto(OnPreferences):\n    """A toy."""\n\n    needs, makes = ("preferences",), ("policy",)\n'
+        '    stage: Literal["kto"]\n    desirable: float = Field(default=1.0, gt=0)\n'
+    )
+    (copy.file("stages", "dpo.py").parent / "kto.py").write_text(
+        f"from {copy.module('records.py')} import Preference\n\n\n"
+        "def run(stage):\n"
+        '    kept = stage.load("preferences", Preference)\n    (stage.dir / "policy").mkdir(exist_ok=True)\n'
+        '    stage.metrics = {"pairs": len(kept), "desirable": stage.options.desirable}\n'
+    )
+    config = project / "config.yaml"
+    config.write_text(config.read_text() + "  - {stage: kto, desirable: 2.5}\n")
+    assert '"stage": "kto"' in copy.rlaif("run", config, "--dry-run")
+    copy.rlaif("run", config, "--out", project / "run")
+    assert "desirable 2.5" in copy.rlaif("show", project / "run")
+    assert "kto" in copy.python(
+        f"from pathlib import Path; from {copy.module('runfolder.py')} import Run; "
+        f"print(*Run.load(Path({str(project / 'run')!r})).policies)"
+    )
+    assert 'unknown key "desirable"' not in copy.rlaif("run", config, "--dry-run", "-s", "kto.desirable=3")
+    assert "desirable" in copy.rlaif("run", config, "--dry-run", "-s", "kto.desirabel=3", refused=True)
+
+
+def test_a_reward_source(copy):
+    copy.change(
+        "options", "sources.py", old="class Folder(SourceKind):",
+        new='class Length(SourceKind):\n    name, opens = "length", "'
+        + copy.module("rewards.py") + ':length_score"\n\n\nclass Folder(SourceKind):',
+    )  # fmt: skip
+    copy.change("options", "sources.py", old="Function, Folder)", new="Function, Length, Folder)")
+    copy.add(
+        "rewards.py",
+        text="def length_score(stage, option, tokenizer, judge):\n"
+        f"    from {copy.module('rl', 'reward.py')} import FunctionReward\n"
+        "    return FunctionReward(option.source, lambda prompts, texts: [float(len(t)) for t in texts], tokenizer)\n",
+    )
+    said = copy.python(
+        f"from {copy.module('options', 'ppo.py')} import Ppo; from {copy.module('plugin.py')} import own\n"
+        "ppo = Ppo.model_validate({'stage': 'ppo', 'rewards': [{'source': 'length'}]}); option = ppo.rewards[0]\n"
+        "print(ppo.wants, own(option.kind.opens)(None, option, None, None).ask([None], ['four']))"
+    )
+    assert said.split() == ["('prompts',", "'policy')", "[4.0]"]
+
+
+def test_an_import_format(copy, tmp_path):
+    copy.add(
+        "human", "formats.py",
+        text="def read_toy(path):\n    for row in json_lines(path):\n"
+        '        yield Pair((("user", row["q"]),), row["good"], row["bad"], "a", Annotator(kind="human", id="toy"))\n\n\n'
+        'READERS["toy"] = read_toy\n',
+    )  # fmt: skip
+    (tmp_path / "toy.jsonl").write_text('{"q": "Why?", "good": "So.", "bad": "No."}\n')
+    said = copy.rlaif("data", "import", "toy", tmp_path / "toy.jsonl", "--out", tmp_path / "made")
+    assert '"kept": 1' in said
+    assert (tmp_path / "made" / "labels.jsonl").exists()
+
+
+def test_an_engine(copy, project):
+    (copy.file("engines", "openai.py").parent / "echo.py").write_text(
+        f"from {copy.module('engines', 'shared.py').rpartition('.')[0]} import Scripted\n\n\n"
+        "class EchoEngine(Scripted):\n"
+        "    def __init__(self, config):\n"
+        "        super().__init__(on_generate=lambda request: request.messages[-1]['content'], name=config.model)\n"
+    )
+    copy.change(
+        "options", "engines.py", old='    "scripted": EngineKind(',
+        new='    "echo": EngineKind("' + copy.module("engines", "echo.py") + ':EchoEngine", cached=False),\n'
+        '    "scripted": EngineKind(',
+    )  # fmt: skip
+    config, out = project / "config.yaml", project / "run"
+    copy.rlaif(
+        "run",
+        config,
+        "--out",
+        out,
+        "--until",
+        "sample[0]",
+        "-s",
+        "policy.engine=echo",
+        "-s",
+        "policy.model=e1",
+    )
+    texts = (out / "01_sample" / "responses.jsonl").read_text().splitlines()
+    assert len(texts) == 24
+    assert all('"text":"Question' in line and "scripted:e1" in line for line in texts)
+    assert "echo" in copy.rlaif("run", config, "--dry-run", "-s", "policy.engine=ecko", refused=True)
+
+
+def test_a_metric(copy, tmp_path):
+    copy.change(
+        "metrics.py", old="METRICS = (\n",
+        new='METRICS = (\n    Metric("words", "words a response", "as split at blanks", lambda row, texts: '
+        'len(texts[row.response_id].text.split()), bounds=POSITIVE, digits=1, better="less"),\n',
+    )  # fmt: skip
+    page, code = tmp_path / "page.html", "from pathlib import Path; from tests.hand_made import hand_made; "
+    for name, second in (("a", ""), ("b", ", second=True")):
+        copy.python(f"{code}hand_made(Path({str(tmp_path / name)!r}){second})")
+    told = copy.rlaif("compare", tmp_path / "a", tmp_path / "b", "--out", page, "--trust")
+    assert any(line.startswith("words: ") for line in told.splitlines())
+    assert "words a response<small>as split at blanks; less is better</small>" in page.read_text()
+    assert "words" in copy.rlaif("show", tmp_path / "a")
+    report = copy.module("report.py")
+    copy.python(
+        f"from pathlib import Path; from {report} import write_report; write_report(Path({str(tmp_path / 'a')!r}))"
+    )
+    assert "words a response" in (tmp_path / "a" / "report.html").read_text()
+
+
+def test_a_judge_mode(copy, project):
+    copy.change(
+        "options", "modes.py", old="MODES = {\n", new='MODES = {\n    "worst": JudgeMode(("worst",)),\n'
+    )
+    (copy.folder / "toy.py").write_text(
+        f"from {copy.module('engines', 'shared.py').rpartition('.')[0]} import Scripted\n"
+        "from tests.scripts import write_feedback\n\n\n"
+        "def feedback():\n"
+        "    return Scripted(write_feedback, lambda m, s, choices: [1 / (2 + i) for i, _ in enumerate(choices)], 'toy')\n"
+    )
+    config, out = project / "config.yaml", project / "run"
+    options = ("-s", "label.mode=worst", "-s", "feedback.model=toy:feedback")
+    planned = copy.rlaif("run", config, "--dry-run", *options)
+    copy.rlaif("run", config, "--out", out, *options)
+    labels = (out / "05_label" / "labels.jsonl").read_text().splitlines()
+    assert labels
+    assert all("log-probabilities of the worst of" in line for line in labels)
+    assert '"stage": "label"' in planned
+
+
+def test_a_chart(copy, tmp_path):
+    copy.change(
+        "report.py", old="CURVES = (\n", new='CURVES = (\n    ("A toy chart", (("entropy", "toy line"),)),\n'
+    )
+    path = tmp_path / "run"
+    report = copy.module("report.py")
+    copy.python(
+        f"from pathlib import Path; from {report} import write_report; from tests.fake_run import fake_run; "
+        f"write_report(fake_run(Path({str(path)!r}), prompts=8))"
+    )
+    assert "A toy chart" in (path / "report.html").read_text()
+
+
+def test_an_alarm(copy):
+    copy.change(
+        "rl",
+        "alarms.py",
+        old="CHECKS: tuple[Check, ...] = (\n",
+        new="CHECKS: tuple[Check, ...] = (\n    toy,\n",
+    )
+    copy.change(
+        "rl", "alarms.py", old="Check = Callable[[Rows], Iterator[Alarm]]\n",
+        new='def toy(rows):\n    yield Alarm("toy", "it is a toy", ("raise {kl_coef}",))\n\n\n'
+        "Check = Callable[[Rows], Iterator[Alarm]]\n",
+    )  # fmt: skip
+    said = copy.python(
+        f"from {copy.module('rl', 'alarms.py')} import alarms; "
+        "print(*(alarm.kind for alarm in alarms([{'update': n, 'score': 0.0, 'episodes': n} for n in range(40)])))"
+    )
+    assert said.split() == ["toy"]
+
+
+def test_a_command(copy):
+    copy.change(
+        "cli.py",
+        old="class Progress:",
+        new='@app.command()\ndef hello() -> None:\n    """Greet."""\n    say("hello")\n\n\nclass Progress:',
+    )
+    assert copy.rlaif("hello") == "hello\n"
+    assert "Greet." in copy.rlaif("--help")
+
+
+def test_a_field_of_the_constitution(copy, project):
+    copy.change(
+        "constitution.py", old="    tags: tuple[str, ...] = ()\n",
+        new="    tags: tuple[str, ...] = ()\n    severity: int = Field(default=1, ge=1)\n",
+    )  # fmt: skip
+    copy.change(
+        "prompts.py",
+        old='        "tags": principle.tags,\n',
+        new='        "tags": principle.tags,\n        "severity": principle.severity,\n',
+    )
+    file = project / "constitution.yaml"
+    file.write_text(file.read_text().replace("weight: 2.0", "weight: 2.0, severity: 3"))
+    assert "2 principles" in copy.rlaif("constitution", "lint", file)
+    assert '"severity"' in copy.rlaif("constitution", "schema")
+    said = copy.python(
+        f"from pathlib import Path; from {copy.module('constitution.py')} import Constitution; "
+        f"from {copy.module('prompts.py')} import principle_values; "
+        f"print(*(principle_values(p)['severity'] for p in Constitution.load(Path({str(file)!r})).principles))"
+    )
+    assert said.split() == ["1", "3"]
+
+
+def test_every_recipe_is_followed():
+    titles = [
+        line.removeprefix("## ").replace(" ", "_").lower()
+        for line in (ROOT / "docs" / "extending.md").read_text().splitlines()
+        if line.startswith("## ")
+    ]
+    assert titles
+    assert all(f"test_{title}" in globals() for title in titles), titles
