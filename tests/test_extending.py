@@ -227,7 +227,7 @@ def test_an_alarm(copy):
         f"from {copy.module('rl', 'alarms.py')} import alarms; "
         "print(*(alarm.kind for alarm in alarms([{'update': n, 'score': 0.0, 'episodes': n} for n in range(40)])))"
     )
-    assert said.split() == ["toy"]
+    assert said.split()[0] == "toy"
 
 
 def test_a_command(copy):

@@ -27,7 +27,7 @@ from rlaif.engines import open_engine
 from rlaif.errors import UserError
 from rlaif.forecasts import kappa_interval
 from rlaif.gold import no_gold
-from rlaif.intervals import mean_interval
+from rlaif.intervals import ANY, mean_interval
 from rlaif.judge import Judge
 from rlaif.metrics import METRICS, Metric
 from rlaif.prompts import Templates
@@ -238,7 +238,9 @@ class Pair:
         return {
             self.a.letter: means[0],
             self.b.letter: means[1],
-            "delta": arm_delta(values[0], values[1], self.clusters, bounds=metric.gap),
+            "delta": arm_delta(
+                values[0], values[1], self.clusters, bounds=metric.gap if self.prompts else ANY
+            ),
         }
 
     def _values(self, metric: Metric, side: Side) -> dict[str, float]:

@@ -19,6 +19,7 @@ from tests.oracle.scripts import RULES
 from tests.oracle.test_show import FORWARD
 
 NO_FIGURES = {
+    "metrics/**": "how figures of policies are read and shown: tests/golden",
     "provenance/**": "the manifest: tests/test_run.py",
     "policies/*/wordings": "None: this config holds no wordings out; tests/test_groups.py",
     "?policies/*/controlled/reason": "None where there is a figure",
