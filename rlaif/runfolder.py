@@ -228,9 +228,8 @@ class Stage(Generic[O_co]):
         """Where the latest earlier stage left an artefact (`policy` and `reward_model`: a folder; rows: a file)."""
         for stage in reversed(self.run.stages[: self.number - 1]):
             if artefact in stage.options.makes:
-                return stage.dir / (
-                    artefact if artefact in ("policy", "reward_model") else f"{artefact}.jsonl"
-                )
+                is_folder = artefact in ("policy", "reward_model")
+                return stage.dir / (artefact if is_folder else f"{artefact}.jsonl")
         if artefact == "policy":
             return Path(self.config.policy.model)
         raise UserError(f"{self.dir.name}: no earlier stage makes {artefact}.", "a stage that makes it")
