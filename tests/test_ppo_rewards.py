@@ -91,6 +91,18 @@ def test_sources_are_scaled_weighed_and_reported(tmp_path, policy):
     assert any(row.get("unread/judge") for row in rows_of(stage))
 
 
+def test_the_value_model_starts_from_the_weighted_scaled_reward(tmp_path, policy):
+    from rlaif.engines.loading import load_tokenizer
+
+    stage = stage_of(tmp_path / "run", policy, rewards=[{"source": "reward_model", "weight": -2.0}])
+    opened = ppo.open_rewards(stage, load_tokenizer(policy))
+    (source,) = opened.rewards.sources
+    source.scale = Scale(0.5, 4.0)
+    head = ppo._value_model(stage, opened, None).score
+    torch.testing.assert_close(head.weight, -2.0 / 4.0 * source.score.model.score.weight)
+    torch.testing.assert_close(head.bias, torch.tensor([-2.0 * -0.5 / 4.0]))
+
+
 def test_a_raw_source_keeps_its_scale_and_no_reward_model_is_needed(tmp_path, policy):
     rewards = [{"source": f"{SELF}:brevity", "scale": False}]
     stage = stage_of(tmp_path / "run", policy, rewards=rewards, updates=1)
