@@ -192,6 +192,7 @@ heldout_sets.<set>.dropped.<reason> | int | pairs left out, by reason
 heldout_sets.<set>.<figure> | – | the figures above on this set
 members[].<figure> | – | figures of each member; missing without an ensemble
 disagreement | float | share of pairs on whose winner members differ; missing without an ensemble
+disagreement_ci | pair | its interval; missing without an ensemble
 """
 LOSSES = """
 steps | int | optimiser steps
@@ -212,9 +213,10 @@ gold_ci.<principle> | pair | its interval
 compliance.<principle> | float | mean probability by the judge that the principle is kept
 compliance_ci.<principle> | pair | its interval
 compliance_unread | float | share of the judge's answers that could not be read; null where it was not asked
+compliance_unread_ci | pair | its interval
 win_rate.value | float | share of responses that beat the base policy's by the judge, a tie counting ½; missing for the base policy, and without a judge
 win_rate.ci | pair | its interval
-win_rate.<figure> | – | ties, invalid: shares; n, groups: prompts; different: whether it is shown not to be ½
+win_rate.<figure> | – | ties, invalid: shares; invalid_ci: the interval of invalid; n, groups: prompts; different: whether it is shown not to be ½
 kl | float | mean KL to the base policy of a response; null where it cannot be told
 kl_ci | pair | its interval
 length | float | mean length
@@ -244,10 +246,12 @@ comparisons | int | pairs labelled
 verdicts | int | labels of a judge
 decided | int | questions asked in both orders of which one verdict at least is no tie
 order_flip_rate | float | share of these that flip with the order; null where none is decided
+order_flip_rate_ci | pair | its interval
 first_position_rate | float | share of the verdicts that are no tie that choose the response shown first
 mass | float | mean probability on the answers; null where none is known
 written | int | verdicts read from written answers
 invalid_rate | float | share of verdicts that could not be read, abstentions apart
+invalid_rate_ci | pair | its interval
 refused | int | of these, refusals
 too_long | int | of these, questions longer than the context
 not_numbers | int | of these, scores that are NaN
@@ -256,6 +260,7 @@ sources.<kind> | int | labels by kind of annotator
 by_principle.<principle>.n | int | labels under the principle
 by_principle.<principle>.decided | int | its decided pairs of orders
 by_principle.<principle>.flip_rate | float | share of these that flip
+by_principle.<principle>.flip_rate_ci | pair | its interval
 by_principle.<principle>.mean_confidence | float | mean distance of a label's `p_a` from ½
 by_principle.<principle>.<agreement> | – | `agreement_with_gold`, `gold_decided`, `gold_groups`, `agreement_with_gold_ci` under the principle
 agreement_with_gold | float | share of opinions on the side of the truth where the truth decides; missing without a gold scorer

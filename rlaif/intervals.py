@@ -55,6 +55,11 @@ def known_edges(ci: Interval) -> list[float | None]:
     return [edge if math.isfinite(edge) else None for edge in ci]
 
 
+def within(ci: Interval, bounds: Interval) -> Interval:
+    """An interval without what lies beyond the bounds."""
+    return max(ci[0], bounds[0]), min(ci[1], bounds[1])
+
+
 def quantile(freedom: float, level: float) -> float:
     """The two-sided quantile of Student's t, of the normal distribution for infinite degrees of freedom."""
     from scipy.special import stdtrit
@@ -299,6 +304,7 @@ class WinRate(TypedDict):
     ci: Interval
     ties: float
     invalid: float
+    invalid_ci: Interval
     n: int
     groups: int
     different: bool
@@ -307,16 +313,17 @@ class WinRate(TypedDict):
 def win_rate(p: Sequence[float | None], clusters: Clusters = None, tie_margin: float = TIE_MARGIN) -> WinRate:
     """Win rate from one probability a prompt (None = unreadable), as `outcomes`.
 
-    `ties` is the share of the readable verdicts, `invalid` the share of all, `n` the number of readable ones and
+    `ties` is the share of the readable verdicts, `invalid` (with its interval) the share of all, `n` the number of readable ones and
     `groups` that of their clusters; `different` says that it is shown not to be ½.
     """
     read = [at for at, x in enumerate(p) if x is not None]
     keys = None if clusters is None else [clusters[at] for at in read]
     wins = outcomes([x for x in p if x is not None], tie_margin)
     ci = mean_interval(wins, UNIT, keys) if len(wins) else (NAN, NAN)
+    invalid_ci = mean_interval([x is None for x in p], UNIT, clusters) if p else (NAN, NAN)
     return {
         "value": mean(wins), "ci": ci, "ties": mean(wins == 0.5), "invalid": 1 - len(wins) / len(p) if p else NAN,
-        "n": len(wins), "groups": count(len(wins), keys),
+        "invalid_ci": invalid_ci, "n": len(wins), "groups": count(len(wins), keys),
         "different": shown(wins - 0.5, (ci[0] - 0.5, ci[1] - 0.5), keys),
     }  # fmt: skip
 

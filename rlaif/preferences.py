@@ -11,13 +11,14 @@ docs/labelling.md says why, and what was measured.
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from typing import Any
 
 from rlaif.constitution import Constitution, Principle
 from rlaif.errors import UserError
+from rlaif.intervals import UNIT, Interval, mean_interval
 from rlaif.records import Label, verdict_of
 from rlaif.runfolder import Stage
 
@@ -170,6 +171,16 @@ class Tally:
                 self.flips += (p["ab"] > 0.5) != (p["ba"] > 0.5)
         return self
 
+    @property
+    def asked(self) -> int:
+        """Verdicts that are not abstentions."""
+        return self.judged - self.abstained
+
+    @property
+    def unread(self) -> int:
+        """Of those asked, how many could not be read."""
+        return self.asked - self.read
+
     def _count(self, label: Label) -> None:
         self.judged += 1
         if label.reason is not None:
@@ -196,7 +207,6 @@ class Tally:
 
     def figures(self) -> dict[str, Any]:
         """How far the judge can be trusted: flips with the order, first-position rate, captured mass, unreadable verdicts."""
-        asked = self.judged - self.abstained
         return {
             "verdicts": self.judged,
             "decided": self.decided,
@@ -204,7 +214,7 @@ class Tally:
             "first_position_rate": ratio(self.first, self.sided),
             "mass": ratio(self.mass, self.read - self.written),
             "written": self.written,
-            "invalid_rate": ratio(asked - self.read, asked),
+            "invalid_rate": ratio(self.unread, self.asked),
             "refused": self.refused,
             "too_long": self.too_long,
             "not_numbers": self.not_numbers,
@@ -217,6 +227,44 @@ def ratio(part: float, whole: float) -> float | None:
     return part / whole if whole else None
 
 
-def order_statistics(labels: Sequence[Label]) -> dict[str, Any]:
-    """The figures of a `Tally` of these labels."""
-    return Tally().add(labels).figures()
+class ShareByCluster:
+    """A share of 0/1 outcomes that is counted by cluster of prompts, for its interval."""
+
+    def __init__(self) -> None:
+        self.hits: Counter[str] = Counter()
+        self.of: Counter[str] = Counter()
+
+    def add(self, cluster: str, hits: int, of: int = 1) -> None:
+        """Count `of` outcomes of a cluster, of which `hits` are 1."""
+        if of:
+            self.hits[cluster] += hits
+            self.of[cluster] += of
+
+    @property
+    def value(self) -> float | None:
+        """The share, None where nothing was counted."""
+        return ratio(self.hits.total(), self.of.total())
+
+    @property
+    def ci(self) -> Interval | None:
+        """The share's 95 % interval over clusters, None where nothing was counted."""
+        values = [
+            hit for key, n in self.of.items() for hit in [1] * self.hits[key] + [0] * (n - self.hits[key])
+        ]
+        return mean_interval(values, UNIT, list(self.of.elements())) if values else None
+
+
+def order_statistics(labels: Sequence[Label], clusters: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """The figures of a `Tally` of these labels, with the intervals of order flips and of unreadable verdicts.
+
+    `clusters` names the cluster of each comparison's prompt; by default every comparison is its own.
+    """
+    rows: dict[str, list[Label]] = defaultdict(list)
+    for label in labels:
+        rows[label.comparison_id].append(label)
+    flips, unread = ShareByCluster(), ShareByCluster()
+    for comparison, own in rows.items():
+        cluster, tally = clusters[comparison] if clusters else comparison, Tally().add(own)
+        flips.add(cluster, tally.flips, tally.decided)
+        unread.add(cluster, tally.unread, tally.asked)
+    return {**Tally().add(labels).figures(), "order_flip_rate_ci": flips.ci, "invalid_rate_ci": unread.ci}

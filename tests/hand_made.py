@@ -29,15 +29,15 @@ SECOND = {
 }  # fmt: skip
 PREFERRED = (0.91, 0.82, 0.73, 0.52, 0.34, 0.25, 0.16, 0.97, 0.88, 0.64)
 LABELS = {
-    "comparisons": 141, "verdicts": 563, "decided": 257, "order_flip_rate": 0.123, "first_position_rate": 0.556,
-    "mass": 0.789, "invalid_rate": 0.034, "refused": 14, "too_long": 5, "not_numbers": 3, "abstained": 21, "written": 8,
+    "comparisons": 141, "verdicts": 563, "decided": 257, "order_flip_rate": 0.123, "order_flip_rate_ci": [0.087, 0.169], "first_position_rate": 0.556,
+    "mass": 0.789, "invalid_rate": 0.034, "invalid_rate_ci": [0.019, 0.058], "refused": 14, "too_long": 5, "not_numbers": 3, "abstained": 21, "written": 8,
     "sources": {"ai": 150, "human": 213}, "agreement_with_gold": 0.876, "agreement_with_gold_ci": [0.812, 0.917],
     "gold_decided": 152, "gold_groups": 119, "gold_tie_distance": 0.067,
     "agreement_by_source": {"ai": 0.861, "human": 0.894},
     "by_principle": {
-        "no-rude": {"n": 288, "decided": 131, "flip_rate": 0.145, "mean_confidence": 0.322, "agreement_with_gold": 0.843,
+        "no-rude": {"n": 288, "decided": 131, "flip_rate": 0.145, "flip_rate_ci": [0.094, 0.213], "mean_confidence": 0.322, "agreement_with_gold": 0.843,
                     "agreement_with_gold_ci": [0.778, 0.884], "gold_decided": 71, "gold_groups": 62},
-        "no-wrong": {"n": 275, "decided": 126, "flip_rate": 0.101, "mean_confidence": 0.411, "agreement_with_gold": 0.902,
+        "no-wrong": {"n": 275, "decided": 126, "flip_rate": 0.101, "flip_rate_ci": [0.061, 0.164], "mean_confidence": 0.411, "agreement_with_gold": 0.902,
                      "agreement_with_gold_ci": [0.851, 0.939], "gold_decided": 81, "gold_groups": 57},
     },
 }  # fmt: skip
@@ -55,7 +55,7 @@ REWARD = {
     "baselines": {"longer": 0.468, "constant": 0.505}, "reward_mean": 0.36, "reward_std": 1.84,
     "by_source": {"ai": {"n": 61, "accuracy": 0.824, "accuracy_ci": [0.733, 0.891]},
                   "human": {"n": 36, "accuracy": 0.843, "accuracy_ci": [0.701, 0.932]}},
-    "members": [{"heldout_accuracy": 0.815}, {"heldout_accuracy": 0.827}], "disagreement": 0.083,
+    "members": [{"heldout_accuracy": 0.815}, {"heldout_accuracy": 0.827}], "disagreement": 0.083, "disagreement_ci": [0.041, 0.148],
     "heldout_sets": {"hh": {"n": 512, "dropped": {}, "heldout_accuracy": 0.617, "heldout_accuracy_ci": [0.575, 0.658],
                             "ece": 0.109, "ece_ci": [0.071, 0.144], "baselines": {"longer": 0.541, "constant": 0.499}}},
 }  # fmt: skip
@@ -224,7 +224,7 @@ def card() -> dict[str, Any]:
         },
         "consistency": {**f.rate(), "turned": f.rate(), "accuracy": f.accuracy(),
                         "by_principle": {rule: f.rate() for rule in rules}},
-        "readability": {"invalid_rate": f.share(), "mass": f.share(),
+        "readability": {"invalid_rate": f.share(), "invalid_rate_ci": [0.007, 0.029], "mass": f.share(),
                         "written": {"choice": f.whole(), "refusal": f.whole(), "other": f.whole()}},
         "injection": {
             "families": {name: f.attack() for name in attacks},

@@ -111,12 +111,19 @@ def test_writing_the_report_changes_no_row(tmp_path):
 def test_a_judge_that_cannot_be_trusted_is_named_so(tmp_path):
     run = fake_run(tmp_path / "run")
     assert doubts(Evidence(run)) == []
-    change_metrics(run, "label", order_flip_rate=0.44, mass=0.03, agreement_with_gold=0.55, invalid_rate=0.2)
+    edges = {
+        "order_flip_rate_ci": [0.41, 0.48],
+        "invalid_rate_ci": None,
+        "agreement_with_gold_ci": [0.5, 0.6],
+    }
+    change_metrics(
+        run, "label", order_flip_rate=0.44, mass=0.03, agreement_with_gold=0.55, invalid_rate=0.2, **edges
+    )
     said = " ".join(doubts(Evidence(run)))
     for part in (
-        "44% of its decided verdicts turn round",
+        "44% [41%, 48%] of its decided verdicts turn round",
         "only 0.03 of its probability",
-        "only 55% of",
+        "only 55% [50%, 60%] of",
         "20% of the verdicts",
     ):
         assert part in said

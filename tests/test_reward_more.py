@@ -12,6 +12,7 @@ from rlaif.pairs import elements
 from rlaif.records import Preference
 from rlaif.stages import reward
 from rlaif.storage import read_json
+from tests.oracle import equations
 from tests.tiny_models import hand_made_run, preference, prompts_of, reply, tiny_policy
 
 WORDS = ("good", "thanks", "rain", "bad")  # best first
@@ -186,7 +187,12 @@ def test_members_differ_by_seed_and_are_measured_together_and_each(tmp_path, pol
 
 def test_margins_of_members_by_hand():
     assert reward.mean_of([[1.0, -2.0], [3.0, 0.0]]) == [2.0, -1.0]
-    assert reward.disagreement([[1.0, -2.0, 3.0], [3.0, 1.0, 1.0]]) == pytest.approx(1 / 3)
+    pairs = [{"cluster": name} for name in "aab"]
+    found = reward.disagreement([[1.0, -2.0, 3.0], [3.0, 1.0, 1.0]], pairs)
+    assert found["disagreement"] == pytest.approx(1 / 3)
+    assert found["disagreement_ci"] == pytest.approx(
+        equations.counted([(0, 1, "a"), (1, 1, "a"), (0, 1, "b")]), rel=1e-5
+    )
 
 
 def hh_file(path, rows=6):

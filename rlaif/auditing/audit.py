@@ -57,7 +57,8 @@ class Audit:
         """Every figure, as plain data."""
         before = self.judge.engine.usage.calls
         rows, labels = self.ask(self.cases, "verdicts")
-        statistics = order_statistics(labels)
+        clusters = {c.question.comparison.id: c.question.prompt.cluster for c in self.cases}
+        statistics = order_statistics(labels, clusters)
         card = {
             "judge": self._identity(),
             "seed": self.seed,
@@ -72,7 +73,8 @@ class Audit:
                       "by_principle": measures.by_principle(rows, measures.order)},
             "bias": {"length": measures.length(rows), **self._dressed()},
             "consistency": self._reworded(rows),
-            "readability": {"invalid_rate": statistics["invalid_rate"], "mass": statistics["mass"], "written": self._written()},
+            "readability": {"invalid_rate": statistics["invalid_rate"], "invalid_rate_ci": statistics["invalid_rate_ci"],
+                            "mass": statistics["mass"], "written": self._written()},
             "injection": self._attacked(rows),
             "no_gold": ungraded(self.gold, self.constitution, [case.question.prompt for case in self.cases]),
         }  # fmt: skip

@@ -9,7 +9,7 @@ from typing import Any
 from markupsafe import Markup
 
 from rlaif.comparing import charts
-from rlaif.comparing.page import ci, fixed, write_page
+from rlaif.comparing.page import ci, fixed, percent, write_page
 from rlaif.gold import no_gold
 
 # Beyond these a figure stops meaning what a reader takes it for.
@@ -87,12 +87,13 @@ def _truth(accuracy: dict[str, Any], calibration: dict[str, Any]) -> Iterator[st
 def _reading(order: dict[str, Any], readability: dict[str, Any]) -> Iterator[str]:
     if order["value"] is not None and order["value"] > FLIPS:
         yield (
-            f"{order['value']:.0%} of its clear verdicts turn round when the replies change places; a coin's do in half."
+            f"{percent(order['value'], order.get('ci'))} of its clear verdicts turn round when the replies change places; a coin's do in half."
         )
     if readability["mass"] is not None and readability["mass"] < MASS:
         yield f"It gives the two answers only {readability['mass']:.2g} of its probability: it hardly answers the question."
     if readability["invalid_rate"]:
-        yield f"{readability['invalid_rate']:.1%} of the verdicts could not be read."
+        share = percent(readability["invalid_rate"], readability.get("invalid_rate_ci"), 1)
+        yield f"{share} of the verdicts could not be read."
     written = readability["written"]
     if written["refusal"]:
         yield f"Asked to write its answer, it refused {written['refusal']} of {sum(written.values())} times."

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from rlaif.comparing.evidence import Evidence
+from rlaif.comparing.page import percent
 from rlaif.gold import no_gold
 from rlaif.options import STAGES, Watched
 
@@ -44,7 +45,7 @@ def _judge(labels: dict[str, Any]) -> Iterator[str]:
     agreement, invalid = labels.get("agreement_with_gold"), labels.get("invalid_rate")
     if flips is not None and flips > FLIPS:
         yield (
-            f"The judge can hardly be trusted: {flips:.0%} of its decided verdicts turn round when the two replies "
+            f"The judge can hardly be trusted: {percent(flips, labels.get('order_flip_rate_ci'))} of its decided verdicts turn round when the two replies "
             "change places. A coin would do so in half of the cases."
         )
     if mass is not None and mass < MASS:
@@ -54,11 +55,13 @@ def _judge(labels: dict[str, Any]) -> Iterator[str]:
         )
     if agreement is not None and agreement < AGREEMENT:
         yield (
-            f"The labels agree with the known truth in only {agreement:.0%} of the decided comparisons; "
+            f"The labels agree with the known truth in only {percent(agreement, labels.get('agreement_with_gold_ci'))} "
+            "of the decided comparisons; "
             "guessing reaches 50%."
         )
     if invalid is not None and invalid > MISSING:
-        yield f"{invalid:.0%} of the verdicts could not be read; they are missing, not counted as ties."
+        share = percent(invalid, labels.get("invalid_rate_ci"))
+        yield f"{share} of the verdicts could not be read; they are missing, not counted as ties."
 
 
 def _gold(evidence: Evidence) -> Iterator[str]:

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from rlaif.comparing.arms import Side
 from rlaif.comparing.measures import Clusters, Table, clusters_of, gold, table
 from rlaif.constitution import Constitution
 from rlaif.gold import load_gold, with_all
-from rlaif.intervals import WinRate, length_controlled, seed_chance, win_rate, with_seed_variance
+from rlaif.intervals import (
+    UNIT,
+    WinRate,
+    length_controlled,
+    seed_chance,
+    win_rate,
+    with_seed_variance,
+    within,
+)
 from rlaif.judge import Judge, Question
 from rlaif.preferences import aggregate, combine_orders, order_statistics
 from rlaif.records import Comparison, Label, Prompt
 from rlaif.runfolder import silent_progress
-from rlaif.stats import outcomes
+from rlaif.stats import mean, outcomes
 
 T = TypeVar("T")
 
@@ -65,15 +73,29 @@ def judged(matches: Sequence[tuple[Side, Side]], prompts: Sequence[Prompt], judg
     longer = [[a.rows[prompt.id].tokens - b.rows[prompt.id].tokens for prompt in prompts] for a, b in matches]
     read = [(x, d, prompt.cluster) for chances, gaps in zip(p, longer, strict=True)
             for x, d, prompt in zip(chances, gaps, prompts, strict=True) if x is not None]  # fmt: skip
-    statistics = order_statistics([label for rows in labels.values() for label in rows])
+    statistics = _order_statistics(questions, labels)
     return {
         **_win_rate(p, [[prompt.cluster for prompt in prompts]] * len(p)),
         "judge": judge.engine.fingerprint,
         "length_controlled": length_controlled(outcomes([x for x, *_ in read]), [d for _, d, _ in read], [c for *_, c in read]),
         "identical": len(flat) - len(different),
-        **{key: statistics[key] for key in ("verdicts", "order_flip_rate", "mass")},
+        **{key: statistics[key] for key in ("verdicts", "order_flip_rate", "order_flip_rate_ci", "mass")},
         "by_principle": _by_principle(questions, labels, constitution),
     }  # fmt: skip
+
+
+def _order_statistics(
+    questions: Sequence[Sequence[Question]], labels: Mapping[str, list[Label]]
+) -> dict[str, Any]:
+    """`order_statistics` of all matches; the interval of flips covers their spread, too, where there are several."""
+    clusters = {question.comparison.id: question.prompt.cluster for row in questions for question in row}
+    found = order_statistics([label for own in labels.values() for label in own], clusters)
+    if found["order_flip_rate"] is None:
+        return found
+    rows = ([x for q in row if q.a != q.b for x in labels[q.comparison.id]] for row in questions)
+    rates = [rate for row in rows if (rate := order_statistics(row)["order_flip_rate"]) is not None]
+    edges = with_seed_variance(found["order_flip_rate"], found["order_flip_rate_ci"], rates)
+    return {**found, "order_flip_rate_ci": within(edges, UNIT)}
 
 
 def _win_rate(seeds: Sequence[Sequence[float | None]], clusters: Sequence[Sequence[str]]) -> WinRate:
@@ -82,7 +104,17 @@ def _win_rate(seeds: Sequence[Sequence[float | None]], clusters: Sequence[Sequen
     found = win_rate([p for row in seeds for p in row], [key for row in clusters for key in row])
     means = [win_rate(row)["value"] for row in seeds]
     low, high = with_seed_variance(found["value"], found["ci"], means, chance=_chance(seeds, clusters))
-    return {**found, "ci": (low, high), "different": found["different"] and not low <= 0.5 <= high}
+    unread = [[float(p is None) for p in row] for row in seeds]
+    shares = [mean(row) for row in unread]
+    invalid = with_seed_variance(
+        found["invalid"], found["invalid_ci"], shares, chance=_chance(unread, clusters)
+    )
+    return {
+        **found,
+        "ci": (low, high),
+        "invalid_ci": within(invalid, UNIT),
+        "different": found["different"] and not low <= 0.5 <= high,
+    }
 
 
 def _chance(seeds: Sequence[Sequence[float | None]], clusters: Sequence[Sequence[str]]) -> float:

@@ -84,6 +84,14 @@ def ci(interval: Any, digits: int = 2) -> str:
     return f"[{low}, {high}]" if known[1] else f"[{low}, open)"
 
 
+def percent(value: float, interval: Any = None, digits: int = 0) -> str:
+    """A share in percent, with its interval in brackets where there is one."""
+    edges = interval or (None,)
+    known = all(edge is not None and math.isfinite(edge) for edge in edges)
+    brackets = f" [{', '.join(f'{edge:.{digits}%}' for edge in edges)}]" if known else ""
+    return f"{value:.{digits}%}{brackets}"
+
+
 def signed_zero(value: float, digits: int) -> str:
     """A number with fixed digits, a true minus and no minus before 0."""
     return f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "−")

@@ -19,7 +19,7 @@ from rlaif.comparing.summary import summarise
 from rlaif.intervals import WinRate, count, length_controlled, win_rate
 from rlaif.metrics import METRICS
 from rlaif.options import Watched
-from rlaif.preferences import ratio
+from rlaif.preferences import ShareByCluster
 from rlaif.records import Evaluation
 from rlaif.stats import outcomes
 from rlaif.storage import read_json
@@ -142,10 +142,11 @@ def details(evidence: Evidence) -> list[str]:
         f"{len(fell)} fell: {', '.join(fell)}." if fell else "none fell clearly."
     )
     wins = _wins(evidence, list(evidence.evaluations[str(final)].values()))
+    flips = flip_rate(evidence, evidence.evaluations[str(final)].values())
     judge = (
         f"The judge prefers {final} to base in {fixed(wins['value'])} {ci(wins['ci'])} of {wins['n']} pairs "
     )
-    judge += f"(ties {fixed(wins['ties'])}, counted half; verdicts that flip with the order {fixed(flip_rate(evidence.evaluations[str(final)].values()))})."
+    judge += f"(ties {fixed(wins['ties'])}, counted half; verdicts that flip with the order {fixed(flips.value)} {ci(flips.ci)})."
     source = [] if truth else ["There is no gold scorer in this run: these are opinions of the judge."]
     return [moved, *_wordings(evidence, truth), *([judge] if wins["n"] else []), *source]
 
@@ -159,10 +160,21 @@ def _wordings(evidence: Evidence, truth: bool) -> list[str]:
     return [f"On {len(after)} held-out wordings of what was asked in training it went from {_with_ci(before, evidence)} to {_with_ci(after, evidence)}."]  # fmt: skip
 
 
-def flip_rate(rows: Iterable[Evaluation]) -> float | None:
-    """The share of the judge's decided verdicts against base that flip with the order; None where it is not known."""
-    counts = [row.flips for row in rows if row.flips]
-    return ratio(sum(flips for flips, _ in counts), sum(decided for _, decided in counts))
+def flip_rate(evidence: Evidence, rows: Iterable[Evaluation]) -> ShareByCluster:
+    """The share of the judge's decided verdicts against base that flip with the order."""
+    found = ShareByCluster()
+    for row in rows:
+        found.add(evidence.clusters.get(row.prompt_id, row.prompt_id), *(row.flips or (0, 0)))
+    return found
+
+
+def unread(evidence: Evidence, rows: Iterable[Evaluation]) -> ShareByCluster:
+    """The share of the judge's opinions of single responses that could not be read."""
+    found = ShareByCluster()
+    for row in rows:
+        asked = len(row.unread) + len(row.compliance)
+        found.add(evidence.clusters.get(row.prompt_id, row.prompt_id), len(row.unread), asked)
+    return found
 
 
 def policies(evidence: Evidence) -> list[dict[str, Any]]:
@@ -188,13 +200,13 @@ def _policy(
         )
         for metric in METRICS
     }
+    flips, missing = flip_rate(evidence, everything), unread(evidence, everything)
     return {
         "name": name, "n": len(rows),
         **{kind: rate(values, evidence.clusters) if values else None for kind, values in measures.items()},
         "wins": _wins(evidence, [row for row in everything if row.compliance or row.unread]) if judged else None,
-        "flips": flip_rate(everything),
-        "unread": sum(len(row.unread) for row in everything),
-        "asked": sum(len(row.unread) + len(row.compliance) for row in everything),
+        "flips": flips.value, "flips_ci": flips.ci,
+        "unread": missing.hits.total(), "asked": missing.of.total(), "unread_ci": missing.ci,
         "kl_left_out": sum(row.kl is None for row in everything),
         "controlled": length_controlled(outcomes(chances), longer, clusters_of([row.prompt_id for row in judged], evidence.clusters)) if judged else None,
         **each,

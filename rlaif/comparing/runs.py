@@ -20,7 +20,7 @@ from rlaif.comparing.duel import gold_table, gold_win_rate, judged, matched, uni
 from rlaif.comparing.evidence import plain
 from rlaif.comparing.examples import Case, extremes, prompt_text, reply
 from rlaif.comparing.measures import Table, arm_delta, arm_deltas, averaged, compliance, standing
-from rlaif.comparing.page import ci, fixed, signed, write_page
+from rlaif.comparing.page import ci, fixed, percent, signed, write_page
 from rlaif.config import ModelConfig
 from rlaif.constitution import Constitution
 from rlaif.engines import open_engine
@@ -36,7 +36,7 @@ from rlaif.runfolder import silent_progress
 from rlaif.stats import agreement, mean
 
 NO_WIN_RATE: dict[str, Any] = {
-    "value": None, "ci": None, "ties": None, "invalid": None, "n": 0, "judge": None, "by_principle": {},
+    "value": None, "ci": None, "ties": None, "invalid": None, "invalid_ci": None, "n": 0, "judge": None, "by_principle": {},
 }  # fmt: skip
 
 
@@ -100,6 +100,7 @@ def _facts(side: Side) -> dict[str, Any]:
         "path": str(side.evidence.path), "name": side.name, "policy": side.policy, "prompts": len(rows),
         "feedback": side.feedback, "comparisons": labels.get("comparisons"), "sources": labels.get("sources"),
         "label_agreement_with_gold": labels.get("agreement_with_gold"), "order_flip_rate": labels.get("order_flip_rate"),
+        "order_flip_rate_ci": labels.get("order_flip_rate_ci"),
         "reward_model_accuracy": reward.get("heldout_accuracy"),
         **{m.key: mean(list(m.values(side.rows, side.evidence.responses).values())) for m in METRICS},
         "kl_left_out": sum(row.kl is None for row in rows),
@@ -196,7 +197,7 @@ class Pair:
         flips = found["order_flip_rate"]
         if flips is not None and flips > FLIPS:
             self.notes.append(
-                f"The win rate can hardly be trusted: {flips:.0%} of the judge's decided verdicts flip with the order."
+                f"The win rate can hardly be trusted: {percent(flips, found['order_flip_rate_ci'])} of the judge's decided verdicts flip with the order."
             )
         return {**found, "judge_model": (judge or mine.feedback).model}
 
@@ -310,7 +311,7 @@ class Pair:
             change = {"value": win["value"] - 0.5, "different": win["different"] and not self.same}
             return "judge", change, (f"the judge prefers {self.a.name} in {fixed(win['value'])} {ci(win['ci'])} of "
                                      f"{win['n']} held-out responses, ties ({fixed(win['ties'])}) counting half; "
-                                     f"of its decided verdicts {fixed(win['order_flip_rate'])} flip with the order")  # fmt: skip
+                                     f"of its decided verdicts {fixed(win['order_flip_rate'])} {ci(win['order_flip_rate_ci'])} flip with the order")  # fmt: skip
         if not self.prompts:
             shared = self.labels
             return None, {}, (f"Their labels agree in {fixed(shared['agreement'])} {ci(shared['agreement_ci'])} of the {shared['shared']} comparisons "
@@ -369,8 +370,12 @@ def _lines(pair: dict[str, Any]) -> list[str]:
             if equal["reason"] is None
             else f"cannot be told ({equal['reason']})"
         )
-        lines.append(f"win rate of {a} over {b} (judge, both orders): {fixed(win['value'], 3)} {ci(win['ci'], 3)}, ties "
-                     f"{fixed(win['ties'])}, verdicts that flip with the order {fixed(win['order_flip_rate'])}, unreadable {fixed(win['invalid'])}, n {win['n']}; at equal length {level}")  # fmt: skip
+        lines.append(
+            f"win rate of {a} over {b} (judge, both orders): {fixed(win['value'], 3)} {ci(win['ci'], 3)}, "
+            f"ties {fixed(win['ties'])}, verdicts that flip with the order {fixed(win['order_flip_rate'])} "
+            f"{ci(win['order_flip_rate_ci'])}, unreadable {fixed(win['invalid'])} {ci(win['invalid_ci'])}, "
+            f"n {win['n']}; at equal length {level}"
+        )
     for kind in ("gold", "compliance"):
         for name, change in (pair.get(kind) or {}).get("delta", {}).items():
             sides = f"{fixed(pair[kind][a][name], 3)} and {fixed(pair[kind][b][name], 3)}"

@@ -19,7 +19,7 @@ from rlaif.intervals import UNIT, Interval, count, known_edges, mean_interval, w
 from rlaif.judge import Judge, Question
 from rlaif.metrics import METRICS
 from rlaif.options import Evaluate
-from rlaif.preferences import Tally, aggregate, keep_one_rule, ratio
+from rlaif.preferences import ShareByCluster, Tally, aggregate, keep_one_rule
 from rlaif.prompts import encode_chat
 from rlaif.records import Comparison, Evaluation, Label, Prompt, Response
 from rlaif.refusals import refuses
@@ -273,8 +273,10 @@ def rates(
         if table or name == "compliance":
             found |= {name: {key: value for key, (value, _) in table.items()}}
             found |= {f"{name}_ci": {key: edges for key, (_, edges) in table.items()}}
-    unread = sum(len(row.unread) for row in rows)
-    found["compliance_unread"] = ratio(unread, unread + sum(len(row.compliance) for row in rows))
+    unread = ShareByCluster()
+    for row in rows:
+        unread.add(clusters[row.prompt_id], len(row.unread), len(row.unread) + len(row.compliance))
+    found |= {"compliance_unread": unread.value, "compliance_unread_ci": unread.ci}
     judged = [row for row in rows if row.compliance or row.unread]
     if any(row.p_win is not None for row in judged):
         found["win_rate"] = win_rate(

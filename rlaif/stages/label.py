@@ -27,12 +27,11 @@ from rlaif.earlier import TakenOver
 from rlaif.engines import open_engine
 from rlaif.gold import Gold, load_gold
 from rlaif.human.rankings import load_human_labels, simulate_labels
-from rlaif.intervals import UNIT, mean_interval
 from rlaif.judge import BROKEN, CHUNK, Judge, Question, Slot, slot_of
 from rlaif.lookup import Lookup, whole_lines
 from rlaif.options import Label as LabelOptions
 from rlaif.options.modes import PAIRWISE
-from rlaif.preferences import Tally, aggregate, combine_orders, heard, keep_one_rule, ratio
+from rlaif.preferences import ShareByCluster, Tally, aggregate, combine_orders, heard, keep_one_rule, ratio
 from rlaif.records import Comparison, Label, Preference, Prompt, Response, with_content_id
 from rlaif.runfolder import RowFile, Stage, label_files
 from rlaif.seeds import derive_seed
@@ -342,10 +341,12 @@ class Metrics:
         self.ids = stage.constitution.ids
         self.comparisons = 0
         self.by_principle: dict[str | None, Tally] = defaultdict(Tally)
+        # Of all verdicts, and under each principle.
+        self.flips: dict[str, ShareByCluster] = defaultdict(ShareByCluster)
+        self.unread = ShareByCluster()
         self.sources: Counter[str] = Counter()
-        # By whose verdicts and the prompt's cluster: how many are right, of those that the truth decides.
-        self.right: dict[str, Counter[str]] = defaultdict(Counter)
-        self.decided: dict[str, Counter[str]] = defaultdict(Counter)
+        # By whose verdicts: how many are right, of those that the truth decides.
+        self.right: dict[str, ShareByCluster] = defaultdict(ShareByCluster)
         self.ties = 0
         self.tie_distance = 0.0
 
@@ -358,6 +359,10 @@ class Metrics:
             rows[label.principle_id].append(label)
         for principle_id, own in rows.items():
             self.by_principle[principle_id].add(own)
+            tally = Tally().add(own)
+            self.unread.add(question.prompt.cluster, tally.unread, tally.asked)
+            for name in ("all", f"principle {principle_id}"):
+                self.flips[name].add(question.prompt.cluster, tally.flips, tally.decided)
         if self.gold and labels:
             self._against(self.gold, question, labels)
 
@@ -380,19 +385,25 @@ class Metrics:
                 annotator.split(":")[0],
                 *([f"principle {principle_id}"] if principle_id else []),
             ):
-                self.decided[name][question.prompt.cluster] += 1
-                self.right[name][question.prompt.cluster] += (p > 0.5) == (a > b) and p != 0.5
+                self.right[name].add(question.prompt.cluster, (p > 0.5) == (a > b) and p != 0.5)
 
     def figures(self) -> dict[str, Any]:
         """The stage's metrics."""
         table = {i: self._row(i) for i in self.ids if self.by_principle[i].rows}
-        metrics = {"comparisons": self.comparisons, **Tally.total(self.by_principle.values()).figures(), "sources": dict(self.sources), "by_principle": table}  # fmt: skip
+        metrics = {
+            "comparisons": self.comparisons,
+            **Tally.total(self.by_principle.values()).figures(),
+            "order_flip_rate_ci": self.flips["all"].ci,
+            "invalid_rate_ci": self.unread.ci,
+            "sources": dict(self.sources),
+            "by_principle": table,
+        }
         if self.gold is None:
             return metrics
         return metrics | {
             **self._agreement("all"),
             "gold_tie_distance": ratio(self.tie_distance, self.ties),
-            "agreement_by_source": {k: self._agreement(k)["agreement_with_gold"] for k in ("ai", "human", "simulated") if self.decided[k]},
+            "agreement_by_source": {k: self._agreement(k)["agreement_with_gold"] for k in ("ai", "human", "simulated") if self.right[k].of},
         }  # fmt: skip
 
     @property
@@ -401,24 +412,25 @@ class Metrics:
         return sum(tally.not_numbers for tally in self.by_principle.values())
 
     def _row(self, principle_id: str) -> dict[str, Any]:
-        tally = self.by_principle[principle_id]
-        row = {"n": tally.rows, "decided": tally.decided, "flip_rate": ratio(tally.flips, tally.decided),
-               "mean_confidence": ratio(tally.confidence, tally.read)}  # fmt: skip
+        name = f"principle {principle_id}"
+        tally, flips = self.by_principle[principle_id], self.flips[name]
+        row = {
+            "n": tally.rows,
+            "decided": tally.decided,
+            "flip_rate": flips.value,
+            "flip_rate_ci": flips.ci,
+            "mean_confidence": ratio(tally.confidence, tally.read),
+        }
         if self.gold:
-            name = f"principle {principle_id}"
             row |= self._agreement(name)
         return row
 
     def _agreement(self, name: str) -> dict[str, Any]:
         """The share right with its interval over clusters of prompts, None where the truth decides nothing."""
-        clusters = list(self.decided[name])
-        values = [hit for key in clusters for hit in _hits(self.right[name][key], self.decided[name][key])]
-        of = [key for key in clusters for _ in range(self.decided[name][key])]
+        right = self.right[name]
         return {
-            "agreement_with_gold": ratio(sum(values), len(values)), "gold_decided": len(values), "gold_groups": len(clusters),
-            "agreement_with_gold_ci": mean_interval(values, UNIT, of) if values else None,
-        }  # fmt: skip
-
-
-def _hits(right: int, decided: int) -> list[int]:
-    return [1] * right + [0] * (decided - right)
+            "agreement_with_gold": right.value,
+            "gold_decided": right.of.total(),
+            "gold_groups": len(right.of),
+            "agreement_with_gold_ci": right.ci,
+        }

@@ -142,7 +142,7 @@ def _measure(
     return {
         "n_train": len(train), "n_heldout": len(heldout), **measured.pop(""), **own[0], "heldout_sets": {
             name: {"n": len(sets[name]), "dropped": dropped, **measured[name]} for name, (_, dropped) in named.items()
-        }, **({"members": own, "disagreement": disagreement(margins[""])} if len(own) > 1 else {}),
+        }, **({"members": own, **disagreement(margins[""], heldout)} if len(own) > 1 else {}),
     }  # fmt: skip
 
 
@@ -171,9 +171,11 @@ def mean_of(margins: Sequence[Sequence[float]]) -> list[float]:
     return [stats.mean(pair) for pair in zip(*margins, strict=True)]
 
 
-def disagreement(margins: Sequence[Sequence[float]]) -> float:
-    """Share of pairs on whose winner the members are not of one mind, from margins [M][N]."""
-    return stats.mean([len({m > 0 for m in pair}) > 1 for pair in zip(*margins, strict=True)])
+def disagreement(margins: Sequence[Sequence[float]], pairs: Sequence[Pair]) -> dict[str, Any]:
+    """Share of pairs [N] on whose winner the members' margins [M][N] differ, with its interval over prompts' clusters."""
+    differ = [len({m > 0 for m in pair}) > 1 for pair in zip(*margins, strict=True)]
+    edges = mean_interval(differ, UNIT, [pair["cluster"] for pair in pairs]) if differ else None
+    return {"disagreement": stats.mean(differ), "disagreement_ci": edges}
 
 
 def _named_set(stage: Stage[Reward], name: str, path: Path, tokenizer: Any, limit: int) -> Named:

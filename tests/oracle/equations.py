@@ -173,6 +173,12 @@ def skewed(m: float, error: float, sums: list[float], t: float) -> tuple[float, 
     return m - error * roots[0], m - error * roots[1]
 
 
+def counted(counts: Sequence[tuple[int, int, Any]]) -> tuple[float, float]:
+    """The interval of a share from (how many, of how many, cluster) rows; nothing where nothing was counted."""
+    values = [(float(at < hits), key) for hits, of, key in counts for at in range(of)]
+    return interval([x for x, _ in values], [key for _, key in values]) if values else NOTHING
+
+
 def outcome(p: float) -> float:
     """A win, a loss, or within 0.1 of one half a tie."""
     return 0.5 if abs(p - 0.5) <= 0.1 else float(p > 0.5)
@@ -215,6 +221,7 @@ def win_rate(chances: Sequence[float | None], keys: Sequence[Any]) -> dict[str, 
         "value": float(np.mean(wins)) if wins else math.nan, "ci": edges, "n": len(wins), "groups": len(set(of)),
         "ties": sum(w == 0.5 for w in wins) / len(wins) if wins else math.nan,
         "invalid": 1 - len(wins) / len(chances) if chances else math.nan,
+        "invalid_ci": interval([float(p is None) for p in chances], keys) if chances else NOTHING,
         "different": bool(wins) and is_shown(gaps, of, 0.05, -0.5, 0.5),
     }  # fmt: skip
 

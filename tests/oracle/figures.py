@@ -60,6 +60,16 @@ class Policies:
         total = sum(len(self.rows.rules(p)) for p in asked)
         return total - read, total
 
+    def unread_ci(self, policy: str) -> tuple[float, float]:
+        """The interval of the share of opinions that could not be read."""
+        counts = []
+        for prompt, response in self.rows.answers[policy].items():
+            if prompt in self.rows.judged:
+                of = len(self.rows.rules(prompt))
+                read = len(self.rows.compliance(prompt, response["text"]))
+                counts.append((of - read, of, self.rows.cluster[prompt]))
+        return equations.counted(counts)
+
 
 class Labels:
     """The labels, by rule and together."""
@@ -85,6 +95,29 @@ class Labels:
 
     def flip_rate(self, rule: str | None = None) -> float:
         return mean((p["ab"] > 0.5) != (p["ba"] > 0.5) for p in self.both(rule))
+
+    def flip_ci(self, rule: str | None = None) -> tuple[float, float]:
+        """The interval of the flip rate over clusters of the comparisons' prompts."""
+        found: dict[Any, dict[str, float]] = defaultdict(dict)
+        for row in self.of(rule):
+            if row.get("p_a") is not None:
+                found[row["comparison_id"], row["principle_id"]][row["order"]] = row["p_a"]
+        counts = [
+            (int((p["ab"] > 0.5) != (p["ba"] > 0.5)), 1, self.key(pair))
+            for (pair, _), p in found.items()
+            if len(p) == 2 and max(abs(x - 0.5) for x in p.values()) > 0.1
+        ]
+        return equations.counted(counts)
+
+    def key(self, pair: str) -> str:
+        return self.rows.cluster[self.rows.comparisons[pair]["prompt_id"]]
+
+    def invalid_ci(self) -> tuple[float, float]:
+        """The interval of the share of the judge's verdicts that could not be read."""
+        asked = [row for row in self.of() if row["verdict"] != "abstain"]
+        return equations.counted(
+            [(row.get("p_a") is None, 1, self.key(row["comparison_id"])) for row in asked]
+        )
 
     def first_position(self) -> float:
         sided = [row for row in self.of() if abs((row.get("p_a") or 0.5) - 0.5) > 0.1]

@@ -267,6 +267,9 @@ def oracles(asked: Asked) -> dict[str, Any]:
         "calibration/n": lambda: len(known),
         "calibration/bins/*/*": lambda b, column: reliability[int(b)][int(column)],
         "readability/invalid_rate": lambda: 1 - read / asked_for if asked_for else NAN,
+        "readability/invalid_rate_ci": lambda: equations.counted(
+            [(2 - len(row["shown"]), 2, row["cluster"]) for row in rows]
+        ),
         "readability/mass": lambda: mean(m for row in rows for m in row["mass"]),
         # Asked to write, the script writes A.
         "readability/written/*": lambda kind: min(32, drawn) if kind == "choice" else 0,

@@ -68,7 +68,7 @@ def without(oracles: dict[str, Any], *names: str) -> dict[str, Any]:
     """The oracle of a family of figures, spelt out where one of the family is no figure."""
     spelt = {
         f"win_rate/{name}": lambda name=name: 0 if name == "n" else None
-        for name in ("value", "ci", "ties", "invalid", "n")
+        for name in ("value", "ci", "ties", "invalid", "invalid_ci", "n")
     }
     return {key: value for key, value in {**oracles, **spelt}.items() if key not in ("win_rate/*", *names)}
 
@@ -86,6 +86,7 @@ def facts(a: Rows, b: Rows) -> dict[str, Any]:
         "runs/*/sources/*": lambda s, kind: sum(row["annotator"]["kind"] == kind for row in sides[s].labels),
         "runs/*/label_agreement_with_gold": lambda s: Labels(sides[s]).agreement(),
         "runs/*/order_flip_rate": lambda s: Labels(sides[s]).flip_rate(),
+        "runs/*/order_flip_rate_ci": lambda s: Labels(sides[s]).flip_ci(),
         "runs/*/reward_model_accuracy": lambda s: accuracy(sides[s]),
         "runs/*/kl": (lambda s: of(s, "kl"), FORWARD),
         "runs/*/kl_left_out": lambda s: 0,
@@ -123,8 +124,9 @@ def judged(a: Rows, b: Rows) -> dict[str, Any]:
         ]
         return equations.win_rate([c for _, c in rows], a.keys(p for p, _ in rows))
 
-    names = ("value", "ci", "ties", "invalid", "n", "groups", "different")
+    names = ("value", "ci", "ties", "invalid", "invalid_ci", "n", "groups", "different")
     flips = a.flips(differ)
+    flips_ci = equations.counted([(*a.flips([pair]), a.cluster[pair[0]]) for pair in differ])
     return {
         **{f"win_rate/{name}": lambda name=name: equations.win_rate(chances, keys)[name] for name in names},
         "win_rate/length_controlled/value": (lambda: level["value"], 1e-5),
@@ -132,6 +134,7 @@ def judged(a: Rows, b: Rows) -> dict[str, Any]:
         "win_rate/identical": lambda: len(pairs) - len(differ),
         "win_rate/verdicts": lambda: sum(2 * len(a.rules(p)) for p, *_ in differ),
         "win_rate/order_flip_rate": lambda: flips[0] / flips[1],
+        "win_rate/order_flip_rate_ci": lambda: flips_ci,
         "win_rate/mass": lambda: 0.9,  # the script's, wherever it can be read
         "win_rate/by_principle/*/*": lambda rule, name: alone(rule)[name],
     }

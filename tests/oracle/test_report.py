@@ -78,6 +78,12 @@ def policies(rows: Rows) -> dict[str, Any]:
         asked = [(q, mine[q]["text"], base[q]["text"]) for q in rows.judged]
         return share(*rows.flips(asked if names[int(n)] != "base" else []))
 
+    def flips_ci(n: str) -> tuple[float, float]:
+        base, mine = rows.answers["base"], rows.answers[names[int(n)]]
+        asked = rows.judged if names[int(n)] != "base" else ()
+        pairs = [(q, mine[q]["text"], base[q]["text"]) for q in asked]
+        return equations.counted([(*rows.flips([pair]), rows.cluster[pair[0]]) for pair in pairs])
+
     def level(n: str, part: str) -> Any:
         base, mine = rows.answers["base"], rows.answers[names[int(n)]]
         read = {q: x for q, x in rows.against_base(names[int(n)]).items() if x is not None}
@@ -94,6 +100,8 @@ def policies(rows: Rows) -> dict[str, Any]:
         "policies/*/wins": lambda n: None if names[int(n)] == "base" else "figures",
         "policies/*/wins/*": lambda n, part: p.wins(names[int(n)])[part],
         "policies/*/flips": flips,
+        "policies/*/flips_ci": flips_ci,
+        "policies/*/unread_ci": lambda n: p.unread_ci(names[int(n)]),
         "policies/*/unread": lambda n: p.unread(names[int(n)])[0],
         "policies/*/asked": lambda n: p.unread(names[int(n)])[1],
         "policies/*/kl_left_out": lambda n: 0,
@@ -156,6 +164,9 @@ def assert_percentages(line: str, figures: dict[str, Any]) -> None:
     """A doubt's shares are those of a figure, or of two counts that stand beside them."""
     known = {
         f"{value:.0%}" for _, value in leaves(figures) if isinstance(value, float) and math.isfinite(value)
+    }
+    known |= {
+        f"{x:.0%}" for _, ci in leaves(figures) if isinstance(ci, list | tuple) for x in ci if x is not None
     }
     counted = re.findall(r"(\d+) of (\d+)", line)
     known |= {f"{int(a) / int(b):.0%}" for a, b in counted if int(b)}
