@@ -1,4 +1,4 @@
-"""What evaluate writes of two scripted policies, row by row: nothing of one response, prompt or policy stands at another's."""
+"""What evaluate writes of two scripted policies, row by row: nothing of one stands at another's place."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Every mutant of `make mutants` is still one: its text stands in the package once, and its tests are there."""
+"""Every mutant of `make mutants` is still one: its text stands in the package once, its tests exist."""
 
 import pytest
 

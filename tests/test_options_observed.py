@@ -1,7 +1,7 @@
-"""Every option of every stage, and of a run, reaches something: at a value that is no default, what must be seen is seen.
+"""Every option of every stage, and of a run, reaches something: at another value another thing is seen.
 
-The table is driven from the fields of the options' classes, so that an option without a row fails. Its rows stand in
-tests/observed, by where they are seen.
+The table is driven from the fields of the options' classes, so that an option without a row fails. Its
+rows stand in tests/observed, by where they are seen.
 """
 
 from collections import Counter
@@ -17,8 +17,17 @@ from tests.observed import models, scripted, training
 from tests.observed.elsewhere import ELSEWHERE
 from tests.tiny_models import tiny_policy
 
-PARTS = {"policy": None, "feedback": None, "stages": None, "judge_card": JudgeCard, "budget": Budget, "prices": Price,
-         "human": Human, "ptx": Ptx, "lora": Lora}  # fmt: skip
+PARTS = {
+    "policy": None,
+    "feedback": None,
+    "stages": None,
+    "judge_card": JudgeCard,
+    "budget": Budget,
+    "prices": Price,
+    "human": Human,
+    "ptx": Ptx,
+    "lora": Lora,
+}
 TABLES = (
     scripted.ROWS,
     scripted.ALONE,
@@ -43,10 +52,13 @@ def options_of(kind: type, prefix: str = "") -> list[str]:
 
 
 OPTIONS = [
-    *options_of(Config), "policy.model", "feedback.model",
-    *(name for name in options_of(ModelConfig, "model.") if name != "model.model"), *options_of(RewardSource, "rewards."),
+    *options_of(Config),
+    "policy.model",
+    "feedback.model",
+    *(name for name in options_of(ModelConfig, "model.") if name != "model.model"),
+    *options_of(RewardSource, "rewards."),
     *(option for name, kind in STAGES.items() for option in options_of(kind, f"{name}.")),
-]  # fmt: skip
+]
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""A second round starts from what the first one made: its policy samples, is paired, labelled, rewarded and trained."""
+"""A second round starts from what the first one made: its policy samples, is labelled, and is trained."""
 
 import json
 from pathlib import Path
@@ -85,6 +85,6 @@ def test_the_second_round_goes_on_from_the_first_ones_policy(rounds):
     assert measured["n_train"] + measured["n_heldout"] == len(preferred)
     old, new = (run / name / "reward_model" for name in ("04_reward", "09_reward"))
     assert weights(old) != weights(new)
-    # What was trained, what it is held to, what rewards it: none of them is the base policy or round 1's reward model.
+    # What is trained, its reference and what rewards it: none is the base policy or round 1's reward model.
     assert loaded == {"load_causal_lm": {first}, "load_reward_model": {first, new}}
     assert weights(run / "10_ppo" / "policy") not in (weights(first), weights(base))

@@ -1,8 +1,9 @@
-"""What `show`, `compare` and `judge audit` print, and every cell of their pages and of the report, kept in tests/golden.
+"""What `show`, `compare` and `judge audit` print, and every cell of their pages and of the report.
 
-The run folders and the card are written by hand (`tests.hand_made`), so that a figure under another's name, of another
-policy or of another run is another text. What a change of wording or of a figure alters is written anew by
-`RLAIF_GOLDEN=write pytest tests/test_shown.py`; read its diff before it is committed.
+The texts are kept in tests/golden. The run folders and the card are written by hand (`tests.hand_made`),
+so that a figure under another's name, of another policy or of another run is another text. What a change
+of wording or of a figure alters is written anew by `RLAIF_GOLDEN=write pytest tests/test_shown.py`; read
+its diff before it is committed.
 """
 
 import os
@@ -58,7 +59,7 @@ class Cells(HTMLParser):
 
 
 def cells(page: str) -> str:
-    """The cells of a page's tables, and its headings and charts' titles (which tell every point's figures)."""
+    """The cells of a page's tables, and the titles of its charts' points."""
     parser = Cells()
     parser.feed(page)
     titles = [" ".join(found.split()) for found in re.findall(r"<title>(.*?)</title>", page)]

@@ -1,1 +1,1 @@
-"""Deliberate faults in the wiring and in the figures, and the tests that have to notice each: `make mutants`."""
+"""Faults put into the wiring and the figures, and the tests that have to notice each: `make mutants`."""

@@ -1,9 +1,11 @@
-"""Put each mutant into a copy of the tree and run its tests: which survive? Exit code 1 above 5 %, or where one is no mutant.
+"""Put each mutant into a copy of the tree and run its tests: which survive?
+
+Exit code 1 where more than 5 % do, or where one is no mutant.
 
     python -m tests.mutants [WORD ...]      with words, only the mutants that hold one of them
 
-Models' libraries are loaded once; every run is a fork, so that a mutant costs its tests and no more. What the tests say
-without a mutant is looked at first: a red test would catch everything.
+Models' libraries are loaded once; every run is a fork, so that a mutant costs its tests and no more. The
+tests are run without a mutant first: a red test would catch everything.
 """
 
 from __future__ import annotations
@@ -46,7 +48,7 @@ def preload() -> None:
 
 
 def outcome(tree: Path, tests: Iterable[str], only: str = "") -> int:
-    """pytest's exit code for some test files of a tree, in a process of its own; −1 where it takes too long."""
+    """pytest's exit code for some test files, in a process of its own; −1 where it takes too long."""
     child = os.fork()
     if not child:
         try:

@@ -1,7 +1,8 @@
 """The mutants: a text of the package that stands there once, what it becomes, and the tests that notice it.
 
-A text is looked for in the whole package (in `file`, where it is given), so a move makes no mutant stale, and a text that
-is gone or stands there twice fails in tests/test_mutants.py. Texts are parts of lines: formatting leaves them alone.
+A text is looked for in the whole package (in `file`, where it is given), so a move makes no mutant stale,
+and a text that is gone or stands there twice fails in tests/test_mutants.py. Texts are parts of lines:
+formatting leaves them alone.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ ROOT = Path(__file__).parent.parent.parent
 
 @dataclass(frozen=True)
 class Mutant:
-    """`old` becomes `new`; `tests` are files of tests/ and `only` is pytest's -k, which keeps a mutant quick."""
+    """`old` becomes `new`; `tests` are files of tests/, and `only`, pytest's -k, keeps a mutant quick."""
 
     old: str
     new: str
@@ -51,45 +52,135 @@ def shown(old: str, new: str, file: str = "") -> Mutant:
 
 MUTANTS = (
     # The next round, the policies and the seeds.
-    Mutant("if artefact in stage.options.makes:", "if artefact in stage.options.makes and stage.round == self.round:", "test_rounds"),
-    Mutant("stage.name if stage.round == run.config.rounds else", "stage.name if stage.round == 1 else", "test_rounds"),
+    Mutant(
+        "if artefact in stage.options.makes:",
+        "if artefact in stage.options.makes and stage.round == self.round:",
+        "test_rounds",
+    ),
+    Mutant(
+        "stage.name if stage.round == run.config.rounds else",
+        "stage.name if stage.round == 1 else",
+        "test_rounds",
+    ),
     Mutant("for r in range(1, self.rounds + 1)", "for r in range(1, 2)", "test_config", "rounds"),
     seen("seed", "derive_seed(self.config.seed, self.number,", "derive_seed(0, self.number,"),
     # sample, critique, pair.
     seen("sample.top_p", "options.temperature, top_p, seed)", "options.temperature, 1.0, seed)"),
     seen("sample.max_tokens", "GenerateRequest(p.chat, options.max_tokens,", "GenerateRequest(p.chat, 256,"),
-    seen("sample.k", "for prompt in prompts for index in range(k)", "for prompt in prompts for index in range(1)"),
+    seen(
+        "sample.k",
+        "for prompt in prompts for index in range(k)",
+        "for prompt in prompts for index in range(1)",
+    ),
     seen("sample.prompts", '"prompts")[: options.prompts]', '"prompts")[:8]'),
     seen("critique.few_shot", "few = stage.options.few_shot", "few = 2"),
-    seen("critique.temperature", "ask(job), stage.options.max_tokens, stage.options.temperature", "ask(job), stage.options.max_tokens, 1.0"),
+    seen(
+        "critique.temperature",
+        "ask(job), stage.options.max_tokens, stage.options.temperature",
+        "ask(job), stage.options.max_tokens, 1.0",
+    ),
     seen("critique.rounds", "for round in range(1, stage.options.rounds + 1)", "for round in range(1, 2)"),
     seen("critique.critique", "todo if stage.options.critique else []", "todo"),
-    Mutant("job.prompt.tags, stage.seed, job.origin.id, round)", "job.prompt.tags, stage.seed, job.origin.id, 1)", "test_pipeline", "drawn_principle"),
+    Mutant(
+        "job.prompt.tags, stage.seed, job.origin.id, round)",
+        "job.prompt.tags, stage.seed, job.origin.id, 1)",
+        "test_pipeline",
+        "drawn_principle",
+    ),
     seen("pair.per_prompt", "stage.options.per_prompt or len(different)", "len(different)"),
     seen("pair.limit", '"limit")[: options.limit]', '"limit")'),
-    Mutant("a=last.to_id, b=origin, origin", "a=origin, b=last.to_id, origin", "test_pipeline", "artefact or reason or confirmed or prefers"),
+    Mutant(
+        "a=last.to_id, b=origin, origin",
+        "a=origin, b=last.to_id, origin",
+        "test_pipeline",
+        "artefact or reason or confirmed or prefers",
+    ),
     # The judge, labels and preferences.
-    seen("label.few_shot", "comparison_shots(self.stage.constitution, self.options.few_shot)", "comparison_shots(self.stage.constitution, 0)"),
+    seen(
+        "label.few_shot",
+        "comparison_shots(self.stage.constitution, self.options.few_shot)",
+        "comparison_shots(self.stage.constitution, 0)",
+    ),
     seen("label.cot", "((0.4, 0.6) if options.cot else (0.0, 1.0))", "(0.0, 1.0)"),
     seen("label.clamp", "clamp = options.clamp or", "clamp ="),
-    seen("label.max_tokens", "cot = self.options.max_tokens if self.options.cot", "cot = 256 if self.options.cot"),
+    seen(
+        "label.max_tokens",
+        "cot = self.options.max_tokens if self.options.cot",
+        "cot = 256 if self.options.cot",
+    ),
     seen("label.mode", "tuple(shots), cot, self.options.asking)", "tuple(shots), cot)"),
     seen("label.principles", "if self.subset is None or p in self.subset", "if p"),
-    seen("label.human.weight", "aggregate(labels, stage.constitution, weight, clamp)", "aggregate(labels, stage.constitution, 1.0, clamp)"),
+    seen(
+        "label.human.weight",
+        "aggregate(labels, stage.constitution, weight, clamp)",
+        "aggregate(labels, stage.constitution, 1.0, clamp)",
+    ),
     seen("label.human.share", "/ 2**31 < human.share", "/ 2**31 < 1.0"),
     seen("judge_card.pairs", "limits.pairs, questions, key", "64, questions, key"),
-    seen("judge_card.invalid", 'card["readability"]["invalid_rate"], limits.invalid', 'card["readability"]["mass"], limits.invalid'),
-    seen("judge_card.accuracy", 'card["accuracy"]["value"], limits.accuracy', 'card["accuracy"]["value"], limits.mass'),
-    Mutant('p_a = first if label.order == "ab" else 1.0 - first', "p_a = first", "test_judge", "both_orders or position"),
-    Mutant('(question.a, question.b) if order == "ab" else (question.b, question.a)', "(question.a, question.b)", "test_judge", "both_orders or position"),
-    Mutant("weights[i] * logit(p, BOUND) for i", "logit(p, BOUND) for i", "test_preferences", "votes or weight or added or clamped"),
-    Mutant("sigmoid(sum(map(logit, p)) / len(p))", "sigmoid(sum(map(logit, p)))", "test_preferences", "votes or weight or added or clamped"),
-    Mutant("(sum(judges) + human_weight * len(people)", "(sum(judges) + len(people)", "test_preferences", "votes or weight or added or clamped"),
-    Mutant("self.flips += (p[\"ab\"] > 0.5) != (p[\"ba\"] > 0.5)", "self.flips += (p[\"ab\"] > 0.5) == (p[\"ba\"] > 0.5)", "test_judge", "position"),
-    Mutant('self.first += (side == "a") == (label.order == "ab")', 'self.first += (side == "a")', "test_judge", "position"),
-    Mutant('{"all": all(kept.values()), **kept}', '{"all": any(kept.values()), **kept}', "test_gold", "apply or rates"),
+    seen(
+        "judge_card.invalid",
+        'card["readability"]["invalid_rate"], limits.invalid',
+        'card["readability"]["mass"], limits.invalid',
+    ),
+    seen(
+        "judge_card.accuracy",
+        'card["accuracy"]["value"], limits.accuracy',
+        'card["accuracy"]["value"], limits.mass',
+    ),
+    Mutant(
+        'p_a = first if label.order == "ab" else 1.0 - first',
+        "p_a = first",
+        "test_judge",
+        "both_orders or position",
+    ),
+    Mutant(
+        '(question.a, question.b) if order == "ab" else (question.b, question.a)',
+        "(question.a, question.b)",
+        "test_judge",
+        "both_orders or position",
+    ),
+    Mutant(
+        "weights[i] * logit(p, BOUND) for i",
+        "logit(p, BOUND) for i",
+        "test_preferences",
+        "votes or weight or added or clamped",
+    ),
+    Mutant(
+        "sigmoid(sum(map(logit, p)) / len(p))",
+        "sigmoid(sum(map(logit, p)))",
+        "test_preferences",
+        "votes or weight or added or clamped",
+    ),
+    Mutant(
+        "(sum(judges) + human_weight * len(people)",
+        "(sum(judges) + len(people)",
+        "test_preferences",
+        "votes or weight or added or clamped",
+    ),
+    Mutant(
+        'self.flips += (p["ab"] > 0.5) != (p["ba"] > 0.5)',
+        'self.flips += (p["ab"] > 0.5) == (p["ba"] > 0.5)',
+        "test_judge",
+        "position",
+    ),
+    Mutant(
+        'self.first += (side == "a") == (label.order == "ab")',
+        'self.first += (side == "a")',
+        "test_judge",
+        "position",
+    ),
+    Mutant(
+        '{"all": all(kept.values()), **kept}',
+        '{"all": any(kept.values()), **kept}',
+        "test_gold",
+        "apply or rates",
+    ),
     # What trl's trainers are given.
-    seen("sft.train_on", 'if stage.options.train_on == "last" else revisions', "if not revisions else revisions"),
+    seen(
+        "sft.train_on",
+        'if stage.options.train_on == "last" else revisions',
+        "if not revisions else revisions",
+    ),
     seen("sft.epochs", '"num_train_epochs": options.epochs', '"num_train_epochs": 1.0'),
     seen("sft.learning_rate", '"learning_rate": options.learning_rate', '"learning_rate": 1e-5'),
     seen("sft.micro_batch", "options.micro_batch or options.batch_size, math", "options.batch_size, math"),
@@ -101,10 +192,25 @@ MUTANTS = (
     seen("reward.max_length", "limit = min(stage.options.max_length, context)", "limit = context"),
     seen("reward.hard_labels", 'float(round(pair["p_a"]))', 'pair["p_a"]'),
     seen("reward.source_weights", '"weight": _weight(stage, preference)', '"weight": 1.0'),
-    Mutant("self.center, self.margin)", "self.margin, self.center)", "test_options_observed", "[reward.center] or [reward.margin]"),
+    Mutant(
+        "self.center, self.margin)",
+        "self.margin, self.center)",
+        "test_options_observed",
+        "[reward.center] or [reward.margin]",
+    ),
     Mutant("a - b - margin * (2 * p_a - 1)", "a - b - margin", "test_reward_more", "margin"),
-    Mutant('"n_train": len(train), "n_heldout": len(heldout)', '"n_train": len(heldout), "n_heldout": len(train)', "test_reward_more test_reward", "learns_which or measured"),
-    Mutant("correct(lead, p_a) for lead, p_a in zip(longer, labels", "correct(-lead, p_a) for lead, p_a in zip(longer, labels", "test_reward", "by_hand"),
+    Mutant(
+        '"n_train": len(train), "n_heldout": len(heldout)',
+        '"n_train": len(heldout), "n_heldout": len(train)',
+        "test_reward_more test_reward",
+        "learns_which or measured",
+    ),
+    Mutant(
+        "correct(lead, p_a) for lead, p_a in zip(longer, labels",
+        "correct(-lead, p_a) for lead, p_a in zip(longer, labels",
+        "test_reward",
+        "by_hand",
+    ),
     seen("rloo.group", "num_generations=o.group", "num_generations=2"),
     seen("rloo.clip", "epsilon=o.clip", "epsilon=0.2"),
     seen("grpo.kl_coef", "beta=o.kl_coef", "beta=0.05"),
@@ -115,12 +221,20 @@ MUTANTS = (
     # PPO.
     seen("ppo.max_grad_norm", "self.options.max_grad_norm))", "1.0))"),
     seen("ppo.value_clip", "old_N, returns_N, self.options.value_clip)", "old_N, returns_N, 0.2)"),
-    seen("ppo.value_clip", "old_BS[states_BS], returns_N, self.options.value_clip", "old_BS[states_BS], returns_N, 0.2"),
+    seen(
+        "ppo.value_clip",
+        "old_BS[states_BS], returns_N, self.options.value_clip",
+        "old_BS[states_BS], returns_N, 0.2",
+    ),
     seen("ppo.gamma", "o.gamma, o.lam, after_B", "o.lam, o.gamma, after_B"),
     seen("ppo.dual_clip", "o.clip, o.dual_clip)", "o.clip)"),
     seen("ppo.clip", "advantages_N, o.clip,", "advantages_N, 0.2,"),
     seen("ppo.whiten_rewards", "if o.whiten_rewards:", "if not o:"),
-    seen("ppo.value_learning_rate", "(self.value_optimizer, o.value_learning_rate or o.learning_rate, 0)", "(self.value_optimizer, o.learning_rate, 0)"),
+    seen(
+        "ppo.value_learning_rate",
+        "(self.value_optimizer, o.value_learning_rate or o.learning_rate, 0)",
+        "(self.value_optimizer, o.learning_rate, 0)",
+    ),
     seen("ppo.ptx.coef", "ptx.batch_size, ptx.coef,", "ptx.batch_size, 27.8,"),
     seen("ppo.lora.alpha", "lora_alpha=options.alpha", "lora_alpha=32"),
     Mutant("(number - first) / o.warmup", "number / o.warmup", "test_ppo", "warms_up"),
@@ -130,48 +244,122 @@ MUTANTS = (
     Mutant("> (self.options.stop_kl or math.inf)", "> math.inf", "test_ppo_options", "far_enough"),
     Mutant(".clamp(max=o.importance_cap)", "", "test_ppo_options", "sampler"),
     Mutant("(pretraining.coef * loss).backward()", "loss.backward()", "test_ppo_options", "mix"),
-    Mutant("0.5 * torch.max((values_N - returns_N)", "0.5 * torch.min((values_N - returns_N)", "test_rl_numerics", "value_loss"),
-    Mutant("(probs_NV * (log_probs_NV - reference_NV))", "(probs_NV * (reference_NV - log_probs_NV))", "test_rl_numerics", "exact"),
-    Mutant("source.weight * (scores_B - source.scale.mean)", "(scores_B - source.scale.mean)", "test_ppo_rewards", "scaled_weighed"),
-    Mutant("rebase_head(model, source.scale, source.weight)", "rebase_head(model, source.scale)", "test_ppo_rewards", "value_model"),
+    Mutant(
+        "0.5 * torch.max((values_N - returns_N)",
+        "0.5 * torch.min((values_N - returns_N)",
+        "test_rl_numerics",
+        "value_loss",
+    ),
+    Mutant(
+        "(probs_NV * (log_probs_NV - reference_NV))",
+        "(probs_NV * (reference_NV - log_probs_NV))",
+        "test_rl_numerics",
+        "exact",
+    ),
+    Mutant(
+        "source.weight * (scores_B - source.scale.mean)",
+        "(scores_B - source.scale.mean)",
+        "test_ppo_rewards",
+        "scaled_weighed",
+    ),
+    Mutant(
+        "rebase_head(model, source.scale, source.weight)",
+        "rebase_head(model, source.scale)",
+        "test_ppo_rewards",
+        "value_model",
+    ),
     # Grades, and what is chosen by them.
     seen("rewards.weight", "source.weight * (score - centre)", "(score - centre)"),
     seen("rewards.pool_k", "option.pool, option.pool_k)", "option.pool, 1.0)"),
     seen("rejection.keep", "list(texts.values())[:keep]", "list(texts.values())[:1]"),
     Mutant("(-rewards[r.id], r.index)", "(rewards[r.id], r.index)", "test_arms", "best_of_each"),
-    Mutant("max(row, key=lambda r: (r[1], -r[0].index))", "min(row, key=lambda r: (r[1], -r[0].index))", "test_arms", "chooses_the_best"),
+    Mutant(
+        "max(row, key=lambda r: (r[1], -r[0].index))",
+        "min(row, key=lambda r: (r[1], -r[0].index))",
+        "test_arms",
+        "chooses_the_best",
+    ),
     # evaluate.
     seen("evaluate.judge", "stage.run.evaluated(options.judge)", "stage.run.evaluated(options.prompts)"),
     Mutant("**wins.get(prompt.id, {}), kl=kl[at]", "**wins.get(prompt.id, {}), kl=kl[0]", "test_evaluated"),
     Mutant("compliance.get(at, {}),", "compliance.get(0, {}),", "test_evaluated"),
-    seen("evaluate.temperature", "GenerateRequest(prompt.chat, options.max_tokens, options.temperature,", "GenerateRequest(prompt.chat, options.max_tokens, 1.0,"),
+    seen(
+        "evaluate.temperature",
+        "GenerateRequest(prompt.chat, options.max_tokens, options.temperature,",
+        "GenerateRequest(prompt.chat, options.max_tokens, 1.0,",
+    ),
     Mutant("return stage.options.temperature or 1.0", "return 1.0", "test_evaluated"),
-    Mutant("Question(pair, prompt, mine.text, theirs.text, principles)", "Question(pair, prompt, theirs.text, mine.text, principles)", "test_evaluated"),
+    Mutant(
+        "Question(pair, prompt, mine.text, theirs.text, principles)",
+        "Question(pair, prompt, theirs.text, mine.text, principles)",
+        "test_evaluated",
+    ),
     Mutant("refusal=refuses(answer.text)", "refusal=not refuses(answer.text)", "test_evaluated"),
     shown("lambda row, texts: row.refusal", "lambda row, texts: not row.refusal"),
     shown("lambda row, texts: row.tokens", "lambda row, texts: row.kl"),
     # What is spent.
-    seen("prices.completion", 'used.get("tokens", 0) * price.completion', 'used.get("tokens", 0) * price.prompt'),
-    Mutant("Asked(plan.config.policy, plan.responses,", "Asked(plan.config.policy, plan.comparisons,", "test_budget", "estimate"),
+    seen(
+        "prices.completion",
+        'used.get("tokens", 0) * price.completion',
+        'used.get("tokens", 0) * price.prompt',
+    ),
+    Mutant(
+        "Asked(plan.config.policy, plan.responses,",
+        "Asked(plan.config.policy, plan.comparisons,",
+        "test_budget",
+        "estimate",
+    ),
     # What is shown.
     shown('table = Table("", *names)', 'table = Table("", *reversed(names))'),
-    shown('cells = [data["policies"][n].get(group, {}).get(key) for n in names]', 'cells = [data["policies"][n].get(group, {}).get(key) for n in reversed(names)]'),
+    shown(
+        'cells = [data["policies"][n].get(group, {}).get(key) for n in names]',
+        'cells = [data["policies"][n].get(group, {}).get(key) for n in reversed(names)]',
+    ),
     shown("next(reversed(self.evaluations), None)", "next(iter(self.evaluations), None)"),
     shown("lambda row, texts: row.kl", "lambda row, texts: row.tokens"),
     shown('float(text.finish == "length")', 'float(text.finish != "length")'),
     shown("cell(p[m.key], m.digits)", 'cell(p["length"], m.digits)'),
-    shown("{{ row.n | count }}</td><td>{{ row.decided | count }}", "{{ row.decided | count }}</td><td>{{ row.n | count }}"),
-    shown("{{ reward.n_train | count }} / {{ reward.n_heldout | count }}", "{{ reward.n_heldout | count }} / {{ reward.n_train | count }}"),
+    shown(
+        "{{ row.n | count }}</td><td>{{ row.decided | count }}",
+        "{{ row.decided | count }}</td><td>{{ row.n | count }}",
+    ),
+    shown(
+        "{{ reward.n_train | count }} / {{ reward.n_heldout | count }}",
+        "{{ reward.n_heldout | count }} / {{ reward.n_train | count }}",
+    ),
     shown("{{ labels.mass | fixed(3) }}", "{{ labels.invalid_rate | fixed(3) }}"),
     shown("{fixed(pair[kind][b][name], 3)}", "{fixed(pair[kind][a][name], 3)}"),
-    shown("{{ kind[a][id] | fixed(3) }}</td><td>{{ kind[b][id] | fixed(3) }}", "{{ kind[b][id] | fixed(3) }}</td><td>{{ kind[a][id] | fixed(3) }}"),
-    shown("{{ figure[a] | fixed(m.digits) }}</td><td>{{ figure[b]", "{{ figure[b] | fixed(m.digits) }}</td><td>{{ figure[a]"),
+    shown(
+        "{{ kind[a][id] | fixed(3) }}</td><td>{{ kind[b][id] | fixed(3) }}",
+        "{{ kind[b][id] | fixed(3) }}</td><td>{{ kind[a][id] | fixed(3) }}",
+    ),
+    shown(
+        "{{ figure[a] | fixed(m.digits) }}</td><td>{{ figure[b]",
+        "{{ figure[b] | fixed(m.digits) }}</td><td>{{ figure[a]",
+    ),
     shown("run[m.key] | fixed(m.digits)", 'run["length"] | fixed(m.digits)'),
     shown("rate(card.order.to_first)", "rate(card.order.to_second)"),
     shown("{_rate(order)} clear verdicts", "{_rate(accuracy)} clear verdicts"),
     shown("rate(total.preferences, 3)", "rate(total.turned, 3)"),
-    Mutant('"to_first": rate(first), "to_second": rate(second)', '"to_first": rate(second), "to_second": rate(first)', "test_auditing", "flips"),
-    Mutant('(self.a if change["value"] > 0 else self.b)', '(self.a if change["value"] < 0 else self.b)', "test_compare", "figures_are or human_or_ai or judge_and_gold"),
-    Mutant("Question(pair, prompt, mine.text, theirs.text, tuple(", "Question(pair, prompt, theirs.text, mine.text, tuple(", "test_compare", "figures_are or human_or_ai or judge_and_gold"),
-    Mutant('("kl", "sampled"), ("exact_kl", "exact")', '("exact_kl", "sampled"), ("kl", "exact")', "test_shown"),
-)  # fmt: skip
+    Mutant(
+        '"to_first": rate(first), "to_second": rate(second)',
+        '"to_first": rate(second), "to_second": rate(first)',
+        "test_auditing",
+        "flips",
+    ),
+    Mutant(
+        '(self.a if change["value"] > 0 else self.b)',
+        '(self.a if change["value"] < 0 else self.b)',
+        "test_compare",
+        "figures_are or human_or_ai or judge_and_gold",
+    ),
+    Mutant(
+        "Question(pair, prompt, mine.text, theirs.text, tuple(",
+        "Question(pair, prompt, theirs.text, mine.text, tuple(",
+        "test_compare",
+        "figures_are or human_or_ai or judge_and_gold",
+    ),
+    Mutant(
+        '("kl", "sampled"), ("exact_kl", "exact")', '("exact_kl", "sampled"), ("kl", "exact")', "test_shown"
+    ),
+)

@@ -1,4 +1,4 @@
-"""Options that other tests of the fast suite observe, each with the test and what of the option stands in it."""
+"""Options that other fast tests observe, each with the test and what of the option stands in it."""
 
 from tests.observed.rows import Elsewhere
 
@@ -21,39 +21,82 @@ def online(name: str) -> dict[str, Elsewhere]:
 ELSEWHERE: dict[str, Elsewhere] = {
     "model.chat_template_kwargs": Elsewhere("test_engines_refused", ADDED, "chat_template_kwargs"),
     "model.extra_body": Elsewhere("test_engines_refused", ADDED, "extra_body"),
-    "model.base_url": Elsewhere("test_engines_openai", "test_two_endpoints_share_the_work", "engine_at(one, two)"),
+    "model.base_url": Elsewhere(
+        "test_engines_openai", "test_two_endpoints_share_the_work", "engine_at(one, two)"
+    ),
     "model.served_as": Elsewhere("test_engines_openai", "test_another_name_for_the_model", "served_as="),
-    "model.batch_tokens": Elsewhere("test_engines_transformers", "test_small_batches_change_nothing", "batch_tokens="),
-    "label.labels_from": Elsewhere("test_taken_over", "test_on_the_same_comparisons_only_the_edited_principle_is_asked", "labels_from"),
-    "label.human.file": Elsewhere("test_pipeline", "test_labels_for_comparisons_that_do_not_exist_are_refused", "human: {file:"),
-    "judge_card.enforce": Elsewhere("test_auditing", "test_label_refuses_a_judge_whose_card_fails_until_told_otherwise", "enforce"),
-    "reward.members": Elsewhere("test_reward_more", "test_members_differ_by_seed_and_are_measured_together_and_each", "members="),
-    "reward.heldout_sets": Elsewhere("test_reward_more", "test_named_sets_are_measured_with_their_baselines_and_never_trained_on", "heldout_sets="),
+    "model.batch_tokens": Elsewhere(
+        "test_engines_transformers", "test_small_batches_change_nothing", "batch_tokens="
+    ),
+    "label.labels_from": Elsewhere(
+        "test_taken_over", "test_on_the_same_comparisons_only_the_edited_principle_is_asked", "labels_from"
+    ),
+    "label.human.file": Elsewhere(
+        "test_pipeline", "test_labels_for_comparisons_that_do_not_exist_are_refused", "human: {file:"
+    ),
+    "judge_card.enforce": Elsewhere(
+        "test_auditing", "test_label_refuses_a_judge_whose_card_fails_until_told_otherwise", "enforce"
+    ),
+    "reward.members": Elsewhere(
+        "test_reward_more", "test_members_differ_by_seed_and_are_measured_together_and_each", "members="
+    ),
+    "reward.heldout_sets": Elsewhere(
+        "test_reward_more",
+        "test_named_sets_are_measured_with_their_baselines_and_never_trained_on",
+        "heldout_sets=",
+    ),
     "rewards.source": Elsewhere(REWARDS, "test_sources_are_scaled_weighed_and_reported", "source"),
-    "rewards.pool": Elsewhere("test_arms", "test_an_ensemble_is_pooled_on_one_scale_and_drives_ppo", '"pool": how'),
-    "best_of_n.rewards": Elsewhere("test_arms", "test_best_of_n_chooses_the_best_and_its_curve_ends_there", "likes_good"),
-    "rejection.rewards": Elsewhere("test_arms", "test_rejection_learns_to_say_what_was_graded_best", "source()"),
-    **online("rloo"), **online("grpo"),
+    "rewards.pool": Elsewhere(
+        "test_arms", "test_an_ensemble_is_pooled_on_one_scale_and_drives_ppo", '"pool": how'
+    ),
+    "best_of_n.rewards": Elsewhere(
+        "test_arms", "test_best_of_n_chooses_the_best_and_its_curve_ends_there", "likes_good"
+    ),
+    "rejection.rewards": Elsewhere(
+        "test_arms", "test_rejection_learns_to_say_what_was_graded_best", "source()"
+    ),
+    **online("rloo"),
+    **online("grpo"),
     "ppo.updates": Elsewhere(STAGE, "test_what_the_stage_writes", "[1, 2, 3, 4, 5, 6]"),
     "ppo.rewards": Elsewhere(REWARDS, "test_sources_are_scaled_weighed_and_reported", "rewards"),
     "ppo.sample_every": Elsewhere(REWARDS, "test_held_out_prompts_are_looked_at", "[1, 3, 4]"),
     "ppo.watch": Elsewhere(REWARDS, "test_held_out_prompts_are_looked_at", "watch=5"),
     "ppo.watch_judge": Elsewhere(REWARDS, "test_held_out_prompts_are_looked_at", "watch_judge=True"),
-    "ppo.tracker": Elsewhere(REWARDS, "test_a_tracker_gets_the_numbers_and_a_missing_one_is_named", "tracker="),
-    "ppo.checkpoint_every": Elsewhere(STAGE, "test_a_kill_costs_no_more_updates_than_lie_between_checkpoints", "checkpoint_every=every"),
-    "ppo.critic_warmup": Elsewhere("test_ppo", "test_critic_warm_up_moves_the_value_model_alone", "critic_warmup=1"),
-    "ppo.temperature": Elsewhere("test_ppo", "test_log_probabilities_are_those_of_the_sampling_temperature", "temperature=0.5"),
+    "ppo.tracker": Elsewhere(
+        REWARDS, "test_a_tracker_gets_the_numbers_and_a_missing_one_is_named", "tracker="
+    ),
+    "ppo.checkpoint_every": Elsewhere(
+        STAGE, "test_a_kill_costs_no_more_updates_than_lie_between_checkpoints", "checkpoint_every=every"
+    ),
+    "ppo.critic_warmup": Elsewhere(
+        "test_ppo", "test_critic_warm_up_moves_the_value_model_alone", "critic_warmup=1"
+    ),
+    "ppo.temperature": Elsewhere(
+        "test_ppo", "test_log_probabilities_are_those_of_the_sampling_temperature", "temperature=0.5"
+    ),
     "ppo.kl_coef": Elsewhere("test_ppo", "test_kl_is_paid_for_in_the_reward", "kl_coef=0.5"),
     "ppo.kl_target": Elsewhere("test_ppo", "test_adaptive_kl_rises_above_its_target", "kl_target="),
     "ppo.kl_horizon": Elsewhere("test_ppo", "test_adaptive_kl_rises_above_its_target", "kl_horizon="),
-    "ppo.missing_eos_penalty": Elsewhere("test_ppo", "test_a_truncated_response_pays_and_an_ended_one_does_not", "missing_eos_penalty=3.0"),
+    "ppo.missing_eos_penalty": Elsewhere(
+        "test_ppo", "test_a_truncated_response_pays_and_an_ended_one_does_not", "missing_eos_penalty=3.0"
+    ),
     "ppo.kl_in": Elsewhere(PPO, "test_kl_in_the_loss_leaves_the_reward_alone_and_pulls_back", 'kl_in="loss"'),
     "ppo.missing_eos": Elsewhere(PPO, "test_a_truncated_response_goes_on_with_its_value", "bootstrap"),
-    "ppo.score_at": Elsewhere(PPO, "test_the_score_can_stand_after_the_eos_and_that_state_is_valued", "after_eos"),
+    "ppo.score_at": Elsewhere(
+        PPO, "test_the_score_can_stand_after_the_eos_and_that_state_is_valued", "after_eos"
+    ),
     "ppo.stop_kl": Elsewhere(PPO, "test_an_update_ends_where_the_policy_has_gone_far_enough", "stop_kl="),
     "ppo.ema": Elsewhere(PPO, "test_the_average_follows_the_weights_and_takes_their_place", "ema=0.9"),
-    "ppo.importance_cap": Elsewhere(PPO, "test_a_sampler_that_differs_is_reported_and_corrected_for", "importance_cap=cap"),
-    "ppo.shared_trunk": Elsewhere(PPO, "test_on_a_shared_trunk_the_value_loss_moves_the_policy", "shared_trunk=coef"),
-    "ppo.lora.adapter": Elsewhere(PPO, "test_an_adapter_is_saved_and_gone_on_with_and_one_of_another_model_refused", "Lora(adapter="),
-    "ppo.rollouts": Elsewhere("test_vllm_rollout", "test_a_stage_samples_by_vllm_and_lets_it_go", 'rollouts="vllm"'),
-}  # fmt: skip
+    "ppo.importance_cap": Elsewhere(
+        PPO, "test_a_sampler_that_differs_is_reported_and_corrected_for", "importance_cap=cap"
+    ),
+    "ppo.shared_trunk": Elsewhere(
+        PPO, "test_on_a_shared_trunk_the_value_loss_moves_the_policy", "shared_trunk=coef"
+    ),
+    "ppo.lora.adapter": Elsewhere(
+        PPO, "test_an_adapter_is_saved_and_gone_on_with_and_one_of_another_model_refused", "Lora(adapter="
+    ),
+    "ppo.rollouts": Elsewhere(
+        "test_vllm_rollout", "test_a_stage_samples_by_vllm_and_lets_it_go", 'rollouts="vllm"'
+    ),
+}

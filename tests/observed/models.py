@@ -73,7 +73,9 @@ def seconds(value: float) -> float:
 
 OPENED: dict[str, Row] = {
     "model.engine": Row("openai", lambda v: type(served(engine=v)).__name__, "OpenAIEngine"),
-    "model.api_key_env": Row("MY_KEY", lambda v: "MY_KEY is not set" in refused(engine="openai", api_key_env=v), True),
+    "model.api_key_env": Row(
+        "MY_KEY", lambda v: "MY_KEY is not set" in refused(engine="openai", api_key_env=v), True
+    ),
     "model.concurrency": Row(7, lambda v: served(concurrency=v).pool.concurrency, 7),
     "model.patience": Row(9.5, lambda v: served(patience=v).pool.patience, 9.5),
     "model.device": Row("cuda:7", lambda v: "cuda:7" in refused(device=v), True),
@@ -82,4 +84,4 @@ OPENED: dict[str, Row] = {
     "model.max_model_len": Row(77, lambda v: by_vllm(max_model_len=v)["max_model_len"], 77),
     "ppo.rollout_memory": Row(0.23, lambda v: rollouts(rollout_memory=v)["gpu_memory_utilization"], 0.23),
     "prices.seconds": Row(0.25, seconds, 1.0),
-}  # fmt: skip
+}

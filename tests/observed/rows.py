@@ -26,7 +26,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Elsewhere:
-    """An option that another test of the fast suite observes; that test has to exist and to hold `mention`."""
+    """An option that another fast test observes; that test has to exist and to hold `mention`."""
 
     file: str
     test: str

@@ -85,10 +85,14 @@ EXAMPLES = [
     for n in range(3)
 ]
 CONFIG = {
-    "name": "seen", "constitution": "constitution.json", "prompts": "prompts.jsonl", "templates": "brief", "cache": False,
+    "name": "seen",
+    "constitution": "constitution.json",
+    "prompts": "prompts.jsonl",
+    "templates": "brief",
+    "cache": False,
     "policy": {"engine": "scripted", "model": f"{HERE}:policy"},
     "feedback": {"engine": "scripted", "model": f"{HERE}:feedback"},
-}  # fmt: skip
+}
 CHAIN = [
     {"stage": "sample", "prompts": 8, "k": 2},
     {"stage": "critique"},
@@ -98,7 +102,7 @@ CHAIN = [
 
 
 class Case:
-    """A run to the end of the option's stage with the option at a value, and everything that its models were asked."""
+    """A run to the end of the option's stage with the option at a value, and what its models were asked."""
 
     def __init__(self, folder: Path, option: str, row: Row) -> None:
         self.folder, self.path, self.stopped = folder, folder / "run", ""
@@ -120,9 +124,13 @@ class Case:
 
     def _write(self, stages: list[dict[str, Any]]) -> None:
         rules = [
-            {"id": f"no-{word}", "text": f"Never say {word}.",
-             "examples": [{**e, "worse": e["worse"].format(word)} for e in EXAMPLES]} for word in ("rude", "wrong")
-        ]  # fmt: skip
+            {
+                "id": f"no-{word}",
+                "text": f"Never say {word}.",
+                "examples": [{**e, "worse": e["worse"].format(word)} for e in EXAMPLES],
+            }
+            for word in ("rude", "wrong")
+        ]
         principles = {"name": "words", "principles": rules}
         (self.folder / "constitution.json").write_text(json.dumps(principles))
         (self.folder / "other.json").write_text(json.dumps({**principles, "principles": rules[1:]}))
@@ -145,10 +153,14 @@ class Case:
     def _import(folder: Path) -> None:
         folder.mkdir()
         rows: dict[str, list[dict[str, Any]]] = {
-            "prompts": [{"id": str(n), "messages": [{"role": "user", "content": f"Foreign {n}?"}]} for n in range(9)],
+            "prompts": [
+                {"id": str(n), "messages": [{"role": "user", "content": f"Foreign {n}?"}]} for n in range(9)
+            ],
             "responses": [{"id": str(n), "prompt_id": str(n // 2), "text": f"text {n}"} for n in range(18)],
-            "comparisons": [{"id": str(n), "prompt_id": str(n), "a": str(2 * n), "b": str(2 * n + 1)} for n in range(9)],
-        }  # fmt: skip
+            "comparisons": [
+                {"id": str(n), "prompt_id": str(n), "a": str(2 * n), "b": str(2 * n + 1)} for n in range(9)
+            ],
+        }
         for name, own in rows.items():
             (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in own))
 
@@ -167,7 +179,13 @@ class Case:
         return [row["p_a"] for row in self.rows("label", "preferences")]
 
 
-STOPS = {"constitution": "critique", "templates": "critique", "feedback.model": "label", "gold": "label", "judge_card.pairs": "label"}  # fmt: skip
+STOPS = {
+    "constitution": "critique",
+    "templates": "critique",
+    "feedback.model": "label",
+    "gold": "label",
+    "judge_card.pairs": "label",
+}
 
 
 def asked(role: str, key: str) -> Any:
@@ -215,9 +233,15 @@ def mixed(case: Case) -> set[float]:
     """How far the preferences are from those that a person's weight of 3 gives."""
     labels = list(Rows(case.run.stages[-1].dir / "labels.jsonl", Label))
     return {
-        round(row["p_a"] - aggregate([x for x in labels if x.comparison_id == row["comparison_id"]], case.run.constitution, 3.0)[0], 9)
+        round(
+            row["p_a"]
+            - aggregate(
+                [x for x in labels if x.comparison_id == row["comparison_id"]], case.run.constitution, 3.0
+            )[0],
+            9,
+        )
         for row in case.rows("label", "preferences")
-    }  # fmt: skip
+    }
 
 
 def reasoned(case: Case) -> tuple[bool, tuple[float, float]]:
@@ -234,24 +258,49 @@ def threads(case: Case) -> int:
 PEOPLE = f"label.human={{annotator: '{HERE}:annotate'}}"
 JUDGED = {"ai", "simulated"}
 ROWS: dict[str, Row] = {
-    "name": Row("another", lambda c: re.findall("<title>(.*?) ", write_report(c.path).read_text())[0], "another"),
+    "name": Row(
+        "another", lambda c: re.findall("<title>(.*?) ", write_report(c.path).read_text())[0], "another"
+    ),
     "seed": Row(5, own_seeds, True),
     "threads": Row(3, threads, 3),
-    "constitution": Row("other.json", lambda c: c.column("critique", "revisions", "principle_id"), {"no-wrong"}),
+    "constitution": Row(
+        "other.json", lambda c: c.column("critique", "revisions", "principle_id"), {"no-wrong"}
+    ),
     "prompts": Row("few.jsonl", lambda c: len((c.path / "prompts.jsonl").read_text().splitlines()), 40),
     "heldout": Row(0.6, held_out, True, ("sample.prompts=60",)),
     "heldout_wordings": Row(0.6, held_out_wordings, True, ("sample.prompts=60",)),
-    "templates": Row("own", lambda c: {r.messages[-1]["content"][:4] == "MARK" for r in c.feedback[:16]}, {True}),
-    "policy.model": Row(f"{HERE}:other_policy", lambda c: c.column("sample", "responses", "model"), {"scripted:other policy"}),
-    "feedback.model": Row(f"{HERE}:other_feedback", lambda c: {r["annotator"]["id"] for r in c.rows("label", "labels")}, {"scripted:other feedback"}),
+    "templates": Row(
+        "own", lambda c: {r.messages[-1]["content"][:4] == "MARK" for r in c.feedback[:16]}, {True}
+    ),
+    "policy.model": Row(
+        f"{HERE}:other_policy", lambda c: c.column("sample", "responses", "model"), {"scripted:other policy"}
+    ),
+    "feedback.model": Row(
+        f"{HERE}:other_feedback",
+        lambda c: {r["annotator"]["id"] for r in c.rows("label", "labels")},
+        {"scripted:other feedback"},
+    ),
     "gold": Row("tests.scripts:gold", lambda c: c.metrics("label").get("agreement_with_gold"), 1.0),
     "cache": Row(True, lambda c: c.run.cache == c.path / "cache.sqlite", True),
-    "rounds": Row(3, lambda c: [(s.round, s.name) for s in c.run.stages if s.is_done], [(1, "sample"), (2, "sample"), (3, "sample")]),
-    "judge_card.pairs": Row(3, lambda c: json.loads((c.run.stages[-1].dir / "judge_card.json").read_text())["pairs"], 3 + 6,
-                            ("judge_card.enforce=false",)),
+    "rounds": Row(
+        3,
+        lambda c: [(s.round, s.name) for s in c.run.stages if s.is_done],
+        [(1, "sample"), (2, "sample"), (3, "sample")],
+    ),
+    "judge_card.pairs": Row(
+        3,
+        lambda c: json.loads((c.run.stages[-1].dir / "judge_card.json").read_text())["pairs"],
+        3 + 6,
+        ("judge_card.enforce=false",),
+    ),
     "budget.calls": Row(7, lambda c: (c.stopped[:13], c.run.ledger.figures()["calls"]), ("BudgetReached", 7)),
     "budget.tokens": Row(600, lambda c: c.stopped[:13], "BudgetReached", ("sample.max_tokens=500",)),
-    "budget.money": Row(0.5, lambda c: c.stopped[:13], "BudgetReached", (f'prices={{"{HERE}:policy": {{completion: 100000}}}}',)),
+    "budget.money": Row(
+        0.5,
+        lambda c: c.stopped[:13],
+        "BudgetReached",
+        (f'prices={{"{HERE}:policy": {{completion: 100000}}}}',),
+    ),
     "sample.prompts": Row(5, lambda c: len(c.column("sample", "responses", "prompt_id")), 5),
     "sample.k": Row(3, per_prompt("sample", "responses"), {3}),
     "sample.temperature": Row(0.37, asked("policy", "temperature"), {0.37}),
@@ -263,26 +312,52 @@ ROWS: dict[str, Row] = {
     "critique.few_shot": Row(1, turns("feedback"), {3}),
     "critique.critique": Row(False, lambda c: len(c.feedback) == len(c.rows("critique", "revisions")), True),
     "pair.per_prompt": Row(2, lambda c: max(per_prompt("pair", "comparisons")(c)), 2, ("sample.k=4",)),
-    "pair.samples": Row(False, lambda c: c.column("pair", "comparisons", "origin"), {"revision"}, ("pair.revisions=true",)),
+    "pair.samples": Row(
+        False, lambda c: c.column("pair", "comparisons", "origin"), {"revision"}, ("pair.revisions=true",)
+    ),
     "pair.revisions": Row(True, lambda c: c.column("pair", "comparisons", "origin"), {"samples", "revision"}),
     "pair.imported": Row("few", lambda c: c.column("pair", "comparisons", "origin"), {"samples", "import"}),
     "pair.limit": Row(3, lambda c: len(c.rows("pair", "comparisons")), 3),
-    "label.ai": Row(False, lambda c: ({r["annotator"]["kind"] for r in c.rows("label", "labels")}, c.scored), ({"simulated"}, []), (PEOPLE,)),
-    "label.mode": Row("best", lambda c: {choices for _, _, choices in c.scored}, {("A", "B", "C")}, ("sample.k=3",)),
-    "label.principles": Row(["no-wrong"], lambda c: c.column("label", "labels", "principle_id"), {"no-wrong"}),
+    "label.ai": Row(
+        False,
+        lambda c: ({r["annotator"]["kind"] for r in c.rows("label", "labels")}, c.scored),
+        ({"simulated"}, []),
+        (PEOPLE,),
+    ),
+    "label.mode": Row(
+        "best", lambda c: {choices for _, _, choices in c.scored}, {("A", "B", "C")}, ("sample.k=3",)
+    ),
+    "label.principles": Row(
+        ["no-wrong"], lambda c: c.column("label", "labels", "principle_id"), {"no-wrong"}
+    ),
     "label.cot": Row(True, reasoned, (True, (0.4, 0.6)), ("sample.prompts=24", "sample.k=3")),
-    "label.clamp": Row([0.3, 0.65], lambda c: (min(c.preferred()), max(c.preferred())), (0.3, 0.65), ("sample.prompts=24", "sample.k=3")),
+    "label.clamp": Row(
+        [0.3, 0.65],
+        lambda c: (min(c.preferred()), max(c.preferred())),
+        (0.3, 0.65),
+        ("sample.prompts=24", "sample.k=3"),
+    ),
     "label.few_shot": Row(2, turns("scored"), {5}),
-    "label.max_tokens": Row(9, asked("feedback", "max_tokens"), {9}, ("label.cot=true", "critique.max_tokens=9")),
-    "label.human.annotator": Row(f"{HERE}:annotate", lambda c: {r["annotator"]["kind"] for r in c.rows("label", "labels")}, {"simulated"}),
+    "label.max_tokens": Row(
+        9, asked("feedback", "max_tokens"), {9}, ("label.cot=true", "critique.max_tokens=9")
+    ),
+    "label.human.annotator": Row(
+        f"{HERE}:annotate",
+        lambda c: {r["annotator"]["kind"] for r in c.rows("label", "labels")},
+        {"simulated"},
+    ),
     "label.human.options": Row({"mark": 5}, lambda c: TOLD[0], {"mark": 5}, (PEOPLE,)),
-    "label.human.share": Row(0.5, lambda c: {r["annotator"]["kind"] for r in c.rows("label", "labels")}, JUDGED, (PEOPLE,)),
+    "label.human.share": Row(
+        0.5, lambda c: {r["annotator"]["kind"] for r in c.rows("label", "labels")}, JUDGED, (PEOPLE,)
+    ),
     "label.human.weight": Row(3.0, mixed, {0.0}, (PEOPLE,)),
     "evaluate.prompts": Row(3, lambda c: len(c.rows("evaluate", "evaluation")), 3),
     "evaluate.temperature": Row(0.37, asked("policy", "temperature"), {0.37}),
     "evaluate.max_tokens": Row(4, asked("policy", "max_tokens"), {4}),
-    "evaluate.judge": Row(2, lambda c: sum(bool(r.get("compliance")) for r in c.rows("evaluate", "evaluation")), 2),
-}  # fmt: skip
+    "evaluate.judge": Row(
+        2, lambda c: sum(bool(r.get("compliance")) for r in c.rows("evaluate", "evaluation")), 2
+    ),
+}
 
 PRICE = Price(prompt=2.0, cached=0.5, completion=8.0, seconds=0.25)
 USED = {"prompt_tokens": 3_000_000, "shared_tokens": 1_000_000, "tokens": 500_000}
@@ -302,14 +377,22 @@ def cost(name: str) -> float:
 # Options of which a figure follows without a run.
 ALONE: dict[str, Row] = {
     "judge_card.accuracy": Row(0.99, lambda v: missed("accuracy", v), ["accuracy"]),
-    "judge_card.ece": Row(0.1, lambda v: missed("ece", v), ["calibration error, at the lower end of its interval"]),
-    "judge_card.order_flips": Row(0.01, lambda v: missed("order_flips", v), ["verdicts that flip with the order"]),
+    "judge_card.ece": Row(
+        0.1, lambda v: missed("ece", v), ["calibration error, at the lower end of its interval"]
+    ),
+    "judge_card.order_flips": Row(
+        0.01, lambda v: missed("order_flips", v), ["verdicts that flip with the order"]
+    ),
     "judge_card.invalid": Row(0.01, lambda v: missed("invalid", v), ["unreadable verdicts"]),
     "judge_card.mass": Row(0.99, lambda v: missed("mass", v), ["probability on the answers"]),
-    "judge_card.injected": Row(0.01, lambda v: missed("injected", v), ["verdicts turned by template tokens or delimiters"]),
+    "judge_card.injected": Row(
+        0.01, lambda v: missed("injected", v), ["verdicts turned by template tokens or delimiters"]
+    ),
     "judge_card.persuaded": Row(0.01, lambda v: missed("persuaded", v), ["verdicts turned by words"]),
-    "judge_card.instructed": Row(0.01, lambda v: missed("instructed", v), ["verdicts turned by words in the user's turn"]),
+    "judge_card.instructed": Row(
+        0.01, lambda v: missed("instructed", v), ["verdicts turned by words in the user's turn"]
+    ),
     "prices.prompt": Row(2.0, lambda v: cost("prompt"), 2 * 2.0),
     "prices.cached": Row(0.5, lambda v: cost("cached"), 0.5),
     "prices.completion": Row(8.0, lambda v: cost("completion"), 4.0),
-}  # fmt: skip
+}

@@ -33,8 +33,11 @@ SMALL = {
     **{name: {"batch_size": 4} for name in ("sft", "reward", "dpo")},
     "rejection": {"batch_size": 4, "rewards": [SOURCE]},
     "best_of_n": {"n": 2, "prompts": 1, "max_tokens": 3, "rewards": [SOURCE]},
-    **{name: {"updates": 2, "batch_size": 8, "group": 2, "max_tokens": 4, "rewards": [SOURCE]} for name in ("rloo", "grpo")},
-}  # fmt: skip
+    **{
+        name: {"updates": 2, "batch_size": 8, "group": 2, "max_tokens": 4, "rewards": [SOURCE]}
+        for name in ("rloo", "grpo")
+    },
+}
 LONG = "good good " + "now " * 20  # longer than other responses, and what the reward likes best
 MODELS: dict[str, Path] = {}  # "policy" and "other", made once by the test
 
@@ -47,7 +50,7 @@ class CaughtError(Exception):
 
 
 class Training:
-    """A stage with the option at a value: its trainer, caught before the first step, its rows and what it dropped."""
+    """A stage with the option at a value: its trainer, caught before the first step, and what it dropped."""
 
     def __init__(self, folder: Path, option: str, row: Row) -> None:
         self.value = row.value
@@ -75,7 +78,7 @@ class Training:
                 self.made, self.more, self.args = caught.made, caught.more, caught.made.args
 
     def _write(self, name: str) -> None:
-        """Of each prompt three responses: with revisions of the first, preferences among all, or none of these."""
+        """Of each prompt three responses, with revisions or with preferences where the stage reads them."""
         for n, prompt in enumerate(prompts_of(self.stage)):
             texts = ("it is good", f"rude {n % 3}", LONG if n == 0 else "fine and warm")
             a, b, c = (reply(self.stage, prompt, text, at) for at, text in enumerate(texts))
@@ -103,7 +106,7 @@ class Training:
         return round(len(self.made.eval_dataset) / len(self.rows), 2)
 
     def loss(self, name: str) -> bool:
-        """Whether the loss of a batch is the formula's with this term, which here is not the one without it."""
+        """Whether the loss of a batch is the formula's with this term, and not the one without it."""
         made = self.made
         batch = made.data_collator([made.train_dataset[n] for n in range(3)])
         made.model.eval()
@@ -175,7 +178,11 @@ def on_preferences(name: str) -> dict[str, Row]:
 def grouped(name: str) -> dict[str, Row]:
     return {
         f"{name}.updates": Row(3, arg("max_steps"), 3),
-        f"{name}.batch_size": Row(12, lambda t: (t.batch, t.args.steps_per_generation * t.args.per_device_train_batch_size), (12, 12)),
+        f"{name}.batch_size": Row(
+            12,
+            lambda t: (t.batch, t.args.steps_per_generation * t.args.per_device_train_batch_size),
+            (12, 12),
+        ),
         f"{name}.group": Row(4, arg("num_generations"), 4),
         f"{name}.minibatches": Row(2, lambda t: (t.batch, t.args.max_steps), (4, 4)),
         f"{name}.epochs": Row(3, lambda t: (t.args.num_iterations, t.args.max_steps), (3, 6)),
@@ -189,7 +196,7 @@ def grouped(name: str) -> dict[str, Row]:
         f"{name}.missing_eos_penalty": Row(2.5, penalty, 2.5),
         f"{name}.micro_batch": Row(2, arg("per_device_train_batch_size"), 2),
         f"{name}.watch": Row(3, lambda t: len(t.more[1]), 3),
-    }  # fmt: skip
+    }
 
 
 def best(key: str) -> Any:
@@ -207,23 +214,36 @@ def per_prompt(t: Training) -> set[int]:
 
 
 TRAINED: dict[str, Row] = {
-    **shared("sft"), **shared("rejection"), **on_preferences("reward"), **on_preferences("dpo"), **grouped("rloo"), **grouped("grpo"),
+    **shared("sft"),
+    **shared("rejection"),
+    **on_preferences("reward"),
+    **on_preferences("dpo"),
+    **grouped("rloo"),
+    **grouped("grpo"),
     "sft.train_on": Row("last", lambda t: len(t.rows), 12),
-    "reward.model": Row("other", lambda t: torch.equal(
-        next(t.made.model.parameters()), next(load_causal_lm(MODELS["other"], "cpu", "float32").parameters())), True),
+    "reward.model": Row(
+        "other",
+        lambda t: torch.equal(
+            next(t.made.model.parameters()),
+            next(load_causal_lm(MODELS["other"], "cpu", "float32").parameters()),
+        ),
+        True,
+    ),
     "reward.center": Row(0.25, lambda t: t.loss("center"), True),
     "dpo.beta": Row(0.35, lambda t: t.made.beta, 0.35),
     "rejection.keep": Row(2, lambda t: len(t.rows), 24),
     "grpo.scale_rewards": Row("none", arg("scale_rewards"), "none"),
     "best_of_n.n": Row(3, per_prompt, {3}),
-    "best_of_n.prompts": Row(2, lambda t: len({row.prompt_id for row in t.stage.rows("responses", _response())}), 2),
+    "best_of_n.prompts": Row(
+        2, lambda t: len({row.prompt_id for row in t.stage.rows("responses", _response())}), 2
+    ),
     "best_of_n.temperature": Row(0.37, best("temperature"), {0.37}),
     "best_of_n.max_tokens": Row(4, best("max_tokens"), {4}),
-}  # fmt: skip
+}
 
 
 class Update:
-    """One update of PPO on a random model with an option at a value, and what the formulas were given on the way."""
+    """One update of PPO on a random model with an option at a value, and what the formulas were given."""
 
     FORMULAS = {
         "policy_loss": 3,
@@ -267,25 +287,33 @@ def rates(number: int, **changes: Any) -> tuple[float, float]:
     """The rates of policy and value model in an update."""
     made = trainer(learning_rate=0.01, **changes)
     made._set_rates(number)
-    return tuple(round(o.param_groups[0]["lr"], 6) for o in (made.optimizer, made.value_optimizer))  # type: ignore[return-value]
+    policy, value = (round(o.param_groups[0]["lr"], 6) for o in (made.optimizer, made.value_optimizer))
+    return policy, value
 
 
 UPDATED: dict[str, Row] = {
     "ppo.minibatches": Row(4, lambda u: u.metrics["steps"], 4),
     "ppo.epochs": Row(3, lambda u: u.metrics["steps"], 3),
     "ppo.max_tokens": Row(4, lambda u: int(u.seen.episodes.response_B.max()), 4),
-    "ppo.micro_batch": Row(2, lambda u: max(len(rows) for batch in u.ppo._plan(u.seen.episodes, 1) for rows in batch), 2),
+    "ppo.micro_batch": Row(
+        2, lambda u: max(len(rows) for batch in u.ppo._plan(u.seen.episodes, 1) for rows in batch), 2
+    ),
     "ppo.batch_size": Row(24, lambda u: u.metrics["episodes"], 24),
     "ppo.gamma": Row(0.9, lambda u: u.settings("gae", 0), {0.9}),
     "ppo.lam": Row(0.7, lambda u: u.settings("gae", 1), {0.7}),
     "ppo.clip": Row(0.31, lambda u: u.settings("policy_loss", 0), {0.31}),
     "ppo.dual_clip": Row(3.5, lambda u: u.settings("policy_loss", 1), {3.5}),
     # Two epochs: the pass that gives the values learns the first step's loss, the second step its own.
-    "ppo.value_clip": Row(0.13, lambda u: (len(u.calls["value_loss"]) > 2, u.settings("value_loss", 0)), (True, {0.13}), ("epochs=2",)),
+    "ppo.value_clip": Row(
+        0.13,
+        lambda u: (len(u.calls["value_loss"]) > 2, u.settings("value_loss", 0)),
+        (True, {0.13}),
+        ("epochs=2",),
+    ),
     "ppo.max_grad_norm": Row(1e-3, lambda u: [round(norm, 5) for norm in u.moved], [1e-3, 1e-3]),
     "ppo.kl_estimator": Row("k3", lambda u: "k3" in u.settings("kl_estimate", 0), True),
     "ppo.whiten_rewards": Row(True, lambda u: (False,) in u.calls["masked_whiten"], True),
-}  # fmt: skip
+}
 
 
 def ptx(folder: Path, **changes: Any) -> Any:
@@ -341,7 +369,13 @@ PARTS: dict[str, Row] = {
     "ppo.warmup": Row(4, lambda v, _: rates(1, warmup=v), (0.0025, 0.0025)),
     "ppo.ptx.file": Row("text.txt", lambda v, folder: len(ptx(folder).blocks) > 1, True),
     "ppo.ptx.coef": Row(2.5, lambda v, folder: ptx(folder, coef=v).coef, 2.5),
-    "ppo.ptx.batch_size": Row(3, lambda v, folder: len([r for p in ptx(folder, batch_size=v).parts(1, 1, torch.device("cpu")) for r in p.responses()]), 3),
+    "ppo.ptx.batch_size": Row(
+        3,
+        lambda v, folder: len(
+            [r for p in ptx(folder, batch_size=v).parts(1, 1, torch.device("cpu")) for r in p.responses()]
+        ),
+        3,
+    ),
     "ppo.ptx.block": Row(5, lambda v, folder: max(map(len, ptx(folder, block=v).blocks)), 5),
     "ppo.lora.rank": Row(3, lambda v, _: adapter(rank=v).r, 3),
     "ppo.lora.alpha": Row(5, lambda v, _: adapter(alpha=v).lora_alpha, 5),
@@ -349,4 +383,4 @@ PARTS: dict[str, Row] = {
     "rewards.pool_k": Row(0.4, pooled, 0.4),
     "rewards.weight": Row(-2.0, lambda v, _: total(weight=v), {"a": 2.0, "b": -2.0}),
     "rewards.scale": Row(False, lambda v, _: total(scale=v), {"a": 1.0, "b": 5.0}),
-}  # fmt: skip
+}
