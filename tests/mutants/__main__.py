@@ -42,7 +42,9 @@ def preload() -> None:
     import torch
     import trl.trainer.dpo_trainer
     import trl.trainer.reward_trainer
-    import trl.trainer.sft_trainer  # noqa: F401
+    import trl.trainer.sft_trainer
+    from transformers import LlamaForCausalLM, LlamaForSequenceClassification  # noqa: F401
+    from transformers.trainer import Trainer  # noqa: F401
 
     torch.set_num_threads(1)
 
