@@ -42,7 +42,7 @@ def preload() -> None:
     import torch
     import trl.trainer.dpo_trainer
     import trl.trainer.reward_trainer
-    import trl.trainer.sft_trainer
+    import trl.trainer.sft_trainer  # noqa: F401
     from transformers import LlamaForCausalLM, LlamaForSequenceClassification  # noqa: F401
     from transformers.trainer import Trainer  # noqa: F401
 
