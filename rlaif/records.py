@@ -12,7 +12,8 @@ import json
 import math
 import struct
 from collections.abc import Sequence
-from typing import Any, Literal, TypeVar
+from types import UnionType
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -357,6 +358,30 @@ class Evaluation(Record):
 
     def identity(self) -> tuple[Any, ...]:
         return (self.policy, self.prompt_id)
+
+
+# What the rows of a run's files are, by the file's name.
+ROWS: dict[str, type[Record]] = {
+    "prompts": Prompt, "responses": Response, "best": Response, "revisions": Revision, "comparisons": Comparison,
+    "labels": Label, "earlier_labels": Label, "preferences": Preference, "grades": Grade, "evaluation": Evaluation,
+}  # fmt: skip
+
+
+_ARROW = {str: "string", int: "int64", float: "float64", bool: "bool"}
+
+
+def scalar_types(record: type[Record]) -> dict[str, tuple[str, bool]]:
+    """By field the Arrow type that its values are made of and whether they are several; mappings are left out."""
+    found: dict[str, tuple[str, bool]] = {}
+    for name, field in record.model_fields.items():
+        options = get_args(field.annotation) if get_origin(field.annotation) is UnionType else ()
+        kind = next((option for option in options if option is not type(None)), field.annotation)
+        several = get_origin(kind) is tuple
+        kind = get_args(kind)[0] if several else kind
+        kind = str if get_origin(kind) is Literal else kind
+        if kind in _ARROW:
+            found[name] = _ARROW[kind], several
+    return found
 
 
 TIE_MARGIN = 0.1

@@ -27,7 +27,7 @@ from rlaif.errors import UserError
 from rlaif.lookup import damaged, drop_torn_line, json_rows, key_of, whole_lines
 from rlaif.options.base import StageOptions
 from rlaif.prompts import Templates
-from rlaif.records import HeldOut, Prompt, Record, Response
+from rlaif.records import ROWS, HeldOut, Prompt, Record, Response, scalar_types
 from rlaif.seeds import derive_seed
 from rlaif.spending import Account, Ledger
 from rlaif.storage import MANIFEST, SUMMARY, broken, read_json, seal, sync, write_json, write_text
@@ -363,17 +363,22 @@ class Run:
     def dataset(self, name: str) -> Any:
         """All rows of a kind ("labels", "preferences", "evaluation", …) as a `datasets.Dataset`, with their stage.
 
-        Its columns are those of all rows; what a row does not have is None.
+        Its columns are the record's and all rows'; what a row lacks is None. A column of None alone has its field's type.
         """
-        from datasets import Dataset
+        from datasets import Dataset, List, Value
 
         files = [(stage.dir.name, stage.dir / f"{name}.jsonl") for stage in self.stages]
         rows = [{"stage": stage, **row} for stage, file in files for row in json_rows(file)]
         if not rows:
             made = sorted({path.stem for path in self.path.glob("*/*.jsonl")})
             raise UserError(f'{self.path}: no rows named "{name}".', f"one of {', '.join(made)}")
-        columns = dict.fromkeys(key for row in rows for key in row)
-        return Dataset.from_dict({key: [row.get(key) for row in rows] for key in columns})
+        types = scalar_types(ROWS[name]) if name in ROWS else {}
+        columns = dict.fromkeys(["stage", *types, *(key for row in rows for key in row)])
+        table = Dataset.from_dict({key: [row.get(key) for row in rows] for key in columns})
+        for key, (kind, several) in types.items():
+            if all(row.get(key) is None for row in rows):
+                table = table.cast_column(key, List(Value(kind)) if several else Value(kind))
+        return table
 
     @classmethod
     def load(cls, path: Path) -> Run:

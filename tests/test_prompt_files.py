@@ -6,6 +6,7 @@ import pytest
 
 from rlaif.errors import UserError
 from rlaif.opening import load_prompts, merged_prompts
+from rlaif.records import ROWS, Evaluation, scalar_types
 from rlaif.runfolder import Run
 from tests.fake_run import fake_run
 
@@ -65,3 +66,37 @@ def test_a_data_set_has_the_columns_of_all_rows(tmp_path):
     assert [row["a"] for row in rows] == [1.0, None, 2.5]
     assert [row["c"] for row in rows] == [None, None, "text"]
     assert rows[1]["b"] == {"x": 0.5, "y": None}
+
+
+def test_a_column_without_a_value_is_of_its_annotations_type(tmp_path):
+    from datasets import List, Value
+
+    run = Run.load(fake_run(tmp_path / "run"))
+    row = {
+        "policy": "base",
+        "prompt_id": "p",
+        "response_id": "r",
+    }  # as written without gold and without a judge
+    path = run.stages[0].dir / "evaluation.jsonl"
+    for stage in run.stages:
+        (stage.dir / "evaluation.jsonl").unlink(missing_ok=True)
+    write(path, Evaluation.model_validate(row).model_dump(exclude_none=True) | {"kl": None}, row)
+    features = run.dataset("evaluation").features
+    assert features["p_win"] == features["kl"] == Value("float64")
+    assert features["flips"] == List(Value("int64"))
+    assert (features["split"], features["refusal"]) == (Value("string"), Value("bool"))
+    write(
+        run.stages[0].dir / "labels.jsonl",
+        {"comparison_id": "c", "annotator": {"kind": "ai", "id": "x"}, "verdict": "invalid"},
+    )
+    for stage in run.stages[1:]:
+        (stage.dir / "labels.jsonl").unlink(missing_ok=True)
+    features = run.dataset("labels").features
+    assert features["reason"] == features["rationale"] == features["principle_id"] == Value("string")
+    assert features["p_a"] == features["mass"] == features["seconds"] == Value("float64")
+
+
+@pytest.mark.parametrize("name", sorted(ROWS))
+def test_every_field_of_a_record_but_mappings_has_a_type(name):
+    mappings = {"messages", "annotator", "sampling", "judge", "votes", "scores", "gold", "compliance"}
+    assert set(ROWS[name].model_fields) - set(scalar_types(ROWS[name])) <= mappings
