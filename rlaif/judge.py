@@ -387,7 +387,7 @@ def _unreasoned(made: Generation) -> str | None:
     """Why no verdict follows from a text that should be reasoning, None where one may."""
     if made.finish == "too_long":
         return "too long"
-    refused = made.finish == "content_filter" or opens_with_refusal(made.text)
+    refused = made.unwritten or made.finish == "content_filter" or opens_with_refusal(made.text)
     return "refused" if refused else None
 
 

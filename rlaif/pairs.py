@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from rlaif.errors import UserError
+from rlaif.prompts import TemplateRefused
 from rlaif.records import Comparison, Preference, Prompt, Response, by_id
 from rlaif.runfolder import Stage
 from rlaif.turns import turn_of
@@ -39,7 +40,11 @@ def load_pairs(stage: Stage, tokenizer: Any, context: int) -> list[Pair]:
     pairs: list[Pair] = []
     for preference in preferences:
         comparison = comparisons[preference.comparison_id]
-        pair = make_pair(texts[comparison.a], texts[comparison.b], preference.p_a, encode)
+        try:
+            pair = make_pair(texts[comparison.a], texts[comparison.b], preference.p_a, encode)
+        except TemplateRefused as refused:
+            stage.dropped[refused.reason] += 1
+            continue
         pair |= {"weight": _weight(stage, preference), "sources": preference.sources}
         pair["cluster"] = prompts[comparison.prompt_id].cluster
         if reason := _unusable(

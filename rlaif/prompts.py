@@ -35,6 +35,25 @@ SPEAKER = {"system": "System", "user": "User", "assistant": "Assistant"}
 _MARK = "\u241frlaif\u241f"
 _TURNS = defences.own_lines("")
 HUMAN_STOP = "\n\nHuman:"
+_SAID = 120  # characters of what a chat template says that a reason keeps
+
+
+class TemplateRefused(UserError):
+    """A conversation that a chat template does not take: one row's trouble where the template takes others."""
+
+    def __init__(self, said: str, found: str, need: str, next: str) -> None:
+        super().__init__(found, need, next)
+        self.said = said
+
+    @property
+    def reason(self) -> str:
+        """What a dropped row is counted as."""
+        return refused_by_template(self.said)
+
+
+def refused_by_template(said: str) -> str:
+    """The reason under which a row is dropped whose conversation a chat template does not take."""
+    return f"refused by the chat template: {said}"
 
 
 def user(content: str) -> dict[str, str]:
@@ -299,10 +318,12 @@ def _templated(tokenizer: Any, messages: Sequence[dict[str, str]], generation: b
             with suppress(Exception):
                 opened = [{"role": "system", "content": ""}, *messages]
                 return chat_templates.render(template, opened, generation, values)
-        roles, reason = ", ".join(m["role"] for m in messages), str(error).rstrip(".") or type(error).__name__
-        raise UserError(f"{_name(tokenizer)}: its chat template fails on our messages ({roles}): {reason}.",
-                        "a template that takes these roles in this order",
-                        "mend chat_template in the tokenizer's folder, or use prompts without a system turn") from None  # fmt: skip
+        roles, said = ", ".join(m["role"] for m in messages), str(error).rstrip(".") or type(error).__name__
+        raise TemplateRefused(
+            said.split("\n")[0][:_SAID], f"{_name(tokenizer)}: its chat template fails on our messages ({roles}): {said}.",
+            "a template that takes these roles in this order",
+            "mend chat_template in the tokenizer's folder, or use prompts without a system turn",
+        ) from None  # fmt: skip
 
 
 def _template(tokenizer: Any) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +18,7 @@ from rlaif.options.rewarded import RewardSource
 from rlaif.options.sources import source_kind
 from rlaif.plugin import load_function, own
 from rlaif.preferences import weighted_mean
-from rlaif.prompts import encode_chat
+from rlaif.prompts import TemplateRefused, encode_chat
 from rlaif.records import Grade, Prompt, Response
 from rlaif.runfolder import Stage
 from rlaif.seeds import derive_seed, in_rounds
@@ -188,25 +190,41 @@ def fitting_prompts(
 ) -> tuple[list[PromptTokens], list[PromptTokens]]:
     """Training prompts, and the held-out ones that are watched, as tokens, at most `room` of them.
 
-    Training prompts that leave no room for a response, or that a source cannot read, are dropped and counted.
+    Training prompts that leave no room for a response, or that the chat template or a source cannot read, are dropped
+    and counted.
     """
     from rlaif.rl.ppo import PromptTokens
+    from rlaif.rl.reward import NO_ROOM
 
-    def fitting(prompts: list[Prompt]) -> list[PromptTokens]:
-        read = [PromptTokens(encode_chat(tokenizer, p.chat), p) for p in prompts]
-        return [
-            p for p in read if len(p.ids) <= room and all(s.score.fits(p.source) for s in rewards.sources)
-        ]
+    def fitting(prompts: list[Prompt], dropped: Counter[str]) -> list[PromptTokens]:
+        kept: list[PromptTokens] = []
+        for prompt in prompts:
+            try:
+                ids = encode_chat(tokenizer, prompt.chat)
+            except TemplateRefused as refused:
+                dropped[refused.reason] += 1
+                continue
+            reason = _misfit(rewards, prompt) or (NO_ROOM if len(ids) > room else None)
+            if reason:
+                dropped[reason] += 1
+            else:
+                kept.append(PromptTokens(ids, prompt))
+        return kept
 
     every, o = stage.run.prompts("train"), stage.options
-    prompts = fitting(every)
-    stage.dropped["prompt and response do not fit the model's context"] += len(every) - len(prompts)
+    prompts = fitting(every, stage.dropped)
     stage.save("running", **{"in": len(every), "kept": len(prompts)})
     if not prompts:
         raise UserError(f"{stage.dir.name}: none of {len(every)} prompts leaves room for {o.max_tokens} new tokens in a context "
-                        f"of {room + o.max_tokens}.", "at least one prompt that fits", f"lower {stage.name}.max_tokens")  # fmt: skip
+                        f"of {room + o.max_tokens} ({dict(stage.dropped)}).", "at least one prompt that fits, in roles that the chat template takes",
+                        f"lower {stage.name}.max_tokens, or mend the prompts or the template")  # fmt: skip
     heldout = sorted(stage.run.prompts("heldout"), key=lambda p: p.id)
-    return prompts, fitting(heldout)[: o.watch]
+    return prompts, fitting(heldout, Counter())[: o.watch]
+
+
+def _misfit(rewards: Rewards, prompt: Prompt) -> str | None:
+    """Why one of the sources cannot read responses to a prompt."""
+    return next(filter(None, (source.score.misfit(prompt) for source in rewards.sources)), None)
 
 
 def reference_samples(
@@ -256,7 +274,9 @@ def grade(stage: Stage, opened: Opened, tokenizer: Any, responses: Sequence[Resp
             rows.append(_graded(opened, tokenizer, [prompts[r.prompt_id] for r in part], part, device))
             tick(len(part))
     found = [row for row in rows if len(row.scores) == len(opened.rewards.sources)]
-    stage.dropped["no reward could be read"] += len(responses) - len(found)
+    graded = {row.response_id for row in found}
+    for response in (r for r in responses if r.id not in graded):
+        stage.dropped[_ungraded(opened, tokenizer, prompts[response.prompt_id], response)] += 1
     return totals(found, stage.options.rewards)
 
 
@@ -264,14 +284,27 @@ def _graded(
     opened: Opened, tokenizer: Any, prompts: Sequence[Prompt], responses: Sequence[Response], device: Any
 ) -> list[Grade]:
     """One grade a response; a response that does not fit, or that a source has no opinion of, lacks its score."""
-    turns = [turn_of(tokenizer, p.chat, response) for p, response in zip(prompts, responses, strict=True)]
-    fits = [at for at, turn in enumerate(turns) if turn[1] and len(turn[0] + turn[1]) <= opened.context]
+    turns: dict[int, Turn] = {}
+    for at, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
+        with suppress(TemplateRefused):
+            turns[at] = turn_of(tokenizer, prompt.chat, response)
+    fits = [at for at, turn in turns.items() if turn[1] and len(turn[0] + turn[1]) <= opened.context]
+    fits = [at for at in fits if not _misfit(opened.rewards, prompts[at])]
     scores: list[dict[str, float]] = [{} for _ in responses]
     for source in opened.rewards.sources if fits else ():
         rows = [(prompts[at], responses[at], turns[at]) for at in fits]
         for at, score in zip(fits, _scores(source.score, rows, tokenizer, device), strict=True):
             scores[at] |= {source.name: score} if score is not None and math.isfinite(score) else {}
     return [Grade(prompt_id=r.prompt_id, response_id=r.id, scores=s) for r, s in zip(responses, scores, strict=True)]  # fmt: skip
+
+
+def _ungraded(opened: Opened, tokenizer: Any, prompt: Prompt, response: Response) -> str:
+    """Why a response has no reward, as it is counted."""
+    try:
+        turn_of(tokenizer, prompt.chat, response)
+    except TemplateRefused as refused:
+        return refused.reason
+    return _misfit(opened.rewards, prompt) or "no reward could be read"
 
 
 def _scores(

@@ -21,7 +21,7 @@ class Scheduler:
     def __init__(self) -> None:
         self.queue: list[tuple[str, list[int], dict]] = []
         self.aborted: list[str] = []
-        self.most = 0
+        self.most, self.said = 0, -1.0
         self.model_config = SimpleNamespace(max_model_len=100)
 
     def add_request(self, request_id: str, prompt: dict, settings: dict) -> None:
@@ -38,7 +38,10 @@ class Scheduler:
             probs = {i: SimpleNamespace(logprob=math.log(0.6 if i == ids[0] else 0.1)) for i in ids}
             output = SimpleNamespace(logprobs=[probs], token_ids=[ids[0]], finish_reason="length")
         else:
-            output = SimpleNamespace(token_ids=[*prompt[-3:-1], 1], finish_reason="stop")
+            assert settings["logprobs"] == 0
+            written = [*prompt[-3:-1], 1]
+            said = [{token: SimpleNamespace(logprob=self.said)} for token in written]
+            output = SimpleNamespace(token_ids=written, logprobs=said, finish_reason="stop")
         return SimpleNamespace(request_id=request_id, finished=True, outputs=[output])
 
     def abort_request(self, ids: list[str]) -> None:
@@ -79,6 +82,20 @@ def test_a_choice_is_the_sum_of_its_spellings():
     one, other = module._sums(found, ([7, 8], [9]))
     assert math.exp(one) == pytest.approx(0.5)
     assert other == pytest.approx(-900)
+
+
+def test_a_choice_that_is_no_number_and_one_that_is_ruled_out():
+    found = {n: SimpleNamespace(logprob=x) for n, x in enumerate((math.nan, math.inf, -math.inf, -1.0))}
+    nan, infinite, ruled_out, other = module._sums(found, ([0], [1], [2, 2], [2, 3]))
+    assert math.isnan(nan)
+    assert (infinite, ruled_out, other) == (math.inf, -math.inf, -1.0)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_text_whose_logits_are_no_numbers_is_refused(engine: VllmEngine, value: float):
+    scheduler(engine).said = value
+    with pytest.raises(UserError, match="its logits are NaN or infinite"):
+        list(engine.generate([GenerateRequest([user("river")], 8)]))
 
 
 def test_texts_too_long_ones_and_leaving_early(engine: VllmEngine):

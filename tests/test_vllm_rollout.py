@@ -196,6 +196,31 @@ def test_a_stage_samples_by_vllm_and_lets_it_go(fake, tmp_path):
     assert fake[0].closed
 
 
+@pytest.mark.parametrize("looking", [False, True], ids=["in an update", "at held-out prompts"])
+@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
+def test_log_probabilities_that_are_no_numbers_stop_the_stage(fake, tmp_path, monkeypatch, value, looking):
+    one = Llm.one
+
+    def broken(self, prompt, settings):
+        made = one(self, prompt, settings)
+        # An update asks for a batch of 8 first, and then the look for held-out prompts.
+        if not looking or len(self.asked) > 8:
+            next(iter(made.logprobs[-1].values())).logprob = value
+        return made
+
+    monkeypatch.setattr(Llm, "one", broken)
+    policy = tiny_policy(tmp_path / "policy")
+    stage = stage_of(
+        tmp_path / "run", policy, updates=2, rollouts="vllm", batch_size=8, minibatches=1, watch=1
+    )
+    with pytest.raises(
+        UserError, match=r"the log-probability of a token that vLLM sampled is (nan|-inf)"
+    ) as caught:
+        run_on_one_thread(stage)
+    assert "update 1 of 2" in caught.value.found
+    assert fake[0].closed
+
+
 def test_a_stage_without_vllm_or_on_several_processes_is_refused(tmp_path, monkeypatch):
     policy = tiny_policy(tmp_path / "policy")
     monkeypatch.setattr(engine, "find_spec", lambda name: None)

@@ -16,6 +16,7 @@ from typing import Protocol
 from rlaif.config import ModelConfig
 from rlaif.errors import whole_text
 from rlaif.plugin import load_function, own
+from rlaif.prompts import refused_by_template
 from rlaif.spending import Account
 
 Chat = list[dict[str, str]]
@@ -35,14 +36,16 @@ class GenerateRequest:
 @dataclass(frozen=True)
 class Generation:
     """One written text. `finish` is "stop", "length", "content_filter" where a service broke it off, or, without a text,
-    "too_long" where the prompt did not fit the context and "refused" where a server would not take it. `token_ids`
-    as in `records.Response`, where they are known."""
+    "too_long" where the prompt did not fit the context, "refused" where a server would not take it and "template" where
+    the model's chat template would not, which then `said` why. `token_ids` as in `records.Response`, where they are known.
+    """
 
     text: str
     finish: str
     prompt_tokens: int = 0
     tokens: int = 0
     token_ids: str | None = None
+    said: str = ""
 
     def __post_init__(self) -> None:
         # Whoever wrote it, a script or an older cache included: no row can hold half of a surrogate pair.
@@ -51,9 +54,12 @@ class Generation:
     @property
     def unwritten(self) -> str | None:
         """Why there is no text, in the words under which stages count it; None where there is one."""
-        return _UNWRITTEN.get(self.finish)
+        return refused_by_template(self.said) if self.finish == "template" else _UNWRITTEN.get(self.finish)
 
 
+TEMPLATE = (
+    "chat template: "  # what a question is counted under, among the refused ones, with what the template said
+)
 _UNWRITTEN = {"too_long": "prompt longer than the model's context", "refused": "refused by the server"}
 
 
@@ -88,7 +94,9 @@ class Scores:
     logprobs: tuple[tuple[float, ...], ...]
     prompt_tokens: int = 0
     too_long: bool = False
-    refused: bool = False  # a server would not take one of the questions, which is no answer of the model's
+    refused: bool = (
+        False  # a server or a chat template would not take a question, which is no answer of the model's
+    )
 
     def broken(self, suffix: int) -> bool:
         """Whether what stands there is no log-probability: NaN or +∞ (−∞ is one, of a choice ruled out)."""
@@ -121,9 +129,8 @@ class Usage:
     tokens: int = 0
     shared_tokens: int = 0  # of the prompt tokens, those that a shared prefix or a server's cache saved
     retried: Counter[str] = field(default_factory=Counter)  # tries that came to nothing, by what came of them
-    refused: Counter[str] = field(
-        default_factory=Counter
-    )  # questions that a server would not take, by reason
+    # Questions that a server or a chat template would not take, by reason.
+    refused: Counter[str] = field(default_factory=Counter)
 
     def as_dict(self) -> dict[str, int]:
         """Plain numbers for a stage's summary."""

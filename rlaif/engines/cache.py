@@ -239,7 +239,14 @@ def _checked(key: bytes, value: Any) -> Any:
 
 
 def _is_generation(value: Any) -> bool:
-    kinds = {"text": str, "finish": str, "prompt_tokens": int, "tokens": int, "token_ids": (str, type(None))}
+    kinds = {
+        "text": str,
+        "finish": str,
+        "prompt_tokens": int,
+        "tokens": int,
+        "token_ids": (str, type(None)),
+        "said": str,
+    }
     if not isinstance(value, dict) or not {"text", "finish"} <= value.keys() <= kinds.keys():
         return False
     return all(isinstance(value[key], kinds[key]) for key in value)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from rlaif.config import ModelConfig
-from rlaif.engines import GenerateRequest, Generation, ScoreRequest, Scores, Usage
+from rlaif.engines import TEMPLATE, GenerateRequest, Generation, ScoreRequest, Scores, Usage
 from rlaif.engines.loading import (
     context_length,
     count_params,
@@ -27,7 +27,7 @@ from rlaif.engines.loading import (
     resolve_dtype,
 )  # fmt: skip
 from rlaif.errors import UserError
-from rlaif.prompts import control_of, encode_chat, has_chat_template, split_chat, token_ids
+from rlaif.prompts import TemplateRefused, control_of, encode_chat, has_chat_template, split_chat, token_ids
 from rlaif.records import encode_tokens
 from rlaif.storage import folder_hash
 from rlaif.turns import spelled_end, text_of
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     import torch
 
 T = TypeVar("T")
+Task = tuple[int, GenerateRequest, list[int]]  # a text's place, what is asked, and the prompt's tokens
 _WINDOW = 4096
 
 
@@ -96,13 +97,25 @@ class TransformersEngine:
     def generate(self, requests: Sequence[GenerateRequest]) -> Iterator[tuple[int, Generation]]:
         """Write a text for each request, longest first, in batches of at most `batch_tokens`."""
         for window in windows(len(requests)):
-            yield from self._generate([(i, requests[i]) for i in window])
+            tasks: list[Task] = []
+            for index in window:
+                try:
+                    prompt = encode_chat(self.tokenizer, requests[index].messages)
+                except TemplateRefused as refused:
+                    self._count_refused(refused)
+                    yield index, Generation("", "template", said=refused.said)
+                else:
+                    tasks.append((index, requests[index], prompt))
+            if tasks:
+                yield from self._generate(tasks)
 
-    def _generate(self, requests: list[tuple[int, GenerateRequest]]) -> Iterator[tuple[int, Generation]]:
+    def _count_refused(self, refused: TemplateRefused) -> None:
+        self.usage.refused[TEMPLATE + refused.said] += 1
+
+    def _generate(self, tasks: list[Task]) -> Iterator[tuple[int, Generation]]:
         from rlaif.engines.decoding import NotFinite, decode
 
         limit, ends = context_length(self.model), eos_ids(self.model, self.tokenizer)
-        tasks = [(i, r, encode_chat(self.tokenizer, r.messages)) for i, r in requests]
         sizes = [len(prompt) + r.max_tokens for _, r, prompt in tasks]
         for (index, _, prompt), size in zip(tasks, sizes, strict=True):
             if size > limit:
@@ -113,12 +126,15 @@ class TransformersEngine:
                 rows = decode(self.model, [t[2] for t in batch], [t[1] for t in batch], ends,
                               self.tokenizer.pad_token_id, self._stopped if self.plain_turns else None)  # fmt: skip
             except NotFinite:
-                raise UserError(f"{self.config.model}: it can write nothing, its logits are NaN or infinite (in {self.dtype}).",
-                                "a model whose weights are finite numbers; a training that diverged leaves others",
-                                "another model, or dtype: float32 if it overflows in half precision") from None  # fmt: skip
+                raise self._not_finite() from None
             for (index, _, prompt), ids in zip(batch, rows, strict=True):
                 self._count(len(prompt), len(ids))
                 yield index, self._finish(ids, ids[-1] in ends, len(prompt))
+
+    def _not_finite(self) -> UserError:
+        return UserError(f"{self.config.model}: it can write nothing, its logits are NaN or infinite (in {self.dtype}).",
+                         "a model whose weights are finite numbers; a training that diverged leaves others",
+                         "another model, or dtype: float32 if it overflows in half precision")  # fmt: skip
 
     def _stopped(self, ids: list[int]) -> bool:
         return spelled_end(self.tokenizer, ids[-24:]) is not None
@@ -137,7 +153,15 @@ class TransformersEngine:
     def score_choices(self, requests: Sequence[ScoreRequest]) -> Iterator[tuple[int, Scores]]:
         """Read the choices' log-probabilities at the answer position after each request's suffixes."""
         for window in windows(len(requests)):
-            yield from self._score([self._question(i, requests[i]) for i in window])
+            questions: list[Question] = []
+            for index in window:
+                try:
+                    questions.append(self._question(index, requests[index]))
+                except TemplateRefused as refused:
+                    self._count_refused(refused)
+                    yield index, Scores(((),) * len(requests[index].suffixes), refused=True)
+            if questions:
+                yield from self._score(questions)
 
     def _question(self, index: int, request: ScoreRequest) -> Question:
         prefix, tail = split_chat(self.tokenizer, request.messages)

@@ -21,9 +21,9 @@ from typing import Any, TypeVar
 from rlaif import DISTRIBUTION
 from rlaif.config import ModelConfig
 from rlaif.engines import GenerateRequest, Generation, Scores
-from rlaif.engines.transformers import Question, TransformersEngine
+from rlaif.engines.transformers import Question, Task, TransformersEngine
 from rlaif.errors import UserError
-from rlaif.prompts import HUMAN_STOP, encode_chat, end_of_turn
+from rlaif.prompts import HUMAN_STOP, end_of_turn
 
 K = TypeVar("K")
 _IN_FLIGHT = (
@@ -98,22 +98,27 @@ class VllmEngine(TransformersEngine):
         """The most tokens a question and its answer may have."""
         return int(self.llm.llm_engine.model_config.max_model_len)
 
-    def _generate(self, requests: list[tuple[int, GenerateRequest]]) -> Iterator[tuple[int, Generation]]:
-        prompts = {index: encode_chat(self.tokenizer, request.messages) for index, request in requests}
-        fitting = [(i, r) for i, r in requests if len(prompts[i]) + r.max_tokens <= self.limit]
+    def _generate(self, tasks: list[Task]) -> Iterator[tuple[int, Generation]]:
+        prompts = {index: prompt for index, _, prompt in tasks}
+        fitting = [(i, r) for i, r, prompt in tasks if len(prompt) + r.max_tokens <= self.limit]
         for index in prompts.keys() - {index for index, _ in fitting}:
             yield index, Generation("", "too_long", len(prompts[index]))
         for index, output in self._run((i, prompts[i], self._writing(r)) for i, r in fitting):
+            if not all(map(math.isfinite, sampled_log_probs(output))):
+                raise self._not_finite()
             self._count(len(prompts[index]), len(output.token_ids))
             stopped = output.finish_reason == "stop"
             yield index, self._finish(list(output.token_ids), stopped, len(prompts[index]))
 
     def _writing(self, request: GenerateRequest) -> dict[str, Any]:
-        """Sampling settings of one text; vLLM adds the end tokens of the model's generation config."""
+        """Sampling settings of one text; vLLM adds the end tokens of the model's generation config.
+
+        The sampled tokens' log-probabilities tell whether the logits were numbers.
+        """
         ends = {self.tokenizer.eos_token_id, end_of_turn(self.tokenizer)} - {None}
         stops = {"stop": [HUMAN_STOP]} if self.plain_turns else {"detokenize": False}
         return {"max_tokens": request.max_tokens, "temperature": request.temperature, "top_p": request.top_p,
-                "seed": request.seed & (2**63 - 1), "stop_token_ids": sorted(ends), **stops}  # fmt: skip
+                "seed": request.seed & (2**63 - 1), "stop_token_ids": sorted(ends), "logprobs": 0, **stops}  # fmt: skip
 
     def _score(self, questions: list[Question]) -> Iterator[tuple[int, Scores]]:
         fitting = {q.index: q for q in questions if q.longest < self.limit}  # the answer takes a place, too
@@ -160,7 +165,18 @@ class VllmEngine(TransformersEngine):
                 engine.abort_request(list(asked))
 
 
+def sampled_log_probs(output: Any) -> list[float]:
+    """The log-probability of each token of an output, where they were asked for."""
+    return [
+        found[token].logprob for token, found in zip(output.token_ids, output.logprobs or (), strict=True)
+    ]
+
+
 def _sums(found: Any, variants: tuple[list[int], ...]) -> tuple[float, ...]:
     """Each choice's log-probability: its tokens' (token id → vllm.Logprob) summed."""
     rows = [[found[i].logprob for i in ids] for ids in variants]
-    return tuple(max(row) + math.log(sum(math.exp(x - max(row)) for x in row)) for row in rows)
+    tops = [max(row) for row in rows]
+    return tuple(
+        top + math.log(sum(math.exp(x - top) for x in row)) if math.isfinite(top) else top
+        for top, row in zip(tops, rows, strict=True)
+    )

@@ -15,13 +15,14 @@ import torch
 from torch import Tensor
 
 from rlaif.errors import UserError
-from rlaif.prompts import encode_chat, encode_turn, end_of_turn
+from rlaif.prompts import TemplateRefused, encode_chat, encode_turn, end_of_turn
 from rlaif.records import Prompt
 from rlaif.rl.episodes import Episodes, join, micro_batches
 from rlaif.rl.forward import final_scores
 from rlaif.rl.ranks import Ranks
 from rlaif.rl.texts import texts_of
 
+NO_ROOM = "prompt and response do not fit the model's context"
 Scorer = Callable[[Sequence[Prompt], Sequence[str]], Sequence[float | None]]  # (prompts, responses) → scores
 
 
@@ -48,8 +49,8 @@ class Score(Protocol):
 
     unread: float
 
-    def fits(self, prompt: Prompt) -> bool:
-        """Whether responses to this prompt can be read at all."""
+    def misfit(self, prompt: Prompt) -> str | None:
+        """Why responses to this prompt cannot be read at all, None where they can."""
         ...
 
     def __call__(self, episodes: Episodes, prompts: Sequence[Prompt]) -> Tensor: ...
@@ -126,9 +127,9 @@ class FunctionReward:
         self.name, self.function, self.tokenizer = name, function, tokenizer
         self.unread = 0.0
 
-    def fits(self, prompt: Prompt) -> bool:
-        """Always: text has no limit here."""
-        return True
+    def misfit(self, prompt: Prompt) -> str | None:
+        """Nothing: text has no limit here."""
+        return None
 
     def __call__(self, episodes: Episodes, prompts: Sequence[Prompt]) -> Tensor:
         """Raw score of each episode. → B"""
@@ -158,10 +159,15 @@ class FunctionReward:
 
 
 def same_tokens(one: Any, other: Any, prompts: Sequence[Prompt]) -> bool:
-    """Whether two tokenizers know the same tokens and write these prompts with them alike."""
-    return one.get_vocab() == other.get_vocab() and all(
-        encode_chat(one, p.chat) == encode_chat(other, p.chat) for p in prompts
-    )
+    """Whether two tokenizers know the same tokens and write these prompts with them alike, or refuse the same."""
+
+    def written(tokenizer: Any, prompt: Prompt) -> list[int] | None:
+        try:
+            return encode_chat(tokenizer, prompt.chat)
+        except TemplateRefused:
+            return None
+
+    return one.get_vocab() == other.get_vocab() and all(written(one, p) == written(other, p) for p in prompts)
 
 
 class ModelReward:
@@ -178,9 +184,12 @@ class ModelReward:
         self.context, self.micro_batch, self.own_tokens = context, micro_batch, own_tokens
         self.end, self.unread = end_of_turn(tokenizer), 0.0
 
-    def fits(self, prompt: Prompt) -> bool:
-        """Whether the prompt leaves room in the model's context, in its own tokens."""
-        return len(encode_chat(self.tokenizer, prompt.chat)) < self.context
+    def misfit(self, prompt: Prompt) -> str | None:
+        """Why the prompt leaves no room in the model's context, in its own tokens, or has none in its chat template."""
+        try:
+            return None if len(encode_chat(self.tokenizer, prompt.chat)) < self.context else NO_ROOM
+        except TemplateRefused as refused:
+            return refused.reason
 
     @torch.no_grad()
     def __call__(self, episodes: Episodes, prompts: Sequence[Prompt]) -> Tensor:

@@ -6,6 +6,7 @@ safetensors; no prefix is cached, since its keys and values would be of older we
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Iterator, Sequence
 from functools import cached_property
@@ -16,11 +17,12 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
-from rlaif.engines.vllm import load_llm, package, require
+from rlaif.engines.vllm import load_llm, package, require, sampled_log_probs
 from rlaif.errors import UserError
 from rlaif.options import Ppo
 from rlaif.rl.episodes import Episodes, join
 from rlaif.rl.lora import merged
+from rlaif.rl.ppo import NotFinite
 from rlaif.rl.rollout import Stops
 from rlaif.seeds import derive_seed
 
@@ -59,7 +61,10 @@ class VllmSampler:
         return llm
 
     def __call__(self, policy: Any, prompts: list[list[int]], seed: int) -> Episodes:
-        """Responses with `behaviour_BR`, ended as the decode loop ends them, on the policy's device."""
+        """Responses with `behaviour_BR`, ended as the decode loop ends them, on the policy's device.
+
+        Raises NotFinite where a sampled token has no log-probability: vLLM's logits were NaN or infinite.
+        """
         self._send(policy)
         asked = [{"prompt_token_ids": list(ids)} for ids in prompts]
         settings = [self._settings(derive_seed(seed, row)) for row in range(len(prompts))]
@@ -67,7 +72,9 @@ class VllmSampler:
         ends = [self._end(list(x.token_ids)) for x in found]
         behaviour_BR = torch.zeros(len(prompts), max(len(response) for response, _ in ends))
         for row, (output, (response, _)) in enumerate(zip(found, ends, strict=True)):
-            said = [output.logprobs[step][token].logprob for step, token in enumerate(response)]
+            said = sampled_log_probs(output)[: len(response)]
+            if bad := [value for value in said if not math.isfinite(value)]:
+                raise NotFinite("the log-probability of a token that vLLM sampled", bad[0])
             behaviour_BR[row, : len(said)] = torch.tensor(said)
         responses, ended = zip(*ends, strict=True)
         ended_B = torch.tensor(ended, device=policy.device)

@@ -18,6 +18,7 @@ from rlaif.prompts import Chat, Templates
 from rlaif.records import Prompt, Response, Revision, by_id
 from rlaif.revisions import fault_of, without_preamble
 from rlaif.runfolder import Rows, Stage
+from rlaif.sampling import refuse_none_taken
 from rlaif.seeds import derive_seed
 
 CHUNK = 256  # responses between two writes: what a killed process may have to ask again
@@ -60,6 +61,7 @@ def run(stage: Stage[Critique]) -> None:
         texts = stage.responses()
         stage.note_example(texts[rows[0].from_id].text, f"{rows[0].critique} → {texts[rows[0].to_id].text}")
     kept = sum(row.status != "invalid" for row in rows)
+    refuse_none_taken(stage, total, kept)
     stage.save("running", **{"in": total, "kept": kept})
 
 

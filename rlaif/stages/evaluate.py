@@ -24,6 +24,7 @@ from rlaif.prompts import encode_chat
 from rlaif.records import Comparison, Evaluation, Label, Prompt, Response
 from rlaif.refusals import refuses
 from rlaif.runfolder import HELDOUT, Rows, Stage, chosen, split_of
+from rlaif.sampling import refuse_none_taken
 from rlaif.seeds import derive_seed
 from rlaif.stats import kl_best_of_n, mean
 from rlaif.turns import measured_tokens
@@ -55,7 +56,6 @@ def run(stage: Stage[Evaluate]) -> None:
                 chunk = todo[start : start + CHUNK]
                 rows.append(_evaluate(stage, tools, name, folder, chunk, answers, base, judged))
                 tick(len(chunk))
-        stage.dropped["prompt longer than the model's context"] += len(prompts) - len(asked)
     everything, responses = list(rows), stage.responses()
     clusters = {prompt.id: prompt.cluster for prompt in prompts}
     stage.metrics = {
@@ -84,7 +84,9 @@ def _answers(
 ) -> dict[str, Response]:
     """The policy's answer to each prompt by prompt id, sampled where it is not there yet."""
     if chosen(folder):
-        return {row.prompt_id: row for row in Rows(folder, Response)}
+        found = {row.prompt_id: row for row in Rows(folder, Response)}
+        stage.dropped["no response was chosen"] += sum(prompt.id not in found for prompt in prompts)
+        return found
     options = stage.options
     engine = open_engine(stage.config.policy.model_copy(update={"model": str(folder)}), account=stage.account)
     have = {row.prompt_id: row for row in texts if row.model == engine.fingerprint}
@@ -97,7 +99,9 @@ def _answers(
     ]
     with stage.progress(len(prompts), f"{name}: responses", len(prompts) - len(missing)) as tick:
         for at, made in engine.generate(requests):
-            if not made.unwritten:
+            if made.unwritten:
+                stage.dropped[made.unwritten] += 1
+            else:
                 row = Response(
                     prompt_id=missing[at].id, text=made.text, model=engine.fingerprint, seed=seeds[at],
                     sampling={"temperature": options.temperature, "max_tokens": options.max_tokens},
@@ -106,6 +110,7 @@ def _answers(
                 texts.append([row])
                 have[row.prompt_id] = row
             tick(1)
+    refuse_none_taken(stage, len(prompts), len(have))
     return have
 
 

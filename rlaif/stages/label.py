@@ -34,6 +34,7 @@ from rlaif.options.modes import PAIRWISE
 from rlaif.preferences import ShareByCluster, Tally, aggregate, combine_orders, heard, keep_one_rule, ratio
 from rlaif.records import Comparison, Label, Preference, Prompt, Response, with_content_id
 from rlaif.runfolder import RowFile, Stage, label_files
+from rlaif.sampling import refuse_none_taken
 from rlaif.seeds import derive_seed
 
 T = TypeVar("T")
@@ -69,6 +70,7 @@ def _run(stage: Stage[LabelOptions]) -> None:
     finally:  # what went wrong is said of a stage that fails, too
         desk.close()
         stage.notes += [BROKEN] if metrics.not_numbers else []
+    refuse_none_taken(stage, total, kept)
     stage.metrics = metrics.figures() | (desk.taken_over.figures() if stage.options.labels_from else {})
     stage.save("running", **{"in": total, "kept": kept})
 

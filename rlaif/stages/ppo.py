@@ -216,6 +216,8 @@ def _train(stage: Stage[Ppo], parts: Parts, metrics: JsonlLog, samples: JsonlLog
             sampled = _sampled(parts.tokenizer, batch, experience)
             try:
                 row = watch.measured(row, sampled, o.looks(number))
+            except NotFinite as error:  # of the policy's look at held-out prompts
+                raise diverged(stage, number, error, checkpoint.latest(folder)) from None
             except (BudgetReached, UserError):  # of the judge or the gold scorer: what was learnt is kept
                 metrics.append(row)
                 _keep(folder, parts.ppo, number)

@@ -12,6 +12,7 @@ from typing import Any
 from rlaif.checkpoints import train_once
 from rlaif.errors import UserError
 from rlaif.options import Rejection
+from rlaif.prompts import TemplateRefused
 from rlaif.records import Response
 from rlaif.runfolder import JsonlLog, Stage
 from rlaif.stats import mean
@@ -65,7 +66,11 @@ def _rows(stage: Stage[Rejection], kept: list[Response], tokenizer: Any, limit: 
     prompts = stage.prompts_by_id()
     rows: list[dict[str, Any]] = []
     for response in kept:
-        start, reply = turn_of(tokenizer, prompts[response.prompt_id].chat, response)
+        try:
+            start, reply = turn_of(tokenizer, prompts[response.prompt_id].chat, response)
+        except TemplateRefused as refused:
+            stage.dropped[refused.reason] += 1
+            continue
         if not response.text.strip():
             stage.dropped["empty response"] += 1
         elif len(start) + len(reply) > limit:

@@ -20,6 +20,7 @@ from rlaif.human.heldout import load_heldout
 from rlaif.intervals import UNIT, mean_interval
 from rlaif.options import Reward
 from rlaif.pairs import Pair, elements, encoder, load_pairs, make_pair
+from rlaif.prompts import TemplateRefused
 from rlaif.runfolder import Stage
 from rlaif.storage import read_json, write_json
 
@@ -182,11 +183,14 @@ def _named_set(stage: Stage[Reward], name: str, path: Path, tokenizer: Any, limi
     """The pairs of a held-out set as tokens, none of more than `limit`, and what was left out by reason."""
     found = load_heldout(path, stage.dir / "heldout" / name)
     encode = encoder(tokenizer, found.prompts)
-    made = [
-        make_pair(row.a, row.b, row.p_a, encode)
-        | {"sources": (row.annotator,), "cluster": found.prompts[row.a.prompt_id].cluster}
-        for row in found.pairs
-    ]
+    made: list[Pair] = []
+    for row in found.pairs:
+        try:
+            pair = make_pair(row.a, row.b, row.p_a, encode)
+        except TemplateRefused as refused:
+            found.dropped[refused.reason] += 1
+            continue
+        made.append(pair | {"sources": (row.annotator,), "cluster": found.prompts[row.a.prompt_id].cluster})
     kept = [pair for pair in made if max(len(pair["chosen_ids"]), len(pair["rejected_ids"])) <= limit]
     found.dropped[f"longer than {limit} tokens"] += len(made) - len(kept)
     return kept, dict(+found.dropped)

@@ -11,6 +11,7 @@ from typing import Any
 from rlaif.checkpoints import train_once
 from rlaif.errors import UserError
 from rlaif.options import Sft
+from rlaif.prompts import TemplateRefused
 from rlaif.records import Revision
 from rlaif.runfolder import JsonlLog, Stage
 from rlaif.turns import turn_of
@@ -50,7 +51,11 @@ def _rows(stage: Stage[Sft], tokenizer: Any, model: Any) -> list[dict[str, Any]]
     rows: list[dict[str, Any]] = []
     for revision in chosen:
         reply = texts[revision.to_id]
-        prompt_ids, reply_ids = turn_of(tokenizer, prompts[revision.prompt_id].chat, reply)
+        try:
+            prompt_ids, reply_ids = turn_of(tokenizer, prompts[revision.prompt_id].chat, reply)
+        except TemplateRefused as refused:
+            stage.dropped[refused.reason] += 1
+            continue
         if revision.status == "invalid":
             stage.dropped["invalid revision"] += 1
         elif not reply.text.strip():
