@@ -13,7 +13,7 @@ import math
 import struct
 from collections.abc import Sequence
 from types import UnionType
-from typing import Any, Literal, TypeVar, get_args, get_origin
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -374,7 +374,7 @@ def scalar_types(record: type[Record]) -> dict[str, tuple[str, bool]]:
     """By field the Arrow type that its values are made of and whether they are several; mappings are left out."""
     found: dict[str, tuple[str, bool]] = {}
     for name, field in record.model_fields.items():
-        options = get_args(field.annotation) if get_origin(field.annotation) is UnionType else ()
+        options = get_args(field.annotation) if get_origin(field.annotation) in (Union, UnionType) else ()
         kind = next((option for option in options if option is not type(None)), field.annotation)
         several = get_origin(kind) is tuple
         kind = get_args(kind)[0] if several else kind
