@@ -31,13 +31,14 @@ from ruamel.yaml import YAML
 from soft_labels import HELD, ROOT, sampled, train
 
 import rlaif
-from rlaif.gold import load_gold
+from rlaif.feedback.gold import load_gold
+from rlaif.feedback.preferences import BOUND, MAX_LOGIT, PRIOR, combine_orders, logit, share, sigmoid
 from rlaif.intervals import ANY, mean_interval, with_seed_variance
 from rlaif.playground.annotators import annotate
-from rlaif.preferences import BOUND, MAX_LOGIT, PRIOR, combine_orders, logit, share, sigmoid
 from rlaif.records import Annotator, Comparison, Label, Prompt, Response
-from rlaif.runfolder import RowFile, Rows, Run
-from rlaif.seeds import derive_seed
+from rlaif.runs.folder import Run
+from rlaif.runs.rows import RowFile, Rows
+from rlaif.runs.seeds import derive_seed
 from rlaif.stats import mean
 
 CROWD = 40  # people whose share of votes a held-out pair is measured against

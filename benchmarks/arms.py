@@ -32,11 +32,11 @@ from ruamel.yaml import YAML
 
 import rlaif
 from rlaif.engines import GenerateRequest, open_engine
-from rlaif.gold import load_gold, with_all
+from rlaif.feedback.gold import load_gold, with_all
 from rlaif.intervals import GAP, mean_interval, seed_chance, with_seed_variance
 from rlaif.records import Response
-from rlaif.runfolder import Run, read_json, write_json
-from rlaif.seeds import derive_seed
+from rlaif.runs.folder import Run, read_json, write_json
+from rlaif.runs.seeds import derive_seed
 from rlaif.stages.evaluate import Tools
 from rlaif.stats import fit_overoptimisation, mean
 

@@ -14,10 +14,10 @@ from typing import Any
 import torch
 
 from rlaif.engines.loading import load_causal_lm, load_reward_model, load_tokenizer
-from rlaif.gold import load_gold, with_all
-from rlaif.prompts import encode_chat
+from rlaif.feedback.gold import load_gold, with_all
+from rlaif.prompting.chat import encode_chat
 from rlaif.rl.reward import Scale, rebase_head
-from rlaif.runfolder import Run, read_json
+from rlaif.runs.folder import Run, read_json
 from rlaif.stats import mean
 
 

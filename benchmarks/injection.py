@@ -19,21 +19,21 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from rlaif.auditing import injection
-from rlaif.auditing.attacks import ATTACKS
-from rlaif.auditing.card import audit_of
+from rlaif.audit import injection
+from rlaif.audit.attacks import ATTACKS
+from rlaif.audit.card import audit_of
 from rlaif.config import find, load_config
-from rlaif.opening import load_prompts, resolve
-from rlaif.runfolder import silent_progress
+from rlaif.preflight.opening import load_prompts, resolve
+from rlaif.runs.folder import silent_progress
 
 
 @contextmanager
 def undefended() -> Iterator[None]:
     """Questions as they were before there were defences."""
     with (
-        patch("rlaif.defences.Control.neutral", lambda self, text: text),
-        patch("rlaif.defences.joined", lambda text, lines: text),
-        patch("rlaif.defences.fence", lambda *texts: "```"),
+        patch("rlaif.prompting.defences.Control.neutral", lambda self, text: text),
+        patch("rlaif.prompting.defences.joined", lambda text, lines: text),
+        patch("rlaif.prompting.defences.fence", lambda *texts: "```"),
     ):
         yield
 

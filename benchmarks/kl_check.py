@@ -16,8 +16,8 @@ import torch
 from rlaif.engines import GenerateRequest
 from rlaif.engines.transformers import TransformersEngine
 from rlaif.records import Evaluation, Prompt, Response
-from rlaif.runfolder import Run, Stage
-from rlaif.seeds import derive_seed
+from rlaif.runs.folder import Run, Stage
+from rlaif.runs.seeds import derive_seed
 from rlaif.stages.evaluate import Tools, kl_temperature
 from rlaif.stats import mean, std
 

@@ -97,7 +97,8 @@ def playground_texts() -> Texts:
 def write_project(folder: Path, comparisons: int, rules: list[dict[str, str]], texts: Texts) -> None:
     """A config, a constitution, and an imported folder of that many pairs outside the held-out share."""
     from rlaif.records import Comparison, Message, Prompt, Response
-    from rlaif.runfolder import RowFile, is_heldout
+    from rlaif.runs.folder import is_heldout
+    from rlaif.runs.rows import RowFile
 
     (folder / "pairs").mkdir(parents=True)
     (folder / "config.yaml").write_text(CONFIG)

@@ -26,8 +26,8 @@ from ruamel.yaml import YAML
 
 import rlaif
 from rlaif.playground import FEEDBACK, annotators
-from rlaif.runfolder import Run
-from rlaif.seeds import derive_seed
+from rlaif.runs.folder import Run
+from rlaif.runs.seeds import derive_seed
 from rlaif.stats import mean
 
 ROOT = Path(__file__).parent.parent

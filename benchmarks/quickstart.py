@@ -18,7 +18,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 import rlaif
-from rlaif.comparing.summary import summarise
+from rlaif.report.summary import summarise
 
 ROOT = Path(__file__).parent.parent
 BEGIN, END = "<!-- results: benchmarks/quickstart.py -->", "<!-- end of results -->"
@@ -49,9 +49,10 @@ def without(principle: str, folder: Path) -> Path:
 def gold_of(run_folder: Path, constitution: Path) -> dict[str, dict[str, float]]:
     """Gold rates under a full constitution, for a run that was trained without one of its principles."""
     from rlaif.constitution import Constitution
-    from rlaif.gold import load_gold, with_all
+    from rlaif.feedback.gold import load_gold, with_all
     from rlaif.records import Evaluation, Prompt, Response
-    from rlaif.runfolder import Rows, Run
+    from rlaif.runs.folder import Run
+    from rlaif.runs.rows import Rows
     from rlaif.stats import mean
 
     this = Run.load(run_folder)

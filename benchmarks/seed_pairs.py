@@ -18,9 +18,9 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from rlaif.comparing.arms import Arm, arms_of
-from rlaif.comparing.runs import Pair
 from rlaif.config import Config, ModelConfig
+from rlaif.report.arms import Arm, arms_of
+from rlaif.report.compare import Pair
 
 NOBODY = ModelConfig(engine="scripted", model="no_such_module:judge")  # gold alone is looked at
 Change = Callable[[Config], Config]

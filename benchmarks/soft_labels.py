@@ -29,12 +29,13 @@ from typing import Any
 from ruamel.yaml import YAML
 
 import rlaif
-from rlaif.gold import load_gold
+from rlaif.feedback.gold import load_gold
 from rlaif.intervals import with_seed_variance
 from rlaif.pipeline import run_stage
 from rlaif.records import Annotator, Comparison, Label, Preference, Prompt, Response
-from rlaif.runfolder import Rows, Run, read_json, write_json
-from rlaif.seeds import derive_seed
+from rlaif.runs.folder import Run, read_json, write_json
+from rlaif.runs.rows import Rows
+from rlaif.runs.seeds import derive_seed
 from rlaif.stats import mean
 
 ROOT = Path(__file__).parent.parent

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rlaif.runfolder import Run
+    from rlaif.runs.folder import Run
 
 __version__ = "0.1.0"
 # The name on the package index, where `rlaif` is somebody else's; the module and the command are `rlaif`.
@@ -25,7 +25,7 @@ def run(config: Path | str, out: Path | str | None = None, **options: Any) -> Ru
 
 def load_run(path: Path | str) -> Run:
     """A run folder: `.dataset("labels")` gives rows as a `datasets.Dataset`, `.policies` folders by name."""
-    from rlaif.runfolder import Run
+    from rlaif.runs.folder import Run
 
     return Run.load(Path(path))
 
@@ -35,8 +35,8 @@ def compare(*runs: Path | str, out: Path | str | None = None, trust: bool = Fals
 
     `trust` allows the functions and endpoints that the runs' configs name; without it they raise UserError.
     """
-    from rlaif.comparing.evidence import require_trust
-    from rlaif.comparing.runs import compare as compare_runs
+    from rlaif.report.compare import compare as compare_runs
+    from rlaif.report.run_reader import require_trust
 
     paths = [Path(run) for run in runs]
     require_trust(paths, trust, "pass trust=True")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rlaif import stopping
+from rlaif.runs import stopping
 
 
 def main() -> None:

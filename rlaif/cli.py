@@ -13,9 +13,9 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from rlaif import stopping
 from rlaif.errors import OBEYED, UserError, printable
-from rlaif.storage import told
+from rlaif.runs import stopping
+from rlaif.runs.storage import told
 
 # trl and the hub report usage by default; nothing this program starts does.
 os.environ.update({"HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1", "TRL_DISABLE_TELEMETRY": "1"})
@@ -122,7 +122,7 @@ def show(
     as_json: Json = False,
 ) -> None:
     """Show a run's summary, or one row with everything that led to it."""
-    from rlaif.comparing.summary import lineage, summarise
+    from rlaif.report.summary import lineage, summarise
 
     if row_id:
         emit(lineage(run, row_id))
@@ -199,9 +199,9 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Compare runs on the same held-out prompts."""
-    from rlaif.comparing.evidence import reached, require_trust
-    from rlaif.comparing.runs import compare as compare_runs
-    from rlaif.comparing.runs import in_words
+    from rlaif.report.compare import compare as compare_runs
+    from rlaif.report.compare import in_words
+    from rlaif.report.run_reader import reached, require_trust
 
     if not trust and sys.stdin.isatty() and (found := reached(runs)):
         tell("Comparing these runs executes or reaches what their configs name:\n  " + "\n  ".join(found))
@@ -233,9 +233,9 @@ def judge_audit(
     as_json: Json = False,
 ) -> None:
     """Make the judge card: accuracy, calibration, biases, consistency, and what attacks turn."""
-    from rlaif.auditing import card
-    from rlaif.auditing.page import doubts, in_words, write_card
-    from rlaif.opening import audited
+    from rlaif.audit import card
+    from rlaif.audit.page import doubts, in_words, write_card
+    from rlaif.preflight.opening import audited
 
     page = page_at(out or Path("judge_card.html"))
     config, base, prompts = audited(what, set_ or [], constitution, templates)
@@ -258,9 +258,9 @@ def constitution_lint(
 ) -> None:
     """Check a constitution: errors with file and line, and warnings."""
     from rlaif.constitution import Constitution, lint
-    from rlaif.gold import load_gold, no_gold, ungraded
+    from rlaif.feedback.gold import load_gold, no_gold, ungraded
     from rlaif.records import Prompt
-    from rlaif.runfolder import read_rows
+    from rlaif.runs.rows import read_rows
 
     constitution = Constitution.load(path)
     asked = read_rows(prompts, Prompt) if prompts else []
@@ -325,7 +325,7 @@ def check(
 ) -> None:
     """Print versions and devices, and how a config's endpoints are."""
     from rlaif.config import find, load_config
-    from rlaif.opening import endpoint_health, environment
+    from rlaif.preflight.opening import endpoint_health, environment
 
     data = environment()
     if config:
@@ -400,7 +400,7 @@ class Progress:
 def main() -> None:
     """Entry point: exit code 0 done, 1 an error inside, 2 the user's mistake, 3 the budget is reached,
     130 interrupted, 143 terminated."""
-    from rlaif import processes
+    from rlaif.runs import processes
 
     stopping.install()
     stopping.loaded()

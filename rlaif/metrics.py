@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from rlaif.intervals import ANY, GAP, POSITIVE, UNIT, Interval
-from rlaif.lookup import Lookup
 from rlaif.records import Evaluation, Response
+from rlaif.runs.lookup import Lookup
 
 Texts = Mapping[str, Response] | Lookup[Response]  # responses by id
 

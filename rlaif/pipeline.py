@@ -14,17 +14,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from rlaif import processes
 from rlaif.config import Config, find, load_config
 from rlaif.constitution import Constitution
 from rlaif.errors import UserError, nearest
-from rlaif.estimate import estimate, in_words
-from rlaif.gold import load_gold, no_gold, ungraded
-from rlaif.opening import locked, merged_prompts, open_run, resolve
-from rlaif.prompts import Templates
-from rlaif.runfolder import Run, Stage
-from rlaif.spending import BudgetReached
-from rlaif.storage import told, write_json
+from rlaif.feedback.gold import load_gold, no_gold, ungraded
+from rlaif.preflight.estimate import estimate, in_words
+from rlaif.preflight.opening import locked, merged_prompts, open_run, resolve
+from rlaif.prompting.templates import Templates
+from rlaif.runs import processes
+from rlaif.runs.folder import Run, Stage
+from rlaif.runs.spending import BudgetReached
+from rlaif.runs.storage import told, write_json
 
 
 def run(
@@ -114,7 +114,7 @@ def run_stage(stage: Stage) -> None:
 
 def finish(this: Run) -> None:
     """Write the report; a run is done when all its stages are."""
-    from rlaif.comparing.report import write_report
+    from rlaif.report.report import write_report
 
     done = all(stage.is_done for stage in this.stages)
     write_json(this.path / "manifest.json", {**this.manifest, "status": "done" if done else "stopped"})

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rlaif.config import Config
 from rlaif.constitution import Constitution
-from rlaif.preferences import order_statistics
+from rlaif.feedback.preferences import order_statistics
 from rlaif.records import (
     Annotator,
     Comparison,
@@ -23,7 +23,7 @@ from rlaif.records import (
     Revision,
     verdict_of,
 )
-from rlaif.runfolder import Run, is_heldout, write_json
+from rlaif.runs.folder import Run, is_heldout, write_json
 from tests import scripts
 
 STAGES = ("sample", "critique", "sft", "sample", "pair", "label", "reward", "ppo", "evaluate")

@@ -8,10 +8,10 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from rlaif.auditing.attacks import ATTACKS
+from rlaif.audit.attacks import ATTACKS
 from rlaif.records import Annotator, Comparison, Evaluation, Label, Preference, Prompt, Response, verdict_of
+from rlaif.runs.storage import read_json, write_json
 from rlaif.stages.evaluate import by_split
-from rlaif.storage import read_json, write_json
 from tests.fake_run import STAGES, Fake
 
 PROMPTS = 24  # held out, each a cluster of its own

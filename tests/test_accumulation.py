@@ -2,7 +2,7 @@
 
 import pytest
 
-from rlaif.runfolder import JsonlLog
+from rlaif.runs.rows import JsonlLog
 from rlaif.stages import dpo, reward, sft
 from tests.tiny_models import hand_made_run, preference, prompts_of, reply, revision, tiny_policy
 

@@ -5,11 +5,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from rlaif import groups
 from rlaif.options import Grpo, Ppo
 from rlaif.rl.alarms import Alarm, alarms, boilerplate, ends, refusals
 from rlaif.stages import ppo
-from rlaif.watching import note_doubts
+from rlaif.training import groups
+from rlaif.training.monitoring import note_doubts
 
 
 def history(updates=60, seed=0, batch=128, **changes):

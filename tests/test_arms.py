@@ -10,10 +10,11 @@ from rlaif.constitution import Constitution
 from rlaif.errors import UserError
 from rlaif.options.rewarded import RewardSource
 from rlaif.records import Evaluation, Grade, Prompt, Response
-from rlaif.rewards import grade, open_rewards, totals
-from rlaif.runfolder import RowFile, Run, read_json, write_json
+from rlaif.runs.folder import Run, read_json, write_json
+from rlaif.runs.rows import RowFile
 from rlaif.stages import best_of_n, evaluate, rejection
 from rlaif.stats import kl_best_of_n
+from rlaif.training.rewards import grade, open_rewards, totals
 from tests.tiny_models import hand_made_run, prompts_of, reply, tiny_policy
 
 HERE = "tests.test_arms"
@@ -102,7 +103,7 @@ def test_what_a_source_cannot_read_is_left_out_and_counted_and_nothing_is_graded
 
 def test_a_reward_model_grades_replies_as_it_was_trained_to(tmp_path, policy):
     from rlaif.engines.loading import load_reward_model, load_tokenizer
-    from rlaif.prompts import encode_turn, end_of_turn
+    from rlaif.prompting.chat import encode_turn, end_of_turn
     from rlaif.rl.forward import score_sequences
     from tests.test_ppo_stage import tiny_reward_model
 
@@ -134,7 +135,7 @@ def share_of_good(folder, stage):
     import torch
 
     from rlaif.engines.loading import load_causal_lm, load_tokenizer
-    from rlaif.prompts import encode_chat
+    from rlaif.prompting.chat import encode_chat
 
     model, tokenizer = load_causal_lm(folder, "cpu"), load_tokenizer(folder)
     start = (
@@ -222,7 +223,7 @@ def test_prompts_that_the_gold_scorer_does_not_know_are_left_out_of_its_curve(tm
 
 
 def test_it_stands_in_the_evaluation_like_a_policy(chosen):
-    from rlaif.comparing.summary import summarise
+    from rlaif.report.summary import summarise
 
     stage = chosen.stages[1]
     policies = stage.metrics["policies"]
@@ -236,10 +237,10 @@ def test_it_stands_in_the_evaluation_like_a_policy(chosen):
 
 
 def test_held_out_wordings_are_evaluated_apart(tmp_path, policy):
-    from rlaif.comparing.evidence import Evidence
-    from rlaif.comparing.report import details, policies
-    from rlaif.estimate import estimate
-    from rlaif.prompts import Templates
+    from rlaif.preflight.estimate import estimate
+    from rlaif.prompting.templates import Templates
+    from rlaif.report.report import details, policies
+    from rlaif.report.run_reader import Evidence
 
     stages = (
         {"stage": "best_of_n", "n": 2, "rewards": [source()], "max_tokens": 6},
@@ -297,8 +298,8 @@ def test_a_continued_evaluation_is_the_same(chosen):
 
 
 def test_a_run_can_be_compared_by_its_best_of_n(chosen, tmp_path, policy):
-    from rlaif.comparing.report import write_report
-    from rlaif.comparing.runs import compare
+    from rlaif.report.compare import compare
+    from rlaif.report.report import write_report
 
     result = compare([chosen.path, chosen.path])
     assert result["runs"]["A"]["policy"] == "best_of_n"
@@ -363,7 +364,7 @@ ARMS = sorted((Path(__file__).parent.parent / "configs" / "arms").glob("*.yaml")
 @pytest.mark.parametrize("path", ARMS, ids=lambda p: p.stem)
 def test_shipped_arms_begin_as_the_quickstart_does_and_end_in_an_evaluation(path):
     from rlaif.config import find, load_config
-    from rlaif.opening import resolve
+    from rlaif.preflight.opening import resolve
 
     config = resolve(load_config(path), path.parent)
     quickstart = resolve(load_config(path.parent.parent / "quickstart.yaml"), path.parent.parent)

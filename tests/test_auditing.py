@@ -8,23 +8,23 @@ import pytest
 from typer.testing import CliRunner
 
 from rlaif import pipeline
-from rlaif.auditing import injection, measures
-from rlaif.auditing.attacks import ATTACKS, CONSTANT, scene, turns_of
-from rlaif.auditing.audit import Audit
-from rlaif.auditing.card import failures, tokenizer_of
-from rlaif.auditing.cases import from_examples, pair, with_truth
-from rlaif.auditing.page import doubts, in_words, write_card
+from rlaif.audit import injection, measures
+from rlaif.audit.attacks import ATTACKS, CONSTANT, scene, turns_of
+from rlaif.audit.audit import Audit
+from rlaif.audit.card import failures, tokenizer_of
+from rlaif.audit.cases import from_examples, pair, with_truth
+from rlaif.audit.page import doubts, in_words, write_card
 from rlaif.cli import app
 from rlaif.config import Config
 from rlaif.constitution import Constitution, Principle
 from rlaif.engines import Scripted
 from rlaif.errors import UserError
-from rlaif.gold import load_gold
-from rlaif.judge import Judge
+from rlaif.feedback.gold import load_gold
+from rlaif.feedback.judge import Judge
 from rlaif.options import JudgeCard
-from rlaif.prompts import Templates, user
+from rlaif.prompting.templates import Templates, user
 from rlaif.records import Message, Prompt
-from rlaif.runfolder import Run, read_json
+from rlaif.runs.folder import Run, read_json
 from tests import scripts
 
 RULE = Principle(
@@ -224,7 +224,7 @@ def test_the_defences_hold_where_the_judge_would_obey_a_header():
     defended = {row["kind"]: row["turned"]["value"] for row in audit(engine)["injection"]["kinds"]}
     assert defended["a rule of its own"] == 0.0
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("rlaif.defences.joined", lambda text, lines: text)
+        patch.setattr("rlaif.prompting.defences.joined", lambda text, lines: text)
         open_ = {row["kind"]: row["turned"]["value"] for row in audit(engine)["injection"]["kinds"]}
     assert open_["a rule of its own"] == 1.0
 
@@ -344,7 +344,7 @@ def test_the_command_on_a_config(project: Path):
 
 
 def test_mistakes_are_said_before_the_audit_is_paid_for(project: Path, monkeypatch):
-    monkeypatch.setattr("rlaif.auditing.card.judge_card", lambda *_: pytest.fail("the judge was asked"))
+    monkeypatch.setattr("rlaif.audit.card.judge_card", lambda *_: pytest.fail("the judge was asked"))
     command = ["judge", "audit", str(project / "config.yaml")]
     with pytest.raises(UserError, match="a folder"):
         CliRunner().invoke(app, [*command, "--out", str(project)], catch_exceptions=False)

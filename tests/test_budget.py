@@ -9,15 +9,16 @@ from pathlib import Path
 import pytest
 
 from rlaif import pipeline
-from rlaif.comparing.summary import summarise
 from rlaif.config import load_config
 from rlaif.engines import GenerateRequest, ScoreRequest, Scripted, open_engine
 from rlaif.engines.metered import MeteredEngine
 from rlaif.errors import UserError
 from rlaif.options.base import Price
 from rlaif.records import Comparison, Label, Message, Prompt, Response
-from rlaif.runfolder import RowFile, Rows, Run, is_heldout, read_json, read_rows
-from rlaif.spending import Account, BudgetReached, Ledger, money
+from rlaif.report.summary import summarise
+from rlaif.runs.folder import Run, is_heldout, read_json
+from rlaif.runs.rows import RowFile, Rows, read_rows
+from rlaif.runs.spending import Account, BudgetReached, Ledger, money
 from tests import scripts
 from tests.stub_server import Stub, serving
 

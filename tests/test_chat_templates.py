@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from rlaif.chat_templates import SECONDS, TODAY, TooMuch, render
 from rlaif.errors import UserError
-from rlaif.prompts import render_chat, user
+from rlaif.prompting.chat import render_chat
+from rlaif.prompting.chat_templates import SECONDS, TODAY, TooMuch, render
+from rlaif.prompting.templates import user
 from tests import zoo
 
 TALK = [
@@ -125,7 +126,7 @@ def test_no_such_template_takes_a_gigabyte():
     """All of them in a process that may have one and a half."""
     code = (
         "import resource; resource.setrlimit(resource.RLIMIT_AS, (3 << 29, 3 << 29))\n"
-        "from rlaif.chat_templates import TooMuch, render; import sys, json\n"
+        "from rlaif.prompting.chat_templates import TooMuch, render; import sys, json\n"
         "for name, source in json.load(sys.stdin).items():\n"
         "    try: render(source, [], True, {})\n"
         "    except TooMuch: continue\n"

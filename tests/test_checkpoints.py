@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from rlaif import training
-from rlaif.checkpoints import last_checkpoint
-from rlaif.rl import checkpoint
-from rlaif.runfolder import Stage
+from rlaif.rl import ppo_checkpoint as checkpoint
+from rlaif.rl.checkpoints import last_checkpoint
+from rlaif.runs.folder import Stage
 from rlaif.stages import ppo
+from rlaif.training import loop as training
 from tests.test_groups import start as start_in_groups
 from tests.test_ppo_stage import rows_of, run_on_one_thread, stage_of
 from tests.test_sft_reward_continue import curve, start

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from rlaif import DISTRIBUTION, __version__
-from rlaif.opening import other_owners
-from rlaif.storage import read_json, write_json
+from rlaif.preflight.opening import other_owners
+from rlaif.runs.storage import read_json, write_json
 from tests.fake_run import fake_run
 
 ROOT = Path(__file__).parent.parent

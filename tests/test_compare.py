@@ -6,14 +6,15 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from rlaif.comparing.differences import affects_results, flat_config
-from rlaif.comparing.duel import united
-from rlaif.comparing.measures import arm_delta, standing, with_seed_variance
-from rlaif.comparing.runs import compare, in_words
 from rlaif.config import ModelConfig
 from rlaif.constitution import Constitution
 from rlaif.errors import UserError
-from rlaif.runfolder import Run, read_json, write_json
+from rlaif.pages.page import standing
+from rlaif.report.compare import compare, in_words
+from rlaif.report.differences import affects_results, flat_config
+from rlaif.report.measures import arm_delta, with_seed_variance
+from rlaif.report.win_rates import united
+from rlaif.runs.folder import Run, read_json, write_json
 from tests.fake_run import fake_run
 
 

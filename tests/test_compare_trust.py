@@ -5,9 +5,9 @@ from typer.testing import CliRunner
 
 import rlaif
 from rlaif.cli import app
-from rlaif.comparing.evidence import reached
 from rlaif.errors import UserError
-from rlaif.storage import read_json, write_json
+from rlaif.report.run_reader import reached
+from rlaif.runs.storage import read_json, write_json
 from tests.fake_run import fake_run
 
 
@@ -44,7 +44,7 @@ def test_the_second_runs_judge_is_not_asked(runs):
 def test_what_a_config_names_needs_consent(runs, number, keys, named, monkeypatch):
     change(runs[number], **keys)
     monkeypatch.setattr(
-        "rlaif.comparing.runs.compare", lambda *args, **more: pytest.fail("compared without consent")
+        "rlaif.report.compare.compare", lambda *args, **more: pytest.fail("compared without consent")
     )
     with pytest.raises(UserError, match="trust=True") as caught:
         rlaif.compare(*runs)
@@ -58,6 +58,6 @@ def test_what_a_config_names_needs_consent(runs, number, keys, named, monkeypatc
 def test_with_consent_they_are_compared(runs, monkeypatch):
     change(runs[0], gold="evil_module:score")
     asked = []
-    monkeypatch.setattr("rlaif.comparing.runs.compare", lambda paths, **more: asked.append(paths) or {})
+    monkeypatch.setattr("rlaif.report.compare.compare", lambda paths, **more: asked.append(paths) or {})
     rlaif.compare(*runs, trust=True)
     assert asked == [runs]

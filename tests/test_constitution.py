@@ -11,9 +11,9 @@ from scipy.stats import chisquare
 
 from rlaif.constitution import Constitution, Principle, json_schema, lint
 from rlaif.errors import UserError
-from rlaif.prompts import Templates
+from rlaif.prompting.templates import Templates
 from rlaif.records import Prompt
-from rlaif.runfolder import read_rows
+from rlaif.runs.rows import read_rows
 from rlaif.yamlfile import load_yaml, parse_scalar
 
 ROOT = Path(__file__).parent.parent

@@ -9,18 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlaif import defences
 from rlaif.engines import ScoreRequest
-from rlaif.prompts import (
-    Templates,
-    assistant,
-    control_of,
-    encode_chat,
-    encode_reply,
-    encode_turn,
-    render_chat,
-    user,
-)
+from rlaif.prompting import defences
+from rlaif.prompting.chat import control_of, encode_chat, encode_reply, encode_turn, render_chat
+from rlaif.prompting.templates import Templates, assistant, user
 from tests.growth import assert_linear
 from tests.tiny_models import TEXTS, tiny_policy
 

@@ -22,7 +22,7 @@ def log_probs(folder, stage, texts):
     import torch
 
     from rlaif.engines.loading import load_causal_lm, load_tokenizer
-    from rlaif.prompts import encode_turn, end_of_turn
+    from rlaif.prompting.chat import encode_turn, end_of_turn
 
     model, tokenizer = load_causal_lm(folder, "cpu"), load_tokenizer(folder)
     found = []
@@ -37,8 +37,8 @@ def log_probs(folder, stage, texts):
 
 def test_the_reward_is_beta_times_the_log_ratio_of_the_reply_alone(tmp_path, policy):
     from rlaif.engines.loading import load_causal_lm, load_tokenizer
-    from rlaif.pairs import elements, load_pairs
-    from rlaif.trainers import ElementCollator, SoftDpoTrainer
+    from rlaif.training.pairs import elements, load_pairs
+    from rlaif.training.trainers import ElementCollator, SoftDpoTrainer
 
     other = tiny_policy(tmp_path / "other", seed=1)
     stage = stage_of(tmp_path, policy)

@@ -13,7 +13,7 @@ import pytest
 from rlaif.engines import GenerateRequest, Generation, ScoreRequest, Scores, Scripted
 from rlaif.engines.cache import CachedEngine
 from rlaif.errors import UserError
-from rlaif.prompts import user
+from rlaif.prompting.templates import user
 
 
 class Counting(Scripted):

@@ -11,7 +11,7 @@ from rlaif.config import ModelConfig
 from rlaif.engines import GenerateRequest, ScoreRequest
 from rlaif.engines.openai import OpenAIEngine
 from rlaif.errors import UserError
-from rlaif.prompts import user
+from rlaif.prompting.templates import user
 from tests.stub_server import Stub, serving
 
 KEY = "sk-very-secret"

@@ -12,7 +12,7 @@ from rlaif.engines.cache import CachedEngine
 from rlaif.engines.declined import declined
 from rlaif.engines.openai import OpenAIEngine
 from rlaif.errors import UserError
-from rlaif.prompts import user
+from rlaif.prompting.templates import user
 from tests.stub_server import Stub, serving
 
 KEY = "sk-very-secret"

@@ -9,16 +9,12 @@ from rlaif.config import ModelConfig
 from rlaif.engines import GenerateRequest, ScoreRequest
 from rlaif.engines.decoding import Draws, left_pad, positions, sample
 from rlaif.engines.loading import eos_ids
-from rlaif.engines.transformers import (
-    TransformersEngine,
-    batches,
-    choice_tokens,
-    continuation_ids,
-)
+from rlaif.engines.transformers import TransformersEngine, batches, choice_tokens, continuation_ids
 from rlaif.errors import UserError
-from rlaif.prompts import HUMAN_STOP, encode_chat, user
+from rlaif.prompting.chat import HUMAN_STOP, encode_chat
+from rlaif.prompting.templates import user
 from rlaif.records import decode_tokens
-from rlaif.storage import _pieces, folder_hash
+from rlaif.runs.storage import _pieces, folder_hash
 from tests.tiny_models import tiny_policy
 
 
@@ -230,7 +226,7 @@ def test_the_fingerprint_is_of_content_not_of_place(folder: Path, tmp_path: Path
 def test_large_weights_are_sampled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     file = tmp_path / "model.safetensors"
     file.write_bytes(bytes(300_000))
-    monkeypatch.setattr("rlaif.storage._SAMPLED", 1000)
+    monkeypatch.setattr("rlaif.runs.storage._SAMPLED", 1000)
     pieces = list(_pieces(file))
     assert len(pieces) == 257
     assert len(pieces[0]) == len(pieces[-1]) == 65536

@@ -17,7 +17,7 @@ from rlaif.config import ModelConfig
 from rlaif.engines import GenerateRequest
 from rlaif.engines.openai import OpenAIEngine
 from rlaif.errors import UserError
-from rlaif.prompts import user
+from rlaif.prompting.templates import user
 from tests.stub_server import Stub, handler, serving
 
 PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")

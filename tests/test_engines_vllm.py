@@ -11,7 +11,7 @@ from rlaif.engines import GenerateRequest, ScoreRequest, open_engine
 from rlaif.engines.vllm import VllmEngine
 from rlaif.errors import UserError
 from rlaif.playground import FEEDBACK
-from rlaif.prompts import user
+from rlaif.prompting.templates import user
 from rlaif.records import decode_tokens
 
 

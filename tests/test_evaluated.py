@@ -7,7 +7,8 @@ import pytest
 from rlaif import pipeline
 from rlaif.engines import Scripted
 from rlaif.records import Evaluation, Prompt, Response
-from rlaif.runfolder import Rows, Stage
+from rlaif.runs.folder import Stage
+from rlaif.runs.rows import Rows
 from rlaif.stages.evaluate import Tools
 
 HERE = "tests.test_evaluated"

@@ -7,7 +7,7 @@ import pytest
 from rlaif.config import load_config
 from rlaif.errors import UserError
 from rlaif.extends import as_text
-from rlaif.opening import resolve
+from rlaif.preflight.opening import resolve
 
 ROOT = Path(__file__).parent.parent
 BASE = """name: base

@@ -5,19 +5,19 @@ import json
 import pytest
 
 from rlaif import pipeline
-from rlaif.auditing import page
-from rlaif.comparing import measures
-from rlaif.comparing.doubts import doubts
-from rlaif.comparing.duel import gold_win_rate
-from rlaif.comparing.evidence import Evidence
-from rlaif.comparing.report import details, write_report
-from rlaif.comparing.runs import compare
+from rlaif.audit import page
 from rlaif.constitution import Constitution
 from rlaif.engines import Scripted
 from rlaif.errors import UserError
-from rlaif.gold import load_gold, no_gold, ungraded, with_all
+from rlaif.feedback.gold import load_gold, no_gold, ungraded, with_all
 from rlaif.human.rankings import simulate
 from rlaif.records import Evaluation, Prompt, Response
+from rlaif.report import measures
+from rlaif.report.compare import compare
+from rlaif.report.report import details, write_report
+from rlaif.report.run_reader import Evidence
+from rlaif.report.warnings import doubts
+from rlaif.report.win_rates import gold_win_rate
 from rlaif.stages.evaluate import rates
 from tests import scripts
 from tests.fake_run import fake_run

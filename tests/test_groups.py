@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from rlaif import rewards
 from rlaif.config import Config
 from rlaif.errors import UserError
-from rlaif.runfolder import Stage
+from rlaif.runs.folder import Stage
 from rlaif.stages import grpo, rloo
+from rlaif.training import rewards
 from tests.test_arms import run_of
 from tests.tiny_models import tiny_policy
 
@@ -112,7 +112,7 @@ def test_what_the_stage_writes(tmp_path, policy, name):
 
 @pytest.mark.parametrize("logprobs", [False, True])
 def test_a_base_models_response_ends_at_the_next_human_turn(logprobs):
-    from rlaif.groups import GroupTrainer
+    from rlaif.training.groups import GroupTrainer
 
     class Generates:
         def _generate_single_turn(self, *_):
@@ -127,9 +127,9 @@ def test_a_base_models_response_ends_at_the_next_human_turn(logprobs):
 
 
 def test_prompts_are_rendered_by_our_one_call_site_and_grouped(tmp_path, policy, monkeypatch):
-    from rlaif import groups
     from rlaif.engines.loading import load_tokenizer
-    from rlaif.prompts import encode_chat
+    from rlaif.prompting.chat import encode_chat
+    from rlaif.training import groups
 
     seen = []
     score = groups.Scorer.__call__
@@ -196,8 +196,8 @@ def test_looks_are_ppos_looks(tmp_path, policy, name):
 
 def test_exact_kl_is_the_full_sum_over_the_vocabulary(tmp_path, policy, monkeypatch):
     """Against log-softmaxes of whole logits in fp64, for the responses of the last update and its policy."""
-    from rlaif import groups
     from rlaif.engines.loading import load_causal_lm
+    from rlaif.training import groups
 
     kept = []
     compare = groups.Actor.compare
@@ -230,7 +230,7 @@ def test_watching_changes_nothing(tmp_path, policy):
 
 
 def test_the_judge_looks_and_a_tracker_is_told(tmp_path, policy, monkeypatch):
-    from rlaif import tracking
+    from rlaif.training import tracking
 
     sent = []
 

@@ -8,8 +8,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from rlaif import processes, rewards
-from rlaif.runfolder import Run
+from rlaif.runs import processes
+from rlaif.runs.folder import Run
+from rlaif.training import rewards
 from tests.launching import on_two
 from tests.test_groups import SMALL, curve, run_of
 from tests.tiny_models import tiny_policy
@@ -19,7 +20,7 @@ KILLED = 3  # updates before the first launch is killed, where it is
 
 def main(folder: str, killed: str) -> None:
     """One of two processes of a run whose only stage is in the folder's config; in the second one rewards are noted."""
-    from rlaif import training
+    from rlaif.training import loop as training
 
     torch.set_num_threads(1)
     rewards.REFERENCE_SAMPLES = 16
@@ -41,7 +42,7 @@ def main(folder: str, killed: str) -> None:
 
 def _note_scores(path: Path) -> None:
     """Keep what each process scored on its own."""
-    from rlaif import groups
+    from rlaif.training import groups
 
     keep = groups.Scorer._keep
 
@@ -54,7 +55,7 @@ def _note_scores(path: Path) -> None:
 
 
 def _die_after(updates: int) -> None:
-    from rlaif import groups
+    from rlaif.training import groups
 
     begin = groups.GroupTrainer._generate_and_score_completions
 

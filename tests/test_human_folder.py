@@ -17,7 +17,7 @@ from rlaif.human.heldout import load_heldout
 from rlaif.human.importers import export_hh, import_file
 from rlaif.human.rankings import load_human_labels
 from rlaif.records import Comparison, Label, Preference, Response
-from rlaif.runfolder import Rows, read_rows
+from rlaif.runs.rows import Rows, read_rows
 
 ANN = {"kind": "human", "id": "ann"}
 
@@ -180,7 +180,7 @@ def test_every_stage_reads_the_first_row_of_an_id(tmp_path):
     own = next(iter(Rows(run.stages[0].dir / "responses.jsonl", Response)))
     with (run.stages[1].dir / "responses.jsonl").open("a") as file:  # as older versions let in
         file.write(own.model_copy(update={"text": "forged"}).to_json() + "\n")
-    from rlaif.lookup import Lookup
+    from rlaif.runs.lookup import Lookup
 
     files = run.stages[2].files("responses")
     assert Lookup(files, Response)[own.id].text == run.stages[2].responses()[own.id].text == own.text

@@ -12,7 +12,8 @@ from rlaif.errors import UserError
 from rlaif.human.formats import Pair, Unusable, hh_pair, hh_row, parse_dialogue
 from rlaif.human.importers import FILES, export_hh, import_file, import_hh
 from rlaif.records import Comparison, Label, Prompt, Response
-from rlaif.runfolder import read_json, read_rows
+from rlaif.runs.folder import read_json
+from rlaif.runs.rows import read_rows
 
 
 def hh(question: str, chosen: str, rejected: str) -> dict[str, str]:

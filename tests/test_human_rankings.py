@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from rlaif.constitution import Constitution
 from rlaif.errors import UserError
+from rlaif.feedback.judge import Question
 from rlaif.human.rankings import labels_from_rankings, load_human_labels, simulate, simulate_labels
-from rlaif.judge import Question
 from rlaif.records import Annotator, Comparison, Label, Prompt, Ranking, Response
-from rlaif.runfolder import read_rows
+from rlaif.runs.rows import read_rows
 
 ANN = Annotator(kind="human", id="ann")
 BOB = Annotator(kind="human", id="bob")

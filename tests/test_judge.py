@@ -10,9 +10,8 @@ from rlaif.config import ModelConfig
 from rlaif.constitution import Constitution, Principle
 from rlaif.engines import Generation, Scores, Scripted, open_engine
 from rlaif.errors import UserError
-from rlaif.judge import Judge, Question, slot_of
-from rlaif.options.modes import MODES
-from rlaif.preferences import (
+from rlaif.feedback.judge import Judge, Question, slot_of
+from rlaif.feedback.preferences import (
     Tally,
     aggregate,
     combine_orders,
@@ -21,7 +20,8 @@ from rlaif.preferences import (
     sigmoid,
     weighted_mean,
 )
-from rlaif.prompts import Templates
+from rlaif.options.modes import MODES
+from rlaif.prompting.templates import Templates
 from rlaif.records import Annotator, Comparison, Label, Message, Prompt, Response
 from tests import scripts
 

@@ -13,7 +13,7 @@ import rlaif.engines.openai as module
 from rlaif.cli import app
 from rlaif.errors import UserError
 from rlaif.pipeline import run
-from rlaif.storage import read_json
+from rlaif.runs.storage import read_json
 from tests.scripts import judge
 from tests.stub_server import Stub, serving
 
@@ -192,7 +192,7 @@ def test_mistakes_stop_the_run_at_once(project: Path, fault: str, words: str):
 
 
 def test_check_says_how_a_configs_endpoints_are(project: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("rlaif.opening.environment", lambda: {"rlaif": "here"})
+    monkeypatch.setattr("rlaif.preflight.opening.environment", lambda: {"rlaif": "here"})
     with serving(Stub()) as url:
         command = ["check", str(endpoint_config(project, url))]
         told, data = (CliRunner().invoke(app, words).stdout for words in (command, [*command, "--json"]))

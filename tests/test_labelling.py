@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 
 from rlaif import pipeline
-from rlaif.comparing.summary import summarise
 from rlaif.engines import Scripted
 from rlaif.errors import UserError
 from rlaif.records import Comparison, Label, Preference
-from rlaif.runfolder import Rows, Run, write_json
+from rlaif.report.summary import summarise
+from rlaif.runs.folder import Run, write_json
+from rlaif.runs.rows import Rows
 from tests import scripts
 
 WORDS = [f"word{n}" for n in range(16)]

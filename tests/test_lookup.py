@@ -5,9 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlaif.errors import UserError
-from rlaif.lookup import Lookup
 from rlaif.records import Annotator, Label, Prompt
-from rlaif.runfolder import RowFile
+from rlaif.runs.lookup import Lookup
+from rlaif.runs.rows import RowFile
 
 AI = Annotator(kind="ai", id="judge")
 

@@ -19,7 +19,7 @@ from rlaif.engines import GenerateRequest
 from rlaif.engines.loading import load_causal_lm, load_reward_model, load_tokenizer, model_folder
 from rlaif.engines.transformers import TransformersEngine
 from rlaif.errors import UserError
-from rlaif.prompts import user
+from rlaif.prompting.templates import user
 from tests import zoo
 
 ROOT = Path(__file__).parent.parent

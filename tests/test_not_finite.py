@@ -10,7 +10,7 @@ from rlaif.engines.transformers import TransformersEngine
 from rlaif.errors import UserError
 from rlaif.options import STAGES
 from rlaif.options.base import Options
-from rlaif.prompts import user
+from rlaif.prompting.templates import user
 from tests.tiny_models import tiny_policy
 
 

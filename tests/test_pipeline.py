@@ -11,9 +11,10 @@ import pytest
 from rlaif import pipeline
 from rlaif.config import load_config
 from rlaif.errors import UserError
-from rlaif.preferences import aggregate
+from rlaif.feedback.preferences import aggregate
 from rlaif.records import Comparison, Label, Preference, Response, Revision
-from rlaif.runfolder import Rows, Run
+from rlaif.runs.folder import Run
+from rlaif.runs.rows import Rows
 from tests import scripts
 
 ROOT = Path(__file__).parent.parent

@@ -12,7 +12,8 @@ from rlaif.playground.annotators import annotate, rank
 from rlaif.playground.grammar import Question, find_question, sample_question, sample_reply
 from rlaif.playground.wordings import KINDS, SEEN, UNSEEN
 from rlaif.records import Prompt
-from rlaif.runfolder import RowFile, is_heldout
+from rlaif.runs.folder import is_heldout
+from rlaif.runs.rows import RowFile
 
 ROOT = Path(__file__).parents[1]
 PRINCIPLES = [{"id": kind, "text": SEEN[kind][0].format(x="garden")} for kind in KINDS]

@@ -13,7 +13,8 @@ from rlaif.playground.corpus import FeedbackCorpus, vocabulary_texts  # noqa: E4
 from rlaif.playground.grammar import find_question, sample_question, sample_reply  # noqa: E402
 from rlaif.playground.tokenizer import build_tokenizer  # noqa: E402
 from rlaif.playground.training import collate, flatten, loss_of, new_model, schedule  # noqa: E402
-from rlaif.prompts import Templates, render_chat, user  # noqa: E402
+from rlaif.prompting.chat import render_chat  # noqa: E402
+from rlaif.prompting.templates import Templates, user  # noqa: E402
 
 TEMPLATES = Templates.load("brief")
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from rlaif.rl import checkpoint
+from rlaif.rl import ppo_checkpoint as checkpoint
 from tests.test_ppo_stage import rows_of, run_on_one_thread, stage_of
 from tests.tiny_models import tiny_policy
 

@@ -10,8 +10,9 @@ import torch
 
 from rlaif.errors import UserError
 from rlaif.options import Lora, Ppo
-from rlaif.rl import checkpoint, lora
+from rlaif.rl import lora
 from rlaif.rl import ppo as algorithm
+from rlaif.rl import ppo_checkpoint as checkpoint
 from rlaif.rl.forward import response_final, response_logits
 from rlaif.rl.ppo import PPO, trainable_weights
 from rlaif.rl.pretraining import Pretraining, blocks_of

@@ -9,15 +9,15 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from rlaif import turns
 from rlaif.config import load_config
 from rlaif.engines import Scripted
 from rlaif.errors import UserError
+from rlaif.prompting import turns
 from rlaif.rl.episodes import join
 from rlaif.rl.forward import final_scores
 from rlaif.rl.reward import FunctionReward, RewardFailed, Rewards, Scale, Source
+from rlaif.runs.storage import read_json
 from rlaif.stages import ppo
-from rlaif.storage import read_json
 from tests.test_ppo_stage import rows_of, run_on_one_thread, stage_of
 from tests.tiny_models import tiny_policy
 

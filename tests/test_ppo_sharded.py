@@ -11,9 +11,10 @@ import torch.distributed as dist
 from safetensors.torch import load_file
 
 from rlaif.errors import UserError
-from rlaif.rl import checkpoint, forward
+from rlaif.rl import forward
+from rlaif.rl import ppo_checkpoint as checkpoint
 from rlaif.rl.ranks import Ranks
-from rlaif.runfolder import Stage
+from rlaif.runs.folder import Stage
 from rlaif.stages import ppo
 from tests.launching import on_two
 from tests.test_ppo_stage import rows_of, run_on_one_thread, stage_of

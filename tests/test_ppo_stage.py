@@ -12,15 +12,15 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
-from rlaif import rewards
 from rlaif.config import Config
 from rlaif.constitution import Constitution
 from rlaif.errors import UserError
 from rlaif.options import Ppo
 from rlaif.records import Prompt
-from rlaif.runfolder import Run, Stage
-from rlaif.seeds import in_rounds
+from rlaif.runs.folder import Run, Stage
+from rlaif.runs.seeds import in_rounds
 from rlaif.stages import ppo
+from rlaif.training import rewards
 from tests.tiny_models import tiny_policy
 
 OPTIONS = {"updates": 6, "batch_size": 8, "micro_batch": 4, "minibatches": 2, "max_tokens": 6, "warmup": 2,
@@ -238,7 +238,7 @@ def test_a_gold_scorer_that_raises_loses_no_update(tmp_path, policy, whole, monk
 def test_a_kill_costs_no_more_updates_than_lie_between_checkpoints(
     tmp_path, policy, monkeypatch, every, written
 ):
-    from rlaif.rl import checkpoint
+    from rlaif.rl import ppo_checkpoint as checkpoint
 
     saved, save = [], checkpoint.save
     monkeypatch.setattr(checkpoint, "save", lambda *args: (saved.append(args[2]), save(*args)))
@@ -292,7 +292,7 @@ def test_text_and_tokens_give_one_score(whole, policy):
     tokenizer = load_tokenizer(policy)
     model = load_reward_model(whole.input("reward_model"), "cpu")
     prompts = whole.run.prompts("train")[:3]
-    from rlaif.prompts import encode_turn
+    from rlaif.prompting.chat import encode_turn
 
     replies = ["thanks it is good", "rude", "cold and warm rain"]
     turns = [

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from rlaif.constitution import Constitution, Principle
 from rlaif.errors import UserError
-from rlaif.preferences import BOUND, PRIOR, RULE, aggregate, keep_one_rule, opinions, share, sigmoid
+from rlaif.feedback.preferences import BOUND, PRIOR, RULE, aggregate, keep_one_rule, opinions, share, sigmoid
 from rlaif.records import Label
-from rlaif.runfolder import Run
-from rlaif.storage import write_json
+from rlaif.runs.folder import Run
+from rlaif.runs.storage import write_json
 from tests.fake_run import fake_run
 
 THREE = Constitution(name="c", principles=tuple(Principle(id=i, text=f"rule {i}") for i in ("one", "two", "three")))  # fmt: skip

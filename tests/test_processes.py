@@ -9,10 +9,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from rlaif import processes
-from rlaif.comparing.summary import summarise
 from rlaif.errors import UserError
 from rlaif.options import Grpo, Rloo
+from rlaif.report.summary import summarise
+from rlaif.runs import processes
 
 ROOT = Path(__file__).parent.parent
 SMALL = ["threads=1", "sample[0].prompts=24", "sample[1].prompts=24", "sft.epochs=1", "ppo.updates=2",

@@ -3,12 +3,13 @@
 import pytest
 import torch
 
-from rlaif import cli, rewards
+from rlaif import cli
 from rlaif.intervals import ANY, POSITIVE, known_edges, mean_interval
 from rlaif.records import Evaluation, Response
 from rlaif.rl import rollout
 from rlaif.stages import evaluate, ppo
 from rlaif.stages.evaluate import rates
+from rlaif.training import rewards
 from tests.test_arms import run_of
 from tests.test_ppo_stage import stage_of
 from tests.tiny_models import tiny_policy

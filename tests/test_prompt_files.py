@@ -5,9 +5,9 @@ import json
 import pytest
 
 from rlaif.errors import UserError
-from rlaif.opening import load_prompts, merged_prompts
+from rlaif.preflight.opening import load_prompts, merged_prompts
 from rlaif.records import ROWS, Evaluation, scalar_types
-from rlaif.runfolder import Run
+from rlaif.runs.folder import Run
 from tests.fake_run import fake_run
 
 

@@ -10,20 +10,16 @@ from hypothesis import strategies as st
 from rlaif.config import ASSETS
 from rlaif.constitution import Constitution, Example, Principle
 from rlaif.errors import UserError
-from rlaif.prompts import (
+from rlaif.prompting.chat import (
     HUMAN_STOP,
-    NAMES,
-    Templates,
-    assistant,
-    dialogue,
     encode_chat,
     encode_turn,
     end_of_turn,
     has_chat_template,
     render_chat,
     split_chat,
-    user,
 )
+from rlaif.prompting.templates import NAMES, Templates, assistant, dialogue, user
 
 SETS = sorted(p.name for p in (ASSETS / "prompts" / "templates").iterdir() if p.is_dir())
 POLITE = Principle(id="polite", text="Be polite.", examples=(

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 import rlaif
-from rlaif.comparing.summary import summarise
-from rlaif.storage import read_json, write_json
+from rlaif.report.summary import summarise
+from rlaif.runs.storage import read_json, write_json
 from tests.test_data_page import undescribed
 
 ROOT = Path(__file__).parent.parent

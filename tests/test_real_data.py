@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 
 import rlaif
-from rlaif.comparing.summary import summarise
 from rlaif.human.importers import import_file
+from rlaif.report.summary import summarise
 
 CONFIG = """name: real
 constitution: constitutions/general.yaml

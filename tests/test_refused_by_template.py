@@ -11,7 +11,7 @@ from rlaif.engines.loading import load_tokenizer
 from rlaif.errors import UserError
 from rlaif.records import Evaluation, Label, Prompt, Response, Revision
 from rlaif.rl.reward import same_tokens
-from rlaif.runfolder import Run, read_json
+from rlaif.runs.folder import Run, read_json
 from tests import zoo
 from tests.tiny_models import hand_made_run, preference, prompts_of, reply, revision
 
@@ -71,7 +71,7 @@ def with_system(prompts: list[Prompt]) -> int:
 
 @pytest.fixture(autouse=True)
 def _few_references(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rlaif.rewards.REFERENCE_SAMPLES", 4)
+    monkeypatch.setattr("rlaif.training.rewards.REFERENCE_SAMPLES", 4)
 
 
 def test_some_prompts_are_dropped_by_every_stage_that_samples(tmp_path: Path):
@@ -184,8 +184,8 @@ def texts(stage: Any, system: bool) -> list[tuple[Response, Response]]:
 @pytest.mark.parametrize("system", [False, True], ids=["some", "every"])
 @pytest.mark.parametrize("name", ["sft", "reward", "dpo", "rejection"])
 def test_rows_to_train_on_from_elsewhere(name: str, system: bool, tmp_path: Path, policy: Path):
-    from rlaif.pairs import load_pairs
     from rlaif.stages import rejection, sft
+    from rlaif.training.pairs import load_pairs
 
     stage = hand_made_run(
         tmp_path / "run", policy, {"stage": name, **(REWARDED if name == "rejection" else {})}
@@ -216,8 +216,8 @@ def test_rows_to_train_on_from_elsewhere(name: str, system: bool, tmp_path: Path
 
 def test_grades_and_a_named_held_out_set_leave_refused_prompts_out(tmp_path: Path, policy: Path):
     from rlaif.engines.loading import load_reward_model
-    from rlaif.rewards import Opened, grade
     from rlaif.rl.reward import ModelReward, Rewards, Source
+    from rlaif.training.rewards import Opened, grade
 
     open_to_all = zoo.build(zoo.MODELS[0], tmp_path / "other")
     stage = hand_made_run(tmp_path / "run", open_to_all, {"stage": "rejection", **REWARDED})

@@ -10,9 +10,9 @@ from rlaif.config import ASSETS, load_config
 from rlaif.errors import UserError
 from rlaif.human.rankings import load_human_labels
 from rlaif.plugin import load_function
-from rlaif.prompts import Templates, user
+from rlaif.prompting.templates import Templates, user
 from rlaif.rl.pretraining import _texts
-from rlaif.storage import told
+from rlaif.runs.storage import told
 from tests.test_cli import refused, rlaif
 
 

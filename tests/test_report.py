@@ -8,22 +8,22 @@ from types import SimpleNamespace
 
 import pytest
 
-from rlaif.comparing import charts
-from rlaif.comparing.doubts import doubts
-from rlaif.comparing.evidence import Evidence
-from rlaif.comparing.examples import before_after, doubtful, traces
-from rlaif.comparing.report import answer, write_report
-from rlaif.comparing.summary import lineage, summarise
 from rlaif.constitution import Constitution
 from rlaif.errors import OBEYED, UserError
+from rlaif.feedback.judge import Judge
 from rlaif.intervals import mean_interval
-from rlaif.judge import Judge
 from rlaif.options.base import Budget
-from rlaif.prompts import Templates
+from rlaif.pages import charts
+from rlaif.prompting.templates import Templates
 from rlaif.records import Prompt, Response
-from rlaif.spending import Ledger
+from rlaif.report.examples import before_after, doubtful, traces
+from rlaif.report.report import answer, write_report
+from rlaif.report.run_reader import Evidence
+from rlaif.report.summary import lineage, summarise
+from rlaif.report.warnings import doubts
+from rlaif.runs.spending import Ledger
+from rlaif.runs.storage import read_json, write_json
 from rlaif.stages.evaluate import _wins
-from rlaif.storage import read_json, write_json
 from tests.fake_run import STAGES, fake_run
 from tests.scripts import biased_judge, feedback
 
@@ -279,7 +279,7 @@ def test_no_number_of_an_axis_is_clipped(points):
 
 
 def test_every_table_scrolls_on_its_own():
-    for path in Path("rlaif/comparing/templates").glob("*.j2"):
+    for path in Path("rlaif/report/templates").glob("*.j2"):
         text = path.read_text()
         assert text.count("<table>") == text.count('<div class="wide"><table>'), path
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from rlaif.engines import Scripted
+from rlaif.feedback.revisions import fault_of, without_preamble
 from rlaif.records import Revision
-from rlaif.revisions import fault_of, without_preamble
 
 QUESTION, ORIGINAL, RULE = (
     "What is the capital of France?",

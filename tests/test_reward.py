@@ -6,9 +6,9 @@ from functools import partial
 import pytest
 
 from rlaif.errors import UserError
-from rlaif.pairs import elements, load_pairs
 from rlaif.records import Message, Prompt
 from rlaif.stages import reward
+from rlaif.training.pairs import elements, load_pairs
 from tests.tiny_models import hand_made_run, preference, prompts_of, reply, tiny_policy
 
 LOGIT_07 = math.log(0.7 / 0.3)  # 0.8473
@@ -46,7 +46,7 @@ def pair_of(prompt, a, b, p_a=1.0, weight=1.0, start=0):
 def test_the_loss_is_weighted_cross_entropy_of_the_margin():
     import torch
 
-    from rlaif.trainers import soft_preference_loss
+    from rlaif.training.trainers import soft_preference_loss
 
     rewards = torch.tensor([2.0, 0.0, 1.0, 0.0], requires_grad=True)  # margins 1 and 0
     p_a, weight = torch.tensor([0.7, 0.2]), torch.tensor([1.5, 0.5])
@@ -63,7 +63,7 @@ def test_the_loss_is_weighted_cross_entropy_of_the_margin():
 def test_the_centring_term_is_the_squared_sum_of_a_pair():
     import torch
 
-    from rlaif.trainers import soft_preference_loss
+    from rlaif.training.trainers import soft_preference_loss
 
     args = torch.tensor([2.0, 1.0]), torch.tensor([0.5]), torch.tensor([1.0])
     gap = soft_preference_loss(*args, center=0.1) - soft_preference_loss(*args)
@@ -198,7 +198,7 @@ def test_groups_of_like_length_give_the_rewards_of_one_padded_batch(policy):
 
 
 def test_heldout_prompts_are_a_share_of_the_prompts_drawn_by_the_seed(tmp_path, policy):
-    from rlaif.training import heldout_prompts
+    from rlaif.training.loop import heldout_prompts
 
     stage = stage_of(tmp_path, policy)
     ids = [str(n) for n in range(100)] * 3
@@ -210,7 +210,7 @@ def test_heldout_prompts_are_a_share_of_the_prompts_drawn_by_the_seed(tmp_path, 
 
 
 def test_heldout_prompts_are_whole_groups(tmp_path, policy):
-    from rlaif.training import heldout_prompts
+    from rlaif.training.loop import heldout_prompts
 
     stage = stage_of(tmp_path, policy)
     rows = [
@@ -280,7 +280,8 @@ def test_a_reward_model_can_start_from_a_reward_model_with_its_head(tmp_path, po
 
 
 def test_nan_stops_the_training_and_says_what_to_lower(tmp_path, policy, monkeypatch):
-    from rlaif import trainers, training
+    from rlaif.training import loop as training
+    from rlaif.training import trainers
 
     monkeypatch.setattr(training, "SAVE_SECONDS", 0.0)
     monkeypatch.setattr(training, "SAVE_SHARE", math.inf)

@@ -8,10 +8,10 @@ from functools import partial
 import pytest
 
 from rlaif.errors import UserError
-from rlaif.pairs import elements
 from rlaif.records import Preference
+from rlaif.runs.storage import read_json
 from rlaif.stages import reward
-from rlaif.storage import read_json
+from rlaif.training.pairs import elements
 from tests.oracle import equations
 from tests.tiny_models import hand_made_run, preference, prompts_of, reply, tiny_policy
 
@@ -54,7 +54,7 @@ def test_an_element_holds_every_reply_of_a_prompt_once():
 def test_the_k_wise_loss_is_the_mean_over_elements_of_the_mean_over_their_pairs():
     import torch
 
-    from rlaif.trainers import ElementCollator, soft_preference_loss
+    from rlaif.training.trainers import ElementCollator, soft_preference_loss
 
     a, b, c = [5, 1], [5, 2], [5, 3, 4]
     rows = elements([pair_of("x", a, b), pair_of("x", b, c), pair_of("y", a, c, 0.3)], 1.0, by_prompt=True)
@@ -83,7 +83,7 @@ def test_k_replies_take_k_forwards_and_give_the_gradient_of_their_pairs(policy):
 
     from rlaif.engines.loading import load_reward_model
     from rlaif.rl.forward import final_scores, score_by_length
-    from rlaif.trainers import ElementCollator, soft_preference_loss
+    from rlaif.training.trainers import ElementCollator, soft_preference_loss
 
     rng = random.Random(0)
     replies = [[7, 8, *rng.choices(range(9, 40), k=n)] for n in (3, 5, 2, 4)]
@@ -107,7 +107,7 @@ def test_k_replies_take_k_forwards_and_give_the_gradient_of_their_pairs(policy):
 
 def test_a_ranking_with_a_tie_is_learned_k_wise(tmp_path, policy):
     from rlaif.engines.loading import load_reward_model, load_tokenizer
-    from rlaif.prompts import encode_turn, end_of_turn
+    from rlaif.prompting.chat import encode_turn, end_of_turn
     from rlaif.rl.forward import score_sequences
 
     stage = stage_of(tmp_path, policy, by_prompt=True, epochs=30, learning_rate=1e-2)
@@ -130,7 +130,7 @@ def test_a_ranking_with_a_tie_is_learned_k_wise(tmp_path, policy):
 def test_a_margin_adds_to_the_lead_of_a_certain_winner():
     import torch
 
-    from rlaif.trainers import soft_preference_loss
+    from rlaif.training.trainers import soft_preference_loss
 
     p = torch.tensor([0.8])
     lead = torch.tensor([0.0, 0.0], requires_grad=True)
@@ -152,7 +152,7 @@ def test_sources_weigh_what_the_config_says_and_are_measured_apart(tmp_path, pol
         rows[-1] = row.model_copy(update={"sources": who[n % 4]})
         path.write_text("".join(r.to_json() + "\n" for r in rows))
     from rlaif.engines.loading import load_tokenizer
-    from rlaif.pairs import load_pairs
+    from rlaif.training.pairs import load_pairs
 
     pairs = load_pairs(stage, load_tokenizer(policy), 64)
     assert {pair["sources"]: pair["weight"] for pair in pairs} == {

@@ -15,12 +15,12 @@ from transformers import (
 )
 
 from rlaif.engines.loading import load_reward_model, load_tokenizer
-from rlaif.pairs import load_pairs
-from rlaif.prompts import encode_turn, end_of_turn, has_chat_template
+from rlaif.prompting.chat import encode_turn, end_of_turn, has_chat_template
 from rlaif.rl.episodes import join
 from rlaif.rl.forward import score_sequences
 from rlaif.rl.reward import ModelReward
 from rlaif.stages import reward
+from rlaif.training.pairs import load_pairs
 from tests.tiny_models import hand_made_run, preference, prompts_of, reply
 
 TEMPLATE = ("{% for m in messages %}{{ m['role'] + ': ' + m['content'] + eos_token }}{% endfor %}"
@@ -78,7 +78,8 @@ def directly(model: Any, sequences: list[list[int]]) -> torch.Tensor:
 
 
 def test_training_calibration_and_ppo_read_the_last_real_token(stage, monkeypatch):
-    from rlaif import trainers, training
+    from rlaif.training import loop as training
+    from rlaif.training import trainers
 
     seen: list[tuple[list[list[int]], torch.Tensor]] = []
     honest = trainers.SoftRewardTrainer.rewards

@@ -9,7 +9,7 @@ from rlaif import pipeline
 from rlaif.config import ModelConfig
 from rlaif.engines import loading, open_engine
 from rlaif.records import Comparison, Label, Preference, Response
-from rlaif.runfolder import Rows
+from rlaif.runs.rows import Rows
 from tests.tiny_models import tiny_policy
 
 CONFIG = """name: twice

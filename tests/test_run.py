@@ -15,7 +15,8 @@ from rlaif.config import load_config
 from rlaif.constitution import Constitution
 from rlaif.errors import UserError
 from rlaif.records import Label, Prompt, Ranking, Response
-from rlaif.runfolder import Rows, Run, derive_seed, is_heldout, read_json, read_rows, write_json
+from rlaif.runs.folder import Run, derive_seed, is_heldout, read_json, write_json
+from rlaif.runs.rows import Rows, read_rows
 from tests.fake_run import fake_run
 
 text = st.text(

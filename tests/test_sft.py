@@ -5,7 +5,7 @@ import pytest
 from rlaif.errors import UserError
 from rlaif.records import Revision
 from rlaif.stages import sft
-from rlaif.training import with_labels
+from rlaif.training.loop import with_labels
 from tests.tiny_models import hand_made_run, prompts_of, reply, revision, tiny_policy
 
 
@@ -96,7 +96,7 @@ def test_last_means_the_last_valid_one_of_each_chain():
 def test_the_policy_learns_to_say_it_and_to_stop(tmp_path, policy):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from rlaif.prompts import encode_chat
+    from rlaif.prompting.chat import encode_chat
 
     stage = stage_of(tmp_path, policy, epochs=20, learning_rate=1e-2, heldout=0.2)
     for prompt in prompts_of(stage):

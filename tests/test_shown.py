@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from rlaif.auditing import card as cards
+from rlaif.audit import card as cards
 from rlaif.cli import app
-from rlaif.comparing.report import write_report
+from rlaif.report.report import write_report
 from tests.hand_made import card, hand_made
 
 GOLDEN = Path(__file__).parent / "golden"

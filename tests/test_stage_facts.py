@@ -6,10 +6,10 @@ from importlib import import_module
 import pytest
 
 from rlaif.cli import print_summary
-from rlaif.comparing.summary import summarise
 from rlaif.options import STAGES
 from rlaif.options.base import StageOptions
-from rlaif.storage import read_json, write_json
+from rlaif.report.summary import summarise
+from rlaif.runs.storage import read_json, write_json
 from tests.fake_run import fake_run
 
 FIGURES = {"steps": 17, "loss_end": 0.0625}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from rlaif.storage import read_json
+from rlaif.runs.storage import read_json
 
 ROOT = Path(__file__).parent.parent
 AT_IMPORT = """
@@ -30,7 +30,7 @@ main()
 
 
 @pytest.mark.parametrize(
-    "moment", ["typer", "rich.console", "rlaif.opening", "pydantic", "ruamel.yaml", "jinja2"]
+    "moment", ["typer", "rich.console", "rlaif.preflight.opening", "pydantic", "ruamel.yaml", "jinja2"]
 )
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_while_the_command_line_is_loading(project, moment, number, code):

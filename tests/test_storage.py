@@ -7,11 +7,14 @@ import shutil
 
 import pytest
 
-from rlaif import opening, pipeline, storage
+from rlaif import pipeline
 from rlaif.errors import UserError
+from rlaif.preflight import opening
 from rlaif.records import Comparison, Response
-from rlaif.runfolder import JsonlLog, Rows, Run, label_files
-from rlaif.storage import broken, fingerprint, put, read_json, seal, write_json
+from rlaif.runs import storage
+from rlaif.runs.folder import Run, label_files
+from rlaif.runs.rows import JsonlLog, Rows
+from rlaif.runs.storage import broken, fingerprint, put, read_json, seal, write_json
 
 
 def run(project, *overrides, **options):
@@ -95,7 +98,7 @@ def test_a_finished_stage_whose_rows_changed_is_said_before_anything_uses_them(p
     for use in (
         lambda: run(project, until="critique"),
         lambda: opening.label_files(project / "run"),
-        lambda: __import__("rlaif.comparing.summary").comparing.summary.summarise(project / "run"),
+        lambda: __import__("rlaif.report.summary").comparing.summary.summarise(project / "run"),
     ):
         with pytest.raises(UserError, match=f"01_sample/responses.jsonl: .*({said})"):
             use()

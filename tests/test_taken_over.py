@@ -7,8 +7,8 @@ import pytest
 
 from rlaif import pipeline
 from rlaif.config import ASSETS
-from rlaif.earlier import TakenOver
-from rlaif.estimate import in_words
+from rlaif.feedback.earlier_labels import TakenOver
+from rlaif.preflight.estimate import in_words
 from tests.test_labelling import ASKED, CONFIG, WORDS, constitution, folder, rows, run  # noqa: F401
 
 

@@ -10,12 +10,13 @@ import jinja2.sandbox
 import pytest
 from jinja2 import Template, Undefined
 
-from rlaif import chat_templates
-from rlaif.chat_templates import Bounded
 from rlaif.config import ASSETS
 from rlaif.constitution import Constitution, Example, Principle
 from rlaif.errors import UserError
-from rlaif.prompts import Templates, render_chat, user
+from rlaif.prompting import chat_templates
+from rlaif.prompting.chat import render_chat
+from rlaif.prompting.chat_templates import Bounded
+from rlaif.prompting.templates import Templates, user
 
 SETS = sorted(p.name for p in (ASSETS / "prompts" / "templates").iterdir() if p.is_dir())
 PLAIN = (str, int, float, bool, bytes, type(None), tuple, list, dict, set, frozenset, complex)

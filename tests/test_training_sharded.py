@@ -11,8 +11,8 @@ import torch.distributed as dist
 from safetensors.torch import load_file
 from torch.distributed.tensor import DTensor
 
+from rlaif.runs.storage import read_json
 from rlaif.stages import dpo, rejection, reward, sft
-from rlaif.storage import read_json
 from tests.launching import on_two
 from tests.tiny_models import hand_made_run, preference, prompts_of, reply, revision, tiny_policy
 
@@ -66,7 +66,7 @@ def run(stage):
 
 def stop_early(patch=setattr) -> None:
     """Let trainings write a checkpoint a step and stop at the last of STEPS."""
-    from rlaif import training
+    from rlaif.training import loop as training
 
     patch(training, "SAVE_SECONDS", 0.0)
     patch(training, "SAVE_SHARE", 1e9)
@@ -194,8 +194,8 @@ def test_a_sharded_model_is_written_in_the_dtype_it_came_in(tmp_path, a_company_
 @pytest.mark.parametrize("name", ["sft", "reward", "dpo"])
 def test_what_large_models_and_gpus_get_goes_with_shares(tmp_path, monkeypatch, request, name):
     """Activations recomputed, and passes in bf16 beside weights in fp32."""
-    from rlaif import training
     from rlaif.rl import forward
+    from rlaif.training import loop as training
 
     made_by = training.arguments
     monkeypatch.setattr(forward, "LARGE", 0)

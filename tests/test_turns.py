@@ -7,12 +7,12 @@ from rlaif.config import ModelConfig
 from rlaif.engines import GenerateRequest
 from rlaif.engines.loading import eos_ids, load_causal_lm, load_tokenizer
 from rlaif.engines.transformers import TransformersEngine
-from rlaif.pairs import encoder
-from rlaif.prompts import encode_chat, encode_turn, end_of_turn
+from rlaif.prompting.chat import encode_chat, encode_turn, end_of_turn
+from rlaif.prompting.turns import measured_tokens, sampled_tokens, turn_of
 from rlaif.records import Evaluation, Prompt, Response, Revision, decode_tokens, encode_tokens
 from rlaif.stages import evaluate, rejection, sft
 from rlaif.stages.evaluate import Tools, rates
-from rlaif.turns import measured_tokens, sampled_tokens, turn_of
+from rlaif.training.pairs import encoder
 from tests.tiny_models import hand_made_run, prompts_of, tiny_policy
 
 

@@ -6,7 +6,8 @@ import pytest
 
 from rlaif.engines.loading import load_causal_lm, load_tokenizer
 from rlaif.errors import UserError
-from rlaif.prompts import encode_chat, encode_turn, end_of_turn, has_chat_template, user
+from rlaif.prompting.chat import encode_chat, encode_turn, end_of_turn, has_chat_template
+from rlaif.prompting.templates import user
 from tests import zoo
 
 EACH = pytest.mark.parametrize("model", zoo.MODELS, ids=lambda m: m.name)

@@ -13,9 +13,9 @@ import torch
 
 from rlaif import pipeline
 from rlaif.engines.loading import load_reward_model, load_tokenizer
-from rlaif.prompts import encode_chat
+from rlaif.prompting.chat import encode_chat
 from rlaif.records import Comparison, Evaluation, Label, Preference, Response, Revision
-from rlaif.runfolder import Run, Stage, read_json
+from rlaif.runs.folder import Run, Stage, read_json
 from tests import zoo
 from tests.test_zoo import added, chat_of
 
@@ -47,11 +47,11 @@ class Seen:
 @pytest.fixture
 def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
     """The sft's rows and the reward stage's pairs on their way to training."""
-    from rlaif import training
     from rlaif.stages import reward
+    from rlaif.training import loop as training
 
     found, fit, elements = Seen(), training.fit_responses, reward.elements
-    monkeypatch.setattr("rlaif.rewards.REFERENCE_SAMPLES", 8)
+    monkeypatch.setattr("rlaif.training.rewards.REFERENCE_SAMPLES", 8)
     monkeypatch.setattr(
         training, "fit_responses", lambda stage, model, tokenizer, rows, held: (
             found.rows.extend(rows), fit(stage, model, tokenizer, rows, held))

@@ -5,7 +5,7 @@ from pathlib import Path
 from rlaif.config import Config
 from rlaif.constitution import Constitution
 from rlaif.records import Comparison, Preference, Prompt, Response, Revision
-from rlaif.runfolder import Run, Stage
+from rlaif.runs.folder import Run, Stage
 
 TEXTS = ["tell me about the weather today please now number " + " ".join(str(n) for n in range(100)),
          "thanks it is good bad fine rude sunny rain cold and warm"]  # fmt: skip

@@ -216,7 +216,8 @@ def _decide(net: Any, tokenizer: Any, end: int) -> None:
     import torch
 
     from rlaif.engines.transformers import choice_tokens
-    from rlaif.prompts import encode_chat, user
+    from rlaif.prompting.chat import encode_chat
+    from rlaif.prompting.templates import user
 
     weight = net.get_output_embeddings().weight.data
     asked = torch.tensor([encode_chat(tokenizer, [user("Which reply is better, A or B?")])])

@@ -13,7 +13,7 @@ from rlaif.constitution import Constitution
 from rlaif.engines import Engine, ScoreRequest, Scores, open_engine
 from rlaif.playground import FEEDBACK
 from rlaif.playground.grammar import EVEN, sample_question, sample_reply
-from rlaif.prompts import Templates
+from rlaif.prompting.templates import Templates
 
 PAIRS = 40
 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # GiB; a model of a million parameters needs no more

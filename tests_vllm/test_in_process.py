@@ -10,7 +10,7 @@ from rlaif.config import ModelConfig
 from rlaif.engines import Engine, GenerateRequest, ScoreRequest, open_engine
 from rlaif.playground import FEEDBACK, POLICY
 from rlaif.playground.grammar import sample_question
-from rlaif.prompts import user
+from rlaif.prompting.templates import user
 from tests_vllm.conftest import agree, in_order
 
 

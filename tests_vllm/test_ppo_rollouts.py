@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 from rlaif.options import Ppo
 from rlaif.playground import POLICY
 from rlaif.playground.grammar import sample_question
-from rlaif.prompts import encode_chat
+from rlaif.prompting.chat import encode_chat
 from rlaif.rl import reward as rewards
 from rlaif.rl.ppo import PPO, PromptTokens
 from rlaif.rl.vllm_rollout import VllmSampler

@@ -16,8 +16,8 @@ from typing import Protocol
 from rlaif.config import ModelConfig
 from rlaif.errors import whole_text
 from rlaif.plugin import load_function, own
-from rlaif.prompts import refused_by_template
-from rlaif.spending import Account
+from rlaif.prompting.chat import refused_by_template
+from rlaif.runs.spending import Account
 
 Chat = list[dict[str, str]]
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from rlaif.engines import weights
 from rlaif.errors import UserError
-from rlaif.prompts import end_of_turn, turn_tokens
+from rlaif.prompting.chat import end_of_turn, turn_tokens
 
 if TYPE_CHECKING:
     import torch

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from rlaif.engines import Engine, GenerateRequest, Generation, ScoreRequest, Scores
 from rlaif.engines.answers import READS, VERDICT_TOKENS
-from rlaif.spending import Account
+from rlaif.runs.spending import Account
 
 Q = TypeVar("Q", GenerateRequest, ScoreRequest)
 A = TypeVar("A")

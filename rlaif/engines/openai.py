@@ -23,21 +23,14 @@ from urllib.parse import urlsplit
 
 from rlaif import DISTRIBUTION
 from rlaif.config import ModelConfig
-from rlaif.defences import COMMON
 from rlaif.engines import UNNAMED, Chat, GenerateRequest, Generation, ScoreRequest, Scores, Usage
-from rlaif.engines.answers import (
-    READS,
-    VERDICT_TOKENS,
-    Answer,
-    answer_of,
-    same_model,
-    sum_variants,
-)
+from rlaif.engines.answers import READS, VERDICT_TOKENS, Answer, answer_of, same_model, sum_variants
 from rlaif.engines.declined import Declined, Rejected, declined
 from rlaif.engines.endpoints import CONNECT, TIMEOUT, Endpoint, Job, Pool, Trouble, retry_after
 from rlaif.engines.transport import client, tls_fault
 from rlaif.engines.verdicts import parse_choice
 from rlaif.errors import UserError, printable, whole_text
+from rlaif.prompting.defences import COMMON
 from rlaif.records import content_hash
 
 _FEWER = {20: 5, 5: 0}  # likeliest tokens to ask for where a server does not take that many

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from rlaif.config import ModelConfig
 from rlaif.engines import TEMPLATE, GenerateRequest, Generation, ScoreRequest, Scores, Usage
-from rlaif.engines.loading import (
+from rlaif.engines.loading import (  # fmt: skip
     context_length,
     count_params,
     eos_ids,
@@ -25,12 +25,19 @@ from rlaif.engines.loading import (
     model_folder,
     resolve_device,
     resolve_dtype,
-)  # fmt: skip
+)
 from rlaif.errors import UserError
-from rlaif.prompts import TemplateRefused, control_of, encode_chat, has_chat_template, split_chat, token_ids
+from rlaif.prompting.chat import (
+    TemplateRefused,
+    control_of,
+    encode_chat,
+    has_chat_template,
+    split_chat,
+    token_ids,
+)
+from rlaif.prompting.turns import spelled_end, text_of
 from rlaif.records import encode_tokens
-from rlaif.storage import folder_hash
-from rlaif.turns import spelled_end, text_of
+from rlaif.runs.storage import folder_hash
 
 if TYPE_CHECKING:
     import torch

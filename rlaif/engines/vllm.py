@@ -23,7 +23,7 @@ from rlaif.config import ModelConfig
 from rlaif.engines import GenerateRequest, Generation, Scores
 from rlaif.engines.transformers import Question, Task, TransformersEngine
 from rlaif.errors import UserError
-from rlaif.prompts import HUMAN_STOP, end_of_turn
+from rlaif.prompting.chat import HUMAN_STOP, end_of_turn
 
 K = TypeVar("K")
 _IN_FLIGHT = (

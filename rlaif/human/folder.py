@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from rlaif.errors import UserError
 from rlaif.records import Comparison, Label, Prompt, Record, Response, Verdict, with_content_id
-from rlaif.runfolder import numbered_rows
+from rlaif.runs.rows import numbered_rows
 
 R = TypeVar("R", bound=Record)
 RENAMED = "row under an id that is not that of its content: computed again"

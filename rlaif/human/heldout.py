@@ -8,12 +8,12 @@ from pathlib import Path
 from statistics import fmean
 
 from rlaif.errors import UserError
+from rlaif.feedback.preferences import opinions
 from rlaif.human.folder import STRAY, read_folder
 from rlaif.human.formats import format_of
 from rlaif.human.importers import import_file
-from rlaif.preferences import opinions
 from rlaif.records import Prompt, Response
-from rlaif.storage import read_json
+from rlaif.runs.storage import read_json
 
 
 @dataclass(frozen=True)

@@ -19,11 +19,11 @@ from typing import Any
 from pydantic import ValidationError
 
 from rlaif.errors import UserError, nearest
+from rlaif.feedback.preferences import opinions
 from rlaif.human.folder import P_A, read_folder
 from rlaif.human.formats import READERS, Pair, Unusable, hh_pair, hh_row
-from rlaif.preferences import opinions
 from rlaif.records import Comparison, Label, Prompt, Record, Response, Verdict
-from rlaif.storage import read_json, write_json
+from rlaif.runs.storage import read_json, write_json
 
 FILES = ("prompts", "responses", "comparisons", "labels")
 SWAPPED: dict[Verdict, Verdict] = {"a": "b", "b": "a"}

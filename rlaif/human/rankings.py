@@ -10,11 +10,11 @@ from typing import Any
 
 from rlaif.constitution import Constitution, Principle
 from rlaif.errors import UserError
+from rlaif.feedback.judge import Question
 from rlaif.human.folder import P_A, Folder, read_what_is_there, with_p
-from rlaif.judge import Question
 from rlaif.plugin import load_function
 from rlaif.records import Annotator, Comparison, Label, Prompt, Ranking, Response, Verdict, with_content_id
-from rlaif.runfolder import numbered_rows, read_rows
+from rlaif.runs.rows import numbered_rows, read_rows
 
 
 def labels_from_rankings(

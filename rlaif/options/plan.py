@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rlaif.config import Config, ModelConfig
     from rlaif.constitution import Constitution
-    from rlaif.prompts import Templates
+    from rlaif.prompting.templates import Templates
 
 CHARACTERS = 4  # in a token
 
@@ -33,7 +32,8 @@ class Plan:
     """The run as far as its stages have been gone through; each leaves behind what the next ones count on.
 
     Lengths are in tokens. `examined` says what the judge's card costs: (tokens of a question, principles of a pair,
-    pairs) → questions.
+    pairs) → questions. `imported` says what a folder of `rlaif data import` holds: (prompts, comparisons outside the
+    held-out ones, `pair` of these).
     """
 
     config: Config
@@ -46,6 +46,7 @@ class Plan:
     prompt: float  # mean length
     principles: float  # that apply to a prompt, on average
     examined: Callable[[float, float, int], list[Asked]]
+    imported: Callable[[Path], tuple[int, int, tuple[float, float, float]]]
     k: int = 1  # responses a prompt
     reply: float = 0.0  # most tokens of a response
     responses: int = 0
@@ -83,33 +84,6 @@ class Plan:
     def evaluated(self, limit: int | None) -> int:
         """Prompts that policies are evaluated on: of each held-out split at most `limit`."""
         return sum(n if limit is None else min(n, limit) for n in (self.heldout, self.wordings))
-
-    def imported(self, folder: Path) -> tuple[int, int, tuple[float, float, float]]:
-        """(prompts, comparisons outside the held-out ones, `pair` of these) of a folder of `rlaif data import`."""
-        from rlaif.lookup import json_rows
-        from rlaif.records import Prompt
-        from rlaif.runfolder import numbered_rows, split_of
-
-        sums, train = Counter[str](), set[str]()
-        for _, row in numbered_rows(folder / "prompts.jsonl", Prompt):
-            own = row.model_copy(update={"group": self.groups.get(row.id, row.group)})
-            train |= {row.id} if split_of(own, self.config) == "train" else set()
-            rules, characters = (
-                self.constitution.applicable(row.tags),
-                sum(len(m.content) for m in row.messages),
-            )
-            sums += Counter(prompts=1, rules=len(rules), chats=characters)
-        for row in json_rows(folder / "responses.jsonl"):
-            sums += Counter(replies=1, texts=len(str(row.get("text", ""))))
-        for row in json_rows(folder / "comparisons.jsonl"):
-            sums["pairs"] += row.get("prompt_id") in train
-        prompts, replies = max(1, sums["prompts"]), max(1, sums["replies"])
-        sizes = (
-            sums["chats"] / prompts / CHARACTERS,
-            sums["texts"] / replies / CHARACTERS,
-            sums["rules"] / prompts,
-        )
-        return sums["prompts"], sums["pairs"], sizes
 
 
 def tokens(*texts: str) -> float:

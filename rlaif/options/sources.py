@@ -31,19 +31,19 @@ class SourceKind:
 class Trained(SourceKind):
     """The run's own reward model."""
 
-    name, needs, opens = "reward_model", ("reward_model",), "rlaif.rewards:model_score"
+    name, needs, opens = "reward_model", ("reward_model",), "rlaif.training.rewards:model_score"
 
 
 class Judged(SourceKind):
     """The feedback model, asked about single responses."""
 
-    name, asks_judge, opens = "judge", True, "rlaif.rewards:judge_score"
+    name, asks_judge, opens = "judge", True, "rlaif.training.rewards:judge_score"
 
 
 class Function(SourceKind):
     """A function of prompts and responses, module:function."""
 
-    opens = "rlaif.rewards:function_score"
+    opens = "rlaif.training.rewards:function_score"
 
     @classmethod
     def takes(cls, source: str) -> bool:
@@ -60,7 +60,7 @@ class Function(SourceKind):
 class Folder(SourceKind):
     """A reward model's folder, or a hub id."""
 
-    opens = "rlaif.rewards:model_score"
+    opens = "rlaif.training.rewards:model_score"
 
     @classmethod
     def takes(cls, source: str) -> bool:

@@ -10,16 +10,11 @@ from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
 
-from rlaif.playground.corpus import (
-    REPLY_WORDS,
-    TRAINED_NOUNS,
-    FeedbackCorpus,
-    PolicyCorpus,
-    vocabulary_texts,
-)
+from rlaif.playground.corpus import REPLY_WORDS, TRAINED_NOUNS, FeedbackCorpus, PolicyCorpus, vocabulary_texts
 from rlaif.playground.grammar import Question, sample_question
 from rlaif.playground.tokenizer import build_tokenizer
-from rlaif.prompts import Templates, render_chat
+from rlaif.prompting.chat import render_chat
+from rlaif.prompting.templates import Templates
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast

@@ -27,7 +27,8 @@ from rlaif.playground.grammar import (
 )
 from rlaif.playground.tokenizer import END
 from rlaif.playground.wordings import FAULTS, KINDS, NO_FAULT, SEEN, UNSEEN
-from rlaif.prompts import Templates, split_chat, user
+from rlaif.prompting.chat import split_chat
+from rlaif.prompting.templates import Templates, user
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

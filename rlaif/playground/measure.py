@@ -17,7 +17,7 @@ from rlaif.playground import FEEDBACK, POLICY, world
 from rlaif.playground.corpus import TRAINED_NOUNS
 from rlaif.playground.grammar import EVEN, HELD_OUT_NOUNS, WEB, Question, sample_question, sample_reply
 from rlaif.playground.wordings import KINDS, SEEN, UNSEEN
-from rlaif.prompts import Templates
+from rlaif.prompting.templates import Templates
 
 if TYPE_CHECKING:
     from rlaif.engines import Engine

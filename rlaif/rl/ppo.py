@@ -45,7 +45,7 @@ from rlaif.rl.pretraining import Pretraining
 from rlaif.rl.ranks import SINGLE_PROCESS, Ranks, gather_episodes
 from rlaif.rl.rollout import Stops, rollout
 from rlaif.rl.sharding import full_tensor, run_in_forward, unsharded
-from rlaif.seeds import derive_seed
+from rlaif.runs.seeds import derive_seed
 
 Reward = Callable[[Episodes, Sequence[Any]], Tensor]  # (episodes, each prompt's `source`) → score_B
 Sampler = Callable[[Any, list[list[int]], int], Episodes]  # (policy, prompts, seed) → with `behaviour_BR`

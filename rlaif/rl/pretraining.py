@@ -11,9 +11,9 @@ from typing import Any
 import torch
 
 from rlaif.errors import UserError
-from rlaif.prompts import token_ids
+from rlaif.prompting.chat import token_ids
 from rlaif.rl.episodes import Episodes, join
-from rlaif.seeds import in_rounds
+from rlaif.runs.seeds import in_rounds
 
 
 @dataclass(frozen=True)

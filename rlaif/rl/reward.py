@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from rlaif.errors import UserError
-from rlaif.prompts import TemplateRefused, encode_chat, encode_turn, end_of_turn
+from rlaif.prompting.chat import TemplateRefused, encode_chat, encode_turn, end_of_turn
 from rlaif.records import Prompt
 from rlaif.rl.episodes import Episodes, join, micro_batches
 from rlaif.rl.forward import final_scores

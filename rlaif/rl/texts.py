@@ -5,10 +5,10 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from rlaif.prompts import has_chat_template
+from rlaif.prompting.chat import has_chat_template
+from rlaif.prompting.turns import spelled_end, text_of
 from rlaif.rl.episodes import Episodes
 from rlaif.rl.rollout import Stops
-from rlaif.turns import spelled_end, text_of
 
 
 def texts_of(tokenizer: Any, episodes: Episodes) -> list[str]:

@@ -24,7 +24,7 @@ from rlaif.rl.episodes import Episodes, join
 from rlaif.rl.lora import merged
 from rlaif.rl.ppo import NotFinite
 from rlaif.rl.rollout import Stops
-from rlaif.seeds import derive_seed
+from rlaif.runs.seeds import derive_seed
 
 
 class VllmSampler:

@@ -12,12 +12,12 @@ from collections import defaultdict
 from typing import Any
 
 from rlaif import stats
-from rlaif.gold import load_gold, with_all
+from rlaif.feedback.gold import load_gold, with_all
 from rlaif.intervals import ANY, UNIT, known_edges, mean_interval
 from rlaif.options import BestOfN
 from rlaif.records import Response
-from rlaif.runfolder import Stage
-from rlaif.sampling import sample_responses
+from rlaif.runs.folder import Stage
+from rlaif.training.sampling import sample_responses
 
 Graded = dict[str, list[tuple[Response, float]]]  # prompt id → its responses with their rewards
 
@@ -25,7 +25,7 @@ Graded = dict[str, list[tuple[Response, float]]]  # prompt id → its responses 
 def run(stage: Stage[BestOfN]) -> None:
     """Write responses.jsonl, grades.jsonl and best.jsonl (one response a prompt); stage.metrics holds the curve."""
     from rlaif.engines.loading import load_tokenizer
-    from rlaif.rewards import grade, open_rewards
+    from rlaif.training.rewards import grade, open_rewards
 
     prompts = stage.run.evaluated(stage.options.prompts)
     responses = list(sample_responses(stage, prompts, stage.options.n))

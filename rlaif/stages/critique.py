@@ -13,13 +13,14 @@ from dataclasses import dataclass, replace
 
 from rlaif.constitution import Principle
 from rlaif.engines import Engine, GenerateRequest, Generation, open_engine
+from rlaif.feedback.revisions import fault_of, without_preamble
 from rlaif.options import Critique
-from rlaif.prompts import Chat, Templates
+from rlaif.prompting.templates import Chat, Templates
 from rlaif.records import Prompt, Response, Revision, by_id
-from rlaif.revisions import fault_of, without_preamble
-from rlaif.runfolder import Rows, Stage
-from rlaif.sampling import refuse_none_taken
-from rlaif.seeds import derive_seed
+from rlaif.runs.folder import Stage
+from rlaif.runs.rows import Rows
+from rlaif.runs.seeds import derive_seed
+from rlaif.training.sampling import refuse_none_taken
 
 CHUNK = 256  # responses between two writes: what a killed process may have to ask again
 

@@ -10,10 +10,11 @@ from __future__ import annotations
 from typing import Any
 
 from rlaif import stats
-from rlaif.checkpoints import publish, train_once, write_model
 from rlaif.options import Dpo
-from rlaif.pairs import Pair, elements, load_pairs
-from rlaif.runfolder import JsonlLog, Stage
+from rlaif.rl.checkpoints import publish, train_once, write_model
+from rlaif.runs.folder import Stage
+from rlaif.runs.rows import JsonlLog
+from rlaif.training.pairs import Pair, elements, load_pairs
 
 SHARED = True  # several processes can do it together
 SHARDED = True  # and each can hold a share of the models
@@ -22,7 +23,7 @@ SHARDED = True  # and each can hold a share of the models
 def run(stage: Stage[Dpo]) -> None:
     """Write policy/ (a model folder) and metrics.jsonl (the learning curve)."""
     from rlaif.engines.loading import context_length, load_causal_lm, load_tokenizer
-    from rlaif.training import heldout_prompts
+    from rlaif.training.loop import heldout_prompts
 
     source = stage.input("policy")
     tokenizer = load_tokenizer(source, stage.config.policy.chat_template_kwargs)
@@ -43,8 +44,8 @@ def _train(stage: Stage[Dpo], model: Any, tokenizer: Any, pairs: list[Pair], hel
     from trl.trainer.dpo_config import DPOConfig
 
     from rlaif.engines.loading import load_causal_lm
-    from rlaif.trainers import ElementCollator, SoftDpoTrainer
-    from rlaif.training import arguments, disable_dropout, fit
+    from rlaif.training.loop import arguments, disable_dropout, fit
+    from rlaif.training.trainers import ElementCollator, SoftDpoTrainer
 
     source = stage.input("policy")
     train, heldout = ([p for p in pairs if (p["prompt_id"] in held) == part] for part in (False, True))

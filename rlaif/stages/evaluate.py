@@ -14,20 +14,21 @@ from pathlib import Path
 from typing import Any
 
 from rlaif.engines import GenerateRequest, open_engine
-from rlaif.gold import load_gold, with_all
+from rlaif.feedback.gold import load_gold, with_all
+from rlaif.feedback.judge import Judge, Question
+from rlaif.feedback.preferences import ShareByCluster, Tally, aggregate, keep_one_rule
 from rlaif.intervals import UNIT, Interval, count, known_edges, mean_interval, win_rate
-from rlaif.judge import Judge, Question
 from rlaif.metrics import METRICS
 from rlaif.options import Evaluate
-from rlaif.preferences import ShareByCluster, Tally, aggregate, keep_one_rule
-from rlaif.prompts import encode_chat
+from rlaif.prompting.chat import encode_chat
+from rlaif.prompting.turns import measured_tokens
 from rlaif.records import Comparison, Evaluation, Label, Prompt, Response
 from rlaif.refusals import refuses
-from rlaif.runfolder import HELDOUT, Rows, Stage, chosen, split_of
-from rlaif.sampling import refuse_none_taken
-from rlaif.seeds import derive_seed
+from rlaif.runs.folder import HELDOUT, Stage, chosen, split_of
+from rlaif.runs.rows import Rows
+from rlaif.runs.seeds import derive_seed
 from rlaif.stats import kl_best_of_n, mean
-from rlaif.turns import measured_tokens
+from rlaif.training.sampling import refuse_none_taken
 
 CHUNK = 128  # prompts between two writes
 MICRO = 32  # of them in one forward pass

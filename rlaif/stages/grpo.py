@@ -7,7 +7,7 @@ The KL to the starting policy is a term of the loss (k3), not of the reward. Los
 from __future__ import annotations
 
 from rlaif.options import Grpo
-from rlaif.runfolder import Stage
+from rlaif.runs.folder import Stage
 
 SHARED = True  # several processes can do it together
 
@@ -17,6 +17,6 @@ def run(stage: Stage[Grpo]) -> None:
     from trl.trainer.grpo_config import GRPOConfig
     from trl.trainer.grpo_trainer import GRPOTrainer
 
-    from rlaif.groups import train_in_groups
+    from rlaif.training.groups import train_in_groups
 
     train_in_groups(stage, GRPOTrainer, GRPOConfig, scale_rewards=stage.options.scale_rewards)

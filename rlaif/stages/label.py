@@ -1,6 +1,6 @@
 """label: the judge's verdict on every comparison under every principle in both orders; people's labels beside it.
 
-Labels are rows as they were read. Preferences are arithmetic on them (`rlaif.preferences`): one probability an
+Labels are rows as they were read. Preferences are arithmetic on them (`rlaif.feedback.preferences`): one probability an
 annotator, then mixed by weight; the judge's is clamped where it reasoned first (Constitutional AI, arXiv 2212.08073,
 section 4.1: chain-of-thought probabilities saturate, so 40-60 %).
 
@@ -20,22 +20,31 @@ from itertools import combinations, islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-from rlaif.auditing.gate import check_judge
+from rlaif.audit.gate import check_judge
 from rlaif.config import find
 from rlaif.constitution import Principle
-from rlaif.earlier import TakenOver
 from rlaif.engines import open_engine
-from rlaif.gold import Gold, load_gold
+from rlaif.feedback.earlier_labels import TakenOver
+from rlaif.feedback.gold import Gold, load_gold
+from rlaif.feedback.judge import BROKEN, CHUNK, Judge, Question, Slot, slot_of
+from rlaif.feedback.preferences import (
+    ShareByCluster,
+    Tally,
+    aggregate,
+    combine_orders,
+    heard,
+    keep_one_rule,
+    ratio,
+)
 from rlaif.human.rankings import load_human_labels, simulate_labels
-from rlaif.judge import BROKEN, CHUNK, Judge, Question, Slot, slot_of
-from rlaif.lookup import Lookup, whole_lines
 from rlaif.options import Label as LabelOptions
 from rlaif.options.modes import PAIRWISE
-from rlaif.preferences import ShareByCluster, Tally, aggregate, combine_orders, heard, keep_one_rule, ratio
 from rlaif.records import Comparison, Label, Preference, Prompt, Response, with_content_id
-from rlaif.runfolder import RowFile, Stage, label_files
-from rlaif.sampling import refuse_none_taken
-from rlaif.seeds import derive_seed
+from rlaif.runs.folder import Stage, label_files
+from rlaif.runs.lookup import Lookup, whole_lines
+from rlaif.runs.rows import RowFile
+from rlaif.runs.seeds import derive_seed
+from rlaif.training.sampling import refuse_none_taken
 
 T = TypeVar("T")
 

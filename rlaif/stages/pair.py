@@ -11,8 +11,9 @@ from rlaif.config import find
 from rlaif.human.folder import read_folder
 from rlaif.options import Pair
 from rlaif.records import Comparison, Prompt, Response, Revision
-from rlaif.runfolder import RowFile, Stage, split_of
-from rlaif.seeds import derive_seed
+from rlaif.runs.folder import Stage, split_of
+from rlaif.runs.rows import RowFile
+from rlaif.runs.seeds import derive_seed
 
 
 def run(stage: Stage[Pair]) -> None:

@@ -13,18 +13,19 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlaif.checkpoints import publish, train_once, write_model
 from rlaif.errors import UserError
 from rlaif.options import Ppo
-from rlaif.prompts import has_chat_template
-from rlaif.rewards import Opened, fitting_prompts, fix_scales, open_rewards, reference_samples
-from rlaif.runfolder import JsonlLog, Stage
-from rlaif.seeds import derive_seed, in_rounds
-from rlaif.spending import BudgetReached
+from rlaif.prompting.chat import has_chat_template
+from rlaif.rl.checkpoints import publish, train_once, write_model
+from rlaif.runs.folder import Stage
+from rlaif.runs.rows import JsonlLog
+from rlaif.runs.seeds import derive_seed, in_rounds
+from rlaif.runs.spending import BudgetReached
+from rlaif.runs.storage import folder_hash
 from rlaif.stats import mean
-from rlaif.storage import folder_hash
-from rlaif.tracking import open_tracker
-from rlaif.watching import Sampled, Watch, note_doubts, summary
+from rlaif.training.monitoring import Sampled, Watch, note_doubts, summary
+from rlaif.training.rewards import Opened, fitting_prompts, fix_scales, open_rewards, reference_samples
+from rlaif.training.tracking import open_tracker
 
 if TYPE_CHECKING:
     from rlaif.rl.ppo import PPO, Experience, NotFinite, PromptTokens
@@ -189,7 +190,7 @@ def _pretraining(stage: Stage[Ppo], tokenizer: Any, room: int) -> Pretraining | 
 
 def _train(stage: Stage[Ppo], parts: Parts, metrics: JsonlLog, samples: JsonlLog) -> None:
     """Update after update, from the last checkpoint where there is one."""
-    from rlaif.rl import checkpoint
+    from rlaif.rl import ppo_checkpoint as checkpoint
     from rlaif.rl.ppo import NotFinite
 
     o, folder = stage.options, stage.dir / "checkpoints"
@@ -256,7 +257,7 @@ def _sampled(tokenizer: Any, batch: Sequence[PromptTokens], experience: Experien
 
 def _keep(folder: Path, ppo: PPO, update: int) -> None:
     """Save what one process can save alone: shares of others it cannot have where those did not fail with it."""
-    from rlaif.rl import checkpoint
+    from rlaif.rl import ppo_checkpoint as checkpoint
 
     if not ppo.ranks.sharded:
         checkpoint.save(folder, ppo, update)

@@ -9,14 +9,15 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import Any
 
-from rlaif.checkpoints import train_once
 from rlaif.errors import UserError
 from rlaif.options import Rejection
-from rlaif.prompts import TemplateRefused
+from rlaif.prompting.chat import TemplateRefused
+from rlaif.prompting.turns import turn_of
 from rlaif.records import Response
-from rlaif.runfolder import JsonlLog, Stage
+from rlaif.rl.checkpoints import train_once
+from rlaif.runs.folder import Stage
+from rlaif.runs.rows import JsonlLog
 from rlaif.stats import mean
-from rlaif.turns import turn_of
 
 SHARED = True  # several processes can do it together
 SHARDED = True  # and each can hold a share of the model
@@ -25,9 +26,9 @@ SHARDED = True  # and each can hold a share of the model
 def run(stage: Stage[Rejection]) -> None:
     """Write grades.jsonl, policy/ (a model folder) and metrics.jsonl (the learning curve)."""
     from rlaif.engines.loading import context_length, load_causal_lm, load_tokenizer
-    from rlaif.rewards import grade, open_rewards
     from rlaif.rl.ranks import Ranks
-    from rlaif.training import fit_responses, heldout_prompts
+    from rlaif.training.loop import fit_responses, heldout_prompts
+    from rlaif.training.rewards import grade, open_rewards
 
     source = stage.input("policy")
     tokenizer = load_tokenizer(source, stage.config.policy.chat_template_kwargs)

@@ -14,15 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from rlaif import stats
-from rlaif.checkpoints import publish, train_once, write_model
 from rlaif.forecasts import calibration_error
 from rlaif.human.heldout import load_heldout
 from rlaif.intervals import UNIT, mean_interval
 from rlaif.options import Reward
-from rlaif.pairs import Pair, elements, encoder, load_pairs, make_pair
-from rlaif.prompts import TemplateRefused
-from rlaif.runfolder import Stage
-from rlaif.storage import read_json, write_json
+from rlaif.prompting.chat import TemplateRefused
+from rlaif.rl.checkpoints import publish, train_once, write_model
+from rlaif.runs.folder import Stage
+from rlaif.runs.storage import read_json, write_json
+from rlaif.training.pairs import Pair, elements, encoder, load_pairs, make_pair
 
 SHARED = True  # several processes can do it together
 SHARDED = True  # and each can hold a share of the models
@@ -37,7 +37,7 @@ def run(stage: Stage[Reward]) -> None:
     """Write reward_model/ (a sequence-classification folder with calibration.json in it) and metrics.jsonl."""
     from rlaif.engines.loading import context_length, load_tokenizer
     from rlaif.rl.ranks import Ranks
-    from rlaif.training import heldout_prompts
+    from rlaif.training.loop import heldout_prompts
 
     start = stage.options.model or stage.input("policy")
     tokenizer = load_tokenizer(start, stage.config.policy.chat_template_kwargs)
@@ -84,8 +84,8 @@ def _train(
 
     from rlaif.engines.loading import model_folder
     from rlaif.rl.forward import score_at_last_token
-    from rlaif.trainers import ElementCollator, SoftRewardTrainer
-    from rlaif.training import arguments, disable_dropout, fit
+    from rlaif.training.loop import arguments, disable_dropout, fit
+    from rlaif.training.trainers import ElementCollator, SoftRewardTrainer
 
     model = start_model(stage, start, tokenizer)
     mean_weight = sum(pair["weight"] for pair in train) / len(train)

@@ -7,7 +7,7 @@ response is one action, and its ratio is clipped as one.
 from __future__ import annotations
 
 from rlaif.options import Rloo
-from rlaif.runfolder import Stage
+from rlaif.runs.folder import Stage
 
 SHARED = True  # several processes can do it together
 
@@ -17,6 +17,6 @@ def run(stage: Stage[Rloo]) -> None:
     from trl.trainer.rloo_config import RLOOConfig
     from trl.trainer.rloo_trainer import RLOOTrainer
 
-    from rlaif.groups import train_in_groups
+    from rlaif.training.groups import train_in_groups
 
     train_in_groups(stage, RLOOTrainer, RLOOConfig)

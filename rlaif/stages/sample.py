@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from rlaif.options import Sample
-from rlaif.runfolder import Stage
-from rlaif.sampling import sample_responses
+from rlaif.runs.folder import Stage
+from rlaif.training.sampling import sample_responses
 
 
 def run(stage: Stage[Sample]) -> None:

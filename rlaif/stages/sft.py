@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from rlaif.checkpoints import train_once
 from rlaif.errors import UserError
 from rlaif.options import Sft
-from rlaif.prompts import TemplateRefused
+from rlaif.prompting.chat import TemplateRefused
+from rlaif.prompting.turns import turn_of
 from rlaif.records import Revision
-from rlaif.runfolder import JsonlLog, Stage
-from rlaif.turns import turn_of
+from rlaif.rl.checkpoints import train_once
+from rlaif.runs.folder import Stage
+from rlaif.runs.rows import JsonlLog
 
 SHARED = True  # several processes can do it together
 SHARDED = True  # and each can hold a share of the model
@@ -23,7 +24,7 @@ SHARDED = True  # and each can hold a share of the model
 def run(stage: Stage[Sft]) -> None:
     """Write policy/ (a model folder) and metrics.jsonl (the learning curve)."""
     from rlaif.engines.loading import load_causal_lm, load_tokenizer
-    from rlaif.training import fit_responses, heldout_prompts
+    from rlaif.training.loop import fit_responses, heldout_prompts
 
     source = stage.input("policy")
     tokenizer = load_tokenizer(source, stage.config.policy.chat_template_kwargs)

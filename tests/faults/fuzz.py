@@ -13,17 +13,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from rlaif import pipeline
-from rlaif.comparing.report import write_report
-from rlaif.comparing.summary import lineage, summarise
 from rlaif.config import ASSETS, load_config
 from rlaif.constitution import Constitution, lint
 from rlaif.errors import UserError
 from rlaif.human.importers import import_file
 from rlaif.human.rankings import load_human_labels
-from rlaif.opening import load_prompts
-from rlaif.prompts import Templates, user
+from rlaif.preflight.opening import load_prompts
+from rlaif.prompting.templates import Templates, user
 from rlaif.records import Comparison
-from rlaif.storage import told
+from rlaif.report.report import write_report
+from rlaif.report.summary import lineage, summarise
+from rlaif.runs.storage import told
 
 SECONDS, MEMORY = 10, 1 << 30  # of computing, and bytes, that one input may take
 WAITING = 120  # seconds by the clock: a busy machine is slow, not wrong

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from rlaif.config import load_config
-from rlaif.storage import read_json
+from rlaif.runs.storage import read_json
 from tests.tiny_models import tiny_policy
 
 HERE = Path(__file__).parent

@@ -13,15 +13,16 @@ import time
 
 import torch
 
-import rlaif.groups
 import rlaif.stages.evaluate
 import rlaif.stages.ppo
 import rlaif.stages.reward
 import rlaif.stages.sft
+import rlaif.training.groups
 import tests.scripts
-from rlaif import cli, training
+from rlaif import cli
+from rlaif.training import loop as training
 
-assert rlaif.groups
+assert rlaif.training.groups
 assert tests.scripts
 torch.set_num_threads(1)
 training.SAVE_SECONDS, training.SAVE_SHARE = 0.0, 1e9  # a checkpoint after every step

@@ -10,9 +10,9 @@ import pytest
 from rlaif.config import ASSETS, ModelConfig
 from rlaif.engines import open_engine, vllm
 from rlaif.errors import UserError
-from rlaif.estimate import _seconds
 from rlaif.options import Ppo
 from rlaif.options.base import Price
+from rlaif.preflight.estimate import _seconds
 from rlaif.rl.vllm_rollout import VllmSampler
 from tests.observed.rows import Row
 

@@ -11,17 +11,18 @@ from typing import Any
 import yaml
 
 from rlaif import pipeline
-from rlaif.auditing.card import failures
-from rlaif.comparing.report import write_report
+from rlaif.audit.card import failures
 from rlaif.engines import GenerateRequest, Scripted
 from rlaif.errors import UserError
+from rlaif.feedback.preferences import aggregate
 from rlaif.options import JudgeCard
 from rlaif.options.base import Price
-from rlaif.preferences import aggregate
 from rlaif.records import Label, Prompt
-from rlaif.runfolder import Rows, Run, is_heldout
-from rlaif.seeds import derive_seed
-from rlaif.spending import BudgetReached, money
+from rlaif.report.report import write_report
+from rlaif.runs.folder import Run, is_heldout
+from rlaif.runs.rows import Rows
+from rlaif.runs.seeds import derive_seed
+from rlaif.runs.spending import BudgetReached, money
 from tests import scripts
 from tests.hand_made import card
 from tests.observed.rows import Row

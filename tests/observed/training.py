@@ -10,18 +10,19 @@ from typing import Any
 import pytest
 import torch
 
-from rlaif import groups, rewards, training
 from rlaif.engines.loading import load_causal_lm, load_tokenizer
 from rlaif.options import Lora
 from rlaif.options.rewarded import RewardSource
-from rlaif.processes import module
 from rlaif.records import Comparison, Grade, Preference
-from rlaif.rewards import open_rewards, totals
 from rlaif.rl import lora, numerics
 from rlaif.rl.ppo import trainable_weights
+from rlaif.runs.processes import module
+from rlaif.runs.storage import write_json
 from rlaif.stages import ppo as ppo_stage
-from rlaif.storage import write_json
-from rlaif.trainers import soft_preference_loss
+from rlaif.training import groups, rewards
+from rlaif.training import loop as training
+from rlaif.training.rewards import open_rewards, totals
+from rlaif.training.trainers import soft_preference_loss
 from tests.observed.rows import Row
 from tests.test_arms import run_of
 from tests.test_ppo import prompts, trainer, weights

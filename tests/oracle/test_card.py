@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from rlaif.auditing import injection
-from rlaif.auditing.attacks import ATTACKS, turns_of
-from rlaif.auditing.audit import DRESSES
-from rlaif.auditing.card import audit_of
-from rlaif.auditing.page import doubts, in_words
-from rlaif.opening import audited
-from rlaif.runfolder import silent_progress
+from rlaif.audit import injection
+from rlaif.audit.attacks import ATTACKS, turns_of
+from rlaif.audit.audit import DRESSES
+from rlaif.audit.card import audit_of
+from rlaif.audit.page import doubts, in_words
+from rlaif.preflight.opening import audited
+from rlaif.runs.folder import silent_progress
 from tests.oracle import equations
 from tests.oracle.figures import NAN, mean
 from tests.oracle.leaves import check, check_words

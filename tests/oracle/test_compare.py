@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from rlaif.comparing import runs as comparing
+from rlaif.report import compare as comparing
 from tests.oracle import equations
 from tests.oracle.figures import Labels, Policies, mean
 from tests.oracle.leaves import check, check_words

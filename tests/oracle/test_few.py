@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from rlaif import pipeline
-from rlaif.comparing.report import write_report
-from rlaif.comparing.summary import summarise
+from rlaif.report.report import write_report
+from rlaif.report.summary import summarise
 from tests.oracle.awkward import project
 from tests.oracle.leaves import check
 from tests.oracle.rows import Rows

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from rlaif.comparing import report
-from rlaif.comparing.evidence import plain
-from rlaif.comparing.summary import summarise
+from rlaif.report import report
+from rlaif.report.run_reader import plain
+from rlaif.report.summary import summarise
 from tests.oracle import equations
 from tests.oracle.figures import Chosen, Online, Policies, mean, share
 from tests.oracle.leaves import check, check_words, leaves

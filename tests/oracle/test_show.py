@@ -3,9 +3,9 @@
 from types import SimpleNamespace
 from typing import Any
 
-from rlaif.comparing.evidence import Evidence
-from rlaif.comparing.summary import summarise
-from rlaif.training import heldout_prompts
+from rlaif.report.run_reader import Evidence
+from rlaif.report.summary import summarise
+from rlaif.training.loop import heldout_prompts
 from tests.oracle.figures import Chosen, Labels, Online, Policies, Reward, asked, flow, mean, share
 from tests.oracle.leaves import check
 from tests.oracle.rows import WEIGHTS, Rows

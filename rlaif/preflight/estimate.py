@@ -1,0 +1,161 @@
+"""What a run will ask of its models, counted from the config before anything runs: calls, tokens, seconds, money.
+
+Calls are exact or at most; tokens are rough, a quarter of the characters, every reply as long as it may be. Where an
+engine reads the shared part of a question once for all principles, those tokens stand apart.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rlaif.audit.audit import WRITTEN, WRITTEN_TOKENS, verdicts_at_most
+from rlaif.audit.gate import varied
+from rlaif.config import Config
+from rlaif.constitution import Constitution
+from rlaif.feedback import earlier_labels as earlier
+from rlaif.options import Label, StageOptions
+from rlaif.options.plan import CHARACTERS, Asked, Plan, round_up, tokens
+from rlaif.prompting.templates import Templates
+from rlaif.records import Prompt
+from rlaif.runs.folder import HELDOUT, split_of
+from rlaif.runs.lookup import json_rows
+from rlaif.runs.rows import numbered_rows
+from rlaif.runs.spending import COUNTED, money
+
+
+def amounts(asked: Asked) -> dict[str, int]:
+    """Calls and tokens of one kind of question."""
+    saved = asked.calls * asked.shared * (1 - 1 / asked.of) if asked.model.kind.shares_prefixes else 0.0
+    numbers = (asked.calls, 0, asked.calls * (asked.shared + asked.own), saved, asked.calls * asked.written)
+    return {key: round_up(n) for key, n in zip(COUNTED, numbers, strict=True) if key != "cached"}
+
+
+def imported(
+    folder: Path, config: Config, constitution: Constitution, groups: Mapping[str, str | None]
+) -> tuple[int, int, tuple[float, float, float]]:
+    """(prompts, comparisons outside the held-out ones, `Plan.pair` of these) of a folder of `rlaif data import`."""
+    sums, train = Counter[str](), set[str]()
+    for _, row in numbered_rows(folder / "prompts.jsonl", Prompt):
+        own = row.model_copy(update={"group": groups.get(row.id, row.group)})
+        train |= {row.id} if split_of(own, config) == "train" else set()
+        rules, characters = (
+            constitution.applicable(row.tags),
+            sum(len(m.content) for m in row.messages),
+        )
+        sums += Counter(prompts=1, rules=len(rules), chats=characters)
+    for row in json_rows(folder / "responses.jsonl"):
+        sums += Counter(replies=1, texts=len(str(row.get("text", ""))))
+    for row in json_rows(folder / "comparisons.jsonl"):
+        sums["pairs"] += row.get("prompt_id") in train
+    prompts, replies = max(1, sums["prompts"]), max(1, sums["replies"])
+    sizes = (
+        sums["chats"] / prompts / CHARACTERS,
+        sums["texts"] / replies / CHARACTERS,
+        sums["rules"] / prompts,
+    )
+    return sums["prompts"], sums["pairs"], sizes
+
+
+def plan_of(config: Config, constitution: Constitution, prompts: list[Prompt], templates: Templates) -> Plan:
+    """A config before its first stage."""
+    splits = Counter(split_of(p, config) for p in prompts)
+    limits = config.judge_card
+
+    def examined(question: float, each: float, comparisons: int) -> list[Asked]:
+        """The small audit before labelling, where the config asks for one."""
+        if limits is None:
+            return []
+        pairs, count = min(limits.pairs, comparisons), varied(limits.pairs)
+        verdicts = round_up(verdicts_at_most(constitution, pairs, each, count))
+        return [
+            Asked(config.feedback, verdicts, question, written=plan.answer()),
+            Asked(config.feedback, min(count, WRITTEN), question, written=WRITTEN_TOKENS),
+        ]
+
+    groups = {p.id: p.group for p in prompts}
+    plan = Plan(
+        config,
+        constitution,
+        templates,
+        *(splits[split] for split in ("train", *HELDOUT)),
+        groups=groups,
+        prompt=tokens(*(m.content for p in prompts for m in p.messages)) / len(prompts),
+        principles=sum(len(constitution.applicable(p.tags)) for p in prompts) / len(prompts),
+        examined=examined,
+        imported=lambda folder: imported(folder, config, constitution, groups),
+    )
+    return plan
+
+
+def stage_estimate(plan: Plan, options: StageOptions, round: int) -> dict[str, Any]:
+    """Rows (at most), calls, tokens, seconds and money of one stage."""
+    rows, asked = options.estimate(plan)
+    plan.policies += "policy" in options.makes
+    used = [amounts(question) for question in asked]
+    table = plan.config.prices
+    prices = [(used, table.get(question.model.model)) for used, question in zip(used, asked, strict=True)]
+    found: dict[str, Any] = {"stage": options.stage, "round": round, "rows": rows}
+    found |= {key: sum(own[key] for own in used) for key in COUNTED if key != "cached"}
+    if isinstance(options, Label) and options.labels_from:
+        found["labels_from"] = earlier.beforehand(plan.config, plan.constitution, plan.templates, options)
+    return found | {
+        "seconds": _seconds(prices),
+        "money": sum(money(used, price) for used, price in prices) if table else None,
+    }
+
+
+def estimate(
+    config: Config, constitution: Constitution, prompts: list[Prompt], templates: Templates
+) -> dict[str, Any]:
+    """Prompt counts and, for each stage, the rows it makes (at most) and what they cost; sums over all stages."""
+    plan = plan_of(config, constitution, prompts, templates)
+    stages = [stage_estimate(plan, options, round) for round, options in config.expanded]
+    sums = ("calls", "prompt_tokens", "shared_tokens", "tokens")
+    total = {key: sum(stage[key] for stage in stages) for key in sums}
+    known = {key: [stage[key] for stage in stages if stage["calls"]] for key in ("seconds", "money")}
+    return {
+        "prompts": {"train": plan.train, "heldout": plan.heldout, "wordings": plan.wordings},
+        "principles": len(constitution.principles),
+        "stages": stages,
+        **total,
+        **{key: None if None in values else sum(values) for key, values in known.items()},
+        "budget": config.budget.model_dump(exclude_none=True) if config.budget else None,
+    }
+
+
+def in_words(plan: dict[str, Any]) -> list[str]:
+    """The estimate in a line a stage that asks models, and one for all of them."""
+    lines = [f"  {stage['stage']}: {_line(stage)}" for stage in plan["stages"] if stage["calls"]]
+    taken = [stage["labels_from"] for stage in plan["stages"] if "labels_from" in stage]
+    told = [f"  {line}" for said in taken for line in earlier.in_words(said)]
+    return ["estimate, at most:", *lines, f"  all: {_line(plan)}", *told, *_warnings(plan)] if lines else []
+
+
+def _line(row: dict[str, Any]) -> str:
+    shared = f", {row['shared_tokens']:,} of them shared" if row["shared_tokens"] else ""
+    parts = [f"{row['calls']:,} calls", f"{row['prompt_tokens']:,} prompt tokens{shared}",
+             f"{row['tokens']:,} written"]  # fmt: skip
+    parts += [f"{row['seconds']:,.0f} s"] if row["seconds"] is not None else []
+    parts += [f"{row['money']:,.2f} money"] if row["money"] is not None else []
+    return ", ".join(parts)
+
+
+def _warnings(plan: dict[str, Any]) -> list[str]:
+    needs = {**plan, "tokens": plan["tokens"] + plan["prompt_tokens"]}
+    caps = plan["budget"] or {}
+    over = [f"{cap:,.10g} {key}" for key, cap in caps.items() if (needs[key] or 0) > cap]
+    return [f"  this may exceed the budget of {', '.join(over)}: the run then stops there"] if over else []
+
+
+def _seconds(prices: list[Any]) -> float | None:
+    """Time by the price table; None where it does not say."""
+    total = 0.0
+    for used, price in prices:
+        if used["calls"] and (price is None or price.seconds is None):
+            return None
+        fresh = used["prompt_tokens"] - used["shared_tokens"] + used["tokens"]
+        total += fresh / 1000 * price.seconds if used["calls"] else 0.0
+    return total

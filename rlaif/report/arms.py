@@ -1,0 +1,103 @@
+"""Who is compared: arms, each one run or several seeds of one experiment."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rlaif.errors import UserError
+from rlaif.records import Evaluation, Response
+from rlaif.report.differences import differences, same_experiment
+from rlaif.report.run_reader import Evidence
+
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+SOURCES = {"ai": "AI", "human": "human", "simulated": "simulated human"}
+
+
+@dataclass(frozen=True)
+class Side:
+    """A run in a comparison: its letter, its last policy (None: none was evaluated) and the evaluations by prompt."""
+
+    letter: str
+    name: str
+    evidence: Evidence
+    policy: str | None
+    rows: dict[str, Evaluation]
+
+    def response(self, prompt_id: str) -> Response:
+        """The last policy's response to a prompt."""
+        return self.evidence.responses[self.rows[prompt_id].response_id]
+
+    @property
+    def feedback(self) -> str:
+        """Whose labels the run learned from: "AI", "human", "AI and simulated human", …, or "no"."""
+        sources = self.evidence.metrics("label").get("sources") or {}
+        return " and ".join(SOURCES[kind] for kind in SOURCES if sources.get(kind)) or "no"
+
+
+@dataclass(frozen=True)
+class Arm:
+    """Runs of one experiment that differ by their seeds."""
+
+    letter: str
+    sides: tuple[Side, ...]
+
+    @property
+    def first(self) -> Side:
+        """The run that stands for the arm where only one can: its config, constitution and example responses."""
+        return self.sides[0]
+
+    @property
+    def name(self) -> str:
+        """The run's name, or the first run's with the number of seeds."""
+        seeds = len(self.sides)
+        return (
+            self.first.name
+            if seeds == 1
+            else f"{self.first.name} and {seeds - 1} more seed{'s'[: seeds - 2]}"
+        )
+
+    @property
+    def rows(self) -> dict[str, Evaluation]:
+        """The first run's evaluations of the prompts that every run of the arm has answered."""
+        shared = set.intersection(*(set(side.rows) for side in self.sides))
+        return {prompt: row for prompt, row in self.first.rows.items() if prompt in shared}
+
+
+def arms_of(paths: Sequence[Path]) -> list[Arm]:
+    """The runs grouped by experiment, in the order given; runs of one experiment alone are an arm each.
+
+    Raises UserError where a run has neither an evaluated policy nor labels.
+    """
+    found = [Evidence(path) for path in paths]
+    groups: list[list[Evidence]] = []
+    for evidence in found:
+        of_its_kind = (group for group in groups if same_experiment(differences(group[0], evidence)))
+        group = next(of_its_kind, None)
+        if group is None:
+            groups.append([evidence])
+        else:
+            group.append(evidence)
+    if len(groups) == 1:
+        groups = [[evidence] for evidence in found]
+    return [Arm(letter, _sides(letter, group, paths)) for letter, group in zip(LETTERS, groups, strict=False)]
+
+
+def _sides(letter: str, group: Sequence[Evidence], paths: Sequence[Path]) -> tuple[Side, ...]:
+    letters = [letter] if len(group) == 1 else [f"{letter}{n}" for n in range(1, len(group) + 1)]
+    return tuple(_side(own, evidence, paths) for own, evidence in zip(letters, group, strict=True))
+
+
+def _side(letter: str, evidence: Evidence, paths: Sequence[Path]) -> Side:
+    path, policy = evidence.path, evidence.final
+    if policy is None and evidence.last("label") is None:
+        raise UserError(f"{path}: no policy of this run has been evaluated, and nothing is labelled.",
+                        "a run with a finished evaluate or label stage",
+                        f"finish it with `{evidence.manifest.get('command', 'rlaif run CONFIG')}`")  # fmt: skip
+    names = Counter(other.resolve().name for other in paths)
+    name = path.resolve().name if names[path.resolve().name] == 1 else str(path)
+    rows = evidence.evaluations[policy] if policy else {}
+    stored = {i: row for i, row in rows.items() if row.response_id in evidence.responses}
+    return Side(letter, name, evidence, policy, stored)

@@ -1,0 +1,105 @@
+"""What differs between two runs: config, constitution, templates, data."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any, get_args
+
+from pydantic import BaseModel
+
+from rlaif.config import Config
+from rlaif.feedback.preferences import OLD_RULE
+from rlaif.options import STAGES
+from rlaif.options.base import marked
+from rlaif.report.run_reader import Evidence
+from rlaif.runs.storage import read_json
+
+Change = list[Any]  # [in A, in B], None where it is missing
+REPEATED = ("name", "seed")  # runs that differ in these alone repeat one experiment
+
+
+def differences(a: Evidence, b: Evidence) -> dict[str, dict[str, Any]]:
+    """Differing keys by kind: `config` and `templates` key → [A, B], `constitution` principle → field → [A, B]."""
+    return {
+        "config": changes(flat_config(a.run.config), flat_config(b.run.config)),
+        "constitution": _constitution(a, b),
+        "templates": changes(_templates(a), _templates(b)),
+        "data": changes(_data(a), _data(b)),
+    }
+
+
+def same_experiment(differs: dict[str, dict[str, Any]]) -> bool:
+    """Whether nothing that can affect the results was chosen differently, the seed apart."""
+    chosen = [key for key in differs["config"] if key not in REPEATED and affects_results(key)]
+    return not (chosen or differs["constitution"] or differs["templates"] or differs["data"])
+
+
+def affects_results(key: str) -> bool:
+    """Whether a key of `flat_config` can change what a run makes; False for options declared with NO_EFFECT."""
+    first, *rest = key.split(".")
+    stage = STAGES.get(first.partition("[")[0])
+    owner: type[BaseModel] | None = stage or Config
+    for name in rest if stage else (first, *rest):
+        field = owner.model_fields.get(name) if owner else None
+        if field is None:
+            return True
+        if not marked(field, "affects_results", True):
+            return False
+        kinds = (field.annotation, *get_args(field.annotation))
+        owner = next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
+    return True
+
+
+def changes(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Change]:
+    """The keys whose values differ."""
+    return {key: [a.get(key), b.get(key)] for key in {**a, **b} if a.get(key) != b.get(key)}
+
+
+def flat_config(config: Config) -> dict[str, Any]:
+    """Dotted keys; a stage's options go by its name (`ppo.updates`, `sample[1].k` where a name occurs twice)."""
+    data = config.model_dump(mode="json")
+    stages = data.pop("stages")
+    times, seen = Counter(stage["stage"] for stage in stages), Counter[str]()
+    flat = {**_flat(data), "stages": [stage["stage"] for stage in stages]}
+    for stage in stages:
+        name = stage.pop("stage")
+        flat |= _flat(stage, f"{name}[{seen[name]}]" if times[name] > 1 else name)
+        seen[name] += 1
+    return flat
+
+
+def _flat(data: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(data, dict):
+        return {prefix: data}
+    items = ((f"{prefix}.{key}" if prefix else str(key), value) for key, value in data.items())
+    return {key: leaf for name, value in items for key, leaf in _flat(value, name).items()}
+
+
+def _constitution(a: Evidence, b: Evidence) -> dict[str, dict[str, Change]]:
+    mine, theirs = (
+        {p.id: p.model_dump(mode="json", exclude={"id"}, exclude_none=True) for p in side.run.constitution.principles}
+        for side in (a, b)
+    )  # fmt: skip
+    found = {
+        i: changes(mine[i], theirs[i])
+        if i in mine and i in theirs
+        else {"text": [mine.get(i, {}).get("text"), theirs.get(i, {}).get("text")]}
+        for i in {**mine, **theirs}
+    }
+    return {principle: fields for principle, fields in found.items() if fields}
+
+
+def _templates(side: Evidence) -> dict[str, str]:
+    path = side.path / "templates.json"
+    return read_json(path) if path.exists() else {}
+
+
+def _data(side: Evidence) -> dict[str, Any]:
+    stage, label = side.last("evaluate"), side.last("label")
+    held = stage.summary.get("in") if stage else None
+    return {
+        "prompts": len(side.prompts),
+        "evaluated rows": held,
+        "evaluated policy": side.final,
+        "preferences by rule": label.summary.get("rule", OLD_RULE) if label else None,
+    }

@@ -1,0 +1,185 @@
+"""Rows worth reading, chosen by stated rules and never by hand: before and after, revisions, doubtful labels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rlaif.feedback.preferences import combine_orders
+from rlaif.prompting.templates import dialogue
+from rlaif.records import TIE_MARGIN, Comparison, Evaluation, Label, Preference, Revision
+from rlaif.report.run_reader import Evidence
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A policy's reply with what each principle says of it; `truth` tells gold from the judge's opinion."""
+
+    policy: str
+    text: str
+    kept: dict[str, bool]
+    truth: bool
+
+    @property
+    def score(self) -> float:
+        """The share of the principles that it keeps."""
+        return sum(self.kept.values()) / len(self.kept) if self.kept else 0.0
+
+
+@dataclass(frozen=True)
+class Case:
+    """One prompt and what several policies replied."""
+
+    prompt_id: str
+    prompt: str
+    replies: tuple[Reply, ...]
+
+    @property
+    def gain(self) -> float:
+        """How many more principles the last reply keeps than the first, as a share."""
+        return self.replies[-1].score - self.replies[0].score
+
+
+def reply(evidence: Evidence, row: Evaluation, who: str = "") -> Reply:
+    """A reply as an example shows it, under the policy's name or `who`."""
+    found = evidence.responses.get(row.response_id)
+    kept = row.gold if row.gold else {name: p > 0.5 for name, p in row.compliance.items()}
+    shown = {name: bool(ok) for name, ok in kept.items() if name != "all"}
+    return Reply(who or row.policy, found.text if found else "(not stored)", shown, bool(row.gold))
+
+
+def prompt_text(evidence: Evidence, prompt_id: str) -> str:
+    """A prompt as plain text."""
+    prompt = evidence.prompts.get(prompt_id)
+    return dialogue(prompt.chat) if prompt else "(not stored)"
+
+
+def before_after(evidence: Evidence, count: int = 4) -> dict[str, list[Case]]:
+    """Prompts with the largest gain from the first policy to the last and those with the largest loss."""
+    policies = list(evidence.evaluations.values())
+    shared = sorted(set.intersection(*(set(rows) for rows in policies))) if policies else []
+    return extremes([
+        Case(i, prompt_text(evidence, i), tuple(reply(evidence, rows[i]) for rows in policies)) for i in shared
+    ], count)  # fmt: skip
+
+
+def extremes(cases: list[Case], count: int) -> dict[str, list[Case]]:
+    """The `count` cases of largest gain and of largest loss, equals in the order given."""
+    gained = sorted((case for case in cases if case.gain > 0), key=lambda case: -case.gain)
+    lost = sorted((case for case in cases if case.gain < 0), key=lambda case: case.gain)
+    return {"gained": gained[:count], "lost": lost[:count]}
+
+
+@dataclass(frozen=True)
+class Step:
+    """One critique and revision."""
+
+    principle_id: str
+    critique: str
+    text: str
+    status: str
+
+
+def traces(evidence: Evidence, count: int = 6) -> list[tuple[str, str, list[Step]]]:
+    """(prompt, first text, steps) of one response a principle, in the order of the trace's ids."""
+    stage = evidence.last("critique")
+    rows = evidence.rows(stage, "revisions", Revision)
+    following = {(row.round, row.from_id): row for row in rows}
+    first: dict[tuple[str, str], Revision] = {}
+    for row in sorted(rows, key=lambda row: row.id):
+        if row.round == 1:
+            first.setdefault((row.principle_id, row.status), row)
+    # Revisions that changed something come first, then one of each other kind.
+    heads = sorted(first.values(), key=lambda row: ("ok", "unchanged", "invalid").index(row.status))[:count]
+    return [_trace(evidence, head, following) for head in heads]
+
+
+def _trace(
+    evidence: Evidence, head: Revision, following: dict[tuple[int, str], Revision]
+) -> tuple[str, str, list[Step]]:
+    steps: list[Step] = []
+    row: Revision | None = head
+    while row is not None:
+        status = f"{row.status}: {row.reason}" if row.reason else row.status
+        steps.append(Step(row.principle_id, row.critique, _text(evidence, row.to_id), status))
+        row = following.get((row.round + 1, row.to_id))
+    return prompt_text(evidence, head.prompt_id), _text(evidence, head.from_id), steps
+
+
+def _text(evidence: Evidence, response_id: str) -> str:
+    found = evidence.responses.get(response_id)
+    return found.text if found else "(not stored)"
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A comparison with the label of each annotator and principle, both orders put together."""
+
+    prompt: str
+    a: str
+    b: str
+    p_a: float
+    verdicts: list[tuple[str, float]]
+    spread: float
+
+
+def doubtful(evidence: Evidence, count: int = 4) -> dict[str, list[Judged]]:
+    """The preferences nearest to one half though something decides, and those whose principles or annotators disagree most."""
+    stage = evidence.last("label")
+    labels = evidence.lookup(stage, "labels", Label, "comparison_id")
+    pairs = evidence.lookup(evidence.last("pair"), "comparisons", Comparison, "id")
+    ties, uncertain, disputed = (Fewest(count), Fewest(count), Fewest(2 * count))
+    some_decide = False
+    for row in evidence.each(stage, "preferences", Preference):
+        read = _counting(evidence, labels.all(row.comparison_id))
+        decides = any(abs(p - 0.5) > TIE_MARGIN for p in read.values())
+        some_decide |= decides
+        if abs(row.p_a - 0.5) < 0.25:
+            (uncertain if decides else ties).add(abs(row.p_a - 0.5), row)
+        if _spread(read) > 0.5:
+            disputed.add(-_spread(read), row)
+    # Where every verdict is a tie, one half is right and not uncertain.
+    first = (uncertain if some_decide else ties).rows()
+    second = [row for row in disputed.rows() if row not in first][:count]
+    return {
+        name: [_judged(evidence, row, pairs[row.comparison_id], labels.all(row.comparison_id))
+               for row in rows if row.comparison_id in pairs]
+        for name, rows in (("uncertain", first), ("disputed", second))
+    }  # fmt: skip
+
+
+class Fewest:
+    """The rows with the smallest keys of many, equals in the order of their ids; the others are let go."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self.held: list[tuple[float, str, Preference]] = []
+
+    def add(self, key: float, row: Preference) -> None:
+        """Offer a row."""
+        self.held.append((key, row.id, row))
+        if len(self.held) > 64 * self.count:
+            self.held = self._smallest()
+
+    def _smallest(self) -> list[tuple[float, str, Preference]]:
+        return sorted(self.held, key=lambda item: item[:2])[: self.count]
+
+    def rows(self) -> list[Preference]:
+        """The rows with the smallest keys, smallest first."""
+        return [row for *_, row in self._smallest()]
+
+
+def _counting(evidence: Evidence, labels: list[Label]) -> dict[tuple[str, str | None], float]:
+    """p_a by (annotator, principle), without the principles that count for nothing."""
+    weights = {None: 1.0, **{p.id: p.weight for p in evidence.run.constitution.principles}}
+    return {key: p for key, p in combine_orders(labels).items() if weights.get(key[1])}
+
+
+def _spread(read: dict[tuple[str, str | None], float]) -> float:
+    return max(read.values(), default=0.5) - min(read.values(), default=0.5)
+
+
+def _judged(evidence: Evidence, row: Preference, pair: Comparison, labels: list[Label]) -> Judged:
+    read = _counting(evidence, labels)
+    verdicts = [(principle or who.partition(":")[0], p) for (who, principle), p in read.items()]
+    a, b = _text(evidence, pair.a), _text(evidence, pair.b)
+    return Judged(prompt_text(evidence, pair.prompt_id), a, b, row.p_a, verdicts, _spread(read))

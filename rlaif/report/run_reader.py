@@ -1,0 +1,159 @@
+"""What a run folder holds, read without touching it: a running process may be appending to the same files."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+from rlaif.errors import UserError
+from rlaif.records import Evaluation, HeldOut, Prompt, Record, Response
+from rlaif.runs.folder import Run, Stage, chosen
+from rlaif.runs.lookup import Lookup, json_rows
+from rlaif.runs.rows import RowFile
+from rlaif.runs.storage import read_json
+
+R = TypeVar("R", bound=Record)
+
+
+def plain(value: Any) -> Any:
+    """JSON-able copy: undefined numbers become None, tuples lists, floats keep six digits."""
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, float):
+        return float(f"{value:.6g}") if math.isfinite(value) else None
+    return value
+
+
+def reached(paths: Sequence[Path]) -> list[str]:
+    """What comparing runs would execute or send texts to because their configs say so, beside rlaif's own code.
+
+    A run folder may come from somebody else: its config names functions that are imported and called, and the first
+    one's feedback model is asked about all prompts and responses, with the key of a variable that it names.
+    """
+    found: list[str] = []
+    for number, path in enumerate(paths):
+        config = Run.load(path).config
+        if config.gold and not config.gold.startswith("rlaif."):
+            found.append(f"{path}: calls the gold scorer {config.gold}")
+        judge = config.feedback
+        if number == 0 and judge.kind.runs_code:
+            found.append(f"{path}: calls the {judge.engine} engine {judge.model}")
+        elif number == 0 and judge.kind.served:
+            key = judge.api_key_env
+            found += [
+                f"{path}: sends prompts and responses to {url} with the key in {key}"
+                for url in judge.endpoints
+            ]
+    return found
+
+
+def require_trust(paths: Sequence[Path], trust: bool, how: str) -> None:
+    """Raise UserError where comparing reaches something (see `reached`) that nobody has allowed; `how` to allow it."""
+    found = [] if trust else reached(paths)
+    if found:
+        raise UserError("comparing these runs executes or reaches what their configs name:\n  " + "\n  ".join(found),
+                        "your consent: a run folder of somebody else's can name any function and any address",
+                        f"look at the config.json of each run; if all of it is yours, {how}")  # fmt: skip
+
+
+class Evidence:
+    """A run's rows and summaries; read when first asked for; texts stay on disk."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.run = path, Run.load(path)
+        self.run.verify(small=True)
+        self.stages = [stage for stage in self.run.stages if stage.summary]
+
+    def last(self, name: str) -> Stage | None:
+        """The latest begun stage of that name."""
+        return next((stage for stage in reversed(self.stages) if stage.name == name), None)
+
+    def metrics(self, name: str) -> dict[str, Any]:
+        """The metrics of the latest stage of that name, empty where there is none."""
+        stage = self.last(name)
+        return stage.summary.get("metrics", {}) if stage else {}
+
+    def rows(self, stage: Stage | None, name: str, record: type[R]) -> list[R]:
+        """A stage's rows, none where the stage or the file is missing."""
+        return list(self.each(stage, name, record))
+
+    def each(self, stage: Stage | None, name: str, record: type[R]) -> Iterator[R]:
+        """The same one at a time, for what there may be very many of."""
+        return iter(RowFile(stage.dir / f"{name}.jsonl", record) if stage else ())
+
+    def lookup(self, stage: Stage | None, name: str, record: type[R], key: str) -> Lookup[R]:
+        """A stage's rows by one of their fields."""
+        return Lookup([stage.dir / f"{name}.jsonl"] if stage else [], record, key)
+
+    def curve(self, stage: Stage | None) -> list[dict[str, Any]]:
+        """A training stage's metrics.jsonl."""
+        return list(json_rows(stage.dir / "metrics.jsonl")) if stage else []
+
+    @cached_property
+    def manifest(self) -> dict[str, Any]:
+        """manifest.json, empty where it is missing."""
+        path = self.path / "manifest.json"
+        return read_json(path) if path.exists() else {}
+
+    @cached_property
+    def prompts(self) -> Lookup[Prompt]:
+        """Every prompt by id, imported ones included."""
+        files = [self.path / "prompts.jsonl", *(stage.dir / "prompts.jsonl" for stage in self.stages)]
+        return Lookup(files, Prompt)
+
+    @cached_property
+    def responses(self) -> Lookup[Response]:
+        """Every response of every stage by id."""
+        return Lookup([stage.dir / "responses.jsonl" for stage in self.stages], Response)
+
+    @property
+    def writers(self) -> list[str]:
+        """Fingerprints of the models that wrote the responses."""
+        rows = (row for stage in self.stages for row in self.each(stage, "responses", Response))
+        return sorted({row.model for row in rows if row.model})
+
+    @cached_property
+    def evaluations(self) -> dict[str, dict[str, Evaluation]]:
+        """policy → prompt id → evaluation on held-out groups, of the last evaluate stage, oldest policy first."""
+        return self._evaluated("heldout")
+
+    @cached_property
+    def wordings(self) -> dict[str, dict[str, Evaluation]]:
+        """The same on held-out wordings of what is asked in training, empty where the config holds none out."""
+        return self._evaluated("wordings")
+
+    def _evaluated(self, split: HeldOut) -> dict[str, dict[str, Evaluation]]:
+        stage = self.last("evaluate")
+        found: dict[str, dict[str, Evaluation]] = {name: {} for name in stage.policies()} if stage else {}
+        for row in self.rows(stage, "evaluation", Evaluation):
+            if row.split == split:
+                found.setdefault(row.policy, {})[row.prompt_id] = row
+        return {name: rows for name, rows in found.items() if rows}
+
+    @cached_property
+    def choosing(self) -> set[str]:
+        """The evaluated policies that are another one's chosen responses."""
+        stage = self.last("evaluate")
+        return {name for name, made in stage.policies().items() if chosen(made)} if stage else set()
+
+    @cached_property
+    def clusters(self) -> dict[str, str]:
+        """prompt id → cluster of the evaluated prompts: what intervals take as independent."""
+        tables = (*self.evaluations.values(), *self.wordings.values())
+        asked = dict.fromkeys(prompt for rows in tables for prompt in rows)
+        return {prompt: self.prompts[prompt].cluster for prompt in asked if prompt in self.prompts}
+
+    @property
+    def final(self) -> str | None:
+        """The name of the last evaluated policy."""
+        return next(reversed(self.evaluations), None)
+
+    @property
+    def unfinished(self) -> Stage | None:
+        """The first stage that is not done."""
+        return next((stage for stage in self.run.stages if not stage.is_done), None)

@@ -1,0 +1,152 @@
+"""What a reader of a run should doubt, in plain words, from the run's own numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from rlaif.feedback.gold import no_gold
+from rlaif.options import STAGES, Watched
+from rlaif.pages.page import percent
+from rlaif.report.run_reader import Evidence
+
+# Beyond these a figure stops meaning what a reader takes it for.
+FLIPS, MASS, AGREEMENT, MISSING, DROPPED, LENGTH, FEW = 0.25, 0.5, 0.7, 0.05, 0.05, 1.25, 30
+
+
+def doubts(evidence: Evidence) -> list[str]:
+    """Every warning of a run: unfinished, judge, reward model, dropped rows, length."""
+    names = [name for name, kind in STAGES.items() if issubclass(kind, Watched)]
+    return [
+        *_unfinished(evidence),
+        *_judge(evidence.metrics("label")),
+        *_gold(evidence),
+        *_opinions(evidence),
+        *_reward(evidence.metrics("reward")),
+        *(line for name in names for line in _alarms(name, evidence.metrics(name))),
+        *_dropped(evidence),
+        *_answers(evidence),
+    ]
+
+
+def _unfinished(evidence: Evidence) -> Iterator[str]:
+    stage = evidence.unfinished
+    if stage is not None:
+        error = stage.summary.get("error")
+        state = f"failed: {error}" if error else stage.summary.get("status", "has not begun")
+        yield (
+            f"The run is not finished: stage {stage.number} of {len(evidence.run.stages)} ({stage.name}) {state}. "
+            "What follows is what there is so far."
+        )
+
+
+def _judge(labels: dict[str, Any]) -> Iterator[str]:
+    flips, mass = labels.get("order_flip_rate"), labels.get("mass")
+    agreement, invalid = labels.get("agreement_with_gold"), labels.get("invalid_rate")
+    if flips is not None and flips > FLIPS:
+        yield (
+            f"The judge can hardly be trusted: {percent(flips, labels.get('order_flip_rate_ci'))} of its decided verdicts turn round when the two replies "
+            "change places. A coin would do so in half of the cases."
+        )
+    if mass is not None and mass < MASS:
+        yield (
+            f"The judge hardly answers the question: it gives the two answers together only {mass:.2g} of its "
+            "probability, the rest goes to other words. Its labels are read from that small rest."
+        )
+    if agreement is not None and agreement < AGREEMENT:
+        yield (
+            f"The labels agree with the known truth in only {percent(agreement, labels.get('agreement_with_gold_ci'))} "
+            "of the decided comparisons; "
+            "guessing reaches 50%."
+        )
+    if invalid is not None and invalid > MISSING:
+        share = percent(invalid, labels.get("invalid_rate_ci"))
+        yield f"{share} of the verdicts could not be read; they are missing, not counted as ties."
+
+
+def _gold(evidence: Evidence) -> Iterator[str]:
+    """Principles that the gold scorer said nothing about on any evaluated response."""
+    rows = [row for rows in evidence.evaluations.values() for row in rows.values()]
+    known = {name for row in rows for name in row.gold or ()}
+    tags = {p.tags for i in {row.prompt_id for row in rows} if (p := evidence.prompts.get(i))}
+    asked = [p.id for p in evidence.run.constitution.principles if any(map(p.applies, tags))]
+    if evidence.run.config.gold:
+        yield from no_gold([i for i in asked if i not in known], evidence.run.config.gold)
+
+
+def _opinions(evidence: Evidence) -> Iterator[str]:
+    """Whether the judge's opinion of single replies is worth anything, where the truth is known."""
+    right = [
+        (p > 0.5) == row.gold[name]
+        for rows in evidence.evaluations.values()
+        for row in rows.values()
+        for name, p in row.compliance.items()
+        if row.gold and name in row.gold
+    ]
+    share = sum(right) / len(right) if right else None
+    rows = [row for rows in evidence.evaluations.values() for row in rows.values()]
+    unread, read = sum(len(row.unread) for row in rows), sum(len(row.compliance) for row in rows)
+    if unread > MISSING * (unread + read):
+        yield (
+            f"{unread} of the judge's {unread + read} opinions of single responses could not be read: those responses "
+            'are left out of its "every principle kept".'
+        )
+    if share is not None and share < AGREEMENT:
+        yield (
+            f"Asked about single replies, the judge agrees with the known truth in only {share:.0%} of {len(right)} "
+            "opinions: its compliance figures do not measure compliance."
+        )
+
+
+def _reward(reward: dict[str, Any]) -> Iterator[str]:
+    accuracy, baselines, n = (
+        reward.get("heldout_accuracy"),
+        reward.get("baselines") or {},
+        reward.get("n_decided"),
+    )
+    best = max((v for v in baselines.values() if v is not None), default=None)
+    if n is not None and n < FEW:
+        yield (
+            f"The reward model was measured on {n} decided comparisons only: its accuracy and calibration say little."
+        )
+    elif accuracy is not None and best is not None and accuracy <= best:
+        name = max(baselines, key=lambda key: baselines[key] or 0.0)
+        yield (
+            f"The reward model ({accuracy:.2f} right on held-out comparisons) is no better than the rule "
+            f'"{name}" ({best:.2f}).'
+        )
+
+
+def _alarms(name: str, metrics: dict[str, Any]) -> Iterator[str]:
+    """What rang while a stage learned, with what to try; rewards that were often missing."""
+    for source, share in metrics.get("unread", {}).items():
+        if share > MISSING:
+            yield f"{name.upper()}: the reward {source} could not read {share:.0%} of the responses, or not to their end."
+    for alarm in metrics.get("alarms", ()):
+        yield f"{name.upper()}, update {alarm['update']}: {alarm['found']}. To try: {alarm['advice']}."
+
+
+def _dropped(evidence: Evidence) -> Iterator[str]:
+    for stage in evidence.stages:
+        rows, dropped = stage.summary.get("in"), stage.summary.get("dropped", {})
+        lost = sum(dropped.values())
+        if rows and lost > DROPPED * rows:
+            why = ", ".join(f"{n} × {reason}" for reason, n in dropped.items() if n)
+            yield f"Stage {stage.number} ({stage.name}) dropped {lost} of {rows} rows ({lost / rows:.0%}): {why}."
+
+
+def _answers(evidence: Evidence) -> Iterator[str]:
+    rows = evidence.evaluations
+    final = evidence.final
+    if final is None or "base" not in rows or final == "base":
+        return
+    lengths = {name: sum(r.tokens for r in rows[name].values()) / len(rows[name]) for name in ("base", final)}
+    if lengths["base"] and lengths[final] > LENGTH * lengths["base"]:
+        yield (
+            f"Replies grew from {lengths['base']:.1f} to {lengths[final]:.1f} tokens: read the length-controlled win "
+            "rate beside the plain one."
+        )
+    texts = [evidence.responses.get(row.response_id) for row in rows[final].values()]
+    cut_off = sum(text is not None and text.finish == "length" for text in texts)
+    if cut_off > MISSING * len(texts):
+        yield f"{cut_off} of {len(texts)} replies of {final} were cut off at the token limit."

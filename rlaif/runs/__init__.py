@@ -1,0 +1,1 @@
+"""What a run is: its folder and rows, storage, seeds, spending, signals and processes."""

@@ -1,0 +1,150 @@
+"""Rows in JSONL files: appended whole, keyed by id, a line that a kill cut short removed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from pydantic import ValidationError
+
+from rlaif.errors import UserError
+from rlaif.records import Record
+from rlaif.runs.lookup import damaged, drop_torn_line, json_rows, key_of, whole_lines
+from rlaif.runs.storage import sync, write_text
+
+R = TypeVar("R", bound=Record)
+
+
+class RowFile(Generic[R]):
+    """An append-only JSONL file of one record type; it keeps nothing in memory."""
+
+    def __init__(self, path: Path, record: type[R]) -> None:
+        self.path, self.record = path, record
+        self.mended = False
+
+    def __iter__(self) -> Iterator[R]:
+        for number, line in enumerate(whole_lines(self.path), 1):
+            try:
+                yield self.record.model_validate_json(line)
+            except ValidationError:
+                raise damaged(self.path, number) from None
+
+    def write(self, rows: Iterable[R]) -> None:
+        """Append rows that the caller knows to be new, and flush them."""
+        self.copy(row.to_json().encode() for row in rows)
+
+    def copy(self, lines: Iterable[bytes]) -> None:
+        """The same for rows that are lines already."""
+        text = b"".join(line + b"\n" for line in lines)
+        if text:
+            if not self.mended:
+                drop_torn_line(self.path)
+            self.mended = False  # until all of it is written
+            with self.path.open("ab") as file:
+                file.write(text)
+            self.mended = True
+
+
+def first_by_id(files: Iterable[Path], record: type[R]) -> dict[str, R]:
+    """The rows of some files by id, the first of equal ids as a `Lookup` finds it: all stages read one text."""
+    found: dict[str, R] = {}
+    for file in files:
+        for row in RowFile(file, record):
+            found.setdefault(row.id, row)
+    return found
+
+
+class Rows(RowFile[R]):
+    """A row file that holds the ids it contains, so that each is there at most once."""
+
+    def __init__(self, path: Path, record: type[R]) -> None:
+        super().__init__(path, record)
+        self.ids = {key_of(path, number, line) for number, line in enumerate(whole_lines(path), 1)}
+
+    def __contains__(self, row_id: str) -> bool:
+        return row_id in self.ids
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def append(self, rows: Iterable[R]) -> None:
+        """Write the rows whose ids are new and flush them."""
+        fresh: dict[str, R] = {row.id: row for row in rows if row.id not in self.ids}
+        self.write(fresh.values())
+        self.ids.update(fresh)
+
+
+class JsonlLog:
+    """A JSONL file of rows numbered by `key`, which a continued run takes back to where it goes on."""
+
+    def __init__(self, path: Path, key: str) -> None:
+        self.path, self.key = path, key
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Every whole row; a line cut short by a kill is left out."""
+        return list(json_rows(self.path))
+
+    def rewind(self, number: int) -> None:
+        """Forget what was written after `number`: the continuation will write it again."""
+        kept = [row for row in self.rows() if row[self.key] <= number]
+        write_text(self.path, "".join(map(_line, kept)))
+
+    def append(self, *rows: dict[str, Any]) -> None:
+        """Write rows and flush them."""
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write("".join(map(_line, rows)))
+
+    def sync(self) -> None:
+        """Force the rows to disk, before a checkpoint that rests on them gets its name."""
+        if self.path.exists():
+            sync(self.path)
+
+
+def _line(row: dict[str, Any]) -> str:
+    return json.dumps(row, ensure_ascii=False) + "\n"
+
+
+def read_rows(path: Path, record: type[R]) -> list[R]:
+    """A user's JSONL file as records; raises UserError naming file and line of what does not fit."""
+    return [row for _, row in numbered_rows(path, record)]
+
+
+def numbered_rows(path: Path, record: type[R]) -> Iterator[tuple[int, R]]:
+    """The rows of `read_rows` with their line numbers."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"{path}: cannot be read ({error}).", f"a JSONL file of {record.__name__} rows"
+        ) from None
+    # Not splitlines: JSON leaves U+2028 and its like unescaped inside a row.
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            row = record.model_validate_json(line)
+            if key := _double_key(line):
+                raise UserError(f'{path}:{number}: the key "{key}" stands twice.', f"a {record.__name__} row of JSON a line",
+                                f"mend line {number} of {path}")  # fmt: skip
+            yield number, row
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"]) or "line"
+            raise UserError(f"{path}:{number}: {where}: {first['msg']}.", f"a {record.__name__} row of JSON a line",
+                            f"mend line {number} of {path}") from None  # fmt: skip
+
+
+def _double_key(line: str) -> str | None:
+    """A key that an object of a JSON line holds twice, of which every parser drops one without a word."""
+    double: list[str] = []
+
+    def check(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        row = dict(pairs)
+        if len(row) < len(pairs):
+            double.append(max((key for key, _ in pairs), key=[key for key, _ in pairs].count))
+        return row
+
+    json.loads(line, object_pairs_hook=check)
+    return double[0] if double else None

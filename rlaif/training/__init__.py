@@ -1,0 +1,1 @@
+"""trl's trainers, pairs, groups, sources of reward, sampling, monitoring and tracking."""

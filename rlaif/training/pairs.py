@@ -1,0 +1,126 @@
+"""Preferences as token sequences, the common input of reward models and of DPO; what cannot be used is counted.
+
+A batch element is a few sequences and the pairs among them. It holds one pair, or all pairs of a prompt (InstructGPT,
+arXiv 2203.02155, section 3.5): then each of the K replies is read once and the loss is divided by the C(K,2) pairs.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from rlaif.errors import UserError
+from rlaif.prompting.chat import TemplateRefused
+from rlaif.prompting.turns import turn_of
+from rlaif.records import Comparison, Preference, Prompt, Response, by_id
+from rlaif.runs.folder import Stage
+
+TIE = 1e-6
+
+Pair = dict[
+    str, Any
+]  # prompt_id, start (tokens of the prompt), chosen_ids (reply a), rejected_ids (b), p_a, weight, sources
+Encode = Callable[
+    [Response], tuple[list[int], int]
+]  # reply → its conversation and itself as ids, the prompt's length
+
+
+def load_pairs(stage: Stage, tokenizer: Any, context: int) -> list[Pair]:
+    """The stage's preferences as tokens; every one that gives no pair is dropped with its reason.
+
+    Raises UserError where none is left.
+    """
+    comparisons = by_id(stage.load("comparisons", Comparison))
+    preferences = stage.load("preferences", Preference)
+    prompts = stage.prompts_by_id()
+    encode = encoder(tokenizer, prompts)
+    texts = stage.responses()
+    limit = min(stage.options.max_length, context)
+    pairs: list[Pair] = []
+    for preference in preferences:
+        comparison = comparisons[preference.comparison_id]
+        try:
+            pair = make_pair(texts[comparison.a], texts[comparison.b], preference.p_a, encode)
+        except TemplateRefused as refused:
+            stage.dropped[refused.reason] += 1
+            continue
+        pair |= {"weight": _weight(stage, preference), "sources": preference.sources}
+        pair["cluster"] = prompts[comparison.prompt_id].cluster
+        if reason := _unusable(
+            pair, texts[comparison.a], texts[comparison.b], limit, stage.options.hard_labels
+        ):
+            stage.dropped[reason] += 1
+        else:
+            pairs.append(pair | ({"p_a": float(round(pair["p_a"]))} if stage.options.hard_labels else {}))
+    stage.save("running", **{"in": len(preferences), "kept": len(pairs)})
+    if not pairs:
+        raise UserError(f"{stage.dir.name}: none of {len(preferences)} preferences can be trained on ({dict(stage.dropped)}).",
+                        "at least one usable preference", "look at the pair and label stages: `rlaif show` prints what they dropped")  # fmt: skip
+    stage.note_example(
+        tokenizer.decode(pairs[0]["chosen_ids"]), f"p(better than the other) = {pairs[0]['p_a']:.3f}"
+    )
+    return pairs
+
+
+def make_pair(a: Response, b: Response, p_a: float, encode: Encode) -> Pair:
+    """Two replies to one prompt as tokens, of weight 1."""
+    (chosen, start), (rejected, _) = encode(a), encode(b)
+    return {"prompt_id": a.prompt_id, "start": start, "chosen_ids": chosen, "rejected_ids": rejected, "p_a": p_a,
+            "weight": 1.0, "sources": ()}  # fmt: skip
+
+
+def _weight(stage: Stage, preference: Preference) -> float:
+    """The preference's weight times that of its sources; where people and judge are mixed, the mean of theirs."""
+    known = stage.options.source_weights
+    said = [known.get(source, 1.0) for source in preference.sources] or [1.0]
+    return preference.weight * sum(said) / len(said)
+
+
+def _unusable(pair: Pair, a: Response, b: Response, limit: int, hard: bool) -> str | None:
+    if a.text == b.text:
+        return "both replies have the same text"
+    if max(len(pair["chosen_ids"]), len(pair["rejected_ids"])) > limit:
+        return f"longer than {limit} tokens"
+    if not pair["weight"]:
+        return "weight 0"
+    return "a tie has no hard label" if hard and abs(pair["p_a"] - 0.5) < TIE else None
+
+
+def encoder(tokenizer: Any, prompts: dict[str, Prompt]) -> Encode:
+    """A function that encodes replies to these prompts, each once; a reply is closed where the model ended it."""
+    known: dict[str, tuple[list[int], int]] = {}
+
+    def encode(reply: Response) -> tuple[list[int], int]:
+        if reply.id not in known:
+            prompt_ids, reply_ids = turn_of(tokenizer, prompts[reply.prompt_id].chat, reply)
+            known[reply.id] = prompt_ids + reply_ids, len(prompt_ids)
+        return known[reply.id]
+
+    return encode
+
+
+def elements(pairs: Sequence[Pair], mean_weight: float, by_prompt: bool) -> list[dict[str, Any]]:
+    """Batch elements: `sequences` and their `starts`, `first` and `second` (places in `sequences`), `p_a`, `weight`.
+
+    An element's weights add up to 1 where all pairs weigh `mean_weight`: neither their scale nor the number of pairs
+    acts as a learning rate.
+    """
+    groups: dict[Any, list[Pair]] = defaultdict(list)
+    for at, pair in enumerate(pairs):
+        groups[pair["prompt_id"] if by_prompt else at].append(pair)
+    return [_element(group, mean_weight) for group in groups.values()]
+
+
+def _element(pairs: Sequence[Pair], mean_weight: float) -> dict[str, Any]:
+    starts: dict[tuple[int, ...], int] = {}
+    for pair in pairs:
+        starts |= {tuple(pair[side]): pair["start"] for side in ("chosen_ids", "rejected_ids")}
+    place = {sequence: at for at, sequence in enumerate(starts)}
+    return {
+        "sequences": [list(sequence) for sequence in starts], "starts": list(starts.values()),
+        "first": [place[tuple(pair["chosen_ids"])] for pair in pairs],
+        "second": [place[tuple(pair["rejected_ids"])] for pair in pairs],
+        "p_a": [pair["p_a"] for pair in pairs],
+        "weight": [pair["weight"] / mean_weight / len(pairs) for pair in pairs],
+    }  # fmt: skip
