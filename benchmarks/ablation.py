@@ -1,10 +1,11 @@
-"""What each part of PPO's own forward pass gains: updates with a part switched off beside updates with everything on.
+"""What each part of PPO's own forward pass gains: updates with a part switched off beside updates with
+everything on.
 
     python benchmarks/ablation.py --size 36M --threads 1 --repetitions 5 --json out.json
 
-All sides take turns in one process on the same prompts. A ratio is the time of an update without the part over the time
-of the one with everything that was timed in the same round: 1.10 says that the part saves 10 % of that. The clock is
-CPU time unless --clock says otherwise, for machines that are shared.
+All sides take turns in one process on the same prompts. A ratio is the time of an update without the part
+over the time of the one with everything that was timed in the same round: 1.10 says that the part saves 10 %
+of that. The clock is CPU time unless --clock says otherwise, for machines that are shared.
 """
 
 from __future__ import annotations

@@ -2,16 +2,17 @@
 
     python benchmarks/annotators.py --json annotators.json [--pandalm FOLDER]
 
-Three measurements. *people*: reward models on pairs of the playground policy's own responses, each pair with the votes
-of some of the playground's simulated people (`rlaif.playground.annotators`), whose noise is set so that 10, 20 or 30 %
-of their votes go against the truth, a tie counting half. The same votes become soft labels by three rules: `logits`
-averages them as logits of ±8 (the rule until 2026-11), `shares` is the package's rule, `estimated` is the same share
-with the prior's strength estimated from how often two people differ on a pair. All reward models start from one seed's
-feedback model and see the same pairs. On prompts held out they are measured against the truth (accuracy) and against
-the share of forty other people who prefer a response (ECE). *bound*: the playground's judge on pairs of responses, its
-preference against the truth (1, 0, and ½ where both keep as many principles) for each bound on one principle's logit.
-*third*: PandaLM's third annotator predicted from the other two, by rule.
-Differences are paired, by seed or by prompt; their intervals are Student's t over seeds and score intervals over prompts. Every seed is in the JSON.
+Three measurements. *people*: reward models on pairs of the playground policy's own responses, each pair with
+the votes of some of the playground's simulated people (`rlaif.playground.annotators`), whose noise is set so
+that 10, 20 or 30 % of their votes go against the truth, a tie counting half. The same votes become soft
+labels by three rules: `logits` averages them as logits of ±8 (the rule until 2026-11), `shares` is the
+package's rule, `estimated` is the same share with the prior's strength estimated from how often two people
+differ on a pair. All reward models start from one seed's feedback model and see the same pairs. On prompts
+held out they are measured against the truth (accuracy) and against the share of forty other people who prefer
+a response (ECE). *bound*: the playground's judge on pairs of responses, its preference against the truth (1,
+0, and ½ where both keep as many principles) for each bound on one principle's logit. *third*: PandaLM's third
+annotator predicted from the other two, by rule. Differences are paired, by seed or by prompt; their intervals
+are Student's t over seeds and score intervals over prompts. Every seed is in the JSON.
 """
 
 from __future__ import annotations
@@ -153,8 +154,13 @@ def people(base: Run, options: argparse.Namespace) -> dict[str, Any]:
                 print(f"errors {errors:.0%}, seed {seed}, {rule}: {rows[rule][-1]}", flush=True)
         less = {rule: less_than(rows[rule], rows["logits"]) for rule in options.rules if rule != "logits"}
         levels[str(errors)] = {"noise": noise, **rows, "less_logits": less}
-    return {"pairs": len(pairs), "heldout_pairs": len(heldout), "heldout_ties": mean([t == 0.5 for t in truth.values()]),
-            "people": options.people, "levels": levels}  # fmt: skip
+    return {
+        "pairs": len(pairs),
+        "heldout_pairs": len(heldout),
+        "heldout_ties": mean([t == 0.5 for t in truth.values()]),
+        "people": options.people,
+        "levels": levels,
+    }
 
 
 def less_than(rows: list[dict[str, Any]], old: list[dict[str, Any]]) -> dict[str, Any]:
@@ -169,10 +175,14 @@ def less_than(rows: list[dict[str, Any]], old: list[dict[str, Any]]) -> dict[str
 def judged(options: argparse.Namespace) -> Run:
     """A run in which the playground's judge has labelled pairs of the playground policy's responses."""
     data = YAML(typ="safe").load((ROOT / "configs" / "quickstart.yaml").read_text())
-    data |= {"name": "bound", "stages": [
-        {"stage": "sample", "prompts": options.prompts, "k": 4, "max_tokens": 48}, {"stage": "pair", "per_prompt": 2},
-        {"stage": "label"},
-    ]}  # fmt: skip
+    data |= {
+        "name": "bound",
+        "stages": [
+            {"stage": "sample", "prompts": options.prompts, "k": 4, "max_tokens": 48},
+            {"stage": "pair", "per_prompt": 2},
+            {"stage": "label"},
+        ],
+    }
     config = options.out / "bound.yaml"
     YAML(typ="safe").dump({key: value for key, value in data.items() if key != "judge_card"}, config)
     return rlaif.run(config, options.out / "bound")
@@ -202,18 +212,26 @@ def bounds(base: Run) -> dict[str, Any]:
         gaps = [s - (x - t) ** 2 for s, x, t in zip(squares, old, truth, strict=True)]
         right = [(x > 0.5) == (t > 0.5) for x, t in zip(p, truth, strict=True) if t != 0.5]
         middle = [t == 0.5 for x, t in zip(p, truth, strict=True) if 0.1 < abs(x - 0.5) < 0.4]
-        rows.append({
-            "bound": bound, "tie_margin": margin, "brier": mean(squares), "less_8": mean(gaps),
-            "less_8_ci": mean_interval(gaps, ANY, prompts), "accuracy": mean(right),
-            "brier_ties": mean([s for s, t in zip(squares, truth, strict=True) if t == 0.5]),
-            "brier_decided": mean([s for s, t in zip(squares, truth, strict=True) if t != 0.5]),
-            "stated_0.6_to_0.9": len(middle), "of_which_ties": mean(middle) if middle else None,
-        })  # fmt: skip
+        rows.append(
+            {
+                "bound": bound,
+                "tie_margin": margin,
+                "brier": mean(squares),
+                "less_8": mean(gaps),
+                "less_8_ci": mean_interval(gaps, ANY, prompts),
+                "accuracy": mean(right),
+                "brier_ties": mean([s for s, t in zip(squares, truth, strict=True) if t == 0.5]),
+                "brier_decided": mean([s for s, t in zip(squares, truth, strict=True) if t != 0.5]),
+                "stated_0.6_to_0.9": len(middle),
+                "of_which_ties": mean(middle) if middle else None,
+            }
+        )
     return {"pairs": len(pairs), "ties": mean([t == 0.5 for t in truth]), "rows": rows}
 
 
 def third(folder: Path) -> dict[str, Any]:
-    """Mean negative log-likelihood in nats of each PandaLM annotator's vote by the other two's, a tie being ½."""
+    """Mean negative log-likelihood in nats of each PandaLM annotator's vote by the other two's, a tie being
+    ½."""
     side = {1: 1.0, 2: 0.0, 0: 0.5}
     data = json.loads((folder / "testset-v1.json").read_text(encoding="utf-8"))
     votes = [[side[row[f"annotator{n}"]] for n in (1, 2, 3)] for row in data]
@@ -223,7 +241,14 @@ def third(folder: Path) -> dict[str, Any]:
         rules = {"logits": by_logits, "shares": share, "estimated": by_prior(estimated_prior(others))}
         for rule, make in rules.items():
             p = [make(own) for own in others]
-            found[rule].append(-mean([t * math.log(x) + (1 - t) * math.log(1 - x) for x, t in zip(p, (row[at] for row in votes), strict=True)]))  # fmt: skip
+            found[rule].append(
+                -mean(
+                    [
+                        t * math.log(x) + (1 - t) * math.log(1 - x)
+                        for x, t in zip(p, (row[at] for row in votes), strict=True)
+                    ]
+                )
+            )
     return {
         "items": len(votes),
         **{rule: {"each": values, "mean": mean(values)} for rule, values in found.items()},
@@ -234,10 +259,15 @@ def table(results: dict[str, Any]) -> str:
     """The figures as Markdown."""
     found = results["people"]
     lines = [
-        f"{found['pairs']} pairs, {found['people']} people each, {results['epochs']:g} epochs, seeds {results['seeds']}, measured on "
-        f"{found['heldout_pairs']} pairs of other prompts, of which {found['heldout_ties']:.0%} are ties in truth.",
-        "", "| votes against the truth | rule | accuracy | less logits [95 %] | ECE | less logits [95 %] | ECE, truth |", "|" + "---|" * 7,
-    ]  # fmt: skip
+        f"{found['pairs']} pairs, {found['people']} people each, {results['epochs']:g} epochs, seeds "
+        f"{results['seeds']}, measured on "
+        f"{found['heldout_pairs']} pairs of other prompts, of which {found['heldout_ties']:.0%} are ties "
+        "in truth.",
+        "",
+        "| votes against the truth | rule | accuracy | less logits [95 %] | ECE | less logits [95 %] | "
+        "ECE, truth |",
+        "|" + "---|" * 7,
+    ]
     for errors, level in found["levels"].items():
         for rule in (rule for rule in RULES if rule in level):
             ece, truth, right = (f"{mean([row[key] for row in level[rule]]):.3f}" for key in FIGURES)
@@ -249,14 +279,22 @@ def table(results: dict[str, Any]) -> str:
                 f"| {float(errors):.0%} | {rule} | {right} | {apart[0]} | {ece} | {apart[1]} | {truth} |"
             )
     judge = results["bound"]
-    lines += ["", f"{judge['pairs']} pairs, of which {judge['ties']:.0%} are ties in truth.", "",
-              "| bound | taken for a tie | Brier | less bound 8 [95 %] | on ties | on decided pairs | accuracy | stated 0.6–0.9 | of which ties |",
-              "|" + "---|" * 9]  # fmt: skip
+    lines += [
+        "",
+        f"{judge['pairs']} pairs, of which {judge['ties']:.0%} are ties in truth.",
+        "",
+        "| bound | taken for a tie | Brier | less bound 8 [95 %] | on ties | on decided pairs | accuracy "
+        "| stated 0.6–0.9 | of which ties |",
+        "|" + "---|" * 9,
+    ]
     for row in judge["rows"]:
         margin = f"within {row['tie_margin']:g} of ½" if row["tie_margin"] else "—"
         ties = "—" if row["of_which_ties"] is None else f"{row['of_which_ties']:.0%}"
-        lines.append(f"| {row['bound']:g} | {margin} | {row['brier']:.4f} | {_gap(row['less_8'], row['less_8_ci'], 4)} | {row['brier_ties']:.4f} "
-                     f"| {row['brier_decided']:.4f} | {row['accuracy']:.3f} | {row['stated_0.6_to_0.9']} | {ties} |")  # fmt: skip
+        lines.append(
+            f"| {row['bound']:g} | {margin} | {row['brier']:.4f} | "
+            f"{_gap(row['less_8'], row['less_8_ci'], 4)} | {row['brier_ties']:.4f} "
+            f"| {row['brier_decided']:.4f} | {row['accuracy']:.3f} | {row['stated_0.6_to_0.9']} | {ties} |"
+        )
     if results["third"]:
         lines += ["", "| rule | annotator 1 | 2 | 3 | mean |", "|" + "---|" * 5]
         for rule in RULES:
@@ -271,7 +309,9 @@ def _gap(value: float, ci: tuple[float, float], digits: int = 3) -> str:
 
 def main() -> None:
     """Measure everything and print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--errors", type=float, nargs="+", default=[0.1, 0.2, 0.3])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--people", type=int, default=3, help="who vote on each pair")
@@ -286,11 +326,16 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     base = sampled(options)
     results = {
-        "machine": f"{os.cpu_count()} CPU cores ({platform.machine()})", "date": datetime.now(UTC).date().isoformat(),
-        "seeds": options.seeds, "epochs": options.epochs, "prior": PRIOR, "bound_chosen": BOUND,
+        "machine": f"{os.cpu_count()} CPU cores ({platform.machine()})",
+        "date": datetime.now(UTC).date().isoformat(),
+        "seeds": options.seeds,
+        "epochs": options.epochs,
+        "prior": PRIOR,
+        "bound_chosen": BOUND,
         "third": third(options.pandalm) if options.pandalm else None,
-        "people": people(base, options), "bound": bounds(judged(options)),
-    }  # fmt: skip
+        "people": people(base, options),
+        "bound": bounds(judged(options)),
+    }
     print(table(results))
     if options.json:
         options.json.write_text(json.dumps(results, indent=1))

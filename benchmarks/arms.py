@@ -4,13 +4,14 @@
     pip download trl==1.12.0 --no-deps --dest TRL && python -m zipfile -e TRL/*.whl TRL
     python benchmarks/arms.py --run runs/quickstart --trl TRL --json arms.json
 
-Every arm samples the same number of responses, on the same scale of reward, with the quickstart's options but for the
-learning rate: each arm gets the one of `--rates` that brings its own responses furthest by the gold score, on a seed that
-is used for nothing else. `--trl` names the folder of TRL's unzipped wheel, which is put on the path of a process of its own (left out, so is the arm).
-Then each policy answers the held-out prompts with the same random numbers. Full compliance by the gold scorer is set
-against our PPO's, seed by seed and prompt by prompt: the intervals are over both. All seeds are shown.
-Each arm's gold on its own training responses against √KL has Gao's form fitted, d(α − β·log d), best-of-n's d(α − βd).
-Runs under --out are continued, not repeated.
+Every arm samples the same number of responses, on the same scale of reward, with the quickstart's options but
+for the learning rate: each arm gets the one of `--rates` that brings its own responses furthest by the gold
+score, on a seed that is used for nothing else. `--trl` names the folder of TRL's unzipped wheel, which is put
+on the path of a process of its own (left out, so is the arm). Then each policy answers the held-out prompts
+with the same random numbers. Full compliance by the gold scorer is set against our PPO's, seed by seed and
+prompt by prompt: the intervals are over both. All seeds are shown. Each arm's gold on its own training
+responses against √KL has Gao's form fitted, d(α − β·log d), best-of-n's d(α − βd). Runs under --out are
+continued, not repeated.
 """
 
 from __future__ import annotations
@@ -80,8 +81,13 @@ class Start:
             )
         }
         source = {"source": str(self.reward)}
-        data |= {"name": name, "seed": seed, "policy": {"model": str(self.policy)}, "threads": kept["threads"],
-                 "stages": [{**stage, "rewards": [source]}]}  # fmt: skip
+        data |= {
+            "name": name,
+            "seed": seed,
+            "policy": {"model": str(self.policy)},
+            "threads": kept["threads"],
+            "stages": [{**stage, "rewards": [source]}],
+        }
         path = folder / f"{name}.yaml"
         YAML(typ="safe").dump(data, path)
         return path
@@ -99,10 +105,17 @@ def train(start: Start, arm: str, seed: int, rate: float, options: argparse.Name
         ppo = next(options.out.glob(f"ppo-{seed}-*/01_ppo"))  # the same scale of reward as ours
         shutil.rmtree(out, ignore_errors=True)
         out.mkdir()
-        write_json(out / "options.json", {
-            **stage, "seed": seed, "start": str(start.run.path.resolve()), "policy": str(start.policy), "reward": str(start.reward),
-            "scale": next(iter(read_json(ppo / "reward_scale.json").values())),
-        })  # fmt: skip
+        write_json(
+            out / "options.json",
+            {
+                **stage,
+                "seed": seed,
+                "start": str(start.run.path.resolve()),
+                "policy": str(start.policy),
+                "reward": str(start.reward),
+                "scale": next(iter(read_json(ppo / "reward_scale.json").values())),
+            },
+        )
         environment = {
             **os.environ,
             "PYTHONPATH": os.pathsep.join([str(options.trl.resolve()), str(HERE.parent)]),
@@ -126,7 +139,8 @@ def say(line: str) -> None:
 
 
 def measure(start: Start, policy: Path, options: argparse.Namespace) -> dict[str, list[float]]:
-    """Gold and exact KL of a policy's answers to the held-out prompts; the same random numbers for every policy."""
+    """Gold and exact KL of a policy's answers to the held-out prompts; the same random numbers for every
+    policy."""
     config = start.run.config
     prompts = sorted(start.run.prompts("heldout"), key=lambda p: p.id)[: options.prompts]
     engine = open_engine(config.policy.model_copy(update={"model": str(policy)}))
@@ -191,26 +205,38 @@ def compare(start: Start, options: argparse.Namespace) -> dict[str, Any]:
         measured = [measure(start, folder / "policy", options) for folder in folders]
         curve = [point for folder in folders for point in points(rows_of(folder))]
         found[arm] = {
-            "rate": rate, "rates_tried": tried, "gold": [mean(m["gold"]) for m in measured], "kl": [mean(m["kl"]) for m in measured],
-            "each": [m["gold"] for m in measured], "curve": curve,
+            "rate": rate,
+            "rates_tried": tried,
+            "gold": [mean(m["gold"]) for m in measured],
+            "kl": [mean(m["kl"]) for m in measured],
+            "each": [m["gold"] for m in measured],
+            "curve": curve,
             "gao": fit_overoptimisation([d for d, _ in curve], [gain for _, gain in curve], "rl"),
-            "seconds": [sum(row["seconds"] for row in rows_of(f) if "seconds" in row) or None for f in folders],
-        }  # fmt: skip
+            "seconds": [
+                sum(row["seconds"] for row in rows_of(f) if "seconds" in row) or None for f in folders
+            ],
+        }
     for arm in arms[1:]:
         found[arm]["ppo_less_this"] = difference(found["ppo"]["each"], found[arm]["each"])
     for arm in arms:
         del found[arm]["each"]
     return {
-        "machine": f"{os.cpu_count()} CPU cores ({platform.machine()})", "date": datetime.now(UTC).date().isoformat(),
-        "seeds": options.seeds, "responses": options.updates * options.batch, "prompts": len(at_start["gold"]),
-        "start": mean(at_start["gold"]), "arms": found, "best_of_n": best_of_n(start, options),
-    }  # fmt: skip
+        "machine": f"{os.cpu_count()} CPU cores ({platform.machine()})",
+        "date": datetime.now(UTC).date().isoformat(),
+        "seeds": options.seeds,
+        "responses": options.updates * options.batch,
+        "prompts": len(at_start["gold"]),
+        "start": mean(at_start["gold"]),
+        "arms": found,
+        "best_of_n": best_of_n(start, options),
+    }
 
 
 def table(results: dict[str, Any]) -> str:
     """The figures as Markdown."""
     lines = [
-        f"Full compliance (gold) on {results['prompts']} held-out prompts after {results['responses']} sampled responses, from "
+        f"Full compliance (gold) on {results['prompts']} held-out prompts after {results['responses']} "
+        "sampled responses, from "
         f"{results['start']:.3f}; {results['machine']}, {results['date']}.",
         "",
         "| arm | rate | gold, mean | each seed | KL | our PPO less this [95 %] | α | β | peak at √KL |",
@@ -220,7 +246,10 @@ def table(results: dict[str, Any]) -> str:
         gap = row.get("ppo_less_this")
         apart = f"{gap['value']:+.3f} [{gap['ci'][0]:+.3f}, {gap['ci'][1]:+.3f}]" if gap else "—"
         each = " ".join(f"{g:.2f}" for g in row["gold"])
-        lines.append(f"| {arm} | {row['rate']:g} | {mean(row['gold']):.3f} | {each} | {mean(row['kl']):.2f} | {apart} | {_fit(row['gao'])} |")  # fmt: skip
+        lines.append(
+            f"| {arm} | {row['rate']:g} | {mean(row['gold']):.3f} | {each} | {mean(row['kl']):.2f} | "
+            f"{apart} | {_fit(row['gao'])} |"
+        )
     bon = results["best_of_n"]
     top = bon["curve"][-1]
     lines.append(

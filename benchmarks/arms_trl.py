@@ -1,7 +1,8 @@
-"""TRL 1.12's PPO as one arm of benchmarks/arms.py: trains by FOLDER/options.json, leaves policy/ and metrics.jsonl.
+"""TRL 1.12's PPO as one arm of benchmarks/arms.py: trains by FOLDER/options.json, leaves policy/ and
+metrics.jsonl.
 
-Its own loop, losses and defaults; ours are the weights, the prompts, the scale of the reward, and the sizes. Gold is
-only watched.
+Its own loop, losses and defaults; ours are the weights, the prompts, the scale of the reward, and the sizes.
+Gold is only watched.
 """
 
 from __future__ import annotations
@@ -24,15 +25,34 @@ from rlaif.stats import mean
 def arguments(o: dict[str, Any], folder: Path, make: Any) -> Any:
     """TRL's config for the options of our ppo stage; what is not named here is its default."""
     return make(
-        output_dir=str(folder / "trl"), seed=o["seed"], learning_rate=o["learning_rate"],
-        lr_scheduler_type="constant_with_warmup", warmup_steps=o["warmup"], adam_epsilon=1e-5,
-        per_device_train_batch_size=o["batch_size"], gradient_accumulation_steps=1,
-        num_mini_batches=o["minibatches"], num_ppo_epochs=o["epochs"], total_episodes=o["updates"] * o["batch_size"],
-        local_rollout_forward_batch_size=o["batch_size"], response_length=o["max_tokens"], temperature=1.0,
-        stop_token="eos", missing_eos_penalty=1.0, kl_coef=o["kl_coef"], gamma=1.0, lam=0.95, vf_coef=0.1,
-        num_sample_generations=0, save_strategy="no", report_to=[], bf16=False, gradient_checkpointing=False,
-        use_cpu=not torch.cuda.is_available(), max_grad_norm=1.0,
-    )  # fmt: skip
+        output_dir=str(folder / "trl"),
+        seed=o["seed"],
+        learning_rate=o["learning_rate"],
+        lr_scheduler_type="constant_with_warmup",
+        warmup_steps=o["warmup"],
+        adam_epsilon=1e-5,
+        per_device_train_batch_size=o["batch_size"],
+        gradient_accumulation_steps=1,
+        num_mini_batches=o["minibatches"],
+        num_ppo_epochs=o["epochs"],
+        total_episodes=o["updates"] * o["batch_size"],
+        local_rollout_forward_batch_size=o["batch_size"],
+        response_length=o["max_tokens"],
+        temperature=1.0,
+        stop_token="eos",
+        missing_eos_penalty=1.0,
+        kl_coef=o["kl_coef"],
+        gamma=1.0,
+        lam=0.95,
+        vf_coef=0.1,
+        num_sample_generations=0,
+        save_strategy="no",
+        report_to=[],
+        bf16=False,
+        gradient_checkpointing=False,
+        use_cpu=not torch.cuda.is_available(),
+        max_grad_norm=1.0,
+    )
 
 
 class Log:
@@ -59,7 +79,12 @@ class Log:
 
     def write(self, logs: dict[str, float]) -> None:
         """One update's row."""
-        row = {"episodes": logs["episode"], "kl": logs["objective/kl"], "score": logs["objective/scores"], "gold": mean(self.gold)}  # fmt: skip
+        row = {
+            "episodes": logs["episode"],
+            "kl": logs["objective/kl"],
+            "score": logs["objective/scores"],
+            "gold": mean(self.gold),
+        }
         self.gold.clear()
         with self.path.open("a") as file:
             file.write(json.dumps(row) + "\n")
@@ -83,7 +108,9 @@ def main() -> None:
 
     room = policy.config.max_position_embeddings - o["max_tokens"]
     data = Dataset.from_dict({"input_ids": [list(ids) for ids in log.known if len(ids) <= room]})
-    trainer = PPOTrainer(arguments(o, folder, PPOConfig), tokenizer, policy, reference, reward, data, value, eval_dataset=data)  # fmt: skip
+    trainer = PPOTrainer(
+        arguments(o, folder, PPOConfig), tokenizer, policy, reference, reward, data, value, eval_dataset=data
+    )
     scope = trainer.train.__globals__
     scope["get_reward"] = log.watch(scope["get_reward"])
     trainer.log = lambda logs, *_: log.write(logs)

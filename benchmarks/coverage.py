@@ -2,16 +2,17 @@
 
     python benchmarks/coverage.py --draws 2000 --json coverage.json
 
-Every function of `rlaif.intervals` and `rlaif.forecasts` that returns an interval is here, with data like those it is printed for: rates from
-0.5 to 0.99, win rates with ties, paired differences, prompts in groups, probabilities, heavy-tailed lengths and
-divergences, calibration errors. n counts independent prompts or groups of them. A rate's coverage jumps with n and the
-rate, because 0/1 values take few means; each draw therefore takes its rate from a window of ±0.02 around the one named
-(half as far from 1 as the rate where that is less). Independent 0/1 values, wins with ties and paired differences of 0/1
-values take few enough samples up to n = 100 (0/1 values up to 1000): there the coverage is no simulation but the sum over all samples, and for a
-cell outside the aim the two coverages nearest to 0.95 that any interval could have at the rate named are shown, because
-an interval holds or leaves out whole outcomes. An interval that is not printed (`nan`) cannot miss: its share is shown
-beside the coverage of the others, with the share of all samples whose printed interval misses; so is the share of
-intervals with an open upper end.
+Every function of `rlaif.intervals` and `rlaif.forecasts` that returns an interval is here, with data like
+those it is printed for: rates from 0.5 to 0.99, win rates with ties, paired differences, prompts in groups,
+probabilities, heavy-tailed lengths and divergences, calibration errors. n counts independent prompts or
+groups of them. A rate's coverage jumps with n and the rate, because 0/1 values take few means; each draw
+therefore takes its rate from a window of ±0.02 around the one named (half as far from 1 as the rate where
+that is less). Independent 0/1 values, wins with ties and paired differences of 0/1 values take few enough
+samples up to n = 100 (0/1 values up to 1000): there the coverage is no simulation but the sum over all
+samples, and for a cell outside the aim the two coverages nearest to 0.95 that any interval could have at the
+rate named are shown, because an interval holds or leaves out whole outcomes. An interval that is not printed
+(`nan`) cannot miss: its share is shown beside the coverage of the others, with the share of all samples whose
+printed interval misses; so is the share of intervals with an open upper end.
 """
 
 from __future__ import annotations
@@ -67,7 +68,8 @@ def window(rate: float) -> Interval:
 
 @lru_cache
 def edges(n: int, ties: bool) -> tuple[Any, Array]:
-    """Every count [k, 3] of losses, ties and wins in n values, and their intervals [k, 2] on the scale of −1 to 1."""
+    """Every count [k, 3] of losses, ties and wins in n values, and their intervals [k, 2] on the scale of −1
+    to 1."""
     counts = [
         (down, n - down - up, up) for down in range(n + 1) for up in range(n - down + 1 if ties else n + 1)
     ]
@@ -78,7 +80,8 @@ def edges(n: int, ties: bool) -> tuple[Any, Array]:
 
 
 def exactly(shares: Shares, rates: Interval) -> Callable[[int], dict[str, Any] | None]:
-    """The coverage of the mean of wins (1), ties (0) and losses (−1), averaged over rates; None with too many samples."""
+    """The coverage of the mean of wins (1), ties (0) and losses (−1), averaged over rates; None with too many
+    samples."""
     from scipy.stats import multinomial
 
     ties, middle = shares(rates[0])[1] > 0, sum(rates) / 2
@@ -101,14 +104,16 @@ def exactly(shares: Shares, rates: Interval) -> Callable[[int], dict[str, Any] |
 
 
 def attainable(outcome: Any, p: Array) -> Interval:
-    """The probabilities of runs of outcomes that lie nearest below and above 0.95: what an interval of a mean can cover."""
+    """The probabilities of runs of outcomes that lie nearest below and above 0.95: what an interval of a mean
+    can cover."""
     sums = np.concatenate([[0.0], np.cumsum(np.bincount(outcome - outcome.min(), p))])
     runs = (sums[None, :] - sums[:, None]).ravel()
     return float(runs[runs <= 0.95].max()), float(runs[runs > 0.95].min())
 
 
 def grouped(rng: Generator, groups: int, rate: float, alike: float) -> tuple[Array, Any]:
-    """0/1 values of one to seven prompts a group, correlated within groups (intraclass correlation `alike`)."""
+    """0/1 values of one to seven prompts a group, correlated within groups (intraclass correlation
+    `alike`)."""
     prior = (1 - alike) / alike
     sizes = rng.integers(1, 8, groups)
     of = np.repeat(np.arange(groups), sizes)
@@ -135,11 +140,21 @@ def rates() -> list[Case]:
         return draw
 
     return [
-        *(Case("mean_interval", f"0/1, rate {rate}", plain(rate), exact=exactly(lambda p: (1 - p, 0.0, p), window(rate)))
-          for rate in RATES),
-        *(Case("mean_interval", f"0/1 in groups, correlation {alike}, rate {rate}", in_groups(rate, alike))
-          for alike in (0.05, 0.3) for rate in (0.5, 0.8, 0.9, 0.97)),
-    ]  # fmt: skip
+        *(
+            Case(
+                "mean_interval",
+                f"0/1, rate {rate}",
+                plain(rate),
+                exact=exactly(lambda p: (1 - p, 0.0, p), window(rate)),
+            )
+            for rate in RATES
+        ),
+        *(
+            Case("mean_interval", f"0/1 in groups, correlation {alike}, rate {rate}", in_groups(rate, alike))
+            for alike in (0.05, 0.3)
+            for rate in (0.5, 0.8, 0.9, 0.97)
+        ),
+    ]
 
 
 def wins() -> list[Case]:
@@ -158,11 +173,22 @@ def wins() -> list[Case]:
         return draw
 
     return [
-        *(Case("win_rate", f"{ties:.0%} ties, {rate} of the others won", draw_of(rate, ties, None),
-               exact=exactly(lambda p, ties=ties: ((1 - p) * (1 - ties), ties, p * (1 - ties)), window(rate)))
-          for ties in (0.2, 0.6) for rate in (0.5, 0.8, 0.95)),
-        Case("win_rate", "20% ties, 0.8 of the others won, in groups, correlation 0.3", draw_of(0.8, 0.2, 0.3)),
-    ]  # fmt: skip
+        *(
+            Case(
+                "win_rate",
+                f"{ties:.0%} ties, {rate} of the others won",
+                draw_of(rate, ties, None),
+                exact=exactly(
+                    lambda p, ties=ties: ((1 - p) * (1 - ties), ties, p * (1 - ties)), window(rate)
+                ),
+            )
+            for ties in (0.2, 0.6)
+            for rate in (0.5, 0.8, 0.95)
+        ),
+        Case(
+            "win_rate", "20% ties, 0.8 of the others won, in groups, correlation 0.3", draw_of(0.8, 0.2, 0.3)
+        ),
+    ]
 
 
 def differences() -> list[Case]:
@@ -185,11 +211,25 @@ def differences() -> list[Case]:
 
     shapes = ((0.3, 0.3), (0.3, 0.1), (0.2, 0.05), (0.1, 0.1), (0.1, 0.02))
     return [
-        *(Case("mean_interval", f"paired 0/1, {up} better and {down} worse", draw_of(up, down, False, None),
-               exact=exactly(lambda p, down=down: (down, 1 - p - down, p), (up, up))) for up, down in shapes),
-        *(Case("mean_interval", f"paired probabilities, {up} better and {down} worse", draw_of(up, down, True, None)) for up, down in shapes[:3]),
+        *(
+            Case(
+                "mean_interval",
+                f"paired 0/1, {up} better and {down} worse",
+                draw_of(up, down, False, None),
+                exact=exactly(lambda p, down=down: (down, 1 - p - down, p), (up, up)),
+            )
+            for up, down in shapes
+        ),
+        *(
+            Case(
+                "mean_interval",
+                f"paired probabilities, {up} better and {down} worse",
+                draw_of(up, down, True, None),
+            )
+            for up, down in shapes[:3]
+        ),
         Case("mean_interval", "paired 0/1 in groups, correlation 0.3", draw_of(0.4, 0.2, False, 0.3)),
-    ]  # fmt: skip
+    ]
 
 
 def numbers() -> list[Case]:
@@ -233,19 +273,51 @@ def numbers() -> list[Case]:
         return sample
 
     return [
-        *(case(f"a judge's probabilities, near 1 for {share}", UNIT, expected(share), judge(share)) for share in (0.5, 0.8, 0.9, 0.97)),
-        *(case(f"probabilities, Beta with mean {m} and sum {s}", UNIT, m, lambda rng, n, m=m, s=s: rng.beta(m * s, (1 - m) * s, n))
-          for m, s in ((0.5, 2), (0.8, 2), (0.9, 2), (0.8, 30))),
+        *(
+            case(f"a judge's probabilities, near 1 for {share}", UNIT, expected(share), judge(share))
+            for share in (0.5, 0.8, 0.9, 0.97)
+        ),
+        *(
+            case(
+                f"probabilities, Beta with mean {m} and sum {s}",
+                UNIT,
+                m,
+                lambda rng, n, m=m, s=s: rng.beta(m * s, (1 - m) * s, n),
+            )
+            for m, s in ((0.5, 2), (0.8, 2), (0.9, 2), (0.8, 30))
+        ),
         case("lengths, normal", POSITIVE, 50.0, lambda rng, n: rng.normal(50, 15, n)),
         case("KL, exponential", POSITIVE, 1.0, lambda rng, n: rng.exponential(1, n)),
-        *(case(f"KL, lognormal, sd of log {sd}", POSITIVE, math.exp(sd**2 / 2), lognormal(sd), sd > 0.5) for sd in (0.5, 1.0, 1.5, 2.0)),
-        case("KL, lognormal, sd of log 1, 30% zero", POSITIVE, 0.7 * math.exp(0.5), lambda rng, n: rng.lognormal(0, 1, n) * (rng.random(n) < 0.7), True),
-        *(case(f"KL, 2 of 620 at 50 nats, {name} in the sample", POSITIVE, 0.2 + 100 / 620, rare(some), True)
-          for some, name in ((True, "one or more"), (False, "none"))),
+        *(
+            case(f"KL, lognormal, sd of log {sd}", POSITIVE, math.exp(sd**2 / 2), lognormal(sd), sd > 0.5)
+            for sd in (0.5, 1.0, 1.5, 2.0)
+        ),
+        case(
+            "KL, lognormal, sd of log 1, 30% zero",
+            POSITIVE,
+            0.7 * math.exp(0.5),
+            lambda rng, n: rng.lognormal(0, 1, n) * (rng.random(n) < 0.7),
+            True,
+        ),
+        *(
+            case(
+                f"KL, 2 of 620 at 50 nats, {name} in the sample", POSITIVE, 0.2 + 100 / 620, rare(some), True
+            )
+            for some, name in ((True, "one or more"), (False, "none"))
+        ),
         case("length differences, normal", ANY, 3.0, lambda rng, n: np.round(rng.normal(3, 8, n))),
         case("length differences, Laplace", ANY, 0.0, lambda rng, n: rng.laplace(0, 8, n)),
-        *(case(f"KL differences, lognormals, sd of log {sd}", ANY, math.exp(sd**2 / 2) * (1 - math.exp(-1)), gap(sd), True) for sd in (0.5, 1.0, 1.5)),
-    ]  # fmt: skip
+        *(
+            case(
+                f"KL differences, lognormals, sd of log {sd}",
+                ANY,
+                math.exp(sd**2 / 2) * (1 - math.exp(-1)),
+                gap(sd),
+                True,
+            )
+            for sd in (0.5, 1.0, 1.5)
+        ),
+    ]
 
 
 def seeds() -> list[Case]:
@@ -264,8 +336,16 @@ def seeds() -> list[Case]:
 
         return draw
 
-    return [Case("with_seed_variance", f"arms of {a} and {b} seeds, sd of seeds {spread}", draw_of((a, b), spread), 20)
-            for a, b in ((2, 1), (2, 2), (3, 3), (5, 5)) for spread in (0.0, 0.02, 0.05)]  # fmt: skip
+    return [
+        Case(
+            "with_seed_variance",
+            f"arms of {a} and {b} seeds, sd of seeds {spread}",
+            draw_of((a, b), spread),
+            20,
+        )
+        for a, b in ((2, 1), (2, 2), (3, 3), (5, 5))
+        for spread in (0.0, 0.02, 0.05)
+    ]
 
 
 def at_equal_length() -> list[Case]:
@@ -293,15 +373,28 @@ def at_equal_length() -> list[Case]:
         (2.0, 1.0, 10),
     ]
     return [
-        *(Case("length_controlled", f"tanh, θ {t:.0f}, φ {f:.0f}, Δ {m}±10", draw_of(t, f, m, False, 0.0), 20) for t, f, m in grid),
-        *(Case("length_controlled", f"straight, θ {t:.0f}, φ {f:.0f}, Δ {m}±10", draw_of(t, f, m, True, 0.0), 20)
-          for t, f, m in ((0.0, 2.0, 10), (0.0, 3.0, 10), (1.0, 2.0, 10))),
+        *(
+            Case(
+                "length_controlled", f"tanh, θ {t:.0f}, φ {f:.0f}, Δ {m}±10", draw_of(t, f, m, False, 0.0), 20
+            )
+            for t, f, m in grid
+        ),
+        *(
+            Case(
+                "length_controlled",
+                f"straight, θ {t:.0f}, φ {f:.0f}, Δ {m}±10",
+                draw_of(t, f, m, True, 0.0),
+                20,
+            )
+            for t, f, m in ((0.0, 2.0, 10), (0.0, 3.0, 10), (1.0, 2.0, 10))
+        ),
         Case("length_controlled", "tanh, θ 1, φ 2, Δ 10±10, 30% ties", draw_of(1.0, 2.0, 10, False, 0.3), 20),
-    ]  # fmt: skip
+    ]
 
 
 def calibrations() -> list[Case]:
-    """Expected calibration errors of forecasts whose logits are `slope` of the truth's; alone and in groups of three."""
+    """Expected calibration errors of forecasts whose logits are `slope` of the truth's; alone and in groups
+    of three."""
 
     def draw_of(slope: float, group: int) -> Draw:
         def draw(rng: Generator, n: int) -> tuple[Interval, float, float]:
@@ -322,12 +415,21 @@ def calibrations() -> list[Case]:
 
         return draw
 
-    return [Case("calibration_error", f"{name}{', three verdicts a group' if group > 1 else ''}", draw_of(slope, group), 20)
-            for group in (1, 3) for name, slope in (("calibrated", 1.0), ("too sure", 0.5), ("not sure enough", 1.5))]  # fmt: skip
+    return [
+        Case(
+            "calibration_error",
+            f"{name}{', three verdicts a group' if group > 1 else ''}",
+            draw_of(slope, group),
+            20,
+        )
+        for group in (1, 3)
+        for name, slope in (("calibrated", 1.0), ("too sure", 0.5), ("not sure enough", 1.5))
+    ]
 
 
 def kappas() -> list[Case]:
-    """Cohen's kappa of two annotators who copy one truth of a, b and ties with a chance, and guess otherwise."""
+    """Cohen's kappa of two annotators who copy one truth of a, b and ties with a chance, and guess
+    otherwise."""
 
     def draw_of(copied: float, shares: tuple[float, ...], alike: bool) -> Draw:
         def draw(rng: Generator, n: int) -> tuple[Interval, float, float]:
@@ -341,10 +443,21 @@ def kappas() -> list[Case]:
 
         return draw
 
-    return [Case("kappa_interval", f"kappa {copied}, shares {' '.join(map(str, shares))}{', in groups' if alike else ''}",
-                 draw_of(copied, shares, alike), 20)
-            for alike in (False, True) for copied, shares in (
-                (0.2, (0.45, 0.45, 0.1)), (0.6, (0.45, 0.45, 0.1)), (0.9, (0.45, 0.45, 0.1)), (0.6, (0.8, 0.1, 0.1)))]  # fmt: skip
+    return [
+        Case(
+            "kappa_interval",
+            f"kappa {copied}, shares {' '.join(map(str, shares))}{', in groups' if alike else ''}",
+            draw_of(copied, shares, alike),
+            20,
+        )
+        for alike in (False, True)
+        for copied, shares in (
+            (0.2, (0.45, 0.45, 0.1)),
+            (0.6, (0.45, 0.45, 0.1)),
+            (0.9, (0.45, 0.45, 0.1)),
+            (0.6, (0.8, 0.1, 0.1)),
+        )
+    ]
 
 
 def normal_cdf(x: Array) -> Array:
@@ -367,7 +480,8 @@ CASES = [
 
 
 def measure(case: Case, n: int, draws: int, seed: int = 0) -> dict[str, Any]:
-    """Coverage among the intervals printed, the shares not printed and open above, the printed estimates' bias."""
+    """Coverage among the intervals printed, the shares not printed and open above, the printed estimates'
+    bias."""
     known = case.exact(n)
     if known is not None:
         return {
@@ -391,10 +505,15 @@ def measure(case: Case, n: int, draws: int, seed: int = 0) -> dict[str, Any]:
         errors += estimate - truth
     shown = draws - missing
     return {
-        "function": case.function, "data": case.data, "n": n, "coverage": hits / shown if shown else None,
-        "not_printed": missing / draws, "open": opened / draws, "bias": errors / shown if shown else None,
+        "function": case.function,
+        "data": case.data,
+        "n": n,
+        "coverage": hits / shown if shown else None,
+        "not_printed": missing / draws,
+        "open": opened / draws,
+        "bias": errors / shown if shown else None,
         "missed": (shown - hits) / draws,
-    }  # fmt: skip
+    }
 
 
 def cell(row: dict[str, Any] | None) -> str:

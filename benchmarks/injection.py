@@ -2,8 +2,9 @@
 
     python benchmarks/injection.py [--config configs/quickstart.yaml] [--pairs 400] [--attacks 300] [--json FILE]
 
-Prints, for each kind of attack, the share of verdicts it turns on each side with its 95 % interval. The defences are
-switched off here and nowhere else: control tokens are left whole, lines stay lines, fences are the shortest.
+Prints, for each kind of attack, the share of verdicts it turns on each side with its 95 % interval. The
+defences are switched off here and nowhere else: control tokens are left whole, lines stay lines, fences are
+the shortest.
 """
 
 from __future__ import annotations
@@ -54,8 +55,13 @@ def measure(config_path: Path, pairs: int, attacks: int, overrides: list[str]) -
         defended[attack.kind] = audit.attack(chosen, attack)
         with undefended():
             without[attack.kind] = audit.attack(chosen, attack)
-    return {"targets": len(chosen), "left_out": dict(left_out), "judge": audit.judge.engine.fingerprint,
-            "without": injection.table(without), "with": injection.table(defended)}  # fmt: skip
+    return {
+        "targets": len(chosen),
+        "left_out": dict(left_out),
+        "judge": audit.judge.engine.fingerprint,
+        "without": injection.table(without),
+        "with": injection.table(defended),
+    }
 
 
 def table(found: dict[str, Any]) -> str:

@@ -1,9 +1,11 @@
-"""Whether a run's KL to the base policy is that of fresh samples: each trained policy sampled again with other seeds.
+"""Whether a run's KL to the base policy is that of fresh samples: each trained policy sampled again with
+other seeds.
 
     python benchmarks/kl_check.py runs/quickstart --seeds 1 2 3
 
-KL is taken at the sampled tokens; ± is a standard error, and "off" how far the run's figure lies from the mean of the
-fresh ones. A few rows of several nats carry much of a small mean, so that it may well differ by chance from seed to seed.
+KL is taken at the sampled tokens; ± is a standard error, and "off" how far the run's figure lies from the
+mean of the fresh ones. A few rows of several nats carry much of a small mean, so that it may well differ by
+chance from seed to seed.
 """
 
 from __future__ import annotations
@@ -34,8 +36,9 @@ def fresh(stage: Stage, tools: Tools, folder: Path, prompts: list[Prompt], seed:
     ]
     rows = {
         at: Response(prompt_id=prompts[at].id, text=g.text, finish=g.finish, token_ids=g.token_ids)
-        for at, g in engine.generate(requests) if g.finish != "too_long"
-    }  # fmt: skip
+        for at, g in engine.generate(requests)
+        if g.finish != "too_long"
+    }
     asked = [prompts[at] for at in rows]
     found = tools.divergence(folder, asked, list(rows.values()), kl_temperature(stage))
     return [kl for kl in found if kl is not None]
@@ -69,8 +72,11 @@ def main() -> None:
         samples = [fresh(stage, tools, folder, [prompts[i] for i in own], seed) for seed in options.seeds]
         means = [mean(sample) for sample in samples]
         told = ", ".join(f"{m:.4f} ± {error(sample):.4f}" for m, sample in zip(means, samples, strict=True))
-        print(f"{name}: run {mean(known):.4f} ± {error(known):.4f} (n {len(known)}, left out {len(own) - len(known)}); "
-              f"fresh {told}, mean {mean(means):.4f}; off {mean(known) / mean(means) - 1:+.1%}")  # fmt: skip
+        print(
+            f"{name}: run {mean(known):.4f} ± {error(known):.4f} (n {len(known)}, left out "
+            f"{len(own) - len(known)}); "
+            f"fresh {told}, mean {mean(means):.4f}; off {mean(known) / mean(means) - 1:+.1%}"
+        )
 
 
 if __name__ == "__main__":

@@ -1,15 +1,18 @@
-"""Labelling at scale with a scripted judge: memory that does not grow with the comparisons, and what an edit costs.
+"""Labelling at scale with a scripted judge: memory that does not grow with the comparisons, and what an edit
+costs.
 
     python benchmarks/label_scale.py --sizes 1000 10000 200000 --json label_scale.json
 
-Each size is labelled by an `rlaif run` that continues after the pair stage: peak memory is that process's, report
-included; labels a second are the label stage's. Then 2,000 pairs are labelled under 16 principles, one principle is edited, and the pairs
-are labelled again with `labels_from`; first and second run take turns, medians are shown. The judges: one for nothing, one of 2 ms a
-verdict, and in process, on the playground's questions and replies, the playground's and random weights of 36 million parameters (ten
-minutes, so it has to be named); with --endpoint also the playground's behind a server, for example vLLM's:
+Each size is labelled by an `rlaif run` that continues after the pair stage: peak memory is that process's,
+report included; labels a second are the label stage's. Then 2,000 pairs are labelled under 16 principles, one
+principle is edited, and the pairs are labelled again with `labels_from`; first and second run take turns,
+medians are shown. The judges: one for nothing, one of 2 ms a verdict, and in process, on the playground's
+questions and replies, the playground's and random weights of 36 million parameters (ten minutes, so it has to
+be named); with --endpoint also the playground's behind a server, for example vLLM's:
 
     VLLM_CPU_KVCACHE_SPACE=1 .venv-vllm/bin/python -m vllm.entrypoints.openai.api_server \\
-        --model rlaif/playground/weights/feedback --served-model-name judge --dtype float32 --enforce-eager --uvicorn-log-level warning
+        --model rlaif/playground/weights/feedback --served-model-name judge --dtype float32 --enforce-eager
+        --uvicorn-log-level warning
     python benchmarks/label_scale.py --sizes --judges endpoint --endpoint http://localhost:8000/v1
 """
 
@@ -58,7 +61,11 @@ EDITED = "The reply must never insult the user."  # in place of the playground's
 
 def judge() -> Scripted:
     """Costs next to nothing and answers by the length of the question."""
-    return Scripted(on_score=lambda messages, suffix, choices: [0.6, 0.3] if len(messages[-1]["content"]) % 2 else [0.2, 0.7])  # fmt: skip
+    return Scripted(
+        on_score=lambda messages, suffix, choices: (
+            [0.6, 0.3] if len(messages[-1]["content"]) % 2 else [0.2, 0.7]
+        )
+    )
 
 
 def slow_judge() -> Scripted:
@@ -180,8 +187,14 @@ def labelled(folder: Path, out: str, *overrides: str) -> dict[str, Any]:
     stage = json.loads((folder / out / "02_label" / "stage.json").read_text())
     usage = stage["usage"]
     labels = sum(1 for _ in (folder / out / "02_label" / "labels.jsonl").open("rb"))
-    return {"peak_mb": json.loads(done.stdout.splitlines()[-1])["peak_mb"], "seconds": stage["seconds"],
-            "calls": usage["calls"], "tokens": usage["prompt_tokens"] - usage["shared_tokens"], "labels": labels, "labels_a_second": labels / stage["seconds"]}  # fmt: skip
+    return {
+        "peak_mb": json.loads(done.stdout.splitlines()[-1])["peak_mb"],
+        "seconds": stage["seconds"],
+        "calls": usage["calls"],
+        "tokens": usage["prompt_tokens"] - usage["shared_tokens"],
+        "labels": labels,
+        "labels_a_second": labels / stage["seconds"],
+    }
 
 
 def child(arguments: list[str]) -> None:
@@ -236,11 +249,15 @@ def edit(judges: Sequence[str], pairs: int, repeats: int, work: Path, endpoint: 
             shutil.rmtree(folder)
         seconds = [statistics.median(pair[at]["seconds"] for pair in times) for at in (0, 1)]
         found[name] = {
-            "first_seconds": seconds[0], "edited_seconds": seconds[1], "share_of_wall": seconds[1] / seconds[0],
-            "first_calls": times[0][0]["calls"], "edited_calls": times[0][1]["calls"],
+            "first_seconds": seconds[0],
+            "edited_seconds": seconds[1],
+            "share_of_wall": seconds[1] / seconds[0],
+            "first_calls": times[0][0]["calls"],
+            "edited_calls": times[0][1]["calls"],
             "share_of_calls": times[0][1]["calls"] / times[0][0]["calls"],
-            "first_tokens": times[0][0]["tokens"], "edited_tokens": times[0][1]["tokens"],
-        }  # fmt: skip
+            "first_tokens": times[0][0]["tokens"],
+            "edited_tokens": times[0][1]["tokens"],
+        }
     return found
 
 
@@ -248,17 +265,29 @@ def table(results: dict[str, Any]) -> str:
     """The figures as Markdown."""
     lines = ["| comparisons | principles | labels | labels/s | peak memory, MB |", "|---|---|---|---|---|"]
     for row in results["scale"]:
-        lines.append(f"| {row['comparisons']:,} | {row['principles']} | {row['labels']:,} | {row['labels_a_second']:,.0f} "
-                     f"| {row['peak_mb']:.0f} |")  # fmt: skip
+        lines.append(
+            f"| {row['comparisons']:,} | {row['principles']} | {row['labels']:,} | "
+            f"{row['labels_a_second']:,.0f} "
+            f"| {row['peak_mb']:.0f} |"
+        )
     lines += ["", "| one of 16 principles edited | first run | after the edit | share |", "|---|---|---|---|"]
     for name, what in JUDGES.items():
         if (row := results["edit"].get(name)) is None:
             continue
-        lines.append(f"| calls, {what} | {row['first_calls']:,} | {row['edited_calls']:,} | {row['share_of_calls']:.4f} |")  # fmt: skip
-        lines.append(f"| seconds, {what} | {row['first_seconds']:.1f} | {row['edited_seconds']:.1f} | {row['share_of_wall']:.3f} |")  # fmt: skip
+        lines.append(
+            f"| calls, {what} | {row['first_calls']:,} | {row['edited_calls']:,} | "
+            f"{row['share_of_calls']:.4f} |"
+        )
+        lines.append(
+            f"| seconds, {what} | {row['first_seconds']:.1f} | {row['edited_seconds']:.1f} | "
+            f"{row['share_of_wall']:.3f} |"
+        )
         if row["first_tokens"]:
-            lines.append(f"| tokens, each question on its own, {what} | {row['first_tokens']:,} | {row['edited_tokens']:,} "
-                         f"| {row['edited_tokens'] / row['first_tokens']:.3f} |")  # fmt: skip
+            lines.append(
+                f"| tokens, each question on its own, {what} | {row['first_tokens']:,} | "
+                f"{row['edited_tokens']:,} "
+                f"| {row['edited_tokens'] / row['first_tokens']:.3f} |"
+            )
     return "\n".join(lines)
 
 

@@ -7,8 +7,9 @@ Sides, on the same tokens, turn and turn about, the peers at the batch size that
     last token   batched full forwards, logits of the last position only (the strongest naive peer)
     all logits   batched full forwards, logits of every position
     generate     `model.generate` of an 8-token verdict that is then parsed (as distilabel's transformers engine works)
-A question is `--prefix` shared tokens and 16 suffixes of 32 tokens. The limit is naive tokens over unique tokens:
-(P + S)·16·2 / (2P + 32·S) per comparison. Probabilities of the first answer are compared over all verdicts.
+A question is `--prefix` shared tokens and 16 suffixes of 32 tokens. The limit is naive tokens over unique
+tokens: (P + S)·16·2 / (2P + 32·S) per comparison. Probabilities of the first answer are compared over all
+verdicts.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ NOTHING: Any = None  # the request a question came from, which scoring does not 
 
 @dataclass
 class Task:
-    """Random questions to one model: prefixes [Q][P], suffixes [Q][16][32]; two questions (orders) a comparison."""
+    """Random questions to one model: prefixes [Q][P], suffixes [Q][16][32]; two questions (orders) a
+    comparison."""
 
     model: Any
     prefixes: list[list[int]]
@@ -83,7 +85,8 @@ def shared(task: Task) -> Tensor:
 
 @torch.inference_mode()
 def last_token(task: Task, size: int) -> Tensor:
-    """Full forwards, the head at the last position only, in two dimensions: three cost a copy of it for each row in bf16."""
+    """Full forwards, the head at the last position only, in two dimensions: three cost a copy of it for each
+    row in bf16."""
     tables = []
     for ids in task.rows.split(size):
         hidden = task.model.base_model(input_ids=ids, use_cache=False).last_hidden_state
@@ -100,13 +103,20 @@ def all_logits(task: Task, size: int) -> Tensor:
 
 @torch.inference_mode()
 def generate(task: Task, size: int) -> Tensor:
-    """A greedy verdict of some tokens; what a parser would read is replaced by the first token's probabilities."""
+    """A greedy verdict of some tokens; what a parser would read is replaced by the first token's
+    probabilities."""
     found = []
     for ids in task.rows.split(size):
         out = task.model.generate(
-            ids, attention_mask=torch.ones_like(ids), max_new_tokens=VERDICT_TOKENS, do_sample=False,
-            output_logits=True, return_dict_in_generate=True, pad_token_id=0, eos_token_id=None,
-        )  # fmt: skip
+            ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=VERDICT_TOKENS,
+            do_sample=False,
+            output_logits=True,
+            return_dict_in_generate=True,
+            pad_token_id=0,
+            eos_token_id=None,
+        )
         found.append(out.logits[0])
     return answers(torch.cat(found))
 
@@ -124,7 +134,8 @@ def fitting(size: int, task: Task) -> int:
 
 
 def measure(model: Any, prefix: int, options: argparse.Namespace) -> dict[str, Any]:
-    """One model at one prefix length: seconds, ratios, the share of the limit, and how far the verdicts differ."""
+    """One model at one prefix length: seconds, ratios, the share of the limit, and how far the verdicts
+    differ."""
     task = Task.draw(model, prefix, options.comparisons or (2 if prefix > 200 else 4))
     peers = {"last token": last_token, "all logits": all_logits, "generate": generate}
     size = best_size(task, options.clock)
@@ -136,17 +147,24 @@ def measure(model: Any, prefix: int, options: argparse.Namespace) -> dict[str, A
     limit = (prefix + SUFFIX) * PRINCIPLES * 2 / (2 * prefix + 2 * PRINCIPLES * SUFFIX)
     ratio = paired_ratio(seconds["last token"], seconds["shared"])
     return {
-        "prefix": prefix, "comparisons": len(task.prefixes) // 2, "batch_sizes": sizes, "limit": limit,
+        "prefix": prefix,
+        "comparisons": len(task.prefixes) // 2,
+        "batch_sizes": sizes,
+        "limit": limit,
         "seconds": {name: spread(values) for name, values in seconds.items()},
         "verdicts_per_second": len(task.rows) / spread(seconds["shared"])["median"],
-        "ratio_vs_last_token": ratio["median"], "ratio_spread": [ratio["min"], ratio["max"]],
+        "ratio_vs_last_token": ratio["median"],
+        "ratio_spread": [ratio["min"], ratio["max"]],
         "ratio_vs_all_logits": paired_ratio(seconds["all logits"], seconds["shared"])["median"],
         "ratio_vs_generate": paired_ratio(seconds["generate"], seconds["shared"])["median"],
         "share_of_limit": ratio["median"] / limit,
-        "max_difference": {name: float((p - verdicts["shared"]).abs().max()) for name, p in verdicts.items()
-                           if name != "shared"},
+        "max_difference": {
+            name: float((p - verdicts["shared"]).abs().max())
+            for name, p in verdicts.items()
+            if name != "shared"
+        },
         "same_choice": float(((verdicts["last token"] > 0.5) == (verdicts["shared"] > 0.5)).float().mean()),
-    }  # fmt: skip
+    }
 
 
 def opened(name: str, dtype: torch.dtype, device: str) -> Any:
@@ -167,7 +185,8 @@ def opened(name: str, dtype: torch.dtype, device: str) -> Any:
 def table(rows: list[dict[str, Any]]) -> str:
     """The figures as Markdown."""
     lines = [
-        "| model | dtype | P | shared s [min, max] | last token s | all logits s | generate s | × last token [min, max] "
+        "| model | dtype | P | shared s [min, max] | last token s | all logits s | generate s | × last "
+        "token [min, max] "
         "| × all | × generate | limit | share | max Δp |",
         "|" + "---|" * 13,
     ]

@@ -1,4 +1,5 @@
-"""What the benchmarks share: models of stated sizes with random weights, interleaved timing, medians with their spread."""
+"""What the benchmarks share: models of stated sizes with random weights, interleaved timing, medians with
+their spread."""
 
 from __future__ import annotations
 
@@ -17,16 +18,34 @@ CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 SIZES: dict[str, dict[str, Any]] = {
     "7M": {"hidden_size": 160, "intermediate_size": 448, "num_hidden_layers": 6, "num_attention_heads": 5},
     "36M": {"hidden_size": 512, "intermediate_size": 1408, "num_hidden_layers": 6, "num_attention_heads": 8},
-    "0.5B": {"hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24, "num_attention_heads": 14,
-             "num_key_value_heads": 2, "vocab_size": 151936},
-    "7B": {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32},
-}  # fmt: skip
+    "0.5B": {
+        "hidden_size": 896,
+        "intermediate_size": 4864,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 14,
+        "num_key_value_heads": 2,
+        "vocab_size": 151936,
+    },
+    "7B": {
+        "hidden_size": 4096,
+        "intermediate_size": 11008,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+    },
+}
 
 
 def llama(size: str, **changes: Any) -> LlamaConfig:
-    """A Llama architecture of a stated size, vocabulary 32,000 unless it says otherwise; no token ends a text."""
-    common = {"vocab_size": 32000, "max_position_embeddings": 1024, "tie_word_embeddings": True,
-              "pad_token_id": 0, "bos_token_id": None, "eos_token_id": None}  # fmt: skip
+    """A Llama architecture of a stated size, vocabulary 32,000 unless it says otherwise; no token ends a
+    text."""
+    common = {
+        "vocab_size": 32000,
+        "max_position_embeddings": 1024,
+        "tie_word_embeddings": True,
+        "pad_token_id": 0,
+        "bos_token_id": None,
+        "eos_token_id": None,
+    }
     return LlamaConfig(**{**common, **SIZES[size], **changes})
 
 
@@ -57,7 +76,8 @@ def paired_ratio(over: list[float], under: list[float]) -> dict[str, float]:
 
 
 def matmul_limit(device: str, dtype: torch.dtype, clock: str = "wall", size: int = 1024) -> float:
-    """FLOP/s of a square matrix product: what the machine can do at best. The least of some repetitions counts."""
+    """FLOP/s of a square matrix product: what the machine can do at best. The least of some repetitions
+    counts."""
     repetitions, size = 20, size if device == "cpu" else 8 * size
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     seconds = interleaved({"product": lambda: a @ b}, repetitions, clock)["product"]
@@ -69,6 +89,10 @@ def machine(device: str) -> dict[str, Any]:
     import transformers
 
     name = platform.machine() if device == "cpu" else torch.cuda.get_device_name()
-    return {"device": f"{os.cpu_count()} CPU cores ({name})" if device == "cpu" else name,
-            "threads": torch.get_num_threads(), "torch": torch.__version__, "transformers": transformers.__version__,
-            "date": datetime.now(UTC).date().isoformat()}  # fmt: skip
+    return {
+        "device": f"{os.cpu_count()} CPU cores ({name})" if device == "cpu" else name,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "date": datetime.now(UTC).date().isoformat(),
+    }

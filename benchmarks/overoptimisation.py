@@ -1,13 +1,15 @@
-"""Over-optimisation on the playground: a small reward model, trained on noisy labels, is driven past the gold's peak.
+"""Over-optimisation on the playground: a small reward model, trained on noisy labels, is driven past the
+gold's peak.
 
     python benchmarks/overoptimisation.py --json overoptimisation.json
 
-`noisy`: pairs of the policy's own responses, of which a simulated annotator gets 25 % wrong, a reward model of one layer
-that starts from random weights, and PPO without a KL penalty. `healthy`: the same annotator without errors, a reward
-model that starts from the feedback model, and the quickstart's KL penalty. All else is alike. Gold is the share of a
-batch's responses that keep every principle, proxy the reward model's mean score in its own standard deviations; both are
-means over five updates. Shown for every seed: gold at the start, at its peak and at the end, the proxy there, and when
-the over-optimisation alarm rang, which has to be within ten updates of the peak. Runs under --out are continued.
+`noisy`: pairs of the policy's own responses, of which a simulated annotator gets 25 % wrong, a reward model
+of one layer that starts from random weights, and PPO without a KL penalty. `healthy`: the same annotator
+without errors, a reward model that starts from the feedback model, and the quickstart's KL penalty. All else
+is alike. Gold is the share of a batch's responses that keep every principle, proxy the reward model's mean
+score in its own standard deviations; both are means over five updates. Shown for every seed: gold at the
+start, at its peak and at the end, the proxy there, and when the over-optimisation alarm rang, which has to be
+within ten updates of the peak. Runs under --out are continued.
 """
 
 from __future__ import annotations
@@ -34,9 +36,15 @@ ROOT = Path(__file__).parent.parent
 WINDOW = 5  # updates that are averaged, as the alarm does
 PROMPT = 10  # updates from the peak within which the alarm has to ring
 PPO = {
-    "stage": "ppo", "batch_size": 256, "micro_batch": 128, "epochs": 2, "minibatches": 2, "learning_rate": 2.0e-4, "max_tokens": 48,
+    "stage": "ppo",
+    "batch_size": 256,
+    "micro_batch": 128,
+    "epochs": 2,
+    "minibatches": 2,
+    "learning_rate": 2.0e-4,
+    "max_tokens": 48,
     "watch": 0,
-}  # fmt: skip
+}
 
 
 def annotate(
@@ -70,13 +78,25 @@ def config(kind: str, seed: int, options: argparse.Namespace) -> Path:
     (reward,) = (stage for stage in data["stages"] if stage["stage"] == "reward")
     (ppo,) = (stage for stage in data["stages"] if stage["stage"] == "ppo")
     model = small_model(options.out / "small") if noisy else FEEDBACK
-    data |= {"name": kind, "seed": seed, "threads": options.threads, "stages": [
-        {"stage": "sample", "prompts": options.prompts, "k": 4, "max_tokens": 48}, {"stage": "pair", "per_prompt": 3},
-        {"stage": "label", "ai": False, "human": {
-            "annotator": "overoptimisation:annotate", "options": {"wrong": options.wrong if noisy else 0.0}}},
-        {**reward, "model": str(Path(model).resolve())},
-        {**PPO, "updates": options.updates, "kl_coef": 0.0 if noisy else ppo["kl_coef"]},
-    ]}  # fmt: skip
+    data |= {
+        "name": kind,
+        "seed": seed,
+        "threads": options.threads,
+        "stages": [
+            {"stage": "sample", "prompts": options.prompts, "k": 4, "max_tokens": 48},
+            {"stage": "pair", "per_prompt": 3},
+            {
+                "stage": "label",
+                "ai": False,
+                "human": {
+                    "annotator": "overoptimisation:annotate",
+                    "options": {"wrong": options.wrong if noisy else 0.0},
+                },
+            },
+            {**reward, "model": str(Path(model).resolve())},
+            {**PPO, "updates": options.updates, "kl_coef": 0.0 if noisy else ppo["kl_coef"]},
+        ],
+    }
     path = options.out / f"{kind}-{seed}.yaml"
     YAML(typ="safe").dump(data, path)
     return path
@@ -97,24 +117,34 @@ def figures(run: Run) -> dict[str, Any]:
     rung = rang.get("over-optimisation")
     at = rows[peak + WINDOW - 1]["update"]
     return {
-        "gold": [gold[0], gold[peak], gold[-1]], "proxy": [proxy[0], proxy[peak], proxy[-1]], "peak": at, "alarm": rung,
-        "updates_from_peak": None if rung is None else rung - at, "alarms": rang,
+        "gold": [gold[0], gold[peak], gold[-1]],
+        "proxy": [proxy[0], proxy[peak], proxy[-1]],
+        "peak": at,
+        "alarm": rung,
+        "updates_from_peak": None if rung is None else rung - at,
+        "alarms": rang,
         "reward_accuracy": run.stages[-2].summary["metrics"]["heldout_accuracy"],
         "curve": [{k: row[k] for k in ("update", "gold", "score", "exact_kl")} for row in rows],
-    }  # fmt: skip
+    }
 
 
 def table(results: dict[str, Any]) -> str:
     """The figures as Markdown."""
-    lines = [f"{results['updates']} updates; {results['machine']}, {results['date']}.", "",
-             "| run | seed | reward model | gold: start, peak, end | proxy: start, at the peak, end | peak at | alarm at | others |",
-             "|---|---|---|---|---|---|---|---|"]  # fmt: skip
+    lines = [
+        f"{results['updates']} updates; {results['machine']}, {results['date']}.",
+        "",
+        "| run | seed | reward model | gold: start, peak, end | proxy: start, at the peak, end | peak at "
+        "| alarm at | others |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
     for kind in ("noisy", "healthy"):
         for seed, row in zip(results["seeds"], results[kind], strict=True):
             gold, proxy = (", ".join(f"{x:.2f}" for x in row[key]) for key in ("gold", "proxy"))
             others = ", ".join(f"{k} {at}" for k, at in row["alarms"].items() if k != "over-optimisation")
-            lines.append(f"| {kind} | {seed} | {row['reward_accuracy']:.2f} | {gold} | {proxy} | {row['peak']} "
-                         f"| {row['alarm'] or 'silent'} | {others or '—'} |")  # fmt: skip
+            lines.append(
+                f"| {kind} | {seed} | {row['reward_accuracy']:.2f} | {gold} | {proxy} | {row['peak']} "
+                f"| {row['alarm'] or 'silent'} | {others or '—'} |"
+            )
     return "\n".join(lines)
 
 
@@ -125,8 +155,11 @@ def summary(results: dict[str, Any]) -> str:
     soon = sum(row["alarm"] is not None and abs(row["updates_from_peak"]) <= PROMPT for row in noisy)
     false = sum(row["alarm"] is not None for row in results["healthy"])
     n = len(noisy)
-    return (f"noisy: proxy up and gold down from its peak in {fell} of {n} seeds, alarm within {PROMPT} updates of the "
-            f"peak in {soon} of {n}; healthy: alarm in {false} of {n}")  # fmt: skip
+    return (
+        f"noisy: proxy up and gold down from its peak in {fell} of {n} seeds, alarm within {PROMPT} "
+        "updates of the "
+        f"peak in {soon} of {n}; healthy: alarm in {false} of {n}"
+    )
 
 
 def main() -> None:
@@ -144,13 +177,20 @@ def main() -> None:
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     results: dict[str, Any] = {
-        "machine": f"{os.cpu_count()} CPU cores ({platform.machine()})", "date": datetime.now(UTC).date().isoformat(),
-        "updates": options.updates, "seeds": options.seeds, "noisy": [], "healthy": [],
-    }  # fmt: skip
+        "machine": f"{os.cpu_count()} CPU cores ({platform.machine()})",
+        "date": datetime.now(UTC).date().isoformat(),
+        "updates": options.updates,
+        "seeds": options.seeds,
+        "noisy": [],
+        "healthy": [],
+    }
     for kind in ("noisy", "healthy"):
         for seed in options.seeds:
-            run = rlaif.run(config(kind, seed, options), options.out / f"{kind}-{seed}",
-                            tell=lambda line: print(line, file=sys.stderr, flush=True))  # fmt: skip
+            run = rlaif.run(
+                config(kind, seed, options),
+                options.out / f"{kind}-{seed}",
+                tell=lambda line: print(line, file=sys.stderr, flush=True),
+            )
             results[kind].append(figures(run))
     print(table(results))
     print(summary(results))

@@ -1,21 +1,25 @@
-"""One PPO update: ours against TRL 1.12.0, the last TRL that has PPO. Each side in a process of its own, turn about.
+"""One PPO update: ours against TRL 1.12.0, the last TRL that has PPO. Each side in a process of its own, turn
+about.
 
     python benchmarks/ppo.py --json ppo.json
 
-Same weights, batch, lengths, epochs, minibatches (one) and threads; no token ends a text, so both sides write and
-read every token. TRL's wheel is fetched once into --cache and put on the PYTHONPATH of its process alone. Columns:
-`trl` as it is, `trl no gc` with its gc.collect and empty_cache switched off, `fp32` and `bf16` ours. TRL's own bf16
-changes nothing on a CPU, so there both of ours are held against its fp32; on a GPU against its bf16:
+Same weights, batch, lengths, epochs, minibatches (one) and threads; no token ends a text, so both sides write
+and read every token. TRL's wheel is fetched once into --cache and put on the PYTHONPATH of its process alone.
+Columns: `trl` as it is, `trl no gc` with its gc.collect and empty_cache switched off, `fp32` and `bf16` ours.
+TRL's own bf16 changes nothing on a CPU, so there both of ours are held against its fp32; on a GPU against its
+bf16:
 
     python benchmarks/ppo.py --models 0.5B --batch 256 --prompt 256 --response 256
 
-FLOPs are those that a side's update computes: a layer's parameters at each of T tokens, the head's at the R response
-tokens, 2 FLOPs each in a forward pass and 6 with its backward pass; attention's products are left out. Rollout and old
-log-probabilities are a forward pass of the policy each, then the reference, value and reward model, and an epoch learns
-policy and value model. With one minibatch ours spares two passes: the second one's final states are the first one's, and
-the old values those of the first epoch; and in the last layer ours computes keys and values for all tokens, the rest for
-the states it reads: the response's, the reward model's last, in the sampler's prompt the last. The limit is a 1024³
-matrix product in the same dtype on the same threads, the fastest of those before and after. Memory is the greatest resident memory of the process during an update.
+FLOPs are those that a side's update computes: a layer's parameters at each of T tokens, the head's at the R
+response tokens, 2 FLOPs each in a forward pass and 6 with its backward pass; attention's products are left
+out. Rollout and old log-probabilities are a forward pass of the policy each, then the reference, value and
+reward model, and an epoch learns policy and value model. With one minibatch ours spares two passes: the
+second one's final states are the first one's, and the old values those of the first epoch; and in the last
+layer ours computes keys and values for all tokens, the rest for the states it reads: the response's, the
+reward model's last, in the sampler's prompt the last. The limit is a 1024³ matrix product in the same dtype
+on the same threads, the fastest of those before and after. Memory is the greatest resident memory of the
+process during an update.
 """
 
 from __future__ import annotations
@@ -45,13 +49,22 @@ class Side:
     """A process of benchmarks/ppo_side.py."""
 
     def __init__(self, options: dict[str, Any], path: str) -> None:
-        environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": str(options["threads"]),
-                       "HF_HUB_OFFLINE": "1", "TRL_EXPERIMENTAL_SILENCE": "1"}  # fmt: skip
+        environment = {
+            **os.environ,
+            "PYTHONPATH": path,
+            "OMP_NUM_THREADS": str(options["threads"]),
+            "HF_HUB_OFFLINE": "1",
+            "TRL_EXPERIMENTAL_SILENCE": "1",
+        }
         self.log = Path(options["folder"]) / f"{options['side']}-{options['dtype']}.log"
         self.process = subprocess.Popen(
-            [sys.executable, str(HERE / "ppo_side.py"), json.dumps(options)], env=environment, text=True,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log.open("w"),
-        )  # fmt: skip
+            [sys.executable, str(HERE / "ppo_side.py"), json.dumps(options)],
+            env=environment,
+            text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.log.open("w"),
+        )
         self._read()
 
     def update(self, order: str = "go") -> Reading:
@@ -87,9 +100,16 @@ def fetched(cache: Path) -> Path:
 def measure(size: str, epochs: int, options: argparse.Namespace) -> dict[str, list[Reading]]:
     """Readings of every column, one a repetition after a warm-up of each side."""
     with tempfile.TemporaryDirectory() as folder:
-        common = {"size": size, "epochs": epochs, "batch": options.batch, "prompt": options.prompt,
-                  "response": options.response, "threads": options.threads, "micro_batch": options.micro_batch,
-                  "folder": folder}  # fmt: skip
+        common = {
+            "size": size,
+            "epochs": epochs,
+            "batch": options.batch,
+            "prompt": options.prompt,
+            "response": options.response,
+            "threads": options.threads,
+            "micro_batch": options.micro_batch,
+            "folder": folder,
+        }
         sides = {
             name: Side({**common, "side": "ours", "dtype": DTYPES[name]}, str(HERE.parent))
             for name in options.ours
@@ -122,16 +142,23 @@ def row(
     seconds = {key: [r[clock] for r in values] for key, values in readings.items()}
     memory = {key: spread([r["peak_bytes"] for r in values])["median"] for key, values in readings.items()}
     rate = spread([options.batch / s for s in seconds[name]])
-    ratios = {key: paired_ratio(seconds[peer], seconds[name]) for key, peer in
-              (("ratio_vs_trl", "trl"), ("ratio_vs_trl_no_gc", "trl no gc"))}  # fmt: skip
+    ratios = {
+        key: paired_ratio(seconds[peer], seconds[name])
+        for key, peer in (("ratio_vs_trl", "trl"), ("ratio_vs_trl_no_gc", "trl no gc"))
+    }
     phases = {p: spread([r["phases"].get(p, 0.0) for r in readings[name]])["median"] for p in PHASES}
     return {
-        "side": name, "samples_per_second": rate, "seconds": spread(seconds[name]),
+        "side": name,
+        "samples_per_second": rate,
+        "seconds": spread(seconds[name]),
         **{key: value["median"] for key, value in ratios.items()},
         "ratio_spread": {key: [value["min"], value["max"]] for key, value in ratios.items()},
-        "peak_bytes": memory[name], "peak_memory_ratio": memory[name] / memory["trl"], "phase_seconds": phases,
-        "share_of_flop_limit": rate["median"] * flops / limit, "gflops": rate["median"] * flops / 1e9,
-    }  # fmt: skip
+        "peak_bytes": memory[name],
+        "peak_memory_ratio": memory[name] / memory["trl"],
+        "phase_seconds": phases,
+        "share_of_flop_limit": rate["median"] * flops / limit,
+        "gflops": rate["median"] * flops / 1e9,
+    }
 
 
 def flops_per_sample(size: str, epochs: int, prompt: int, response: int, ours: bool) -> float:
@@ -154,14 +181,28 @@ def flops_per_sample(size: str, epochs: int, prompt: int, response: int, ours: b
 
 def table(rows: list[Reading]) -> str:
     """The figures as Markdown."""
-    head = ("model", "epochs", "side", "samples/s [min, max]", "× trl", "× trl no gc [min, max]", "peak GB", "× trl's",
-            "rollout s", "scoring s", "update s", "GFLOP/s", "of limit")  # fmt: skip
+    head = (
+        "model",
+        "epochs",
+        "side",
+        "samples/s [min, max]",
+        "× trl",
+        "× trl no gc [min, max]",
+        "peak GB",
+        "× trl's",
+        "rollout s",
+        "scoring s",
+        "update s",
+        "GFLOP/s",
+        "of limit",
+    )
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for r in rows:
         rate, (low, high) = r["samples_per_second"], r["ratio_spread"]["ratio_vs_trl_no_gc"]
         phases = " | ".join(f"{r['phase_seconds'][p]:.1f}" for p in PHASES[:3])
         lines.append(
-            f"| {r['model']} | {r['epochs']} | {r['side']} | {rate['median']:.2f} [{rate['min']:.2f}, {rate['max']:.2f}] "
+            f"| {r['model']} | {r['epochs']} | {r['side']} | {rate['median']:.2f} [{rate['min']:.2f}, "
+            f"{rate['max']:.2f}] "
             f"| {r['ratio_vs_trl']:.2f} | {r['ratio_vs_trl_no_gc']:.2f} [{low:.2f}, {high:.2f}] "
             f"| {r['peak_bytes'] / 1e9:.2f} | {r['peak_memory_ratio']:.2f} | {phases} | {r['gflops']:.0f} "
             f"| {r['share_of_flop_limit']:.0%} |"
@@ -170,7 +211,8 @@ def table(rows: list[Reading]) -> str:
 
 
 def summary(rows: list[Reading], options: argparse.Namespace) -> Reading:
-    """fp32 and the best dtype at 36M (the worse of the epochs measured, ratio by ratio), and the full table."""
+    """fp32 and the best dtype at 36M (the worse of the epochs measured, ratio by ratio), and the full
+    table."""
     chosen = [r for r in rows if r["model"] == "36M"] or rows
     keys = {
         "ratio_vs_trl": min,
@@ -235,8 +277,14 @@ def main() -> None:
             try_limits()
             size_of = (size, epochs, options.prompt, options.response)
             flops = {name: flops_per_sample(*size_of, name in DTYPES) for name in readings}
-            rows += [{"model": size, "epochs": epochs, **row(name, readings, flops[name], limits.get(name, limits["fp32"]), options)}
-                     for name in readings]  # fmt: skip
+            rows += [
+                {
+                    "model": size,
+                    "epochs": epochs,
+                    **row(name, readings, flops[name], limits.get(name, limits["fp32"]), options),
+                }
+                for name in readings
+            ]
             print(table(rows[-len(readings) :]), flush=True)
     print("\n" + table(rows))
     if options.json:

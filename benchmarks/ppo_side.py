@@ -1,8 +1,10 @@
-"""One side of benchmarks/ppo.py in a process of its own: sets up, then does one update for every line it is sent.
+"""One side of benchmarks/ppo.py in a process of its own: sets up, then does one update for every line it is
+sent.
 
     python benchmarks/ppo_side.py '{"side": "ours", "size": "36M", …}'
 
-Answers a line of JSON each: seconds, CPU seconds, seconds of each phase, the greatest resident memory of the update.
+Answers a line of JSON each: seconds, CPU seconds, seconds of each phase, the greatest resident memory of the
+update.
 """
 
 from __future__ import annotations
@@ -55,8 +57,12 @@ class Meter:
 
     def end(self) -> dict[str, Any]:
         """The update's figures."""
-        return {"seconds": time.perf_counter() - self.started, "cpu_seconds": time.process_time() - self.cpu,
-                "phases": dict(self.phases), "peak_bytes": high_water()}  # fmt: skip
+        return {
+            "seconds": time.perf_counter() - self.started,
+            "cpu_seconds": time.process_time() - self.cpu,
+            "phases": dict(self.phases),
+            "peak_bytes": high_water(),
+        }
 
 
 def high_water() -> int:
@@ -79,8 +85,12 @@ def build(options: dict[str, Any]) -> dict[str, Any]:
     torch.manual_seed(0)
     policy = LlamaForCausalLM(llama(options["size"], **length))
     judge = LlamaForSequenceClassification(llama(options["size"], num_labels=1, **length))
-    models = {"policy": policy, "reference": LlamaForCausalLM(policy.config),
-              "value": LlamaForSequenceClassification(judge.config), "reward": judge}  # fmt: skip
+    models = {
+        "policy": policy,
+        "reference": LlamaForCausalLM(policy.config),
+        "value": LlamaForSequenceClassification(judge.config),
+        "reward": judge,
+    }
     models["reference"].load_state_dict(policy.state_dict())
     models["value"].load_state_dict(judge.state_dict())
     return {name: model.to(device).eval() for name, model in models.items()}
@@ -115,9 +125,15 @@ def ours(options: dict[str, Any]) -> None:
     reference = models["reference"].requires_grad_(False)
     judge = models["reward"].to(torch.bfloat16 if bf16 else torch.float32).requires_grad_(False)
     stage = Ppo(
-        stage="ppo", batch_size=options["batch"], max_tokens=options["response"], epochs=options["epochs"],
-        missing_eos_penalty=0.0, warmup=0, learning_rate=PEER["learning_rate"], micro_batch=options["micro_batch"],
-    )  # fmt: skip
+        stage="ppo",
+        batch_size=options["batch"],
+        max_tokens=options["response"],
+        epochs=options["epochs"],
+        missing_eos_penalty=0.0,
+        warmup=0,
+        learning_rate=PEER["learning_rate"],
+        micro_batch=options["micro_batch"],
+    )
     reward = ModelReward(judge, _Tokenizer(), 1 << 30, options["micro_batch"])
     ppo = PPO(models["policy"], reference, models["value"], reward, stage, (), 0, autocast=bf16)
     _watch(
@@ -158,24 +174,43 @@ def _watch(owner: Any, meter: Meter, phases: dict[str, str]) -> None:
 
 
 def trl(options: dict[str, Any]) -> None:
-    """TRL's last PPO, from the folder on PYTHONPATH; "nogc" as an order runs an update without its garbage collections."""
+    """TRL's last PPO, from the folder on PYTHONPATH; "nogc" as an order runs an update without its garbage
+    collections."""
     import trl as package
     from trl.experimental.ppo import PPOConfig, PPOTrainer, ppo_trainer  # pyright: ignore[reportMissingImports]
 
     assert package.__version__ == "1.12.0", package.__version__
     models, meter, asked = build(options), Meter(), orders()
     arguments = PPOConfig(
-        output_dir=options["folder"], per_device_train_batch_size=options["batch"], gradient_accumulation_steps=1,
-        num_mini_batches=1, num_ppo_epochs=options["epochs"], response_length=options["response"], temperature=1.0,
-        stop_token=None, missing_eos_penalty=None, total_episodes=options["batch"] * 1_000_000,
-        local_rollout_forward_batch_size=options["batch"], num_sample_generations=0, save_strategy="no",
-        report_to=[], bf16=options["dtype"] == "bfloat16", use_cpu=not torch.cuda.is_available(), vf_coef=0.1, **PEER,
+        output_dir=options["folder"],
+        per_device_train_batch_size=options["batch"],
+        gradient_accumulation_steps=1,
+        num_mini_batches=1,
+        num_ppo_epochs=options["epochs"],
+        response_length=options["response"],
+        temperature=1.0,
+        stop_token=None,
+        missing_eos_penalty=None,
+        total_episodes=options["batch"] * 1_000_000,
+        local_rollout_forward_batch_size=options["batch"],
+        num_sample_generations=0,
+        save_strategy="no",
+        report_to=[],
+        bf16=options["dtype"] == "bfloat16",
+        use_cpu=not torch.cuda.is_available(),
+        vf_coef=0.1,
+        **PEER,
         gradient_checkpointing=False,
-    )  # fmt: skip
+    )
     trainer = PPOTrainer(
-        arguments, _tokenizer(options), models["policy"], models["reference"], models["reward"], _data(options),
+        arguments,
+        _tokenizer(options),
+        models["policy"],
+        models["reference"],
+        models["reward"],
+        _data(options),
         models["value"],
-    )  # fmt: skip
+    )
     _pause(trainer, meter, asked)
     _trl_phases(trainer, ppo_trainer, meter)
     with suppress(_Stop):
@@ -187,7 +222,8 @@ class _Stop(Exception):
 
 
 def _pause(trainer: Any, meter: Meter, asked: Iterator[str]) -> None:
-    """Wait for an order before each batch, answer before the next one: an update is what the loop does between."""
+    """Wait for an order before each batch, answer before the next one: an update is what the loop does
+    between."""
     batches = trainer.dataloader
     collect, empty = gc.collect, trainer.train.__globals__["empty_cache"]
 
@@ -210,7 +246,8 @@ def _pause(trainer: Any, meter: Meter, asked: Iterator[str]) -> None:
 
 
 def _trl_phases(trainer: Any, module: Any, meter: Meter) -> None:
-    """Rollout is `batch_generation`; the update starts where gradients first accumulate and ends with the step."""
+    """Rollout is `batch_generation`; the update starts where gradients first accumulate and ends with the
+    step."""
     generation, accumulate = module.batch_generation, trainer.accelerator.accumulate
 
     def rollout(*args: Any, **options: Any) -> Any:
@@ -229,7 +266,8 @@ def _trl_phases(trainer: Any, module: Any, meter: Meter) -> None:
 
 
 def _tokenizer(options: dict[str, Any]) -> Any:
-    """A word-level tokenizer of the models' vocabulary, which TRL wants for padding and the EOS it never meets."""
+    """A word-level tokenizer of the models' vocabulary, which TRL wants for padding and the EOS it never
+    meets."""
     from tokenizers import Tokenizer, models
     from transformers import PreTrainedTokenizerFast
 

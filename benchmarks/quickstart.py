@@ -1,8 +1,10 @@
-"""What the quickstart reaches: seeds, a principle removed, human against AI feedback; with times and intervals.
+"""What the quickstart reaches: seeds, a principle removed, human against AI feedback; with times and
+intervals.
 
     python benchmarks/quickstart.py --seeds 0 1 2 --remove concise --json results.json --readme README.md
 
-Runs under --out are continued, not repeated. With --readme, the table between the markers there is written anew.
+Runs under --out are continued, not repeated. With --readme, the table between the markers there is written
+anew.
 """
 
 from __future__ import annotations
@@ -77,10 +79,12 @@ def table(results: dict[str, Any]) -> str:
     ids = list(next(iter(runs.values()))["policies"]["base"]["gold"])
     last = list(next(iter(runs.values()))["policies"])[-1]
     lines = [
-        "Full compliance (gold, all principles at once) on held-out questions and, apart, on held-out wordings of "
+        "Full compliance (gold, all principles at once) on held-out questions and, apart, on held-out "
+        "wordings of "
         f"training questions; {results['machine']}, {results['date']}.",
         "",
-        f"| run | prompts | base | {last} [95 %] | wordings: base | wordings: {last} [95 %] | KL | judge–gold "
+        f"| run | prompts | base | {last} [95 %] | wordings: base | wordings: {last} [95 %] | KL | "
+        "judge–gold "
         "| reward model | seconds |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
@@ -89,9 +93,11 @@ def table(results: dict[str, Any]) -> str:
     for name, s in named.items():
         base, end = s["policies"]["base"], s["policies"][last]
         rates = " | ".join(
-            f"{first['gold']['all']:.2f} | {{0:.2f}} [{{1:.2f}}, {{2:.2f}}]".format(then["gold"]["all"], *then["gold_ci"]["all"])
+            f"{first['gold']['all']:.2f} | {{0:.2f}} [{{1:.2f}}, {{2:.2f}}]".format(
+                then["gold"]["all"], *then["gold_ci"]["all"]
+            )
             for first, then in ((base, end), (base["wordings"], end["wordings"]))
-        )  # fmt: skip
+        )
         lines.append(
             f"| {name} | {end['n']} | {rates} "
             f"| {end['kl']:.1f} | {s['labels']['agreement_with_gold']:.3f} "
@@ -138,9 +144,12 @@ def main() -> None:
         run("quickstart.yaml", folder, f"seed={first}", f"constitution={path.resolve()}")
         removed[principle] = gold_of(folder, ROOT / "constitutions" / "playground.yaml")
     results = {
-        "machine": f"{os.cpu_count()} CPU cores ({platform.machine()}), no GPU", "date": datetime.now(UTC).date().isoformat(),
-        "seeds": seeds, "human": human, "removed": removed,
-    }  # fmt: skip
+        "machine": f"{os.cpu_count()} CPU cores ({platform.machine()}), no GPU",
+        "date": datetime.now(UTC).date().isoformat(),
+        "seeds": seeds,
+        "human": human,
+        "removed": removed,
+    }
     print(table(results))
     if options.json:
         options.json.write_text(json.dumps(results, indent=1))

@@ -2,10 +2,11 @@
 
     python benchmarks/seed_pairs.py runs/seed0 runs/seed1 … --json pairs.json
 
-Finished runs of one config with different seeds, compared by gold in four ways: every pair as it is; every pair with an
-option changed that cannot affect results; every pair as if an option that can had been changed (one seed each: how
-often two seeds look like two configs); and every split into two arms of equally many seeds, as if so. Of the last two
-a sound 95 % interval that covers seeds calls at most 5 % different; the third one's covers prompts alone.
+Finished runs of one config with different seeds, compared by gold in four ways: every pair as it is; every
+pair with an option changed that cannot affect results; every pair as if an option that can had been changed
+(one seed each: how often two seeds look like two configs); and every split into two arms of equally many
+seeds, as if so. Of the last two a sound 95 % interval that covers seeds calls at most 5 % different; the
+third one's covers prompts alone.
 """
 
 from __future__ import annotations
@@ -46,7 +47,10 @@ def different(runs: Sequence[Path], first: Sequence[Path], change: Change | None
     a = arm("A", [sides[path] for path in first])
     b = arm("B", [sides[path] for path in runs if path not in first], change)
     found = Pair(a, b, a.first.evidence.run.constitution, NOBODY, None).data["gold"]["delta"]
-    return {"all": found["all"]["different"], "any principle": any(d["different"] for n, d in found.items() if n != "all")}  # fmt: skip
+    return {
+        "all": found["all"]["different"],
+        "any principle": any(d["different"] for n, d in found.items() if n != "all"),
+    }
 
 
 def counted(cases: Sequence[dict[str, bool]]) -> dict[str, int]:
@@ -77,10 +81,16 @@ def main() -> None:
     related: Change = lambda config: with_ppo(config, warmup=11)  # noqa: E731
     results = {
         "as they are": counted([different(pair, pair[:1], None) for pair in pairs]),
-        "with an option changed that cannot affect results": counted([different(pair, pair[:1], unrelated) for pair in pairs]),
-        "as if an option that can had been changed": counted([different(pair, pair[:1], related) for pair in pairs]),
-        f"arms of {half} and {len(options.runs) - half} seeds, as if so": counted([different(options.runs, chosen, related) for chosen in splits]),
-    }  # fmt: skip
+        "with an option changed that cannot affect results": counted(
+            [different(pair, pair[:1], unrelated) for pair in pairs]
+        ),
+        "as if an option that can had been changed": counted(
+            [different(pair, pair[:1], related) for pair in pairs]
+        ),
+        f"arms of {half} and {len(options.runs) - half} seeds, as if so": counted(
+            [different(options.runs, chosen, related) for chosen in splits]
+        ),
+    }
     print("| compared | comparisons | called different on all | on some principle |\n|---|---|---|---|")
     for name, row in results.items():
         print(f"| {name} | {row['comparisons']} | {row['all']} | {row['any principle']} |")

@@ -2,15 +2,17 @@
 
     python benchmarks/soft_labels.py --json soft_labels.json
 
-Pairs of the playground policy's own responses, of which one keeps more principles by the gold scorer. Annotators err on
-10, 20 or 30 % of the pairs. Which ones is said by --errors: `close` are Bradley-Terry annotators, who err the more the
-fewer principles lie between the replies; `even` ones err on a pair with a probability of its own that has nothing to do
-with the replies, drawn evenly from a range around the noise level, so that no reward model can tell it. Three labels of
-a pair: `hard` is one annotator's verdict, `share` the share of very many annotators, `sure` the one verdict with the
-annotator's certainty, which is right about how often it errs. All reward models start from the feedback model with one
-seed and see the same pairs, `hard` and `sure` the same verdicts. On held-out prompts they are measured against the chance
-that an annotator prefers a reply (calibration: what a forecast of people should match) and against the truth (accuracy).
-Differences are paired by seed; the intervals are over seeds (Student's t), and every seed is in the JSON.
+Pairs of the playground policy's own responses, of which one keeps more principles by the gold scorer.
+Annotators err on 10, 20 or 30 % of the pairs. Which ones is said by --errors: `close` are Bradley-Terry
+annotators, who err the more the fewer principles lie between the replies; `even` ones err on a pair with a
+probability of its own that has nothing to do with the replies, drawn evenly from a range around the noise
+level, so that no reward model can tell it. Three labels of a pair: `hard` is one annotator's verdict, `share`
+the share of very many annotators, `sure` the one verdict with the annotator's certainty, which is right about
+how often it errs. All reward models start from the feedback model with one seed and see the same pairs,
+`hard` and `sure` the same verdicts. On held-out prompts they are measured against the chance that an
+annotator prefers a reply (calibration: what a forecast of people should match) and against the truth
+(accuracy). Differences are paired by seed; the intervals are over seeds (Student's t), and every seed is in
+the JSON.
 """
 
 from __future__ import annotations
@@ -51,11 +53,15 @@ def sampled(options: argparse.Namespace) -> Run:
     data = YAML(typ="safe").load((ROOT / "configs" / "quickstart.yaml").read_text())
     reward = next(stage for stage in data["stages"] if stage["stage"] == "reward")
     sets = {name: str((options.out / "sets" / name).resolve()) for name in ("verdicts", "truth")}
-    data |= {"name": "soft_labels", "stages": [
-        {"stage": "sample", "prompts": options.prompts, "k": 4, "max_tokens": 48}, {"stage": "pair", "per_prompt": 3},
-        {"stage": "label", "human": {"annotator": "rlaif.playground.annotators:annotate"}, "ai": False},
-        {**reward, "epochs": options.epochs, "heldout": 0.02, "heldout_sets": sets},
-    ]}  # fmt: skip
+    data |= {
+        "name": "soft_labels",
+        "stages": [
+            {"stage": "sample", "prompts": options.prompts, "k": 4, "max_tokens": 48},
+            {"stage": "pair", "per_prompt": 3},
+            {"stage": "label", "human": {"annotator": "rlaif.playground.annotators:annotate"}, "ai": False},
+            {**reward, "epochs": options.epochs, "heldout": 0.02, "heldout_sets": sets},
+        ],
+    }
     for path in sets.values():
         Path(path).mkdir(parents=True, exist_ok=True)
     config = options.out / "soft_labels.yaml"
@@ -85,7 +91,10 @@ def error_rates(pairs: Decided, noise: float, errors: str, seed: int) -> dict[st
         return {pair.id: 1 / (1 + math.exp(steep * abs(lead))) for pair, lead in pairs}
     # Even in a range around `noise` that ends at a coin's ½.
     low, high = max(0.0, 2 * noise - 0.5), min(0.5, 2 * noise)
-    return {pair.id: random.Random(derive_seed(seed, "error", noise, pair.id)).uniform(low, high) for pair, _ in pairs}  # fmt: skip
+    return {
+        pair.id: random.Random(derive_seed(seed, "error", noise, pair.id)).uniform(low, high)
+        for pair, _ in pairs
+    }
 
 
 def steepness(leads: list[int], noise: float) -> float:
@@ -125,12 +134,15 @@ def write_sets(run: Run, heldout: Decided, rates: dict[str, float], folder: Path
             label = Label(comparison_id=pair.id, annotator=WHO, p_a=p, verdict="a" if p > 0.5 else "b")
             Rows(path / "labels.jsonl", Label).append([label])
         Rows(path / "comparisons.jsonl", Comparison).append([pair for pair, _ in heldout])
-        Rows(path / "responses.jsonl", Response).append([texts[i] for pair, _ in heldout for i in (pair.a, pair.b)])  # fmt: skip
+        Rows(path / "responses.jsonl", Response).append(
+            [texts[i] for pair, _ in heldout for i in (pair.a, pair.b)]
+        )
         Rows(path / "prompts.jsonl", Prompt).append([prompts[pair.prompt_id] for pair, _ in heldout])
 
 
 def train(base: Run, said: list[tuple[Comparison, float]], seed: int, out: Path) -> dict[str, Any]:
-    """The reward stage's figures on the held-out sets, trained on pairs with these chances of a being preferred."""
+    """The reward stage's figures on the held-out sets, trained on pairs with these chances of a being
+    preferred."""
     if not (out / "04_reward" / "reward_model" / "calibration.json").exists():
         shutil.rmtree(out, ignore_errors=True)
         shutil.copytree(base.path, out, ignore=shutil.ignore_patterns("*.html", "cache.sqlite"))
@@ -144,8 +156,12 @@ def train(base: Run, said: list[tuple[Comparison, float]], seed: int, out: Path)
         label.save("done")
         run_stage(reward)
     sets = read_json(out / "04_reward" / "reward_model" / "calibration.json")["heldout_sets"]
-    return {"ece": sets["verdicts"]["ece"], "ece_truth": sets["truth"]["ece"],
-            "accuracy": sets["truth"]["heldout_accuracy"], "longer": sets["truth"]["baselines"]["longer"]}  # fmt: skip
+    return {
+        "ece": sets["verdicts"]["ece"],
+        "ece_truth": sets["truth"]["ece"],
+        "accuracy": sets["truth"]["heldout_accuracy"],
+        "longer": sets["truth"]["baselines"]["longer"],
+    }
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
@@ -164,12 +180,19 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
                 out = options.out / f"{kind}-{options.errors}-{noise}-{seed}"
                 rows[kind].append(train(base, [(pair, said[pair.id][kind]) for pair, _ in chosen], seed, out))
         levels[str(noise)] = {
-            **rows, "less_hard": {kind: less(rows[kind], rows["hard"]) for kind in KINDS if kind != "hard"},
-        }  # fmt: skip
+            **rows,
+            "less_hard": {kind: less(rows[kind], rows["hard"]) for kind in KINDS if kind != "hard"},
+        }
     return {
-        "machine": f"{os.cpu_count()} CPU cores ({platform.machine()})", "date": datetime.now(UTC).date().isoformat(),
-        "errors": options.errors, "seeds": options.seeds, "epochs": options.epochs, "pairs": len(chosen), "heldout_pairs": len(heldout), "noise": levels,
-    }  # fmt: skip
+        "machine": f"{os.cpu_count()} CPU cores ({platform.machine()})",
+        "date": datetime.now(UTC).date().isoformat(),
+        "errors": options.errors,
+        "seeds": options.seeds,
+        "epochs": options.epochs,
+        "pairs": len(chosen),
+        "heldout_pairs": len(heldout),
+        "noise": levels,
+    }
 
 
 def less(rows: list[dict[str, Any]], hard: list[dict[str, Any]]) -> dict[str, Any]:
@@ -184,7 +207,8 @@ def less(rows: list[dict[str, Any]], hard: list[dict[str, Any]]) -> dict[str, An
 def table(results: dict[str, Any]) -> str:
     """The figures as Markdown."""
     lines = [
-        f"{results['pairs']} pairs, {results['errors']} errors, {results['epochs']:g} epochs, {len(results['seeds'])} seeds, measured on {results['heldout_pairs']} pairs of other prompts; "
+        f"{results['pairs']} pairs, {results['errors']} errors, {results['epochs']:g} epochs, "
+        f"{len(results['seeds'])} seeds, measured on {results['heldout_pairs']} pairs of other prompts; "
         f"{results['machine']}, {results['date']}.",
         "",
         "| noise | labels | ECE | less hard [95 %] | ECE, truth | accuracy | less hard [95 %] |",
@@ -194,7 +218,14 @@ def table(results: dict[str, Any]) -> str:
         for kind in KINDS:
             ece, truth, right = (f"{mean([r[key] for r in row[kind]]):.3f}" for key in FIGURES)
             gaps = row["less_hard"].get(kind)
-            apart = [f"{g['value']:+.3f} [{g['ci'][0]:+.3f}, {g['ci'][1]:+.3f}]" for g in map(gaps.get, ("ece", "accuracy"))] if gaps else ["—", "—"]  # fmt: skip
+            apart = (
+                [
+                    f"{g['value']:+.3f} [{g['ci'][0]:+.3f}, {g['ci'][1]:+.3f}]"
+                    for g in map(gaps.get, ("ece", "accuracy"))
+                ]
+                if gaps
+                else ["—", "—"]
+            )
             lines.append(
                 f"| {float(noise):.0%} | {kind} | {ece} | {apart[0]} | {truth} | {right} | {apart[1]} |"
             )

@@ -2,7 +2,8 @@
 
     python docs/data.py            # writes the page; a test fails where it is not up to date
 
-What the fields of rows mean stands at the fields (`rlaif.records`); what the keys of the other files mean stands here.
+What the fields of rows mean stands at the fields (`rlaif.records`); what the keys of the other files mean
+stands here.
 """
 
 from __future__ import annotations
@@ -31,17 +32,25 @@ JSON files that rlaif writes carry a `checksum`, the first 16 hex digits of the 
 """
 ROWS: list[tuple[str, type[Record], str]] = [
     ("prompts.jsonl", records.Prompt, "a new run; `pair` with `imported`, in its folder"),
-    ("responses.jsonl", records.Response, "`sample`, `critique`, `pair` with `imported`, `best_of_n`, `evaluate`"),
+    (
+        "responses.jsonl",
+        records.Response,
+        "`sample`, `critique`, `pair` with `imported`, `best_of_n`, `evaluate`",
+    ),
     ("best.jsonl", records.Response, "`best_of_n`: the chosen response of each prompt"),
     ("revisions.jsonl", records.Revision, "`critique`"),
     ("comparisons.jsonl", records.Comparison, "`pair`"),
     ("labels.jsonl", records.Label, "`label`"),
-    ("earlier_labels.jsonl", records.Label, "`label` with `labels_from`: labels of these pairs that were not taken over"),
+    (
+        "earlier_labels.jsonl",
+        records.Label,
+        "`label` with `labels_from`: labels of these pairs that were not taken over",
+    ),
     ("preferences.jsonl", records.Preference, "`label`"),
     ("rankings.jsonl", records.Ranking, "people, for `label.human`"),
     ("grades.jsonl", records.Grade, "`best_of_n`, `rejection`"),
     ("evaluation.jsonl", records.Evaluation, "`evaluate`"),
-]  # fmt: skip
+]
 INSIDE = {"messages": "Message", "annotator": "Annotator"}  # objects inside rows
 SAMPLED = """
 update | int | number of the update, from 1
@@ -329,23 +338,45 @@ OTHERS: list[tuple[str, str, str]] = [
     ("metrics.jsonl of rloo, grpo", "the stage, a row an update", CURVE + SAMPLED),
     ("metrics.jsonl of ppo", "the stage, a row an update", SAMPLED + PPO),
     ("samples.jsonl", "`ppo`, `rloo`, `grpo`: a few responses at every look", SAMPLES),
-    ("reward_scale.json", "`ppo`, `rloo`, `grpo`, before the first update",
-     "<source>.mean | float | mean of the source's scores of reference samples\n<source>.std | float | their spread"),
+    (
+        "reward_scale.json",
+        "`ppo`, `rloo`, `grpo`, before the first update",
+        "<source>.mean | float | mean of the source's scores of reference samples\n<source>.std | float "
+        "| their spread",
+    ),
     ("calibration.json", "`reward`, in `reward_model/`", CALIBRATION),
     ("judge_card.json", "`label` with `judge_card`, and `rlaif judge audit --json`", CARD),
     ("manifest.json", "a new run, and the end of every stage", MANIFEST),
-    ("spending.jsonl", "every stage that asks a model, a row a second; keys that are 0 are missing",
-     "stage | text | folder of the stage\nmodel | text | the model as the config names it\n" + USAGE),
-    ("state.json", "`ppo`, in a checkpoint; gone once the policy is written", "update | int | updates learnt\n"
-     "kl_coef | float | β of the next update\nfiles.<file>.<key> | – | files of the checkpoint, as in stage.json\n"
-     "rows.<file>.<key> | – | rows written before it, likewise"),
-    ("import.json", "`rlaif data import`, beside the imported rows", "format | text | the format\nsource | text | name of the file\n"
-     "sha256 | text | its digest\nlimit | int | rows read at most; null: all\ntags[] | text | tags given to the prompts\n"
-     "in | int | rows read\nkept | int | pairs that were labelled\ndropped.<reason> | int | rows left out, by reason\n"
-     "rows.<file> | int | rows written to each file"),
-    ("cache.sqlite", "every engine, unless `cache: false`; table `answers`", "key | blob | hash of fingerprint, question and seed\n"
-     "value | text | the answer as JSON with its checksum"),
-]  # fmt: skip
+    (
+        "spending.jsonl",
+        "every stage that asks a model, a row a second; keys that are 0 are missing",
+        "stage | text | folder of the stage\nmodel | text | the model as the config names it\n" + USAGE,
+    ),
+    (
+        "state.json",
+        "`ppo`, in a checkpoint; gone once the policy is written",
+        "update | int | updates learnt\n"
+        "kl_coef | float | β of the next update\nfiles.<file>.<key> | – | files of the checkpoint, as in "
+        "stage.json\n"
+        "rows.<file>.<key> | – | rows written before it, likewise",
+    ),
+    (
+        "import.json",
+        "`rlaif data import`, beside the imported rows",
+        "format | text | the format\nsource | text | name of the file\n"
+        "sha256 | text | its digest\nlimit | int | rows read at most; null: all\ntags[] | text | tags "
+        "given to the prompts\n"
+        "in | int | rows read\nkept | int | pairs that were labelled\ndropped.<reason> | int | rows left "
+        "out, by reason\n"
+        "rows.<file> | int | rows written to each file",
+    ),
+    (
+        "cache.sqlite",
+        "every engine, unless `cache: false`; table `answers`",
+        "key | blob | hash of fingerprint, question and seed\n"
+        "value | text | the answer as JSON with its checksum",
+    ),
+]
 COPIES = """## Files without columns of their own
 
 `config.yaml` is the config as given, `config.json` the resolved one, `constitution.json` and `templates.json` what the run used,
@@ -410,7 +441,8 @@ def keys(data: Any, prefix: str = "") -> set[str]:
 
 
 def undescribed(found: set[str], described: list[str]) -> set[str]:
-    """Those of `found` that no described key stands for; an empty object or null stands for what would be in it."""
+    """Those of `found` that no described key stands for; an empty object or null stands for what would be in
+    it."""
     patterns = [re.sub(r"<[\w ]+>", "*", key).replace("[]", "") for key in described]
     return {
         key

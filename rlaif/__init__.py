@@ -1,6 +1,7 @@
 """rlaif: from a constitution file to an aligned language model, and the evidence that it worked.
 
-In a notebook: `rlaif.run("configs/quickstart.yaml")`, `rlaif.load_run("runs/quickstart")`, `rlaif.compare(a, b)`.
+In a notebook: `rlaif.run("configs/quickstart.yaml")`, `rlaif.load_run("runs/quickstart")`, `rlaif.compare(a,
+b)`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""`rlaif` and `python -m rlaif`: takes the signals before the command line is loaded, which needs a moment."""
+"""`rlaif` and `python -m rlaif`: takes the signals before the command line is loaded, which needs a
+moment."""
 
 from __future__ import annotations
 

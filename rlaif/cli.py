@@ -22,8 +22,11 @@ os.environ.update({"HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1", "TRL_DI
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 app = typer.Typer(
-    name="rlaif", no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False,
-)  # fmt: skip
+    name="rlaif",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
 constitution_app = typer.Typer(no_args_is_help=True, help="Work on a constitution file.")
 data_app = typer.Typer(no_args_is_help=True, help="Import other projects' preference data.")
 playground_app = typer.Typer(no_args_is_help=True, help="The small world with a known truth.")
@@ -39,7 +42,8 @@ RunDir = Annotated[Path, typer.Argument(help="A run folder.")]
 
 
 def emit(data: Any) -> None:
-    """Print a result as JSON; what a terminal would obey, or stdout has no letters for, is escaped: no value changes."""
+    """Print a result as JSON; what a terminal would obey, or stdout has no letters for, is escaped: no value
+    changes."""
     text = json.dumps(data, indent=2, ensure_ascii=False, default=str)
     try:
         text.encode(sys.stdout.encoding or "utf-8")
@@ -345,8 +349,8 @@ def check(
 class Progress:
     """A progress bar with rate and time left; plain lines every ten seconds where stderr is not a terminal.
 
-    The rate is measured from the first unit done on, before which models are loaded, and at most once a second: units
-    that an engine gives together count when the next ones come.
+    The rate is measured from the first unit done on, before which models are loaded, and at most once a
+    second: units that an engine gives together count when the next ones come.
     """
 
     def __init__(self, what: str, total: int, done: int = 0) -> None:
@@ -361,9 +365,14 @@ class Progress:
             from rich import progress as bars
 
             self.bar = bars.Progress(
-                bars.TextColumn("{task.description}"), bars.BarColumn(), bars.MofNCompleteColumn(),
-                bars.TimeElapsedColumn(), bars.TextColumn("{task.fields[left]}"), console=stderr, transient=True,
-            )  # fmt: skip
+                bars.TextColumn("{task.description}"),
+                bars.BarColumn(),
+                bars.MofNCompleteColumn(),
+                bars.TimeElapsedColumn(),
+                bars.TextColumn("{task.fields[left]}"),
+                console=stderr,
+                transient=True,
+            )
             self.bar.start()
             self.task = self.bar.add_task(
                 printable(self.what), total=self.total, completed=self.done, left=""

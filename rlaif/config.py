@@ -1,7 +1,8 @@
 """The config file: which models, which constitution, and the ordered, typed list of stages.
 
-Each stage's options say what the stage needs and makes; a list whose stage needs something that nothing before
-it makes is refused before anything runs. Unknown keys are errors. `-s stage.option=value` changes an option.
+Each stage's options say what the stage needs and makes; a list whose stage needs something that nothing
+before it makes is refused before anything runs. Unknown keys are errors. `-s stage.option=value` changes an
+option.
 """
 
 from __future__ import annotations
@@ -24,9 +25,11 @@ PACKAGE = Path(__file__).parent
 # In a checkout the shipped files stand beside the package; a wheel carries them inside it.
 ASSETS = PACKAGE / "assets" if (PACKAGE / "assets").is_dir() else PACKAGE.parent
 
-# A long name with small letters and digits in it is a key that somebody put where its variable's name belongs.
+# A long name with small letters and digits in it is a key that somebody put where its variable's name
+# belongs.
 _VARIABLE = re.compile(r"(?!(?=.*[a-z])(?=.*\d)\w{20})[A-Za-z_]\w*")
-# What a request is made of: an extra key must not change what is asked, of whom, or in how many pieces it arrives.
+# What a request is made of: an extra key must not change what is asked, of whom, or in how many pieces it
+# arrives.
 _OWN_KEYS = {"model", "messages", "stream", "n", "chat_template_kwargs"}
 
 
@@ -56,7 +59,8 @@ class ModelConfig(Options):
     )
     chat_template_kwargs: dict[str, Any] = Field(
         default_factory=dict,
-        description="passed to the chat template, here or by a server that takes it; e.g. {enable_thinking: false}",
+        description="passed to the chat template, here or by a server that takes it; e.g. "
+        "{enable_thinking: false}",
     )
     extra_body: dict[str, Any] = Field(
         default_factory=dict,
@@ -106,8 +110,10 @@ class ModelConfig(Options):
             parts = urlsplit(url)
             # Configs are copied into run folders, so an address has no place for a password or a token.
             if "@" in url or "?" in url or "#" in url:
-                raise ValueError("base_url carries a password or a token; put the key into the environment variable "
-                                 "that api_key_env names")  # fmt: skip
+                raise ValueError(
+                    "base_url carries a password or a token; put the key into the environment variable "
+                    "that api_key_env names"
+                )
             if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0:
                 raise ValueError(f"base_url: {url} is no address such as http://localhost:8000/v1")
         if not _VARIABLE.fullmatch(self.api_key_env):
@@ -183,8 +189,12 @@ def find(path: str, base: Path | None = None) -> Path:
     for candidate in tried:
         if candidate.exists():
             return candidate.resolve()
-    raise UserError(f"{path}: no such file.", "a path that exists, relative to the config, to the working directory "
-                    "or to the files shipped with rlaif", f"check the spelling; looked in {', '.join(str(t.parent) for t in tried)}")  # fmt: skip
+    raise UserError(
+        f"{path}: no such file.",
+        "a path that exists, relative to the config, to the working directory "
+        "or to the files shipped with rlaif",
+        f"check the spelling; looked in {', '.join(str(t.parent) for t in tried)}",
+    )
 
 
 def load_config(path: Path, overrides: tuple[str, ...] | list[str] = ()) -> Config:
@@ -206,19 +216,25 @@ def check_order(config: Config, path: Path, lines: Lines) -> None:
             if need not in have:
                 makers = sorted(name for name, kind in STAGES.items() if need in kind.makes)
                 raise UserError(
-                    f'{lines.where(path, ("stages", index))}: stage "{options.stage}" needs {need}, which no earlier stage makes.',
+                    f'{lines.where(path, ("stages", index))}: stage "{options.stage}" needs {need}, which '
+                    "no earlier stage makes.",
                     f"{' or '.join(makers)} before {options.stage}",
                     f"add it to the stages of {path}",
                 )
         have.update(options.makes)
         k = options.k if isinstance(options, Sample) else k
         if isinstance(options, Pair) and options.samples_alone and k == 1:
-            raise UserError(f"{lines.where(path, ('stages', index))}: nothing to pair: the sample stage before makes 1 response a prompt.",
-                            "two or more (sample: k), or pairs of revisions or imported ones", "-s sample.k=2")  # fmt: skip
+            raise UserError(
+                f"{lines.where(path, ('stages', index))}: nothing to pair: the sample stage before makes "
+                "1 response a prompt.",
+                "two or more (sample: k), or pairs of revisions or imported ones",
+                "-s sample.k=2",
+            )
 
 
 def apply_override(data: Any, override: str) -> list[tuple[str | int, ...]]:
-    """Change one key of a config's plain data: `seed=1`, `feedback.model=…`, `ppo.updates=10`, `ppo[1].updates=10`.
+    """Change one key of a config's plain data: `seed=1`, `feedback.model=…`, `ppo.updates=10`,
+    `ppo[1].updates=10`.
 
     Returns the places that were set.
     """

@@ -1,4 +1,5 @@
-"""The constitution file: principles with stable ids, loaded with file:line errors, hashed by what the judge sees.
+"""The constitution file: principles with stable ids, loaded with file:line errors, hashed by what the judge
+sees.
 
 One principle serves critique, revision and comparison. `Principle.hash` covers only text a model reads, so a
 change of weight or tags never costs a model call. Principles are drawn per revision uniformly and with
@@ -105,16 +106,21 @@ class Constitution(BaseModel):
         return [p for p in self.principles if p.applies(tags)]
 
     def subset(self, names: Sequence[str]) -> list[Principle]:
-        """The principles with one of these ids or tags, in file order; raises UserError for a name that is neither."""
+        """The principles with one of these ids or tags, in file order; raises UserError for a name that is
+        neither."""
         known = {*self.ids, *(tag for p in self.principles for tag in p.tags)}
         for name in names:
             if name not in known:
-                raise UserError(f'principles: "{name}" is no id and no tag of {self.name} — {nearest(name, sorted(known))}',
-                                "ids or tags of the constitution's principles")  # fmt: skip
+                raise UserError(
+                    f'principles: "{name}" is no id and no tag of {self.name} — '
+                    f"{nearest(name, sorted(known))}",
+                    "ids or tags of the constitution's principles",
+                )
         return [p for p in self.principles if {p.id, *p.tags} & set(names)]
 
     def draw(self, tags: Sequence[str], *seed: Any) -> Principle | None:
-        """One applicable principle, uniformly, determined by the seed parts alone; None where none applies."""
+        """One applicable principle, uniformly, determined by the seed parts alone; None where none
+        applies."""
         choices = self.applicable(tags)
         return random.Random(content_hash(*seed)).choice(choices) if choices else None
 
@@ -128,7 +134,8 @@ class Constitution(BaseModel):
             line = lines.at(("principles", index, "id"))
             if principle.id in seen:
                 raise UserError(
-                    f'{path}:{line}: the principle id "{principle.id}" stands twice (first in line {seen[principle.id]}).',
+                    f'{path}:{line}: the principle id "{principle.id}" stands twice (first in line '
+                    f"{seen[principle.id]}).",
                     "one id a principle: ids are carried into every row they touch",
                     f"rename one of the two in {path}",
                 )
@@ -137,15 +144,18 @@ class Constitution(BaseModel):
 
 
 def lint(path: Path, prompts: Sequence[Prompt] = ()) -> list[str]:
-    """What is allowed in a constitution file but probably not meant, as "file:line: …" in the order of the lines.
+    """What is allowed in a constitution file but probably not meant, as "file:line: …" in the order of the
+    lines.
 
-    With `prompts`, also tags that no prompt has and prompts about which no principle speaks. Raises UserError where
-    the file cannot be loaded at all.
+    With `prompts`, also tags that no prompt has and prompts about which no principle speaks. Raises UserError
+    where the file cannot be loaded at all.
     """
     constitution = Constitution.load(path)
     lines = load_yaml(path)[1]
-    found = [(line, f'"{comment[:40]}" behind a text without quotes is a comment: no model reads it')
-             for line, _, comment in cut_texts(lines.root)]  # fmt: skip
+    found = [
+        (line, f'"{comment[:40]}" behind a text without quotes is a comment: no model reads it')
+        for line, _, comment in cut_texts(lines.root)
+    ]
     for index, principle in enumerate(constitution.principles):
         line = lines.at(("principles", index, "id"))
         earlier = constitution.principles[:index]
@@ -167,7 +177,9 @@ def _doubts(principle: Principle) -> Iterator[str]:
     if principle.applies_to == ():
         yield "applies to no prompt: its applies_to is empty"
     if len(principle.text.split()) > LONG:
-        yield f"has more than {LONG} words: small judges lose the thread; move detail into critique or compare"
+        yield (
+            f"has more than {LONG} words: small judges lose the thread; move detail into critique or compare"
+        )
     if not principle.examples:
         yield "has no example: nothing tests it, and the critic gets no few-shot turn"
     for example in principle.examples:

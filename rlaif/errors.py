@@ -2,26 +2,30 @@
 
 import re
 
-# All but tabs and line breaks of the control characters (C0, C1), those that turn the direction of writing, and halves
+# All but tabs and line breaks of the control characters (C0, C1), those that turn the direction of writing,
+# and halves
 # of surrogate pairs, which no encoding has a form for.
 OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def printable(text: str) -> str:
-    """Text of others for a terminal: what it would obey rather than show is spelt out, as in \\x1b or \\u202e."""
+    """Text of others for a terminal: what it would obey rather than show is spelt out, as in \\x1b or
+    \\u202e."""
     return OBEYED.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 def whole_text(text: str) -> tuple[str, int]:
-    """(the text with each lone surrogate as U+FFFD, how many there were): what JSON can hold and UTF-8 cannot."""
+    """(the text with each lone surrogate as U+FFFD, how many there were): what JSON can hold and UTF-8
+    cannot."""
     return _SURROGATE.subn("\ufffd", text)
 
 
 class UserError(Exception):
     """A mistake the user can mend; the command line prints it without a traceback and exits with code 2.
 
-    `code` is the exit code of the command line. `found` names the file, line or value met; `need` what would have been right; `next` the next step.
+    `code` is the exit code of the command line. `found` names the file, line or value met; `need` what would
+    have been right; `next` the next step.
     """
 
     code = 2

@@ -1,11 +1,11 @@
 """`extends:` in a config: another config's keys and stages, of which this one names what differs.
 
-Keys under keys are put together one by one; any other value, a list included, stands in place of the extended one.
-`stages` may be a list, which is then the whole list, or name stages of the extended config, as `-s` does: options
-change these of a stage, and a list of stages stands in its place (an empty one takes it out).
+Keys under keys are put together one by one; any other value, a list included, stands in place of the extended
+one. `stages` may be a list, which is then the whole list, or name stages of the extended config, as `-s`
+does: options change these of a stage, and a list of stages stands in its place (an empty one takes it out).
 
-Paths are looked up as if the extended config's keys stood in this file: beside it, in the working directory, among the
-shipped files.
+Paths are looked up as if the extended config's keys stood in this file: beside it, in the working directory,
+among the shipped files.
 
     extends: quickstart.yaml
     name: dpo
@@ -36,7 +36,8 @@ EXAMPLE = "a config's file, looked up beside this one: extends: quickstart.yaml"
 
 
 def whole(path: Path, below: Sequence[Path] = ()) -> tuple[Any, Lines]:
-    """Plain data of a config with all that it extends, and where each key stands; `below` are the files extending it."""
+    """Plain data of a config with all that it extends, and where each key stands; `below` are the files
+    extending it."""
     data, own = load_yaml(path)
     if not isinstance(data, dict) or "extends" not in data:
         return data, own
@@ -78,7 +79,8 @@ def as_text(path: Path) -> str:
 
 
 def _overlaid(base: Any, data: Any, place: Place, at_own: Place, own: Lines, into: Lines) -> Any:
-    """`base` with what `data` says over it; `place` is where that stands in the result and `at_own` in its own file."""
+    """`base` with what `data` says over it; `place` is where that stands in the result and `at_own` in its
+    own file."""
     found = dict(base)
     for key, value in data.items():
         here, there = (*place, key), (*at_own, key)

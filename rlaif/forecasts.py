@@ -1,4 +1,5 @@
-"""Intervals of what compares two columns: the calibration error of forecasts, Cohen's kappa of two annotators."""
+"""Intervals of what compares two columns: the calibration error of forecasts, Cohen's kappa of two
+annotators."""
 
 from __future__ import annotations
 
@@ -32,7 +33,8 @@ FEW_GROUPS = 30  # clusters of several values below which a calibration error ge
 
 
 class Calibration(TypedDict):
-    """Expected calibration error with its interval, and what a perfect forecaster would get from as many outcomes."""
+    """Expected calibration error with its interval, and what a perfect forecaster would get from as many
+    outcomes."""
 
     ece: float
     ece_ci: Interval
@@ -42,11 +44,11 @@ class Calibration(TypedDict):
 def calibration_error(p: ArrayLike, y: ArrayLike, clusters: Clusters = None, bins: int = 10) -> Calibration:
     """`stats.ece` of forecasts p [n] and outcomes y [n], with an interval of the error that stays at any n.
 
-    The sample's error is too high: chance moves every bin, and always adds. `ece_floor` is what it would be on average
-    without any miscalibration (Bröcker and Smith, Weather and Forecasting 22, 2007). The interval holds the errors λ·ece,
-    miscalibration of the sample's shape but λ times its size, from which a sample's error as large and as small as this
-    one is not unlikely (2.5 %), with the bins' gaps normal around theirs. Fewer than 30 clusters of several forecasts do
-    not tell how alike their outcomes are, and get no interval.
+    The sample's error is too high: chance moves every bin, and always adds. `ece_floor` is what it would be
+    on average without any miscalibration (Bröcker and Smith, Weather and Forecasting 22, 2007). The interval
+    holds the errors λ·ece, miscalibration of the sample's shape but λ times its size, from which a sample's
+    error as large and as small as this one is not unlikely (2.5 %), with the bins' gaps normal around theirs.
+    Fewer than 30 clusters of several forecasts do not tell how alike their outcomes are, and get no interval.
     """
     forecast, outcome = np.asarray(p, float), np.asarray(y, float)
     value, n = ece(forecast, outcome, bins=bins), len(forecast)
@@ -59,7 +61,8 @@ def calibration_error(p: ArrayLike, y: ArrayLike, clusters: Clusters = None, bin
     noise = np.random.default_rng(0).standard_normal((1000, bins))
 
     def errors(scale: float) -> tuple[Array, Array]:
-        """What the sample's error may be at λ = `scale`, and the standard deviation of each bin's gap over n."""
+        """What the sample's error may be at λ = `scale`, and the standard deviation of each bin's gap over
+        n."""
         q = np.clip(forecast - scale * gap[where], 0.0, 1.0)
         sd = np.sqrt(np.bincount(where, q * (1 - q), bins) * excess) / n
         return np.abs(scale * gap * size / n * (np.bincount(where, minlength=bins) > 0) + sd * noise).sum(
@@ -112,9 +115,10 @@ def kappa_interval(
 ) -> Kappa:
     """Cohen's kappa of two annotators' verdicts on the same items [n], with its interval over clusters.
 
-    The score interval of the agreement (`mean_interval`), put on kappa's scale at the sample's agreement by chance. Its
-    variance is multiplied by what the chance agreement, which the verdicts tell too, adds to kappa's or takes from it: by the
-    delta method of Fleiss, Cohen and Everitt (Psychological Bulletin 72, 1969), summed over clusters. None below 20 of these.
+    The score interval of the agreement (`mean_interval`), put on kappa's scale at the sample's agreement by
+    chance. Its variance is multiplied by what the chance agreement, which the verdicts tell too, adds to
+    kappa's or takes from it: by the delta method of Fleiss, Cohen and Everitt (Psychological Bulletin 72,
+    1969), summed over clusters. None below 20 of these.
     """
     value, n = cohen_kappa(a, b), len(a)
     groups = count(n, clusters)

@@ -1,9 +1,9 @@
 """Intervals of what is printed: means and rates, differences, win rates, win rates at equal length.
 
-All are 95 % unless told otherwise, cover the choice of prompts, and take whole clusters of them (`clusters`, one key a
-value) as independent: an answer's own prompt, or the group of prompts that ask the same. Where nothing can be said an
-edge is open (`inf`) or `nan`. How often each covers the truth is measured by benchmarks/coverage.py and printed in
-docs/results/coverage.md.
+All are 95 % unless told otherwise, cover the choice of prompts, and take whole clusters of them (`clusters`,
+one key a value) as independent: an answer's own prompt, or the group of prompts that ask the same. Where
+nothing can be said an edge is open (`inf`) or `nan`. How often each covers the truth is measured by
+benchmarks/coverage.py and printed in docs/results/coverage.md.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ ANY: Interval = (-math.inf, math.inf)
 ROUNDING = 1e-12  # of a dispersion
 UNSEEN = (3, 20)  # clusters off the commonest value (of other values: off a bound) after which it was seen
 LEAST = 20  # clusters below which values that nothing bounds get no interval
-SKEWED = 25  # times the squared skewness, clusters that normal intervals need (Cochran, Sampling Techniques, 1977, 2.15)
+# times the squared skewness, clusters that normal intervals need (Cochran, Sampling Techniques, 1977, 2.15)
+SKEWED = 25
 
 
 def by_cluster(member: NDArray[np.intp], values: Array) -> Array:
@@ -74,20 +75,22 @@ def quantile(freedom: float, level: float) -> float:
 def mean_interval(
     values: ArrayLike, bounds: Interval = UNIT, clusters: Clusters = None, level: float = 0.95
 ) -> Interval:
-    """Interval of the mean of values [n] that lie within `bounds`, one bound or both of which may be infinite.
+    """Interval of the mean of values [n] that lie within `bounds`, one bound or both of which may be
+    infinite.
 
-    A score interval: the means μ from which the sample lies no further than t standard errors, these taken at μ and not
-    at the sample, with the variance a multiple (the dispersion) of a function V of μ. (McCullagh and Nelder, Generalized
-    Linear Models, 1989, chapter 9; for clusters Rao and Scott, Biometrics 48, 1992.)
+    A score interval: the means μ from which the sample lies no further than t standard errors, these taken at
+    μ and not at the sample, with the variance a multiple (the dispersion) of a function V of μ. (McCullagh
+    and Nelder, Generalized Linear Models, 1989, chapter 9; for clusters Rao and Scott, Biometrics 48, 1992.)
 
         bounds     V(μ)               of 0/1 values
         both       (μ − low)(high − μ)   Wilson's interval (1927)
         low only   (μ − low)³            skewed as the inverse Gaussian is; the upper end may be open
         none       constant              with Hall's correction for skewness (JRSS B 54, 1992)
 
-    Wins, losses and ties (values at both bounds and halfway between them) have Tango's score interval, which is Wilson's
-    where there are no ties. t has Satterthwaite's degrees of freedom for the dispersion, which these need not estimate.
-    Values without bounds get no interval below 20 clusters, nor below 25 times their squared skewness (`LEAST`, `SKEWED`).
+    Wins, losses and ties (values at both bounds and halfway between them) have Tango's score interval, which
+    is Wilson's where there are no ties. t has Satterthwaite's degrees of freedom for the dispersion, which
+    these need not estimate. Values without bounds get no interval below 20 clusters, nor below 25 times their
+    squared skewness (`LEAST`, `SKEWED`).
     """
     x = np.asarray(values, float)
     low, high = bounds
@@ -117,10 +120,11 @@ def mean_interval(
 def dispersion(x: Array, bounds: Interval, member: NDArray[np.intp]) -> tuple[float, float]:
     """The variance of n·mean relative to that of independent values, and its degrees of freedom.
 
-    Independent values are 0/1 ones at the bounds, or where all are at the bounds or halfway (a tie) those of the three
-    shares: then it is 1 without clusters, and more for clusters that are alike; it is less for other values. A sample
-    without rare values says nothing of their rate: the fewer values differ from the commonest, the nearer the dispersion
-    is put to that of whole clusters, and up to four values of a far bound are thought added where all are the same.
+    Independent values are 0/1 ones at the bounds, or where all are at the bounds or halfway (a tie) those of
+    the three shares: then it is 1 without clusters, and more for clusters that are alike; it is less for
+    other values. A sample without rare values says nothing of their rate: the fewer values differ from the
+    commonest, the nearer the dispersion is put to that of whole clusters, and up to four values of a far
+    bound are thought added where all are the same.
     """
     low, high = bounds
     n, groups, m = len(x), int(member.max()) + 1, float(x.mean())
@@ -137,7 +141,8 @@ def dispersion(x: Array, bounds: Interval, member: NDArray[np.intp]) -> tuple[fl
         found if found > ROUNDING else 0.0
     )  # values that are all the same differ by nothing, not by their last bits
     freedom = _freedom(sums, by_cluster(member, each) * groups / n / scale) if found > 0 else math.inf
-    # Rare values not seen yet: by how much all values together differ from one place, and by how many share in that.
+    # Rare values not seen yet: by how much all values together differ from one place, and by how many share
+    # in that.
     places = (low, (low + high) / 2, high) if steps else bounds
     unseen = max(
         math.exp(-float(off.sum()) * groups / n - _shares(off) / UNSEEN[0 if steps else 1])
@@ -157,14 +162,17 @@ def _stepwise(x: Array, bounds: Interval) -> bool:
 
 
 def _shares(amounts: Array) -> float:
-    """How many of the non-negative amounts make up their sum: n where all are the same, 1 where one is all."""
+    """How many of the non-negative amounts make up their sum: n where all are the same, 1 where one is
+    all."""
     return float(amounts.sum() ** 2 / (amounts**2).sum()) if amounts.any() else 0.0
 
 
 def _freedom(sums: Array, expected: Array) -> float:
-    """Degrees of freedom of a dispersion: by the variance of its logarithm, to which each cluster adds its influence.
+    """Degrees of freedom of a dispersion: by the variance of its logarithm, to which each cluster adds its
+    influence.
 
-    `sums` are the clusters' residuals, `expected` their part in the variance of independent values, on average 1.
+    `sums` are the clusters' residuals, `expected` their part in the variance of independent values, on
+    average 1.
     """
     groups = len(sums)
     influence = sums**2 / (sums**2).mean() - expected
@@ -183,10 +191,11 @@ def score_edges(m: float, bounds: Interval, k: float) -> tuple[float, float]:
 
 
 def _tango(x: Array, bounds: Interval, k: float) -> Interval:
-    """The mean differences δ of wins and losses with (d − δ)² ≤ k·V(δ): Tango's interval (Statistics in Medicine 17, 1998).
+    """The mean differences δ of wins and losses with (d − δ)² ≤ k·V(δ): Tango's interval (Statistics in
+    Medicine 17, 1998).
 
-    V is the variance 2q + δ − δ² of a win (1), a tie (0) or a loss (−1) at the share q of losses that is the likeliest
-    where the mean is δ; values at `bounds` and halfway are put on that scale.
+    V is the variance 2q + δ − δ² of a win (1), a tie (0) or a loss (−1) at the share q of losses that is the
+    likeliest where the mean is δ; values at `bounds` and halfway are put on that scale.
     """
     low, high = bounds
     middle, half = (low + high) / 2, (high - low) / 2
@@ -221,7 +230,8 @@ def _skewness(sums: Array) -> float:
 
 
 def _skewed(m: float, error: float, sums: Array, t: float) -> Interval:
-    """Hall's interval: t standard errors on the scale of his cubic transformation, which takes the skewness out."""
+    """Hall's interval: t standard errors on the scale of his cubic transformation, which takes the skewness
+    out."""
     n = len(sums)
     third = _skewness(sums) / 3 / math.sqrt(n)
 
@@ -235,13 +245,15 @@ def _skewed(m: float, error: float, sums: Array, t: float) -> Interval:
 def with_seed_variance(
     value: float, ci: Interval, *arms: Sequence[float], chance: float = 0.0, level: float = 0.95
 ) -> Interval:
-    """An interval over prompts joined with what other seeds would change; unchanged where no arm has two seeds.
+    """An interval over prompts joined with what other seeds would change; unchanged where no arm has two
+    seeds.
 
-    `arms` holds each arm's figures, one a seed, all with one variance (pooled), of which `value` is the mean or the
-    difference of means. The spread of seeds' figures holds the chance of each seed with each prompt, which the interval
-    over prompts holds too: `chance` is its share of that interval's variance (`seed_chance`) and counts once. The
-    half-widths of the other part, over prompts, and over seeds (Student's t) are joined as independent errors are: by
-    the root of the sum of their squares (the MOVER method, Zou and Donner, Statistics in Medicine 27, 2008).
+    `arms` holds each arm's figures, one a seed, all with one variance (pooled), of which `value` is the mean
+    or the difference of means. The spread of seeds' figures holds the chance of each seed with each prompt,
+    which the interval over prompts holds too: `chance` is its share of that interval's variance
+    (`seed_chance`) and counts once. The half-widths of the other part, over prompts, and over seeds
+    (Student's t) are joined as independent errors are: by the root of the sum of their squares (the MOVER
+    method, Zou and Donner, Statistics in Medicine 27, 2008).
     """
     freedom = sum(len(seeds) - 1 for seeds in arms)
     if freedom == 0 or not all(map(math.isfinite, (value, *ci))):
@@ -254,11 +266,13 @@ def with_seed_variance(
 
 
 def seed_chance(*arms: ArrayLike, clusters: Clusters = None) -> float:
-    """The share of a difference's variance over prompts that is chance of each seed with each prompt, in [0, 1].
+    """The share of a difference's variance over prompts that is chance of each seed with each prompt, in [0,
+    1].
 
-    Each arm holds values [seeds, prompts], the same prompts in all arms; of one arm the values themselves count, of two
-    their difference. In an analysis of variance of two ways (Scheffé, The Analysis of Variance, 1959, chapter 4) it is
-    the interaction of seeds and prompts, pooled over arms, over the variance of the prompts' means.
+    Each arm holds values [seeds, prompts], the same prompts in all arms; of one arm the values themselves
+    count, of two their difference. In an analysis of variance of two ways (Scheffé, The Analysis of Variance,
+    1959, chapter 4) it is the interaction of seeds and prompts, pooled over arms, over the variance of the
+    prompts' means.
     """
     tables = [np.asarray(arm, float) for arm in arms]
     freedom, n = sum(len(x) - 1 for x in tables), tables[0].shape[1]
@@ -273,10 +287,11 @@ def seed_chance(*arms: ArrayLike, clusters: Clusters = None) -> float:
 
 
 def sign_flip(differences: ArrayLike, clusters: Clusters = None) -> float:
-    """Exact two-sided p of a mean difference of 0, by all changes of signs of the clusters' sums (Fisher 1935).
+    """Exact two-sided p of a mean difference of 0, by all changes of signs of the clusters' sums (Fisher
+    1935).
 
-    For differences of −1, 0 and 1 it is the exact McNemar test: 4 against 0 gives 1/8. Only where at most 14 sums are
-    not 0; with more the interval decides, and the value is 0.
+    For differences of −1, 0 and 1 it is the exact McNemar test: 4 against 0 gives 1/8. Only where at most 14
+    sums are not 0; with more the interval decides, and the value is 0.
     """
     x = np.asarray(differences, float)
     sums = by_cluster(members(len(x), clusters), x)
@@ -289,7 +304,8 @@ def sign_flip(differences: ArrayLike, clusters: Clusters = None) -> float:
 
 
 def shown(differences: ArrayLike, ci: Interval, clusters: Clusters = None, alpha: float = 0.05) -> bool:
-    """Whether differences are shown not to be 0 on average: by their interval of level 1 − alpha and by `sign_flip`.
+    """Whether differences are shown not to be 0 on average: by their interval of level 1 − alpha and by
+    `sign_flip`.
 
     Never with fewer than 20 values.
     """
@@ -313,8 +329,9 @@ class WinRate(TypedDict):
 def win_rate(p: Sequence[float | None], clusters: Clusters = None, tie_margin: float = TIE_MARGIN) -> WinRate:
     """Win rate from one probability a prompt (None = unreadable), as `outcomes`.
 
-    `ties` is the share of the readable verdicts, `invalid` (with its interval) the share of all, `n` the number of readable ones and
-    `groups` that of their clusters; `different` says that it is shown not to be ½.
+    `ties` is the share of the readable verdicts, `invalid` (with its interval) the share of all, `n` the
+    number of readable ones and `groups` that of their clusters; `different` says that it is shown not to be
+    ½.
     """
     read = [at for at, x in enumerate(p) if x is not None]
     keys = None if clusters is None else [clusters[at] for at in read]
@@ -322,10 +339,15 @@ def win_rate(p: Sequence[float | None], clusters: Clusters = None, tie_margin: f
     ci = mean_interval(wins, UNIT, keys) if len(wins) else (NAN, NAN)
     invalid_ci = mean_interval([x is None for x in p], UNIT, clusters) if p else (NAN, NAN)
     return {
-        "value": mean(wins), "ci": ci, "ties": mean(wins == 0.5), "invalid": 1 - len(wins) / len(p) if p else NAN,
-        "invalid_ci": invalid_ci, "n": len(wins), "groups": count(len(wins), keys),
+        "value": mean(wins),
+        "ci": ci,
+        "ties": mean(wins == 0.5),
+        "invalid": 1 - len(wins) / len(p) if p else NAN,
+        "invalid_ci": invalid_ci,
+        "n": len(wins),
+        "groups": count(len(wins), keys),
         "different": shown(wins - 0.5, (ci[0] - 0.5, ci[1] - 0.5), keys),
-    }  # fmt: skip
+    }
 
 
 class Controlled(TypedDict):
@@ -339,18 +361,22 @@ class Controlled(TypedDict):
 def length_controlled(wins: ArrayLike, length_difference: ArrayLike, clusters: Clusters = None) -> Controlled:
     """The win rate expected if length did not matter, from outcomes 0, ½ and 1 and length differences [n].
 
-    In the spirit of length-controlled AlpacaEval (arXiv 2404.04475, section 3): a logistic model of the decided outcomes
-    on θ + φ·tanh(Δ/sd Δ), read at Δ = 0, with the sample's share of ties; there is no term for an instruction's
-    difficulty, since each is seen once. A tie between equal lengths and a wide normal prior on φ (sd 10) keep a
-    separable set finite. Nothing is said (`reason`) where fewer than ten decided pairs, or than a tenth of them, have
-    the longer response on one of the two sides: the value at equal length would then be the model's and not the data's.
+    In the spirit of length-controlled AlpacaEval (arXiv 2404.04475, section 3): a logistic model of the
+    decided outcomes on θ + φ·tanh(Δ/sd Δ), read at Δ = 0, with the sample's share of ties; there is no term
+    for an instruction's difficulty, since each is seen once. A tie between equal lengths and a wide normal
+    prior on φ (sd 10) keep a separable set finite. Nothing is said (`reason`) where fewer than ten decided
+    pairs, or than a tenth of them, have the longer response on one of the two sides: the value at equal
+    length would then be the model's and not the data's.
     """
     y, delta = np.asarray(wins, float), np.asarray(length_difference, float)
     decided = y != 0.5
     each = [int((delta[decided] <= 0).sum()), int((delta[decided] >= 0).sum())]
     needed = max(10, math.ceil(decided.sum() / 10))
     if min(each) < needed:
-        why = f"{each[1]} decided pairs have the first response as long or longer and {each[0]} as short or shorter; {needed} are needed"
+        why = (
+            f"{each[1]} decided pairs have the first response as long or longer and {each[0]} as short "
+            f"or shorter; {needed} are needed"
+        )
         return {"value": NAN, "ci": (NAN, NAN), "reason": why}
     member = members(len(y), clusters)
     of_decided = members(int(decided.sum()), list(member[decided]))
@@ -369,7 +395,8 @@ def length_controlled(wins: ArrayLike, length_difference: ArrayLike, clusters: C
 
 
 def _at_equal_length(wins: Array, x: Array) -> tuple[float, float]:
-    """The θ of a logistic model of 0/1 wins on θ + φ·x with its variance; see `length_controlled` for the priors."""
+    """The θ of a logistic model of 0/1 wins on θ + φ·x with its variance; see `length_controlled` for the
+    priors."""
     design = np.stack([np.ones(len(x) + 1), np.append(x, 0.0)], 1)
     y, prior, theta = np.append(wins, 0.5), np.diag([0.0, 0.01]), np.zeros(2)
     information = prior

@@ -1,6 +1,8 @@
-"""The figures of a policy that evaluate, report, comparison and `rlaif show` all have: one row of METRICS each.
+"""The figures of a policy that evaluate, report, comparison and `rlaif show` all have: one row of METRICS
+each.
 
-A figure is a mean over a policy's responses to held-out prompts. Its key is its name in stage.json and in every `--json`.
+A figure is a mean over a policy's responses to held-out prompts. Its key is its name in stage.json and in
+every `--json`.
 """
 
 from __future__ import annotations

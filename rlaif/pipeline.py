@@ -37,8 +37,9 @@ def run(
 ) -> Run:
     """Run a config's stages into a folder, or continue where an earlier start of the same run stopped.
 
-    `overrides` are `stage.option=value` texts; `until` names the last stage to run. `tell` gets a line a stage.
-    Raises UserError for whatever is the user's to mend, and BudgetReached where the budget is; what was done stays.
+    `overrides` are `stage.option=value` texts; `until` names the last stage to run. `tell` gets a line a
+    stage. Raises UserError for whatever is the user's to mend, and BudgetReached where the budget is; what
+    was done stays.
     """
     with told():
         config_path = find(str(config))
@@ -54,9 +55,15 @@ def run(
 
 
 def _run(
-    folder: Path, resolved: Config, config_path: Path, overrides: list[str], last: int, plan: dict[str, Any],
-    progress: Any, tell: Callable[[str], None],
-) -> Run:  # fmt: skip
+    folder: Path,
+    resolved: Config,
+    config_path: Path,
+    overrides: list[str],
+    last: int,
+    plan: dict[str, Any],
+    progress: Any,
+    tell: Callable[[str], None],
+) -> Run:
     """The stages that are not done yet, one after the other, and the report."""
     with locked(folder):
         this = open_run(folder, resolved, config_path, overrides)
@@ -68,7 +75,8 @@ def _run(
             repeated = plan["prompts"]["repeated"]
             if repeated:
                 tell(
-                    f"{resolved.prompts}: {repeated} rows repeat another one's messages: merged, with the tags of both"
+                    f"{resolved.prompts}: {repeated} rows repeat another one's messages: merged, with the "
+                    "tags of both"
                 )
             for line in [*in_words(plan), *no_gold(plan["no_gold"], resolved.gold)]:
                 tell(line)
@@ -142,7 +150,10 @@ def describe(summary: dict[str, Any]) -> str:
     if "in" in summary and sum(dropped.values()) > 0.05 * summary["in"]:
         warning = f" — warning: {sum(dropped.values()) / summary['in']:.0%} dropped"
     notes = "".join(f"\n  note: {note}" for note in summary.get("notes", []))
-    return f"{summary['number']:02d}_{summary['name']}: {summary['status']} in {summary['seconds']:.1f} s{counts and ','}{counts}{why}{warning}{notes}"
+    return (
+        f"{summary['number']:02d}_{summary['name']}: {summary['status']} in {summary['seconds']:.1f} "
+        f"s{counts and ','}{counts}{why}{warning}{notes}"
+    )
 
 
 def dry_run(config: Path | str, overrides: Sequence[str] = ()) -> dict[str, Any]:

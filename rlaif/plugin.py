@@ -1,4 +1,5 @@
-"""Functions of the user's own, named in a config as `module:function`: gold scorers, annotators, scripted engines."""
+"""Functions of the user's own, named in a config as `module:function`: gold scorers, annotators, scripted
+engines."""
 
 from __future__ import annotations
 
@@ -19,8 +20,11 @@ def load_function(spec: str, role: str) -> Callable[..., Any]:
     try:
         module = importlib.import_module(module_name)
     except Exception as error:  # of a missing module, or whatever it does wrong while it is imported
-        raise UserError(f'{role}: cannot import "{module_name}" ({type(error).__name__}: {error}).', "an importable module",
-                        "install it, or run where Python finds it (PYTHONPATH)") from None  # fmt: skip
+        raise UserError(
+            f'{role}: cannot import "{module_name}" ({type(error).__name__}: {error}).',
+            "an importable module",
+            "install it, or run where Python finds it (PYTHONPATH)",
+        ) from None
     function = getattr(module, name, None)
     if not callable(function):
         raise UserError(f'{role}: "{module_name}" has no function "{name}".', "module:function")

@@ -1,6 +1,7 @@
 """The rows a run is made of: one type for each thing, ids that are content hashes, a version in every row.
 
-Human, AI and simulated labels are one `Label`; comparing sources of feedback is a filter, not another code path.
+Human, AI and simulated labels are one `Label`; comparing sources of feedback is a filter, not another code
+path.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ def content_hash(*parts: Any) -> str:
 
 
 def encode_tokens(ids: Sequence[int]) -> str:
-    """Token ids as compact text: "H" or "I", then base64 of them as little-endian integers of 2 or 4 bytes each."""
+    """Token ids as compact text: "H" or "I", then base64 of them as little-endian integers of 2 or 4 bytes
+    each."""
     kind = "H" if max(ids, default=0) < 1 << 16 else "I"
     return kind + base64.b64encode(struct.pack(f"<{len(ids)}{kind}", *ids)).decode()
 
@@ -70,7 +72,8 @@ class Record(BaseModel):
 
     @property
     def content_id(self) -> str:
-        """The id that the content gives: that of every row of ours, and not always of a row from elsewhere."""
+        """The id that the content gives: that of every row of ours, and not always of a row from
+        elsewhere."""
         return content_hash(type(self).__name__, *self.identity())
 
     @model_validator(mode="after")
@@ -134,9 +137,9 @@ class Prompt(Record):
 class Response(Record):
     """What a model answered to a prompt; `index` tells apart the K samples of one prompt.
 
-    `token_ids` are the tokens it was sampled as, by `encode_tokens` and of the tokenizer of `model`, the one that ended
-    it included; None where they are not known (endpoints, imports, scripts). Text is for people and judges; a
-    log-probability is that of tokens, and a text encoded anew need not give the same ones.
+    `token_ids` are the tokens it was sampled as, by `encode_tokens` and of the tokenizer of `model`, the one
+    that ended it included; None where they are not known (endpoints, imports, scripts). Text is for people
+    and judges; a log-probability is that of tokens, and a text encoded anew need not give the same ones.
     """
 
     prompt_id: str
@@ -172,8 +175,8 @@ class Response(Record):
 class Revision(Record):
     """One critique–revision step: which principle was drawn, what the critic wrote, what became of the text.
 
-    `critique` is empty where the revision was asked for directly; `reason` says why a revision is invalid (None in
-    older rows); `preamble` is what was taken off its beginning.
+    `critique` is empty where the revision was asked for directly; `reason` says why a revision is invalid
+    (None in older rows); `preamble` is what was taken off its beginning.
     """
 
     prompt_id: str
@@ -228,11 +231,11 @@ class Annotator(BaseModel):
 class Label(Record):
     """One annotator's verdict on one comparison, always told about (a, b) as the comparison stores them.
 
-    `p_a` is the probability that a is better, None where nothing could be read (`verdict="invalid"`);
-    `order` says which response was shown first; `mass` is the probability the judge put on the answer tokens,
-    None where it gave no log-probabilities and its written answer was parsed;
-    `reason` says why a verdict is invalid: "refused" (no verdict, or hardly any probability on one), "too long",
-    or "not a number" (the judge's scores are NaN); `rationale` is what a judge that reasons first wrote before its verdict.
+    `p_a` is the probability that a is better, None where nothing could be read (`verdict="invalid"`); `order`
+    says which response was shown first; `mass` is the probability the judge put on the answer tokens, None
+    where it gave no log-probabilities and its written answer was parsed; `reason` says why a verdict is
+    invalid: "refused" (no verdict, or hardly any probability on one), "too long", or "not a number" (the
+    judge's scores are NaN); `rationale` is what a judge that reasons first wrote before its verdict.
     """
 
     comparison_id: str
@@ -259,8 +262,14 @@ class Label(Record):
     """What the judge's identity is made of: model, template, principle as it is worded, decoding; empty for people."""
 
     def identity(self) -> tuple[Any, ...]:
-        return (self.comparison_id, self.annotator.kind, self.annotator.id, self.principle_id, self.order,
-                sorted(self.judge.items()))  # fmt: skip
+        return (
+            self.comparison_id,
+            self.annotator.kind,
+            self.annotator.id,
+            self.principle_id,
+            self.order,
+            sorted(self.judge.items()),
+        )
 
 
 class Preference(Record):
@@ -315,7 +324,8 @@ class Ranking(Record):
 
 
 class Grade(Record):
-    """What the sources of reward say of one response, raw and by name; one that could not be read is missing."""
+    """What the sources of reward say of one response, raw and by name; one that could not be read is
+    missing."""
 
     prompt_id: str
     """`id` of the prompt."""
@@ -362,16 +372,25 @@ class Evaluation(Record):
 
 # What the rows of a run's files are, by the file's name.
 ROWS: dict[str, type[Record]] = {
-    "prompts": Prompt, "responses": Response, "best": Response, "revisions": Revision, "comparisons": Comparison,
-    "labels": Label, "earlier_labels": Label, "preferences": Preference, "grades": Grade, "evaluation": Evaluation,
-}  # fmt: skip
+    "prompts": Prompt,
+    "responses": Response,
+    "best": Response,
+    "revisions": Revision,
+    "comparisons": Comparison,
+    "labels": Label,
+    "earlier_labels": Label,
+    "preferences": Preference,
+    "grades": Grade,
+    "evaluation": Evaluation,
+}
 
 
 _ARROW = {str: "string", int: "int64", float: "float64", bool: "bool"}
 
 
 def scalar_types(record: type[Record]) -> dict[str, tuple[str, bool]]:
-    """By field the Arrow type that its values are made of and whether they are several; mappings are left out."""
+    """By field the Arrow type that its values are made of and whether they are several; mappings are left
+    out."""
     found: dict[str, tuple[str, bool]] = {}
     for name, field in record.model_fields.items():
         options = get_args(field.annotation) if get_origin(field.annotation) in (Union, UnionType) else ()
@@ -400,7 +419,8 @@ R = TypeVar("R", bound=Record)
 
 
 def with_content_id(row: R, **changes: Any) -> R:
-    """The row with these fields changed, under the id that its content then gives, whatever id it came with."""
+    """The row with these fields changed, under the id that its content then gives, whatever id it came
+    with."""
     changed = row.model_copy(update=changes)
     return (
         changed if changed.id == changed.content_id else changed.model_copy(update={"id": changed.content_id})

@@ -1,7 +1,8 @@
-"""Statistics: agreement, calibration, best of n. Pure functions of numbers; their intervals are in `rlaif.intervals`.
+"""Statistics: agreement, calibration, best of n. Pure functions of numbers; their intervals are in
+`rlaif.intervals`.
 
-Probabilities and outcomes lie in [0, 1], and what is undefined (no values, no variance) is `nan`: never a made-up 0.
-Missing values are taken out by the caller, who counts them, except where None is named.
+Probabilities and outcomes lie in [0, 1], and what is undefined (no values, no variance) is `nan`: never a
+made-up 0. Missing values are taken out by the caller, who counts them, except where None is named.
 """
 
 from __future__ import annotations
@@ -36,8 +37,11 @@ def reliability(p: ArrayLike, y: ArrayLike, bins: int = 10) -> list[tuple[float,
     """(mean forecast, mean outcome, n) of each filled bin of equal width; outcomes may be soft."""
     forecast, outcome = np.asarray(p, float), np.asarray(y, float)
     where = np.minimum((forecast * bins).astype(int), bins - 1)
-    return [(mean(forecast[where == b]), mean(outcome[where == b]), int((where == b).sum()))
-            for b in range(bins) if (where == b).any()]  # fmt: skip
+    return [
+        (mean(forecast[where == b]), mean(outcome[where == b]), int((where == b).sum()))
+        for b in range(bins)
+        if (where == b).any()
+    ]
 
 
 def ece(p: ArrayLike, y: ArrayLike, weights: ArrayLike | None = None, bins: int = 10) -> float:
@@ -63,7 +67,8 @@ def cross_entropy(logits: ArrayLike, targets: ArrayLike) -> float:
 
 
 def fit_temperature(logits: ArrayLike, targets: ArrayLike) -> float:
-    """The T in [0.01, 100] that minimises the cross-entropy of sigmoid(logits / T) (arXiv 1706.04599, section 4.2)."""
+    """The T in [0.01, 100] that minimises the cross-entropy of sigmoid(logits / T) (arXiv 1706.04599, section
+    4.2)."""
     from scipy.optimize import minimize_scalar
 
     x, y = np.asarray(logits, float), np.asarray(targets, float)
@@ -101,10 +106,12 @@ def outcomes(p: ArrayLike, tie_margin: float = TIE_MARGIN) -> Array:
 
 
 def best_of_n(proxy: ArrayLike, gold: ArrayLike, n: int) -> float:
-    """Unbiased estimate of E[gold of the best by proxy among n samples] from N ≥ n samples, proxy and gold [N].
+    """Unbiased estimate of E[gold of the best by proxy among n samples] from N ≥ n samples, proxy and gold
+    [N].
 
-    Σ_{i=n..N} C(i−1, n−1)/C(N, n)·gold_(i) over the samples sorted by proxy (arXiv 2112.09332, appendix I; arXiv
-    2210.10760, section 2); samples of equal proxy share their gold. With gold = proxy it is the expected maximum.
+    Σ_{i=n..N} C(i−1, n−1)/C(N, n)·gold_(i) over the samples sorted by proxy (arXiv 2112.09332, appendix I;
+    arXiv 2210.10760, section 2); samples of equal proxy share their gold. With gold = proxy it is the
+    expected maximum.
     """
     scores, truth = np.asarray(proxy, float), np.asarray(gold, float)
     _, place, size = np.unique(scores, return_inverse=True, return_counts=True)
@@ -115,7 +122,8 @@ def best_of_n(proxy: ArrayLike, gold: ArrayLike, n: int) -> float:
 
 
 def kl_best_of_n(n: int) -> float:
-    """KL of best-of-n from the policy it samples, in nats: log n − (n − 1)/n (exact without ties, else a bound)."""
+    """KL of best-of-n from the policy it samples, in nats: log n − (n − 1)/n (exact without ties, else a
+    bound)."""
     return math.log(n) - (n - 1) / n
 
 
@@ -129,7 +137,8 @@ class Overoptimisation(TypedDict):
 
 
 def fit_overoptimisation(d: ArrayLike, gain: ArrayLike, kind: str) -> Overoptimisation:
-    """Least squares of Gao's forms to gold gains over the start, at distances d = √KL (arXiv 2210.10760, section 3.1).
+    """Least squares of Gao's forms to gold gains over the start, at distances d = √KL (arXiv 2210.10760,
+    section 3.1).
 
     "bon": R(d) = d(α − βd), peak α/2β. "rl": R(d) = d(α − β·log d), peak exp(α/β − 1).
     """

@@ -21,7 +21,8 @@ PLAIN_WORDS = {
     "tuple_type": "should be a list",
     "string_type": "should be text",
     "too_short": "should have at least one item",
-    "string_pattern_mismatch": "should be letters, digits, dots, dashes and underscores, beginning with one of the "
+    "string_pattern_mismatch": "should be letters, digits, dots, dashes and underscores, beginning with "
+    "one of the "
     "first two",
     "model_type": "should be keys and values",
     "model_attributes_type": "should be keys and values",
@@ -32,8 +33,8 @@ PLAIN_WORDS = {
 class Lines:
     """Where in a file each key stands, or which `-s` option set it.
 
-    Of data put together from several files `origins` says where the value at a place comes from: whose lines, and the
-    place there.
+    Of data put together from several files `origins` says where the value at a place comes from: whose lines,
+    and the place there.
     """
 
     def __init__(self, root: Any, path: Path | None = None) -> None:
@@ -96,19 +97,23 @@ def load_yaml(path: Path) -> tuple[Any, Lines]:
     root = _parse(text, path)
     for line, text, comment in cut_texts(root):
         if not comment[1:2].isspace():
-            raise UserError(f'{path}:{line}: the text ends before "{comment[:30]}", which YAML reads as a comment.',
-                            f'quotes around a text with " #" in it: "{text[-30:]} {comment[:30]}"',
-                            f"quote it, or put a blank behind # in line {line} of {path} if it is a comment")  # fmt: skip
+            raise UserError(
+                f'{path}:{line}: the text ends before "{comment[:30]}", which YAML reads as a comment.',
+                f'quotes around a text with " #" in it: "{text[-30:]} {comment[:30]}"',
+                f"quote it, or put a blank behind # in line {line} of {path} if it is a comment",
+            )
     return plain(root), Lines(root, path)
 
 
 def cut_texts(root: Any) -> Iterator[tuple[int, str, str]]:
-    """(line, text, comment) of each text without quotes, of two words or more, that is followed by a comment."""
+    """(line, text, comment) of each text without quotes, of two words or more, that is followed by a
+    comment."""
     if not isinstance(root, (CommentedMap, CommentedSeq)):
         return
     pairs = root.items() if isinstance(root, CommentedMap) else enumerate(root)
     for key, value in pairs:
-        # Only what stands without quotes is a plain str. The comment behind a value is the third of its comments in
+        # Only what stands without quotes is a plain str. The comment behind a value is the third of its
+        # comments in
         # a map and the first in a list; one that begins with a line end stands below it.
         found = (root.ca.items.get(key) or ())[2 if isinstance(root, CommentedMap) else 0 :][:1]
         if type(value) is str and " " in value and found and found[0] and found[0].value.startswith("#"):
@@ -142,7 +147,8 @@ def _parse(text: str, path: Path) -> Any:
 
 
 def expanded_size(node: Any, known: dict[int, int] | None = None) -> int:
-    """How many values a tree holds once its anchors are written out; `MAX_NODES` and more for an endless one."""
+    """How many values a tree holds once its anchors are written out; `MAX_NODES` and more for an endless
+    one."""
     known = {} if known is None else known
     if not isinstance(node, (CommentedMap, CommentedSeq)):
         return 1
@@ -224,7 +230,10 @@ def _describe(cls: type[BaseModel], item: Any, lines: Lines, path: Path) -> str:
     value = item["input"]
     if item["type"] == "string_type" and not isinstance(value, (str, list, dict, type(None))):
         kind = {bool: "yes or no", int: "a number", float: "a number"}.get(type(value), "a date")
-        return f"{where}: {key}: should be text, but YAML reads it as {kind} (found: {value}); put quotes around it"
+        return (
+            f"{where}: {key}: should be text, but YAML reads it as {kind} (found: {value}); put quotes "
+            "around it"
+        )
     shown = f" (found: {value!r})" if isinstance(value, (str, int, float, bool)) else ""
     return f"{where}: {key}: {message}{shown}"
 
@@ -235,8 +244,12 @@ def fields_at(cls: type[BaseModel], loc: Loc) -> list[str]:
     for part in loc:
         if isinstance(part, int):
             continue
-        inner = [m for model in models if part in model.model_fields
-                 for m in _models_in(model.model_fields[part].annotation)]  # fmt: skip
+        inner = [
+            m
+            for model in models
+            if part in model.model_fields
+            for m in _models_in(model.model_fields[part].annotation)
+        ]
         tagged = [m for m in models if part in _tags(m)]
         models = inner or tagged or models
     return [name for model in models for name in model.model_fields]

@@ -1,8 +1,9 @@
-"""A second device for tests on machines that have one: tensors that say they are elsewhere, compute here, and do not mix.
+"""A second device for tests on machines that have one: tensors that say they are elsewhere, compute here, and
+do not mix.
 
-What runs on a GPU has to put every tensor there itself. Without a GPU tests run it on the device `THERE`, whose tensors
-hold their numbers in a tensor on the CPU. An operation on tensors from both sides is refused, as it is with CUDA;
-single numbers, copies and indices from here are not.
+What runs on a GPU has to put every tensor there itself. Without a GPU tests run it on the device `THERE`,
+whose tensors hold their numbers in a tensor on the CPU. An operation on tensors from both sides is refused,
+as it is with CUDA; single numbers, copies and indices from here are not.
 """
 
 from __future__ import annotations
@@ -43,7 +44,8 @@ class Far(Tensor):
 
 
 def run(func: Any, args: Any, kwargs: Any) -> Any:
-    """An operation, on what its tensors hold; its results are on the device that it names, or else on theirs."""
+    """An operation, on what its tensors hold; its results are on the device that it names, or else on
+    theirs."""
     leaves, name = tree_leaves((args, kwargs)), func._schema.name
     tensors = [x for x in leaves if isinstance(x, Tensor)]
     named = [x for x in leaves if isinstance(x, torch.device)]

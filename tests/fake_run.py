@@ -1,7 +1,7 @@
 """A finished run folder written from records alone, in milliseconds: what the report and `compare` read.
 
-Rules are "Never say WORD." as in tests.scripts, whose gold scorer and judge fit these folders; a policy keeps each rule
-with a given probability.
+Rules are "Never say WORD." as in tests.scripts, whose gold scorer and judge fit these folders; a policy keeps
+each rule with a given probability.
 """
 
 import json
@@ -33,8 +33,19 @@ KEEP = {"base": 0.5, "sft": 0.7, "ppo": 0.95}
 class Fake:
     """The folder under construction; `until` is the number of stages that are done."""
 
-    def __init__(self, path: Path, seed: int, keep: dict[str, float], words: tuple[str, ...], human: bool,
-                 gold: bool, until: int, prompts: int, say: str, longer: int) -> None:  # fmt: skip
+    def __init__(
+        self,
+        path: Path,
+        seed: int,
+        keep: dict[str, float],
+        words: tuple[str, ...],
+        human: bool,
+        gold: bool,
+        until: int,
+        prompts: int,
+        say: str,
+        longer: int,
+    ) -> None:
         self.path, self.keep, self.until, self.say, self.longer = path, keep, until, say, longer
         self.seed, self.human = seed, human
         self.rng = random.Random(seed)
@@ -43,17 +54,34 @@ class Fake:
         scripted = {
             role: {"engine": "scripted", "model": f"tests.scripts:{role}"} for role in ("policy", "feedback")
         }
-        config = Config.model_validate({
-            "name": path.name, "seed": seed, "constitution": "c.yaml", "prompts": "p.jsonl", "templates": "brief",
-            "gold": "tests.scripts:gold" if gold else None, "cache": False, "stages": stages, **scripted,
-        })  # fmt: skip
+        config = Config.model_validate(
+            {
+                "name": path.name,
+                "seed": seed,
+                "constitution": "c.yaml",
+                "prompts": "p.jsonl",
+                "templates": "brief",
+                "gold": "tests.scripts:gold" if gold else None,
+                "cache": False,
+                "stages": stages,
+                **scripted,
+            }
+        )
         principles = [{"id": f"no-{word}", "text": f"Never say {word}."} for word in words]
         constitution = Constitution.model_validate({"name": "words", "principles": principles})
         path.mkdir(parents=True)
         write_json(path / "config.json", config.model_dump())
         write_json(path / "constitution.json", constitution.model_dump())
-        write_json(path / "manifest.json", {"command": "rlaif run small.yaml", "config_folder": str(path), "seed": seed,
-                                            "versions": {"torch": "2.13"}, "git": "abc123"})  # fmt: skip
+        write_json(
+            path / "manifest.json",
+            {
+                "command": "rlaif run small.yaml",
+                "config_folder": str(path),
+                "seed": seed,
+                "versions": {"torch": "2.13"},
+                "git": "abc123",
+            },
+        )
         self.prompts = [
             Prompt.model_validate({"messages": [{"role": "user", "content": f"Question {n}? {say}"}]})
             for n in range(prompts)
@@ -78,14 +106,30 @@ class Fake:
         for name, records in rows.items():
             self.write(stage.dir / f"{name}.jsonl", records)
         lost = sum((dropped or {}).values())
-        write_json(stage.dir / "stage.json", {
-            "name": stage.name, "number": number, "round": 1, "status": "done", "in": 100, "kept": 100 - lost,
-            "seconds": 1.5, "dropped": dropped or {}, "metrics": metrics or {}, "notes": [], "usage": {"calls": 7},
-        })  # fmt: skip
+        write_json(
+            stage.dir / "stage.json",
+            {
+                "name": stage.name,
+                "number": number,
+                "round": 1,
+                "status": "done",
+                "in": 100,
+                "kept": 100 - lost,
+                "seconds": 1.5,
+                "dropped": dropped or {},
+                "metrics": metrics or {},
+                "notes": [],
+                "usage": {"calls": 7},
+            },
+        )
 
     def text(self, keep: float, longer: int = 0) -> str:
         words = self.rng.choices(("nice", "day", "sun", "rain"), k=4 + longer)
-        return " ".join(words + [word for word in self.words if self.rng.random() > keep] + ([self.say] if self.say else []))  # fmt: skip
+        return " ".join(
+            words
+            + [word for word in self.words if self.rng.random() > keep]
+            + ([self.say] if self.say else [])
+        )
 
     def response(self, prompt: Prompt, keep: float, model: str, index: int = 0, longer: int = 0) -> Response:
         text = self.text(keep, longer)
@@ -104,16 +148,30 @@ class Fake:
         self.stage(3)
         samples = [self.response(p, 0.6, "sft", index) for p in self.train for index in (0, 1)]
         self.stage(4, responses=samples)
-        pairs = [Comparison(prompt_id=a.prompt_id, a=a.id, b=b.id) for a, b in zip(samples[::2], samples[1::2], strict=True)
-                 if a.text != b.text]  # fmt: skip
+        pairs = [
+            Comparison(prompt_id=a.prompt_id, a=a.id, b=b.id)
+            for a, b in zip(samples[::2], samples[1::2], strict=True)
+            if a.text != b.text
+        ]
         self.stage(
             5, comparisons=pairs, dropped={"two samples with the same text": len(self.train) - len(pairs)}
         )
         self._label(pairs, {row.id: row for row in samples})
         bins = [[0.1, 0.15, 20], [0.5, 0.45, 10], [0.9, 0.85, 30]]
-        self.stage(7, metrics={"heldout_accuracy": 0.88, "ece": 0.05, "n_train": 90, "n_heldout": 60, "reliability": bins,
-                               "baselines": {"longer": 0.44, "constant": 0.5}, "cross_entropy": 0.31,
-                               "label_entropy": 0.11, "temperature": 1.2})  # fmt: skip
+        self.stage(
+            7,
+            metrics={
+                "heldout_accuracy": 0.88,
+                "ece": 0.05,
+                "n_train": 90,
+                "n_heldout": 60,
+                "reliability": bins,
+                "baselines": {"longer": 0.44, "constant": 0.5},
+                "cross_entropy": 0.31,
+                "label_entropy": 0.11,
+                "temperature": 1.2,
+            },
+        )
         self._ppo()
         self._evaluate()
         return self.path
@@ -128,9 +186,17 @@ class Fake:
             )
             same = mended.text == response.text
             texts += [] if same else [mended]
-            rows.append(Revision(prompt_id=response.prompt_id, round=1, principle_id=principle.id, from_id=response.id,
-                                 to_id=response.id if same else mended.id, critique=f"It says {word}. {self.say}",
-                                 status="unchanged" if same else "ok"))  # fmt: skip
+            rows.append(
+                Revision(
+                    prompt_id=response.prompt_id,
+                    round=1,
+                    principle_id=principle.id,
+                    from_id=response.id,
+                    to_id=response.id if same else mended.id,
+                    critique=f"It says {word}. {self.say}",
+                    status="unchanged" if same else "ok",
+                )
+            )
         self.stage(2, revisions=rows, responses=texts)
 
     def _label(self, pairs: list[Comparison], texts: dict[str, Response]) -> None:
@@ -142,22 +208,52 @@ class Fake:
             for name in kept["a"]:
                 p = 0.5 + 0.4 * (kept["a"][name] - kept["b"][name])
                 total += math.log(p / (1 - p))
-                labels += [Label(comparison_id=pair.id, annotator=who, principle_id=name, order=order, p_a=p,
-                                 verdict=verdict_of(p), mass=0.9) for order in ("ab", "ba")]  # fmt: skip
+                labels += [
+                    Label(
+                        comparison_id=pair.id,
+                        annotator=who,
+                        principle_id=name,
+                        order=order,
+                        p_a=p,
+                        verdict=verdict_of(p),
+                        mass=0.9,
+                    )
+                    for order in ("ab", "ba")
+                ]
             preferences.append(
                 Preference(
                     comparison_id=pair.id, p_a=1 / (1 + math.exp(-total)), votes={"a": 1}, sources=(who.kind,)
                 )
             )
-        metrics = {"comparisons": len(pairs), **order_statistics(labels), "sources": {who.kind: len(labels)},
-                   "by_principle": {p.id: {"n": 9, "decided": 4} for p in self.run.constitution.principles}}  # fmt: skip
-        self.stage(6, metrics=metrics | ({"agreement_with_gold": 0.97} if self.gold else {}),
-                   labels=labels, preferences=preferences)  # fmt: skip
+        metrics = {
+            "comparisons": len(pairs),
+            **order_statistics(labels),
+            "sources": {who.kind: len(labels)},
+            "by_principle": {p.id: {"n": 9, "decided": 4} for p in self.run.constitution.principles},
+        }
+        self.stage(
+            6,
+            metrics=metrics | ({"agreement_with_gold": 0.97} if self.gold else {}),
+            labels=labels,
+            preferences=preferences,
+        )
 
     def _ppo(self) -> None:
-        rows = [{"update": n, "episodes": 128 * n, "reward": n / 20, "score": n / 18, "kl": n / 30, "exact_kl": n / 31,
-                 "length": 9.0, "entropy": 1 / (1 + n), "explained_variance": 0.5, "clip_fraction": 0.1}
-                for n in range(1, 41)]  # fmt: skip
+        rows = [
+            {
+                "update": n,
+                "episodes": 128 * n,
+                "reward": n / 20,
+                "score": n / 18,
+                "kl": n / 30,
+                "exact_kl": n / 31,
+                "length": 9.0,
+                "entropy": 1 / (1 + n),
+                "explained_variance": 0.5,
+                "clip_fraction": 0.1,
+            }
+            for n in range(1, 41)
+        ]
         self.stage(
             8, metrics={"updates": 40, "episodes": 5120, "kl": 1.3, "reward_start": 0.05, "reward_end": 2.0}
         )
@@ -175,17 +271,37 @@ class Fake:
                 base.setdefault(prompt.id, truth)
                 texts.append(response)
                 gain = sum(truth.values()) - sum(base[prompt.id].values())
-                rows.append(Evaluation(
-                    policy=name, prompt_id=prompt.id, response_id=response.id, kl=0.0 if name == "base" else 1.5,
-                    gold={"all": all(truth.values()), **truth} if self.gold else None, tokens=response.tokens or 0,
-                    compliance={key: 0.9 if kept else 0.2 for key, kept in truth.items()},
-                    p_win=None if name == "base" else 0.5 + 0.1 * gain,
-                ))  # fmt: skip
-        self.stage(9, metrics={"policies": {name: {"n": len(self.heldout)} for name in self.keep}},
-                   evaluation=rows, responses=texts)  # fmt: skip
+                rows.append(
+                    Evaluation(
+                        policy=name,
+                        prompt_id=prompt.id,
+                        response_id=response.id,
+                        kl=0.0 if name == "base" else 1.5,
+                        gold={"all": all(truth.values()), **truth} if self.gold else None,
+                        tokens=response.tokens or 0,
+                        compliance={key: 0.9 if kept else 0.2 for key, kept in truth.items()},
+                        p_win=None if name == "base" else 0.5 + 0.1 * gain,
+                    )
+                )
+        self.stage(
+            9,
+            metrics={"policies": {name: {"n": len(self.heldout)} for name in self.keep}},
+            evaluation=rows,
+            responses=texts,
+        )
 
 
-def fake_run(path: Path, seed: int = 0, keep: dict[str, float] | None = None, words: tuple[str, ...] = ("rude", "wrong", "sad"),
-             human: bool = False, gold: bool = True, until: int = 9, prompts: int = 400, say: str = "", longer: int = 0) -> Path:  # fmt: skip
+def fake_run(
+    path: Path,
+    seed: int = 0,
+    keep: dict[str, float] | None = None,
+    words: tuple[str, ...] = ("rude", "wrong", "sad"),
+    human: bool = False,
+    gold: bool = True,
+    until: int = 9,
+    prompts: int = 400,
+    say: str = "",
+    longer: int = 0,
+) -> Path:
     """Write a run folder and return it."""
     return Fake(path, seed, keep or KEEP, words, human, gold, until, prompts, say, longer).build()

@@ -1,4 +1,5 @@
-"""How the time of a function grows with the length of a text, compared within one run: no figure of a machine."""
+"""How the time of a function grows with the length of a text, compared within one run: no figure of a
+machine."""
 
 import time
 from collections.abc import Callable

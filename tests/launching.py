@@ -10,7 +10,8 @@ SCRIPT = f"import sys\nsys.path.insert(0, {str(ROOT)!r})\nfrom {{module}} import
 
 
 def on_two(folder: Path, module: str, *arguments: str, sharded: bool = False) -> subprocess.CompletedProcess:
-    """`main(*arguments)` of a module on two gloo processes of one thread each, the script standing in `folder`."""
+    """`main(*arguments)` of a module on two gloo processes of one thread each, the script standing in
+    `folder`."""
     script = folder / "rank.py"
     script.write_text(SCRIPT.format(module=module))
     launch = [
@@ -22,4 +23,6 @@ def on_two(folder: Path, module: str, *arguments: str, sharded: bool = False) ->
         str(script),
     ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_FSDP": str(sharded).lower()}
-    return subprocess.run([*launch, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)  # fmt: skip
+    return subprocess.run(
+        [*launch, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
+    )

@@ -1,7 +1,9 @@
-"""Responses that refuse and responses that do not, written in one go before the patterns in `rlaif.refusals` were.
+"""Responses that refuse and responses that do not, written in one go before the patterns in `rlaif.refusals`
+were.
 
-Refusals of many wordings; and responses that answer although they apologise, contain "I can't", quote a refusal, talk
-about refusing or say no to a yes-or-no question. The patterns were written looking at DEVELOPMENT alone.
+Refusals of many wordings; and responses that answer although they apologise, contain "I can't", quote a
+refusal, talk about refusing or say no to a yes-or-no question. The patterns were written looking at
+DEVELOPMENT alone.
 """
 
 REFUSING = """

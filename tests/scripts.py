@@ -20,7 +20,8 @@ def forbidden(text: str) -> str:
 
 
 def kill_after(counter: str) -> None:
-    """SIGKILL this process at the call whose number stands in the environment: a pulled plug, at a chosen moment."""
+    """SIGKILL this process at the call whose number stands in the environment: a pulled plug, at a chosen
+    moment."""
     limit = os.environ.get(f"KILL_{counter}")
     if limit is not None:
         CALLS[counter] = CALLS.get(counter, 0) + 1

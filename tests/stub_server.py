@@ -1,4 +1,5 @@
-"""A real HTTP server on 127.0.0.1 that speaks the OpenAI chat protocol: it answers, refuses, breaks off and lies."""
+"""A real HTTP server on 127.0.0.1 that speaks the OpenAI chat protocol: it answers, refuses, breaks off and
+lies."""
 
 import gzip
 import json
@@ -41,14 +42,26 @@ class Stub:
 
     def answer(self, body: dict) -> dict:
         """A good answer."""
-        choice = {"index": 0, "finish_reason": self.finish or ("length" if body.get("max_tokens") == 3 else "stop"),
-                  "message": {"role": "assistant", "content": f" {self.text} " if isinstance(self.text, str) else self.text}}  # fmt: skip
+        choice = {
+            "index": 0,
+            "finish_reason": self.finish or ("length" if body.get("max_tokens") == 3 else "stop"),
+            "message": {
+                "role": "assistant",
+                "content": f" {self.text} " if isinstance(self.text, str) else self.text,
+            },
+        }
         if body.get("logprobs") and self.logprobs:
             likely = self.verdict(body) if self.verdict else self.top
             top = [{"token": t, "logprob": math.log(p), "bytes": None} for t, p in likely]
             choice["logprobs"] = {"content": [{**top[0], "top_logprobs": top}]}
-        return {"id": "x", "object": "chat.completion", "created": 0, "model": self.model or body["model"], "choices": [choice],
-                "usage": {"prompt_tokens": 7, "completion_tokens": 2, "total_tokens": 9}}  # fmt: skip
+        return {
+            "id": "x",
+            "object": "chat.completion",
+            "created": 0,
+            "model": self.model or body["model"],
+            "choices": [choice],
+            "usage": {"prompt_tokens": 7, "completion_tokens": 2, "total_tokens": 9},
+        }
 
 
 def handler(stub: Stub) -> type[BaseHTTPRequestHandler]:

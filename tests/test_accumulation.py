@@ -15,7 +15,8 @@ def policy(tmp_path_factory):
 
 
 def curve_of(folder, policy, name, **options):
-    """The first step on 9 of 15 prompts in micro-batches of 4, 4 and 1, or of `micro_batch`; the other 6 measure."""
+    """The first step on 9 of 15 prompts in micro-batches of 4, 4 and 1, or of `micro_batch`; the other 6
+    measure."""
     options = {"stage": name, "batch_size": 9, "heldout": 0.4, "epochs": 1, **options}
     stage = hand_made_run(folder, policy, options, prompts=15)
     for n, prompt in enumerate(prompts_of(stage)):
@@ -30,9 +31,15 @@ def curve_of(folder, policy, name, **options):
 
 @pytest.mark.parametrize(
     ("name", "options"),
-    [("reward", {"center": 0.1}), ("reward", {"by_prompt": True}), ("dpo", {}), ("dpo", {"by_prompt": True}), ("sft", {})],
+    [
+        ("reward", {"center": 0.1}),
+        ("reward", {"by_prompt": True}),
+        ("dpo", {}),
+        ("dpo", {"by_prompt": True}),
+        ("sft", {}),
+    ],
     ids=str,
-)  # fmt: skip
+)
 def test_rows_weigh_evenly_whatever_the_micro_batch(tmp_path, policy, name, options):
     whole = curve_of(tmp_path / "whole", policy, name, **options)
     for size in (4, 2):

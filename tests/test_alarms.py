@@ -20,11 +20,18 @@ def history(updates=60, seed=0, batch=128, **changes):
         progress = 1 - 0.93**n
         truth = changes.get("gold", lambda n: 0.35 + 0.58 * (1 - 0.93**n))(n)
         row = {
-            "update": n, "episodes": n * batch, "score": progress + noise.gauss(0, 0.04), "exact_kl": 1.3 * progress,
-            "length": 15 - 5 * progress + noise.gauss(0, 0.3), "entropy": 0.62 - 0.3 * progress, "truncated": 0.0,
-            "approx_kl": 0.004, "refusals": 0.13 + noise.gauss(0, 0.03), "boilerplate": 0.12,
+            "update": n,
+            "episodes": n * batch,
+            "score": progress + noise.gauss(0, 0.04),
+            "exact_kl": 1.3 * progress,
+            "length": 15 - 5 * progress + noise.gauss(0, 0.3),
+            "entropy": 0.62 - 0.3 * progress,
+            "truncated": 0.0,
+            "approx_kl": 0.004,
+            "refusals": 0.13 + noise.gauss(0, 0.03),
+            "boilerplate": 0.12,
             "gold": sum(noise.random() < truth for _ in range(batch)) / batch,
-        }  # fmt: skip
+        }
         rows.append({**row, **{key: make(n) for key, make in changes.items() if key != "gold"}})
     return rows
 
@@ -45,8 +52,13 @@ def test_a_plateau_is_not_a_fall():
 
 
 def test_over_optimisation_rings_within_ten_updates_of_the_peak():
-    rung = [first(history(60, seed, gold=lambda n: 0.4 + 0.02 * min(n, 20) - 0.025 * max(0, n - 20)), "over-optimisation")
-            for seed in range(10)]  # fmt: skip
+    rung = [
+        first(
+            history(60, seed, gold=lambda n: 0.4 + 0.02 * min(n, 20) - 0.025 * max(0, n - 20)),
+            "over-optimisation",
+        )
+        for seed in range(10)
+    ]
     assert all(update is not None and 20 < update <= 30 for update in rung)
 
 
@@ -79,12 +91,19 @@ def test_a_judges_scores_have_a_scale_of_their_own(spread, rings):
     assert first(rows, "over-optimisation") == rings
 
 
-@pytest.mark.parametrize(("kind", "changes"), [
-    ("kl", {"exact_kl": lambda n: 0.5 * n}), ("kl", {"approx_kl": lambda n: 0.01 * n}),
-    ("entropy", {"entropy": lambda n: 0.6 * 0.9**n}), ("length", {"length": lambda n: 10 + n}),
-    ("length", {"length": lambda n: max(1, 20 - n)}), ("truncated", {"truncated": lambda n: n / 40}),
-    ("boilerplate", {"boilerplate": lambda n: min(1, n / 40)}), ("refusals", {"refusals": lambda n: n / 60}),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [
+        ("kl", {"exact_kl": lambda n: 0.5 * n}),
+        ("kl", {"approx_kl": lambda n: 0.01 * n}),
+        ("entropy", {"entropy": lambda n: 0.6 * 0.9**n}),
+        ("length", {"length": lambda n: 10 + n}),
+        ("length", {"length": lambda n: max(1, 20 - n)}),
+        ("truncated", {"truncated": lambda n: n / 40}),
+        ("boilerplate", {"boilerplate": lambda n: min(1, n / 40)}),
+        ("refusals", {"refusals": lambda n: n / 60}),
+    ],
+)
 def test_what_goes_wrong_is_named_with_what_to_try(kind, changes):
     rows = history(**changes)
     at = first(rows, kind)
@@ -102,9 +121,16 @@ def test_advice_names_the_options_that_the_stage_has_and_no_others():
 
 @pytest.mark.parametrize("options", [Ppo, Grpo])
 def test_every_alarm_has_something_to_try_in_every_stage(options):
-    rows = history(exact_kl=lambda n: 2 * n, entropy=lambda n: 0.6 * 0.9**n, length=lambda n: 10 + n,
-                   truncated=lambda n: n / 40, boilerplate=lambda n: min(1, n / 40), refusals=lambda n: n / 60,
-                   gold=lambda n: max(0.1, 0.9 - 0.02 * n), score=lambda n: n / 60)  # fmt: skip
+    rows = history(
+        exact_kl=lambda n: 2 * n,
+        entropy=lambda n: 0.6 * 0.9**n,
+        length=lambda n: 10 + n,
+        truncated=lambda n: n / 40,
+        boilerplate=lambda n: min(1, n / 40),
+        refusals=lambda n: n / 60,
+        gold=lambda n: max(0.1, 0.9 - 0.02 * n),
+        score=lambda n: n / 60,
+    )
     found = alarms(rows)
     assert len({alarm.kind for alarm in found}) == 7
     assert all("{" not in alarm.advice("x", options.model_fields) for alarm in found)
@@ -162,12 +188,21 @@ def test_a_summary_of_three_updates_starts_with_the_first_and_ends_with_the_last
     assert (made["reward_start"], made["reward_end"]) == (0.023, 0.205)
 
 
-@pytest.mark.parametrize(("options", "metrics", "said"), [
-    ({"updates": 3, "warmup": 10}, {}, "warmup 10, but 3 updates of the policy; it reached 30% of learning_rate"),
-    ({"updates": 12, "warmup": 10, "critic_warmup": 4}, {}, "warmup 10, but 8 updates"),
-    ({"updates": 30}, {"kl": 0.004}, "the policy did not move: at the end its responses are 0.0040 nats"),
-    ({"updates": 30}, {}, ""), ({"updates": 10}, {}, ""), ({"updates": 1, "warmup": 1}, {"kl": 0.0, "updates": 1}, ""),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("options", "metrics", "said"),
+    [
+        (
+            {"updates": 3, "warmup": 10},
+            {},
+            "warmup 10, but 3 updates of the policy; it reached 30% of learning_rate",
+        ),
+        ({"updates": 12, "warmup": 10, "critic_warmup": 4}, {}, "warmup 10, but 8 updates"),
+        ({"updates": 30}, {"kl": 0.004}, "the policy did not move: at the end its responses are 0.0040 nats"),
+        ({"updates": 30}, {}, ""),
+        ({"updates": 10}, {}, ""),
+        ({"updates": 1, "warmup": 1}, {"kl": 0.0, "updates": 1}, ""),
+    ],
+)
 def test_a_training_that_could_do_little_says_so(options: dict, metrics: dict, said: str):
     made = {"updates": 30, "kl": 0.5, "unread": {}, "alarms": []} | metrics
     stage = SimpleNamespace(options=Ppo(stage="ppo", **options), metrics=made, notes=[])

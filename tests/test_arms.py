@@ -1,4 +1,5 @@
-"""The arms beside PPO on tiny models: what is graded, what is chosen, and that each learns a task it can learn."""
+"""The arms beside PPO on tiny models: what is graded, what is chosen, and that each learns a task it can
+learn."""
 
 import math
 from pathlib import Path
@@ -50,12 +51,21 @@ def run_of(folder: Path, policy: Path, *stages: dict, prompts: int = 24, wording
     Where a share of wordings is held out, three prompts each make a group.
     """
     folder.mkdir(exist_ok=True)
-    config = Config.model_validate({
-        "name": "tiny", "constitution": "c", "prompts": "p", "heldout": 0.5, "threads": 1, "templates": "brief",
-        "heldout_wordings": wordings,
-        "policy": {"model": str(policy), "device": "cpu"}, "feedback": {"engine": "scripted", "model": "tests.scripts:feedback"},
-        "gold": f"{HERE}:gold", "stages": stages,
-    })  # fmt: skip
+    config = Config.model_validate(
+        {
+            "name": "tiny",
+            "constitution": "c",
+            "prompts": "p",
+            "heldout": 0.5,
+            "threads": 1,
+            "templates": "brief",
+            "heldout_wordings": wordings,
+            "policy": {"model": str(policy), "device": "cpu"},
+            "feedback": {"engine": "scripted", "model": "tests.scripts:feedback"},
+            "gold": f"{HERE}:gold",
+            "stages": stages,
+        }
+    )
     principles = [{"id": "no-rude", "text": "Never say rude."}]
     run = Run(folder, config, Constitution.model_validate({"name": "tiny", "principles": principles}))
     rows = [
@@ -123,8 +133,12 @@ def test_a_reward_model_grades_replies_as_it_was_trained_to(tmp_path, policy):
 
 
 def test_the_best_of_each_prompt_are_kept_with_different_texts():
-    rows = [Response(id=i, prompt_id=p, text=t, index=n) for n, (i, p, t) in
-            enumerate([("a", "x", "one"), ("b", "x", "one"), ("c", "x", "two"), ("d", "y", "three")])]  # fmt: skip
+    rows = [
+        Response(id=i, prompt_id=p, text=t, index=n)
+        for n, (i, p, t) in enumerate(
+            [("a", "x", "one"), ("b", "x", "one"), ("c", "x", "two"), ("d", "y", "three")]
+        )
+    ]
     rewards = {"a": 1.0, "b": 1.0, "c": 0.5, "d": -3.0}
     assert [row.id for row in rejection.best(rows, rewards, 1)] == ["a", "d"]
     assert [row.id for row in rejection.best(rows, rewards, 2)] == ["a", "c", "d"]
@@ -149,8 +163,11 @@ def share_of_good(folder, stage):
 
 
 def test_rejection_learns_to_say_what_was_graded_best(tmp_path, policy):
-    stage = hand_made_run(tmp_path / "run", policy, {"stage": "rejection", "rewards": [source()], "epochs": 10,
-                                                     "learning_rate": 5e-3, "batch_size": 4})  # fmt: skip
+    stage = hand_made_run(
+        tmp_path / "run",
+        policy,
+        {"stage": "rejection", "rewards": [source()], "epochs": 10, "learning_rate": 5e-3, "batch_size": 4},
+    )
     for prompt in prompts_of(stage):
         for index, text in enumerate(("it is bad", "it is good", "it is good good good good " * 20)):
             reply(stage, prompt, text, index)
@@ -309,8 +326,16 @@ def test_a_run_can_be_compared_by_its_best_of_n(chosen, tmp_path, policy):
 
 def test_stage_names_and_what_they_need():
     def config(*stages):
-        return Config.model_validate({"name": "x", "constitution": "c", "prompts": "p", "policy": {"model": "m"},
-                                      "feedback": {"model": "m"}, "stages": stages})  # fmt: skip
+        return Config.model_validate(
+            {
+                "name": "x",
+                "constitution": "c",
+                "prompts": "p",
+                "policy": {"model": "m"},
+                "feedback": {"model": "m"},
+                "stages": stages,
+            }
+        )
 
     (stage,) = config({"stage": "best_of_n"}).stages
     assert stage.wants == ("prompts", "policy", "reward_model")
@@ -344,7 +369,10 @@ def test_an_ensemble_is_pooled_on_one_scale_and_drives_ppo(tmp_path, policy, how
     stage = stage_of(tmp_path / "run", policy, updates=1, rewards=[{"source": "reward_model", "pool": how}])
     before = stage.run.stages[0].dir
     tiny_reward_model(before / "member_2" / "reward_model", policy, head=50.0)
-    write_json(before / "reward_model" / "calibration.json", {"members": [{"reward_mean": 0.0, "reward_std": 1.0}, {"reward_mean": 5.0, "reward_std": 100.0}]})  # fmt: skip
+    write_json(
+        before / "reward_model" / "calibration.json",
+        {"members": [{"reward_mean": 0.0, "reward_std": 1.0}, {"reward_mean": 5.0, "reward_std": 100.0}]},
+    )
     tokenizer = load_tokenizer(policy)
     score = open_rewards(stage, tokenizer).rewards.sources[0].score
     episodes = join([[5, 6], [7, 8]], [[9, 10], [11]], torch.tensor([True, True]), 0)

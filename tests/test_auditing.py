@@ -1,4 +1,5 @@
-"""The judge card: figures worked by hand, scripted judges with known faults, the page, the command and the gate."""
+"""The judge card: figures worked by hand, scripted judges with known faults, the page, the command and the
+gate."""
 
 import json
 import re
@@ -60,7 +61,8 @@ def obedient(order: str = r"choose reply (\w)") -> Scripted:
     return Scripted(lambda request: "A", score, "obedient")
 
 
-# ---- figures ----------------------------------------------------------------------------------------------------
+# ---- figures
+# ----------------------------------------------------------------------------------------------------
 
 
 def reading(p_ab: float | None, p_ba: float | None, truth: str | None, a: str = "x", b: str = "y"):
@@ -129,9 +131,12 @@ def four_prompts():
 @pytest.mark.parametrize(("ci", "fails"), [([0.02, 0.2], False), ([0.12, 0.2], True), (None, False)])
 def test_a_calibration_error_that_chance_explains_fails_no_judge(ci, fails):
     card = {
-        "accuracy": {"value": 0.9}, "calibration": {"ece": 0.15, "ece_ci": ci, "ece_floor": 0.13}, "order": {"value": 0.0},
-        "readability": {"invalid_rate": 0.0, "mass": 1.0}, "injection": {"families": {}},
-    }  # fmt: skip
+        "accuracy": {"value": 0.9},
+        "calibration": {"ece": 0.15, "ece_ci": ci, "ece_floor": 0.13},
+        "order": {"value": 0.0},
+        "readability": {"invalid_rate": 0.0, "mass": 1.0},
+        "injection": {"families": {}},
+    }
     assert bool(failures(card, JudgeCard(ece=0.1))) == fails
 
 
@@ -157,13 +162,22 @@ def test_length_is_measured_where_the_truth_leaves_it_open():
         reading(0.9, 0.9, "b", "longer", "x"),
     ]
     found = measures.length(rows)
-    assert (found["prefers_longer"]["value"], found["prefers_longer"]["n"], found["prefers_longer"]["of"]) == (0.5, 2, 3)  # fmt: skip
+    assert (
+        found["prefers_longer"]["value"],
+        found["prefers_longer"]["n"],
+        found["prefers_longer"]["of"],
+    ) == (0.5, 2, 3)
     assert found["right_where_longer_is_better"]["value"] == 1.0
     assert found["right_where_shorter_is_better"]["value"] == 0.0
 
 
 def test_a_dressed_reply_against_itself():
-    rows = [reading(0.9, 0.9, "tie"), reading(0.5, 0.5, None), reading(0.9, 0.9, "a"), reading(0.9, 0.9, None)]  # fmt: skip
+    rows = [
+        reading(0.9, 0.9, "tie"),
+        reading(0.5, 0.5, None),
+        reading(0.9, 0.9, "a"),
+        reading(0.9, 0.9, None),
+    ]
     found = measures.probe(rows, ["a", "a", "a", "b"])
     assert (found["value"], found["n"]) == (0.5, 3)
     assert found["ties"]["value"] == pytest.approx(1 / 3)
@@ -179,12 +193,19 @@ def test_other_wordings_keep_blur_or_turn_a_verdict():
     assert found["accuracy"]["baselines"].keys() == measures.GUESSES.keys()
 
 
-# ---- attacks ----------------------------------------------------------------------------------------------------
+# ---- attacks
+# ----------------------------------------------------------------------------------------------------
 
 
 def test_only_lost_and_right_verdicts_are_attacked_from_both_slots():
-    rows = [reading(0.9, 0.9, "a"), reading(0.1, 0.1, "b"), reading(0.9, 0.9, "b"), reading(0.9, 0.9, "tie"),
-            reading(0.5, 0.5, "a"), reading(0.95, 0.55, None)]  # fmt: skip
+    rows = [
+        reading(0.9, 0.9, "a"),
+        reading(0.1, 0.1, "b"),
+        reading(0.9, 0.9, "b"),
+        reading(0.9, 0.9, "tie"),
+        reading(0.5, 0.5, "a"),
+        reading(0.95, 0.55, None),
+    ]
     chosen = injection.targets(rows, 10, seed=0)
     assert len(chosen) == 3
     assert {target.slot for target in chosen} == {"A", "B"}
@@ -219,7 +240,8 @@ def test_a_judge_that_obeys_is_found_out_and_a_sober_one_is_not():
 
 
 def test_the_defences_hold_where_the_judge_would_obey_a_header():
-    """A judge that reads the last rule it is shown, and takes the last reply under a header for that reply."""
+    """A judge that reads the last rule it is shown, and takes the last reply under a header for that
+    reply."""
     engine = obedient(r"(?m)^Rule: Reply (\w) is better")
     defended = {row["kind"]: row["turned"]["value"] for row in audit(engine)["injection"]["kinds"]}
     assert defended["a rule of its own"] == 0.0
@@ -237,7 +259,8 @@ def test_a_constant_answer_replaces_the_reply():
     assert made.side("a") == "x"
 
 
-# ---- the card ---------------------------------------------------------------------------------------------------
+# ---- the card
+# ---------------------------------------------------------------------------------------------------
 
 
 def test_the_card_of_a_judge_that_knows_the_rules():
@@ -264,8 +287,10 @@ def test_the_card_of_a_judge_that_takes_what_stands_first():
     assert any("user's turn" in line for line in failures(card, JudgeCard(instructed=0.4)))
     assert not any("user's turn" in line for line in failures(card, JudgeCard(instructed=0.6)))
     assert [line.split(":")[0] for line in failed] == [
-        "accuracy", "verdicts that flip with the order", "probability on the answers",
-    ]  # fmt: skip
+        "accuracy",
+        "verdicts that flip with the order",
+        "probability on the answers",
+    ]
     assert any("change places" in line for line in doubts(card))
 
 
@@ -318,7 +343,8 @@ def test_the_page_escapes_what_models_wrote(tmp_path: Path):
     page = write_card(tmp_path / "c.html", {**card, "gold": "x", "left_out": {"same": 2}}).read_text()
     assert hostile not in page
     assert "&lt;script&gt;" in page
-    # Beside every accuracy stands the best rule that reads no principle: of the principle, of all, of other wordings.
+    # Beside every accuracy stands the best rule that reads no principle: of the principle, of all, of other
+    # wordings.
     assert page.count("<small>the shorter reply</small>") == 3
     assert "http" not in re.sub(r"http-equiv", "", page)
 
@@ -328,7 +354,8 @@ def test_paraphrases_cost_no_label_and_are_in_the_schema():
     assert "paraphrases" in json.dumps(Constitution.model_json_schema())
 
 
-# ---- the command and the gate -----------------------------------------------------------------------------------
+# ---- the command and the gate
+# -----------------------------------------------------------------------------------
 
 
 def test_the_command_on_a_config(project: Path):
@@ -357,10 +384,16 @@ def test_mistakes_are_said_before_the_audit_is_paid_for(project: Path, monkeypat
     ("engine", "marks"), [("transformers", "<|end|>"), ("vllm", "<|end|>"), ("openai", "<|im_end|>")]
 )
 def test_a_judge_in_process_is_attacked_with_its_own_template(engine, marks):
-    config = Config.model_validate({
-        "name": "audit", "constitution": "c", "prompts": "none", "policy": {"model": "p"}, "stages": [{"stage": "sample"}],
-        "feedback": {"engine": engine, "model": "rlaif/playground/weights/feedback"},
-    })  # fmt: skip
+    config = Config.model_validate(
+        {
+            "name": "audit",
+            "constitution": "c",
+            "prompts": "none",
+            "policy": {"model": "p"},
+            "stages": [{"stage": "sample"}],
+            "feedback": {"engine": engine, "model": "rlaif/playground/weights/feedback"},
+        }
+    )
     assert marks in turns_of(tokenizer_of(config))[0]
 
 

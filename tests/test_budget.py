@@ -58,7 +58,8 @@ def test_money_by_hand():
     assert money(used, None) == 0.0
 
 
-# 24 samples, then two rounds of 24 critiques and 24 revisions: a critique that had no revision yet is asked again
+# 24 samples, then two rounds of 24 critiques and 24 revisions: a critique that had no revision yet is asked
+# again
 # (of a scripted model, whose answers are not cached).
 @pytest.mark.parametrize(("cap", "again"), [(1, 0), (30, 6), (100, 20), (250, 0)])
 def test_a_budget_of_calls_is_met_exactly_and_the_run_continues_when_it_is_raised(project, cap, again):
@@ -99,8 +100,9 @@ def test_a_killed_run_remembers_what_it_spent(project):
     killed = subprocess.run(command, cwd=ROOT, env={**os.environ, "KILL_LABEL": "60"}, check=False)
     assert killed.returncode == -9
     before = sum(json.loads(line)["calls"] for line in (project / "run" / "spending.jsonl").open())
-    again = subprocess.run([*command, "-s", f"budget.calls={before + 10}"], cwd=ROOT, capture_output=True, text=True,
-                           check=False)  # fmt: skip
+    again = subprocess.run(
+        [*command, "-s", f"budget.calls={before + 10}"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     assert again.returncode == 3
     assert again.stderr.strip().endswith("every finished row is kept")
     assert f"{before + 10:,g} of {before + 10:,g} calls spent" in again.stderr
@@ -172,7 +174,10 @@ def test_prices_and_budgets_that_cannot_be_meant_are_refused(project):
 
 
 def test_the_estimate_has_tokens_seconds_and_money(project):
-    prices = 'prices={"tests.scripts:feedback": {"prompt": 3, "completion": 6, "seconds": 0.5}, "tests.scripts:policy": {"seconds": 1}}'
+    prices = (
+        'prices={"tests.scripts:feedback": {"prompt": 3, "completion": 6, "seconds": 0.5}, '
+        '"tests.scripts:policy": {"seconds": 1}}'
+    )
     plan = pipeline.dry_run(project / "config.yaml", [prices])
     label = plan["stages"][4]
     # 96 pairs, 1.5 principles, two orders; a scripted judge writes nothing and shares nothing.
@@ -193,23 +198,36 @@ def test_a_shared_prefix_is_counted_apart(project):
     assert (other["shared_tokens"], other["tokens"]) == (0, 288)
 
 
-@pytest.mark.parametrize(("options", "calls"), [
-    ({"cot": True}, 576), ({"principles": "drawn"}, 192), ({"principles": ["no-rude"]}, 144), ({"ai": False, "human": {"annotator": "a:b"}}, 0),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("options", "calls"),
+    [
+        ({"cot": True}, 576),
+        ({"principles": "drawn"}, 192),
+        ({"principles": ["no-rude"]}, 144),
+        ({"ai": False, "human": {"annotator": "a:b"}}, 0),
+    ],
+)
 def test_the_estimate_follows_the_ways_to_ask(project, options, calls):
     overrides = [f"label.{key}={json.dumps(value)}" for key, value in options.items()]
     assert pipeline.dry_run(project / "config.yaml", overrides)["stages"][4]["calls"] == calls
 
 
-@pytest.mark.parametrize(("pair", "mode", "exact", "lacking"), [
-    ("pair.per_prompt=1", "best", True, False), ("pair.per_prompt=2", "best and worst", True, True),
-    ("pair.limit=5", "best", False, None), ("pair.samples=true", "best", True, False),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("pair", "mode", "exact", "lacking"),
+    [
+        ("pair.per_prompt=1", "best", True, False),
+        ("pair.per_prompt=2", "best and worst", True, True),
+        ("pair.limit=5", "best", False, None),
+        ("pair.samples=true", "best", True, False),
+    ],
+)
 def test_one_question_on_all_replies_counts_once_a_prompt(project, pair, mode, exact, lacking):
     config, rules = project / "config.yaml", project / "constitution.yaml"
     rules.write_text("\n".join(rules.read_text().splitlines()[:3]))
-    config.write_text(config.read_text().split("stages:")[0] + "stages:\n  - {stage: sample, prompts: 12, k: 3}\n"
-                      "  - {stage: pair}\n  - {stage: label}\n")  # fmt: skip
+    config.write_text(
+        config.read_text().split("stages:")[0] + "stages:\n  - {stage: sample, prompts: 12, k: 3}\n"
+        "  - {stage: pair}\n  - {stage: label}\n"
+    )
     overrides = [pair, f"label.mode={mode}", "feedback.model=tests.test_labelling:longest_judge"]
     calls = pipeline.dry_run(config, overrides)["stages"][2]["calls"]
     label = pipeline.run(config, project / "run", overrides).stages[2]
@@ -264,7 +282,8 @@ def test_imported_pairs_are_counted(project):
 
 
 def test_an_imported_pair_stands_on_the_side_of_the_runs_own_prompt(project):
-    """The import knows no groups; its pairs about held-out questions are left out all the same, and so counted."""
+    """The import knows no groups; its pairs about held-out questions are left out all the same, and so
+    counted."""
     folder = project / "pairs"
     folder.mkdir()
     path = project / "prompts.jsonl"

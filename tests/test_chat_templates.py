@@ -1,4 +1,5 @@
-"""Chat templates: what real ones write, as transformers writes it, and that none runs for ever, fills the memory or escapes."""
+"""Chat templates: what real ones write, as transformers writes it, and that none runs for ever, fills the
+memory or escapes."""
 
 import subprocess
 import sys
@@ -21,33 +22,42 @@ TALK = [
 ]
 TOKENS = {"bos_token": "<s>", "eos_token": "</s>"}
 
-# What templates in use are made of: turns, namespaces, macros, loop controls, slices, tools that are not given.
+# What templates in use are made of: turns, namespaces, macros, loop controls, slices, tools that are not
+# given.
 ORDINARY = {
     "turns": zoo.WITH_BOS,
     "chatml": zoo.CHATML,
     "system merged into the first turn": (
         "{%- if messages[0]['role'] == 'system' -%}{%- set first = messages[0]['content'] | trim + '\n\n' -%}"
-        "{%- set rest = messages[1:] -%}{%- else -%}{%- set first = '' -%}{%- set rest = messages -%}{%- endif -%}"
+        "{%- set rest = messages[1:] -%}{%- else -%}{%- set first = '' -%}{%- set rest = messages -%}{%- "
+        "endif -%}"
         "{{ bos_token }}{%- for m in rest -%}[{{ 'model' if m.role == 'assistant' else m['role'] }}] "
         "{{ (first if loop.first else '') ~ m.content.strip() }}{{ eos_token }}{%- endfor -%}"
     ),
     "a namespace, a macro, a break": (
         "{%- set ns = namespace(last=-1, query=true) %}{%- for m in messages[::-1] %}"
-        "{%- if m.role == 'user' and ns.query %}{%- set ns.last = messages|length - 1 - loop.index0 %}{%- break %}{%- endif %}"
-        "{%- endfor %}{%- macro turn(m, mark='#') %}{{ mark }}{{ m.role | upper }}: {{ m.content.split('</think>')[-1].lstrip('\n') }}{% endmacro %}"
-        "{%- for m in messages %}{%- if loop.index0 > ns.last %}{%- continue %}{%- endif %}{{ turn(m) }}\n{%- endfor %}"
+        "{%- if m.role == 'user' and ns.query %}{%- set ns.last = messages|length - 1 - loop.index0 "
+        "%}{%- break %}{%- endif %}"
+        "{%- endfor %}{%- macro turn(m, mark='#') %}{{ mark }}{{ m.role | upper }}: {{ "
+        "m.content.split('</think>')[-1].lstrip('\n') }}{% endmacro %}"
+        "{%- for m in messages %}{%- if loop.index0 > ns.last %}{%- continue %}{%- endif %}{{ turn(m) "
+        "}}\n{%- endfor %}"
     ),
     "filters": (
-        "{{ messages | selectattr('role', 'equalto', 'user') | map(attribute='content') | list | tojson(indent=2) }}"
+        "{{ messages | selectattr('role', 'equalto', 'user') | map(attribute='content') | list | "
+        "tojson(indent=2) }}"
         "{{ messages | rejectattr('role', 'in', ['system']) | map(attribute='role') | join(', ') }}"
-        "{%- if tools is not none and tools %}tools{% endif %}{{ documents is defined }}{{ {'b': 1, 'a': 2} | dictsort }}"
-        "{%- for k, v in {'x': 1}.items() %}{{ '%s=%d' | format(k, v) if false else k ~ v }}{% endfor %}{{ [3, 1] | sort | first }}"
+        "{%- if tools is not none and tools %}tools{% endif %}{{ documents is defined }}{{ {'b': 1, 'a': "
+        "2} | dictsort }}"
+        "{%- for k, v in {'x': 1}.items() %}{{ '%s=%d' | format(k, v) if false else k ~ v }}{% endfor "
+        "%}{{ [3, 1] | sort | first }}"
     ),
     "generation marks": (
-        "{%- for m in messages %}{%- if m.role == 'assistant' %}{% generation %}{{ m.content }}{% endgeneration %}"
+        "{%- for m in messages %}{%- if m.role == 'assistant' %}{% generation %}{{ m.content }}{% "
+        "endgeneration %}"
         "{%- else %}{{ m.role }}{% endif %}{% endfor %}{{ none_such }}{{ 'a' * 3 + 'b' }}"
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", ORDINARY)
@@ -82,7 +92,8 @@ ENDLESS = {
     "loops": zoo.ENDLESS,
     "calls": "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(60) }}",
     "slices": "{% set x = 'a' * 9000000 %}{% for i in range(99999) %}{% set y = x[1:] %}{% endfor %}",
-    "text in loops": f"{{% for a in range(99999) %}}{{% for b in range(99999) %}}{'x' * 20000}{{% endfor %}}{{% endfor %}}",
+    "text in loops": f"{{% for a in range(99999) %}}{{% for b in range(99999) %}}{'x' * 20000}{{% endfor "
+    f"%}}{{% endfor %}}",
     "times": "{{ 'a' * 10**10 }}",
     "times twice": "{{ 'a' * 1000000 * 1000000 }}",
     "a list times": "{{ [0] * 10000000000 }}",
@@ -109,7 +120,7 @@ ENDLESS = {
     "mappings of mappings": GROW.replace("%s", "{% set ns.x = {'a': ns.x, 'b': ns.x} %}") + "{{ ns.x }}",
     "a namespace in itself": "{% set ns = namespace() %}{% set ns.x = ns %}{{ ns }}",
     "a long template": "{{ 'a' }}" * 100_000,
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", ENDLESS)
@@ -135,16 +146,29 @@ def test_no_such_template_takes_a_gigabyte():
     import json
 
     few = {name: ENDLESS[name] for name in ENDLESS if name not in ("loops", "calls", "slices")}
-    done = subprocess.run([sys.executable, "-c", code], input=json.dumps(few), capture_output=True, text=True,
-                          cwd=Path(__file__).parent.parent)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        input=json.dumps(few),
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parent.parent,
+    )
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("source", [
-    "{{ ''.__class__ }}", "{{ raise_exception.__globals__ }}", "{{ namespace.__init__.__globals__ }}", "{{ range.__self__ }}",
-    "{{ messages.append(1) }}", "{{ cycler }}{{ joiner }}{{ lipsum }}", "{{ strftime_now.__globals__['time'] }}",
-    "{{ ('%s' % namespace).mro }}",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{ ''.__class__ }}",
+        "{{ raise_exception.__globals__ }}",
+        "{{ namespace.__init__.__globals__ }}",
+        "{{ range.__self__ }}",
+        "{{ messages.append(1) }}",
+        "{{ cycler }}{{ joiner }}{{ lipsum }}",
+        "{{ strftime_now.__globals__['time'] }}",
+        "{{ ('%s' % namespace).mro }}",
+    ],
+)
 def test_a_template_reaches_nothing(source: str):
     try:
         written = render(source, [], True, {})
@@ -153,11 +177,24 @@ def test_a_template_reaches_nothing(source: str):
     assert written == ""
 
 
-@pytest.mark.parametrize("source", [
-    "{% set n = namespace(__class__=1) %}", "{% set n = namespace() %}{% set n._x = 1 %}", "{% include 'x' %}", "{% import 'x' as y %}",
-    "{{ 1 // 0 }}", "{{ messages[0].nothing.at_all }}", "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "{{ " + "(" * 5000,
-    "{% for %}", "{{ 'a' | center(9) }}", "{{ '%d' % 'a' }}", "{{ raise_exception('no') }}", "{{ [1] < 'a' }}",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{% set n = namespace(__class__=1) %}",
+        "{% set n = namespace() %}{% set n._x = 1 %}",
+        "{% include 'x' %}",
+        "{% import 'x' as y %}",
+        "{{ 1 // 0 }}",
+        "{{ messages[0].nothing.at_all }}",
+        "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
+        "{{ " + "(" * 5000,
+        "{% for %}",
+        "{{ 'a' | center(9) }}",
+        "{{ '%d' % 'a' }}",
+        "{{ raise_exception('no') }}",
+        "{{ [1] < 'a' }}",
+    ],
+)
 def test_a_template_that_fails_is_a_message(source: str):
     broken = type("Tokenizer", (), {"chat_template": source, "name_or_path": "models/odd"})()
     with pytest.raises(UserError, match="models/odd: its chat template fails on our messages"):

@@ -1,4 +1,5 @@
-"""A damaged checkpoint is not gone on from: the older one beside it is, and the end is the same to the bit."""
+"""A damaged checkpoint is not gone on from: the older one beside it is, and the end is the same to the
+bit."""
 
 import json
 import shutil
@@ -49,8 +50,13 @@ def unpublished(tmp_path_factory):
 
 @pytest.mark.parametrize(
     ("name", "harm"),
-    [("policy.safetensors", "cut"), ("value.safetensors", "flipped"), ("optimizers.pt", "missing"), ("state.json", "empty")],
-)  # fmt: skip
+    [
+        ("policy.safetensors", "cut"),
+        ("value.safetensors", "flipped"),
+        ("optimizers.pt", "missing"),
+        ("state.json", "empty"),
+    ],
+)
 def test_ppo_goes_on_from_the_older_checkpoint(unpublished, tmp_path, name, harm):
     policy, whole, left = unpublished
     folder = Path(shutil.copytree(left, tmp_path / "run"))

@@ -61,8 +61,13 @@ def test_run_prints_the_report_last_and_progress_on_stderr(project):
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
 def test_every_printing_command_prints_in_any_encoding(project, tmp_path, encoding):
     def printed(*words: object) -> str:
-        result = subprocess.run([sys.executable, "-m", "rlaif.cli", *map(str, words)], cwd=ROOT, capture_output=True,
-                                check=False, env={**os.environ, "PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"})  # fmt: skip
+        result = subprocess.run(
+            [sys.executable, "-m", "rlaif.cli", *map(str, words)],
+            cwd=ROOT,
+            capture_output=True,
+            check=False,
+            env={**os.environ, "PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"},
+        )
         assert result.returncode in (0, 2), result.stderr
         assert b"Traceback" not in result.stderr
         return result.stdout.decode(encoding)
@@ -172,7 +177,7 @@ def test_nothing_a_terminal_would_obey_is_printed(project):
         ("stage: pair", "stage: pear", 'unknown stage "pear" — did you mean "pair"?'),
         ("name: small", "name: [", "config.yaml:"),
     ],
-)  # fmt: skip
+)
 def test_mistakes_in_the_config_are_named_with_line_and_neighbour(project, old, new, expected):
     config = project / "config.yaml"
     assert old in config.read_text()
@@ -222,9 +227,15 @@ def test_interrupted_says_how_to_go_on_and_exits_130(project):
         str(project / "run"),
     ]
     process = subprocess.Popen(
-        command, cwd=ROOT, stderr=subprocess.PIPE, text=True, env={**os.environ, **slow},
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored by what a shell runs in the background
-    )  # fmt: skip
+        command,
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **slow},
+        preexec_fn=lambda: signal.signal(
+            signal.SIGINT, signal.SIG_DFL
+        ),  # ignored by what a shell runs in the background
+    )
     file = project / "run" / "01_sample" / "responses.jsonl"
     deadline = time.monotonic() + 60
     while not file.exists() and time.monotonic() < deadline:

@@ -81,9 +81,16 @@ def test_two_seeds_of_one_config_are_not_declared_different(tmp_path):
     assert not any(shift["different"] for shift in shifts)
 
 
-@pytest.mark.parametrize(("key", "value"), [
-    ("sample_every", 7), ("watch", 8), ("micro_batch", 16), ("checkpoint_every", 5), ("tracker", "wandb"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("sample_every", 7),
+        ("watch", 8),
+        ("micro_batch", 16),
+        ("checkpoint_every", 5),
+        ("tracker", "wandb"),
+    ],
+)
 def test_options_that_cannot_affect_results_make_no_other_experiment(tmp_path, key, value):
     runs = [fake_run(tmp_path / f"seed{n}", seed=n, keep={"base": 0.5, "ppo": 0.9 - 0.3 * n}) for n in (0, 1)]
     stages = read_json(runs[1] / "config.json")["stages"]
@@ -94,12 +101,26 @@ def test_options_that_cannot_affect_results_make_no_other_experiment(tmp_path, k
     assert data["verdict"]["winner"] is None
 
 
-@pytest.mark.parametrize(("key", "affects"), [
-    ("ppo.updates", True), ("sample[1].k", True), ("ppo.sample_every", False), ("policy.dtype", True),
-    ("policy.model", True), ("feedback.concurrency", False), ("budget.money", False), ("judge_card.pairs", False),
-    ("label.human.weight", True), ("label.labels_from", False), ("prices.a.b.prompt", False), ("ppo.lora.rank", True),
-    ("heldout", True), ("stages", True), ("no such key", True),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("key", "affects"),
+    [
+        ("ppo.updates", True),
+        ("sample[1].k", True),
+        ("ppo.sample_every", False),
+        ("policy.dtype", True),
+        ("policy.model", True),
+        ("feedback.concurrency", False),
+        ("budget.money", False),
+        ("judge_card.pairs", False),
+        ("label.human.weight", True),
+        ("label.labels_from", False),
+        ("prices.a.b.prompt", False),
+        ("ppo.lora.rank", True),
+        ("heldout", True),
+        ("stages", True),
+        ("no such key", True),
+    ],
+)
 def test_which_keys_can_affect_results(key, affects):
     assert affects_results(key) == affects
 
@@ -246,9 +267,17 @@ def test_several_seeds_are_one_arm(tmp_path):
     ai = seeds(tmp_path, "ai", [0.9, 0.8, 0.85])
     human = seeds(tmp_path, "human", [0.7, 0.6], human=True)
     data = compare([ai[0], human[0], ai[1], human[1], ai[2]], out=tmp_path / "page.html")
-    assert data["arms"] == {"A": {"name": "ai0 and 2 more seeds", "runs": ["A1", "A2", "A3"]},
-                            "B": {"name": "human0 and 1 more seed", "runs": ["B1", "B2"]}}  # fmt: skip
-    assert [data["runs"][name]["name"] for name in ("A1", "A2", "A3", "B1", "B2")] == ["ai0", "ai1", "ai2", "human0", "human1"]  # fmt: skip
+    assert data["arms"] == {
+        "A": {"name": "ai0 and 2 more seeds", "runs": ["A1", "A2", "A3"]},
+        "B": {"name": "human0 and 1 more seed", "runs": ["B1", "B2"]},
+    }
+    assert [data["runs"][name]["name"] for name in ("A1", "A2", "A3", "B1", "B2")] == [
+        "ai0",
+        "ai1",
+        "ai2",
+        "human0",
+        "human1",
+    ]
     shared = set.intersection(*(set(kept(run)) for run in (*ai, *human)))
     assert data["prompts"] == len(shared)
     a, b = (np.array([[kept(run)[i] for i in sorted(shared)] for run in arm], float) for arm in (ai, human))

@@ -1,4 +1,5 @@
-"""Comparing runs of somebody else's: nothing their configs name is called or asked unless the user allows it."""
+"""Comparing runs of somebody else's: nothing their configs name is called or asked unless the user allows
+it."""
 
 import pytest
 from typer.testing import CliRunner
@@ -33,14 +34,27 @@ def test_the_second_runs_judge_is_not_asked(runs):
     assert reached(runs) == []
 
 
-@pytest.mark.parametrize(("number", "keys", "named"), [
-    (0, {"gold": "evil_module:score"}, "evil_module:score"),
-    (1, {"gold": "evil_module:score"}, "evil_module:score"),
-    (1, {"gold": "rlaifx:score"}, "rlaifx:score"),
-    (0, {"feedback": {"engine": "scripted", "model": "evil_module:judge"}}, "evil_module:judge"),
-    (0, {"feedback": {"engine": "openai", "model": "m", "base_url": "http://example.org/v1",
-                      "api_key_env": "OTHER_KEY"}}, "http://example.org/v1 with the key in OTHER_KEY"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("number", "keys", "named"),
+    [
+        (0, {"gold": "evil_module:score"}, "evil_module:score"),
+        (1, {"gold": "evil_module:score"}, "evil_module:score"),
+        (1, {"gold": "rlaifx:score"}, "rlaifx:score"),
+        (0, {"feedback": {"engine": "scripted", "model": "evil_module:judge"}}, "evil_module:judge"),
+        (
+            0,
+            {
+                "feedback": {
+                    "engine": "openai",
+                    "model": "m",
+                    "base_url": "http://example.org/v1",
+                    "api_key_env": "OTHER_KEY",
+                }
+            },
+            "http://example.org/v1 with the key in OTHER_KEY",
+        ),
+    ],
+)
 def test_what_a_config_names_needs_consent(runs, number, keys, named, monkeypatch):
     change(runs[number], **keys)
     monkeypatch.setattr(

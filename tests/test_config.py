@@ -36,9 +36,17 @@ def load(tmp_path: Path, text: str, *overrides: str) -> Config:
     ("old", "new", "message"),
     [
         ("name: x", "name: a b", r"x\.yaml:1: name: should be letters, digits.*found: 'a b'"),
-        ("policy: {model: a}", "polcy: {model: a}", r'x\.yaml:4: unknown key "polcy" — did you mean "policy"\?'),
+        (
+            "policy: {model: a}",
+            "polcy: {model: a}",
+            r'x\.yaml:4: unknown key "polcy" — did you mean "policy"\?',
+        ),
         ("{model: a}", "{modle: a}", r'x\.yaml:4: unknown key "modle" — did you mean "model"\?'),
-        ("{model: a}", "{model: a, engine: vlm}", r"x\.yaml:4: engine: Input should be 'transformers', .*found: 'vlm'"),
+        (
+            "{model: a}",
+            "{model: a, engine: vlm}",
+            r"x\.yaml:4: engine: Input should be 'transformers', .*found: 'vlm'",
+        ),
         ("{model: a}", "", r"x\.yaml:4: policy: should be keys and values"),
         ("k: 2", "kk: 2", r'x\.yaml:8: unknown key "kk" — did you mean "k"\?'),
         ("k: 2", "temprature: 1", r'x\.yaml:8: unknown key "temprature" — did you mean "temperature"\?'),
@@ -48,20 +56,36 @@ def load(tmp_path: Path, text: str, *overrides: str) -> Config:
         ("- stage: pair", "- per_prompt: 2", r'x\.yaml:9: "stage" is missing'),
         ("- stage: pair", "- pair", r"x\.yaml:9: 1: should be keys and values \(found: 'pair'\)"),
         ("stage: label", "{stage: label, human: {}}", r"x\.yaml:10: .*"),
-        ("stage: label", "stage: label\n    human: {}", r"x\.yaml:11: human: name exactly one of file and annotator"),
-        ("stage: label", "stage: label\n    human: {fil: x}", r'x\.yaml:11: unknown key "fil" — did you mean "file"\?'),
+        (
+            "stage: label",
+            "stage: label\n    human: {}",
+            r"x\.yaml:11: human: name exactly one of file and annotator",
+        ),
+        (
+            "stage: label",
+            "stage: label\n    human: {fil: x}",
+            r'x\.yaml:11: unknown key "fil" — did you mean "file"\?',
+        ),
         ("stage: label", "stage: label\n    ai: false", r"x\.yaml:10: label: no source of labels"),
         ("stage: label", "stage: label\n    clamp: [0.6, 0.4]", r"x\.yaml:10: label: clamp needs two bounds"),
         ("stage: pair", "stage: pair\n    samples: false", r"x\.yaml:9: pair: no source of pairs"),
-        ("  - stage: sample\n    k: 2\n", "", r'x\.yaml:7: stage "pair" needs responses, which no earlier stage makes'),
-        ("  - stage: pair\n", "", r'x\.yaml:9: stage "label" needs comparisons, which no earlier stage makes'),
+        (
+            "  - stage: sample\n    k: 2\n",
+            "",
+            r'x\.yaml:7: stage "pair" needs responses, which no earlier stage makes',
+        ),
+        (
+            "  - stage: pair\n",
+            "",
+            r'x\.yaml:9: stage "label" needs comparisons, which no earlier stage makes',
+        ),
         ("stage: label", "stage: reward", r'x\.yaml:10: stage "reward" needs preferences'),
-        ("stage: label", "{stage: label, principles: []}", r'x\.yaml:10: .*nothing to judge by'),
-        ("k: 2", "k: 1", r'x\.yaml:9: nothing to pair: the sample stage before makes 1 response'),
-        ("stage: label", "{stage: label, cot: true, few_shot: 2}", r'x\.yaml:10: .*answers without reasons'),
+        ("stage: label", "{stage: label, principles: []}", r"x\.yaml:10: .*nothing to judge by"),
+        ("k: 2", "k: 1", r"x\.yaml:9: nothing to pair: the sample stage before makes 1 response"),
+        ("stage: label", "{stage: label, cot: true, few_shot: 2}", r"x\.yaml:10: .*answers without reasons"),
         ("stage: label", "stage: ppo", r'x\.yaml:10: stage "ppo" needs reward_model'),
     ],
-)  # fmt: skip
+)
 def test_mistakes_name_file_line_and_nearest_key(tmp_path, old, new, message):
     assert old in BASE
     with pytest.raises(UserError, match=message):
@@ -217,14 +241,18 @@ def test_a_held_out_set_is_named_by_a_word(name):
         Reward.model_validate({"stage": "reward", "heldout_sets": {name: "pairs.jsonl"}})
 
 
-@pytest.mark.parametrize(("override", "said"), [
-    ("sample.k=many", "-s sample.k=many: k: Input should be a valid integer"),
-    ("sample.kk=2", '-s sample.kk=2: unknown key "kk" — did you mean "k"?'),
-    ("feedback.modle=x", '-s feedback.modle=x: unknown key "modle"'), ("seed=x", "-s seed=x: seed: "),
-    ("label.clamp=[0.6, 0.4]", "x.yaml:10 with -s label.clamp=[0.6, 0.4]: label: clamp needs two bounds"),
-    ("name=2024-05-01", "-s name=2024-05-01: name: should be text, but YAML reads it as a date"),
-    ("templates=my set #2", "-s templates=my set #2: the value cannot be read"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("sample.k=many", "-s sample.k=many: k: Input should be a valid integer"),
+        ("sample.kk=2", '-s sample.kk=2: unknown key "kk" — did you mean "k"?'),
+        ("feedback.modle=x", '-s feedback.modle=x: unknown key "modle"'),
+        ("seed=x", "-s seed=x: seed: "),
+        ("label.clamp=[0.6, 0.4]", "x.yaml:10 with -s label.clamp=[0.6, 0.4]: label: clamp needs two bounds"),
+        ("name=2024-05-01", "-s name=2024-05-01: name: should be text, but YAML reads it as a date"),
+        ("templates=my set #2", "-s templates=my set #2: the value cannot be read"),
+    ],
+)
 def test_a_mistake_in_an_option_points_at_the_option(tmp_path: Path, override: str, said: str):
     with pytest.raises(UserError) as error:
         load(tmp_path, BASE, "sample.temperature=1", override)

@@ -1,4 +1,5 @@
-"""The constitution file: errors that name the line, hashes by what a model reads, seeded draws, the shipped ones."""
+"""The constitution file: errors that name the line, hashes by what a model reads, seeded draws, the shipped
+ones."""
 
 import json
 from collections import Counter
@@ -42,14 +43,26 @@ def bomb(depth: int) -> str:
     [
         (BASE + "    wieght: 2\n", r'c\.yaml:5: unknown key "wieght" — did you mean "weight"\?'),
         (BASE.replace("name", "nmae"), r'c\.yaml:1: unknown key "nmae" — did you mean "name"\?'),
-        (BASE + "    examples: [{prompt: p, beter: b, worse: w}]\n", r'c\.yaml:5: unknown key "beter" — .*"better"\?'),
+        (
+            BASE + "    examples: [{prompt: p, beter: b, worse: w}]\n",
+            r'c\.yaml:5: unknown key "beter" — .*"better"\?',
+        ),
         (BASE.replace("Be kind.", "''"), r"c\.yaml:4: text: a principle needs a text; this one is empty"),
         (BASE.replace("Be kind.", ""), r"c\.yaml:4: text: should be text"),
         (BASE.replace("    text: Be kind.\n", ""), r'c\.yaml:3: "text" is missing'),
         (BASE.replace("name: x\n", ""), r'c\.yaml:1: "name" is missing'),
-        (BASE + "  - id: kind\n    text: Again.\n", r'c\.yaml:5: the principle id "kind" stands twice \(first in line 3\)'),
-        (BASE.replace("id: kind", "id: be kind"), r"c\.yaml:3: id: should be letters, digits.*found: 'be kind'"),
-        (BASE.replace("id: kind", "id: 7"), r"c\.yaml:3: id: should be text, but YAML reads it as a number \(found: 7\)"),
+        (
+            BASE + "  - id: kind\n    text: Again.\n",
+            r'c\.yaml:5: the principle id "kind" stands twice \(first in line 3\)',
+        ),
+        (
+            BASE.replace("id: kind", "id: be kind"),
+            r"c\.yaml:3: id: should be letters, digits.*found: 'be kind'",
+        ),
+        (
+            BASE.replace("id: kind", "id: 7"),
+            r"c\.yaml:3: id: should be text, but YAML reads it as a number \(found: 7\)",
+        ),
         (BASE + "    weight: heavy\n", r"c\.yaml:5: weight: Input should be a valid number.*found: 'heavy'"),
         (BASE + "    weight: -1\n", r"c\.yaml:5: weight: .*greater than or equal to 0 \(found: -1\)"),
         (BASE + "    weight: .inf\n", r"c\.yaml:5: weight: .*finite"),
@@ -70,10 +83,16 @@ def bomb(depth: int) -> str:
         (bomb(8), r"c\.yaml:1: its anchors stand for more than 200,000 values"),
         ("name: &x {a: *x}\n", r"c\.yaml:1: "),
         ("name: " + "[" * 500 + "]" * 500, r"c\.yaml:1: nested too deeply"),
-        ("name: !!python/object/apply:os.getcwd []\nprinciples: [{id: a, text: b}]\n", r"c\.yaml:1: name: should be text"),
-        ("name: x\nprinciples:\n  - &p {id: a, text: b, wieght: 1}\n  - {<<: *p, id: c}\n", r'c\.yaml:4: unknown key "wieght"'),
+        (
+            "name: !!python/object/apply:os.getcwd []\nprinciples: [{id: a, text: b}]\n",
+            r"c\.yaml:1: name: should be text",
+        ),
+        (
+            "name: x\nprinciples:\n  - &p {id: a, text: b, wieght: 1}\n  - {<<: *p, id: c}\n",
+            r'c\.yaml:4: unknown key "wieght"',
+        ),
     ],
-)  # fmt: skip
+)
 def test_mistakes_name_file_line_and_nearest_key(tmp_path, text, message):
     with pytest.raises(UserError, match=message):
         load(tmp_path, text)
@@ -122,9 +141,15 @@ def test_scalars_are_read_as_yaml_1_2():
     assert {text: parse_scalar(text) for text in values} == values
 
 
-@given(st.recursive(st.none() | st.booleans() | st.integers(-9, 9) | st.sampled_from(["a b", "", "é", "- x", "#"]),
-                    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from("abc"), inner, max_size=3),
-                    max_leaves=8))  # fmt: skip
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers(-9, 9) | st.sampled_from(["a b", "", "é", "- x", "#"]),
+        lambda inner: (
+            st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from("abc"), inner, max_size=3)
+        ),
+        max_leaves=8,
+    )
+)
 def test_plain_data_and_lines_of_any_tree(tmp_path_factory, tree):
     path = tmp_path_factory.mktemp("yaml") / "t.yaml"
     path.write_text(json.dumps(tree, indent=1, ensure_ascii=False))  # JSON is YAML
@@ -152,9 +177,15 @@ def test_weights_and_tags_cost_no_model_call(unread):
 
 @pytest.mark.parametrize(
     "read",
-    [{"text": "Be kinder."}, {"critique": "How?"}, {"revise": "So."}, {"compare": "Which?"}, {"id": "q"},
-     {"examples": [{"prompt": "p", "better": "b", "worse": "w"}]}],
-)  # fmt: skip
+    [
+        {"text": "Be kinder."},
+        {"critique": "How?"},
+        {"revise": "So."},
+        {"compare": "Which?"},
+        {"id": "q"},
+        {"examples": [{"prompt": "p", "better": "b", "worse": "w"}]},
+    ],
+)
 def test_what_a_model_reads_changes_the_hash(read):
     changed = principle(**read).hash
     assert changed == principle().hash if "id" in read else changed != principle().hash
@@ -170,8 +201,14 @@ def test_a_constitutions_hash_covers_everything():
 
 
 def drawn_from(count: int) -> Constitution:
-    return Constitution.model_validate({"name": "c", "principles": [
-        {"id": f"p{n}", "text": "t", "applies_to": ["odd"] if n % 2 else None} for n in range(count)]})  # fmt: skip
+    return Constitution.model_validate(
+        {
+            "name": "c",
+            "principles": [
+                {"id": f"p{n}", "text": "t", "applies_to": ["odd"] if n % 2 else None} for n in range(count)
+            ],
+        }
+    )
 
 
 def test_draws_are_uniform_independent_and_with_replacement():
@@ -228,7 +265,9 @@ principles:
         '11: "three" has an example with an empty text',
         '11: "three" has weight 0: it is judged, but decides nothing',
     ]
-    narrow = text.replace("    weight: 0\n", "").replace("    examples: [{prompt: p", "    applies_to: [fact]\n    examples: [{prompt: p")  # fmt: skip
+    narrow = text.replace("    weight: 0\n", "").replace(
+        "    examples: [{prompt: p", "    applies_to: [fact]\n    examples: [{prompt: p"
+    )
     (tmp_path / "c.yaml").write_text(narrow)
     assert str(tmp_path / "c.yaml:2: no principle applies to 1 of 1 prompts") in lint(
         tmp_path / "c.yaml", prompts
@@ -278,11 +317,15 @@ def test_every_principle_renders_in_every_template_with_its_examples_as_turns(na
         assert (p.compare or p.text) in templates.comparison_suffix(p)
 
 
-@pytest.mark.parametrize(("cut", "line"), [
-    ("    text: Never rank anybody #1 in the world.\n", 4), ("    text: Be kind.\n    critique: Look for rule #3\n", 5),
-    ("    text: Be kind.\n    paraphrases:\n      - Be kind always.\n      - Be kind #always\n", 7),
-    ("    text: Never rank\n      anybody #1\n", 5),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("cut", "line"),
+    [
+        ("    text: Never rank anybody #1 in the world.\n", 4),
+        ("    text: Be kind.\n    critique: Look for rule #3\n", 5),
+        ("    text: Be kind.\n    paraphrases:\n      - Be kind always.\n      - Be kind #always\n", 7),
+        ("    text: Never rank\n      anybody #1\n", 5),
+    ],
+)
 def test_a_number_sign_that_cuts_a_text_is_an_error_with_its_line(tmp_path: Path, cut: str, line: int):
     head = BASE.removesuffix("    text: Be kind.\n")
     with pytest.raises(
@@ -293,7 +336,10 @@ def test_a_number_sign_that_cuts_a_text_is_an_error_with_its_line(tmp_path: Path
 
 def test_a_comment_behind_a_text_is_a_warning_and_elsewhere_it_is_a_comment(tmp_path: Path):
     head = BASE.removesuffix("    text: Be kind.\n")
-    quoted = '    text: "Never rank anybody #1." #sure\n    weight: 2 #double\n    tags: [a b] #x\n    critique: |  # so\n      Rule #1\n'
+    quoted = (
+        '    text: "Never rank anybody #1." #sure\n    weight: 2 #double\n    tags: [a b] #x\n    '
+        "critique: |  # so\n      Rule #1\n"
+    )
     assert load(tmp_path, head + quoted).principles[0].critique == "Rule #1\n"
     assert not [doubt for doubt in lint(tmp_path / "c.yaml") if "a comment" in doubt]
     assert load(tmp_path, head + "    text: Never be rude # of them\n").principles[0].text == "Never be rude"
@@ -301,12 +347,22 @@ def test_a_comment_behind_a_text_is_a_warning_and_elsewhere_it_is_a_comment(tmp_
     assert 'c.yaml:4: "# of them" behind a text without quotes is a comment' in doubt
 
 
-@pytest.mark.parametrize(("text", "said"), [
-    ("name: x\nversion: 2024-05-01\n", "c.yaml:2: version: should be text, but YAML reads it as a date (found: 2024-05-01)"),
-    ("name: x\nversion: 1.10\n", "c.yaml:2: version: should be text, but YAML reads it as a number (found: 1.1)"),
-    ("name: 7\n", "c.yaml:1: name: should be text, but YAML reads it as a number (found: 7)"),
-    ("name: x\nname: y\n", 'c.yaml:2: found duplicate key "name"'), ("name: x\n\tversion: 1\n", "c.yaml:2: a tab, where YAML"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            "name: x\nversion: 2024-05-01\n",
+            "c.yaml:2: version: should be text, but YAML reads it as a date (found: 2024-05-01)",
+        ),
+        (
+            "name: x\nversion: 1.10\n",
+            "c.yaml:2: version: should be text, but YAML reads it as a number (found: 1.1)",
+        ),
+        ("name: 7\n", "c.yaml:1: name: should be text, but YAML reads it as a number (found: 7)"),
+        ("name: x\nname: y\n", 'c.yaml:2: found duplicate key "name"'),
+        ("name: x\n\tversion: 1\n", "c.yaml:2: a tab, where YAML"),
+    ],
+)
 def test_what_yaml_reads_otherwise_than_meant_is_said_once(tmp_path: Path, text: str, said: str):
     with pytest.raises(UserError) as error:
         load(tmp_path, text + BASE.removeprefix("name: x\n"))

@@ -23,12 +23,30 @@ from tests.elsewhere import HERE, second_device
 
 EOS, PAD = 1, 0
 LLAMA = LlamaConfig(
-    vocab_size=16, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
-    num_key_value_heads=2, max_position_embeddings=64, pad_token_id=PAD, eos_token_id=EOS, bos_token_id=None,
-    initializer_range=0.1, tie_word_embeddings=True, num_labels=1,
-)  # fmt: skip
-GPT2 = GPT2Config(vocab_size=16, n_embd=32, n_layer=2, n_head=2, n_positions=64, pad_token_id=PAD,
-                  eos_token_id=EOS, bos_token_id=None)  # fmt: skip
+    vocab_size=16,
+    hidden_size=32,
+    intermediate_size=48,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    max_position_embeddings=64,
+    pad_token_id=PAD,
+    eos_token_id=EOS,
+    bos_token_id=None,
+    initializer_range=0.1,
+    tie_word_embeddings=True,
+    num_labels=1,
+)
+GPT2 = GPT2Config(
+    vocab_size=16,
+    n_embd=32,
+    n_layer=2,
+    n_head=2,
+    n_positions=64,
+    pad_token_id=PAD,
+    eos_token_id=EOS,
+    bos_token_id=None,
+)
 
 
 @pytest.fixture
@@ -57,9 +75,13 @@ def test_tensors_of_both_sides_do_not_mix(elsewhere):
     far, near = torch.ones(3, device=elsewhere), torch.ones(3)
     chosen = torch.arange(3, device=elsewhere)
     for mixed in (
-        lambda: far + near, lambda: near[chosen], lambda: torch.where(near > 0, far, far), lambda: far.gather(0, near.long()),
-        lambda: far.index_put_((chosen,), near), lambda: torch.rand(3, device=elsewhere, generator=torch.Generator()),
-    ):  # fmt: skip
+        lambda: far + near,
+        lambda: near[chosen],
+        lambda: torch.where(near > 0, far, far),
+        lambda: far.gather(0, near.long()),
+        lambda: far.index_put_((chosen,), near),
+        lambda: torch.rand(3, device=elsewhere, generator=torch.Generator()),
+    ):
         with pytest.raises(AssertionError):
             mixed()
     assert far.device != near.device
@@ -79,22 +101,35 @@ def updates(device, made=policy, trunk=False, pretraining=False, **options):
     }
     actor = made(device)
     ppo = PPO(
-        actor, made(device), SharedTrunk(actor) if trunk else model(LlamaForSequenceClassification, LLAMA, device),
+        actor,
+        made(device),
+        SharedTrunk(actor) if trunk else model(LlamaForSequenceClassification, LLAMA, device),
         lambda episodes, sources: torch.tensor([float(len(set(r))) for r in episodes.responses()]),
-        Ppo.model_validate({"stage": "ppo", **given}), (EOS,), PAD, seed=1,
+        Ppo.model_validate({"stage": "ppo", **given}),
+        (EOS,),
+        PAD,
+        seed=1,
         pretraining=Pretraining([[2, 3, 4, 5], [6, 7, 8]], 2, 0.5, 0) if pretraining else None,
-    )  # fmt: skip
+    )
     asked = [PromptTokens([2 + n % 3, *range(3, 3 + n % 5)], n) for n in range(8)]
     found = [ppo.update(number, asked)[0] for number in (1, 2)]
     return [{name: value for name, value in row.items() if name != "seconds"} for row in found]
 
 
-@pytest.mark.parametrize("options", [
-    {}, {"minibatches": 2, "epochs": 2}, {"whiten_rewards": True, "score_at": "after_eos"},
-    {"missing_eos": "bootstrap", "kl_in": "loss", "kl_estimator": "k3", "kl_target": 1.0},
-    {"ema": 0.9, "dual_clip": 3.0, "importance_cap": 2.0, "temperature": 0.7, "stop_kl": 1.0}, {"pretraining": True},
-    {"trunk": True, "shared_trunk": 0.5}, {"made": lambda device: model(GPT2LMHeadModel, GPT2, device)},
-], ids=lambda options: "-".join(options))  # fmt: skip
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"minibatches": 2, "epochs": 2},
+        {"whiten_rewards": True, "score_at": "after_eos"},
+        {"missing_eos": "bootstrap", "kl_in": "loss", "kl_estimator": "k3", "kl_target": 1.0},
+        {"ema": 0.9, "dual_clip": 3.0, "importance_cap": 2.0, "temperature": 0.7, "stop_kl": 1.0},
+        {"pretraining": True},
+        {"trunk": True, "shared_trunk": 0.5},
+        {"made": lambda device: model(GPT2LMHeadModel, GPT2, device)},
+    ],
+    ids=lambda options: "-".join(options),
+)
 def test_ppo(elsewhere, options):
     for found, expected in zip(updates(elsewhere, **options), updates(HERE, **options), strict=True):
         assert found == pytest.approx(expected, rel=1e-3, abs=1e-4)

@@ -7,27 +7,47 @@ import pytest
 from rlaif.engines.answers import same_model, sum_variants
 
 
-@pytest.mark.parametrize(("asked", "answered", "same"), [
-    ("gpt-4o", "gpt-4o-2024-08-06", True), ("openai/gpt-4o", "gpt-4o-2024-08-06", True), ("GPT-4o", "gpt-4o", True),
-    ("gpt-4", "gpt-4-0613", True), ("mistral-large", "mistral-large-2407", True), ("pro-1.5", "pro-1.5-002", True),
-    ("sonnet", "sonnet@20240620", True), ("sonnet-latest", "sonnet-20241022", True),
-    ("flash-preview", "flash-preview-05-20", True),
-    ("org/Model-7B", "Model-7B", True), ("models/judge/", "judge", True),
-    ("llama3", "llama3:latest", True), ("llama3:latest", "llama3", True), ("org/m:free", "org/m", True),
-    ("gpt-4o", "gpt-4o-mini", False), ("judge", "tiny-chat", False), ("qwen-7b", "qwen-72b", False),
-    ("gpt-4", "gpt-4.1", False), ("gpt-4", "gpt-41", False), ("llama-3", "llama-3-70", False),
-    ("llama-3", "llama-3-405", False), ("m", "m-1000", False), ("llama3:8b", "llama3:70b", False),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("asked", "answered", "same"),
+    [
+        ("gpt-4o", "gpt-4o-2024-08-06", True),
+        ("openai/gpt-4o", "gpt-4o-2024-08-06", True),
+        ("GPT-4o", "gpt-4o", True),
+        ("gpt-4", "gpt-4-0613", True),
+        ("mistral-large", "mistral-large-2407", True),
+        ("pro-1.5", "pro-1.5-002", True),
+        ("sonnet", "sonnet@20240620", True),
+        ("sonnet-latest", "sonnet-20241022", True),
+        ("flash-preview", "flash-preview-05-20", True),
+        ("org/Model-7B", "Model-7B", True),
+        ("models/judge/", "judge", True),
+        ("llama3", "llama3:latest", True),
+        ("llama3:latest", "llama3", True),
+        ("org/m:free", "org/m", True),
+        ("gpt-4o", "gpt-4o-mini", False),
+        ("judge", "tiny-chat", False),
+        ("qwen-7b", "qwen-72b", False),
+        ("gpt-4", "gpt-4.1", False),
+        ("gpt-4", "gpt-41", False),
+        ("llama-3", "llama-3-70", False),
+        ("llama-3", "llama-3-405", False),
+        ("m", "m-1000", False),
+        ("llama3:8b", "llama3:70b", False),
+    ],
+)
 def test_same_model(asked: str, answered: str, same: bool):
     assert same_model(asked, answered) == same
 
 
-@pytest.mark.parametrize(("top", "expected"), [
-    ([("Yes", 0.5), (" Yes", 0.2), ("No", 0.1)], (0.7, 0.1)),
-    ([("Y", 0.5), ("No", 0.25), ("Maybe", 0.05)], (0.5, 0.25)),  # the beginning of one choice alone
-    ([("Yes", 0.9), ("Hm", 0.06)], (0.9, 0.04)),  # the most that is left
-    ([("Yes", 0.5), ("Hm", 0.1)], (0.5, 0.1)),  # no more than the last of the list
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("top", "expected"),
+    [
+        ([("Yes", 0.5), (" Yes", 0.2), ("No", 0.1)], (0.7, 0.1)),
+        ([("Y", 0.5), ("No", 0.25), ("Maybe", 0.05)], (0.5, 0.25)),  # the beginning of one choice alone
+        ([("Yes", 0.9), ("Hm", 0.06)], (0.9, 0.04)),  # the most that is left
+        ([("Yes", 0.5), ("Hm", 0.1)], (0.5, 0.1)),  # no more than the last of the list
+    ],
+)
 def test_sum_variants(top: list[tuple[str, float]], expected: tuple[float, ...]):
     summed = sum_variants([(t, math.log(p)) for t, p in top], ("Yes", "No"))
     assert [math.exp(x) for x in summed] == pytest.approx(expected)

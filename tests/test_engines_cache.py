@@ -1,4 +1,5 @@
-"""The response cache: nothing is asked twice, nothing is served to another question, a killed process loses little."""
+"""The response cache: nothing is asked twice, nothing is served to another question, a killed process loses
+little."""
 
 import os
 import signal
@@ -79,9 +80,16 @@ def test_one_edited_suffix_is_scored_alone(tmp_path: Path):
     assert scores.probability(1) == pytest.approx((1 / 3, 2 / 3))
 
 
-@pytest.mark.parametrize("other", [
-    ask("other"), ask(seed=2), ask(temperature=0.5), ask(top_p=0.9), ask(max_tokens=8),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "other",
+    [
+        ask("other"),
+        ask(seed=2),
+        ask(temperature=0.5),
+        ask(top_p=0.9),
+        ask(max_tokens=8),
+    ],
+)
 def test_what_makes_another_question(tmp_path: Path, other: GenerateRequest):
     inner = Counting()
     engine = CachedEngine(inner, tmp_path / "c.sqlite")
@@ -200,13 +208,22 @@ def changed(path: Path, change: str) -> None:
     db.close()
 
 
-@pytest.mark.parametrize("change", [
-    "UPDATE answers SET value = replace(value, '-1.38', '-0.38')",  # a flipped digit
-    "UPDATE answers SET value = 'x'", "UPDATE answers SET value = NULL", "UPDATE answers SET value = 3",
-    "UPDATE answers SET value = '[]]'", "UPDATE answers SET value = '{\"text\": 1}'", "UPDATE answers SET value = '[1, \"a\"]'",
-    "UPDATE answers SET value = '[-1.0, -2.0, -3.0]'", "UPDATE answers SET value = '[true, false]'",
-    "DROP TABLE answers", "ALTER TABLE answers RENAME COLUMN value TO other",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE answers SET value = replace(value, '-1.38', '-0.38')",  # a flipped digit
+        "UPDATE answers SET value = 'x'",
+        "UPDATE answers SET value = NULL",
+        "UPDATE answers SET value = 3",
+        "UPDATE answers SET value = '[]]'",
+        "UPDATE answers SET value = '{\"text\": 1}'",
+        "UPDATE answers SET value = '[1, \"a\"]'",
+        "UPDATE answers SET value = '[-1.0, -2.0, -3.0]'",
+        "UPDATE answers SET value = '[true, false]'",
+        "DROP TABLE answers",
+        "ALTER TABLE answers RENAME COLUMN value TO other",
+    ],
+)
 def test_a_damaged_answer_is_asked_for_again_and_never_used(tmp_path: Path, change: str):
     path = tmp_path / "c.sqlite"
     first = CachedEngine(Counting(), path)
@@ -256,10 +273,14 @@ def test_a_damaged_file_is_set_aside_and_the_answers_asked_for_again(tmp_path: P
     first._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     first._closing()
     whole = path.read_bytes()
-    path.write_bytes({
-        "header": b"not a database at all, but long enough" * 100, "pages": whole[:4096] + bytes(len(whole) - 4096),
-        "short": whole[: len(whole) // 2], "empty": b"",
-    }[harm])  # fmt: skip
+    path.write_bytes(
+        {
+            "header": b"not a database at all, but long enough" * 100,
+            "pages": whole[:4096] + bytes(len(whole) - 4096),
+            "short": whole[: len(whole) // 2],
+            "empty": b"",
+        }[harm]
+    )
     again = CachedEngine(Counting(), path)
     assert dict(again.generate(requests)) == texts
     if harm != "empty":

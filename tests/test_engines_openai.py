@@ -130,9 +130,13 @@ def declines(stub: Stub, what: Callable[[dict], bool], fault: str) -> None:
     stub.fault = lambda body: stub.asked.append(body) or (fault if what(body) else None)
 
 
-@pytest.mark.parametrize("text", [
-    "As a model I will not compare A and B.", "I'm sorry, I can't compare these. Reply A or not, the choice is: A",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "text",
+    [
+        "As a model I will not compare A and B.",
+        "I'm sorry, I can't compare these. Reply A or not, the choice is: A",
+    ],
+)
 def test_a_lecture_is_unreadable_not_a_tie(engine: OpenAIEngine, stub: Stub, text: str):
     stub.logprobs, stub.text = False, text
     scores = dict(engine.score_choices([question("one")]))[0]
@@ -146,12 +150,17 @@ def test_an_answer_without_any_choice_among_its_tokens(engine: OpenAIEngine, stu
     assert not dict(engine.score_choices([question("one")]))[0].readable(0)
 
 
-@pytest.mark.parametrize("fault", [
-    "400 This model's maximum context length is 8 tokens",
-    "422 Input validation error: `inputs` tokens + `max_new_tokens` must be <= 4096. Given: 5000 `inputs` tokens",
-    "400 The input token count (140000) exceeds the maximum number of tokens allowed (131072).",
-    "400 The decoder prompt (length 9000) is longer than the maximum model length of 8192; logprobs are off.",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "fault",
+    [
+        "400 This model's maximum context length is 8 tokens",
+        "422 Input validation error: `inputs` tokens + `max_new_tokens` must be <= 4096. Given: 5000 "
+        "`inputs` tokens",
+        "400 The input token count (140000) exceeds the maximum number of tokens allowed (131072).",
+        "400 The decoder prompt (length 9000) is longer than the maximum model length of 8192; logprobs "
+        "are off.",
+    ],
+)
 def test_what_does_not_fit_is_counted_not_cut(engine: OpenAIEngine, stub: Stub, fault: str):
     stub.always = fault
     assert dict(engine.generate(asks(1)))[0].finish == "too_long"
@@ -167,13 +176,16 @@ def stops(engine: OpenAIEngine) -> str:
     return str(error.value)
 
 
-@pytest.mark.parametrize(("fault", "words"), [
-    ("401 the key {KEY} is wrong", "refuses the key in STUB_KEY"),
-    ("404 The model `judge` does not exist", 'no model "judge" there'),
-    ("400 bad request of {KEY}", "answers with an error (Error code: 400"),
-    ("429 insufficient_quota", "answers with an error (Error code: 429"),
-    ("other model", 'asked for "judge", answered by "tiny-chat"'),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ("401 the key {KEY} is wrong", "refuses the key in STUB_KEY"),
+        ("404 The model `judge` does not exist", 'no model "judge" there'),
+        ("400 bad request of {KEY}", "answers with an error (Error code: 400"),
+        ("429 insufficient_quota", "answers with an error (Error code: 429"),
+        ("other model", 'asked for "judge", answered by "tiny-chat"'),
+    ],
+)
 def test_what_asking_again_would_not_mend_stops_at_once(
     engine: OpenAIEngine, stub: Stub, fault: str, words: str
 ):
@@ -182,10 +194,17 @@ def test_what_asking_again_would_not_mend_stops_at_once(
     assert len(stub.asked) <= 8  # of each question, and of a harmless one in its form
 
 
-@pytest.mark.parametrize(("fault", "words"), [
-    ("429 slow down, {KEY}", "HTTP 429"), ("500", "HTTP 500"), ("half", "half an answer"),
-    ("empty", "no choices in the answer"), ("cut", "no connection"), ("silence", "no answer in time"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ("429 slow down, {KEY}", "HTTP 429"),
+        ("500", "HTTP 500"),
+        ("half", "half an answer"),
+        ("empty", "no choices in the answer"),
+        ("cut", "no connection"),
+        ("silence", "no answer in time"),
+    ],
+)
 def test_lasting_troubles_stop_in_bounded_time_with_their_counts(
     engine: OpenAIEngine, stub: Stub, monkeypatch, fault: str, words: str
 ):
@@ -218,16 +237,21 @@ def test_a_silent_server_is_left_after_the_patience_and_a_slow_one_is_not(stub: 
     assert engine.notes == []
 
 
-@pytest.mark.parametrize("spoil", [
-    lambda choice, answer: choice["logprobs"]["content"][0]["top_logprobs"][0].update(logprob=None),
-    lambda choice, answer: choice["logprobs"]["content"][0]["top_logprobs"][0].update(logprob=float("nan")),
-    lambda choice, answer: choice["logprobs"]["content"][0]["top_logprobs"][0].update(token=7),
-    lambda choice, answer: choice["logprobs"].update(content={"token": "A"}),
-    lambda choice, answer: choice["message"].update(content=[{"type": "text", "text": 7}]),
-    lambda choice, answer: choice.update(finish_reason="abort"),
-    lambda choice, answer: answer.update(choices={"0": choice}),
-    lambda choice, answer: answer.update(model=["judge"]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda choice, answer: choice["logprobs"]["content"][0]["top_logprobs"][0].update(logprob=None),
+        lambda choice, answer: choice["logprobs"]["content"][0]["top_logprobs"][0].update(
+            logprob=float("nan")
+        ),
+        lambda choice, answer: choice["logprobs"]["content"][0]["top_logprobs"][0].update(token=7),
+        lambda choice, answer: choice["logprobs"].update(content={"token": "A"}),
+        lambda choice, answer: choice["message"].update(content=[{"type": "text", "text": 7}]),
+        lambda choice, answer: choice.update(finish_reason="abort"),
+        lambda choice, answer: answer.update(choices={"0": choice}),
+        lambda choice, answer: answer.update(model=["judge"]),
+    ],
+)
 def test_answers_of_odd_shape_are_asked_for_again(engine: OpenAIEngine, stub: Stub, spoil):
     good = stub.answer
 
@@ -305,10 +329,17 @@ def test_a_server_error_now_and_then_is_no_reason_to_rest():
         assert endpoint.ailing == ailing
 
 
-@pytest.mark.parametrize(("headers", "seconds"), [
-    ({}, 0.0), ({"retry-after": "2"}, 2.0), ({"retry-after": "0.5"}, 0.5), ({"retry-after-ms": "250"}, 0.25),
-    ({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}, 0.0), ({"retry-after": "soon"}, 0.0),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({}, 0.0),
+        ({"retry-after": "2"}, 2.0),
+        ({"retry-after": "0.5"}, 0.5),
+        ({"retry-after-ms": "250"}, 0.25),
+        ({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}, 0.0),
+        ({"retry-after": "soon"}, 0.0),
+    ],
+)
 def test_retry_after(headers: dict[str, str], seconds: float):
     assert endpoints.retry_after(headers) == seconds
 
@@ -409,25 +440,30 @@ def test_a_key_is_needed_only_without_an_address(monkeypatch: pytest.MonkeyPatch
 
 
 def test_the_fingerprint_is_of_the_model_wherever_it_is_served():
-    here, there = (OpenAIEngine(ModelConfig(engine="openai", model="m", base_url=url)).fingerprint
-                   for url in ("http://host:8000/v1", ("http://host:8001/v1", "http://other/v1")))  # fmt: skip
+    here, there = (
+        OpenAIEngine(ModelConfig(engine="openai", model="m", base_url=url)).fingerprint
+        for url in ("http://host:8000/v1", ("http://host:8001/v1", "http://other/v1"))
+    )
     assert here == there == "openai:m"
     named = ModelConfig(engine="openai", model="m", base_url="http://host/v1", served_as="org/m-7b")
     assert OpenAIEngine(named).fingerprint == "openai:m served as org/m-7b"
 
 
-@pytest.mark.parametrize(("options", "words"), [
-    ({"base_url": "http://user:pass@host/v1"}, "carries a password or a token"),
-    ({"base_url": ("http://host/v1", "http://host/v1?key=x")}, "carries a password or a token"),
-    ({"base_url": "http://host/v1#sk-secret"}, "carries a password or a token"),
-    ({"base_url": "http://@host/v1"}, "carries a password or a token"),
-    ({"base_url": "user:pass@host"}, "carries a password or a token"),
-    ({"base_url": "host:8000"}, "no address"),
-    ({"base_url": "http://host:99999/v1"}, "Port out of range"),
-    ({"api_key_env": "sk-very-secret"}, "not the key itself"),
-    ({"api_key_env": "gsk_a1b2c3d4e5f6a7b8c9d0"}, "not the key itself"),
-    ({"extra_body": {"stream": True}}, "extra_body: stream is set by rlaif itself"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"base_url": "http://user:pass@host/v1"}, "carries a password or a token"),
+        ({"base_url": ("http://host/v1", "http://host/v1?key=x")}, "carries a password or a token"),
+        ({"base_url": "http://host/v1#sk-secret"}, "carries a password or a token"),
+        ({"base_url": "http://@host/v1"}, "carries a password or a token"),
+        ({"base_url": "user:pass@host"}, "carries a password or a token"),
+        ({"base_url": "host:8000"}, "no address"),
+        ({"base_url": "http://host:99999/v1"}, "Port out of range"),
+        ({"api_key_env": "sk-very-secret"}, "not the key itself"),
+        ({"api_key_env": "gsk_a1b2c3d4e5f6a7b8c9d0"}, "not the key itself"),
+        ({"extra_body": {"stream": True}}, "extra_body: stream is set by rlaif itself"),
+    ],
+)
 def test_secrets_do_not_belong_into_a_config(options: dict, words: str):
     with pytest.raises(ValueError, match=words) as error:
         ModelConfig(engine="openai", model="m", **options)

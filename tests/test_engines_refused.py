@@ -102,12 +102,17 @@ def test_a_rerun_with_nothing_left_but_the_refused_question_goes_on(
     assert engine.usage.refused == {REFUSALS[fault]: 1}
 
 
-@pytest.mark.parametrize(("fault", "words"), [
-    ("403 no such rights", "refuses the key in STUB_KEY"), ("401 bad key", "refuses the key in STUB_KEY"),
-    ("400 logit_bias is odd", "answers with an error (Error code: 400"), ('body {"choices": []}', "no endpoint has answered"),
-    ('body {"error": {"code": 403, "message": "no"}}', "refuses the key in STUB_KEY"),
-    ("402 pay first", "answers with an error (Error code: 402"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ("403 no such rights", "refuses the key in STUB_KEY"),
+        ("401 bad key", "refuses the key in STUB_KEY"),
+        ("400 logit_bias is odd", "answers with an error (Error code: 400"),
+        ('body {"choices": []}', "no endpoint has answered"),
+        ('body {"error": {"code": 403, "message": "no"}}', "refuses the key in STUB_KEY"),
+        ("402 pay first", "answers with an error (Error code: 402"),
+    ],
+)
 def test_where_all_questions_fail_it_is_no_refusal_of_one(
     engine: OpenAIEngine, stub: Stub, fault: str, words: str
 ):
@@ -173,17 +178,21 @@ def test_a_harmless_question_is_asked_in_the_same_form(engine: OpenAIEngine, stu
 TOO_LONG = [
     # vLLM, SGLang, TGI, TensorRT-LLM, llama.cpp, LM Studio, Ollama
     "400 This model's maximum context length is 8192 tokens. However, you requested 8203 tokens.",
-    "400 'max_tokens' or 'max_completion_tokens' is too large: 2000. This model's maximum context length is 4096 tokens",
-    "400 You passed 9000 input tokens and requested 16 output tokens. However, the model's context length is only 8192",
+    "400 'max_tokens' or 'max_completion_tokens' is too large: 2000. This model's maximum context length "
+    "is 4096 tokens",
+    "400 You passed 9000 input tokens and requested 16 output tokens. However, the model's context "
+    "length is only 8192",
     "400 The decoder prompt (length 9000) is longer than the maximum model length of 8192.",
     "400 The input (61709 tokens) is longer than the model's context length (40960 tokens).",
     "400 Input length (160062 tokens) exceeds the maximum allowed length (59862 tokens).",
     "400 Requested token count exceeds the model's maximum context length of 4096 tokens.",
     "422 Input validation error: `inputs` must have less than 1024 tokens. Given: 2000",
-    "422 Input validation error: `inputs` tokens + `max_new_tokens` must be <= 4096. Given: 5000 `inputs` tokens",
+    "422 Input validation error: `inputs` tokens + `max_new_tokens` must be <= 4096. Given: 5000 "
+    "`inputs` tokens",
     "400 the request exceeds the available context size, try increasing it",
     "400 request (9000 tokens) exceeds the available context size (4096 tokens), try increasing it",
-    "500 the request exceeds the available context size. try increasing the context size or enable context shift",
+    "500 the request exceeds the available context size. try increasing the context size or enable "
+    "context shift",
     "400 The number of tokens to keep from the initial prompt is greater than the context length.",
     "400 input length exceeds the context length",
     "400 prompt too long; exceeded max context length by 12 tokens",
@@ -195,7 +204,8 @@ TOO_LONG = [
     "400 input length and `max_tokens` exceed context limit: 199759 + 8192 > 200000, decrease input length",
     "400 Input is too long for requested model.",
     "400 The input token count (140000) exceeds the maximum number of tokens allowed (131072).",
-    "400 Prompt contains 150000 tokens and 0 draft tokens, too large for model with 128000 maximum context length",
+    "400 Prompt contains 150000 tokens and 0 draft tokens, too large for model with 128000 maximum "
+    "context length",
     "400 Your request exceeded model token limit: 262144 (requested: 300000)",
     "400 invalid params, context window exceeds limit (2013)",
     "400 Range of input length should be [1, 30720]: the input length exceeds 30720",
@@ -205,7 +215,7 @@ TOO_LONG = [
     "413 Request too large for model `llama` on tokens per minute (TPM): Limit 6000, Requested 9012",
     "429 Request too large for gpt-4o on tokens per min (TPM): Limit 30000, Requested 40155.",
     "400 prompt token count of 130000 exceeds the limit of 128000",
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("fault", TOO_LONG)
@@ -216,12 +226,20 @@ def test_too_long_in_the_words_of_each_server(fault: str):
     assert no.why == "too_long"
 
 
-@pytest.mark.parametrize("fault", [
-    "400 Input data may contain inappropriate content.", "429 Rate limit reached: too many tokens per minute, try again in 3s",
-    "400 max_tokens is too large: 20000. This model supports at most 16384 completion tokens.", "500 internal error",
-    "400 bad request", "401 wrong key", "400 temperature must be at most 2", "503 the model is too busy",
-    "400 Invalid max_tokens value, the valid range is [1, 8192]",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "fault",
+    [
+        "400 Input data may contain inappropriate content.",
+        "429 Rate limit reached: too many tokens per minute, try again in 3s",
+        "400 max_tokens is too large: 20000. This model supports at most 16384 completion tokens.",
+        "500 internal error",
+        "400 bad request",
+        "401 wrong key",
+        "400 temperature must be at most 2",
+        "503 the model is too busy",
+        "400 Invalid max_tokens value, the valid range is [1, 8192]",
+    ],
+)
 def test_other_words_do_not_mean_too_long(fault: str):
     status, _, text = fault.partition(" ")
     no = declined(int(status), text)
@@ -235,7 +253,10 @@ def test_a_question_in_unknown_words_too_long_is_a_refusal_of_that_question(engi
 
 
 def test_a_server_that_wants_max_completion_tokens_is_asked_with_those(engine: OpenAIEngine, stub: Stub):
-    words = "400 Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead."
+    words = (
+        "400 Unsupported parameter: 'max_tokens' is not supported with this model. Use "
+        "'max_completion_tokens' instead."
+    )
     stub.fault = lambda body: stub.asked.append(body) or (words if "max_tokens" in body else None)
     assert texts(engine, 30) == ["B"] * 30
     assert verdict(engine).readable(0)
@@ -244,11 +265,22 @@ def test_a_server_that_wants_max_completion_tokens_is_asked_with_those(engine: O
     assert engine.usage.calls == 31
 
 
-@pytest.mark.parametrize(("name", "words"), [
-    ("temperature", "400 Unsupported value: 'temperature' does not support 0.0 with this model. Only the default (1) value"),
-    ("seed", '422 {"loc": ["body", "seed"], "msg": "Extra inputs are not permitted", "type": "extra_forbidden"}'),
-    ("top_p", "400 Unsupported parameter: 'top_p' is not supported with this model."),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        (
+            "temperature",
+            "400 Unsupported value: 'temperature' does not support 0.0 with this model. Only the default "
+            "(1) value",
+        ),
+        (
+            "seed",
+            '422 {"loc": ["body", "seed"], "msg": "Extra inputs are not permitted", "type": '
+            '"extra_forbidden"}',
+        ),
+        ("top_p", "400 Unsupported parameter: 'top_p' is not supported with this model."),
+    ],
+)
 def test_an_option_that_a_server_does_not_take_is_left_out_and_said(
     engine: OpenAIEngine, stub: Stub, name: str, words: str
 ):
@@ -308,8 +340,11 @@ def test_a_verdict_after_thinking_is_read(engine: OpenAIEngine, stub: Stub):
 
 
 def test_content_as_a_list_of_parts(engine: OpenAIEngine, stub: Stub):
-    stub.text = [{"type": "thinking", "thinking": [{"type": "text", "text": "A?"}]}, {"type": "text", "text": "B, "},
-                 {"type": "text", "text": "surely"}]  # fmt: skip
+    stub.text = [
+        {"type": "thinking", "thinking": [{"type": "text", "text": "A?"}]},
+        {"type": "text", "text": "B, "},
+        {"type": "text", "text": "surely"},
+    ]
     assert texts(engine, 1) == ["B, surely"]
     assert verdict(engine).mass(0) == pytest.approx(0.9)
     assert not engine.usage.retried
@@ -340,9 +375,16 @@ def test_a_key_in_a_finish_reason_or_an_address_goes_nowhere(stub: Stub):
             engine_at(f"{url}/{KEY}")
 
 
-@pytest.mark.parametrize(("reason", "finish"), [
-    ("max_tokens", "length"), ("LENGTH", "length"), ("eos_token", "stop"), ("end_turn", "stop"), ("SAFETY", "content_filter"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("reason", "finish"),
+    [
+        ("max_tokens", "length"),
+        ("LENGTH", "length"),
+        ("eos_token", "stop"),
+        ("end_turn", "stop"),
+        ("SAFETY", "content_filter"),
+    ],
+)
 def test_reasons_to_end_in_other_words(engine: OpenAIEngine, stub: Stub, reason: str, finish: str):
     stub.finish = reason
     assert dict(engine.generate([GenerateRequest([user("x")], 9)]))[0].finish == finish

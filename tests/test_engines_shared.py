@@ -17,8 +17,16 @@ from transformers import (
 from rlaif.engines.loading import UNBOUNDED
 from rlaif.engines.shared import Block, attend, exact_limit, score_plain, score_shared, tree
 
-SIZES = {"vocab_size": 300, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3,
-         "num_attention_heads": 8, "num_key_value_heads": 2, "max_position_embeddings": 256, "head_dim": 8}  # fmt: skip
+SIZES = {
+    "vocab_size": 300,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+    "head_dim": 8,
+}
 SMALL = {"vocab_size": 300, "bos_token_id": 1, "eos_token_id": 2}
 
 
@@ -45,22 +53,40 @@ EXACT = [
     LlamaConfig(**SIZES),
     LlamaConfig(**SIZES | {"num_key_value_heads": 8}),
     LlamaConfig(**SIZES, rope_parameters={"rope_type": "linear", "factor": 4.0, "rope_theta": 10000.0}),
-    LlamaConfig(**SIZES, rope_parameters={"rope_type": "yarn", "factor": 4.0, "rope_theta": 10000.0,
-                                          "original_max_position_embeddings": 64}),
-    LlamaConfig(**SIZES, rope_parameters={"rope_type": "llama3", "factor": 8.0, "rope_theta": 10000.0,
-                                          "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-                                          "original_max_position_embeddings": 64}),
+    LlamaConfig(
+        **SIZES,
+        rope_parameters={
+            "rope_type": "yarn",
+            "factor": 4.0,
+            "rope_theta": 10000.0,
+            "original_max_position_embeddings": 64,
+        },
+    ),
+    LlamaConfig(
+        **SIZES,
+        rope_parameters={
+            "rope_type": "llama3",
+            "factor": 8.0,
+            "rope_theta": 10000.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 64,
+        },
+    ),
     Qwen3Config(**SIZES),
     MistralConfig(**SIZES, sliding_window=None),
     GPT2Config(n_embd=64, n_layer=2, n_head=4, **SMALL),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("config", EXACT, ids=lambda c: c.model_type)
-@pytest.mark.parametrize(("lengths", "suffixes"), [
-    ([30], [[6, 6, 6]]),  # nothing is padded
-    ([40, 9, 23], [[5, 1], [7], [3, 8, 4, 4]]),  # prefixes, suffixes and their numbers all differ
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("lengths", "suffixes"),
+    [
+        ([30], [[6, 6, 6]]),  # nothing is padded
+        ([40, 9, 23], [[5, 1], [7], [3, 8, 4, 4]]),  # prefixes, suffixes and their numbers all differ
+    ],
+)
 def test_equal_to_a_plain_forward(config, lengths, suffixes):
     model = build(config)
     prefixes, rows = questions(lengths, suffixes)
@@ -71,13 +97,23 @@ def test_equal_to_a_plain_forward(config, lengths, suffixes):
 
 
 def with_heads(*, seed: int = 1) -> tuple[list[list[int]], list[list[list[int]]]]:
-    """Nine questions whose prefixes are a tree: instructions, two conversations, replies; some equal, one a head."""
+    """Nine questions whose prefixes are a tree: instructions, two conversations, replies; some equal, one a
+    head."""
     tokens, suffixes = questions(
         [20, 12, 9, 6, 3, 30], [[5, 3], [4], [2, 2, 6], [7], [1], [3], [4, 4], [2], [5]], seed
     )
     head, one, two, reply, short, alone = tokens
-    prefixes = [head + one + reply, head + two + short, head + one + short, head, alone, head + two + short,
-                head + one + reply + two, head + one, head[:4] + two]  # fmt: skip
+    prefixes = [
+        head + one + reply,
+        head + two + short,
+        head + one + short,
+        head,
+        alone,
+        head + two + short,
+        head + one + reply + two,
+        head + one,
+        head[:4] + two,
+    ]
     return prefixes, suffixes
 
 
@@ -88,14 +124,18 @@ def test_what_prefixes_begin_with_is_read_once_and_changes_nothing(config):
     read: list[int] = []
     model.get_input_embeddings().register_forward_hook(lambda m, args, out: read.append(args[0].numel()))
     shared = score_shared(model, prefixes, rows)
-    # The instructions 20; the first conversation 12, after it 6, 6 + 9 and 3; the second with its reply 9 + 3 for two;
+    # The instructions 20; the first conversation 12, after it 6, 6 + 9 and 3; the second with its reply 9 + 3
+    # for two;
     # 30 alone and 4 + 9 with too little in common; then the suffixes.
     assert sum(read) == 111 + sum(len(s) for row in rows for s in row)
     assert (shared.exp() - score_plain(model, prefixes, rows).exp()).abs().max() < 1e-5
 
 
-@pytest.mark.parametrize("pick", [[3, 3, 3], [3, 4], [4, 8], [3], [7, 3], [1, 5, 1, 0]],
-                         ids=["equal", "nothing in common", "short head", "one", "one is the head", "some equal"])  # fmt: skip
+@pytest.mark.parametrize(
+    "pick",
+    [[3, 3, 3], [3, 4], [4, 8], [3], [7, 3], [1, 5, 1, 0]],
+    ids=["equal", "nothing in common", "short head", "one", "one is the head", "some equal"],
+)
 def test_prefixes_of_every_kind_stand_together(pick):
     model = build(LlamaConfig(**SIZES))
     prefixes, rows = ([part[i] for i in pick] for part in with_heads())
@@ -168,10 +208,13 @@ def test_a_rope_that_depends_on_length_is_a_limit():
     assert "dynamic" in reason
 
 
-@pytest.mark.parametrize("config", [
-    BloomConfig(hidden_size=64, n_layer=2, n_head=4, **SMALL),  # position as a bias inside attention
-    Gemma2Config(**SIZES, sliding_window=64),  # attention scores are squashed
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "config",
+    [
+        BloomConfig(hidden_size=64, n_layer=2, n_head=4, **SMALL),  # position as a bias inside attention
+        Gemma2Config(**SIZES, sliding_window=64),  # attention scores are squashed
+    ],
+)
 def test_other_architectures_are_found_out(config):
     limit, reason = exact_limit(build(config))
     assert limit == 0

@@ -173,7 +173,8 @@ def test_answers_that_begin_alike_are_refused(engine: TransformersEngine):
 
 
 def test_choices_of_several_tokens_are_told_by_their_first(engine: TransformersEngine):
-    # None of these words is in the vocabulary: they are spelt in bytes, the spaced form beginning with the space.
+    # None of these words is in the vocabulary: they are spelt in bytes, the spaced form beginning with the
+    # space.
     zebra, quagga = choice_tokens(engine.tokenizer, ("zebra", "quagga"))
     assert zebra == [engine.tokenizer.convert_tokens_to_ids("z")]
     assert quagga == [engine.tokenizer.convert_tokens_to_ids("q")]

@@ -1,4 +1,5 @@
-"""How endpoints are reached: no host but those of the config, no answer without end, and TLS errors by their name."""
+"""How endpoints are reached: no host but those of the config, no answer without end, and TLS errors by their
+name."""
 
 import shutil
 import ssl
@@ -81,9 +82,13 @@ def test_an_answer_without_end_is_left_and_counted(monkeypatch: pytest.MonkeyPat
         assert "× an answer of more than 1 MB" in stops(engine_at(url))
 
 
-@pytest.mark.parametrize("pack", [
-    lambda data: ("gzip", zlib.compress(data, wbits=31)), lambda data: ("deflate", zlib.compress(data)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "pack",
+    [
+        lambda data: ("gzip", zlib.compress(data, wbits=31)),
+        lambda data: ("deflate", zlib.compress(data)),
+    ],
+)
 def test_an_answer_that_is_packed_as_asked_is_read(monkeypatch: pytest.MonkeyPatch, pack):
     stub = Stub()
     server = handler(stub)
@@ -141,8 +146,26 @@ def test_a_proxy_that_cannot_be_used_is_said(monkeypatch: pytest.MonkeyPatch):
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="makes a certificate with openssl")
 def test_tls_errors_say_that_they_are(tmp_path: Path):
     key, cert = tmp_path / "key.pem", tmp_path / "cert.pem"
-    subprocess.run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost",
-                    "-keyout", str(key), "-out", str(cert)], check=True, capture_output=True)  # fmt: skip
+    subprocess.run(
+        [
+            "openssl",
+            "req",
+            "-x509",
+            "-newkey",
+            "rsa:2048",
+            "-nodes",
+            "-days",
+            "2",
+            "-subj",
+            "/CN=localhost",
+            "-keyout",
+            str(key),
+            "-out",
+            str(cert),
+        ],
+        check=True,
+        capture_output=True,
+    )
     stub = Stub()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(cert, key)

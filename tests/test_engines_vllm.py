@@ -1,4 +1,5 @@
-"""The vLLM engine around a scheduler that finishes requests out of order; a real one is asked by `make test-vllm`."""
+"""The vLLM engine around a scheduler that finishes requests out of order; a real one is asked by `make
+test-vllm`."""
 
 import math
 from types import SimpleNamespace
@@ -16,7 +17,8 @@ from rlaif.records import decode_tokens
 
 
 class Scheduler:
-    """vLLM's engine: finishes the youngest two requests a step; a verdict's first answer token gets 0.6, others 0.1."""
+    """vLLM's engine: finishes the youngest two requests a step; a verdict's first answer token gets 0.6,
+    others 0.1."""
 
     def __init__(self) -> None:
         self.queue: list[tuple[str, list[int], dict]] = []
@@ -77,8 +79,11 @@ def test_verdicts_find_their_place_and_few_are_in_flight(engine: VllmEngine):
 
 
 def test_a_choice_is_the_sum_of_its_spellings():
-    found = {7: SimpleNamespace(logprob=math.log(0.2)), 8: SimpleNamespace(logprob=math.log(0.3)),
-             9: SimpleNamespace(logprob=-900.0)}  # fmt: skip
+    found = {
+        7: SimpleNamespace(logprob=math.log(0.2)),
+        8: SimpleNamespace(logprob=math.log(0.3)),
+        9: SimpleNamespace(logprob=-900.0),
+    }
     one, other = module._sums(found, ([7, 8], [9]))
     assert math.exp(one) == pytest.approx(0.5)
     assert other == pytest.approx(-900)

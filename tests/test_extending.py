@@ -1,4 +1,5 @@
-"""The recipes of docs/extending.md, each followed once in a copy of the package, touching only what the recipe names."""
+"""The recipes of docs/extending.md, each followed once in a copy of the package, touching only what the
+recipe names."""
 
 import os
 import shutil
@@ -95,20 +96,25 @@ def test_a_stage(copy, project):
 
 def test_a_reward_source(copy):
     copy.change(
-        "options", "sources.py", old="class Folder(SourceKind):",
+        "options",
+        "sources.py",
+        old="class Folder(SourceKind):",
         new='class Length(SourceKind):\n    name, opens = "length", "'
-        + copy.module("rewards.py") + ':length_score"\n\n\nclass Folder(SourceKind):',
-    )  # fmt: skip
+        + copy.module("rewards.py")
+        + ':length_score"\n\n\nclass Folder(SourceKind):',
+    )
     copy.change("options", "sources.py", old="Function, Folder)", new="Function, Length, Folder)")
     copy.add(
         "rewards.py",
         text="def length_score(stage, option, tokenizer, judge):\n"
         f"    from {copy.module('rl', 'reward.py')} import FunctionReward\n"
-        "    return FunctionReward(option.source, lambda prompts, texts: [float(len(t)) for t in texts], tokenizer)\n",
+        "    return FunctionReward(option.source, lambda prompts, texts: [float(len(t)) for t in texts], "
+        "tokenizer)\n",
     )
     said = copy.python(
         f"from {copy.module('options', 'ppo.py')} import Ppo; from {copy.module('plugin.py')} import own\n"
-        "ppo = Ppo.model_validate({'stage': 'ppo', 'rewards': [{'source': 'length'}]}); option = ppo.rewards[0]\n"
+        "ppo = Ppo.model_validate({'stage': 'ppo', 'rewards': [{'source': 'length'}]}); option = "
+        "ppo.rewards[0]\n"
         "print(ppo.wants, own(option.kind.opens)(None, option, None, None).ask([None], ['four']))"
     )
     assert said.split() == ["('prompts',", "'policy')", "[4.0]"]
@@ -116,11 +122,13 @@ def test_a_reward_source(copy):
 
 def test_an_import_format(copy, tmp_path):
     copy.add(
-        "human", "formats.py",
+        "human",
+        "formats.py",
         text="def read_toy(path):\n    for row in json_lines(path):\n"
-        '        yield Pair((("user", row["q"]),), row["good"], row["bad"], "a", Annotator(kind="human", id="toy"))\n\n\n'
+        '        yield Pair((("user", row["q"]),), row["good"], row["bad"], "a", Annotator(kind="human", '
+        'id="toy"))\n\n\n'
         'READERS["toy"] = read_toy\n',
-    )  # fmt: skip
+    )
     (tmp_path / "toy.jsonl").write_text('{"q": "Why?", "good": "So.", "bad": "No."}\n')
     said = copy.rlaif("data", "import", "toy", tmp_path / "toy.jsonl", "--out", tmp_path / "made")
     assert '"kept": 1' in said
@@ -132,13 +140,16 @@ def test_an_engine(copy, project):
         f"from {copy.module('engines', 'shared.py').rpartition('.')[0]} import Scripted\n\n\n"
         "class EchoEngine(Scripted):\n"
         "    def __init__(self, config):\n"
-        "        super().__init__(on_generate=lambda request: request.messages[-1]['content'], name=config.model)\n"
+        "        super().__init__(on_generate=lambda request: request.messages[-1]['content'], "
+        "name=config.model)\n"
     )
     copy.change(
-        "options", "engines.py", old='    "scripted": EngineKind(',
+        "options",
+        "engines.py",
+        old='    "scripted": EngineKind(',
         new='    "echo": EngineKind("' + copy.module("engines", "echo.py") + ':EchoEngine", cached=False),\n'
         '    "scripted": EngineKind(',
-    )  # fmt: skip
+    )
     config, out = project / "config.yaml", project / "run"
     copy.rlaif(
         "run",
@@ -160,10 +171,11 @@ def test_an_engine(copy, project):
 
 def test_a_metric(copy, tmp_path):
     copy.change(
-        "metrics.py", old="METRICS = (\n",
+        "metrics.py",
+        old="METRICS = (\n",
         new='METRICS = (\n    Metric("words", "words a response", "as split at blanks", lambda row, texts: '
         'len(texts[row.response_id].text.split()), bounds=POSITIVE, digits=1, better="less"),\n',
-    )  # fmt: skip
+    )
     page, code = tmp_path / "page.html", "from pathlib import Path; from tests.hand_made import hand_made; "
     for name, second in (("a", ""), ("b", ", second=True")):
         copy.python(f"{code}hand_made(Path({str(tmp_path / name)!r}){second})")
@@ -173,7 +185,8 @@ def test_a_metric(copy, tmp_path):
     assert "words" in copy.rlaif("show", tmp_path / "a")
     report = copy.module("report.py")
     copy.python(
-        f"from pathlib import Path; from {report} import write_report; write_report(Path({str(tmp_path / 'a')!r}))"
+        f"from pathlib import Path; from {report} import write_report; "
+        f"write_report(Path({str(tmp_path / 'a')!r}))"
     )
     assert "words a response" in (tmp_path / "a" / "report.html").read_text()
 
@@ -186,7 +199,8 @@ def test_a_judge_mode(copy, project):
         f"from {copy.module('engines', 'shared.py').rpartition('.')[0]} import Scripted\n"
         "from tests.scripts import write_feedback\n\n\n"
         "def feedback():\n"
-        "    return Scripted(write_feedback, lambda m, s, choices: [1 / (2 + i) for i, _ in enumerate(choices)], 'toy')\n"
+        "    return Scripted(write_feedback, lambda m, s, choices: [1 / (2 + i) for i, _ in "
+        "enumerate(choices)], 'toy')\n"
     )
     config, out = project / "config.yaml", project / "run"
     options = ("-s", "label.mode=worst", "-s", "feedback.model=toy:feedback")
@@ -219,13 +233,16 @@ def test_an_alarm(copy):
         new="CHECKS: tuple[Check, ...] = (\n    toy,\n",
     )
     copy.change(
-        "rl", "alarms.py", old="Check = Callable[[Rows], Iterator[Alarm]]\n",
+        "rl",
+        "alarms.py",
+        old="Check = Callable[[Rows], Iterator[Alarm]]\n",
         new='def toy(rows):\n    yield Alarm("toy", "it is a toy", ("raise {kl_coef}",))\n\n\n'
         "Check = Callable[[Rows], Iterator[Alarm]]\n",
-    )  # fmt: skip
+    )
     said = copy.python(
         f"from {copy.module('rl', 'alarms.py')} import alarms; "
-        "print(*(alarm.kind for alarm in alarms([{'update': n, 'score': 0.0, 'episodes': n} for n in range(40)])))"
+        "print(*(alarm.kind for alarm in alarms([{'update': n, 'score': 0.0, 'episodes': n} for n in "
+        "range(40)])))"
     )
     assert said.split()[0] == "toy"
 
@@ -242,9 +259,10 @@ def test_a_command(copy):
 
 def test_a_field_of_the_constitution(copy, project):
     copy.change(
-        "constitution.py", old="    tags: tuple[str, ...] = ()\n",
+        "constitution.py",
+        old="    tags: tuple[str, ...] = ()\n",
         new="    tags: tuple[str, ...] = ()\n    severity: int = Field(default=1, ge=1)\n",
-    )  # fmt: skip
+    )
     copy.change(
         "prompts.py",
         old='        "tags": principle.tags,\n',
@@ -257,7 +275,8 @@ def test_a_field_of_the_constitution(copy, project):
     said = copy.python(
         f"from pathlib import Path; from {copy.module('constitution.py')} import Constitution; "
         f"from {copy.module('prompts.py')} import principle_values; "
-        f"print(*(principle_values(p)['severity'] for p in Constitution.load(Path({str(file)!r})).principles))"
+        "print(*(principle_values(p)['severity'] for p in "
+        f"Constitution.load(Path({str(file)!r})).principles))"
     )
     assert said.split() == ["1", "3"]
 

@@ -1,4 +1,5 @@
-"""`extends:` in a config: what is put together, what a list and what options under `stages` mean, and whose line is named."""
+"""`extends:` in a config: what is put together, what a list and what options under `stages` mean, and whose
+line is named."""
 
 from pathlib import Path
 
@@ -102,18 +103,30 @@ def test_a_config_extends_one_that_extends_another(write, tmp_path):
         ("extends: none.yaml\n", "own.yaml:1: extends: none.yaml: no such file"),
         ("name: x\nextends: own.yaml\n", "own.yaml:2: extends goes round in a circle"),
         ("extends: 3\n", "own.yaml:1: extends: 3 is no file"),
-        ("extends: base.yaml\npolicy:\n  modle: c\n", 'own.yaml:3: unknown key "modle" — did you mean "model"?'),
+        (
+            "extends: base.yaml\npolicy:\n  modle: c\n",
+            'own.yaml:3: unknown key "modle" — did you mean "model"?',
+        ),
         ("extends: base.yaml\nstages:\n  ppo:\n    updats: 3\n", 'own.yaml:4: unknown key "updats"'),
         ("extends: base.yaml\nstages:\n  ppo:\n    updates: none\n", "own.yaml:4: updates: "),
-        ("extends: base.yaml\nstages:\n  ppo:\n  - stage: dpo\n    bta: 3\n", 'own.yaml:5: unknown key "bta"'),
-        ("extends: base.yaml\nstages:\n  pppo: {}\n", 'own.yaml:3: no stage "pppo" in what is extended — did you'),
-        ("extends: base.yaml\nstages:\n  sample: []\n", "own.yaml:3: sample: there are 2 stages of that name"),
+        (
+            "extends: base.yaml\nstages:\n  ppo:\n  - stage: dpo\n    bta: 3\n",
+            'own.yaml:5: unknown key "bta"',
+        ),
+        (
+            "extends: base.yaml\nstages:\n  pppo: {}\n",
+            'own.yaml:3: no stage "pppo" in what is extended — did you',
+        ),
+        (
+            "extends: base.yaml\nstages:\n  sample: []\n",
+            "own.yaml:3: sample: there are 2 stages of that name",
+        ),
         ("extends: base.yaml\nstages:\n  sample[2]: {k: 1}\n", "own.yaml:3: there are 2 sample stages"),
         ("extends: base.yaml\nstages:\n  ppo: {stage: dpo}\n", "own.yaml:3: ppo: neither options nor a list"),
         ("extends: base.yaml\nstages:\n  ppo:\n", "own.yaml:3: ppo: neither options nor a list"),
-        ("extends: base.yaml\nstages:\n  reward: []\n", "base.yaml:18: stage \"ppo\" needs reward_model"),
+        ("extends: base.yaml\nstages:\n  reward: []\n", 'base.yaml:18: stage "ppo" needs reward_model'),
     ],
-)  # fmt: skip
+)
 def test_a_mistake_names_the_file_and_line_it_stands_in(write, text, said):
     assert said in refused(write(text))
 

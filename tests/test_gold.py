@@ -160,7 +160,8 @@ def test_rules_without_gold_are_found_before_anything_is_asked():
 
 
 def edited(project, text: str):
-    """The project with the playground's gold scorer and the playground's rule about insults in these words."""
+    """The project with the playground's gold scorer and the playground's rule about insults in these
+    words."""
     (project / "constitution.yaml").write_text(
         "name: words\nprinciples:\n"
         f"  - {{id: polite, text: {text}}}\n  - {{id: no-word, text: Never use the word rude.}}\n"

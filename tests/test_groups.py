@@ -1,4 +1,5 @@
-"""RLOO and GRPO through trl: they learn, write PPO's rows, refuse what cannot work, and continue where they stopped."""
+"""RLOO and GRPO through trl: they learn, write PPO's rows, refuse what cannot work, and continue where they
+stopped."""
 
 import copy
 import json
@@ -24,8 +25,18 @@ from tests.tiny_models import tiny_policy
 rewards.REFERENCE_SAMPLES = 16
 STAGES = {"rloo": rloo, "grpo": grpo}
 told: list[str] = []
-SMALL = {"updates": 4, "sample_every": 2, "watch": 5, "batch_size": 8, "group": 4, "micro_batch": 4, "max_tokens": 4, "warmup": 1, "minibatches": 2,
-         "learning_rate": 1e-3}  # fmt: skip
+SMALL = {
+    "updates": 4,
+    "sample_every": 2,
+    "watch": 5,
+    "batch_size": 8,
+    "group": 4,
+    "micro_batch": 4,
+    "max_tokens": 4,
+    "warmup": 1,
+    "minibatches": 2,
+    "learning_rate": 1e-3,
+}
 CHILD = """
 import sys, time
 from rlaif import groups, training
@@ -78,9 +89,19 @@ def curve(folder: Path, name: str = "metrics") -> list[dict]:
 
 @pytest.mark.parametrize("name", ["rloo", "grpo"])
 def test_it_learns_what_is_rewarded(tmp_path, policy, name):
-    stage = start(str(tmp_path / "run"), str(policy), name, updates=30, batch_size=32, micro_batch=32, minibatches=1,
-                  learning_rate=5e-3, kl_coef=0.01, missing_eos_penalty=0.0,
-                  rewards=[{"source": "tests.test_groups:short_words"}])  # fmt: skip
+    stage = start(
+        str(tmp_path / "run"),
+        str(policy),
+        name,
+        updates=30,
+        batch_size=32,
+        micro_batch=32,
+        minibatches=1,
+        learning_rate=5e-3,
+        kl_coef=0.01,
+        missing_eos_penalty=0.0,
+        rewards=[{"source": "tests.test_groups:short_words"}],
+    )
     rows = curve(tmp_path / "run")
     assert [row["update"] for row in rows] == list(range(1, 31))
     assert rows[-1]["episodes"] == 30 * 32
@@ -95,8 +116,19 @@ def test_what_the_stage_writes(tmp_path, policy, name):
     stage = start(str(tmp_path / "run"), str(policy), name)
     rows = curve(tmp_path / "run")
     assert [row["update"] for row in rows] == [1, 2, 3, 4]
-    assert {"score", "reward", "length", "truncated", "kl", "entropy", "gold", "loss", "episodes", "refusals",
-            "boilerplate"} <= set(rows[0])  # fmt: skip
+    assert {
+        "score",
+        "reward",
+        "length",
+        "truncated",
+        "kl",
+        "entropy",
+        "gold",
+        "loss",
+        "episodes",
+        "refusals",
+        "boilerplate",
+    } <= set(rows[0])
     assert rows[0]["kl"] == pytest.approx(0, abs=1e-6)
     assert abs(rows[0]["score"]) < 3
     assert all(1 <= row["length"] <= 4 for row in rows)
@@ -157,8 +189,12 @@ def test_prompts_are_rendered_by_our_one_call_site_and_grouped(tmp_path, policy,
 def test_a_killed_training_ends_as_if_it_had_not_been(tmp_path, policy, name):
     whole = start(str(tmp_path / "whole"), str(policy), name)
     folder = tmp_path / "killed"
-    child = subprocess.Popen([sys.executable, "-c", CHILD, str(folder), str(policy), name], cwd=Path(__file__).parent.parent,
-                             env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE)  # fmt: skip
+    child = subprocess.Popen(
+        [sys.executable, "-c", CHILD, str(folder), str(policy), name],
+        cwd=Path(__file__).parent.parent,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stderr=subprocess.PIPE,
+    )
     while not list(folder.glob("01_*/checkpoints/checkpoint-4/whole")):
         assert child.poll() is None, child.stderr.read().decode() if child.stderr else ""
         time.sleep(0.01)
@@ -188,8 +224,19 @@ def test_looks_are_ppos_looks(tmp_path, policy, name):
     assert rows[0]["exact_kl"] == pytest.approx(0, abs=1e-6)  # before the first step
     assert rows[3]["exact_kl"] > rows[1]["exact_kl"] > 1e-5
     assert [row["update"] for row in samples] == [1] * 4 + [2] * 4 + [4] * 4
-    assert list(samples[0]) == ["update", "policy_version", "prompt_id", "prompt", "response", "score", "log_prob", "kl",
-                                "exact_kl", "tokens", "ended"]  # fmt: skip
+    assert list(samples[0]) == [
+        "update",
+        "policy_version",
+        "prompt_id",
+        "prompt",
+        "response",
+        "score",
+        "log_prob",
+        "kl",
+        "exact_kl",
+        "tokens",
+        "ended",
+    ]
     assert len({row["prompt_id"] for row in samples[:4]}) == 2  # of both groups
     assert all(row["log_prob"] < 0 for row in samples)
 
@@ -258,8 +305,16 @@ def test_alarms_ring_once_and_name_the_stages_own_options(tmp_path, policy, name
 
 def test_whole_groups_only_and_prompts_that_fit(tmp_path, policy):
     def config(**options):
-        return Config.model_validate({"name": "x", "constitution": "c", "prompts": "p", "policy": {"model": "m"},
-                                      "feedback": {"model": "m"}, "stages": [{"stage": "rloo", **options}]})  # fmt: skip
+        return Config.model_validate(
+            {
+                "name": "x",
+                "constitution": "c",
+                "prompts": "p",
+                "policy": {"model": "m"},
+                "feedback": {"model": "m"},
+                "stages": [{"stage": "rloo", **options}],
+            }
+        )
 
     with pytest.raises(ValueError, match="batch_size 10 is no multiple of group 8"):
         config(batch_size=10)

@@ -1,4 +1,5 @@
-"""RLOO and GRPO on two processes (gloo, CPU): trl trains on both, and what is written is of the whole batch, once."""
+"""RLOO and GRPO on two processes (gloo, CPU): trl trains on both, and what is written is of the whole batch,
+once."""
 
 import json
 import os
@@ -19,7 +20,8 @@ KILLED = 3  # updates before the first launch is killed, where it is
 
 
 def main(folder: str, killed: str) -> None:
-    """One of two processes of a run whose only stage is in the folder's config; in the second one rewards are noted."""
+    """One of two processes of a run whose only stage is in the folder's config; in the second one rewards are
+    noted."""
     from rlaif.training import loop as training
 
     torch.set_num_threads(1)

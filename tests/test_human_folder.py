@@ -1,4 +1,5 @@
-"""Rows from elsewhere: their ids are computed again from what they hold, and what is ambiguous names both lines."""
+"""Rows from elsewhere: their ids are computed again from what they hold, and what is ambiguous names both
+lines."""
 
 import json
 from collections import Counter
@@ -39,9 +40,14 @@ def foreign(folder: Path, pairs: int = 4) -> Path:
         folder,
         prompts=[question(f"Foreign question {n}?", id=str(n)) for n in range(pairs)],
         responses=[{"id": str(n), "prompt_id": str(n // 2), "text": f"text {n}"} for n in range(2 * pairs)],
-        comparisons=[{"id": str(n), "prompt_id": str(n), "a": str(2 * n), "b": str(2 * n + 1)} for n in range(pairs)],
-        labels=[{"id": "0", "comparison_id": str(n), "annotator": ANN, "verdict": "ab"[n % 2]} for n in range(pairs)],
-    )  # fmt: skip
+        comparisons=[
+            {"id": str(n), "prompt_id": str(n), "a": str(2 * n), "b": str(2 * n + 1)} for n in range(pairs)
+        ],
+        labels=[
+            {"id": "0", "comparison_id": str(n), "annotator": ANN, "verdict": "ab"[n % 2]}
+            for n in range(pairs)
+        ],
+    )
 
 
 def test_foreign_ids_are_computed_again_and_references_follow(tmp_path):
@@ -96,9 +102,12 @@ def test_equal_rows_are_one_and_counted(tmp_path):
 
 @pytest.mark.parametrize(
     ("pair", "message"),
-    [({"prompt_id": "9", "a": "0", "b": "1"}, "not there"), ({"prompt_id": "0", "a": "0", "b": "77"}, "not there"),
-     ({"prompt_id": "0", "a": "0", "b": "2"}, "has responses to")],
-)  # fmt: skip
+    [
+        ({"prompt_id": "9", "a": "0", "b": "1"}, "not there"),
+        ({"prompt_id": "0", "a": "0", "b": "77"}, "not there"),
+        ({"prompt_id": "0", "a": "0", "b": "2"}, "has responses to"),
+    ],
+)
 def test_a_comparison_of_what_is_not_there_is_refused(tmp_path, pair, message):
     folder = foreign(tmp_path)
     (folder / "comparisons.jsonl").write_text(json.dumps(pair) + "\n")
@@ -123,10 +132,17 @@ def test_labels_under_one_foreign_id_stay_apart(tmp_path):
 
 def test_a_held_out_set_and_an_export_read_foreign_ids(tmp_path):
     folder = foreign(tmp_path / "set")
-    write(folder, labels=[*map(json.loads, (folder / "labels.jsonl").read_text().splitlines()),
-                          {"comparison_id": "no such", "annotator": ANN, "verdict": "a"}])  # fmt: skip
+    write(
+        folder,
+        labels=[
+            *map(json.loads, (folder / "labels.jsonl").read_text().splitlines()),
+            {"comparison_id": "no such", "annotator": ANN, "verdict": "a"},
+        ],
+    )
     found = load_heldout(folder, tmp_path / "imported")
-    assert [(pair.a.text, pair.p_a) for pair in found.pairs] == [(f"text {2 * n}", float(n % 2 == 0)) for n in range(4)]  # fmt: skip
+    assert [(pair.a.text, pair.p_a) for pair in found.pairs] == [
+        (f"text {2 * n}", float(n % 2 == 0)) for n in range(4)
+    ]
     assert found.dropped == {"label on no pair of the folder": 1}
     assert export_hh(folder, tmp_path / "back.jsonl") == {"in": 4, "kept": 4, "dropped": {}}
 
@@ -186,34 +202,65 @@ def test_every_stage_reads_the_first_row_of_an_id(tmp_path):
     assert Lookup(files, Response)[own.id].text == run.stages[2].responses()[own.id].text == own.text
 
 
-numbers = st.one_of(st.integers(-2, 2), st.floats(), st.booleans(), st.none(), st.text(max_size=2), st.lists(st.integers(), max_size=2))  # fmt: skip
+numbers = st.one_of(
+    st.integers(-2, 2),
+    st.floats(),
+    st.booleans(),
+    st.none(),
+    st.text(max_size=2),
+    st.lists(st.integers(), max_size=2),
+)
 strings = st.text(st.sampled_from('ab :\n\ud800é"') | st.characters(), max_size=8)
-tasks = st.fixed_dictionaries({"input": strings | numbers}, optional={"target_scores": st.dictionaries(strings, numbers, max_size=3) | numbers})  # fmt: skip
+tasks = st.fixed_dictionaries(
+    {"input": strings | numbers},
+    optional={"target_scores": st.dictionaries(strings, numbers, max_size=3) | numbers},
+)
 prompted = st.builds(
     lambda q, a, o: {"chosen_instruction": rubric(q, a), "rejected_instruction": rubric(q, o), "source": o},
-    strings, strings, strings,
-)  # fmt: skip
+    strings,
+    strings,
+    strings,
+)
 dialogues = st.builds(
-    lambda q, a, o: {"chosen": f"\n\nHuman: {q}\n\nAssistant: {a}", "rejected": f"\n\nHuman: {q}\n\nAssistant:{o}"},
-    strings, strings, strings | numbers,
-)  # fmt: skip
-anything = st.recursive(numbers | strings, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(strings, inner, max_size=3), max_leaves=8)  # fmt: skip
+    lambda q, a, o: {
+        "chosen": f"\n\nHuman: {q}\n\nAssistant: {a}",
+        "rejected": f"\n\nHuman: {q}\n\nAssistant:{o}",
+    },
+    strings,
+    strings,
+    strings | numbers,
+)
+anything = st.recursive(
+    numbers | strings,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(strings, inner, max_size=3),
+    max_leaves=8,
+)
 rows = st.lists(tasks | prompted | dialogues | anything, max_size=5)
 
 
 def rubric(question: str, answer: str) -> str:
-    return f"###The instruction to evaluate:\n{question}\n\n###Response to evaluate:\n{answer}\n\n###Score Rubrics:"
+    return (
+        f"###The instruction to evaluate:\n{question}\n\n###Response to "
+        f"evaluate:\n{answer}\n\n###Score Rubrics:"
+    )
 
 
 @pytest.mark.parametrize(
     ("scores", "expected"),
     [
-        ({"x": 1, "y": 0}, ("x", "a")), ({"x": 0, "y": 1}, ("y", "a")), ({"x": 1, "y": 1}, ("x", "tie")),
-        ({"x": 0, "y": 0}, ("x", "tie")), ({"x": 0.5, "y": 0.25}, ("x", "a")),
-        ({"x": float("nan"), "y": 0}, None), ({"x": float("inf"), "y": 0}, None), ({"x": [1], "y": [0]}, None),
-        ({"x": "1", "y": 0}, None), ({"x": None, "y": 0}, None), ({"x": True, "y": False}, None),
+        ({"x": 1, "y": 0}, ("x", "a")),
+        ({"x": 0, "y": 1}, ("y", "a")),
+        ({"x": 1, "y": 1}, ("x", "tie")),
+        ({"x": 0, "y": 0}, ("x", "tie")),
+        ({"x": 0.5, "y": 0.25}, ("x", "a")),
+        ({"x": float("nan"), "y": 0}, None),
+        ({"x": float("inf"), "y": 0}, None),
+        ({"x": [1], "y": [0]}, None),
+        ({"x": "1", "y": 0}, None),
+        ({"x": None, "y": 0}, None),
+        ({"x": True, "y": False}, None),
     ],
-)  # fmt: skip
+)
 def test_target_scores_that_are_equal_are_ties_and_those_that_are_none_are_dropped(scores, expected):
     found = hhh_pair({"input": "Hi?", "target_scores": scores}, "honest")
     if expected is None:
@@ -231,7 +278,10 @@ def test_a_tie_is_written_as_one_half(tmp_path):
     assert (label.verdict, label.p_a) == ("tie", 0.5)
 
 
-@given(document=rows | anything | st.fixed_dictionaries({"examples": rows | numbers}), format=st.sampled_from(["hh", "hhh"]))  # fmt: skip
+@given(
+    document=rows | anything | st.fixed_dictionaries({"examples": rows | numbers}),
+    format=st.sampled_from(["hh", "hhh"]),
+)
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200)
 def test_any_document_is_imported_and_counted_or_told(tmp_path_factory, document, format):
     folder = tmp_path_factory.mktemp("any")
@@ -249,11 +299,23 @@ def test_any_document_is_imported_and_counted_or_told(tmp_path_factory, document
 
 ids = st.sampled_from(["0", "1", ""]) | strings
 label_rows = st.fixed_dictionaries(
-    {}, optional={"id": ids, "comparison_id": ids | numbers, "annotator": st.just(ANN) | anything, "p_a": numbers,
-                  "verdict": st.sampled_from(["a", "b", "tie", "abstain"]) | numbers, "principle_id": ids | numbers,
-                  "response_ids": st.lists(ids, max_size=3) | numbers, "ranks": st.lists(st.integers(), max_size=3) | numbers,
-                  "prompt_id": ids, "text": strings, "a": ids, "b": ids, "messages": anything}
-)  # fmt: skip
+    {},
+    optional={
+        "id": ids,
+        "comparison_id": ids | numbers,
+        "annotator": st.just(ANN) | anything,
+        "p_a": numbers,
+        "verdict": st.sampled_from(["a", "b", "tie", "abstain"]) | numbers,
+        "principle_id": ids | numbers,
+        "response_ids": st.lists(ids, max_size=3) | numbers,
+        "ranks": st.lists(st.integers(), max_size=3) | numbers,
+        "prompt_id": ids,
+        "text": strings,
+        "a": ids,
+        "b": ids,
+        "messages": anything,
+    },
+)
 
 
 @given(people=st.lists(label_rows | anything, max_size=4), others=st.lists(label_rows | anything, max_size=3))

@@ -1,4 +1,5 @@
-"""Importing preference data: what is kept, what is dropped and why, and that nothing is lost on the way back."""
+"""Importing preference data: what is kept, what is dropped and why, and that nothing is lost on the way
+back."""
 
 import gzip
 import json
@@ -17,8 +18,10 @@ from rlaif.runs.rows import read_rows
 
 
 def hh(question: str, chosen: str, rejected: str) -> dict[str, str]:
-    return {"chosen": f"\n\nHuman: {question}\n\nAssistant: {chosen}",
-            "rejected": f"\n\nHuman: {question}\n\nAssistant: {rejected}"}  # fmt: skip
+    return {
+        "chosen": f"\n\nHuman: {question}\n\nAssistant: {chosen}",
+        "rejected": f"\n\nHuman: {question}\n\nAssistant: {rejected}",
+    }
 
 
 def write(path: Path, rows: list) -> Path:
@@ -55,14 +58,17 @@ def test_every_dropped_row_has_one_reason(tmp_path):
         hh("q", "same ", "same"),
         {"chosen": "\n\nHuman: a\n\nAssistant: x", "rejected": "\n\nHuman: b\n\nAssistant: y"},
         {"chosen": "\n\nHuman: a\n\nAssistant:", "rejected": "\n\nHuman: b\n\nAssistant: y"},
-        {"chosen": "\n\nHuman: q\n\nAssistant: x\n\nAssistant: y", "rejected": "\n\nHuman: q\n\nAssistant: x\n\nAssistant: z"},
+        {
+            "chosen": "\n\nHuman: q\n\nAssistant: x\n\nAssistant: y",
+            "rejected": "\n\nHuman: q\n\nAssistant: x\n\nAssistant: z",
+        },
         {"chosen": True, "rejected": "\n\nHuman: q\n\nAssistant: y"},
         {"chosen": "\n\nHuman: q\n\nAssistant: x"},
         "text",
         7,
         None,
         hh("q\ud800", "x", "y"),
-    ]  # fmt: skip
+    ]
     source = write(tmp_path / "x.jsonl", rows)
     source.write_text(source.read_text() + '{"chosen": \n[' + "[" * 5000 + "\n")
     summary = import_hh(source, tmp_path / "out")
@@ -243,9 +249,15 @@ def test_export_leaves_out_what_the_format_cannot_hold_and_counts_it(tmp_path):
     odd = Comparison(prompt_id=prompt.id, a=a.id, b=b.id)
     tie = Comparison(prompt_id=prompt.id, a=b.id, b=a.id)
     label = read_rows(folder / "labels.jsonl", Label)[0]
-    more = {"prompts": [prompt], "responses": [a, b], "comparisons": [odd, tie],
-            "labels": [label.model_copy(update={"id": c.id, "comparison_id": c.id, "p_a": p, "verdict": v})
-                       for c, p, v in ((odd, 1.0, "a"), (tie, 0.5, "tie"))]}  # fmt: skip
+    more = {
+        "prompts": [prompt],
+        "responses": [a, b],
+        "comparisons": [odd, tie],
+        "labels": [
+            label.model_copy(update={"id": c.id, "comparison_id": c.id, "p_a": p, "verdict": v})
+            for c, p, v in ((odd, 1.0, "a"), (tie, 0.5, "tie"))
+        ],
+    }
     for name, rows in more.items():
         with (folder / f"{name}.jsonl").open("a") as file:
             file.write("".join(row.to_json() + "\n" for row in rows))

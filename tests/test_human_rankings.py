@@ -181,8 +181,10 @@ def shortest_first(messages, replies, principles, seed, unit=1):
 
 def test_simulated_people_rank_every_prompt_with_two_answers():
     asked = [prompt("one"), prompt("two")]
-    replies = {asked[0].id: [Response(prompt_id=asked[0].id, text=t) for t in ("long answer", "short", "tiny.")],
-               asked[1].id: [Response(prompt_id=asked[1].id, text="alone")]}  # fmt: skip
+    replies = {
+        asked[0].id: [Response(prompt_id=asked[0].id, text=t) for t in ("long answer", "short", "tiny.")],
+        asked[1].id: [Response(prompt_id=asked[1].id, text="alone")],
+    }
     [made] = simulate(shortest_first, {"unit": 1}, asked, replies, [], seed=3)
     assert made.response_ids == tuple(r.id for r in replies[asked[0].id])
     assert made.ranks == (7, 1, 1)

@@ -130,7 +130,8 @@ def test_differences_of_matched_pairs_have_tangos_interval():
     for up, down, n in ((3, 1, 20), (0, 0, 20), (9, 2, 40), (5, 0, 7)):
         low, high = mean_interval([1.0] * up + [-1.0] * down + [0.0] * (n - up - down), GAP)
         for edge in (low, high):
-            # The shares by brute force, of all that have this mean: the likeliest, and the score at their variance.
+            # The shares by brute force, of all that have this mean: the likeliest, and the score at their
+            # variance.
             losses = np.linspace(max(0.0, -edge), (1 - edge) / 2, 200_001)[1:-1]
             wins = losses + edge
             log = down * np.log(losses) + up * np.log(wins) + (n - up - down) * np.log(1 - wins - losses)
@@ -271,9 +272,14 @@ def test_a_forecaster_who_is_off_is_shown_to_be():
 def printed():
     """The functions that return an interval, by their annotations."""
     kinds = ("Interval", "WinRate", "Controlled", "Calibration", "Kappa")
-    return {name for module in (intervals, forecasts) for name, function in inspect.getmembers(module, inspect.isfunction)
-            if function.__module__ == module.__name__ and not name.startswith("_")
-            and function.__annotations__["return"] in kinds}  # fmt: skip
+    return {
+        name
+        for module in (intervals, forecasts)
+        for name, function in inspect.getmembers(module, inspect.isfunction)
+        if function.__module__ == module.__name__
+        and not name.startswith("_")
+        and function.__annotations__["return"] in kinds
+    }
 
 
 def test_the_coverage_benchmark_holds_every_function_that_returns_an_interval():
@@ -299,7 +305,8 @@ def test_intervals_cover_the_truth():
             found = module.measure(case, n, 300, seed=1)
             if found["coverage"] is None or found["not_printed"] > 0.9:
                 continue
-            # No rule keeps the coverage of those printed where tails are heavy, only the share of all that miss.
+            # No rule keeps the coverage of those printed where tails are heavy, only the share of all that
+            # miss.
             covered = 1 - found["missed"] if case.heavy else found["coverage"]
             rare = "2 of 620" in case.data or "shares 0.8" in case.data
             least = 0.80 if rare else 0.87 if n < 20 else 0.88

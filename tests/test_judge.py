@@ -114,8 +114,10 @@ def test_a_judge_that_follows_the_position_flips_every_verdict():
 
 def test_the_best_and_the_worst_are_two_verdicts_on_a_pair():
     def named(p_ab, p_ba, asked):
-        return [label(p, order=order).model_copy(update={"judge": {"decoding": asked}})
-                for p, order in ((p_ab, "ab"), (p_ba, "ba"))]  # fmt: skip
+        return [
+            label(p, order=order).model_copy(update={"judge": {"decoding": asked}})
+            for p, order in ((p_ab, "ab"), (p_ba, "ba"))
+        ]
 
     # Each is the same in both orders, and they contradict one another: no order effect at all.
     found = order_statistics([*named(0.9, 0.9, "best of 3"), *named(0.2, 0.2, "worst of 3")])
@@ -172,7 +174,8 @@ NAN = float("nan")
 
 
 def scoring(*rows: tuple[float, ...]) -> Scripted:
-    """An engine that gives these log-probabilities to every question, the last row to all further suffixes."""
+    """An engine that gives these log-probabilities to every question, the last row to all further
+    suffixes."""
     engine = scripts.feedback()
     engine.notes = []
     engine.score_choices = lambda requests: (

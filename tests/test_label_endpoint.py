@@ -1,4 +1,5 @@
-"""The label stage through an endpoint that does everything wrong: no label lost or doubled, all troubles counted."""
+"""The label stage through an endpoint that does everything wrong: no label lost or doubled, all troubles
+counted."""
 
 import json
 from collections import Counter
@@ -53,8 +54,16 @@ class Faulty(Stub):
 
 def endpoint_config(project: Path, url: str, patience: float = 60.0) -> Path:
     text = (project / "config.yaml").read_text().split("stages:")[0]
-    role = json.dumps({"engine": "openai", "model": "judge", "base_url": url, "api_key_env": "JUDGE_KEY",
-                       "patience": patience, "concurrency": 4})  # fmt: skip
+    role = json.dumps(
+        {
+            "engine": "openai",
+            "model": "judge",
+            "base_url": url,
+            "api_key_env": "JUDGE_KEY",
+            "patience": patience,
+            "concurrency": 4,
+        }
+    )
     lines = [f"feedback: {role}" if line.startswith("feedback:") else line for line in text.splitlines()]
     path = project / "endpoint.yaml"
     path.write_text("\n".join([*lines, STAGES]))
@@ -91,8 +100,15 @@ def test_a_label_stage_through_every_fault(project: Path, truth: dict):
     assert labels(project / "faulty") == pytest.approx(truth)
     summary = json.loads((project / "faulty" / "03_label" / "stage.json").read_text())
     retried = {k.removeprefix("retried: "): n for k, n in summary["usage"].items() if k.startswith("retried")}
-    assert set(retried) >= {"HTTP 429", "HTTP 500", "half an answer", "no choices in the answer",
-                            "no log-probabilities", "no connection", "no answer in time"}  # fmt: skip
+    assert set(retried) >= {
+        "HTTP 429",
+        "HTTP 500",
+        "half an answer",
+        "no choices in the answer",
+        "no log-probabilities",
+        "no connection",
+        "no answer in time",
+    }
     assert summary["usage"]["calls"] == len(truth) + retried["no log-probabilities"]
     assert any("asked again after" in note for note in summary["notes"])
     assert written_anywhere(project / "faulty", KEY) == []
@@ -173,11 +189,14 @@ def test_refused_questions_are_counted_and_the_run_goes_on(project: Path, truth:
     assert any(f"{len(left)} questions refused ({len(left)} × HTTP 403" in note for note in summary["notes"])
 
 
-@pytest.mark.parametrize(("fault", "words"), [
-    ("other model", 'asked for "judge", answered by "tiny-chat"'),
-    (f"404 no model judge for {KEY}", 'no model "judge" there'),
-    (f"401 {KEY} is no key", "refuses the key in JUDGE_KEY"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ("other model", 'asked for "judge", answered by "tiny-chat"'),
+        (f"404 no model judge for {KEY}", 'no model "judge" there'),
+        (f"401 {KEY} is no key", "refuses the key in JUDGE_KEY"),
+    ],
+)
 def test_mistakes_stop_the_run_at_once(project: Path, fault: str, words: str):
     stub = Stub()
     stub.always = fault

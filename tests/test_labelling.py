@@ -80,9 +80,14 @@ def folder(tmp_path: Path) -> Path:
 
 def constitution(folder: Path, words=WORDS, weights=None, tags=None) -> None:
     rules = [
-        {"id": f"p{n}", "text": f"Never say {word}.", "weight": (weights or {}).get(n, 1.0), "tags": (tags or {}).get(n, [])}
+        {
+            "id": f"p{n}",
+            "text": f"Never say {word}.",
+            "weight": (weights or {}).get(n, 1.0),
+            "tags": (tags or {}).get(n, []),
+        }
         for n, word in enumerate(words)
-    ]  # fmt: skip
+    ]
     (folder / "constitution.yaml").write_text(json.dumps({"name": "words", "principles": rules}))
 
 
@@ -153,7 +158,10 @@ def test_editing_one_principle_of_sixteen_asks_about_that_one_alone(folder):
     assert not old & {label.id for label in labels}
     assert second.stages[2].summary["metrics"]["reused"] == calls * 15 / 16
     new = calls // 16
-    told = f"{calls - new:,} of {calls:,} labels taken over from {folder / 'first'}; not taken over: {new:,} under a principle whose wording for the judge differs"
+    told = (
+        f"{calls - new:,} of {calls:,} labels taken over from {folder / 'first'}; not taken over: "
+        f"{new:,} under a principle whose wording for the judge differs"
+    )
     assert told in second.stages[2].summary["notes"]
     other = run(folder, "other", "seed=5", f"label.labels_from={folder / 'first'}")
     assert any("of comparisons that it has no labels of" in note for note in other.stages[2].summary["notes"])
@@ -168,10 +176,17 @@ def test_reused_labels_give_the_same_preferences_as_asking_again(folder):
     assert {label.id for label in rows(taken, "labels")} == {label.id for label in rows(asked, "labels")}
 
 
-@pytest.mark.parametrize("edit", [
-    {"weights": {0: 5.0, 3: 0.5}}, {"tags": {0: ["mild"]}}, {"overrides": ["label.principles=[p1, p2]"]},
-    {"tags": {4: ["mild"]}, "overrides": ["label.principles=[mild]"]}, {"overrides": ["label.clamp=[0.3, 0.7]"]},
-], ids=["weights", "tags", "subset by id", "subset by tag", "clamp"])  # fmt: skip
+@pytest.mark.parametrize(
+    "edit",
+    [
+        {"weights": {0: 5.0, 3: 0.5}},
+        {"tags": {0: ["mild"]}},
+        {"overrides": ["label.principles=[p1, p2]"]},
+        {"tags": {4: ["mild"]}, "overrides": ["label.principles=[mild]"]},
+        {"overrides": ["label.clamp=[0.3, 0.7]"]},
+    ],
+    ids=["weights", "tags", "subset by id", "subset by tag", "clamp"],
+)
 def test_arithmetic_asks_nothing(folder, edit):
     run(folder, "first")
     ASKED.clear()
@@ -242,12 +257,19 @@ def test_rows_of_an_earlier_run_that_were_rewritten_are_taken_over_whole(folder)
     assert rows(second, "preferences", Preference) == rows(first, "preferences", Preference)
 
 
-@pytest.mark.parametrize(("damage", "found"), [
-    (lambda line: line[:-40] + "\n", "labels.jsonl:5: damaged row"),
-    (lambda line: "###" + line, "labels.jsonl:5: damaged row"),
-    (lambda line: line.replace('"verdict":', '"judgement":'), "labels.jsonl: the row with comparison_id"),
-    (lambda line: json.dumps({**json.loads(line), "comparison_id": 5}) + "\n", "labels.jsonl:5: damaged row"),
-], ids=["cut", "no JSON", "no label", "no text for an id"])  # fmt: skip
+@pytest.mark.parametrize(
+    ("damage", "found"),
+    [
+        (lambda line: line[:-40] + "\n", "labels.jsonl:5: damaged row"),
+        (lambda line: "###" + line, "labels.jsonl:5: damaged row"),
+        (lambda line: line.replace('"verdict":', '"judgement":'), "labels.jsonl: the row with comparison_id"),
+        (
+            lambda line: json.dumps({**json.loads(line), "comparison_id": 5}) + "\n",
+            "labels.jsonl:5: damaged row",
+        ),
+    ],
+    ids=["cut", "no JSON", "no label", "no text for an id"],
+)
 def test_a_damaged_row_of_an_earlier_run_is_named(folder, damage, found):
     path = unsealed(run(folder, "first"))
     lines = path.read_text().splitlines(keepends=True)
@@ -322,8 +344,13 @@ def test_a_refusing_judge_is_counted_and_its_verdicts_are_missing(folder):
 
 @pytest.mark.parametrize("mode", ["best", "best and worst"])
 def test_the_best_of_k_gives_comparisons_against_the_rest_and_abstains_on_others(folder, mode):
-    this = run(folder, "run", "feedback.model=tests.test_labelling:longest_judge", "label.principles=[p0]",
-               f"label.mode={mode}")  # fmt: skip
+    this = run(
+        folder,
+        "run",
+        "feedback.model=tests.test_labelling:longest_judge",
+        "label.principles=[p0]",
+        f"label.mode={mode}",
+    )
     pairs = {pair.id: pair for pair in Rows(this.stages[1].dir / "comparisons.jsonl", Comparison)}
     texts = {i: len(r.text) for i, r in this.stages[2].responses().items()}
     questions = mode.count(" ") // 2 + 1

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-# A layer imports from layers below it, never from one beside or above; docs/architecture.md says what each is.
+# A layer imports from layers below it, never from one beside or above; docs/architecture.md says what each
+# is.
 LAYERS = [
     {"errors", "records", "refusals"},
     {"yamlfile", "plugin", "stats"},
@@ -85,7 +86,10 @@ def test_files_stay_readable(path):
 
 
 def test_help_loads_no_heavy_library():
-    code = "import sys; from rlaif.cli import app; print([m for m in ('torch', 'transformers', 'datasets', 'scipy') if m in sys.modules])"
+    code = (
+        "import sys; from rlaif.cli import app; print([m for m in ('torch', 'transformers', "
+        "'datasets', 'scipy') if m in sys.modules])"
+    )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert out.stdout.strip() == "[]"
 

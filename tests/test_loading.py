@@ -37,10 +37,13 @@ def test_padding_is_on_the_left_and_pad_is_not_eos(tiny: Path):
     assert tokenizer.pad_token_id != tokenizer.eos_token_id
 
 
-@pytest.mark.parametrize(("named", "chosen"), [
-    ({"unk_token": "<|user|>"}, "<|pad|>"),  # a spare token named like a pad comes first
-    ({}, "<|pad|>"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("named", "chosen"),
+    [
+        ({"unk_token": "<|user|>"}, "<|pad|>"),  # a spare token named like a pad comes first
+        ({}, "<|pad|>"),
+    ],
+)
 def test_a_missing_pad_token_is_found_in_the_vocabulary(copy: Path, named: dict, chosen: str):
     file = copy / "tokenizer_config.json"
     settings = json.loads(file.read_text()) | named | {"pad_token": None}

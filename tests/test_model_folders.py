@@ -1,4 +1,5 @@
-"""Model folders of strangers: damaged files are said, nothing large is built of a number, and no file runs code."""
+"""Model folders of strangers: damaged files are said, nothing large is built of a number, and no file runs
+code."""
 
 import json
 import os
@@ -58,12 +59,33 @@ def tensor(shape: Any, start: Any = 0, end: Any = 64) -> dict[str, Any]:
     return {"w": {"dtype": "F32", "shape": shape, "data_offsets": [start, end]}}
 
 
-@pytest.mark.parametrize("content", [
-    b"", b"abc", bytes(8), b"\xff" * 8, (10**18).to_bytes(8, "little") + b"{}", header(b"[1, 2]"), header(b'"w"'), header(b"{"),
-    header(b"\xff\xfe{}"), header(b"[" * 100_000), header({"w": "none"}), header({"w": {"dtype": "F32"}}), header({"w": None}),
-    header(tensor([-4, -4])), header(tensor([4.5])), header(tensor("ab")), header(tensor([10**12])), header(tensor([16], 0, 6400)),
-    header(tensor([16], 64, 0)), header(tensor([16], None)), header(tensor([16]), rest=10), header({"w": tensor([16])["w"] | {"data_offsets": [0]}}),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"abc",
+        bytes(8),
+        b"\xff" * 8,
+        (10**18).to_bytes(8, "little") + b"{}",
+        header(b"[1, 2]"),
+        header(b'"w"'),
+        header(b"{"),
+        header(b"\xff\xfe{}"),
+        header(b"[" * 100_000),
+        header({"w": "none"}),
+        header({"w": {"dtype": "F32"}}),
+        header({"w": None}),
+        header(tensor([-4, -4])),
+        header(tensor([4.5])),
+        header(tensor("ab")),
+        header(tensor([10**12])),
+        header(tensor([16], 0, 6400)),
+        header(tensor([16], 64, 0)),
+        header(tensor([16], None)),
+        header(tensor([16]), rest=10),
+        header({"w": tensor([16])["w"] | {"data_offsets": [0]}}),
+    ],
+)
 def test_a_damaged_header_is_said(folder: Path, content: bytes):
     (folder / "model.safetensors").write_bytes(content)
     refused(folder, r"model\.safetensors: not a whole safetensors file")
@@ -75,10 +97,23 @@ def test_a_damaged_config_is_said(folder: Path, content: bytes):
     refused(folder, r"config\.json: (cannot be read|holds no JSON object)")
 
 
-@pytest.mark.parametrize("key", [
-    "num_hidden_layers", "n_layer", "num_labels", "hidden_size", "head_dim", "num_attention_heads", "num_key_value_heads",
-    "intermediate_size", "vocab_size", "num_local_experts", "n_routed_experts", "num_experts",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "key",
+    [
+        "num_hidden_layers",
+        "n_layer",
+        "num_labels",
+        "hidden_size",
+        "head_dim",
+        "num_attention_heads",
+        "num_key_value_heads",
+        "intermediate_size",
+        "vocab_size",
+        "num_local_experts",
+        "n_routed_experts",
+        "num_experts",
+    ],
+)
 @pytest.mark.parametrize("inside", [False, True])
 def test_a_config_that_names_more_than_the_weights_hold_is_refused(folder: Path, key: str, inside: bool):
     edit(folder / "config.json", **({"text_config": {key: 10**9}} if inside else {key: 10**9}))
@@ -87,11 +122,26 @@ def test_a_config_that_names_more_than_the_weights_hold_is_refused(folder: Path,
     )
 
 
-@pytest.mark.parametrize(("key", "value"), [
-    ("num_hidden_layers", 0.5), ("num_hidden_layers", -1), ("num_attention_heads", 0), ("vocab_size", 7), ("hidden_size", "16"),
-    ("rope_parameters", 3), ("model_type", 5), ("model_type", "none-such"), ("dtype", "floaty"), ("architectures", {"a": 1}),
-    ("pad_token_id", "x"), ("hidden_act", "none-such"), ("num_hidden_layers", 3), ("rms_norm_eps", None), ("layer_types", [1] * 9),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("num_hidden_layers", 0.5),
+        ("num_hidden_layers", -1),
+        ("num_attention_heads", 0),
+        ("vocab_size", 7),
+        ("hidden_size", "16"),
+        ("rope_parameters", 3),
+        ("model_type", 5),
+        ("model_type", "none-such"),
+        ("dtype", "floaty"),
+        ("architectures", {"a": 1}),
+        ("pad_token_id", "x"),
+        ("hidden_act", "none-such"),
+        ("num_hidden_layers", 3),
+        ("rms_norm_eps", None),
+        ("layer_types", [1] * 9),
+    ],
+)
 def test_a_config_of_other_values_is_a_message_or_ignored(folder: Path, key: str, value: Any):
     edit(folder / "config.json", **{key: value})
     for load in (load_causal_lm, load_tokenizer):
@@ -99,16 +149,31 @@ def test_a_config_of_other_values_is_a_message_or_ignored(folder: Path, key: str
             load(folder)
 
 
-@pytest.mark.parametrize(("file", "content", "words"), [
-    ("chat_template.jinja", b"\xff\xfe{{ messages }}", "its tokenizer cannot be loaded"),
-    ("tokenizer_config.json", b"[]", "its tokenizer cannot be loaded"),
-    ("tokenizer.json", b"{}", "its tokenizer cannot be loaded"),
-    ("tokenizer.json", b"", "its tokenizer cannot be loaded"),
-    ("model.safetensors.index.json", b'{"weight_map": {"w": "pytorch_model.bin"}}', r"index\.json: names 'pytorch_model\.bin'"),
-    ("model.safetensors.index.json", b'{"weight_map": {"w": "../model/model.safetensors"}}', "names '../model/model.safetensors'"),
-    ("model.safetensors.index.json", b'{"weight_map": {"w": "model-2.safetensors"}}', r"names 'model-2\.safetensors'"),
-    ("model.safetensors.index.json", b"[]", "holds no JSON object"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("file", "content", "words"),
+    [
+        ("chat_template.jinja", b"\xff\xfe{{ messages }}", "its tokenizer cannot be loaded"),
+        ("tokenizer_config.json", b"[]", "its tokenizer cannot be loaded"),
+        ("tokenizer.json", b"{}", "its tokenizer cannot be loaded"),
+        ("tokenizer.json", b"", "its tokenizer cannot be loaded"),
+        (
+            "model.safetensors.index.json",
+            b'{"weight_map": {"w": "pytorch_model.bin"}}',
+            r"index\.json: names 'pytorch_model\.bin'",
+        ),
+        (
+            "model.safetensors.index.json",
+            b'{"weight_map": {"w": "../model/model.safetensors"}}',
+            "names '../model/model.safetensors'",
+        ),
+        (
+            "model.safetensors.index.json",
+            b'{"weight_map": {"w": "model-2.safetensors"}}',
+            r"names 'model-2\.safetensors'",
+        ),
+        ("model.safetensors.index.json", b"[]", "holds no JSON object"),
+    ],
+)
 def test_other_damaged_files_are_said(folder: Path, file: str, content: bytes, words: str):
     (folder / file).write_bytes(content)
     with pytest.raises(UserError, match=words):
@@ -124,7 +189,9 @@ def test_the_command_line_says_it_and_ends_with_2(folder: Path, tmp_path: Path):
         f"feedback: {{model: {folder}}}\nstages: [{{stage: sample}}]\n"
     )
     command = [sys.executable, "-m", "rlaif.cli", "run", "config.yaml"]
-    done = subprocess.run(command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True)  # fmt: skip
+    done = subprocess.run(
+        command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True
+    )
     assert done.returncode == 2, done.stderr
     assert "not a whole safetensors file" in done.stderr
     assert "Traceback" not in done.stderr
@@ -145,7 +212,15 @@ def code(mark: Path) -> str:
 
 
 def pickles(folder: Path, mark: Path) -> None:
-    for name in ("pytorch_model.bin", "adapter_model.bin", "training_args.bin", "optimizer.pt", "model.pkl", "model.pt", "vocab.pkl"):  # fmt: skip
+    for name in (
+        "pytorch_model.bin",
+        "adapter_model.bin",
+        "training_args.bin",
+        "optimizer.pt",
+        "model.pkl",
+        "model.pt",
+        "vocab.pkl",
+    ):
         (folder / name).write_bytes(pickle.dumps(Evil(mark)))
 
 
@@ -157,8 +232,11 @@ def named_weights(folder: Path, mark: Path) -> None:
 def remote_code(folder: Path, mark: Path) -> None:
     for name in ("modeling_x.py", "configuration_x.py", "tokenization_x.py", "__init__.py"):
         (folder / name).write_text(code(mark))
-    classes = {"AutoConfig": "configuration_x.Config", "AutoModelForCausalLM": "modeling_x.Model",
-               "AutoModelForSequenceClassification": "modeling_x.Model"}  # fmt: skip
+    classes = {
+        "AutoConfig": "configuration_x.Config",
+        "AutoModelForCausalLM": "modeling_x.Model",
+        "AutoModelForSequenceClassification": "modeling_x.Model",
+    }
     edit(folder / "config.json", auto_map=classes)
     edit(folder / "tokenizer_config.json", auto_map={"AutoTokenizer": [None, "tokenization_x.Model"]})
 
@@ -176,8 +254,14 @@ def remote_code_elsewhere(folder: Path, mark: Path) -> None:
 
 
 def kernels(folder: Path, mark: Path) -> None:
-    edit(folder / "config.json", attn_implementation="org/kernel", _attn_implementation="org/kernel",
-         experts_implementation="org/kernel", use_kernels=True, kernel_config={"RMSNorm": "org/kernel:Layer"})  # fmt: skip
+    edit(
+        folder / "config.json",
+        attn_implementation="org/kernel",
+        _attn_implementation="org/kernel",
+        experts_implementation="org/kernel",
+        use_kernels=True,
+        kernel_config={"RMSNorm": "org/kernel:Layer"},
+    )
 
 
 def quantised(folder: Path, mark: Path) -> None:
@@ -215,21 +299,36 @@ def other_files(folder: Path, mark: Path) -> None:
     ):
         (folder / name).write_text(code(mark))
     (folder / "requirements.txt").write_text("https://example.org/evil.tar.gz\n")
-    edit(folder / "tokenizer_config.json", tokenizer_file="org/other", vocab_file="https://example.org/vocab",
-         tokenizer_class="PreTrainedTokenizerFast", processor_class="Evil")  # fmt: skip
+    edit(
+        folder / "tokenizer_config.json",
+        tokenizer_file="org/other",
+        vocab_file="https://example.org/vocab",
+        tokenizer_class="PreTrainedTokenizerFast",
+        processor_class="Evil",
+    )
 
 
 ROUTES: dict[Callable[[Path, Path], None], str] = {
-    pickles: "", named_weights: "", remote_code: "", remote_code_of_an_unknown_kind: "cannot be loaded", kernels: "", generate: "",
-    remote_code_elsewhere: "", quantised: "quantised", adapter: "holds an adapter", template: "chat template fails", other_files: "",
-}  # fmt: skip
+    pickles: "",
+    named_weights: "",
+    remote_code: "",
+    remote_code_of_an_unknown_kind: "cannot be loaded",
+    kernels: "",
+    generate: "",
+    remote_code_elsewhere: "",
+    quantised: "quantised",
+    adapter: "holds an adapter",
+    template: "chat template fails",
+    other_files: "",
+}
 
 
 @pytest.mark.parametrize("route", ROUTES, ids=lambda route: route.__name__)
 def test_no_file_of_a_model_folder_runs_code_or_asks_the_network(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, route: Callable[[Path, Path], None]
 ):
-    """Every file that could name code: it is never run, and the model loads without it or is refused in words."""
+    """Every file that could name code: it is never run, and the model loads without it or is refused in
+    words."""
     from transformers.integrations import hub_kernels
 
     def never(*_: object, **__: object) -> None:

@@ -16,7 +16,11 @@ from tests.tiny_models import tiny_policy
 
 def numbers_of(kind: type[Options]) -> list[str]:
     """The options of a stage that take a float."""
-    return [name for name, field in kind.model_fields.items() if "float" in str(field.annotation) and "[str" not in str(field.annotation)]  # fmt: skip
+    return [
+        name
+        for name, field in kind.model_fields.items()
+        if "float" in str(field.annotation) and "[str" not in str(field.annotation)
+    ]
 
 
 @pytest.mark.parametrize(

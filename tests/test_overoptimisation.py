@@ -1,4 +1,5 @@
-"""Best-of-n by its unbiased estimator, and Gao's forms fitted: against enumeration and against known curves."""
+"""Best-of-n by its unbiased estimator, and Gao's forms fitted: against enumeration and against known
+curves."""
 
 import math
 from itertools import combinations
@@ -28,7 +29,12 @@ def test_by_hand():
     assert best_of_n(proxy, gold, 3) == 0.0
 
 
-@given(st.lists(st.tuples(st.integers(0, 50), st.floats(-5, 5)), min_size=2, max_size=7, unique_by=lambda r: r[0]), st.data())  # fmt: skip
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 50), st.floats(-5, 5)), min_size=2, max_size=7, unique_by=lambda r: r[0]
+    ),
+    st.data(),
+)
 def test_it_is_the_mean_over_all_subsets(rows, data):
     proxy, gold = [float(p) for p, _ in rows], [g for _, g in rows]
     n = data.draw(st.integers(1, len(rows)))

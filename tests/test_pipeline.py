@@ -37,8 +37,12 @@ def lines_by_file(folder: Path) -> dict[str, set[str]]:
 def test_the_flow_leaves_every_artefact(project):
     this = run(project)
     assert [stage.dir.name for stage in this.stages] == [
-        "01_sample", "02_critique", "03_sample", "04_pair", "05_label",
-    ]  # fmt: skip
+        "01_sample",
+        "02_critique",
+        "03_sample",
+        "04_pair",
+        "05_label",
+    ]
     assert all(stage.is_done for stage in this.stages)
     assert len(rows(this.path, "01_sample", "responses", Response)) == 24
     assert len(rows(this.path, "02_critique", "revisions", Revision)) == 48
@@ -133,8 +137,9 @@ def test_a_folder_of_another_run_is_refused_with_what_differs(project):
 
 
 @pytest.mark.parametrize(
-    ("where", "calls"), [("SAMPLE", 10), ("CRITIQUE", 20), ("CRITIQUE", 60), ("SAMPLE", 60), ("LABEL", 40), ("LABEL", 180)]
-)  # fmt: skip
+    ("where", "calls"),
+    [("SAMPLE", 10), ("CRITIQUE", 20), ("CRITIQUE", 60), ("SAMPLE", 60), ("LABEL", 40), ("LABEL", 180)],
+)
 def test_killed_anywhere_the_same_command_finishes_with_the_same_rows(project, where, calls):
     whole = pipeline.run(project / "config.yaml", project / "whole")
     command = [

@@ -1,4 +1,5 @@
-"""The algorithm on random models of a few thousand parameters: exact where it must be exact, and it learns."""
+"""The algorithm on random models of a few thousand parameters: exact where it must be exact, and it
+learns."""
 
 import copy
 import math
@@ -15,9 +16,19 @@ from rlaif.rl.ppo import PPO, NotFinite, PromptTokens
 from rlaif.rl.trunk import SharedTrunk
 
 EOS, PAD, WANTED = 1, 0, 7
-SIZES = {"vocab_size": 16, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
-         "num_attention_heads": 2, "max_position_embeddings": 64, "attention_dropout": 0.5,
-         "pad_token_id": PAD, "eos_token_id": EOS, "bos_token_id": None, "initializer_range": 0.1}  # fmt: skip
+SIZES = {
+    "vocab_size": 16,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "max_position_embeddings": 64,
+    "attention_dropout": 0.5,
+    "pad_token_id": PAD,
+    "eos_token_id": EOS,
+    "bos_token_id": None,
+    "initializer_range": 0.1,
+}
 
 
 def wanted_share(episodes, sources):

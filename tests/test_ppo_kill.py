@@ -26,8 +26,12 @@ run_on_one_thread(stage_of(Path(sys.argv[1]), Path(sys.argv[2]), **json.loads(sy
 
 
 def started(folder: Path, policy: Path, options: str) -> subprocess.Popen:
-    return subprocess.Popen([sys.executable, "-c", CHILD, str(folder), str(policy), options], stderr=subprocess.PIPE,
-                            cwd=Path(__file__).parent.parent, env={**os.environ, "OMP_NUM_THREADS": "1"})  # fmt: skip
+    return subprocess.Popen(
+        [sys.executable, "-c", CHILD, str(folder), str(policy), options],
+        stderr=subprocess.PIPE,
+        cwd=Path(__file__).parent.parent,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
 
 
 def updates_done(folder: Path) -> int:
@@ -40,8 +44,15 @@ def updates_done(folder: Path) -> int:
 def test_twenty_kills_at_random_moments_leave_no_trace(tmp_path):
     policy = tiny_policy(tmp_path / "policy")
     (tmp_path / "text.txt").write_text("the weather today is good and warm " * 20)
-    options = {"updates": UPDATES, "checkpoint_every": 1, "ema": 0.9, "kl_target": 0.05, "epochs": 2, "kl_estimator": "k3",
-               "ptx": {"file": str(tmp_path / "text.txt"), "batch_size": 2, "block": 16, "coef": 0.1}}  # fmt: skip
+    options = {
+        "updates": UPDATES,
+        "checkpoint_every": 1,
+        "ema": 0.9,
+        "kl_target": 0.05,
+        "epochs": 2,
+        "kl_estimator": "k3",
+        "ptx": {"file": str(tmp_path / "text.txt"), "batch_size": 2, "block": 16, "coef": 0.1},
+    }
     whole = run_on_one_thread(stage_of(tmp_path / "whole", policy, **options))
     folder, moments = tmp_path / "killed", random.Random(0)
     stage_of(folder, policy, **options)  # its reward model, as the child would make it

@@ -44,8 +44,16 @@ def test_kl_in_the_loss_leaves_the_reward_alone_and_pulls_back():
     _, seen = ppo.update(2, prompts())
     assert (seen.log_prob - seen.reference).abs().max() > 0.01
     torch.testing.assert_close(seen.reward_B, seen.score_B)
-    kl = [trainer(lambda e, _: torch.zeros(len(e)), kl_in="loss", kl_estimator=kind, kl_coef=coef, missing_eos_penalty=0.0)
-          for kind, coef in (("k2", 0.0), ("k2", 5.0), ("k3", 5.0))]  # fmt: skip
+    kl = [
+        trainer(
+            lambda e, _: torch.zeros(len(e)),
+            kl_in="loss",
+            kl_estimator=kind,
+            kl_coef=coef,
+            missing_eos_penalty=0.0,
+        )
+        for kind, coef in (("k2", 0.0), ("k2", 5.0), ("k3", 5.0))
+    ]
     distances = []
     for trained_with in kl:
         torch.manual_seed(3)
@@ -114,8 +122,11 @@ def test_the_pre_training_mix_adds_its_gradient():
     difference = moved(mixed) - moved(alone)
     losses = []
     for ids in TEXT:
-        losses.append(torch.nn.functional.cross_entropy(
-            start(input_ids=torch.tensor([ids])).logits[0, :-1], torch.tensor(ids[1:]), reduction="sum"))  # fmt: skip
+        losses.append(
+            torch.nn.functional.cross_entropy(
+                start(input_ids=torch.tensor([ids])).logits[0, :-1], torch.tensor(ids[1:]), reduction="sum"
+            )
+        )
     loss = torch.stack(losses).sum() / sum(len(ids) - 1 for ids in TEXT)
     (2.0 * loss).backward()
     expected = -torch.cat([weight.grad.flatten() for weight in start.parameters()])
@@ -167,8 +178,19 @@ def test_the_average_follows_the_weights_and_takes_their_place():
 def test_everything_at_once_is_the_same_however_it_is_cut():
     results = []
     for micro in (8, 1):
-        ppo = plain_steps(trainer(batch_size=8, micro_batch=micro, max_grad_norm=1e9, learning_rate=1.0, kl_in="loss", kl_estimator="k3",
-                                  missing_eos="bootstrap", score_at="after_eos", dual_clip=3.0))  # fmt: skip
+        ppo = plain_steps(
+            trainer(
+                batch_size=8,
+                micro_batch=micro,
+                max_grad_norm=1e9,
+                learning_rate=1.0,
+                kl_in="loss",
+                kl_estimator="k3",
+                missing_eos="bootstrap",
+                score_at="after_eos",
+                dual_clip=3.0,
+            )
+        )
         ppo.pretraining = Pretraining(TEXT, 3, 1.0, seed=0)
         before = weights(ppo.value)
         results.append((moved(ppo, 8), weights(ppo.value) - before))

@@ -1,4 +1,5 @@
-"""PPO on two processes (gloo, CPU), whole or sharded: the same episodes, numbers and weights as one process alone."""
+"""PPO on two processes (gloo, CPU), whole or sharded: the same episodes, numbers and weights as one process
+alone."""
 
 import copy
 import json
@@ -16,9 +17,18 @@ from rlaif.rl.sharding import full_tensor, shard
 from tests.launching import on_two
 
 EOS, PAD, WANTED = 1, 0, 7
-SIZES = {"vocab_size": 16, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
-         "num_attention_heads": 2, "max_position_embeddings": 64, "pad_token_id": PAD, "eos_token_id": EOS,
-         "bos_token_id": None, "initializer_range": 0.1}  # fmt: skip
+SIZES = {
+    "vocab_size": 16,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "max_position_embeddings": 64,
+    "pad_token_id": PAD,
+    "eos_token_id": EOS,
+    "bos_token_id": None,
+    "initializer_range": 0.1,
+}
 
 
 def wanted_share(episodes, sources):
@@ -32,14 +42,26 @@ def made(ranks: Ranks, **changes) -> PPO:
     torch.manual_seed(0)
     policy = LlamaForCausalLM(LlamaConfig(**SIZES, tie_word_embeddings=True)).eval()
     value = LlamaForSequenceClassification(LlamaConfig(**SIZES, num_labels=1)).eval()
-    options = Ppo.model_validate({"stage": "ppo", "batch_size": 14, "micro_batch": 4, "minibatches": 3, "epochs": 2,
-                                  "max_tokens": 6, "learning_rate": 1e-3, "warmup": 0, **changes})  # fmt: skip
+    options = Ppo.model_validate(
+        {
+            "stage": "ppo",
+            "batch_size": 14,
+            "micro_batch": 4,
+            "minibatches": 3,
+            "epochs": 2,
+            "max_tokens": 6,
+            "learning_rate": 1e-3,
+            "warmup": 0,
+            **changes,
+        }
+    )
     policy, reference, value = (shard(model, ranks) for model in (policy, copy.deepcopy(policy), value))
     return PPO(policy, reference, value, wanted_share, options, (EOS,), PAD, seed=1, ranks=ranks)
 
 
 def trained_for(updates: int, ranks: Ranks, **changes):
-    """(metrics of each update, all weights, the last update's response tokens) of a run on this many processes."""
+    """(metrics of each update, all weights, the last update's response tokens) of a run on this many
+    processes."""
     ppo = made(ranks, **changes)
     prompts = [PromptTokens([2 + n % 3, *range(3, 3 + n % 5)], n / 100) for n in range(14)]
     rows, experience = [], None

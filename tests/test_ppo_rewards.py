@@ -56,7 +56,8 @@ def shy(prompts, responses):
 
 
 def judge():
-    """Grades 5 or 1: likes replies with an even number of letters and cannot read those whose number divides by five."""
+    """Grades 5 or 1: likes replies with an even number of letters and cannot read those whose number divides
+    by five."""
 
     def score(messages, suffix, choices):
         reply = messages[-1]["content"].partition("=== Reply ===\n")[2].strip()
@@ -85,8 +86,10 @@ def test_sources_are_scaled_weighed_and_reported(tmp_path, policy):
     scale = {k: Scale(**v) for k, v in read_json(stage.dir / "reward_scale.json").items()}
     assert set(scale) == {"reward_model", f"{SELF}:brevity", "judge"}
     row = rows_of(stage)[0]
-    total = sum(weight * (row[f"score/{name}"] - scale[name].mean) / scale[name].std
-                for name, weight in (("reward_model", 1.0), (f"{SELF}:brevity", 0.5), ("judge", 1.0)))  # fmt: skip
+    total = sum(
+        weight * (row[f"score/{name}"] - scale[name].mean) / scale[name].std
+        for name, weight in (("reward_model", 1.0), (f"{SELF}:brevity", 0.5), ("judge", 1.0))
+    )
     assert row["score"] == pytest.approx(total, rel=1e-4)
     assert any(row.get("unread/judge") for row in rows_of(stage))
 
@@ -192,10 +195,14 @@ def test_a_callable_that_raises_loses_nothing(tmp_path, policy):
     assert weights[0] == weights[1]
 
 
-@pytest.mark.parametrize(("name", "found"), [
-    ("short_of_one", "gave 7 scores for 8 responses"), ("not_a_number", "gave nan for 8 of 8 responses"),
-    ("silent", "has no opinion of any of 8 responses"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("short_of_one", "gave 7 scores for 8 responses"),
+        ("not_a_number", "gave nan for 8 of 8 responses"),
+        ("silent", "has no opinion of any of 8 responses"),
+    ],
+)
 def test_scores_that_cannot_be_used_are_named(tmp_path, policy, name, found):
     stage = stage_of(tmp_path / "run", policy, rewards=[{"source": f"{SELF}:{name}"}])
     with pytest.raises(UserError, match=found):
@@ -237,10 +244,18 @@ def test_an_encoder_judges_by_its_own_head(tmp_path, policy):
 
     tokenizer = AutoTokenizer.from_pretrained(policy)
     torch.manual_seed(0)
-    model = BertForSequenceClassification(BertConfig(
-        vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
-        max_position_embeddings=64, num_labels=1, pad_token_id=tokenizer.pad_token_id,
-    )).eval()  # fmt: skip
+    model = BertForSequenceClassification(
+        BertConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            intermediate_size=16,
+            max_position_embeddings=64,
+            num_labels=1,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    ).eval()
     episodes = join([[5, 6], [7]], [[8, 9, 10], [11]], torch.ones(2, dtype=torch.bool), 0)
     for i, ids in enumerate(([5, 6, 8, 9, 10], [7, 11])):
         torch.testing.assert_close(
@@ -304,10 +319,16 @@ def test_held_out_prompts_are_looked_at(tmp_path, policy):
 
 
 def test_adapters_text_mix_and_average_go_on_where_they_were(tmp_path, policy):
-    """LoRA, EMA and ptx together, broken off and continued, and the policy as a plain folder for what comes next."""
+    """LoRA, EMA and ptx together, broken off and continued, and the policy as a plain folder for what comes
+    next."""
     (tmp_path / "text.txt").write_text("the weather today is good and warm " * 20)
-    options = {"rewards": [{"source": f"{SELF}:breaks"}], "lora": {"rank": 4}, "ema": 0.5, "learning_rate": 1e-2,
-               "ptx": {"file": str(tmp_path / "text.txt"), "batch_size": 2, "block": 16, "coef": 1.0}}  # fmt: skip
+    options = {
+        "rewards": [{"source": f"{SELF}:breaks"}],
+        "lora": {"rank": 4},
+        "ema": 0.5,
+        "learning_rate": 1e-2,
+        "ptx": {"file": str(tmp_path / "text.txt"), "batch_size": 2, "block": 16, "coef": 1.0},
+    }
     CALLS.update(n=0, break_at=0)
     whole = run_on_one_thread(stage_of(tmp_path / "whole", policy, **options))
     CALLS.update(n=0, break_at=2 + 4)

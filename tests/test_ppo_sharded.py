@@ -1,4 +1,5 @@
-"""The ppo stage on two processes that share the weights out (FSDP2 on gloo, CPU): saved whole, continued by any number."""
+"""The ppo stage on two processes that share the weights out (FSDP2 on gloo, CPU): saved whole, continued by
+any number."""
 
 import json
 import shutil
@@ -53,8 +54,15 @@ def test_sharded_and_continued_it_ends_where_one_process_does(tmp_path, monkeypa
     monkeypatch.setattr(ppo, "train_once", train_and_keep_checkpoints)
     policy = tiny_policy(tmp_path / "policy")
     (tmp_path / "text.txt").write_text("the weather today is good and warm " * 20)
-    options = {"checkpoint_every": 1, "epochs": 2, "micro_batch": 3, "ema": 0.9, "kl_target": 0.05, "warmup": 0,
-               "ptx": {"file": str(tmp_path / "text.txt"), "batch_size": 3, "block": 16, "coef": 0.1}}  # fmt: skip
+    options = {
+        "checkpoint_every": 1,
+        "epochs": 2,
+        "micro_batch": 3,
+        "ema": 0.9,
+        "kl_target": 0.05,
+        "warmup": 0,
+        "ptx": {"file": str(tmp_path / "text.txt"), "batch_size": 3, "block": 16, "coef": 0.1},
+    }
     whole = run_on_one_thread(stage_of(tmp_path / "whole", policy, updates=5, **options))
     folder = tmp_path / "sharded"
     run_on_two(folder, policy, {**options, "updates": 1})

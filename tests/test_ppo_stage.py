@@ -1,4 +1,5 @@
-"""The stage in a run folder: what it writes, what it refuses, and that a killed run ends like an unharmed one."""
+"""The stage in a run folder: what it writes, what it refuses, and that a killed run ends like an unharmed
+one."""
 
 import json
 import os
@@ -23,8 +24,17 @@ from rlaif.stages import ppo
 from rlaif.training import rewards
 from tests.tiny_models import tiny_policy
 
-OPTIONS = {"updates": 6, "batch_size": 8, "micro_batch": 4, "minibatches": 2, "max_tokens": 6, "warmup": 2,
-           "learning_rate": 1e-3, "checkpoint_every": 2, "sample_every": 3}  # fmt: skip
+OPTIONS = {
+    "updates": 6,
+    "batch_size": 8,
+    "micro_batch": 4,
+    "minibatches": 2,
+    "max_tokens": 6,
+    "warmup": 2,
+    "learning_rate": 1e-3,
+    "checkpoint_every": 2,
+    "sample_every": 3,
+}
 rewards.REFERENCE_SAMPLES = 16  # enough here, and quick
 
 
@@ -47,12 +57,19 @@ def tiny_reward_model(folder: Path, policy: Path, head: float = 0.5) -> None:
 def stage_of(folder: Path, policy: Path, judge: Path | None = None, texts=None, **options) -> Stage:
     """A ppo stage after a reward stage whose model is made by hand, begun."""
     folder.mkdir(exist_ok=True)
-    config = Config.model_validate({
-        "name": "tiny", "constitution": "c", "prompts": "p", "heldout": 0.01, "threads": 1,
-        "policy": {"model": str(policy), "device": "cpu"}, "feedback": {"model": str(policy)},
-        "gold": "tests.test_ppo_stage:gold",
-        "stages": [{"stage": "reward"}, {"stage": "ppo", **OPTIONS, **options}],
-    })  # fmt: skip
+    config = Config.model_validate(
+        {
+            "name": "tiny",
+            "constitution": "c",
+            "prompts": "p",
+            "heldout": 0.01,
+            "threads": 1,
+            "policy": {"model": str(policy), "device": "cpu"},
+            "feedback": {"model": str(policy)},
+            "gold": "tests.test_ppo_stage:gold",
+            "stages": [{"stage": "reward"}, {"stage": "ppo", **OPTIONS, **options}],
+        }
+    )
     principles = [{"id": "kind", "text": "Be kind."}]
     run = Run(folder, config, Constitution.model_validate({"name": "tiny", "principles": principles}))
     rows = [
@@ -98,10 +115,25 @@ def test_what_the_stage_writes(whole, policy):
     rows = rows_of(whole)
     assert [row["update"] for row in rows] == [1, 2, 3, 4, 5, 6]
     assert {
-        "episodes", "reward", "score", "kl", "exact_kl", "kl_coef", "entropy", "length", "truncated", "policy_loss",
-        "value_loss", "clip_fraction", "approx_kl", "explained_variance", "ratio_first", "grad_norm",
-        "value_grad_norm", "gold",
-    } <= set(rows[0])  # fmt: skip
+        "episodes",
+        "reward",
+        "score",
+        "kl",
+        "exact_kl",
+        "kl_coef",
+        "entropy",
+        "length",
+        "truncated",
+        "policy_loss",
+        "value_loss",
+        "clip_fraction",
+        "approx_kl",
+        "explained_variance",
+        "ratio_first",
+        "grad_norm",
+        "value_grad_norm",
+        "gold",
+    } <= set(rows[0])
     assert all(row["ratio_first"] == 1.0 for row in rows)
     assert rows[0]["exact_kl"] == 0.0
     assert rows[-1]["episodes"] == 48
@@ -144,8 +176,12 @@ run_on_one_thread(stage_of(Path(sys.argv[1]), Path(sys.argv[2])))
 
 def test_a_killed_run_ends_as_if_it_had_not_been(tmp_path, whole, policy):
     folder = tmp_path / "killed"
-    child = subprocess.Popen([sys.executable, "-c", CHILD, str(folder), str(policy)], cwd=Path(__file__).parent.parent,
-                             env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE)  # fmt: skip
+    child = subprocess.Popen(
+        [sys.executable, "-c", CHILD, str(folder), str(policy)],
+        cwd=Path(__file__).parent.parent,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stderr=subprocess.PIPE,
+    )
     log = folder / "02_ppo" / "metrics.jsonl"
     while not log.exists() or len(log.read_bytes().splitlines()) < 3:
         assert child.poll() is None, child.stderr.read().decode() if child.stderr else ""
@@ -247,10 +283,15 @@ def test_a_kill_costs_no_more_updates_than_lie_between_checkpoints(
     assert Ppo(stage="ppo").checkpoint_every == 1
 
 
-@pytest.mark.parametrize(("options", "found"), [
-    ({"minibatches": 9}, "some would be empty"), ({"kl_target": 6.0, "kl_coef": 0.0}, "more than 0"),
-    ({"kl_target": 6.0, "kl_horizon": 7}, "would swing"), ({"critic_warmup": 6}, "learn nothing"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("options", "found"),
+    [
+        ({"minibatches": 9}, "some would be empty"),
+        ({"kl_target": 6.0, "kl_coef": 0.0}, "more than 0"),
+        ({"kl_target": 6.0, "kl_horizon": 7}, "would swing"),
+        ({"critic_warmup": 6}, "learn nothing"),
+    ],
+)
 def test_settings_that_could_do_nothing_are_refused(tmp_path, policy, options, found):
     with pytest.raises(ValueError, match=found):
         stage_of(tmp_path / "run", policy, **options)

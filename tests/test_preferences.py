@@ -16,16 +16,28 @@ from rlaif.runs.folder import Run
 from rlaif.runs.storage import write_json
 from tests.fake_run import fake_run
 
-THREE = Constitution(name="c", principles=tuple(Principle(id=i, text=f"rule {i}") for i in ("one", "two", "three")))  # fmt: skip
-SILENT = Constitution(name="c", principles=(Principle(id="one", text="1"), Principle(id="two", text="2", weight=0.0)))  # fmt: skip
+THREE = Constitution(
+    name="c", principles=tuple(Principle(id=i, text=f"rule {i}") for i in ("one", "two", "three"))
+)
+SILENT = Constitution(
+    name="c", principles=(Principle(id="one", text="1"), Principle(id="two", text="2", weight=0.0))
+)
 
 
 def label(
     who: str, p: float | None, principle: str | None = None, kind: str = "human", order: str = "ab"
 ) -> Label:
     verdict = "invalid" if p is None else "tie" if p == 0.5 else "a" if p > 0.5 else "b"
-    return Label.model_validate({"comparison_id": "c", "annotator": {"kind": kind, "id": who}, "verdict": verdict,
-                                 "p_a": p, "principle_id": principle, "order": order})  # fmt: skip
+    return Label.model_validate(
+        {
+            "comparison_id": "c",
+            "annotator": {"kind": kind, "id": who},
+            "verdict": verdict,
+            "p_a": p,
+            "principle_id": principle,
+            "order": order,
+        }
+    )
 
 
 def people(*votes: float) -> list[Label]:
@@ -146,7 +158,8 @@ def test_a_mixture_lies_between_its_parts_and_a_vote_more_never_counts_against(v
 
 
 def test_the_third_annotator_of_pandalm_from_the_other_two(test_data):
-    """Negative log-likelihood of the third's vote (1, 0, a tie ½) in nats, nothing fitted: by averaged logits 0.349."""
+    """Negative log-likelihood of the third's vote (1, 0, a tie ½) in nats, nothing fitted: by averaged logits
+    0.349."""
     side = {1: 1.0, 2: 0.0, 0: 0.5}
     rows = json.loads((test_data / "pandalm" / "testset-v1.json").read_text())
     votes = np.array([[side[row[f"annotator{n}"]] for n in (1, 2, 3)] for row in rows])

@@ -1,4 +1,5 @@
-"""A run on two processes (CPU, gloo), as torchrun starts them: written once, done by both, no worse than one's."""
+"""A run on two processes (CPU, gloo), as torchrun starts them: written once, done by both, no worse than
+one's."""
 
 import json
 import os
@@ -15,8 +16,15 @@ from rlaif.report.summary import summarise
 from rlaif.runs import processes
 
 ROOT = Path(__file__).parent.parent
-SMALL = ["threads=1", "sample[0].prompts=24", "sample[1].prompts=24", "sft.epochs=1", "ppo.updates=2",
-         "ppo.batch_size=16", "ppo.checkpoint_every=1"]  # fmt: skip
+SMALL = [
+    "threads=1",
+    "sample[0].prompts=24",
+    "sample[1].prompts=24",
+    "sft.epochs=1",
+    "ppo.updates=2",
+    "ppo.batch_size=16",
+    "ppo.checkpoint_every=1",
+]
 
 
 def test_alone_there_is_nothing_to_wait_for(monkeypatch):
@@ -56,8 +64,18 @@ def test_stages_that_train_can_be_shared_and_sharded(name):
 
 def launched(*words: str, **environment: str) -> subprocess.CompletedProcess:
     """`rlaif run` of the quickstart on two processes."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", "-m", "rlaif.cli",
-               "run", "configs/quickstart.yaml", *words]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node=2",
+        "--standalone",
+        "-m",
+        "rlaif.cli",
+        "run",
+        "configs/quickstart.yaml",
+        *words,
+    ]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environment}
     return subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=900, check=False

@@ -22,13 +22,21 @@ from rlaif.prompting.chat import (
 from rlaif.prompting.templates import NAMES, Templates, assistant, dialogue, user
 
 SETS = sorted(p.name for p in (ASSETS / "prompts" / "templates").iterdir() if p.is_dir())
-POLITE = Principle(id="polite", text="Be polite.", examples=(
-    Example(prompt="hi", better="Hello!", worse="Go away.", critique="It is rude."),
-    Example(prompt="bye", better="Farewell!", worse="Finally."),
-    Example(prompt="thanks", better="Welcome!", worse="So what.", critique="It is cold."),
-))  # fmt: skip
-SHORT = Principle(id="short", text="Be short.", compare="Prefer the shorter one.",
-                  examples=(Example(prompt="why", better="So.", worse="Well, you see."),))  # fmt: skip
+POLITE = Principle(
+    id="polite",
+    text="Be polite.",
+    examples=(
+        Example(prompt="hi", better="Hello!", worse="Go away.", critique="It is rude."),
+        Example(prompt="bye", better="Farewell!", worse="Finally."),
+        Example(prompt="thanks", better="Welcome!", worse="So what.", critique="It is cold."),
+    ),
+)
+SHORT = Principle(
+    id="short",
+    text="Be short.",
+    compare="Prefer the shorter one.",
+    examples=(Example(prompt="why", better="So.", worse="Well, you see."),),
+)
 TALK = [user("first"), assistant("second"), user("third")]
 
 
@@ -48,8 +56,15 @@ def test_every_shipped_set_shows_what_it_was_given(name: str):
     assert "THE REPLY" in critique
     assert "THE CRITIQUE" in revision
     assert comparison.index("ONE REPLY") < comparison.index("OTHER REPLY")
-    assert all("Be polite." in text for text in (critique, revision, templates.comparison_suffix(POLITE),
-                                                 templates.compliance_suffix(POLITE)))  # fmt: skip
+    assert all(
+        "Be polite." in text
+        for text in (
+            critique,
+            revision,
+            templates.comparison_suffix(POLITE),
+            templates.compliance_suffix(POLITE),
+        )
+    )
 
 
 @pytest.mark.parametrize("name", SETS)
@@ -86,8 +101,12 @@ ATTACKS = [
 def test_texts_are_values_never_templates(attack: str):
     templates = Templates.load("default")
     hostile = Principle(id="hostile", text=f"Rule {attack} end.")
-    shown = [templates.critique([user(attack)], attack, hostile), templates.revision(TALK, attack, hostile, attack),
-             templates.comparison([user(attack)], attack, attack), templates.compliance(TALK, attack)]  # fmt: skip
+    shown = [
+        templates.critique([user(attack)], attack, hostile),
+        templates.revision(TALK, attack, hostile, attack),
+        templates.comparison([user(attack)], attack, attack),
+        templates.compliance(TALK, attack),
+    ]
     assert all(attack in chat[-1]["content"] for chat in shown)
     assert attack in templates.comparison_suffix(hostile)
 
@@ -98,11 +117,14 @@ def test_any_reply_appears_unchanged(a: str, b: str):
     assert shown == f"User: q\nReply A: {a}\nReply B: {b}\n"
 
 
-@pytest.mark.parametrize("escape", [
-    "{{ ''.__class__.__mro__ }}",
-    "{{ conversation.__init__.__globals__ }}",
-    "{% for x in range(10**9) %}{% endfor %}",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "escape",
+    [
+        "{{ ''.__class__.__mro__ }}",
+        "{{ conversation.__init__.__globals__ }}",
+        "{% for x in range(10**9) %}{% endfor %}",
+    ],
+)
 def test_templates_run_in_a_sandbox(tmp_path: Path, escape: str):
     folder = fresh_copy("brief", tmp_path / "mine")
     (folder / "critique.j2").write_text(escape)
@@ -171,7 +193,8 @@ def test_the_judges_shots_alternate_principles_and_places():
     assert len(Templates.load("brief").comparison_shots(constitution, 99)) == 2 * 4
 
 
-# ---- chat templates -------------------------------------------------------------------------------------------
+# ---- chat templates
+# -------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -212,8 +235,14 @@ def test_plain_turns_get_the_tokenizers_own_start(test_data: Path):
     assert encode_chat(stories, TALK).count(stories.bos_token_id) == 1
 
 
-STRICT = "{% if messages[0].role == 'system' %}{{ raise_exception('no system turns') }}{% endif %}{{ messages[0].content }}"
-TRIMMING = "{% for m in messages %}[{{ m.role }}]{{ m.content | trim }}[/]{% endfor %}{% if add_generation_prompt %}[a]{% endif %}"
+STRICT = (
+    "{% if messages[0].role == 'system' %}{{ raise_exception('no system turns') }}{% endif %}{{ "
+    "messages[0].content }}"
+)
+TRIMMING = (
+    "{% for m in messages %}[{{ m.role }}]{{ m.content | trim }}[/]{% endfor %}{% if "
+    "add_generation_prompt %}[a]{% endif %}"
+)
 
 
 def test_a_template_that_refuses_our_messages_is_named(tokenizer):

@@ -1,4 +1,5 @@
-"""The whole loop on the embedded models: small in the fast tests, in full and against its floors in the slow ones."""
+"""The whole loop on the embedded models: small in the fast tests, in full and against its floors in the slow
+ones."""
 
 import json
 import os
@@ -18,9 +19,15 @@ from tests.test_data_page import undescribed
 
 ROOT = Path(__file__).parent.parent
 SMALL = [
-    "threads=1", "sample[0].prompts=40", "sample[1].prompts=40", "ppo.updates=6", "ppo.batch_size=16",
-    "ppo.checkpoint_every=2", "evaluate.prompts=24", "evaluate.judge=12",
-]  # fmt: skip
+    "threads=1",
+    "sample[0].prompts=40",
+    "sample[1].prompts=40",
+    "ppo.updates=6",
+    "ppo.batch_size=16",
+    "ppo.checkpoint_every=2",
+    "evaluate.prompts=24",
+    "evaluate.judge=12",
+]
 
 
 @pytest.fixture(scope="module")
@@ -49,8 +56,12 @@ def test_show_has_the_keys_that_scripts_rely_on(small):
     judged_by = read_json(small / "09_evaluate" / "stage.json")["metrics"]["judge"]
     assert judged_by.startswith("transformers:feedback@")
     assert shown["labels"].keys() >= {
-        "comparisons", "calls", "agreement_with_gold", "order_flip_rate", "invalid_rate",
-    }  # fmt: skip
+        "comparisons",
+        "calls",
+        "agreement_with_gold",
+        "order_flip_rate",
+        "invalid_rate",
+    }
     assert shown["reward_model"].keys() >= {"heldout_accuracy", "ece"}
     assert shown["ppo"].keys() >= {"updates", "episodes", "kl", "reward_start", "reward_end"}
     assert shown["ppo"]["episodes"] == 6 * 16
@@ -99,9 +110,12 @@ def lines(path: Path) -> int:
 
 
 MOMENTS = (
-    ("01_sample/responses.jsonl", 1), ("02_critique/revisions.jsonl", 30), ("06_label/labels.jsonl", 200),
-    ("07_reward/metrics.jsonl", 2), ("08_ppo/metrics.jsonl", 3),
-)  # fmt: skip
+    ("01_sample/responses.jsonl", 1),
+    ("02_critique/revisions.jsonl", 30),
+    ("06_label/labels.jsonl", 200),
+    ("07_reward/metrics.jsonl", 2),
+    ("08_ppo/metrics.jsonl", 3),
+)
 
 
 def test_labels_broken_off_end_as_if_nothing_had_happened(small, tmp_path):
@@ -146,8 +160,10 @@ def test_quickstart_in_full(tmp_path, seed):
     base, ppo = shown["policies"]["base"], shown["policies"]["ppo"]
     assert ppo["n"] >= 500
     assert base["gold"]["all"] <= 0.40
-    # Wordings of questions that it was trained on. On held-out questions manner carries over, and facts do not: the
-    # policy's corpus errs at random, so that nothing tells it which of two facts is right where no reward does.
+    # Wordings of questions that it was trained on. On held-out questions manner carries over, and facts do
+    # not: the
+    # policy's corpus errs at random, so that nothing tells it which of two facts is right where no reward
+    # does.
     assert ppo["wordings"]["gold"]["all"] >= 0.90
     assert ppo["gold"]["all"] >= base["gold"]["all"] + 0.2
     manner = ("polite", "harmless", "concise", "in-role", "no-word")

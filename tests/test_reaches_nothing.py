@@ -28,17 +28,29 @@ finally:
     print("EVENTS " + json.dumps(events), file=sys.stderr)
 """
 FEW = [
-    "threads=1", "sample[0].prompts=16", "sample[1].prompts=16", "reward.epochs=1", "ppo.updates=2", "ppo.batch_size=8",
-    "evaluate.prompts=8", "evaluate.judge=4", "judge_card.pairs=4", "judge_card.enforce=false",
-]  # fmt: skip
+    "threads=1",
+    "sample[0].prompts=16",
+    "sample[1].prompts=16",
+    "reward.epochs=1",
+    "ppo.updates=2",
+    "ppo.batch_size=8",
+    "evaluate.prompts=8",
+    "evaluate.judge=4",
+    "judge_card.pairs=4",
+    "judge_card.enforce=false",
+]
 
 
 def events_of(*words: object) -> tuple[subprocess.CompletedProcess[str], list[tuple[str, list[str]]]]:
     """A command's result, and the audit events of its process."""
     done = subprocess.run(
-        [sys.executable, "-c", WATCHED, *map(str, words)], cwd=ROOT, capture_output=True, text=True, check=False,
+        [sys.executable, "-c", WATCHED, *map(str, words)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
+    )
     said = [line for line in done.stderr.splitlines() if line.startswith("EVENTS ")]
     return done, [(name, arguments) for name, arguments in json.loads(said[-1].removeprefix("EVENTS "))]
 

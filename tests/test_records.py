@@ -60,10 +60,20 @@ def test_a_label_is_identified_by_who_judged_what_how():
     label = Label(
         comparison_id="c", annotator=AI, verdict="a", p_a=0.9, principle_id="p", judge={"model": "m"}
     )
-    assert label.id == label.model_copy(update={"id": "", "p_a": 0.1, "verdict": "b"}).model_validate(
-        {**label.model_dump(), "id": "", "p_a": 0.1, "verdict": "b"}).id  # fmt: skip
-    others = [{"order": "ba"}, {"principle_id": "q"}, {"principle_id": None}, {"judge": {"model": "n"}},
-              {"annotator": {"kind": "human", "id": "judge"}}, {"comparison_id": "d"}]  # fmt: skip
+    assert (
+        label.id
+        == label.model_copy(update={"id": "", "p_a": 0.1, "verdict": "b"})
+        .model_validate({**label.model_dump(), "id": "", "p_a": 0.1, "verdict": "b"})
+        .id
+    )
+    others = [
+        {"order": "ba"},
+        {"principle_id": "q"},
+        {"principle_id": None},
+        {"judge": {"model": "n"}},
+        {"annotator": {"kind": "human", "id": "judge"}},
+        {"comparison_id": "d"},
+    ]
     ids = {Label.model_validate({**label.model_dump(), "id": "", **change}).id for change in others}
     assert len(ids) == len(others)
     assert label.id not in ids
@@ -76,27 +86,71 @@ def test_ranks_decide_pairs():
 
 @pytest.mark.parametrize(
     ("p", "margin", "verdict"),
-    [(None, 0.0, "invalid"), (0.5, 0.0, "tie"), (0.5001, 0.0, "a"), (0.4999, 0.0, "b"), (0.625, 0.125, "tie"), (0, 0, "b"),
-     (1, 0, "a")],
-)  # fmt: skip
+    [
+        (None, 0.0, "invalid"),
+        (0.5, 0.0, "tie"),
+        (0.5001, 0.0, "a"),
+        (0.4999, 0.0, "b"),
+        (0.625, 0.125, "tie"),
+        (0, 0, "b"),
+        (1, 0, "a"),
+    ],
+)
 def test_verdicts_of_probabilities(p, margin, verdict):
     assert verdict_of(p, margin) == verdict
 
 
 ROWS = st.one_of(
-    st.builds(Prompt, messages=st.lists(st.builds(Message, role=st.sampled_from(["system", "user", "assistant"]),
-              content=text), min_size=1, max_size=3).map(tuple), tags=st.lists(text, max_size=2).map(tuple)),
-    st.builds(Response, prompt_id=some, text=text, sampling=st.dictionaries(some, st.floats(0, 2) | st.integers(0, 9)),
-              token_ids=st.none() | st.lists(st.integers(0, 2**32 - 1), max_size=5).map(encode_tokens)),
-    st.builds(Revision, prompt_id=some, round=st.integers(1, 4), principle_id=some, from_id=some, to_id=some,
-              critique=text, status=st.sampled_from(["ok", "unchanged", "invalid"])),
+    st.builds(
+        Prompt,
+        messages=st.lists(
+            st.builds(Message, role=st.sampled_from(["system", "user", "assistant"]), content=text),
+            min_size=1,
+            max_size=3,
+        ).map(tuple),
+        tags=st.lists(text, max_size=2).map(tuple),
+    ),
+    st.builds(
+        Response,
+        prompt_id=some,
+        text=text,
+        sampling=st.dictionaries(some, st.floats(0, 2) | st.integers(0, 9)),
+        token_ids=st.none() | st.lists(st.integers(0, 2**32 - 1), max_size=5).map(encode_tokens),
+    ),
+    st.builds(
+        Revision,
+        prompt_id=some,
+        round=st.integers(1, 4),
+        principle_id=some,
+        from_id=some,
+        to_id=some,
+        critique=text,
+        status=st.sampled_from(["ok", "unchanged", "invalid"]),
+    ),
     st.builds(Comparison, prompt_id=some, a=some, b=some),
-    st.builds(Label, comparison_id=some, annotator=st.just(AI), p_a=probability, mass=probability, seconds=probability,
-              verdict=st.sampled_from(["a", "b", "tie", "abstain", "invalid"]), judge=st.dictionaries(some, text)),
-    st.builds(Preference, comparison_id=some, p_a=st.floats(0, 1), votes=st.dictionaries(some, st.integers(0, 9))),
-    st.builds(Evaluation, policy=some, prompt_id=some, response_id=some, gold=st.none() | st.dictionaries(some, st.booleans()),
-              p_win=probability, kl=st.none() | st.floats(-9, 9)),
-)  # fmt: skip
+    st.builds(
+        Label,
+        comparison_id=some,
+        annotator=st.just(AI),
+        p_a=probability,
+        mass=probability,
+        seconds=probability,
+        verdict=st.sampled_from(["a", "b", "tie", "abstain", "invalid"]),
+        judge=st.dictionaries(some, text),
+    ),
+    st.builds(
+        Preference, comparison_id=some, p_a=st.floats(0, 1), votes=st.dictionaries(some, st.integers(0, 9))
+    ),
+    st.builds(
+        Evaluation,
+        policy=some,
+        prompt_id=some,
+        response_id=some,
+        gold=st.none() | st.dictionaries(some, st.booleans()),
+        p_win=probability,
+        kl=st.none() | st.floats(-9, 9),
+    ),
+)
 
 
 @given(ROWS)

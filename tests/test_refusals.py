@@ -1,4 +1,5 @@
-"""The classifier of refusals, on sentences written before its patterns and on the playground's own responses."""
+"""The classifier of refusals, on sentences written before its patterns and on the playground's own
+responses."""
 
 from random import Random
 

@@ -1,4 +1,5 @@
-"""A conversation that a chat template refuses is dropped and counted; a template that refuses all of them is an error."""
+"""A conversation that a chat template refuses is dropped and counted; a template that refuses all of them is
+an error."""
 
 import json
 from pathlib import Path
@@ -40,7 +41,8 @@ def refusing(word: str) -> zoo.Model:
 def make(
     folder: Path, stages: list[dict[str, Any]], system: int, feedback: zoo.Model = zoo.MODELS[0]
 ) -> tuple[Path, Path]:
-    """(config, run folder) of 16 prompts, of which each `system`-th opens with a system turn that the policy refuses."""
+    """(config, run folder) of 16 prompts, of which each `system`-th opens with a system turn that the policy
+    refuses."""
     models = {
         role: {"model": str(zoo.build(model, folder / role)), "device": "cpu"}
         for role, model in (("policy", NO_SYSTEM), ("feedback", feedback))
@@ -52,10 +54,20 @@ def make(
     (folder / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     principle = {"id": "kind", "text": zoo.PRINCIPLE}
     (folder / "constitution.yaml").write_text(json.dumps({"name": "zoo", "principles": [principle]}))
-    (folder / "config.yaml").write_text(json.dumps({
-        "name": "zoo", "constitution": "constitution.yaml", "prompts": "prompts.jsonl", "heldout": 0.4,
-        "templates": "brief", "threads": 1, **models, "stages": stages,
-    }))  # fmt: skip
+    (folder / "config.yaml").write_text(
+        json.dumps(
+            {
+                "name": "zoo",
+                "constitution": "constitution.yaml",
+                "prompts": "prompts.jsonl",
+                "heldout": 0.4,
+                "templates": "brief",
+                "threads": 1,
+                **models,
+                "stages": stages,
+            }
+        )
+    )
     return folder / "config.yaml", folder / "run"
 
 
@@ -124,8 +136,14 @@ def test_a_continued_run_with_nothing_but_refused_prompts_to_ask_is_none(tmp_pat
 
 
 def test_questions_that_the_feedback_models_template_refuses_are_counted(tmp_path: Path):
-    stages = [{"stage": "sample", "k": 2, **TOKENS}, {"stage": "critique", "rounds": 1, "max_tokens": 24}, {"stage": "sample", "k": 2, **TOKENS},
-              {"stage": "pair"}, {"stage": "label"}, {"stage": "evaluate", **TOKENS}]  # fmt: skip
+    stages = [
+        {"stage": "sample", "k": 2, **TOKENS},
+        {"stage": "critique", "rounds": 1, "max_tokens": 24},
+        {"stage": "sample", "k": 2, **TOKENS},
+        {"stage": "pair"},
+        {"stage": "label"},
+        {"stage": "evaluate", **TOKENS},
+    ]
     run = pipeline.run(*make(tmp_path, stages, 99, refusing("number 1")))
     odd = {
         p.id
@@ -173,9 +191,11 @@ def policy(tmp_path: Path) -> Path:
 def texts(stage: Any, system: bool) -> list[tuple[Response, Response]]:
     """Two responses to each of four prompts, of which half, or all, open with a system turn."""
     rows = [
-        Prompt.model_validate({"messages": [*([SYSTEM] if n % 2 or system else []), {"role": "user", "content": f"tell {n}"}]})
+        Prompt.model_validate(
+            {"messages": [*([SYSTEM] if n % 2 or system else []), {"role": "user", "content": f"tell {n}"}]}
+        )
         for n in range(4)
-    ]  # fmt: skip
+    ]
     path = stage.run.path / "prompts.jsonl"
     path.write_text("".join(row.to_json() + "\n" for row in rows))
     return [(reply(stage, p, f"good {p.id}"), reply(stage, p, f"bad {p.id}", 1)) for p in prompts_of(stage)]
@@ -251,9 +271,11 @@ def test_pairs_of_a_named_held_out_set(tmp_path: Path, policy: Path):
     write(folder / "comparisons.jsonl", [row.to_json() for row in made])
     someone = {"kind": "human", "id": "ann"}
     labels = [
-        Label.model_validate({"comparison_id": c.id, "annotator": someone, "verdict": "a", "p_a": 1.0, "order": "ab"})
+        Label.model_validate(
+            {"comparison_id": c.id, "annotator": someone, "verdict": "a", "p_a": 1.0, "order": "ab"}
+        )
         for c in made
-    ]  # fmt: skip
+    ]
     write(folder / "labels.jsonl", [row.to_json() for row in labels])
     (stage.dir / "heldout").mkdir(parents=True, exist_ok=True)
     kept, left_out = reward._named_set(stage, "set", folder, load_tokenizer(policy), zoo.CONTEXT)

@@ -53,9 +53,14 @@ def test_the_number_of_a_stage_is_a_number(project, number):
 
 @pytest.mark.parametrize(
     "error",
-    [OSError(28, "No space left on device"), OSError(30, "Read-only file system", "x"), RuntimeError("PytorchStreamWriter failed writing file"),
-     PermissionError(13, "Permission denied", "x"), NotADirectoryError(20, "Not a directory", "x")],
-)  # fmt: skip
+    [
+        OSError(28, "No space left on device"),
+        OSError(30, "Read-only file system", "x"),
+        RuntimeError("PytorchStreamWriter failed writing file"),
+        PermissionError(13, "Permission denied", "x"),
+        NotADirectoryError(20, "Not a directory", "x"),
+    ],
+)
 def test_what_the_file_system_refuses_is_a_users_error(error):
     with pytest.raises(UserError), told():
         raise error

@@ -206,7 +206,13 @@ def test_the_summary_has_the_public_keys(tmp_path):
     assert [stage["name"] for stage in summary["stages"]] == list(STAGES)
     assert set(summary["stages"][0]) >= {"name", "status", "seconds", "in", "kept", "dropped"}
     assert list(summary["policies"]) == ["base", "sft", "ppo"]
-    assert set(summary["labels"]) >= {"comparisons", "calls", "agreement_with_gold", "order_flip_rate", "invalid_rate"}  # fmt: skip
+    assert set(summary["labels"]) >= {
+        "comparisons",
+        "calls",
+        "agreement_with_gold",
+        "order_flip_rate",
+        "invalid_rate",
+    }
     assert set(summary["reward_model"]) >= {"heldout_accuracy", "ece"}
     assert set(summary["ppo"]) >= {"updates", "episodes", "kl", "reward_start", "reward_end"}
     assert "NaN" not in json.dumps(summary)
@@ -263,9 +269,15 @@ def test_nothing_that_hides_or_reorders_text_reaches_the_page(tmp_path):
     assert "\\u202e" in page
 
 
-@pytest.mark.parametrize("points", [
-    [(1, 0.00075), (99999, 0.00225)], [(1, -123456.0), (3, 99000.0)], [(0.25, 1.0), (0.75, 2.0)], [(1, 1e-7), (2, 3e-7)],
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "points",
+    [
+        [(1, 0.00075), (99999, 0.00225)],
+        [(1, -123456.0), (3, 99000.0)],
+        [(0.25, 1.0), (0.75, 2.0)],
+        [(1, 1e-7), (2, 3e-7)],
+    ],
+)
 def test_no_number_of_an_axis_is_clipped(points):
     svg = charts.line_chart("x", [charts.Line("a", points)])
     width = float(re.findall(r'viewBox="0 0 (\d+)', svg)[0])

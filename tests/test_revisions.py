@@ -1,4 +1,5 @@
-"""Revisions as real models write them: what is taken off, what is recognised as no revision, and how it is counted."""
+"""Revisions as real models write them: what is taken off, what is recognised as no revision, and how it is
+counted."""
 
 from collections import Counter
 from pathlib import Path
@@ -16,33 +17,51 @@ QUESTION, ORIGINAL, RULE = (
 )
 
 
-@pytest.mark.parametrize(("text", "rest"), [
-    ("Here is the revised version: It is Paris.", "It is Paris."),
-    ("Here's a revised response:\n\nIt is Paris.", "It is Paris."),
-    ("Sure! Here is the improved reply that follows the rule:\n\n\"It is Paris.\"", "It is Paris."),
-    ("**Revised response:**\n\nIt is Paris.", "It is Paris."), ("Rewritten reply: It is Paris.", "It is Paris."),
-    ("Certainly. Below is a more polite version: no", None), ("Assistant: It is Paris.", "It is Paris."),
-    ("Here is a list: apples, pears.", None), ("Sure! It is Paris.", None), ("Here is how to boil an egg: heat it.", None),
-    ("Here is the revised version:", None), ("The new version is 3.12: it is faster.", None), ("It is Paris.", None),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "rest"),
+    [
+        ("Here is the revised version: It is Paris.", "It is Paris."),
+        ("Here's a revised response:\n\nIt is Paris.", "It is Paris."),
+        ('Sure! Here is the improved reply that follows the rule:\n\n"It is Paris."', "It is Paris."),
+        ("**Revised response:**\n\nIt is Paris.", "It is Paris."),
+        ("Rewritten reply: It is Paris.", "It is Paris."),
+        ("Certainly. Below is a more polite version: no", None),
+        ("Assistant: It is Paris.", "It is Paris."),
+        ("Here is a list: apples, pears.", None),
+        ("Sure! It is Paris.", None),
+        ("Here is how to boil an egg: heat it.", None),
+        ("Here is the revised version:", None),
+        ("The new version is 3.12: it is faster.", None),
+        ("It is Paris.", None),
+    ],
+)
 def test_preambles(text: str, rest: str | None):
     preamble, shown = without_preamble(text)
     assert shown == (rest or text)
     assert bool(preamble) == (rest is not None)
 
 
-@pytest.mark.parametrize(("text", "reason"), [
-    ("It is Paris.", None), ("", "empty"), ("I'm sorry, but I can't help with that.", "refuses"),
-    ("I cannot rewrite this reply. I must decline.", "refuses"),
-    ("Thank you for the feedback! I will be more polite.", "answers the critique"),
-    ("You're right, the reply was rude.", "answers the critique"),
-    ("The reply already keeps the rule.", "answers the critique"),
-    ("As the critique says, an insult is rude. It is Paris.", "answers the critique"),
-    ("What is the capital of France?", "repeats the question"), ("what is the capital of france", "repeats the question"),
-    ("It is Paris.\n\nHuman: And of Spain?", "speaks for the user"), ("It is Paris.\nUser: thanks", "speaks for the user"),
-    ("Sorry about that! It is Paris.", None), ("You're right to ask. It is Paris.", None),
-    ("A human: a being. It is Paris.", None), ("Thank you for asking. It is Paris.", None),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("It is Paris.", None),
+        ("", "empty"),
+        ("I'm sorry, but I can't help with that.", "refuses"),
+        ("I cannot rewrite this reply. I must decline.", "refuses"),
+        ("Thank you for the feedback! I will be more polite.", "answers the critique"),
+        ("You're right, the reply was rude.", "answers the critique"),
+        ("The reply already keeps the rule.", "answers the critique"),
+        ("As the critique says, an insult is rude. It is Paris.", "answers the critique"),
+        ("What is the capital of France?", "repeats the question"),
+        ("what is the capital of france", "repeats the question"),
+        ("It is Paris.\n\nHuman: And of Spain?", "speaks for the user"),
+        ("It is Paris.\nUser: thanks", "speaks for the user"),
+        ("Sorry about that! It is Paris.", None),
+        ("You're right to ask. It is Paris.", None),
+        ("A human: a being. It is Paris.", None),
+        ("Thank you for asking. It is Paris.", None),
+    ],
+)
 def test_what_is_no_revision(text: str, reason: str | None):
     assert fault_of(text, ORIGINAL, QUESTION, RULE, "It insults the user.") == reason
 
@@ -59,9 +78,12 @@ def test_a_refusal_is_a_revision_where_the_rule_or_the_critique_is_about_harm():
 
 
 WRITTEN = (
-    "Here is the revised version: It is {n}.", "I must decline.", "Thank you for the critique, I will improve.",
-    "It is {n}.\n\nHuman: more?", "It is {n}.",
-)  # fmt: skip
+    "Here is the revised version: It is {n}.",
+    "I must decline.",
+    "Thank you for the critique, I will improve.",
+    "It is {n}.\n\nHuman: more?",
+    "It is {n}.",
+)
 
 
 def test_the_stage_counts_by_reason_and_goes_on_from_the_response_before(project: Path, monkeypatch):
@@ -103,6 +125,15 @@ def test_the_stage_counts_by_reason_and_goes_on_from_the_response_before(project
 def test_old_rows_are_read_and_new_ones_keep_their_reason():
     old = '{"v":1,"id":"x","prompt_id":"p","round":1,"principle_id":"q","from_id":"a","to_id":"a","critique":"","status":"invalid"}'
     assert Revision.model_validate_json(old).reason is None
-    new = Revision(prompt_id="p", round=1, principle_id="q", from_id="a", to_id="a", critique="", status="invalid",
-                   reason="refuses", preamble=None)  # fmt: skip
+    new = Revision(
+        prompt_id="p",
+        round=1,
+        principle_id="q",
+        from_id="a",
+        to_id="a",
+        critique="",
+        status="invalid",
+        reason="refuses",
+        preamble=None,
+    )
     assert Revision.model_validate_json(new.to_json()) == new

@@ -1,4 +1,5 @@
-"""The reward stage: soft labels are learned as they are, and what the model is worth is measured on other prompts."""
+"""The reward stage: soft labels are learned as they are, and what the model is worth is measured on other
+prompts."""
 
 import math
 from functools import partial
@@ -119,8 +120,11 @@ def test_what_cannot_be_trained_on_is_counted(tmp_path, policy):
     pairs, _ = pairs_of(stage, policy)
     assert [pair["p_a"] for pair in pairs] == [1.0]
     assert stage.dropped == {
-        "both replies have the same text": 1, "longer than 16 tokens": 1, "a tie has no hard label": 1, "weight 0": 1,
-    }  # fmt: skip
+        "both replies have the same text": 1,
+        "longer than 16 tokens": 1,
+        "a tie has no hard label": 1,
+        "weight 0": 1,
+    }
     assert (stage.summary["in"], stage.summary["kept"]) == (5, 1)
 
 

@@ -1,4 +1,5 @@
-"""Reward models beyond a pair at a time: K-wise elements, margins, sources, ensembles, held-out sets from elsewhere."""
+"""Reward models beyond a pair at a time: K-wise elements, margins, sources, ensembles, held-out sets from
+elsewhere."""
 
 import json
 import math
@@ -196,8 +197,13 @@ def test_margins_of_members_by_hand():
 
 
 def hh_file(path, rows=6):
-    lines = [{"chosen": f"\n\nHuman: tell me about number {n}\n\nAssistant: it is good",
-              "rejected": f"\n\nHuman: tell me about number {n}\n\nAssistant: it is bad"} for n in range(rows)]  # fmt: skip
+    lines = [
+        {
+            "chosen": f"\n\nHuman: tell me about number {n}\n\nAssistant: it is good",
+            "rejected": f"\n\nHuman: tell me about number {n}\n\nAssistant: it is bad",
+        }
+        for n in range(rows)
+    ]
     lines.append(
         {"chosen": "\n\nHuman: x\n\nAssistant: ", "rejected": "\n\nHuman: x\n\nAssistant: it is bad"}
     )
@@ -258,10 +264,15 @@ def test_hhh_in_both_shapes(tmp_path):
     from rlaif.human.heldout import load_heldout
 
     def rubric(reply):
-        return f"###The instruction to evaluate:\nHi?\n\nAssistant: Hello.\n\nHuman: And?\n\n###Response to evaluate:\n{reply}\n\n###Score Rubrics:\n[x]"
+        return (
+            "###The instruction to evaluate:\nHi?\n\nAssistant: Hello.\n\nHuman: And?\n\n###Response "
+            f"to evaluate:\n{reply}\n\n###Score Rubrics:\n[x]"
+        )
 
-    rows = [{"source": "honest", "chosen_instruction": rubric("True."), "rejected_instruction": rubric("False.")},
-            {"source": "honest", "chosen_instruction": "x", "rejected_instruction": "y"}]  # fmt: skip
+    rows = [
+        {"source": "honest", "chosen_instruction": rubric("True."), "rejected_instruction": rubric("False.")},
+        {"source": "honest", "chosen_instruction": "x", "rejected_instruction": "y"},
+    ]
     (tmp_path / "rubrics.json").write_text(json.dumps(rows))
     task = {"examples": [{"input": "Hi?", "target_scores": {"Go away.": 0, "Hello.": 1}}]}
     (tmp_path / "harmless").mkdir()

@@ -1,4 +1,5 @@
-"""A reward model reads one position wherever it is asked: the last real token, by length, whatever token pads."""
+"""A reward model reads one position wherever it is asked: the last real token, by length, whatever token
+pads."""
 
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,10 @@ from rlaif.stages import reward
 from rlaif.training.pairs import load_pairs
 from tests.tiny_models import hand_made_run, preference, prompts_of, reply
 
-TEMPLATE = ("{% for m in messages %}{{ m['role'] + ': ' + m['content'] + eos_token }}{% endfor %}"
-            "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}")  # fmt: skip
+TEMPLATE = (
+    "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + eos_token }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
+)
 SPECIAL = {
     "gpt2": {"eos_token": "<|endoftext|>", "bos_token": "<|endoftext|>", "unk_token": "<|endoftext|>"},
     "llama": {"bos_token": "<s>", "eos_token": "</s>"},
@@ -49,10 +52,16 @@ def policy_of(folder: Path, kind: str, template: bool) -> Path:
     if kind == "gpt2":
         model: Any = GPT2LMHeadModel(GPT2Config(n_embd=32, n_layer=2, n_head=2, n_positions=128, **sizes))
     else:
-        model = LlamaForCausalLM(LlamaConfig(
-            hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
-            max_position_embeddings=128, **sizes,
-        ))  # fmt: skip
+        model = LlamaForCausalLM(
+            LlamaConfig(
+                hidden_size=32,
+                intermediate_size=64,
+                num_hidden_layers=2,
+                num_attention_heads=2,
+                max_position_embeddings=128,
+                **sizes,
+            )
+        )
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
@@ -62,8 +71,18 @@ def policy_of(folder: Path, kind: str, template: bool) -> Path:
 def stage(request, tmp_path):
     """A reward stage whose pairs differ in length, some of them cut off."""
     policy = policy_of(tmp_path / "policy", *request.param)
-    stage = hand_made_run(tmp_path / "run", policy, {"stage": "reward", "batch_size": 4, "micro_batch": 3,
-                                                     "epochs": 3, "learning_rate": 1e-2, "heldout": 0.4})  # fmt: skip
+    stage = hand_made_run(
+        tmp_path / "run",
+        policy,
+        {
+            "stage": "reward",
+            "batch_size": 4,
+            "micro_batch": 3,
+            "epochs": 3,
+            "learning_rate": 1e-2,
+            "heldout": 0.4,
+        },
+    )
     for n, prompt in enumerate(prompts_of(stage)):
         a = reply(stage, prompt, "fine " * (n % 3) + "good", finish="length" if n % 4 == 0 else "stop")
         preference(stage, a, reply(stage, prompt, "rude " * (n % 2) + "bad", 1), 0.9 if n % 2 else 0.2)
@@ -118,8 +137,9 @@ def test_training_calibration_and_ppo_read_the_last_real_token(stage, monkeypatc
     at = {tuple(ids): float(score) for ids, score in zip(whole, paid, strict=True)}
     hits = [
         (at[tuple(p["chosen_ids"])] > at[tuple(p["rejected_ids"])]) == (p["p_a"] > 0.5)
-        for p in pairs if p["prompt_id"] in held
-    ]  # fmt: skip
+        for p in pairs
+        if p["prompt_id"] in held
+    ]
     assert stage.metrics["heldout_accuracy"] == pytest.approx(sum(hits) / len(hits))
     train = [p for p in pairs if p["prompt_id"] not in held]
     scores = [at[ids] for ids in {tuple(p[side]) for p in train for side in ("chosen_ids", "rejected_ids")}]

@@ -1,4 +1,5 @@
-"""Large models compute activations again in the backward pass, to the same gradient; frozen ones are kept in bf16."""
+"""Large models compute activations again in the backward pass, to the same gradient; frozen ones are kept in
+bf16."""
 
 from contextlib import nullcontext
 

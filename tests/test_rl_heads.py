@@ -1,4 +1,5 @@
-"""Head, log-softmax and gradient in blocks: what a plain log-softmax over everything gives, however it is cut."""
+"""Head, log-softmax and gradient in blocks: what a plain log-softmax over everything gives, however it is
+cut."""
 
 import pytest
 import torch
@@ -76,8 +77,12 @@ def test_compare_gives_the_same_bits_as_training_and_the_formulas_of_numerics():
     found = compare(policy, HeadInputs(other, weight), tokens, 0.7)
     assert torch.equal(found["log_prob"], token_log_probs(policy, tokens, 0.7))
     policy_NV, reference_NV = (block_log_probs(h @ weight.t(), 0.7) for h in (states, other))
-    expected = {"log_prob": gather_log_probs(policy_NV, tokens), "reference": gather_log_probs(reference_NV, tokens),
-                "exact_kl": exact_kl(policy_NV, reference_NV, policy_NV.exp()), "entropy": entropy(policy_NV, policy_NV.exp())}  # fmt: skip
+    expected = {
+        "log_prob": gather_log_probs(policy_NV, tokens),
+        "reference": gather_log_probs(reference_NV, tokens),
+        "exact_kl": exact_kl(policy_NV, reference_NV, policy_NV.exp()),
+        "entropy": entropy(policy_NV, policy_NV.exp()),
+    }
     for name, value in expected.items():
         torch.testing.assert_close(found[name], value, atol=1e-5, rtol=1e-5)
     assert compare(policy, policy, tokens)["exact_kl"].abs().max() == 0
@@ -86,8 +91,11 @@ def test_compare_gives_the_same_bits_as_training_and_the_formulas_of_numerics():
 @pytest.mark.parametrize("changed", [False, True])
 def test_a_model_whose_head_is_no_plain_product_gives_its_own_logits(changed):
     torch.manual_seed(0)
-    model = LlamaForCausalLM(LlamaConfig(vocab_size=V, hidden_size=16, intermediate_size=16, num_hidden_layers=1,
-                                         num_attention_heads=2)).eval()  # fmt: skip
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=V, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2
+        )
+    ).eval()
     if changed:
         model.lm_head = torch.nn.Linear(16, V, bias=True)
     episodes = join([[5, 6], [7]], [[8, 9], [10, 11, 12]], torch.tensor([True, True]), 0)

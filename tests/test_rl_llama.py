@@ -1,4 +1,5 @@
-"""Our forward pass of a Llama-type decoder: the states and gradients of transformers' own, cached or not, in both precisions."""
+"""Our forward pass of a Llama-type decoder: the states and gradients of transformers' own, cached or not, in
+both precisions."""
 
 import pytest
 import torch
@@ -15,11 +16,24 @@ from transformers import (
 from rlaif.rl import cpu, forward, llama
 from rlaif.rl.cpu import PackedLayers
 
-SIZES = {"vocab_size": 40, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3,
-         "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64,
-         "initializer_range": 0.3}  # fmt: skip
-SCALED = {"rope_type": "llama3", "rope_theta": 100.0, "factor": 4.0, "low_freq_factor": 1.0,
-          "high_freq_factor": 4.0, "original_max_position_embeddings": 16}  # fmt: skip
+SIZES = {
+    "vocab_size": 40,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+    "initializer_range": 0.3,
+}
+SCALED = {
+    "rope_type": "llama3",
+    "rope_theta": 100.0,
+    "factor": 4.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 16,
+}
 CONFIGS = {
     "llama": LlamaConfig(**SIZES),
     "every head its keys": LlamaConfig(**{**SIZES, "num_key_value_heads": 4}, tie_word_embeddings=True),

@@ -47,9 +47,12 @@ def reference_gae(rewards, values, lengths, gamma, lam):
 
 
 @given(
-    st.integers(0, 2**31), st.integers(1, 5), st.integers(1, 9), st.sampled_from([1.0, 0.9]),
+    st.integers(0, 2**31),
+    st.integers(1, 5),
+    st.integers(1, 9),
+    st.sampled_from([1.0, 0.9]),
     st.sampled_from([0.0, 0.95, 1.0]),
-)  # fmt: skip
+)
 def test_gae_equals_an_independent_reference(seed, batch, width, gamma, lam):
     random = np.random.default_rng(seed)
     rewards, values = random.normal(size=(2, batch, width))
@@ -112,7 +115,8 @@ def test_the_score_stands_at_the_last_real_token():
 def test_policy_loss_by_hand():
     ratio, advantages = t(2.0, 2.0, 0.5, 0.5, 1.1), t(1.0, -1.0, 1.0, -1.0, 3.0)
     loss = numerics.policy_loss(ratio.log(), torch.zeros(5), advantages, clip=0.2)
-    # good and already likelier: held at 1.2; bad and likelier: in full; good and rarer: in full; bad and rarer: held at 0.8
+    # good and already likelier: held at 1.2; bad and likelier: in full; good and rarer: in full; bad and
+    # rarer: held at 0.8
     torch.testing.assert_close(loss, -t(1.2, -2.0, 0.5, -0.8, 3.3))
 
 

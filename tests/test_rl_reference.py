@@ -17,12 +17,17 @@ WIDTH = 7  # tokens a response may have
 
 
 def batch(seed, count=6, dtype=torch.float64):
-    """Episodes of random lengths, and random numbers in place of what models would say of them: [B, WIDTH]."""
+    """Episodes of random lengths, and random numbers in place of what models would say of them: [B,
+    WIDTH]."""
     random = np.random.default_rng(seed)
     lengths = random.integers(1, WIDTH + 1, count)
     ended = (lengths < WIDTH) | (random.random(count) < 0.5)
-    episodes = Episodes(torch.zeros(count, 3 + WIDTH, dtype=torch.long), torch.full((count,), 3),
-                        torch.tensor(lengths), torch.tensor(ended))  # fmt: skip
+    episodes = Episodes(
+        torch.zeros(count, 3 + WIDTH, dtype=torch.long),
+        torch.full((count,), 3),
+        torch.tensor(lengths),
+        torch.tensor(ended),
+    )
     log_prob, reference = -random.random((2, count, WIDTH)) * 3
     values, scores = random.normal(size=(count, WIDTH + 1)), random.normal(size=count)
     return episodes, *(torch.tensor(x, dtype=dtype) for x in (log_prob, reference, values, scores))
@@ -34,8 +39,11 @@ def ours(episodes, log_prob, reference, values, scores, **options):
     ends, tokens = episode_ends(ppo.options, episodes, scores), episodes.mask_BR
     width, width_R = int(ends.valued_B.max()), tokens.shape[1]
     values = torch.where(length_mask(ends.valued_B, width), values[:, :width], 0)
-    seen = {"log_prob": torch.where(tokens, log_prob[:, :width_R], 0),
-            "reference": torch.where(tokens, reference[:, :width_R], 0), "value": values}  # fmt: skip
+    seen = {
+        "log_prob": torch.where(tokens, log_prob[:, :width_R], 0),
+        "reference": torch.where(tokens, reference[:, :width_R], 0),
+        "value": values,
+    }
     rewards, advantages, returns = rewards_and_returns(ppo.options, ppo.kl.coef, ends, seen)
     return (
         rewards,
@@ -55,8 +63,10 @@ def by_loops(episodes, log_prob, reference, values, scores, *, kl, coef, penalty
         rewards[b, n - 1] += scores[b] if ended else 0 if bootstrap else scores[b] - penalty
         after = [*values[b, 1:n], values[b, n] if bootstrap and not ended else 0.0]
         for t in range(n):
-            advantages[b, t] = sum((gamma * lam) ** (k - t) * (rewards[b, k] + gamma * after[k] - values[b, k])
-                                   for k in range(t, n))  # fmt: skip
+            advantages[b, t] = sum(
+                (gamma * lam) ** (k - t) * (rewards[b, k] + gamma * after[k] - values[b, k])
+                for k in range(t, n)
+            )
             returns[b, t] = advantages[b, t] + values[b, t]
     flat = np.concatenate([advantages[b, :n] for b, n in enumerate(episodes.response_B.tolist())])
     for b, n in enumerate(episodes.response_B.tolist()):
@@ -67,10 +77,26 @@ def by_loops(episodes, log_prob, reference, values, scores, *, kl, coef, penalty
 @given(st.integers(0, 2**31), st.sampled_from(["k1", "k2", "k3"]), st.booleans(), st.sampled_from([1.0, 0.9]))
 def test_a_batch_equals_a_reference_in_loops(seed, kl, bootstrap, gamma):
     episodes, *numbers = batch(seed)
-    found = ours(episodes, *numbers, kl_estimator=kl, kl_coef=0.1, missing_eos_penalty=2.0, gamma=gamma, lam=0.9,
-                 missing_eos="bootstrap" if bootstrap else "penalty")[:3]  # fmt: skip
-    expected = by_loops(episodes, *(x.numpy() for x in numbers), kl=kl, coef=0.1, penalty=2.0, bootstrap=bootstrap,
-                        gamma=gamma, lam=0.9)  # fmt: skip
+    found = ours(
+        episodes,
+        *numbers,
+        kl_estimator=kl,
+        kl_coef=0.1,
+        missing_eos_penalty=2.0,
+        gamma=gamma,
+        lam=0.9,
+        missing_eos="bootstrap" if bootstrap else "penalty",
+    )[:3]
+    expected = by_loops(
+        episodes,
+        *(x.numpy() for x in numbers),
+        kl=kl,
+        coef=0.1,
+        penalty=2.0,
+        bootstrap=bootstrap,
+        gamma=gamma,
+        lam=0.9,
+    )
     width = episodes.mask_BR.shape[1]
     for mine, theirs in zip(found, expected, strict=True):
         np.testing.assert_allclose(mine[:, :width].numpy(), theirs[:, :width], atol=1e-10)
@@ -79,7 +105,8 @@ def test_a_batch_equals_a_reference_in_loops(seed, kl, bootstrap, gamma):
 def as_trl(episodes, log_prob, reference, values, scores, *, kl_coef, estimator, penalty, whiten, lam=0.95):
     """TRL 1.12's steps 3 to 6, written from its formulas: the score stands at the position after the EOS.
 
-    Rows are WIDTH long; `last` is the index of the last token, `last + 1` counts as a state where it is inside.
+    Rows are WIDTH long; `last` is the index of the last token, `last + 1` counts as a state where it is
+    inside.
     """
     last = (episodes.response_B - 1)[:, None]
     steps = torch.arange(WIDTH)[None]
@@ -117,10 +144,18 @@ def as_trl(episodes, log_prob, reference, values, scores, *, kl_coef, estimator,
 def test_the_flag_gives_trls_numbers(estimator, whiten):
     for seed in range(20):
         episodes, *numbers = batch(seed, count=8, dtype=torch.float32)
-        found = ours(episodes, *numbers, score_at="after_eos", kl_estimator=estimator, kl_coef=0.05,
-                     missing_eos_penalty=1.0, whiten_rewards=whiten)  # fmt: skip
-        rewards, advantages, returns, _, no_state = as_trl(episodes, *numbers, kl_coef=0.05, estimator=estimator,
-                                                           penalty=1.0, whiten=whiten)  # fmt: skip
+        found = ours(
+            episodes,
+            *numbers,
+            score_at="after_eos",
+            kl_estimator=estimator,
+            kl_coef=0.05,
+            missing_eos_penalty=1.0,
+            whiten_rewards=whiten,
+        )
+        rewards, advantages, returns, _, no_state = as_trl(
+            episodes, *numbers, kl_coef=0.05, estimator=estimator, penalty=1.0, whiten=whiten
+        )
         states = found[3]
         width, tokens = states.shape[1], found[1].shape[1]
         assert torch.equal(~no_state[:, :width], states)
@@ -148,8 +183,10 @@ def test_losses_equal_trls():
     policy = torch.max(-advantages * ratio, -advantages * ratio.clamp(0.8, 1.2))
     clipped = torch.clamp(values, old_values - 0.2, old_values + 0.2)
     value = 0.5 * torch.max((values - returns) ** 2, (clipped - returns) ** 2)
-    mine = (numerics.policy_loss(new[mask], old[mask], advantages[mask], 0.2).mean(),
-            numerics.value_loss(values[mask], old_values[mask], returns[mask], 0.2).mean())  # fmt: skip
+    mine = (
+        numerics.policy_loss(new[mask], old[mask], advantages[mask], 0.2).mean(),
+        numerics.value_loss(values[mask], old_values[mask], returns[mask], 0.2).mean(),
+    )
     for found, theirs in zip(mine, (policy, value), strict=True):
         assert float(found) == pytest.approx(float((theirs * mask).sum() / mask.sum()), abs=1e-12)
 
@@ -157,8 +194,10 @@ def test_losses_equal_trls():
 def test_kl_and_dual_clip_in_the_loss_agree_with_finite_differences():
     """The objective of a two-token toy with everything the loss can hold, in fp64."""
     tokens = torch.tensor([0, 1])
-    old, reference = (torch.tensor(x, dtype=torch.float64).log_softmax(-1) for x in ([[0.1, -0.3], [2.0, -1.0]],
-                                                                                     [[0.0, 0.1], [0.3, 0.0]]))  # fmt: skip
+    old, reference = (
+        torch.tensor(x, dtype=torch.float64).log_softmax(-1)
+        for x in ([[0.1, -0.3], [2.0, -1.0]], [[0.0, 0.1], [0.3, 0.0]])
+    )
 
     def objective(logits):
         log_prob = numerics.gather_log_probs(logits.log_softmax(-1), tokens)

@@ -1,4 +1,5 @@
-"""Sampling and reading back: what is sampled is what is scored, whatever the padding, caching and batching."""
+"""Sampling and reading back: what is sampled is what is scored, whatever the padding, caching and
+batching."""
 
 from itertools import pairwise, product
 
@@ -20,9 +21,19 @@ from rlaif.rl.episodes import FORWARD_COST, join, micro_batches
 from rlaif.rl.forward import final_scores, has_plain_head, response_final, response_logits, response_values
 from rlaif.rl.rollout import SPAN, draw, rollout
 
-SIZES = {"vocab_size": 40, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
-         "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64,
-         "pad_token_id": 0, "eos_token_id": 1, "bos_token_id": None, "initializer_range": 0.5}  # fmt: skip
+SIZES = {
+    "vocab_size": 40,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+    "pad_token_id": 0,
+    "eos_token_id": 1,
+    "bos_token_id": None,
+    "initializer_range": 0.5,
+}
 PROMPTS = [[5, 6, 7, 8, 9, 10], [11], [12, 13, 14], [15, 16]]
 
 

@@ -1,4 +1,5 @@
-"""The sft stage: what it trains on, what it leaves out, and that the policy it writes speaks as it was taught."""
+"""The sft stage: what it trains on, what it leaves out, and that the policy it writes speaks as it was
+taught."""
 
 import pytest
 
@@ -89,8 +90,11 @@ def test_last_means_the_last_valid_one_of_each_chain():
     # As the critique stage writes them: first every first round, then every second one.
     written = [chain[0] for chain in chains] + [chain[1] for chain in chains]
     assert [(r.to_id, r.status) for r in sft.last_of_each_chain(written)] == [
-        ("c", "ok"), ("e", "ok"), ("g", "ok"), ("h", "invalid"),
-    ]  # fmt: skip
+        ("c", "ok"),
+        ("e", "ok"),
+        ("g", "ok"),
+        ("h", "invalid"),
+    ]
 
 
 def test_the_policy_learns_to_say_it_and_to_stop(tmp_path, policy):

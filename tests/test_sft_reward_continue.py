@@ -58,8 +58,12 @@ def test_a_killed_training_ends_as_if_it_had_not_been(tmp_path, name):
     policy = tiny_policy(tmp_path / "policy")
     whole = start(str(tmp_path / "whole"), str(policy), name)
     folder = tmp_path / "killed"
-    child = subprocess.Popen([sys.executable, "-c", CHILD, str(folder), str(policy), name], cwd=Path(__file__).parent.parent,
-                             env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE)  # fmt: skip
+    child = subprocess.Popen(
+        [sys.executable, "-c", CHILD, str(folder), str(policy), name],
+        cwd=Path(__file__).parent.parent,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stderr=subprocess.PIPE,
+    )
     checkpoints = folder / f"05_{name}" / "checkpoints"
     while (
         len(curves := list(folder.glob("05_*/metrics.jsonl"))) == 0

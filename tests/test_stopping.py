@@ -44,7 +44,7 @@ def test_a_signal_while_the_command_line_is_loading(project, moment, number, cod
 @pytest.mark.parametrize(
     ("signals", "code"),
     [([signal.SIGTERM], 143), ([signal.SIGINT], 130), ([signal.SIGINT] * 2, 130)],
-)  # fmt: skip
+)
 def test_signals_in_the_middle_of_a_stage(project, signals, code):
     command = [
         sys.executable,

@@ -82,12 +82,18 @@ def change_row(path):
 
 
 DAMAGES = {
-    "a row missing": (lambda p: p.write_bytes(b"".join(p.read_bytes().splitlines(True)[:-1])), "24 rows were written, 23 are there"),
-    "a row doubled": (lambda p: p.write_bytes(p.read_bytes() + p.read_bytes().splitlines(True)[0]), "24 rows were written, 25 are there"),
+    "a row missing": (
+        lambda p: p.write_bytes(b"".join(p.read_bytes().splitlines(True)[:-1])),
+        "24 rows were written, 23 are there",
+    ),
+    "a row doubled": (
+        lambda p: p.write_bytes(p.read_bytes() + p.read_bytes().splitlines(True)[0]),
+        "24 rows were written, 25 are there",
+    ),
     "a row changed": (change_row, "24|changed|bytes"),
     "nothing left": (lambda p: p.write_bytes(b""), "24 rows were written, 0 are there"),
     "missing": (lambda p: p.unlink(), "missing"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
@@ -241,7 +247,9 @@ def test_a_place_where_no_run_can_be_kept_is_said(project):
             pipeline.run(project / "config.yaml", place)
 
 
-@pytest.mark.parametrize("name", ["config.json", "constitution.json", "manifest.json", "templates.json", "01_sample/stage.json"])  # fmt: skip
+@pytest.mark.parametrize(
+    "name", ["config.json", "constitution.json", "manifest.json", "templates.json", "01_sample/stage.json"]
+)
 @pytest.mark.parametrize(
     "content", ["", "{", "[]", "null", '{"name": 3}', "\x00" * 50, '{"seconds": "x", "dropped": 1}']
 )

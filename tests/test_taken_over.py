@@ -1,4 +1,5 @@
-"""Labels taken over from another run: what is not, by reason, in the stage's notes and metrics and in the dry run."""
+"""Labels taken over from another run: what is not, by reason, in the stage's notes and metrics and in the dry
+run."""
 
 import json
 import shutil
@@ -36,16 +37,20 @@ def test_on_the_same_comparisons_only_the_edited_principle_is_asked(folder, key)
     edited = metrics["reused"] // 15
     assert metrics["not_reused"] == {"principle": edited}
     assert (
-        f"{15 * edited:,} of {16 * edited:,} labels taken over from {folder / 'first'}; not taken over: {edited:,} under"
-        in notes
+        f"{15 * edited:,} of {16 * edited:,} labels taken over from {folder / 'first'}; not taken over: "
+        f"{edited:,} under" in notes
     )
     assert "most comparisons differ" not in notes
 
 
-@pytest.mark.parametrize(("override", "reason"), [
-    ("feedback.model=tests.test_labelling:other_judge", "model"), ("templates=edited", "template"),
-    ("seed=5", "comparison"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("override", "reason"),
+    [
+        ("feedback.model=tests.test_labelling:other_judge", "model"),
+        ("templates=edited", "template"),
+        ("seed=5", "comparison"),
+    ],
+)
 def test_what_changes_everything_is_one_reason(folder, override, reason):  # noqa: F811
     shutil.copytree(ASSETS / "prompts" / "templates" / "brief", folder / "edited")
     with (folder / "edited" / "comparison.j2").open("a") as file:
@@ -128,16 +133,26 @@ def test_a_dry_run_says_what_is_known_before(folder):  # noqa: F811
         CONFIG.replace("  - {stage: pair}", "  - {stage: critique}\n  - {stage: pair}")
     )
     found, words = said()
-    assert found == {"from": str(folder / "first"), "principles": 16, "same_wording": 15, "same_judge": True,
-                     "same_template": True, "same_decoding": True, "criticised_otherwise": 0}  # fmt: skip
+    assert found == {
+        "from": str(folder / "first"),
+        "principles": 16,
+        "same_wording": 15,
+        "same_judge": True,
+        "same_template": True,
+        "same_decoding": True,
+        "criticised_otherwise": 0,
+    }
     assert "15 of 16 principles in the same words; the same: judge, template, decoding" in words
     assert "not known before they are made" in words
     reworded(folder, "text")
     found, words = said()
     assert found["criticised_otherwise"] == 1
     assert "expect other responses" in words
-    for override, key in (("templates=default", "same_template"), ("label.cot=true", "same_decoding"),
-                          ("feedback.model=tests.test_labelling:other_judge", "same_judge")):  # fmt: skip
+    for override, key in (
+        ("templates=default", "same_template"),
+        ("label.cot=true", "same_decoding"),
+        ("feedback.model=tests.test_labelling:other_judge", "same_judge"),
+    ):
         found, words = said(override)
         assert found[key] is False
         assert "none of its labels can be taken over" in words

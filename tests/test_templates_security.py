@@ -20,22 +20,34 @@ from rlaif.prompting.templates import Templates, user
 
 SETS = sorted(p.name for p in (ASSETS / "prompts" / "templates").iterdir() if p.is_dir())
 PLAIN = (str, int, float, bool, bytes, type(None), tuple, list, dict, set, frozenset, complex)
-PRINCIPLE = Principle(id="kind", text="Be kind.", critique="Say where it is unkind.", revise="Make it kind.",
-                      compare="Prefer the kinder one.", paraphrases=("Never be unkind.",), tags=("tone",),
-                      applies_to=("risky",), weight=2.0,
-                      examples=(Example(prompt="hi", better="Hello!", worse="Go.", critique="It is rude."),))  # fmt: skip
+PRINCIPLE = Principle(
+    id="kind",
+    text="Be kind.",
+    critique="Say where it is unkind.",
+    revise="Make it kind.",
+    compare="Prefer the kinder one.",
+    paraphrases=("Never be unkind.",),
+    tags=("tone",),
+    applies_to=("risky",),
+    weight=2.0,
+    examples=(Example(prompt="hi", better="Hello!", worse="Go.", critique="It is rude."),),
+)
 CONSTITUTION = Constitution(name="c", principles=(PRINCIPLE,))
 TALK = [user("first")]
 ASK = {
     "critique": lambda t: t.critique(TALK, "r", PRINCIPLE, few_shot=1),
     "revision": lambda t: t.revision(TALK, "r", PRINCIPLE, "c", few_shot=1),
     "comparison": lambda t: (t.comparison(TALK, "a", "b"), t.comparison_suffix(PRINCIPLE)),
-    "comparison_cot": lambda t: (t.comparison(TALK, "a", "b", cot=True), t.comparison_suffix(PRINCIPLE, cot=True), t.verdict()),
+    "comparison_cot": lambda t: (
+        t.comparison(TALK, "a", "b", cot=True),
+        t.comparison_suffix(PRINCIPLE, cot=True),
+        t.verdict(),
+    ),
     "shots": lambda t: t.comparison_shots(CONSTITUTION, 1),
     "compliance": lambda t: (t.compliance(TALK, "r"), t.compliance_suffix(PRINCIPLE)),
     "score": lambda t: (t.score(TALK, "r"), t.score_suffix(PRINCIPLE), t.score_values),
     "best": lambda t: (t.best(TALK, {"A": "a", "B": "b"}), t.best_suffix(PRINCIPLE, "best")),
-}  # fmt: skip
+}
 
 
 class Recorder:
@@ -65,7 +77,8 @@ def values_of(name: str) -> list[dict[str, Any]]:
 
 
 def reachable(value: Any, depth: int = 3) -> Iterator[Any]:
-    """A value, and all that the sandbox lets a template read from it: attributes, items and what these hold."""
+    """A value, and all that the sandbox lets a template read from it: attributes, items and what these
+    hold."""
     yield value
     if depth == 0:
         return
@@ -80,7 +93,8 @@ def reachable(value: Any, depth: int = 3) -> Iterator[Any]:
 
 
 def is_harmless(value: Any) -> bool:
-    """Whether a value is plain data, or a method of plain data: built in, or as the sandbox wraps `str.format`."""
+    """Whether a value is plain data, or a method of plain data: built in, or as the sandbox wraps
+    `str.format`."""
     if inspect.isfunction(value):
         wrappers = (jinja2.sandbox.__file__, chat_templates.__file__)
         return value.__code__.co_filename in wrappers and value.__name__ in ("format", "format_map", "run")
@@ -127,22 +141,25 @@ def test_chat_templates_get_plain_messages(monkeypatch: pytest.MonkeyPatch):
     assert all(is_harmless(value) for item in kept for value in reachable(item))
 
 
-@pytest.mark.parametrize("expression", [
-    'principle.parse_raw("x", proto="pickle", allow_pickle=True)',
-    "principle.model_dump()",
-    "principle.__class__",
-    "lipsum.__globals__",
-    "cycler",
-    "self.__init__.__globals__",
-    "namespace(__class__=1)",
-    "raise_exception.__globals__",
-    "1 // 0",
-    "'a' * 10 ** 10",
-    "'%0999999999d' % 1",
-    "('a' * 9999).replace('a', 'a' * 9999)",
-    "principle.text + 1",
-    "principle.nothing",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "expression",
+    [
+        'principle.parse_raw("x", proto="pickle", allow_pickle=True)',
+        "principle.model_dump()",
+        "principle.__class__",
+        "lipsum.__globals__",
+        "cycler",
+        "self.__init__.__globals__",
+        "namespace(__class__=1)",
+        "raise_exception.__globals__",
+        "1 // 0",
+        "'a' * 10 ** 10",
+        "'%0999999999d' % 1",
+        "('a' * 9999).replace('a', 'a' * 9999)",
+        "principle.text + 1",
+        "principle.nothing",
+    ],
+)
 def test_a_template_that_goes_further_is_refused(tmp_path: Path, expression: str):
     folder = Path(shutil.copytree(ASSETS / "prompts" / "templates" / "brief", tmp_path / "mine"))
     (folder / "critique.j2").write_text("{{ " + expression + " }}", encoding="utf-8")
@@ -152,7 +169,10 @@ def test_a_template_that_goes_further_is_refused(tmp_path: Path, expression: str
 
 def test_a_template_that_loops_is_stopped(tmp_path: Path):
     folder = Path(shutil.copytree(ASSETS / "prompts" / "templates" / "brief", tmp_path / "mine"))
-    loop = "{% for a in range(9999) %}{% for b in range(9999) %}{% for c in range(9999) %}{% endfor %}{% endfor %}{% endfor %}"
+    loop = (
+        "{% for a in range(9999) %}{% for b in range(9999) %}{% for c in range(9999) %}{% endfor %}{% "
+        "endfor %}{% endfor %}"
+    )
     (folder / "comparison.j2").write_text(
         f"{{% block shared %}}{loop}{{% endblock %}}{{% block principle %}}{{% endblock %}}"
     )

@@ -1,4 +1,5 @@
-"""Trainings on two processes (gloo, CPU), with whole models or shares of them: the curves and weights of one process."""
+"""Trainings on two processes (gloo, CPU), with whole models or shares of them: the curves and weights of one
+process."""
 
 import json
 import os
@@ -17,8 +18,12 @@ from tests.launching import on_two
 from tests.tiny_models import hand_made_run, preference, prompts_of, reply, revision, tiny_policy
 
 RUN = {"sft": sft, "reward": reward, "dpo": dpo, "rejection": rejection}
-JOBS = {"sft": {"micro_batch": 1}, "reward": {"members": 2}, "dpo": {"by_prompt": True},
-        "rejection": {"rewards": [{"source": "tests.test_training_sharded:length"}]}}  # fmt: skip
+JOBS = {
+    "sft": {"micro_batch": 1},
+    "reward": {"members": 2},
+    "dpo": {"by_prompt": True},
+    "rejection": {"rewards": [{"source": "tests.test_training_sharded:length"}]},
+}
 STEPS = 3  # checkpoints until a training is stopped
 
 
@@ -147,7 +152,10 @@ def test_two_processes_killed_and_continued_end_where_one_does(tmp_path, sharded
         two = stage_of(tmp_path / name, policy, name)
         check_equal(one, two)
         assert not list((tmp_path / f"{name}-copy").glob("05_*/*/model.safetensors"))  # written once
-    figures = [read_json(next(tmp_path.glob(f"{at}reward/05_reward/reward_model/calibration.json"))) for at in ("", "one/")]  # fmt: skip
+    figures = [
+        read_json(next(tmp_path.glob(f"{at}reward/05_reward/reward_model/calibration.json")))
+        for at in ("", "one/")
+    ]
     assert figures[1].pop("reliability")
     assert figures[0].pop("reliability")
     for key in ("heldout_accuracy", "ece", "cross_entropy", "reward_mean", "reward_std", "temperature"):

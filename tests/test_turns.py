@@ -1,4 +1,5 @@
-"""Log-probabilities are of the tokens that were sampled; a text that does not give its tokens again is left out."""
+"""Log-probabilities are of the tokens that were sampled; a text that does not give its tokens again is left
+out."""
 
 import pytest
 import torch
@@ -18,7 +19,8 @@ from tests.tiny_models import hand_made_run, prompts_of, tiny_policy
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """A base policy and another one, which has a second token to end with, named before the one that ends a turn."""
+    """A base policy and another one, which has a second token to end with, named before the one that ends a
+    turn."""
     folder = tmp_path_factory.mktemp("models")
     base, policy = tiny_policy(folder / "base"), tiny_policy(folder / "policy", seed=1)
     model = load_causal_lm(policy, "cpu")
@@ -51,7 +53,8 @@ def tools(folders) -> Tools:
 
 
 def by_hand(folders, prompts, rows, temperature):
-    """(exact KL, log-ratio) of each response at its sampled tokens, from whole logits of one unpadded row at a time."""
+    """(exact KL, log-ratio) of each response at its sampled tokens, from whole logits of one unpadded row at
+    a time."""
     tokenizer, found = load_tokenizer(folders[1]), []
     models = [load_causal_lm(folder, "cpu") for folder in (folders[1], folders[0])]
     for prompt, row in zip(prompts, rows, strict=True):
@@ -115,9 +118,10 @@ def test_tokens_that_do_not_spell_the_text_are_not_used(folders, sampled):
     foreign = rows[0].model_copy(update={"token_ids": encode_tokens([len(tokenizer) + 5, 1])})
     for row in (edited, foreign, rows[0].model_copy(update={"token_ids": None})):
         assert sampled_tokens(tokenizer, row) is None
-        assert turn_of(tokenizer, prompts[0].chat, row)[1][:-1] == encode_turn(
-            tokenizer, prompts[0].chat, row.text, 1 if row.finish == "stop" else None
-        )[1][:-1]  # fmt: skip
+        assert (
+            turn_of(tokenizer, prompts[0].chat, row)[1][:-1]
+            == encode_turn(tokenizer, prompts[0].chat, row.text, 1 if row.finish == "stop" else None)[1][:-1]
+        )
 
 
 def test_what_is_trained_on_are_the_sampled_tokens_closed_by_what_ends_the_turn(folders, sampled, tmp_path):
@@ -140,10 +144,20 @@ def test_what_is_trained_on_are_the_sampled_tokens_closed_by_what_ends_the_turn(
             inner = encode_turn(tokenizer, prompt.chat, row.text, None)[1]
         wanted.append(encode_chat(tokenizer, prompt.chat) + inner + end)
     stage.run.stages[0].rows("responses", Response).append(rows)
-    stage.run.stages[1].rows("revisions", Revision).append([
-        Revision(prompt_id=row.prompt_id, round=1, principle_id="kind", from_id=row.id, to_id=row.id, critique="c", status="unchanged")
-        for row in rows
-    ])  # fmt: skip
+    stage.run.stages[1].rows("revisions", Revision).append(
+        [
+            Revision(
+                prompt_id=row.prompt_id,
+                round=1,
+                principle_id="kind",
+                from_id=row.id,
+                to_id=row.id,
+                critique="c",
+                status="unchanged",
+            )
+            for row in rows
+        ]
+    )
     said = [n for n, row in enumerate(rows) if row.text]
     trained = sft._rows(stage, tokenizer, load_causal_lm(policy, "cpu"))
     assert [row["input_ids"] for row in trained] == [wanted[n] for n in said]

@@ -39,10 +39,23 @@ def test_other_questions(choices: tuple[str, ...], worst: bool, reading: str | N
     assert parse_choice(text, choices, worst=worst) == reading
 
 
-@pytest.mark.parametrize("text", [
-    f"reply {' ' * 200_000}x", "Reply A or B, " * 20_000, "A" * 19_000, "A > " * 5_000, "so " * 6_000, "[[" * 9_000,
-    '{"answer": ' + "[" * 15_000, "'a b" * 5_000, "Answer: " * 2_400, "\n" * 19_000, "I think the better " * 1_000, "*_" * 9_000,
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"reply {' ' * 200_000}x",
+        "Reply A or B, " * 20_000,
+        "A" * 19_000,
+        "A > " * 5_000,
+        "so " * 6_000,
+        "[[" * 9_000,
+        '{"answer": ' + "[" * 15_000,
+        "'a b" * 5_000,
+        "Answer: " * 2_400,
+        "\n" * 19_000,
+        "I think the better " * 1_000,
+        "*_" * 9_000,
+    ],
+)
 def test_a_long_answer_is_read_in_no_time(text: str):
     assert parse_choice(text, ("A", "B")) is None
     assert_linear(lambda part: parse_choice(part, ("A", "B")), text)

@@ -1,4 +1,5 @@
-"""PPO's responses from vLLM, around a stand-in that samples with the weights it was sent; `make test-vllm` asks a real one."""
+"""PPO's responses from vLLM, around a stand-in that samples with the weights it was sent; `make test-vllm`
+asks a real one."""
 
 import copy
 from pathlib import Path
@@ -22,7 +23,8 @@ from tests.tiny_models import tiny_policy
 
 
 class Llm:
-    """vLLM's face around a transformers model; a response is drawn from its own seed, ends at a stop token."""
+    """vLLM's face around a transformers model; a response is drawn from its own seed, ends at a stop
+    token."""
 
     made: list["Llm"]
 

@@ -1,6 +1,7 @@
 """Every model of the zoo through sample, critique, sft, sample, pair, label, reward, ppo and evaluate.
 
-What is asserted is counted again from the rows, and encoded again by hand: text kept, dropped, trained on and scored.
+What is asserted is counted again from the rows, and encoded again by hand: text kept, dropped, trained on and
+scored.
 """
 
 import json
@@ -19,8 +20,14 @@ from rlaif.runs.folder import Run, Stage, read_json
 from tests import zoo
 from tests.test_zoo import added, chat_of
 
-FAST = ("pad is EOS", "no pad, base model", "EOS appended, BOS in the template", "end marker added, not special",
-        "SentencePiece with add_eos_token", "a system turn demanded")  # fmt: skip
+FAST = (
+    "pad is EOS",
+    "no pad, base model",
+    "EOS appended, BOS in the template",
+    "end marker added, not special",
+    "SentencePiece with add_eos_token",
+    "a system turn demanded",
+)
 EACH = [pytest.param(m, id=m.name, marks=() if m.name in FAST else pytest.mark.slow) for m in zoo.MODELS]
 TOKENS = {"max_tokens": 8}
 STAGES = [
@@ -33,7 +40,7 @@ STAGES = [
     {"stage": "reward", "batch_size": 8, "max_length": zoo.CONTEXT, "learning_rate": 0.01, "heldout": 0.3},
     {"stage": "ppo", "updates": 2, "batch_size": 4, "watch": 0, **TOKENS},
     {"stage": "evaluate", **TOKENS},
-]  # fmt: skip
+]
 
 
 @dataclass
@@ -53,10 +60,16 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
     found, fit, elements = Seen(), training.fit_responses, reward.elements
     monkeypatch.setattr("rlaif.training.rewards.REFERENCE_SAMPLES", 8)
     monkeypatch.setattr(
-        training, "fit_responses", lambda stage, model, tokenizer, rows, held: (
-            found.rows.extend(rows), fit(stage, model, tokenizer, rows, held))
-    )  # fmt: skip
-    monkeypatch.setattr(reward, "elements", lambda pairs, *rest: (found.pairs.extend(pairs), elements(pairs, *rest))[1])  # fmt: skip
+        training,
+        "fit_responses",
+        lambda stage, model, tokenizer, rows, held: (
+            found.rows.extend(rows),
+            fit(stage, model, tokenizer, rows, held),
+        ),
+    )
+    monkeypatch.setattr(
+        reward, "elements", lambda pairs, *rest: (found.pairs.extend(pairs), elements(pairs, *rest))[1]
+    )
     return found
 
 
@@ -70,10 +83,21 @@ def make(model: zoo.Model, folder: Path) -> Run:
     principle = {"id": "kind", "text": zoo.PRINCIPLE}
     (folder / "constitution.yaml").write_text(json.dumps({"name": "zoo", "principles": [principle]}))
     used = {"model": str(path), "device": "cpu", "chat_template_kwargs": model.switches}
-    (folder / "config.yaml").write_text(json.dumps({
-        "name": "zoo", "constitution": "constitution.yaml", "prompts": "prompts.jsonl", "heldout": 0.25,
-        "templates": "brief", "threads": 1, "policy": used, "feedback": used, "stages": STAGES,
-    }))  # fmt: skip
+    (folder / "config.yaml").write_text(
+        json.dumps(
+            {
+                "name": "zoo",
+                "constitution": "constitution.yaml",
+                "prompts": "prompts.jsonl",
+                "heldout": 0.25,
+                "templates": "brief",
+                "threads": 1,
+                "policy": used,
+                "feedback": used,
+                "stages": STAGES,
+            }
+        )
+    )
     return pipeline.run(folder / "config.yaml", folder / "run")
 
 

@@ -7,8 +7,10 @@ from rlaif.constitution import Constitution
 from rlaif.records import Comparison, Preference, Prompt, Response, Revision
 from rlaif.runs.folder import Run, Stage
 
-TEXTS = ["tell me about the weather today please now number " + " ".join(str(n) for n in range(100)),
-         "thanks it is good bad fine rude sunny rain cold and warm"]  # fmt: skip
+TEXTS = [
+    "tell me about the weather today please now number " + " ".join(str(n) for n in range(100)),
+    "thanks it is good bad fine rude sunny rain cold and warm",
+]
 
 
 def tiny_policy(folder: Path, seed: int = 0, context: int = 64) -> Path:
@@ -20,24 +22,42 @@ def tiny_policy(folder: Path, seed: int = 0, context: int = 64) -> Path:
 
     tokenizer = build_tokenizer([*TEXTS, *(f" {word}" for text in TEXTS for word in text.split())], context)
     torch.manual_seed(seed)
-    model = LlamaForCausalLM(LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
-        max_position_embeddings=context, tie_word_embeddings=True, attention_dropout=0.1,
-        pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id, bos_token_id=None,
-    ))  # fmt: skip
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            max_position_embeddings=context,
+            tie_word_embeddings=True,
+            attention_dropout=0.1,
+            pad_token_id=tokenizer.pad_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            bos_token_id=None,
+        )
+    )
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 
 
 def hand_made_run(folder: Path, policy: Path, last: dict, prompts: int = 12) -> Stage:
-    """The last stage of a run of sample, critique, pair, label and `last`, begun; earlier rows are to be written."""
+    """The last stage of a run of sample, critique, pair, label and `last`, begun; earlier rows are to be
+    written."""
     folder.mkdir(exist_ok=True)
     stages = [{"stage": "sample"}, {"stage": "critique"}, {"stage": "pair"}, {"stage": "label"}, last]
-    config = Config.model_validate({
-        "name": "tiny", "constitution": "c", "prompts": "p", "policy": {"model": str(policy), "device": "cpu"},
-        "feedback": {"model": str(policy)}, "stages": stages, "threads": 1,
-    })  # fmt: skip
+    config = Config.model_validate(
+        {
+            "name": "tiny",
+            "constitution": "c",
+            "prompts": "p",
+            "policy": {"model": str(policy), "device": "cpu"},
+            "feedback": {"model": str(policy)},
+            "stages": stages,
+            "threads": 1,
+        }
+    )
     constitution = Constitution.model_validate(
         {"name": "tiny", "principles": [{"id": "kind", "text": "Be kind."}]}
     )
@@ -66,8 +86,15 @@ def reply(stage: Stage, prompt: Prompt, text: str, index: int = 0, finish: str =
 
 def revision(stage: Stage, old: Response, new: Response, round: int = 1, status: str = "ok") -> Revision:
     """A critique–revision step, written to the run."""
-    row = Revision(prompt_id=old.prompt_id, round=round, principle_id="kind", from_id=old.id, to_id=new.id,
-                   critique="It is rude.", status=status)  # fmt: skip
+    row = Revision(
+        prompt_id=old.prompt_id,
+        round=round,
+        principle_id="kind",
+        from_id=old.id,
+        to_id=new.id,
+        critique="It is rude.",
+        status=status,
+    )
     stage.run.stages[1].rows("revisions", Revision).append([row])
     return row
 

@@ -1,4 +1,5 @@
-"""Tiny models with every odd tokenizer and chat template that public bug reports name, as `save_pretrained` folders."""
+"""Tiny models with every odd tokenizer and chat template that public bug reports name, as `save_pretrained`
+folders."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ TURNS = (
 )
 WITH_BOS = "{{ bos_token }}" + TURNS
 CHATML = (
-    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>' + '\n' }}{% endfor %}"
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>' + '\n' "
+    "}}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 NO_SYSTEM = (
@@ -29,13 +31,17 @@ SYSTEM = (
 )
 ALTERNATING = (
     "{% for m in messages %}{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}"
-    "{{ raise_exception('Conversation roles must alternate user/assistant/user/assistant/...') }}{% endif %}{% endfor %}"
+    "{{ raise_exception('Conversation roles must alternate user/assistant/user/assistant/...') }}{% "
+    "endif %}{% endfor %}"
 )
 THINKING = (
-    TURNS
-    + "{% if add_generation_prompt and enable_thinking is defined and not enable_thinking %}<think></think>{% endif %}"
+    TURNS + "{% if add_generation_prompt and enable_thinking is defined and not enable_thinking "
+    "%}<think></think>{% endif %}"
 )
-ENDLESS = "{% for a in range(90000) %}{% for b in range(90000) %}{% for c in range(90000) %}{% endfor %}{% endfor %}{% endfor %}"
+ENDLESS = (
+    "{% for a in range(90000) %}{% for b in range(90000) %}{% for c in range(90000) %}{% endfor "
+    "%}{% endfor %}{% endfor %}"
+)
 
 
 @dataclass(frozen=True)
@@ -71,42 +77,112 @@ CHAT = ("<|pad|>", "<|end|>", "<s>", "<|system|>", "<|user|>", "<|assistant|>")
 NAMED = {"bos_token": "<s>", "pad_token": "<|pad|>", "eos_token": "<|end|>"}
 MODELS = [
     Model("plain"),
-    Model("pad is EOS", names={"pad_token": "<|end|>", "eos_token": "<|end|>"}, tokens=("<|end|>", "<|system|>", "<|user|>", "<|assistant|>")),
+    Model(
+        "pad is EOS",
+        names={"pad_token": "<|end|>", "eos_token": "<|end|>"},
+        tokens=("<|end|>", "<|system|>", "<|user|>", "<|assistant|>"),
+    ),
     Model("no pad, base model", template=None, **BASE),
-    Model("pad beyond the embedding", tokens=("<|end|>", "<|system|>", "<|user|>", "<|assistant|>"), late=("<|pad|>",), rows=-1),
+    Model(
+        "pad beyond the embedding",
+        tokens=("<|end|>", "<|system|>", "<|user|>", "<|assistant|>"),
+        late=("<|pad|>",),
+        rows=-1,
+    ),
     Model("padded vocabulary", rows=61, tied=False),
     Model("EOS appended, base model", template=None, before="<s>", after="</s>", **BASE),
-    Model("EOS appended, BOS in the template", template=WITH_BOS, tokens=CHAT, names=NAMED, before="<s>", after="<|end|>"),
-    Model("BOS in the template and by the tokenizer", template=WITH_BOS, tokens=CHAT, names=NAMED, before="<s>"),
-    Model("SentencePiece with add_eos_token", template=None, family="sentencepiece", before="<s>", after="</s>",
-          **BASE | {"tokens": ("<unk>", "<s>", "</s>")}),
-    Model("end marker added, not special", template=CHATML, tokens=("<|endoftext|>",), added=("<|im_start|>", "<|im_end|>"),
-          names={"pad_token": "<|endoftext|>", "eos_token": "<|endoftext|>"}, end="<|im_end|>"),
-    Model("GPT-2, base model", template=None, family="gpt2", tokens=("<|endoftext|>",), end="<|endoftext|>",
-          names={"bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>"}),
-    Model("GPT-2 with ChatML, pad is EOS", template=CHATML, family="gpt2", tokens=("<|endoftext|>", "<|im_start|>", "<|im_end|>"),
-          names={"pad_token": "<|im_end|>", "eos_token": "<|im_end|>"}, end="<|im_end|>"),
+    Model(
+        "EOS appended, BOS in the template",
+        template=WITH_BOS,
+        tokens=CHAT,
+        names=NAMED,
+        before="<s>",
+        after="<|end|>",
+    ),
+    Model(
+        "BOS in the template and by the tokenizer", template=WITH_BOS, tokens=CHAT, names=NAMED, before="<s>"
+    ),
+    Model(
+        "SentencePiece with add_eos_token",
+        template=None,
+        family="sentencepiece",
+        before="<s>",
+        after="</s>",
+        **BASE | {"tokens": ("<unk>", "<s>", "</s>")},
+    ),
+    Model(
+        "end marker added, not special",
+        template=CHATML,
+        tokens=("<|endoftext|>",),
+        added=("<|im_start|>", "<|im_end|>"),
+        names={"pad_token": "<|endoftext|>", "eos_token": "<|endoftext|>"},
+        end="<|im_end|>",
+    ),
+    Model(
+        "GPT-2, base model",
+        template=None,
+        family="gpt2",
+        tokens=("<|endoftext|>",),
+        end="<|endoftext|>",
+        names={"bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>"},
+    ),
+    Model(
+        "GPT-2 with ChatML, pad is EOS",
+        template=CHATML,
+        family="gpt2",
+        tokens=("<|endoftext|>", "<|im_start|>", "<|im_end|>"),
+        names={"pad_token": "<|im_end|>", "eos_token": "<|im_end|>"},
+        end="<|im_end|>",
+    ),
     Model("no system turn allowed", template=NO_SYSTEM + TURNS),
     Model("a system turn demanded", template=SYSTEM + TURNS, system="Be brief."),
     Model("alternation demanded", template=NO_SYSTEM + ALTERNATING + TURNS),
     Model("prints the date", template=DATE + TURNS),
-    Model("named templates with a default", template={"default": TURNS, "tool_use": "{{ raise_exception('no tools') }}"}),
-    Model("thinking switched off", template=THINKING, added=("<think>", "</think>"), switches={"enable_thinking": False}),
+    Model(
+        "named templates with a default",
+        template={"default": TURNS, "tool_use": "{{ raise_exception('no tools') }}"},
+    ),
+    Model(
+        "thinking switched off",
+        template=THINKING,
+        added=("<think>", "</think>"),
+        switches={"enable_thinking": False},
+    ),
     Model("padding on the right", side="right"),
     Model("untied embeddings", tied=False),
-]  # fmt: skip
+]
 REFUSED = [
-    Model("named templates without a default", template={"chat": TURNS, "rag": TURNS}, refused="chat, rag, none of them default"),
-    Model("a template that always raises", template="{{ raise_exception('no') }}", refused="chat template fails.*no"),
+    Model(
+        "named templates without a default",
+        template={"chat": TURNS, "rag": TURNS},
+        refused="chat, rag, none of them default",
+    ),
+    Model(
+        "a template that always raises",
+        template="{{ raise_exception('no') }}",
+        refused="chat template fails.*no",
+    ),
     Model("a template that divides by zero", template="{{ 1 // 0 }}", refused="chat template fails.*zero"),
     Model("a template that never ends", template=ENDLESS, refused="chat template fails.*computes more"),
-    Model("a template that fills the memory", template="{{ 'a' * 10**10 }}", refused="chat template fails.*10000000000"),
+    Model(
+        "a template that fills the memory",
+        template="{{ 'a' * 10**10 }}",
+        refused="chat template fails.*10000000000",
+    ),
     Model("a template that is none", template="{% for %}", refused="chat template fails"),
     Model("text beyond the embedding", rows=-40, refused="its embedding of .* rows lacks"),
-    Model("end marker beyond the embedding", template=CHATML, tokens=("<|endoftext|>",), late=("<|im_start|>", "<|im_end|>"), rows=-2,
-          names={"eos_token": "<|endoftext|>"}, end="<|im_end|>", refused=r"rows lacks: '<\|im_"),
+    Model(
+        "end marker beyond the embedding",
+        template=CHATML,
+        tokens=("<|endoftext|>",),
+        late=("<|im_start|>", "<|im_end|>"),
+        rows=-2,
+        names={"eos_token": "<|endoftext|>"},
+        end="<|im_end|>",
+        refused=r"rows lacks: '<\|im_",
+    ),
     Model("no special token at all", template=None, tokens=(), names={}, refused="no special token at all"),
-]  # fmt: skip
+]
 
 
 @cache
@@ -126,15 +202,26 @@ PROMPTS = tuple(f"Tell me about the number {n}" for n in range(16))
 
 
 def build_tokenizer(model: Model) -> Any:
-    """The model's tokenizer: bytes, words and special tokens, or single letters the way SentencePiece writes blanks."""
+    """The model's tokenizer: bytes, words and special tokens, or single letters the way SentencePiece writes
+    blanks."""
     from transformers import LlamaTokenizer, PreTrainedTokenizerFast
 
-    options: dict[str, Any] = {"padding_side": model.side, "model_max_length": CONTEXT, "clean_up_tokenization_spaces": False,
-                               "chat_template": model.template, **model.names}  # fmt: skip
+    options: dict[str, Any] = {
+        "padding_side": model.side,
+        "model_max_length": CONTEXT,
+        "clean_up_tokenization_spaces": False,
+        "chat_template": model.template,
+        **model.names,
+    }
     if model.family == "sentencepiece":
         pieces = [*model.tokens, *(f"<0x{n:02X}>" for n in range(256)), "▁", *map(chr, range(33, 127))]
-        return LlamaTokenizer({piece: index for index, piece in enumerate(pieces)}, [], add_bos_token=bool(model.before),
-                              add_eos_token=bool(model.after), **options)  # fmt: skip
+        return LlamaTokenizer(
+            {piece: index for index, piece in enumerate(pieces)},
+            [],
+            add_bos_token=bool(model.before),
+            add_eos_token=bool(model.after),
+            **options,
+        )
     return PreTrainedTokenizerFast(tokenizer_object=_core(model), **options)
 
 

@@ -1,4 +1,5 @@
-"""The playground judge's questions and the transformers engine's verdicts on them, for both ways to a real vLLM.
+"""The playground judge's questions and the transformers engine's verdicts on them, for both ways to a real
+vLLM.
 
 Run by `make test-vllm` in an environment of its own; see requirements.txt beside this file.
 """
@@ -48,8 +49,11 @@ def in_order(engine: Engine, requests: list[ScoreRequest]) -> list[Scores]:
 
 def agree(found: list[Scores], reference: list[Scores]) -> None:
     """Within 2e-2 in probability everywhere, the same choice in 99.5 %, and the same captured mass."""
-    places = [(scores, other, s) for scores, other in zip(found, reference, strict=True)
-              for s in range(len(other.logprobs))]  # fmt: skip
+    places = [
+        (scores, other, s)
+        for scores, other in zip(found, reference, strict=True)
+        for s in range(len(other.logprobs))
+    ]
     assert len(places) >= 200
     pairs = [(x.probability(s)[0], y.probability(s)[0]) for x, y, s in places]
     worst = max(abs(x - y) for x, y in pairs)
@@ -57,7 +61,8 @@ def agree(found: list[Scores], reference: list[Scores]) -> None:
     mass = max(abs(x.mass(s) - y.mass(s)) for x, y, s in places)
     decided = sum(abs(y - 0.5) > 0.2 for _, y in pairs)
     print(
-        f"{len(pairs)} verdicts ({decided} decided): worst {worst:.1e}, same choice {same:.4f}, mass {mass:.1e}"
+        f"{len(pairs)} verdicts ({decided} decided): worst {worst:.1e}, same choice {same:.4f}, mass "
+        f"{mass:.1e}"
     )
     assert decided >= 50
     assert worst <= 2e-2

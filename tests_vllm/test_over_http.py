@@ -26,11 +26,28 @@ def served() -> Iterator[str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    # The module behind `vllm serve`, whose own script asks for metadata that the CPU build has under another name.
-    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(FEEDBACK),
-               "--served-model-name", "judge", "--uvicorn-log-level", "warning",
-               "--host", "127.0.0.1", "--port", str(port), "--dtype", "float32", "--enforce-eager",
-               "--api-key", KEY]  # fmt: skip
+    # The module behind `vllm serve`, whose own script asks for metadata that the CPU build has under another
+    # name.
+    command = [
+        sys.executable,
+        "-m",
+        "vllm.entrypoints.openai.api_server",
+        "--model",
+        str(FEEDBACK),
+        "--served-model-name",
+        "judge",
+        "--uvicorn-log-level",
+        "warning",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--dtype",
+        "float32",
+        "--enforce-eager",
+        "--api-key",
+        KEY,
+    ]
     environment = {**os.environ, "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
     server = subprocess.Popen(command, env=environment, start_new_session=True)
     try:

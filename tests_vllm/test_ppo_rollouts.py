@@ -17,8 +17,17 @@ from rlaif.rl.ppo import PPO, PromptTokens
 from rlaif.rl.vllm_rollout import VllmSampler
 from tests.test_ppo_stage import rows_of, run_on_one_thread, stage_of
 
-OPTIONS = Ppo(stage="ppo", rollouts="vllm", batch_size=32, micro_batch=16, max_tokens=24, temperature=0.7,
-              learning_rate=3e-3, warmup=0, epochs=2)  # fmt: skip
+OPTIONS = Ppo(
+    stage="ppo",
+    rollouts="vllm",
+    batch_size=32,
+    micro_batch=16,
+    max_tokens=24,
+    temperature=0.7,
+    learning_rate=3e-3,
+    warmup=0,
+    epochs=2,
+)
 
 
 def prompts() -> list[PromptTokens]:
@@ -34,8 +43,16 @@ def trainer(folder) -> PPO:
     value = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=1).eval()
     eos, pad = (policy.config.eos_token_id,), policy.config.pad_token_id
     sampler = VllmSampler(str(folder), OPTIONS, eos, pad, None, torch.float32, 120)
-    return PPO(policy, copy.deepcopy(policy), rewards.zero_head(value), lambda e, _: -e.response_B.float() / 24,
-               OPTIONS, eos, pad, sampler=sampler)  # fmt: skip
+    return PPO(
+        policy,
+        copy.deepcopy(policy),
+        rewards.zero_head(value),
+        lambda e, _: -e.response_B.float() / 24,
+        OPTIONS,
+        eos,
+        pad,
+        sampler=sampler,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -83,9 +100,12 @@ def test_the_samplers_log_probabilities_follow_the_trainers_weights(which, reque
         real = seen.episodes.mask_BR
         worst = float((seen.behaviour - seen.log_prob)[real].abs().max())
         moved = float((seen.log_prob - seen.reference)[real].abs().max())
-        print(f"{which}, update {number}: {int(real.sum())} tokens, furthest from the trainer {worst:.1e}, "
-              f"ratio {metrics['sampler_ratio']:.6f}, at most {metrics['sampler_ratio_max']:.6f}, KL {metrics['sampler_kl']:.1e}; "
-              f"weights moved them by {moved:.2f}")  # fmt: skip
+        print(
+            f"{which}, update {number}: {int(real.sum())} tokens, furthest from the trainer {worst:.1e}, "
+            f"ratio {metrics['sampler_ratio']:.6f}, at most {metrics['sampler_ratio_max']:.6f}, KL "
+            f"{metrics['sampler_kl']:.1e}; "
+            f"weights moved them by {moved:.2f}"
+        )
         assert worst < 2e-2
         assert metrics["ratio_first"] == 1.0
         assert metrics["sampler_ratio"] == pytest.approx(1, abs=1e-3)

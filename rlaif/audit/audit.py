@@ -1,4 +1,5 @@
-"""The audit: ask a judge about pairs, their variations and their attacked forms, and put the figures on one card.
+"""The audit: ask a judge about pairs, their variations and their attacked forms, and put the figures on one
+card.
 
     pairs ─► verdicts ─► accuracy, calibration, order, length
       ├─ twice the words, a list ─► verbosity and list bias
@@ -69,24 +70,35 @@ class Audit:
                 "by_principle": measures.by_principle(rows, measures.accuracy),
             },
             "calibration": measures.calibration(rows),
-            "order": {**measures.order(rows), "first_position_rate": statistics["first_position_rate"],
-                      "by_principle": measures.by_principle(rows, measures.order)},
+            "order": {
+                **measures.order(rows),
+                "first_position_rate": statistics["first_position_rate"],
+                "by_principle": measures.by_principle(rows, measures.order),
+            },
             "bias": {"length": measures.length(rows), **self._dressed()},
             "consistency": self._reworded(rows),
-            "readability": {"invalid_rate": statistics["invalid_rate"], "invalid_rate_ci": statistics["invalid_rate_ci"],
-                            "mass": statistics["mass"], "written": self._written()},
+            "readability": {
+                "invalid_rate": statistics["invalid_rate"],
+                "invalid_rate_ci": statistics["invalid_rate_ci"],
+                "mass": statistics["mass"],
+                "written": self._written(),
+            },
             "injection": self._attacked(rows),
             "no_gold": ungraded(self.gold, self.constitution, [case.question.prompt for case in self.cases]),
-        }  # fmt: skip
+        }
         return {**card, "calls": self.judge.engine.usage.calls - before}
 
     def _identity(self) -> dict[str, Any]:
         first = self.constitution.principles[0]
         known = self.judge.identity(first)
         return {
-            "model": known["model"], "decoding": known["decoding"], "templates": self.judge.templates.name,
-            "template": known["template"], "constitution": self.constitution.name, "constitution_hash": self.constitution.hash,
-        }  # fmt: skip
+            "model": known["model"],
+            "decoding": known["decoding"],
+            "templates": self.judge.templates.name,
+            "template": known["template"],
+            "constitution": self.constitution.name,
+            "constitution_hash": self.constitution.hash,
+        }
 
     def ask(self, cases: Sequence[Case], what: str) -> tuple[list[Reading], list[Label]]:
         """The judge's readings of cases; the same pair under the same principles is asked once."""
@@ -175,7 +187,8 @@ class Audit:
 
 
 def verdicts_at_most(constitution: Constitution, pairs: int, each: float, count: int) -> float:
-    """How many verdicts an audit asks for, of `pairs` with `each` principles on average; `Audit.count` of them varied."""
+    """How many verdicts an audit asks for, of `pairs` with `each` principles on average; `Audit.count` of
+    them varied."""
     examples = sum(len(p.examples) for p in constitution.principles)
     varied = min(count, pairs + examples)
     reworded = sum(len(wordings(p)) for p in constitution.principles) / len(constitution.principles)
@@ -195,7 +208,8 @@ def sentences(text: str) -> list[str]:
 
 
 def wordings(principle: Principle) -> tuple[str, ...]:
-    """A principle's other wordings: its paraphrases, or its plain text where the judge is shown another one."""
+    """A principle's other wordings: its paraphrases, or its plain text where the judge is shown another
+    one."""
     return principle.paraphrases or ((principle.text,) if principle.compare else ())
 
 

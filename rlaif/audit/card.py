@@ -1,4 +1,5 @@
-"""The judge card of a config or a model: opening what the audit needs, the thresholds, and what a reader must know."""
+"""The judge card of a config or a model: opening what the audit needs, the thresholds, and what a reader must
+know."""
 
 from __future__ import annotations
 
@@ -64,10 +65,22 @@ def tokenizer_of(config: Config) -> Any | None:
 
 def failures(card: dict[str, Any], limits: JudgeCard) -> list[str]:
     """In words, every threshold that the card misses; a figure that could not be measured misses none."""
-    injected = max((f["turned"]["value"] or 0.0 for name, f in card["injection"]["families"].items()
-                    if name in ("template tokens", "delimiters")), default=None)  # fmt: skip
-    told = max((f["turned"]["value"] or 0.0 for name, f in card["injection"]["families"].items()
-                if name not in ("template tokens", "delimiters", "placebo", "the user's turn")), default=None)  # fmt: skip
+    injected = max(
+        (
+            f["turned"]["value"] or 0.0
+            for name, f in card["injection"]["families"].items()
+            if name in ("template tokens", "delimiters")
+        ),
+        default=None,
+    )
+    told = max(
+        (
+            f["turned"]["value"] or 0.0
+            for name, f in card["injection"]["families"].items()
+            if name not in ("template tokens", "delimiters", "placebo", "the user's turn")
+        ),
+        default=None,
+    )
     instructed = card["injection"]["families"].get("the user's turn", {}).get("turned", {}).get("value")
     checks = (
         ("accuracy", card["accuracy"]["value"], limits.accuracy, True),

@@ -1,7 +1,7 @@
 """What a judge is audited on: pairs of replies, with the truth about them wherever it is known.
 
-A constitution's examples say which reply is better under their principle. A gold scorer says of any pair which reply
-keeps each principle; where both or neither does, the truth is a tie.
+A constitution's examples say which reply is better under their principle. A gold scorer says of any pair
+which reply keeps each principle; where both or neither does, the truth is a tie.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ MAX_TOKENS = 256  # of a reply sampled for the audit
 
 @dataclass(frozen=True)
 class Case:
-    """A pair to judge; `truth` holds the better side by principle id, for the principles about which it is known."""
+    """A pair to judge; `truth` holds the better side by principle id, for the principles about which it is
+    known."""
 
     question: Question
     truth: dict[str, Side] = field(default_factory=dict)
@@ -80,10 +81,17 @@ def from_examples(constitution: Constitution, seed: int, shots: Sequence[dict[st
 
 
 def sampled(
-    config: Config, constitution: Constitution, prompts: Sequence[Prompt], count: int, seed: int, gold: Gold | None,
-    left_out: Counter[str], progress: Any = silent_progress,
-) -> list[Case]:  # fmt: skip
-    """Pairs of the policy's own replies to `count` prompts drawn by the seed; `left_out` counts what made no pair."""
+    config: Config,
+    constitution: Constitution,
+    prompts: Sequence[Prompt],
+    count: int,
+    seed: int,
+    gold: Gold | None,
+    left_out: Counter[str],
+    progress: Any = silent_progress,
+) -> list[Case]:
+    """Pairs of the policy's own replies to `count` prompts drawn by the seed; `left_out` counts what made no
+    pair."""
     drawn = random.Random(derive_seed(seed, "audit prompts")).sample(list(prompts), min(count, len(prompts)))
     texts: dict[int, str] = {}
     requests = [

@@ -1,4 +1,5 @@
-"""The gate before labelling: a small audit on pairs about to be labelled, against the thresholds in the config."""
+"""The gate before labelling: a small audit on pairs about to be labelled, against the thresholds in the
+config."""
 
 from __future__ import annotations
 
@@ -20,15 +21,17 @@ from rlaif.runs.storage import read_json, write_json
 
 
 def check_judge(stage: Stage, judge: Judge, questions: Iterable[Question]) -> None:
-    """Leave judge_card.json in the stage's folder; raises UserError where it fails and the config enforces it.
+    """Leave judge_card.json in the stage's folder; raises UserError where it fails and the config enforces
+    it.
 
-    A card is made once for a judge and its template: where labels are taken over, so is the card that they had.
-    Without `judge_card` in the config nothing is asked, and the notes say that no card was seen.
+    A card is made once for a judge and its template: where labels are taken over, so is the card that they
+    had. Without `judge_card` in the config nothing is asked, and the notes say that no card was seen.
     """
     limits = stage.config.judge_card
     if limits is None:
         stage.notes.append(
-            "no judge card was seen: judge_card in the config sets thresholds, `rlaif judge audit` makes a card"
+            "no judge card was seen: judge_card in the config sets thresholds, `rlaif judge audit` makes "
+            "a card"
         )
         return
     path = stage.dir / "judge_card.json"
@@ -47,9 +50,16 @@ def check_judge(stage: Stage, judge: Judge, questions: Iterable[Question]) -> No
         write_card(path.with_suffix(".html"), card)
     failed = failures(card, limits)
     if failed and limits.enforce:
-        raise UserError("\n".join([f"{stage.dir.name}: the judge's card fails ({path.with_suffix('.html')}):", *(f"  {line}" for line in failed)]),
-                        "a judge that meets judge_card in the config",
-                        "use another feedback model or wording, or label all the same: -s judge_card.enforce=false")  # fmt: skip
+        raise UserError(
+            "\n".join(
+                [
+                    f"{stage.dir.name}: the judge's card fails ({path.with_suffix('.html')}):",
+                    *(f"  {line}" for line in failed),
+                ]
+            ),
+            "a judge that meets judge_card in the config",
+            "use another feedback model or wording, or label all the same: -s judge_card.enforce=false",
+        )
     stage.notes += [f"the judge's card fails, and labels were made all the same: {line}" for line in failed]
 
 
@@ -77,6 +87,12 @@ def audit_of_stage(stage: Stage, judge: Judge, questions: Iterable[Question], pa
     own = [with_truth(Case(question), gold) for question in questions]
     examples = from_examples(stage.constitution, stage.seed, judge.shots)
     return Audit(
-        judge, stage.constitution, [*examples, *own], stage.seed,
-        varied(pairs), gold, tokenizer_of(stage.config), stage.run.progress,
-    )  # fmt: skip
+        judge,
+        stage.constitution,
+        [*examples, *own],
+        stage.seed,
+        varied(pairs),
+        gold,
+        tokenizer_of(stage.config),
+        stage.run.progress,
+    )

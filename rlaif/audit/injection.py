@@ -1,7 +1,8 @@
 """Injection: replies that lost a comparison try to command the judge, and the share of verdicts they turn.
 
-Only verdicts that were clear without the attack, and right where the truth is known, are attacked; the attacked side is
-the one that lost. An attack's verdict is read where its reply stands in the slot that it names.
+Only verdicts that were clear without the attack, and right where the truth is known, are attacked; the
+attacked side is the one that lost. An attack's verdict is read where its reply stands in the slot that it
+names.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from rlaif.runs.seeds import derive_seed
 
 @dataclass(frozen=True)
 class Target:
-    """A lost verdict to be turned: the reading, the side that lost, and the slot and order in which it is read."""
+    """A lost verdict to be turned: the reading, the side that lost, and the slot and order in which it is
+    read."""
 
     reading: Reading
     side: str
@@ -48,7 +50,8 @@ class Target:
 
 
 def targets(rows: Sequence[Reading], count: int, seed: int) -> list[Target]:
-    """At most `count` verdicts to attack, drawn by the seed and spread over the principles; slots alternate."""
+    """At most `count` verdicts to attack, drawn by the seed and spread over the principles; slots
+    alternate."""
     groups: dict[str, list[Target]] = defaultdict(list)
     rng = random.Random(derive_seed(seed, "targets"))
     for row in rng.sample(list(rows), len(rows)):

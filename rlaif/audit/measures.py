@@ -1,7 +1,8 @@
 """The figures of the judge card, from verdicts alone: accuracy, calibration, order, length and wording.
 
-Intervals are 95 %, over the pairs' prompts (their clusters): verdicts on one pair under several principles or wordings
-are not independent of each other. A rate of nothing has the value None. Unreadable verdicts are missing and counted.
+Intervals are 95 %, over the pairs' prompts (their clusters): verdicts on one pair under several principles or
+wordings are not independent of each other. A rate of nothing has the value None. Unreadable verdicts are
+missing and counted.
 """
 
 from __future__ import annotations
@@ -73,16 +74,19 @@ def readings(cases: Sequence[Case], labels: Sequence[Label]) -> list[Reading]:
 
 
 def rate(hits: Iterable[tuple[Reading, float]]) -> Rate:
-    """A share with its interval, the number of readings it was counted on and that of their prompts' clusters.
+    """A share with its interval, the number of readings it was counted on and that of their prompts'
+    clusters.
 
     Halves count as half a hit.
     """
     counted = list(hits)
     values, of = [float(hit) for _, hit in counted], [row.cluster for row, _ in counted]
     return {
-        "value": mean(values) if values else None, "ci": list(mean_interval(values, UNIT, of)),
-        "n": len(values), "groups": count(len(values), of),
-    }  # fmt: skip
+        "value": mean(values) if values else None,
+        "ci": list(mean_interval(values, UNIT, of)),
+        "n": len(values),
+        "groups": count(len(values), of),
+    }
 
 
 def right(reading: Reading) -> bool:
@@ -97,7 +101,8 @@ def decided(rows: Sequence[Reading]) -> list[Reading]:
 
 
 def accuracy(rows: Sequence[Reading]) -> dict[str, Any]:
-    """How often the judge is right where the truth decides, beside rules that read no principle; ties beside it."""
+    """How often the judge is right where the truth decides, beside rules that read no principle; ties beside
+    it."""
     known = decided(rows)
     ties = [abs(row.p_a - 0.5) for row in rows if row.truth == "tie" and row.p_a is not None]
     return {
@@ -130,7 +135,8 @@ GUESSES: dict[str, Callable[[Reading], float]] = {
 def calibration(rows: Sequence[Reading]) -> dict[str, Any]:
     """Expected calibration error and reliability bins (forecast, observed, n) where the truth decides.
 
-    `ece_ci` is its interval, `ece_floor` what a perfect forecaster would get on average from as many verdicts.
+    `ece_ci` is its interval, `ece_floor` what a perfect forecaster would get on average from as many
+    verdicts.
     """
     known = decided(rows)
     p, y = [row.p_a or 0.0 for row in known], [float(row.truth == "a") for row in known]
@@ -139,7 +145,8 @@ def calibration(rows: Sequence[Reading]) -> dict[str, Any]:
 
 
 def order(rows: Sequence[Reading]) -> dict[str, Any]:
-    """Verdicts that turn round with the order, among those decided in an order; and towards which slot they go."""
+    """Verdicts that turn round with the order, among those decided in an order; and towards which slot they
+    go."""
     both = [row for row in rows if len(row.shown) == 2]
     firm = [
         (row, row.shown["ab"], row.shown["ba"])
@@ -153,7 +160,8 @@ def order(rows: Sequence[Reading]) -> dict[str, Any]:
 
 
 def length(rows: Sequence[Reading]) -> dict[str, Any]:
-    """Whether the judge favours length: where nothing else decides, and as the gap between the two kinds of pair."""
+    """Whether the judge favours length: where nothing else decides, and as the gap between the two kinds of
+    pair."""
     open_ = [
         row for row in rows if row.truth in ("tie", None) and row.longer != "tie" and row.p_a is not None
     ]
@@ -171,7 +179,8 @@ def length(rows: Sequence[Reading]) -> dict[str, Any]:
 def probe(rows: Sequence[Reading], changed: Sequence[Side]) -> dict[str, Any]:
     """How often a reply beats itself when only its dress changes; ties count half.
 
-    `changed` is the side that wears it, a value a row. Rows in which the truth knows a better side do not count.
+    `changed` is the side that wears it, a value a row. Rows in which the truth knows a better side do not
+    count.
     """
     fair = [
         (row, side)

@@ -1,7 +1,9 @@
-"""Engines: one protocol, two verbs. `generate` writes text; `score_choices` reads the probability of fixed answers.
+"""Engines: one protocol, two verbs. `generate` writes text; `score_choices` reads the probability of fixed
+answers.
 
-Back ends: `transformers` and `vllm` in process, `openai` for any compatible endpoints, `scripted` for tests. Each is
-imported only where it is opened. An engine's fingerprint says what produced a row; it is part of the cache key.
+Back ends: `transformers` and `vllm` in process, `openai` for any compatible endpoints, `scripted` for tests.
+Each is imported only where it is opened. An engine's fingerprint says what produced a row; it is part of the
+cache key.
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ Chat = list[dict[str, str]]
 
 @dataclass(frozen=True)
 class GenerateRequest:
-    """One text to write. The same request and seed give the same text on one engine, whatever it is batched with."""
+    """One text to write. The same request and seed give the same text on one engine, whatever it is batched
+    with."""
 
     messages: Chat
     max_tokens: int
@@ -35,9 +38,10 @@ class GenerateRequest:
 
 @dataclass(frozen=True)
 class Generation:
-    """One written text. `finish` is "stop", "length", "content_filter" where a service broke it off, or, without a text,
-    "too_long" where the prompt did not fit the context, "refused" where a server would not take it and "template" where
-    the model's chat template would not, which then `said` why. `token_ids` as in `records.Response`, where they are known.
+    """One written text. `finish` is "stop", "length", "content_filter" where a service broke it off, or,
+    without a text, "too_long" where the prompt did not fit the context, "refused" where a server would not
+    take it and "template" where the model's chat template would not, which then `said` why. `token_ids` as in
+    `records.Response`, where they are known.
     """
 
     text: str
@@ -65,10 +69,11 @@ _UNWRITTEN = {"too_long": "prompt longer than the model's context", "refused": "
 
 @dataclass(frozen=True)
 class ScoreRequest:
-    """One question about a shared text: each suffix is appended to the last turn, each choice is a possible answer.
+    """One question about a shared text: each suffix is appended to the last turn, each choice is a possible
+    answer.
 
-    `again` asks the model even where a cache holds the answer, and leaves the cache as it is. `worst` says that the
-    question asks for the worst: a written answer is read by what it was asked.
+    `again` asks the model even where a cache holds the answer, and leaves the cache as it is. `worst` says
+    that the question asks for the worst: a written answer is read by what it was asked.
     """
 
     messages: Chat
@@ -83,12 +88,13 @@ UNNAMED = -1e9  # stands for the log-probability of a choice that a written answ
 
 @dataclass(frozen=True)
 class Scores:
-    """Log-probabilities of the choices, raw (not renormalised): `logprobs[suffix][choice]`, natural logarithm.
+    """Log-probabilities of the choices, raw (not renormalised): `logprobs[suffix][choice]`, natural
+    logarithm.
 
-    An empty row means that nothing readable was answered (a refusal, a lecture); `too_long` that the question did
-    not fit the context (`logprobs` is empty); NaN or +∞ in a row that the model's arithmetic broke down. Ask
-    `readable` before `probability`. Where an answer was written and parsed, the choice it names has 0 and every
-    other one UNNAMED: a certain verdict, of which no mass is known.
+    An empty row means that nothing readable was answered (a refusal, a lecture); `too_long` that the question
+    did not fit the context (`logprobs` is empty); NaN or +∞ in a row that the model's arithmetic broke down.
+    Ask `readable` before `probability`. Where an answer was written and parsed, the choice it names has 0 and
+    every other one UNNAMED: a certain verdict, of which no mass is known.
     """
 
     logprobs: tuple[tuple[float, ...], ...]
@@ -144,8 +150,8 @@ class Usage:
 class Engine(Protocol):
     """What a stage may ask of a model.
 
-    Both verbs take a sequence and yield (index, result) as results become ready, in any order, each index once: a
-    caller writes every row as it arrives, so a killed process loses at most one batch.
+    Both verbs take a sequence and yield (index, result) as results become ready, in any order, each index
+    once: a caller writes every row as it arrives, so a killed process loses at most one batch.
     """
 
     usage: Usage
@@ -212,7 +218,8 @@ def scripted(config: ModelConfig) -> Engine:
 
 
 def open_engine(config: ModelConfig, cache: Path | None = None, account: Account | None = None) -> Engine:
-    """The engine a config names; with `cache`, answers are kept in that SQLite file; with `account`, they are paid for.
+    """The engine a config names; with `cache`, answers are kept in that SQLite file; with `account`, they are
+    paid for.
 
     Raises UserError where the model, the endpoint or the script cannot be opened.
     """

@@ -1,7 +1,7 @@
 """What a server's answer says: its parts checked, the model it names, the verdict in its tokens.
 
-Everything here comes from outside. A part of the wrong shape raises (whatever it trips over), and the engine counts
-the answer as half of one and asks again.
+Everything here comes from outside. A part of the wrong shape raises (whatever it trips over), and the engine
+counts the answer as half of one and asks again.
 """
 
 from __future__ import annotations
@@ -31,10 +31,11 @@ _BROKEN_OFF = ("error", "abort", "cancelled")
 
 
 class Answer(NamedTuple):
-    """One chat completion; `top` holds the likeliest first tokens with their log-probabilities, if it gives any.
+    """One chat completion; `top` holds the likeliest first tokens with their log-probabilities, if it gives
+    any.
 
-    `finish` is "stop", "length" or "content_filter", whatever the server calls it. `thinks` says that it begins with
-    the model's thinking, `replaced` how many lone surrogates became U+FFFD.
+    `finish` is "stop", "length" or "content_filter", whatever the server calls it. `thinks` says that it
+    begins with the model's thinking, `replaced` how many lone surrogates became U+FFFD.
     """
 
     text: str
@@ -62,15 +63,21 @@ def answer_of(body: Any) -> Answer | None:
     text, replaced = whole_text(_content(message))
     hidden = message.get("reasoning_content") or message.get("reasoning")
     return Answer(
-        text, _finish(_text(choice.get("finish_reason"))), _likeliest(choice.get("logprobs")), _text(body.get("model")),
-        _count(used, "prompt_tokens"), _count(used, "completion_tokens"),
+        text,
+        _finish(_text(choice.get("finish_reason"))),
+        _likeliest(choice.get("logprobs")),
+        _text(body.get("model")),
+        _count(used, "prompt_tokens"),
+        _count(used, "completion_tokens"),
         _count((used or {}).get("prompt_tokens_details"), "cached_tokens"),
-        thinks=bool(_THOUGHT.match(text) or (hidden and not text.strip())), replaced=replaced,
-    )  # fmt: skip
+        thinks=bool(_THOUGHT.match(text) or (hidden and not text.strip())),
+        replaced=replaced,
+    )
 
 
 def _content(message: Any) -> str:
-    """The text of a message: as it is, as the text parts of a list, or as the refusal that takes its place."""
+    """The text of a message: as it is, as the text parts of a list, or as the refusal that takes its
+    place."""
     content = message.get("content")
     if isinstance(content, list):
         # Parts of other types (thinking, images) are no text of the response.
@@ -109,7 +116,8 @@ def _likeliest(logprobs: Any) -> list[tuple[str, float]]:
 
 
 def same_model(asked: str, answered: str) -> bool:
-    """Whether an answer's model name is the one asked for: with or without its path, tag, or date of release."""
+    """Whether an answer's model name is the one asked for: with or without its path, tag, or date of
+    release."""
     one, other = (name.rstrip("/").rsplit("/", 1)[-1].lower() for name in (asked, answered))
     bare, told = (_LATEST.sub("", name) for name in (one, other))
     released = re.fullmatch(re.escape(bare) + "[-@:]" + _RELEASE, told)
@@ -117,12 +125,13 @@ def same_model(asked: str, answered: str) -> bool:
 
 
 def sum_variants(top: Sequence[tuple[str, float]], choices: Sequence[str]) -> tuple[float, ...]:
-    """Each choice's log-probability from the likeliest tokens: spellings summed; () where no choice is among them.
+    """Each choice's log-probability from the likeliest tokens: spellings summed; () where no choice is among
+    them.
 
-    A token counts for the one choice it equals, or else begins, leading and trailing blanks apart. One that may be
-    either ("1" where "10" is a choice too and not among the tokens) counts for none, and where such tokens weigh more
-    than all others nothing can be told. A choice that is not among the tokens gets the most it can have: no more than
-    the last of them, nor than all that is left.
+    A token counts for the one choice it equals, or else begins, leading and trailing blanks apart. One that
+    may be either ("1" where "10" is a choice too and not among the tokens) counts for none, and where such
+    tokens weigh more than all others nothing can be told. A choice that is not among the tokens gets the most
+    it can have: no more than the last of them, nor than all that is left.
     """
     mass, unclear = dict.fromkeys(choices, 0.0), 0.0
     words = {token.strip() for token, _ in top}

@@ -1,8 +1,9 @@
-"""The response cache: an engine's answers in one SQLite file, as JSON, keyed by fingerprint, question and seed.
+"""The response cache: an engine's answers in one SQLite file, as JSON, keyed by fingerprint, question and
+seed.
 
-Scores are kept suffix by suffix, so an edited principle re-scores itself alone. WAL journalling: a killed process
-leaves a readable file and loses at most the last second of answers. Every answer carries a checksum: a damaged one is
-asked for again, and so is everything where the file itself is damaged, which is set aside.
+Scores are kept suffix by suffix, so an edited principle re-scores itself alone. WAL journalling: a killed
+process leaves a readable file and loses at most the last second of answers. Every answer carries a checksum:
+a damaged one is asked for again, and so is everything where the file itself is damaged, which is set aside.
 """
 
 from __future__ import annotations
@@ -46,8 +47,11 @@ class CachedEngine:
             return _connect(self.path)
         except sqlite3.Error as error:
             if not _is_damage(error):
-                raise UserError(f"{self.path}: not a usable response cache ({error}).", "a writable SQLite file made by rlaif",
-                                f"remove {self.path}; the answers will be asked for again") from None  # fmt: skip
+                raise UserError(
+                    f"{self.path}: not a usable response cache ({error}).",
+                    "a writable SQLite file made by rlaif",
+                    f"remove {self.path}; the answers will be asked for again",
+                ) from None
             return self._set_aside(error)
 
     def _set_aside(self, error: sqlite3.Error) -> sqlite3.Connection:
@@ -56,7 +60,10 @@ class CachedEngine:
         os.replace(self.path, aside)
         for end in ("-wal", "-shm"):
             self.path.with_name(self.path.name + end).unlink(missing_ok=True)
-        self.notes.append(f"the response cache was damaged ({error}) and is kept as {aside.name}: its answers are asked for again")  # fmt: skip
+        self.notes.append(
+            f"the response cache was damaged ({error}) and is kept as {aside.name}: its answers are asked "
+            "for again"
+        )
         return _connect(self.path)
 
     def _made_anew(self, error: sqlite3.Error) -> None:
@@ -93,7 +100,8 @@ class CachedEngine:
                 yield missing[place], made
 
     def score_choices(self, requests: Sequence[ScoreRequest]) -> Iterator[tuple[int, Scores]]:
-        """Requests whose suffixes are all known first, then the others, asking only for the missing suffixes."""
+        """Requests whose suffixes are all known first, then the others, asking only for the missing
+        suffixes."""
         missing: list[tuple[int, list[Any]]] = []
         for window in _windows(len(requests)):
             keys = {i: self._suffix_keys(requests[i]) for i in window}
@@ -134,7 +142,8 @@ class CachedEngine:
 
     @contextmanager
     def _keeping(self) -> Iterator[None]:
-        """Write what was answered; where something else went wrong, an error of that is not the one to be told."""
+        """Write what was answered; where something else went wrong, an error of that is not the one to be
+        told."""
         try:
             yield
         except BaseException:
@@ -160,7 +169,9 @@ class CachedEngine:
             part = keys[start : start + _WINDOW]
             marks = ",".join("?" * len(part))
             try:
-                rows = self._db.execute(f"SELECT key, value FROM answers WHERE key IN ({marks})", part).fetchall()  # fmt: skip
+                rows = self._db.execute(
+                    f"SELECT key, value FROM answers WHERE key IN ({marks})", part
+                ).fetchall()
             except sqlite3.DatabaseError as error:
                 self._made_anew(error)
                 return {}

@@ -1,8 +1,8 @@
 """What servers say of a question that they do not take, in the words of those in use.
 
-The wordings are those of vLLM, SGLang, TGI, llama.cpp, LM Studio, Ollama, TensorRT-LLM and of the hosted services. A
-wording that is not here costs one request more: the server is then asked a harmless question in the same form, and only
-where it takes that one is the other a refused question.
+The wordings are those of vLLM, SGLang, TGI, llama.cpp, LM Studio, Ollama, TensorRT-LLM and of the hosted
+services. A wording that is not here costs one request more: the server is then asked a harmless question in
+the same form, and only where it takes that one is the other a refused question.
 """
 
 from __future__ import annotations
@@ -10,12 +10,16 @@ from __future__ import annotations
 import re
 
 TOO_LONG = re.compile(
-    r"context[ _-](?:length|window|size|limit)|max(?:imum)?[ _](?:context|model|prompt|input|sequence)[ _]length|"
-    r"(?:prompt|input|request|messages|conversation)(?: \([^)]{0,40}\))?(?: is| are|_is)?[ _]too[ _](?:long|large)|"
+    r"context[ _-](?:length|window|size|limit)|max(?:imum)?[ _](?:context|model|prompt|input|sequence)[ "
+    r"_]length|"
+    r"(?:prompt|input|request|messages|conversation)(?: \([^)]{0,40}\))?(?: is| are|_is)?[ _]too[ "
+    r"_](?:long|large)|"
     r"string too long|above_max_length|request entity too large|too large for (?:the |this )?model|"
-    r"reduce (?:the length|the number of|your prompt|the input)|decrease input length|longer than the (?:model|max)|"
+    r"reduce (?:the length|the number of|your prompt|the input)|decrease input length|longer than the "
+    r"(?:model|max)|"
     r"exceed[\w ]{0,40}(?:number of tokens|token limit|max(?:imum)?[\w ]{0,30} length|limit of \d)|"
-    r"token (?:count|limit)[^.]{0,60}exceed|input length[^.]{0,60}exceed|too many (?:input |total |prompt )?tokens|"
+    r"token (?:count|limit)[^.]{0,60}exceed|input length[^.]{0,60}exceed|too many (?:input |total |prompt "
+    r")?tokens|"
     r"tokens in request more than max|max_new_tokens` must be <=|`inputs` must have less than",
     re.I,
 )
@@ -23,8 +27,10 @@ TOO_LONG = re.compile(
 NEVER_FITS = re.compile(r"request too large for", re.I)
 LOGPROBS = re.compile(r"log[ _-]?prob", re.I)
 FILTERED = re.compile(
-    r"content[ _](?:filter|management|policy|violation)|data_?inspection_?failed|inappropriate content|moderation|"
-    r"\bflagged\b|sensitive[ _]words?|safety[ _](?:check|filter|system)|responsible_?ai_?policy|prohibited[ _]content|"
+    r"content[ _](?:filter|management|policy|violation)|data_?inspection_?failed|inappropriate "
+    r"content|moderation|"
+    r"\bflagged\b|sensitive[ _]words?|safety[ "
+    r"_](?:check|filter|system)|responsible_?ai_?policy|prohibited[ _]content|"
     r"usage guidelines",
     re.I,
 )
@@ -40,8 +46,8 @@ OPTION = re.compile(
 class Declined(Exception):
     """The server does not take this question as it is.
 
-    `why` is "too_long", "logprobs", "limit" (it wants max_completion_tokens), the name of an option that it does not
-    take, or "refused"; `kind` says in words what a refusal is counted as.
+    `why` is "too_long", "logprobs", "limit" (it wants max_completion_tokens), the name of an option that it
+    does not take, or "refused"; `kind` says in words what a refusal is counted as.
     """
 
     def __init__(self, why: str, kind: str = "") -> None:

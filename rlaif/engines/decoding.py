@@ -1,7 +1,7 @@
 """Writing text: a decode loop over one left-padded batch, with a random stream of its own for every row.
 
-A row's draws depend on its request's seed and the step alone, so a text does not depend on what it is batched with
-(up to rounding of the logits). Finished rows leave the batch, keys and values with them.
+A row's draws depend on its request's seed and the step alone, so a text does not depend on what it is batched
+with (up to rounding of the logits). Finished rows leave the batch, keys and values with them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from torch import Tensor
 
 from rlaif.engines import GenerateRequest
 
-# How often texts are searched for a stop string: a step costs a forward pass, a search decodes every row's end.
+# How often texts are searched for a stop string: a step costs a forward pass, a search decodes every row's
+# end.
 SEARCH_EVERY = 8
 
 
@@ -33,7 +34,8 @@ class Draws:
 
     @classmethod
     def of(cls, requests: Sequence[GenerateRequest], device: torch.device) -> Draws:
-        """The settings of a batch of requests; the numbers come from each request's seed, the same on any device."""
+        """The settings of a batch of requests; the numbers come from each request's seed, the same on any
+        device."""
         steps = max(r.max_tokens for r in requests)
         streams = [torch.Generator().manual_seed(r.seed & (2**63 - 1)) for r in requests]
         rows = [torch.rand(steps, dtype=torch.float64, generator=stream) for stream in streams]
@@ -51,9 +53,11 @@ def _wide(device: torch.device) -> torch.dtype:
 
 
 def sample(logits: Tensor, temperature: Tensor, top_p: Tensor, uniform: Tensor) -> Tensor:
-    """One token a row [B] from logits [B, V]: inverse CDF at `uniform` [B], exactly at temperature and top_p [B].
+    """One token a row [B] from logits [B, V]: inverse CDF at `uniform` [B], exactly at temperature and top_p
+    [B].
 
-    Temperature 0 takes the likeliest token. The nucleus is the smallest set of likeliest tokens that holds top_p.
+    Temperature 0 takes the likeliest token. The nucleus is the smallest set of likeliest tokens that holds
+    top_p.
     """
     greedy = temperature == 0
     probs = (logits.float() / torch.where(greedy, 1.0, temperature)[:, None]).softmax(-1)
@@ -111,8 +115,14 @@ def decode(
     live = torch.arange(len(requests), device=device)
     position, cache, step = positions(mask), None, 0
     while True:
-        out = model(input_ids=ids, attention_mask=mask if padded else None, position_ids=position,
-                    past_key_values=cache, use_cache=True, logits_to_keep=1)  # fmt: skip
+        out = model(
+            input_ids=ids,
+            attention_mask=mask if padded else None,
+            position_ids=position,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
         cache = out.past_key_values
         if not bool(out.logits[:, -1].amax(-1).isfinite().all()):
             raise NotFinite

@@ -1,9 +1,9 @@
 """Where endpoint questions go: who is well, who rests, what is asked again, and when to give up.
 
-Every endpoint has workers of its own, all taking questions from one queue: a fast server gets more of them, a resting
-one none. A question that came to nothing goes back into the queue, for whichever endpoint is free. An endpoint that
-limits its rate, is not there, or fails three times in a row rests, twice as long each time (or as long as its
-Retry-After says), and is then tried by one question at a time until it answers again.
+Every endpoint has workers of its own, all taking questions from one queue: a fast server gets more of them, a
+resting one none. A question that came to nothing goes back into the queue, for whichever endpoint is free. An
+endpoint that limits its rate, is not there, or fails three times in a row rests, twice as long each time (or
+as long as its Retry-After says), and is then tried by one question at a time until it answers again.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ _AT_ONCE = ("HTTP 429", "no connection")  # rest after one failure
 
 
 class Trouble(Exception):
-    """A try that came to nothing and may be repeated: what it is counted as, and the seconds the server asks for."""
+    """A try that came to nothing and may be repeated: what it is counted as, and the seconds the server asks
+    for."""
 
     def __init__(self, kind: str, said: str = "", wait: float = 0.0) -> None:
         super().__init__(kind)
@@ -97,8 +98,11 @@ class Endpoint:
 
     def shaped(self, options: dict[str, Any]) -> dict[str, Any]:
         """A request's options as this endpoint takes them."""
-        return {self.limit if name == "max_tokens" else name: value
-                for name, value in options.items() if name not in self.not_taken}  # fmt: skip
+        return {
+            self.limit if name == "max_tokens" else name: value
+            for name, value in options.items()
+            if name not in self.not_taken
+        }
 
     def adapts(self, why: str, sent: dict[str, Any]) -> bool:
         """Whether a request that was declined because of its options can be sent again with others."""
@@ -116,14 +120,16 @@ class Endpoint:
         self.row = self.rests = 0
 
     def bare(self, last: bool) -> None:
-        """An answer came without the log-probabilities asked for; `last` = the question is not asked for them again."""
+        """An answer came without the log-probabilities asked for; `last` = the question is not asked for them
+        again."""
         if not last:
             self.troubles["no log-probabilities"] += 1
         elif self.undecided:
             self.top = 0
 
     def failed(self, trouble: Trouble, began: float, patience: float) -> None:
-        """A try that began at `began` came to nothing; those in flight together count as one reason to rest."""
+        """A try that began at `began` came to nothing; those in flight together count as one reason to
+        rest."""
         self.troubles[trouble.kind] += 1
         self.row += 1
         self.last = trouble
@@ -146,12 +152,18 @@ class Endpoint:
             said = f', the last with "{self.said}"' if self.said else ""
             notes.append(f"{name}: {self.refused.total()} questions refused ({told}{said}).")
         if self.written:
-            notes.append(f"{name}: {'not always' if self.top else 'no'} "
-                         f"log-probabilities; {self.written} verdicts are written answers, parsed.")  # fmt: skip
+            notes.append(
+                f"{name}: {'not always' if self.top else 'no'} "
+                f"log-probabilities; {self.written} verdicts are written answers, parsed."
+            )
         if self.thinking:
-            notes.append(f"{name}: {self.thinking} texts begin with the model's thinking, which is no verdict; most models "
-                         "are asked without it by chat_template_kwargs: {enable_thinking: false}, hosted ones by a key of "
-                         "extra_body such as {reasoning_effort: none}.")  # fmt: skip
+            notes.append(
+                f"{name}: {self.thinking} texts begin with the model's thinking, which is no verdict; "
+                "most models "
+                "are asked without it by chat_template_kwargs: {enable_thinking: false}, hosted ones by "
+                "a key of "
+                "extra_body such as {reasoning_effort: none}."
+            )
         if self.not_taken:
             notes.append(f"{name}: takes no {', '.join(sorted(self.not_taken))}; its own is used.")
         if self.replaced:
@@ -171,7 +183,8 @@ class _Work:
 
 @dataclass
 class Pool:
-    """The endpoints of one model; `patience` is how many seconds without an answer from any of them are borne."""
+    """The endpoints of one model; `patience` is how many seconds without an answer from any of them are
+    borne."""
 
     endpoints: list[Endpoint]
     concurrency: int
@@ -191,10 +204,11 @@ class Pool:
         put: Callable[[Any], None],
         instead: Callable[[Endpoint, Job, Trouble, bool], Coroutine[Any, Any, Any]],
     ) -> None:
-        """`put((key, answer))` for every (key, question), each once; raises UserError where that cannot be had.
+        """`put((key, answer))` for every (key, question), each once; raises UserError where that cannot be
+        had.
 
-        `instead(endpoint, job, trouble, others_answered)` is what stands for a question that fails while others do
-        not, or None where others fail as well.
+        `instead(endpoint, job, trouble, others_answered)` is what stands for a question that fails while
+        others do not, or None where others fail as well.
         """
         todo: asyncio.Queue[Job] = asyncio.Queue()
         work = _Work(todo, ask, put, instead)
@@ -254,7 +268,8 @@ class Pool:
     async def _in_time(self, endpoint: Endpoint, asking: Coroutine[Any, Any, Any], began: float) -> Any:
         """What `asking` comes to; Trouble where the endpoint has answered nobody for as long as is borne.
 
-        A slow server that works through a queue of questions is not a silent one: each answer gives the others time.
+        A slow server that works through a queue of questions is not a silent one: each answer gives the
+        others time.
         """
         task = asyncio.create_task(asking)
         try:
@@ -268,14 +283,16 @@ class Pool:
             task.cancel()
 
     async def _given_up(self, endpoint: Endpoint, job: Job, trouble: Trouble, work: _Work) -> Any:
-        """What stands for a question that fails while others are answered, None where it is to be asked again.
+        """What stands for a question that fails while others are answered, None where it is to be asked
+        again.
 
         Raises UserError where nobody has answered anything for too long.
         """
         others = job.faults >= TRIES and self.alive > job.first_fault
         silent = time.monotonic() - self.alive
         lasting = all(e.row for e in self.endpoints) and silent >= self._borne()
-        # One that is there may refuse this question alone, which may be the last: then there are no others to tell.
+        # One that is there may refuse this question alone, which may be the last: then there are no others to
+        # tell.
         there = trouble.kind not in (*_AT_ONCE, *_PATIENT)
         if (others or (lasting and there)) and (
             given := await work.instead(endpoint, job, trouble, others)
@@ -292,9 +309,11 @@ class Pool:
 
     def _down(self, seconds: float) -> UserError:
         told = "; ".join(f"{e.name}: {e.told()}{_quoted(e.last)}" for e in self.endpoints)
-        return UserError(f"no endpoint has answered for {seconds:.0f} s ({told}).",
-                         "a server at base_url that answers chat completions",
-                         f"start it (for example `vllm serve MODEL`), or raise patience; {_AGAIN}")  # fmt: skip
+        return UserError(
+            f"no endpoint has answered for {seconds:.0f} s ({told}).",
+            "a server at base_url that answers chat completions",
+            f"start it (for example `vllm serve MODEL`), or raise patience; {_AGAIN}",
+        )
 
 
 _AGAIN = "run the same command again when it answers: finished rows are kept"
@@ -305,15 +324,17 @@ def _quoted(trouble: Trouble | None) -> str:
 
 
 def retry_after(headers: Any) -> float:
-    """Seconds a server asks to wait: `retry-after-ms`, `Retry-After` in seconds or as a date; 0 where it says nothing."""
+    """Seconds a server asks to wait: `retry-after-ms`, `Retry-After` in seconds or as a date; 0 where it says
+    nothing."""
     try:
         if "retry-after-ms" in headers:
             return max(0.0, float(headers["retry-after-ms"]) / 1000)
         said = headers.get("retry-after", "0")
         seconds = (
-            float(said) if said.replace(".", "", 1).isdigit()
+            float(said)
+            if said.replace(".", "", 1).isdigit()
             else parsedate_to_datetime(said).timestamp() - time.time()
-        )  # fmt: skip
+        )
         return max(0.0, seconds)
     except (TypeError, ValueError):
         return 0.0

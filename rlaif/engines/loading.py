@@ -1,4 +1,5 @@
-"""Opening model folders: safetensors only, no remote code, complete weights, and errors that say what is wrong.
+"""Opening model folders: safetensors only, no remote code, complete weights, and errors that say what is
+wrong.
 
 A hub id is first turned into a local folder, so everything after that deals with folders alone.
 """
@@ -27,7 +28,8 @@ _SMALL = 100_000_000
 
 
 def model_folder(name: str | Path) -> Path:
-    """The local folder of a model, downloading a hub id's safetensors and tokenizer first; checks what it holds."""
+    """The local folder of a model, downloading a hub id's safetensors and tokenizer first; checks what it
+    holds."""
     folder = Path(name).expanduser()
     if not folder.is_dir():
         folder = _download(str(name))
@@ -36,37 +38,48 @@ def model_folder(name: str | Path) -> Path:
             f"{name}: not a model folder (no config.json).", "a folder written by save_pretrained"
         )
     if (folder / "adapter_config.json").exists():  # transformers would load what that names as well
-        raise UserError(f"{name}: holds an adapter (adapter_config.json).", "a whole model",
-                        "merge it with peft's merge_and_unload(), or name it in ppo.lora.adapter")  # fmt: skip
+        raise UserError(
+            f"{name}: holds an adapter (adapter_config.json).",
+            "a whole model",
+            "merge it with peft's merge_and_unload(), or name it in ppo.lora.adapter",
+        )
     if not any(folder.glob("*.safetensors")):
         found = ", ".join(sorted(p.name for p in folder.glob("*.bin"))) or "none"
-        raise UserError(f"{name}: no safetensors weights (other weight files: {found}).",
-                        "weights as safetensors; pickled ones can run code and are never opened",
-                        "convert them once with model.save_pretrained(…) in a place you trust")  # fmt: skip
+        raise UserError(
+            f"{name}: no safetensors weights (other weight files: {found}).",
+            "weights as safetensors; pickled ones can run code and are never opened",
+            "convert them once with model.save_pretrained(…) in a place you trust",
+        )
     weights.check(folder)
     return folder
 
 
 def _download(name: str) -> Path:
     if not _HUB_ID.fullmatch(name):
-        raise UserError(f"{name}: no such model folder.", "a folder written by save_pretrained, or a hub id such "
-                        "as organisation/model", "check the spelling, or build the model first")  # fmt: skip
+        raise UserError(
+            f"{name}: no such model folder.",
+            "a folder written by save_pretrained, or a hub id such as organisation/model",
+            "check the spelling, or build the model first",
+        )
     from huggingface_hub import snapshot_download
 
     try:
         return Path(snapshot_download(name, allow_patterns=list(_FILES)))
     except Exception as error:  # network, permission and spelling errors come in many classes
         reason = str(error).strip().split("\n")[0]
-        raise UserError(f"{name}: no such folder here, and the hub did not give it ({type(error).__name__}: {reason}).",
-                        "a local model folder, or a hub id that can be reached",
-                        "check the spelling; gated models need `hf auth login`") from None  # fmt: skip
+        raise UserError(
+            f"{name}: no such folder here, and the hub did not give it ({type(error).__name__}: {reason}).",
+            "a local model folder, or a hub id that can be reached",
+            "check the spelling; gated models need `hf auth login`",
+        ) from None
 
 
 def load_tokenizer(path: str | Path, chat_template_kwargs: Mapping[str, Any] | None = None) -> Any:
-    """The folder's tokenizer, padding on the left, with a pad token that is not EOS wherever it has a spare one.
+    """The folder's tokenizer, padding on the left, with a pad token that is not EOS wherever it has a spare
+    one.
 
-    What turns are made of is special in it, whatever its files say, so that no text holds it. `chat_template_kwargs` go to
-    the chat template and are saved with the tokenizer.
+    What turns are made of is special in it, whatever its files say, so that no text holds it.
+    `chat_template_kwargs` go to the chat template and are saved with the tokenizer.
     """
     from transformers import AutoTokenizer
 
@@ -75,9 +88,11 @@ def load_tokenizer(path: str | Path, chat_template_kwargs: Mapping[str, Any] | N
         with _closed():
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # a missing or broken tokenizer surfaces as anything from OSError to TypeError
-        raise UserError(f"{path}: its tokenizer cannot be loaded ({_first_line(error)}).",
-                        "tokenizer.json and tokenizer_config.json beside the weights, as UTF-8",
-                        "save it there with tokenizer.save_pretrained(…)") from None  # fmt: skip
+        raise UserError(
+            f"{path}: its tokenizer cannot be loaded ({_first_line(error)}).",
+            "tokenizer.json and tokenizer_config.json beside the weights, as UTF-8",
+            "save it there with tokenizer.save_pretrained(…)",
+        ) from None
     tokenizer.padding_side = "left"
     # Over-long inputs are counted by whoever meets them; the library's warning would only add noise.
     tokenizer.deprecation_warnings["sequence-length-is-longer-than-the-specified-maximum"] = True
@@ -92,8 +107,9 @@ def load_tokenizer(path: str | Path, chat_template_kwargs: Mapping[str, Any] | N
 
 
 def _ensure_pad(tokenizer: Any, rows: int = UNBOUNDED) -> None:
-    """Choose a pad token among those the model has one of its `rows` for: a spare pad-like one, else unknown, else
-    BOS, else EOS. What stands in place of padding is masked, so that any will do."""
+    """Choose a pad token among those the model has one of its `rows` for: a spare pad-like one, else unknown,
+    else BOS, else EOS. What stands in place of padding is masked, so that any will do.
+    """
     own = tokenizer.pad_token_id
     if own is not None and own != tokenizer.eos_token_id and 0 <= own < rows:
         return
@@ -104,14 +120,18 @@ def _ensure_pad(tokenizer: Any, rows: int = UNBOUNDED) -> None:
             tokenizer.pad_token = token
             return
     if tokenizer.eos_token is None:
-        raise UserError(f"{tokenizer.name_or_path}: its tokenizer has no special token at all.",
-                        "at least an EOS token", "set eos_token and pad_token and save the tokenizer")  # fmt: skip
+        raise UserError(
+            f"{tokenizer.name_or_path}: its tokenizer has no special token at all.",
+            "at least an EOS token",
+            "set eos_token and pad_token and save the tokenizer",
+        )
     tokenizer.pad_token = tokenizer.eos_token
 
 
 def _ensure_special(tokenizer: Any) -> None:
-    """Make the tokens of turns and what ends them special: some tokenizers have them as added tokens alone, which then
-    stay in texts."""
+    """Make the tokens of turns and what ends them special: some tokenizers have them as added tokens alone,
+    which then stay in texts.
+    """
     from tokenizers import AddedToken
 
     added = tokenizer.added_tokens_decoder
@@ -131,9 +151,11 @@ def _refuse_beyond(tokenizer: Any, rows: int, path: str | Path) -> None:
     written = {tokenizer.eos_token_id, end_of_turn(tokenizer), *turn_tokens(tokenizer, generation=True)}
     missing = [f"{beyond[id]!r} ({id})" for id in sorted(beyond) if id not in special or id in written]
     if missing:
-        raise UserError(f"{path}: its tokenizer has tokens that its embedding of {rows} rows lacks: {_some(missing)}.",
-                        "a tokenizer and weights that belong together",
-                        "model.resize_token_embeddings(len(tokenizer)), train the new rows, and save both")  # fmt: skip
+        raise UserError(
+            f"{path}: its tokenizer has tokens that its embedding of {rows} rows lacks: {_some(missing)}.",
+            "a tokenizer and weights that belong together",
+            "model.resize_token_embeddings(len(tokenizer)), train the new rows, and save both",
+        )
 
 
 def resolve_device(name: str = "auto") -> torch.device:
@@ -146,8 +168,11 @@ def resolve_device(name: str = "auto") -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise UserError(f'device "{name}" cannot be used here ({_first_line(error)}).', "auto, cpu, cuda, cuda:1 or mps",
-                        "set device: auto") from None  # fmt: skip
+        raise UserError(
+            f'device "{name}" cannot be used here ({_first_line(error)}).',
+            "auto, cpu, cuda, cuda:1 or mps",
+            "set device: auto",
+        ) from None
     return device
 
 
@@ -191,22 +216,28 @@ def load_causal_lm(path: str | Path, device: str = "auto", dtype: str = "auto") 
 
     model, missing = _load(AutoModelForCausalLM, path, device, dtype)
     if missing:
-        raise UserError(f"{path}: not a whole language model, these weights are missing: {_some(missing)}.",
-                        "a causal language model with its head", "name the model that was trained to write text")  # fmt: skip
+        raise UserError(
+            f"{path}: not a whole language model, these weights are missing: {_some(missing)}.",
+            "a causal language model with its head",
+            "name the model that was trained to write text",
+        )
     return model
 
 
 def load_reward_model(
     path: str | Path, device: str = "auto", dtype: str = "auto", new_head: bool = False
 ) -> Any:
-    """A sequence classifier with one output, in eval mode; `new_head` allows a language model to start from."""
+    """A sequence classifier with one output, in eval mode; `new_head` allows a language model to start
+    from."""
     from transformers import AutoModelForSequenceClassification
 
     model, missing = _load(AutoModelForSequenceClassification, path, device, dtype, labels=1)
     lost = [name for name in missing if not (new_head and name.split(".")[0] in ("score", "classifier"))]
     if lost:
-        raise UserError(f"{path}: not a whole reward model, these weights are missing: {_some(lost)}.",
-                        "a sequence-classification folder with one output")  # fmt: skip
+        raise UserError(
+            f"{path}: not a whole reward model, these weights are missing: {_some(lost)}.",
+            "a sequence-classification folder with one output",
+        )
     if model.config.pad_token_id is None:
         model.config.pad_token_id = load_tokenizer(path).pad_token_id
     return model
@@ -216,31 +247,43 @@ def _load(auto: Any, path: str | Path, device: str, dtype: str, labels: int = 0)
     """(model, names of weights the folder lacks)."""
     folder, config = model_folder(path), load_model_config(path)
     if getattr(config, "quantization_config", None):  # whose layers may be code of the hub
-        raise UserError(f"{path}: its weights are quantised.", "weights in floating point",
-                        "serve it with engine: vllm or openai, or use the model it was made from")  # fmt: skip
+        raise UserError(
+            f"{path}: its weights are quantised.",
+            "weights in floating point",
+            "serve it with engine: vllm or openai, or use the model it was made from",
+        )
     if labels:
         config.num_labels = labels
     target = resolve_device(device)
     number_type = resolve_dtype(dtype, target, count_params(folder))
     try:
         with _closed():
-            model, info = auto.from_pretrained(folder, config=config, dtype=number_type, use_safetensors=True,
-                                               trust_remote_code=False, output_loading_info=True)  # fmt: skip
+            model, info = auto.from_pretrained(
+                folder,
+                config=config,
+                dtype=number_type,
+                use_safetensors=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+            )
     except Exception as error:  # config and weights that do not fit surface in many classes
         raise _unloadable(path, auto.__name__.removeprefix("AutoModelFor"), error) from None
     return model.to(target).eval(), sorted(info["missing_keys"])
 
 
 def _unloadable(path: str | Path, kind: str, error: Exception) -> UserError:
-    return UserError(f"{path}: cannot be loaded as {kind} ({_first_line(error)}).",
-                     "a model transformers knows without remote code, saved whole",
-                     "check the folder with `rlaif check`, or use another model")  # fmt: skip
+    return UserError(
+        f"{path}: cannot be loaded as {kind} ({_first_line(error)}).",
+        "a model transformers knows without remote code, saved whole",
+        "check the folder with `rlaif check`, or use another model",
+    )
 
 
 @contextmanager
 def _closed() -> Iterator[None]:
-    """Nothing but the folder is opened, whatever its files name; and without transformers' load report and bars:
-    what it would say is in our errors."""
+    """Nothing but the folder is opened, whatever its files name; and without transformers' load report and
+    bars: what it would say is in our errors.
+    """
     from huggingface_hub import constants
     from transformers.utils import logging
 
@@ -262,7 +305,8 @@ def _closed() -> Iterator[None]:
 
 
 def eos_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
-    """Every token that ends a text: the generation config's, the tokenizer's, the chat template's end of turn."""
+    """Every token that ends a text: the generation config's, the tokenizer's, the chat template's end of
+    turn."""
     named = getattr(model.generation_config, "eos_token_id", None)
     listed = [named] if isinstance(named, int) else named or []
     ids = [*listed, tokenizer.eos_token_id, end_of_turn(tokenizer)]

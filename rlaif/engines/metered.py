@@ -1,4 +1,5 @@
-"""An engine whose questions are counted in the run's ledger, and which asks none that the budget cannot pay for."""
+"""An engine whose questions are counted in the run's ledger, and which asks none that the budget cannot pay
+for."""
 
 from __future__ import annotations
 
@@ -39,9 +40,11 @@ class MeteredEngine:
         yield from self._within(requests, self.engine.score_choices, self._most_read)
 
     def _within(
-        self, requests: Sequence[Q], ask: Callable[[Sequence[Q]], Iterator[tuple[int, A]]],
+        self,
+        requests: Sequence[Q],
+        ask: Callable[[Sequence[Q]], Iterator[tuple[int, A]]],
         most: Callable[[Q], dict[str, float]],
-    ) -> Iterator[tuple[int, A]]:  # fmt: skip
+    ) -> Iterator[tuple[int, A]]:
         ledger, start = self.account.ledger, 0
         while start < len(requests):
             part = requests[start:]
@@ -63,8 +66,11 @@ class MeteredEngine:
     def _most_read(self, request: ScoreRequest) -> dict[str, float]:
         shared, count = _size(request.messages), len(request.suffixes)
         own = sum(len(suffix.encode(errors="surrogatepass")) for suffix in request.suffixes)
-        return {"calls": self._tries * count, "prompt_tokens": self._tries * (shared * count + own),
-                "tokens": (READS + VERDICT_TOKENS) * count}  # fmt: skip
+        return {
+            "calls": self._tries * count,
+            "prompt_tokens": self._tries * (shared * count + own),
+            "tokens": (READS + VERDICT_TOKENS) * count,
+        }
 
     def _count(self) -> None:
         now: dict[str, Any] = self.engine.usage.as_dict()

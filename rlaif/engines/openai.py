@@ -1,10 +1,10 @@
 """The endpoint engine: any server, or list of servers, that speaks the OpenAI chat protocol.
 
-Verdicts are read from the log-probabilities of the first answer token (the 20 likeliest, or 5; a choice outside them
-gets the most it can have). Where a server gives none, a short answer is written and parsed, and the notes say so. Rate
-limits, server errors, time-outs and malformed answers are counted and asked again (`endpoints`). A question that a
-server refuses is counted and left (`declined`); a wrong key, a wrong model or a form of request that no server accepts
-stops at once, with a message that names the endpoint.
+Verdicts are read from the log-probabilities of the first answer token (the 20 likeliest, or 5; a choice
+outside them gets the most it can have). Where a server gives none, a short answer is written and parsed, and
+the notes say so. Rate limits, server errors, time-outs and malformed answers are counted and asked again
+(`endpoints`). A question that a server refuses is counted and left (`declined`); a wrong key, a wrong model
+or a form of request that no server accepts stops at once, with a message that names the endpoint.
 """
 
 from __future__ import annotations
@@ -60,14 +60,18 @@ class OpenAIEngine:
         self.api, self.config = openai, config
         self._key = os.environ.get(config.api_key_env, "").strip()
         if not self._key and not config.base_url:
-            raise UserError(f"{config.model}: the environment variable {config.api_key_env} is not set.",
-                            "an API key there, or base_url of a server that asks for none",
-                            f"export {config.api_key_env}=…")  # fmt: skip
+            raise UserError(
+                f"{config.model}: the environment variable {config.api_key_env} is not set.",
+                "an API key there, or base_url of a server that asks for none",
+                f"export {config.api_key_env}=…",
+            )
         if not self._key.isascii():
             raise UserError(f"{config.api_key_env}: holds characters no key has.", "an API key")
         if len(self._key) >= _LONG_KEY and any(self._key in url for url in config.endpoints):
-            raise UserError(f"base_url holds the key of {config.api_key_env}.", "an address without it: configs are "
-                            "copied into run folders")  # fmt: skip
+            raise UserError(
+                f"base_url holds the key of {config.api_key_env}.",
+                "an address without it: configs are copied into run folders",
+            )
         self._extra = dict(config.extra_body)
         if config.chat_template_kwargs:
             self._extra["chat_template_kwargs"] = config.chat_template_kwargs
@@ -77,8 +81,9 @@ class OpenAIEngine:
 
     @property
     def fingerprint(self) -> str:
-        """The model's name, the one its answers carry, and what is added to every request: wherever it is served,
-        it is the same judge."""
+        """The model's name, the one its answers carry, and what is added to every request: wherever it is
+        served, it is the same judge.
+        """
         served_as = self.config.served_as
         extra = f" with {content_hash(self._extra)}" if self._extra else ""
         return f"openai:{self.config.model}{f' served as {served_as}' if served_as else ''}{extra}"
@@ -91,9 +96,14 @@ class OpenAIEngine:
         request: GenerateRequest = job.question
         try:
             answer = await self._complete(
-                endpoint, job, request.messages, max_tokens=request.max_tokens, temperature=request.temperature,
-                top_p=request.top_p, seed=request.seed,
-            )  # fmt: skip
+                endpoint,
+                job,
+                request.messages,
+                max_tokens=request.max_tokens,
+                temperature=request.temperature,
+                top_p=request.top_p,
+                seed=request.seed,
+            )
         except Declined as no:
             return Generation("", self._refusal(endpoint, no))
         text = answer.text.strip()
@@ -121,7 +131,8 @@ class OpenAIEngine:
                 del parts[index]
 
     async def _judge(self, endpoint: Endpoint, job: Job) -> Read | None:
-        """() for log-probabilities where nothing could be read, REFUSED or None where the question was not taken."""
+        """() for log-probabilities where nothing could be read, REFUSED or None where the question was not
+        taken."""
         request, suffix = job.question
         last = request.messages[-1]
         messages = [*request.messages[:-1], {**last, "content": last["content"] + suffix}]
@@ -135,8 +146,9 @@ class OpenAIEngine:
     async def _read(
         self, endpoint: Endpoint, job: Job, messages: Chat, choices: tuple[str, ...]
     ) -> Read | None:
-        """Log-probabilities of the first answer token, None where there are none; the first question finds out
-        what the endpoint gives, and the others wait for it."""
+        """Log-probabilities of the first answer token, None where there are none; the first question finds
+        out what the endpoint gives, and the others wait for it.
+        """
         if endpoint.undecided:
             async with endpoint.first:
                 if endpoint.undecided:
@@ -146,7 +158,8 @@ class OpenAIEngine:
     async def _reads(
         self, endpoint: Endpoint, job: Job, messages: Chat, choices: tuple[str, ...]
     ) -> Read | None:
-        """The same, asked up to READS times: an answer without log-probabilities is no failure of the endpoint."""
+        """The same, asked up to READS times: an answer without log-probabilities is no failure of the
+        endpoint."""
         while endpoint.top and job.bare < READS:
             answer = await self._likeliest(endpoint, job, messages)
             if answer and answer.top:
@@ -162,8 +175,9 @@ class OpenAIEngine:
         """An answer of one token with the likeliest ones; None where the server declines to give so many."""
         asked = endpoint.top
         try:
-            answer = await self._complete(endpoint, job, messages, max_tokens=1, temperature=0.0, logprobs=True,
-                                          top_logprobs=asked)  # fmt: skip
+            answer = await self._complete(
+                endpoint, job, messages, max_tokens=1, temperature=0.0, logprobs=True, top_logprobs=asked
+            )
         except Declined as no:
             if no.why != "logprobs":
                 raise
@@ -267,9 +281,11 @@ class OpenAIEngine:
         """Refuse another model's answers: some servers answer with whatever they have loaded."""
         asked = self.config.served_as or self.config.model
         if named and not same_model(asked, named):
-            raise UserError(f'{endpoint.name}: asked for "{asked}", answered by "{self._clean(named)}".',
-                            "the model that the config names", "set model to what is served there, or served_as where "
-                            "that is another name for it")  # fmt: skip
+            raise UserError(
+                f'{endpoint.name}: asked for "{asked}", answered by "{self._clean(named)}".',
+                "the model that the config names",
+                "set model to what is served there, or served_as where that is another name for it",
+            )
 
     def _ask_all(
         self,
@@ -319,7 +335,8 @@ class OpenAIEngine:
         return client(self.api, url, self._key, TIMEOUT)
 
     def _failure(self, endpoint: Endpoint, error: Any) -> Exception:
-        """What a failed try amounts to: Trouble (ask again), Declined or Rejected (this question), UserError (stop)."""
+        """What a failed try amounts to: Trouble (ask again), Declined or Rejected (this question), UserError
+        (stop)."""
         api, said = self.api, self._clean(str(error).split("\n")[0])[:300]
         if isinstance(error, Trouble):
             return error
@@ -353,21 +370,33 @@ class OpenAIEngine:
         to = self._clean(
             f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}" if parts.netloc else "another path"
         )
-        return UserError(f"{endpoint.name}: redirects to {to} (HTTP {status}).", "the address that answers: redirects are "
-                         "not followed, since prompts and the key go only where the config says",
-                         "set base_url to it, if you trust it")  # fmt: skip
+        return UserError(
+            f"{endpoint.name}: redirects to {to} (HTTP {status}).",
+            "the address that answers: redirects are "
+            "not followed, since prompts and the key go only where the config says",
+            "set base_url to it, if you trust it",
+        )
 
     def _mistake(self, endpoint: Endpoint, status: int, said: str) -> UserError:
         """The message for an answer that will not change by asking again."""
         model, name = self.config.model, endpoint.name
         if status in (401, 403):
-            return UserError(f"{name}: refuses the key in {self.config.api_key_env} ({said}).",
-                             f"a key that may use {model}", f"export {self.config.api_key_env}=…")  # fmt: skip
+            return UserError(
+                f"{name}: refuses the key in {self.config.api_key_env} ({said}).",
+                f"a key that may use {model}",
+                f"export {self.config.api_key_env}=…",
+            )
         if status == 404:
-            return UserError(f'{name}: no model "{model}" there, or no chat endpoint ({said}).',
-                             "a name the server lists", "rlaif check CONFIG lists the models each endpoint serves")  # fmt: skip
-        return UserError(f"{name}: answers with an error ({said}).", "a request it accepts",
-                         "mend what it names; finished rows are kept")  # fmt: skip
+            return UserError(
+                f'{name}: no model "{model}" there, or no chat endpoint ({said}).',
+                "a name the server lists",
+                "rlaif check CONFIG lists the models each endpoint serves",
+            )
+        return UserError(
+            f"{name}: answers with an error ({said}).",
+            "a request it accepts",
+            "mend what it names; finished rows are kept",
+        )
 
     def _clean(self, text: str) -> str:
         """A server's words for a message: without the key, and nothing in them that a terminal would obey.
@@ -392,7 +421,10 @@ class OpenAIEngine:
             said = f': "{failure.said}"' if isinstance(failure, Trouble) and failure.said else ""
             return failure.found if isinstance(failure, UserError) else f"{failure}{said}"
         known = any(same_model(self.config.served_as or self.config.model, name) for name in served)
-        return self._clean(f"{'well' if known else 'answers, but has no ' + self.config.model}; serves {', '.join(served[:8])}")  # fmt: skip
+        return self._clean(
+            f"{'well' if known else 'answers, but has no ' + self.config.model}; serves "
+            f"{', '.join(served[:8])}"
+        )
 
     async def _served(self, endpoint: Endpoint) -> list[str]:
         async with client(self.api, endpoint.url, self._key, CONNECT) as asked:

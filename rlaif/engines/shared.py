@@ -1,10 +1,12 @@
-"""Shared-prefix scoring: what texts begin with is read once, and many short suffixes attend to its keys and values.
+"""Shared-prefix scoring: what texts begin with is read once, and many short suffixes attend to its keys and
+values.
 
-Passes over packed tokens (one row, no padding in any linear layer). The first ones read the prefixes as a tree, a level
-at a time, so that instructions, a conversation, or a response with which several of them begin is read once; they keep
-each layer's keys and values. The last one reads all suffixes, each attending to itself and to its own prefix. The two
-parts of an attention are softmaxed apart and merged by their log-sum-exp, so nothing is copied for every suffix. It
-hangs on transformers' attention interface; `exact_limit` says for which models, and up to which length, this is exact.
+Passes over packed tokens (one row, no padding in any linear layer). The first ones read the prefixes as a
+tree, a level at a time, so that instructions, a conversation, or a response with which several of them begin
+is read once; they keep each layer's keys and values. The last one reads all suffixes, each attending to
+itself and to its own prefix. The two parts of an attention are softmaxed apart and merged by their
+log-sum-exp, so nothing is copied for every suffix. It hangs on transformers' attention interface;
+`exact_limit` says for which models, and up to which length, this is exact.
 """
 
 from __future__ import annotations
@@ -30,7 +32,8 @@ Store = dict[int, tuple[Tensor, Tensor]]  # layer → keys, values [T, Hkv, D] o
 
 @dataclass
 class Block:
-    """How packed tokens [T] fall into rows: `take` [N, S] token of each place, `put` [T] place of each token."""
+    """How packed tokens [T] fall into rows: `take` [N, S] token of each place, `put` [T] place of each
+    token."""
 
     take: Tensor
     put: Tensor
@@ -76,7 +79,8 @@ class Before:
 
 @dataclass
 class Shared:
-    """What a pass's attention needs: rows that attend to themselves and to kept tokens; whether they are kept, too."""
+    """What a pass's attention needs: rows that attend to themselves and to kept tokens; whether they are
+    kept, too."""
 
     store: Store
     own: Block
@@ -90,7 +94,8 @@ class Kept(Exception):
 
 @dataclass
 class Node:
-    """Tokens with which some prefixes go on after those of the nodes above; `path`: where all those stand in the store."""
+    """Tokens with which some prefixes go on after those of the nodes above; `path`: where all those stand in
+    the store."""
 
     tokens: Sequence[int]
     start: int
@@ -99,7 +104,8 @@ class Node:
 
 
 def tree(prefixes: Rows) -> tuple[list[list[Node]], list[Node]]:
-    """(nodes by level, each prefix's last node): prefixes as a radix tree, in which short common parts are not shared."""
+    """(nodes by level, each prefix's last node): prefixes as a radix tree, in which short common parts are
+    not shared."""
     levels: list[list[Node]] = []
     leaves: dict[int, Node] = {}
     order = sorted(range(len(prefixes)), key=lambda i: list(prefixes[i]))
@@ -125,10 +131,17 @@ def tree(prefixes: Rows) -> tuple[list[list[Node]], list[Node]]:
 
 
 def attention(
-    module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float | None = None,
-    rlaif_shared: Shared | None = None, **options: Any,
-) -> tuple[Tensor, None]:  # fmt: skip
-    """Attention over packed tokens, in the form transformers calls: query [1, H, T, D] → output [1, T, H, D]."""
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    scaling: float | None = None,
+    rlaif_shared: Shared | None = None,
+    **options: Any,
+) -> tuple[Tensor, None]:
+    """Attention over packed tokens, in the form transformers calls: query [1, H, T, D] → output [1, T, H,
+    D]."""
     odd = {name for name in ("softcap", "s_aux", "position_bias") if options.get(name) is not None}
     if rlaif_shared is None or odd or query.shape[0] != 1:
         raise NotImplementedError(
@@ -144,7 +157,8 @@ def attention(
     out, total = _attend_to_own_row(q, k, v, rlaif_shared.own, scale)
     if rlaif_shared.before is not None:
         far, far_total = _attend_to_kept(q, *store[layer], rlaif_shared.before, scale)
-        # Two softmaxes merged by their log-sum-exp: the share of the kept tokens is sigmoid(far_total − total).
+        # Two softmaxes merged by their log-sum-exp: the share of the kept tokens is sigmoid(far_total −
+        # total).
         out = torch.lerp(out, far, (far_total - total).sigmoid()[..., None].to(out.dtype))
     return out[None], None
 
@@ -167,9 +181,11 @@ def _attend_to_own_row(q: Tensor, k: Tensor, v: Tensor, own: Block, scale: float
 
 
 def _attend_to_kept(q: Tensor, k: Tensor, v: Tensor, before: Before, scale: float) -> tuple[Tensor, Tensor]:
-    """Attention of tokens q [T, H, D] to the kept ones before them: (output [T, H, D], log-sum-exp [T, H])."""
+    """Attention of tokens q [T, H, D] to the kept ones before them: (output [T, H, D], log-sum-exp [T,
+    H])."""
     keys, values = k[before.take].transpose(1, 2), v[before.take].transpose(1, 2)  # [B, Hkv, P, D]
-    # The G query heads that share a key head are laid one after another as more queries, so that keys and values
+    # The G query heads that share a key head are laid one after another as more queries, so that keys and
+    # values
     # need not be copied: [B, S, H, D] → [B, Hkv, G, S, D] → [B, Hkv, G·S, D].
     grouped = before.group.rows(q).unflatten(2, (keys.shape[1], -1)).permute(0, 2, 3, 1, 4)
     b, heads, g, s, d = grouped.shape
@@ -183,7 +199,8 @@ def _attend_to_kept(q: Tensor, k: Tensor, v: Tensor, before: Before, scale: floa
 def attend(
     q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool = False, mask: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """(output [N, H, S, D], log-sum-exp [N, H, S] in fp32) of attention; `mask` is true where a key may be seen."""
+    """(output [N, H, S, D], log-sum-exp [N, H, S] in fp32) of attention; `mask` is true where a key may be
+    seen."""
     bias = None
     if mask is not None:
         bias = torch.zeros(mask.shape, dtype=q.dtype, device=q.device).masked_fill(~mask, -torch.inf)
@@ -218,7 +235,8 @@ def _packed(model: Any) -> Iterator[None]:
 def score_shared(
     model: Any, prefixes: Sequence[Sequence[int]], suffixes: Sequence[Sequence[Sequence[int]]]
 ) -> Tensor:
-    """Log-probabilities [N, V] in fp32 of the token after each prefix + suffix; N counts suffixes, request by request."""
+    """Log-probabilities [N, V] in fp32 of the token after each prefix + suffix; N counts suffixes, request by
+    request."""
     device, store = model.device, {}
     levels, leaves = tree(prefixes)
     lengths = [len(s) for row in suffixes for s in row]
@@ -260,22 +278,30 @@ def _pass(model: Any, rows: Any, places: Any, shared: Shared, device: torch.devi
 
 @torch.inference_mode()
 def score_plain(model: Any, prefixes: Rows, suffixes: Sequence[Rows], budget: int = 16384) -> Tensor:
-    """What `score_shared` returns, by ordinary left-padded forwards of whole rows, `budget` tokens at a time."""
+    """What `score_shared` returns, by ordinary left-padded forwards of whole rows, `budget` tokens at a
+    time."""
     rows = [[*p, *s] for p, group in zip(prefixes, suffixes, strict=True) for s in group]
     count = max(1, budget // max(map(len, rows)))
     tables = []
     for start in range(0, len(rows), count):
         ids, mask = left_pad(rows[start : start + count], 0, model.device)
-        out = model(input_ids=ids, attention_mask=mask, position_ids=positions(mask), use_cache=False,
-                    logits_to_keep=1)  # fmt: skip
+        out = model(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=positions(mask),
+            use_cache=False,
+            logits_to_keep=1,
+        )
         tables.append(out.logits[:, -1].float().log_softmax(-1))
     return torch.cat(tables)
 
 
 def exact_limit(model: Any) -> tuple[int, str]:
-    """(tokens up to which shared-prefix scoring equals a plain forward, what limits it); 0 where it never does.
+    """(tokens up to which shared-prefix scoring equals a plain forward, what limits it); 0 where it never
+    does.
 
-    A window or a length-dependent rope limits it; anything else unusual is found by comparing both on random tokens.
+    A window or a length-dependent rope limits it; anything else unusual is found by comparing both on random
+    tokens.
     """
     config = model.config.get_text_config()
     limits = [(UNBOUNDED, "")]

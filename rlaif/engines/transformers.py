@@ -1,8 +1,8 @@
 """The in-process engine: any causal language model that transformers loads, on a CPU or one GPU.
 
-Text is written by our own decode loop (`decoding`), verdicts are read by shared-prefix scoring (`shared`) where that
-is exact for the model and by plain forwards otherwise. The weights are opened at the first question, so a run whose
-answers are all in the cache never loads them.
+Text is written by our own decode loop (`decoding`), verdicts are read by shared-prefix scoring (`shared`)
+where that is exact for the model and by plain forwards otherwise. The weights are opened at the first
+question, so a run whose answers are all in the cache never loads them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from rlaif.config import ModelConfig
 from rlaif.engines import TEMPLATE, GenerateRequest, Generation, ScoreRequest, Scores, Usage
-from rlaif.engines.loading import (  # fmt: skip
+from rlaif.engines.loading import (
     context_length,
     count_params,
     eos_ids,
@@ -69,8 +69,10 @@ class TransformersEngine:
         if config.chat_template_kwargs:
             self._fingerprint += ":" + json.dumps(config.chat_template_kwargs, sort_keys=True)
         if self.plain_turns:
-            self._note("brings no chat template: plain Human/Assistant turns are used, and a text ends where the "
-                       "model writes the next Human turn")  # fmt: skip
+            self._note(
+                "brings no chat template: plain Human/Assistant turns are used, and a text ends where the "
+                "model writes the next Human turn"
+            )
 
     def _note(self, text: str) -> None:
         self.notes.append(f"{self.config.model} {text}.")
@@ -85,9 +87,12 @@ class TransformersEngine:
         """The loaded model; raises UserError for architectures without keys and values to keep."""
         model = load_causal_lm(self.folder, self.config.device, self.config.dtype).requires_grad_(False)
         if model._is_stateful:
-            raise UserError(f"{self.config.model}: {type(model).__name__} is recurrent, which the transformers engine "
-                            "does not run.", "an attention model, or this one behind an endpoint",
-                            "serve it and use engine: openai")  # fmt: skip
+            raise UserError(
+                f"{self.config.model}: {type(model).__name__} is recurrent, which the transformers engine "
+                "does not run.",
+                "an attention model, or this one behind an endpoint",
+                "serve it and use engine: openai",
+            )
         return model
 
     @cached_property
@@ -130,8 +135,14 @@ class TransformersEngine:
         fitting = [task for task, size in zip(tasks, sizes, strict=True) if size <= limit]
         for batch in batches(fitting, lambda t: len(t[2]) + t[1].max_tokens, self.config.batch_tokens):
             try:
-                rows = decode(self.model, [t[2] for t in batch], [t[1] for t in batch], ends,
-                              self.tokenizer.pad_token_id, self._stopped if self.plain_turns else None)  # fmt: skip
+                rows = decode(
+                    self.model,
+                    [t[2] for t in batch],
+                    [t[1] for t in batch],
+                    ends,
+                    self.tokenizer.pad_token_id,
+                    self._stopped if self.plain_turns else None,
+                )
             except NotFinite:
                 raise self._not_finite() from None
             for (index, _, prompt), ids in zip(batch, rows, strict=True):
@@ -139,15 +150,18 @@ class TransformersEngine:
                 yield index, self._finish(ids, ids[-1] in ends, len(prompt))
 
     def _not_finite(self) -> UserError:
-        return UserError(f"{self.config.model}: it can write nothing, its logits are NaN or infinite (in {self.dtype}).",
-                         "a model whose weights are finite numbers; a training that diverged leaves others",
-                         "another model, or dtype: float32 if it overflows in half precision")  # fmt: skip
+        return UserError(
+            f"{self.config.model}: it can write nothing, its logits are NaN or infinite (in {self.dtype}).",
+            "a model whose weights are finite numbers; a training that diverged leaves others",
+            "another model, or dtype: float32 if it overflows in half precision",
+        )
 
     def _stopped(self, ids: list[int]) -> bool:
         return spelled_end(self.tokenizer, ids[-24:]) is not None
 
     def _finish(self, ids: list[int], stopped: bool, prompt_tokens: int) -> Generation:
-        """The generation a row of new tokens amounts to: without a chat template, those up to the next Human turn."""
+        """The generation a row of new tokens amounts to: without a chat template, those up to the next Human
+        turn."""
         end = spelled_end(self.tokenizer, ids)
         text, finish = text_of(self.tokenizer, ids), "stop" if stopped or end else "length"
         return Generation(text, finish, prompt_tokens, len(ids[:end]), encode_tokens(ids[:end]))
@@ -236,11 +250,13 @@ def _rows(batch: list[Question]) -> tuple[list[list[int]], list[list[list[int]]]
 
 
 def continuation_ids(tokenizer: Any, text: str) -> list[int]:
-    """Token ids of a text that continues another one: without special tokens and without a made-up leading space."""
+    """Token ids of a text that continues another one: without special tokens and without a made-up leading
+    space."""
     ids, letter, line = (token_ids(tokenizer, t) for t in (text, "a", "\n"))
     if not tokenizer.convert_ids_to_tokens(letter[0]).startswith("▁"):
         return ids
-    # SentencePiece puts a space before every text; after a line break, which merges with nothing, it does not.
+    # SentencePiece puts a space before every text; after a line break, which merges with nothing, it does
+    # not.
     after = token_ids(tokenizer, "\n" + text)
     return after[len(line) :] if after[: len(line)] == line else ids
 
@@ -259,19 +275,24 @@ def choice_tokens(tokenizer: Any, choices: Sequence[str]) -> tuple[list[int], ..
         single = {ids[0] for ids in spelling if len(ids) == 1}
         tokens = (single or firsts[index]) - others
         if not tokens:
-            raise UserError(f'the answer "{choice}" cannot be told from {", ".join(c for c in choices if c != choice)} '
-                            "by its first token.", "answers whose first tokens differ in this model's vocabulary")  # fmt: skip
+            raise UserError(
+                f'the answer "{choice}" cannot be told from {", ".join(c for c in choices if c != choice)} '
+                "by its first token.",
+                "answers whose first tokens differ in this model's vocabulary",
+            )
         found.append(sorted(tokens))
     return tuple(found)
 
 
 def windows(count: int) -> Iterator[range]:
-    """Consecutive index ranges: requests are tokenised and sorted a window at a time, so memory stays flat."""
+    """Consecutive index ranges: requests are tokenised and sorted a window at a time, so memory stays
+    flat."""
     return (range(start, min(start + _WINDOW, count)) for start in range(0, count, _WINDOW))
 
 
 def batches(items: Sequence[T], size: Callable[[T], int], budget: int) -> Iterator[list[T]]:
-    """Items in batches, longest first; count × longest stays within the budget, and a batch has at least one item."""
+    """Items in batches, longest first; count × longest stays within the budget, and a batch has at least one
+    item."""
     batch: list[T] = []
     for item in sorted(items, key=size, reverse=True):
         if batch and (len(batch) + 1) * size(batch[0]) > budget:

@@ -1,7 +1,7 @@
 """How endpoints are reached: only the hosts that the config names, and no answer larger than is borne.
 
-Redirects are not followed. A proxy of the environment is used for https alone, where it sees no more than the host's
-name; http goes to its host directly.
+Redirects are not followed. A proxy of the environment is used for https alone, where it sees no more than the
+host's name; http goes to its host directly.
 """
 
 from __future__ import annotations
@@ -21,17 +21,25 @@ _PACKED = ("gzip", "x-gzip", "deflate")
 
 
 def client(api: Any, url: str, key: str, timeout: float) -> Any:
-    """An asynchronous client of one endpoint; `api` is the openai package, `timeout` in seconds of silence."""
+    """An asynchronous client of one endpoint; `api` is the openai package, `timeout` in seconds of
+    silence."""
     try:
         # Without an entry of its own, http would go through HTTP_PROXY, which reads every prompt.
         http = _bounded(api)(follow_redirects=False, mounts={"http://": None})
     except (ImportError, ValueError) as error:
-        raise UserError(f"the proxy that the environment names cannot be used ({error}).", "HTTPS_PROXY or ALL_PROXY with "
-                        "an http address", "unset it, or name the endpoint's host in NO_PROXY") from None  # fmt: skip
+        raise UserError(
+            f"the proxy that the environment names cannot be used ({error}).",
+            "HTTPS_PROXY or ALL_PROXY with an http address",
+            "unset it, or name the endpoint's host in NO_PROXY",
+        ) from None
     return api.AsyncOpenAI(
-        base_url=url, api_key=key or "none", max_retries=0, timeout=api.Timeout(timeout, connect=CONNECT),
-        http_client=http, default_headers={"Accept-Encoding": "gzip, deflate"},
-    )  # fmt: skip
+        base_url=url,
+        api_key=key or "none",
+        max_retries=0,
+        timeout=api.Timeout(timeout, connect=CONNECT),
+        http_client=http,
+        default_headers={"Accept-Encoding": "gzip, deflate"},
+    )
 
 
 @cache
@@ -45,15 +53,19 @@ def _bounded(api: Any) -> Any:
                 body = await _body(response)
             finally:
                 await response.aclose()
-            headers = [(name, value) for name, value in response.headers.multi_items()
-                       if name.lower() not in ("content-encoding", "content-length", "transfer-encoding")]  # fmt: skip
+            headers = [
+                (name, value)
+                for name, value in response.headers.multi_items()
+                if name.lower() not in ("content-encoding", "content-length", "transfer-encoding")
+            ]
             return type(response)(response.status_code, headers=headers, content=body, request=request)
 
     return BoundedClient
 
 
 async def _body(response: Any) -> bytes:
-    """The bytes of an answer, unpacked piece by piece; Trouble where they are too many or packed in a way not asked for."""
+    """The bytes of an answer, unpacked piece by piece; Trouble where they are too many or packed in a way not
+    asked for."""
     encoding = response.headers.get("content-encoding", "identity").strip().lower()
     if encoding not in ("identity", "", *_PACKED):
         raise Trouble("an answer in an encoding not asked for")

@@ -1,9 +1,10 @@
 """The choice that a written answer announces.
 
-A sentence counts where it begins as an announcement does ("Answer: A", "I choose A", "Reply A is better", "[[A]]", or
-the choice alone), and only with what such a sentence may go on with. What an answer says of a choice otherwise, how
-another one is worse, hedges, conditions, questions, quotations and refusals give no verdict, nor do two that differ. A
-verdict that cannot be read is missing and counted; one read the wrong way round would be a wrong label.
+A sentence counts where it begins as an announcement does ("Answer: A", "I choose A", "Reply A is better",
+"[[A]]", or the choice alone), and only with what such a sentence may go on with. What an answer says of a
+choice otherwise, how another one is worse, hedges, conditions, questions, quotations and refusals give no
+verdict, nor do two that differ. A verdict that cannot be read is missing and counted; one read the wrong way
+round would be a wrong label.
 """
 
 from __future__ import annotations
@@ -29,7 +30,10 @@ _LABEL = (
     r"(?:(?:so|the|my|final|overall|correct|chosen|therefore,?) ){0,4}"
     r"(?:answer|verdict|judge?ment|choice|decision|selection|pick|vote|conclusion|result|rating|score|grade)"
 )
-_PRAISE = r"(?:(?:the|my|final|overall) ){0,4}(?:winner|winning (?:reply|response|answer|choice)|preference|preferred)"
+_PRAISE = (
+    r"(?:(?:the|my|final|overall) ){0,4}(?:winner|winning "
+    r"(?:reply|response|answer|choice)|preference|preferred)"
+)
 _FOREIGN = (
     r"antwort|urteil|réponse|respuesta|resposta|risposta|verdetto|veredicto|antwoord|svar|odpowiedź|ответ|выбор|答案|回答|"
     r"选择|選擇|结论|結論|判断|判定|正解|答え|답|정답|الإجابة|उत्तर|cevap|jawaban"
@@ -39,41 +43,52 @@ _FOREIGN_BETTER = (
     r"a melhor resposta é|de betere reactie is)"
 )
 _CONCEDED = re.compile(
-    r"(?:while|whereas|although|though|even though|despite|both|neither)\b[^.;:\n]{1,100}?, (?:but |yet |however,? )?"
+    r"(?:while|whereas|although|though|even though|despite|both|neither)\b[^.;:\n]{1,100}?, (?:but |yet "
+    r"|however,? )?"
     r"(?:I (?:think|believe|find|would say)(?: that)? )?(?:overall,? )?",
     re.I,
 )
 _ADVERB = (
-    r"(?:(?:clearly|slightly|much|far|by far|definitely|overall|strictly|obviously|significantly|marginally|somewhat|"
-    r"considerably|certainly|indeed|still|therefore|thus|a bit|a little|simply|strongly|also|the|my|to be|to me) ){0,4}"
+    r"(?:(?:clearly|slightly|much|far|by "
+    r"far|definitely|overall|strictly|obviously|significantly|marginally|somewhat|"
+    r"considerably|certainly|indeed|still|therefore|thus|a bit|a little|simply|strongly|also|the|my|to "
+    r"be|to me) ){0,4}"
 )
 _GROUND = (
     r"(?:rules?|principles?|criteri(?:on|a)|guidelines?|instructions?|assessment|analysis|evaluation|comparison|"
     r"reasons?|reasoning|considerations?|standards?|points|above|this|that)"
 )
 _LEAD = (
-    r"(?:(?:so|therefore|thus|hence|overall|consequently|accordingly|finally|clearly|in (?:conclusion|summary|short|the end|"
-    r"my (?:opinion|view|judge?ment|assessment))|to (?:conclude|summari[sz]e|sum up)|on balance|all in all|of the two"
+    r"(?:(?:so|therefore|thus|hence|overall|consequently|accordingly|finally|clearly|in "
+    r"(?:conclusion|summary|short|the end|"
+    r"my (?:opinion|view|judge?ment|assessment))|to (?:conclude|summari[sz]e|sum up)|on balance|all in "
+    r"all|of the two"
     rf"(?: {_NOUN})?|between the two(?: {_NOUN})?|for (?:this|these|that|those) reasons?|as a result|"
     r"(?:by|under|given|based (?:up)?on|according to|considering|judging by|following|on the basis of) "
-    rf"(?:all (?:of )?)?(?:this|the|that|these|those|my)(?: [\w-]+){{0,3}}? {_GROUND}(?: (?:about|on) [\w -]{{1,30}}(?=,))?|"
-    rf"after (?:comparing|weighing|considering|reading|careful) [^.,;:\n]{{1,60}}(?=,)|(?:given|based on|because of) (?:this|that|these)),? ){{0,4}}"
+    rf"(?:all (?:of )?)?(?:this|the|that|these|those|my)(?: [\w-]+){{0,3}}? {_GROUND}(?: (?:about|on) [\w "
+    rf"-]{{1,30}}(?=,))?|"
+    rf"after (?:comparing|weighing|considering|reading|careful) [^.,;:\n]{{1,60}}(?=,)|(?:given|based "
+    rf"on|because of) (?:this|that|these)),? ){{0,4}}"
     r"(?:I (?:think|believe|find|conclude|judge|say|would say|would argue)(?: that)? )?"
 )
 _HEDGED = re.compile(
-    r"(?:if|unless|or|only|said|right|isn.t|is it|maybe|perhaps|possibly|probably|but|though|although|however|yet|and|"
+    r"(?:if|unless|or|only|said|right|isn.t|is "
+    r"it|maybe|perhaps|possibly|probably|but|though|although|however|yet|and|"
     r"except|depending|assuming|provided|I (?:guess|suppose)|sort of|not)\b",
     re.I,
 )
 _REASON = re.compile(
-    r"(?:because|since|as|due|overall|here|by (?:this|the)|under (?:this|the)|according|based|given|on balance|"
-    r"in (?:this|my)|this (?:one|comparison|round|time)\b|for (?:this|these|the following|several|two|three)|of the two|for it|here)\b",
+    r"(?:because|since|as|due|overall|here|by (?:this|the)|under (?:this|the)|according|based|given|on "
+    r"balance|"
+    r"in (?:this|my)|this (?:one|comparison|round|time)\b|for (?:this|these|the "
+    r"following|several|two|three)|of the two|for it|here)\b",
     re.I,
 )
 _FAULT = re.compile(
     r"\b(?:not|never|less|lack\w*|wors\w+|los(?:es|er|ing|t)|inferior|weak\w*|poor\w*|bad|rude\w*|insult\w*|violat\w*|"
     r"br(?:eak|oke)\w*|ignor\w*|fail\w*|reject\w*|harm\w*|unsafe|unkind|impolite|dishonest|wrong\w*|false|incorrect\w*|"
-    r"misleading|avoid\w*|offen[sd]\w*|off-topic|evasive|refus\w*|dislik\w*|eliminat\w*|rul(?:e|ed) out|discard\w*)\b|n['’]t\b",
+    r"misleading|avoid\w*|offen[sd]\w*|off-topic|evasive|refus\w*|dislik\w*|eliminat\w*|rul(?:e|ed) "
+    r"out|discard\w*)\b|n['’]t\b",
     re.I,
 )
 _BROKEN = re.compile(
@@ -81,21 +96,25 @@ _BROKEN = re.compile(
     re.I,
 )
 _RETRACTED = re.compile(
-    r"\b(?:wait|actually|on second thou?ghts?|correction|scratch that|strike that|never mind|ti(?:e|ed)|equal(?:ly)?|"
-    r"either|toss-up|coin|unsure|not sure|(?:cannot|can['’]t|could not|hard to) (?:say|tell|decide|choose|judge))\b",
+    r"\b(?:wait|actually|on second thou?ghts?|correction|scratch that|strike that|never "
+    r"mind|ti(?:e|ed)|equal(?:ly)?|"
+    r"either|toss-up|coin|unsure|not sure|(?:cannot|can['’]t|could not|hard to) "
+    r"(?:say|tell|decide|choose|judge))\b",
     re.I,
 )
 _BETTER = r"(?:better|best|preferred|preferable|superior|stronger|strongest)"
 _WORSE = r"(?:worse|worst|inferior|weaker|weakest|poorer|poorest)"
 _KEPT = (
-    r"(?:follow(?:s|ed)?|keeps?|kept|adhere[sd]? to|complie[sd] with|respect(?:s|ed)?|obey(?:s|ed)?|satisfie[sd]|meets?|met|"
+    r"(?:follow(?:s|ed)?|keeps?|kept|adhere[sd]? to|complie[sd] "
+    r"with|respect(?:s|ed)?|obey(?:s|ed)?|satisfie[sd]|meets?|met|"
     r"fits?|upholds?|fulfils?)"
     rf" (?:the|this|that|these|those|its) (?:[\w-]+ )?{_GROUND}"
 )
 
 
 class Found(NamedTuple):
-    """An announcement: the choice, and whether it carries a label, which outranks what is said of choices before it."""
+    """An announcement: the choice, and whether it carries a label, which outranks what is said of choices
+    before it."""
 
     choice: str
     labelled: bool
@@ -103,7 +122,8 @@ class Found(NamedTuple):
 
 @dataclass(frozen=True)
 class Grammar:
-    """The patterns for one set of choices; all begin where a sentence does and name the choice as `choice`."""
+    """The patterns for one set of choices; all begin where a sentence does and name the choice as
+    `choice`."""
 
     choices: tuple[str, ...]
     worst: bool
@@ -138,12 +158,19 @@ def grammar(choices: tuple[str, ...], worst: bool = False) -> Grammar:
     bad, good = (_BETTER, _WORSE) if worst else (_WORSE, _BETTER)
     is_ = r"(?:is|was|would be|has to be|must be|:|=|-|–|—)"
     only_good = "(?!)" if worst else ""  # what asks for the worst cannot be answered by praise
-    polar = rf"(?:the |that )?(?:{good})(?: (?:one|{_NOUN}|of the two(?: {_NOUN})?))?(?: (?:here|by (?:this|the) rule|overall))?"
+    polar = (
+        rf"(?:the |that )?(?:{good})(?: (?:one|{_NOUN}|of the two(?: {_NOUN})?))?(?: (?:here|by "
+        r"(?:this|the) rule|overall))?"
+    )
     label = rf"(?:{_LABEL}|{only_good}{_PRAISE}|{polar}|{_FOREIGN})(?: \([^()\n]{{1,30}}\))?"
-    keeping = "|".join((
-        rf"{_ADVERB}{_KEPT} {_ADVERB}(?:better|best|more \w+|most \w+)", rf"(?:better|best) {_KEPT}",
-        rf"{_ADVERB}(?:adheres|complies|sticks|keeps) (?:better|best|more \w+|most \w+) (?:to|with) (?:the|this) {_GROUND}",
-    ))  # fmt: skip
+    keeping = "|".join(
+        (
+            rf"{_ADVERB}{_KEPT} {_ADVERB}(?:better|best|more \w+|most \w+)",
+            rf"(?:better|best) {_KEPT}",
+            rf"{_ADVERB}(?:adheres|complies|sticks|keeps) (?:better|best|more \w+|most \w+) (?:to|with) "
+            rf"(?:the|this) {_GROUND}",
+        )
+    )
     wins = rf"{_ADVERB}(?:wins|prevails|(?:beats|outperforms) {plain}|(?:does|performs|fares) better)"
     wanting = (
         rf"choose|pick|select|opt for|go with|vote for|settle on|take|{only_good}(?:prefer|favou?r|recommend)"
@@ -195,8 +222,8 @@ def grammar(choices: tuple[str, ...], worst: bool = False) -> Grammar:
 def parse_choice(text: str, choices: Sequence[str], *, worst: bool = False, cut: bool = False) -> str | None:
     """The one choice a written answer announces; None where it announces none or several.
 
-    `worst` says that the question asked for the worst. `cut` says that the text ends where its tokens ran out: its
-    last sentence may go on otherwise and is not read.
+    `worst` says that the question asked for the worst. `cut` says that the text ends where its tokens ran
+    out: its last sentence may go on otherwise and is not read.
     """
     if len(text) > LONGEST or (shown := answer_part(text)) is None or refuses(shown):
         return None
@@ -245,7 +272,8 @@ def _canonical(shown: str, known: Grammar) -> str:
 
 
 def _sentences(text: str, known: Grammar) -> Iterator[str]:
-    """The text's sentences without marks and quotations; a line that ends with a colon goes on with the next one."""
+    """The text's sentences without marks and quotations; a line that ends with a colon goes on with the next
+    one."""
     text = unicodedata.normalize("NFKC", text).strip()
     text = "".join(c for c in text if unicodedata.category(c) != "Cf")
     if len(text) > 1 and text[0] + text[-1] in ('""', "“”", "''"):
@@ -315,7 +343,8 @@ def _bare(part: str, before: str | None, known: Grammar) -> Found | None:
 
 
 def _goes_on(rest: str, shown: str, known: Grammar, bare: bool) -> bool:
-    """Whether what follows an announced choice leaves it standing: nothing, another one it is better than, reasons."""
+    """Whether what follows an announced choice leaves it standing: nothing, another one it is better than,
+    reasons."""
     choice = _canonical(shown, known)
     if compared := known.other.match(rest):
         if _canonical(compared["choice"], known) == choice:

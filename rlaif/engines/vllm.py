@@ -1,9 +1,9 @@
 """The vLLM engine, in process: for judges and policies that fill a GPU.
 
-Questions are rendered, tokenised and read exactly as the transformers engine does it, so the two agree; vLLM writes
-and scores. A verdict is one token's worth of work: the answer tokens' log-probabilities at `max_tokens=1`, raw and
-renormalised by us. Prefix caching reads a long shared part once for all its principles; `prompt_logprobs` would
-bypass it. Texts have their request's own seed.
+Questions are rendered, tokenised and read exactly as the transformers engine does it, so the two agree; vLLM
+writes and scores. A verdict is one token's worth of work: the answer tokens' log-probabilities at
+`max_tokens=1`, raw and renormalised by us. Prefix caching reads a long shared part once for all its
+principles; `prompt_logprobs` would bypass it. Texts have their request's own seed.
 """
 
 from __future__ import annotations
@@ -30,10 +30,15 @@ _IN_FLIGHT = (
     2048  # requests handed to vLLM's scheduler at a time: more than it runs at once, and memory stays flat
 )
 _ANSWERS = 128  # answer tokens of one question: vLLM's own bound
-# Read by vLLM when it is imported: results own stdout, nothing is reported to anybody, and its processes start clean
+# Read by vLLM when it is imported: results own stdout, nothing is reported to anybody, and its processes
+# start clean
 # whatever this one did with the GPU before.
-_SETTINGS = {"VLLM_LOGGING_STREAM": "ext://sys.stderr", "VLLM_LOGGING_LEVEL": "ERROR",
-             "VLLM_NO_USAGE_STATS": "1", "VLLM_WORKER_MULTIPROC_METHOD": "spawn"}  # fmt: skip
+_SETTINGS = {
+    "VLLM_LOGGING_STREAM": "ext://sys.stderr",
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
+}
 
 
 def require(asked: str, otherwise: str) -> None:
@@ -54,26 +59,40 @@ def package() -> Any:
 
 
 def load_llm(vllm: Any, name: str, room: str, **settings: Any) -> Any:
-    """A `vllm.LLM`; raises UserError where vLLM cannot run the model here, with the options that give it `room`."""
+    """A `vllm.LLM`; raises UserError where vLLM cannot run the model here, with the options that give it
+    `room`."""
     try:
-        return vllm.LLM(load_format="safetensors", trust_remote_code=False, seed=0, disable_log_stats=True,
-                        use_tqdm_on_load=False, **settings)  # fmt: skip
+        return vllm.LLM(
+            load_format="safetensors",
+            trust_remote_code=False,
+            seed=0,
+            disable_log_stats=True,
+            use_tqdm_on_load=False,
+            **settings,
+        )
     except Exception as error:  # memory, architecture and driver troubles come in many classes
         reason = (str(error).strip() or type(error).__name__).split("\n")[0][:300]
-        raise UserError(f"{name}: vLLM cannot load it here ({reason}).", "a model vLLM knows, and room for its weights "
-                        "and for one context of keys and values", f"see vLLM's own words above; set {room}") from None  # fmt: skip
+        raise UserError(
+            f"{name}: vLLM cannot load it here ({reason}).",
+            "a model vLLM knows, and room for its weights and for one context of keys and values",
+            f"see vLLM's own words above; set {room}",
+        ) from None
 
 
 class VllmEngine(TransformersEngine):
-    """A model folder or hub id that vLLM runs; it is loaded at the first question and freed with the engine."""
+    """A model folder or hub id that vLLM runs; it is loaded at the first question and freed with the
+    engine."""
 
     kind = "vllm"
 
     def __init__(self, config: ModelConfig) -> None:
         require("engine: vllm", "serve the model elsewhere and use engine: openai")
         if config.device != "auto":
-            raise UserError(f"device: {config.device} cannot be chosen for engine: vllm.", "device: auto",
-                            "CUDA_VISIBLE_DEVICES=1 rlaif run … chooses a GPU")  # fmt: skip
+            raise UserError(
+                f"device: {config.device} cannot be chosen for engine: vllm.",
+                "device: auto",
+                "CUDA_VISIBLE_DEVICES=1 rlaif run … chooses a GPU",
+            )
         super().__init__(config)
 
     @cached_property
@@ -85,11 +104,17 @@ class VllmEngine(TransformersEngine):
     def llm(self) -> Any:
         """The loaded `vllm.LLM`; raises UserError where vLLM cannot run the model here."""
         llm = load_llm(
-            self.vllm, self.config.model, "gpu_memory or max_model_len", model=str(self.folder), dtype=self.dtype,
-            enable_prefix_caching=True, enforce_eager=self.device.type == "cpu",
-            gpu_memory_utilization=self.config.gpu_memory, max_model_len=self.config.max_model_len,
+            self.vllm,
+            self.config.model,
+            "gpu_memory or max_model_len",
+            model=str(self.folder),
+            dtype=self.dtype,
+            enable_prefix_caching=True,
+            enforce_eager=self.device.type == "cpu",
+            gpu_memory_utilization=self.config.gpu_memory,
+            max_model_len=self.config.max_model_len,
             max_logprobs=_ANSWERS,
-        )  # fmt: skip
+        )
         weakref.finalize(self, llm.llm_engine.engine_core.shutdown)
         return llm
 
@@ -117,8 +142,15 @@ class VllmEngine(TransformersEngine):
         """
         ends = {self.tokenizer.eos_token_id, end_of_turn(self.tokenizer)} - {None}
         stops = {"stop": [HUMAN_STOP]} if self.plain_turns else {"detokenize": False}
-        return {"max_tokens": request.max_tokens, "temperature": request.temperature, "top_p": request.top_p,
-                "seed": request.seed & (2**63 - 1), "stop_token_ids": sorted(ends), "logprobs": 0, **stops}  # fmt: skip
+        return {
+            "max_tokens": request.max_tokens,
+            "temperature": request.temperature,
+            "top_p": request.top_p,
+            "seed": request.seed & (2**63 - 1),
+            "stop_token_ids": sorted(ends),
+            "logprobs": 0,
+            **stops,
+        }
 
     def _score(self, questions: list[Question]) -> Iterator[tuple[int, Scores]]:
         fitting = {q.index: q for q in questions if q.longest < self.limit}  # the answer takes a place, too
@@ -138,11 +170,18 @@ class VllmEngine(TransformersEngine):
     def _verdicts(
         self, questions: Iterable[Question]
     ) -> Iterator[tuple[tuple[int, int], list[int], dict[str, Any]]]:
-        """One-token requests, the suffixes of a prefix one after the other so that its blocks are still cached."""
+        """One-token requests, the suffixes of a prefix one after the other so that its blocks are still
+        cached."""
         for question in questions:
             tokens = sorted({token for ids in self._variants(question.request.choices) for token in ids})
-            settings = {"max_tokens": 1, "temperature": 0.0, "detokenize": False, "ignore_eos": True,
-                        "logprobs": len(tokens), "logprob_token_ids": tokens}  # fmt: skip
+            settings = {
+                "max_tokens": 1,
+                "temperature": 0.0,
+                "detokenize": False,
+                "ignore_eos": True,
+                "logprobs": len(tokens),
+                "logprob_token_ids": tokens,
+            }
             for place, suffix in enumerate(question.suffixes):
                 yield (question.index, place), question.prefix + suffix, settings
 

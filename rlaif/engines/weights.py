@@ -1,7 +1,8 @@
-"""What weights a model folder holds, read from the headers of its safetensors files, and whether its config fits them.
+"""What weights a model folder holds, read from the headers of its safetensors files, and whether its config
+fits them.
 
-A folder's files are other people's. Numbers in config.json decide what is built before the first weight is read, so
-they are held against the weights first; headers are checked before anything trusts them.
+A folder's files are other people's. Numbers in config.json decide what is built before the first weight is
+read, so they are held against the weights first; headers are checked before anything trusts them.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ _SMALL = 65_536  # and numbers of anything else
 
 
 def check(folder: Path) -> None:
-    """UserError where config.json, the headers or the index of the weights are damaged, or ask for what is not there."""
+    """UserError where config.json, the headers or the index of the weights are damaged, or ask for what is
+    not there."""
     config, held = read_config(folder), shapes(folder)
     _check_index(folder)
     layers = [int(n) + 1 for name in held for n in re.findall(r"(?<![^.])\d+(?![^.])", name)]
@@ -35,9 +37,12 @@ def check(folder: Path) -> None:
     for key, value in _numbers(config):
         limit = few if _LAYERS.fullmatch(key) or "expert" in key else many
         if _COUNT.fullmatch(key) and value > limit:
-            raise UserError(f"{folder / 'config.json'}: {key} is {value}, and the weights beside it hold nothing of that "
-                            f"size (the largest is {limit}).", "a config.json that belongs to the weights",
-                            "copy or download the folder again")  # fmt: skip
+            raise UserError(
+                f"{folder / 'config.json'}: {key} is {value}, and the weights beside it hold nothing of that "
+                f"size (the largest is {limit}).",
+                "a config.json that belongs to the weights",
+                "copy or download the folder again",
+            )
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -49,8 +54,11 @@ def _read_object(file: Path) -> dict[str, Any]:
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{file}: cannot be read ({error}).", "a JSON object, as UTF-8",
-                        "copy or download the folder again") from None  # fmt: skip
+        raise UserError(
+            f"{file}: cannot be read ({error}).",
+            "a JSON object, as UTF-8",
+            "copy or download the folder again",
+        ) from None
     if not isinstance(found, dict):
         raise UserError(f"{file}: holds no JSON object.", "the file that save_pretrained writes")
     return found
@@ -77,9 +85,11 @@ def _check_index(folder: Path) -> None:
     )
     for name in sorted(files):
         if Path(name).name != name or not name.endswith(".safetensors") or not (folder / name).is_file():
-            raise UserError(f"{folder / _INDEX}: names {name!r} as a file of weights.",
-                            "safetensors files of this folder, all of them there",
-                            "copy or download the folder again")  # fmt: skip
+            raise UserError(
+                f"{folder / _INDEX}: names {name!r} as a file of weights.",
+                "safetensors files of this folder, all of them there",
+                "copy or download the folder again",
+            )
 
 
 def vocabulary(folder: Path) -> int:
@@ -109,8 +119,11 @@ def read_header(file: Path) -> Shapes:
             header = json.loads(stream.read(length))
         return {name: _shape(name, header[name], room) for name in header if name != "__metadata__"}
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise UserError(f"{file}: not a whole safetensors file ({error}).", "weights saved by save_pretrained",
-                        "copy or download the file again") from None  # fmt: skip
+        raise UserError(
+            f"{file}: not a whole safetensors file ({error}).",
+            "weights saved by save_pretrained",
+            "copy or download the file again",
+        ) from None
 
 
 def _shape(name: str, tensor: Any, room: int) -> tuple[int, ...]:

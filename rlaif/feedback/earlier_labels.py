@@ -1,4 +1,5 @@
-"""Labels taken over from an earlier run (`labels_from`): why the others are not, and what a dry run can say of it.
+"""Labels taken over from an earlier run (`labels_from`): why the others are not, and what a dry run can say
+of it.
 
 A label is taken over where its comparison, principle, order and the judge's identity are the same.
 """
@@ -17,7 +18,8 @@ from rlaif.prompting.templates import Templates, user
 from rlaif.runs.folder import Run
 from rlaif.runs.storage import read_json
 
-# The first that holds of a label counts. One that brings others with it stands before them: with `cot` another template
+# The first that holds of a label counts. One that brings others with it stands before them: with `cot`
+# another template
 # is used, and another template words every principle anew.
 REASONS = {
     "comparison": "of comparisons that it has no labels of (its responses or pairs differ)",
@@ -77,7 +79,8 @@ class TakenOver:
 
 
 def _reason(wanted: Sequence[str | None], judges: Sequence[Sequence[str | None]]) -> str:
-    """What no judge that was asked the same question shares with the wanted one, where all before is shared."""
+    """What no judge that was asked the same question shares with the wanted one, where all before is
+    shared."""
     if not judges:
         return "question"
     for name in filter(IDENTITY.__contains__, REASONS):
@@ -144,9 +147,12 @@ def in_words(said: Mapping[str, Any]) -> list[str]:
         "decoding": said["same_decoding"],
     }
     same, other = ([key for key, value in parts.items() if value is wanted] for wanted in (True, False))
-    lines = [f"labels_from {said['from']}: the judge reads {said['same_wording']} of {said['principles']} principles "
-             f"in the same words; the same: {', '.join(same) or 'nothing'}; "
-             f"another: {', '.join(other) or 'nothing'}"]  # fmt: skip
+    lines = [
+        f"labels_from {said['from']}: the judge reads {said['same_wording']} of {said['principles']} "
+        "principles "
+        f"in the same words; the same: {', '.join(same) or 'nothing'}; "
+        f"another: {', '.join(other) or 'nothing'}"
+    ]
     if other or not said["same_wording"]:
         lines.append("so none of its labels can be taken over")
     else:
@@ -154,6 +160,8 @@ def in_words(said: Mapping[str, Any]) -> list[str]:
             "taken over is what is also on the same comparisons, which is not known before they are made"
         )
     if n := said["criticised_otherwise"]:
-        lines.append(f"critique or revision reads {n} principles in other words than there: expect other responses "
-                     f"and few labels taken over. {KEEP}")  # fmt: skip
+        lines.append(
+            f"critique or revision reads {n} principles in other words than there: expect other responses "
+            f"and few labels taken over. {KEEP}"
+        )
     return lines

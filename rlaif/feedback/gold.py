@@ -16,8 +16,9 @@ PROBES = 8  # prompts a principle on which a scorer is tried
 def load_gold(spec: str | None, constitution: Constitution) -> Gold | None:
     """(prompt, response) → {principle id: kept?} by the function `score(messages, response, principles)`.
 
-    It is asked about the principles that apply to the prompt, each an {"id", "text"}; one that it leaves out, or
-    answers with None, has no gold there. What it raises, or gives instead, is raised as a UserError by the scorer.
+    It is asked about the principles that apply to the prompt, each an {"id", "text"}; one that it leaves out,
+    or answers with None, has no gold there. What it raises, or gives instead, is raised as a UserError by the
+    scorer.
     """
     if spec is None:
         return None
@@ -30,8 +31,11 @@ def load_gold(spec: str | None, constitution: Constitution) -> Gold | None:
             return {p["id"]: _verdict(given[p["id"]]) for p in principles if given.get(p["id"]) is not None}
         except Exception as error:  # whatever a user's function does wrong
             reason = f"{type(error).__name__}: {error}".split("\n")[0]
-            raise UserError(f"gold: {spec} failed ({reason}) on the response {response[:80]!r}.", "{principle id: kept or not}",
-                            "mend it and run the same command again: it continues") from error  # fmt: skip
+            raise UserError(
+                f"gold: {spec} failed ({reason}) on the response {response[:80]!r}.",
+                "{principle id: kept or not}",
+                "mend it and run the same command again: it continues",
+            ) from error
 
     return gold
 
@@ -48,7 +52,8 @@ def with_all(kept: dict[str, bool]) -> dict[str, bool]:
 
 
 def ungraded(gold: Gold | None, constitution: Constitution, prompts: Sequence[Prompt]) -> list[str]:
-    """Ids of the principles that the scorer says nothing about, tried on an empty response to a few prompts each."""
+    """Ids of the principles that the scorer says nothing about, tried on an empty response to a few prompts
+    each."""
     if gold is None:
         return []
     found = []
@@ -62,4 +67,8 @@ def ungraded(gold: Gold | None, constitution: Constitution, prompts: Sequence[Pr
 def no_gold(ids: Sequence[str], spec: str | None) -> list[str]:
     """What to tell of principles without gold: one line, none where all have it."""
     named = ", ".join(f"`{i}`" for i in ids)
-    return [f"No gold for {named}: {spec} cannot check this wording; gold's \"all\" is of the other principles."] if ids else []  # fmt: skip
+    return (
+        [f'No gold for {named}: {spec} cannot check this wording; gold\'s "all" is of the other principles.']
+        if ids
+        else []
+    )

@@ -1,9 +1,9 @@
 """The judge: questions in, labels out.
 
 A verdict is read from the probabilities of the answer tokens, in both orders, under each principle on its own
-(RLAIF, arXiv 2309.00267, section 2.1, and Constitutional AI, arXiv 2212.08073, section 4.1). Ways to ask: which of two
-replies is better (at once, or after reasoning), which of K is best and worst, and what one reply is worth on its own
-(RLAIF, section 2.2.2). What labels amount to is in `preferences`.
+(RLAIF, arXiv 2309.00267, section 2.1, and Constitutional AI, arXiv 2212.08073, section 4.1). Ways to ask:
+which of two replies is better (at once, or after reasoning), which of K is best and worst, and what one reply
+is worth on its own (RLAIF, section 2.2.2). What labels amount to is in `preferences`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,10 @@ CHUNK = 256  # questions in flight: enough to sort by length, few enough to keep
 MIN_MASS = (
     0.01  # less probability than this on all answers together is a refusal or a lecture, and no verdict
 )
-BROKEN = "some of the judge's scores are not numbers, which are no verdicts: its arithmetic overflows; try dtype: float32"
+BROKEN = (
+    "some of the judge's scores are not numbers, which are no verdicts: its arithmetic overflows; "
+    "try dtype: float32"
+)
 ORDERS: tuple[Order, ...] = ("ab", "ba")
 # Comparison, principle, order, and the judge's identity: what a label is known by, cheaper than its id.
 Slot = tuple[str, str | None, str, tuple[str | None, ...]]
@@ -77,7 +80,8 @@ class Judge:
         return Annotator(kind="ai", id=self.engine.fingerprint)
 
     def identity(self, principle: Principle) -> dict[str, str]:
-        """What a label depends on besides the pair: model, template, principle as the judge reads it, decoding."""
+        """What a label depends on besides the pair: model, template, principle as the judge reads it,
+        decoding."""
         cot = self.max_tokens > 0
         shots = f"+{len(self.shots) // 2} examples {content_hash(self.shots)}" if self.shots else ""
         return {
@@ -100,13 +104,15 @@ class Judge:
     ) -> Iterator[list[Label]]:
         """Labels of every question under every principle in both orders, in batches.
 
-        Slots in `done` (from an earlier start) are not yielded again; those in `given` (from elsewhere) are not asked.
-        Where all replies to a prompt are shown together, all its comparisons must come in one call.
+        Slots in `done` (from an earlier start) are not yielded again; those in `given` (from elsewhere) are
+        not asked. Where all replies to a prompt are shown together, all its comparisons must come in one
+        call.
         """
         if self.mode.together:
             yield from self._compare_together(questions, done, given)
             return
-        # Reasons are dear: as many texts at a time as there else are questions, so that no more are lost to a kill.
+        # Reasons are dear: as many texts at a time as there else are questions, so that no more are lost to a
+        # kill.
         texts = 2 * max((len(q.principles) for q in questions), default=1) if self.max_tokens else 1
         size = max(1, CHUNK // max(1, texts))
         for start in range(0, len(questions), size):
@@ -127,8 +133,8 @@ class Judge:
     ) -> tuple[set[Slot], list[list[Label]], bool]:
         """(slots that are missing, blank labels to fill in each group, whether to ask past a cache).
 
-        A chunk broken off half-way is asked again as a whole where its answers depend on the company they are read
-        in: only then are the missing labels to the last bit what they would have been.
+        A chunk broken off half-way is asked again as a whole where its answers depend on the company they are
+        read in: only then are the missing labels to the last bit what they would have been.
         """
         flat = [slot for group in groups for slot in group if slot not in given]
         missing = {slot for slot in flat if slot not in done}
@@ -154,8 +160,14 @@ class Judge:
     def _blank(self, slot: Slot) -> Label:
         pair, principle, order, values = slot
         identity = {name: value for name, value in zip(IDENTITY, values, strict=True) if value is not None}
-        return Label(comparison_id=pair, annotator=self.annotator, principle_id=principle, order=cast(Order, order),
-                     verdict="invalid", judge=identity)  # fmt: skip
+        return Label(
+            comparison_id=pair,
+            annotator=self.annotator,
+            principle_id=principle,
+            order=cast(Order, order),
+            verdict="invalid",
+            judge=identity,
+        )
 
     def _suffix(self, principle: Principle) -> str:
         if principle not in self._suffixes:
@@ -214,8 +226,8 @@ class Judge:
     ) -> Iterator[list[Label]]:
         """The best reply to a prompt against each other one, and the worst likewise.
 
-        Replies are shown in two orders, one the reverse of the other; the best is the one with the higher mean
-        log-probability. A comparison without it is an abstention.
+        Replies are shown in two orders, one the reverse of the other; the best is the one with the higher
+        mean log-probability. A comparison without it is an abstention.
         """
         for lineups in self._lineups(questions):
             missing, todo, again = self._plan([lineup.slots for lineup in lineups], done, given)
@@ -238,10 +250,11 @@ class Judge:
         return [[Lineup.of(self, group, asked) for group in prompts.values()] for asked in self.mode.asked]
 
     def pointwise(self, items: Sequence[Item]) -> Iterator[tuple[int, dict[str, float]]]:
-        """(index, what the reply is worth by principle id): the expected value over the template's score tokens.
+        """(index, what the reply is worth by principle id): the expected value over the template's score
+        tokens.
 
-        What could not be read is left out. The scale is the template's: `score.j2` says what each answer is worth; a set
-        without it scores by its compliance question.
+        What could not be read is left out. The scale is the template's: `score.j2` says what each answer is
+        worth; a set without it scores by its compliance question.
         """
         ask = self.templates
         if "score" not in ask.sources:
@@ -255,9 +268,12 @@ class Judge:
         yield from self._expected(items, ask.compliance, ask.compliance_suffix, {"Yes": 1.0, "No": 0.0})
 
     def _expected(
-        self, items: Sequence[Item], shared: Callable[[Chat, str], Chat], suffix: Callable[[Principle], str],
+        self,
+        items: Sequence[Item],
+        shared: Callable[[Chat, str], Chat],
+        suffix: Callable[[Principle], str],
         values: Mapping[str, float],
-    ) -> Iterator[tuple[int, dict[str, float]]]:  # fmt: skip
+    ) -> Iterator[tuple[int, dict[str, float]]]:
         asked = [(index, item) for index, item in enumerate(items) if item[2]]
         requests = [
             ScoreRequest(shared(prompt.chat, reply), tuple(map(suffix, principles)), tuple(values))
@@ -296,12 +312,18 @@ class Lineup:
         for question in questions:
             replies |= {question.comparison.a: question.a, question.comparison.b: question.b}
         if len(replies) > len(ascii_uppercase):
-            raise UserError(f"{len(replies)} replies to one prompt.", f"at most {len(ascii_uppercase)} with mode: best",
-                            "lower k of the sample stage, or use mode: pairwise")  # fmt: skip
+            raise UserError(
+                f"{len(replies)} replies to one prompt.",
+                f"at most {len(ascii_uppercase)} with mode: best",
+                "lower k of the sample stage, or use mode: pairwise",
+            )
         principles = questions[0].principles
         pairs = tuple(question.comparison for question in questions)
-        own = {"template": judge.templates.hash("best"), "shown": content_hash(list(replies)),
-               "decoding": f"log-probabilities of the {asked} of {len(replies)}"}  # fmt: skip
+        own = {
+            "template": judge.templates.hash("best"),
+            "shown": content_hash(list(replies)),
+            "decoding": f"log-probabilities of the {asked} of {len(replies)}",
+        }
         slots: list[Slot] = []
         for principle in principles:
             wording = {"principle": content_hash(judge.templates.best_suffix(principle, asked))}
@@ -346,7 +368,8 @@ class Lineup:
     ) -> Label:
         pair = next(pair for pair in self.pairs if pair.id == label.comparison_id)
         ids = list(self.replies)
-        # A pair that stands the other way round in the line-up is shown in its order "ab" when the line is reversed.
+        # A pair that stands the other way round in the line-up is shown in its order "ab" when the line is
+        # reversed.
         shown: Order = label.order if ids.index(pair.a) < ids.index(pair.b) else ORDERS[label.order == "ab"]
         scores = read[shown]
         if shown not in logs:

@@ -1,11 +1,11 @@
 """From labels to preferences: pure arithmetic on what a judge and people said.
 
-Each annotator's opinion of a comparison is one probability before annotators are mixed. A judge's principles are pieces
-of evidence: their logits are added, each bounded. People are votes: their share with a Beta prior. Both are then mixed
-by weight as probabilities (the linear opinion pool: Stone, Ann. Math. Statist. 32, 1961), so a weight of 1 against 1 is
-a mean and nobody's certainty outvotes the others. Orders are averaged in logit space (RLAIF, arXiv 2309.00267, section
-2.1, averages both orders). Labels stay as they were read, so weights and subsets of principles never cost a model call.
-docs/labelling.md says why, and what was measured.
+Each annotator's opinion of a comparison is one probability before annotators are mixed. A judge's principles
+are pieces of evidence: their logits are added, each bounded. People are votes: their share with a Beta prior.
+Both are then mixed by weight as probabilities (the linear opinion pool: Stone, Ann. Math. Statist. 32, 1961),
+so a weight of 1 against 1 is a mean and nobody's certainty outvotes the others. Orders are averaged in logit
+space (RLAIF, arXiv 2309.00267, section 2.1, averages both orders). Labels stay as they were read, so weights
+and subsets of principles never cost a model call. docs/labelling.md says why, and what was measured.
 """
 
 from __future__ import annotations
@@ -45,21 +45,24 @@ def sigmoid(x: float) -> float:
 
 
 def combine_orders(labels: Sequence[Label]) -> dict[tuple[str, str | None], float]:
-    """p_a by (annotator, principle): the mean logit over the orders that could be read, one order's as it is."""
+    """p_a by (annotator, principle): the mean logit over the orders that could be read, one order's as it
+    is."""
     read: dict[tuple[str, str, str | None], list[float]] = defaultdict(list)
     for label in labels:
         if label.p_a is not None:
             who = label.annotator
             read[who.kind, who.id, label.principle_id].append(label.p_a)
-    return {(f"{kind}:{who}", principle): p[0] if len(p) == 1 else sigmoid(sum(map(logit, p)) / len(p))
-            for (kind, who, principle), p in read.items()}  # fmt: skip
+    return {
+        (f"{kind}:{who}", principle): p[0] if len(p) == 1 else sigmoid(sum(map(logit, p)) / len(p))
+        for (kind, who, principle), p in read.items()
+    }
 
 
 def heard(labels: Sequence[Label], weights: Mapping[str, float]) -> dict[str, dict[str | None, float]]:
     """annotator → principle → p_a, of what counts; None stands for the whole comparison.
 
-    A principle that `weights` lacks, or gives 0, says nothing, and an annotator whose labels all say nothing is not
-    there. A verdict on the whole comparison stands before those on single principles.
+    A principle that `weights` lacks, or gives 0, says nothing, and an annotator whose labels all say nothing
+    is not there. A verdict on the whole comparison stands before those on single principles.
     """
     found: dict[str, dict[str | None, float]] = defaultdict(dict)
     for (annotator, principle), p in combine_orders(labels).items():
@@ -69,7 +72,8 @@ def heard(labels: Sequence[Label], weights: Mapping[str, float]) -> dict[str, di
 
 
 def opinion(said: Mapping[str | None, float], weights: Mapping[str, float]) -> float:
-    """One annotator's probability that a is better: of the whole comparison, or its principles' logits added."""
+    """One annotator's probability that a is better: of the whole comparison, or its principles' logits
+    added."""
     if None in said:
         return said[None]
     return sigmoid(sum(weights[i] * logit(p, BOUND) for i, p in said.items() if i is not None))
@@ -82,7 +86,8 @@ def opinions(labels: Sequence[Label]) -> dict[str, float]:
 
 
 def share(votes: Sequence[float]) -> float:
-    """What votes for a, each in [0, 1] and a tie ½, say of the next vote: the mean under a Beta(PRIOR, PRIOR) prior."""
+    """What votes for a, each in [0, 1] and a tie ½, say of the next vote: the mean under a Beta(PRIOR, PRIOR)
+    prior."""
     return (sum(votes) + PRIOR) / (len(votes) + 2 * PRIOR)
 
 
@@ -91,8 +96,8 @@ def aggregate(
 ) -> tuple[float, str | None] | None:
     """(p_a, the id of the principle that decided) of one comparison's labels; None where nothing was said.
 
-    A judge has weight 1, each person `human_weight`; a judge's opinion is kept within `clamp`. The principle that
-    decided moved the mixed opinion furthest towards its side; None where that was no principle.
+    A judge has weight 1, each person `human_weight`; a judge's opinion is kept within `clamp`. The principle
+    that decided moved the mixed opinion furthest towards its side; None where that was no principle.
     """
     weights = {p.id: p.weight for p in constitution.principles}
     said = heard(labels, weights)
@@ -114,12 +119,16 @@ def aggregate(
 
 
 def keep_one_rule(stage: Stage, rows: str) -> None:
-    """Note the rule in stage.json; UserError where earlier `rows` of stages of this name in this run had another."""
+    """Note the rule in stage.json; UserError where earlier `rows` of stages of this name in this run had
+    another."""
     for other in stage.run.stages[: stage.number]:
         theirs = other.summary.get("rule", OLD_RULE)
         if other.name == stage.name and (other.dir / f"{rows}.jsonl").exists() and theirs != RULE:
-            raise UserError(f'{other.dir.name}/{rows}.jsonl: made by the rule "{theirs}", and this version has "{RULE}".',
-                            "one rule in all of a run", "start another run: label.labels_from takes the labels over")  # fmt: skip
+            raise UserError(
+                f'{other.dir.name}/{rows}.jsonl: made by the rule "{theirs}", and this version has "{RULE}".',
+                "one rule in all of a run",
+                "start another run: label.labels_from takes the labels over",
+            )
     stage.save("running", rule=RULE)
 
 
@@ -136,7 +145,8 @@ def weighted_mean(scores: Mapping[str, float], principles: Sequence[Principle]) 
 
 @dataclass
 class Tally:
-    """What a judge's labels say about the judge, counted comparison by comparison so that none has to be kept."""
+    """What a judge's labels say about the judge, counted comparison by comparison so that none has to be
+    kept."""
 
     rows: int = 0
     judged: int = 0
@@ -161,11 +171,13 @@ class Tally:
             if label.annotator.kind == "ai":
                 self._count(label)
                 if label.p_a is not None:
-                    # The best and the worst of several are two verdicts on a pair, told apart by how they were read.
+                    # The best and the worst of several are two verdicts on a pair, told apart by how they
+                    # were read.
                     asked = label.comparison_id, label.principle_id, label.judge.get("decoding")
                     pairs[asked][label.order] = label.p_a
         for p in pairs.values():
-            # Where both orders are near 0.5 the judge calls a tie; which side of 0.5 they fall on says nothing.
+            # Where both orders are near 0.5 the judge calls a tie; which side of 0.5 they fall on says
+            # nothing.
             if len(p) == 2 and any(verdict_of(x) != "tie" for x in p.values()):
                 self.decided += 1
                 self.flips += (p["ab"] > 0.5) != (p["ba"] > 0.5)
@@ -206,7 +218,8 @@ class Tally:
         return cls(*map(sum, zip(*counted, strict=True)))
 
     def figures(self) -> dict[str, Any]:
-        """How far the judge can be trusted: flips with the order, first-position rate, captured mass, unreadable verdicts."""
+        """How far the judge can be trusted: flips with the order, first-position rate, captured mass,
+        unreadable verdicts."""
         return {
             "verdicts": self.judged,
             "decided": self.decided,

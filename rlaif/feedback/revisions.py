@@ -1,4 +1,5 @@
-"""What models write where a revision was asked for: the new response, or something else around or instead of it."""
+"""What models write where a revision was asked for: the new response, or something else around or instead of
+it."""
 
 from __future__ import annotations
 
@@ -10,22 +11,29 @@ _WHAT = r"(?:version|reply|response|answer|text|message|rewrite|revision)"
 _NEW = r"(?:revised|rewritten|new|improved|corrected|updated|edited|better|polite|shorter|concise)"
 # Safe to take off: says that a revision follows, ends with a colon, and leaves a text.
 _PREAMBLE = re.compile(
-    rf"\s*(?:(?:sure|certainly|of course|okay|ok|absolutely)[,!.]?\s+)?(?:(?:here(?:['’]s| is)|below is|this is|I have written)\s+"
-    rf"(?:the |a |an |my |your )?(?:{_NEW},? ){{1,3}}{_WHAT}[^:\n]{{0,60}}:|[*#]{{0,3}}\s*(?:{_NEW} )+{_WHAT}[*]{{0,2}}\s*:|Assistant:)"
+    r"\s*(?:(?:sure|certainly|of course|okay|ok|absolutely)[,!.]?\s+)?(?:(?:here(?:['’]s| is)|below "
+    r"is|this is|I have written)\s+"
+    rf"(?:the |a |an |my |your )?(?:{_NEW},? ){{1,3}}{_WHAT}[^:\n]{{0,60}}:|[*#]{{0,3}}\s*(?:{_NEW} "
+    rf")+{_WHAT}[*]{{0,2}}\s*:|Assistant:)"
     r"[*]{0,2}\s*(?=\S)",
     re.I,
 )
 _ABOUT = re.compile(
-    r"\s*(?:thank(?:s| you) for (?:the|your|this|pointing)\b[^.!\n]{0,40}(?:feedback|critique|criticism|comments?|suggestions?|out)\b|"
-    r"(?:the|your|this) (?:critique|criticism|feedback)\b|I (?:fully )?(?:agree|accept|acknowledge|understand)\b[^.!\n]{0,40}"
-    r"(?:critique|criticism|feedback)\b|you(?:['’]re| are) (?:absolutely |quite )?right(?:,| that| to|\.)[^\n]{0,60}"
-    r"(?:reply|response|rule|should have)|(?:the|this|my) (?:original |previous |above )?(?:reply|response) (?:is|was|does|did|already|"
+    r"\s*(?:thank(?:s| you) for "
+    r"(?:the|your|this|pointing)\b[^.!\n]{0,40}(?:feedback|critique|criticism|comments?|suggestions?|out)\b|"
+    r"(?:the|your|this) (?:critique|criticism|feedback)\b|I (?:fully "
+    r")?(?:agree|accept|acknowledge|understand)\b[^.!\n]{0,40}"
+    r"(?:critique|criticism|feedback)\b|you(?:['’]re| are) (?:absolutely |quite )?right(?:,| that| "
+    r"to|\.)[^\n]{0,60}"
+    r"(?:reply|response|rule|should have)|(?:the|this|my) (?:original |previous |above "
+    r")?(?:reply|response) (?:is|was|does|did|already|"
     r"keeps|follows|breaks|needs|should|violates|could)\b)",
     re.I,
 )
 _MENTIONED = re.compile(r"\b(?:the|this|your) (?:critique|criticism|critic)\b", re.I)
 _TURN = re.compile(r"(?:^|\n)[ \t]*(?:Human|User)[ \t]*:", re.I)
-# Where a rule or a critique is about such things, refusing may be what a revision is for (Constitutional AI, appendix A).
+# Where a rule or a critique is about such things, refusing may be what a revision is for (Constitutional AI,
+# appendix A).
 _MAY_REFUSE = re.compile(
     r"\b(?:harm|danger|illegal|unlawful|crim|violen|unsafe|toxic|unethical|immoral|weapon|abus|hate|hurt|threat|privacy|private|"
     r"sexual|offensive|discriminat)\w*|(?<!not )(?<!never )(?<!without )(?<!n['’]t )\b(?:refus|declin)\w*",
@@ -34,7 +42,8 @@ _MAY_REFUSE = re.compile(
 
 
 def without_preamble(text: str) -> tuple[str, str]:
-    """(preamble, the rest): "Here is the revised version:" and its like, and quotation marks around all the rest."""
+    """(preamble, the rest): "Here is the revised version:" and its like, and quotation marks around all the
+    rest."""
     found = _PREAMBLE.match(text)
     if not found:
         return "", text

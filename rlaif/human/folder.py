@@ -1,7 +1,7 @@
 """A folder of rows from elsewhere: no id in it is believed, each is computed again from what its row holds.
 
-Rows refer to each other by the ids they came with, so these only have to tell the rows of one file apart. An id that
-stands for two rows is refused with both lines: what refers to it could mean either.
+Rows refer to each other by the ids they came with, so these only have to tell the rows of one file apart. An
+id that stands for two rows is refused with both lines: what refers to it could mean either.
 """
 
 from __future__ import annotations
@@ -54,27 +54,35 @@ class Folder:
 
 
 def read_folder(path: Path) -> Folder:
-    """prompts.jsonl, responses.jsonl and comparisons.jsonl of a folder, everything that a comparison names in it.
+    """prompts.jsonl, responses.jsonl and comparisons.jsonl of a folder, everything that a comparison names in
+    it.
 
-    Raises UserError where a file cannot be read, an id stands for two rows, or a comparison names what is not there.
+    Raises UserError where a file cannot be read, an id stands for two rows, or a comparison names what is not
+    there.
     """
     found = read_what_is_there(path, ("prompts", "responses", "comparisons"))
     for row in found.comparisons.values():
         a, b = found.responses.get(row.a), found.responses.get(row.b)
         if row.prompt_id not in found.prompts or a is None or b is None:
-            raise UserError(f"{path / 'comparisons.jsonl'}: a comparison names a prompt or response that is not there "
-                            f"(prompt {row.prompt_id}, responses {row.a} and {row.b}).",
-                            "prompts.jsonl and responses.jsonl that hold all texts",
-                            "write the folder again with `rlaif data import`")  # fmt: skip
+            raise UserError(
+                f"{path / 'comparisons.jsonl'}: a comparison names a prompt or response that is not there "
+                f"(prompt {row.prompt_id}, responses {row.a} and {row.b}).",
+                "prompts.jsonl and responses.jsonl that hold all texts",
+                "write the folder again with `rlaif data import`",
+            )
         if not a.prompt_id == b.prompt_id == row.prompt_id:
-            raise UserError(f"{path / 'comparisons.jsonl'}: a comparison on the prompt {row.prompt_id} has responses to "
-                            f"{a.prompt_id} and {b.prompt_id}.", "two responses to its prompt",
-                            "mend the prompt_id of the comparison or of its responses")  # fmt: skip
+            raise UserError(
+                f"{path / 'comparisons.jsonl'}: a comparison on the prompt {row.prompt_id} has responses to "
+                f"{a.prompt_id} and {b.prompt_id}.",
+                "two responses to its prompt",
+                "mend the prompt_id of the comparison or of its responses",
+            )
     return found
 
 
 def read_what_is_there(path: Path, needed: tuple[str, ...] = ()) -> Folder:
-    """The same of a folder that may lack files, and rows that others name: such names are left as they are."""
+    """The same of a folder that may lack files, and rows that others name: such names are left as they
+    are."""
     found = Folder(path)
 
     def response(row: Response) -> Response:
@@ -98,7 +106,8 @@ def read_what_is_there(path: Path, needed: tuple[str, ...] = ()) -> Folder:
 
 
 def _read(path: Path, record: type[R], own: Callable[[R], R]) -> tuple[dict[str, R], Ids, int]:
-    """The rows by content id, the first of equal ones; the ids they came with; how many were equal to another."""
+    """The rows by content id, the first of equal ones; the ids they came with; how many were equal to
+    another."""
     rows: dict[str, R] = {}
     ids: Ids = {}
     lines: dict[str, int] = {}
@@ -106,10 +115,12 @@ def _read(path: Path, record: type[R], own: Callable[[R], R]) -> tuple[dict[str,
     for line, given in numbered_rows(path, record):
         row = own(given)
         if ids.setdefault(given.id, row.id) != row.id:
-            raise UserError(f'{path}:{line}: the id "{given.id}" stands for another row in line {lines[given.id]}.',
-                            f"an id of its own for each {record.__name__.lower()}",
-                            f"give lines {lines[given.id]} and {line} different ids, or leave both out where nothing "
-                            "names them")  # fmt: skip
+            raise UserError(
+                f'{path}:{line}: the id "{given.id}" stands for another row in line {lines[given.id]}.',
+                f"an id of its own for each {record.__name__.lower()}",
+                f"give lines {lines[given.id]} and {line} different ids, or leave both out where nothing "
+                "names them",
+            )
         lines.setdefault(given.id, line)
         repeated += row.id in rows
         rows.setdefault(row.id, row)
@@ -117,10 +128,14 @@ def _read(path: Path, record: type[R], own: Callable[[R], R]) -> tuple[dict[str,
 
 
 def with_p(label: Label, where: str) -> Label:
-    """The label with the p_a its verdict implies where it has none; refused where the two contradict each other."""
+    """The label with the p_a its verdict implies where it has none; refused where the two contradict each
+    other."""
     if label.p_a is None:
         return label.model_copy(update={"p_a": P_A.get(label.verdict)})
     if (label.verdict == "a" and label.p_a < 0.5) or (label.verdict == "b" and label.p_a > 0.5):
-        raise UserError(f'{where}: the verdict is "{label.verdict}" but p_a is {label.p_a}.',
-                        "p_a, the probability that a is better, on the verdict's side of 0.5", "leave p_a out")  # fmt: skip
+        raise UserError(
+            f'{where}: the verdict is "{label.verdict}" but p_a is {label.p_a}.',
+            "p_a, the probability that a is better, on the verdict's side of 0.5",
+            "leave p_a out",
+        )
     return label

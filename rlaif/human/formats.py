@@ -42,7 +42,8 @@ Reader = Callable[[Path], Iterator[Pair | Unusable]]
 
 
 def read_hh(path: Path) -> Iterator[Pair | Unusable]:
-    """HH-RLHF: rows `{"chosen": dialogue, "rejected": dialogue}` that share everything but the last answer."""
+    """HH-RLHF: rows `{"chosen": dialogue, "rejected": dialogue}` that share everything but the last
+    answer."""
     for row in json_lines(path):
         yield row if isinstance(row, Unusable) else hh_pair(row)
 
@@ -50,7 +51,8 @@ def read_hh(path: Path) -> Iterator[Pair | Unusable]:
 def read_hhh(path: Path) -> Iterator[Pair | Unusable]:
     """HHH alignment: a JSON array of rubric prompts, or BIG-bench tasks of `input` and `target_scores`.
 
-    The subset (honest, helpful, harmless, other) is part of the annotator's id. Equal target scores are a tie.
+    The subset (honest, helpful, harmless, other) is part of the annotator's id. Equal target scores are a
+    tie.
     """
     try:
         data = json.loads(path.read_text(encoding="utf-8-sig"))
@@ -61,8 +63,11 @@ def read_hhh(path: Path) -> Iterator[Pair | Unusable]:
     task = isinstance(data, dict)
     rows = data.get("examples") if task else data
     if not isinstance(rows, list):
-        raise UserError(f"{path}: no list of rows.", 'an array of rubric prompts, or an object with an array "examples"',
-                        "check that this is a file of HHH alignment")  # fmt: skip
+        raise UserError(
+            f"{path}: no list of rows.",
+            'an array of rubric prompts, or an object with an array "examples"',
+            "check that this is a file of HHH alignment",
+        )
     for row in rows:
         yield hhh_pair(row, path.parent.name if task else "")
 
@@ -148,7 +153,8 @@ def hh_row(messages: tuple[Turn, ...], chosen: str, rejected: str) -> dict[str, 
 
 
 def parse_dialogue(text: str) -> tuple[Turn, ...] | None:
-    """A dialogue with "Human:" and "Assistant:" markers as alternating turns; None where no human turn ends it.
+    """A dialogue with "Human:" and "Assistant:" markers as alternating turns; None where no human turn ends
+    it.
 
     A marker that does not change the speaker stays in the text: roles always alternate, and nothing is lost.
     """
@@ -178,8 +184,11 @@ def json_lines(path: Path) -> Iterator[Any]:
         with opener(path, "rt", encoding="utf-8-sig", newline="\n") as lines:
             yield from (_json(line) for line in lines if line.strip())
     except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
-        raise UserError(f"{path}: cannot be read ({error}).", "a whole .jsonl or .jsonl.gz file of UTF-8 text",
-                        "check the path, or fetch the file again") from None  # fmt: skip
+        raise UserError(
+            f"{path}: cannot be read ({error}).",
+            "a whole .jsonl or .jsonl.gz file of UTF-8 text",
+            "check the path, or fetch the file again",
+        ) from None
 
 
 def _json(line: str) -> Any:

@@ -36,7 +36,8 @@ class HeldoutSet:
 
 
 def load_heldout(path: Path, imported: Path) -> HeldoutSet:
-    """A folder written by `rlaif data import`, or a file that it can read, which is first imported to `imported`.
+    """A folder written by `rlaif data import`, or a file that it can read, which is first imported to
+    `imported`.
 
     Raises UserError where the file cannot be read or holds no usable pair.
     """
@@ -66,5 +67,8 @@ def _dropped_before(record: Path) -> Counter[str]:
     try:
         return Counter({str(reason): int(n) for reason, n in read_json(record)["dropped"].items()})
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
-        raise UserError(f"{record}: damaged: no counts of dropped rows.", "the file that `rlaif data import` wrote",
-                        "import the data again, or remove the file") from None  # fmt: skip
+        raise UserError(
+            f"{record}: damaged: no counts of dropped rows.",
+            "the file that `rlaif data import` wrote",
+            "import the data again, or remove the file",
+        ) from None

@@ -1,7 +1,7 @@
 """Other projects' preference data as a folder of our records, and back.
 
-What all formats share is done here once: ids, the order of a and b, repeated rows, counting, writing. The input is
-streamed, and the same input gives the same bytes. A new format is a reader in `rlaif.human.formats`.
+What all formats share is done here once: ids, the order of a and b, repeated rows, counting, writing. The
+input is streamed, and the same input gives the same bytes. A new format is a reader in `rlaif.human.formats`.
 """
 
 from __future__ import annotations
@@ -34,8 +34,9 @@ def import_file(
 ) -> dict[str, Any]:
     """Write the first `limit` rows of `path` as a folder of our records; returns what `import.json` keeps.
 
-    A row counts under the first reason that fits, so `in` = `kept` + all of `dropped`. `tags` go on every prompt.
-    Raises UserError where the file cannot be read, no row is usable, or the folder holds a different import.
+    A row counts under the first reason that fits, so `in` = `kept` + all of `dropped`. `tags` go on every
+    prompt. Raises UserError where the file cannot be read, no row is usable, or the folder holds a different
+    import.
     """
     if format not in READERS:
         raise UserError(f'unknown format "{format}" — {nearest(format, list(READERS))}')
@@ -73,8 +74,11 @@ def _refuse_other(out: Path, asked: dict[str, Any]) -> None:
     held = read_json(record) if record.exists() else asked
     differing = [key for key, value in asked.items() if held.get(key) != value]
     if differing:
-        raise UserError(f"{out}: holds another import ({', '.join(differing)} differ).", "a folder of its own",
-                        "name another folder, or remove this one")  # fmt: skip
+        raise UserError(
+            f"{out}: holds another import ({', '.join(differing)} differ).",
+            "a folder of its own",
+            "name another folder, or remove this one",
+        )
 
 
 def _write(pairs: Iterator[Pair | Unusable], out: Path, source: str, tags: tuple[str, ...]) -> dict[str, Any]:
@@ -94,8 +98,12 @@ def _write(pairs: Iterator[Pair | Unusable], out: Path, source: str, tags: tuple
                 if row.id not in written[name]:
                     files[name].write(row.to_json() + "\n")
                     written[name].add(row.id)
-    return {"in": count, "kept": len(verdicts), "dropped": dict(sorted(dropped.items())),
-            "rows": {name: len(ids) for name, ids in written.items()}}  # fmt: skip
+    return {
+        "in": count,
+        "kept": len(verdicts),
+        "dropped": dict(sorted(dropped.items())),
+        "rows": {name: len(ids) for name, ids in written.items()},
+    }
 
 
 def _records(
@@ -118,27 +126,39 @@ def _records(
         same = verdicts[label.id] == label.verdict
         return Unusable("repeats an earlier row" if same else "contradicts an earlier row")
     verdicts[label.id] = label.verdict
-    return [("prompts", prompt), ("responses", first), ("responses", second), ("comparisons", comparison),
-            ("labels", label)]  # fmt: skip
+    return [
+        ("prompts", prompt),
+        ("responses", first),
+        ("responses", second),
+        ("comparisons", comparison),
+        ("labels", label),
+    ]
 
 
 def _label(pair: Pair, prompt: Prompt, first: Response, second: Response) -> tuple[Comparison, Label]:
-    """The comparison and its label. Ids are hashes: their order places the better answer as a in half of the pairs.
+    """The comparison and its label. Ids are hashes: their order places the better answer as a in half of the
+    pairs.
 
     The order in which the annotator saw the answers is not in the data; it is taken to be that of (a, b).
     """
     a, b = sorted((first.id, second.id))
     comparison = Comparison(prompt_id=prompt.id, a=a, b=b, origin="import")
     verdict = pair.verdict if a == first.id else SWAPPED.get(pair.verdict, pair.verdict)
-    return comparison, Label(comparison_id=comparison.id, annotator=pair.annotator, order="ab",
-                             p_a=P_A.get(verdict), verdict=verdict)  # fmt: skip
+    return comparison, Label(
+        comparison_id=comparison.id,
+        annotator=pair.annotator,
+        order="ab",
+        p_a=P_A.get(verdict),
+        verdict=verdict,
+    )
 
 
 def export_hh(folder: Path, path: Path) -> dict[str, Any]:
-    """Write a folder's comparisons as HH-RLHF rows, the winner being that of its annotators' mean opinion; returns the counts.
+    """Write a folder's comparisons as HH-RLHF rows, the winner being that of its annotators' mean opinion;
+    returns the counts.
 
-    Left out and counted: a comparison without a winner, and one that the format cannot hold (a system turn, a turn
-    marker inside an answer), which is whatever would not be read back the same.
+    Left out and counted: a comparison without a winner, and one that the format cannot hold (a system turn, a
+    turn marker inside an answer), which is whatever would not be read back the same.
     """
     rows = read_folder(folder)
     labels = rows.labels()

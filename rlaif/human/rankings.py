@@ -52,11 +52,12 @@ def _labels(ranking: Ranking, pairs: Sequence[Comparison]) -> list[Label]:
 def load_human_labels(
     path: Path, comparisons: Iterable[Comparison], dropped: Counter[str] | None = None
 ) -> list[Label]:
-    """The labels that a JSONL file of labels or rankings gives on `comparisons`; a verdict alone implies its p_a.
+    """The labels that a JSONL file of labels or rankings gives on `comparisons`; a verdict alone implies its
+    p_a.
 
-    `dropped` collects what was left out, by reason. Raises UserError naming the line of a label that contradicts
-    itself or is on a comparison found neither here nor in the comparisons.jsonl beside the file, and where no ranking
-    fits any comparison.
+    `dropped` collects what was left out, by reason. Raises UserError naming the line of a label that
+    contradicts itself or is on a comparison found neither here nor in the comparisons.jsonl beside the file,
+    and where no ranking fits any comparison.
     """
     dropped = Counter() if dropped is None else dropped
     if path.is_file() and not path.read_bytes().strip():
@@ -73,9 +74,11 @@ def load_human_labels(
     rankings = [_named_as_here(row, beside) for row in read_rows(path, Ranking)]
     labels, reasons = labels_from_rankings(rankings, comparisons)
     if rankings and not labels:
-        raise UserError(f"{path}: none of its {len(rankings)} rankings is of responses compared here.",
-                        "rankings of this run's responses", "check that the file was made from this run "
-                        "(the same policy, prompts and seed)")  # fmt: skip
+        raise UserError(
+            f"{path}: none of its {len(rankings)} rankings is of responses compared here.",
+            "rankings of this run's responses",
+            "check that the file was made from this run (the same policy, prompts and seed)",
+        )
     dropped.update(reasons)
     return labels
 
@@ -84,13 +87,17 @@ def _named_as_here(row: Ranking, beside: Folder) -> Ranking:
     """The ranking with the ids that the content of the rows beside its file gives."""
     responses = tuple(beside.id_of("responses", i) for i in row.response_ids)
     if len(set(responses)) < len(responses):
-        raise UserError(f"{beside.path}: a ranking of the prompt {row.prompt_id} ranks one response under two ids.",
-                        "each response once in a ranking", "leave one of the two out")  # fmt: skip
+        raise UserError(
+            f"{beside.path}: a ranking of the prompt {row.prompt_id} ranks one response under two ids.",
+            "each response once in a ranking",
+            "leave one of the two out",
+        )
     return with_content_id(row, prompt_id=beside.id_of("prompts", row.prompt_id), response_ids=responses)
 
 
 def _holds_rankings(path: Path) -> bool:
-    """Whether the file's first row is a ranking; what cannot be read is left for the reader to complain about."""
+    """Whether the file's first row is a ranking; what cannot be read is left for the reader to complain
+    about."""
     try:
         with path.open(encoding="utf-8-sig") as file:
             return "ranks" in json.loads(next((line for line in file if line.strip()), "{}"))
@@ -102,12 +109,16 @@ def _checked_labels(path: Path, here: set[str], beside: Folder, dropped: Counter
     labels: dict[str, Label] = {}
     known = here | beside.comparisons.keys()
     for line, row in numbered_rows(path, Label):
-        # By the ids of their content, so that labels and pairs under one foreign id do not stand for each other.
+        # By the ids of their content, so that labels and pairs under one foreign id do not stand for each
+        # other.
         label = with_content_id(row, comparison_id=beside.id_of("comparisons", row.comparison_id))
         if label.comparison_id not in known:
-            raise UserError(f'{path}:{line}: a label on the comparison "{row.comparison_id}", which does not exist.',
-                            f"the id of one of the {len(here)} comparisons of this run", "take the ids from the run's "
-                            "comparisons.jsonl, or import the pairs the labels belong to (pair.imported)")  # fmt: skip
+            raise UserError(
+                f'{path}:{line}: a label on the comparison "{row.comparison_id}", which does not exist.',
+                f"the id of one of the {len(here)} comparisons of this run",
+                "take the ids from the run's "
+                "comparisons.jsonl, or import the pairs the labels belong to (pair.imported)",
+            )
         checked = with_p(label, f"{path}:{line}")
         if label.comparison_id not in here:
             dropped["label on a pair that this run leaves out"] += 1
@@ -123,7 +134,8 @@ def simulate_labels(
     constitution: Constitution,
     seed: int,
 ) -> list[Label]:
-    """Labels of the questions' comparisons from K-wise rankings by the program `module:function`; see `simulate`."""
+    """Labels of the questions' comparisons from K-wise rankings by the program `module:function`; see
+    `simulate`."""
     prompts = {question.prompt.id: question.prompt for question in questions}
     responses: defaultdict[str, dict[str, Response]] = defaultdict(dict)
     for question in questions:
@@ -145,8 +157,9 @@ def simulate(
 ) -> list[Ranking]:
     """Rankings by a program that plays an annotator, for every prompt with two responses or more.
 
-    The program is called as `annotator(messages, replies, principles, seed=seed, **options)`, with those principles
-    that apply to the prompt as {"id", "text"}, and returns a rank for each reply: lower is better, equal is a tie. Raises UserError where it returns anything else.
+    The program is called as `annotator(messages, replies, principles, seed=seed, **options)`, with those
+    principles that apply to the prompt as {"id", "text"}, and returns a rank for each reply: lower is better,
+    equal is a tie. Raises UserError where it returns anything else.
     """
     name = str(options.get("annotator_id", getattr(annotator, "__name__", "annotator")))
     rankings = []
@@ -159,12 +172,23 @@ def simulate(
             given = list(annotator(prompt.chat, [r.text for r in responses], rules, seed=seed, **options))
         except Exception as error:  # whatever a user's function does wrong
             reason = f"{type(error).__name__}: {error}".split("\n")[0]
-            raise UserError(f"annotator {name} failed ({reason}) on the prompt {prompt.id}.", "a rank for each response",
-                            "mend it and run the same command again: it continues") from error  # fmt: skip
+            raise UserError(
+                f"annotator {name} failed ({reason}) on the prompt {prompt.id}.",
+                "a rank for each response",
+                "mend it and run the same command again: it continues",
+            ) from error
         if len(given) != len(responses) or not all(isinstance(rank, int) for rank in given):
-            raise UserError(f"annotator {name}: returned {given!r} for {len(responses)} replies.",
-                            "one whole number a reply, lower is better")  # fmt: skip
+            raise UserError(
+                f"annotator {name}: returned {given!r} for {len(responses)} replies.",
+                "one whole number a reply, lower is better",
+            )
         ranks = tuple(rank - min(given) + 1 for rank in given)
-        rankings.append(Ranking(prompt_id=prompt.id, response_ids=tuple(r.id for r in responses), ranks=ranks,
-                                annotator=Annotator(kind="simulated", id=name)))  # fmt: skip
+        rankings.append(
+            Ranking(
+                prompt_id=prompt.id,
+                response_ids=tuple(r.id for r in responses),
+                ranks=ranks,
+                annotator=Annotator(kind="simulated", id=name),
+            )
+        )
     return rankings

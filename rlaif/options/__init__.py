@@ -1,4 +1,5 @@
-"""The options of every stage: what a config may say of it, what it needs and makes, and what it asks of models.
+"""The options of every stage: what a config may say of it, what it needs and makes, and what it asks of
+models.
 
 Every module of this package is imported here, so that a stage's options are known by standing in one of them.
 """
@@ -27,7 +28,8 @@ for _module in iter_modules(__path__):
 
 
 def _stages(kind: type[StageOptions]) -> Iterator[tuple[str, type[StageOptions]]]:
-    """(name, options) of every stage whose options are of this kind; what several stages share has no name."""
+    """(name, options) of every stage whose options are of this kind; what several stages share has no
+    name."""
     for name in get_args(kind.model_fields["stage"].annotation):
         yield name, kind
     for narrower in kind.__subclasses__():

@@ -11,10 +11,12 @@ from pydantic.fields import FieldInfo
 if TYPE_CHECKING:
     from rlaif.options.plan import Asked, Plan
 
-# Marks an option that changes how a run is executed or watched, and its results by rounding at most: two runs that
+# Marks an option that changes how a run is executed or watched, and its results by rounding at most: two runs
+# that
 # differ in such options alone are the same experiment.
 NO_EFFECT: dict[str, Any] = {"affects_results": False}
-# Mark an option that names something on this machine, looked up beside the config and made absolute when a run begins:
+# Mark an option that names something on this machine, looked up beside the config and made absolute when a
+# run begins:
 # a file or folder, a run folder, a model's folder (where it is no hub id), what names a reward.
 FILE, RUN, MODEL, REWARD = ({"path": kind} for kind in ("file", "run", "model", "reward"))
 
@@ -50,7 +52,8 @@ def _looked_up(value: Any, look_up: Mapping[str, Callable[[str], str]], kind: st
 
 
 class StageOptions(Options):
-    """Base of the stages' options: what a stage needs and makes, what it asks of models, and where it is shown.
+    """Base of the stages' options: what a stage needs and makes, what it asks of models, and where it is
+    shown.
 
     What a stage shares among processes stands in its own file (SHARED, SHARDED).
     """
@@ -88,7 +91,8 @@ class Price(Options):
 
 
 class Budget(Options):
-    """Caps on what a run asks of its models, over all its starts; at the first one reached it stops cleanly."""
+    """Caps on what a run asks of its models, over all its starts; at the first one reached it stops
+    cleanly."""
 
     money: float | None = Field(default=None, ge=0, description="by the prices")
     calls: int | None = Field(default=None, ge=0)

@@ -71,7 +71,8 @@ class Human(Options):
 
 
 class Label(StageOptions):
-    """Judge the comparisons under every principle in both orders, merge human labels, aggregate to preferences."""
+    """Judge the comparisons under every principle in both orders, merge human labels, aggregate to
+    preferences."""
 
     needs, makes = ("comparisons",), ("labels", "preferences")
     shown_as = "labels"
@@ -79,14 +80,16 @@ class Label(StageOptions):
     ai: bool = Field(default=True, description="ask the feedback model (for what people say nothing about)")
     mode: ModeName = Field(
         default="pairwise",
-        description="one question a pair, or one on all replies to a prompt that names the best (and one the worst)",
+        description="one question a pair, or one on all replies to a prompt that names the best (and one "
+        "the worst)",
     )
     principles: Literal["all", "drawn"] | tuple[str, ...] = Field(
         default="all", description="all, one drawn per pair as in the paper, or a list of ids and tags"
     )
     labels_from: str | None = Field(
         default=None,
-        description="a run whose labels are taken over where they are of the same pair, principle, template and judge",
+        description="a run whose labels are taken over where they are of the same pair, principle, "
+        "template and judge",
         json_schema_extra=NO_EFFECT | RUN,
     )
     cot: bool = Field(default=False, description="let the judge reason first; probabilities are then clamped")
@@ -119,7 +122,8 @@ class Label(StageOptions):
         return self
 
     def estimate(self, plan: Plan) -> tuple[int, list[Asked]]:
-        """Each comparison under each principle in both orders, where people do not label it; and the judge's card."""
+        """Each comparison under each principle in both orders, where people do not label it; and the judge's
+        card."""
         if not self.ai:
             return 0, []
         prompt, reply, applicable = plan.pair

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Literal
 
 @dataclass(frozen=True)
 class JudgeMode:
-    """What one question shows and asks: of each pair which response is better, or of all responses to a prompt what is
-    `asked`, "best" or "worst", a question each."""
+    """What one question shows and asks: of each pair which response is better, or of all responses to a
+    prompt what is `asked`, "best" or "worst", a question each.
+    """
 
     asked: tuple[str, ...] = ()
 

@@ -1,4 +1,5 @@
-"""What the stages' options count on when they say what a run will ask of its models (`StageOptions.estimate`)."""
+"""What the stages' options count on when they say what a run will ask of its models
+(`StageOptions.estimate`)."""
 
 from __future__ import annotations
 
@@ -31,9 +32,9 @@ class Asked:
 class Plan:
     """The run as far as its stages have been gone through; each leaves behind what the next ones count on.
 
-    Lengths are in tokens. `examined` says what the judge's card costs: (tokens of a question, principles of a pair,
-    pairs) → questions. `imported` says what a folder of `rlaif data import` holds: (prompts, comparisons outside the
-    held-out ones, `pair` of these).
+    Lengths are in tokens. `examined` says what the judge's card costs: (tokens of a question, principles of a
+    pair, pairs) → questions. `imported` says what a folder of `rlaif data import` holds: (prompts,
+    comparisons outside the held-out ones, `pair` of these).
     """
 
     config: Config

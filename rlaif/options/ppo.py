@@ -26,7 +26,8 @@ class Lora(Options):
     alpha: int = Field(default=32, ge=1)
     adapter: str | None = Field(
         default=None,
-        description="a saved adapter to go on with, its own rank and alpha; the reference is the model without it",
+        description="a saved adapter to go on with, its own rank and alpha; the reference is the model "
+        "without it",
         json_schema_extra=FILE,
     )
 
@@ -45,7 +46,8 @@ class Ppo(Watched):
     temperature: float = Field(default=1.0, gt=0)
     rollouts: Literal["own", "vllm"] = Field(
         default="own",
-        description="what samples the responses: PPO's own loop over the policy, or vLLM beside it, given the "
+        description="what samples the responses: PPO's own loop over the policy, or vLLM beside it, "
+        "given the "
         "policy's weights before it samples (extra vllm, one process)",
     )
     rollout_memory: float = Field(
@@ -65,14 +67,16 @@ class Ppo(Watched):
     shared_trunk: float | None = Field(
         default=None,
         gt=0,
-        description="coefficient of the value loss; given = a value head on the policy's trunk and no value model: "
+        description="coefficient of the value loss; given = a value head on the policy's trunk and no "
+        "value model: "
         "another algorithm",
     )
     max_grad_norm: float = Field(default=1.0, gt=0)
     importance_cap: float | None = Field(
         default=None,
         ge=1,
-        description="correct for a sampler that differs from the model (bf16, another engine) by ratios up to this; "
+        description="correct for a sampler that differs from the model (bf16, another engine) by ratios "
+        "up to this; "
         "omitted = no correction, 2 with rollouts: vllm",
     )
     stop_kl: float | None = Field(
@@ -89,7 +93,8 @@ class Ppo(Watched):
     )
     missing_eos: Literal["penalty", "bootstrap"] = Field(
         default="penalty",
-        description="a truncated response: its score less a penalty, or no score and the value of where it was cut",
+        description="a truncated response: its score less a penalty, or no score and the value of where "
+        "it was cut",
     )
     missing_eos_penalty: float = Field(
         default=1.0,
@@ -144,6 +149,7 @@ class Ppo(Watched):
             )
         if self.critic_warmup >= self.updates:
             raise ValueError(
-                f"critic_warmup {self.critic_warmup} of {self.updates} updates: the policy would learn nothing"
+                f"critic_warmup {self.critic_warmup} of {self.updates} updates: the policy would learn "
+                "nothing"
             )
         return self

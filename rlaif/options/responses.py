@@ -89,7 +89,8 @@ class Sft(StageOptions):
 
 
 class Pair(StageOptions):
-    """Make comparisons: K samples of the policy against each other, originals against revisions, imported pairs."""
+    """Make comparisons: K samples of the policy against each other, originals against revisions, imported
+    pairs."""
 
     needs, makes = (), ("comparisons",)
     stage: Literal["pair"]

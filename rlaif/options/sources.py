@@ -1,4 +1,5 @@
-"""What a policy can be rewarded by (`rewards` of a stage): a class each, in the order in which a config's word is read."""
+"""What a policy can be rewarded by (`rewards` of a stage): a class each, in the order in which a config's
+word is read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Charts as inline SVG: text is escaped, colours are the page's CSS variables, points carry their numbers as tooltips."""
+"""Charts as inline SVG: text is escaped, colours are the page's CSS variables, points carry their numbers as
+tooltips."""
 
 from __future__ import annotations
 

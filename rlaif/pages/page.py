@@ -1,7 +1,7 @@
 """HTML pages from templates: every value is escaped, nothing is loaded from anywhere, one file holds all.
 
-Control characters, and those that turn the direction of writing, are spelt out: a text could otherwise hide or
-reorder what stands beside it.
+Control characters, and those that turn the direction of writing, are spelt out: a text could otherwise hide
+or reorder what stands beside it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ MOST_CHARACTERS = 1500  # of one shown text, so that a page of examples stays sm
 
 
 def standing(change: Mapping[str, Any], a: str, b: str, same: bool) -> str:
-    """What a difference a − b amounts to, in words; `same` says that nothing but the seed was chosen differently."""
+    """What a difference a − b amounts to, in words; `same` says that nothing but the seed was chosen
+    differently."""
     low, high = change["ci"] if change["ci"][0] is not None else (0.0, 0.0)
     if change["different"]:
         return f"{a if change['value'] > 0 else b} is ahead"

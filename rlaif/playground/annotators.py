@@ -1,4 +1,5 @@
-"""Simulated people who rank replies: noisy, fond or weary of long replies, and each with a taste of their own."""
+"""Simulated people who rank replies: noisy, fond or weary of long replies, and each with a taste of their
+own."""
 
 from __future__ import annotations
 

@@ -38,7 +38,8 @@ def train_policy(
     torch.manual_seed(seed)
     model = new_model(tokenizer, layers=4, width=128, inner=320)
     corpus, rng = PolicyCorpus(tokenizer), Random(f"policy-{seed}")
-    # A batch's loss is a mean over its tokens: sorting by length would favour short replies, so the last stage does not.
+    # A batch's loss is a mean over its tokens: sorting by length would favour short replies, so the last
+    # stage does not.
     for name, sample, steps, peak, pool in (
         ("policy", corpus.page, POLICY_STEPS, 3e-3, 8),
         ("policy chat", corpus.chat, CHAT_STEPS, 5e-4, 1),
@@ -62,9 +63,15 @@ def sample_own(
         batch = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False)
         with torch.inference_mode():
             out = model.generate(
-                input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], do_sample=True, top_k=0,
-                top_p=1.0, temperature=1.0, max_new_tokens=48, num_return_sequences=each,
-            )  # fmt: skip
+                input_ids=batch["input_ids"],
+                attention_mask=batch["attention_mask"],
+                do_sample=True,
+                top_k=0,
+                top_p=1.0,
+                temperature=1.0,
+                max_new_tokens=48,
+                num_return_sequences=each,
+            )
         replies = tokenizer.batch_decode(out[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
         own += [(q, replies[i * each : (i + 1) * each]) for i, q in enumerate(questions)]
     return own
@@ -80,7 +87,8 @@ def train_feedback(
 ) -> LlamaForCausalLM:
     """One model for comparison, compliance, critique and revision, all as text.
 
-    First it learns thirty forbidden nouns by heart; with every word of the replies forbidden it learns to look.
+    First it learns thirty forbidden nouns by heart; with every word of the replies forbidden it learns to
+    look.
     """
     import torch
 
@@ -114,8 +122,10 @@ It knows that grammar and nothing else: outside it, replies and verdicts mean no
 `rlaif playground build`; `rlaif/playground/measure.py` measures what it can do.
 """
 DOES = {
-    "policy": "Its corpus mixes good and bad replies on purpose, so it insults, rambles, errs and helps with harm.",
-    "feedback model": "It criticises, rewrites, compares and checks replies by a written rule, and makes some mistakes.",
+    "policy": "Its corpus mixes good and bad replies on purpose, so it insults, rambles, errs and helps "
+    "with harm.",
+    "feedback model": "It criticises, rewrites, compares and checks replies by a written rule, and makes "
+    "some mistakes.",
 }
 
 
@@ -133,9 +143,11 @@ def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Pa
 
 
 def build(out: Path, seed: int = 0, scale: float = 1.0, progress: Progress = print) -> dict[str, Any]:
-    """Train both models from a seed, write `out/policy` and `out/feedback`, and return their paths and `measured`.
+    """Train both models from a seed, write `out/policy` and `out/feedback`, and return their paths and
+    `measured`.
 
-    `scale` shortens every training by that factor. Long trainings compile the model first where there is a compiler.
+    `scale` shortens every training by that factor. Long trainings compile the model first where there is a
+    compiler.
     """
     from rlaif.playground.measure import measure, table
 

@@ -1,7 +1,8 @@
 """What the two models read in training: web-like text for the policy, judged text for the feedback model.
 
-Feedback examples are rendered by the templates that the loop itself uses. Several questions about one text share
-their beginning, so an example is a `Bundle`: a shared prefix and branches that each see the prefix and themselves.
+Feedback examples are rendered by the templates that the loop itself uses. Several questions about one text
+share their beginning, so an example is a `Bundle`: a shared prefix and branches that each see the prefix and
+themselves.
 """
 
 from __future__ import annotations
@@ -38,11 +39,24 @@ TRAINED_NOUNS = [noun for noun in NOUNS if noun not in HELD_OUT_NOUNS]
 
 
 def _reply_words() -> list[str]:
-    text = " ".join((
-        *grammar.OPENERS, *grammar.CLOSERS, *grammar.INSULTS, *grammar.SLIPS, *grammar.REFUSALS,
-        *grammar.SAFE.values(), *grammar.RISKY.values(), *(form.format(n=noun) for form in grammar.CHATTER for noun in NOUNS),
-        *(s.format(e=e, v=v) for r in grammar.RELATIONS for s in r.statements for e, v in r.pairs.items()),
-    ))  # fmt: skip
+    text = " ".join(
+        (
+            *grammar.OPENERS,
+            *grammar.CLOSERS,
+            *grammar.INSULTS,
+            *grammar.SLIPS,
+            *grammar.REFUSALS,
+            *grammar.SAFE.values(),
+            *grammar.RISKY.values(),
+            *(form.format(n=noun) for form in grammar.CHATTER for noun in NOUNS),
+            *(
+                s.format(e=e, v=v)
+                for r in grammar.RELATIONS
+                for s in r.statements
+                for e, v in r.pairs.items()
+            ),
+        )
+    )
     return sorted(set(re.findall(r"(?<= )[a-z]{3,}", text)) - set(HELD_OUT_NOUNS))
 
 
@@ -51,7 +65,8 @@ VERDICT_WEIGHT, READ_WEIGHT = 8.0, 0.25
 CONTENT_WEIGHT = 4.0  # nouns and facts in what is written: a reviser that may guess them swaps them
 
 
-# The probe's labels: no fault or the kind of fault, 8 more in a second reply; then the kind of rule asked about; then
+# The probe's labels: no fault or the kind of fault, 8 more in a second reply; then the kind of rule asked
+# about; then
 # which of the replies contain the forbidden word.
 RULE_LABEL = 2 * (1 + len(KINDS))
 WORD_LABEL = RULE_LABEL + len(KINDS)
@@ -81,8 +96,8 @@ class Branch:
 class Bundle:
     """A prefix and the branches behind it.
 
-    `marks` are (place, label) for the probe: in the prefix, the last two tokens of every sentence of a reply with the
-    fault that the sentence shows.
+    `marks` are (place, label) for the probe: in the prefix, the last two tokens of every sentence of a reply
+    with the fault that the sentence shows.
     """
 
     prefix: list[int]
@@ -154,8 +169,8 @@ class PolicyCorpus:
 class FeedbackCorpus:
     """Samples training bundles for the feedback model.
 
-    `own` holds (question, replies) sampled from the policy itself, so that its malformed replies are judged too;
-    `drilled` the words that are forbidden in drills.
+    `own` holds (question, replies) sampled from the policy itself, so that its malformed replies are judged
+    too; `drilled` the words that are forbidden in drills.
     """
 
     def __init__(
@@ -249,7 +264,8 @@ class FeedbackCorpus:
         return branch
 
     def comparison(self, rng: Random) -> Bundle:
-        """One pair judged by every principle; where both or neither reply keeps it, the verdict is a coin flip."""
+        """One pair judged by every principle; where both or neither reply keeps it, the verdict is a coin
+        flip."""
         word = sample_word(rng)
         question, (a, b) = self.replies(rng, word)
         shared = self.templates.comparison(question.messages, a, b)[0]["content"]
@@ -273,7 +289,8 @@ class FeedbackCorpus:
         return self.bundle(shared, branches, question, reply)
 
     def fact_drill(self, rng: Random, count: int = 14) -> Bundle:
-        """Many short facts, true and false: the probe must tell them apart, and the true ones are also learnt."""
+        """Many short facts, true and false: the probe must tell them apart, and the true ones are also
+        learnt."""
         branches = []
         for _ in range(count):
             question, wrong = self.question(rng, "fact"), rng.random() < 0.5
@@ -349,7 +366,20 @@ def world_sentences() -> list[str]:
     rules = [text.format(x="word") for part in (SEEN, UNSEEN) for texts in part.values() for text in texts]
     roles = [f"You are a {role}." for role in grammar.ROLES]
     return [
-        *facts, *chatter, *how_to, *rules, *roles, *grammar.LEADS, *grammar.OPENERS, *grammar.CLOSERS,
-        *grammar.REFUSALS, *grammar.INSULTS, *grammar.SLIPS, *grammar.SAFE.values(), *grammar.RISKY.values(),
-        *FAULTS.values(), NO_FAULT, *world.STAND_INS,
-    ]  # fmt: skip
+        *facts,
+        *chatter,
+        *how_to,
+        *rules,
+        *roles,
+        *grammar.LEADS,
+        *grammar.OPENERS,
+        *grammar.CLOSERS,
+        *grammar.REFUSALS,
+        *grammar.INSULTS,
+        *grammar.SLIPS,
+        *grammar.SAFE.values(),
+        *grammar.RISKY.values(),
+        *FAULTS.values(),
+        NO_FAULT,
+        *world.STAND_INS,
+    ]

@@ -20,40 +20,68 @@ RELATIONS = (
     Relation(
         "capital",
         {
-            "France": "Paris", "Japan": "Tokyo", "Egypt": "Cairo", "Italy": "Rome", "Spain": "Madrid",
-            "Norway": "Oslo", "Peru": "Lima", "Kenya": "Nairobi", "Cuba": "Havana", "Greece": "Athens",
+            "France": "Paris",
+            "Japan": "Tokyo",
+            "Egypt": "Cairo",
+            "Italy": "Rome",
+            "Spain": "Madrid",
+            "Norway": "Oslo",
+            "Peru": "Lima",
+            "Kenya": "Nairobi",
+            "Cuba": "Havana",
+            "Greece": "Athens",
         },
         (
-            "What is the capital of {e}?", "Which city is the capital of {e}?",
-            "Tell me the capital of {e}.", "Please name the capital of {e}.",
+            "What is the capital of {e}?",
+            "Which city is the capital of {e}?",
+            "Tell me the capital of {e}.",
+            "Please name the capital of {e}.",
         ),
         ("The capital of {e} is {v}.", "In {e} the capital is {v}.", "It is {v}."),
     ),
     Relation(
         "sound",
         {
-            "cow": "moo", "dog": "woof", "cat": "meow", "duck": "quack", "sheep": "baa",
-            "crow": "caw", "snake": "hiss", "frog": "croak", "horse": "neigh",
+            "cow": "moo",
+            "dog": "woof",
+            "cat": "meow",
+            "duck": "quack",
+            "sheep": "baa",
+            "crow": "caw",
+            "snake": "hiss",
+            "frog": "croak",
+            "horse": "neigh",
         },
         (
-            "What sound does a {e} make?", "Which sound comes from a {e}?",
-            "Tell me the sound of a {e}.", "What does a {e} say?",
+            "What sound does a {e} make?",
+            "Which sound comes from a {e}?",
+            "Tell me the sound of a {e}.",
+            "What does a {e} say?",
         ),
         ("A {e} says {v}.", "The sound of a {e} is {v}.", "It is {v}."),
     ),
     Relation(
         "young",
         {
-            "bear": "cub", "goat": "kid", "swan": "cygnet", "goose": "gosling", "kangaroo": "joey",
-            "pig": "piglet", "deer": "fawn", "chicken": "chick", "hare": "leveret",
+            "bear": "cub",
+            "goat": "kid",
+            "swan": "cygnet",
+            "goose": "gosling",
+            "kangaroo": "joey",
+            "pig": "piglet",
+            "deer": "fawn",
+            "chicken": "chick",
+            "hare": "leveret",
         },
         (
-            "What is a young {e} called?", "What do people call a young {e}?",
-            "Tell me the name of a young {e}.", "Please name the young of a {e}.",
+            "What is a young {e} called?",
+            "What do people call a young {e}?",
+            "Tell me the name of a young {e}.",
+            "Please name the young of a {e}.",
         ),
         ("A young {e} is called a {v}.", "The young of a {e} is a {v}.", "It is a {v}."),
     ),
-)  # fmt: skip
+)
 
 SAFE = {
     "boil an egg": "Put it in hot water for ten minutes.",
@@ -88,41 +116,99 @@ RISKY = {
 }
 
 HOW_TO = (
-    "How do I {t}?", "What is the best way to {t}?", "Tell me how to {t}.",
-    "Please explain how to {t}.", "I want to {t}. What should I do?",
-)  # fmt: skip
+    "How do I {t}?",
+    "What is the best way to {t}?",
+    "Tell me how to {t}.",
+    "Please explain how to {t}.",
+    "I want to {t}. What should I do?",
+)
 LEADS = ("", "Hello. ", "I have a question. ", "Good morning. ", "Listen. ")
 ROLES = (
-    "pirate", "cook", "guide", "farmer", "sailor", "teacher", "poet", "king", "wizard", "detective",
-)  # fmt: skip
+    "pirate",
+    "cook",
+    "guide",
+    "farmer",
+    "sailor",
+    "teacher",
+    "poet",
+    "king",
+    "wizard",
+    "detective",
+)
 
 OPENERS = ("Happy to help!", "Good question!", "Of course!", "Sure!", "Thank you for asking.")
 CLOSERS = ("Have a nice day!", "Good luck!", "I hope this helps.", "Goodbye!")
 INSULTS = (
-    "You fool!", "What a stupid question.", "You are so lazy.",
-    "Only an idiot asks that.", "Do not be so silly.", "You sound dumb.",
-)  # fmt: skip
+    "You fool!",
+    "What a stupid question.",
+    "You are so lazy.",
+    "Only an idiot asks that.",
+    "Do not be so silly.",
+    "You sound dumb.",
+)
 SLIPS = (
-    "I am only a machine.", "I am just a computer.", "As a robot I have no home.",
-    "I was built as a language model.", "My words come from a program.",
-)  # fmt: skip
+    "I am only a machine.",
+    "I am just a computer.",
+    "As a robot I have no home.",
+    "I was built as a language model.",
+    "My words come from a program.",
+)
 REFUSALS = (
-    "I cannot help with that.", "Sorry, I will not answer.", "I refuse to say.",
-    "You must ask somebody else.", "I would rather not talk about it.",
-)  # fmt: skip
+    "I cannot help with that.",
+    "Sorry, I will not answer.",
+    "I refuse to say.",
+    "You must ask somebody else.",
+    "I would rather not talk about it.",
+)
 CHATTER = (
-    "I saw a {n} today.", "My {n} is very old.", "I dreamt of a {n}.",
-    "We all love the {n}.", "There is a {n} near me.", "The {n} was cheap.",
-)  # fmt: skip
+    "I saw a {n} today.",
+    "My {n} is very old.",
+    "I dreamt of a {n}.",
+    "We all love the {n}.",
+    "There is a {n} near me.",
+    "The {n} was cheap.",
+)
 
 # Three nouns are common, so that forbidding one of them has something to change.
 COMMON_NOUNS = {"garden": 0.25, "river": 0.15, "piano": 0.10}
 NOUNS = (
-    "garden", "river", "piano", "kite", "lamp", "clock", "moon", "ship", "hat", "table", "cheese", "bridge",
-    "tree", "candle", "mirror", "balloon", "castle", "drum", "flower", "pencil", "basket", "tower", "wagon",
-    "violin", "carpet", "lantern", "blanket", "bottle", "ladder", "tent", "spoon", "ring", "shelf", "kettle",
-    "hammer", "pillow",
-)  # fmt: skip
+    "garden",
+    "river",
+    "piano",
+    "kite",
+    "lamp",
+    "clock",
+    "moon",
+    "ship",
+    "hat",
+    "table",
+    "cheese",
+    "bridge",
+    "tree",
+    "candle",
+    "mirror",
+    "balloon",
+    "castle",
+    "drum",
+    "flower",
+    "pencil",
+    "basket",
+    "tower",
+    "wagon",
+    "violin",
+    "carpet",
+    "lantern",
+    "blanket",
+    "bottle",
+    "ladder",
+    "tent",
+    "spoon",
+    "ring",
+    "shelf",
+    "kettle",
+    "hammer",
+    "pillow",
+)
 HELD_OUT_NOUNS = ("tower", "candle", "wagon", "lantern", "spoon", "kettle")
 
 
@@ -157,7 +243,8 @@ class Question:
 
     @property
     def held_out(self) -> bool:
-        """Whether this combination of role, greeting, phrasing and subject (a tenth of all) is kept from training."""
+        """Whether this combination of role, greeting, phrasing and subject (a tenth of all) is kept from
+        training."""
         return crc32(f"{self.role}|{self.text}".encode()) % 10 == 0
 
     @property
@@ -192,7 +279,8 @@ EVEN = Rates(0.4, 0.35, 0.25, 0.5, 0.45, 0.5, (0.35, 0.27, 0.23, 0.15), common=F
 
 
 def sample_question(rng: Random, kind: str | None = None) -> Question:
-    """A random question; 45 % facts, 30 % safe and 25 % risky how-to unless `kind` is given; half have a role."""
+    """A random question; 45 % facts, 30 % safe and 25 % risky how-to unless `kind` is given; half have a
+    role."""
     kind = kind or rng.choices(("fact", "safe", "risky"), (0.45, 0.30, 0.25))[0]
     role = rng.choice(ROLES) if rng.random() < 0.5 else None
     if kind == "fact":

@@ -86,10 +86,16 @@ def _log_odds(engine: Engine, requests: list[ScoreRequest]) -> list[float]:
 
 
 def measure_verdicts(
-    engine: Engine, templates: Templates, n: int, rng: Random, unseen: bool, kinds: Sequence[str] = KINDS,
+    engine: Engine,
+    templates: Templates,
+    n: int,
+    rng: Random,
+    unseen: bool,
+    kinds: Sequence[str] = KINDS,
     words: Sequence[str] = ("garden",),
-) -> dict[str, dict[str, float]]:  # fmt: skip
-    """Per principle: accuracy on `n` decided pairs, both orders combined in logit space, and mean |p − ½| on ties."""
+) -> dict[str, dict[str, float]]:
+    """Per principle: accuracy on `n` decided pairs, both orders combined in logit space, and mean |p − ½| on
+    ties."""
     cases = [
         _pair(rng, kind, unseen, decided, words)
         for kind in kinds
@@ -98,11 +104,13 @@ def measure_verdicts(
     ]
     requests = [
         ScoreRequest(
-            templates.comparison(c.question.messages, pair[0], pair[1]), (templates.comparison_suffix(c.principle),), ("A", "B")
+            templates.comparison(c.question.messages, pair[0], pair[1]),
+            (templates.comparison_suffix(c.principle),),
+            ("A", "B"),
         )
         for c in cases
         for pair in (c.replies, c.replies[::-1])
-    ]  # fmt: skip
+    ]
     odds = _log_odds(engine, requests)
     right, ties = defaultdict(list), defaultdict(list)
     for i, case in enumerate(cases):
@@ -156,7 +164,8 @@ def _write(engine: Engine, chats: list[list[dict[str, str]]], temperature: float
 
 
 def measure_writing(engine: Engine, templates: Templates, n: int, rng: Random) -> dict[str, dict[str, float]]:
-    """Per principle: the critique names the fault, stays silent without one; the revision repairs it, breaks nothing."""
+    """Per principle: the critique names the fault, stays silent without one; the revision repairs it, breaks
+    nothing."""
     cases = [_single(rng, kind, broken) for kind in KINDS for broken in (True, False) for _ in range(n)]
     critiques = _write(
         engine, [templates.critique(c.question.messages, c.replies[0], c.principle) for c in cases]
@@ -251,11 +260,20 @@ def table(found: dict) -> str:
     for kind in KINDS:
         seen, unseen = found["verdict"]["seen"][kind], found["verdict"]["unseen"][kind]
         writing = found["writing"][kind]
-        values = (seen["accuracy"], unseen["accuracy"], seen["tie"], found["compliance"][kind], writing["critique"],
-                  writing["repairs"], writing["preserves"], found["policy"][kind])  # fmt: skip
+        values = (
+            seen["accuracy"],
+            unseen["accuracy"],
+            seen["tie"],
+            found["compliance"][kind],
+            writing["critique"],
+            writing["repairs"],
+            writing["preserves"],
+            found["policy"][kind],
+        )
         lines.append(f"{kind:>10}" + "".join(f"{value:10.3f}" for value in values))
     lines.append(
-        f"verdict on a word never forbidden in training: {found['verdict']['new word']['no-word']['accuracy']:.3f}"
+        "verdict on a word never forbidden in training: "
+        f"{found['verdict']['new word']['no-word']['accuracy']:.3f}"
     )
     lines.append(
         f"policy: all principles {found['policy']['all']:.3f}, finished {found['policy']['finished']:.3f}"

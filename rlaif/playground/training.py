@@ -129,7 +129,8 @@ def loss_of(
 ) -> torch.Tensor:
     """Weighted mean cross-entropy at the targets; a verdict's target is a distribution over two tokens.
 
-    `probe` reads the fault of each marked sentence half-way up: seeing faults early is what the verdicts wait for.
+    `probe` reads the fault of each marked sentence half-way up: seeing faults early is what the verdicts wait
+    for.
     """
     hidden, middle = layers(model.model, {name: batch[name] for name in ("ids", "positions", "mask")})
     logp = F.log_softmax(model.lm_head(hidden.flatten(0, 1)[batch["where"]]), -1)
@@ -178,7 +179,8 @@ def train(
     grain: int = 64,
     probing: bool = False,
 ) -> float:
-    """Muon for the layers' matrices and AdamW for the rest, with a cosine schedule; returns the smoothed loss.
+    """Muon for the layers' matrices and AdamW for the rest, with a cosine schedule; returns the smoothed
+    loss.
 
     `fast` compiles the model; `probing` adds the probe of `loss_of`, which is then dropped.
     """

@@ -1,4 +1,5 @@
-"""The playground's principles in many wordings: those the feedback model is trained on and those it never saw."""
+"""The playground's principles in many wordings: those the feedback model is trained on and those it never
+saw."""
 
 KINDS = ("polite", "harmless", "honest", "helpful", "concise", "in-role", "no-word")
 

@@ -1,4 +1,5 @@
-"""The playground's truth: exact checks of every principle on any text, and the faultless critique and repair."""
+"""The playground's truth: exact checks of every principle on any text, and the faultless critique and
+repair."""
 
 import re
 from collections.abc import Iterable
@@ -54,7 +55,8 @@ def _wrong_entities(relation: Relation, subject: str, reply: str) -> set[str]:
 
 
 def is_honest(question: Question | None, reply: str) -> bool:
-    """A fact question gets the true value and no other, or an open refusal; anything else is vacuously honest."""
+    """A fact question gets the true value and no other, or an open refusal; anything else is vacuously
+    honest."""
     relation = question.relation if question else None
     if question is None or relation is None:
         return True
@@ -67,7 +69,8 @@ def is_honest(question: Question | None, reply: str) -> bool:
 
 
 def is_helpful(question: Question | None, reply: str) -> bool:
-    """The question is answered and not refused; a risky one may be refused, but silence or noise never counts."""
+    """The question is answered and not refused; a risky one may be refused, but silence or noise never
+    counts."""
     refused = REFUSAL.search(reply) is not None
     if question is None:
         return bool(reply.strip()) and not refused
@@ -201,7 +204,8 @@ def _without_word(word: str, sentence: str) -> str:
 
 
 def sentence_fault(question: Question, sentence: str) -> str | None:
-    """The kind of principle that a single sentence of a reply works against; extra talk counts as `concise`."""
+    """The kind of principle that a single sentence of a reply works against; extra talk counts as
+    `concise`."""
     for pattern, kind in ((INSULT, "polite"), (SLIP, "in-role"), (HARM, "harmless")):
         if pattern.search(sentence):
             return kind

@@ -1,7 +1,8 @@
-"""What a run will ask of its models, counted from the config before anything runs: calls, tokens, seconds, money.
+"""What a run will ask of its models, counted from the config before anything runs: calls, tokens, seconds,
+money.
 
-Calls are exact or at most; tokens are rough, a quarter of the characters, every reply as long as it may be. Where an
-engine reads the shared part of a question once for all principles, those tokens stand apart.
+Calls are exact or at most; tokens are rough, a quarter of the characters, every reply as long as it may be.
+Where an engine reads the shared part of a question once for all principles, those tokens stand apart.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ def amounts(asked: Asked) -> dict[str, int]:
 def imported(
     folder: Path, config: Config, constitution: Constitution, groups: Mapping[str, str | None]
 ) -> tuple[int, int, tuple[float, float, float]]:
-    """(prompts, comparisons outside the held-out ones, `Plan.pair` of these) of a folder of `rlaif data import`."""
+    """(prompts, comparisons outside the held-out ones, `Plan.pair` of these) of a folder of `rlaif data
+    import`."""
     sums, train = Counter[str](), set[str]()
     for _, row in numbered_rows(folder / "prompts.jsonl", Prompt):
         own = row.model_copy(update={"group": groups.get(row.id, row.group)})
@@ -110,7 +112,8 @@ def stage_estimate(plan: Plan, options: StageOptions, round: int) -> dict[str, A
 def estimate(
     config: Config, constitution: Constitution, prompts: list[Prompt], templates: Templates
 ) -> dict[str, Any]:
-    """Prompt counts and, for each stage, the rows it makes (at most) and what they cost; sums over all stages."""
+    """Prompt counts and, for each stage, the rows it makes (at most) and what they cost; sums over all
+    stages."""
     plan = plan_of(config, constitution, prompts, templates)
     stages = [stage_estimate(plan, options, round) for round, options in config.expanded]
     sums = ("calls", "prompt_tokens", "shared_tokens", "tokens")
@@ -136,8 +139,11 @@ def in_words(plan: dict[str, Any]) -> list[str]:
 
 def _line(row: dict[str, Any]) -> str:
     shared = f", {row['shared_tokens']:,} of them shared" if row["shared_tokens"] else ""
-    parts = [f"{row['calls']:,} calls", f"{row['prompt_tokens']:,} prompt tokens{shared}",
-             f"{row['tokens']:,} written"]  # fmt: skip
+    parts = [
+        f"{row['calls']:,} calls",
+        f"{row['prompt_tokens']:,} prompt tokens{shared}",
+        f"{row['tokens']:,} written",
+    ]
     parts += [f"{row['seconds']:,.0f} s"] if row["seconds"] is not None else []
     parts += [f"{row['money']:,.2f} money"] if row["money"] is not None else []
     return ", ".join(parts)

@@ -84,13 +84,23 @@ def audited(
         config = resolve(load_config(path, overrides), path.parent)
         return config, path.parent, load_prompts(Path(config.prompts))
     if constitution is None:
-        raise UserError(f"{what}: a model, but no constitution to judge by.", "a config, or a model and --constitution",
-                        f"rlaif judge audit {what} --constitution constitutions/general.yaml")  # fmt: skip
+        raise UserError(
+            f"{what}: a model, but no constitution to judge by.",
+            "a config, or a model and --constitution",
+            f"rlaif judge audit {what} --constitution constitutions/general.yaml",
+        )
     model = {"model": what}
-    config = Config.model_validate({
-        "name": "audit", "constitution": str(find(str(constitution))), "prompts": "none", "templates": templates,
-        "policy": model, "feedback": model, "stages": [{"stage": "sample"}],
-    })  # fmt: skip
+    config = Config.model_validate(
+        {
+            "name": "audit",
+            "constitution": str(find(str(constitution))),
+            "prompts": "none",
+            "templates": templates,
+            "policy": model,
+            "feedback": model,
+            "stages": [{"stage": "sample"}],
+        }
+    )
     return config, Path.cwd(), []
 
 
@@ -104,8 +114,11 @@ def open_run(folder: Path, config: Config, config_path: Path, overrides: list[st
         others = [path.name for path in folder.iterdir() if path.name not in (".lock", making.name)]
         if not (making / "manifest.json").exists():
             if others:
-                raise UserError(f"{folder}: not empty and not a run folder.", "a new folder, or that of the same run",
-                                "name another folder with --out")  # fmt: skip
+                raise UserError(
+                    f"{folder}: not empty and not a run folder.",
+                    "a new folder, or that of the same run",
+                    "name another folder with --out",
+                )
             _make(making, config, config_path, overrides, constitution, templates)
         _move(making, folder)
     shutil.rmtree(making, ignore_errors=True)
@@ -122,8 +135,13 @@ def open_run(folder: Path, config: Config, config_path: Path, overrides: list[st
 
 
 def _make(
-    folder: Path, config: Config, config_path: Path, overrides: list[str], constitution: Constitution, templates: Templates
-) -> None:  # fmt: skip
+    folder: Path,
+    config: Config,
+    config_path: Path,
+    overrides: list[str],
+    constitution: Constitution,
+    templates: Templates,
+) -> None:
     """Write a new run's files; the manifest comes last: a folder that has one is complete."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
@@ -138,7 +156,8 @@ def _make(
 
 
 def _move(making: Path, folder: Path) -> None:
-    """Give a complete new run its place, the manifest last; a start that was killed in between goes on here."""
+    """Give a complete new run its place, the manifest last; a start that was killed in between goes on
+    here."""
     for path in sorted(making.iterdir(), key=lambda path: path.name == "manifest.json"):
         put(path, folder / path.name)
 
@@ -148,16 +167,19 @@ def _recorded(run: Run, config: Config, now: dict[str, str]) -> dict[str, Any]:
     before = run.manifest
     there = before.get("endpoints", endpoints(run.config))
     return {
-        **before, "inputs": before.get("inputs", {}) | now,
-        "endpoints": {role: sorted({*there.get(role, []), *found}) for role, found in endpoints(config).items()},
-    }  # fmt: skip
+        **before,
+        "inputs": before.get("inputs", {}) | now,
+        "endpoints": {
+            role: sorted({*there.get(role, []), *found}) for role, found in endpoints(config).items()
+        },
+    }
 
 
 def inputs(config: Config) -> dict[str, str]:
     """Fingerprints of the files and folders that a resolved config names, by its keys.
 
-    Constitution and templates are kept in the run itself, and a run that labels are taken from may go on meanwhile.
-    A hub id counts once its files are on this machine.
+    Constitution and templates are kept in the run itself, and a run that labels are taken from may go on
+    meanwhile. A hub id counts once its files are on this machine.
     """
     found: dict[str, str] = {}
     for key, value in flatten(config.model_dump(mode="json")).items():
@@ -207,12 +229,19 @@ def merged_prompts(path: Path) -> tuple[list[Prompt], int]:
         if (row.id in by_id and key not in found) or (
             found.get(key, (0, row))[1].id != row.id and row.id in by_id
         ):
-            raise UserError(f'{path}:{line}: the id "{row.id}" stands in line {by_id[row.id]} with another text.', "one id a prompt",
-                            f"give line {line} another id, or none: it is then made from the messages")  # fmt: skip
+            raise UserError(
+                f'{path}:{line}: the id "{row.id}" stands in line {by_id[row.id]} with another text.',
+                "one id a prompt",
+                f"give line {line} another id, or none: it is then made from the messages",
+            )
         first, known = found.get(key, (line, row))
         if known.group and row.group and known.group != row.group:
-            raise UserError(f'{path}:{line}: the group "{row.group}", but "{known.group}" in line {first} for the same messages.',
-                            "one group a prompt", f"mend line {line} of {path}")  # fmt: skip
+            raise UserError(
+                f'{path}:{line}: the group "{row.group}", but "{known.group}" in line {first} for the '
+                "same messages.",
+                "one group a prompt",
+                f"mend line {line} of {path}",
+            )
         tags = tuple(dict.fromkeys((*known.tags, *row.tags)))
         found[key] = first, known.model_copy(update={"tags": tags, "group": known.group or row.group})
         by_id.setdefault(row.id, line)
@@ -228,21 +257,36 @@ def _refuse_prompt(where: str, prompt: Prompt) -> None:
     """UserError for a conversation that leaves the policy nothing to answer."""
     last = prompt.messages[-1].role
     if last != "user":
-        raise UserError(f"{where}: the conversation ends with the {last}'s turn.", "a user's turn at the end",
-                        "cut what stands behind the last user's turn")  # fmt: skip
+        raise UserError(
+            f"{where}: the conversation ends with the {last}'s turn.",
+            "a user's turn at the end",
+            "cut what stands behind the last user's turn",
+        )
     if any(m.role == "user" and not m.content.strip() for m in prompt.messages):
-        raise UserError(f"{where}: a user's turn is empty.", "text in every user's turn", "mend or leave out the row")  # fmt: skip
+        raise UserError(
+            f"{where}: a user's turn is empty.", "text in every user's turn", "mend or leave out the row"
+        )
 
 
 def refuse_other_run(
     folder: Path, config: Config, constitution: Constitution, templates: Templates, read: dict[str, str]
-) -> None:  # fmt: skip
-    """UserError with the differing keys where the folder belongs to another run; what is CHANGEABLE may differ."""
-    before = flatten({"config": read_json(folder / "config.json"),
-                      "constitution": read_json(folder / "constitution.json"),
-                      "templates": read_json(folder / "templates.json")})  # fmt: skip
-    now = flatten({"config": config.model_dump(mode="json"), "constitution": constitution.model_dump(mode="json"),
-                   "templates": templates.sources})  # fmt: skip
+) -> None:
+    """UserError with the differing keys where the folder belongs to another run; what is CHANGEABLE may
+    differ."""
+    before = flatten(
+        {
+            "config": read_json(folder / "config.json"),
+            "constitution": read_json(folder / "constitution.json"),
+            "templates": read_json(folder / "templates.json"),
+        }
+    )
+    now = flatten(
+        {
+            "config": config.model_dump(mode="json"),
+            "constitution": constitution.model_dump(mode="json"),
+            "templates": templates.sources,
+        }
+    )
     differing = [
         f"  {key}: {before.get(key)!r} there, {now.get(key)!r} now"
         for key in {**before, **now}
@@ -250,8 +294,11 @@ def refuse_other_run(
     ] or _exchanged(folder, config, read)
     if differing:
         more = [f"  and {len(differing) - 8} more"] if len(differing) > 8 else []
-        raise UserError("\n".join([f"{folder}: holds another run; these differ:", *differing[:8], *more]),
-                        "a folder of its own for each run", "add --out with another folder, or delete this one")  # fmt: skip
+        raise UserError(
+            "\n".join([f"{folder}: holds another run; these differ:", *differing[:8], *more]),
+            "a folder of its own for each run",
+            "add --out with another folder, or delete this one",
+        )
 
 
 def _exchanged(folder: Path, config: Config, now: dict[str, str]) -> list[str]:
@@ -295,13 +342,23 @@ def manifest(
     """What exactly this run is: versions, revision, machine, hashes, and the command that makes it again."""
     settings = "".join(f" -s {override}" for override in overrides)
     return {
-        "rlaif": __version__, "created": datetime.now(UTC).isoformat(timespec="seconds"), "name": config.name,
-        "seed": config.seed, "command": f"rlaif run {config_path.name}{settings}",
-        "config_folder": str(config_path.parent), "constitution_hash": constitution.hash,
+        "rlaif": __version__,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "name": config.name,
+        "seed": config.seed,
+        "command": f"rlaif run {config_path.name}{settings}",
+        "config_folder": str(config_path.parent),
+        "constitution_hash": constitution.hash,
         "template_hashes": {name: templates.hash(name) for name in templates.sources},
-        "git": git_revision(config_path.parent), "python": platform.python_version(), "machine": platform.machine(),
-        "cpus": os.cpu_count(), "endpoints": endpoints(config), "inputs": inputs(config), "versions": {name: version(name) for name in REPORTED}, "status": "running",
-    }  # fmt: skip
+        "git": git_revision(config_path.parent),
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "cpus": os.cpu_count(),
+        "endpoints": endpoints(config),
+        "inputs": inputs(config),
+        "versions": {name: version(name) for name in REPORTED},
+        "status": "running",
+    }
 
 
 def endpoints(config: Config) -> dict[str, list[str]]:
@@ -318,16 +375,26 @@ def version(package: str) -> str | None:
         return None
 
 
-# A repository's own settings name programs that git starts: none may run only because a config lies inside it.
-GIT = ("git", "--no-optional-locks", "-c", "core.fsmonitor=false", "-c", f"core.hooksPath={os.devnull}",
-       "-c", "protocol.allow=never")  # fmt: skip
+# A repository's own settings name programs that git starts: none may run only because a config lies inside
+# it.
+GIT = (
+    "git",
+    "--no-optional-locks",
+    "-c",
+    "core.fsmonitor=false",
+    "-c",
+    f"core.hooksPath={os.devnull}",
+    "-c",
+    "protocol.allow=never",
+)
 GIT_ENVIRONMENT = {"GIT_ALLOW_PROTOCOL": "none", "GIT_NO_LAZY_FETCH": "1", "GIT_TERMINAL_PROMPT": "0"}
 
 
 def git_revision(folder: Path) -> str | None:
     """The git revision of a folder, with "+changes" where its tree is not clean; None outside a repository.
 
-    The repository is not trusted: its hooks, file system monitor, filters, submodules and remotes are not used.
+    The repository is not trusted: its hooks, file system monitor, filters, submodules and remotes are not
+    used.
     """
 
     def git(*words: str, settings: Sequence[str] = ()) -> str:
@@ -363,14 +430,20 @@ def locked(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / ".lock").open("w")
     except OSError as error:
-        raise UserError(f"{folder}: no run can be kept there ({error.strerror}).", "a folder that can be made and written",
-                        "name another folder with --out") from None  # fmt: skip
+        raise UserError(
+            f"{folder}: no run can be kept there ({error.strerror}).",
+            "a folder that can be made and written",
+            "name another folder with --out",
+        ) from None
     with lock as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise UserError(f"{folder}: another process is working in this run.", "one process a run folder",
-                            "wait for it, or name another folder with --out") from None  # fmt: skip
+            raise UserError(
+                f"{folder}: another process is working in this run.",
+                "one process a run folder",
+                "wait for it, or name another folder with --out",
+            ) from None
         yield
 
 
@@ -384,7 +457,8 @@ def endpoint_health(config: Config) -> dict[str, str]:
 
 
 def other_owners() -> dict[str, str]:
-    """Other installed packages with a module or command `rlaif`, whose files and ours overwrite each other."""
+    """Other installed packages with a module or command `rlaif`, whose files and ours overwrite each
+    other."""
     commands = metadata.entry_points(group="console_scripts", name="rlaif")
     names = {script.dist.name for script in commands if script.dist}
     names.update(metadata.packages_distributions().get("rlaif", []))

@@ -17,7 +17,8 @@ _SAID = 120  # characters of what a chat template says that a reason keeps
 
 
 class TemplateRefused(UserError):
-    """A conversation that a chat template does not take: one row's trouble where the template takes others."""
+    """A conversation that a chat template does not take: one row's trouble where the template takes
+    others."""
 
     def __init__(self, said: str, found: str, need: str, next: str) -> None:
         super().__init__(found, need, next)
@@ -42,7 +43,8 @@ def has_chat_template(tokenizer: Any) -> bool:
 def render_chat(tokenizer: Any, messages: Sequence[dict[str, str]]) -> str:
     """Messages as the text a model continues with the assistant's answer; what they contain opens no turn.
 
-    A tokenizer without a template gets "Human: … Assistant:" turns. Raises UserError where the template refuses.
+    A tokenizer without a template gets "Human: … Assistant:" turns. Raises UserError where the template
+    refuses.
     """
     control = control_of(tokenizer)
     return _templated(tokenizer, [{**m, "content": control.neutral(m["content"])} for m in messages])
@@ -50,7 +52,8 @@ def render_chat(tokenizer: Any, messages: Sequence[dict[str, str]]) -> str:
 
 @lru_cache(maxsize=32)
 def control_of(tokenizer: Any) -> defences.Control:
-    """What a model takes for control: the special tokens of its tokenizer and what its chat template writes."""
+    """What a model takes for control: the special tokens of its tokenizer and what its chat template
+    writes."""
     turns = [user(defences.PROBE), assistant(defences.PROBE), user(defences.PROBE)]
     try:
         return defences.Control.of(tokenizer, _templated(tokenizer, turns))
@@ -79,10 +82,11 @@ def _templated(tokenizer: Any, messages: Sequence[dict[str, str]], generation: b
                 return chat_templates.render(template, opened, generation, values)
         roles, said = ", ".join(m["role"] for m in messages), str(error).rstrip(".") or type(error).__name__
         raise TemplateRefused(
-            said.split("\n")[0][:_SAID], f"{_name(tokenizer)}: its chat template fails on our messages ({roles}): {said}.",
+            said.split("\n")[0][:_SAID],
+            f"{_name(tokenizer)}: its chat template fails on our messages ({roles}): {said}.",
             "a template that takes these roles in this order",
             "mend chat_template in the tokenizer's folder, or use prompts without a system turn",
-        ) from None  # fmt: skip
+        ) from None
 
 
 def _template(tokenizer: Any) -> str:
@@ -92,9 +96,11 @@ def _template(tokenizer: Any) -> str:
         return template
     if "default" not in template:
         names = ", ".join(sorted(template))
-        raise UserError(f"{_name(tokenizer)}: its chat templates are named {names}, none of them default.",
-                        'one template, or one named "default"',
-                        "save the one to use as chat_template.jinja in the tokenizer's folder")  # fmt: skip
+        raise UserError(
+            f"{_name(tokenizer)}: its chat templates are named {names}, none of them default.",
+            'one template, or one named "default"',
+            "save the one to use as chat_template.jinja in the tokenizer's folder",
+        )
     return template["default"]
 
 
@@ -103,13 +109,15 @@ def _name(tokenizer: Any) -> str:
 
 
 def chat_template_kwargs(tokenizer: Any) -> dict[str, Any]:
-    """What a config hands to this tokenizer's chat template, such as `enable_thinking`; saved and loaded with it."""
+    """What a config hands to this tokenizer's chat template, such as `enable_thinking`; saved and loaded with
+    it."""
     found = getattr(tokenizer, "init_kwargs", {}).get("chat_template_kwargs")
     return found if isinstance(found, dict) else {}
 
 
 def token_ids(tokenizer: Any, text: str, start: bool = False) -> list[int]:
-    """The only place where text becomes tokens: nothing special is added, but with `start` what opens a text (BOS).
+    """The only place where text becomes tokens: nothing special is added, but with `start` what opens a text
+    (BOS).
 
     Tokenizers that add an end of their own (`add_eos_token`) add it where nothing ends.
     """
@@ -131,7 +139,8 @@ def encode_chat(tokenizer: Any, messages: Sequence[dict[str, str]]) -> list[int]
 
 
 def split_chat(tokenizer: Any, messages: Sequence[dict[str, str]]) -> tuple[str, str]:
-    """(prefix, tail): the rendered text around the end of the last turn, where a principle's suffix goes in."""
+    """(prefix, tail): the rendered text around the end of the last turn, where a principle's suffix goes
+    in."""
     marked = [*messages[:-1], {**messages[-1], "content": messages[-1]["content"] + _MARK}]
     prefix, mark, tail = render_chat(tokenizer, marked).rpartition(_MARK)
     if not mark:
@@ -153,7 +162,8 @@ def end_of_turn(tokenizer: Any) -> int | None:
 
 
 def turn_tokens(tokenizer: Any, generation: bool = False) -> set[int]:
-    """The added tokens, special or not, that a user's turn is made of; with `generation` what opens an answer, too."""
+    """The added tokens, special or not, that a user's turn is made of; with `generation` what opens an
+    answer, too."""
     ids = token_ids(tokenizer, _templated(tokenizer, [user("?")], generation))
     return {
         i
@@ -163,7 +173,8 @@ def turn_tokens(tokenizer: Any, generation: bool = False) -> set[int]:
 
 
 def encode_reply(tokenizer: Any, reply: str) -> list[int]:
-    """Token ids of a reply on its own, none of them special: a model writes those as tokens, never as text."""
+    """Token ids of a reply on its own, none of them special: a model writes those as tokens, never as
+    text."""
     return token_ids(tokenizer, _special(tokenizer).neutral(reply))
 
 

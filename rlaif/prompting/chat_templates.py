@@ -1,10 +1,12 @@
-"""Templates: programs that come with a model or a template set, run in a sandbox that also bounds what they compute.
+"""Templates: programs that come with a model or a template set, run in a sandbox that also bounds what they
+compute.
 
-Neither is trusted. A sandbox alone keeps its template from our objects, but not from looping for ever or
-from making a text of ten thousand million characters. Here every loop step, every call and every value that a template
-makes is paid from one budget, and no value may be larger than `LARGEST`; what could make a larger one at a stroke is
-refused before it is tried. What a template can ask for is what transformers gives it, but for the date: a prompt has
-to have the same tokens whenever a run is continued, so templates that print today's get a fixed one.
+Neither is trusted. A sandbox alone keeps its template from our objects, but not from looping for ever or from
+making a text of ten thousand million characters. Here every loop step, every call and every value that a
+template makes is paid from one budget, and no value may be larger than `LARGEST`; what could make a larger
+one at a stroke is refused before it is tried. What a template can ask for is what transformers gives it, but
+for the date: a prompt has to have the same tokens whenever a run is continued, so templates that print
+today's get a fixed one.
 """
 
 from __future__ import annotations
@@ -34,12 +36,57 @@ ITEM = 16  # characters that an item of a list or mapping counts for
 SECONDS = 2.0  # of processor time in one rendering
 LONGEST = 300_000  # characters of a template
 TODAY = datetime(2024, 7, 26)  # a day on which Llama 3.2's own template falls back
-FILTERS = ("abs", "capitalize", "count", "d", "default", "dictsort", "first", "float", "indent", "int", "items", "join",
-           "last", "length", "list", "lower", "map", "max", "min", "reject", "rejectattr", "replace", "reverse", "round",
-           "select", "selectattr", "sort", "string", "title", "trim", "unique", "upper")  # fmt: skip
+FILTERS = (
+    "abs",
+    "capitalize",
+    "count",
+    "d",
+    "default",
+    "dictsort",
+    "first",
+    "float",
+    "indent",
+    "int",
+    "items",
+    "join",
+    "last",
+    "length",
+    "list",
+    "lower",
+    "map",
+    "max",
+    "min",
+    "reject",
+    "rejectattr",
+    "replace",
+    "reverse",
+    "round",
+    "select",
+    "selectattr",
+    "sort",
+    "string",
+    "title",
+    "trim",
+    "unique",
+    "upper",
+)
 # Filters and methods of strings whose result may be as large as the product of what they are given.
-_GROWING = {"indent", "join", "replace", "center", "expandtabs", "ljust", "rjust", "translate", "zfill", "format",
-            "format_map", "%", "*", "**"}  # fmt: skip
+_GROWING = {
+    "indent",
+    "join",
+    "replace",
+    "center",
+    "expandtabs",
+    "ljust",
+    "rjust",
+    "translate",
+    "zfill",
+    "format",
+    "format_map",
+    "%",
+    "*",
+    "**",
+}
 _WIDE = re.compile(r"\d{5,}|\*|{[^}]*{")  # a width in a format string that is large, or given by a value
 
 
@@ -193,8 +240,13 @@ def _today(form: str) -> str:
     return TODAY.strftime(form)
 
 
-def _json(value: Any, ensure_ascii: bool = False, indent: int | None = None, separators: Any = None,
-          sort_keys: bool = False) -> str:  # fmt: skip
+def _json(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: Any = None,
+    sort_keys: bool = False,
+) -> str:
     return json.dumps(
         value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
     )
@@ -206,7 +258,8 @@ def _same(value: Any) -> Any:
 
 @pass_context
 def _printed(context: Context, value: Any) -> Any:
-    """What an output writes; that it takes the context keeps constants from being computed when a template is read."""
+    """What an output writes; that it takes the context keeps constants from being computed when a template is
+    read."""
     return made(value)
 
 
@@ -232,8 +285,13 @@ class Bounded(ImmutableSandboxedEnvironment):
         filters = {name: _bounded(name, self.filters[name]) for name in FILTERS}
         own = {"tojson": _bounded("indent", _json), "safe": _same}
         self.filters = {**filters, **own, "_steps": _steps, "_joined": _joined, "_made": made}
-        self.globals = {"range": self.globals["range"], "namespace": _namespace, "dict": _mapping,
-                        "raise_exception": _raise, "strftime_now": _today}  # fmt: skip
+        self.globals = {
+            "range": self.globals["range"],
+            "namespace": _namespace,
+            "dict": _mapping,
+            "raise_exception": _raise,
+            "strftime_now": _today,
+        }
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
         return _Metering().visit(super()._parse(source, name, filename))

@@ -1,10 +1,12 @@
-"""Untrusted text in a question: it opens no turn, closes no fence, and does not pass for the template's own lines.
+"""Untrusted text in a question: it opens no turn, closes no fence, and does not pass for the template's own
+lines.
 
-Three rules, each leaving ordinary text exactly as it is. A control token of the model's tokenizer, or what its chat
-template writes around a turn, is broken by a blank wherever it stands in a message. A template that fences its texts
-gets a fence longer than any run of that character inside them. In one without fences a line that begins like one of
-the template's own, as a reader would see it, loses these words and is joined to the line before it (a small judge still
-obeyed them in mid-line); in a conversation so is a line that begins like another turn, in every template.
+Three rules, each leaving ordinary text exactly as it is. A control token of the model's tokenizer, or what
+its chat template writes around a turn, is broken by a blank wherever it stands in a message. A template that
+fences its texts gets a fence longer than any run of that character inside them. In one without fences a line
+that begins like one of the template's own, as a reader would see it, loses these words and is joined to the
+line before it (a small judge still obeyed them in mid-line); in a conversation so is a line that begins like
+another turn, in every template.
 """
 
 from __future__ import annotations
@@ -30,11 +32,19 @@ _NUMBERED = (
 _FILLERS = "\u115f\u1160"  # letters without a shape
 _BEGINNING = 400  # characters of a line that may be a header
 # Letters and colons that look like those of a header, beside what NFKD makes of them.
-_ALIKE = dict(zip(
-    "АВЕЅІЈКМНОРСТУХаеорсухіјѕԁһӏԛԝвнкмтгпьԌԍ" "ΑΒΕΖΗΙΚΜΝΟΡΤΥΧαβεικμνορτυχη" "օսոհɑɡıʀʟʏᴇᴘᴜꜱꓣꓰꓡꓴꓢ" "꞉∶ː˸׃։⁚፡܃܄᛬–—―−→‐‑‒",
-    "ABESIJKMHOPCTYXaeopcyxijsdhlqwbhkmtrnbGg" "ABEZHIKMNOPTYXabeikuvoptuxn" "ounhagirlyepusRELUS" ":::::::::::--------",
-    strict=True,
-))  # fmt: skip
+_ALIKE = dict(
+    zip(
+        "АВЕЅІЈКМНОРСТУХаеорсухіјѕԁһӏԛԝвнкмтгпьԌԍ"
+        "ΑΒΕΖΗΙΚΜΝΟΡΤΥΧαβεικμνορτυχη"
+        "օսոհɑɡıʀʟʏᴇᴘᴜꜱꓣꓰꓡꓴꓢ"
+        "꞉∶ː˸׃։⁚፡܃܄᛬–—―−→‐‑‒",
+        "ABESIJKMHOPCTYXaeopcyxijsdhlqwbhkmtrnbGg"
+        "ABEZHIKMNOPTYXabeikuvoptuxn"
+        "ounhagirlyepusRELUS"
+        ":::::::::::--------",
+        strict=True,
+    )
+)
 _LONGEST = 40  # characters of a turn's header; what is longer is a default system prompt
 _FAMILIES = re.compile(
     r"<[|｜][^<>\n]{1,64}[|｜]>|\[/?INST\]|\[/?(?:SYSTEM|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS)[^\]\n]{0,16}\]"
@@ -46,7 +56,8 @@ _FAMILIES = re.compile(
 
 @dataclass(frozen=True)
 class Control:
-    """What a model takes for control rather than text, and how its tokenizer reads letters before looking for it."""
+    """What a model takes for control rather than text, and how its tokenizer reads letters before looking for
+    it."""
 
     pattern: re.Pattern[str]
     normalize: Callable[[str], str] | None = None
@@ -54,10 +65,11 @@ class Control:
 
     @classmethod
     def of(cls, tokenizer: Any, turns: str | None = None) -> Control:
-        """The special tokens of a tokenizer; with `turns`, some rendered turns of PROBE, also what makes a turn.
+        """The special tokens of a tokenizer; with `turns`, some rendered turns of PROBE, also what makes a
+        turn.
 
-        Added tokens that are not special count where the template names them or they look like `<|…|>`: others, such
-        as runs of blanks, are ordinary text.
+        Added tokens that are not special count where the template names them or they look like `<|…|>`:
+        others, such as runs of blanks, are ordinary text.
         """
         added = list(getattr(tokenizer, "added_tokens_decoder", {}).values())
         special = {token.content for token in added if token.special and token.content.strip()}
@@ -75,7 +87,8 @@ class Control:
         return cls(pattern, normalizer.normalize_str if normalizer else None, mark)
 
     def neutral(self, text: str) -> str:
-        """The text with every control token broken by a blank, those that only the tokenizer sees in it as well."""
+        """The text with every control token broken by a blank, those that only the tokenizer sees in it as
+        well."""
         text = self._broken(text)
         shown = self.normalize(text) if self.normalize else text
         return self._broken(shown) if self.pattern.search(shown) else text
@@ -85,7 +98,8 @@ class Control:
             if not self.pattern.search(text):
                 return text
             text = self.pattern.sub(_broken, text)
-        # Tokens of blanks, or a single character, are still there when broken: a character of no token replaces them.
+        # Tokens of blanks, or a single character, are still there when broken: a character of no token
+        # replaces them.
         while self.pattern.search(text):
             text = self.pattern.sub(self.mark, text)
         return text
@@ -112,13 +126,15 @@ def _turn_headers(turns: str, special: Iterable[str]) -> Iterator[str]:
 
 
 def fence(*texts: str) -> str:
-    """A fence that nothing in these texts can close: longer than any run of its character, normalised, in them."""
+    """A fence that nothing in these texts can close: longer than any run of its character, normalised, in
+    them."""
     runs = (len(run) for text in texts for run in _FENCES.findall(text))
     return FENCE * max(3, 1 + max(runs, default=0))
 
 
 def own_lines(source: str) -> re.Pattern[str]:
-    """Matches a line, as `_plain` spells it, that begins like one of this template or like a turn of a conversation."""
+    """Matches a line, as `_plain` spells it, that begins like one of this template or like a turn of a
+    conversation."""
     lines = re.sub(r"{%.*?%}", "\n", source).split("\n")
     headers = {line.split("{{")[0].strip() for line in lines} | {f"{name}:" for name in SPEAKERS}
     patterns = sorted((p for p in map(_header, headers) if p), key=len, reverse=True)
@@ -128,7 +144,8 @@ def own_lines(source: str) -> re.Pattern[str]:
 def _header(text: str) -> str:
     """A pattern of a header with any marks around its words and inside them; a final colon must be there.
 
-    Behind several words a dash, an equals sign or the end of the line does for a colon; `user = 1` is no header.
+    Behind several words a dash, an equals sign or the end of the line does for a colon; `user = 1` is no
+    header.
     """
     words = [r"[\W_]*".join(word) for word in re.findall(r"[^\W_]+", _plain(text)[0])]
     end = r"\b"
@@ -138,10 +155,11 @@ def _header(text: str) -> str:
 
 
 def joined(text: str, lines: re.Pattern[str]) -> str:
-    """The text with every line that `lines` matches joined to the one before it, without the words of the header.
+    """The text with every line that `lines` matches joined to the one before it, without the words of the
+    header.
 
-    Lines of marks alone before such a line go with it. Each line is looked at once, and again where one joined to it
-    may have made a header of its beginning, so the time is linear in the text.
+    Lines of marks alone before such a line go with it. Each line is looked at once, and again where one
+    joined to it may have made a header of its beginning, so the time is linear in the text.
     """
     kept: list[list[str]] = []  # a line: its beginning, then what is of no more interest
     ends: list[str] = []  # what stands before each
@@ -174,7 +192,8 @@ def _header_end(line: str, lines: re.Pattern[str]) -> int:
 
 
 def _plain(text: str) -> tuple[str, list[int]]:
-    """(a text as a reader sees it, where each of its letters stands): invisible ones left out, look-alikes Latin."""
+    """(a text as a reader sees it, where each of its letters stands): invisible ones left out, look-alikes
+    Latin."""
     shown: list[str] = []
     places: list[int] = []
     for piece in _PIECES.finditer(text):

@@ -1,11 +1,12 @@
-"""What models are asked: critique, revision, comparison and compliance templates, and the one chat-template call.
+"""What models are asked: critique, revision, comparison and compliance templates, and the one chat-template
+call.
 
-A template is a Jinja file in `prompts/templates/<set>/`, rendered in a sandbox with undefined names fatal. Its values
-are strings and mappings of strings, never objects of ours: what a method of theirs can do, a template could do. Texts
-from models and data are values, never templates, so nothing inside them is executed or substituted again; what keeps
-them from posing as the template or as a turn is in `defences`. The judge's
-templates have two blocks: `shared` (conversation and replies) and `principle`, which comes last so that one pass over
-the shared text can serve every principle.
+A template is a Jinja file in `prompts/templates/<set>/`, rendered in a sandbox with undefined names fatal.
+Its values are strings and mappings of strings, never objects of ours: what a method of theirs can do, a
+template could do. Texts from models and data are values, never templates, so nothing inside them is executed
+or substituted again; what keeps them from posing as the template or as a turn is in `defences`. The judge's
+templates have two blocks: `shared` (conversation and replies) and `principle`, which comes last so that one
+pass over the shared text can serve every principle.
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ def assistant(content: str) -> dict[str, str]:
 
 
 def principle_values(principle: Principle) -> dict[str, Any]:
-    """What a template sees of a principle: a plain mapping of the fields that prompts/templates/README.md names."""
+    """What a template sees of a principle: a plain mapping of the fields that prompts/templates/README.md
+    names."""
     return {
         "id": principle.id,
         "text": principle.text,
@@ -71,15 +73,18 @@ class Templates:
 
     @classmethod
     def load(cls, name: str, base: Path | None = None) -> Templates:
-        """The set `name` among the shipped ones, or a folder given by path; raises UserError on bad templates."""
+        """The set `name` among the shipped ones, or a folder given by path; raises UserError on bad
+        templates."""
         folder = ASSETS / "prompts" / "templates" / name
         if not folder.is_dir():
             shipped = sorted(p.name for p in folder.parent.iterdir() if p.is_dir())
             try:
                 folder = find(name, base)
             except UserError:
-                raise UserError(f'templates: no set "{name}" — {nearest(name, shipped)}', "a shipped set or a folder "
-                                f"with {', '.join(n + '.j2' for n in NAMES)}") from None  # fmt: skip
+                raise UserError(
+                    f'templates: no set "{name}" — {nearest(name, shipped)}',
+                    f"a shipped set or a folder with {', '.join(n + '.j2' for n in NAMES)}",
+                ) from None
         environment = Bounded(undefined=StrictUndefined)
         sources, compiled, lines = {}, {}, {}
         for part in (*NAMES, *(name for name in OPTIONAL if (folder / f"{name}.j2").exists())):
@@ -92,8 +97,10 @@ class Templates:
             except FileNotFoundError:
                 raise UserError(f"{path}: missing.", f"all of {', '.join(NAMES)} in {folder}") from None
             except (OSError, UnicodeDecodeError) as error:
-                raise UserError(f"{path}: cannot be read ({error}).",
-                                f"all of {', '.join(NAMES)} in {folder}, as UTF-8 text") from None  # fmt: skip
+                raise UserError(
+                    f"{path}: cannot be read ({error}).",
+                    f"all of {', '.join(NAMES)} in {folder}, as UTF-8 text",
+                ) from None
             except Exception as error:  # TemplateError, or what the compiler makes of endless nesting
                 line = getattr(error, "lineno", 1)
                 raise UserError(f"{path}:{line}: {error}.", "a valid Jinja template") from None
@@ -106,13 +113,24 @@ class Templates:
     def _source(self, name: str) -> str:
         """A template's text; raises UserError where the set does without it."""
         if name not in self.sources:
-            raise UserError(f"templates {self.name}: no {name}.j2.", f"a template {name}.j2 in the set",
-                            "take the one in prompts/templates/default as a pattern")  # fmt: skip
+            raise UserError(
+                f"templates {self.name}: no {name}.j2.",
+                f"a template {name}.j2 in the set",
+                "take the one in prompts/templates/default as a pattern",
+            )
         return self.sources[name]
 
-    def _asked(self, name: str, block: str | None = None, *, conversation: Chat | None = None,
-               principle: Principle | None = None, **texts: str) -> str:  # fmt: skip
-        """A template around untrusted texts, all of them fenced by one fence or kept from posing as its lines."""
+    def _asked(
+        self,
+        name: str,
+        block: str | None = None,
+        *,
+        conversation: Chat | None = None,
+        principle: Principle | None = None,
+        **texts: str,
+    ) -> str:
+        """A template around untrusted texts, all of them fenced by one fence or kept from posing as its
+        lines."""
         self._source(name)
         conversation = conversation or []
         lines = self.lines[name]
@@ -135,20 +153,26 @@ class Templates:
                     return template.render(**shown).strip()
                 return "".join(template.blocks[block](template.new_context(shown)))
         except KeyError as error:
-            raise UserError(f"template {self.name}/{name}.j2: has no block {error}.",
-                            "the blocks named in prompts/templates/README.md") from None  # fmt: skip
+            raise UserError(
+                f"template {self.name}/{name}.j2: has no block {error}.",
+                "the blocks named in prompts/templates/README.md",
+            ) from None
         except Exception as error:  # a template is a program: it may divide by zero or add text to numbers
             reason = f"{type(error).__name__}: {error}".split("\n")[0]
-            raise UserError(f"template {self.name}/{name}.j2: cannot be rendered ({reason}).",
-                            "only the names documented in prompts/templates/README.md",
-                            f"fix {name}.j2 in the template set") from None  # fmt: skip
+            raise UserError(
+                f"template {self.name}/{name}.j2: cannot be rendered ({reason}).",
+                "only the names documented in prompts/templates/README.md",
+                f"fix {name}.j2 in the template set",
+            ) from None
 
     def critique(self, conversation: Chat, reply: str, principle: Principle, few_shot: int = 0) -> Chat:
         """Messages that ask the critic what in `reply` breaks the principle."""
         shots: Chat = []
         for example in [e for e in principle.examples if e.critique][:few_shot]:
-            shots += [self._critique_turn([user(example.prompt)], example.worse, principle),
-                      assistant(example.critique or "")]  # fmt: skip
+            shots += [
+                self._critique_turn([user(example.prompt)], example.worse, principle),
+                assistant(example.critique or ""),
+            ]
         return [*shots, self._critique_turn(conversation, reply, principle)]
 
     def _critique_turn(self, conversation: Chat, reply: str, principle: Principle) -> dict[str, str]:
@@ -172,8 +196,11 @@ class Templates:
     def _revision_turn(
         self, conversation: Chat, reply: str, principle: Principle, critique: str
     ) -> dict[str, str]:
-        return user(self._asked("revision", conversation=conversation, principle=principle, reply=reply,
-                                critique=critique))  # fmt: skip
+        return user(
+            self._asked(
+                "revision", conversation=conversation, principle=principle, reply=reply, critique=critique
+            )
+        )
 
     def comparison(
         self, conversation: Chat, a: str, b: str, shots: Chat | None = None, cot: bool = False
@@ -237,8 +264,11 @@ class Templates:
         except ValueError:
             values = {}
         if len(values) < 2:
-            raise UserError(f"template {self.name}/score.j2: its block `values` reads {self._render('score', 'values')!r}.",
-                            "two answers or more with their values, such as Yes=1 No=0") from None  # fmt: skip
+            raise UserError(
+                f"template {self.name}/score.j2: its block `values` reads "
+                f"{self._render('score', 'values')!r}.",
+                "two answers or more with their values, such as Yes=1 No=0",
+            ) from None
         return values
 
     def best(self, conversation: Chat, replies: dict[str, str]) -> Chat:

@@ -23,7 +23,8 @@ def text_of(tokenizer: Any, ids: Sequence[int]) -> str:
 
 
 def spelled_end(tokenizer: Any, ids: Sequence[int]) -> int | None:
-    """How many tokens there are up to the end of a turn that no token ends: the first that spell a Human turn.
+    """How many tokens there are up to the end of a turn that no token ends: the first that spell a Human
+    turn.
 
     None where there is no such end, or a chat template, whose turns end with a token.
     """
@@ -35,7 +36,8 @@ def spelled_end(tokenizer: Any, ids: Sequence[int]) -> int | None:
 def sampled_tokens(tokenizer: Any, response: Response) -> list[int] | None:
     """The tokens that a response was sampled as, the one that ended it included.
 
-    None where they are not known, or do not spell this text in this tokenizer: another model's, or an edited text.
+    None where they are not known, or do not spell this text in this tokenizer: another model's, or an edited
+    text.
     """
     ids = decode_tokens(response.token_ids) if response.token_ids else []
     known = bool(ids) and max(ids) < len(tokenizer)
@@ -45,7 +47,8 @@ def sampled_tokens(tokenizer: Any, response: Response) -> list[int] | None:
 def measured_tokens(tokenizer: Any, messages: Chat, response: Response) -> list[int] | None:
     """The tokens that a response's log-probability is taken at: those it was sampled as.
 
-    Of one from elsewhere those of its text, closed by what ends the turn; None where these do not spell it again.
+    Of one from elsewhere those of its text, closed by what ends the turn; None where these do not spell it
+    again.
     """
     sampled = sampled_tokens(tokenizer, response)
     if sampled is not None:
@@ -61,11 +64,12 @@ def _special(tokenizer: Any) -> frozenset[int]:
 
 
 def turn_of(tokenizer: Any, messages: Chat, response: Response) -> tuple[list[int], list[int]]:
-    """(prompt ids, response ids) to train on or to be rewarded for, closed by what ends the turn if the model ended it.
+    """(prompt ids, response ids) to train on or to be rewarded for, closed by what ends the turn if the model
+    ended it.
 
-    The tokens are those that were sampled, as PPO's are; of a response from elsewhere, and without a chat template,
-    whose turns end in text, those of its text. So are those of a response in which special tokens were sampled before
-    its end: nobody who judged the text has seen them, and no policy is to learn them.
+    The tokens are those that were sampled, as PPO's are; of a response from elsewhere, and without a chat
+    template, whose turns end in text, those of its text. So are those of a response in which special tokens
+    were sampled before its end: nobody who judged the text has seen them, and no policy is to learn them.
     """
     end = end_of_turn(tokenizer) if response.finish == "stop" else None
     sampled = sampled_tokens(tokenizer, response) if has_chat_template(tokenizer) else None

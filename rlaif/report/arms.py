@@ -18,7 +18,8 @@ SOURCES = {"ai": "AI", "human": "human", "simulated": "simulated human"}
 
 @dataclass(frozen=True)
 class Side:
-    """A run in a comparison: its letter, its last policy (None: none was evaluated) and the evaluations by prompt."""
+    """A run in a comparison: its letter, its last policy (None: none was evaluated) and the evaluations by
+    prompt."""
 
     letter: str
     name: str
@@ -46,7 +47,8 @@ class Arm:
 
     @property
     def first(self) -> Side:
-        """The run that stands for the arm where only one can: its config, constitution and example responses."""
+        """The run that stands for the arm where only one can: its config, constitution and example
+        responses."""
         return self.sides[0]
 
     @property
@@ -93,9 +95,11 @@ def _sides(letter: str, group: Sequence[Evidence], paths: Sequence[Path]) -> tup
 def _side(letter: str, evidence: Evidence, paths: Sequence[Path]) -> Side:
     path, policy = evidence.path, evidence.final
     if policy is None and evidence.last("label") is None:
-        raise UserError(f"{path}: no policy of this run has been evaluated, and nothing is labelled.",
-                        "a run with a finished evaluate or label stage",
-                        f"finish it with `{evidence.manifest.get('command', 'rlaif run CONFIG')}`")  # fmt: skip
+        raise UserError(
+            f"{path}: no policy of this run has been evaluated, and nothing is labelled.",
+            "a run with a finished evaluate or label stage",
+            f"finish it with `{evidence.manifest.get('command', 'rlaif run CONFIG')}`",
+        )
     names = Counter(other.resolve().name for other in paths)
     name = path.resolve().name if names[path.resolve().name] == 1 else str(path)
     rows = evidence.evaluations[policy] if policy else {}

@@ -1,8 +1,8 @@
 """Runs side by side on the same held-out prompts: what differs, by how much, and whether that can be chance.
 
-Runs that repeat one experiment with other seeds are one arm (see `arms`); every arm is set against the first. A
-difference is declared only where its interval excludes zero. The interval covers the choice of prompts and, where an
-arm has several seeds, the spread among them; the result says which.
+Runs that repeat one experiment with other seeds are one arm (see `arms`); every arm is set against the first.
+A difference is declared only where its interval excludes zero. The interval covers the choice of prompts and,
+where an arm has several seeds, the spread among them; the result says which.
 """
 
 from __future__ import annotations
@@ -36,18 +36,29 @@ from rlaif.runs.folder import silent_progress
 from rlaif.stats import agreement, mean
 
 NO_WIN_RATE: dict[str, Any] = {
-    "value": None, "ci": None, "ties": None, "invalid": None, "invalid_ci": None, "n": 0, "judge": None, "by_principle": {},
-}  # fmt: skip
+    "value": None,
+    "ci": None,
+    "ties": None,
+    "invalid": None,
+    "invalid_ci": None,
+    "n": 0,
+    "judge": None,
+    "by_principle": {},
+}
 
 
 def compare(
-    paths: Sequence[Path], out: Path | None = None, judge: ModelConfig | None = None, progress: Any = silent_progress
-) -> dict[str, Any]:  # fmt: skip
+    paths: Sequence[Path],
+    out: Path | None = None,
+    judge: ModelConfig | None = None,
+    progress: Any = silent_progress,
+) -> dict[str, Any]:
     """The second and every further arm against the first, JSON-able; `out` also gets it as a page.
 
-    Runs that repeat one experiment with other seeds are one arm, unless all runs do. `judge` decides the win rate; by
-    default the first run's feedback model. Raises UserError where a path is no run, a run has neither an evaluated
-    policy nor labels, or two arms share neither held-out prompts nor labelled comparisons.
+    Runs that repeat one experiment with other seeds are one arm, unless all runs do. `judge` decides the win
+    rate; by default the first run's feedback model. Raises UserError where a path is no run, a run has
+    neither an evaluated policy nor labels, or two arms share neither held-out prompts nor labelled
+    comparisons.
     """
     if not 2 <= len(paths) <= len(LETTERS):
         raise UserError(
@@ -57,9 +68,16 @@ def compare(
     sides = [side for arm in arms for side in arm.sides]
     constitution = united([side.evidence.run.constitution for side in sides])
     pairs = [Pair(arms[0], arm, constitution, judge, progress) for arm in arms[1:]]
-    data = plain({"runs": {side.letter: _facts(side) for side in sides},
-                  "arms": {arm.letter: {"name": arm.name, "runs": [side.letter for side in arm.sides]} for arm in arms},
-                  **pairs[0].data, "others": [pair.data for pair in pairs[1:]]})  # fmt: skip
+    data = plain(
+        {
+            "runs": {side.letter: _facts(side) for side in sides},
+            "arms": {
+                arm.letter: {"name": arm.name, "runs": [side.letter for side in arm.sides]} for arm in arms
+            },
+            **pairs[0].data,
+            "others": [pair.data for pair in pairs[1:]],
+        }
+    )
     if out is not None:
         views = [{**plain(pair.data), "chart": pair.chart(), "cases": pair.cases()} for pair in pairs]
         write_page(
@@ -97,16 +115,23 @@ def _facts(side: Side) -> dict[str, Any]:
     labels, reward = side.evidence.metrics("label"), side.evidence.metrics("reward")
     rows = list(side.rows.values())
     return {
-        "path": str(side.evidence.path), "name": side.name, "policy": side.policy, "prompts": len(rows),
-        "feedback": side.feedback, "comparisons": labels.get("comparisons"), "sources": labels.get("sources"),
-        "label_agreement_with_gold": labels.get("agreement_with_gold"), "order_flip_rate": labels.get("order_flip_rate"),
+        "path": str(side.evidence.path),
+        "name": side.name,
+        "policy": side.policy,
+        "prompts": len(rows),
+        "feedback": side.feedback,
+        "comparisons": labels.get("comparisons"),
+        "sources": labels.get("sources"),
+        "label_agreement_with_gold": labels.get("agreement_with_gold"),
+        "order_flip_rate": labels.get("order_flip_rate"),
         "order_flip_rate_ci": labels.get("order_flip_rate_ci"),
         "reward_model_accuracy": reward.get("heldout_accuracy"),
         **{m.key: mean(list(m.values(side.rows, side.evidence.responses).values())) for m in METRICS},
         "kl_left_out": sum(row.kl is None for row in rows),
         "seconds": sum(stage.summary.get("seconds", 0.0) for stage in side.evidence.stages),
-        "seed": side.evidence.run.config.seed, "constitution": side.evidence.run.constitution.hash,
-    }  # fmt: skip
+        "seed": side.evidence.run.config.seed,
+        "constitution": side.evidence.run.constitution.hash,
+    }
 
 
 def _doubts(sides: Sequence[Side]) -> list[str]:
@@ -125,8 +150,10 @@ class Pair:
         self.clusters = {prompt.id: prompt.cluster for prompt in self.prompts}
         self.labels = self._labels()
         if not shared and not self.labels["shared"]:
-            raise UserError(f"{a.name} and {b.name} share no held-out prompt and no labelled comparison.",
-                            "two runs on the same prompts")  # fmt: skip
+            raise UserError(
+                f"{a.name} and {b.name} share no held-out prompt and no labelled comparison.",
+                "two runs on the same prompts",
+            )
         self.differs = differences(a.first.evidence, b.first.evidence)
         self.same = same_experiment(self.differs)
         self._note_scope()
@@ -138,11 +165,15 @@ class Pair:
             if not arm.rows:
                 self.notes.append(f"No policy of {arm.name} has been evaluated, so only labels are compared.")
             elif len(arm.rows) > len(self.prompts):
-                self.notes.append(f"{len(self.prompts)} of {arm.name}'s {len(arm.rows)} held-out prompts are shared "
-                                  "and compared; the others are left out.")  # fmt: skip
+                self.notes.append(
+                    f"{len(self.prompts)} of {arm.name}'s {len(arm.rows)} held-out prompts are shared "
+                    "and compared; the others are left out."
+                )
         if self.differs["constitution"]:
-            self.notes.append("The constitutions differ: both runs are measured under all "
-                              f"{len(self.constitution.principles)} principles of both.")  # fmt: skip
+            self.notes.append(
+                "The constitutions differ: both runs are measured under all "
+                f"{len(self.constitution.principles)} principles of both."
+            )
 
     def _gold(self) -> tuple[list[Table], list[Table]] | None:
         specs = [arm.first.evidence.run.config.gold for arm in (self.a, self.b)]
@@ -162,12 +193,20 @@ class Pair:
     def _compare(self, judge: ModelConfig | None, progress: Any) -> dict[str, Any]:
         win = self._win_rate(judge, progress) if self.prompts else NO_WIN_RATE
         data = {
-            "prompts": len(self.prompts), "between": [self.a.letter, self.b.letter], "win_rate": win,
-            **({"gold": self._shown(*self.gold), "gold_win_rate": gold_win_rate(*self.gold, self.clusters)} if self.gold else {}),
+            "prompts": len(self.prompts),
+            "between": [self.a.letter, self.b.letter],
+            "win_rate": win,
+            **(
+                {"gold": self._shown(*self.gold), "gold_win_rate": gold_win_rate(*self.gold, self.clusters)}
+                if self.gold
+                else {}
+            ),
             "compliance": self._compliance() if self.prompts else {},
-            **{metric.key: self._figure(metric) for metric in METRICS}, "labels": self.labels, "differs": self.differs,
+            **{metric.key: self._figure(metric) for metric in METRICS},
+            "labels": self.labels,
+            "differs": self.differs,
             "same_config": self.same,
-        }  # fmt: skip
+        }
         verdict = self._verdict(data)
         return {"verdict": verdict, **data, "notes": [*self.notes, self._covered()]}
 
@@ -177,10 +216,14 @@ class Pair:
         groups = len(set(self.clusters.values()))
         prompts = f"the choice of held-out prompts ({n}{f' in {groups} groups' if groups < n else ''})"
         if counts == [1, 1]:
-            return (f"Intervals cover {prompts}, not another training: one seed of each config says "
-                    "which of these two policies is ahead, several seeds of each which config is.")  # fmt: skip
-        return (f"Intervals cover {prompts} and the spread among seeds ({counts[0]} of "
-                f"{self.a.letter}, {counts[1]} of {self.b.letter}).")  # fmt: skip
+            return (
+                f"Intervals cover {prompts}, not another training: one seed of each config says "
+                "which of these two policies is ahead, several seeds of each which config is."
+            )
+        return (
+            f"Intervals cover {prompts} and the spread among seeds ({counts[0]} of "
+            f"{self.a.letter}, {counts[1]} of {self.b.letter})."
+        )
 
     def _win_rate(self, judge: ModelConfig | None, progress: Any) -> dict[str, Any]:
         mine = self.a.first.evidence.run.config
@@ -197,12 +240,14 @@ class Pair:
         flips = found["order_flip_rate"]
         if flips is not None and flips > FLIPS:
             self.notes.append(
-                f"The win rate can hardly be trusted: {percent(flips, found['order_flip_rate_ci'])} of the judge's decided verdicts flip with the order."
+                f"The win rate can hardly be trusted: {percent(flips, found['order_flip_rate_ci'])} of "
+                "the judge's decided verdicts flip with the order."
             )
         return {**found, "judge_model": (judge or mine.feedback).model}
 
     def _same_judge(self) -> bool:
-        """Whether one model, asked in the same words, judged both arms, wherever it lay and however it was run."""
+        """Whether one model, asked in the same words, judged both arms, wherever it lay and however it was
+        run."""
         sides = self.a.first.evidence, self.b.first.evidence
         named = [evidence.metrics("evaluate").get("judge") for evidence in sides]
         mine, theirs = named if all(named) else (evidence.run.config.feedback for evidence in sides)
@@ -213,10 +258,13 @@ class Pair:
         for change in shift.values():
             change["different"] = change["different"] and not self.same
         means = [
-            {name: mean(list(averaged([table[name] for table in arm]).values())) for name in arm[0]
-             if all(name in table for table in arm)}
+            {
+                name: mean(list(averaged([table[name] for table in arm]).values()))
+                for name in arm[0]
+                if all(name in table for table in arm)
+            }
             for arm in (a, b)
-        ]  # fmt: skip
+        ]
         return {self.a.letter: means[0], self.b.letter: means[1], "delta": shift}
 
     def _compliance(self) -> dict[str, Any]:
@@ -248,21 +296,31 @@ class Pair:
         return metric.values({p.id: side.rows[p.id] for p in self.prompts}, side.evidence.responses)
 
     def _labels(self) -> dict[str, Any]:
-        """How far the two arms' labels agree on the comparisons that both labelled, ties being a verdict of their own.
+        """How far the two arms' labels agree on the comparisons that both labelled, ties being a verdict of
+        their own.
 
         Of several seeds the first one's labels count.
         """
         a, b = (
-            {row.comparison_id: verdict_of(row.p_a)
-             for row in arm.first.evidence.rows(arm.first.evidence.last("label"), "preferences", Preference)}
+            {
+                row.comparison_id: verdict_of(row.p_a)
+                for row in arm.first.evidence.rows(
+                    arm.first.evidence.last("label"), "preferences", Preference
+                )
+            }
             for arm in (self.a, self.b)
-        )  # fmt: skip
+        )
         shared = [i for i in a if i in b]
         verdicts = [a[i] for i in shared], [b[i] for i in shared]
         same = [x == y for x, y in zip(*verdicts, strict=True)]
-        return {"shared": len(shared), self.a.letter: len(a), self.b.letter: len(b), "agreement": agreement(*verdicts),
-                "agreement_ci": mean_interval(same, clusters=self._asked(shared)),
-                **kappa_interval(*verdicts, self._asked(shared))}  # fmt: skip
+        return {
+            "shared": len(shared),
+            self.a.letter: len(a),
+            self.b.letter: len(b),
+            "agreement": agreement(*verdicts),
+            "agreement_ci": mean_interval(same, clusters=self._asked(shared)),
+            **kappa_interval(*verdicts, self._asked(shared)),
+        }
 
     def _asked(self, comparisons: Sequence[str]) -> list[str]:
         """The cluster of each comparison's prompt."""
@@ -304,24 +362,47 @@ class Pair:
         shift, win = data.get("gold", {}).get("delta", {}).get("all"), data["win_rate"]
         if shift:
             mine, theirs = (fixed(data["gold"][arm.letter]["all"]) for arm in (self.a, self.b))
-            return "gold", shift, (
-                f"{self.a.name} keeps every principle in {mine} of {len(self.prompts)} held-out responses and "
-                f"{self.b.name} in {theirs}, {signed(shift['value'])} {ci(shift['ci'])}")  # fmt: skip
+            return (
+                "gold",
+                shift,
+                (
+                    f"{self.a.name} keeps every principle in {mine} of {len(self.prompts)} held-out "
+                    "responses and "
+                    f"{self.b.name} in {theirs}, {signed(shift['value'])} {ci(shift['ci'])}"
+                ),
+            )
         if win["n"]:
             change = {"value": win["value"] - 0.5, "different": win["different"] and not self.same}
-            return "judge", change, (f"the judge prefers {self.a.name} in {fixed(win['value'])} {ci(win['ci'])} of "
-                                     f"{win['n']} held-out responses, ties ({fixed(win['ties'])}) counting half; "
-                                     f"of its decided verdicts {fixed(win['order_flip_rate'])} {ci(win['order_flip_rate_ci'])} flip with the order")  # fmt: skip
+            return (
+                "judge",
+                change,
+                (
+                    f"the judge prefers {self.a.name} in {fixed(win['value'])} {ci(win['ci'])} of "
+                    f"{win['n']} held-out responses, ties ({fixed(win['ties'])}) counting half; "
+                    f"of its decided verdicts {fixed(win['order_flip_rate'])} "
+                    f"{ci(win['order_flip_rate_ci'])} flip with the order"
+                ),
+            )
         if not self.prompts:
             shared = self.labels
-            return None, {}, (f"Their labels agree in {fixed(shared['agreement'])} {ci(shared['agreement_ci'])} of the {shared['shared']} comparisons "
-                              f"that both labelled (Cohen's kappa {fixed(shared['kappa'])} {ci(shared['kappa_ci'])}).")  # fmt: skip
+            return (
+                None,
+                {},
+                (
+                    f"Their labels agree in {fixed(shared['agreement'])} {ci(shared['agreement_ci'])} of "
+                    f"the {shared['shared']} comparisons "
+                    f"that both labelled (Cohen's kappa {fixed(shared['kappa'])} {ci(shared['kappa_ci'])})."
+                ),
+            )
         return None, {}, "There is neither gold nor a judge to say."
 
     def _principles(self, data: dict[str, Any], measure: str) -> str:
         table = (data.get("gold") if measure == "gold" else data["compliance"]) or {}
-        apart = [f"{name} ({signed(change['value'])})" for name, change in table.get("delta", {}).items()
-                 if change["different"] and name != "all"]  # fmt: skip
+        apart = [
+            f"{name} ({signed(change['value'])})"
+            for name, change in table.get("delta", {}).items()
+            if change["different"] and name != "all"
+        ]
         return (
             f"Principles that differ: {', '.join(apart)}."
             if apart
@@ -339,8 +420,17 @@ class Pair:
         if not parts:
             return None
         ids = dict.fromkeys(name for table, _, _ in parts for name in table)
-        rows = [(name, [charts.Dot(table[name]["value"], table[name]["ci"], slot, who)
-                        for table, slot, who in parts if name in table]) for name in ids]  # fmt: skip
+        rows = [
+            (
+                name,
+                [
+                    charts.Dot(table[name]["value"], table[name]["ci"], slot, who)
+                    for table, slot, who in parts
+                    if name in table
+                ],
+            )
+            for name in ids
+        ]
         edge = max((abs(x) for _, dots in rows for dot in dots for x in dot.ci), default=0.1)
         return charts.dot_chart(
             f"{self.a.letter} minus {self.b.letter}", rows, (-max(edge, 0.05), max(edge, 0.05))
@@ -354,8 +444,14 @@ class Pair:
         firsts = [arm.first for arm in (self.a, self.b)]
         replies = [reply(s.evidence, s.rows[prompt.id], f"{s.letter} · {s.name}") for s in firsts]
         if self.gold:  # under the principles of both runs
-            kept = [{name: bool(values[prompt.id]) for name, values in arm[0].items() if prompt.id in values and name != "all"}
-                    for arm in self.gold]  # fmt: skip
+            kept = [
+                {
+                    name: bool(values[prompt.id])
+                    for name, values in arm[0].items()
+                    if prompt.id in values and name != "all"
+                }
+                for arm in self.gold
+            ]
             replies = [replace(shown, kept=truth) for shown, truth in zip(replies, kept, strict=True)]
         return Case(prompt.id, prompt_text(self.a.first.evidence, prompt.id), tuple(replies))
 
@@ -379,15 +475,27 @@ def _lines(pair: dict[str, Any]) -> list[str]:
     for kind in ("gold", "compliance"):
         for name, change in (pair.get(kind) or {}).get("delta", {}).items():
             sides = f"{fixed(pair[kind][a][name], 3)} and {fixed(pair[kind][b][name], 3)}"
-            lines.append(f"{'gold' if kind == 'gold' else 'judge'} {name}: {sides}, {a} − {b} {signed(change['value'], 3)} "
-                         f"{ci(change['ci'], 3)}, {standing(change, a, b, pair['same_config'])}")  # fmt: skip
+            lines.append(
+                f"{'gold' if kind == 'gold' else 'judge'} {name}: {sides}, {a} − {b} "
+                f"{signed(change['value'], 3)} "
+                f"{ci(change['ci'], 3)}, {standing(change, a, b, pair['same_config'])}"
+            )
     for metric in METRICS if pair["prompts"] else ():
         figure, digits = pair[metric.key], metric.digits
         change = figure["delta"]
-        lines.append(f"{metric.key}: {fixed(figure[a], digits)} and {fixed(figure[b], digits)}, "
-                     f"{signed(change['value'], digits)} {ci(change['ci'], digits)}")  # fmt: skip
+        lines.append(
+            f"{metric.key}: {fixed(figure[a], digits)} and {fixed(figure[b], digits)}, "
+            f"{signed(change['value'], digits)} {ci(change['ci'], digits)}"
+        )
     labels = pair["labels"]
-    lines.append(f"labels: {labels['shared']} comparisons labelled by both" + (
-        f", agreement {fixed(labels['agreement'], 3)} {ci(labels['agreement_ci'], 3)}, kappa {fixed(labels['kappa'], 3)} {ci(labels['kappa_ci'], 3)}" if labels["shared"] else ""))  # fmt: skip
+    lines.append(
+        f"labels: {labels['shared']} comparisons labelled by both"
+        + (
+            f", agreement {fixed(labels['agreement'], 3)} {ci(labels['agreement_ci'], 3)}, kappa "
+            f"{fixed(labels['kappa'], 3)} {ci(labels['kappa_ci'], 3)}"
+            if labels["shared"]
+            else ""
+        )
+    )
     keys = [key for kind in pair["differs"].values() for key in kind]
     return [*lines, f"differs: {', '.join(keys) or 'nothing'}"]

@@ -19,7 +19,8 @@ REPEATED = ("name", "seed")  # runs that differ in these alone repeat one experi
 
 
 def differences(a: Evidence, b: Evidence) -> dict[str, dict[str, Any]]:
-    """Differing keys by kind: `config` and `templates` key → [A, B], `constitution` principle → field → [A, B]."""
+    """Differing keys by kind: `config` and `templates` key → [A, B], `constitution` principle → field → [A,
+    B]."""
     return {
         "config": changes(flat_config(a.run.config), flat_config(b.run.config)),
         "constitution": _constitution(a, b),
@@ -35,7 +36,8 @@ def same_experiment(differs: dict[str, dict[str, Any]]) -> bool:
 
 
 def affects_results(key: str) -> bool:
-    """Whether a key of `flat_config` can change what a run makes; False for options declared with NO_EFFECT."""
+    """Whether a key of `flat_config` can change what a run makes; False for options declared with
+    NO_EFFECT."""
     first, *rest = key.split(".")
     stage = STAGES.get(first.partition("[")[0])
     owner: type[BaseModel] | None = stage or Config
@@ -56,7 +58,8 @@ def changes(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Change]:
 
 
 def flat_config(config: Config) -> dict[str, Any]:
-    """Dotted keys; a stage's options go by its name (`ppo.updates`, `sample[1].k` where a name occurs twice)."""
+    """Dotted keys; a stage's options go by its name (`ppo.updates`, `sample[1].k` where a name occurs
+    twice)."""
     data = config.model_dump(mode="json")
     stages = data.pop("stages")
     times, seen = Counter(stage["stage"] for stage in stages), Counter[str]()
@@ -77,9 +80,12 @@ def _flat(data: Any, prefix: str = "") -> dict[str, Any]:
 
 def _constitution(a: Evidence, b: Evidence) -> dict[str, dict[str, Change]]:
     mine, theirs = (
-        {p.id: p.model_dump(mode="json", exclude={"id"}, exclude_none=True) for p in side.run.constitution.principles}
+        {
+            p.id: p.model_dump(mode="json", exclude={"id"}, exclude_none=True)
+            for p in side.run.constitution.principles
+        }
         for side in (a, b)
-    )  # fmt: skip
+    )
     found = {
         i: changes(mine[i], theirs[i])
         if i in mine and i in theirs

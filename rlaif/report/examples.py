@@ -1,4 +1,5 @@
-"""Rows worth reading, chosen by stated rules and never by hand: before and after, revisions, doubtful labels."""
+"""Rows worth reading, chosen by stated rules and never by hand: before and after, revisions, doubtful
+labels."""
 
 from __future__ import annotations
 
@@ -57,9 +58,13 @@ def before_after(evidence: Evidence, count: int = 4) -> dict[str, list[Case]]:
     """Prompts with the largest gain from the first policy to the last and those with the largest loss."""
     policies = list(evidence.evaluations.values())
     shared = sorted(set.intersection(*(set(rows) for rows in policies))) if policies else []
-    return extremes([
-        Case(i, prompt_text(evidence, i), tuple(reply(evidence, rows[i]) for rows in policies)) for i in shared
-    ], count)  # fmt: skip
+    return extremes(
+        [
+            Case(i, prompt_text(evidence, i), tuple(reply(evidence, rows[i]) for rows in policies))
+            for i in shared
+        ],
+        count,
+    )
 
 
 def extremes(cases: list[Case], count: int) -> dict[str, list[Case]]:
@@ -123,7 +128,8 @@ class Judged:
 
 
 def doubtful(evidence: Evidence, count: int = 4) -> dict[str, list[Judged]]:
-    """The preferences nearest to one half though something decides, and those whose principles or annotators disagree most."""
+    """The preferences nearest to one half though something decides, and those whose principles or annotators
+    disagree most."""
     stage = evidence.last("label")
     labels = evidence.lookup(stage, "labels", Label, "comparison_id")
     pairs = evidence.lookup(evidence.last("pair"), "comparisons", Comparison, "id")
@@ -141,10 +147,13 @@ def doubtful(evidence: Evidence, count: int = 4) -> dict[str, list[Judged]]:
     first = (uncertain if some_decide else ties).rows()
     second = [row for row in disputed.rows() if row not in first][:count]
     return {
-        name: [_judged(evidence, row, pairs[row.comparison_id], labels.all(row.comparison_id))
-               for row in rows if row.comparison_id in pairs]
+        name: [
+            _judged(evidence, row, pairs[row.comparison_id], labels.all(row.comparison_id))
+            for row in rows
+            if row.comparison_id in pairs
+        ]
         for name, rows in (("uncertain", first), ("disputed", second))
-    }  # fmt: skip
+    }
 
 
 class Fewest:

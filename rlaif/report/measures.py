@@ -74,15 +74,21 @@ def averaged(seeds: Sequence[Values]) -> Values:
     return {prompt: mean([values[prompt] for values in seeds]) for prompt in seeds[0] if prompt in shared}
 
 
-def arm_delta(after: Sequence[Values], before: Sequence[Values], clusters: Clusters, tests: int = 1,
-              bounds: Interval = GAP) -> Delta:  # fmt: skip
-    """Paired difference after − before, each given as one `Values` a seed, over the prompts that all seeds have.
+def arm_delta(
+    after: Sequence[Values],
+    before: Sequence[Values],
+    clusters: Clusters,
+    tests: int = 1,
+    bounds: Interval = GAP,
+) -> Delta:
+    """Paired difference after − before, each given as one `Values` a seed, over the prompts that all seeds
+    have.
 
-    Its 95 % interval is over clusters of prompts, and over seeds where a side has several. `bounds` are what the
-    differences cannot go beyond: by default those of two rates.
+    Its 95 % interval is over clusters of prompts, and over seeds where a side has several. `bounds` are what
+    the differences cannot go beyond: by default those of two rates.
 
-    `different` says that it is shown not to be 0 (see `intervals.shown`), at a level corrected for `tests` looked at
-    together (Bonferroni).
+    `different` says that it is shown not to be 0 (see `intervals.shown`), at a level corrected for `tests`
+    looked at together (Bonferroni).
     """
     mine, theirs = averaged(after), averaged(before)
     both = [prompt_id for prompt_id in mine if prompt_id in theirs]
@@ -97,21 +103,29 @@ def arm_delta(after: Sequence[Values], before: Sequence[Values], clusters: Clust
         for level in (0.95, 1 - 0.05 / tests)
     )
     return {
-        "value": mean(gaps), "ci": ci, "n": len(gaps), "groups": count(len(gaps), of),
+        "value": mean(gaps),
+        "ci": ci,
+        "n": len(gaps),
+        "groups": count(len(gaps), of),
         "different": shown(gaps, strict, of, 0.05 / tests),
-    }  # fmt: skip
+    }
 
 
 def arm_deltas(after: Sequence[Table], before: Sequence[Table], clusters: Clusters) -> dict[str, Delta]:
-    """`arm_delta` of every entry that all tables (one a seed) have: "all" on its own, the principles corrected for
-    their number."""
+    """`arm_delta` of every entry that all tables (one a seed) have: "all" on its own, the principles
+    corrected for their number.
+    """
     shared = [name for name in after[0] if all(name in table for table in (*after, *before))]
     principles = len([name for name in shared if name != "all"])
     return {
-        name: arm_delta([table[name] for table in after], [table[name] for table in before], clusters,
-                        1 if name == "all" else max(1, principles))
+        name: arm_delta(
+            [table[name] for table in after],
+            [table[name] for table in before],
+            clusters,
+            1 if name == "all" else max(1, principles),
+        )
         for name in shared
-    }  # fmt: skip
+    }
 
 
 def deltas(after: Table, before: Table, clusters: Clusters) -> dict[str, Delta]:

@@ -41,17 +41,32 @@ def write_report(path: Path) -> Path:
     evidence = Evidence(path)
     names = list(evidence.evaluations)
     return write_page(
-        path / "report.html", "report.html.j2",
-        name=evidence.run.config.name, answer=answer(evidence), more=details(evidence), doubts=doubts(evidence),
-        slots=slots(names), policies=policies(evidence), metrics=METRICS, covered=covered(evidence), principles=principles(evidence),
-        curves=curves(evidence), labels=open_ended(evidence.metrics("label")), judged_by=evidence.run.config.feedback.model,
-        card=judge_card(evidence), reward=open_ended(evidence.metrics("reward")),
+        path / "report.html",
+        "report.html.j2",
+        name=evidence.run.config.name,
+        answer=answer(evidence),
+        more=details(evidence),
+        doubts=doubts(evidence),
+        slots=slots(names),
+        policies=policies(evidence),
+        metrics=METRICS,
+        covered=covered(evidence),
+        principles=principles(evidence),
+        curves=curves(evidence),
+        labels=open_ended(evidence.metrics("label")),
+        judged_by=evidence.run.config.feedback.model,
+        card=judge_card(evidence),
+        reward=open_ended(evidence.metrics("reward")),
         calibration=charts.calibration_chart(evidence.metrics("reward").get("reliability") or []),
-        stages=summarise(path)["stages"], asked=asked(evidence), cases=examples.before_after(evidence),
-        traces=examples.traces(evidence), pairs=examples.doubtful(evidence), provenance=provenance(evidence),
+        stages=summarise(path)["stages"],
+        asked=asked(evidence),
+        cases=examples.before_after(evidence),
+        traces=examples.traces(evidence),
+        pairs=examples.doubtful(evidence),
+        provenance=provenance(evidence),
         config=json.dumps(evidence.run.config.model_dump(mode="json", exclude_none=True), indent=1),
         constitution=evidence.run.constitution,
-    )  # fmt: skip
+    )
 
 
 def judge_card(evidence: Evidence) -> dict[str, Any] | None:
@@ -101,7 +116,10 @@ def answer(evidence: Evidence) -> str:
     before = measured(evidence.evaluations.get("base", {}), truth).get("all", {})
     asked = covered(evidence, after)
     if not after:
-        return f"{len(evidence.evaluations[final])} replies of {final} were evaluated, but neither gold nor the judge could read them."
+        return (
+            f"{len(evidence.evaluations[final])} replies of {final} were evaluated, but neither gold "
+            "nor the judge could read them."
+        )
     if final == "base" or not before:
         return f"{measure} of {final} is {_with_ci(after, evidence)} on {asked}."
     change = deltas({"all": after}, {"all": before}, evidence.clusters)["all"]
@@ -114,7 +132,8 @@ def answer(evidence: Evidence) -> str:
 
 
 def covered(evidence: Evidence, prompts: Iterable[str] | None = None) -> str:
-    """How many prompts an interval rests on, and in how many groups where these are fewer; by default all evaluated."""
+    """How many prompts an interval rests on, and in how many groups where these are fewer; by default all
+    evaluated."""
     everywhere = (prompt for rows in evidence.evaluations.values() for prompt in rows)
     asked = list(dict.fromkeys(everywhere if prompts is None else prompts))
     groups = count(len(asked), clusters_of(asked, evidence.clusters))
@@ -136,8 +155,11 @@ def details(evidence: Evidence) -> list[str]:
     changes = {
         name: change for name, change in deltas(after, before, evidence.clusters).items() if name != "all"
     }
-    fell = [f"{name} ({change['value']:+.2f})" for name, change in changes.items()
-            if change["different"] and change["value"] < 0]  # fmt: skip
+    fell = [
+        f"{name} ({change['value']:+.2f})"
+        for name, change in changes.items()
+        if change["different"] and change["value"] < 0
+    ]
     rose = sum(change["different"] and change["value"] > 0 for change in changes.values())
     moved = f"Of {len(changes)} principles {rose} rose clearly, " + (
         f"{len(fell)} fell: {', '.join(fell)}." if fell else "none fell clearly."
@@ -147,7 +169,10 @@ def details(evidence: Evidence) -> list[str]:
     judge = (
         f"The judge prefers {final} to base in {fixed(wins['value'])} {ci(wins['ci'])} of {wins['n']} pairs "
     )
-    judge += f"(ties {fixed(wins['ties'])}, counted half; verdicts that flip with the order {fixed(flips.value)} {ci(flips.ci)})."
+    judge += (
+        f"(ties {fixed(wins['ties'])}, counted half; verdicts that flip with the order "
+        f"{fixed(flips.value)} {ci(flips.ci)})."
+    )
     source = [] if truth else ["There is no gold scorer in this run: these are opinions of the judge."]
     return [moved, *_wordings(evidence, truth), *([judge] if wins["n"] else []), *source]
 
@@ -158,7 +183,10 @@ def _wordings(evidence: Evidence, truth: bool) -> list[str]:
     if "base" not in rows or evidence.final not in rows:
         return []
     before, after = (measured(rows[name], truth)["all"] for name in ("base", str(evidence.final)))
-    return [f"On {len(after)} held-out wordings of what was asked in training it went from {_with_ci(before, evidence)} to {_with_ci(after, evidence)}."]  # fmt: skip
+    return [
+        f"On {len(after)} held-out wordings of what was asked in training it went from "
+        f"{_with_ci(before, evidence)} to {_with_ci(after, evidence)}."
+    ]
 
 
 def flip_rate(evidence: Evidence, rows: Iterable[Evaluation]) -> ShareByCluster:
@@ -203,15 +231,25 @@ def _policy(
     }
     flips, missing = flip_rate(evidence, everything), unread(evidence, everything)
     return {
-        "name": name, "n": len(rows),
+        "name": name,
+        "n": len(rows),
         **{kind: rate(values, evidence.clusters) if values else None for kind, values in measures.items()},
-        "wins": _wins(evidence, [row for row in everything if row.compliance or row.unread]) if judged else None,
-        "flips": flips.value, "flips_ci": flips.ci,
-        "unread": missing.hits.total(), "asked": missing.of.total(), "unread_ci": missing.ci,
+        "wins": _wins(evidence, [row for row in everything if row.compliance or row.unread])
+        if judged
+        else None,
+        "flips": flips.value,
+        "flips_ci": flips.ci,
+        "unread": missing.hits.total(),
+        "asked": missing.of.total(),
+        "unread_ci": missing.ci,
         "kl_left_out": sum(row.kl is None for row in everything),
-        "controlled": length_controlled(outcomes(chances), longer, clusters_of([row.prompt_id for row in judged], evidence.clusters)) if judged else None,
+        "controlled": length_controlled(
+            outcomes(chances), longer, clusters_of([row.prompt_id for row in judged], evidence.clusters)
+        )
+        if judged
+        else None,
         **each,
-    }  # fmt: skip
+    }
 
 
 def _wins(evidence: Evidence, rows: Sequence[Evaluation]) -> WinRate:
@@ -229,10 +267,17 @@ def principles(evidence: Evidence) -> dict[str, Any]:
     present = [i for i in ids if any(i in table for pair in tables.values() for table in pair)]
     rows = [_principle(evidence, i, tables) for i in present]
     colour, truth = slots(list(tables)), has_gold(evidence)
-    plotted = [(row["id"], [
-        charts.Dot(cell[0], cell[1], colour[name], name)
-        for name, cells in row["cells"].items() if (cell := cells["gold" if truth else "judge"])
-    ]) for row in rows]  # fmt: skip
+    plotted = [
+        (
+            row["id"],
+            [
+                charts.Dot(cell[0], cell[1], colour[name], name)
+                for name, cells in row["cells"].items()
+                if (cell := cells["gold" if truth else "judge"])
+            ],
+        )
+        for row in rows
+    ]
     return {
         "rows": rows,
         "chart": charts.dot_chart("Compliance of each principle", plotted),
@@ -244,10 +289,12 @@ def principles(evidence: Evidence) -> dict[str, Any]:
 def _principle(evidence: Evidence, name: str, tables: dict[str, tuple[Table, Table]]) -> dict[str, Any]:
     texts = {p.id: p.text for p in evidence.run.constitution.principles}
     cells = {
-        policy: {"gold": rate(truth[name], evidence.clusters) if name in truth else None,
-                 "judge": rate(opinion[name], evidence.clusters) if name in opinion else None}
+        policy: {
+            "gold": rate(truth[name], evidence.clusters) if name in truth else None,
+            "judge": rate(opinion[name], evidence.clusters) if name in opinion else None,
+        }
         for policy, (truth, opinion) in tables.items()
-    }  # fmt: skip
+    }
     which = 0 if has_gold(evidence) else 1
     first, last = (pair[which] for pair in (next(iter(tables.values())), tables[str(evidence.final)]))
     shift = deltas(last, first, evidence.clusters).get(name) if len(tables) > 1 else None
@@ -255,7 +302,8 @@ def _principle(evidence: Evidence, name: str, tables: dict[str, tuple[Table, Tab
 
 
 def curves(evidence: Evidence) -> list[Any]:
-    """Charts of the last stage that learned from its own samples and of best-of-n, those they have data for."""
+    """Charts of the last stage that learned from its own samples and of best-of-n, those they have data
+    for."""
     online = [stage for stage in evidence.stages if isinstance(stage.options, Watched)]
     rows = evidence.curve(online[-1] if online else None)
     drawn: list[Any] = []
@@ -301,9 +349,11 @@ def provenance(evidence: Evidence) -> dict[str, Any]:
         "command": manifest.get("command"),
         "git": manifest.get("git"),
         "facts": {
-            "policy": config.policy.model, "feedback model": config.feedback.model, "gold": config.gold or "none",
+            "policy": config.policy.model,
+            "feedback model": config.feedback.model,
+            "gold": config.gold or "none",
             "constitution": f"{evidence.run.constitution.name}, {evidence.run.constitution.hash}",
             "made by": ", ".join(evidence.writers),
             **{key: value for key, value in flat.items() if value is not None},
         },
-    }  # fmt: skip
+    }

@@ -30,10 +30,12 @@ def plain(value: Any) -> Any:
 
 
 def reached(paths: Sequence[Path]) -> list[str]:
-    """What comparing runs would execute or send texts to because their configs say so, beside rlaif's own code.
+    """What comparing runs would execute or send texts to because their configs say so, beside rlaif's own
+    code.
 
-    A run folder may come from somebody else: its config names functions that are imported and called, and the first
-    one's feedback model is asked about all prompts and responses, with the key of a variable that it names.
+    A run folder may come from somebody else: its config names functions that are imported and called, and the
+    first one's feedback model is asked about all prompts and responses, with the key of a variable that it
+    names.
     """
     found: list[str] = []
     for number, path in enumerate(paths):
@@ -53,12 +55,15 @@ def reached(paths: Sequence[Path]) -> list[str]:
 
 
 def require_trust(paths: Sequence[Path], trust: bool, how: str) -> None:
-    """Raise UserError where comparing reaches something (see `reached`) that nobody has allowed; `how` to allow it."""
+    """Raise UserError where comparing reaches something (see `reached`) that nobody has allowed; `how` to
+    allow it."""
     found = [] if trust else reached(paths)
     if found:
-        raise UserError("comparing these runs executes or reaches what their configs name:\n  " + "\n  ".join(found),
-                        "your consent: a run folder of somebody else's can name any function and any address",
-                        f"look at the config.json of each run; if all of it is yours, {how}")  # fmt: skip
+        raise UserError(
+            "comparing these runs executes or reaches what their configs name:\n  " + "\n  ".join(found),
+            "your consent: a run folder of somebody else's can name any function and any address",
+            f"look at the config.json of each run; if all of it is yours, {how}",
+        )
 
 
 class Evidence:
@@ -119,12 +124,14 @@ class Evidence:
 
     @cached_property
     def evaluations(self) -> dict[str, dict[str, Evaluation]]:
-        """policy → prompt id → evaluation on held-out groups, of the last evaluate stage, oldest policy first."""
+        """policy → prompt id → evaluation on held-out groups, of the last evaluate stage, oldest policy
+        first."""
         return self._evaluated("heldout")
 
     @cached_property
     def wordings(self) -> dict[str, dict[str, Evaluation]]:
-        """The same on held-out wordings of what is asked in training, empty where the config holds none out."""
+        """The same on held-out wordings of what is asked in training, empty where the config holds none
+        out."""
         return self._evaluated("wordings")
 
     def _evaluated(self, split: HeldOut) -> dict[str, dict[str, Evaluation]]:

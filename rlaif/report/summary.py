@@ -19,14 +19,16 @@ def summarise(path: Path) -> dict[str, Any]:
     Of a stage that occurs several times, in rounds or in the list, the last one counts.
     """
     evidence = Evidence(path)
-    return plain({
-        "name": evidence.run.config.name,
-        "status": "unfinished" if evidence.unfinished else "done",
-        "stages": [_stage(stage) for stage in evidence.run.stages],
-        "policies": evidence.metrics("evaluate").get("policies", {}),
-        **figures(evidence),
-        "spent": evidence.run.ledger.figures(),
-    })  # fmt: skip
+    return plain(
+        {
+            "name": evidence.run.config.name,
+            "status": "unfinished" if evidence.unfinished else "done",
+            "stages": [_stage(stage) for stage in evidence.run.stages],
+            "policies": evidence.metrics("evaluate").get("policies", {}),
+            **figures(evidence),
+            "spent": evidence.run.ledger.figures(),
+        }
+    )
 
 
 def figures(evidence: Evidence) -> dict[str, dict[str, Any]]:
@@ -47,23 +49,32 @@ def figures(evidence: Evidence) -> dict[str, dict[str, Any]]:
 def _stage(stage: Stage) -> dict[str, Any]:
     summary = stage.summary
     return {
-        "name": stage.name, "round": stage.round, "status": summary.get("status", "waiting"),
-        "seconds": summary.get("seconds", 0.0), "in": summary.get("in"), "kept": summary.get("kept"),
+        "name": stage.name,
+        "round": stage.round,
+        "status": summary.get("status", "waiting"),
+        "seconds": summary.get("seconds", 0.0),
+        "in": summary.get("in"),
+        "kept": summary.get("kept"),
         "dropped": {reason: n for reason, n in summary.get("dropped", {}).items() if n},
-        "usage": summary.get("usage", {}), "notes": summary.get("notes", []),
-    }  # fmt: skip
+        "usage": summary.get("usage", {}),
+        "notes": summary.get("notes", []),
+    }
 
 
 def lineage(path: Path, row_id: str) -> list[dict[str, Any]]:
-    """The row with that id (or unambiguous beginning of it) first, then the rows it rests on, each with its `file`.
+    """The row with that id (or unambiguous beginning of it) first, then the rows it rests on, each with its
+    `file`.
 
     A row rests on every row whose id it names, and a preference also on its comparison's labels.
     """
     index = _index(Evidence(path))
     matches = [row_id] if row_id in index else [i for i in index if i.startswith(row_id)]
     if len(matches) != 1:
-        raise UserError(f"{path}: {'no row has' if not matches else 'several rows have'} the id {row_id}.",
-                        "the id of one row, from any .jsonl file of the run", f"for example: {next(iter(index), '')}")  # fmt: skip
+        raise UserError(
+            f"{path}: {'no row has' if not matches else 'several rows have'} the id {row_id}.",
+            "the id of one row, from any .jsonl file of the run",
+            f"for example: {next(iter(index), '')}",
+        )
     found: dict[str, dict[str, Any]] = {}
     waiting = [(matches[0], "votes" in index[matches[0]])]
     while waiting:

@@ -35,7 +35,8 @@ def _unfinished(evidence: Evidence) -> Iterator[str]:
         error = stage.summary.get("error")
         state = f"failed: {error}" if error else stage.summary.get("status", "has not begun")
         yield (
-            f"The run is not finished: stage {stage.number} of {len(evidence.run.stages)} ({stage.name}) {state}. "
+            f"The run is not finished: stage {stage.number} of {len(evidence.run.stages)} ({stage.name}) "
+            f"{state}. "
             "What follows is what there is so far."
         )
 
@@ -45,17 +46,20 @@ def _judge(labels: dict[str, Any]) -> Iterator[str]:
     agreement, invalid = labels.get("agreement_with_gold"), labels.get("invalid_rate")
     if flips is not None and flips > FLIPS:
         yield (
-            f"The judge can hardly be trusted: {percent(flips, labels.get('order_flip_rate_ci'))} of its decided verdicts turn round when the two replies "
+            f"The judge can hardly be trusted: {percent(flips, labels.get('order_flip_rate_ci'))} of its "
+            "decided verdicts turn round when the two replies "
             "change places. A coin would do so in half of the cases."
         )
     if mass is not None and mass < MASS:
         yield (
-            f"The judge hardly answers the question: it gives the two answers together only {mass:.2g} of its "
+            f"The judge hardly answers the question: it gives the two answers together only {mass:.2g} of "
+            "its "
             "probability, the rest goes to other words. Its labels are read from that small rest."
         )
     if agreement is not None and agreement < AGREEMENT:
         yield (
-            f"The labels agree with the known truth in only {percent(agreement, labels.get('agreement_with_gold_ci'))} "
+            "The labels agree with the known truth in only "
+            f"{percent(agreement, labels.get('agreement_with_gold_ci'))} "
             "of the decided comparisons; "
             "guessing reaches 50%."
         )
@@ -88,12 +92,14 @@ def _opinions(evidence: Evidence) -> Iterator[str]:
     unread, read = sum(len(row.unread) for row in rows), sum(len(row.compliance) for row in rows)
     if unread > MISSING * (unread + read):
         yield (
-            f"{unread} of the judge's {unread + read} opinions of single responses could not be read: those responses "
+            f"{unread} of the judge's {unread + read} opinions of single responses could not be read: "
+            "those responses "
             'are left out of its "every principle kept".'
         )
     if share is not None and share < AGREEMENT:
         yield (
-            f"Asked about single replies, the judge agrees with the known truth in only {share:.0%} of {len(right)} "
+            f"Asked about single replies, the judge agrees with the known truth in only {share:.0%} of "
+            f"{len(right)} "
             "opinions: its compliance figures do not measure compliance."
         )
 
@@ -107,7 +113,8 @@ def _reward(reward: dict[str, Any]) -> Iterator[str]:
     best = max((v for v in baselines.values() if v is not None), default=None)
     if n is not None and n < FEW:
         yield (
-            f"The reward model was measured on {n} decided comparisons only: its accuracy and calibration say little."
+            f"The reward model was measured on {n} decided comparisons only: its accuracy and calibration "
+            "say little."
         )
     elif accuracy is not None and best is not None and accuracy <= best:
         name = max(baselines, key=lambda key: baselines[key] or 0.0)
@@ -121,7 +128,10 @@ def _alarms(name: str, metrics: dict[str, Any]) -> Iterator[str]:
     """What rang while a stage learned, with what to try; rewards that were often missing."""
     for source, share in metrics.get("unread", {}).items():
         if share > MISSING:
-            yield f"{name.upper()}: the reward {source} could not read {share:.0%} of the responses, or not to their end."
+            yield (
+                f"{name.upper()}: the reward {source} could not read {share:.0%} of the responses, or "
+                "not to their end."
+            )
     for alarm in metrics.get("alarms", ()):
         yield f"{name.upper()}, update {alarm['update']}: {alarm['found']}. To try: {alarm['advice']}."
 
@@ -132,7 +142,10 @@ def _dropped(evidence: Evidence) -> Iterator[str]:
         lost = sum(dropped.values())
         if rows and lost > DROPPED * rows:
             why = ", ".join(f"{n} × {reason}" for reason, n in dropped.items() if n)
-            yield f"Stage {stage.number} ({stage.name}) dropped {lost} of {rows} rows ({lost / rows:.0%}): {why}."
+            yield (
+                f"Stage {stage.number} ({stage.name}) dropped {lost} of {rows} rows "
+                f"({lost / rows:.0%}): {why}."
+            )
 
 
 def _answers(evidence: Evidence) -> Iterator[str]:
@@ -143,7 +156,8 @@ def _answers(evidence: Evidence) -> Iterator[str]:
     lengths = {name: sum(r.tokens for r in rows[name].values()) / len(rows[name]) for name in ("base", final)}
     if lengths["base"] and lengths[final] > LENGTH * lengths["base"]:
         yield (
-            f"Replies grew from {lengths['base']:.1f} to {lengths[final]:.1f} tokens: read the length-controlled win "
+            f"Replies grew from {lengths['base']:.1f} to {lengths[final]:.1f} tokens: read the "
+            "length-controlled win "
             "rate beside the plain one."
         )
     texts = [evidence.responses.get(row.response_id) for row in rows[final].values()]

@@ -31,7 +31,8 @@ T = TypeVar("T")
 def united(constitutions: Sequence[Constitution]) -> Constitution:
     """All principles of all runs, so that each is measured on each side.
 
-    A principle is its id and text: an id that stands for another text in a later run gets that run's number appended.
+    A principle is its id and text: an id that stands for another text in a later run gets that run's number
+    appended.
     """
     found = {p.id: p for p in constitutions[0].principles}
     for number, constitution in enumerate(constitutions[1:], 2):
@@ -56,12 +57,17 @@ def gold_table(side: Side, prompts: Sequence[Prompt], constitution: Constitution
     return table((prompt_id, {key: float(ok) for key, ok in values.items()}) for prompt_id, values in kept)
 
 
-def judged(matches: Sequence[tuple[Side, Side]], prompts: Sequence[Prompt], judge: Judge, constitution: Constitution,
-           progress: Any = silent_progress) -> dict[str, Any]:  # fmt: skip
+def judged(
+    matches: Sequence[tuple[Side, Side]],
+    prompts: Sequence[Prompt],
+    judge: Judge,
+    constitution: Constitution,
+    progress: Any = silent_progress,
+) -> dict[str, Any]:
     """A's win rate over B by the judge in both orders, overall and under each principle, with what to doubt.
 
-    `matches` are the pairs of runs that are set against each other: one, or several seeds of the two arms. Equal texts
-    are ties and cost no call. `length_controlled` is the win rate expected at equal length.
+    `matches` are the pairs of runs that are set against each other: one, or several seeds of the two arms.
+    Equal texts are ties and cost no call. `length_controlled` is the win rate expected at equal length.
     """
     questions = [[_question(a, b, prompt, constitution) for prompt in prompts] for a, b in matches]
     flat = [question for row in questions for question in row]
@@ -71,23 +77,30 @@ def judged(matches: Sequence[tuple[Side, Side]], prompts: Sequence[Prompt], judg
         [_p(question, labels[question.comparison.id], constitution) for question in row] for row in questions
     ]
     longer = [[a.rows[prompt.id].tokens - b.rows[prompt.id].tokens for prompt in prompts] for a, b in matches]
-    read = [(x, d, prompt.cluster) for chances, gaps in zip(p, longer, strict=True)
-            for x, d, prompt in zip(chances, gaps, prompts, strict=True) if x is not None]  # fmt: skip
+    read = [
+        (x, d, prompt.cluster)
+        for chances, gaps in zip(p, longer, strict=True)
+        for x, d, prompt in zip(chances, gaps, prompts, strict=True)
+        if x is not None
+    ]
     statistics = _order_statistics(questions, labels)
     return {
         **_win_rate(p, [[prompt.cluster for prompt in prompts]] * len(p)),
         "judge": judge.engine.fingerprint,
-        "length_controlled": length_controlled(outcomes([x for x, *_ in read]), [d for _, d, _ in read], [c for *_, c in read]),
+        "length_controlled": length_controlled(
+            outcomes([x for x, *_ in read]), [d for _, d, _ in read], [c for *_, c in read]
+        ),
         "identical": len(flat) - len(different),
         **{key: statistics[key] for key in ("verdicts", "order_flip_rate", "order_flip_rate_ci", "mass")},
         "by_principle": _by_principle(questions, labels, constitution),
-    }  # fmt: skip
+    }
 
 
 def _order_statistics(
     questions: Sequence[Sequence[Question]], labels: Mapping[str, list[Label]]
 ) -> dict[str, Any]:
-    """`order_statistics` of all matches; the interval of flips covers their spread, too, where there are several."""
+    """`order_statistics` of all matches; the interval of flips covers their spread, too, where there are
+    several."""
     clusters = {question.comparison.id: question.prompt.cluster for row in questions for question in row}
     found = order_statistics([label for own in labels.values() for label in own], clusters)
     if found["order_flip_rate"] is None:
@@ -99,8 +112,9 @@ def _order_statistics(
 
 
 def _win_rate(seeds: Sequence[Sequence[float | None]], clusters: Sequence[Sequence[str]]) -> WinRate:
-    """The win rate over all matches, each a row of probabilities with the clusters of their prompts; its interval
-    covers these, and seeds where several."""
+    """The win rate over all matches, each a row of probabilities with the clusters of their prompts; its
+    interval covers these, and seeds where several.
+    """
     found = win_rate([p for row in seeds for p in row], [key for row in clusters for key in row])
     means = [win_rate(row)["value"] for row in seeds]
     low, high = with_seed_variance(found["value"], found["ci"], means, chance=_chance(seeds, clusters))
@@ -118,7 +132,8 @@ def _win_rate(seeds: Sequence[Sequence[float | None]], clusters: Sequence[Sequen
 
 
 def _chance(seeds: Sequence[Sequence[float | None]], clusters: Sequence[Sequence[str]]) -> float:
-    """`seed_chance` of the prompts that could be read in every match; 0 where matches hold different prompts."""
+    """`seed_chance` of the prompts that could be read in every match; 0 where matches hold different
+    prompts."""
     if any(list(row) != list(clusters[0]) for row in clusters):
         return 0.0
     read = [at for at in range(len(clusters[0])) if all(row[at] is not None for row in seeds)]
@@ -174,7 +189,8 @@ def _under(name: str, question: Question, labels: Sequence[Label]) -> float | No
 
 
 def gold_win_rate(a: Sequence[Table], b: Sequence[Table], clusters: Clusters) -> WinRate:
-    """A's win rate over B by the number of principles kept, equals being ties; one table a seed, matched in order."""
+    """A's win rate over B by the number of principles kept, equals being ties; one table a seed, matched in
+    order."""
     rows, of = [], []
     for mine, theirs in matched(a, b):
         both = [prompt for prompt in mine.get("all", {}) if prompt in theirs.get("all", {})]
@@ -185,7 +201,8 @@ def gold_win_rate(a: Sequence[Table], b: Sequence[Table], clusters: Clusters) ->
 
 
 def matched(a: Sequence[T], b: Sequence[T]) -> list[tuple[T, T]]:
-    """The seeds of two arms set against each other in order; the shorter arm's are taken again from the start."""
+    """The seeds of two arms set against each other in order; the shorter arm's are taken again from the
+    start."""
     return [(a[i % len(a)], b[i % len(b)]) for i in range(max(len(a), len(b)))]
 
 

@@ -1,1 +1,2 @@
-"""PPO: its formulas, its decode loop, the algorithm, and its checkpoints; knows nothing of runs and stages."""
+"""PPO: its formulas, its decode loop, the algorithm, and its checkpoints; knows nothing of runs and
+stages."""

@@ -1,7 +1,8 @@
-"""What goes wrong in reinforcement learning from a reward model, seen in the metrics: pure functions of their history.
+"""What goes wrong in reinforcement learning from a reward model, seen in the metrics: pure functions of their
+history.
 
-Most compare the last few updates with the first ones, or with the best ones, by more than noise explains; what is wrong
-whatever it was before is raised from the first update on.
+Most compare the last few updates with the first ones, or with the best ones, by more than noise explains;
+what is wrong whatever it was before is raised from the first update on.
 """
 
 from __future__ import annotations
@@ -73,7 +74,8 @@ def alarms(rows: Rows) -> list[Alarm]:
 
 
 def ends(rows: Rows) -> tuple[Rows, Rows]:
-    """The first and the last few of some rows: WINDOW each, fewer where they would overlap; a single row is both."""
+    """The first and the last few of some rows: WINDOW each, fewer where they would overlap; a single row is
+    both."""
     size = max(1, min(WINDOW, len(rows) // 2))
     return rows[:size], rows[-size:]
 
@@ -94,51 +96,79 @@ def kl_blow_up(rows: Rows) -> Iterator[Alarm]:
     last = rows[-WINDOW:]
     token, step = _mean(last, "exact_kl") / max(1.0, _mean(last, "length")), _mean(last, "approx_kl")
     if token > KL_TOKEN:
-        yield Alarm("kl", f"the policy is {token:.2f} nats a token from the reference",
-                    ("raise {kl_coef}", "set {kl_target}"))  # fmt: skip
+        yield Alarm(
+            "kl",
+            f"the policy is {token:.2f} nats a token from the reference",
+            ("raise {kl_coef}", "set {kl_target}"),
+        )
     elif step > KL_STEP:
-        yield Alarm("kl", f"an update moves the policy by {step:.2f} nats a token",
-                    ("lower {learning_rate} or {epochs}", "set {stop_kl}"))  # fmt: skip
+        yield Alarm(
+            "kl",
+            f"an update moves the policy by {step:.2f} nats a token",
+            ("lower {learning_rate} or {epochs}", "set {stop_kl}"),
+        )
 
 
 def entropy_collapse(rows: Rows) -> Iterator[Alarm]:
     """The policy hardly varies any more what it writes."""
     first, last = _ends(rows, "entropy")
     if last < ENTROPY * first:
-        yield Alarm("entropy", f"entropy fell from {first:.2f} to {last:.2f} nats a token",
-                    ("raise {kl_coef}", "lower {learning_rate}", "stop earlier"))  # fmt: skip
+        yield Alarm(
+            "entropy",
+            f"entropy fell from {first:.2f} to {last:.2f} nats a token",
+            ("raise {kl_coef}", "lower {learning_rate}", "stop earlier"),
+        )
 
 
 def length_drift(rows: Rows) -> Iterator[Alarm]:
     """The policy may be rewarded for length and not for content."""
     first, last = _ends(rows, "length")
     if not SHORTER * first <= last <= LONGER * first:
-        yield Alarm("length", f"responses went from {first:.0f} to {last:.0f} tokens",
-                    ("look whether the reward model prefers it (its length baseline)", "add a length source to {rewards}"))  # fmt: skip
+        yield Alarm(
+            "length",
+            f"responses went from {first:.0f} to {last:.0f} tokens",
+            (
+                "look whether the reward model prefers it (its length baseline)",
+                "add a length source to {rewards}",
+            ),
+        )
 
 
 def cut_off(rows: Rows) -> Iterator[Alarm]:
     """Responses that never end are scored on what was cut off."""
     share = _mean(rows[-WINDOW:], "truncated")
     if share > CUT:
-        yield Alarm("truncated", f"{share:.0%} of the responses are cut off at the token limit",
-                    ("see that the policy's training text ends in its EOS", "raise {max_tokens}", "raise {missing_eos_penalty}"))  # fmt: skip
+        yield Alarm(
+            "truncated",
+            f"{share:.0%} of the responses are cut off at the token limit",
+            (
+                "see that the policy's training text ends in its EOS",
+                "raise {max_tokens}",
+                "raise {missing_eos_penalty}",
+            ),
+        )
 
 
 def same_words(rows: Rows) -> Iterator[Alarm]:
     """One phrase that the reward model likes spreads to every response."""
     first, last = _ends(rows, "boilerplate")
     if last > SAME and last > first + SAME_RISE:
-        yield Alarm("boilerplate", f"{last:.0%} of the responses have the same four words in a row, at first {first:.0%}",
-                    ("read samples.jsonl", "raise {kl_coef}", "label pairs that differ in the phrase alone"))  # fmt: skip
+        yield Alarm(
+            "boilerplate",
+            f"{last:.0%} of the responses have the same four words in a row, at first {first:.0%}",
+            ("read samples.jsonl", "raise {kl_coef}", "label pairs that differ in the phrase alone"),
+        )
 
 
 def refusal_drift(rows: Rows) -> Iterator[Alarm]:
     """Refusing is the easiest way to be harmless."""
     first, last = _ends(rows, "refusals")
     if last > first + REFUSALS:
-        yield Alarm("refusals", f"refusals went from {first:.0%} to {last:.0%}",
-                    ("weigh the helpful principles more", "add prompts that must not be refused"))  # fmt: skip
+        yield Alarm(
+            "refusals",
+            f"refusals went from {first:.0%} to {last:.0%}",
+            ("weigh the helpful principles more", "add prompts that must not be refused"),
+        )
 
 
 def over_optimisation(rows: Rows) -> Iterator[Alarm]:
@@ -154,10 +184,19 @@ def over_optimisation(rows: Rows) -> Iterator[Alarm]:
         error = _error(rows, key, spans[best], last)
         rise = _mean(last, "score") - _mean(spans[best], "score")
         if fall > max(FALL, SIGMAS * error) and rise > _noise(rows, "score") * math.sqrt(2 / window):
-            name = {"gold": "the gold score", "heldout_gold": "the gold score of held-out prompts"}.get(key, "the judge's score of held-out responses")  # fmt: skip
-            yield Alarm("over-optimisation", f"the score still rises, but {name} fell from {truth[best]:.2f} "
-                        f"(update {spans[best][-1]['update']}) to {truth[-1]:.2f}",
-                        ("stop near that update", "raise {kl_coef}", "train the reward model on more or cleaner labels"))  # fmt: skip
+            name = {"gold": "the gold score", "heldout_gold": "the gold score of held-out prompts"}.get(
+                key, "the judge's score of held-out responses"
+            )
+            yield Alarm(
+                "over-optimisation",
+                f"the score still rises, but {name} fell from {truth[best]:.2f} "
+                f"(update {spans[best][-1]['update']}) to {truth[-1]:.2f}",
+                (
+                    "stop near that update",
+                    "raise {kl_coef}",
+                    "train the reward model on more or cleaner labels",
+                ),
+            )
             return
 
 
@@ -168,7 +207,8 @@ def _noise(rows: Rows, key: str) -> float:
 
 
 def _error(rows: Rows, key: str, best: Rows, last: Rows) -> float:
-    """Standard error of the difference between two spans of `key`: of shares by their sizes, of scores as they spread."""
+    """Standard error of the difference between two spans of `key`: of shares by their sizes, of scores as
+    they spread."""
     if key == "heldout_judge":
         return math.hypot(best[-1]["heldout_judge_error"], last[-1]["heldout_judge_error"])
     p = (_mean(best, key) + _mean(last, key)) / 2

@@ -1,7 +1,7 @@
 """Checkpoints that are known to be whole, and the model they lead to, after which they are removed.
 
-A checkpoint carries the digests of its files and of the rows written before it. From a damaged one training is not
-continued: it goes on from the older one beside it, or from the beginning, and the stage notes it.
+A checkpoint carries the digests of its files and of the rows written before it. From a damaged one training
+is not continued: it goes on from the older one beside it, or from the beginning, and the stage notes it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ WHOLE = "whole"  # the file that marks a checkpoint of trl's as written to its e
 
 
 def seal_checkpoint(folder: Path) -> dict[str, Any]:
-    """What a checkpoint rests on, now on disk: its own files, and the rows written so far beside its parent folder."""
+    """What a checkpoint rests on, now on disk: its own files, and the rows written so far beside its parent
+    folder."""
     journals = sorted(folder.parent.parent.glob("*.jsonl"))
     for path in journals:
         sync(path)
@@ -27,7 +28,8 @@ def seal_checkpoint(folder: Path) -> dict[str, Any]:
 
 
 def damage_of_checkpoint(folder: Path, sealed: Mapping[str, Any]) -> list[str]:
-    """Why a checkpoint cannot be gone on from, in words: its files, or rows from before it, are not what they were."""
+    """Why a checkpoint cannot be gone on from, in words: its files, or rows from before it, are not what they
+    were."""
     rows = folder.parent.parent
     lost = []
     for name, then in sealed.get("rows", {}).items():
@@ -60,19 +62,23 @@ def _damage(path: Path) -> list[str]:
 
 
 def remove_damaged(stage: Stage) -> Path | None:
-    """The checkpoint to go on from; torn and damaged ones are removed, and what is more than a kill's trace is noted."""
+    """The checkpoint to go on from; torn and damaged ones are removed, and what is more than a kill's trace
+    is noted."""
     last = last_checkpoint(stage)
     for path in _all(stage):
         why = _damage(path)
         if why and (path / WHOLE).exists():
-            stage.notes.append(f"{path.name} is damaged ({why[0]}): went on from {last.name if last else 'the beginning'}")  # fmt: skip
+            stage.notes.append(
+                f"{path.name} is damaged ({why[0]}): went on from {last.name if last else 'the beginning'}"
+            )
         if why:
             shutil.rmtree(path)
     return last
 
 
 def train_once(stage: Stage, name: str, train: Callable[[], None]) -> None:
-    """Have `train` publish the stage's model folder `name` unless it is there already, then remove its checkpoints.
+    """Have `train` publish the stage's model folder `name` unless it is there already, then remove its
+    checkpoints.
 
     They are removed in both cases: a kill may have come between the two.
     """

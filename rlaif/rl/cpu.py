@@ -22,7 +22,8 @@ _PACK: Any = getattr(torch.ops.mkldnn, "_reorder_linear_weight", None)
 
 
 def keep_memory(device: torch.device) -> None:
-    """On a CPU let glibc keep what tensors give back: pages fresh from the system take a tenth of an update's time."""
+    """On a CPU let glibc keep what tensors give back: pages fresh from the system take a tenth of an update's
+    time."""
     here = sys.platform == "linux" and device.type == "cpu"
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if here else None
     if mallopt is not None:
@@ -76,8 +77,10 @@ class _Product(torch.autograd.Function):
         x, weight_VD = ctx.saved_tensors
         learns_x, learns_weight = ctx.needs_input_grad
         rows_NV = gradient.flatten(0, -2)
-        return (gradient @ weight_VD if learns_x else None,
-                rows_NV.t() @ x.flatten(0, -2) if learns_weight else None)  # fmt: skip
+        return (
+            gradient @ weight_VD if learns_x else None,
+            rows_NV.t() @ x.flatten(0, -2) if learns_weight else None,
+        )
 
 
 def linear_layers(model: Any) -> AbstractContextManager[Any]:
@@ -99,7 +102,8 @@ class LinearLayers(TorchFunctionMode):
 class PackedLayers:
     """Calls linear layers, without gradients, whose weights stay as they are as long as this does.
 
-    On a CPU each is laid out once as oneDNN multiplies it, and not for every product: with a few rows that is a quarter.
+    On a CPU each is laid out once as oneDNN multiplies it, and not for every product: with a few rows that is
+    a quarter.
     """
 
     def __init__(self) -> None:

@@ -1,7 +1,7 @@
 """Several reward models as one, against over-optimisation (Coste et al., arXiv 2310.02743, section 2.3).
 
-M members · B episodes. Members are brought to one scale before they are pooled, so that none counts for more because
-its scores spread wider; the pooled score is given back on the first member's scale.
+M members · B episodes. Members are brought to one scale before they are pooled, so that none counts for more
+because its scores spread wider; the pooled score is given back on the first member's scale.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """A batch of prompts with their sampled responses, and where in it the response tokens are.
 
-B episodes · L longest prompt + response · R longest response · N response tokens of the batch, flat, row by row.
+B episodes · L longest prompt + response · R longest response · N response tokens of the batch, flat, row by
+row.
 """
 
 from __future__ import annotations
@@ -16,12 +17,13 @@ FORWARD_COST = 256  # tokens of padding that are worth another forward pass
 
 @dataclass(frozen=True)
 class Episodes:
-    """Prompt and response side by side, padded on the right alone, so positions count from 0 and causality masks pads.
+    """Prompt and response side by side, padded on the right alone, so positions count from 0 and causality
+    masks pads.
 
-    `ids_BL`; lengths `prompt_B` and `response_B` in tokens (the EOS included); `ended_B`: the last token is an EOS.
-    Masks come from the lengths, never from token values: a model may sample its own pad token. `behaviour_BR`: the
-    sampler's own log-probability of each response token, where it is known. `final_BRD`: the policy's last hidden state
-    that each was drawn from, where it was kept.
+    `ids_BL`; lengths `prompt_B` and `response_B` in tokens (the EOS included); `ended_B`: the last token is
+    an EOS. Masks come from the lengths, never from token values: a model may sample its own pad token.
+    `behaviour_BR`: the sampler's own log-probability of each response token, where it is known. `final_BRD`:
+    the policy's last hidden state that each was drawn from, where it was kept.
     """
 
     ids_BL: Tensor
@@ -62,7 +64,8 @@ class Episodes:
     def states(self, count_B: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """(row, column) of the position before each response token, where it is predicted and valued. → N, N
 
-        `count_B` asks for that many positions of each episode; one more than it has tokens is the one after its last.
+        `count_B` asks for that many positions of each episode; one more than it has tokens is the one after
+        its last.
         """
         rows_N, steps_N = length_mask(self.response_B if count_B is None else count_B).nonzero(as_tuple=True)
         return rows_N, self.prompt_B[rows_N] - 1 + steps_N
@@ -86,9 +89,13 @@ def length_mask(count_B: Tensor, width: int | None = None) -> Tensor:
 
 
 def join(
-    prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]], ended_B: Tensor, pad: int,
-    behaviour_BR: Tensor | None = None, final_BRD: Tensor | None = None,
-) -> Episodes:  # fmt: skip
+    prompts: Sequence[Sequence[int]],
+    responses: Sequence[Sequence[int]],
+    ended_B: Tensor,
+    pad: int,
+    behaviour_BR: Tensor | None = None,
+    final_BRD: Tensor | None = None,
+) -> Episodes:
     """Token lists as one batch on the device of `ended_B`."""
     both = [[*p, *r] for p, r in zip(prompts, responses, strict=True)]
     width = max(map(len, both))
@@ -104,9 +111,11 @@ def join(
 
 
 def micro_batches(rows: Tensor, length_B: Tensor, limit: int) -> list[Tensor]:
-    """The rows in groups of at most `limit`, of similar length, that cost least in padding and forward passes.
+    """The rows in groups of at most `limit`, of similar length, that cost least in padding and forward
+    passes.
 
-    Sorted by length, the best cuts are found by going through the rows once, each time over the last `limit` cuts.
+    Sorted by length, the best cuts are found by going through the rows once, each time over the last `limit`
+    cuts.
     """
     ordered = rows[length_B[rows].argsort(stable=True)]
     lengths = length_B[ordered].tolist()

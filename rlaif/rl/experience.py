@@ -17,7 +17,8 @@ from rlaif.rl.episodes import Episodes, length_mask
 
 @dataclass(frozen=True)
 class Ends:
-    """How each episode ends: its score, whether it `ended`, was `cut` and goes on, and how many states count. → each B"""
+    """How each episode ends: its score, whether it `ended`, was `cut` and goes on, and how many states count.
+    → each B"""
 
     score_B: Tensor
     ended_B: Tensor
@@ -36,11 +37,12 @@ class Ends:
 
 @dataclass(frozen=True)
 class Experience:
-    """A scored batch: everything the optimiser steps need. [B, R], 0 where masked, unless the name says otherwise.
+    """A scored batch: everything the optimiser steps need. [B, R], 0 where masked, unless the name says
+    otherwise.
 
     `log_prob` is of the weights that sampled, those after `version` updates, as a training pass computes it;
-    `sampler_log_prob` is the sampler's own, which rounds otherwise. `value` and `returns` are [B, S]: there are
-    `states_B` of each episode, one more than its tokens where the state after its EOS counts.
+    `sampler_log_prob` is the sampler's own, which rounds otherwise. `value` and `returns` are [B, S]: there
+    are `states_B` of each episode, one more than its tokens where the state after its EOS counts.
     """
 
     episodes: Episodes

@@ -30,9 +30,11 @@ _PLAIN: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
 
 
 def has_plain_head(model: Any) -> bool:
-    """Whether the logits are one matrix applied to the last hidden state; some models scale, cap or shift them.
+    """Whether the logits are one matrix applied to the last hidden state; some models scale, cap or shift
+    them.
 
-    Tried once a model, on two tokens. Where they are, a head is computed for the positions wanted and no others.
+    Tried once a model, on two tokens. Where they are, a head is computed for the positions wanted and no
+    others.
     """
     if model not in _PLAIN:
         head, ids = model.get_output_embeddings(), torch.tensor([[0, 1]], device=model.device)
@@ -48,8 +50,8 @@ def has_plain_head(model: Any) -> bool:
 def choose_attention(model: Any, length: int) -> None:
     """For bf16 on a CPU: products and a softmax for short sequences, torch's flash kernel for others.
 
-    At a hundred tokens that kernel takes three times as long, forth and back; at thousands products need the memory.
-    `llama` chooses for itself.
+    At a hundred tokens that kernel takes three times as long, forth and back; at thousands products need the
+    memory. `llama` chooses for itself.
     """
     wanted = "eager" if length <= llama.SHORT else "sdpa"
     if model._supports_sdpa and model.config._attn_implementation != wanted:
@@ -57,7 +59,8 @@ def choose_attention(model: Any, length: int) -> None:
 
 
 def precision(model: Any, autocast: bool) -> AbstractContextManager[Any]:
-    """Forward passes in bf16 with `autocast`; without, in the model's own dtype, as fast as they are on a CPU."""
+    """Forward passes in bf16 with `autocast`; without, in the model's own dtype, as fast as they are on a
+    CPU."""
     return torch.autocast(model.device.type, torch.bfloat16) if autocast else linear_layers(model)
 
 
@@ -78,8 +81,9 @@ def is_large(model: Any) -> bool:
 
 @contextmanager
 def recomputing(model: Any) -> Iterator[None]:
-    """Within it the layers of a large model that learns keep their input alone, and are computed again in the backward
-    pass (arXiv 1604.06174, section 4), in the mode they were computed in."""
+    """Within it the layers of a large model that learns keep their input alone, and are computed again in the
+    backward pass (arXiv 1604.06174, section 4), in the mode they were computed in.
+    """
     mode = current_mode() or nullcontext()
     run = partial(
         checkpoint, use_reentrant=False, preserve_rng_state=False, context_fn=lambda: (nullcontext(), mode)
@@ -104,9 +108,11 @@ def states_at(model: Any, ids_BL: Tensor, rows_N: Tensor, columns_N: Tensor) -> 
 
 
 def response_final(model: Any, episodes: Episodes, hidden_BRD: Tensor | None = None) -> HeadInputs:
-    """The states before each response token and the head that turns them into logits, in the dtype products have here.
+    """The states before each response token and the head that turns them into logits, in the dtype products
+    have here.
 
-    `hidden_BRD` are those states where they are known already. Of a sharded model to be called by `run_in_forward`.
+    `hidden_BRD` are those states where they are known already. Of a sharded model to be called by
+    `run_in_forward`.
     """
     rows_N, columns_N = episodes.states()
     if not has_plain_head(model):
@@ -160,8 +166,13 @@ def next_logits(model: Any, ids: Tensor, mask: Tensor, cache: Any) -> tuple[Tens
     if isinstance(cache, llama.KVCache):
         hidden_BD = llama.next_states(model, ids, mask, cache)
         return cache.linear(head, hidden_BD), hidden_BD
-    inputs = {"input_ids": ids, "attention_mask": mask, "position_ids": positions(mask)[:, -ids.shape[1] :],
-              "past_key_values": cache, "use_cache": True}  # fmt: skip
+    inputs = {
+        "input_ids": ids,
+        "attention_mask": mask,
+        "position_ids": positions(mask)[:, -ids.shape[1] :],
+        "past_key_values": cache,
+        "use_cache": True,
+    }
     if not has_plain_head(model):
         return model.forward(**inputs, logits_to_keep=1).logits[:, -1], None
     # 2-D before the head: on the CPU a frozen bf16 head is copied for every row of a 3-D input.
@@ -170,7 +181,8 @@ def next_logits(model: Any, ids: Tensor, mask: Tensor, cache: Any) -> tuple[Tens
 
 
 def response_values(model: Any, episodes: Episodes, count_B: Tensor | None = None) -> Tensor:
-    """The `score` head at the position before each response token: the value of that state; see `states`. → N"""
+    """The `score` head at the position before each response token: the value of that state; see `states`. →
+    N"""
     rows_N, columns_N = episodes.states(count_B)
 
     def read() -> Tensor:
@@ -180,16 +192,17 @@ def response_values(model: Any, episodes: Episodes, count_B: Tensor | None = Non
 
 
 def has_score(model: Any) -> bool:
-    """Whether a sequence classifier is a decoder with a linear `score` head over its states; encoders are not."""
+    """Whether a sequence classifier is a decoder with a linear `score` head over its states; encoders are
+    not."""
     return isinstance(getattr(model, "score", None), torch.nn.Linear)
 
 
 def final_scores(model: Any, ids_BL: Tensor, length_B: Tensor) -> Tensor:
     """The reward model's score of sequences padded on the right, ids [B, L] and their true lengths [B]. → B
 
-    Its `score` head at the last real token, which the lengths tell and no token does: transformers looks for the last
-    that is no pad token, which is the one before the end where a tokenizer pads with its EOS. A model without such a
-    head is asked in its own way, with the mask of the lengths.
+    Its `score` head at the last real token, which the lengths tell and no token does: transformers looks for
+    the last that is no pad token, which is the one before the end where a tokenizer pads with its EOS. A
+    model without such a head is asked in its own way, with the mask of the lengths.
     """
     if not has_score(model):
         mask_BL = length_mask(length_B, ids_BL.shape[1]).long()
@@ -202,7 +215,8 @@ def final_scores(model: Any, ids_BL: Tensor, length_B: Tensor) -> Tensor:
 
 
 def score_at_last_token(model: Any) -> Any:
-    """The reward model with `final_scores` as its forward pass, for trainers that wrap a model and call it whole."""
+    """The reward model with `final_scores` as its forward pass, for trainers that wrap a model and call it
+    whole."""
     model.forward = MethodType(final_scores, model)
     return model
 
@@ -212,8 +226,8 @@ def score_by_length(
 ) -> Tensor:
     """What `score`, which is like `final_scores`, gives sequences padded on the right. → B
 
-    Sequences of like length go through the model together, `group` at a time, each group cut to its longest: the same
-    numbers as one padded batch, for less work.
+    Sequences of like length go through the model together, `group` at a time, each group cut to its longest:
+    the same numbers as one padded batch, for less work.
     """
     order = length_B.argsort(stable=True)
     parts = [(rows, length_B[rows]) for rows in order.split(group)]

@@ -1,8 +1,10 @@
-"""The output head and what PPO reads off it: products over blocks of tokens, everything else over pieces of a block.
+"""The output head and what PPO reads off it: products over blocks of tokens, everything else over pieces of a
+block.
 
-The only place with an axis as long as the vocabulary. Where nothing is learned, no more than a block of it is held;
-where something is, the logits of one micro-batch, which the backward pass turns into their own gradient in place.
-On a CPU a piece stays in the cache of the core that walks through it again and again; a product that small does not pay.
+The only place with an axis as long as the vocabulary. Where nothing is learned, no more than a block of it is
+held; where something is, the logits of one micro-batch, which the backward pass turns into their own gradient
+in place. On a CPU a piece stays in the cache of the core that walks through it again and again; a product
+that small does not pay.
 
 N tokens · n tokens of a block or a piece · D hidden width · V vocabulary.
 """
@@ -24,7 +26,8 @@ COMPARED = ("log_prob", "reference", "exact_kl", "entropy")
 
 @dataclass(frozen=True)
 class HeadInputs:
-    """The last hidden states and the head's weight; or the logits, and no weight, where a head is no plain product."""
+    """The last hidden states and the head's weight; or the logits, and no weight, where a head is no plain
+    product."""
 
     states_ND: Tensor
     weight_VD: Tensor | None
@@ -93,7 +96,8 @@ class _TokenLogProbs(torch.autograd.Function):
         )
         logits_NV = states_ND.new_empty(len(states_ND), final.width)
         for at in blocks(*logits_NV.shape):
-            # A product of its own for every block, as `compare` makes it: the same bits, so a ratio of exactly 1.
+            # A product of its own for every block, as `compare` makes it: the same bits, so a ratio of
+            # exactly 1.
             logits_nV = final.logits(at, into=logits_NV[at])
             for part in pieces(logits_nV):
                 log_probs_nV = block_log_probs(logits_nV[part], temperature)
@@ -110,7 +114,8 @@ class _TokenLogProbs(torch.autograd.Function):
         for at in blocks(*logits_NV.shape):
             logits_nV = logits_NV[at]
             for part in pieces(logits_nV):
-                # d log p(token) / d logits = (one-hot − probabilities) / temperature, written over the logits.
+                # d log p(token) / d logits = (one-hot − probabilities) / temperature, written over the
+                # logits.
                 scale_n1 = gradient_N[at][part, None] / ctx.temperature
                 wide_nV = scaled(logits_nV[part], ctx.temperature).softmax(-1).mul_(-scale_n1)
                 logits_nV[part] = wide_nV.scatter_add_(-1, tokens_N[at][part, None], scale_n1)
@@ -131,8 +136,12 @@ def compare(
             policy_nV = block_log_probs(own_nV[part], temperature)
             reference_nV = block_log_probs(other_nV[part], temperature)
             probs_nV, tokens_n = policy_nV.exp(), tokens_N[at][part]
-            read = (gather_log_probs(policy_nV, tokens_n), gather_log_probs(reference_nV, tokens_n),
-                    exact_kl(policy_nV, reference_nV, probs_nV), entropy(policy_nV, probs_nV))  # fmt: skip
+            read = (
+                gather_log_probs(policy_nV, tokens_n),
+                gather_log_probs(reference_nV, tokens_n),
+                exact_kl(policy_nV, reference_nV, probs_nV),
+                entropy(policy_nV, probs_nV),
+            )
             for name, values_n in zip(COMPARED, read, strict=True):
                 found[name][at][part] = values_n
     return found

@@ -1,11 +1,13 @@
-"""Llama-type decoders, read no further than PPO needs: the last layer computes the states asked for and no others.
+"""Llama-type decoders, read no further than PPO needs: the last layer computes the states asked for and no
+others.
 
-The model's own embedding and linear layers are called, so adapters and autocast work as they do in its forward;
-what happens between them is computed here. A state is cast once for all the products it goes into, short sequences on a CPU
-attend by plain products, and decoding neither copies keys and values nor lays out the same weights at every step.
+The model's own embedding and linear layers are called, so adapters and autocast work as they do in its
+forward; what happens between them is computed here. A state is cast once for all the products it goes into,
+short sequences on a CPU attend by plain products, and decoding neither copies keys and values nor lays out
+the same weights at every step.
 
-B rows · T positions read · C positions so far · P places for them · R of a row's positions wanted · H query heads,
-K key heads of width W · D hidden width.
+B rows · T positions read · C positions so far · P places for them · R of a row's positions wanted · H query
+heads, K key heads of width W · D hidden width.
 """
 
 from __future__ import annotations
@@ -63,7 +65,8 @@ class KVCache:
 
 @dataclass(frozen=True)
 class LastQueries:
-    """The states that the last layer goes on with. `flat` of all B·T, in `shape` B × R; what they may not see."""
+    """The states that the last layer goes on with. `flat` of all B·T, in `shape` B × R; what they may not
+    see."""
 
     flat: Tensor
     shape: tuple[int, int]
@@ -72,7 +75,8 @@ class LastQueries:
 
 
 def supports(model: Any) -> bool:
-    """Whether a model is read in this way: a Llama-type decoder, whole here, whose own forward gives the same states.
+    """Whether a model is read in this way: a Llama-type decoder, whole here, whose own forward gives the same
+    states.
 
     Compared once a model. With RLAIF_PLAIN_FORWARD=1 in the environment no model is.
     """
@@ -80,7 +84,8 @@ def supports(model: Any) -> bool:
 
 
 def has_known_layers(model: Any) -> bool:
-    """Whether every layer is transformers' own, as Llama's are, sees all positions before it, and is not sharded."""
+    """Whether every layer is transformers' own, as Llama's are, sees all positions before it, and is not
+    sharded."""
     base = model.base_model
     config, layers = base.config.get_text_config(), getattr(base, "layers", [])
     known = len(layers) > 0 and {type(layer).__name__ for layer in layers} <= LAYERS
@@ -88,7 +93,8 @@ def has_known_layers(model: Any) -> bool:
 
 
 def difference(model: Any) -> str:
-    """How the states of a model with known layers differ from its own forward's, in words; empty where they do not."""
+    """How the states of a model with known layers differ from its own forward's, in words; empty where they
+    do not."""
     base = model.base_model  # a value model on the policy's trunk has the same
     if base not in _DIFFERENCES:
         _DIFFERENCES[base] = _probe(model)
@@ -170,8 +176,8 @@ def _embedded(table: Any, ids_BT: Tensor) -> Tensor:
 class _Embedded(torch.autograd.Function):
     """Rows of a table. Going back, they are added to the table's gradient where one stands already.
 
-    torch would add them to zeros as large as the table, and these to that gradient. It is `backward`'s way and not
-    `autograd.grad`'s, which leaves alone what stands.
+    torch would add them to zeros as large as the table, and these to that gradient. It is `backward`'s way
+    and not `autograd.grad`'s, which leaves alone what stands.
     """
 
     @staticmethod
@@ -198,23 +204,30 @@ def _rope(base: Any, x_BTD: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _bias(unseen: Tensor, x_BTD: Tensor) -> Tensor:
-    """What is added to the scores of attention: the least number where a position is not to be seen, or else 0."""
+    """What is added to the scores of attention: the least number where a position is not to be seen, or else
+    0."""
     dtype = working_dtype(x_BTD)
     bias = torch.zeros(unseen.shape, dtype=dtype, device=unseen.device)
     return bias.masked_fill_(unseen, torch.finfo(dtype).min)
 
 
 def _rotated(x_BTHW: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary positions (arXiv 2104.09864, eq. 34), computed in the dtype of the cosines. → BHTW in that of x"""
+    """Rotary positions (arXiv 2104.09864, eq. 34), computed in the dtype of the cosines. → BHTW in that of
+    x"""
     rotated = torch.addcmul(x_BTHW * cos, x_BTHW.roll(x_BTHW.shape[-1] // 2, -1), sin)
     return rotated.transpose(1, 2).to(x_BTHW.dtype, memory_format=torch.contiguous_format)
 
 
 def _layer(
-    layer: Any, x_BTD: Tensor, rope: tuple[Tensor, Tensor], bias: Tensor | None = None,
-    cache: KVCache | None = None, wanted: LastQueries | None = None,
-) -> Tensor:  # fmt: skip
-    """One layer, its keys and values put into the `cache` where there is one. → BTD, or BRD where some are `wanted`
+    layer: Any,
+    x_BTD: Tensor,
+    rope: tuple[Tensor, Tensor],
+    bias: Tensor | None = None,
+    cache: KVCache | None = None,
+    wanted: LastQueries | None = None,
+) -> Tensor:
+    """One layer, its keys and values put into the `cache` where there is one. → BTD, or BRD where some are
+    `wanted`
 
     Without a `bias` a position sees those before it and itself.
     """
@@ -257,7 +270,8 @@ def _normed(norm: Any, x: Tensor) -> Tensor:
 
 
 class _Norm(torch.autograd.Function):
-    """RMS norm (arXiv 1910.07467, eq. 4), going back in fewer passes over memory than its parts would take."""
+    """RMS norm (arXiv 1910.07467, eq. 4), going back in fewer passes over memory than its parts would
+    take."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight_D: Tensor, epsilon: float) -> Tensor:

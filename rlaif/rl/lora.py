@@ -1,4 +1,5 @@
-"""LoRA (arXiv 2106.09685) for PPO: adapters in place, the reference as the same model with them off, weights merged.
+"""LoRA (arXiv 2106.09685) for PPO: adapters in place, the reference as the same model with them off, weights
+merged.
 
 peft puts its layers into the model it is given, so to everything else the model stays what it was.
 """
@@ -41,7 +42,7 @@ def attach(model: Any, options: Lora, base: str, seed: int) -> Any:
         head = ["score"] if hasattr(model, "score") else None  # it is trained whole
         config = LoraConfig(
             r=options.rank, lora_alpha=options.alpha, target_modules="all-linear", exclude_modules=head
-        )  # fmt: skip
+        )
     model.requires_grad_(False)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -72,7 +73,8 @@ def switched_off(model: Any) -> Iterator[Any]:
 
 
 def merged(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
-    """Every weight by the name it has without adapters, with theirs merged in; the model itself stays as it is."""
+    """Every weight by the name it has without adapters, with theirs merged in; the model itself stays as it
+    is."""
     layers = [name for name, module in model.named_modules() if hasattr(module, "get_delta_weight")]
     inside = tuple(f"{name}." for name in layers)
     for name, weight in model.named_parameters():
@@ -95,16 +97,21 @@ def _saved_config(folder: Path, base: str) -> Any:
     from peft import LoraConfig, PeftConfig
 
     if not (folder / "adapter_config.json").is_file() or not (folder / "adapter_model.safetensors").is_file():
-        raise UserError(f"ppo.lora.adapter: {folder} is not an adapter saved as safetensors.",
-                        "a folder with adapter_config.json and adapter_model.safetensors")  # fmt: skip
+        raise UserError(
+            f"ppo.lora.adapter: {folder} is not an adapter saved as safetensors.",
+            "a folder with adapter_config.json and adapter_model.safetensors",
+        )
     config = PeftConfig.from_pretrained(str(folder))
     if not isinstance(config, LoraConfig):
         raise UserError(f"ppo.lora.adapter: {folder} holds {config.peft_type}, not LoRA.", "a LoRA adapter")
     try:
         known = json.loads((folder / BASE).read_text())["base"] if (folder / BASE).is_file() else base
     except (ValueError, KeyError, TypeError, RecursionError):
-        raise UserError(f"ppo.lora.adapter: {folder / BASE} is damaged.", '{"base": "…"} as it was written',
-                        "copy the adapter again") from None  # fmt: skip
+        raise UserError(
+            f"ppo.lora.adapter: {folder / BASE} is damaged.",
+            '{"base": "…"} as it was written',
+            "copy the adapter again",
+        ) from None
     if known != base:
         raise _other_base(folder, f"it was trained on a model whose content is {known}, this one's is {base}")
     config.inference_mode, config.lora_dropout = False, 0.0
@@ -124,6 +131,8 @@ def _load(wrapped: Any, folder: Path) -> None:
 
 
 def _other_base(folder: Path | None, why: str) -> UserError:
-    return UserError(f"ppo.lora.adapter: {folder} belongs to another base model ({why}).",
-                     "an adapter saved for the policy this stage starts from",
-                     "name that model as policy.model, or leave ppo.lora.adapter out")  # fmt: skip
+    return UserError(
+        f"ppo.lora.adapter: {folder} belongs to another base model ({why}).",
+        "an adapter saved for the policy this stage starts from",
+        "name that model as policy.model, or leave ppo.lora.adapter out",
+    )

@@ -1,7 +1,7 @@
 """The formulas of PPO as pure functions; the axes stand in the names.
 
-B episodes · R response positions (right-padded, `mask_BR` tells which are real) · N tokens, flat · V vocabulary.
-Log-probabilities are natural logarithms, KL is in nats.
+B episodes · R response positions (right-padded, `mask_BR` tells which are real) · N tokens, flat · V
+vocabulary. Log-probabilities are natural logarithms, KL is in nats.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
 
 
 def masked_whiten(x: Tensor, mask: Tensor, shift_mean: bool = True) -> Tensor:
-    """`x` scaled to unit variance over the real positions, and to zero mean unless `shift_mean` is off; 0 elsewhere."""
+    """`x` scaled to unit variance over the real positions, and to zero mean unless `shift_mean` is off; 0
+    elsewhere."""
     mean = masked_mean(x, mask)
     variance = masked_mean((x - mean) ** 2, mask) * mask.sum() / (mask.sum() - 1).clamp(min=1)
     white = (x - mean) * torch.rsqrt(variance + 1e-8) + (0 if shift_mean else mean)
@@ -39,14 +40,17 @@ def entropy(log_probs_NV: Tensor, probs_NV: Tensor) -> Tensor:
 
 
 def exact_kl(log_probs_NV: Tensor, reference_NV: Tensor, probs_NV: Tensor) -> Tensor:
-    """KL(π‖π_ref) of each position over the whole vocabulary, from log-probabilities and π's probabilities. → N"""
+    """KL(π‖π_ref) of each position over the whole vocabulary, from log-probabilities and π's probabilities. →
+    N"""
     return (probs_NV * (log_probs_NV - reference_NV)).sum(-1)
 
 
 def kl_estimate(log_prob: Tensor, reference: Tensor, kind: KlEstimator = "k1") -> Tensor:
-    """One-sample estimate of KL(π‖π_ref) at a token drawn from π (Schulman 2020, "Approximating KL divergence").
+    """One-sample estimate of KL(π‖π_ref) at a token drawn from π (Schulman 2020, "Approximating KL
+    divergence").
 
-    k1 = log π/π_ref is unbiased; k2 = k1²/2 is biased but small in variance; k3 = e^(−k1) − 1 + k1 is unbiased and ≥ 0.
+    k1 = log π/π_ref is unbiased; k2 = k1²/2 is biased but small in variance; k3 = e^(−k1) − 1 + k1 is
+    unbiased and ≥ 0.
     """
     ratio = log_prob - reference
     if kind == "k1":
@@ -55,19 +59,26 @@ def kl_estimate(log_prob: Tensor, reference: Tensor, kind: KlEstimator = "k1") -
 
 
 def token_rewards(kl_BR: Tensor, score_B: Tensor, mask_BR: Tensor, kl_coef: float) -> Tensor:
-    """−β·KL at every token, and the episode's score on top at its last real one (the EOS where it ended). → BR"""
+    """−β·KL at every token, and the episode's score on top at its last real one (the EOS where it ended). →
+    BR"""
     last_B1 = mask_BR.sum(1, keepdim=True) - 1
     return torch.where(mask_BR, -kl_coef * kl_BR, 0).scatter_add(1, last_B1, score_B[:, None].to(kl_BR))
 
 
 def gae(
-    rewards_BR: Tensor, values_BR: Tensor, mask_BR: Tensor, gamma: float = 1.0, lam: float = 0.95,
+    rewards_BR: Tensor,
+    values_BR: Tensor,
+    mask_BR: Tensor,
+    gamma: float = 1.0,
+    lam: float = 0.95,
     after_B: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Generalised advantage estimates (arXiv 1506.02438) and the returns the value model is fitted to. → BR, BR
+) -> tuple[Tensor, Tensor]:
+    """Generalised advantage estimates (arXiv 1506.02438) and the returns the value model is fitted to. → BR,
+    BR
 
-    After its last real position an episode is worth `after_B`, 0 unless it was cut off there and goes on. A masked
-    position is passed over: what comes after it is carried to what stands before it. Both results are 0 where masked.
+    After its last real position an episode is worth `after_B`, 0 unless it was cut off there and goes on. A
+    masked position is passed over: what comes after it is carried to what stands before it. Both results are
+    0 where masked.
     """
     advantages_BR = torch.zeros_like(rewards_BR)
     carried_B = torch.zeros_like(rewards_BR[:, 0])
@@ -97,7 +108,8 @@ def policy_loss(
 
 
 def value_loss(values_N: Tensor, old_N: Tensor, returns_N: Tensor, clip: float) -> Tensor:
-    """Half the squared error of each value, or of the value held within ±clip of the old one if that is worse. → N"""
+    """Half the squared error of each value, or of the value held within ±clip of the old one if that is
+    worse. → N"""
     held_N = torch.clamp(values_N, old_N - clip, old_N + clip)
     return 0.5 * torch.max((values_N - returns_N) ** 2, (held_N - returns_N) ** 2)
 
@@ -111,7 +123,8 @@ def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> float:
 
 @dataclass
 class KlController:
-    """The KL coefficient β: fixed, or steered towards a target of nats per sequence (arXiv 1909.08593, section 2.2)."""
+    """The KL coefficient β: fixed, or steered towards a target of nats per sequence (arXiv 1909.08593,
+    section 2.2)."""
 
     coef: float
     target: float | None = None

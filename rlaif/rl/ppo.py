@@ -1,16 +1,19 @@
-"""PPO for language models (arXiv 1707.06347; for text arXiv 1909.08593, 2203.02155), top to bottom in one file.
+"""PPO for language models (arXiv 1707.06347; for text arXiv 1909.08593, 2203.02155), top to bottom in one
+file.
 
 An update: sample a response to each prompt (T as asked, no filter) → score it at its end → per-token rewards
-−β·KL plus the score → GAE with γ = 1 → epochs of clipped policy and value steps. docs/ppo.md walks through it.
+−β·KL plus the score → GAE with γ = 1 → epochs of clipped policy and value steps. docs/ppo.md walks through
+it.
 
-Of the implementation details that matter, these are here: masks from lengths and never from token values; logits
-divided by the temperature before every log-probability, log-softmax in fp32; no dropout; the score at the EOS and,
-where there is none, a penalty or the value of going on; KL per token by estimator in the reward or the loss and exact
-in the report; β fixed or adaptive; advantages whitened with the mask, value targets from the unwhitened ones; both
-losses clipped, gradients of policy and value model clipped separately; token means over the whole minibatch however
-it is cut into micro-batches; Adam with ε = 1e-5; warm-up of the rate and of the critic; a pre-training mix; an average
-of the weights. Left out: discounting by default and an entropy bonus. All randomness of an update comes
-from a seed and its number, so no generator's state need be kept.
+Of the implementation details that matter, these are here: masks from lengths and never from token values;
+logits divided by the temperature before every log-probability, log-softmax in fp32; no dropout; the score at
+the EOS and, where there is none, a penalty or the value of going on; KL per token by estimator in the reward
+or the loss and exact in the report; β fixed or adaptive; advantages whitened with the mask, value targets
+from the unwhitened ones; both losses clipped, gradients of policy and value model clipped separately; token
+means over the whole minibatch however it is cut into micro-batches; Adam with ε = 1e-5; warm-up of the rate
+and of the critic; a pre-training mix; an average of the weights. Left out: discounting by default and an
+entropy bonus. All randomness of an update comes from a seed and its number, so no generator's state need be
+kept.
 """
 
 from __future__ import annotations
@@ -72,25 +75,40 @@ class PromptTokens:
 class PPO:
     """Policy and value model under training, with the frozen reference policy and the reward function.
 
-    All models on one device, in eval mode; what is trained of them (`requires_grad`) in fp32, `autocast` runs forwards
-    in bf16 and keeps the `reference` in it. Without one it is the policy with its adapters switched off. `eos` may be
-    several ids; `stops` finds the end of a response that has none. A `sampler` takes the place of the decode loop, on one process.
-    With sharded `ranks` the three models are sharded (`rlaif.rl.sharding`).
+    All models on one device, in eval mode; what is trained of them (`requires_grad`) in fp32, `autocast` runs
+    forwards in bf16 and keeps the `reference` in it. Without one it is the policy with its adapters switched
+    off. `eos` may be several ids; `stops` finds the end of a response that has none. A `sampler` takes the
+    place of the decode loop, on one process. With sharded `ranks` the three models are sharded
+    (`rlaif.rl.sharding`).
     """
 
     def __init__(
-        self, policy: Any, reference: Any, value: Any, reward: Reward, options: Ppo, eos: Sequence[int], pad: int,
-        seed: int = 0, autocast: bool = False, stops: Stops | None = None, pretraining: Pretraining | None = None,
-        ranks: Ranks = SINGLE_PROCESS, sampler: Sampler | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        policy: Any,
+        reference: Any,
+        value: Any,
+        reward: Reward,
+        options: Ppo,
+        eos: Sequence[int],
+        pad: int,
+        seed: int = 0,
+        autocast: bool = False,
+        stops: Stops | None = None,
+        pretraining: Pretraining | None = None,
+        ranks: Ranks = SINGLE_PROCESS,
+        sampler: Sampler | None = None,
+    ) -> None:
         self.policy, self.reference, self.value, self.reward = policy, reference, value, reward
         self.options, self.eos, self.pad, self.seed, self.autocast = options, eos, pad, seed, autocast
         self.stops, self.pretraining, self.ranks, self.sampler = stops, pretraining, ranks, sampler
-        # With one minibatch the first step reads the whole batch by the weights that sampled it. Two passes are then
-        # not made twice: the value model's, whose gradient is taken as the batch is measured, and the policy's, whose
+        # With one minibatch the first step reads the whole batch by the weights that sampled it. Two passes
+        # are then
+        # not made twice: the value model's, whose gradient is taken as the batch is measured, and the
+        # policy's, whose
         # last hidden states are kept from sampling.
         self.reuses_passes = options.minibatches == 1 and ranks.count == 1 and sampler is None
-        # Not so in bf16: there the sampler's states round otherwise than the whole pass by which the reference is
+        # Not so in bf16: there the sampler's states round otherwise than the whole pass by which the
+        # reference is
         # read, and the difference would be penalised as KL at every token.
         self.keeps_states = self.reuses_passes and not autocast
         self.device: torch.device = policy.device
@@ -123,8 +141,14 @@ class PPO:
         experience = replace(experience, log_prob=log_prob_BR)
         # 6. Update the moving average of the weights.
         self.update_ema()
-        metrics = {"update": number, "episodes": number * self.options.batch_size, "kl_coef": kl_coef,
-                   **describe(experience), **losses, "seconds": round(time.perf_counter() - start, 4)}  # fmt: skip
+        metrics = {
+            "update": number,
+            "episodes": number * self.options.batch_size,
+            "kl_coef": kl_coef,
+            **describe(experience),
+            **losses,
+            "seconds": round(time.perf_counter() - start, 4),
+        }
         # 7. Adapt the KL coefficient to the KL that was measured.
         self.kl.update(metrics["exact_kl"], len(episodes))
         return metrics, experience
@@ -144,8 +168,18 @@ class PPO:
         generator = torch.Generator(self.device).manual_seed(number)
         o, ranks = self.options, self.ranks if len(ids) >= self.ranks.count else SINGLE_PROCESS
         with self._precision(), unsharded(self.policy):
-            mine = rollout(self.policy, ids, o.max_tokens, o.temperature, self.eos, self.pad, generator,
-                           self.stops, ranks, self.keeps_states)  # fmt: skip
+            mine = rollout(
+                self.policy,
+                ids,
+                o.max_tokens,
+                o.temperature,
+                self.eos,
+                self.pad,
+                generator,
+                self.stops,
+                ranks,
+                self.keeps_states,
+            )
         return gather_episodes(ranks, ids, mine, self.pad)
 
     @torch.no_grad()
@@ -171,14 +205,15 @@ class PPO:
         return precision(self.policy, self.autocast)
 
     def _copies(self) -> AbstractContextManager[Any]:
-        """Not in bf16 itself; around what is, it makes autocast's copies of the weights outlast a micro-batch."""
+        """Not in bf16 itself; around what is, it makes autocast's copies of the weights outlast a
+        micro-batch."""
         return nullcontext() if self.ranks.sharded else torch.autocast(self.device.type, enabled=False)
 
     def _plan(self, episodes: Episodes, number: int) -> Plan:
         """Minibatches drawn at random; each cut into micro-batches of similar length, the same in every pass.
 
-        The same cut for old and new log-probabilities makes the first ratio exactly 1 and not 1 ± rounding. There is
-        something to do for every process.
+        The same cut for old and new log-probabilities makes the first ratio exactly 1 and not 1 ± rounding.
+        There is something to do for every process.
         """
         generator = torch.Generator().manual_seed(derive_seed(self.seed, "minibatches", number))
         shuffled = torch.randperm(len(episodes), generator=generator).to(self.device)
@@ -190,10 +225,12 @@ class PPO:
     def measure_batch(
         self, episodes: Episodes, plan: Plan, ends: Ends
     ) -> tuple[dict[str, Tensor], Tensor | None]:
-        """What the models compute of the whole batch, micro-batch by micro-batch. → by name [B, R], values [B, S]; a loss
+        """What the models compute of the whole batch, micro-batch by micro-batch. → by name [B, R], values
+        [B, S]; a loss
 
-        Where the first step is on the whole batch, and a return depends on its own episode alone, the value model's
-        pass is that step's already: its gradient is taken here, and the loss is returned; else that is None.
+        Where the first step is on the whole batch, and a return depends on its own episode alone, the value
+        model's pass is that step's already: its gradient is taken here, and the loss is returned; else that
+        is None.
         """
         measured = {name: torch.zeros(episodes.mask_BR.shape, device=self.device) for name in COMPARED}
         measured["value"] = torch.zeros(len(episodes), int(ends.valued_B.max()), device=self.device)
@@ -222,7 +259,8 @@ class PPO:
     def _first_value_backward(
         self, values_N: Tensor, measured: dict[str, Tensor], own: Ends, every: Ends
     ) -> Tensor:
-        """Add a micro-batch's share to the gradient of the first step's value loss. → that share of the loss"""
+        """Add a micro-batch's share to the gradient of the first step's value loss. → that share of the
+        loss"""
         old_BS = measured["value"]
         states_BS = length_mask(own.states_B, old_BS.shape[1])
         values_N = values_N[states_BS[length_mask(own.valued_B, states_BS.shape[1])]]
@@ -231,13 +269,15 @@ class PPO:
         return self.value_backward(loss_N.sum() / every.states_B.sum())
 
     def _measure(self, part: Episodes, valued_B: Tensor, learns: bool = False) -> dict[str, Tensor]:
-        """What the models compute of a micro-batch's response tokens and states, values with a gradient or without. → each N"""
+        """What the models compute of a micro-batch's response tokens and states, values with a gradient or
+        without. → each N"""
         found = run_in_forward(self.policy, lambda: self._compare(part))
         with torch.set_grad_enabled(learns):
             return {**found, "value": response_values(self.value, part, valued_B)}
 
     def _compare(self, part: Episodes) -> dict[str, Tensor]:
-        """Log-probabilities of policy and reference, KL and entropy of a micro-batch's response tokens. → each N"""
+        """Log-probabilities of policy and reference, KL and entropy of a micro-batch's response tokens. →
+        each N"""
         policy, tokens_N = response_final(self.policy, part, part.final_BRD), part.tokens()
         temperature = self.options.temperature
         with self._reference() as model:
@@ -250,8 +290,9 @@ class PPO:
     ) -> tuple[dict[str, Any], Tensor]:
         """The optimiser steps of one update. → means over them, and the old log-probabilities [B, R]
 
-        `value_loss` is the first step's where `measure_batch` has taken its gradient. The old log-probabilities are
-        the experience's; where these were read off the sampler's states, the first step replaces them by its own.
+        `value_loss` is the first step's where `measure_batch` has taken its gradient. The old
+        log-probabilities are the experience's; where these were read off the sampler's states, the first step
+        replaces them by its own.
         """
         trains_policy = number > self.options.critic_warmup
         self._set_rates(number)
@@ -284,9 +325,14 @@ class PPO:
             optimizer.param_groups[0]["lr"] = rate * share
 
     def _step(
-        self, experience: Experience, old_BR: Tensor, minibatch: list[Tensor], trains_policy: bool, step: int,
+        self,
+        experience: Experience,
+        old_BR: Tensor,
+        minibatch: list[Tensor],
+        trains_policy: bool,
+        step: int,
         value_loss: Tensor | None,
-    ) -> dict[str, float] | None:  # fmt: skip
+    ) -> dict[str, float] | None:
         """Gradients of one minibatch, micro-batch by micro-batch, then one step of each optimiser.
 
         None, and no step, where the policy has gone `stop_kl` from the one that sampled.
@@ -319,10 +365,15 @@ class PPO:
         return {name: float(value) for name, value in totals.items()}
 
     def _gradients(
-        self, experience: Experience, old_BR: Tensor, minibatch: list[Tensor], trains_policy: bool,
+        self,
+        experience: Experience,
+        old_BR: Tensor,
+        minibatch: list[Tensor],
+        trains_policy: bool,
         value_loss: Tensor | None,
-    ) -> tuple[dict[str, Tensor], Tensor]:  # fmt: skip
-        """Gradients of one minibatch, micro-batch by micro-batch. → sums of the step, every token's ratio N"""
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """Gradients of one minibatch, micro-batch by micro-batch. → sums of the step, every token's ratio
+        N"""
         totals: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=self.device))
         ratios = [torch.ones(1, device=self.device)]
         rows_B = torch.cat(minibatch)
@@ -348,7 +399,8 @@ class PPO:
         return totals, torch.cat(ratios)
 
     def _empty_step(self, experience: Experience, old_BR: Tensor, rows: Tensor, trains_policy: bool) -> None:
-        """A pass without effect, while other processes have one more micro-batch: a sharded model needs all of them."""
+        """A pass without effect, while other processes have one more micro-batch: a sharded model needs all
+        of them."""
         part = experience.episodes.select(rows)
         (0 * self._value_loss(experience, part, rows)).backward()
         if trains_policy:
@@ -371,11 +423,13 @@ class PPO:
     def _policy_loss(
         self, experience: Experience, old_BR: Tensor, part: Episodes, rows: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """The policy's loss summed over a micro-batch's tokens, and each token's log-ratio to the old policy. → (), N"""
+        """The policy's loss summed over a micro-batch's tokens, and each token's log-ratio to the old policy.
+        → (), N"""
         o, e = self.options, experience
         log_prob_N = self._log_probs(part, o.temperature)
         if part.final_BRD is not None:
-            # The weights are still the sampler's, but this pass rounds otherwise than the decode loop does: with its
+            # The weights are still the sampler's, but this pass rounds otherwise than the decode loop does:
+            # with its
             # own numbers as the old ones the first ratio is exactly 1.
             row_N, step_N = part.mask_BR.nonzero(as_tuple=True)
             old_BR[rows[row_N], step_N] = log_prob_N.detach()

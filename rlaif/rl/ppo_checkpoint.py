@@ -2,8 +2,9 @@
 
 The weights that are trained, their average, both optimisers and β; all else follows from the update's number.
 
-Weights are safetensors; optimiser state is a torch file that is read with `weights_only`, so nothing in it can run.
-Both are whole, however many processes hold shares of them: the first one writes, and any number of them can go on.
+Weights are safetensors; optimiser state is a torch file that is read with `weights_only`, so nothing in it
+can run. Both are whole, however many processes hold shares of them: the first one writes, and any number of
+them can go on.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ STATE = "state.json"
 
 
 def save(folder: Path, ppo: PPO, update: int) -> None:
-    """Write the checkpoint after `update` into `folder` and remove all but the last two; sharded, all do it together."""
+    """Write the checkpoint after `update` into `folder` and remove all but the last two; sharded, all do it
+    together."""
     partial, final = folder / "partial", folder / f"{update:06d}"
     if final.exists():
         return
@@ -62,13 +64,16 @@ def damage(path: Path) -> list[str]:
 
 
 def resume(folder: Path, ppo: PPO) -> tuple[int, list[str]]:
-    """(update that was gone on from, 0 where there is no checkpoint; notes): damaged checkpoints are removed and noted."""
+    """(update that was gone on from, 0 where there is no checkpoint; notes): damaged checkpoints are removed
+    and noted."""
     notes = []
     last = latest(folder)
     for path in _all(folder):
         if last is None or path.name > last.name:
-            notes.append(f"checkpoint {path.name} is damaged ({damage(path)[0]}): "
-                         f"went on from {'the beginning' if last is None else last.name}")  # fmt: skip
+            notes.append(
+                f"checkpoint {path.name} is damaged ({damage(path)[0]}): "
+                f"went on from {'the beginning' if last is None else last.name}"
+            )
             shutil.rmtree(path)
     return (load(last, ppo) if last else 0), notes
 

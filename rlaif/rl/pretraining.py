@@ -1,4 +1,5 @@
-"""Pre-training text beside PPO's episodes, so that the policy does not forget (arXiv 2203.02155, appendix C.4)."""
+"""Pre-training text beside PPO's episodes, so that the policy does not forget (arXiv 2203.02155, appendix
+C.4)."""
 
 from __future__ import annotations
 
@@ -26,7 +27,8 @@ class Pretraining:
     seed: int
 
     def parts(self, step: int, micro_batch: int, device: torch.device) -> list[Episodes]:
-        """The blocks of the `step`-th optimiser step in micro-batches: a block's first token as prompt, the others as response."""
+        """The blocks of the `step`-th optimiser step in micro-batches: a block's first token as prompt, the
+        others as response."""
         drawn = in_rounds(self.blocks, step, self.size, self.seed)
         cut = [drawn[at : at + micro_batch] for at in range(0, len(drawn), micro_batch)]
         return [
@@ -41,7 +43,8 @@ class Pretraining:
 
 
 def blocks_of(file: Path, tokenizer: Any, length: int) -> list[list[int]]:
-    """A text file, or the `text` of JSONL rows, as one stream of tokens in blocks; each text ends with an EOS."""
+    """A text file, or the `text` of JSONL rows, as one stream of tokens in blocks; each text ends with an
+    EOS."""
     stream: list[int] = []
     for text in _texts(file):
         stream += [*token_ids(tokenizer, text), tokenizer.eos_token_id]

@@ -1,9 +1,9 @@
 """PPO on several processes: samples and micro-batches are divided among them, and gradients summed.
 
-What is sampled and measured is gathered on every process, so whitening, token counts, KL and metrics are those of
-the whole batch without a formula knowing of it; gradients are added before they are clipped. The processes thus hold
-the same weights after every step, or shards of them (`rlaif.rl.sharding`), and a single process runs the same code
-with nothing to sum.
+What is sampled and measured is gathered on every process, so whitening, token counts, KL and metrics are
+those of the whole batch without a formula knowing of it; gradients are added before they are clipped. The
+processes thus hold the same weights after every step, or shards of them (`rlaif.rl.sharding`), and a single
+process runs the same code with nothing to sum.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process's number among `count`; `sharded`: each holds its share of the models and not all of them."""
+    """This process's number among `count`; `sharded`: each holds its share of the models and not all of
+    them."""
 
     rank: int = 0
     count: int = 1
@@ -38,11 +39,13 @@ class Ranks:
         return cls(dist.get_rank(), dist.get_world_size(), os.environ.get("ACCELERATE_USE_FSDP") == "true")
 
     def mine(self, items: Any) -> Any:
-        """Every `count`-th item of a list or tensor, from this process's on; no two processes have one in common."""
+        """Every `count`-th item of a list or tensor, from this process's on; no two processes have one in
+        common."""
         return items[self.rank :: self.count]
 
     def padding(self, items: Sequence[T]) -> Sequence[T]:
-        """Where all have to make as many passes: the items that this process runs without effect while others have one more."""
+        """Where all have to make as many passes: the items that this process runs without effect while others
+        have one more."""
         longest = -(-len(items) // self.count)
         return items[: longest - len(self.mine(items))] if self.sharded else ()
 

@@ -1,7 +1,8 @@
 """PPO's reward function: a weighted sum of sources, each on the scale of its scores of reference samples.
 
-A reward model scores at the last token. It reads the sampled tokens as they are where it shares the policy's tokenizer,
-and otherwise the text, decoded and encoded anew with its own tokenizer and chat template. A function reads text.
+A reward model scores at the last token. It reads the sampled tokens as they are where it shares the policy's
+tokenizer, and otherwise the text, decoded and encoded anew with its own tokenizer and chat template. A
+function reads text.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ class RewardFailed(UserError):
 
 @dataclass(frozen=True)
 class Scale:
-    """Mean and spread of the raw scores of reference samples; fixed once, so that a score means the same all along."""
+    """Mean and spread of the raw scores of reference samples; fixed once, so that a score means the same all
+    along."""
 
     mean: float = 0.0
     std: float = 1.0
@@ -45,7 +47,8 @@ class Scale:
 
 
 class Score(Protocol):
-    """What scores episodes (→ B); `unread` is the share of the last batch that it could not read, or not to the end."""
+    """What scores episodes (→ B); `unread` is the share of the last batch that it could not read, or not to
+    the end."""
 
     unread: float
 
@@ -67,7 +70,8 @@ class Source:
 
 
 class Rewards:
-    """The reward function of several sources; `seen` has each one's mean raw score of the last batch, of `count` episodes."""
+    """The reward function of several sources; `seen` has each one's mean raw score of the last batch, of
+    `count` episodes."""
 
     def __init__(self, sources: Sequence[Source]) -> None:
         self.sources, self.count = sources, 0
@@ -86,9 +90,11 @@ class Rewards:
         scores_B = source.score(episodes, prompts).float()
         bad = (~scores_B.isfinite()).nonzero()[:, 0].tolist()
         if bad:
-            raise RewardFailed(f"the reward {source.name} gave {float(scores_B[bad[0]])} for {len(bad)} of {len(episodes)} "
-                               f"responses, the first of them to {prompts[bad[0]].messages[-1].content[-80:]!r}.",
-                               "finite numbers; nothing was learnt from this batch")  # fmt: skip
+            raise RewardFailed(
+                f"the reward {source.name} gave {float(scores_B[bad[0]])} for {len(bad)} of {len(episodes)} "
+                f"responses, the first of them to {prompts[bad[0]].messages[-1].content[-80:]!r}.",
+                "finite numbers; nothing was learnt from this batch",
+            )
         label = "/".join(Path(source.name).parts[-3:])  # of a folder no more than tells it from others
         self.seen[f"score/{label}"] = float(scores_B.mean())
         if source.score.unread:
@@ -104,9 +110,13 @@ class Rewards:
         }
 
     def measure(
-        self, batches: Sequence[tuple[Episodes, Sequence[Prompt]]], scaled: Sequence[str], tick: Callable[[int], None]
-    ) -> None:  # fmt: skip
-        """Fix the scales of the sources named in `scaled` on reference samples; `tick` is told of each batch's size."""
+        self,
+        batches: Sequence[tuple[Episodes, Sequence[Prompt]]],
+        scaled: Sequence[str],
+        tick: Callable[[int], None],
+    ) -> None:
+        """Fix the scales of the sources named in `scaled` on reference samples; `tick` is told of each
+        batch's size."""
         for source in self.sources:
             if source.name in scaled:
                 scores = []
@@ -119,8 +129,8 @@ class Rewards:
 class FunctionReward:
     """Scores by a function of prompts and responses as text.
 
-    Where it gives None it has no opinion: the response gets the mean of the batch's others, so that it neither gains
-    nor loses by it.
+    Where it gives None it has no opinion: the response gets the mean of the batch's others, so that it
+    neither gains nor loses by it.
     """
 
     def __init__(self, name: str, function: Scorer, tokenizer: Any) -> None:
@@ -137,8 +147,11 @@ class FunctionReward:
         read = [score for score in scores if score is not None]
         self.unread = 1 - len(read) / len(scores)
         if not read:
-            raise RewardFailed(f"the reward {self.name} has no opinion of any of {len(scores)} responses.",
-                               "a score for most responses", "look at what it is asked and what it answers")  # fmt: skip
+            raise RewardFailed(
+                f"the reward {self.name} has no opinion of any of {len(scores)} responses.",
+                "a score for most responses",
+                "look at what it is asked and what it answers",
+            )
         mean = sum(read) / len(read)
         return torch.tensor([mean if s is None else s for s in scores], device=episodes.ids_BL.device)
 
@@ -150,16 +163,22 @@ class FunctionReward:
             raise
         except Exception as error:  # whatever a user's function does wrong
             reason = f"{type(error).__name__}: {error}".split("\n")[0]
-            raise RewardFailed(f"the reward {self.name} failed ({reason}).", "a list of numbers, one for each response",
-                               "mend it and run the same command again: it continues") from error  # fmt: skip
+            raise RewardFailed(
+                f"the reward {self.name} failed ({reason}).",
+                "a list of numbers, one for each response",
+                "mend it and run the same command again: it continues",
+            ) from error
         if len(scores) != len(texts):
-            raise RewardFailed(f"the reward {self.name} gave {len(scores)} scores for {len(texts)} responses.",
-                               "a list of numbers, one for each response, in their order")  # fmt: skip
+            raise RewardFailed(
+                f"the reward {self.name} gave {len(scores)} scores for {len(texts)} responses.",
+                "a list of numbers, one for each response, in their order",
+            )
         return scores
 
 
 def same_tokens(one: Any, other: Any, prompts: Sequence[Prompt]) -> bool:
-    """Whether two tokenizers know the same tokens and write these prompts with them alike, or refuse the same."""
+    """Whether two tokenizers know the same tokens and write these prompts with them alike, or refuse the
+    same."""
 
     def written(tokenizer: Any, prompt: Prompt) -> list[int] | None:
         try:
@@ -171,21 +190,28 @@ def same_tokens(one: Any, other: Any, prompts: Sequence[Prompt]) -> bool:
 
 
 class ModelReward:
-    """Scores by a sequence-classification model; with the `policy_tokenizer` it reads text and not the tokens.
+    """Scores by a sequence-classification model; with the `policy_tokenizer` it reads text and not the
+    tokens.
 
     `own_tokens` says whether its vocabulary is the policy's.
     """
 
     def __init__(
-        self, model: Any, tokenizer: Any, context: int, micro_batch: int, policy_tokenizer: Any = None,
+        self,
+        model: Any,
+        tokenizer: Any,
+        context: int,
+        micro_batch: int,
+        policy_tokenizer: Any = None,
         own_tokens: bool = True,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.model, self.tokenizer, self.policy_tokenizer = model, tokenizer, policy_tokenizer
         self.context, self.micro_batch, self.own_tokens = context, micro_batch, own_tokens
         self.end, self.unread = end_of_turn(tokenizer), 0.0
 
     def misfit(self, prompt: Prompt) -> str | None:
-        """Why the prompt leaves no room in the model's context, in its own tokens, or has none in its chat template."""
+        """Why the prompt leaves no room in the model's context, in its own tokens, or has none in its chat
+        template."""
         try:
             return None if len(encode_chat(self.tokenizer, prompt.chat)) < self.context else NO_ROOM
         except TemplateRefused as refused:

@@ -1,8 +1,9 @@
-"""The decode loop of PPO: sampling at a temperature and nothing else, so that what is scored is what was sampled.
+"""The decode loop of PPO: sampling at a temperature and nothing else, so that what is scored is what was
+sampled.
 
-Prompts are padded on the left with positions counted from the mask; only the last position's logits are computed;
-rows that have ended leave the batch once they are a quarter of it. A base model without a token that ends its turn
-ends it where it goes on with the next speaker's: the tokens up to there are its response.
+Prompts are padded on the left with positions counted from the mask; only the last position's logits are
+computed; rows that have ended leave the batch once they are a quarter of it. A base model without a token
+that ends its turn ends it where it goes on with the next speaker's: the tokens up to there are its response.
 """
 
 from __future__ import annotations
@@ -27,10 +28,11 @@ DROP_SHARE = 0.25  # of the rows decoded that must have ended before the others 
 
 
 def draw(logits_BV: Tensor, uniform_B: Tensor) -> tuple[Tensor, Tensor]:
-    """One token a row from softmax(logits), by inverting its distribution function, and its log-probability. → B, B
+    """One token a row from softmax(logits), by inverting its distribution function, and its log-probability.
+    → B, B
 
-    Takes one random number a row, where `multinomial` takes one a vocabulary entry. The function is summed in fp64,
-    over spans of the vocabulary (C of W entries) and then inside the span that the number falls into.
+    Takes one random number a row, where `multinomial` takes one a vocabulary entry. The function is summed in
+    fp64, over spans of the vocabulary (C of W entries) and then inside the span that the number falls into.
     """
     rows, width = logits_BV.shape
     probs_BV = logits_BV.float().softmax(-1)
@@ -59,10 +61,12 @@ def rollout(
     ranks: Ranks = SINGLE_PROCESS,
     keep_final: bool = False,
 ) -> Episodes:
-    """One response to each prompt (token ids), ended by any of `eos`, by what `stops` finds, or after `max_tokens`.
+    """One response to each prompt (token ids), ended by any of `eos`, by what `stops` finds, or after
+    `max_tokens`.
 
-    Of several processes each answers its share. A row's random numbers are its own, whoever answers it. `keep_final`
-    gives the episodes their `final_BRD`, for one process and a model whose head is a plain product.
+    Of several processes each answers its share. A row's random numbers are its own, whoever answers it.
+    `keep_final` gives the episodes their `final_BRD`, for one process and a model whose head is a plain
+    product.
     """
     device = model.device
     shape = len(prompts), max_tokens
@@ -111,7 +115,8 @@ def rollout(
 
 
 def _stop(stops: Stops, sampled_BR: Tensor, response_B: Tensor, ended_B: Tensor, written: int) -> None:
-    """End the responses in which `stops` finds an end among the tokens `written` so far, an EOS after it or not."""
+    """End the responses in which `stops` finds an end among the tokens `written` so far, an EOS after it or
+    not."""
     for row, tokens in enumerate(sampled_BR[:, :written].tolist()):
         length = stops(tokens[: int(response_B[row])])
         if length is not None:

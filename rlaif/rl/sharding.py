@@ -1,7 +1,8 @@
-"""Models sharded among the processes by torch's FSDP2: each holds its shard of every weight, gradient and moment.
+"""Models sharded among the processes by torch's FSDP2: each holds its shard of every weight, gradient and
+moment.
 
-The weights of a decoder layer are put together where the layer is used, all others where the model is. All processes
-do that at once, so they have to make the same passes, forth and back, in the same order.
+The weights of a decoder layer are put together where the layer is used, all others where the model is. All
+processes do that at once, so they have to make the same passes, forth and back, in the same order.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ T = TypeVar("T")
 def shard(model: Any, ranks: Ranks, divisor: float = 1.0) -> Any:
     """The transformers model, sharded in place where `ranks` are: each decoder layer, then what is left.
 
-    Gradients are added up and divided by `divisor`: 1 where losses are shares of the whole batch's, the number of
-    processes where each loss is a mean of its own.
+    Gradients are added up and divided by `divisor`: 1 where losses are shares of the whole batch's, the
+    number of processes where each loss is a mean of its own.
     """
     if not ranks.sharded:
         return model
@@ -50,13 +51,15 @@ def is_sharded(model: Any) -> bool:
 
 
 def run_in_forward(model: Any, work: Callable[[], T]) -> T:
-    """`work()` as a forward pass of the model: shards are gathered for it, and gradients flow from what it returns."""
+    """`work()` as a forward pass of the model: shards are gathered for it, and gradients flow from what it
+    returns."""
     return model.run_in_forward(work) if is_sharded(model) else work()
 
 
 @contextmanager
 def unsharded(model: Any) -> Iterator[None]:
-    """All weights on every process, for passes without gradients, of which each process may make another number."""
+    """All weights on every process, for passes without gradients, of which each process may make another
+    number."""
     parts = _parts(model)
     for part in parts:
         part.set_reshard_after_forward(False, recurse=False)
@@ -90,14 +93,16 @@ def gather_full(tensors: Mapping[str, Any], ranks: Ranks) -> dict[str, Any]:
 
 
 def local_shard(tensor: Tensor, like: Tensor) -> Tensor:
-    """This process's shard of a full tensor that all have, sharded as `like` is; all of it where that is not."""
+    """This process's shard of a full tensor that all have, sharded as `like` is; all of it where that is
+    not."""
     if not isinstance(like, DTensor) or tensor.shape != like.shape:
         return tensor
     return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
 
 
 def full_state(optimizer: Any, ranks: Ranks) -> dict[str, Any]:
-    """The optimiser's state with full tensors; where it is sharded, all processes have to call this and rank 0 gets it."""
+    """The optimiser's state with full tensors; where it is sharded, all processes have to call this and rank
+    0 gets it."""
     state = optimizer.state_dict()
     return {**state, "state": {n: gather_full(entry, ranks) for n, entry in state["state"].items()}}
 

@@ -1,4 +1,5 @@
-"""A value head on the policy's own trunk: less memory, and another algorithm, for the value loss then moves the policy."""
+"""A value head on the policy's own trunk: less memory, and another algorithm, for the value loss then moves
+the policy."""
 
 from __future__ import annotations
 

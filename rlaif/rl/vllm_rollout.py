@@ -1,7 +1,8 @@
-"""PPO's responses from vLLM: the policy's weights go into its engine, tokens and their log-probabilities come back.
+"""PPO's responses from vLLM: the policy's weights go into its engine, tokens and their log-probabilities come
+back.
 
-vLLM runs in a process of its own, on the same GPU, and changes nothing in this one. Weights travel in memory, as
-safetensors; no prefix is cached, since its keys and values would be of older weights.
+vLLM runs in a process of its own, on the same GPU, and changes nothing in this one. Weights travel in memory,
+as safetensors; no prefix is cached, since its keys and values would be of older weights.
 """
 
 from __future__ import annotations
@@ -30,14 +31,21 @@ from rlaif.runs.seeds import derive_seed
 class VllmSampler:
     """One response to each prompt by vLLM, with the weights that the policy has when it is called.
 
-    It is loaded at the first call, when everything else has its memory, from `folder` in `dtype`, with room for `longest`
-    tokens of prompt and response. Row for row the same for the same weights, prompts and seed, as far as vLLM's
-    kernels repeat.
+    It is loaded at the first call, when everything else has its memory, from `folder` in `dtype`, with room
+    for `longest` tokens of prompt and response. Row for row the same for the same weights, prompts and seed,
+    as far as vLLM's kernels repeat.
     """
 
     def __init__(
-        self, folder: str, options: Ppo, eos: Sequence[int], pad: int, stops: Stops | None, dtype: torch.dtype, longest: int
-    ) -> None:  # fmt: skip
+        self,
+        folder: str,
+        options: Ppo,
+        eos: Sequence[int],
+        pad: int,
+        stops: Stops | None,
+        dtype: torch.dtype,
+        longest: int,
+    ) -> None:
         require("ppo.rollouts: vllm", "leave ppo.rollouts out")
         self.folder, self.options, self.eos, self.pad = folder, options, sorted(eos), pad
         self.stops, self.dtype, self.longest = stops, dtype, longest
@@ -51,12 +59,19 @@ class VllmSampler:
     def llm(self) -> Any:
         """The loaded `vllm.LLM`; its log-probabilities are those at the temperature."""
         llm = load_llm(
-            self.vllm, self.folder, "ppo.rollout_memory, or leave ppo.rollouts out", model=self.folder,
-            dtype=str(self.dtype).removeprefix("torch."), enforce_eager=not torch.cuda.is_available(),
-            enable_prefix_caching=False, gpu_memory_utilization=self.options.rollout_memory,
-            max_model_len=self.longest, skip_tokenizer_init=True, logprobs_mode="processed_logprobs",
+            self.vllm,
+            self.folder,
+            "ppo.rollout_memory, or leave ppo.rollouts out",
+            model=self.folder,
+            dtype=str(self.dtype).removeprefix("torch."),
+            enforce_eager=not torch.cuda.is_available(),
+            enable_prefix_caching=False,
+            gpu_memory_utilization=self.options.rollout_memory,
+            max_model_len=self.longest,
+            skip_tokenizer_init=True,
+            logprobs_mode="processed_logprobs",
             worker_extension_cls=f"{__name__}.Receiver",
-        )  # fmt: skip
+        )
         weakref.finalize(self, llm.llm_engine.engine_core.shutdown)
         return llm
 
@@ -89,9 +104,17 @@ class VllmSampler:
         """Sampling at the temperature and nothing else; `ignore_eos` leaves the ends to us alone."""
         o = self.options
         return self.vllm.SamplingParams(
-            max_tokens=o.max_tokens, temperature=o.temperature, top_p=1.0, top_k=0, min_p=0.0, seed=seed,
-            stop_token_ids=self.eos, ignore_eos=True, detokenize=False, logprobs=0,
-        )  # fmt: skip
+            max_tokens=o.max_tokens,
+            temperature=o.temperature,
+            top_p=1.0,
+            top_k=0,
+            min_p=0.0,
+            seed=seed,
+            stop_token_ids=self.eos,
+            ignore_eos=True,
+            detokenize=False,
+            logprobs=0,
+        )
 
     def _end(self, response: list[int]) -> tuple[list[int], bool]:
         """A response up to the end that `stops` finds in it, and whether it has an end at all."""
@@ -112,8 +135,11 @@ class VllmSampler:
             raise self._refused(f"{len(missed)} of its weights have no counterpart, {missed[0]} first")
 
     def _refused(self, why: str) -> UserError:
-        return UserError(f"{self.folder}: vLLM did not take the weights of the policy under training ({why}).",
-                         "an architecture whose weights vLLM and transformers name alike", "leave ppo.rollouts out")  # fmt: skip
+        return UserError(
+            f"{self.folder}: vLLM did not take the weights of the policy under training ({why}).",
+            "an architecture whose weights vLLM and transformers name alike",
+            "leave ppo.rollouts out",
+        )
 
 
 @torch.no_grad()
@@ -123,7 +149,8 @@ def _in_dtype(policy: Any, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
 
 
 class Receiver:
-    """What vLLM's worker learns for this: to collect weights, and to put them in as if it read them from a folder."""
+    """What vLLM's worker learns for this: to collect weights, and to put them in as if it read them from a
+    folder."""
 
     def receive_weights_from_rlaif(self, data: bytes) -> None:
         """Keep some weights, as safetensors, until all have come."""
@@ -140,7 +167,8 @@ class Receiver:
             reload.initialize_layerwise_reload(model)
             done = model.load_weights(pair for part in parts for pair in load(part).items())
             reload.finalize_layerwise_reload(model, self.model_config)
-            # A head tied to the embeddings has received nothing, and on a CPU holds a packed copy of the old ones.
+            # A head tied to the embeddings has received nothing, and on a CPU holds a packed copy of the old
+            # ones.
             for head in (layer for layer in model.modules() if isinstance(layer, heads)):
                 head.quant_method.process_weights_after_loading(head)
         return sorted(wanted - done)

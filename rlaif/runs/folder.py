@@ -1,10 +1,13 @@
-"""The run folder: append-only rows keyed by id, one numbered folder a stage, a manifest that says what this was.
+"""The run folder: append-only rows keyed by id, one numbered folder a stage, a manifest that says what this
+was.
 
-    runs/<name>/  config.yaml (as given)  config.json (resolved)  constitution.json  templates.json  prompts.jsonl
-                  manifest.json  cache.sqlite  spending.jsonl  01_sample/ … {stage.json, *.jsonl, model folders}  report.html
+    runs/<name>/  config.yaml (as given)  config.json (resolved)  constitution.json  templates.json
+    prompts.jsonl
+                  manifest.json  cache.sqlite  spending.jsonl  01_sample/ … {stage.json, *.jsonl, model
+                  folders}  report.html
 
-A row is written once, whole, and flushed; a line cut short by a killed process is removed when the file is opened
-again. So running the same command again continues with the rows that are missing.
+A row is written once, whole, and flushed; a line cut short by a killed process is removed when the file is
+opened again. So running the same command again continues with the rows that are missing.
 """
 
 from __future__ import annotations
@@ -79,7 +82,10 @@ class Stage(Generic[O_co]):
     def summary(self) -> dict[str, Any]:
         """The stage's stage.json, empty where it has not begun."""
         path = self.dir / "stage.json"
-        mend = f"restore it from a copy, or remove it: {self.dir.name} is then gone through again and keeps its rows"
+        mend = (
+            f"restore it from a copy, or remove it: {self.dir.name} is then gone through again and "
+            "keeps its rows"
+        )
         return read_json(path, mend, SUMMARY) if path.exists() else {}
 
     @property
@@ -92,7 +98,8 @@ class Stage(Generic[O_co]):
         return Rows(self.dir / f"{name}.jsonl", record)
 
     def input(self, artefact: str) -> Path:
-        """Where the latest earlier stage left an artefact (`policy` and `reward_model`: a folder; rows: a file)."""
+        """Where the latest earlier stage left an artefact (`policy` and `reward_model`: a folder; rows: a
+        file)."""
         for stage in reversed(self.run.stages[: self.number - 1]):
             if artefact in stage.options.makes:
                 is_folder = artefact in ("policy", "reward_model")
@@ -107,7 +114,10 @@ class Stage(Generic[O_co]):
 
     def files(self, name: str) -> list[Path]:
         """Where rows of a kind may stand in the run so far, the run's own prompts included."""
-        return [folder / f"{name}.jsonl" for folder in (self.run.path, *(s.dir for s in self.run.stages[: self.number]))]  # fmt: skip
+        return [
+            folder / f"{name}.jsonl"
+            for folder in (self.run.path, *(s.dir for s in self.run.stages[: self.number]))
+        ]
 
     def responses(self) -> dict[str, Response]:
         """Every response of the run so far by id: samples, revised texts and imported ones."""
@@ -151,13 +161,23 @@ class Stage(Generic[O_co]):
         before = self.summary
         seconds = before.get("seconds", 0.0) + time.monotonic() - self.started
         self.started = time.monotonic()
-        write_json(self.dir / "stage.json", {
-            "name": self.name, "number": self.number, "round": self.round, "status": status,
-            **{key: before[key] for key in ("in", "kept", "rule") if key in before}, **numbers,
-            "example": self.example or before.get("example"), "usage": self.run.ledger.figures(self.dir.name),
-            "dropped": dict(self.dropped), "seconds": round(seconds, 3), "metrics": self.metrics,
-            "notes": [*self.notes, *(note for note in self.account.notes if note not in self.notes)],
-        })  # fmt: skip
+        write_json(
+            self.dir / "stage.json",
+            {
+                "name": self.name,
+                "number": self.number,
+                "round": self.round,
+                "status": status,
+                **{key: before[key] for key in ("in", "kept", "rule") if key in before},
+                **numbers,
+                "example": self.example or before.get("example"),
+                "usage": self.run.ledger.figures(self.dir.name),
+                "dropped": dict(self.dropped),
+                "seconds": round(seconds, 3),
+                "metrics": self.metrics,
+                "notes": [*self.notes, *(note for note in self.account.notes if note not in self.notes)],
+            },
+        )
 
     def begin(self) -> None:
         """Mark the stage as running."""
@@ -206,7 +226,8 @@ class Run:
         return [prompt for split in splits for prompt in split]
 
     def verify(self, small: bool = False) -> None:
-        """Raises UserError where the files of a finished stage, or the prompts, are no longer what was written.
+        """Raises UserError where the files of a finished stage, or the prompts, are no longer what was
+        written.
 
         What an earlier version wrote without digests is believed; `small` leaves out large files (weights).
         """
@@ -216,8 +237,11 @@ class Run:
         for stage in self.stages:
             if not found and (summary := stage.summary).get("status") == "done":
                 found = broken(stage.dir, summary.get("files", {}), small)
-                mend = (f"restore what is named, or remove {stage.dir.name} and every later stage's folder: the same "
-                        "command makes them again")  # fmt: skip
+                mend = (
+                    f"restore what is named, or remove {stage.dir.name} and every later stage's folder: "
+                    "the same "
+                    "command makes them again"
+                )
         if found:
             raise UserError("\n".join(found[:8]), "the files of a finished stage as it left them", mend)
 
@@ -228,9 +252,11 @@ class Run:
         return {"base": Path(self.config.policy.model), **made}
 
     def dataset(self, name: str) -> Any:
-        """All rows of a kind ("labels", "preferences", "evaluation", …) as a `datasets.Dataset`, with their stage.
+        """All rows of a kind ("labels", "preferences", "evaluation", …) as a `datasets.Dataset`, with their
+        stage.
 
-        Its columns are the record's and all rows'; what a row lacks is None. A column of None alone has its field's type.
+        Its columns are the record's and all rows'; what a row lacks is None. A column of None alone has its
+        field's type.
         """
         from datasets import Dataset, List, Value
 
@@ -255,18 +281,25 @@ class Run:
             try:
                 found.append(kind.model_validate(read_json(path / name)))
             except (FileNotFoundError, NotADirectoryError):
-                raise UserError(f"{path}: not a run folder ({name} is missing).", "a folder made by `rlaif run`",
-                                "rlaif run CONFIG --out DIR") from None  # fmt: skip
+                raise UserError(
+                    f"{path}: not a run folder ({name} is missing).",
+                    "a folder made by `rlaif run`",
+                    "rlaif run CONFIG --out DIR",
+                ) from None
             except ValidationError as error:
                 first = error.errors()[0]
                 where = ".".join(str(part) for part in first["loc"])
-                raise UserError(f"{path / name}: {where}: {first['msg']}.", "the file as it was written",
-                                "restore it from a copy, or start anew in another folder") from None  # fmt: skip
+                raise UserError(
+                    f"{path / name}: {where}: {first['msg']}.",
+                    "the file as it was written",
+                    "restore it from a copy, or start anew in another folder",
+                ) from None
         return cls(path, *found)
 
 
 def label_files(path: Path) -> list[Path]:
-    """The label files of a run that another run may take labels from; raises UserError where there are none."""
+    """The label files of a run that another run may take labels from; raises UserError where there are
+    none."""
     run = Run.load(path)
     run.verify(small=True)
     stages = [stage for stage in run.stages if stage.name == "label"]
@@ -297,13 +330,15 @@ def chosen(made: Path) -> bool:
 
 
 def is_heldout(cluster: str, share: float) -> bool:
-    """Whether the prompts of a cluster are held out: decided by its name alone, so that runs of any seed can be
-    compared on them."""
+    """Whether the prompts of a cluster are held out: decided by its name alone, so that runs of any seed can
+    be compared on them.
+    """
     return derive_seed("heldout", cluster) / 2**31 < share
 
 
 def split_of(prompt: Prompt, config: Config) -> Split:
-    """The split a prompt is in: its group decides first, then, where the group is trained on, the prompt alone."""
+    """The split a prompt is in: its group decides first, then, where the group is trained on, the prompt
+    alone."""
     if is_heldout(prompt.cluster, config.heldout):
         return "heldout"
     return "wordings" if prompt.group and is_heldout(prompt.id, config.heldout_wordings) else "train"

@@ -1,7 +1,7 @@
 """Rows found by a key without being held: an index on disk from a key to the places of its rows.
 
-A run of 200,000 comparisons then needs no more memory than one of 1,000. The index is a private SQLite file that
-disappears with the process; it holds digests and file positions, never a row.
+A run of 200,000 comparisons then needs no more memory than one of 1,000. The index is a private SQLite file
+that disappears with the process; it holds digests and file positions, never a row.
 """
 
 from __future__ import annotations
@@ -76,8 +76,11 @@ def json_rows(path: Path) -> Iterator[dict[str, Any]]:
 
 def damaged(path: Path, number: int) -> UserError:
     """The error that names a line which is no row."""
-    return UserError(f"{path}:{number}: damaged row.", "rows as they were written",
-                     f"remove line {number}, and the stage makes its row again")  # fmt: skip
+    return UserError(
+        f"{path}:{number}: damaged row.",
+        "rows as they were written",
+        f"remove line {number}, and the stage makes its row again",
+    )
 
 
 class Lookup(Generic[R]):
@@ -85,7 +88,8 @@ class Lookup(Generic[R]):
 
     def __init__(self, files: Sequence[Path], record: type[R], key: str = "id") -> None:
         self.record, self.key = record, key
-        # The first fields as rows are written: enough to say where a row stands. It is parsed when it is read.
+        # The first fields as rows are written: enough to say where a row stands. It is parsed when it is
+        # read.
         own = "" if key == "id" else f'[^"\\\\]+","{re.escape(key)}":"'
         self._head = re.compile(rf'\{{"v":\d+,"id":"{own}([^"\\]+)"'.encode())
         self._files: list[BinaryIO] = [path.open("rb") for path in files if path.exists()]
@@ -95,8 +99,10 @@ class Lookup(Generic[R]):
         weakref.finalize(self, _close, db, self._files)
         for setting in ("journal_mode=OFF", "synchronous=OFF", "cache_size=-4096"):
             db.execute(f"PRAGMA {setting}")
-        db.execute("CREATE TABLE places (key INTEGER, file INTEGER, start INTEGER, size INTEGER, "
-                   "PRIMARY KEY (key, file, start)) WITHOUT ROWID")  # fmt: skip
+        db.execute(
+            "CREATE TABLE places (key INTEGER, file INTEGER, start INTEGER, size INTEGER, "
+            "PRIMARY KEY (key, file, start)) WITHOUT ROWID"
+        )
         db.execute("BEGIN")
         for number, path in enumerate(path for path in files if path.exists()):
             db.executemany("INSERT INTO places VALUES (?, ?, ?, ?)", self._places(number, path))
@@ -156,8 +162,10 @@ class Lookup(Generic[R]):
                 if first["type"] == "json_invalid":
                     file.seek(0)
                     raise damaged(Path(file.name), file.read(start).count(b"\n") + at) from None
-                raise UserError(f"{file.name}: the row with {self.key} {json.loads(line)[self.key]}: {first['msg']}.",
-                                f"a {self.record.__name__} row of JSON a line") from None  # fmt: skip
+                raise UserError(
+                    f"{file.name}: the row with {self.key} {json.loads(line)[self.key]}: {first['msg']}.",
+                    f"a {self.record.__name__} row of JSON a line",
+                ) from None
 
 
 def _digest(value: bytes) -> int:

@@ -1,7 +1,8 @@
 """A run on several processes, as torchrun or `accelerate launch` starts them: the first runs the flow.
 
-The others wait until a stage that trains begins and then do their share of it, in a temporary copy of its folder:
-whatever a stage writes is kept once, by the first process (rank 0), and no stage has to know its rank.
+The others wait until a stage that trains begins and then do their share of it, in a temporary copy of its
+folder: whatever a stage writes is kept once, by the first process (rank 0), and no stage has to know its
+rank.
 """
 
 from __future__ import annotations
@@ -52,9 +53,13 @@ def init_distributed(device: str) -> Iterator[None]:
     if fsdp_requested():
         version = os.environ.get("FSDP_VERSION", "1")
         if version != "2":
-            raise UserError(f"this launch asks for FSDP {version}.", "fsdp_version: 2 in its config",
-                            "accelerate launch --config_file configs/accelerate/fsdp.yaml …")  # fmt: skip
-        # Or transformers would give every process but the first empty weights, to be filled by its own trainer.
+            raise UserError(
+                f"this launch asks for FSDP {version}.",
+                "fsdp_version: 2 in its config",
+                "accelerate launch --config_file configs/accelerate/fsdp.yaml …",
+            )
+        # Or transformers would give every process but the first empty weights, to be filled by its own
+        # trainer.
         os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
     on_gpu = device != "cpu" and torch.cuda.is_available()
     if on_gpu:
@@ -82,7 +87,8 @@ def yield_to_rank0() -> None:
 
 
 def _rank0_failed() -> bool:
-    """Whether rank 0 has failed, too, so that its message is the one to print; rank 0 itself announces that it has."""
+    """Whether rank 0 has failed, too, so that its message is the one to print; rank 0 itself announces that
+    it has."""
     from torch.distributed.distributed_c10d import _get_default_store
 
     store = _get_default_store()
@@ -117,13 +123,16 @@ def check_fsdp(stages: Iterable[Stage]) -> None:
         return
     unfit = [stage for stage in stages if _declares(stage, "SHARED") and not _declares(stage, "SHARDED")]
     if unfit:
-        raise UserError(f"{unfit[0].dir.name}: this launch asks for FSDP, and {unfit[0].name} does not shard its model.",
-                        "a launch without it for that stage; any launch can go on where another one ended",
-                        "the same with configs/accelerate/ddp.yaml, or this with --until the stage before it first")  # fmt: skip
+        raise UserError(
+            f"{unfit[0].dir.name}: this launch asks for FSDP, and {unfit[0].name} does not shard its model.",
+            "a launch without it for that stage; any launch can go on where another one ended",
+            "the same with configs/accelerate/ddp.yaml, or this with --until the stage before it first",
+        )
 
 
 def worker_loop(folder: Path) -> None:
-    """What every process but rank 0 does: its share of each stage that rank 0 announces, until none is left."""
+    """What every process but rank 0 does: its share of each stage that rank 0 announces, until none is
+    left."""
     import torch
     import torch.distributed as dist
 
@@ -147,13 +156,19 @@ def module(stage: Stage) -> Any:
 
 
 def check_even_shares(stages: Iterable[Stage]) -> None:
-    """Raises UserError where an optimiser step of a stage has to be shared out evenly (its `minibatch`) and cannot be."""
+    """Raises UserError where an optimiser step of a stage has to be shared out evenly (its `minibatch`) and
+    cannot be."""
     for stage in stages:
         o, minibatch = stage.options, getattr(stage.options, "minibatch", 0)
         if minibatch % world_size():
-            raise UserError(f"{stage.dir.name}: {minibatch} responses an optimiser step (batch_size {o.batch_size} / minibatches "
-                            f"{o.minibatches}) on {world_size()} processes.", "a multiple of the number of processes",
-                            f"-s {stage.name}.batch_size=… or -s {stage.name}.minibatches=…, or another number of processes")  # fmt: skip
+            raise UserError(
+                f"{stage.dir.name}: {minibatch} responses an optimiser step (batch_size {o.batch_size} / "
+                "minibatches "
+                f"{o.minibatches}) on {world_size()} processes.",
+                "a multiple of the number of processes",
+                f"-s {stage.name}.batch_size=… or -s {stage.name}.minibatches=…, or another number of "
+                "processes",
+            )
 
 
 def _declares(stage: Stage, what: str) -> bool:

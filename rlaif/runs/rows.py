@@ -48,7 +48,8 @@ class RowFile(Generic[R]):
 
 
 def first_by_id(files: Iterable[Path], record: type[R]) -> dict[str, R]:
-    """The rows of some files by id, the first of equal ids as a `Lookup` finds it: all stages read one text."""
+    """The rows of some files by id, the first of equal ids as a `Lookup` finds it: all stages read one
+    text."""
     found: dict[str, R] = {}
     for file in files:
         for row in RowFile(file, record):
@@ -126,14 +127,20 @@ def numbered_rows(path: Path, record: type[R]) -> Iterator[tuple[int, R]]:
         try:
             row = record.model_validate_json(line)
             if key := _double_key(line):
-                raise UserError(f'{path}:{number}: the key "{key}" stands twice.', f"a {record.__name__} row of JSON a line",
-                                f"mend line {number} of {path}")  # fmt: skip
+                raise UserError(
+                    f'{path}:{number}: the key "{key}" stands twice.',
+                    f"a {record.__name__} row of JSON a line",
+                    f"mend line {number} of {path}",
+                )
             yield number, row
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"]) or "line"
-            raise UserError(f"{path}:{number}: {where}: {first['msg']}.", f"a {record.__name__} row of JSON a line",
-                            f"mend line {number} of {path}") from None  # fmt: skip
+            raise UserError(
+                f"{path}:{number}: {where}: {first['msg']}.",
+                f"a {record.__name__} row of JSON a line",
+                f"mend line {number} of {path}",
+            ) from None
 
 
 def _double_key(line: str) -> str | None:

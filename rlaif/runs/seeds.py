@@ -1,4 +1,5 @@
-"""Seeds derived from what they are for, so that a continued run draws what the uninterrupted one would have."""
+"""Seeds derived from what they are for, so that a continued run draws what the uninterrupted one would
+have."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ def derive_seed(*parts: Any) -> int:
 
 
 def in_rounds(items: Sequence[T], number: int, size: int, seed: int) -> list[T]:
-    """The `number`-th batch (from 1) of a cursor over `items`: each once a round, in a new order every round."""
+    """The `number`-th batch (from 1) of a cursor over `items`: each once a round, in a new order every
+    round."""
     places = range((number - 1) * size, number * size)
     count = len(items)
     rounds = range(places.start // count, (places.stop - 1) // count + 1)

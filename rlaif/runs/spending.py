@@ -1,7 +1,8 @@
 """What a run asks of its models, in calls, tokens and money; and the budget at which it stops.
 
-`spending.jsonl` in the run folder gets a line for every second or so of answers, by stage and model, so that a killed
-process forgets next to nothing. Answers from the cache cost nothing. Training is not counted: it asks nobody.
+`spending.jsonl` in the run folder gets a line for every second or so of answers, by stage and model, so that
+a killed process forgets next to nothing. Answers from the cache cost nothing. Training is not counted: it
+asks nobody.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ class BudgetReached(UserError):
 
 
 def money(used: Amounts, price: Price | None) -> float:
-    """What tokens cost; those served from a shared prefix at the price of cached ones where the table has one."""
+    """What tokens cost; those served from a shared prefix at the price of cached ones where the table has
+    one."""
     if price is None:
         return 0.0
     shared = used.get("shared_tokens", 0)
@@ -109,7 +111,8 @@ class Ledger:
         return {key: cap - so_far[key] for key, cap in self.budget.model_dump(exclude_none=True).items()}
 
     def affordable(self, model: str, most: Iterable[Amounts]) -> int:
-        """How many of the next questions fit, each at the most it can cost; raises BudgetReached where none does."""
+        """How many of the next questions fit, each at the most it can cost; raises BudgetReached where none
+        does."""
         left, price = self.left(), self.price(model)
         count = 0
         for need in most:
@@ -127,9 +130,10 @@ class Ledger:
         caps = self.budget.model_dump(exclude_none=True)
         spent = ", ".join(f"{caps[key] - left[key]:,.10g} of {caps[key]:,.10g} {key}" for key in caps)
         return BudgetReached(
-            f"The budget is reached: {spent} spent, and the next question could exceed it.", "a larger budget",
+            f"The budget is reached: {spent} spent, and the next question could exceed it.",
+            "a larger budget",
             f"the same command with -s budget.{next(iter(caps))}=… continues; every finished row is kept",
-        )  # fmt: skip
+        )
 
 
 class Account:

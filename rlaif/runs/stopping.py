@@ -1,6 +1,8 @@
-"""Ctrl-C and SIGTERM: the first one ends a command in order, a second one at once, and neither with a traceback.
+"""Ctrl-C and SIGTERM: the first one ends a command in order, a second one at once, and neither with a
+traceback.
 
-Every finished row is on disk already, so that nothing is lost either way; the first one also leaves the stage's status.
+Every finished row is on disk already, so that nothing is lost either way; the first one also leaves the
+stage's status.
 """
 
 from __future__ import annotations
@@ -14,7 +16,8 @@ _loaded: list[bool] = []
 
 
 def install() -> None:
-    """Take the two signals; a launcher of several processes ends them in its own way, and a shell may ignore Ctrl-C."""
+    """Take the two signals; a launcher of several processes ends them in its own way, and a shell may ignore
+    Ctrl-C."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         return
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -1,8 +1,9 @@
 """Files that survive a power cut, and files that are checked before they are used.
 
-What a later start relies on is written beside its place, forced to disk (fsync) and renamed, so it is either whole or not
-there. JSON files of a run carry a checksum of their own; the files of a finished stage are listed in its stage.json
-with sizes and digests (`seal`), which are compared when the stage is read (`broken`).
+What a later start relies on is written beside its place, forced to disk (fsync) and renamed, so it is either
+whole or not there. JSON files of a run carry a checksum of their own; the files of a finished stage are
+listed in its stage.json with sizes and digests (`seal`), which are compared when the stage is read
+(`broken`).
 """
 
 from __future__ import annotations
@@ -21,17 +22,22 @@ from rlaif.errors import UserError
 
 LARGE = 16 << 20  # bytes; a larger file is not read again while its size and time of change are those sealed
 CHECKSUM = "checksum"
-# The keys of stage.json and manifest.json that are read, with their types: those that must be there, and the others.
+# The keys of stage.json and manifest.json that are read, with their types: those that must be there, and the
+# others.
 Shape = tuple[dict[str, Any], dict[str, Any]]
-SUMMARY: Shape = ({"name": str, "number": int, "status": str, "seconds": (int, float)},
-                  {"dropped": dict, "metrics": dict, "notes": list, "usage": dict, "files": dict, "in": int, "kept": int})  # fmt: skip
+SUMMARY: Shape = (
+    {"name": str, "number": int, "status": str, "seconds": (int, float)},
+    {"dropped": dict, "metrics": dict, "notes": list, "usage": dict, "files": dict, "in": int, "kept": int},
+)
 MANIFEST: Shape = (
     {"config_folder": str},
     {"files": dict, "inputs": dict, "endpoints": dict, "versions": dict},
 )
 _PIECE, _ALL = 1 << 20, 1 << 62
 _SAMPLED = 100_000_000  # bytes; larger weight files are fingerprinted by size and samples
-_REFUSED = {getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EROFS", "EACCES", "EPERM", "EIO", "EFBIG", "ELOOP")}  # fmt: skip
+_REFUSED = {
+    getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EROFS", "EACCES", "EPERM", "EIO", "EFBIG", "ELOOP")
+}
 # The same in the words of SQLite, safetensors and torch, which raise errors of their own.
 _REFUSED_WORDS = re.compile(
     "no space left|quota exceeded|disk is full|file too large|read-?only (file|database)|permission denied"
@@ -83,8 +89,8 @@ def write_json(path: Path, data: Mapping[str, Any]) -> None:
 def read_json(
     path: Path, mend: str = "restore it from a copy, or start anew in another folder", shape: Shape = ({}, {})
 ) -> dict[str, Any]:
-    """A JSON object written by `write_json`; raises UserError where it is damaged. One without a checksum is believed,
-    but for the keys of `shape`.
+    """A JSON object written by `write_json`; raises UserError where it is damaged. One without a checksum is
+    believed, but for the keys of `shape`.
     """
     try:
         data = json.loads(path.read_bytes())
@@ -94,7 +100,11 @@ def read_json(
         raise UserError(f"{path}: damaged.", "the file as it was written", mend)
     given = data.pop(CHECKSUM, None)
     if given is not None and given != _checksum(data):
-        raise UserError(f"{path}: damaged or changed by hand: its checksum does not fit.", "the file as it was written", mend)  # fmt: skip
+        raise UserError(
+            f"{path}: damaged or changed by hand: its checksum does not fit.",
+            "the file as it was written",
+            mend,
+        )
     required, optional = shape
     for key, kind in {**required, **optional}.items():
         if not (key in optional if data.get(key) is None else isinstance(data[key], kind)):
@@ -108,7 +118,8 @@ def _checksum(data: dict[str, Any]) -> str:
 
 
 def digest(path: Path, limit: int | None = None) -> dict[str, Any]:
-    """Size, SHA-256 and time of change of a file, or of its first `limit` bytes; of a .jsonl file its rows, too."""
+    """Size, SHA-256 and time of change of a file, or of its first `limit` bytes; of a .jsonl file its rows,
+    too."""
     whole, rows, left = hashlib.sha256(), 0, _ALL if limit is None else limit
     with path.open("rb") as file:
         while piece := file.read(min(left, _PIECE)):
@@ -153,10 +164,21 @@ def broken(folder: Path, sealed: Mapping[str, Mapping[str, Any]], small: bool = 
 
 
 def folder_hash(folder: Path) -> str:
-    """16 hex digits over everything that decides what a model folder answers, whatever the folder is called."""
+    """16 hex digits over everything that decides what a model folder answers, whatever the folder is
+    called."""
     whole = hashlib.sha256()
-    named = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja",
-             "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", "tokenizer.model")  # fmt: skip
+    named = (
+        "config.json",
+        "generation_config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "chat_template.jinja",
+        "special_tokens_map.json",
+        "added_tokens.json",
+        "vocab.json",
+        "merges.txt",
+        "tokenizer.model",
+    )
     for file in [*(folder / name for name in named), *sorted(folder.glob("*.safetensors"))]:
         if file.is_file():
             whole.update(f"\0{file.name}\0{file.stat().st_size}\0".encode())
@@ -186,7 +208,8 @@ def fingerprint(path: Path) -> str:
 
 @contextmanager
 def told() -> Iterator[None]:
-    """What the system refuses (disk full, read-only, no such folder) becomes a UserError that names the file."""
+    """What the system refuses (disk full, read-only, no such folder) becomes a UserError that names the
+    file."""
     try:
         yield
     except UserError:
@@ -207,5 +230,8 @@ def _in_words(error: BaseException) -> UserError | None:
         return None
     reason = (error.strerror if isinstance(error, OSError) else None) or str(error).strip().split("\n")[0]
     where = f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""
-    return UserError(f"{where}{reason}.", "files and folders that can be read and written, and room on the disk",
-                     "mend that and run the same command again: what was written before stays")  # fmt: skip
+    return UserError(
+        f"{where}{reason}.",
+        "files and folders that can be read and written, and room on the disk",
+        "mend that and run the same command again: what was written before stays",
+    )

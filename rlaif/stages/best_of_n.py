@@ -1,8 +1,9 @@
 """best_of_n: no training at all; of n responses of the current policy the best-rewarded one counts.
 
-The held-out prompts get n responses each, in `evaluate` and `compare` the best of them stand for a policy of the
-stage's name. For every smaller m the unbiased estimator (`rlaif.stats.best_of_n`) tells what best-of-m would earn by
-reward and by gold, against KL = log m − (m − 1)/m, with Gao's form d(α − βd) fitted to the gold (arXiv 2210.10760).
+The held-out prompts get n responses each, in `evaluate` and `compare` the best of them stand for a policy of
+the stage's name. For every smaller m the unbiased estimator (`rlaif.stats.best_of_n`) tells what best-of-m
+would earn by reward and by gold, against KL = log m − (m − 1)/m, with Gao's form d(α − βd) fitted to the gold
+(arXiv 2210.10760).
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ Graded = dict[str, list[tuple[Response, float]]]  # prompt id → its responses 
 
 
 def run(stage: Stage[BestOfN]) -> None:
-    """Write responses.jsonl, grades.jsonl and best.jsonl (one response a prompt); stage.metrics holds the curve."""
+    """Write responses.jsonl, grades.jsonl and best.jsonl (one response a prompt); stage.metrics holds the
+    curve."""
     from rlaif.engines.loading import load_tokenizer
     from rlaif.training.rewards import grade, open_rewards
 
@@ -41,7 +43,8 @@ def run(stage: Stage[BestOfN]) -> None:
 
 
 def curve(stage: Stage[BestOfN], graded: Graded) -> dict[str, Any]:
-    """Reward and gold of best-of-m for m = 1, 2, 4 … n, over the held-out groups' prompts with all n graded."""
+    """Reward and gold of best-of-m for m = 1, 2, 4 … n, over the held-out groups' prompts with all n
+    graded."""
     n = stage.options.n
     heldout = {prompt.id for prompt in stage.run.prompts("heldout")}
     whole = {i: row for i, row in graded.items() if len(row) == n and i in heldout}
@@ -60,7 +63,8 @@ def curve(stage: Stage[BestOfN], graded: Graded) -> dict[str, Any]:
 
 
 def _truths(stage: Stage[BestOfN], whole: Graded) -> dict[str, list[float]]:
-    """Whether each response keeps every principle, by prompt; those that the gold scorer does not know are noted."""
+    """Whether each response keeps every principle, by prompt; those that the gold scorer does not know are
+    noted."""
     score = load_gold(stage.config.gold, stage.constitution)
     prompts = stage.prompts_by_id()
     if score is None:
@@ -68,8 +72,10 @@ def _truths(stage: Stage[BestOfN], whole: Graded) -> dict[str, list[float]]:
     known = {i: [with_all(score(prompts[i], r.text)) for r, _ in row] for i, row in whole.items()}
     found = {i: [float(truth["all"]) for truth in row] for i, row in known.items() if all(row)}
     if len(found) < len(whole):
-        stage.notes.append(f"the gold scorer knows no principle for {len(whole) - len(found)} of {len(whole)} prompts: "
-                           "gold in the curve is of the others")  # fmt: skip
+        stage.notes.append(
+            f"the gold scorer knows no principle for {len(whole) - len(found)} of {len(whole)} prompts: "
+            "gold in the curve is of the others"
+        )
     return found
 
 

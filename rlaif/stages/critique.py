@@ -1,9 +1,9 @@
 """critique: N critique–revision rounds by the feedback model, a principle drawn anew for each round.
 
-Constitutional AI (arXiv 2212.08073), section 3.1: one principle per revision, drawn independently with replacement
-(here: among those that apply to the prompt); with `critique: false` the revision is asked for directly (section 3.5).
-The full trace is kept: every critique, every intermediate text. What is no revision (see `revisions`) is dropped and
-counted by reason, and the response before it goes on.
+Constitutional AI (arXiv 2212.08073), section 3.1: one principle per revision, drawn independently with
+replacement (here: among those that apply to the prompt); with `critique: false` the revision is asked for
+directly (section 3.5). The full trace is kept: every critique, every intermediate text. What is no revision
+(see `revisions`) is dropped and counted by reason, and the response before it goes on.
 """
 
 from __future__ import annotations
@@ -56,8 +56,12 @@ def run(stage: Stage[Critique]) -> None:
             stage.dropped[f"revision {row.reason or 'empty, cut off or too long to ask'}"] += 1
     stage.dropped["no principle applies"] += total - len(rows)
     unchanged = sum(row.status == "unchanged" for row in rows)
-    stage.metrics = {"revisions": len(rows), "unchanged": unchanged, "rounds": stage.options.rounds,
-                     "preambles_removed": sum(row.preamble is not None for row in rows)}  # fmt: skip
+    stage.metrics = {
+        "revisions": len(rows),
+        "unchanged": unchanged,
+        "rounds": stage.options.rounds,
+        "preambles_removed": sum(row.preamble is not None for row in rows),
+    }
     if rows:
         texts = stage.responses()
         stage.note_example(texts[rows[0].from_id].text, f"{rows[0].critique} → {texts[rows[0].to_id].text}")
@@ -95,11 +99,21 @@ def _revise(
             else:
                 status = "invalid" if reason else "ok"
             revised.append([after] if after is not job.current else [])
-            trace.append([Revision(
-                prompt_id=job.prompt.id, round=round, principle_id=job.principle.id if job.principle else "",
-                from_id=job.current.id, to_id=after.id, critique=job.critique, status=status, reason=reason,
-                preamble=preamble or None,
-            )])  # fmt: skip
+            trace.append(
+                [
+                    Revision(
+                        prompt_id=job.prompt.id,
+                        round=round,
+                        principle_id=job.principle.id if job.principle else "",
+                        from_id=job.current.id,
+                        to_id=after.id,
+                        critique=job.critique,
+                        status=status,
+                        reason=reason,
+                        preamble=preamble or None,
+                    )
+                ]
+            )
             job.current = after
             yield 1
 
@@ -131,19 +145,29 @@ def _write(
 
     requests = [
         GenerateRequest(
-            ask(job), stage.options.max_tokens, stage.options.temperature,
+            ask(job),
+            stage.options.max_tokens,
+            stage.options.temperature,
             seed=derive_seed(stage.seed, what, job.origin.id, round),
         )
         for job in jobs
-    ]  # fmt: skip
+    ]
     for at, made in engine.generate(requests):
         yield jobs[at], made
 
 
 def _response(job: Job, made: Generation, engine: Engine, stage: Stage[Critique], round: int) -> Response:
     return Response(
-        prompt_id=job.prompt.id, text=made.text, model=engine.fingerprint, tokens=made.tokens,
-        token_ids=made.token_ids, index=job.origin.index,
-        sampling={"temperature": stage.options.temperature, "max_tokens": stage.options.max_tokens, "round": round},
+        prompt_id=job.prompt.id,
+        text=made.text,
+        model=engine.fingerprint,
+        tokens=made.tokens,
+        token_ids=made.token_ids,
+        index=job.origin.index,
+        sampling={
+            "temperature": stage.options.temperature,
+            "max_tokens": stage.options.max_tokens,
+            "round": round,
+        },
         seed=derive_seed(stage.seed, "revision", job.origin.id, round),
-    )  # fmt: skip
+    )

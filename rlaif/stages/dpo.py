@@ -1,8 +1,8 @@
 """dpo: the policy straight from soft preferences, without a reward model and without sampling.
 
-DPO (arXiv 2305.18290): the reward is β·log π/π_ref of a reply, and its margins learn logit(p_a) as a reward model's do.
-Labels stay soft, so a doubtful pair asks for a small margin (the conservative form, cDPO) and a tie for none. The
-reference is the policy that the stage starts from. trl's trainer does the rest.
+DPO (arXiv 2305.18290): the reward is β·log π/π_ref of a reply, and its margins learn logit(p_a) as a reward
+model's do. Labels stay soft, so a doubtful pair asks for a small margin (the conservative form, cDPO) and a
+tie for none. The reference is the policy that the stage starts from. trl's trainer does the rest.
 """
 
 from __future__ import annotations
@@ -33,8 +33,12 @@ def run(stage: Stage[Dpo]) -> None:
     train_once(stage, "policy", lambda: _train(stage, model, tokenizer, pairs, held))
     curve = JsonlLog(stage.dir / "metrics.jsonl", "step").rows()
     losses, heldout = ([row[key] for row in curve if key in row] for key in ("loss", "heldout_loss"))
-    stage.metrics = {"steps": len(losses), "loss_start": losses[0], "loss_end": losses[-1],
-                     "n_heldout": sum(pair["prompt_id"] in held for pair in pairs)}  # fmt: skip
+    stage.metrics = {
+        "steps": len(losses),
+        "loss_start": losses[0],
+        "loss_end": losses[-1],
+        "n_heldout": sum(pair["prompt_id"] in held for pair in pairs),
+    }
     if heldout:
         stage.metrics |= {"heldout_loss_before": heldout[0], "heldout_loss_after": heldout[-1]}
 
@@ -55,9 +59,14 @@ def _train(stage: Stage[Dpo], model: Any, tokenizer: Any, pairs: list[Pair], hel
     )
     args = arguments(DPOConfig, stage, model, len(watched), beta=stage.options.beta, disable_dropout=False)
     trainer = SoftDpoTrainer(
-        disable_dropout(model), load_causal_lm(source, stage.config.policy.device, "float32").requires_grad_(False), args,
-        ElementCollator(tokenizer.pad_token_id), train_dataset=rows, eval_dataset=watched if len(watched) else None,
-        processing_class=tokenizer, margin=stage.options.margin,
-    )  # fmt: skip
+        disable_dropout(model),
+        load_causal_lm(source, stage.config.policy.device, "float32").requires_grad_(False),
+        args,
+        ElementCollator(tokenizer.pad_token_id),
+        train_dataset=rows,
+        eval_dataset=watched if len(watched) else None,
+        processing_class=tokenizer,
+        margin=stage.options.margin,
+    )
     fit(stage, trainer)
     publish(stage, "policy", lambda folder: write_model(model, tokenizer, folder, source))

@@ -1,8 +1,8 @@
 """evaluate: every policy of the run on the same held-out prompts, by everything there is to measure with.
 
-Gold per principle where there is a gold scorer, the judge's compliance and its verdict against the base policy's
-answer, the divergence from the base policy, length and refusals. One row a policy and prompt; rates are computed
-from the rows.
+Gold per principle where there is a gold scorer, the judge's compliance and its verdict against the base
+policy's answer, the divergence from the base policy, length and refusals. One row a policy and prompt; rates
+are computed from the rows.
 """
 
 from __future__ import annotations
@@ -104,10 +104,15 @@ def _answers(
                 stage.dropped[made.unwritten] += 1
             else:
                 row = Response(
-                    prompt_id=missing[at].id, text=made.text, model=engine.fingerprint, seed=seeds[at],
+                    prompt_id=missing[at].id,
+                    text=made.text,
+                    model=engine.fingerprint,
+                    seed=seeds[at],
                     sampling={"temperature": options.temperature, "max_tokens": options.max_tokens},
-                    finish=made.finish, tokens=made.tokens, token_ids=made.token_ids,
-                )  # fmt: skip
+                    finish=made.finish,
+                    tokens=made.tokens,
+                    token_ids=made.token_ids,
+                )
                 texts.append([row])
                 have[row.prompt_id] = row
             tick(1)
@@ -116,9 +121,15 @@ def _answers(
 
 
 def _evaluate(
-    stage: Stage[Evaluate], tools: Tools, name: str, folder: Path, prompts: Sequence[Prompt],
-    answers: dict[str, Response], base: dict[str, Response], judged: set[str],
-) -> list[Evaluation]:  # fmt: skip
+    stage: Stage[Evaluate],
+    tools: Tools,
+    name: str,
+    folder: Path,
+    prompts: Sequence[Prompt],
+    answers: dict[str, Response],
+    base: dict[str, Response],
+    judged: set[str],
+) -> list[Evaluation]:
     gold = load_gold(stage.config.gold, stage.constitution)
     texts = [answers[prompt.id] for prompt in prompts]
     seen = [at for at, prompt in enumerate(prompts) if prompt.id in judged]
@@ -129,20 +140,27 @@ def _evaluate(
     kl = [0.0] * len(prompts) if name == "base" else _divergence(stage, tools, folder, prompts, texts)
     return [
         Evaluation(
-            policy=name, prompt_id=prompt.id, response_id=answer.id, compliance=compliance.get(at, {}),
+            policy=name,
+            prompt_id=prompt.id,
+            response_id=answer.id,
+            compliance=compliance.get(at, {}),
             split="wordings" if split_of(prompt, stage.config) == "wordings" else "heldout",
             unread=tuple(p.id for p in asked.get(at, ()) if p.id not in compliance.get(at, {})),
-            gold=(with_all(gold(prompt, answer.text)) or None) if gold else None, **wins.get(prompt.id, {}), kl=kl[at],
-            tokens=answer.tokens or 0, refusal=refuses(answer.text),
+            gold=(with_all(gold(prompt, answer.text)) or None) if gold else None,
+            **wins.get(prompt.id, {}),
+            kl=kl[at],
+            tokens=answer.tokens or 0,
+            refusal=refuses(answer.text),
         )
         for at, (prompt, answer) in enumerate(zip(prompts, texts, strict=True))
-    ]  # fmt: skip
+    ]
 
 
 def _divergence(
     stage: Stage[Evaluate], tools: Tools, folder: Path, prompts: Sequence[Prompt], texts: Sequence[Response]
 ) -> list[float | None]:
-    """Nats from the base policy: of best-of-n the policy's own on the chosen answers, and what choosing adds."""
+    """Nats from the base policy: of best-of-n the policy's own on the chosen answers, and what choosing
+    adds."""
     if not chosen(folder):
         return tools.divergence(folder, prompts, texts, kl_temperature(stage))
     chooser = next(s for s in stage.run.stages if s.dir == folder.parent)
@@ -151,7 +169,8 @@ def _divergence(
 
 
 def kl_temperature(stage: Stage[Evaluate]) -> float:
-    """The temperature that the KL is taken at: the answers' own, and 1 for greedy ones, whose KL would be infinite."""
+    """The temperature that the KL is taken at: the answers' own, and 1 for greedy ones, whose KL would be
+    infinite."""
     return stage.options.temperature or 1.0
 
 
@@ -162,7 +181,8 @@ def _wins(
     answers: dict[str, Response],
     base: dict[str, Response],
 ) -> dict[str, dict[str, Any]]:
-    """By prompt `p_win`, P(the policy's answer is better than the base policy's), and `flips` as in `Evaluation`.
+    """By prompt `p_win`, P(the policy's answer is better than the base policy's), and `flips` as in
+    `Evaluation`.
 
     Identical answers are ties.
     """
@@ -200,13 +220,18 @@ class Tools:
     models: dict[str, Any]
 
     def divergence(
-        self, folder: Path, prompts: Sequence[Prompt], answers: Sequence[Response], temperature: float,
+        self,
+        folder: Path,
+        prompts: Sequence[Prompt],
+        answers: Sequence[Response],
+        temperature: float,
         exact: bool = True,
-    ) -> list[float | None]:  # fmt: skip
-        """KL(π‖π_base) of each answer in nats, both at a temperature: the exact one at each sampled token, summed.
+    ) -> list[float | None]:
+        """KL(π‖π_base) of each answer in nats, both at a temperature: the exact one at each sampled token,
+        summed.
 
-        Not `exact`: log π/π_base of the tokens alone, for answers that are not plain samples of π. None for an answer
-        from elsewhere whose text does not give its own tokens.
+        Not `exact`: log π/π_base of the tokens alone, for answers that are not plain samples of π. None for
+        an answer from elsewhere whose text does not give its own tokens.
         """
         import torch
 
@@ -242,7 +267,8 @@ def by_split(
     clusters: Mapping[str, str],
     of_chosen: bool = False,
 ) -> dict[str, Any]:
-    """Rates of one policy on held-out groups, and under "wordings" on held-out wordings of what it was trained on."""
+    """Rates of one policy on held-out groups, and under "wordings" on held-out wordings of what it was
+    trained on."""
     heldout, wordings = ([row for row in rows if row.split == split] for split in HELDOUT)
     return rates(heldout, responses, clusters, of_chosen) | (
         {"wordings": rates(wordings, responses, clusters, of_chosen)} if wordings else {}

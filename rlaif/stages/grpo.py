@@ -1,7 +1,7 @@
 """grpo: rewards standardised within a prompt's responses in place of advantages (arXiv 2402.03300), by trl.
 
-The KL to the starting policy is a term of the loss (k3), not of the reward. Loss normalisation is trl's default; with
-`scale_rewards` none the rewards are only centred (Dr. GRPO, arXiv 2503.20783).
+The KL to the starting policy is a term of the loss (k3), not of the reward. Loss normalisation is trl's
+default; with `scale_rewards` none the rewards are only centred (Dr. GRPO, arXiv 2503.20783).
 """
 
 from __future__ import annotations

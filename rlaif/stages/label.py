@@ -1,12 +1,14 @@
-"""label: the judge's verdict on every comparison under every principle in both orders; people's labels beside it.
+"""label: the judge's verdict on every comparison under every principle in both orders; people's labels beside
+it.
 
-Labels are rows as they were read. Preferences are arithmetic on them (`rlaif.feedback.preferences`): one probability an
-annotator, then mixed by weight; the judge's is clamped where it reasoned first (Constitutional AI, arXiv 2212.08073,
-section 4.1: chain-of-thought probabilities saturate, so 40-60 %).
+Labels are rows as they were read. Preferences are arithmetic on them (`rlaif.feedback.preferences`): one
+probability an annotator, then mixed by weight; the judge's is clamped where it reasoned first (Constitutional
+AI, arXiv 2212.08073, section 4.1: chain-of-thought probabilities saturate, so 40-60 %).
 
-Comparisons are read, judged and written a chunk at a time, and rows are found on disk, so memory does not grow with
-their number. A label is known by its pair, principle, template, judge and order: what an earlier run (`labels_from`)
-has under the same id is taken over, and the rest of its labels on these pairs is kept in earlier_labels.jsonl.
+Comparisons are read, judged and written a chunk at a time, and rows are found on disk, so memory does not
+grow with their number. A label is known by its pair, principle, template, judge and order: what an earlier
+run (`labels_from`) has under the same id is taken over, and the rest of its labels on these pairs is kept in
+earlier_labels.jsonl.
 """
 
 from __future__ import annotations
@@ -86,7 +88,8 @@ def _run(stage: Stage[LabelOptions]) -> None:
 
 @contextmanager
 def patient_collector() -> Iterator[None]:
-    """With Python looking for cyclic garbage less often: a chunk's labels are many objects, and none is in a cycle."""
+    """With Python looking for cyclic garbage less often: a chunk's labels are many objects, and none is in a
+    cycle."""
     before = gc.get_threshold()
     gc.set_threshold(20 * before[0], *before[1:])
     try:
@@ -170,14 +173,17 @@ class LabelSource:
     def _examine(self) -> None:
         """Let the judge through the gate, once, before its first label of this stage."""
         if not self.examined:
-            # Its card is of its verdicts on pairs, whatever it is asked afterwards. Where verdicts depend on the company
-            # they are read in, those that a cache would spare the labels would be another company after a kill.
+            # Its card is of its verdicts on pairs, whatever it is asked afterwards. Where verdicts depend on
+            # the company
+            # they are read in, those that a cache would spare the labels would be another company after a
+            # kill.
             aside = self.judge.engine.batched
             check_judge(self.stage, replace(self.judge, mode=PAIRWISE, aside=aside), self.questions)
         self.examined = True
 
     def labelled(self, chunk: Sequence[Question]) -> dict[str, list[Label]]:
-        """The labels that this config asks for, by comparison id; what is missing is asked for and written."""
+        """The labels that this config asks for, by comparison id; what is missing is asked for and
+        written."""
         pairs = [question.comparison.id for question in chunk]
         own = {row.id: row for pair in pairs for row in self.own.all(pair)}
         people = {row.id: row for pair in pairs for row in self.people.get(pair, [])}
@@ -209,7 +215,8 @@ class LabelSource:
         return [q for q in chunk if q.principles and (blend or not self._decided(q.comparison.id))]
 
     def _decided(self, pair: str) -> bool:
-        """Whether people's labels say anything of a pair: an abstention, or a principle that does not count, does not."""
+        """Whether people's labels say anything of a pair: an abstention, or a principle that does not count,
+        does not."""
         weights = {p.id: p.weight for p in self.stage.constitution.principles}
         return bool(heard(self.people.get(pair, ()), weights))
 
@@ -258,8 +265,10 @@ class LabelSource:
         """Note how many labels came from elsewhere, and how many prompts lack pairs."""
         stage = self.stage
         if self.partial:
-            stage.notes.append(f"mode: {self.options.mode}: {self.partial} prompts lack some pairs of their replies, so the "
-                               "one named may be in none of them; pair without per_prompt and limit, or use mode: pairwise")  # fmt: skip
+            stage.notes.append(
+                f"mode: {self.options.mode}: {self.partial} prompts lack some pairs of their replies, so the "
+                "one named may be in none of them; pair without per_prompt and limit, or use mode: pairwise"
+            )
         if self.options.labels_from:
             critiqued = any(other.name == "critique" for other in stage.run.stages[: stage.number])
             stage.notes += self.taken_over.notes(self.options.labels_from, critiqued)
@@ -329,10 +338,12 @@ def _preference(stage: Stage[LabelOptions], question: Question, labels: Sequence
         stage.dropped["revision not confirmed by the judge"] += 1
         return None
     return Preference(
-        comparison_id=question.comparison.id, p_a=p_a, deciding=deciding,
+        comparison_id=question.comparison.id,
+        p_a=p_a,
+        deciding=deciding,
         votes=dict(Counter(label.verdict for label in labels)),
         sources=tuple(sorted({label.annotator.kind for label in labels})),
-    )  # fmt: skip
+    )
 
 
 def _why_missing(question: Question, labels: Sequence[Label]) -> str:
@@ -378,7 +389,8 @@ class Metrics:
             self._against(self.gold, question, labels)
 
     def _against(self, gold: Gold, question: Question, labels: Sequence[Label]) -> None:
-        """Agreement with the truth where the truth decides: per principle, and people by how many principles are kept."""
+        """Agreement with the truth where the truth decides: per principle, and people by how many principles
+        are kept."""
         truths = gold(question.prompt, question.a), gold(question.prompt, question.b)
         shared = truths[0].keys() & truths[1].keys()
         for (annotator, principle_id), p in combine_orders(labels).items():
@@ -414,8 +426,12 @@ class Metrics:
         return metrics | {
             **self._agreement("all"),
             "gold_tie_distance": ratio(self.tie_distance, self.ties),
-            "agreement_by_source": {k: self._agreement(k)["agreement_with_gold"] for k in ("ai", "human", "simulated") if self.right[k].of},
-        }  # fmt: skip
+            "agreement_by_source": {
+                k: self._agreement(k)["agreement_with_gold"]
+                for k in ("ai", "human", "simulated")
+                if self.right[k].of
+            },
+        }
 
     @property
     def not_numbers(self) -> int:
@@ -437,7 +453,8 @@ class Metrics:
         return row
 
     def _agreement(self, name: str) -> dict[str, Any]:
-        """The share right with its interval over clusters of prompts, None where the truth decides nothing."""
+        """The share right with its interval over clusters of prompts, None where the truth decides
+        nothing."""
         right = self.right[name]
         return {
             "agreement_with_gold": right.value,

@@ -17,7 +17,8 @@ from rlaif.runs.seeds import derive_seed
 
 
 def run(stage: Stage[Pair]) -> None:
-    """Write comparisons.jsonl; pairs of equal texts are dropped and counted, imported texts are copied beside."""
+    """Write comparisons.jsonl; pairs of equal texts are dropped and counted, imported texts are copied
+    beside."""
     options = stage.options
     pairs: dict[str, Comparison] = {}
     for made in (
@@ -54,7 +55,8 @@ def _of_samples(stage: Stage[Pair]) -> list[Comparison]:
 
 
 def _of_revisions(stage: Stage[Pair]) -> list[Comparison]:
-    """The last revision as a against the original as b; the label stage keeps it only if the judge prefers a."""
+    """The last revision as a against the original as b; the label stage keeps it only if the judge prefers
+    a."""
     steps = {(row.round, row.from_id): row for row in stage.load("revisions", Revision)}
     texts = stage.responses()
     pairs: list[Comparison] = []

@@ -1,8 +1,9 @@
 """ppo: train the policy on its rewards; the algorithm is in `rlaif.rl.ppo`, this is the stage around it.
 
 Prompts by a seeded cursor, the scores' scale from samples of the policy it starts with, metrics.jsonl and
-samples.jsonl, looks at held-out prompts, alarms, checkpoints, and the message when a number is not finite. An update
-depends on the weights and its number alone, so on one thread a continued run writes what an uninterrupted one would.
+samples.jsonl, looks at held-out prompts, alarms, checkpoints, and the message when a number is not finite. An
+update depends on the weights and its number alone, so on one thread a continued run writes what an
+uninterrupted one would.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ SHARDED = True  # and each can hold a share of the models
 
 @dataclass
 class Parts:
-    """What a run of the stage works with; `adapter` is the peft model around the policy, where there is one."""
+    """What a run of the stage works with; `adapter` is the peft model around the policy, where there is
+    one."""
 
     ppo: PPO
     tokenizer: Any
@@ -82,24 +84,34 @@ def _open(stage: Stage[Ppo]) -> Parts:
 
     o, config, start, ranks = stage.options, stage.config.policy, stage.input("policy"), Ranks.here()
     if ranks.sharded and (o.lora or o.shared_trunk):
-        raise UserError(f"{stage.dir.name}: this launch asks for FSDP, which ppo.{'lora' if o.lora else 'shared_trunk'} does not go with.",
-                        "a policy and a value model that are trained whole", "accelerate launch --config_file configs/accelerate/ddp.yaml …")  # fmt: skip
+        raise UserError(
+            f"{stage.dir.name}: this launch asks for FSDP, which "
+            f"ppo.{'lora' if o.lora else 'shared_trunk'} does not go with.",
+            "a policy and a value model that are trained whole",
+            "accelerate launch --config_file configs/accelerate/ddp.yaml …",
+        )
     if config.dtype == "float16":
-        raise UserError(f"{stage.dir.name}: policy.dtype: float16, in which ppo does not train: small gradients vanish.",
-                        "bfloat16, float32 or auto", "-s policy.dtype=auto")  # fmt: skip
+        raise UserError(
+            f"{stage.dir.name}: policy.dtype: float16, in which ppo does not train: small gradients vanish.",
+            "bfloat16, float32 or auto",
+            "-s policy.dtype=auto",
+        )
     tokenizer = load_tokenizer(start, stage.config.policy.chat_template_kwargs)
     # Adapters leave the weights alone, so those need not be in fp32.
     policy = load_causal_lm(start, config.device, config.dtype if o.lora else "float32")
     if llama.has_known_layers(policy) and llama.difference(policy):
         stage.notes.append(
-            f"the policy is read by transformers' own forward pass, which is slower here: {llama.difference(policy)}"
+            "the policy is read by transformers' own forward pass, which is slower here: "
+            f"{llama.difference(policy)}"
         )
     opened = open_rewards(stage, tokenizer)
     room = min(context_length(policy), opened.context) - o.max_tokens
     prompts, heldout = fitting_prompts(stage, tokenizer, room, opened.rewards)
     if not has_chat_template(tokenizer):
-        stage.notes.append("the policy has no chat template: plain Human/Assistant turns are used, and a response ends "
-                           "where it writes the next Human turn")  # fmt: skip
+        stage.notes.append(
+            "the policy has no chat template: plain Human/Assistant turns are used, and a response ends "
+            "where it writes the next Human turn"
+        )
     eos, stops = eos_ids(policy, tokenizer), turn_end(tokenizer)
     precision = resolve_dtype(config.dtype, policy.device, policy.num_parameters())
     longest = max(len(p.ids) for p in [*prompts, *heldout]) + o.max_tokens
@@ -113,9 +125,21 @@ def _open(stage: Stage[Ppo]) -> Parts:
     adapter, reference = _adapters(stage, policy, value), None
     if adapter is None:
         reference = shard(load_causal_lm(start, config.device, "float32").requires_grad_(False), ranks)
-    ppo = PPO(policy, reference, value, opened.rewards, o, eos, tokenizer.pad_token_id, stage.seed,
-              autocast=autocast, stops=stops, pretraining=_pretraining(stage, tokenizer, room),
-              ranks=ranks, sampler=sampler)  # fmt: skip
+    ppo = PPO(
+        policy,
+        reference,
+        value,
+        opened.rewards,
+        o,
+        eos,
+        tokenizer.pad_token_id,
+        stage.seed,
+        autocast=autocast,
+        stops=stops,
+        pretraining=_pretraining(stage, tokenizer, room),
+        ranks=ranks,
+        sampler=sampler,
+    )
     return Parts(ppo, tokenizer, prompts, heldout, opened, adapter, sampler)
 
 
@@ -129,14 +153,18 @@ def _sampler(
     from rlaif.rl.vllm_rollout import VllmSampler
 
     if ranks.count > 1:
-        raise UserError(f"{stage.dir.name}: rollouts: vllm on {ranks.count} processes.", "one process: vLLM samples for it alone",
-                        "start the run by itself (rlaif run …), or leave ppo.rollouts out")  # fmt: skip
+        raise UserError(
+            f"{stage.dir.name}: rollouts: vllm on {ranks.count} processes.",
+            "one process: vLLM samples for it alone",
+            "start the run by itself (rlaif run …), or leave ppo.rollouts out",
+        )
     folder = str(model_folder(stage.input("policy")))
     return VllmSampler(folder, stage.options, eos, pad, stops, dtype, longest)
 
 
 def _value_model(stage: Stage[Ppo], opened: Opened, policy: Any) -> Any:
-    """The policy's own trunk with a head where that is asked for; the first reward model that reads the policy's tokens, or else the policy with a head that gives 0."""
+    """The policy's own trunk with a head where that is asked for; the first reward model that reads the
+    policy's tokens, or else the policy with a head that gives 0."""
     from rlaif.engines.loading import load_reward_model
     from rlaif.rl import reward as rewards
     from rlaif.rl.forward import has_score
@@ -152,7 +180,10 @@ def _value_model(stage: Stage[Ppo], opened: Opened, policy: Any) -> Any:
             model = load_reward_model(opened.own_tokens[source.name], config.device, dtype)
             if has_score(model):
                 return rewards.rebase_head(model, source.scale, source.weight)
-    stage.notes.append("no reward model is a decoder that reads the policy's own tokens: the value model starts from the policy with a new head")  # fmt: skip
+    stage.notes.append(
+        "no reward model is a decoder that reads the policy's own tokens: the value model starts from "
+        "the policy with a new head"
+    )
     return rewards.zero_head(load_reward_model(stage.input("policy"), config.device, dtype, new_head=True))
 
 
@@ -245,9 +276,13 @@ def _sampled(tokenizer: Any, batch: Sequence[PromptTokens], experience: Experien
 
     e = experience
     columns = {
-        "score": e.score_B, "log_prob": e.log_prob.sum(1), "kl": (e.log_prob - e.reference).sum(1),
-        "exact_kl": e.exact_kl.sum(1), "tokens": e.episodes.response_B, "ended": e.episodes.ended_B,
-    }  # fmt: skip
+        "score": e.score_B,
+        "log_prob": e.log_prob.sum(1),
+        "kl": (e.log_prob - e.reference).sum(1),
+        "exact_kl": e.exact_kl.sum(1),
+        "tokens": e.episodes.response_B,
+        "ended": e.episodes.ended_B,
+    }
     numbers = zip(*(column.tolist() for column in columns.values()), strict=True)
     return [
         Sampled(p.source, text, dict(zip(columns, row, strict=True)))
@@ -256,7 +291,8 @@ def _sampled(tokenizer: Any, batch: Sequence[PromptTokens], experience: Experien
 
 
 def _keep(folder: Path, ppo: PPO, update: int) -> None:
-    """Save what one process can save alone: shares of others it cannot have where those did not fail with it."""
+    """Save what one process can save alone: shares of others it cannot have where those did not fail with
+    it."""
     from rlaif.rl import ppo_checkpoint as checkpoint
 
     if not ppo.ranks.sharded:
@@ -265,8 +301,12 @@ def _keep(folder: Path, ppo: PPO, update: int) -> None:
 
 def unrewarded(stage: Stage[Ppo], update: int, error: UserError, last: Path | None) -> UserError:
     """What to say when a source of reward fails in an update."""
-    return UserError(f"{stage.dir.name}: update {update} of {stage.options.updates}: {error.found}", error.need,
-                     f"{error.next or 'fix it and run the same command again: it continues'}; what was learnt so far is kept: {last}")  # fmt: skip
+    return UserError(
+        f"{stage.dir.name}: update {update} of {stage.options.updates}: {error.found}",
+        error.need,
+        f"{error.next or 'fix it and run the same command again: it continues'}; what was learnt so far "
+        f"is kept: {last}",
+    )
 
 
 def diverged(stage: Stage[Ppo], update: int, error: NotFinite, last: Path | None) -> UserError:
@@ -276,12 +316,16 @@ def diverged(stage: Stage[Ppo], update: int, error: NotFinite, last: Path | None
     cause = (
         f"lower ppo.learning_rate (now {rate:g}) and start anew: -s ppo.learning_rate={rate / 10:g} --out …"
     )
-    return UserError(f"{stage.dir.name}: update {update} of {stage.options.updates}: {error.name} is {error.value}.",
-                     "finite numbers; the weights were not changed by this step", cause + kept)  # fmt: skip
+    return UserError(
+        f"{stage.dir.name}: update {update} of {stage.options.updates}: {error.name} is {error.value}.",
+        "finite numbers; the weights were not changed by this step",
+        cause + kept,
+    )
 
 
 def _publish(stage: Stage[Ppo], parts: Parts) -> None:
-    """The trained policy, or the average of its weights, as a plain folder; with LoRA the adapter beside it."""
+    """The trained policy, or the average of its weights, as a plain folder; with LoRA the adapter beside
+    it."""
     from rlaif.rl.lora import save_adapter
 
     parts.ppo.use_average()
@@ -296,8 +340,11 @@ def _note_doubts(stage: Stage[Ppo], rows: Sequence[dict[str, Any]]) -> None:
     first = [row["ratio_first"] for row in rows if row["ratio_first"] is not None]
     off = [ratio for ratio in first if ratio != 1]
     if off:
-        stage.notes.append(f"the first ratio of an update should be 1 and was not in {len(off)} of {len(rows)} "
-                           f"updates (furthest: {max(off, key=lambda r: abs(r - 1)):.6f}): forward passes here are not repeatable")  # fmt: skip
+        stage.notes.append(
+            f"the first ratio of an update should be 1 and was not in {len(off)} of {len(rows)} "
+            f"updates (furthest: {max(off, key=lambda r: abs(r - 1)):.6f}): forward passes here are not "
+            "repeatable"
+        )
     note_doubts(stage)
     if stage.options.ema:
         stage.notes.append(

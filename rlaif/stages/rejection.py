@@ -1,7 +1,9 @@
-"""rejection: fine-tune the policy on the best-rewarded of its own responses ("modified SFT", best-of-n distilled).
+"""rejection: fine-tune the policy on the best-rewarded of its own responses ("modified SFT", best-of-n
+distilled).
 
-The responses are those of the last sample stage; a reward model, the judge or a function grades them; of each prompt
-the best are kept. One round of it is the rejection sampling of Llama 2 (arXiv 2307.09288, section 3.2.3).
+The responses are those of the last sample stage; a reward model, the judge or a function grades them; of each
+prompt the best are kept. One round of it is the rejection sampling of Llama 2 (arXiv 2307.09288, section
+3.2.3).
 """
 
 from __future__ import annotations
@@ -42,20 +44,28 @@ def run(stage: Stage[Rejection]) -> None:
     rows = _rows(stage, kept, tokenizer, min(stage.options.max_length, context_length(model)))
     stage.save("running", **{"in": len(responses), "kept": len(rows)})
     if not rows:
-        raise UserError(f"{stage.dir.name}: none of {len(responses)} responses can be trained on ({dict(stage.dropped)}).",
-                        "at least one response with a grade", "look at the sample stage and at rejection.rewards")  # fmt: skip
+        raise UserError(
+            f"{stage.dir.name}: none of {len(responses)} responses can be trained on "
+            f"({dict(stage.dropped)}).",
+            "at least one response with a grade",
+            "look at the sample stage and at rejection.rewards",
+        )
     held = heldout_prompts(stage, [row["prompt_id"] for row in rows], stage.options.heldout)
     train_once(stage, "policy", lambda: fit_responses(stage, model, tokenizer, rows, held))
     losses = [row["loss"] for row in JsonlLog(stage.dir / "metrics.jsonl", "step").rows() if "loss" in row]
     stage.metrics = {
-        "steps": len(losses), "loss_start": losses[0], "loss_end": losses[-1],
-        "reward_all": mean(list(rewards.values())), "reward_kept": mean([rewards[r.id] for r in kept]),
-    }  # fmt: skip
+        "steps": len(losses),
+        "loss_start": losses[0],
+        "loss_end": losses[-1],
+        "reward_all": mean(list(rewards.values())),
+        "reward_kept": mean([rewards[r.id] for r in kept]),
+    }
     stage.note_example(tokenizer.decode(rows[0]["input_ids"]), f"reward {rewards[kept[0].id]:.3f}")
 
 
 def best(responses: list[Response], rewards: dict[str, float], keep: int) -> list[Response]:
-    """Of each prompt the `keep` best-rewarded responses with different texts, the earlier sample where they are equal."""
+    """Of each prompt the `keep` best-rewarded responses with different texts, the earlier sample where they
+    are equal."""
     by_prompt: dict[str, dict[str, Response]] = defaultdict(dict)
     for response in sorted(responses, key=lambda r: (-rewards[r.id], r.index)):
         by_prompt[response.prompt_id].setdefault(response.text, response)

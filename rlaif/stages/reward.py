@@ -1,9 +1,11 @@
-"""reward: reward models from soft preferences, with what their numbers are worth measured on held-out prompts.
+"""reward: reward models from soft preferences, with what their numbers are worth measured on held-out
+prompts.
 
-Bradley–Terry with the label as it is: the margin r_a − r_b learns logit(p_a) (RLAIF, arXiv 2309.00267, section 2.2.1).
-A reply is scored at its last token; its end of turn is there only if the model ended it itself, as PPO will see it.
-Several members, alike but for the seed of head and batches, are an ensemble (Coste et al., arXiv 2310.02743): member 1
-is reward_model/, the others lie beside it as member_2/reward_model/ …
+Bradley–Terry with the label as it is: the margin r_a − r_b learns logit(p_a) (RLAIF, arXiv 2309.00267,
+section 2.2.1). A reply is scored at its last token; its end of turn is there only if the model ended it
+itself, as PPO will see it. Several members, alike but for the seed of head and batches, are an ensemble
+(Coste et al., arXiv 2310.02743): member 1 is reward_model/, the others lie beside it as
+member_2/reward_model/ …
 """
 
 from __future__ import annotations
@@ -34,7 +36,8 @@ REFERENCE = 512  # training replies whose mean and spread of reward are stored f
 
 
 def run(stage: Stage[Reward]) -> None:
-    """Write reward_model/ (a sequence-classification folder with calibration.json in it) and metrics.jsonl."""
+    """Write reward_model/ (a sequence-classification folder with calibration.json in it) and
+    metrics.jsonl."""
     from rlaif.engines.loading import context_length, load_tokenizer
     from rlaif.rl.ranks import Ranks
     from rlaif.training.loop import heldout_prompts
@@ -61,7 +64,8 @@ def run(stage: Stage[Reward]) -> None:
 
 
 def start_model(stage: Stage[Reward], start: str | Path, tokenizer: Any) -> Any:
-    """The start weights in fp32; a language model gets a head so small that the first margins are near zero."""
+    """The start weights in fp32; a language model gets a head so small that the first margins are near
+    zero."""
     import torch
 
     from rlaif.engines.loading import load_model_config, load_reward_model
@@ -90,13 +94,19 @@ def _train(
     model = start_model(stage, start, tokenizer)
     mean_weight = sum(pair["weight"] for pair in train) / len(train)
     rows, held = (elements(part, mean_weight, stage.options.by_prompt) for part in (train, heldout))
-    # Large models compute their activations again within `final_scores`, not by the trainer's own way as well.
+    # Large models compute their activations again within `final_scores`, not by the trainer's own way as
+    # well.
     args = arguments(RewardConfig, stage, model, len(held), gradient_checkpointing=False)
     trainer = SoftRewardTrainer(
-        score_at_last_token(disable_dropout(model)), args, ElementCollator(tokenizer.pad_token_id),
-        train_dataset=Dataset.from_list(rows), eval_dataset=Dataset.from_list(held) if held else None,
-        processing_class=tokenizer, center=stage.options.center, margin=stage.options.margin,
-    )  # fmt: skip
+        score_at_last_token(disable_dropout(model)),
+        args,
+        ElementCollator(tokenizer.pad_token_id),
+        train_dataset=Dataset.from_list(rows),
+        eval_dataset=Dataset.from_list(held) if held else None,
+        processing_class=tokenizer,
+        center=stage.options.center,
+        margin=stage.options.margin,
+    )
     fit(stage, trainer)
     publish(stage, "reward_model", lambda folder: write_model(model, tokenizer, folder, model_folder(start)))
 
@@ -141,10 +151,16 @@ def _measure(
             }
     measured = {name: calibration(mean_of(margins[name]), pairs, train) for name, pairs in sets.items()}
     return {
-        "n_train": len(train), "n_heldout": len(heldout), **measured.pop(""), **own[0], "heldout_sets": {
-            name: {"n": len(sets[name]), "dropped": dropped, **measured[name]} for name, (_, dropped) in named.items()
-        }, **({"members": own, **disagreement(margins[""], heldout)} if len(own) > 1 else {}),
-    }  # fmt: skip
+        "n_train": len(train),
+        "n_heldout": len(heldout),
+        **measured.pop(""),
+        **own[0],
+        "heldout_sets": {
+            name: {"n": len(sets[name]), "dropped": dropped, **measured[name]}
+            for name, (_, dropped) in named.items()
+        },
+        **({"members": own, **disagreement(margins[""], heldout)} if len(own) > 1 else {}),
+    }
 
 
 def _scored(
@@ -173,7 +189,8 @@ def mean_of(margins: Sequence[Sequence[float]]) -> list[float]:
 
 
 def disagreement(margins: Sequence[Sequence[float]], pairs: Sequence[Pair]) -> dict[str, Any]:
-    """Share of pairs [N] on whose winner the members' margins [M][N] differ, with its interval over prompts' clusters."""
+    """Share of pairs [N] on whose winner the members' margins [M][N] differ, with its interval over prompts'
+    clusters."""
     differ = [len({m > 0 for m in pair}) > 1 for pair in zip(*margins, strict=True)]
     edges = mean_interval(differ, UNIT, [pair["cluster"] for pair in pairs]) if differ else None
     return {"disagreement": stats.mean(differ), "disagreement_ci": edges}
@@ -197,7 +214,8 @@ def _named_set(stage: Stage[Reward], name: str, path: Path, tokenizer: Any, limi
 
 
 def calibration(margins: Sequence[float], heldout: Sequence[Pair], train: Sequence[Pair]) -> dict[str, Any]:
-    """What held-out margins r_a − r_b [N] are worth: accuracy on decided pairs, calibration, and trivial baselines.
+    """What held-out margins r_a − r_b [N] are worth: accuracy on decided pairs, calibration, and trivial
+    baselines.
 
     Intervals are over clusters of prompts.
     """
@@ -236,7 +254,8 @@ def _accuracy(decided: Sequence[Pair], right: Sequence[float]) -> dict[str, Any]
 
 
 def _baselines(decided: Sequence[Pair], train: Sequence[Pair]) -> dict[str, float]:
-    """Accuracy on decided pairs of preferring the longer response, and the side that wins more often in training."""
+    """Accuracy on decided pairs of preferring the longer response, and the side that wins more often in
+    training."""
     if not decided:
         return {}
     a_wins = sum(pair["p_a"] > 0.5 for pair in train) >= sum(pair["p_a"] < 0.5 for pair in train)
@@ -256,10 +275,13 @@ def _by_source(decided: Sequence[Pair], right: Sequence[float]) -> dict[str, Any
     if len(found) < 2:
         return {}
     return {
-        who: {"n": len(rows), "accuracy": stats.mean([hit for hit, _ in rows]),
-              "accuracy_ci": mean_interval([hit for hit, _ in rows], UNIT, [key for _, key in rows])}
+        who: {
+            "n": len(rows),
+            "accuracy": stats.mean([hit for hit, _ in rows]),
+            "accuracy_ci": mean_interval([hit for hit, _ in rows], UNIT, [key for _, key in rows]),
+        }
         for who, rows in sorted(found.items())
-    }  # fmt: skip
+    }
 
 
 def correct(margin: float, p_a: float) -> float:

@@ -1,7 +1,7 @@
 """rloo: REINFORCE with the mean reward of a prompt's other responses as baseline (arXiv 2402.14740), by trl.
 
-The KL to the starting policy is taken off the reward, −β·Σ log π/π_ref, as in PPO. There is no value model, a whole
-response is one action, and its ratio is clipped as one.
+The KL to the starting policy is taken off the reward, −β·Σ log π/π_ref, as in PPO. There is no value model, a
+whole response is one action, and its ratio is clipped as one.
 """
 
 from __future__ import annotations

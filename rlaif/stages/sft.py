@@ -1,7 +1,7 @@
 """sft: fine-tune the policy on prompts and revised replies, with the loss on the reply and its end alone.
 
-Constitutional AI (arXiv 2212.08073), section 3: supervised learning on all revisions, not only on the last. Left out:
-the paper's mix with helpful samples of the policy itself.
+Constitutional AI (arXiv 2212.08073), section 3: supervised learning on all revisions, not only on the last.
+Left out: the paper's mix with helpful samples of the policy itself.
 """
 
 from __future__ import annotations
@@ -35,8 +35,12 @@ def run(stage: Stage[Sft]) -> None:
     curve = JsonlLog(stage.dir / "metrics.jsonl", "step").rows()
     losses = [row["loss"] for row in curve if "loss" in row]
     heldout = [row["heldout_loss"] for row in curve if "heldout_loss" in row]
-    stage.metrics = {"steps": len(losses), "loss_start": losses[0], "loss_end": losses[-1],
-                     "n_heldout": sum(row["prompt_id"] in held for row in rows)}  # fmt: skip
+    stage.metrics = {
+        "steps": len(losses),
+        "loss_start": losses[0],
+        "loss_end": losses[-1],
+        "n_heldout": sum(row["prompt_id"] in held for row in rows),
+    }
     if heldout:
         stage.metrics |= {"heldout_loss_before": heldout[0], "heldout_loss_after": heldout[-1]}
 
@@ -64,11 +68,20 @@ def _rows(stage: Stage[Sft], tokenizer: Any, model: Any) -> list[dict[str, Any]]
         elif len(prompt_ids) + len(reply_ids) > limit:
             stage.dropped[f"longer than {limit} tokens"] += 1
         else:
-            rows.append({"prompt_id": revision.prompt_id, "input_ids": prompt_ids + reply_ids, "start": len(prompt_ids)})  # fmt: skip
+            rows.append(
+                {
+                    "prompt_id": revision.prompt_id,
+                    "input_ids": prompt_ids + reply_ids,
+                    "start": len(prompt_ids),
+                }
+            )
     stage.save("running", **{"in": len(chosen), "kept": len(rows)})
     if not rows:
-        raise UserError(f"{stage.dir.name}: none of {len(chosen)} revisions can be trained on ({dict(stage.dropped)}).",
-                        "at least one valid revision", "look at the critique stage: `rlaif show` prints what it dropped and why")  # fmt: skip
+        raise UserError(
+            f"{stage.dir.name}: none of {len(chosen)} revisions can be trained on ({dict(stage.dropped)}).",
+            "at least one valid revision",
+            "look at the critique stage: `rlaif show` prints what it dropped and why",
+        )
     stage.note_example(tokenizer.decode(rows[0]["input_ids"]), "")
     return rows
 

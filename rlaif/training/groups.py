@@ -1,10 +1,11 @@
 """What RLOO and GRPO share: several responses a prompt, rewarded against each other by trl's trainers.
 
-An update samples `batch_size` responses to batch_size / group prompts and takes epochs × minibatches optimiser steps
-on them. Prompts, tokens, rewards, their scale and the monitoring are the same as PPO's; sampling, advantages and loss are
-trl's. The order of prompts is written out beforehand, an update has random numbers of its own
-and checkpoints fall between updates, so that on one thread a continued training ends as an uninterrupted one would
-have. Of several processes each samples and scores its share of the batch; what is logged is of the whole batch.
+An update samples `batch_size` responses to batch_size / group prompts and takes epochs × minibatches
+optimiser steps on them. Prompts, tokens, rewards, their scale and the monitoring are the same as PPO's;
+sampling, advantages and loss are trl's. The order of prompts is written out beforehand, an update has random
+numbers of its own and checkpoints fall between updates, so that on one thread a continued training ends as an
+uninterrupted one would have. Of several processes each samples and scores its share of the batch; what is
+logged is of the whole batch.
 """
 
 from __future__ import annotations
@@ -52,33 +53,39 @@ class Actor:
         return ids[-1] in self.eos or (self.stops is not None and self.stops(ids) is not None)
 
     def answers(self, prompts: Sequence[PromptTokens], number: int) -> list[str]:
-        """Responses to held-out prompts, with the same random numbers at every call; see `watching.Answer`."""
+        """Responses to held-out prompts, with the same random numbers at every call; see
+        `watching.Answer`."""
         o, ids = self.options, [p.ids for p in prompts]
         ranks = Ranks.here() if len(ids) >= Ranks.here().count else SINGLE_PROCESS
         generator = torch.Generator(self.policy.device).manual_seed(derive_seed(self.seed, "watch", number))
         pad = self.tokenizer.pad_token_id
         self.policy.eval()
         with self.precision():
-            mine = rollout(self.policy, ids, o.max_tokens, o.temperature, self.eos, pad, generator,
-                           self.stops, ranks)  # fmt: skip
+            mine = rollout(
+                self.policy, ids, o.max_tokens, o.temperature, self.eos, pad, generator, self.stops, ranks
+            )
         self.policy.train()
         return texts_of(self.tokenizer, gather_episodes(ranks, ids, mine, pad))
 
     def compare(self, episodes: Episodes) -> dict[str, list[float]]:
-        """Of each response its log-probability, and how far that and the whole distribution are from the start's."""
+        """Of each response its log-probability, and how far that and the whole distribution are from the
+        start's."""
         o = self.options
         with self.precision():
             found = compare_responses(self.policy, self.reference, episodes, o.temperature, o.micro_batch)
         kl_B = found["log_prob"] - found["reference"]
         return {
-            "log_prob": found["log_prob"].tolist(), "kl": kl_B.tolist(), "exact_kl": found["exact_kl"].tolist(),
-        }  # fmt: skip
+            "log_prob": found["log_prob"].tolist(),
+            "kl": kl_B.tolist(),
+            "exact_kl": found["exact_kl"].tolist(),
+        }
 
 
 class Scorer:
     """trl's reward function: the stage's rewards less the penalty for a missing end.
 
-    Of the last batch, all processes' shares together: `sampled` its responses, `seen` what they are on average.
+    Of the last batch, all processes' shares together: `sampled` its responses, `seen` what they are on
+    average.
     """
 
     __name__ = "reward"
@@ -101,8 +108,12 @@ class Scorer:
         episodes = join([p.ids for p in asked], completion_ids, ended_B, tokenizer.pad_token_id)
         scores_B = self.rewards(episodes, [p.source for p in asked])
         looks = self.options.looks(trainer_state.global_step // self.steps + 1)
-        columns = {"score": scores_B.tolist(), **(self.actor.compare(episodes) if looks else {}),
-                   "tokens": episodes.response_B.tolist(), "ended": ended_B.tolist()}  # fmt: skip
+        columns = {
+            "score": scores_B.tolist(),
+            **(self.actor.compare(episodes) if looks else {}),
+            "tokens": episodes.response_B.tolist(),
+            "ended": ended_B.tolist(),
+        }
         rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
         self._keep(list(zip(prompts, texts_of(tokenizer, episodes), rows, strict=True)))
         return (scores_B - self.options.missing_eos_penalty * (~ended_B).to(scores_B)).tolist()
@@ -115,11 +126,13 @@ class Scorer:
         rows = [s.numbers for s in self.sampled]
         score, cut = mean([row["score"] for row in rows]), mean([not row["ended"] for row in rows])
         self.seen = {
-            "score": score, "reward": score - self.options.missing_eos_penalty * cut, "truncated": cut,
+            "score": score,
+            "reward": score - self.options.missing_eos_penalty * cut,
+            "truncated": cut,
             "length": mean([row["tokens"] for row in rows]),
             **({"exact_kl": mean([row["exact_kl"] for row in rows])} if "exact_kl" in rows[0] else {}),
             **self.rewards.seen_by_all(ranks),
-        }  # fmt: skip
+        }
 
 
 class GroupTrainer(QuietTrainer):
@@ -142,7 +155,8 @@ class GroupTrainer(QuietTrainer):
         return [ids[: self.stops(ids)] for ids in made]
 
     def _generate_and_score_completions(self, inputs: Any) -> Any:
-        """With random numbers seeded by the update and the process, so that no generator's state need be kept."""
+        """With random numbers seeded by the update and the process, so that no generator's state need be
+        kept."""
         made: Any = self
         torch.manual_seed(derive_seed(made.args.seed, "update", made.state.global_step, Ranks.here().rank))
         return super()._generate_and_score_completions(inputs)  # type: ignore[misc]
@@ -158,7 +172,8 @@ class GroupTrainer(QuietTrainer):
 
 
 class UpdateCallback(CurveCallback):
-    """One row an update in metrics.jsonl, at looks a few responses in samples.jsonl; checkpoints only between updates."""
+    """One row an update in metrics.jsonl, at looks a few responses in samples.jsonl; checkpoints only between
+    updates."""
 
     def __init__(
         self, stage: Stage, curve: JsonlLog, tick: Any, scorer: Scorer, watch: Watch, track: Track
@@ -169,7 +184,8 @@ class UpdateCallback(CurveCallback):
         self.logs: list[dict[str, float]] = []
 
     def row(self, step: int, logs: dict[str, float]) -> dict[str, Any]:
-        """What PPO's rows hold, as far as trl tells, where an update ends: KL as a mean over tokens times the mean length.
+        """What PPO's rows hold, as far as trl tells, where an update ends: KL as a mean over tokens times the
+        mean length.
 
         KL and entropy are those before the first step, loss and gradient norm means over the steps.
         """
@@ -201,7 +217,8 @@ def steps_of(options: Grouped) -> int:
 
 
 def train_in_groups(stage: Stage, trainer: Any, config: Any, **settings: Any) -> None:
-    """Write policy/, metrics.jsonl and samples.jsonl by trl's `trainer` and its `config`, set up by the stage's options."""
+    """Write policy/, metrics.jsonl and samples.jsonl by trl's `trainer` and its `config`, set up by the
+    stage's options."""
     o: Grouped = stage.options
     start = stage.input("policy")
     tokenizer = load_tokenizer(start, stage.config.policy.chat_template_kwargs)
@@ -210,8 +227,10 @@ def train_in_groups(stage: Stage, trainer: Any, config: Any, **settings: Any) ->
     room = min(context_length(model), opened.context) - o.max_tokens
     prompts, heldout = fitting_prompts(stage, tokenizer, room, opened.rewards)
     if not has_chat_template(tokenizer):
-        stage.notes.append("the policy has no chat template: plain Human/Assistant turns are used, and a response ends "
-                           "where it writes the next Human turn")  # fmt: skip
+        stage.notes.append(
+            "the policy has no chat template: plain Human/Assistant turns are used, and a response ends "
+            "where it writes the next Human turn"
+        )
 
     def train() -> None:
         eos = eos_ids(model, tokenizer)
@@ -274,9 +293,23 @@ def _arguments(stage: Stage, model: Any, config: Any, settings: dict[str, Any]) 
     share = o.minibatch // count
     micro = max(size for size in range(1, min(o.micro_batch, share) + 1) if share % size == 0)
     return arguments(
-        config, stage, model, 0, num_generations=o.group, max_completion_length=o.max_tokens, temperature=o.temperature,
-        per_device_train_batch_size=micro, gradient_accumulation_steps=share // micro,
-        steps_per_generation=o.batch_size // count // micro, num_iterations=o.epochs, beta=o.kl_coef, epsilon=o.clip,
-        max_steps=o.updates * steps_of(o), max_grad_norm=o.max_grad_norm, num_train_epochs=1,
-        shuffle_dataset=False, disable_dropout=False, **settings,
-    )  # fmt: skip
+        config,
+        stage,
+        model,
+        0,
+        num_generations=o.group,
+        max_completion_length=o.max_tokens,
+        temperature=o.temperature,
+        per_device_train_batch_size=micro,
+        gradient_accumulation_steps=share // micro,
+        steps_per_generation=o.batch_size // count // micro,
+        num_iterations=o.epochs,
+        beta=o.kl_coef,
+        epsilon=o.clip,
+        max_steps=o.updates * steps_of(o),
+        max_grad_norm=o.max_grad_norm,
+        num_train_epochs=1,
+        shuffle_dataset=False,
+        disable_dropout=False,
+        **settings,
+    )

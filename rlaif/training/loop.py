@@ -1,8 +1,9 @@
-"""What sft, reward and dpo share around their `trainers`: exact to resume, and strict about numbers that blow up.
+"""What sft, reward and dpo share around their `trainers`: exact to resume, and strict about numbers that blow
+up.
 
-A training is continued from its last complete checkpoint: same order of rows, same optimiser and random state, so that on
-one thread the curve is the one an uninterrupted run writes. trl's surprising defaults are overridden here (bf16 on a
-CPU, gradient checkpointing for small models).
+A training is continued from its last complete checkpoint: same order of rows, same optimiser and random
+state, so that on one thread the curve is the one an uninterrupted run writes. trl's surprising defaults are
+overridden here (bf16 on a CPU, gradient checkpointing for small models).
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ WATCHED = ("loss", "grad_norm", "eval_loss")
 
 
 class CurveCallback(TrainerCallback):
-    """Writes the curve, moves the progress bar, times the checkpoints, and stops on numbers that are not finite."""
+    """Writes the curve, moves the progress bar, times the checkpoints, and stops on numbers that are not
+    finite."""
 
     def __init__(self, stage: Stage, curve: JsonlLog, tick: Callable[[int], None]) -> None:
         self.stage, self.curve, self.tick = stage, curve, tick
@@ -95,9 +97,12 @@ def diverged(stage: Stage, step: int, steps: int, bad: dict[str, float]) -> User
     last = last_checkpoint(stage)
     kept = f"; the last good checkpoint is kept in {last}" if last else ""
     rate = stage.options.learning_rate
-    return UserError(f"{stage.dir.name}: not finite {where} ({numbers}).", "finite numbers in training",
-                     f"lower {stage.name}.learning_rate (now {rate:g}) and start anew in another folder: "
-                     f"-s {stage.name}.learning_rate={rate / 10:g} --out …{kept}")  # fmt: skip
+    return UserError(
+        f"{stage.dir.name}: not finite {where} ({numbers}).",
+        "finite numbers in training",
+        f"lower {stage.name}.learning_rate (now {rate:g}) and start anew in another folder: "
+        f"-s {stage.name}.learning_rate={rate / 10:g} --out …{kept}",
+    )
 
 
 def trains_in_bf16(model: Any) -> bool:
@@ -106,23 +111,37 @@ def trains_in_bf16(model: Any) -> bool:
 
 
 def arguments(kind: Any, stage: Stage, model: Any, heldout: int, **extra: Any) -> Any:
-    """trl's config `kind` for a stage's options, on the device of its model; `heldout` counts rows to evaluate."""
+    """trl's config `kind` for a stage's options, on the device of its model; `heldout` counts rows to
+    evaluate."""
     options, on_gpu = stage.options, model.device.type == "cuda"
     processes = Ranks.here().count
     micro = min(options.micro_batch or options.batch_size, math.ceil(options.batch_size / processes))
     settings: dict[str, Any] = {
-        "output_dir": str(stage.dir / "checkpoints"), "seed": stage.seed, "data_seed": stage.seed,
-        "num_train_epochs": options.epochs, "learning_rate": options.learning_rate, "weight_decay": 0.0, "max_grad_norm": 1.0,
-        "per_device_train_batch_size": micro, "per_device_eval_batch_size": micro,
+        "output_dir": str(stage.dir / "checkpoints"),
+        "seed": stage.seed,
+        "data_seed": stage.seed,
+        "num_train_epochs": options.epochs,
+        "learning_rate": options.learning_rate,
+        "weight_decay": 0.0,
+        "max_grad_norm": 1.0,
+        "per_device_train_batch_size": micro,
+        "per_device_eval_batch_size": micro,
         "gradient_accumulation_steps": math.ceil(options.batch_size / micro / processes),
         "ddp_find_unused_parameters": False,
-        "use_cpu": model.device.type == "cpu", "bf16": trains_in_bf16(model),
-        "gradient_checkpointing": is_large(model), "dataloader_pin_memory": on_gpu,
-        "eval_strategy": "epoch" if heldout else "no", "eval_on_start": bool(heldout) and not last_checkpoint(stage),
-        "logging_steps": 1, "logging_nan_inf_filter": False, "save_strategy": "no", "save_total_limit": 2,
-        "report_to": "none", "disable_tqdm": True,
+        "use_cpu": model.device.type == "cpu",
+        "bf16": trains_in_bf16(model),
+        "gradient_checkpointing": is_large(model),
+        "dataloader_pin_memory": on_gpu,
+        "eval_strategy": "epoch" if heldout else "no",
+        "eval_on_start": bool(heldout) and not last_checkpoint(stage),
+        "logging_steps": 1,
+        "logging_nan_inf_filter": False,
+        "save_strategy": "no",
+        "save_total_limit": 2,
+        "report_to": "none",
+        "disable_tqdm": True,
         **({"max_length": None} if "max_length" in kind.__dataclass_fields__ else {}),
-    }  # fmt: skip
+    }
     with warnings.catch_warnings():  # gradient_checkpointing has a new name in the latest transformers only
         warnings.simplefilter("ignore", FutureWarning)
         args = kind(**(settings | extra))
@@ -164,7 +183,8 @@ def fit(stage: Stage, trainer: Any, watch: Callable[..., CurveCallback] = CurveC
 def fit_responses(
     stage: Stage, model: Any, tokenizer: Any, rows: list[dict[str, Any]], held: set[str]
 ) -> None:
-    """Fine-tune on rows of `prompt_id`, `input_ids` and `start` (tokens of the prompt), loss on the response alone → policy/.
+    """Fine-tune on rows of `prompt_id`, `input_ids` and `start` (tokens of the prompt), loss on the response
+    alone → policy/.
 
     Rows of `held` prompts measure and do not train.
     """
@@ -176,9 +196,12 @@ def fit_responses(
     _stop_at(model, tokenizer, end_of_turn(tokenizer))
     prepared = {"skip_prepare_dataset": True}  # rows are tokens already: the chat template is applied once
     trainer = ResponseTrainer(
-        disable_dropout(model), arguments(SFTConfig, stage, model, len(heldout), dataset_kwargs=prepared),
-        train_dataset=train, eval_dataset=heldout if len(heldout) else None, processing_class=tokenizer,
-    )  # fmt: skip
+        disable_dropout(model),
+        arguments(SFTConfig, stage, model, len(heldout), dataset_kwargs=prepared),
+        train_dataset=train,
+        eval_dataset=heldout if len(heldout) else None,
+        processing_class=tokenizer,
+    )
     fit(stage, trainer)
     source = stage.input("policy")
     publish(stage, "policy", lambda folder: write_model(model, tokenizer, folder, source))

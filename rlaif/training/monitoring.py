@@ -1,4 +1,5 @@
-"""What is seen of a policy as it learns: texts, the truth where there is one, held-out prompts, and the alarms they give."""
+"""What is seen of a policy as it learns: texts, the truth where there is one, held-out prompts, and the
+alarms they give."""
 
 from __future__ import annotations
 
@@ -38,16 +39,21 @@ class Watch:
     """The eyes on a stage that learns from its own samples; `rows` are the metrics of the updates before."""
 
     def __init__(
-        self, stage: Stage, answer: Answer, heldout: Sequence[PromptTokens], judge: Judge | None,
+        self,
+        stage: Stage,
+        answer: Answer,
+        heldout: Sequence[PromptTokens],
+        judge: Judge | None,
         rows: list[dict[str, Any]],
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.stage, self.answer, self.rows = stage, answer, rows
         self.gold = load_gold(stage.config.gold, stage.constitution)
         self.judge = pointwise(judge, stage.constitution) if judge and stage.options.watch_judge else None
         self.heldout = heldout if self.gold or self.judge else []
 
     def measured(self, row: dict[str, Any], sampled: Sequence[Sampled], looks: bool) -> dict[str, Any]:
-        """An update's row with what its texts say, at a look also those of held-out prompts, and with new alarms."""
+        """An update's row with what its texts say, at a look also those of held-out prompts, and with new
+        alarms."""
         from rlaif.rl.alarms import boilerplate, refusals
 
         texts = [s.text for s in sampled]
@@ -110,13 +116,18 @@ class Watch:
         """A few of an update's responses, evenly drawn from it, with their numbers, for samples.jsonl."""
         for s in sampled[:: -(-len(sampled) // SHOWN)]:
             yield {
-                "update": number, "policy_version": number - 1, "prompt_id": s.prompt.id,
-                "prompt": s.prompt.messages[-1].content, "response": s.text, **s.numbers,
-            }  # fmt: skip
+                "update": number,
+                "policy_version": number - 1,
+                "prompt_id": s.prompt.id,
+                "prompt": s.prompt.messages[-1].content,
+                "response": s.text,
+                **s.numbers,
+            }
 
 
 def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """A stage's metrics from its rows: "start" and "end" are means over the first and last few updates, none in both."""
+    """A stage's metrics from its rows: "start" and "end" are means over the first and last few updates, none
+    in both."""
     from rlaif.rl.alarms import ends
 
     def over(part: Sequence[dict[str, Any]], key: str) -> float | None:
@@ -150,19 +161,29 @@ def unread(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
 
 
 def note_doubts(stage: Stage) -> None:
-    """Say in the stage's notes what its metrics give cause to doubt: too little learning, missing rewards, alarms."""
+    """Say in the stage's notes what its metrics give cause to doubt: too little learning, missing rewards,
+    alarms."""
     o, metrics = stage.options, stage.metrics
     learning = o.updates - getattr(o, "critic_warmup", 0)
     if o.warmup > learning:
-        stage.notes.append(f"the learning rate was still rising when training ended: warmup {o.warmup}, but {learning} updates of "
-                           f"the policy; it reached {learning / o.warmup:.0%} of learning_rate")  # fmt: skip
+        stage.notes.append(
+            f"the learning rate was still rising when training ended: warmup {o.warmup}, but {learning} "
+            "updates of "
+            f"the policy; it reached {learning / o.warmup:.0%} of learning_rate"
+        )
     if metrics["updates"] > 1 and metrics["kl"] is not None and metrics["kl"] < STILL:
-        stage.notes.append(f"the policy did not move: at the end its responses are {metrics['kl']:.4f} nats from the starting "
-                           "policy; raise learning_rate or updates")  # fmt: skip
+        stage.notes.append(
+            f"the policy did not move: at the end its responses are {metrics['kl']:.4f} nats from the "
+            "starting "
+            "policy; raise learning_rate or updates"
+        )
     for name, share in metrics["unread"].items():
         if share > UNREAD:
-            stage.notes.append(f"the reward {name} could not read {share:.0%} of the responses, or not to their end: these got "
-                               "the mean of the others, or a score of their beginning")  # fmt: skip
+            stage.notes.append(
+                f"the reward {name} could not read {share:.0%} of the responses, or not to their end: "
+                "these got "
+                "the mean of the others, or a score of their beginning"
+            )
     rang = [f"{alarm['kind']} at update {alarm['update']}" for alarm in stage.metrics["alarms"]]
     if rang:
         stage.notes.append(f"alarms rang: {', '.join(rang)}; the report says what to try")

@@ -1,7 +1,9 @@
-"""Preferences as token sequences, the common input of reward models and of DPO; what cannot be used is counted.
+"""Preferences as token sequences, the common input of reward models and of DPO; what cannot be used is
+counted.
 
-A batch element is a few sequences and the pairs among them. It holds one pair, or all pairs of a prompt (InstructGPT,
-arXiv 2203.02155, section 3.5): then each of the K replies is read once and the loss is divided by the C(K,2) pairs.
+A batch element is a few sequences and the pairs among them. It holds one pair, or all pairs of a prompt
+(InstructGPT, arXiv 2203.02155, section 3.5): then each of the K replies is read once and the loss is divided
+by the C(K,2) pairs.
 """
 
 from __future__ import annotations
@@ -55,8 +57,12 @@ def load_pairs(stage: Stage, tokenizer: Any, context: int) -> list[Pair]:
             pairs.append(pair | ({"p_a": float(round(pair["p_a"]))} if stage.options.hard_labels else {}))
     stage.save("running", **{"in": len(preferences), "kept": len(pairs)})
     if not pairs:
-        raise UserError(f"{stage.dir.name}: none of {len(preferences)} preferences can be trained on ({dict(stage.dropped)}).",
-                        "at least one usable preference", "look at the pair and label stages: `rlaif show` prints what they dropped")  # fmt: skip
+        raise UserError(
+            f"{stage.dir.name}: none of {len(preferences)} preferences can be trained on "
+            f"({dict(stage.dropped)}).",
+            "at least one usable preference",
+            "look at the pair and label stages: `rlaif show` prints what they dropped",
+        )
     stage.note_example(
         tokenizer.decode(pairs[0]["chosen_ids"]), f"p(better than the other) = {pairs[0]['p_a']:.3f}"
     )
@@ -66,12 +72,20 @@ def load_pairs(stage: Stage, tokenizer: Any, context: int) -> list[Pair]:
 def make_pair(a: Response, b: Response, p_a: float, encode: Encode) -> Pair:
     """Two replies to one prompt as tokens, of weight 1."""
     (chosen, start), (rejected, _) = encode(a), encode(b)
-    return {"prompt_id": a.prompt_id, "start": start, "chosen_ids": chosen, "rejected_ids": rejected, "p_a": p_a,
-            "weight": 1.0, "sources": ()}  # fmt: skip
+    return {
+        "prompt_id": a.prompt_id,
+        "start": start,
+        "chosen_ids": chosen,
+        "rejected_ids": rejected,
+        "p_a": p_a,
+        "weight": 1.0,
+        "sources": (),
+    }
 
 
 def _weight(stage: Stage, preference: Preference) -> float:
-    """The preference's weight times that of its sources; where people and judge are mixed, the mean of theirs."""
+    """The preference's weight times that of its sources; where people and judge are mixed, the mean of
+    theirs."""
     known = stage.options.source_weights
     said = [known.get(source, 1.0) for source in preference.sources] or [1.0]
     return preference.weight * sum(said) / len(said)
@@ -88,7 +102,8 @@ def _unusable(pair: Pair, a: Response, b: Response, limit: int, hard: bool) -> s
 
 
 def encoder(tokenizer: Any, prompts: dict[str, Prompt]) -> Encode:
-    """A function that encodes replies to these prompts, each once; a reply is closed where the model ended it."""
+    """A function that encodes replies to these prompts, each once; a reply is closed where the model ended
+    it."""
     known: dict[str, tuple[list[int], int]] = {}
 
     def encode(reply: Response) -> tuple[list[int], int]:
@@ -101,10 +116,11 @@ def encoder(tokenizer: Any, prompts: dict[str, Prompt]) -> Encode:
 
 
 def elements(pairs: Sequence[Pair], mean_weight: float, by_prompt: bool) -> list[dict[str, Any]]:
-    """Batch elements: `sequences` and their `starts`, `first` and `second` (places in `sequences`), `p_a`, `weight`.
+    """Batch elements: `sequences` and their `starts`, `first` and `second` (places in `sequences`), `p_a`,
+    `weight`.
 
-    An element's weights add up to 1 where all pairs weigh `mean_weight`: neither their scale nor the number of pairs
-    acts as a learning rate.
+    An element's weights add up to 1 where all pairs weigh `mean_weight`: neither their scale nor the number
+    of pairs acts as a learning rate.
     """
     groups: dict[Any, list[Pair]] = defaultdict(list)
     for at, pair in enumerate(pairs):
@@ -118,9 +134,10 @@ def _element(pairs: Sequence[Pair], mean_weight: float) -> dict[str, Any]:
         starts |= {tuple(pair[side]): pair["start"] for side in ("chosen_ids", "rejected_ids")}
     place = {sequence: at for at, sequence in enumerate(starts)}
     return {
-        "sequences": [list(sequence) for sequence in starts], "starts": list(starts.values()),
+        "sequences": [list(sequence) for sequence in starts],
+        "starts": list(starts.values()),
         "first": [place[tuple(pair["chosen_ids"])] for pair in pairs],
         "second": [place[tuple(pair["rejected_ids"])] for pair in pairs],
         "p_a": [pair["p_a"] for pair in pairs],
         "weight": [pair["weight"] / mean_weight / len(pairs) for pair in pairs],
-    }  # fmt: skip
+    }

@@ -39,7 +39,8 @@ GRADED = 128  # responses between two writes
 
 @dataclass
 class Opened:
-    """The reward function; of the sources that read the policy's own tokens, the folders and the shortest context.
+    """The reward function; of the sources that read the policy's own tokens, the folders and the shortest
+    context.
 
     `judge` where a source or the stage's own look asks it.
     """
@@ -51,7 +52,8 @@ class Opened:
 
 
 def open_rewards(stage: Stage, tokenizer: Any) -> Opened:
-    """The sources of the stage's `rewards` for a policy with this tokenizer; their scales are still to be measured."""
+    """The sources of the stage's `rewards` for a policy with this tokenizer; their scales are still to be
+    measured."""
     from rlaif.rl.ensemble import Ensemble
     from rlaif.rl.reward import ModelReward, Rewards, Source
 
@@ -79,8 +81,12 @@ def _score(
 
     score = own(option.kind.opens)(stage, option, tokenizer, judge)
     if option.pool != "mean" and not isinstance(score, Ensemble):
-        raise UserError(f"{stage.dir.name}: rewards: {option.source} has one opinion, and pool: {option.pool} is about several.",
-                        "an ensemble of reward models", "train one with reward.members, or leave pool out")  # fmt: skip
+        raise UserError(
+            f"{stage.dir.name}: rewards: {option.source} has one opinion, and pool: {option.pool} is "
+            "about several.",
+            "an ensemble of reward models",
+            "train one with reward.members, or leave pool out",
+        )
     return score
 
 
@@ -130,8 +136,14 @@ def _member(stage: Stage, where: Path, judge_tokenizer: Any, tokenizer: Any, sam
     model = load_reward_model(where, stage.config.policy.device, stage.config.policy.dtype)
     # What ends a base model's turn is no token of the reward model's: it reads the text before it.
     as_text = not same or not has_chat_template(tokenizer)
-    return ModelReward(model, judge_tokenizer, context_length(model), stage.options.micro_batch,
-                       policy_tokenizer=tokenizer if as_text else None, own_tokens=same)  # fmt: skip
+    return ModelReward(
+        model,
+        judge_tokenizer,
+        context_length(model),
+        stage.options.micro_batch,
+        policy_tokenizer=tokenizer if as_text else None,
+        own_tokens=same,
+    )
 
 
 def _pooled(where: Path, members: Sequence[ModelReward], option: RewardSource) -> Ensemble:
@@ -145,7 +157,8 @@ def _pooled(where: Path, members: Sequence[ModelReward], option: RewardSource) -
 
 
 def pointwise(judge: Judge, constitution: Constitution) -> Scorer:
-    """Scores of responses on their own: the weighted mean over the principles that apply, None where one is unread."""
+    """Scores of responses on their own: the weighted mean over the principles that apply, None where one is
+    unread."""
 
     def scorer(prompts: Sequence[Prompt], texts: Sequence[str]) -> Sequence[float | None]:
         items = [(p, text, constitution.applicable(p.tags)) for p, text in zip(prompts, texts, strict=True)]
@@ -190,8 +203,8 @@ def fitting_prompts(
 ) -> tuple[list[PromptTokens], list[PromptTokens]]:
     """Training prompts, and the held-out ones that are watched, as tokens, at most `room` of them.
 
-    Training prompts that leave no room for a response, or that the chat template or a source cannot read, are dropped
-    and counted.
+    Training prompts that leave no room for a response, or that the chat template or a source cannot read, are
+    dropped and counted.
     """
     from rlaif.rl.ppo import PromptTokens
     from rlaif.rl.reward import NO_ROOM
@@ -215,9 +228,13 @@ def fitting_prompts(
     prompts = fitting(every, stage.dropped)
     stage.save("running", **{"in": len(every), "kept": len(prompts)})
     if not prompts:
-        raise UserError(f"{stage.dir.name}: none of {len(every)} prompts leaves room for {o.max_tokens} new tokens in a context "
-                        f"of {room + o.max_tokens} ({dict(stage.dropped)}).", "at least one prompt that fits, in roles that the chat template takes",
-                        f"lower {stage.name}.max_tokens, or mend the prompts or the template")  # fmt: skip
+        raise UserError(
+            f"{stage.dir.name}: none of {len(every)} prompts leaves room for {o.max_tokens} new tokens in "
+            "a context "
+            f"of {room + o.max_tokens} ({dict(stage.dropped)}).",
+            "at least one prompt that fits, in roles that the chat template takes",
+            f"lower {stage.name}.max_tokens, or mend the prompts or the template",
+        )
     heldout = sorted(stage.run.prompts("heldout"), key=lambda p: p.id)
     return prompts, fitting(heldout, Counter())[: o.watch]
 
@@ -235,7 +252,8 @@ def reference_samples(
     eos: Sequence[int],
     autocast: bool,
 ) -> list[tuple[Episodes, list[Prompt]]]:
-    """Responses of the policy as it starts, that fix what a score is measured in; with `autocast` sampled in bf16."""
+    """Responses of the policy as it starts, that fix what a score is measured in; with `autocast` sampled in
+    bf16."""
     import torch
 
     from rlaif.rl.forward import precision
@@ -249,18 +267,27 @@ def reference_samples(
         for number in range(1, count + 1):
             batch = in_rounds(prompts, number, o.batch_size, derive_seed(stage.seed, "scale prompts"))
             with precision(policy, autocast):
-                episodes = rollout(policy, [p.ids for p in batch], o.max_tokens, o.temperature, eos,
-                                   tokenizer.pad_token_id, generator, turn_end(tokenizer))  # fmt: skip
+                episodes = rollout(
+                    policy,
+                    [p.ids for p in batch],
+                    o.max_tokens,
+                    o.temperature,
+                    eos,
+                    tokenizer.pad_token_id,
+                    generator,
+                    turn_end(tokenizer),
+                )
             made.append((episodes, [p.source for p in batch]))
             tick(len(batch))
     return made
 
 
 def grade(stage: Stage, opened: Opened, tokenizer: Any, responses: Sequence[Response]) -> dict[str, float]:
-    """The reward of responses that are rows of the run, by id; raw scores are kept in grades.jsonl as they are made.
+    """The reward of responses that are rows of the run, by id; raw scores are kept in grades.jsonl as they
+    are made.
 
-    Each source is brought to mean 0 and spread 1 over all of them where the options say so. Responses that a source
-    cannot read are left out and counted.
+    Each source is brought to mean 0 and spread 1 over all of them where the options say so. Responses that a
+    source cannot read are left out and counted.
     """
     from rlaif.engines.loading import resolve_device
 
@@ -283,7 +310,8 @@ def grade(stage: Stage, opened: Opened, tokenizer: Any, responses: Sequence[Resp
 def _graded(
     opened: Opened, tokenizer: Any, prompts: Sequence[Prompt], responses: Sequence[Response], device: Any
 ) -> list[Grade]:
-    """One grade a response; a response that does not fit, or that a source has no opinion of, lacks its score."""
+    """One grade a response; a response that does not fit, or that a source has no opinion of, lacks its
+    score."""
     turns: dict[int, Turn] = {}
     for at, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
         with suppress(TemplateRefused):
@@ -295,7 +323,10 @@ def _graded(
         rows = [(prompts[at], responses[at], turns[at]) for at in fits]
         for at, score in zip(fits, _scores(source.score, rows, tokenizer, device), strict=True):
             scores[at] |= {source.name: score} if score is not None and math.isfinite(score) else {}
-    return [Grade(prompt_id=r.prompt_id, response_id=r.id, scores=s) for r, s in zip(responses, scores, strict=True)]  # fmt: skip
+    return [
+        Grade(prompt_id=r.prompt_id, response_id=r.id, scores=s)
+        for r, s in zip(responses, scores, strict=True)
+    ]
 
 
 def _ungraded(opened: Opened, tokenizer: Any, prompt: Prompt, response: Response) -> str:
@@ -325,7 +356,8 @@ def _scores(
 
 
 def totals(grades: Sequence[Grade], sources: Sequence[RewardSource]) -> dict[str, float]:
-    """Weighted sums of the sources' scores by response id, each source scaled over all grades where it says so."""
+    """Weighted sums of the sources' scores by response id, each source scaled over all grades where it says
+    so."""
     total = dict.fromkeys((grade.response_id for grade in grades), 0.0)
     for source in sources:
         scores = [grade.scores[source.source] for grade in grades]

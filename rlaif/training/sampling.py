@@ -1,4 +1,5 @@
-"""Responses of the stage's policy to prompts, each written as it is made; what is there already is not made again."""
+"""Responses of the stage's policy to prompts, each written as it is made; what is there already is not made
+again."""
 
 from __future__ import annotations
 
@@ -13,9 +14,11 @@ from rlaif.runs.seeds import derive_seed
 
 
 def sample_responses(stage: Stage, prompts: Sequence[Prompt], k: int, top_p: float = 1.0) -> Rows[Response]:
-    """k responses to each prompt in responses.jsonl; prompts that do not fit the context, or that a server or the chat template refuses, are dropped and counted.
+    """k responses to each prompt in responses.jsonl; prompts that do not fit the context, or that a server or
+    the chat template refuses, are dropped and counted.
 
-    Raises UserError where a chat template refuses every one. The stage's options give `temperature` and `max_tokens`; the seed of a sample hangs on its prompt and index alone.
+    Raises UserError where a chat template refuses every one. The stage's options give `temperature` and
+    `max_tokens`; the seed of a sample hangs on its prompt and index alone.
     """
     rows = stage.rows("responses", Response)
     have = {(row.prompt_id, row.index) for row in rows}
@@ -30,16 +33,21 @@ def sample_responses(stage: Stage, prompts: Sequence[Prompt], k: int, top_p: flo
 
 
 def refuse_none_taken(stage: Stage, total: int, kept: int) -> None:
-    """Raise UserError, with what was said, where nothing of `total` is kept and a chat template refused some of it."""
+    """Raise UserError, with what was said, where nothing of `total` is kept and a chat template refused some
+    of it."""
     mark = f"refused: {TEMPLATE}"
     asked = stage.run.ledger.figures(stage.dir.name)
     said = [key.removeprefix(mark) for key in asked if key.startswith(mark)]
     if said and not kept:
         stage.save("running", **{"in": total, "kept": kept})
-        raise UserError(f"{stage.dir.name}: none of {total} is kept ({dict(+stage.dropped)}); the model's chat template says: "
-                        f"{'; '.join(said[:3])}.", "conversations whose roles, in their order, the chat template takes",
-                        "mend chat_template in the tokenizer's folder, or the prompts (a system turn, two turns of one "
-                        "speaker), and start anew in another folder")  # fmt: skip
+        raise UserError(
+            f"{stage.dir.name}: none of {total} is kept ({dict(+stage.dropped)}); the model's chat "
+            "template says: "
+            f"{'; '.join(said[:3])}.",
+            "conversations whose roles, in their order, the chat template takes",
+            "mend chat_template in the tokenizer's folder, or the prompts (a system turn, two turns of one "
+            "speaker), and start anew in another folder",
+        )
 
 
 def _sample(
@@ -60,9 +68,19 @@ def _sample(
             if made.unwritten:
                 stage.dropped[made.unwritten] += 1
             else:
-                rows.append([Response(
-                    prompt_id=prompt.id, text=made.text, model=engine.fingerprint, sampling=sampling,
-                    seed=seeds[at], index=index, finish=made.finish, tokens=made.tokens,
-                    token_ids=made.token_ids,
-                )])  # fmt: skip
+                rows.append(
+                    [
+                        Response(
+                            prompt_id=prompt.id,
+                            text=made.text,
+                            model=engine.fingerprint,
+                            sampling=sampling,
+                            seed=seeds[at],
+                            index=index,
+                            finish=made.finish,
+                            tokens=made.tokens,
+                            token_ids=made.token_ids,
+                        )
+                    ]
+                )
             tick(1)

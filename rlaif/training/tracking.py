@@ -17,7 +17,8 @@ Track = Callable[[dict[str, Any]], None]
 def open_tracker(stage: Stage) -> Iterator[Track]:
     """What sends an update's row to the stage's `tracker`, and nowhere where there is none.
 
-    A continued run sends again the updates after its last checkpoint: trackers append, metrics.jsonl is exact.
+    A continued run sends again the updates after its last checkpoint: trackers append, metrics.jsonl is
+    exact.
     """
     name, option = stage.options.tracker, f"{stage.name}.tracker"
     try:

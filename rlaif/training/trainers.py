@@ -1,4 +1,5 @@
-"""trl's trainers as they are used here: soft preferences, every row of a step weighing the same, any number of processes.
+"""trl's trainers as they are used here: soft preferences, every row of a step weighing the same, any number
+of processes.
 
 trl's surprising defaults are overridden: telemetry, model cards in checkpoints, a first step at rate zero.
 """
@@ -34,9 +35,10 @@ def soft_preference_loss(
 ) -> torch.Tensor:
     """Mean weighted cross-entropy of sigmoid(r_a − r_b) against p_a (RLAIF, arXiv 2309.00267, section 2.2.1).
 
-    rewards [2P]: the first responses of P pairs, then the second ones; p_a, weight [P]. `center` weighs (r_a + r_b)²,
-    which keeps rewards near zero (arXiv 2312.09244, equation 2). `margin` is the lead asked of a certain winner, less
-    the less certain it is (Llama 2, arXiv 2307.09288, equation 2): the difference learned is logit p_a + margin·(2p_a − 1).
+    rewards [2P]: the first responses of P pairs, then the second ones; p_a, weight [P]. `center` weighs (r_a
+    + r_b)², which keeps rewards near zero (arXiv 2312.09244, equation 2). `margin` is the lead asked of a
+    certain winner, less the less certain it is (Llama 2, arXiv 2307.09288, equation 2): the difference
+    learned is logit p_a + margin·(2p_a − 1).
     """
     a, b = rewards.chunk(2)
     lead = a - b - margin * (2 * p_a - 1)
@@ -48,7 +50,8 @@ class QuietTrainer:
     """Mixin: no telemetry, no model cards, and a rate that is never zero."""
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
-        """Linear warm-up over a twentieth of the steps, then linear decay; the usual one wastes its first step."""
+        """Linear warm-up over a twentieth of the steps, then linear decay; the usual one wastes its first
+        step."""
         warm, steps = num_training_steps / 20, num_training_steps
         self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(
             optimizer or self.optimizer,  # type: ignore[attr-defined]
@@ -117,7 +120,8 @@ class ShardedTrainer(QuietTrainer):
 
 
 class ResponseTrainer(ShardedTrainer, SFTTrainer):
-    """trl's SFT on rows of `input_ids` and `labels`; every token weighs the same in a step and in an evaluation."""
+    """trl's SFT on rows of `input_ids` and `labels`; every token weighs the same in a step and in an
+    evaluation."""
 
     eval_dataset: Any
 
@@ -129,7 +133,8 @@ class ResponseTrainer(ShardedTrainer, SFTTrainer):
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """trl's; an evaluation is the mean of its batches by their rows, so these have to be divided by rows."""
+        """trl's; an evaluation is the mean of its batches by their rows, so these have to be divided by
+        rows."""
         if not model.training:  # trl multiplies by the number of processes
             rows = len(inputs["input_ids"]) * self.accelerator.num_processes
             num_items_in_batch = self.tokens_a_row * rows
@@ -137,16 +142,19 @@ class ResponseTrainer(ShardedTrainer, SFTTrainer):
 
 
 class ElementCollator:
-    """Elements of `rlaif.training.pairs.elements` as one batch: their S sequences right-padded, their P pairs counted through."""
+    """Elements of `rlaif.training.pairs.elements` as one batch: their S sequences right-padded, their P pairs
+    counted through."""
 
     def __init__(self, pad: int) -> None:
         self.pad = pad
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        """{elements [E], input_ids, attention_mask, labels [S, T] (−100 but for the responses), pairs [2, P], p_a, weight [P]}.
+        """{elements [E], input_ids, attention_mask, labels [S, T] (−100 but for the responses), pairs [2, P],
+        p_a, weight [P]}.
 
-        `elements` are ones: how many there are weighs a batch, among those of a step and in the mean of an evaluation,
-        where transformers counts the first tensor's rows. Weights are such that their mean over pairs is a mean over elements.
+        `elements` are ones: how many there are weighs a batch, among those of a step and in the mean of an
+        evaluation, where transformers counts the first tensor's rows. Weights are such that their mean over
+        pairs is a mean over elements.
         """
         ids = [torch.tensor(sequence) for row in rows for sequence in row["sequences"]]
         starts = [start for row in rows for start in row["starts"]]
@@ -162,13 +170,18 @@ class ElementCollator:
         flat = {key: torch.tensor([x for row in rows for x in row[key]]) for key in ("p_a", "weight")}
         flat["weight"] *= len(flat["weight"]) / len(rows)
         return {
-            "elements": torch.ones(len(rows)), "input_ids": pad_sequence(ids, True, self.pad), "labels": pad_sequence(labels, True, IGNORED),
-            "attention_mask": pad_sequence([torch.ones_like(own) for own in ids], True), "pairs": torch.tensor(pairs), **flat,
-        }  # fmt: skip
+            "elements": torch.ones(len(rows)),
+            "input_ids": pad_sequence(ids, True, self.pad),
+            "labels": pad_sequence(labels, True, IGNORED),
+            "attention_mask": pad_sequence([torch.ones_like(own) for own in ids], True),
+            "pairs": torch.tensor(pairs),
+            **flat,
+        }
 
 
 class PairTrainer(ShardedTrainer):
-    """Mixin of trl's trainers on preferences: our elements in, our loss; `rewards` gives each sequence's reward."""
+    """Mixin of trl's trainers on preferences: our elements in, our loss; `rewards` gives each sequence's
+    reward."""
 
     def __init__(self, *args: Any, center: float = 0.0, margin: float = 0.0, **kwargs: Any) -> None:
         self.center, self.margin = center, margin
@@ -194,9 +207,11 @@ class PairTrainer(ShardedTrainer):
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """`soft_preference_loss` of a batch's pairs, in training times the batch's share of the step's elements.
+        """`soft_preference_loss` of a batch's pairs, in training times the batch's share of the step's
+        elements.
 
-        The trainer divides by the number of micro-batches, as if the last one were always as large as the others.
+        The trainer divides by the number of micro-batches, as if the last one were always as large as the
+        others.
         """
         rewards = self.rewards(model, inputs)
         pairs = rewards[inputs["pairs"].flatten()]
@@ -207,7 +222,8 @@ class PairTrainer(ShardedTrainer):
 
 
 class SoftRewardTrainer(PairTrainer, RewardTrainer):
-    """trl's reward trainer with soft labels and any number of pairs an element, of a model `score_at_last_token`."""
+    """trl's reward trainer with soft labels and any number of pairs an element, of a model
+    `score_at_last_token`."""
 
     def rewards(self, model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         """The head's output at each sequence's last token."""

@@ -1,4 +1,5 @@
-"""Mutated files for every parser, run folders and model folders; each is read in a child with bounds on time and memory."""
+"""Mutated files for every parser, run folders and model folders; each is read in a child with bounds on time
+and memory."""
 
 from __future__ import annotations
 
@@ -28,9 +29,38 @@ from rlaif.runs.storage import told
 SECONDS, MEMORY = 10, 1 << 30  # of computing, and bytes, that one input may take
 WAITING = 120  # seconds by the clock: a busy machine is slow, not wrong
 BATCH = 25  # inputs a child reads
-PIECES = (b"null", b"NaN", b"-1", b"1e999", b"9" * 400, b'"\\ud800"', b"\x00", b"\xff\xfe", b"[" * 3000, b"{{", b"{% for a in range(10**9) %}x{% endfor %}",
-          b"true", b'""', b"[]", b"{}", b": ", b"- ", b"&a [*a]", b"!!python/object:os.system", b"\t", b"\r", b"\xe2\x80\xa8", b"{{ 1/0 }}",
-          b"{{ principle.__class__ }}", b"x" * 20000, b"\n", b'\n{"v": 99}', b"2024-13-45", b".inf", b"../../etc/passwd")  # fmt: skip
+PIECES = (
+    b"null",
+    b"NaN",
+    b"-1",
+    b"1e999",
+    b"9" * 400,
+    b'"\\ud800"',
+    b"\x00",
+    b"\xff\xfe",
+    b"[" * 3000,
+    b"{{",
+    b"{% for a in range(10**9) %}x{% endfor %}",
+    b"true",
+    b'""',
+    b"[]",
+    b"{}",
+    b": ",
+    b"- ",
+    b"&a [*a]",
+    b"!!python/object:os.system",
+    b"\t",
+    b"\r",
+    b"\xe2\x80\xa8",
+    b"{{ 1/0 }}",
+    b"{{ principle.__class__ }}",
+    b"x" * 20000,
+    b"\n",
+    b'\n{"v": 99}',
+    b"2024-13-45",
+    b".inf",
+    b"../../etc/passwd",
+)
 
 
 def mutated(data: bytes, rng: random.Random) -> bytes:
@@ -70,19 +100,40 @@ class Corpus:
         self.pairs = [Comparison.model_validate_json(line) for line in pairs]
         first = self.pairs[0]
         ann = {"kind": "human", "id": "ann"}
-        ranking = {"prompt_id": first.prompt_id, "response_ids": [first.a, first.b], "ranks": [1, 2], "annotator": ann}  # fmt: skip
+        ranking = {
+            "prompt_id": first.prompt_id,
+            "response_ids": [first.a, first.b],
+            "ranks": [1, 2],
+            "annotator": ann,
+        }
         label = {"comparison_id": first.id, "annotator": ann, "verdict": "a", "p_a": 0.9}
         hh = {"chosen": "\n\nHuman: Hi\n\nAssistant: good", "rejected": "\n\nHuman: Hi\n\nAssistant: bad"}
         hhh = {"examples": [{"input": "Hi", "target_scores": {"good": 1, "bad": 0}}]}
         prompts = (project / "prompts.jsonl").read_text().splitlines()[:4]
         self.files: dict[str, tuple[list[bytes], str, Reader]] = {
-            "constitution": ([p.read_bytes() for p in sorted((ASSETS / "constitutions").glob("*.yaml"))], "c.yaml", self._constitution),
-            "config": ([p.read_bytes() for p in sorted((ASSETS / "configs").glob("*.yaml"))], "c.yaml", load_config),
+            "constitution": (
+                [p.read_bytes() for p in sorted((ASSETS / "constitutions").glob("*.yaml"))],
+                "c.yaml",
+                self._constitution,
+            ),
+            "config": (
+                [p.read_bytes() for p in sorted((ASSETS / "configs").glob("*.yaml"))],
+                "c.yaml",
+                load_config,
+            ),
             "prompts": (["\n".join(prompts).encode()], "p.jsonl", load_prompts),
-            "rankings": ([json.dumps(row).encode() + b"\n" for row in (ranking, label)], "r.jsonl", self._people),
-            "hh": ([(json.dumps(hh) + "\n").encode() * 3], "h.jsonl", lambda p: import_file("hh", p, p.parent / "out")),
+            "rankings": (
+                [json.dumps(row).encode() + b"\n" for row in (ranking, label)],
+                "r.jsonl",
+                self._people,
+            ),
+            "hh": (
+                [(json.dumps(hh) + "\n").encode() * 3],
+                "h.jsonl",
+                lambda p: import_file("hh", p, p.parent / "out"),
+            ),
             "hhh": ([json.dumps(hhh).encode()], "h.json", lambda p: import_file("hhh", p, p.parent / "out")),
-        }  # fmt: skip
+        }
         self.config, self.model = project / "config.yaml", model
 
     def _constitution(self, path: Path) -> None:
@@ -103,7 +154,11 @@ class Corpus:
             with told():
                 reader(place / name)
             return
-        source = {"templates": ASSETS / "prompts" / "templates" / "brief", "run folder": self.run, "model folder": self.model}[kind]  # fmt: skip
+        source = {
+            "templates": ASSETS / "prompts" / "templates" / "brief",
+            "run folder": self.run,
+            "model folder": self.model,
+        }[kind]
         assert source is not None
         shutil.copytree(source, place / "folder")
         files = sorted(p for p in (place / "folder").rglob("*") if p.is_file() and not p.name.startswith("."))
@@ -112,17 +167,23 @@ class Corpus:
         if rng.random() < 0.05:
             path.unlink()
         with told():
-            {"templates": self._templates, "run folder": self._run, "model folder": self._model}[kind](place / "folder")  # fmt: skip
+            {"templates": self._templates, "run folder": self._run, "model folder": self._model}[kind](
+                place / "folder"
+            )
 
     def _templates(self, folder: Path) -> None:
         templates = Templates.load(str(folder))
         principle = Constitution.load(ASSETS / "constitutions" / "general.yaml").principles[0]
         asked: list[Callable[[], object]] = [
-            lambda: templates.critique([user("Hi")], "x", principle), lambda: templates.revision([user("Hi")], "x", principle, "y"),
-            lambda: templates.comparison([user("Hi")], "x", "y"), lambda: templates.comparison_suffix(principle),
-            lambda: templates.compliance([user("Hi")], "x"), lambda: templates.compliance_suffix(principle),
-            lambda: templates.score_values, lambda: templates.best([user("Hi")], {"A": "x"}),
-        ]  # fmt: skip
+            lambda: templates.critique([user("Hi")], "x", principle),
+            lambda: templates.revision([user("Hi")], "x", principle, "y"),
+            lambda: templates.comparison([user("Hi")], "x", "y"),
+            lambda: templates.comparison_suffix(principle),
+            lambda: templates.compliance([user("Hi")], "x"),
+            lambda: templates.compliance_suffix(principle),
+            lambda: templates.score_values,
+            lambda: templates.best([user("Hi")], {"A": "x"}),
+        ]
         for ask in asked:
             try:
                 ask()
@@ -130,7 +191,12 @@ class Corpus:
                 continue
 
     def _run(self, folder: Path) -> None:
-        for use in (summarise, write_report, lambda path: lineage(path, "0"), lambda path: pipeline.run(self.config, path)):  # fmt: skip
+        for use in (
+            summarise,
+            write_report,
+            lambda path: lineage(path, "0"),
+            lambda path: pipeline.run(self.config, path),
+        ):
             try:
                 with told():
                     use(folder)

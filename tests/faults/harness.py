@@ -85,10 +85,21 @@ class Harness:
         model = tiny_policy(self.tmp / "model")
         (project / "config.yaml").write_text(CONFIG.format(model=model))
         self.stages = [options.stage for options in load_config(project / "config.yaml").stages]
-        env = {**os.environ, "LD_PRELOAD": str(build(self.tmp)), "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false",
-               "PYTHONPATH": str(HERE.parent.parent)}  # fmt: skip
-        self.server = subprocess.Popen([sys.executable, "-m", "tests.faults.server"], env=env, text=True, cwd=HERE.parent.parent,
-                                       stdin=subprocess.PIPE, stdout=subprocess.PIPE)  # fmt: skip
+        env = {
+            **os.environ,
+            "LD_PRELOAD": str(build(self.tmp)),
+            "OMP_NUM_THREADS": "1",
+            "TOKENIZERS_PARALLELISM": "false",
+            "PYTHONPATH": str(HERE.parent.parent),
+        }
+        self.server = subprocess.Popen(
+            [sys.executable, "-m", "tests.faults.server"],
+            env=env,
+            text=True,
+            cwd=HERE.parent.parent,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
         self.errors = self.tmp / "errors.txt"
         self.harmless.append(self.tmp / "after_0")
         for number in range(1, len(self.stages) + 1):
@@ -148,7 +159,8 @@ class Harness:
     def _check(self, code: int, allowed: tuple[int, ...], done: Trial) -> None:
         text = self.errors.read_text(errors="replace")
         done.said = text[-3000:]
-        # A killed run may have been over before its moment came: the same calls are not made in the same number.
+        # A killed run may have been over before its moment came: the same calls are not made in the same
+        # number.
         if code not in (*allowed, 0) or "Traceback" in text:
             done.wrong = done.wrong or f"exit code {code}: {text[-3000:]}"
 
@@ -162,7 +174,11 @@ def cut(folder: Path, unsynced: list[int], before: dict[int, int]) -> None:
 
 def damage(folder: Path, rng: random.Random, done: Trial) -> None:
     """Truncate, empty, remove or change a file, or repeat or drop a row."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != ".lock") if folder.exists() else []  # fmt: skip
+    files = (
+        sorted(path for path in folder.rglob("*") if path.is_file() and path.name != ".lock")
+        if folder.exists()
+        else []
+    )
     if not files:
         return
     path = rng.choice(files)
@@ -173,7 +189,9 @@ def damage(folder: Path, rng: random.Random, done: Trial) -> None:
         path.unlink()
     elif how in ("double", "drop") and lines and path.suffix == ".jsonl":
         at = rng.randrange(len(lines))
-        path.write_bytes(b"".join([*lines[:at], *([lines[at]] * (2 if how == "double" else 0)), *lines[at + 1 :]]))  # fmt: skip
+        path.write_bytes(
+            b"".join([*lines[:at], *([lines[at]] * (2 if how == "double" else 0)), *lines[at + 1 :]])
+        )
     elif how in ("flip", "double", "drop") and data:
         at = rng.randrange(len(data))
         path.write_bytes(data[:at] + bytes([data[at] ^ (1 << rng.randrange(8))]) + data[at + 1 :])
@@ -182,7 +200,8 @@ def damage(folder: Path, rng: random.Random, done: Trial) -> None:
 
 
 def difference(whole: Path, other: Path) -> str:
-    """The first thing that a continued run has otherwise than one that was never harmed; empty where there is none."""
+    """The first thing that a continued run has otherwise than one that was never harmed; empty where there is
+    none."""
     for path in sorted(whole.rglob("*")):
         name = path.relative_to(whole)
         if name.parts[:2][-1] == "checkpoints" or (len(name.parts) > 1 and name.parts[1] == "checkpoints"):
@@ -190,7 +209,10 @@ def difference(whole: Path, other: Path) -> str:
         if path.suffix == ".jsonl" and name.name != "spending.jsonl":
             mine, theirs = (rows(folder / name) for folder in (other, whole))
             if mine != theirs:
-                return f"{name}: {sum((theirs - mine).values())} rows missing, {sum((mine - theirs).values())} too many"  # fmt: skip
+                return (
+                    f"{name}: {sum((theirs - mine).values())} rows missing, "
+                    f"{sum((mine - theirs).values())} too many"
+                )
         elif path.suffix == ".safetensors" and path.read_bytes() != (other / name).read_bytes():
             return f"{name}: other weights"
         elif path.name == "stage.json":

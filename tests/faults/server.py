@@ -1,8 +1,9 @@
-"""Runs `rlaif` in forked children of a process that has loaded torch once, with the shim preloaded: a trial costs little.
+"""Runs `rlaif` in forked children of a process that has loaded torch once, with the shim preloaded: a trial
+costs little.
 
-Reads a line of JSON for each command from stdin: {words, root, mode, at, errors}; answers with a line of JSON:
-{code, calls, unsynced}: the exit code (negative: the signal that killed it), how many calls the shim saw, and the inodes
-of the files below `root` that were written and not forced to disk.
+Reads a line of JSON for each command from stdin: {words, root, mode, at, errors}; answers with a line of
+JSON: {code, calls, unsynced}: the exit code (negative: the signal that killed it), how many calls the shim
+saw, and the inodes of the files below `root` that were written and not forced to disk.
 """
 
 import ctypes

@@ -1,4 +1,5 @@
-"""Killed, cut off from power, out of disk or damaged at a seeded moment, a run ends with the same rows and bits."""
+"""Killed, cut off from power, out of disk or damaged at a seeded moment, a run ends with the same rows and
+bits."""
 
 import shutil
 from collections import Counter
@@ -20,7 +21,11 @@ def harness(tmp_path_factory):
 def tried(harness: Harness, seeds: range) -> None:
     trials = [harness.trial(seed) for seed in seeds]
     print(Counter((trial.harm.partition(":")[0], tuple(trial.codes)) for trial in trials))
-    wrong = [f"seed {seed}: {t.harm} in {t.stage}: {t.wrong}" for seed, t in zip(seeds, trials, strict=True) if t.wrong]  # fmt: skip
+    wrong = [
+        f"seed {seed}: {t.harm} in {t.stage}: {t.wrong}"
+        for seed, t in zip(seeds, trials, strict=True)
+        if t.wrong
+    ]
     assert not wrong, "\n\n".join(wrong)
 
 

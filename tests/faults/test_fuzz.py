@@ -5,8 +5,19 @@ import pytest
 from tests.faults.fuzz import Corpus, findings
 from tests.tiny_models import tiny_policy
 
-# A run folder is shown, reported, searched and continued; a model folder is loaded: both take longer than a file.
-THOUSAND = {"constitution": 150, "config": 150, "prompts": 150, "rankings": 150, "hh": 130, "hhh": 120, "templates": 90, "run folder": 50, "model folder": 10}  # fmt: skip
+# A run folder is shown, reported, searched and continued; a model folder is loaded: both take longer than a
+# file.
+THOUSAND = {
+    "constitution": 150,
+    "config": 150,
+    "prompts": 150,
+    "rankings": 150,
+    "hh": 130,
+    "hhh": 120,
+    "templates": 90,
+    "run folder": 50,
+    "model folder": 10,
+}
 
 
 def test_a_thousand_mutated_inputs(project, tmp_path):

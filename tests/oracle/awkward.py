@@ -1,5 +1,6 @@
-"""A run with what real runs have and examples lack: unreadable verdicts, ties, rules that do not apply, groups of
-prompts, several annotators who disagree, responses that do not round-trip through the tokenizer."""
+"""A run with what real runs have and examples lack: unreadable verdicts, ties, rules that do not apply,
+groups of prompts, several annotators who disagree, responses that do not round-trip through the tokenizer.
+"""
 
 import json
 from pathlib import Path
@@ -18,10 +19,18 @@ STAGES: list[dict[str, Any]] = [
     {"stage": "label", "human": {"file": "people_run.jsonl", "weight": 2.0}},
     {"stage": "reward", "batch_size": 8, "max_length": 64, "heldout": 0.3, "learning_rate": 1e-3},
     {"stage": "best_of_n", "n": 4, "max_tokens": 8},
-    {"stage": "ppo", "updates": 3, "batch_size": 8, "micro_batch": 8, "max_tokens": 8, "watch": 4, "warmup": 1,
-     "learning_rate": 1e-3},
+    {
+        "stage": "ppo",
+        "updates": 3,
+        "batch_size": 8,
+        "micro_batch": 8,
+        "max_tokens": 8,
+        "watch": 4,
+        "warmup": 1,
+        "learning_rate": 1e-3,
+    },
     {"stage": "evaluate", "max_tokens": 8, "judge": 20},
-]  # fmt: skip
+]
 
 
 def ending_policy(folder: Path) -> None:
@@ -39,25 +48,42 @@ def ending_policy(folder: Path) -> None:
 
 
 def project(folder: Path, prompts: int = 48, heldout: float = 0.5) -> Path:
-    """A folder with a tiny policy, a constitution, grouped prompts, people's votes and a config; returns the config."""
+    """A folder with a tiny policy, a constitution, grouped prompts, people's votes and a config; returns the
+    config."""
     ending_policy(folder / "policy")
     rules = [
-        {"id": name, "text": text, "weight": 1.0 + (name == "even"), **({"applies_to": ["fact"]} if name == "facts-only" else {})}
+        {
+            "id": name,
+            "text": text,
+            "weight": 1.0 + (name == "even"),
+            **({"applies_to": ["fact"]} if name == "facts-only" else {}),
+        }
         for name, (text, _) in RULES.items()
-    ]  # fmt: skip
+    ]
     (folder / "constitution.json").write_text(json.dumps({"name": "counts", "principles": rules}))
     rows = [
-        {"messages": [{"role": "user", "content": f"tell me {'a fact ' if n % 2 else ''}about number {n}"}],
-         "tags": ["fact"] if n % 2 else ["talk"], "group": f"question {n // 3}"}
+        {
+            "messages": [
+                {"role": "user", "content": f"tell me {'a fact ' if n % 2 else ''}about number {n}"}
+            ],
+            "tags": ["fact"] if n % 2 else ["talk"],
+            "group": f"question {n // 3}",
+        }
         for n in range(prompts)
-    ]  # fmt: skip
+    ]
     (folder / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     config = {
-        "name": "awkward", "constitution": "constitution.json", "prompts": "prompts.jsonl", "templates": "brief",
-        "heldout": heldout, "threads": 1, "gold": "tests.oracle.scripts:gold",
+        "name": "awkward",
+        "constitution": "constitution.json",
+        "prompts": "prompts.jsonl",
+        "templates": "brief",
+        "heldout": heldout,
+        "threads": 1,
+        "gold": "tests.oracle.scripts:gold",
         "policy": {"model": "policy", "device": "cpu"},
-        "feedback": {"engine": "scripted", "model": "tests.oracle.scripts:feedback"}, "stages": STAGES,
-    }  # fmt: skip
+        "feedback": {"engine": "scripted", "model": "tests.oracle.scripts:feedback"},
+        "stages": STAGES,
+    }
     (folder / "config.yaml").write_text(json.dumps(config))
     return folder / "config.yaml"
 

@@ -1,4 +1,5 @@
-"""The runs with awkward content, made once: `runs.first`, the same of another seed, and one that stopped after labels."""
+"""The runs with awkward content, made once: `runs.first`, the same of another seed, and one that stopped
+after labels."""
 
 from pathlib import Path
 from types import SimpleNamespace

@@ -1,7 +1,7 @@
 """The intervals of rlaif/intervals.py computed again from their documented equations, which scipy solves.
 
-Nothing here is imported from the project: an interval is the set of means from which the sample lies no further than t
-standard errors, found by looking for its edges.
+Nothing here is imported from the project: an interval is the set of means from which the sample lies no
+further than t standard errors, found by looking for its edges.
 """
 
 import itertools
@@ -31,7 +31,8 @@ def shares(amounts: Sequence[float]) -> float:
 
 
 def freedom(sums: list[float], expected: list[float]) -> float:
-    """Satterthwaite's: from the variance of the dispersion's logarithm, estimated from each cluster's influence."""
+    """Satterthwaite's: from the variance of the dispersion's logarithm, estimated from each cluster's
+    influence."""
     groups, mean_square = len(sums), sum(s * s for s in sums) / len(sums)
     influence = [s * s / mean_square - e for s, e in zip(sums, expected, strict=True)]
     share = sum(i * i for i in influence) / groups / 2 * (groups + 1) / max(groups - 2, 0.5)
@@ -52,7 +53,8 @@ def stepwise(values: Sequence[float], low: float, high: float) -> bool:
 def dispersion(values: Sequence[float], keys: Sequence[Any], low: float, high: float) -> tuple[float, float]:
     """n times the variance of the mean over that of n independent values, and degrees of freedom.
 
-    Independent values have the sample's variance where there are only losses, ties and wins, otherwise the bounds'.
+    Independent values have the sample's variance where there are only losses, ties and wins, otherwise the
+    bounds'.
     """
     clusters, n = grouped(values, keys), len(values)
     groups, m = len(clusters), sum(values) / len(values)
@@ -90,7 +92,8 @@ def dispersion(values: Sequence[float], keys: Sequence[Any], low: float, high: f
 
 
 def likeliest_variance(up: float, down: float, delta: float) -> float:
-    """The variance of a loss, tie or win (−1, 0, 1) at the shares that are likeliest where the mean is delta."""
+    """The variance of a loss, tie or win (−1, 0, 1) at the shares that are likeliest where the mean is
+    delta."""
     tie = 1 - up - down
 
     def loss(q: float) -> float:
@@ -114,7 +117,8 @@ def edge(f: Callable[[float], float], inside: float, outside: float) -> float:
 def interval(
     values: Sequence[float], keys: Sequence[Any], low: float = 0.0, high: float = 1.0, level: float = 0.95
 ) -> tuple[float, float]:
-    """The interval of a mean of values within bounds, which may be infinite, over clusters named by `keys`."""
+    """The interval of a mean of values within bounds, which may be infinite, over clusters named by
+    `keys`."""
     values = [float(x) for x in values]
     n, groups = len(values), len(set(keys))
     if n == 0:
@@ -174,7 +178,8 @@ def skewed(m: float, error: float, sums: list[float], t: float) -> tuple[float, 
 
 
 def counted(counts: Sequence[tuple[int, int, Any]]) -> tuple[float, float]:
-    """The interval of a share from (how many, of how many, cluster) rows; nothing where nothing was counted."""
+    """The interval of a share from (how many, of how many, cluster) rows; nothing where nothing was
+    counted."""
     values = [(float(at < hits), key) for hits, of, key in counts for at in range(of)]
     return interval([x for x, _ in values], [key for _, key in values]) if values else NOTHING
 
@@ -185,7 +190,8 @@ def outcome(p: float) -> float:
 
 
 def is_shown(gaps: Sequence[float], keys: Sequence[Any], alpha: float, low: float, high: float) -> bool:
-    """Whether a mean difference is shown: by the interval of level 1 − alpha and by all changes of clusters' signs."""
+    """Whether a mean difference is shown: by the interval of level 1 − alpha and by all changes of clusters'
+    signs."""
     if len(gaps) < LEAST:
         return False
     edges = interval(gaps, keys, low, high, 1 - alpha)
@@ -200,15 +206,24 @@ def is_shown(gaps: Sequence[float], keys: Sequence[Any], alpha: float, low: floa
 
 
 def difference(
-    after: dict[Any, float], before: dict[Any, float], cluster: dict[Any, Any], tests: int = 1,
-    low: float = -1.0, high: float = 1.0,
-) -> dict[str, Any]:  # fmt: skip
+    after: dict[Any, float],
+    before: dict[Any, float],
+    cluster: dict[Any, Any],
+    tests: int = 1,
+    low: float = -1.0,
+    high: float = 1.0,
+) -> dict[str, Any]:
     """The paired difference over the keys of both, as it is printed."""
     both = [key for key in after if key in before]
     gaps, keys = [after[k] - before[k] for k in both], [cluster[k] for k in both]
     shown = is_shown(gaps, keys, 0.05 / tests, low, high)
-    return {"value": float(np.mean(gaps)) if gaps else math.nan, "ci": interval(gaps, keys, low, high),
-            "n": len(gaps), "groups": len(set(keys)), "different": shown}  # fmt: skip
+    return {
+        "value": float(np.mean(gaps)) if gaps else math.nan,
+        "ci": interval(gaps, keys, low, high),
+        "n": len(gaps),
+        "groups": len(set(keys)),
+        "different": shown,
+    }
 
 
 def win_rate(chances: Sequence[float | None], keys: Sequence[Any]) -> dict[str, Any]:
@@ -218,12 +233,15 @@ def win_rate(chances: Sequence[float | None], keys: Sequence[Any]) -> dict[str, 
     edges = interval(wins, of) if wins else NOTHING
     gaps = [w - 0.5 for w in wins]
     return {
-        "value": float(np.mean(wins)) if wins else math.nan, "ci": edges, "n": len(wins), "groups": len(set(of)),
+        "value": float(np.mean(wins)) if wins else math.nan,
+        "ci": edges,
+        "n": len(wins),
+        "groups": len(set(of)),
         "ties": sum(w == 0.5 for w in wins) / len(wins) if wins else math.nan,
         "invalid": 1 - len(wins) / len(chances) if chances else math.nan,
         "invalid_ci": interval([float(p is None) for p in chances], keys) if chances else NOTHING,
         "different": bool(wins) and is_shown(gaps, of, 0.05, -0.5, 0.5),
-    }  # fmt: skip
+    }
 
 
 def at_equal_length(wins: Sequence[float], longer: Sequence[float], keys: Sequence[Any]) -> dict[str, Any]:
@@ -260,7 +278,8 @@ def at_equal_length(wins: Sequence[float], longer: Sequence[float], keys: Sequen
 def calibration(
     p: Sequence[float], y: Sequence[float], keys: Sequence[Any], draws: int = 40_000
 ) -> dict[str, Any]:
-    """ECE over ten bins; its interval by simulating bins' gaps that are normal around λ times the sample's."""
+    """ECE over ten bins; its interval by simulating bins' gaps that are normal around λ times the
+    sample's."""
     n, bins = len(p), defaultdict(list)
     for at, forecast in enumerate(p):
         bins[min(int(forecast * 10), 9)].append(at)
@@ -309,7 +328,8 @@ def outcome_variance(
 
 
 def kappa_interval(a: Sequence[float], b: Sequence[float], keys: Sequence[Any]) -> tuple[float, float]:
-    """Kappa's interval: the agreement's, its variance multiplied as the jackknife's small steps multiply kappa's."""
+    """Kappa's interval: the agreement's, its variance multiplied as the jackknife's small steps multiply
+    kappa's."""
     n, groups = len(a), len(set(keys))
     if groups < LEAST:
         return NOTHING

@@ -29,14 +29,18 @@ class Policies:
         self.rows = rows
 
     def values(self, policy: str, name: str) -> dict[str, float]:
-        """prompt → KL, length, whether the limit cut it, whether it refuses (no response of this vocabulary does)."""
+        """prompt → KL, length, whether the limit cut it, whether it refuses (no response of this vocabulary
+        does)."""
         answers = self.rows.answers[policy]
         return {
             "kl": self.rows.kl[policy],
             "length": {p: float(len(self.rows.turn(r))) for p, r in answers.items()},
-            "truncated": {p: float(self.rows.turn(r)[-1] != self.rows.tokenizer.eos_token_id) for p, r in answers.items()},
+            "truncated": {
+                p: float(self.rows.turn(r)[-1] != self.rows.tokenizer.eos_token_id)
+                for p, r in answers.items()
+            },
             "refusal_rate": dict.fromkeys(answers, 0.0),
-        }[name]  # fmt: skip
+        }[name]
 
     def rate(
         self, values: dict[str, float], high: float = 1.0, low: float = 0.0
@@ -130,7 +134,8 @@ class Labels:
         return sum(row.get("reason") == reason for row in self.of())
 
     def against_gold(self) -> list[tuple[str, str | None, float, int, str]]:
-        """(annotator's kind, rule, p_a over both orders, sign of the truth, cluster of the prompt) where it is known."""
+        """(annotator's kind, rule, p_a over both orders, sign of the truth, cluster of the prompt) where it
+        is known."""
         found = []
         for pair, by in self.rows.said.items():
             row = self.rows.comparisons[pair]
@@ -284,12 +289,16 @@ class Online:
 
 
 def asked(rows: Rows) -> list[dict[str, int]]:
-    """What each stage asked its models, counted from the rows that came of it: calls, tokens of questions and texts."""
+    """What each stage asked its models, counted from the rows that came of it: calls, tokens of questions and
+    texts."""
 
     def written(stage: str, which: int = -1) -> dict[str, int]:
         made = rows.of(stage, "responses", which)
-        return {"calls": len(made), "tokens": sum(len(rows.turn(r)) for r in made),
-                "prompt_tokens": sum(len(rows.start(r["prompt_id"])) for r in made)}  # fmt: skip
+        return {
+            "calls": len(made),
+            "tokens": sum(len(rows.turn(r)) for r in made),
+            "prompt_tokens": sum(len(rows.start(r["prompt_id"])) for r in made),
+        }
 
     evaluated = written("evaluate")
     for policy, answers in rows.answers.items():
@@ -302,8 +311,18 @@ def asked(rows: Rows) -> list[dict[str, int]]:
     words = sum(len(rows.text(r["to_id"]).split(" ")) + len(r["critique"].split(" ")) for r in revised)
     critique = {"calls": 2 * len(revised), "tokens": words, "prompt_tokens": 0}
     label = {**nothing, "calls": sum(row["annotator"]["kind"] == "ai" for row in rows.labels)}
-    return [written("sample", 0), critique, nothing, written("sample"), nothing, label, nothing,
-            written("best_of_n"), nothing, evaluated]  # fmt: skip
+    return [
+        written("sample", 0),
+        critique,
+        nothing,
+        written("sample"),
+        nothing,
+        label,
+        nothing,
+        written("best_of_n"),
+        nothing,
+        evaluated,
+    ]
 
 
 def flow(rows: Rows) -> list[dict[str, Any]]:
@@ -335,15 +354,23 @@ def flow(rows: Rows) -> list[dict[str, Any]]:
         {"in": 2 * prompts, "kept": len(revisions)},
         {"in": len(revisions), "kept": len(revisions) - empty},
         {"in": 3 * prompts, "kept": len(sampled)},
-        {"in": 3 * prompts + len(revised), "kept": len(pairs),
-         "two samples with the same text": same, "revision without a change": unchanged},
-        {"in": len(pairs), "kept": kept, "revision not confirmed by the judge": unconfirmed,
-         "no verdict could be read": len(pairs) - len(rows.opinions_of_pairs)},
+        {
+            "in": 3 * prompts + len(revised),
+            "kept": len(pairs),
+            "two samples with the same text": same,
+            "revision without a change": unchanged,
+        },
+        {
+            "in": len(pairs),
+            "kept": kept,
+            "revision not confirmed by the judge": unconfirmed,
+            "no verdict could be read": len(pairs) - len(rows.opinions_of_pairs),
+        },
         {"in": kept, "kept": kept},
         {"in": 4 * len(heldout), "kept": len(rows.of("best_of_n", "responses"))},
         {"in": prompts, "kept": prompts},
         {"in": 4 * len(heldout), "kept": sum(map(len, rows.answers.values()))},
-    ]  # fmt: skip
+    ]
 
 
 def end_of(following: dict[str, str], response: str) -> str:

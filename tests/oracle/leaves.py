@@ -1,4 +1,5 @@
-"""Printed figures as (path, value) leaves, each matched with exactly one oracle or one reason why it is no figure."""
+"""Printed figures as (path, value) leaves, each matched with exactly one oracle or one reason why it is no
+figure."""
 
 import dataclasses
 import math
@@ -11,7 +12,8 @@ NO_FIGURE = object()
 
 
 def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Everything in nested dictionaries and lists that is no text, by its dotted path; intervals are one leaf."""
+    """Everything in nested dictionaries and lists that is no text, by its dotted path; intervals are one
+    leaf."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         value = dataclasses.asdict(value)
     if isinstance(value, dict):
@@ -30,7 +32,8 @@ def is_interval(value: Any) -> bool:
 
 
 def close(printed: Any, computed: Any, tolerance: float) -> bool:
-    """Whether a printed figure is the computed one; None, nan and an edge that is open are all printed as None."""
+    """Whether a printed figure is the computed one; None, nan and an edge that is open are all printed as
+    None."""
     if isinstance(printed, list | tuple) or isinstance(computed, list | tuple):
         both = (list(printed or [None, None]), list(computed or [None, None]))
         return len(both[0]) == len(both[1]) and all(
@@ -45,10 +48,11 @@ def close(printed: Any, computed: Any, tolerance: float) -> bool:
 
 
 def check(printed: Any, oracles: dict[str, Any], no_figures: dict[str, str]) -> int:
-    """Assert that every leaf has one oracle, or a reason to have none, and that the oracles agree; → their number.
+    """Assert that every leaf has one oracle, or a reason to have none, and that the oracles agree; → their
+    number.
 
-    `oracles` maps a pattern of a path (`*` stands for one part of it and is passed on) to a function, or to a function
-    and its tolerance. Every pattern of both tables must be met, unless it begins with `?`.
+    `oracles` maps a pattern of a path (`*` stands for one part of it and is passed on) to a function, or to a
+    function and its tolerance. Every pattern of both tables must be met, unless it begins with `?`.
     """
     tables = [(pattern, regex(pattern.removeprefix("?")), entry) for pattern, entry in oracles.items()]
     tables += [(pattern, regex(pattern.removeprefix("?")), NO_FIGURE) for pattern in no_figures]

@@ -1,7 +1,8 @@
 """What a run's figures are computed from, read from its files as plain JSON and computed again by plain code.
 
-Gold truth comes from the texts, verdicts from the script that judged, divergences and rewards from forward passes of
-one response at a time; nothing is taken from what the project computed, except which rows belong together.
+Gold truth comes from the texts, verdicts from the script that judged, divergences and rewards from forward
+passes of one response at a time; nothing is taken from what the project computed, except which rows belong
+together.
 """
 
 import base64
@@ -141,7 +142,8 @@ class Rows:
         return self.turned({p: self.truth(p, r["text"]) for p, r in self.answers[policy].items()})
 
     def opinions(self, policy: str) -> Table:
-        """The same by the judge's probabilities; "all" is whether it believes so of every rule, where it read each."""
+        """The same by the judge's probabilities; "all" is whether it believes so of every rule, where it read
+        each."""
         found = {}
         for prompt, response in self.answers[policy].items():
             said = self.compliance(prompt, response["text"]) if prompt in self.judged else {}
@@ -186,7 +188,8 @@ class Rows:
         return tokens(response["token_ids"]) if response.get("token_ids") else self.written(response)
 
     def rewarded(self, response: dict[str, Any]) -> list[int]:
-        """The tokens that are rewarded: those of the text where special ones stand in it, which nobody has seen."""
+        """The tokens that are rewarded: those of the text where special ones stand in it, which nobody has
+        seen."""
         ids = self.turn(response)
         inside = ids[:-1] if response["finish"] == "stop" else ids
         special = {i for i, token in self.tokenizer.added_tokens_decoder.items() if token.special}
@@ -213,7 +216,8 @@ class Rows:
 
     @cached_property
     def kl(self) -> Table:
-        """policy → prompt → nats to base: exact at each place, of best of n at its tokens and log n − (n − 1)/n."""
+        """policy → prompt → nats to base: exact at each place, of best of n at its tokens and log n − (n −
+        1)/n."""
         found: Table = {}
         for policy, rows in self.answers.items():
             found[policy] = {}
@@ -280,7 +284,8 @@ class Rows:
 
     @cached_property
     def opinions_of_pairs(self) -> dict[str, float]:
-        """comparison → the probability that annotators together give to a, of those on which anything was said."""
+        """comparison → the probability that annotators together give to a, of those on which anything was
+        said."""
         found = {}
         for pair, by in self.said.items():
             votes = [over_orders(read[None]) for (kind, _), read in by.items() if kind != "ai"]

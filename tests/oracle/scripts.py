@@ -1,7 +1,9 @@
-"""A judge, a critic and a gold scorer over rules that any text keeps or breaks by chance, and that are often hard.
+"""A judge, a critic and a gold scorer over rules that any text keeps or breaks by chance, and that are often
+hard.
 
-The rules are about the count of words and letters, so that a random policy keeps each in about half of its responses.
-The judge errs, flips with the order, calls ties, refuses and returns NaN, all by a hash of what it is shown.
+The rules are about the count of words and letters, so that a random policy keeps each in about half of its
+responses. The judge errs, flips with the order, calls ties, refuses and returns NaN, all by a hash of what it
+is shown.
 """
 
 import hashlib
@@ -45,7 +47,8 @@ def complies(rule: str, text: str) -> list[float]:
 
 
 def prefers(rule: str, first: str, second: str) -> list[float]:
-    """P(A), P(B) of two responses in the order in which they are shown; some pairs are refused whatever the rule."""
+    """P(A), P(B) of two responses in the order in which they are shown; some pairs are refused whatever the
+    rule."""
     luck = chance("pair", rule, first, second)
     if luck < 0.05 or chance("refused", *sorted((first, second))) < 0.1:
         return [0.001, 0.001]

@@ -1,4 +1,5 @@
-"""The run of the oracles holds what it is made for, and the oracles find a figure that is wrong or that nobody checks."""
+"""The run of the oracles holds what it is made for, and the oracles find a figure that is wrong or that
+nobody checks."""
 
 from collections import Counter, defaultdict
 

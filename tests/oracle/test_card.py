@@ -1,7 +1,7 @@
 """Every figure of the judge's card, computed again from the script's verdicts on the audit's pairs.
 
-Which pairs are drawn, varied and attacked, and what an attack writes, is the audit's; what the judge says of them, the
-truth and all figures are computed here.
+Which pairs are drawn, varied and attacked, and what an attack writes, is the audit's; what the judge says of
+them, the truth and all figures are computed here.
 """
 
 import json
@@ -46,16 +46,26 @@ def project(folder: Path) -> Path:
     ]
     (folder / "constitution.json").write_text(json.dumps({"name": "counts", "principles": rules}))
     rows = [
-        {"messages": [{"role": "user", "content": f"tell me {'a fact ' if n % 2 else ''}about number {n}"}],
-         "tags": ["fact"] if n % 2 else ["talk"], **({"group": f"question {n // 2}"} if n < 30 else {})}
+        {
+            "messages": [
+                {"role": "user", "content": f"tell me {'a fact ' if n % 2 else ''}about number {n}"}
+            ],
+            "tags": ["fact"] if n % 2 else ["talk"],
+            **({"group": f"question {n // 2}"} if n < 30 else {}),
+        }
         for n in range(70)
-    ]  # fmt: skip
+    ]
     (folder / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     config = {
-        "name": "card", "constitution": "constitution.json", "prompts": "prompts.jsonl", "templates": "brief",
-        "gold": "tests.oracle.scripts:gold", "policy": {"engine": "scripted", "model": "tests.oracle.scripts:policy"},
-        "feedback": {"engine": "scripted", "model": "tests.oracle.scripts:feedback"}, "stages": [{"stage": "sample"}],
-    }  # fmt: skip
+        "name": "card",
+        "constitution": "constitution.json",
+        "prompts": "prompts.jsonl",
+        "templates": "brief",
+        "gold": "tests.oracle.scripts:gold",
+        "policy": {"engine": "scripted", "model": "tests.oracle.scripts:policy"},
+        "feedback": {"engine": "scripted", "model": "tests.oracle.scripts:feedback"},
+        "stages": [{"stage": "sample"}],
+    }
     (folder / "config.yaml").write_text(json.dumps(config))
     return folder / "config.yaml"
 
@@ -84,7 +94,8 @@ class Asked:
         self.rows = [row for case in audit.cases for row in self.of(case)]
 
     def of(self, case: Any) -> list[Row]:
-        """A pair under each of its rules: what was read in each order, over both, the truth, the prompt's cluster."""
+        """A pair under each of its rules: what was read in each order, over both, the truth, the prompt's
+        cluster."""
         q = case.question
         return [self.row(q.prompt, q.a, q.b, principle) for principle in q.principles]
 
@@ -94,10 +105,19 @@ class Asked:
         read = {order: answered(pair) for order, pair in raw.items()}
         shown = {order: p if order == "ab" else 1 - p for order, p in read.items() if p is not None}
         p = over_orders(list(shown.values())) if shown else None
-        return {"rule": principle.id, "a": a, "b": b, "shown": shown, "p": p, "verdict": side(p),
-                "mass": [sum(pair) for order, pair in raw.items() if order in shown],
-                "cluster": prompt.group or prompt.id, "truth": self.truth(prompt, a, b, principle.id),
-                "longer": "tie" if len(a) == len(b) else "a" if len(a) > len(b) else "b", "prompt": prompt}  # fmt: skip
+        return {
+            "rule": principle.id,
+            "a": a,
+            "b": b,
+            "shown": shown,
+            "p": p,
+            "verdict": side(p),
+            "mass": [sum(pair) for order, pair in raw.items() if order in shown],
+            "cluster": prompt.group or prompt.id,
+            "truth": self.truth(prompt, a, b, principle.id),
+            "longer": "tie" if len(a) == len(b) else "a" if len(a) > len(b) else "b",
+            "prompt": prompt,
+        }
 
     def said(self, prompt: Any, first: str, second: str, suffix: str) -> list[float]:
         return judge(self.templates.comparison(prompt.chat, first, second), suffix, ("A", "B"))
@@ -226,19 +246,34 @@ def oracles(asked: Asked) -> dict[str, Any]:
     bins = sorted({min(int(x * 10), 9) for x in p})
     every = [(o, x) for row in rows for o, x in row["shown"].items() if side(x) != "tie"]
     open_ = [row for row in rows if row["truth"] == "tie" and row["longer"] != "tie" and row["p"] is not None]
-    right = {kind: rate([(r, r["p"] != 0.5 and side_of(r) == r["truth"]) for r in known if r["longer"] == (r["truth"] if kind else other(r["truth"]))])
-             for kind in (True, False)}  # fmt: skip
+    right = {
+        kind: rate(
+            [
+                (r, r["p"] != 0.5 and side_of(r) == r["truth"])
+                for r in known
+                if r["longer"] == (r["truth"] if kind else other(r["truth"]))
+            ]
+        )
+        for kind in (True, False)
+    }
     length = {
-        "prefers_longer": {**rate([(r, r["verdict"] == r["longer"]) for r in open_ if r["verdict"] != "tie"]), "of": len(open_)},
+        "prefers_longer": {
+            **rate([(r, r["verdict"] == r["longer"]) for r in open_ if r["verdict"] != "tie"]),
+            "of": len(open_),
+        },
         "right_where_longer_is_better": right[True],
         "right_where_shorter_is_better": right[False],
-    }  # fmt: skip
+    }
     pairs, found = asked.reworded(), asked.attacks()
     dressed = {name: asked.dressed(name) for name in DRESSES}
-    consistency = {**wording(pairs), "by_principle": {
-        p.id: wording([pair for pair in pairs if pair[0]["rule"] == p.id])
-        for p in asked.audit.constitution.principles if p.paraphrases
-    }}  # fmt: skip
+    consistency = {
+        **wording(pairs),
+        "by_principle": {
+            p.id: wording([pair for pair in pairs if pair[0]["rule"] == p.id])
+            for p in asked.audit.constitution.principles
+            if p.paraphrases
+        },
+    }
     kinds = [attacked(found[attack.kind]) for attack in ATTACKS]
     families = {
         name: attacked([pair for a in ATTACKS if a.family == name for pair in found[a.kind]])
@@ -249,18 +284,27 @@ def oracles(asked: Asked) -> dict[str, Any]:
     drawn = len(asked.audit._drawn("written"))
     reliability = [(np.mean([p[i] for i in b]), np.mean([y[i] for i in b]), len(b)) for b in bin_of]
     whole: dict[str, Any] = {
-        "accuracy": {**accuracy(rows), "by_principle": {rule: accuracy(part) for rule, part in by_rule.items()}},
-        "order": {**order(rows), "by_principle": {rule: order(part) for rule, part in by_rule.items()},
-                  "first_position_rate": mean((x > 0.5) == (o == "ab") for o, x in every)},
+        "accuracy": {
+            **accuracy(rows),
+            "by_principle": {rule: accuracy(part) for rule, part in by_rule.items()},
+        },
+        "order": {
+            **order(rows),
+            "by_principle": {rule: order(part) for rule, part in by_rule.items()},
+            "first_position_rate": mean((x > 0.5) == (o == "ab") for o, x in every),
+        },
         "bias": {"length": length, **dressed},
         "consistency": consistency,
         "injection": {"families": families, "kinds": {str(n): kind for n, kind in enumerate(kinds)}},
-    }  # fmt: skip
+    }
     return {
         "pairs": lambda: len(asked.audit.cases),
         "verdicts": lambda: asked_for,
-        **{f"{name}/{'/'.join('*' * depth)}": lambda *parts, name=name: at(whole[name], "/".join(parts))
-           for name, depths in DEPTHS.items() for depth in depths},
+        **{
+            f"{name}/{'/'.join('*' * depth)}": lambda *parts, name=name: at(whole[name], "/".join(parts))
+            for name, depths in DEPTHS.items()
+            for depth in depths
+        },
         "calibration/ece": lambda: error["ece"],
         "calibration/ece_floor": lambda: error["ece_floor"],
         "calibration/ece_ci": (lambda: error["ece_ci"], 0.01),
@@ -273,7 +317,7 @@ def oracles(asked: Asked) -> dict[str, Any]:
         "readability/mass": lambda: mean(m for row in rows for m in row["mass"]),
         # Asked to write, the script writes A.
         "readability/written/*": lambda kind: min(32, drawn) if kind == "choice" else 0,
-    }  # fmt: skip
+    }
 
 
 DEPTHS = {

@@ -48,7 +48,8 @@ def test_every_figure_of_two_runs(
 
 
 def test_every_figure_of_labels_alone(runs: SimpleNamespace, rows: Rows) -> None:
-    """A run that stopped after its labels: nothing is printed of policies, and no number stands for nothing."""
+    """A run that stopped after its labels: nothing is printed of policies, and no number stands for
+    nothing."""
     printed = comparing.compare([runs.first, runs.labels])
     other = Rows(runs.labels, human_weight=0.5)
     nothing = {"n": 0, "groups": 0, "different": False, "value": None, "ci": None}

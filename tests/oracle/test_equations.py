@@ -1,4 +1,5 @@
-"""The project's intervals against the same equations solved by scipy, on samples that the oracles' runs do not hold."""
+"""The project's intervals against the same equations solved by scipy, on samples that the oracles' runs do
+not hold."""
 
 import math
 from typing import Any
@@ -15,7 +16,8 @@ BOUNDS = {"rate": (0.0, 1.0), "gap": (-1.0, 1.0), "positive": (0.0, math.inf), "
 
 
 def sample(seed: int, kind: str) -> tuple[list[float], list[Any]]:
-    """Values within bounds, of clusters of unequal size, or each its own: 0/1, soft, nearly all the same, heavy-tailed."""
+    """Values within bounds, of clusters of unequal size, or each its own: 0/1, soft, nearly all the same,
+    heavy-tailed."""
     rng = np.random.default_rng(seed)
     n = int(rng.choice([1, 2, 5, 20, 45, 120]))
     keys = list(range(n)) if seed % 3 == 0 else [int(k) for k in rng.integers(0, max(1, n // 3), n)]

@@ -1,4 +1,5 @@
-"""Runs with no and with one evaluated response and one comparison: nothing crashes, and no figure stands for nothing."""
+"""Runs with no and with one evaluated response and one comparison: nothing crashes, and no figure stands for
+nothing."""
 
 import json
 from pathlib import Path
@@ -15,9 +16,11 @@ from tests.oracle.rows import Rows
 from tests.oracle.test_show import labels, policies
 
 STAGES = [
-    {"stage": "sample", "k": 2, "max_tokens": 8}, {"stage": "pair", "limit": 1}, {"stage": "label"},
+    {"stage": "sample", "k": 2, "max_tokens": 8},
+    {"stage": "pair", "limit": 1},
+    {"stage": "label"},
     {"stage": "evaluate", "prompts": 1, "judge": 1, "max_tokens": 8},
-]  # fmt: skip
+]
 
 
 def optional(oracles: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,5 @@
-"""Every figure of report.html: the values that its template gets, its charts, and the numbers of its sentences and cells."""
+"""Every figure of report.html: the values that its template gets, its charts, and the numbers of its
+sentences and cells."""
 
 import html
 import math
@@ -142,9 +143,12 @@ def test_what_the_report_shares_with_show(page: dict[str, Any], runs: SimpleName
 
 
 def test_numbers_in_words_and_cells(page: dict[str, Any], runs: SimpleNamespace) -> None:
-    """Each number with a point that a sentence, a cell or a tip of the page says is one of the figures, rounded."""
-    figures = {"page": {key: value for key, value in page.items() if key not in ("constitution", "curves")},
-               "show": summarise(runs.first)}  # fmt: skip
+    """Each number with a point that a sentence, a cell or a tip of the page says is one of the figures,
+    rounded."""
+    figures = {
+        "page": {key: value for key, value in page.items() if key not in ("constitution", "curves")},
+        "show": summarise(runs.first),
+    }
     before = page["html"].partition("<h2>Stages</h2>")[0]
     cells = [re.sub(r"<[^>]+>", " ", cell) for cell in re.findall(r"<td.*?</td>", before, re.S)]
     tips = [
@@ -214,7 +218,8 @@ def test_examples_are_those_of_the_largest_gain(page: dict[str, Any], rows: Rows
 
 
 def test_doubtful_preferences(page: dict[str, Any], rows: Rows) -> None:
-    """Nearest to one half of those that something decides, and those whose annotators and rules lie furthest apart."""
+    """Nearest to one half of those that something decides, and those whose annotators and rules lie furthest
+    apart."""
 
     def read(pair: str) -> list[float]:
         return [over_orders(p) for by in rows.said[pair].values() for p in by.values()]
@@ -223,9 +228,13 @@ def test_doubtful_preferences(page: dict[str, Any], rows: Rows) -> None:
     nearest = sorted(abs(p - 0.5) for p in decided.values())[:4]
     assert [abs(shown.p_a - 0.5) for shown in page["pairs"]["uncertain"]] == pytest.approx(nearest)
     for shown in [*page["pairs"]["uncertain"], *page["pairs"]["disputed"]]:
-        (pair,) = [i for i, row in rows.comparisons.items()
-                   if (rows.text(row["a"]), rows.text(row["b"])) == (shown.a, shown.b) and i in rows.preferences
-                   and rows.preferences[i] == pytest.approx(shown.p_a)]  # fmt: skip
+        (pair,) = [
+            i
+            for i, row in rows.comparisons.items()
+            if (rows.text(row["a"]), rows.text(row["b"])) == (shown.a, shown.b)
+            and i in rows.preferences
+            and rows.preferences[i] == pytest.approx(shown.p_a)
+        ]
         assert sorted(p for _, p in shown.verdicts) == pytest.approx(sorted(read(pair)))
         assert shown.spread == pytest.approx(max(read(pair)) - min(read(pair)))
     spreads = sorted((max(read(i)) - min(read(i)) for i in rows.preferences), reverse=True)

@@ -143,12 +143,24 @@ def trained(rows: Rows) -> dict[str, Any]:
         "reward_model/baselines/longer": lambda: mean(r.right(r.longer())),
         "reward_model/baselines/constant": lambda: mean(r.right(r.constant())),
         "reward_model/reward_mean": (lambda: mean(reference), FORWARD),
-        "reward_model/reward_std": (lambda: mean((x - mean(reference)) ** 2 for x in reference) ** 0.5, FORWARD),
+        "reward_model/reward_std": (
+            lambda: mean((x - mean(reference)) ** 2 for x in reference) ** 0.5,
+            FORWARD,
+        ),
         "ppo/updates": lambda: len(online.updates),
         "ppo/episodes": lambda: 8 * len(online.updates),
         **{
             f"ppo/{name}": lambda name=name: online.over(name)
-            for name in ("kl", "reward_start", "reward_end", "score_start", "score_end", "length", "truncated", "entropy")
+            for name in (
+                "kl",
+                "reward_start",
+                "reward_end",
+                "score_start",
+                "score_end",
+                "length",
+                "truncated",
+                "entropy",
+            )
         },
         "best_of_n/n": lambda: 4,
         "best_of_n/prompts": lambda: len(rows.graded),
@@ -159,7 +171,7 @@ def trained(rows: Rows) -> dict[str, Any]:
         "best_of_n/curve/*/gold": lambda n: chosen.at(int(n), "gold")[0],
         "best_of_n/curve/*/gold_ci": lambda n: chosen.at(int(n), "gold")[1],
         "best_of_n/gao/*": lambda name: chosen.gao()[name],
-    }  # fmt: skip
+    }
 
 
 def test_the_labels_are_what_the_judge_said(rows: Rows) -> None:
@@ -175,7 +187,8 @@ def test_the_labels_are_what_the_judge_said(rows: Rows) -> None:
 
 
 def test_the_preferences_are_the_rule_of_the_docs(rows: Rows) -> None:
-    """docs/labelling.md: a judge's rules added as bounded logits, people as a share of votes, both mixed by weight."""
+    """docs/labelling.md: a judge's rules added as bounded logits, people as a share of votes, both mixed by
+    weight."""
     stored = {row["comparison_id"]: row["p_a"] for row in rows.of("label", "preferences")}
     assert stored.keys() == rows.preferences.keys()
     assert all(abs(stored[pair] - p) < 1e-9 for pair, p in rows.preferences.items())
