@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 Progress = Callable[[str], None]
-POLICY_STEPS, CHAT_STEPS, FEEDBACK_STEPS, WORD_STEPS, OWN_QUESTIONS = 1200, 300, 6000, 2500, 3000
+POLICY_STEPS, CHAT_STEPS, FEEDBACK_STEPS, WORD_STEPS, OWN_QUESTIONS = 1200, 600, 6000, 2500, 3000
 
 
 def _report(progress: Progress, name: str, text: str) -> None:
@@ -122,10 +122,8 @@ It knows that grammar and nothing else: outside it, replies and verdicts mean no
 `rlaif playground build`; `rlaif/playground/measure.py` measures what it can do.
 """
 DOES = {
-    "policy": "Its corpus mixes good and bad replies on purpose, so it insults, rambles, errs and helps "
-    "with harm.",
-    "feedback model": "It criticises, rewrites, compares and checks replies by a written rule, and makes "
-    "some mistakes.",
+    "policy": "Its corpus is by careful and by careless writers, so it insults, rambles, errs and helps with harm.",
+    "feedback model": "It criticises, rewrites, compares and checks replies by a written rule, and makes some mistakes.",
 }
 
 

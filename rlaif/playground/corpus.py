@@ -25,6 +25,7 @@ from rlaif.playground.grammar import (
     Question,
     sample_question,
     sample_reply,
+    sample_written,
 )
 from rlaif.playground.tokenizer import END
 from rlaif.playground.wordings import FAULTS, KINDS, NO_FAULT, SEEN, UNSEEN
@@ -131,7 +132,7 @@ def sample_word(rng: Random) -> str:
 def web_page(rng: Random) -> str:
     """One text of the policy's pretraining corpus: a chat, a forum post or a notice, good and bad alike."""
     question = sample_question(rng)
-    reply = sample_reply(rng, question)
+    reply = sample_written(rng, question)
     form = rng.random()
     if form < 0.6:
         return chat_text(question, reply)
@@ -160,7 +161,7 @@ class PolicyCorpus:
     def chat(self, rng: Random) -> Bundle:
         """A chat whose loss is on the reply."""
         question = sample_question(rng)
-        text = chat_text(question, sample_reply(rng, question))
+        text = chat_text(question, sample_written(rng, question))
         ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         start = ids.index(self.tokenizer.convert_tokens_to_ids("<|assistant|>"))
         return Bundle(ids, [0.1] * (start + 1) + [1.0] * (len(ids) - start - 1), [])
