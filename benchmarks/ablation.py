@@ -26,7 +26,8 @@ from transformers import LlamaForCausalLM, LlamaForSequenceClassification
 from rlaif.options import Ppo
 from rlaif.rl import cpu, heads
 from rlaif.rl import llama as decoder
-from rlaif.rl.ppo import PPO, PromptTokens
+from rlaif.rl.episodes import PromptTokens
+from rlaif.rl.ppo import PPO
 
 
 def plain_token_log_probs(final: heads.Final, tokens_N: Tensor, temperature: float = 1.0) -> Tensor:

@@ -118,7 +118,8 @@ def answer(figures: dict[str, Any]) -> None:
 def ours(options: dict[str, Any]) -> None:
     """rlaif's PPO; the plain `ModelReward` and models in the precision the stage would give them."""
     from rlaif.options import Ppo
-    from rlaif.rl.ppo import PPO, PromptTokens
+    from rlaif.rl.episodes import PromptTokens
+    from rlaif.rl.ppo import PPO
     from rlaif.rl.reward import ModelReward
 
     models, meter, bf16 = build(options), Meter(), options["dtype"] == "bfloat16"

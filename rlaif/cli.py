@@ -204,7 +204,7 @@ def compare(
 ) -> None:
     """Compare runs on the same held-out prompts."""
     from rlaif.report.compare import compare as compare_runs
-    from rlaif.report.compare import in_words
+    from rlaif.report.comparison_text import in_words
     from rlaif.report.run_reader import reached, require_trust
 
     if not trust and sys.stdin.isatty() and (found := reached(runs)):
@@ -329,7 +329,7 @@ def check(
 ) -> None:
     """Print versions and devices, and how a config's endpoints are."""
     from rlaif.config import find, load_config
-    from rlaif.preflight.opening import endpoint_health, environment
+    from rlaif.preflight.provenance import endpoint_health, environment
 
     data = environment()
     if config:

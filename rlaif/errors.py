@@ -3,8 +3,7 @@
 import re
 
 # All but tabs and line breaks of the control characters (C0, C1), those that turn the direction of writing,
-# and halves
-# of surrogate pairs, which no encoding has a form for.
+# and halves of surrogate pairs, which no encoding has a form for.
 OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 

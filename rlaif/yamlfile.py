@@ -113,8 +113,7 @@ def cut_texts(root: Any) -> Iterator[tuple[int, str, str]]:
     pairs = root.items() if isinstance(root, CommentedMap) else enumerate(root)
     for key, value in pairs:
         # Only what stands without quotes is a plain str. The comment behind a value is the third of its
-        # comments in
-        # a map and the first in a list; one that begins with a line end stands below it.
+        # comments in a map and the first in a list; one that begins with a line end stands below it.
         found = (root.ca.items.get(key) or ())[2 if isinstance(root, CommentedMap) else 0 :][:1]
         if type(value) is str and " " in value and found and found[0] and found[0].value.startswith("#"):
             yield found[0].start_mark.line + 1, value, found[0].value.split("\n")[0]

@@ -59,8 +59,7 @@ def test_money_by_hand():
 
 
 # 24 samples, then two rounds of 24 critiques and 24 revisions: a critique that had no revision yet is asked
-# again
-# (of a scripted model, whose answers are not cached).
+# again (of a scripted model, whose answers are not cached).
 @pytest.mark.parametrize(("cap", "again"), [(1, 0), (30, 6), (100, 20), (250, 0)])
 def test_a_budget_of_calls_is_met_exactly_and_the_run_continues_when_it_is_raised(project, cap, again):
     whole = run(project, out="whole")

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from rlaif import DISTRIBUTION, __version__
-from rlaif.preflight.opening import other_owners
+from rlaif.preflight.provenance import other_owners
 from rlaif.runs.storage import read_json, write_json
 from tests.fake_run import fake_run
 

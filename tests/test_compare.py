@@ -10,7 +10,8 @@ from rlaif.config import ModelConfig
 from rlaif.constitution import Constitution
 from rlaif.errors import UserError
 from rlaif.pages.page import standing
-from rlaif.report.compare import compare, in_words
+from rlaif.report.compare import compare
+from rlaif.report.comparison_text import in_words
 from rlaif.report.differences import affects_results, flat_config
 from rlaif.report.measures import arm_delta, with_seed_variance
 from rlaif.report.win_rates import united

@@ -14,9 +14,9 @@ from rlaif.engines import GenerateRequest
 from rlaif.engines.decoding import decode
 from rlaif.engines.shared import score_plain, score_shared
 from rlaif.options import Ppo
-from rlaif.rl.episodes import join
+from rlaif.rl.episodes import PromptTokens, join
 from rlaif.rl.forward import compare_responses, final_scores, response_logits
-from rlaif.rl.ppo import PPO, PromptTokens
+from rlaif.rl.ppo import PPO
 from rlaif.rl.pretraining import Pretraining
 from rlaif.rl.trunk import SharedTrunk
 from tests.elsewhere import HERE, second_device

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from rlaif.preflight.opening import git_revision
+from rlaif.preflight.provenance import git_revision
 
 
 def git(folder: Path, *words: str) -> str:

@@ -211,7 +211,7 @@ def test_mistakes_stop_the_run_at_once(project: Path, fault: str, words: str):
 
 
 def test_check_says_how_a_configs_endpoints_are(project: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("rlaif.preflight.opening.environment", lambda: {"rlaif": "here"})
+    monkeypatch.setattr("rlaif.preflight.provenance.environment", lambda: {"rlaif": "here"})
     with serving(Stub()) as url:
         command = ["check", str(endpoint_config(project, url))]
         told, data = (CliRunner().invoke(app, words).stdout for words in (command, [*command, "--json"]))

@@ -10,9 +10,11 @@ from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassifi
 
 from rlaif.options import Ppo
 from rlaif.rl import cpu
+from rlaif.rl.episodes import PromptTokens
 from rlaif.rl.experience import episode_ends, estimate_advantages
 from rlaif.rl.forward import choose_attention
-from rlaif.rl.ppo import PPO, NotFinite, PromptTokens
+from rlaif.rl.numerics import NotFinite
+from rlaif.rl.ppo import PPO
 from rlaif.rl.trunk import SharedTrunk
 
 EOS, PAD, WANTED = 1, 0, 7

@@ -6,7 +6,8 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
 
 from rlaif.options import Ppo
-from rlaif.rl.ppo import PPO, PromptTokens
+from rlaif.rl.episodes import PromptTokens
+from rlaif.rl.ppo import PPO
 from rlaif.rl.reward import zero_head
 
 

@@ -14,9 +14,10 @@ from rlaif.rl import lora
 from rlaif.rl import ppo as algorithm
 from rlaif.rl import ppo_checkpoint as checkpoint
 from rlaif.rl.forward import response_final, response_logits
-from rlaif.rl.ppo import PPO, trainable_weights
+from rlaif.rl.ppo import PPO
 from rlaif.rl.pretraining import Pretraining, blocks_of
 from rlaif.rl.trunk import SharedTrunk
+from rlaif.rl.weights import trainable_weights
 from tests.test_ppo import EOS, PAD, SIZES, prompts, trainer, wanted_share, weights
 
 TEXT = [[2, 5, 6, 7], [3, 9, 9], [4, 8, 10, 11, 12]]

@@ -11,7 +11,8 @@ import torch.distributed as dist
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
 
 from rlaif.options import Ppo
-from rlaif.rl.ppo import PPO, PromptTokens
+from rlaif.rl.episodes import PromptTokens
+from rlaif.rl.ppo import PPO
 from rlaif.rl.ranks import Ranks
 from rlaif.rl.sharding import full_tensor, shard
 from tests.launching import on_two

@@ -13,7 +13,8 @@ from rlaif.playground import POLICY
 from rlaif.playground.grammar import sample_question
 from rlaif.prompting.chat import encode_chat
 from rlaif.rl import reward as rewards
-from rlaif.rl.ppo import PPO, PromptTokens
+from rlaif.rl.episodes import PromptTokens
+from rlaif.rl.ppo import PPO
 from rlaif.rl.vllm_rollout import VllmSampler
 from tests.test_ppo_stage import rows_of, run_on_one_thread, stage_of
 

@@ -185,8 +185,7 @@ def _attend_to_kept(q: Tensor, k: Tensor, v: Tensor, before: Before, scale: floa
     H])."""
     keys, values = k[before.take].transpose(1, 2), v[before.take].transpose(1, 2)  # [B, Hkv, P, D]
     # The G query heads that share a key head are laid one after another as more queries, so that keys and
-    # values
-    # need not be copied: [B, S, H, D] → [B, Hkv, G, S, D] → [B, Hkv, G·S, D].
+    # values need not be copied: [B, S, H, D] → [B, Hkv, G, S, D] → [B, Hkv, G·S, D].
     grouped = before.group.rows(q).unflatten(2, (keys.shape[1], -1)).permute(0, 2, 3, 1, 4)
     b, heads, g, s, d = grouped.shape
     mask = None if before.valid is None else before.valid[:, None, None, :]

@@ -31,8 +31,7 @@ _IN_FLIGHT = (
 )
 _ANSWERS = 128  # answer tokens of one question: vLLM's own bound
 # Read by vLLM when it is imported: results own stdout, nothing is reported to anybody, and its processes
-# start clean
-# whatever this one did with the GPU before.
+# start clean whatever this one did with the GPU before.
 _SETTINGS = {
     "VLLM_LOGGING_STREAM": "ext://sys.stderr",
     "VLLM_LOGGING_LEVEL": "ERROR",

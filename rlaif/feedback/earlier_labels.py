@@ -19,8 +19,7 @@ from rlaif.runs.folder import Run
 from rlaif.runs.storage import read_json
 
 # The first that holds of a label counts. One that brings others with it stands before them: with `cot`
-# another template
-# is used, and another template words every principle anew.
+# another template is used, and another template words every principle anew.
 REASONS = {
     "comparison": "of comparisons that it has no labels of (its responses or pairs differ)",
     "question": "under a principle that it was not asked about",

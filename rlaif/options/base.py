@@ -12,8 +12,7 @@ if TYPE_CHECKING:
     from rlaif.options.plan import Asked, Plan
 
 # Marks an option that changes how a run is executed or watched, and its results by rounding at most: two runs
-# that
-# differ in such options alone are the same experiment.
+# that differ in such options alone are the same experiment.
 NO_EFFECT: dict[str, Any] = {"affects_results": False}
 # Mark an option that names something on this machine, looked up beside the config and made absolute when a
 # run begins:

@@ -67,8 +67,7 @@ CONTENT_WEIGHT = 4.0  # nouns and facts in what is written: a reviser that may g
 
 
 # The probe's labels: no fault or the kind of fault, 8 more in a second reply; then the kind of rule asked
-# about; then
-# which of the replies contain the forbidden word.
+# about; then which of the replies contain the forbidden word.
 RULE_LABEL = 2 * (1 + len(KINDS))
 WORD_LABEL = RULE_LABEL + len(KINDS)
 LABELS = WORD_LABEL + 4

@@ -4,25 +4,20 @@ from __future__ import annotations
 
 import fcntl
 import os
-import platform
 import re
 import shutil
-import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from rlaif import DISTRIBUTION, __version__
 from rlaif.config import Config, find, load_config
 from rlaif.constitution import Constitution
 from rlaif.errors import UserError
 from rlaif.extends import as_text
 from rlaif.feedback.gold import load_gold
 from rlaif.options.sources import source_kind
-from rlaif.plugin import own
+from rlaif.preflight.provenance import endpoints, manifest
 from rlaif.prompting.templates import Templates
 from rlaif.records import Prompt
 from rlaif.runs.folder import Run, label_files
@@ -33,7 +28,6 @@ from rlaif.runs.storage import fingerprint, put, read_json, seal, write_json
 _SERVING = "base_url|api_key_env|concurrency|patience|device|batch_tokens|gpu_memory"
 NO_INPUT = re.compile(r"^constitution$|^templates$|\.labels_from$|\.served_as$")
 CHANGEABLE = re.compile(rf"config\.(budget|prices|judge_card|threads|(policy|feedback)\.({_SERVING}))(\.|$)")
-REPORTED = ("torch", "transformers", "trl", "datasets", "accelerate", "openai", "vllm", "pydantic")
 
 
 def resolve(config: Config, base: Path) -> Config:
@@ -150,7 +144,7 @@ def _make(
     write_json(folder / "config.json", config.model_dump())
     write_json(folder / "constitution.json", constitution.model_dump())
     write_json(folder / "templates.json", templates.sources)
-    made = manifest(config, config_path, overrides, constitution, templates)
+    made = manifest(config, config_path, overrides, constitution, templates, inputs(config))
     files = {name: found for name, found in seal(folder).items() if name == "prompts.jsonl"}
     write_json(folder / "manifest.json", {**made, "files": files})
 
@@ -336,93 +330,6 @@ def flatten(data: Any, prefix: str = "") -> dict[str, Any]:
     }
 
 
-def manifest(
-    config: Config, config_path: Path, overrides: list[str], constitution: Constitution, templates: Templates
-) -> dict[str, Any]:
-    """What exactly this run is: versions, revision, machine, hashes, and the command that makes it again."""
-    settings = "".join(f" -s {override}" for override in overrides)
-    return {
-        "rlaif": __version__,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "name": config.name,
-        "seed": config.seed,
-        "command": f"rlaif run {config_path.name}{settings}",
-        "config_folder": str(config_path.parent),
-        "constitution_hash": constitution.hash,
-        "template_hashes": {name: templates.hash(name) for name in templates.sources},
-        "git": git_revision(config_path.parent),
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-        "cpus": os.cpu_count(),
-        "endpoints": endpoints(config),
-        "inputs": inputs(config),
-        "versions": {name: version(name) for name in REPORTED},
-        "status": "running",
-    }
-
-
-def endpoints(config: Config) -> dict[str, list[str]]:
-    """The addresses that a run asks, by role."""
-    roles = {"policy": config.policy, "feedback": config.feedback}
-    return {name: sorted(role.endpoints) if role.kind.served else [] for name, role in roles.items()}
-
-
-def version(package: str) -> str | None:
-    """The installed version of a package, None where it is not installed."""
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-# A repository's own settings name programs that git starts: none may run only because a config lies inside
-# it.
-GIT = (
-    "git",
-    "--no-optional-locks",
-    "-c",
-    "core.fsmonitor=false",
-    "-c",
-    f"core.hooksPath={os.devnull}",
-    "-c",
-    "protocol.allow=never",
-)
-GIT_ENVIRONMENT = {"GIT_ALLOW_PROTOCOL": "none", "GIT_NO_LAZY_FETCH": "1", "GIT_TERMINAL_PROMPT": "0"}
-
-
-def git_revision(folder: Path) -> str | None:
-    """The git revision of a folder, with "+changes" where its tree is not clean; None outside a repository.
-
-    The repository is not trusted: its hooks, file system monitor, filters, submodules and remotes are not
-    used.
-    """
-
-    def git(*words: str, settings: Sequence[str] = ()) -> str:
-        command = [
-            *GIT,
-            *(part for setting in settings for part in ("-c", setting)),
-            "-C",
-            str(folder),
-            *words,
-        ]
-        environment = {**os.environ, **GIT_ENVIRONMENT}
-        return subprocess.run(
-            command, capture_output=True, text=True, timeout=10, check=True, env=environment
-        ).stdout.strip()
-
-    try:
-        revision = git("rev-parse", "HEAD")
-        names = git("config", "--name-only", "--list").splitlines()
-        # An empty filter command is none; what a filter would hide then counts as a change.
-        unfiltered = [
-            f"{name}=" for name in names if re.fullmatch(r"filter\..*\.(clean|smudge|process)", name)
-        ]
-        status = ("status", "--porcelain", "--untracked-files=no", "--ignore-submodules=all")
-        return revision + ("+changes" if git(*status, settings=unfiltered) else "")
-    except (OSError, subprocess.SubprocessError, UnicodeDecodeError):
-        return None
-
-
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Hold a run folder: a second process is refused instead of writing into the same files."""
@@ -445,44 +352,3 @@ def locked(folder: Path) -> Iterator[None]:
                 "wait for it, or name another folder with --out",
             ) from None
         yield
-
-
-def endpoint_health(config: Config) -> dict[str, str]:
-    """Each endpoint of a config in words: what it serves, or why it does not answer."""
-    served = [role for role in (config.policy, config.feedback) if role.kind.served]
-    found: dict[str, str] = {}
-    for role in served:
-        found |= own(role.kind.opens)(role).health()
-    return found
-
-
-def other_owners() -> dict[str, str]:
-    """Other installed packages with a module or command `rlaif`, whose files and ours overwrite each
-    other."""
-    commands = metadata.entry_points(group="console_scripts", name="rlaif")
-    names = {script.dist.name for script in commands if script.dist}
-    names.update(metadata.packages_distributions().get("rlaif", []))
-    return {
-        f"{name} {version(name)}": f"has a module or a command rlaif, too: pip uninstall {name}, "
-        f"then install {DISTRIBUTION} again (pip install --force-reinstall --no-deps)"
-        for name in sorted(names)
-        if re.sub(r"[-_.]+", "-", name).lower() != DISTRIBUTION
-    }
-
-
-def environment() -> dict[str, Any]:
-    """Versions and devices of this machine, for `rlaif check`."""
-    found: dict[str, Any] = {
-        "rlaif": __version__,
-        "python": platform.python_version(),
-        "cpus": os.cpu_count(),
-    }
-    found |= {name: version(name) or "not installed" for name in REPORTED}
-    if conflicts := other_owners():
-        found["conflicts"] = conflicts
-    if version("torch"):
-        import torch
-
-        gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-        found["gpus"] = gpus or "none"
-    return found

@@ -22,10 +22,11 @@ from rlaif.forecasts import kappa_interval
 from rlaif.intervals import ANY, mean_interval
 from rlaif.metrics import METRICS, Metric
 from rlaif.pages import charts
-from rlaif.pages.page import ci, fixed, percent, signed, standing, write_page
+from rlaif.pages.page import ci, fixed, percent, signed, write_page
 from rlaif.prompting.templates import Templates
 from rlaif.records import Comparison, Preference, Prompt, verdict_of
 from rlaif.report.arms import LETTERS, Arm, Side, arms_of
+from rlaif.report.comparison_text import capital
 from rlaif.report.differences import differences, same_experiment
 from rlaif.report.examples import Case, extremes, prompt_text, reply
 from rlaif.report.measures import Table, arm_delta, arm_deltas, averaged, compliance
@@ -90,25 +91,6 @@ def compare(
             metrics=METRICS,
         )
     return data
-
-
-def in_words(data: dict[str, Any]) -> list[str]:
-    """A comparison as lines of text: the answer, then each figure with its interval."""
-    lines: list[str] = []
-    for pair in (data, *data["others"]):
-        lines += [
-            pair["verdict"]["text"],
-            pair["verdict"]["principles"],
-            *_lines(pair),
-            *(f"note: {note}" for note in pair["notes"]),
-            "",
-        ]
-    return lines[:-1]
-
-
-def capital(text: str) -> str:
-    """The text with a capital first letter."""
-    return text[:1].upper() + text[1:]
 
 
 def _facts(side: Side) -> dict[str, Any]:
@@ -454,48 +436,3 @@ class Pair:
             ]
             replies = [replace(shown, kept=truth) for shown, truth in zip(replies, kept, strict=True)]
         return Case(prompt.id, prompt_text(self.a.first.evidence, prompt.id), tuple(replies))
-
-
-def _lines(pair: dict[str, Any]) -> list[str]:
-    a, b = pair["between"]
-    win, lines = pair["win_rate"], []
-    if win["n"]:
-        equal = win["length_controlled"]
-        level = (
-            f"{fixed(equal['value'], 3)} {ci(equal['ci'], 3)}"
-            if equal["reason"] is None
-            else f"cannot be told ({equal['reason']})"
-        )
-        lines.append(
-            f"win rate of {a} over {b} (judge, both orders): {fixed(win['value'], 3)} {ci(win['ci'], 3)}, "
-            f"ties {fixed(win['ties'])}, verdicts that flip with the order {fixed(win['order_flip_rate'])} "
-            f"{ci(win['order_flip_rate_ci'])}, unreadable {fixed(win['invalid'])} {ci(win['invalid_ci'])}, "
-            f"n {win['n']}; at equal length {level}"
-        )
-    for kind in ("gold", "compliance"):
-        for name, change in (pair.get(kind) or {}).get("delta", {}).items():
-            sides = f"{fixed(pair[kind][a][name], 3)} and {fixed(pair[kind][b][name], 3)}"
-            lines.append(
-                f"{'gold' if kind == 'gold' else 'judge'} {name}: {sides}, {a} − {b} "
-                f"{signed(change['value'], 3)} "
-                f"{ci(change['ci'], 3)}, {standing(change, a, b, pair['same_config'])}"
-            )
-    for metric in METRICS if pair["prompts"] else ():
-        figure, digits = pair[metric.key], metric.digits
-        change = figure["delta"]
-        lines.append(
-            f"{metric.key}: {fixed(figure[a], digits)} and {fixed(figure[b], digits)}, "
-            f"{signed(change['value'], digits)} {ci(change['ci'], digits)}"
-        )
-    labels = pair["labels"]
-    lines.append(
-        f"labels: {labels['shared']} comparisons labelled by both"
-        + (
-            f", agreement {fixed(labels['agreement'], 3)} {ci(labels['agreement_ci'], 3)}, kappa "
-            f"{fixed(labels['kappa'], 3)} {ci(labels['kappa_ci'], 3)}"
-            if labels["shared"]
-            else ""
-        )
-    )
-    keys = [key for kind in pair["differs"].values() for key in kind]
-    return [*lines, f"differs: {', '.join(keys) or 'nothing'}"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -130,3 +131,17 @@ def micro_batches(rows: Tensor, length_B: Tensor, limit: int) -> list[Tensor]:
         groups.append(ordered[cut[end] : end])
         end = cut[end]
     return groups[::-1]
+
+
+@dataclass(frozen=True)
+class PromptTokens:
+    """A prompt as the policy reads it, and whatever the reward function wants to know of it."""
+
+    ids: list[int]
+    source: Any = None
+
+
+def flat_states(rows: Tensor, count_B: Tensor, *whole: Tensor) -> tuple[Tensor, ...]:
+    """The first `count_B` entries of some rows, in the order of `Episodes.states`. → each N"""
+    row_N, step_N = length_mask(count_B).nonzero(as_tuple=True)
+    return tuple(x[rows[row_N], step_N] for x in whole)

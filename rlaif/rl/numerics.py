@@ -135,3 +135,17 @@ class KlController:
         if self.target is not None:
             error = min(max(kl / self.target - 1, -0.2), 0.2)
             self.coef *= 1 + error * episodes / self.horizon
+
+
+class NotFinite(ArithmeticError):
+    """A number of the update is NaN or infinite; nothing was changed by the step that would have used it."""
+
+    def __init__(self, name: str, value: float) -> None:
+        self.name, self.value = name, value
+        super().__init__(f"{name} is {value}")
+
+
+def require_finite(**numbers: Tensor) -> None:
+    for name, value in numbers.items():
+        if not torch.isfinite(value):
+            raise NotFinite(name, float(value))

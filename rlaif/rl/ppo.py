@@ -1,9 +1,7 @@
-"""PPO for language models (arXiv 1707.06347; for text arXiv 1909.08593, 2203.02155), top to bottom in one
-file.
+"""PPO for language models (arXiv 1707.06347; for text arXiv 1909.08593, 2203.02155), top to bottom.
 
 An update: sample a response to each prompt (T as asked, no filter) → score it at its end → per-token rewards
-−β·KL plus the score → GAE with γ = 1 → epochs of clipped policy and value steps. docs/ppo.md walks through
-it.
+−β·KL plus the score → GAE with γ = 1 → epochs of clipped policy and value steps. See docs/ppo.md.
 
 Of the implementation details that matter, these are here: masks from lengths and never from token values;
 logits divided by the temperature before every log-probability, log-softmax in fp32; no dropout; the score at
@@ -12,8 +10,7 @@ or the loss and exact in the report; β fixed or adaptive; advantages whitened w
 from the unwhitened ones; both losses clipped, gradients of policy and value model clipped separately; token
 means over the whole minibatch however it is cut into micro-batches; Adam with ε = 1e-5; warm-up of the rate
 and of the critic; a pre-training mix; an average of the weights. Left out: discounting by default and an
-entropy bonus. All randomness of an update comes from a seed and its number, so no generator's state need be
-kept.
+entropy bonus. All randomness of an update comes from a seed and its number, so no generator's state is kept.
 """
 
 from __future__ import annotations
@@ -23,7 +20,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -32,7 +29,7 @@ from torch import Tensor
 from rlaif.options import Ppo
 from rlaif.rl import numerics
 from rlaif.rl.cpu import keep_memory, linear_layers
-from rlaif.rl.episodes import Episodes, length_mask, micro_batches
+from rlaif.rl.episodes import Episodes, PromptTokens, flat_states, length_mask, micro_batches
 from rlaif.rl.experience import (
     Ends,
     Experience,
@@ -44,32 +41,18 @@ from rlaif.rl.experience import (
 from rlaif.rl.forward import choose_attention, precision, response_final, response_values, to_bf16
 from rlaif.rl.heads import COMPARED, compare, token_log_probs
 from rlaif.rl.lora import switched_off
+from rlaif.rl.numerics import require_finite
 from rlaif.rl.pretraining import Pretraining
 from rlaif.rl.ranks import SINGLE_PROCESS, Ranks, gather_episodes
 from rlaif.rl.rollout import Stops, rollout
 from rlaif.rl.sharding import full_tensor, run_in_forward, unsharded
+from rlaif.rl.weights import trainable_weights, update_average, use_average
 from rlaif.runs.seeds import derive_seed
 
 Reward = Callable[[Episodes, Sequence[Any]], Tensor]  # (episodes, each prompt's `source`) → score_B
 Sampler = Callable[[Any, list[list[int]], int], Episodes]  # (policy, prompts, seed) → with `behaviour_BR`
 SUMS = ("value_loss", "policy_loss", "clip_fraction", "approx_kl")  # of a step, over its micro-batches
 Plan = list[list[Tensor]]  # minibatches of micro-batches of row numbers
-
-
-class NotFinite(ArithmeticError):
-    """A number of the update is NaN or infinite; nothing was changed by the step that would have used it."""
-
-    def __init__(self, name: str, value: float) -> None:
-        self.name, self.value = name, value
-        super().__init__(f"{name} is {value}")
-
-
-@dataclass(frozen=True)
-class PromptTokens:
-    """A prompt as the policy reads it, and whatever the reward function wants to know of it."""
-
-    ids: list[int]
-    source: Any = None
 
 
 class PPO:
@@ -102,14 +85,11 @@ class PPO:
         self.options, self.eos, self.pad, self.seed, self.autocast = options, eos, pad, seed, autocast
         self.stops, self.pretraining, self.ranks, self.sampler = stops, pretraining, ranks, sampler
         # With one minibatch the first step reads the whole batch by the weights that sampled it. Two passes
-        # are then
-        # not made twice: the value model's, whose gradient is taken as the batch is measured, and the
-        # policy's, whose
-        # last hidden states are kept from sampling.
+        # are then not made twice: the value model's, whose gradient is taken as the batch is measured, and
+        # the policy's, whose last hidden states are kept from sampling.
         self.reuses_passes = options.minibatches == 1 and ranks.count == 1 and sampler is None
         # Not so in bf16: there the sampler's states round otherwise than the whole pass by which the
-        # reference is
-        # read, and the difference would be penalised as KL at every token.
+        # reference is read, and the difference would be penalised as KL at every token.
         self.keeps_states = self.reuses_passes and not autocast
         self.device: torch.device = policy.device
         keep_memory(self.device)
@@ -135,12 +115,12 @@ class PPO:
         measured, value_loss = self.measure_batch(episodes, plan, ends)
         # 4. Token rewards, advantages and returns.
         experience = estimate_advantages(self.options, kl_coef, number, episodes, ends, measured)
-        _require_finite(reward=experience.reward_B.sum())
+        require_finite(reward=experience.reward_B.sum())
         # 5. Epochs of optimiser steps on the minibatches.
         losses, log_prob_BR = self.optimize(experience, plan, number, value_loss)
         experience = replace(experience, log_prob=log_prob_BR)
         # 6. Update the moving average of the weights.
-        self.update_ema()
+        update_average(self.policy, self.average, self.options.ema or 0.0)
         metrics = {
             "update": number,
             "episodes": number * self.options.batch_size,
@@ -168,18 +148,8 @@ class PPO:
         generator = torch.Generator(self.device).manual_seed(number)
         o, ranks = self.options, self.ranks if len(ids) >= self.ranks.count else SINGLE_PROCESS
         with self._precision(), unsharded(self.policy):
-            mine = rollout(
-                self.policy,
-                ids,
-                o.max_tokens,
-                o.temperature,
-                self.eos,
-                self.pad,
-                generator,
-                self.stops,
-                ranks,
-                self.keeps_states,
-            )
+            how = (self.eos, self.pad, generator, self.stops, ranks, self.keeps_states)
+            mine = rollout(self.policy, ids, o.max_tokens, o.temperature, *how)
         return gather_episodes(ranks, ids, mine, self.pad)
 
     @torch.no_grad()
@@ -194,7 +164,7 @@ class PPO:
         scores_B = torch.zeros(len(episodes), device=self.device)
         scores_B[mine] = found.to(self.device)
         self.ranks.all_reduce(scores_B)
-        _require_finite(score=scores_B.sum())
+        require_finite(score=scores_B.sum())
         return scores_B
 
     def _reference(self) -> AbstractContextManager[Any]:
@@ -252,7 +222,7 @@ class PPO:
                         mine = {name: x[rows] for name, x in measured.items()}
                         value_loss += self._first_value_backward(found["value"], mine, own, ends)
         self.ranks.all_reduce(*measured.values())
-        _require_finite(exact_kl=measured["exact_kl"].sum(), value=measured["value"].sum())
+        require_finite(exact_kl=measured["exact_kl"].sum(), value=measured["value"].sum())
         return measured, value_loss
 
     @torch.enable_grad()
@@ -352,7 +322,7 @@ class PPO:
         totals["value_grad_norm"] = self._clip(self.value)
         if trains_policy:
             totals["grad_norm"] = self._clip(self.policy)
-        _require_finite(**totals)
+        require_finite(**totals)
         self._apply(self.value_optimizer)
         if not trains_policy:  # on a shared trunk the value loss has left gradients
             self.optimizer.zero_grad(set_to_none=True)
@@ -372,8 +342,7 @@ class PPO:
         trains_policy: bool,
         value_loss: Tensor | None,
     ) -> tuple[dict[str, Tensor], Tensor]:
-        """Gradients of one minibatch, micro-batch by micro-batch. → sums of the step, every token's ratio
-        N"""
+        """Gradients of one minibatch. → sums of the step, every token's ratio N"""
         totals: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=self.device))
         ratios = [torch.ones(1, device=self.device)]
         rows_B = torch.cat(minibatch)
@@ -399,8 +368,7 @@ class PPO:
         return totals, torch.cat(ratios)
 
     def _empty_step(self, experience: Experience, old_BR: Tensor, rows: Tensor, trains_policy: bool) -> None:
-        """A pass without effect, while other processes have one more micro-batch: a sharded model needs all
-        of them."""
+        """A pass without effect while others have one more micro-batch: a sharded model needs all of them."""
         part = experience.episodes.select(rows)
         (0 * self._value_loss(experience, part, rows)).backward()
         if trains_policy:
@@ -417,7 +385,7 @@ class PPO:
         count_B = experience.states_B[rows]
         with self._precision():
             values_N = response_values(self.value, part, count_B)
-        old_N, returns_N = _flat(rows, count_B, experience.value, experience.returns)
+        old_N, returns_N = flat_states(rows, count_B, experience.value, experience.returns)
         return numerics.value_loss(values_N, old_N, returns_N, self.options.value_clip).sum()
 
     def _policy_loss(
@@ -429,12 +397,11 @@ class PPO:
         log_prob_N = self._log_probs(part, o.temperature)
         if part.final_BRD is not None:
             # The weights are still the sampler's, but this pass rounds otherwise than the decode loop does:
-            # with its
-            # own numbers as the old ones the first ratio is exactly 1.
+            # with its own numbers as the old ones the first ratio is exactly 1.
             row_N, step_N = part.mask_BR.nonzero(as_tuple=True)
             old_BR[rows[row_N], step_N] = log_prob_N.detach()
         of_batch = (old_BR, e.sampler_log_prob, e.reference, e.advantage)
-        old_N, sampler_N, reference_N, advantages_N = _flat(rows, part.response_B, *of_batch)
+        old_N, sampler_N, reference_N, advantages_N = flat_states(rows, part.response_B, *of_batch)
         loss_N = numerics.policy_loss(log_prob_N, old_N, advantages_N, o.clip, o.dual_clip)
         if o.importance_cap is not None:
             loss_N = loss_N * (old_N - sampler_N).exp().clamp(max=o.importance_cap)
@@ -465,19 +432,9 @@ class PPO:
         self.ranks.all_reduce(total)
         return total
 
-    @torch.no_grad()
     def use_average(self) -> None:
         """Put the average of the weights, where one is kept, in their place: the end of a training."""
-        weights = trainable_weights(self.policy)
-        for name, mean in self.average.items():
-            weights[name].copy_(mean)
-
-    @torch.no_grad()
-    def update_ema(self) -> None:
-        """Move the average of the weights towards them by 1 − `ema`."""
-        weights = trainable_weights(self.policy)
-        for name, mean in self.average.items():
-            mean.lerp_(weights[name], 1 - (self.options.ema or 0.0))
+        use_average(self.policy, self.average)
 
     def _clip(self, model: Any) -> Tensor:
         return full_tensor(torch.nn.utils.clip_grad_norm_(model.parameters(), self.options.max_grad_norm))
@@ -485,20 +442,3 @@ class PPO:
     def _apply(self, optimizer: torch.optim.Optimizer) -> None:
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-
-
-def trainable_weights(model: Any) -> dict[str, Tensor]:
-    """The weights that training changes, by name."""
-    return {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
-
-
-def _flat(rows: Tensor, count_B: Tensor, *whole: Tensor) -> tuple[Tensor, ...]:
-    """The first `count_B` entries of some rows, in the order of `Episodes.states`. → each N"""
-    row_N, step_N = length_mask(count_B).nonzero(as_tuple=True)
-    return tuple(x[rows[row_N], step_N] for x in whole)
-
-
-def _require_finite(**numbers: Tensor) -> None:
-    for name, value in numbers.items():
-        if not torch.isfinite(value):
-            raise NotFinite(name, float(value))

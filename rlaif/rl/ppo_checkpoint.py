@@ -18,8 +18,9 @@ from torch import Tensor
 
 from rlaif.errors import UserError
 from rlaif.rl.checkpoints import damage_of_checkpoint, seal_checkpoint
-from rlaif.rl.ppo import PPO, trainable_weights
+from rlaif.rl.ppo import PPO
 from rlaif.rl.sharding import full_state, gather_full, local_shard, local_state
+from rlaif.rl.weights import trainable_weights
 from rlaif.runs.storage import put, read_json, write_json
 
 KEPT = 2

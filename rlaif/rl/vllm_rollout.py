@@ -23,7 +23,7 @@ from rlaif.errors import UserError
 from rlaif.options import Ppo
 from rlaif.rl.episodes import Episodes, join
 from rlaif.rl.lora import merged
-from rlaif.rl.ppo import NotFinite
+from rlaif.rl.numerics import NotFinite
 from rlaif.rl.rollout import Stops
 from rlaif.runs.seeds import derive_seed
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -15,6 +18,7 @@ from rlaif.runs.lookup import damaged, drop_torn_line, json_rows, key_of, whole_
 from rlaif.runs.storage import sync, write_text
 
 R = TypeVar("R", bound=Record)
+T = TypeVar("T")
 
 
 class RowFile(Generic[R]):
@@ -155,3 +159,22 @@ def _double_key(line: str) -> str | None:
 
     json.loads(line, object_pairs_hook=check)
     return double[0] if double else None
+
+
+@contextmanager
+def patient_collector() -> Iterator[None]:
+    """With Python looking for cyclic garbage less often: a chunk's labels are many objects, and none is in a
+    cycle."""
+    before = gc.get_threshold()
+    gc.set_threshold(20 * before[0], *before[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
+
+
+def pieces(rows: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Rows in lists of `size`, the last one shorter."""
+    iterator = iter(rows)
+    while piece := list(islice(iterator, size)):
+        yield piece

@@ -13,12 +13,10 @@ earlier_labels.jsonl.
 
 from __future__ import annotations
 
-import gc
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
-from itertools import combinations, islice
+from itertools import combinations
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -44,7 +42,7 @@ from rlaif.options.modes import PAIRWISE
 from rlaif.records import Comparison, Label, Preference, Prompt, Response, with_content_id
 from rlaif.runs.folder import Stage, label_files
 from rlaif.runs.lookup import Lookup, whole_lines
-from rlaif.runs.rows import RowFile
+from rlaif.runs.rows import RowFile, patient_collector, pieces
 from rlaif.runs.seeds import derive_seed
 from rlaif.training.sampling import refuse_none_taken
 
@@ -86,18 +84,6 @@ def _run(stage: Stage[LabelOptions]) -> None:
     stage.save("running", **{"in": total, "kept": kept})
 
 
-@contextmanager
-def patient_collector() -> Iterator[None]:
-    """With Python looking for cyclic garbage less often: a chunk's labels are many objects, and none is in a
-    cycle."""
-    before = gc.get_threshold()
-    gc.set_threshold(20 * before[0], *before[1:])
-    try:
-        yield
-    finally:
-        gc.set_threshold(*before)
-
-
 class Questions:
     """The comparisons of a stage with their texts and principles, read from disk as they are asked for."""
 
@@ -137,13 +123,6 @@ class Questions:
         return tuple(p for p in applicable if self.subset is None or p in self.subset)
 
 
-def pieces(rows: Iterable[T], size: int) -> Iterator[list[T]]:
-    """Rows in lists of `size`, the last one shorter."""
-    iterator = iter(rows)
-    while piece := list(islice(iterator, size)):
-        yield piece
-
-
 class LabelSource:
     """Where a chunk gets its labels: the stage's own rows, an earlier run's, people's, and the judge's."""
 
@@ -174,9 +153,8 @@ class LabelSource:
         """Let the judge through the gate, once, before its first label of this stage."""
         if not self.examined:
             # Its card is of its verdicts on pairs, whatever it is asked afterwards. Where verdicts depend on
-            # the company
-            # they are read in, those that a cache would spare the labels would be another company after a
-            # kill.
+            # the company they are read in, those that a cache would spare the labels would be another company
+            # after a kill.
             aside = self.judge.engine.batched
             check_judge(self.stage, replace(self.judge, mode=PAIRWISE, aside=aside), self.questions)
         self.examined = True

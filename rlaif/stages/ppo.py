@@ -29,7 +29,9 @@ from rlaif.training.rewards import Opened, fitting_prompts, fix_scales, open_rew
 from rlaif.training.tracking import open_tracker
 
 if TYPE_CHECKING:
-    from rlaif.rl.ppo import PPO, Experience, NotFinite, PromptTokens
+    from rlaif.rl.episodes import PromptTokens
+    from rlaif.rl.numerics import NotFinite
+    from rlaif.rl.ppo import PPO, Experience
     from rlaif.rl.pretraining import Pretraining
     from rlaif.rl.ranks import Ranks
     from rlaif.rl.vllm_rollout import VllmSampler
@@ -222,7 +224,7 @@ def _pretraining(stage: Stage[Ppo], tokenizer: Any, room: int) -> Pretraining | 
 def _train(stage: Stage[Ppo], parts: Parts, metrics: JsonlLog, samples: JsonlLog) -> None:
     """Update after update, from the last checkpoint where there is one."""
     from rlaif.rl import ppo_checkpoint as checkpoint
-    from rlaif.rl.ppo import NotFinite
+    from rlaif.rl.numerics import NotFinite
 
     o, folder = stage.options, stage.dir / "checkpoints"
     done, damaged = checkpoint.resume(folder, parts.ppo)

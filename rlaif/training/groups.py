@@ -20,9 +20,8 @@ import torch
 from rlaif.engines.loading import context_length, eos_ids, load_causal_lm, load_tokenizer
 from rlaif.prompting.chat import has_chat_template
 from rlaif.rl.checkpoints import publish, train_once, write_model
-from rlaif.rl.episodes import Episodes, join
+from rlaif.rl.episodes import Episodes, PromptTokens, join
 from rlaif.rl.forward import compare_responses
-from rlaif.rl.ppo import PromptTokens
 from rlaif.rl.ranks import SINGLE_PROCESS, Ranks, gather_episodes
 from rlaif.rl.rollout import Stops, rollout
 from rlaif.rl.texts import texts_of, turn_end

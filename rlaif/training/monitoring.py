@@ -16,7 +16,7 @@ from rlaif.stats import mean, std
 from rlaif.training.rewards import pointwise
 
 if TYPE_CHECKING:
-    from rlaif.rl.ppo import PromptTokens
+    from rlaif.rl.episodes import PromptTokens
 
 UNREAD = 0.05  # share of a source's opinions that are missing, from which on it is to be doubted
 STILL = 0.01  # nats a response from the starting policy: nearer to it, a policy has not moved

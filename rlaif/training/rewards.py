@@ -28,8 +28,7 @@ from rlaif.stats import mean, std
 
 if TYPE_CHECKING:
     from rlaif.rl.ensemble import Ensemble
-    from rlaif.rl.episodes import Episodes
-    from rlaif.rl.ppo import PromptTokens
+    from rlaif.rl.episodes import Episodes, PromptTokens
     from rlaif.rl.reward import FunctionReward, ModelReward, Rewards, Scorer
 
 REFERENCE_SAMPLES = 256  # responses of the starting policy that fix the scores' scale
@@ -206,7 +205,7 @@ def fitting_prompts(
     Training prompts that leave no room for a response, or that the chat template or a source cannot read, are
     dropped and counted.
     """
-    from rlaif.rl.ppo import PromptTokens
+    from rlaif.rl.episodes import PromptTokens
     from rlaif.rl.reward import NO_ROOM
 
     def fitting(prompts: list[Prompt], dropped: Counter[str]) -> list[PromptTokens]:

@@ -76,8 +76,8 @@ MUTANTS = (
     seen("critique.few_shot", "few = stage.options.few_shot", "few = 2"),
     seen(
         "critique.temperature",
-        "ask(job), stage.options.max_tokens, stage.options.temperature",
-        "ask(job), stage.options.max_tokens, 1.0",
+        "stage.options.temperature,\n            seed=derive_seed(stage.seed, what",
+        "1.0,\n            seed=derive_seed(stage.seed, what",
     ),
     seen("critique.rounds", "for round in range(1, stage.options.rounds + 1)", "for round in range(1, 2)"),
     seen("critique.critique", "todo if stage.options.critique else []", "todo"),
@@ -200,8 +200,8 @@ MUTANTS = (
     ),
     Mutant("a - b - margin * (2 * p_a - 1)", "a - b - margin", "test_reward_more", "margin"),
     Mutant(
-        '"n_train": len(train), "n_heldout": len(heldout)',
-        '"n_train": len(heldout), "n_heldout": len(train)',
+        '"n_train": len(train),\n        "n_heldout": len(heldout),',
+        '"n_train": len(heldout),\n        "n_heldout": len(train),',
         "test_reward_more test_reward",
         "learns_which or measured",
     ),
@@ -240,7 +240,12 @@ MUTANTS = (
     Mutant("(number - first) / o.warmup", "number / o.warmup", "test_ppo", "warms_up"),
     Mutant('kl_coef if o.kl_in == "reward" else 0.0', "kl_coef", "test_ppo_options", "kl_in"),
     Mutant("else ends.score_B - o.missing_eos_penalty", "else ends.score_B - 1.0", "test_ppo", "truncated"),
-    Mutant("1 - (self.options.ema or 0.0)", "(self.options.ema or 0.0)", "test_ppo_options", "average"),
+    Mutant(
+        "mean.lerp_(weights[name], 1 - decay)",
+        "mean.lerp_(weights[name], decay)",
+        "test_ppo_options",
+        "average",
+    ),
     Mutant("> (self.options.stop_kl or math.inf)", "> math.inf", "test_ppo_options", "far_enough"),
     Mutant(".clamp(max=o.importance_cap)", "", "test_ppo_options", "sampler"),
     Mutant("(pretraining.coef * loss).backward()", "loss.backward()", "test_ppo_options", "mix"),
@@ -281,7 +286,7 @@ MUTANTS = (
     ),
     # evaluate.
     seen("evaluate.judge", "stage.run.evaluated(options.judge)", "stage.run.evaluated(options.prompts)"),
-    Mutant("**wins.get(prompt.id, {}), kl=kl[at]", "**wins.get(prompt.id, {}), kl=kl[0]", "test_evaluated"),
+    Mutant("            kl=kl[at],", "            kl=kl[0],", "test_evaluated"),
     Mutant("compliance.get(at, {}),", "compliance.get(0, {}),", "test_evaluated"),
     seen(
         "evaluate.temperature",

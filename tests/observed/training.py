@@ -15,7 +15,7 @@ from rlaif.options import Lora
 from rlaif.options.rewarded import RewardSource
 from rlaif.records import Comparison, Grade, Preference
 from rlaif.rl import lora, numerics
-from rlaif.rl.ppo import trainable_weights
+from rlaif.rl.weights import trainable_weights
 from rlaif.runs.processes import module
 from rlaif.runs.storage import write_json
 from rlaif.stages import ppo as ppo_stage
