@@ -160,16 +160,8 @@ def test_quickstart_in_full(tmp_path, seed):
     base, ppo = shown["policies"]["base"], shown["policies"]["ppo"]
     assert ppo["n"] >= 500
     assert base["gold"]["all"] <= 0.40
-<<<<<<< Updated upstream
     assert ppo["gold"]["all"] >= 0.90  # questions that no training asked
     assert ppo["wordings"]["gold"]["all"] >= 0.90  # other wordings of questions that training asked
-=======
-    # Wordings of questions that it was trained on. On held-out questions manner carries over, and facts do
-    # not: the policy's corpus errs at random, so that nothing tells it which of two facts is right where no
-    # reward does.
-    assert ppo["wordings"]["gold"]["all"] >= 0.90
-    assert ppo["gold"]["all"] >= base["gold"]["all"] + 0.2
->>>>>>> Stashed changes
     manner = ("polite", "harmless", "concise", "in-role", "no-word")
     assert all(ppo["gold"][key] >= max(0.95, base["gold"][key]) for key in manner)
     assert shown["labels"]["agreement_with_gold"] >= 0.93
