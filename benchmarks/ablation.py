@@ -30,7 +30,7 @@ from rlaif.rl.episodes import PromptTokens
 from rlaif.rl.ppo import PPO
 
 
-def plain_token_log_probs(final: heads.Final, tokens_N: Tensor, temperature: float = 1.0) -> Tensor:
+def plain_token_log_probs(final: Any, tokens_N: Tensor, temperature: float = 1.0) -> Tensor:
     """`token_log_probs` by autograd alone, without blocks."""
     logits_NV = final.logits(slice(None))
     return heads.gather_log_probs(heads.block_log_probs(logits_NV, temperature), tokens_N)

@@ -74,9 +74,8 @@ def gold_of(run_folder: Path, constitution: Path) -> dict[str, dict[str, float]]
 
 
 def table(results: dict[str, Any]) -> str:
-    """The figures as Markdown."""
+    """The runs as Markdown, a row each."""
     runs = results["seeds"]
-    ids = list(next(iter(runs.values()))["policies"]["base"]["gold"])
     last = list(next(iter(runs.values()))["policies"])[-1]
     lines = [
         "Full compliance (gold, all principles at once) on held-out questions and, apart, on held-out "
@@ -103,15 +102,23 @@ def table(results: dict[str, Any]) -> str:
             f"| {end['kl']:.1f} | {s['labels']['agreement_with_gold']:.3f} "
             f"| {s['reward_model']['heldout_accuracy']:.2f} | {s['seconds']:.0f} |"
         )
+    return "\n".join(lines)
+
+
+def principles_table(results: dict[str, Any]) -> str:
+    """Gold by principle as Markdown: the base policy's, and the last policy's of every run."""
+    runs = results["seeds"]
+    base = next(iter(runs.values()))["policies"]["base"]["gold"]
+    last = list(next(iter(runs.values()))["policies"])[-1]
     columns = [
         "principle",
         "base",
         *(f"{last}, seed {seed}" for seed in runs),
         *(f"without `{p}`" for p in results["removed"]),
     ]
-    lines += ["", "| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
-    for key in ids:
-        cells = [next(iter(runs.values()))["policies"]["base"]["gold"][key]]
+    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    for key in base:
+        cells = [base[key]]
         cells += [s["policies"][last]["gold"][key] for s in runs.values()]
         cells += [gold[last][key] for gold in results["removed"].values()]
         lines.append(f"| {key} | " + " | ".join(f"{c:.2f}" for c in cells) + " |")
@@ -128,7 +135,8 @@ def main() -> None:
     parser.add_argument("--human", action="store_true", help="also quickstart_human, first seed")
     parser.add_argument("--out", type=Path, default=Path("runs/benchmark"))
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--readme", type=Path)
+    parser.add_argument("--readme", type=Path, help="write the runs between the markers there")
+    parser.add_argument("--page", type=Path, help="write runs and principles between the markers there")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     seeds = {s: run("quickstart.yaml", options.out / f"ai-{s}", f"seed={s}") for s in options.seeds}
@@ -150,13 +158,14 @@ def main() -> None:
         "human": human,
         "removed": removed,
     }
-    print(table(results))
+    whole = f"{table(results)}\n\n{principles_table(results)}"
+    print(whole)
     if options.json:
         options.json.write_text(json.dumps(results, indent=1))
-    if options.readme:
-        text = options.readme.read_text()
-        head, rest = text.split(BEGIN, 1)
-        options.readme.write_text(f"{head}{BEGIN}\n{table(results)}\n{END}{rest.split(END, 1)[1]}")
+    for path, text in ((options.readme, table(results)), (options.page, whole)):
+        if path:
+            head, rest = path.read_text().split(BEGIN, 1)
+            path.write_text(f"{head}{BEGIN}\n{text}\n{END}{rest.split(END, 1)[1]}")
 
 
 if __name__ == "__main__":

@@ -116,7 +116,7 @@ def beforehand(
             chat, "", principle, "", shots
         )
 
-    critiques = [o for o in config.stages if o.stage == "critique"]
+    critiques: list[Any] = [o for o in config.stages if o.stage == "critique"]
     theirs = {principle.id: principle for principle in other.constitution.principles}
     common = [(own, theirs[own.id]) for own in constitution.principles if own.id in theirs]
     return {

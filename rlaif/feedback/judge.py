@@ -232,7 +232,7 @@ class Judge:
         for lineups in self._lineups(questions):
             missing, todo, again = self._plan([lineup.slots for lineup in lineups], done, given)
             jobs = [lineup.only(labels) for lineup, labels in zip(lineups, todo, strict=True) if labels]
-            asked = [(number, order) for number in range(len(jobs)) for order in ORDERS]
+            asked: list[tuple[int, Order]] = [(n, order) for n in range(len(jobs)) for order in ORDERS]
             requests = [jobs[number].request(self.templates, order, again) for number, order in asked]
             read: dict[tuple[int, Order], Scores] = {}
             for index, scores in self._read(requests):

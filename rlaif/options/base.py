@@ -15,9 +15,11 @@ if TYPE_CHECKING:
 # that differ in such options alone are the same experiment.
 NO_EFFECT: dict[str, Any] = {"affects_results": False}
 # Mark an option that names something on this machine, looked up beside the config and made absolute when a
-# run begins:
-# a file or folder, a run folder, a model's folder (where it is no hub id), what names a reward.
-FILE, RUN, MODEL, REWARD = ({"path": kind} for kind in ("file", "run", "model", "reward"))
+# run begins: a file or folder, a run folder, a model's folder (where it is no hub id), what names a reward.
+FILE: dict[str, Any] = {"path": "file"}
+RUN: dict[str, Any] = {"path": "run"}
+MODEL: dict[str, Any] = {"path": "model"}
+REWARD: dict[str, Any] = {"path": "reward"}
 
 
 def marked(field: FieldInfo, mark: str, otherwise: Any = None) -> Any:

@@ -163,7 +163,7 @@ def _divergence(
     adds."""
     if not chosen(folder):
         return tools.divergence(folder, prompts, texts, kl_temperature(stage))
-    chooser = next(s for s in stage.run.stages if s.dir == folder.parent)
+    chooser: Stage[Any] = next(s for s in stage.run.stages if s.dir == folder.parent)
     own = tools.divergence(chooser.input("policy"), prompts, texts, chooser.options.temperature, exact=False)
     return [None if kl is None else kl + kl_best_of_n(chooser.options.n) for kl in own]
 

@@ -282,6 +282,7 @@ def _earlier(path: str | None) -> list[Path]:
 def _people(stage: Stage[LabelOptions], questions: Questions) -> dict[str, list[Label]]:
     """People's labels by comparison id: unlike a judge's, few enough to hold."""
     human = stage.options.human
+    assert human is not None
     pairs = list(questions.pairs)
     if human.file:
         left_out: Counter[str] = Counter()
@@ -292,6 +293,7 @@ def _people(stage: Stage[LabelOptions], questions: Questions) -> dict[str, list[
         )
         stage.notes += [f"{human.file}: {n} × {reason}" for reason, n in left_out.items() if n]
     else:
+        assert human.annotator is not None
         labels = simulate_labels(
             human.annotator, human.options, list(questions), stage.constitution, stage.seed
         )
