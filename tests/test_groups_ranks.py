@@ -92,7 +92,7 @@ def policy(tmp_path_factory):
     return tiny_policy(tmp_path_factory.mktemp("models") / "policy")
 
 
-@pytest.mark.parametrize("name", ["rloo", "grpo"])
+@pytest.mark.parametrize("name", ["rloo", pytest.param("grpo", marks=pytest.mark.slow)])
 def test_both_train_and_one_writes(tmp_path, policy, name):
     # Nine held-out prompts: a part for both processes and one that is too small to be shared out.
     folder = prepared(tmp_path / "two" / "run", policy, name, watch=9, watch_judge=True)

@@ -98,7 +98,7 @@ def test_fewer_prompts_than_processes_are_answered_by_each():
     assert one == other
 
 
-@pytest.mark.parametrize("sharded", [False, True])
+@pytest.mark.parametrize("sharded", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     "case", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in range(1, len(CASES)))]
 )
