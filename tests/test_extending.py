@@ -87,7 +87,7 @@ def test_a_stage(copy, project):
     copy.rlaif("run", config, "--out", project / "run")
     assert "desirable 2.5" in copy.rlaif("show", project / "run")
     assert "kto" in copy.python(
-        f"from pathlib import Path; from {copy.module('runfolder.py')} import Run; "
+        f"from pathlib import Path; from {copy.module('runs', 'folder.py')} import Run; "
         f"print(*Run.load(Path({str(project / 'run')!r})).policies)"
     )
     assert 'unknown key "desirable"' not in copy.rlaif("run", config, "--dry-run", "-s", "kto.desirable=3")
@@ -264,7 +264,8 @@ def test_a_field_of_the_constitution(copy, project):
         new="    tags: tuple[str, ...] = ()\n    severity: int = Field(default=1, ge=1)\n",
     )
     copy.change(
-        "prompts.py",
+        "prompting",
+        "templates.py",
         old='        "tags": principle.tags,\n',
         new='        "tags": principle.tags,\n        "severity": principle.severity,\n',
     )
@@ -274,7 +275,7 @@ def test_a_field_of_the_constitution(copy, project):
     assert '"severity"' in copy.rlaif("constitution", "schema")
     said = copy.python(
         f"from pathlib import Path; from {copy.module('constitution.py')} import Constitution; "
-        f"from {copy.module('prompts.py')} import principle_values; "
+        f"from {copy.module('prompting', 'templates.py')} import principle_values; "
         "print(*(principle_values(p)['severity'] for p in "
         f"Constitution.load(Path({str(file)!r})).principles))"
     )

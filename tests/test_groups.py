@@ -39,7 +39,7 @@ SMALL = {
 }
 CHILD = """
 import sys, time
-from rlaif import groups, training
+from rlaif.training import groups, loop as training
 from tests.test_groups import start
 training.SAVE_SECONDS, training.SAVE_SHARE = 0.0, 1e9
 step_end = groups.UpdateCallback.on_step_end

@@ -108,7 +108,7 @@ WRITER = """
 import sys
 from pathlib import Path
 from rlaif.records import Response
-from rlaif.runfolder import Rows
+from rlaif.runs.rows import Rows
 rows = Rows(Path(sys.argv[1]), Response)
 print("ready", flush=True)
 for start in range(0, 400_000, 50):

@@ -104,7 +104,7 @@ def test_a_finished_stage_whose_rows_changed_is_said_before_anything_uses_them(p
     for use in (
         lambda: run(project, until="critique"),
         lambda: opening.label_files(project / "run"),
-        lambda: __import__("rlaif.report.summary").comparing.summary.summarise(project / "run"),
+        lambda: __import__("rlaif.report.summary").report.summary.summarise(project / "run"),
     ):
         with pytest.raises(UserError, match=f"01_sample/responses.jsonl: .*({said})"):
             use()

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from rlaif.report import compare as comparing
+from rlaif.report.comparison_text import in_words
 from tests.oracle import equations
 from tests.oracle.figures import Labels, Policies, mean
 from tests.oracle.leaves import check, check_words
@@ -43,7 +44,7 @@ def test_every_figure_of_two_runs(
     other = Rows(runs.second)
     oracles = {**facts(rows, other), **judged(rows, other), **measured(rows, other), **labelled(rows, other)}
     assert check(printed, oracles, NO_FIGURES) > 150
-    check_words([line for pair in (printed,) for line in comparing.in_words(pair)], printed)
+    check_words([line for pair in (printed,) for line in in_words(pair)], printed)
     page(caught, printed, rows, other)
 
 
@@ -62,7 +63,7 @@ def test_every_figure_of_labels_alone(runs: SimpleNamespace, rows: Rows) -> None
         "prompts": lambda: 0,
     }
     assert check(printed, without(oracles, "win_rate/judge"), {**NO_FIGURES, **UNEVALUATED}) > 40
-    check_words(comparing.in_words(printed), printed)
+    check_words(in_words(printed), printed)
 
 
 def without(oracles: dict[str, Any], *names: str) -> dict[str, Any]:
