@@ -1,6 +1,7 @@
 """Runs side by side: figures checked against the rows, and no difference declared where there is none."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -229,10 +230,11 @@ def test_a_judge_that_goes_by_the_order_is_said_wherever_its_rate_is(tmp_path):
     assert data["win_rate"]["order_flip_rate"] == 1.0
     rates = [line for line in in_words(data) if "win rate of" in line or "the judge prefers" in line]
     assert rates
-    assert all("flip with the order 1.00" in line or "1.00 flip with the order" in line for line in rates)
-    assert any(
-        "can hardly be trusted: 100% of the judge's decided verdicts" in note for note in data["notes"]
+    assert all(
+        re.search(r"flip with the order 1\.00|1\.00( \[[^]]*\])? flip with the order", line) for line in rates
     )
+    trusted = r"can hardly be trusted: 100 ?%.* of the judge's decided verdicts"
+    assert any(re.search(trusted, note) for note in data["notes"])
 
 
 def test_other_judges_and_other_truths_are_not_mixed(ai, human):

@@ -174,8 +174,7 @@ def test_the_resolved_config_is_of_the_whole():
 
 def test_the_example_of_the_documentation(tmp_path):
     page = (ROOT / "docs" / "arms.md").read_text()
-    text = page.split("```yaml\n", 1)[1].split("```", 1)[0]
-    assert text.startswith("extends: ../quickstart.yaml")
+    text = "extends: " + page.split("```yaml\nextends: ", 1)[1].split("```", 1)[0]
     path = tmp_path / "own.yaml"
     path.write_text(text.replace("../quickstart.yaml", str(ROOT / "configs" / "quickstart.yaml")))
     config = load_config(path)

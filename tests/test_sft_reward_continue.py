@@ -21,7 +21,7 @@ STAGES = {
 CHILD = """
 import sys, time
 from pathlib import Path
-from rlaif import training
+from rlaif.training import loop as training
 from tests.test_sft_reward_continue import start
 training.SAVE_SECONDS, training.SAVE_SHARE = 0.0, 1e9
 step_end = training.CurveCallback.on_step_end
