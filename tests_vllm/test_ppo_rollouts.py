@@ -99,7 +99,7 @@ def test_the_samplers_log_probabilities_follow_the_trainers_weights(which, reque
     for number in (1, 2, 3):
         metrics, seen = ppo.update(number, prompts())
         real = seen.episodes.mask_BR
-        worst = float((seen.behaviour - seen.log_prob)[real].abs().max())
+        worst = float((seen.sampler_log_prob - seen.log_prob)[real].abs().max())
         moved = float((seen.log_prob - seen.reference)[real].abs().max())
         print(
             f"{which}, update {number}: {int(real.sum())} tokens, furthest from the trainer {worst:.1e}, "
