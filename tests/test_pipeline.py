@@ -67,6 +67,11 @@ def test_revisions_follow_the_drawn_principle_and_keep_the_trace(project):
     second = {step.from_id for step in revisions if step.round == 2}
     assert second == {step.to_id for step in revisions if step.round == 1}
     assert {step.principle_id for step in revisions} == set(words)
+    # A principle is drawn anew for every round: of the prompts to which two apply, some get one and then the other.
+    drawn = [
+        {s.principle_id for s in revisions if s.prompt_id == i} for i in {s.prompt_id for s in revisions}
+    ]
+    assert 0 < sum(len(ids) == 2 for ids in drawn) < len(drawn)
 
 
 def test_labels_agree_with_the_truth_and_preferences_follow_from_them(project):
@@ -101,6 +106,13 @@ def test_every_row_in_is_kept_or_dropped_with_a_reason(project):
 
 
 def test_a_revision_counts_only_if_the_judge_prefers_it(project):
+    sound = pipeline.run(project / "config.yaml", project / "sound")
+    made = {p.id: p for p in rows(sound.path, "04_pair", "comparisons", Comparison) if p.origin == "revision"}
+    texts = sound.stages[4].responses()
+    assert all(texts[p.b].model == "scripted:policy" != texts[p.a].model for p in made.values())
+    kept = [p for p in rows(sound.path, "05_label", "preferences", Preference) if p.comparison_id in made]
+    assert len(kept) > len(made) / 2
+    assert all(p.p_a > 0.5 for p in kept)
     this = run(project, "feedback.model=tests.scripts:biased_judge")
     pairs = {p.id: p for p in rows(this.path, "04_pair", "comparisons", Comparison)}
     revised = sum(pair.origin == "revision" for pair in pairs.values())

@@ -240,13 +240,14 @@ def test_calibration_by_hand():
         }
 
     heldout = [pair("x", 0.9, 3, 2), pair("x", 0.2, 3, 2), pair("y", 0.55, 2, 3), pair("y", 0.8, 2, 2)]
+    heldout.append(pair("w", 0.9, 5, 2))
     train = [pair("z", 0.9, 1, 1), pair("z", 0.8, 1, 1), pair("z", 0.1, 1, 1)]
-    found = reward.calibration([2.0, 1.0, -1.0, 0.0], heldout, train)
-    assert found["n_decided"] == 3  # 0.55 is too near a tie to count
-    assert found["heldout_accuracy"] == pytest.approx((1 + 0 + 0.5) / 3)
-    assert found["baselines"] == pytest.approx({"longer": (1 + 0 + 0.5) / 3, "constant": 2 / 3})
-    entropy = [-p * math.log(p) - (1 - p) * math.log(1 - p) for p in (0.9, 0.2, 0.55, 0.8)]
-    assert found["label_entropy"] == pytest.approx(sum(entropy) / 4)
+    found = reward.calibration([2.0, 1.0, -1.0, 0.0, -3.0], heldout, train)
+    assert found["n_decided"] == 4  # 0.55 is too near a tie to count
+    assert found["heldout_accuracy"] == pytest.approx((1 + 0 + 0.5 + 0) / 4)
+    assert found["baselines"] == pytest.approx({"longer": (1 + 0 + 0.5 + 1) / 4, "constant": 3 / 4})
+    entropy = [-p * math.log(p) - (1 - p) * math.log(1 - p) for p in (0.9, 0.2, 0.55, 0.8, 0.9)]
+    assert found["label_entropy"] == pytest.approx(sum(entropy) / 5)
     assert reward.calibration([], [], train)["heldout_accuracy"] is None
 
 

@@ -142,14 +142,14 @@ MUTANTS = (
     Mutant(
         "weights[i] * logit(p, BOUND) for i",
         "logit(p, BOUND) for i",
-        "test_preferences",
-        "votes or weight or added or clamped",
+        "test_judge",
+        "add_up",
     ),
     Mutant(
         "sigmoid(sum(map(logit, p)) / len(p))",
         "sigmoid(sum(map(logit, p)))",
-        "test_preferences",
-        "votes or weight or added or clamped",
+        "test_judge",
+        "averaged",
     ),
     Mutant(
         "(sum(judges) + human_weight * len(people)",
