@@ -143,14 +143,15 @@ def test_a_calibration_error_that_chance_explains_fails_no_judge(ci, fails):
 def test_flips_go_to_the_slot_they_go_to():
     rows = [
         reading(0.9, 0.1, None),  # whoever stands first
+        reading(0.8, 0.3, None),  # the same
         reading(0.2, 0.9, None),  # whoever stands second
         reading(0.9, 0.7, None),
         reading(0.52, 0.48, None),  # a tie both times
         reading(0.9, None, None),
     ]
     found = measures.order(rows)
-    assert (found["value"], found["n"]) == (pytest.approx(2 / 3), 3)
-    assert found["to_first"]["value"] == found["to_second"]["value"] == pytest.approx(1 / 3)
+    assert (found["value"], found["n"]) == (3 / 4, 4)
+    assert (found["to_first"]["value"], found["to_second"]["value"]) == (1 / 2, 1 / 4)
 
 
 def test_length_is_measured_where_the_truth_leaves_it_open():

@@ -23,16 +23,15 @@ from tests.mutants.table import MUTANTS, ROOT, Mutant
 
 ALLOWED = 0.05  # share of mutants that may survive
 SECONDS = 600  # by the clock, for the tests of one mutant
-LEFT_OUT = (
-    ".git",
-    ".venv",
-    ".venv-vllm",
-    "runs",
-    "__pycache__",
-    ".pytest_cache",
-    ".ruff_cache",
-    ".hypothesis",
-)
+KEPT = (
+    "rlaif",
+    "tests",
+    "benchmarks",
+    "configs",
+    "constitutions",
+    "prompts",
+    "docs",
+)  # what tests read of a checkout
 
 
 def preload() -> None:
@@ -47,6 +46,16 @@ def preload() -> None:
     from transformers.trainer import Trainer  # noqa: F401
 
     torch.set_num_threads(1)
+
+
+def copy(tree: Path) -> None:
+    """A checkout's files at `tree`, without what was built or run there."""
+    tree.mkdir()
+    for path in ROOT.iterdir():
+        if path.is_dir() and path.name in KEPT:
+            shutil.copytree(path, tree / path.name, ignore=shutil.ignore_patterns("__pycache__"))
+        elif path.is_file():
+            shutil.copy(path, tree)
 
 
 def outcome(tree: Path, tests: Iterable[str], only: str = "") -> int:
@@ -91,7 +100,7 @@ def main(words: list[str]) -> int:
     preload()
     with tempfile.TemporaryDirectory() as folder:
         tree = Path(folder) / "tree"
-        shutil.copytree(ROOT, tree, ignore=shutil.ignore_patterns(*LEFT_OUT))
+        copy(tree)
         if red := _red(tree, chosen):
             print("these fail without a mutant:", *red, sep="\n  ")
             return 1

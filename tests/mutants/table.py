@@ -311,8 +311,8 @@ MUTANTS = (
     Mutant(
         "Asked(plan.config.policy, plan.responses,",
         "Asked(plan.config.policy, plan.comparisons,",
-        "test_budget",
-        "estimate",
+        "test_pipeline",
+        "dry_run",
     ),
     # What is shown.
     shown('table = Table("", *names)', 'table = Table("", *reversed(names))'),
