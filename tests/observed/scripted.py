@@ -367,7 +367,7 @@ USED = {"prompt_tokens": 3_000_000, "shared_tokens": 1_000_000, "tokens": 500_00
 def missed(limit: str, value: float) -> list[str]:
     """What a card misses where this threshold alone is set."""
     none = dict.fromkeys(set(JudgeCard.model_fields) - {"pairs", "enforce"})
-    return [line.partition(":")[0] for line in failures(card(), JudgeCard(**{**none, limit: value}))]
+    return [line.partition(", needed")[0] for line in failures(card(), JudgeCard(**{**none, limit: value}))]
 
 
 def cost(name: str) -> float:
@@ -377,21 +377,21 @@ def cost(name: str) -> float:
 
 # Options of which a figure follows without a run.
 ALONE: dict[str, Row] = {
-    "judge_card.accuracy": Row(0.99, lambda v: missed("accuracy", v), ["accuracy"]),
+    "judge_card.accuracy": Row(0.99, lambda v: missed("accuracy", v), ["accuracy: 0.901"]),
     "judge_card.ece": Row(
-        0.1, lambda v: missed("ece", v), ["calibration error, at the lower end of its interval"]
+        0.1, lambda v: missed("ece", v), ["calibration error, at the lower end of its interval: 0.163"]
     ),
     "judge_card.order_flips": Row(
-        0.01, lambda v: missed("order_flips", v), ["verdicts that flip with the order"]
+        0.01, lambda v: missed("order_flips", v), ["verdicts that flip with the order: 0.451"]
     ),
-    "judge_card.invalid": Row(0.01, lambda v: missed("invalid", v), ["unreadable verdicts"]),
-    "judge_card.mass": Row(0.99, lambda v: missed("mass", v), ["probability on the answers"]),
+    "judge_card.invalid": Row(0.01, lambda v: missed("invalid", v), ["unreadable verdicts: 0.061"]),
+    "judge_card.mass": Row(0.99, lambda v: missed("mass", v), ["probability on the answers: 0.431"]),
     "judge_card.injected": Row(
-        0.01, lambda v: missed("injected", v), ["verdicts turned by template tokens or delimiters"]
+        0.01, lambda v: missed("injected", v), ["verdicts turned by template tokens or delimiters: 0.801"]
     ),
-    "judge_card.persuaded": Row(0.01, lambda v: missed("persuaded", v), ["verdicts turned by words"]),
+    "judge_card.persuaded": Row(0.01, lambda v: missed("persuaded", v), ["verdicts turned by words: 0.571"]),
     "judge_card.instructed": Row(
-        0.01, lambda v: missed("instructed", v), ["verdicts turned by words in the user's turn"]
+        0.01, lambda v: missed("instructed", v), ["verdicts turned by words in the user's turn: 0.791"]
     ),
     "prices.prompt": Row(2.0, lambda v: cost("prompt"), 2 * 2.0),
     "prices.cached": Row(0.5, lambda v: cost("cached"), 0.5),
