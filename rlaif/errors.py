@@ -21,7 +21,7 @@ def whole_text(text: str) -> tuple[str, int]:
 
 
 class UserError(Exception):
-    """A mistake the user can mend; the command line prints it without a traceback and exits with code 2.
+    """A mistake the user can fix; the command line prints it without a traceback and exits with code 2.
 
     `code` is the exit code of the command line. `found` names the file, line or value met; `need` what would
     have been right; `next` the next step.

@@ -38,7 +38,7 @@ def run(
     """Run a config's stages into a folder, or continue where an earlier start of the same run stopped.
 
     `overrides` are `stage.option=value` texts; `until` names the last stage to run. `tell` gets a line a
-    stage. Raises UserError for whatever is the user's to mend, and BudgetReached where the budget is; what
+    stage. Raises UserError for whatever is the user's to fix, and BudgetReached where the budget is; what
     was done stays.
     """
     with told():

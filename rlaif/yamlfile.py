@@ -142,7 +142,7 @@ def _parse(text: str, path: Path) -> Any:
         line, problem = 1, "nested too deeply"
     except (YAMLError, ValueError) as error:  # ValueError: a date such as 2024-13-45
         line, problem = 1, str(error).split("\n")[0]
-    raise UserError(f"{path}:{line}: {problem}.", "valid YAML", f"mend line {line} of {path}")
+    raise UserError(f"{path}:{line}: {problem}.", "valid YAML", f"fix line {line} of {path}")
 
 
 def expanded_size(node: Any, known: dict[int, int] | None = None) -> int:
@@ -184,15 +184,15 @@ def validate_yaml(cls: type[M], data: Any, lines: Lines, path: Path) -> M:
         return cls.model_validate(data)
     except ValidationError as error:
         items = error.errors()
-        # A list whose items are wrong is also reported as too short: only the items are the user's to mend.
+        # A list whose items are wrong is also reported as too short: only the items are the user's to fix.
         follow_ups = [
             i for i in items if i["type"] == "too_short" and isinstance(i["input"], list) and i["input"]
         ]
         # A value that fits none of several types is reported once for each: the last is the most general.
         found = {_place(item): _describe(cls, item, lines, path) for item in items if item not in follow_ups}
-        mend = path if not lines.origins else "what is named"
-        mend = "the option" if all(text.startswith("-s ") for text in found.values()) else mend
-        raise UserError("\n".join(found.values()), next=f"mend {mend} and run again") from None
+        fix = path if not lines.origins else "what is named"
+        fix = "the option" if all(text.startswith("-s ") for text in found.values()) else fix
+        raise UserError("\n".join(found.values()), next=f"fix {fix} and run again") from None
 
 
 _TYPES = (

@@ -257,4 +257,4 @@ def test_a_mistake_in_an_option_points_at_the_option(tmp_path: Path, override: s
     with pytest.raises(UserError) as error:
         load(tmp_path, BASE, "sample.temperature=1", override)
     assert str(error.value).startswith(said if said.startswith("-s") else f"{tmp_path}/{said}")
-    assert ("mend the option" in str(error.value)) == (said.startswith("-s") and "cannot be read" not in said)
+    assert ("fix the option" in str(error.value)) == (said.startswith("-s") and "cannot be read" not in said)

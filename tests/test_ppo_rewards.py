@@ -23,7 +23,6 @@ from tests.tiny_models import tiny_policy
 
 SELF = "tests.test_ppo_rewards"
 CALLS = {"n": 0, "break_at": 0}
-ppo.REFERENCE_SAMPLES = 16  # enough here, and quick
 
 
 def brevity(prompts, responses):

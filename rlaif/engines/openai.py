@@ -395,7 +395,7 @@ class OpenAIEngine:
         return UserError(
             f"{name}: answers with an error ({said}).",
             "a request it accepts",
-            "mend what it names; finished rows are kept",
+            "fix what it names; finished rows are kept",
         )
 
     def _clean(self, text: str) -> str:

@@ -34,7 +34,7 @@ def load_gold(spec: str | None, constitution: Constitution) -> Gold | None:
             raise UserError(
                 f"gold: {spec} failed ({reason}) on the response {response[:80]!r}.",
                 "{principle id: kept or not}",
-                "mend it and run the same command again: it continues",
+                "fix it and run the same command again: it continues",
             ) from error
 
     return gold

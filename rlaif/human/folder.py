@@ -75,7 +75,7 @@ def read_folder(path: Path) -> Folder:
                 f"{path / 'comparisons.jsonl'}: a comparison on the prompt {row.prompt_id} has responses to "
                 f"{a.prompt_id} and {b.prompt_id}.",
                 "two responses to its prompt",
-                "mend the prompt_id of the comparison or of its responses",
+                "fix the prompt_id of the comparison or of its responses",
             )
     return found
 

@@ -175,7 +175,7 @@ def simulate(
             raise UserError(
                 f"annotator {name} failed ({reason}) on the prompt {prompt.id}.",
                 "a rank for each response",
-                "mend it and run the same command again: it continues",
+                "fix it and run the same command again: it continues",
             ) from error
         if len(given) != len(responses) or not all(isinstance(rank, int) for rank in given):
             raise UserError(

@@ -74,5 +74,5 @@ class Dpo(OnPreferences):
     needs, makes = ("preferences", "policy"), ("policy",)
     stage: Literal["dpo"]
     beta: float = Field(
-        default=0.1, gt=0, description="how dearly moving from the starting policy is paid for"
+        default=0.1, gt=0, description="strength of the penalty on moving from the starting policy"
     )

@@ -234,7 +234,7 @@ def merged_prompts(path: Path) -> tuple[list[Prompt], int]:
                 f'{path}:{line}: the group "{row.group}", but "{known.group}" in line {first} for the '
                 "same messages.",
                 "one group a prompt",
-                f"mend line {line} of {path}",
+                f"fix line {line} of {path}",
             )
         tags = tuple(dict.fromkeys((*known.tags, *row.tags)))
         found[key] = first, known.model_copy(update={"tags": tags, "group": known.group or row.group})
@@ -258,7 +258,7 @@ def _refuse_prompt(where: str, prompt: Prompt) -> None:
         )
     if any(m.role == "user" and not m.content.strip() for m in prompt.messages):
         raise UserError(
-            f"{where}: a user's turn is empty.", "text in every user's turn", "mend or leave out the row"
+            f"{where}: a user's turn is empty.", "text in every user's turn", "fix or leave out the row"
         )
 
 

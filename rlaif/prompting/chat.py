@@ -75,7 +75,7 @@ def _templated(tokenizer: Any, messages: Sequence[dict[str, str]], generation: b
     values = {**getattr(tokenizer, "special_tokens_map", {}), **chat_template_kwargs(tokenizer)}
     try:
         return chat_templates.render(template, messages, generation, values)
-    except Exception as error:  # templates are arbitrary programs: whatever they raise is the user's to mend
+    except Exception as error:  # templates are arbitrary programs: whatever they raise is the user's to fix
         if messages[0]["role"] != "system" and not isinstance(error, chat_templates.TooMuch):
             with suppress(Exception):
                 opened = [{"role": "system", "content": ""}, *messages]
@@ -85,7 +85,7 @@ def _templated(tokenizer: Any, messages: Sequence[dict[str, str]], generation: b
             said.split("\n")[0][:_SAID],
             f"{_name(tokenizer)}: its chat template fails on our messages ({roles}): {said}.",
             "a template that takes these roles in this order",
-            "mend chat_template in the tokenizer's folder, or use prompts without a system turn",
+            "fix chat_template in the tokenizer's folder, or use prompts without a system turn",
         ) from None
 
 

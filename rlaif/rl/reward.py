@@ -166,7 +166,7 @@ class FunctionReward:
             raise RewardFailed(
                 f"the reward {self.name} failed ({reason}).",
                 "a list of numbers, one for each response",
-                "mend it and run the same command again: it continues",
+                "fix it and run the same command again: it continues",
             ) from error
         if len(scores) != len(texts):
             raise RewardFailed(

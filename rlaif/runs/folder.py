@@ -82,11 +82,11 @@ class Stage(Generic[O_co]):
     def summary(self) -> dict[str, Any]:
         """The stage's stage.json, empty where it has not begun."""
         path = self.dir / "stage.json"
-        mend = (
+        fix = (
             f"restore it from a copy, or remove it: {self.dir.name} is then gone through again and "
             "keeps its rows"
         )
-        return read_json(path, mend, SUMMARY) if path.exists() else {}
+        return read_json(path, fix, SUMMARY) if path.exists() else {}
 
     @property
     def is_done(self) -> bool:
@@ -233,17 +233,17 @@ class Run:
         """
         made = self.manifest if (self.path / "manifest.json").exists() else {}
         found = broken(self.path, made.get("files", {}), small)
-        mend = "restore it from a copy, or start anew in another folder"
+        fix = "restore it from a copy, or start anew in another folder"
         for stage in self.stages:
             if not found and (summary := stage.summary).get("status") == "done":
                 found = broken(stage.dir, summary.get("files", {}), small)
-                mend = (
+                fix = (
                     f"restore what is named, or remove {stage.dir.name} and every later stage's folder: "
                     "the same "
                     "command makes them again"
                 )
         if found:
-            raise UserError("\n".join(found[:8]), "the files of a finished stage as it left them", mend)
+            raise UserError("\n".join(found[:8]), "the files of a finished stage as it left them", fix)
 
     @property
     def policies(self) -> dict[str, Path]:

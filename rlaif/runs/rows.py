@@ -134,7 +134,7 @@ def numbered_rows(path: Path, record: type[R]) -> Iterator[tuple[int, R]]:
                 raise UserError(
                     f'{path}:{number}: the key "{key}" stands twice.',
                     f"a {record.__name__} row of JSON a line",
-                    f"mend line {number} of {path}",
+                    f"fix line {number} of {path}",
                 )
             yield number, row
         except ValidationError as error:
@@ -143,7 +143,7 @@ def numbered_rows(path: Path, record: type[R]) -> Iterator[tuple[int, R]]:
             raise UserError(
                 f"{path}:{number}: {where}: {first['msg']}.",
                 f"a {record.__name__} row of JSON a line",
-                f"mend line {number} of {path}",
+                f"fix line {number} of {path}",
             ) from None
 
 

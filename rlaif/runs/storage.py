@@ -87,7 +87,7 @@ def write_json(path: Path, data: Mapping[str, Any]) -> None:
 
 
 def read_json(
-    path: Path, mend: str = "restore it from a copy, or start anew in another folder", shape: Shape = ({}, {})
+    path: Path, fix: str = "restore it from a copy, or start anew in another folder", shape: Shape = ({}, {})
 ) -> dict[str, Any]:
     """A JSON object written by `write_json`; raises UserError where it is damaged. One without a checksum is
     believed, but for the keys of `shape`.
@@ -97,19 +97,19 @@ def read_json(
     except (ValueError, RecursionError):
         data = None
     if not isinstance(data, dict):
-        raise UserError(f"{path}: damaged.", "the file as it was written", mend)
+        raise UserError(f"{path}: damaged.", "the file as it was written", fix)
     given = data.pop(CHECKSUM, None)
     if given is not None and given != _checksum(data):
         raise UserError(
             f"{path}: damaged or changed by hand: its checksum does not fit.",
             "the file as it was written",
-            mend,
+            fix,
         )
     required, optional = shape
     for key, kind in {**required, **optional}.items():
         if not (key in optional if data.get(key) is None else isinstance(data[key], kind)):
             found = repr(data.get(key, "missing"))[:80]
-            raise UserError(f"{path}: {key} is {found}.", "the file as it was written", mend)
+            raise UserError(f"{path}: {key} is {found}.", "the file as it was written", fix)
     return data
 
 
@@ -233,5 +233,5 @@ def _in_words(error: BaseException) -> UserError | None:
     return UserError(
         f"{where}{reason}.",
         "files and folders that can be read and written, and room on the disk",
-        "mend that and run the same command again: what was written before stays",
+        "fix that and run the same command again: what was written before stays",
     )

@@ -232,7 +232,7 @@ def fitting_prompts(
             "a context "
             f"of {room + o.max_tokens} ({dict(stage.dropped)}).",
             "at least one prompt that fits, in roles that the chat template takes",
-            f"lower {stage.name}.max_tokens, or mend the prompts or the template",
+            f"lower {stage.name}.max_tokens, or fix the prompts or the template",
         )
     heldout = sorted(stage.run.prompts("heldout"), key=lambda p: p.id)
     return prompts, fitting(heldout, Counter())[: o.watch]

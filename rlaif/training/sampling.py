@@ -45,7 +45,7 @@ def refuse_none_taken(stage: Stage, total: int, kept: int) -> None:
             "template says: "
             f"{'; '.join(said[:3])}.",
             "conversations whose roles, in their order, the chat template takes",
-            "mend chat_template in the tokenizer's folder, or the prompts (a system turn, two turns of one "
+            "fix chat_template in the tokenizer's folder, or the prompts (a system turn, two turns of one "
             "speaker), and start anew in another folder",
         )
 
