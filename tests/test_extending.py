@@ -248,11 +248,12 @@ def test_an_alarm(copy):
 
 
 def test_a_command(copy):
-    copy.change(
-        "cli.py",
-        old="class Progress:",
-        new='@app.command()\ndef hello() -> None:\n    """Greet."""\n    say("hello")\n\n\nclass Progress:',
+    cli = copy.file("cli", "run.py").parent
+    (cli / "hello.py").write_text(
+        "from rlaif.cli.groups import app\nfrom rlaif.cli.terminal import say\n\n\n"
+        '@app.command()\ndef hello() -> None:\n    """Greet."""\n    say("hello")\n',
     )
+    copy.change("cli", "__init__.py", old="import run, show,", new="import hello, run, show,")
     assert copy.rlaif("hello") == "hello\n"
     assert "Greet." in copy.rlaif("--help")
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from rlaif import cli
+from rlaif.cli import terminal
 from rlaif.intervals import ANY, POSITIVE, known_edges, mean_interval
 from rlaif.records import Evaluation, Response
 from rlaif.rl import rollout
@@ -48,10 +48,10 @@ class Recorder:
 
 def test_no_time_left_is_told_from_the_first_batch(monkeypatch):
     now, lines = [0.0], []
-    monkeypatch.setattr(cli.time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(cli, "tell", lines.append)
-    monkeypatch.setattr(cli, "stderr", type("Pipe", (), {"is_terminal": False}))
-    with cli.Progress("verdicts", 60) as tick:
+    monkeypatch.setattr(terminal.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(terminal, "tell", lines.append)
+    monkeypatch.setattr(terminal, "stderr", type("Pipe", (), {"is_terminal": False}))
+    with terminal.Progress("verdicts", 60) as tick:
         for _ in range(
             3
         ):  # batches of 20 that are given at once; before the first one the model is loaded for a minute

@@ -5,7 +5,7 @@ from importlib import import_module
 
 import pytest
 
-from rlaif.cli import print_summary
+from rlaif.cli.show import print_summary
 from rlaif.options import STAGES
 from rlaif.options.base import StageOptions
 from rlaif.report.summary import summarise

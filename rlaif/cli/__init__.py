@@ -1,0 +1,47 @@
+"""The command line: the only folder that parses arguments or prints. A command is a file of its own."""
+
+from __future__ import annotations
+
+import os
+import sys
+from io import TextIOWrapper
+
+# trl and the hub report usage by default; nothing this program starts does.
+os.environ.update({"HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1", "TRL_DISABLE_TELEMETRY": "1"})
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+# The order of the help page.
+from rlaif.cli import run, show, compare, judge, constitution, data, check, playground  # noqa: F401, I001
+from rlaif.cli.groups import app
+from rlaif.cli.terminal import tell
+from rlaif.errors import UserError
+from rlaif.runs import stopping
+from rlaif.runs.storage import told
+
+__all__ = ["app", "main"]
+
+
+def main() -> None:
+    """Entry point: exit code 0 done, 1 an error inside, 2 the user's mistake, 3 the budget is reached,
+    130 interrupted, 143 terminated."""
+    from rlaif.runs import processes
+
+    stopping.install()
+    stopping.loaded()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            # Where its encoding lacks a character, as in a C or Latin-1 locale, that is spelt out.
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        with told():
+            app()
+    except UserError as error:
+        if processes.is_rank0():
+            tell(f"Error: {error}" if error.code == 2 else str(error))
+        else:
+            processes.yield_to_rank0()
+        sys.exit(error.code)
+    except BaseException:
+        if stopping.received():  # whatever an interrupted library makes of it
+            sys.exit(stopping.code())
+        raise

@@ -1,0 +1,39 @@
+"""`rlaif compare`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rlaif.cli.groups import app
+from rlaif.cli.terminal import Json, Progress, emit, page_at, say, tell
+
+
+@app.command(rich_help_panel="The loop")
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="Two or more run folders.")],
+    out: Annotated[Path | None, typer.Option(help="Where to write the page; default compare.html.")] = None,
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Allow the functions and endpoints that the runs' configs name.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Compare runs on the same held-out prompts."""
+    from rlaif.report.compare import compare as compare_runs
+    from rlaif.report.comparison_text import in_words
+    from rlaif.report.run_reader import reached, require_trust
+
+    if not trust and sys.stdin.isatty() and (found := reached(runs)):
+        tell("Comparing these runs executes or reaches what their configs name:\n  " + "\n  ".join(found))
+        trust = typer.confirm("Is all of that yours, or trusted?", err=True)
+    require_trust(runs, trust, "add --trust")
+    page = page_at(out or Path("compare.html"))
+    data = compare_runs(runs, out=page, progress=Progress)
+    if as_json:
+        emit(data)
+    else:
+        say("\n".join(in_words(data)))
+        say(page)

@@ -1,0 +1,43 @@
+"""`rlaif judge`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rlaif.cli.groups import judge_app
+from rlaif.cli.terminal import Json, Progress, emit, page_at, say
+
+
+@judge_app.command("audit")
+def judge_audit(
+    what: Annotated[str, typer.Argument(help="A config file, or a model: a folder or a hub id.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Where to write the page; default judge_card.html.")
+    ] = None,
+    pairs: Annotated[
+        int, typer.Option(min=0, help="Pairs of the policy's replies; 0 = the examples alone.")
+    ] = 200,
+    set_: Annotated[list[str] | None, typer.Option("-s", "--set", help="key=value of the config.")] = None,
+    constitution: Annotated[
+        Path | None, typer.Option(help="With a model: the constitution to judge by.")
+    ] = None,
+    templates: Annotated[str, typer.Option(help="With a model: the template set.")] = "default",
+    as_json: Json = False,
+) -> None:
+    """Make the judge card: accuracy, calibration, biases, consistency, and what attacks turn."""
+    from rlaif.audit import card
+    from rlaif.audit.page import doubts, in_words, write_card
+    from rlaif.preflight.opening import audited
+
+    page = page_at(out or Path("judge_card.html"))
+    config, base, prompts = audited(what, set_ or [], constitution, templates)
+    data = card.judge_card(config, base, prompts, pairs, Progress)
+    write_card(page, data)
+    if as_json:
+        emit(data)
+    else:
+        say("\n".join([*in_words(data), *(f"Read with care: {doubt}" for doubt in doubts(data))]))
+        say(page)

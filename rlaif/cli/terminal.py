@@ -1,0 +1,114 @@
+"""What commands print with: results on stdout, progress on stderr, nothing that a terminal would obey."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from rlaif.errors import OBEYED, UserError, printable
+
+stderr = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
+Json = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
+RunDir = Annotated[Path, typer.Argument(help="A run folder.")]
+
+
+def emit(data: Any) -> None:
+    """Print a result as JSON; what a terminal would obey, or stdout has no letters for, is escaped: no value
+    changes."""
+    text = json.dumps(data, indent=2, ensure_ascii=False, default=str)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        text = json.dumps(data, indent=2, default=str)
+    print(OBEYED.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
+
+
+def say(text: object) -> None:
+    """Print a result as text, with nothing in it that a terminal would obey."""
+    print(printable(str(text)))
+
+
+def tell(text: object) -> None:
+    """Print progress, with nothing in it that a terminal would obey."""
+    stderr.print(printable(str(text)))
+
+
+def page_at(path: Path) -> Path:
+    """Where a page will be written, its folder made: said before anything is asked, not after."""
+    if path.is_dir():
+        raise UserError(
+            f"--out {path}: a folder.", "the name of a file to write", f"--out {path / 'page.html'}"
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not os.access(path.parent, os.W_OK):
+        raise UserError(
+            f"--out {path}: nothing can be written to {path.parent}.", "a folder that can be written"
+        )
+    return path
+
+
+class Progress:
+    """A progress bar with rate and time left; plain lines every ten seconds where stderr is not a terminal.
+
+    The rate is measured from the first unit done on, before which models are loaded, and at most once a
+    second: units that an engine gives together count when the next ones come.
+    """
+
+    def __init__(self, what: str, total: int, done: int = 0) -> None:
+        self.what, self.total, self.done = what, total, done
+        self.told = time.monotonic()
+        self.first: tuple[float, int] | None = None  # when the first unit was done, and how many then were
+        self.measured, self.rate = 0.0, 0.0  # when the rate was measured, and units a second, 0 where unknown
+        self.bar: Any = None
+
+    def __enter__(self) -> Any:
+        if stderr.is_terminal:
+            from rich import progress as bars
+
+            self.bar = bars.Progress(
+                bars.TextColumn("{task.description}"),
+                bars.BarColumn(),
+                bars.MofNCompleteColumn(),
+                bars.TimeElapsedColumn(),
+                bars.TextColumn("{task.fields[left]}"),
+                console=stderr,
+                transient=True,
+            )
+            self.bar.start()
+            self.task = self.bar.add_task(
+                printable(self.what), total=self.total, completed=self.done, left=""
+            )
+        return self.tick
+
+    def tick(self, n: int = 1) -> None:
+        """`n` more are done."""
+        self.done += n
+        now = time.monotonic()
+        self._measure(n, now)
+        if self.bar:
+            self.bar.update(self.task, advance=n, left=self._left())
+        elif now - self.told > 10:
+            self.told = now
+            pace = [f"{self.rate:.2g}/s", self._left()] if self.rate else []
+            tell(", ".join([f"{self.what}: {self.done}/{self.total}", *pace]))
+
+    def _measure(self, n: int, now: float) -> None:
+        if n and self.first is None:
+            self.first, self.measured = (now, self.done), now
+        elif n and self.first and now - self.measured >= 1:
+            start, done = self.first
+            self.measured, self.rate = now, (self.done - done) / (now - start)
+
+    def _left(self) -> str:
+        return f"{(self.total - self.done) / self.rate:.0f} s left" if self.rate else ""
+
+    def __exit__(self, *_: object) -> None:
+        if self.bar:
+            self.bar.stop()
