@@ -36,7 +36,11 @@ _OWN_KEYS = {"model", "messages", "stream", "n", "chat_template_kwargs"}
 class ModelConfig(Options):
     """A model and the engine that runs it."""
 
-    engine: EngineName = "transformers"
+    engine: EngineName = Field(
+        default="transformers",
+        description="what runs the model: transformers or vllm in this process, openai for servers, "
+        "scripted for tests",
+    )
     model: str = Field(description="a local folder or a hub id; for scripted, module:function")
     base_url: str | tuple[str, ...] | None = Field(
         default=None,
@@ -75,7 +79,11 @@ class ModelConfig(Options):
     device: str = Field(
         default="auto", description="auto, cpu, cuda, cuda:1, mps", json_schema_extra=NO_EFFECT
     )
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        default="auto",
+        description="number format of the weights in memory; auto = bfloat16 for larger models on a GPU, "
+        "else float32",
+    )
     batch_tokens: int = Field(
         default=16384,
         ge=64,
@@ -126,13 +134,15 @@ class ModelConfig(Options):
 class Config(Options):
     """A whole run."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
-    seed: int = 0
+    name: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="name of the run, and of its folder below runs/"
+    )
+    seed: int = Field(default=0, description="of all random numbers of the run")
     threads: int | None = Field(
         default=None, ge=1, description="CPU threads; 1 = repeatable to the bit", json_schema_extra=NO_EFFECT
     )
-    constitution: str = Field(json_schema_extra=FILE)
-    prompts: str = Field(json_schema_extra=FILE)
+    constitution: str = Field(json_schema_extra=FILE, description="the constitution file")
+    prompts: str = Field(json_schema_extra=FILE, description="the prompt file, a row a prompt")
     heldout: float = Field(
         default=0.25, gt=0, lt=1, description="share of the prompts, by whole groups, kept for evaluation"
     )

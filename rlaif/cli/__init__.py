@@ -11,7 +11,17 @@ os.environ.update({"HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1", "TRL_DI
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 # The order of the help page.
-from rlaif.cli import run, show, compare, judge, constitution, data, check, playground  # noqa: F401, I001
+from rlaif.cli import (  # noqa: F401, I001
+    run,
+    show,
+    compare,
+    judge,
+    options,
+    constitution,
+    data,
+    check,
+    playground,
+)
 from rlaif.cli.groups import app
 from rlaif.cli.terminal import tell
 from rlaif.errors import UserError

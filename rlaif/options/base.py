@@ -96,5 +96,5 @@ class Budget(Options):
     cleanly."""
 
     money: float | None = Field(default=None, ge=0, description="by the prices")
-    calls: int | None = Field(default=None, ge=0)
+    calls: int | None = Field(default=None, ge=0, description="questions asked, cached ones not counted")
     tokens: int | None = Field(default=None, ge=0, description="prompt and written tokens together")

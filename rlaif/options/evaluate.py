@@ -18,8 +18,14 @@ class Evaluate(StageOptions):
     prompts: int | None = Field(
         default=None, ge=1, description="how many held-out prompts of each split; omitted = all"
     )
-    temperature: float = Field(default=1.0, ge=0.0)
-    max_tokens: int = Field(default=256, ge=1)
+    temperature: float = Field(
+        default=1.0, ge=0.0, description="of sampling; 1 = the policy's own distribution"
+    )
+    max_tokens: int = Field(
+        default=256,
+        ge=1,
+        description="most tokens of a response; a longer one is cut off and counted as truncated",
+    )
     judge: int | None = Field(
         default=None, ge=0, description="prompts of each split that the judge sees; omitted = all of them"
     )

@@ -96,7 +96,11 @@ class Label(StageOptions):
     clamp: tuple[float, float] | None = Field(
         default=None, description="bounds on the judge's p; default 0.4–0.6 with cot"
     )
-    few_shot: int = Field(default=0, ge=0)
+    few_shot: int = Field(
+        default=0,
+        ge=0,
+        description="solved comparisons, from the principles' examples, shown before each question",
+    )
     max_tokens: int = Field(default=256, ge=1, description="length of the reasoning, with cot")
     human: Human | None = None
 

@@ -22,8 +22,8 @@ class Ptx(Options):
 class Lora(Options):
     """Train low-rank adapters in place of all weights (arXiv 2106.09685); needs the extra `lora`."""
 
-    rank: int = Field(default=16, ge=1)
-    alpha: int = Field(default=32, ge=1)
+    rank: int = Field(default=16, ge=1, description="rank of the adapters")
+    alpha: int = Field(default=32, ge=1, description="the adapters' output is scaled by alpha / rank")
     adapter: str | None = Field(
         default=None,
         description="a saved adapter to go on with, its own rank and alpha; the reference is the model "
@@ -39,11 +39,13 @@ class Ppo(Watched):
     stage: Literal["ppo"]
     minibatches: int = Field(default=1, ge=1, description="optimiser steps an epoch")
     epochs: int = Field(default=1, ge=1, description="passes over an update's episodes")
-    learning_rate: float = Field(default=1e-5, gt=0)
+    learning_rate: float = Field(default=1e-5, gt=0, description="highest learning rate")
     value_learning_rate: float | None = Field(default=None, gt=0, description="omitted = learning_rate")
     warmup: int = Field(default=10, ge=0, description="updates of linear warm-up, then constant")
     critic_warmup: int = Field(default=0, ge=0, description="first updates that train the value model only")
-    temperature: float = Field(default=1.0, gt=0)
+    temperature: float = Field(
+        default=1.0, gt=0, description="of sampling; 1 = the policy's own distribution"
+    )
     rollouts: Literal["own", "vllm"] = Field(
         default="own",
         description="what samples the responses: PPO's own loop over the policy, or vLLM beside it, "
@@ -57,13 +59,28 @@ class Ppo(Watched):
         description="rollouts: vllm: its share of the GPU's memory, a second policy included",
         json_schema_extra=NO_EFFECT,
     )
-    gamma: float = Field(default=1.0, gt=0, le=1)
-    lam: float = Field(default=0.95, ge=0, le=1)
-    clip: float = Field(default=0.2, gt=0)
+    gamma: float = Field(default=1.0, gt=0, le=1, description="discount a token of later rewards")
+    lam: float = Field(
+        default=0.95,
+        ge=0,
+        le=1,
+        description="λ of generalised advantage estimation (arXiv 1506.02438): 0 = one step, 1 = the "
+        "whole return",
+    )
+    clip: float = Field(
+        default=0.2,
+        gt=0,
+        description="how far a step may move a token's probability ratio from 1 and still gain (arXiv "
+        "1707.06347)",
+    )
     dual_clip: float | None = Field(
         default=None, gt=1, description="bound on the ratio of a bad token (arXiv 1912.09729); omitted = none"
     )
-    value_clip: float = Field(default=0.2, gt=0)
+    value_clip: float = Field(
+        default=0.2,
+        gt=0,
+        description="how far a step may move a value from that of sampling time before its loss is held",
+    )
     shared_trunk: float | None = Field(
         default=None,
         gt=0,
@@ -71,7 +88,7 @@ class Ppo(Watched):
         "value model: "
         "another algorithm",
     )
-    max_grad_norm: float = Field(default=1.0, gt=0)
+    max_grad_norm: float = Field(default=1.0, gt=0, description="gradients are scaled down to this norm")
     importance_cap: float | None = Field(
         default=None,
         ge=1,
@@ -82,9 +99,18 @@ class Ppo(Watched):
     stop_kl: float | None = Field(
         default=None, gt=0, description="nats a token from the sampling policy at which an update's steps end"
     )
-    kl_coef: float = Field(default=0.05, ge=0)
+    kl_coef: float = Field(
+        default=0.05,
+        ge=0,
+        description="weight of the KL from the reference policy; 0 = no penalty; the start value with "
+        "kl_target",
+    )
     kl_in: Literal["reward", "loss"] = Field(default="reward", description="where the KL is paid for")
-    kl_estimator: Literal["k1", "k2", "k3"] = "k1"
+    kl_estimator: Literal["k1", "k2", "k3"] = Field(
+        default="k1",
+        description="how the KL is estimated from a sampled token: k1 = log ratio, k2 = half its square, "
+        "k3 = ratio − 1 − log ratio",
+    )
     kl_target: float | None = Field(
         default=None, gt=0, description="nats a sequence; given = adaptive coefficient"
     )

@@ -13,8 +13,10 @@ from rlaif.options.plan import Asked, Plan
 class OnPreferences(StageOptions):
     """What every training on preferences is told."""
 
-    epochs: float = Field(default=1.0, gt=0)
-    learning_rate: float = Field(default=1e-5, gt=0)
+    epochs: float = Field(
+        default=1.0, gt=0, description="passes over the training rows; a fraction is allowed"
+    )
+    learning_rate: float = Field(default=1e-5, gt=0, description="highest learning rate")
     batch_size: int = Field(default=64, ge=1, description="pairs a step, or prompts with by_prompt")
     micro_batch: int | None = Field(
         default=None,

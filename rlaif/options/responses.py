@@ -18,10 +18,21 @@ class Sample(StageOptions):
     needs, makes = ("prompts", "policy"), ("responses",)
     stage: Literal["sample"]
     prompts: int | None = Field(default=None, ge=1, description="how many training prompts; omitted = all")
-    k: int = Field(default=1, ge=1)
-    temperature: float = Field(default=1.0, ge=0.0)
-    top_p: float = Field(default=1.0, gt=0.0, le=1.0)
-    max_tokens: int = Field(default=256, ge=1)
+    k: int = Field(default=1, ge=1, description="responses to a prompt")
+    temperature: float = Field(
+        default=1.0, ge=0.0, description="of sampling; 1 = the policy's own distribution; 0 = greedy"
+    )
+    top_p: float = Field(
+        default=1.0,
+        gt=0.0,
+        le=1.0,
+        description="sample from the likeliest tokens that have this probability together; 1 = from all",
+    )
+    max_tokens: int = Field(
+        default=256,
+        ge=1,
+        description="most tokens of a response; a longer one is cut off and counted as truncated",
+    )
 
     def estimate(self, plan: Plan) -> tuple[int, list[Asked]]:
         """A text a response."""
@@ -37,9 +48,16 @@ class Critique(StageOptions):
 
     needs, makes = ("responses",), ("revisions",)
     stage: Literal["critique"]
-    rounds: int = Field(default=1, ge=1)
-    temperature: float = Field(default=1.0, ge=0.0)
-    max_tokens: int = Field(default=256, ge=1)
+    rounds: int = Field(
+        default=1, ge=1, description="critiques and revisions of a response, each of the revision before"
+    )
+    temperature: float = Field(default=1.0, ge=0.0, description="of critiques and revisions; 0 = greedy")
+    max_tokens: int = Field(
+        default=256,
+        ge=1,
+        description="most tokens of a critique, and of a revision; a revision that is cut off is dropped "
+        "and counted",
+    )
     few_shot: int = Field(default=2, ge=0, description="few-shot turns taken from the principle's examples")
     critique: bool = Field(
         default=True, description="false: ask for the revision directly, without a critique before it"
@@ -69,9 +87,11 @@ class Sft(StageOptions):
     train_on: Literal["all", "last"] = Field(
         default="all", description="all revisions, as in the paper, or the last"
     )
-    epochs: float = Field(default=1.0, gt=0)
-    learning_rate: float = Field(default=1e-5, gt=0)
-    batch_size: int = Field(default=32, ge=1)
+    epochs: float = Field(
+        default=1.0, gt=0, description="passes over the training rows; a fraction is allowed"
+    )
+    learning_rate: float = Field(default=1e-5, gt=0, description="highest learning rate")
+    batch_size: int = Field(default=32, ge=1, description="rows an optimiser step")
     micro_batch: int | None = Field(
         default=None,
         ge=1,
@@ -97,7 +117,9 @@ class Pair(StageOptions):
     per_prompt: int | None = Field(
         default=None, ge=1, description="sample pairs a prompt; omitted = all C(K,2)"
     )
-    samples: bool = True
+    samples: bool = Field(
+        default=True, description="pair the samples of the last sample stage with each other"
+    )
     revisions: bool = Field(default=False, description="also pair each original with its last revision")
     imported: str | None = Field(
         default=None, description="a folder written by `rlaif data import`", json_schema_extra=FILE

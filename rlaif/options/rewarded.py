@@ -64,9 +64,15 @@ class Rewarded(StageOptions):
 class Watched(Rewarded):
     """What every stage that learns from its own samples is told of how it is watched."""
 
-    updates: int = Field(default=100, ge=1)
+    updates: int = Field(
+        default=100, ge=1, description="updates of the policy; each samples batch_size responses"
+    )
     batch_size: int = Field(default=128, ge=1, description="responses an update")
-    max_tokens: int = Field(default=256, ge=1)
+    max_tokens: int = Field(
+        default=256,
+        ge=1,
+        description="most tokens of a response; a longer one is cut off and counted as truncated",
+    )
     sample_every: int = Field(
         default=10,
         ge=1,
@@ -111,8 +117,14 @@ class BestOfN(Rewarded):
     prompts: int | None = Field(
         default=None, ge=1, description="how many held-out prompts of each split; omitted = all"
     )
-    temperature: float = Field(default=1.0, gt=0)
-    max_tokens: int = Field(default=256, ge=1)
+    temperature: float = Field(
+        default=1.0, gt=0, description="of sampling; 1 = the policy's own distribution"
+    )
+    max_tokens: int = Field(
+        default=256,
+        ge=1,
+        description="most tokens of a response; a longer one is cut off and counted as truncated",
+    )
 
     def estimate(self, plan: Plan) -> tuple[int, list[Asked]]:
         """The policy n times a prompt, and the judge of each response where it grades."""
@@ -128,9 +140,11 @@ class Rejection(Rewarded):
     needs, makes = ("responses", "policy"), ("policy",)
     stage: Literal["rejection"]
     keep: int = Field(default=1, ge=1, description="responses kept of each prompt")
-    epochs: float = Field(default=1.0, gt=0)
-    learning_rate: float = Field(default=1e-5, gt=0)
-    batch_size: int = Field(default=32, ge=1)
+    epochs: float = Field(
+        default=1.0, gt=0, description="passes over the training rows; a fraction is allowed"
+    )
+    learning_rate: float = Field(default=1e-5, gt=0, description="highest learning rate")
+    batch_size: int = Field(default=32, ge=1, description="rows an optimiser step")
     heldout: float = Field(
         default=0.05, gt=0, lt=1, description="share of prompts whose responses measure, not train"
     )
@@ -150,12 +164,20 @@ class Grouped(Watched):
     group: int = Field(default=8, ge=2, description="responses a prompt")
     minibatches: int = Field(default=1, ge=1, description="optimiser steps an epoch")
     epochs: int = Field(default=1, ge=1, description="passes over an update's responses")
-    learning_rate: float = Field(default=1e-5, gt=0)
+    learning_rate: float = Field(default=1e-5, gt=0, description="highest learning rate")
     warmup: int = Field(default=10, ge=0, description="updates of linear warm-up, then constant")
-    temperature: float = Field(default=1.0, gt=0)
-    clip: float = Field(default=0.2, gt=0)
-    max_grad_norm: float = Field(default=1.0, gt=0)
-    kl_coef: float = Field(default=0.05, ge=0)
+    temperature: float = Field(
+        default=1.0, gt=0, description="of sampling; 1 = the policy's own distribution"
+    )
+    clip: float = Field(
+        default=0.2,
+        gt=0,
+        description="how far a step may move a token's probability ratio from 1 and still gain",
+    )
+    max_grad_norm: float = Field(default=1.0, gt=0, description="gradients are scaled down to this norm")
+    kl_coef: float = Field(
+        default=0.05, ge=0, description="weight of the KL from the reference policy; 0 = no penalty"
+    )
     missing_eos_penalty: float = Field(
         default=1.0,
         ge=0,
