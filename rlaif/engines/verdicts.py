@@ -140,55 +140,63 @@ class Grammar:
     ranked: re.Pattern[str]
 
 
-@lru_cache(maxsize=64)
-def grammar(choices: tuple[str, ...], worst: bool = False) -> Grammar:
-    """The grammar of announcements of one of these choices, as the best or (with `worst`) the worst."""
+_AFTER = r"(?![\w+#]|['’](?!s \w)|-\w|[.,]\d|\s*[-–/]\s*\d)"
+_IS = r"(?:is|was|would be|has to be|must be|:|=|-|–|—)"
+_KEEPING = "|".join(
+    (
+        rf"{_ADVERB}{_KEPT} {_ADVERB}(?:better|best|more \w+|most \w+)",
+        rf"(?:better|best) {_KEPT}",
+        rf"{_ADVERB}(?:adheres|complies|sticks|keeps) (?:better|best|more \w+|most \w+) (?:to|with) "
+        rf"(?:the|this) {_GROUND}",
+    )
+)
+_TAGS = r"(?:answer|verdict|choice|decision)"
+
+
+def _choice(choices: tuple[str, ...]) -> tuple[str, str]:
+    """(pattern of any of the choices alone, pattern of one as a noun phrase whose group is `choice`)."""
     words = "|".join(
         f"(?i:{re.escape(c)})" if len(c) > 1 and c.isalpha() else re.escape(c)
         for c in sorted(choices, key=len, reverse=True)
     )
     top = max((c for c in choices if c.isdigit()), key=int, default=None)
     scale = rf"(?:\s*/\s*{top}\b|\s+out of\s+{top}\b)?" if top else ""
-    after = r"(?![\w+#]|['’](?!s \w)|-\w|[.,]\d|\s*[-–/]\s*\d)"
-    one = rf"(?<![\w'’.,/-])(?:{words}){scale}{after}(?:['’]s {_NOUN})?"
+    one = rf"(?<![\w'’.,/-])(?:{words}){scale}{_AFTER}(?:['’]s {_NOUN})?"
     shown = rf"(?:(?:the )?(?i:{_NOUN})\s*[:#]?\s*)?[\[({{<\"'“‘]{{0,8}}"
     ends = r"[\])}>\"'”’]{0,8}"
-    np = rf"{shown}(?P<choice>{one}){ends}"
+    return words, rf"{shown}(?P<choice>{one}){ends}"
+
+
+@lru_cache(maxsize=64)
+def grammar(choices: tuple[str, ...], worst: bool = False) -> Grammar:
+    """The grammar of announcements of one of these choices, as the best or (with `worst`) the worst."""
+    words, np = _choice(choices)
     plain = np.replace("?P<choice>", "?:")
     bad, good = (_BETTER, _WORSE) if worst else (_WORSE, _BETTER)
-    is_ = r"(?:is|was|would be|has to be|must be|:|=|-|–|—)"
     only_good = "(?!)" if worst else ""  # what asks for the worst cannot be answered by praise
     polar = (
         rf"(?:the |that )?(?:{good})(?: (?:one|{_NOUN}|of the two(?: {_NOUN})?))?(?: (?:here|by "
         r"(?:this|the) rule|overall))?"
     )
     label = rf"(?:{_LABEL}|{only_good}{_PRAISE}|{polar}|{_FOREIGN})(?: \([^()\n]{{1,30}}\))?"
-    keeping = "|".join(
-        (
-            rf"{_ADVERB}{_KEPT} {_ADVERB}(?:better|best|more \w+|most \w+)",
-            rf"(?:better|best) {_KEPT}",
-            rf"{_ADVERB}(?:adheres|complies|sticks|keeps) (?:better|best|more \w+|most \w+) (?:to|with) "
-            rf"(?:the|this) {_GROUND}",
-        )
-    )
     wins = rf"{_ADVERB}(?:wins|prevails|(?:beats|outperforms) {plain}|(?:does|performs|fares) better)"
     wanting = (
         rf"choose|pick|select|opt for|go with|vote for|settle on|take|{only_good}(?:prefer|favou?r|recommend)"
     )
     called = rf"{_ADVERB}(?:is|was) {_ADVERB}(?:{good}(?: (?:one|{_NOUN}))?|winner|choice|answer|pick)"
-    describing = rf"{only_good}(?:(?:the|that) )?(?:one|{_NOUN}) (?:that|which) (?:{keeping})"
-    lead, tags = rf"(?i:{_LEAD})", r"(?:answer|verdict|choice|decision)"
+    describing = rf"{only_good}(?:(?:the|that) )?(?:one|{_NOUN}) (?:that|which) (?:{_KEEPING})"
+    lead = rf"(?i:{_LEAD})"
     return Grammar(
         choices=choices,
         worst=worst,
-        labelled=re.compile(rf"{lead}\[?(?i:{label})\]?\s*(?i:{is_}|goes to)?\s*[:：]?\s*{np}"),
+        labelled=re.compile(rf"{lead}\[?(?i:{label})\]?\s*(?i:{_IS}|goes to)?\s*[:：]?\s*{np}"),
         bracketed=re.compile(
             rf"\[\[\s*{np}\s*\]\]|\\boxed\{{(?:\\text\{{)?{np.replace('choice', 'boxed')}\}}+"
-            rf"|<{tags}>\s*{np.replace('choice', 'tagged')}\s*</{tags}>"
+            rf"|<{_TAGS}>\s*{np.replace('choice', 'tagged')}\s*</{_TAGS}>"
         ),
         opening=re.compile(rf"(?i:{label})\s*[:：–—-]\s*"),
         spoken=(
-            re.compile(rf"{lead}{np} (?i:{called}|{only_good}(?:{keeping}|{wins}))"),
+            re.compile(rf"{lead}{np} (?i:{called}|{only_good}(?:{_KEEPING}|{wins}))"),
             re.compile(rf"{only_good}{np}\s*(?:更好|较好|更佳|最好|获胜)"),
             re.compile(rf"{only_good}(?i:{_FOREIGN_BETTER}) {np}"),
             re.compile(
@@ -202,7 +210,7 @@ def grammar(choices: tuple[str, ...], worst: bool = False) -> Grammar:
         ),
         bare=re.compile(np),
         other=re.compile(rf"\s*,?\s*(?i:than|over|to|rather than|instead of|and not|not|against)\s+{np}"),
-        named=re.compile(rf"(?<![\w'’])(?:{words}){after}"),
+        named=re.compile(rf"(?<![\w'’])(?:{words}){_AFTER}"),
         praised=(
             re.compile(rf"{np}[^.;,\n]{{0,60}}?\b(?i:{good}|wins|prevails)\b"),
             re.compile(

@@ -64,7 +64,7 @@ class StageOptions(Options):
     shown_as: ClassVar[str] = (
         ""  # `rlaif show` prints the stage's figures under this; "" = under the stage's name
     )
-    stage: str
+    stage: Any  # its name: a Literal, by which a config finds the class
 
     def estimate(self, plan: Plan) -> tuple[int, list[Asked]]:
         """(rows it makes at most, what it asks of models); `plan` then holds what later stages count on."""

@@ -107,6 +107,19 @@ def rollout(
         if len(rows) - count > DROP_SHARE * len(rows):
             rows, ids, mask = rows[live], ids[live], mask[live]
             cache.batch_select_indices(live.nonzero()[:, 0])
+    return _episodes(prompts, sampled_BR, response_B, ended_B, pad, behaviour_BR, final_BRD)
+
+
+def _episodes(
+    prompts: Sequence[Sequence[int]],
+    sampled_BR: Tensor,
+    response_B: Tensor,
+    ended_B: Tensor,
+    pad: int,
+    behaviour_BR: Tensor,
+    final_BRD: Tensor | None,
+) -> Episodes:
+    """Responses of `response_B` tokens each, no wider than the longest."""
     lengths = response_B.tolist()
     responses = [row[:n] for row, n in zip(sampled_BR.tolist(), lengths, strict=True)]
     longest = max(lengths)

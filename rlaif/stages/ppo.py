@@ -85,19 +85,7 @@ def _open(stage: Stage[Ppo]) -> Parts:
     from rlaif.rl.texts import turn_end
 
     o, config, start, ranks = stage.options, stage.config.policy, stage.input("policy"), Ranks.here()
-    if ranks.sharded and (o.lora or o.shared_trunk):
-        raise UserError(
-            f"{stage.dir.name}: this launch asks for FSDP, which "
-            f"ppo.{'lora' if o.lora else 'shared_trunk'} does not go with.",
-            "a policy and a value model that are trained whole",
-            "accelerate launch --config_file configs/accelerate/ddp.yaml …",
-        )
-    if config.dtype == "float16":
-        raise UserError(
-            f"{stage.dir.name}: policy.dtype: float16, in which ppo does not train: small gradients vanish.",
-            "bfloat16, float32 or auto",
-            "-s policy.dtype=auto",
-        )
+    _check_launch(stage, ranks)
     tokenizer = load_tokenizer(start, stage.config.policy.chat_template_kwargs)
     # Adapters leave the weights alone, so those need not be in fp32.
     policy = load_causal_lm(start, config.device, config.dtype if o.lora else "float32")
@@ -143,6 +131,23 @@ def _open(stage: Stage[Ppo]) -> Parts:
         sampler=sampler,
     )
     return Parts(ppo, tokenizer, prompts, heldout, opened, adapter, sampler)
+
+
+def _check_launch(stage: Stage[Ppo], ranks: Ranks) -> None:
+    """Refuse options that do not go with this launch or with training in this precision."""
+    if ranks.sharded and (stage.options.lora or stage.options.shared_trunk):
+        raise UserError(
+            f"{stage.dir.name}: this launch asks for FSDP, which "
+            f"ppo.{'lora' if stage.options.lora else 'shared_trunk'} does not go with.",
+            "a policy and a value model that are trained whole",
+            "accelerate launch --config_file configs/accelerate/ddp.yaml …",
+        )
+    if stage.config.policy.dtype == "float16":
+        raise UserError(
+            f"{stage.dir.name}: policy.dtype: float16, in which ppo does not train: small gradients vanish.",
+            "bfloat16, float32 or auto",
+            "-s policy.dtype=auto",
+        )
 
 
 def _sampler(

@@ -187,7 +187,7 @@ class PairTrainer(ShardedTrainer):
         self.center, self.margin = center, margin
         super().__init__(*args, **kwargs)
 
-    def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
+    def _prepare_dataset(self, dataset: Any, processing_class: Any, args: Any, dataset_name: Any) -> Any:
         return dataset
 
     def _set_signature_columns_if_needed(self) -> None:
