@@ -18,6 +18,7 @@ from rlaif.config import Config, find, load_config
 from rlaif.constitution import Constitution
 from rlaif.errors import UserError, nearest
 from rlaif.feedback.gold import load_gold, no_gold, ungraded
+from rlaif.preflight.combinations import combinations
 from rlaif.preflight.estimate import estimate, in_words
 from rlaif.preflight.opening import locked, merged_prompts, open_run, resolve
 from rlaif.prompting.templates import Templates
@@ -78,6 +79,8 @@ def _run(
                     f"{resolved.prompts}: {repeated} rows repeat another one's messages: merged, with the "
                     "tags of both"
                 )
+            for warning in plan["warnings"]:
+                tell(f"warning: {warning}")
             for line in [*in_words(plan), *no_gold(plan["no_gold"], resolved.gold)]:
                 tell(line)
         try:
@@ -170,4 +173,5 @@ def planned(config: Config, base: Path) -> dict[str, Any]:
     prompts, repeated = merged_prompts(Path(config.prompts))
     plan = estimate(config, constitution, prompts, Templates.load(config.templates, base))
     plan["prompts"]["repeated"] = repeated
-    return {**plan, "no_gold": ungraded(gold, constitution, prompts)}
+    warnings = combinations(config, constitution, plan)
+    return {**plan, "no_gold": ungraded(gold, constitution, prompts), "warnings": warnings}

@@ -60,4 +60,5 @@ def in_full(one: Explained) -> list[str]:
         "source": one.source,
         "results": "" if one.affects_results else "not changed by it, but for rounding",
     }
-    return [one.key, *(f"  {name}: {value}" for name, value in facts.items() if value)]
+    lines = [*facts.items(), *(("said of it", said) for said in one.goes_with)]
+    return [one.key, *(f"  {name}: {value}" for name, value in lines if value)]

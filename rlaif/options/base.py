@@ -35,11 +35,14 @@ class Options(BaseModel):
 
     def with_paths(self, look_up: Mapping[str, Callable[[str], str]]) -> Self:
         """The same with every option marked with a "path" looked up by the function for its kind of path."""
-        changes = {
+        now = {
             name: _looked_up(getattr(self, name), look_up, marked(field, "path"))
             for name, field in type(self).model_fields.items()
         }
-        return self.model_copy(update=changes)
+        # Only what changes: what a config has not named stays so in `model_fields_set`.
+        return self.model_copy(
+            update={name: value for name, value in now.items() if value != getattr(self, name)}
+        )
 
 
 def _looked_up(value: Any, look_up: Mapping[str, Callable[[str], str]], kind: str | None) -> Any:

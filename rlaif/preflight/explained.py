@@ -17,6 +17,7 @@ from rlaif.config import Config
 from rlaif.errors import UserError, nearest
 from rlaif.options import STAGES
 from rlaif.options.base import Options, marked
+from rlaif.preflight.combinations import ALONE
 
 RUN = "run"  # the section of the keys that belong to no stage
 _PAPER = re.compile(r"arXiv \d{4}\.\d{4,5}")
@@ -38,6 +39,7 @@ class Explained:
     meaning: str
     source: str
     names: str  # what on this machine its value names
+    goes_with: tuple[str, ...]  # combinations with other options that are refused or warned of
     affects_results: bool
 
     @property
@@ -115,12 +117,13 @@ def _options(section: str, cls: type[Options], before: str = "") -> Iterator[Exp
         if name in ("stage", "stages"):
             continue
         inner, suffix = _group(field.annotation)
-        yield _explained(section, before + name, field)
+        yield _explained(section, before + name, cls, name)
         if inner:
             yield from _options(section, inner, f"{before}{name}{suffix}.")
 
 
-def _explained(section: str, name: str, field: FieldInfo) -> Explained:
+def _explained(section: str, name: str, cls: type[Options], key: str) -> Explained:
+    field = cls.model_fields[key]
     required = field.is_required()
     default = None if required else field.get_default(call_default_factory=True)
     inner, _ = _group(field.annotation)
@@ -137,6 +140,7 @@ def _explained(section: str, name: str, field: FieldInfo) -> Explained:
         meaning=meaning,
         source=papers,
         names=named,
+        goes_with=tuple(one.says for one in ALONE if issubclass(cls, one.of) and key in one.about),
         affects_results=marked(field, "affects_results", True),
     )
 
