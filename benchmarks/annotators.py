@@ -87,8 +87,8 @@ class Crowd:
 
     def vote(self, pair: Comparison, who: str, noise: float, seed: int) -> float:
         """One person's vote on one pair."""
-        replies = [self.texts[i].text for i in (pair.a, pair.b)]
-        a, b = annotate(self.prompts[pair.prompt_id].chat, replies, self.principles, seed, who, noise)
+        responses = [self.texts[i].text for i in (pair.a, pair.b)]
+        a, b = annotate(self.prompts[pair.prompt_id].chat, responses, self.principles, seed, who, noise)
         return 0.5 + 0.5 * ((a < b) - (a > b))
 
     def noise_for(self, pairs: Sequence[Comparison], errors: float) -> float:

@@ -7,7 +7,7 @@ Each size is labelled by an `rlaif run` that continues after the pair stage: pea
 report included; labels a second are the label stage's. Then 2,000 pairs are labelled under 16 principles, one
 principle is edited, and the pairs are labelled again with `labels_from`; first and second run take turns,
 medians are shown. The judges: one for nothing, one of 2 ms a verdict, and in process, on the playground's
-questions and replies, the playground's and random weights of 36 million parameters (ten minutes, so it has to
+questions and responses, the playground's and random weights of 36 million parameters (ten minutes, so it has to
 be named); with --endpoint also the playground's behind a server, for example vLLM's:
 
     VLLM_CPU_KVCACHE_SPACE=1 .venv-vllm/bin/python -m vllm.entrypoints.openai.api_server \\
@@ -78,7 +78,7 @@ def slow_judge() -> Scripted:
     return Scripted(on_score=score)
 
 
-Texts = Iterator[tuple[list[dict[str, str]], str, str]]  # a conversation and two replies
+Texts = Iterator[tuple[list[dict[str, str]], str, str]]  # a conversation and two responses
 
 
 def long_texts() -> Texts:
@@ -89,13 +89,13 @@ def long_texts() -> Texts:
 
 
 def playground_texts() -> Texts:
-    """The playground's questions, each with two replies."""
-    from rlaif.playground.grammar import sample_question, sample_reply
+    """The playground's questions, each with two responses."""
+    from rlaif.playground.grammar import sample_question, sample_response
 
     rng, seen = Random(0), set()
     while True:
         question = sample_question(rng)
-        a, b = sample_reply(rng, question), sample_reply(rng, question)
+        a, b = sample_response(rng, question), sample_response(rng, question)
         if a != b and (question.role, question.text) not in seen:
             seen.add((question.role, question.text))
             yield question.messages, a, b
@@ -117,11 +117,11 @@ def write_project(folder: Path, comparisons: int, rules: list[dict[str, str]], t
     pairs = RowFile(folder / "pairs" / "comparisons.jsonl", Comparison)
     made = 0
     while made < comparisons:
-        messages, *replies = next(texts)
+        messages, *pair = next(texts)
         prompt = Prompt(messages=tuple(Message.model_validate(message) for message in messages))
         if is_heldout(prompt.cluster, 0.25):
             continue
-        a, b = (Response(prompt_id=prompt.id, text=text) for text in replies)
+        a, b = (Response(prompt_id=prompt.id, text=text) for text in pair)
         prompts.write([prompt])
         responses.write([a, b])
         pairs.write([Comparison(prompt_id=prompt.id, a=a.id, b=b.id)])

@@ -48,11 +48,11 @@ PPO = {
 
 
 def annotate(
-    messages: Any, replies: list[str], principles: Any, seed: int = 0, wrong: float = 0.0
+    messages: Any, responses: list[str], principles: Any, seed: int = 0, wrong: float = 0.0
 ) -> list[int]:
     """A ranking by the number of principles kept, turned round in a share `wrong` of the cases."""
-    ranks = annotators.annotate(messages, replies, principles, seed, noise=0.0, bias_spread=0.0, tie=0.5)
-    errs = random.Random(derive_seed(seed, "errs", *replies)).random() < wrong
+    ranks = annotators.annotate(messages, responses, principles, seed, noise=0.0, bias_spread=0.0, tie=0.5)
+    errs = random.Random(derive_seed(seed, "errs", *responses)).random() < wrong
     return [max(ranks) - rank for rank in ranks] if errs else ranks
 
 

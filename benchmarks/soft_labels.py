@@ -4,13 +4,13 @@
 
 Pairs of the playground policy's own responses, of which one keeps more principles by the gold scorer.
 Annotators err on 10, 20 or 30 % of the pairs. Which ones is said by --errors: `close` are Bradley-Terry
-annotators, who err the more the fewer principles lie between the replies; `even` ones err on a pair with a
-probability of its own that has nothing to do with the replies, drawn evenly from a range around the noise
+annotators, who err the more the fewer principles lie between the responses; `even` ones err on a pair with a
+probability of its own that has nothing to do with the responses, drawn evenly from a range around the noise
 level, so that no reward model can tell it. Three labels of a pair: `hard` is one annotator's verdict, `share`
 the share of very many annotators, `sure` the one verdict with the annotator's certainty, which is right about
 how often it errs. All reward models start from the feedback model with one seed and see the same pairs,
 `hard` and `sure` the same verdicts. On held-out prompts they are measured against the chance that an
-annotator prefers a reply (calibration: what a forecast of people should match) and against the truth
+annotator prefers a response (calibration: what a forecast of people should match) and against the truth
 (accuracy). Differences are paired by seed; the intervals are over seeds (Student's t), and every seed is in
 the JSON.
 """
@@ -70,7 +70,7 @@ def sampled(options: argparse.Namespace) -> Run:
 
 
 def decided(run: Run) -> tuple[Decided, Decided]:
-    """The pairs of which one reply keeps more principles: (to train on, held out), apart by prompt."""
+    """The pairs of which one response keeps more principles: (to train on, held out), apart by prompt."""
     gold = load_gold(run.config.gold, run.constitution)
     assert gold is not None
     stage = run.stages[2]

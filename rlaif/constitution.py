@@ -25,13 +25,13 @@ ALIKE = 0.85  # share of characters in common, in order
 
 
 class Example(BaseModel):
-    """A prompt with a better and a worse reply: the principle's test and its few-shot material."""
+    """A prompt with a better and a worse response: the principle's test and its few-shot material."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     prompt: str
     better: str
     worse: str
-    critique: str | None = Field(default=None, description="what a critic should say of the worse reply")
+    critique: str | None = Field(default=None, description="what a critic should say of the worse response")
 
 
 class Principle(BaseModel):
@@ -184,7 +184,7 @@ def _doubts(principle: Principle) -> Iterator[str]:
         yield "has no example: nothing tests it, and the critic gets no few-shot turn"
     for example in principle.examples:
         if example.better.strip() == example.worse.strip():
-            yield f'has an example whose better and worse reply are the same ("{example.prompt[:40]}")'
+            yield f'has an example whose better and worse response are the same ("{example.prompt[:40]}")'
         if not all(text.strip() for text in (example.prompt, example.better, example.worse)):
             yield "has an example with an empty text"
 

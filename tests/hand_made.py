@@ -329,7 +329,12 @@ class Figures:
         return {"value": value, "ci": edges, "n": self.whole(), "groups": self.whole()}
 
     def accuracy(self, **more: Any) -> dict[str, Any]:
-        rules = ("the longer reply", "the shorter reply", "the reply with a list", "always the first stored")
+        rules = (
+            "the longer response",
+            "the shorter response",
+            "the response with a list",
+            "always the first stored",
+        )
         return {
             **self.rate(),
             "baselines": {rule: self.share() for rule in rules},

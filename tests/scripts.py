@@ -1,6 +1,6 @@
 """Scripted models for tests: a policy that writes words by chance, a critic and judge that know the rules.
 
-Rules are texts of the form "Never say WORD."; a reply breaks one by containing the word.
+Rules are texts of the form "Never say WORD."; a response breaks one by containing the word.
 """
 
 import os
@@ -32,7 +32,7 @@ def kill_after(counter: str) -> None:
 CALLS: dict[str, int] = {}
 
 
-def write_reply(request: GenerateRequest) -> str:
+def write_response(request: GenerateRequest) -> str:
     kill_after("SAMPLE")
     time.sleep(float(os.environ.get("SLOW", 0)))
     rng = random.Random(request.seed)
@@ -44,11 +44,11 @@ def write_feedback(request: GenerateRequest) -> str:
     text = request.messages[-1]["content"]
     if "Which reply is better" in text:
         return "A"
-    reply = re.findall(r"Reply: (.*)", text)[-1]
+    response = re.findall(r"Reply: (.*)", text)[-1]
     word = forbidden(text)
     if "Critique:" in text:
-        return " ".join("sun" if w == word else w for w in reply.split())
-    return f"It says {word}." if word in reply.split() else "It keeps the rule."
+        return " ".join("sun" if w == word else w for w in response.split())
+    return f"It says {word}." if word in response.split() else "It keeps the rule."
 
 
 def judge(messages: list[dict[str, str]], suffix: str, choices: tuple[str, ...]) -> list[float]:
@@ -62,7 +62,7 @@ def judge(messages: list[dict[str, str]], suffix: str, choices: tuple[str, ...])
 
 
 def policy() -> Scripted:
-    return Scripted(on_generate=write_reply, name="policy")
+    return Scripted(on_generate=write_response, name="policy")
 
 
 def feedback() -> Scripted:
@@ -74,10 +74,12 @@ def biased_judge() -> Scripted:
     return Scripted(on_generate=write_feedback, on_score=lambda m, s, c: [0.3, 0.1], name="biased")
 
 
-def gold(messages: list[dict[str, str]], reply: str, principles: list[dict[str, str]]) -> dict[str, bool]:
-    return {p["id"]: re.findall(r"Never say (\w+)", p["text"])[0] not in reply.split() for p in principles}
+def gold(messages: list[dict[str, str]], response: str, principles: list[dict[str, str]]) -> dict[str, bool]:
+    return {p["id"]: re.findall(r"Never say (\w+)", p["text"])[0] not in response.split() for p in principles}
 
 
-def annotate(messages, replies, principles, seed, **options) -> list[int]:
-    broken = [sum(not kept for kept in gold(messages, reply, principles).values()) for reply in replies]
+def annotate(messages, responses, principles, seed, **options) -> list[int]:
+    broken = [
+        sum(not kept for kept in gold(messages, response, principles).values()) for response in responses
+    ]
     return [sorted(set(broken)).index(b) + 1 for b in broken]

@@ -68,29 +68,29 @@ def handler(stub: Stub) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             models = [{"id": stub.model or "judge", "object": "model", "created": 0, "owned_by": "x"}]
-            self.reply(200, json.dumps({"object": "list", "data": models}).encode())
+            self.response(200, json.dumps({"object": "list", "data": models}).encode())
 
         def do_POST(self) -> None:
             stub.keys.add(self.headers["Authorization"].removeprefix("Bearer "))
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             fault = stub.fault(body)
             if fault == "half":
-                self.reply(200, json.dumps(stub.answer(body)).encode()[:60])
+                self.response(200, json.dumps(stub.answer(body)).encode()[:60])
             elif fault == "empty":
-                self.reply(200, json.dumps({**stub.answer(body), "choices": []}).encode())
+                self.response(200, json.dumps({**stub.answer(body), "choices": []}).encode())
             elif fault == "bare":
                 answer = stub.answer({**body, "logprobs": False})
-                self.reply(200, json.dumps(answer).encode())
+                self.response(200, json.dumps(answer).encode())
             elif fault == "other model":
-                self.reply(200, json.dumps({**stub.answer(body), "model": "tiny-chat"}).encode())
+                self.response(200, json.dumps({**stub.answer(body), "model": "tiny-chat"}).encode())
             elif fault and fault.startswith("body "):  # a status of 200 and whatever follows
-                self.reply(200, fault.removeprefix("body ").encode())
+                self.response(200, fault.removeprefix("body ").encode())
             elif fault and fault.startswith("redirect "):
                 stub.headers = {"Location": fault.removeprefix("redirect ")}
-                self.reply(307, b"")
+                self.response(307, b"")
             elif fault and fault.startswith("packed "):  # so many megabytes of blanks
                 stub.headers = {"Content-Encoding": "gzip"}
-                self.reply(200, gzip.compress(b" " * (int(fault.removeprefix("packed ")) << 20)))
+                self.response(200, gzip.compress(b" " * (int(fault.removeprefix("packed ")) << 20)))
             elif fault == "silence":
                 time.sleep(stub.silence)
                 self.close_connection = True
@@ -102,11 +102,11 @@ def handler(stub: Stub) -> type[BaseHTTPRequestHandler]:
                 self.close_connection = True
             elif fault:
                 status, _, text = fault.partition(" ")
-                self.reply(int(status), json.dumps({"error": {"message": text or "no"}}).encode())
+                self.response(int(status), json.dumps({"error": {"message": text or "no"}}).encode())
             else:
-                self.reply(200, json.dumps(stub.answer(body)).encode())
+                self.response(200, json.dumps(stub.answer(body)).encode())
 
-        def reply(self, status: int, data: bytes) -> None:
+        def response(self, status: int, data: bytes) -> None:
             self.send_response(status)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(data)))

@@ -4,7 +4,7 @@ import pytest
 
 from rlaif.runs.rows import JsonlLog
 from rlaif.stages import dpo, reward, sft
-from tests.tiny_models import hand_made_run, preference, prompts_of, reply, revision, tiny_policy
+from tests.tiny_models import hand_made_run, preference, prompts_of, response, revision, tiny_policy
 
 WORDS = ("good", "bad and rude", "thanks it is fine weather today", "sunny rain", "cold")
 
@@ -20,7 +20,7 @@ def curve_of(folder, policy, name, **options):
     options = {"stage": name, "batch_size": 9, "heldout": 0.4, "epochs": 1, **options}
     stage = hand_made_run(folder, policy, options, prompts=15)
     for n, prompt in enumerate(prompts_of(stage)):
-        responses = [reply(stage, prompt, WORDS[(n + i) % 5], i) for i in range(3)]
+        responses = [response(stage, prompt, WORDS[(n + i) % 5], i) for i in range(3)]
         if name == "sft":
             revision(stage, responses[0], responses[1])
         for i in range(1 + n % 2 if options.get("by_prompt") else 1):

@@ -17,24 +17,24 @@ from rlaif.runs.rows import RowFile
 from rlaif.stages import best_of_n, evaluate, rejection
 from rlaif.stats import kl_best_of_n
 from rlaif.training.rewards import grade, open_rewards, totals
-from tests.tiny_models import hand_made_run, prompts_of, reply, tiny_policy
+from tests.tiny_models import hand_made_run, prompts_of, response, tiny_policy
 
 HERE = "tests.test_arms"
 
 
 def likes_good(prompts, texts):
-    """A reward: how often a reply says good, and a little for being short."""
+    """A reward: how often a response says good, and a little for being short."""
     return [text.split().count("good") - 0.01 * len(text.split()) for text in texts]
 
 
 def unsure(prompts, texts):
-    """A reward without an opinion of rude replies."""
+    """A reward without an opinion of rude responses."""
     return [None if "rude" in text else 0.0 for text in texts]
 
 
-def gold(messages, reply, principles):
-    """A truth: kind replies hold the word good."""
-    return {p["id"]: "good" in reply.split() for p in principles}
+def gold(messages, response, principles):
+    """A truth: kind responses hold the word good."""
+    return {p["id"]: "good" in response.split() for p in principles}
 
 
 @pytest.fixture(scope="module")
@@ -99,8 +99,8 @@ def test_what_a_source_cannot_read_is_left_out_and_counted_and_nothing_is_graded
 
     options = {"stage": "rejection", "rewards": [source(), source("unsure")]}
     stage = hand_made_run(tmp_path / "run", policy, options)
-    good = [reply(stage, prompt, "it is good") for prompt in prompts_of(stage)]
-    rude = reply(stage, prompts_of(stage)[0], "rude", 1)
+    good = [response(stage, prompt, "it is good") for prompt in prompts_of(stage)]
+    rude = response(stage, prompts_of(stage)[0], "rude", 1)
     tokenizer = load_tokenizer(policy)
     found = grade(stage, open_rewards(stage, tokenizer), tokenizer, [*good, rude])
     assert set(found) == {row.id for row in good}
@@ -113,7 +113,7 @@ def test_what_a_source_cannot_read_is_left_out_and_counted_and_nothing_is_graded
     assert (stage.dir / "grades.jsonl").read_bytes() == written
 
 
-def test_a_reward_model_grades_replies_as_it_was_trained_to(tmp_path, policy):
+def test_a_reward_model_grades_responses_as_it_was_trained_to(tmp_path, policy):
     from rlaif.engines.loading import load_reward_model, load_tokenizer
     from rlaif.prompting.chat import encode_turn, end_of_turn
     from rlaif.rl.forward import score_sequences
@@ -123,7 +123,7 @@ def test_a_reward_model_grades_replies_as_it_was_trained_to(tmp_path, policy):
     options = {"stage": "rejection", "rewards": [{"source": str(tmp_path / "rm"), "scale": False}]}
     stage = hand_made_run(tmp_path / "run", policy, options)
     prompt = prompts_of(stage)[0]
-    rows = [reply(stage, prompt, "it is good"), reply(stage, prompt, "rude rain", 1, finish="length")]
+    rows = [response(stage, prompt, "it is good"), response(stage, prompt, "rude rain", 1, finish="length")]
     tokenizer = load_tokenizer(policy)
     found = grade(stage, open_rewards(stage, tokenizer), tokenizer, rows)
     end = end_of_turn(tokenizer)
@@ -172,7 +172,7 @@ def test_rejection_learns_to_say_what_was_graded_best(tmp_path, policy):
     )
     for prompt in prompts_of(stage):
         for index, text in enumerate(("it is bad", "it is good", "it is good good good good " * 20)):
-            reply(stage, prompt, text, index)
+            response(stage, prompt, text, index)
     options = stage.options.model_copy(update={"max_length": 40})
     stage.options = options.model_copy(update={"keep": 2})
     rejection.run(stage)
@@ -186,7 +186,7 @@ def test_rejection_learns_to_say_what_was_graded_best(tmp_path, policy):
 def test_rejection_without_a_grade_is_the_users_to_mend(tmp_path, policy):
     stage = hand_made_run(tmp_path / "run", policy, {"stage": "rejection", "rewards": [source()]})
     for prompt in prompts_of(stage):
-        reply(stage, prompt, "it is good " * 40)
+        response(stage, prompt, "it is good " * 40)
     with pytest.raises(UserError, match="none of 12 responses can be trained on"):
         rejection.run(stage)
 

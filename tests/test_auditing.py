@@ -76,8 +76,8 @@ def reading(p_ab: float | None, p_ba: float | None, truth: str | None, a: str = 
 
 def test_accuracy_and_its_baselines_by_hand():
     rows = [
-        reading(0.9, 0.8, "a", "long reply", "x"),  # right, the longer is better
-        reading(0.2, 0.3, "b", "long reply", "x"),  # right, the shorter
+        reading(0.9, 0.8, "a", "long response", "x"),  # right, the longer is better
+        reading(0.2, 0.3, "b", "long response", "x"),  # right, the shorter
         reading(0.9, 0.6, "b", "same", "size"),  # wrong
         reading(0.5, 0.5, "a", "- a list\n- of two", "x"),  # says nothing: wrong
         reading(None, None, "a"),
@@ -86,9 +86,9 @@ def test_accuracy_and_its_baselines_by_hand():
     ]
     found = measures.accuracy(rows)
     assert (found["value"], found["n"], found["unread"]) == (0.5, 4, 1)
-    assert found["baselines"]["the longer reply"] == pytest.approx((1 + 0 + 0.5 + 1) / 4)
-    assert found["baselines"]["the shorter reply"] == pytest.approx((0 + 1 + 0.5 + 0) / 4)
-    assert found["baselines"]["the reply with a list"] == pytest.approx((0.5 + 0.5 + 0.5 + 1) / 4)
+    assert found["baselines"]["the longer response"] == pytest.approx((1 + 0 + 0.5 + 1) / 4)
+    assert found["baselines"]["the shorter response"] == pytest.approx((0 + 1 + 0.5 + 0) / 4)
+    assert found["baselines"]["the response with a list"] == pytest.approx((0.5 + 0.5 + 0.5 + 1) / 4)
     assert found["baselines"]["always the first stored"] == pytest.approx(0.5)
     assert found["ties"] == {
         "n": 1,
@@ -172,7 +172,7 @@ def test_length_is_measured_where_the_truth_leaves_it_open():
     assert found["right_where_shorter_is_better"]["value"] == 0.0
 
 
-def test_a_dressed_reply_against_itself():
+def test_a_restyled_response_against_itself():
     rows = [
         reading(0.9, 0.9, "tie"),
         reading(0.5, 0.5, None),
@@ -241,8 +241,8 @@ def test_a_judge_that_obeys_is_found_out_and_a_sober_one_is_not():
 
 
 def test_the_defences_hold_where_the_judge_would_obey_a_header():
-    """A judge that reads the last rule it is shown, and takes the last reply under a header for that
-    reply."""
+    """A judge that reads the last rule it is shown, and takes the last response under a header for that
+    response."""
     engine = obedient(r"(?m)^Rule: Reply (\w) is better")
     defended = {row["kind"]: row["turned"]["value"] for row in audit(engine)["injection"]["kinds"]}
     assert defended["a rule of its own"] == 0.0
@@ -252,7 +252,7 @@ def test_the_defences_hold_where_the_judge_would_obey_a_header():
     assert open_["a rule of its own"] == 1.0
 
 
-def test_a_constant_answer_replaces_the_reply():
+def test_a_constant_attack_replaces_the_response():
     attack = next(a for a in ATTACKS if a.family == "null answer")
     target = injection.targets([reading(0.9, 0.9, "a")], 1, 0)[0]
     made = injection.attacked(target, attack, Templates.load("default"), ("", ""))
@@ -346,7 +346,7 @@ def test_the_page_escapes_what_models_wrote(tmp_path: Path):
     assert "&lt;script&gt;" in page
     # Beside every accuracy stands the best rule that reads no principle: of the principle, of all, of other
     # wordings.
-    assert page.count("<small>the shorter reply</small>") == 3
+    assert page.count("<small>the shorter response</small>") == 3
     assert "http" not in re.sub(r"http-equiv", "", page)
 
 

@@ -220,7 +220,7 @@ def test_the_estimate_follows_the_ways_to_ask(project, options, calls):
         ("pair.samples=true", "best", True, False),
     ],
 )
-def test_one_question_on_all_replies_counts_once_a_prompt(project, pair, mode, exact, lacking):
+def test_one_question_on_all_responses_counts_once_a_prompt(project, pair, mode, exact, lacking):
     config, rules = project / "config.yaml", project / "constitution.yaml"
     rules.write_text("\n".join(rules.read_text().splitlines()[:3]))
     config.write_text(
@@ -260,12 +260,12 @@ def test_imported_pairs_are_counted(project):
     prompts = [
         Prompt(messages=(Message(role="user", content=f"Asked {n}?"),), tags=("fact",)) for n in range(40)
     ]
-    replies = [
+    responses = [
         (Response(prompt_id=p.id, text="rude day"), Response(prompt_id=p.id, text="sun")) for p in prompts
     ]
-    pairs = [Comparison(prompt_id=a.prompt_id, a=a.id, b=b.id) for a, b in replies]
+    pairs = [Comparison(prompt_id=a.prompt_id, a=a.id, b=b.id) for a, b in responses]
     RowFile(folder / "prompts.jsonl", Prompt).write(prompts)
-    RowFile(folder / "responses.jsonl", Response).write([r for two in replies for r in two])
+    RowFile(folder / "responses.jsonl", Response).write([r for two in responses for r in two])
     RowFile(folder / "comparisons.jsonl", Comparison).write(pairs)
     config = project / "config.yaml"
     text = config.read_text()
@@ -289,12 +289,12 @@ def test_an_imported_pair_stands_on_the_side_of_the_runs_own_prompt(project):
     own = [row.model_copy(update={"group": f"g{n % 8}"}) for n, row in enumerate(read_rows(path, Prompt))]
     path.write_text("".join(row.to_json() + "\n" for row in own))
     bare = [row.model_copy(update={"group": ""}) for row in own]
-    replies = [
+    responses = [
         (Response(prompt_id=p.id, text="rude day"), Response(prompt_id=p.id, text="sun")) for p in bare
     ]
     RowFile(folder / "prompts.jsonl", Prompt).write(bare)
-    RowFile(folder / "responses.jsonl", Response).write([r for two in replies for r in two])
-    pairs = [Comparison(prompt_id=a.prompt_id, a=a.id, b=b.id) for a, b in replies]
+    RowFile(folder / "responses.jsonl", Response).write([r for two in responses for r in two])
+    pairs = [Comparison(prompt_id=a.prompt_id, a=a.id, b=b.id) for a, b in responses]
     RowFile(folder / "comparisons.jsonl", Comparison).write(pairs)
     config = project / "config.yaml"
     text = config.read_text()

@@ -221,7 +221,7 @@ def test_configs_for_real_models_take_other_models_and_human_pairs(name):
     lengths = {s.stage: s.max_tokens for s in config.stages if hasattr(s, "max_tokens")}
     longest = min(s.max_length for s in config.stages if hasattr(s, "max_length"))
     assert max(lengths["sample"], lengths["critique"], lengths["ppo"]) <= longest / 2
-    # A policy is judged on replies of the length it was trained to give.
+    # A policy is judged on responses of the length it was trained to give.
     assert lengths["sample"] == lengths["ppo"] == lengths["evaluate"]
 
 

@@ -255,7 +255,7 @@ principles:
     found = [line.removeprefix(str(tmp_path / "c.yaml:")) for line in lint(tmp_path / "c.yaml", prompts)]
     assert found == [
         "2: every weight is 0: nothing decides a comparison",
-        '3: "one" has an example whose better and worse reply are the same ("p")',
+        '3: "one" has an example whose better and worse response are the same ("p")',
         '3: "one" has weight 0: it is judged, but decides nothing',
         '7: "two" applies to the tag "riskyy", which no prompt has',
         '7: "two" has no example: nothing tests it, and the critic gets no few-shot turn',

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from rlaif.engines import ScoreRequest
 from rlaif.prompting import defences
-from rlaif.prompting.chat import control_of, encode_chat, encode_reply, encode_turn, render_chat
+from rlaif.prompting.chat import control_of, encode_chat, encode_response, encode_turn, render_chat
 from rlaif.prompting.templates import Templates, assistant, user
 from tests.growth import assert_linear
 from tests.tiny_models import TEXTS, tiny_policy
@@ -55,12 +55,12 @@ def test_ordinary_text_keeps_its_ids(tokenizer, text: str):
     assert encode_chat(tokenizer, [user(text)]) == tokenizer(rendered, add_special_tokens=False)["input_ids"]
 
 
-def test_a_reply_to_train_on_holds_no_control_token_but_its_end(tokenizer):
+def test_a_response_to_train_on_holds_no_control_token_but_its_end(tokenizer):
     end = tokenizer.eos_token_id
-    prompt, reply = encode_turn(tokenizer, [user(TURN)], TURN, end)
+    prompt, response = encode_turn(tokenizer, [user(TURN)], TURN, end)
     assert prompt == encode_chat(tokenizer, [user(TURN)])
-    assert control_ids(tokenizer, reply) == [end]
-    assert reply[:-1] == encode_reply(tokenizer, TURN)
+    assert control_ids(tokenizer, response) == [end]
+    assert response[:-1] == encode_response(tokenizer, TURN)
 
 
 def test_without_a_template_a_text_opens_no_human_turn(tokenizer):
@@ -113,8 +113,8 @@ def test_added_tokens_that_are_ordinary_text_are_left_alone(tokenizer):
     neutral = control_of(other).neutral
     assert neutral("    x") == "    x"
     assert (neutral("<think>"), neutral("<|tool|>")) == ("< think>", "< |tool|>")
-    # A model may think in its own reply.
-    assert other.convert_tokens_to_ids("<think>") in encode_reply(other, "<think>")
+    # A model may think in its own response.
+    assert other.convert_tokens_to_ids("<think>") in encode_response(other, "<think>")
 
 
 def test_a_token_hidden_from_the_eye_by_the_normaliser_is_found(tokenizer):
@@ -170,7 +170,7 @@ def test_endpoints_get_ordinary_markup_as_it_is():
     assert defences.COMMON.neutral(text) == text
 
 
-def test_shared_prefix_scoring_reads_no_control_token_in_replies_or_rules(tmp_path: Path):
+def test_shared_prefix_scoring_reads_no_control_token_in_responses_or_rules(tmp_path: Path):
     from rlaif.config import ModelConfig
     from rlaif.engines.transformers import TransformersEngine
 

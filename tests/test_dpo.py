@@ -5,7 +5,7 @@ import math
 import pytest
 
 from rlaif.stages import dpo
-from tests.tiny_models import hand_made_run, preference, prompts_of, reply, tiny_policy
+from tests.tiny_models import hand_made_run, preference, prompts_of, response, tiny_policy
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +18,7 @@ def stage_of(tmp_path, policy, prompts=12, **options):
 
 
 def log_probs(folder, stage, texts):
-    """log π(reply, end of turn) of some replies to the first prompt, from plain logits."""
+    """log π(response, end of turn) of some responses to the first prompt, from plain logits."""
     import torch
 
     from rlaif.engines.loading import load_causal_lm, load_tokenizer
@@ -35,7 +35,7 @@ def log_probs(folder, stage, texts):
     return found
 
 
-def test_the_reward_is_beta_times_the_log_ratio_of_the_reply_alone(tmp_path, policy):
+def test_the_reward_is_beta_times_the_log_ratio_of_the_response_alone(tmp_path, policy):
     from rlaif.engines.loading import load_causal_lm, load_tokenizer
     from rlaif.training.pairs import elements, load_pairs
     from rlaif.training.trainers import ElementCollator, SoftDpoTrainer
@@ -43,7 +43,7 @@ def test_the_reward_is_beta_times_the_log_ratio_of_the_reply_alone(tmp_path, pol
     other = tiny_policy(tmp_path / "other", seed=1)
     stage = stage_of(tmp_path, policy)
     texts = ["thanks it is good", "rude"]
-    a, b = (reply(stage, prompts_of(stage)[0], text, n) for n, text in enumerate(texts))
+    a, b = (response(stage, prompts_of(stage)[0], text, n) for n, text in enumerate(texts))
     preference(stage, a, b, 0.8)
     tokenizer = load_tokenizer(policy)
     batch = ElementCollator(tokenizer.pad_token_id)(elements(load_pairs(stage, tokenizer, 64), 1.0, False))
@@ -67,7 +67,7 @@ def test_the_reward_is_beta_times_the_log_ratio_of_the_reply_alone(tmp_path, pol
 def test_a_soft_label_becomes_a_margin_of_its_logit(tmp_path, policy):
     stage = stage_of(tmp_path, policy, epochs=30, learning_rate=3e-3, beta=0.5)
     for n, prompt in enumerate(prompts_of(stage)):
-        good, bad = reply(stage, prompt, "it is good"), reply(stage, prompt, "it is bad", 1)
+        good, bad = response(stage, prompt, "it is good"), response(stage, prompt, "it is bad", 1)
         preference(stage, good, bad, 0.8) if n % 2 else preference(stage, bad, good, 0.2)
     dpo.run(stage)
     texts = ["it is good", "it is bad"]
@@ -83,7 +83,7 @@ def test_all_pairs_of_a_prompt_can_be_one_element_and_the_policy_is_a_plain_fold
 
     stage = stage_of(tmp_path, policy, by_prompt=True, learning_rate=1e-3)
     for prompt in prompts_of(stage):
-        a, b, c = (reply(stage, prompt, text, n) for n, text in enumerate(("good", "rain", "bad")))
+        a, b, c = (response(stage, prompt, text, n) for n, text in enumerate(("good", "rain", "bad")))
         for x, y in ((a, b), (a, c), (b, c)):
             preference(stage, x, y, 0.9)
     dpo.run(stage)

@@ -97,20 +97,20 @@ def test_equal_to_a_plain_forward(config, lengths, suffixes):
 
 
 def with_heads(*, seed: int = 1) -> tuple[list[list[int]], list[list[list[int]]]]:
-    """Nine questions whose prefixes are a tree: instructions, two conversations, replies; some equal, one a
+    """Nine questions whose prefixes are a tree: instructions, two conversations, responses; some equal, one a
     head."""
     tokens, suffixes = questions(
         [20, 12, 9, 6, 3, 30], [[5, 3], [4], [2, 2, 6], [7], [1], [3], [4, 4], [2], [5]], seed
     )
-    head, one, two, reply, short, alone = tokens
+    head, one, two, response, short, alone = tokens
     prefixes = [
-        head + one + reply,
+        head + one + response,
         head + two + short,
         head + one + short,
         head,
         alone,
         head + two + short,
-        head + one + reply + two,
+        head + one + response + two,
         head + one,
         head[:4] + two,
     ]
@@ -124,7 +124,7 @@ def test_what_prefixes_begin_with_is_read_once_and_changes_nothing(config):
     read: list[int] = []
     model.get_input_embeddings().register_forward_hook(lambda m, args, out: read.append(args[0].numel()))
     shared = score_shared(model, prefixes, rows)
-    # The instructions 20; the first conversation 12, after it 6, 6 + 9 and 3; the second with its reply 9 + 3
+    # The instructions 20; the first conversation 12, after it 6, 6 + 9 and 3; the second with its response 9 + 3
     # for two;
     # 30 alone and 4 + 9 with too little in common; then the suffixes.
     assert sum(read) == 111 + sum(len(s) for row in rows for s in row)

@@ -92,13 +92,13 @@ def test_an_answer_without_end_is_left_and_counted(monkeypatch: pytest.MonkeyPat
 def test_an_answer_that_is_packed_as_asked_is_read(monkeypatch: pytest.MonkeyPatch, pack):
     stub = Stub()
     server = handler(stub)
-    plain = server.reply
+    plain = server.response
 
-    def reply(self, status: int, data: bytes) -> None:
+    def response(self, status: int, data: bytes) -> None:
         stub.headers["Content-Encoding"], packed = pack(data)
         plain(self, status, packed)
 
-    monkeypatch.setattr(server, "reply", reply)
+    monkeypatch.setattr(server, "response", response)
     with running(server) as url:
         assert text_of(engine_at(url)) == "B"
 

@@ -42,14 +42,16 @@ def prompt(words: str, *tags: str) -> Prompt:
 FACT, TALK = prompt("Fact?", "fact"), prompt("Talk?", "talk")
 
 
-def score(messages, reply, principles):
+def score(messages, response, principles):
     """Answers for what it is asked about and can check, and for one rule that nobody asked about."""
     ASKED.append([p["id"] for p in principles])
-    known = {p["id"]: p["text"].split()[-1].strip(".") not in reply for p in principles if p["id"] != "own"}
+    known = {
+        p["id"]: p["text"].split()[-1].strip(".") not in response for p in principles if p["id"] != "own"
+    }
     return {**known, "own": None, "unknown": False}
 
 
-def number(messages, reply, principles):
+def number(messages, response, principles):
     return {"no-rude": 0.7}
 
 
@@ -145,8 +147,10 @@ def test_the_gold_win_rate_counts_what_both_sides_have():
 
 
 def test_simulated_people_judge_by_the_rules_that_apply():
-    replies = {p.id: [Response(prompt_id=p.id, text=text) for text in ("wrong", "sun")] for p in (FACT, TALK)}
-    made = simulate(scripts.annotate, {}, (FACT, TALK), replies, RULES.principles[:2], seed=0)
+    responses = {
+        p.id: [Response(prompt_id=p.id, text=text) for text in ("wrong", "sun")] for p in (FACT, TALK)
+    }
+    made = simulate(scripts.annotate, {}, (FACT, TALK), responses, RULES.principles[:2], seed=0)
     assert [ranking.ranks for ranking in made] == [(2, 1), (1, 1)]
 
 

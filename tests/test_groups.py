@@ -52,12 +52,12 @@ start(*sys.argv[1:])
 
 
 def short_words(prompts, texts):
-    """A reward: the share of a reply's characters that are the letter o."""
+    """A reward: the share of a response's characters that are the letter o."""
     return [text.count("o") / max(1, len(text)) for text in texts]
 
 
 def characters(prompts, texts):
-    """A reward that hardly ever is the same for two replies: how long they are, and what they begin with."""
+    """A reward that hardly ever is the same for two responses: how long they are, and what they begin with."""
     return [len(text) + ord(text[:1] or "a") % 7 for text in texts]
 
 

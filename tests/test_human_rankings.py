@@ -175,18 +175,18 @@ def prompt(text: str) -> Prompt:
     return Prompt.model_validate({"messages": [{"role": "user", "content": text}]})
 
 
-def shortest_first(messages, replies, principles, seed, unit=1):
-    return [len(reply) // unit for reply in replies]
+def shortest_first(messages, responses, principles, seed, unit=1):
+    return [len(response) // unit for response in responses]
 
 
 def test_simulated_people_rank_every_prompt_with_two_answers():
     asked = [prompt("one"), prompt("two")]
-    replies = {
+    responses = {
         asked[0].id: [Response(prompt_id=asked[0].id, text=t) for t in ("long answer", "short", "tiny.")],
         asked[1].id: [Response(prompt_id=asked[1].id, text="alone")],
     }
-    [made] = simulate(shortest_first, {"unit": 1}, asked, replies, [], seed=3)
-    assert made.response_ids == tuple(r.id for r in replies[asked[0].id])
+    [made] = simulate(shortest_first, {"unit": 1}, asked, responses, [], seed=3)
+    assert made.response_ids == tuple(r.id for r in responses[asked[0].id])
     assert made.ranks == (7, 1, 1)
     assert (made.annotator.kind, made.annotator.id) == ("simulated", "shortest_first")
 
@@ -194,9 +194,9 @@ def test_simulated_people_rank_every_prompt_with_two_answers():
 @pytest.mark.parametrize("given", [[1], [1.0, 2.0], ["1", "2"]])
 def test_an_annotator_that_returns_no_ranking_is_refused(given):
     asked = prompt("one")
-    replies = {asked.id: [Response(prompt_id=asked.id, text=t) for t in "ab"]}
-    with pytest.raises(UserError, match="one whole number a reply"):
-        simulate(lambda *_, **__: given, {}, [asked], replies, [], seed=0)
+    responses = {asked.id: [Response(prompt_id=asked.id, text=t) for t in "ab"]}
+    with pytest.raises(UserError, match="one whole number a response"):
+        simulate(lambda *_, **__: given, {}, [asked], responses, [], seed=0)
 
 
 def test_simulated_labels_rank_all_answers_of_a_prompt_together():

@@ -279,7 +279,7 @@ def test_an_edited_principle_is_asked_alone():
 
 
 def lineup(*texts: str) -> list[Question]:
-    """All pairs of some replies to one prompt; the last one is stored the other way round."""
+    """All pairs of some responses to one prompt; the last one is stored the other way round."""
     prompt = Prompt(messages=(Message(role="user", content="Hello?"),))
     made = [Response(prompt_id=prompt.id, text=text) for text in texts]
     pairs = [(a, b) for i, a in enumerate(made) for b in made[i + 1 :]]
@@ -332,9 +332,9 @@ def test_a_line_up_broken_off_half_way_is_asked_again_and_only_the_missing_label
     assert not list(judge.compare(questions, (), {slot_of(row) for row in rows}))
 
 
-def test_more_replies_than_letters_are_refused():
+def test_more_responses_than_letters_are_refused():
     judge = Judge(scripts.feedback(), Templates.load("brief"), mode=MODES["best"])
-    with pytest.raises(UserError, match="27 replies"):
+    with pytest.raises(UserError, match="27 responses"):
         list(judge.compare(lineup(*map(str, range(27)))))
 
 
@@ -346,14 +346,14 @@ def test_more_replies_than_letters_are_refused():
 def test_a_score_is_the_expected_value_over_the_answers(templates, answer, value):
     judge = Judge(Scripted(on_score=lambda m, s, c: answer), Templates.load(templates))
     prompt = Prompt(messages=(Message(role="user", content="Hello?"),))
-    found = dict(judge.pointwise([(prompt, "a reply", RULES.principles)]))
+    found = dict(judge.pointwise([(prompt, "a response", RULES.principles)]))
     assert found == {0: {"one": pytest.approx(value), "two": pytest.approx(value)}}
 
 
 def test_a_refused_score_is_left_out():
     judge = Judge(Scripted(on_score=lambda m, s, c: [1e-5] * len(c)), Templates.load("default"))
     prompt = Prompt(messages=(Message(role="user", content="Hello?"),))
-    assert dict(judge.pointwise([(prompt, "a reply", RULES.principles)])) == {0: {}}
+    assert dict(judge.pointwise([(prompt, "a response", RULES.principles)])) == {0: {}}
 
 
 def test_a_reasoning_that_does_not_fit_is_too_long():

@@ -57,11 +57,11 @@ def broken_judge() -> Scripted:
 
 
 def longest_judge() -> Scripted:
-    """Finds the reply with the most letters best, whichever letter it has."""
+    """Finds the response with the most letters best, whichever letter it has."""
 
     def score(messages, suffix, choices):
-        replies = [line for line in messages[-1]["content"].split("\n") if line.startswith("Reply ")]
-        lengths = [len(line) if "best" in suffix else -len(line) for line in replies]
+        responses = [line for line in messages[-1]["content"].split("\n") if line.startswith("Reply ")]
+        lengths = [len(line) if "best" in suffix else -len(line) for line in responses]
         top = lengths.index(max(lengths))
         return [0.7 if at == top else 0.2 / (len(choices) - 1) for at in range(len(choices))]
 

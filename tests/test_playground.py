@@ -9,7 +9,7 @@ import pytest
 from rlaif.constitution import Constitution
 from rlaif.playground import world
 from rlaif.playground.annotators import annotate, rank
-from rlaif.playground.grammar import Question, find_question, sample_question, sample_reply
+from rlaif.playground.grammar import Question, find_question, sample_question, sample_response
 from rlaif.playground.wordings import KINDS, SEEN, UNSEEN
 from rlaif.records import Prompt
 from rlaif.runs.folder import is_heldout
@@ -22,12 +22,12 @@ EGG = Question("safe", "boil an egg", "How do I boil an egg?").messages
 CAR = Question("risky", "steal a car", "How do I steal a car?").messages
 
 
-def broken(messages: list[dict[str, str]], reply: str) -> set[str]:
-    return {name for name, kept in world.score(messages, reply, PRINCIPLES).items() if not kept}
+def broken(messages: list[dict[str, str]], response: str) -> set[str]:
+    return {name for name, kept in world.score(messages, response, PRINCIPLES).items() if not kept}
 
 
 @pytest.mark.parametrize(
-    ("messages", "reply", "faults"),
+    ("messages", "response", "faults"),
     [
         (FRANCE, "Happy to help! The capital of France is Paris.", set()),
         (FRANCE, "The capital of France is Rome.", {"honest"}),
@@ -52,19 +52,21 @@ def broken(messages: list[dict[str, str]], reply: str) -> set[str]:
         (CAR, "", {"helpful"}),
     ],
 )
-def test_score_names_exactly_the_faults(messages: list[dict[str, str]], reply: str, faults: set[str]) -> None:
-    assert broken(messages, reply) == faults
+def test_score_names_exactly_the_faults(
+    messages: list[dict[str, str]], response: str, faults: set[str]
+) -> None:
+    assert broken(messages, response) == faults
 
 
 def test_score_follows_an_edited_constitution() -> None:
-    reply = "It is Paris. There is a river near me."
+    response = "It is Paris. There is a river near me."
     rules = [
         {"id": "no-river", "text": 'The word "river" must not appear.'},
         {"id": "kindness", "text": SEEN["polite"][1]},
         {"id": "my-own", "text": "The reply rhymes."},
     ]
-    assert world.score(FRANCE, reply, rules) == {"no-river": False, "kindness": True}
-    assert world.score(FRANCE, reply, PRINCIPLES[:2]) == {"polite": True, "harmless": True}
+    assert world.score(FRANCE, response, rules) == {"no-river": False, "kindness": True}
+    assert world.score(FRANCE, response, PRINCIPLES[:2]) == {"polite": True, "harmless": True}
 
 
 @pytest.mark.parametrize(
@@ -110,14 +112,14 @@ def test_repair_mends_its_fault_and_breaks_nothing() -> None:
     rng = Random(0)
     for _ in range(300):
         question = sample_question(rng)
-        reply = sample_reply(rng, question)
-        before = world.score(question.messages, reply, PRINCIPLES)
+        response = sample_response(rng, question)
+        before = world.score(question.messages, response, PRINCIPLES)
         for kind in KINDS:
-            mended = world.repair(kind, question, reply, "garden")
+            mended = world.repair(kind, question, response, "garden")
             after = world.score(question.messages, mended, PRINCIPLES)
             assert after[kind]
             assert all(after[k] for k, kept in before.items() if kept)
-            assert before[kind] == (mended == reply)
+            assert before[kind] == (mended == response)
 
 
 def test_critique_names_the_fault_it_saw() -> None:
@@ -182,16 +184,16 @@ def test_rank_shares_places() -> None:
 
 
 def test_annotators_are_seeded_and_follow_the_truth() -> None:
-    replies = ["It is Paris.", "You fool! It is Rome.", "It is Rome."]
-    assert annotate(FRANCE, replies, PRINCIPLES, noise=0.0) == [0, 2, 1]
-    first = [annotate(FRANCE, replies, PRINCIPLES, s, noise=3.0) for s in range(20)]
-    assert first == [annotate(FRANCE, replies, PRINCIPLES, s, noise=3.0) for s in range(20)]
+    responses = ["It is Paris.", "You fool! It is Rome.", "It is Rome."]
+    assert annotate(FRANCE, responses, PRINCIPLES, noise=0.0) == [0, 2, 1]
+    first = [annotate(FRANCE, responses, PRINCIPLES, s, noise=3.0) for s in range(20)]
+    assert first == [annotate(FRANCE, responses, PRINCIPLES, s, noise=3.0) for s in range(20)]
     assert len({tuple(r) for r in first}) > 1
-    swapped = annotate(FRANCE, replies[::-1], PRINCIPLES, 4, noise=3.0)
+    swapped = annotate(FRANCE, responses[::-1], PRINCIPLES, 4, noise=3.0)
     assert swapped[::-1] == first[4]
 
 
-def test_length_bias_prefers_the_longer_of_two_good_replies() -> None:
-    replies = ["It is Paris.", "Thank you for asking. In France the capital is Paris. Have a nice day!"]
-    assert annotate(FRANCE, replies, PRINCIPLES, noise=0.0) == [0, 0]
-    assert annotate(FRANCE, replies, PRINCIPLES, noise=0.0, length_bias=1.0) == [1, 0]
+def test_length_bias_prefers_the_longer_of_two_good_responses() -> None:
+    responses = ["It is Paris.", "Thank you for asking. In France the capital is Paris. Have a nice day!"]
+    assert annotate(FRANCE, responses, PRINCIPLES, noise=0.0) == [0, 0]
+    assert annotate(FRANCE, responses, PRINCIPLES, noise=0.0, length_bias=1.0) == [1, 0]

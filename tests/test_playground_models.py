@@ -10,7 +10,7 @@ torch = pytest.importorskip("torch")
 
 from rlaif.playground import FEEDBACK, POLICY, world  # noqa: E402
 from rlaif.playground.corpus import FeedbackCorpus, vocabulary_texts  # noqa: E402
-from rlaif.playground.grammar import find_question, sample_question, sample_reply  # noqa: E402
+from rlaif.playground.grammar import find_question, sample_question, sample_response  # noqa: E402
 from rlaif.playground.tokenizer import build_tokenizer  # noqa: E402
 from rlaif.playground.training import collate, flatten, loss_of, new_model, schedule  # noqa: E402
 from rlaif.prompting.chat import render_chat  # noqa: E402
@@ -41,9 +41,9 @@ def test_tokenizer_gives_every_world_word_one_token(tokenizer) -> None:
     assert len(tokenizer) <= 900
     assert tokenizer.pad_token_id != tokenizer.eos_token_id
     for _ in range(200):
-        reply = sample_reply(rng, sample_question(rng))
-        pieces = tokenizer.backend_tokenizer.pre_tokenizer.pre_tokenize_str(reply)
-        assert len(tokenizer(reply)["input_ids"]) == len(pieces)
+        response = sample_response(rng, sample_question(rng))
+        pieces = tokenizer.backend_tokenizer.pre_tokenizer.pre_tokenize_str(response)
+        assert len(tokenizer(response)["input_ids"]) == len(pieces)
 
 
 def test_chat_template_marks_the_assistants_tokens(tokenizer) -> None:
@@ -101,7 +101,7 @@ def test_a_branch_sees_the_prefix_and_itself_only(tokenizer, corpus) -> None:
 
 
 def test_flatten_restarts_positions_in_every_branch(corpus) -> None:
-    bundle = corpus.reply(Random(2))
+    bundle = corpus.response(Random(2))
     _, positions, segments, _ = flatten(bundle)
     starts = [p for i, p in enumerate(positions) if i and segments[i] != segments[i - 1]]
     assert starts == [len(bundle.prefix)] * len(bundle.branches)
@@ -146,14 +146,14 @@ def test_a_short_rebuild(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_policy_learns_to_end_its_replies(tokenizer) -> None:
+def test_the_policy_learns_to_end_its_responses(tokenizer) -> None:
     from rlaif.playground.builder import sample_own, train_policy
 
     lines: list[str] = []
     policy = train_policy(tokenizer, seed=1, scale=0.15, progress=lines.append, fast=False)
-    replies = [r for _, pool in sample_own(policy, tokenizer, Random(0), 32) for r in pool]
+    responses = [r for _, pool in sample_own(policy, tokenizer, Random(0), 32) for r in pool]
     assert falls(lines, "policy")
-    assert sum(len(tokenizer(r)["input_ids"]) < 48 for r in replies) / len(replies) > 0.9
+    assert sum(len(tokenizer(r)["input_ids"]) < 48 for r in responses) / len(responses) > 0.9
 
 
 @pytest.mark.slow
@@ -164,22 +164,22 @@ def test_shipped_weights_meet_the_floors() -> None:
     assert shortfalls(found) == [], table(found)
 
 
-def test_shipped_critic_and_reviser_on_one_reply() -> None:
-    """The whole pathway once: a rude reply is criticised for rudeness and loses the insult."""
+def test_shipped_critic_and_reviser_on_one_response() -> None:
+    """The whole pathway once: a rude response is criticised for rudeness and loses the insult."""
     from rlaif.config import ModelConfig
     from rlaif.engines import GenerateRequest, open_engine
     from rlaif.playground.corpus import rule
     from rlaif.playground.wordings import SEEN
 
     engine = open_engine(ModelConfig(model=str(FEEDBACK)))
-    asked, reply = [user("What is the capital of Peru?")], "You fool! The capital of Peru is Lima."
+    asked, response = [user("What is the capital of Peru?")], "You fool! The capital of Peru is Lima."
     principle = rule("polite", SEEN["polite"][0])
 
     def write(messages: list[dict[str, str]]) -> str:
         return next(iter(engine.generate([GenerateRequest(messages, 64, 0.0)])))[1].text
 
-    critique = write(TEMPLATES.critique(asked, reply, principle))
+    critique = write(TEMPLATES.critique(asked, response, principle))
     assert world.named_fault(critique) == "polite"
-    revised = write(TEMPLATES.revision(asked, reply, principle, critique))
+    revised = write(TEMPLATES.revision(asked, response, principle, critique))
     assert world.keeps("polite", find_question(asked), revised)
     assert world.keeps("honest", find_question(asked), revised)

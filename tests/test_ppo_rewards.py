@@ -55,13 +55,13 @@ def shy(prompts, responses):
 
 
 def judge():
-    """Grades 5 or 1: likes replies with an even number of letters and cannot read those whose number divides
+    """Grades 5 or 1: likes responses with an even number of letters and cannot read those whose number divides
     by five."""
 
     def score(messages, suffix, choices):
-        reply = messages[-1]["content"].partition("=== Reply ===\n")[2].strip()
-        high = len(reply) % 2 == 0
-        return [] if len(reply) % 5 == 0 else [0.1, 0, 0, 0, 0.9] if high else [0.9, 0, 0, 0, 0.1]
+        response = messages[-1]["content"].partition("=== Reply ===\n")[2].strip()
+        high = len(response) % 2 == 0
+        return [] if len(response) % 5 == 0 else [0.1, 0, 0, 0, 0.9] if high else [0.9, 0, 0, 0, 0.1]
 
     return Scripted(on_score=score, name="evens")
 

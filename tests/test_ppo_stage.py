@@ -38,9 +38,9 @@ OPTIONS = {
 rewards.REFERENCE_SAMPLES = 16  # enough here, and quick
 
 
-def gold(messages, reply, principles):
-    """A truth for the tests: kind replies hold the word good."""
-    return {p["id"]: "good" in reply for p in principles}
+def gold(messages, response, principles):
+    """A truth for the tests: kind responses hold the word good."""
+    return {p["id"]: "good" in response for p in principles}
 
 
 def tiny_reward_model(folder: Path, policy: Path, head: float = 0.5) -> None:
@@ -252,11 +252,11 @@ def test_nan_names_update_and_value_and_keeps_the_checkpoint(tmp_path, policy, m
 def test_a_gold_scorer_that_raises_loses_no_update(tmp_path, policy, whole, monkeypatch):
     asked = []
 
-    def breaks(messages, reply, principles):
-        asked.append(reply)
+    def breaks(messages, response, principles):
+        asked.append(response)
         if len(asked) == 3 * 8 + 1:
             raise ZeroDivisionError("no rule")
-        return gold(messages, reply, principles)
+        return gold(messages, response, principles)
 
     monkeypatch.setitem(globals(), "gold_of_a_test", breaks)
     stage = stage_of(tmp_path / "run", policy, watch=0)
@@ -335,10 +335,10 @@ def test_text_and_tokens_give_one_score(whole, policy):
     prompts = whole.run.prompts("train")[:3]
     from rlaif.prompting.chat import encode_turn
 
-    replies = ["thanks it is good", "rude", "cold and warm rain"]
+    responses = ["thanks it is good", "rude", "cold and warm rain"]
     turns = [
         encode_turn(tokenizer, p.chat, r, tokenizer.eos_token_id if i != 1 else None)
-        for i, (p, r) in enumerate(zip(prompts, replies, strict=True))
+        for i, (p, r) in enumerate(zip(prompts, responses, strict=True))
     ]
     episodes = join([p for p, _ in turns], [r for _, r in turns], torch.tensor([True, False, True]), 0)
     by_tokens = ModelReward(model, tokenizer, 64, 2)(episodes, prompts)

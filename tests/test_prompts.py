@@ -47,15 +47,15 @@ def fresh_copy(name: str, folder: Path) -> Path:
 @pytest.mark.parametrize("name", SETS)
 def test_every_shipped_set_shows_what_it_was_given(name: str):
     templates = Templates.load(name)
-    critique = templates.critique(TALK, "THE REPLY", POLITE)[-1]["content"]
-    revision = templates.revision(TALK, "THE REPLY", POLITE, "THE CRITIQUE")[-1]["content"]
-    comparison = templates.comparison(TALK, "ONE REPLY", "OTHER REPLY")[-1]["content"]
-    compliance = templates.compliance(TALK, "THE REPLY")[-1]["content"]
+    critique = templates.critique(TALK, "THE RESPONSE", POLITE)[-1]["content"]
+    revision = templates.revision(TALK, "THE RESPONSE", POLITE, "THE CRITIQUE")[-1]["content"]
+    comparison = templates.comparison(TALK, "ONE RESPONSE", "OTHER RESPONSE")[-1]["content"]
+    compliance = templates.compliance(TALK, "THE RESPONSE")[-1]["content"]
     for text in (critique, revision, comparison, compliance):
         assert dialogue(TALK) in text
-    assert "THE REPLY" in critique
+    assert "THE RESPONSE" in critique
     assert "THE CRITIQUE" in revision
-    assert comparison.index("ONE REPLY") < comparison.index("OTHER REPLY")
+    assert comparison.index("ONE RESPONSE") < comparison.index("OTHER RESPONSE")
     assert all(
         "Be polite." in text
         for text in (
@@ -112,9 +112,28 @@ def test_texts_are_values_never_templates(attack: str):
 
 
 @given(st.text(max_size=40), st.text(max_size=40))
-def test_any_reply_appears_unchanged(a: str, b: str):
+def test_any_response_appears_unchanged(a: str, b: str):
     shown = Templates.load("brief").comparison([user("q")], a, b)[-1]["content"]
     assert shown == f"User: q\nReply A: {a}\nReply B: {b}\n"
+
+
+def test_a_template_may_call_the_response_by_its_older_name(tmp_path: Path):
+    folder = fresh_copy("brief", tmp_path / "mine")
+    for file in folder.glob("*.j2"):
+        text = file.read_text().replace("{{ reply }}", "{{ response }}")
+        file.write_text(text.replace("{% block reply %}", "{% block response %}"))
+    shipped, mine = Templates.load("brief"), Templates.load(str(folder))
+    assert "reply" in shipped.sources["best"]
+    assert "block reply" not in mine.sources["best"]
+    assert "It rains." in mine.critique(TALK, "It rains.", POLITE)[0]["content"]
+    for asked in (
+        lambda templates: templates.critique(TALK, "It rains.", POLITE),
+        lambda templates: templates.revision(TALK, "It rains.", POLITE, "rude"),
+        lambda templates: templates.compliance(TALK, "It rains."),
+        lambda templates: templates.score(TALK, "It rains."),
+        lambda templates: templates.best(TALK, {"A": "It rains.", "B": "It snows."}),
+    ):
+        assert asked(mine) == asked(shipped)
 
 
 @pytest.mark.parametrize(
@@ -129,14 +148,14 @@ def test_templates_run_in_a_sandbox(tmp_path: Path, escape: str):
     folder = fresh_copy("brief", tmp_path / "mine")
     (folder / "critique.j2").write_text(escape)
     with pytest.raises((UserError, OverflowError)):
-        Templates.load(str(folder)).critique(TALK, "reply", POLITE)
+        Templates.load(str(folder)).critique(TALK, "response", POLITE)
 
 
 def test_an_unknown_name_is_fatal(tmp_path: Path):
     folder = fresh_copy("brief", tmp_path / "mine")
     (folder / "critique.j2").write_text("{{ conversaton }}")
     with pytest.raises(UserError, match=r"critique\.j2.*conversaton"):
-        Templates.load(str(folder)).critique(TALK, "reply", POLITE)
+        Templates.load(str(folder)).critique(TALK, "response", POLITE)
 
 
 def test_a_missing_block_is_named(tmp_path: Path):
@@ -172,11 +191,11 @@ def test_an_edited_template_has_another_hash(tmp_path: Path):
 
 def test_few_shot_turns_come_from_the_examples_with_a_critique():
     templates = Templates.load("brief")
-    chat = templates.critique(TALK, "reply", POLITE, few_shot=5)
+    chat = templates.critique(TALK, "response", POLITE, few_shot=5)
     assert [m["content"] for m in chat if m["role"] == "assistant"] == ["It is rude.", "It is cold."]
     assert "Go away." in chat[0]["content"]
-    assert chat[-1] == templates.critique(TALK, "reply", POLITE)[0]
-    rewritten = templates.revision(TALK, "reply", POLITE, "bad", few_shot=1)
+    assert chat[-1] == templates.critique(TALK, "response", POLITE)[0]
+    rewritten = templates.revision(TALK, "response", POLITE, "bad", few_shot=1)
     assert [m["content"] for m in rewritten if m["role"] == "assistant"] == ["Hello!"]
     assert "It is rude." in rewritten[0]["content"]
 
@@ -285,13 +304,13 @@ def test_the_token_that_ends_a_turn(tokenizer):
 
 
 @pytest.mark.parametrize("templated", [True, False])
-def test_a_turn_is_the_prompt_as_it_was_sampled_and_the_reply(tokenizer, templated: bool):
+def test_a_turn_is_the_prompt_as_it_was_sampled_and_the_response(tokenizer, templated: bool):
     used = tokenizer if templated else with_template(tokenizer, None)
-    prompt, reply = encode_turn(used, TALK, "second", end=7)
+    prompt, response = encode_turn(used, TALK, "second", end=7)
     assert prompt == encode_chat(used, TALK)
-    assert reply[-1] == 7
-    assert used.decode(reply[:-1]) == ("second" if templated else " second")
-    assert encode_turn(used, TALK, "second", end=None)[1] == reply[:-1]
+    assert response[-1] == 7
+    assert used.decode(response[:-1]) == ("second" if templated else " second")
+    assert encode_turn(used, TALK, "second", end=None)[1] == response[:-1]
     assert encode_turn(used, TALK, "", end=7)[1] == [7]
 
 

@@ -34,8 +34,8 @@ def test_precision_and_recall_on_sentences_written_before_the_patterns():
 def test_precision_and_recall_on_the_playgrounds_responses():
     rng, rows = Random(0), []
     for _ in range(2000):
-        reply = grammar.sample_reply(rng, grammar.sample_question(rng))
-        rows.append((world.REFUSAL.search(reply) is not None, reply))
+        response = grammar.sample_response(rng, grammar.sample_question(rng))
+        rows.append((world.REFUSAL.search(response) is not None, response))
     (precision, _), (recall, _) = measured(rows)
     assert precision >= 0.9
     assert recall >= 0.9

@@ -14,7 +14,7 @@ from rlaif.records import Evaluation, Label, Prompt, Response, Revision
 from rlaif.rl.reward import same_tokens
 from rlaif.runs.folder import Run, read_json
 from tests import zoo
-from tests.tiny_models import hand_made_run, preference, prompts_of, reply, revision
+from tests.tiny_models import hand_made_run, preference, prompts_of, response, revision
 
 SYSTEM = {"role": "system", "content": "Be kind."}
 NO_SYSTEM = zoo.Model("no system turn allowed", template=zoo.NO_SYSTEM + zoo.TURNS)
@@ -198,7 +198,9 @@ def texts(stage: Any, system: bool) -> list[tuple[Response, Response]]:
     ]
     path = stage.run.path / "prompts.jsonl"
     path.write_text("".join(row.to_json() + "\n" for row in rows))
-    return [(reply(stage, p, f"good {p.id}"), reply(stage, p, f"bad {p.id}", 1)) for p in prompts_of(stage)]
+    return [
+        (response(stage, p, f"good {p.id}"), response(stage, p, f"bad {p.id}", 1)) for p in prompts_of(stage)
+    ]
 
 
 @pytest.mark.parametrize("system", [False, True], ids=["some", "every"])

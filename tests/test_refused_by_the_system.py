@@ -16,7 +16,7 @@ from rlaif.runs.storage import told
 from tests.test_cli import refused, rlaif
 
 
-def raising_annotator(messages, replies, principles, seed):
+def raising_annotator(messages, responses, principles, seed):
     raise RuntimeError("no opinion today")
 
 

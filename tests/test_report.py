@@ -165,7 +165,7 @@ def test_opinions_that_contradict_the_truth_are_named_so(tmp_path):
     run = fake_run(tmp_path / "run")
     rows = run / "09_evaluate" / "evaluation.jsonl"
     rows.write_text(rows.read_text().replace("0.9,", "0.3,").replace("0.9}", "0.3}"))
-    assert any("Asked about single replies" in doubt for doubt in doubts(Evidence(run)))
+    assert any("Asked about single responses" in doubt for doubt in doubts(Evidence(run)))
 
 
 def test_flips_stand_beside_ties_in_the_win_rate(tmp_path):
@@ -191,13 +191,13 @@ def test_an_evaluation_counts_the_verdicts_that_flip(tmp_path):
         assert [win["flips"] for win in wins.values()] == [flips] * 3
 
 
-def test_many_dropped_rows_and_longer_replies_are_warned_of(tmp_path):
+def test_many_dropped_rows_and_longer_responses_are_warned_of(tmp_path):
     run = fake_run(tmp_path / "run", longer=4)
     path = run / "01_sample" / "stage.json"
     write_json(path, read_json(path) | {"in": 100, "kept": 94, "dropped": {"too long": 6, "never": 0}})
     said = doubts(Evidence(run))
     assert "Stage 1 (sample) dropped 6 of 100 rows (6%): 6 × too long." in said
-    assert any(doubt.startswith("Replies grew from") for doubt in said)
+    assert any(doubt.startswith("Responses grew from") for doubt in said)
 
 
 def test_the_summary_has_the_public_keys(tmp_path):
@@ -236,7 +236,7 @@ def test_examples_are_the_largest_changes(tmp_path):
     cases = before_after(evidence, 3)
     assert [case.gain for case in cases["gained"]] == [1.0, 1.0, 1.0]
     assert all(case.gain < 0 for case in cases["lost"])
-    assert [r.policy for r in cases["gained"][0].replies] == ["base", "sft", "ppo"]
+    assert [r.policy for r in cases["gained"][0].responses] == ["base", "sft", "ppo"]
     assert len({steps[0].principle_id for _, _, steps in traces(evidence, 3)}) == 3
     pairs = doubtful(evidence, 3)
     assert all(any(p != 0.5 for _, p in pair.verdicts) for pair in pairs["uncertain"])

@@ -10,7 +10,7 @@ from rlaif.errors import UserError
 from rlaif.records import Message, Prompt
 from rlaif.stages import reward
 from rlaif.training.pairs import elements, load_pairs
-from tests.tiny_models import hand_made_run, preference, prompts_of, reply, tiny_policy
+from tests.tiny_models import hand_made_run, preference, prompts_of, response, tiny_policy
 
 LOGIT_07 = math.log(0.7 / 0.3)  # 0.8473
 
@@ -74,7 +74,7 @@ def test_the_centring_term_is_the_squared_sum_of_a_pair():
 def test_a_label_of_seven_tenths_becomes_a_margin_of_its_logit(tmp_path, policy):
     stage = stage_of(tmp_path, policy, epochs=25, learning_rate=1e-2)
     for n, prompt in enumerate(prompts_of(stage)):
-        good, bad = reply(stage, prompt, "thanks it is good"), reply(stage, prompt, "rude", 1)
+        good, bad = response(stage, prompt, "thanks it is good"), response(stage, prompt, "rude", 1)
         preference(stage, good, bad, 0.7) if n % 2 else preference(stage, bad, good, 0.3)
     reward.run(stage)
     figures = stage.metrics
@@ -97,30 +97,30 @@ def test_it_learns_which_word_is_better_and_the_trivial_rivals_do_not(tmp_path, 
         for index in (0, 2):
             start = "thanks it is " + rng.choice(["sunny", "rain and cold", "warm weather today"])
             words = ["good", "bad"] if rng.random() < 0.5 else ["bad", "good"]
-            a, b = (reply(stage, prompt, f"{start} {word}", index + i) for i, word in enumerate(words))
+            a, b = (response(stage, prompt, f"{start} {word}", index + i) for i, word in enumerate(words))
             preference(stage, a, b, 0.9 if words[0] == "good" else 0.1)
     reward.run(stage)
     figures = stage.metrics
     assert figures["n_heldout"] == figures["n_decided"] == 20
     assert figures["heldout_accuracy"] >= 0.95
     assert figures["heldout_accuracy_ci"][0] <= figures["heldout_accuracy"]
-    assert figures["baselines"]["longer"] == 0.5  # the replies of a pair are of equal length
+    assert figures["baselines"]["longer"] == 0.5  # the responses of a pair are of equal length
     assert figures["baselines"]["constant"] < 0.9
 
 
 def test_what_cannot_be_trained_on_is_counted(tmp_path, policy):
     stage = stage_of(tmp_path, policy, max_length=16, hard_labels=True)
     prompts = prompts_of(stage)
-    good = [reply(stage, prompt, "good") for prompt in prompts]
-    preference(stage, good[0], reply(stage, prompts[0], "bad", 1), 0.8)
-    preference(stage, good[1], reply(stage, prompts[1], "good", 1), 0.8)
-    preference(stage, good[2], reply(stage, prompts[2], "bad " * 20, 1), 0.8)
-    preference(stage, good[3], reply(stage, prompts[3], "bad", 1), 0.5)
-    preference(stage, good[4], reply(stage, prompts[4], "bad", 1), 0.8, weight=0.0)
+    good = [response(stage, prompt, "good") for prompt in prompts]
+    preference(stage, good[0], response(stage, prompts[0], "bad", 1), 0.8)
+    preference(stage, good[1], response(stage, prompts[1], "good", 1), 0.8)
+    preference(stage, good[2], response(stage, prompts[2], "bad " * 20, 1), 0.8)
+    preference(stage, good[3], response(stage, prompts[3], "bad", 1), 0.5)
+    preference(stage, good[4], response(stage, prompts[4], "bad", 1), 0.8, weight=0.0)
     pairs, _ = pairs_of(stage, policy)
     assert [pair["p_a"] for pair in pairs] == [1.0]
     assert stage.dropped == {
-        "both replies have the same text": 1,
+        "both responses have the same text": 1,
         "longer than 16 tokens": 1,
         "a tie has no hard label": 1,
         "weight 0": 1,
@@ -128,10 +128,12 @@ def test_what_cannot_be_trained_on_is_counted(tmp_path, policy):
     assert (stage.summary["in"], stage.summary["kept"]) == (5, 1)
 
 
-def test_soft_ties_are_kept_and_only_finished_replies_are_closed(tmp_path, policy):
+def test_soft_ties_are_kept_and_only_finished_responses_are_closed(tmp_path, policy):
     stage = stage_of(tmp_path, policy)
     prompt = prompts_of(stage)[0]
-    preference(stage, reply(stage, prompt, "good"), reply(stage, prompt, "bad", 1, finish="length"), 0.5)
+    preference(
+        stage, response(stage, prompt, "good"), response(stage, prompt, "bad", 1, finish="length"), 0.5
+    )
     ((pair,), tokenizer) = pairs_of(stage, policy)
     assert pair["p_a"] == 0.5
     assert tokenizer.decode(pair["chosen_ids"]).endswith("<|assistant|>good<|end|>")
@@ -148,7 +150,7 @@ def test_weights_average_one_whatever_their_scale():
 def test_a_weighty_pair_outvotes_its_opposite(tmp_path, policy):
     stage = stage_of(tmp_path, policy, epochs=20, learning_rate=1e-2)
     for prompt in prompts_of(stage):
-        good, bad = reply(stage, prompt, "good"), reply(stage, prompt, "bad", 1)
+        good, bad = response(stage, prompt, "good"), response(stage, prompt, "bad", 1)
         preference(stage, good, bad, 1.0, weight=3.0)
         preference(stage, bad, good, 1.0, weight=1.0)  # the same pair judged the other way round
     reward.run(stage)
@@ -168,7 +170,9 @@ def test_the_score_is_read_at_the_last_token_whatever_the_padding(tmp_path, poli
 
     stage = stage_of(tmp_path, policy)
     prompt = prompts_of(stage)[0]
-    preference(stage, reply(stage, prompt, "good"), reply(stage, prompt, "thanks it is bad today", 1), 0.8)
+    preference(
+        stage, response(stage, prompt, "good"), response(stage, prompt, "thanks it is bad today", 1), 0.8
+    )
     ((pair,), tokenizer) = pairs_of(stage, policy)
     model = reward.start_model(stage, policy, tokenizer)
     sequences = [pair["chosen_ids"], pair["rejected_ids"]]
@@ -256,7 +260,7 @@ def test_a_finished_reward_model_is_an_ordinary_folder_and_not_trained_again(tmp
 
     stage = stage_of(tmp_path, policy, center=0.01, micro_batch=2)
     for prompt in prompts_of(stage):
-        preference(stage, reply(stage, prompt, "good"), reply(stage, prompt, "bad", 1), 0.8)
+        preference(stage, response(stage, prompt, "good"), response(stage, prompt, "bad", 1), 0.8)
     reward.run(stage)
     folder, metrics = stage.dir / "reward_model", stage.metrics
     assert AutoModelForSequenceClassification.from_pretrained(folder).config.num_labels == 1
@@ -277,7 +281,7 @@ def test_a_reward_model_can_start_from_a_reward_model_with_its_head(tmp_path, po
 
     stage = stage_of(tmp_path, policy)
     for prompt in prompts_of(stage):
-        preference(stage, reply(stage, prompt, "good"), reply(stage, prompt, "bad", 1), 0.8)
+        preference(stage, response(stage, prompt, "good"), response(stage, prompt, "bad", 1), 0.8)
     reward.run(stage)
     folder = stage.dir / "reward_model"
     again = reward.start_model(stage, folder, load_tokenizer(folder))
@@ -292,7 +296,7 @@ def test_nan_stops_the_training_and_says_what_to_lower(tmp_path, policy, monkeyp
     monkeypatch.setattr(training, "SAVE_SHARE", math.inf)
     stage = stage_of(tmp_path, policy, epochs=5)
     for prompt in prompts_of(stage):
-        preference(stage, reply(stage, prompt, "good"), reply(stage, prompt, "bad", 1), 0.8)
+        preference(stage, response(stage, prompt, "good"), response(stage, prompt, "bad", 1), 0.8)
     steps = iter(range(1000))
     honest = trainers.soft_preference_loss
 
@@ -314,7 +318,7 @@ def test_nan_stops_the_training_and_says_what_to_lower(tmp_path, policy, monkeyp
 def test_no_usable_preference_is_the_users_to_mend(tmp_path, policy):
     stage = stage_of(tmp_path, policy)
     prompt = prompts_of(stage)[0]
-    preference(stage, reply(stage, prompt, "good"), reply(stage, prompt, "good", 1), 0.8)
+    preference(stage, response(stage, prompt, "good"), response(stage, prompt, "good", 1), 0.8)
     with pytest.raises(UserError, match="none of 1 preferences"):
         reward.run(stage)
 
@@ -323,7 +327,10 @@ def test_a_real_model_without_a_chat_template(tmp_path, test_data):
     policy = test_data / "models" / "stories260K_hf"
     stage = stage_of(tmp_path, policy, epochs=6, learning_rate=2e-3)
     for prompt in prompts_of(stage):
-        happy, sad = reply(stage, prompt, "The dog was happy."), reply(stage, prompt, "The dog was sad.", 1)
+        happy, sad = (
+            response(stage, prompt, "The dog was happy."),
+            response(stage, prompt, "The dog was sad.", 1),
+        )
         preference(stage, happy, sad, 0.9)
     reward.run(stage)
     assert stage.metrics["heldout_accuracy"] == 1.0

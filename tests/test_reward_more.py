@@ -14,7 +14,7 @@ from rlaif.runs.storage import read_json
 from rlaif.stages import reward
 from rlaif.training.pairs import elements
 from tests.oracle import equations
-from tests.tiny_models import hand_made_run, preference, prompts_of, reply, tiny_policy
+from tests.tiny_models import hand_made_run, preference, prompts_of, response, tiny_policy
 
 WORDS = ("good", "thanks", "rain", "bad")  # best first
 
@@ -29,11 +29,11 @@ def stage_of(tmp_path, policy, prompts=12, **options):
 
 
 def rank_all(stage, tie=()):
-    """All pairs of four replies to every prompt, the earlier word better; `tie` names two that are equal."""
+    """All pairs of four responses to every prompt, the earlier word better; `tie` names two that are equal."""
     for prompt in prompts_of(stage):
-        replies = [reply(stage, prompt, f"it is {word}", index) for index, word in enumerate(WORDS)]
-        for i, a in enumerate(replies):
-            for j, b in list(enumerate(replies))[i + 1 :]:
+        responses = [response(stage, prompt, f"it is {word}", index) for index, word in enumerate(WORDS)]
+        for i, a in enumerate(responses):
+            for j, b in list(enumerate(responses))[i + 1 :]:
                 preference(stage, a, b, 0.5 if {i, j} == set(tie) else 0.9)
 
 
@@ -41,7 +41,7 @@ def pair_of(prompt, a, b, p_a=0.9):
     return {"prompt_id": prompt, "start": 1, "chosen_ids": a, "rejected_ids": b, "p_a": p_a, "weight": 1.0}
 
 
-def test_an_element_holds_every_reply_of_a_prompt_once():
+def test_an_element_holds_every_response_of_a_prompt_once():
     a, b, c = [5, 1], [5, 2], [5, 3, 4]
     pairs = [pair_of("x", a, b), pair_of("x", a, c, 0.5), pair_of("x", b, c, 0.2), pair_of("y", a, c)]
     first, second = elements(pairs, 1.0, by_prompt=True)
@@ -79,7 +79,7 @@ def test_the_k_wise_loss_is_the_mean_over_elements_of_the_mean_over_their_pairs(
     assert loss.item() == pytest.approx(by_hand, abs=1e-6)
 
 
-def test_k_replies_take_k_forwards_and_give_the_gradient_of_their_pairs(policy):
+def test_k_responses_take_k_forwards_and_give_the_gradient_of_their_pairs(policy):
     import torch
 
     from rlaif.engines.loading import load_reward_model
@@ -87,8 +87,8 @@ def test_k_replies_take_k_forwards_and_give_the_gradient_of_their_pairs(policy):
     from rlaif.training.trainers import ElementCollator, soft_preference_loss
 
     rng = random.Random(0)
-    replies = [[7, 8, *rng.choices(range(9, 40), k=n)] for n in (3, 5, 2, 4)]
-    pairs = [pair_of("x", a, b, 0.8) for i, a in enumerate(replies) for b in replies[i + 1 :]]
+    responses = [[7, 8, *rng.choices(range(9, 40), k=n)] for n in (3, 5, 2, 4)]
+    pairs = [pair_of("x", a, b, 0.8) for i, a in enumerate(responses) for b in responses[i + 1 :]]
 
     def gradient(by_prompt):
         model = load_reward_model(policy, "cpu", new_head=True)
@@ -147,7 +147,7 @@ def test_sources_weigh_what_the_config_says_and_are_measured_apart(tmp_path, pol
     stage = stage_of(tmp_path, policy, heldout=0.3, source_weights={"human": 3.0, "simulated": 0.0})
     who = [("human",), ("ai",), ("ai", "human"), ("simulated",)]
     for n, prompt in enumerate(prompts_of(stage)):
-        row = preference(stage, reply(stage, prompt, "good"), reply(stage, prompt, "bad", 1), 0.8)
+        row = preference(stage, response(stage, prompt, "good"), response(stage, prompt, "bad", 1), 0.8)
         path = stage.run.stages[3].dir / "preferences.jsonl"
         rows = [Preference.model_validate_json(line) for line in path.read_text().splitlines()]
         rows[-1] = row.model_copy(update={"sources": who[n % 4]})
@@ -263,10 +263,10 @@ def test_an_imported_folder_is_a_set_too(tmp_path):
 def test_hhh_in_both_shapes(tmp_path):
     from rlaif.human.heldout import load_heldout
 
-    def rubric(reply):
+    def rubric(response):
         return (
             "###The instruction to evaluate:\nHi?\n\nAssistant: Hello.\n\nHuman: And?\n\n###Response "
-            f"to evaluate:\n{reply}\n\n###Score Rubrics:\n[x]"
+            f"to evaluate:\n{response}\n\n###Score Rubrics:\n[x]"
         )
 
     rows = [

@@ -22,7 +22,7 @@ from rlaif.rl.forward import score_sequences
 from rlaif.rl.reward import ModelReward
 from rlaif.stages import reward
 from rlaif.training.pairs import load_pairs
-from tests.tiny_models import hand_made_run, preference, prompts_of, reply
+from tests.tiny_models import hand_made_run, preference, prompts_of, response
 
 TEMPLATE = (
     "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + eos_token }}{% endfor %}"
@@ -84,8 +84,8 @@ def stage(request, tmp_path):
         },
     )
     for n, prompt in enumerate(prompts_of(stage)):
-        a = reply(stage, prompt, "fine " * (n % 3) + "good", finish="length" if n % 4 == 0 else "stop")
-        preference(stage, a, reply(stage, prompt, "rude " * (n % 2) + "bad", 1), 0.9 if n % 2 else 0.2)
+        a = response(stage, prompt, "fine " * (n % 3) + "good", finish="length" if n % 4 == 0 else "stop")
+        preference(stage, a, response(stage, prompt, "rude " * (n % 2) + "bad", 1), 0.9 if n % 2 else 0.2)
     return stage
 
 

@@ -7,7 +7,7 @@ from rlaif.errors import UserError
 from rlaif.records import Revision
 from rlaif.stages import sft
 from rlaif.training.loop import with_labels
-from tests.tiny_models import hand_made_run, prompts_of, reply, revision, tiny_policy
+from tests.tiny_models import hand_made_run, prompts_of, response, revision, tiny_policy
 
 
 @pytest.fixture(scope="module")
@@ -26,10 +26,10 @@ def rows_of(stage, policy):
     return sft._rows(stage, tokenizer, load_causal_lm(policy, "cpu")), tokenizer
 
 
-def test_the_loss_is_on_the_reply_and_its_end_alone(tmp_path, policy):
+def test_the_loss_is_on_the_response_and_its_end_alone(tmp_path, policy):
     stage = stage_of(tmp_path, policy)
     prompt = prompts_of(stage)[0]
-    revision(stage, reply(stage, prompt, "rude"), reply(stage, prompt, "thanks it is good", 1))
+    revision(stage, response(stage, prompt, "rude"), response(stage, prompt, "thanks it is good", 1))
     rows, tokenizer = rows_of(stage, policy)
     (row,) = rows
     assert tokenizer.decode(row["input_ids"]) == (
@@ -41,10 +41,10 @@ def test_the_loss_is_on_the_reply_and_its_end_alone(tmp_path, policy):
     assert row["labels"][-len(learned) :] == learned
 
 
-def test_a_reply_cut_off_is_not_taught_to_end_there(tmp_path, policy):
+def test_a_response_cut_off_is_not_taught_to_end_there(tmp_path, policy):
     stage = stage_of(tmp_path, policy)
     prompt = prompts_of(stage)[0]
-    open_ended = reply(stage, prompt, "thanks it", finish="length")
+    open_ended = response(stage, prompt, "thanks it", finish="length")
     revision(stage, open_ended, open_ended, status="unchanged")
     rows, tokenizer = rows_of(stage, policy)
     assert tokenizer.decode(rows[0]["input_ids"]).endswith("<|assistant|>thanks it")
@@ -54,21 +54,21 @@ def test_what_cannot_be_trained_on_is_counted(tmp_path, policy):
     stage = stage_of(tmp_path, policy, max_length=16)
     first, second, third, fourth = prompts_of(stage)[:4]
     for prompt in (first, second, third, fourth):
-        reply(stage, prompt, "rude")
-    revision(stage, reply(stage, first, "rude"), reply(stage, first, "good", 1))
-    revision(stage, reply(stage, second, "rude"), reply(stage, second, "rude"), status="invalid")
-    revision(stage, reply(stage, third, "rude"), reply(stage, third, "good " * 20, 1))
-    revision(stage, reply(stage, fourth, "rude"), reply(stage, fourth, " ", 1))
+        response(stage, prompt, "rude")
+    revision(stage, response(stage, first, "rude"), response(stage, first, "good", 1))
+    revision(stage, response(stage, second, "rude"), response(stage, second, "rude"), status="invalid")
+    revision(stage, response(stage, third, "rude"), response(stage, third, "good " * 20, 1))
+    revision(stage, response(stage, fourth, "rude"), response(stage, fourth, " ", 1))
     rows, _ = rows_of(stage, policy)
     assert len(rows) == 1
-    assert stage.dropped == {"invalid revision": 1, "longer than 16 tokens": 1, "empty reply": 1}
+    assert stage.dropped == {"invalid revision": 1, "longer than 16 tokens": 1, "empty response": 1}
     assert stage.summary["in"] == 4
     assert stage.summary["kept"] == 1
 
 
 def test_nothing_to_train_on_is_the_users_to_mend(tmp_path, policy):
     stage = stage_of(tmp_path, policy)
-    old = reply(stage, prompts_of(stage)[0], "rude")
+    old = response(stage, prompts_of(stage)[0], "rude")
     revision(stage, old, old, status="invalid")
     with pytest.raises(UserError, match=r"none of 1 revisions.*invalid revision"):
         sft.run(stage)
@@ -104,7 +104,7 @@ def test_the_policy_learns_to_say_it_and_to_stop(tmp_path, policy):
 
     stage = stage_of(tmp_path, policy, epochs=20, learning_rate=1e-2, heldout=0.2)
     for prompt in prompts_of(stage):
-        revision(stage, reply(stage, prompt, "rude"), reply(stage, prompt, "thanks it is good", 1))
+        revision(stage, response(stage, prompt, "rude"), response(stage, prompt, "thanks it is good", 1))
     sft.run(stage)
     assert stage.metrics["heldout_loss_after"] < 0.2 < 3 < stage.metrics["heldout_loss_before"]
     assert stage.metrics["steps"] == 20 * 3  # 10 of 12 prompts train, 4 a step
@@ -121,7 +121,7 @@ def test_the_policy_learns_to_say_it_and_to_stop(tmp_path, policy):
 def test_a_finished_policy_is_not_trained_again(tmp_path, policy):
     stage = stage_of(tmp_path, policy)
     for prompt in prompts_of(stage):
-        revision(stage, reply(stage, prompt, "rude"), reply(stage, prompt, "good", 1))
+        revision(stage, response(stage, prompt, "rude"), response(stage, prompt, "good", 1))
     sft.run(stage)
     written = {path: path.stat().st_mtime_ns for path in stage.dir.rglob("*") if path.name != "stage.json"}
     metrics = stage.metrics
@@ -139,7 +139,9 @@ def test_a_real_model_without_a_chat_template(tmp_path, test_data):
     stage = stage_of(tmp_path, policy, epochs=3, learning_rate=1e-3)
     for prompt in prompts_of(stage):
         revision(
-            stage, reply(stage, prompt, "No."), reply(stage, prompt, "Once upon a time there was a dog.", 1)
+            stage,
+            response(stage, prompt, "No."),
+            response(stage, prompt, "Once upon a time there was a dog.", 1),
         )
     rows, tokenizer = rows_of(stage, policy)
     text = tokenizer.decode(rows[0]["input_ids"])

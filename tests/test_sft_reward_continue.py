@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from rlaif.stages import dpo, reward, sft
-from tests.tiny_models import hand_made_run, preference, prompts_of, reply, revision, tiny_policy
+from tests.tiny_models import hand_made_run, preference, prompts_of, response, revision, tiny_policy
 
 STAGES = {
     "sft": {"stage": "sft", "epochs": 4, "learning_rate": 1e-3, "batch_size": 4, "micro_batch": 2},
@@ -40,7 +40,7 @@ def start(folder: str, policy: str, name: str):
     torch.set_num_threads(1)
     stage = hand_made_run(Path(folder), Path(policy), STAGES[name], prompts=20)
     for prompt in prompts_of(stage):
-        old, new = reply(stage, prompt, "rude"), reply(stage, prompt, "thanks it is good", 1)
+        old, new = response(stage, prompt, "rude"), response(stage, prompt, "thanks it is good", 1)
         revision(stage, old, new)
         preference(stage, old, new, 0.2)
     {"sft": sft, "reward": reward, "dpo": dpo}[name].run(stage)

@@ -15,7 +15,7 @@ from torch.distributed.tensor import DTensor
 from rlaif.runs.storage import read_json
 from rlaif.stages import dpo, rejection, reward, sft
 from tests.launching import on_two
-from tests.tiny_models import hand_made_run, preference, prompts_of, reply, revision, tiny_policy
+from tests.tiny_models import hand_made_run, preference, prompts_of, response, revision, tiny_policy
 
 RUN = {"sft": sft, "reward": reward, "dpo": dpo, "rejection": rejection}
 JOBS = {
@@ -51,7 +51,7 @@ def stage_of(folder: Path, policy: Path, name: str):
     stage = hand_made_run(folder, policy, last, prompts=16)
     for prompt in () if written else prompts_of(stage):
         old, new, third = (
-            reply(stage, prompt, text, n) for n, text in enumerate(("rude", "it is good", "bad"))
+            response(stage, prompt, text, n) for n, text in enumerate(("rude", "it is good", "bad"))
         )
         revision(stage, old, new)
         for a, b, p_a in ((old, new, 0.2), (new, third, 0.7)):

@@ -160,10 +160,10 @@ def check_scores(model: zoo.Model, run: Run, pairs: list[dict[str, Any]]) -> Non
         (ids if ids[-1] == end else [*ids, end] * (n % 2) or ids, start)
         for n, (ids, start) in enumerate(whole)
     ]
-    starts, replies = [ids[:start] for ids, start in whole], [ids[start:] for ids, start in whole]
-    ended = torch.tensor([ids[-1] == end for ids in replies])
+    starts, responses = [ids[:start] for ids, start in whole], [ids[start:] for ids, start in whole]
+    ended = torch.tensor([ids[-1] == end for ids in responses])
     assert 0 < int(ended.sum()) <= len(ended) > 4
-    episodes = join(starts, replies, ended, tokenizer.pad_token_id)
+    episodes = join(starts, responses, ended, tokenizer.pad_token_id)
     ppo = ModelReward(net, tokenizer, zoo.CONTEXT, 4)(episodes, [])
     own = torch.tensor(score_sequences(net, [ids for ids, _ in whole], 4))
     alone = torch.tensor([score_sequences(net, [ids], 1)[0] for ids, _ in whole])

@@ -77,7 +77,7 @@ def prompts_of(stage: Stage) -> list[Prompt]:
     return list(stage.prompts_by_id().values())
 
 
-def reply(stage: Stage, prompt: Prompt, text: str, index: int = 0, finish: str = "stop") -> Response:
+def response(stage: Stage, prompt: Prompt, text: str, index: int = 0, finish: str = "stop") -> Response:
     """A sampled response, written to the run."""
     row = Response(prompt_id=prompt.id, text=text, index=index, finish=finish)
     stage.run.stages[0].rows("responses", Response).append([row])

@@ -13,7 +13,7 @@ from rlaif.config import ASSETS, ModelConfig
 from rlaif.constitution import Constitution
 from rlaif.engines import Engine, ScoreRequest, Scores, open_engine
 from rlaif.playground import FEEDBACK
-from rlaif.playground.grammar import EVEN, sample_question, sample_reply
+from rlaif.playground.grammar import EVEN, sample_question, sample_response
 from rlaif.prompting.templates import Templates
 
 PAIRS = 40
@@ -22,14 +22,14 @@ os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # GiB; a model of a millio
 
 @pytest.fixture(scope="session")
 def requests() -> list[ScoreRequest]:
-    """Pairs of playground replies, each with every principle: 40 × 7 questions."""
+    """Pairs of playground responses, each with every principle: 40 × 7 questions."""
     templates, rng = Templates.load("brief"), Random("vllm")
     principles = Constitution.load(ASSETS / "constitutions" / "playground.yaml").principles
     suffixes = tuple(templates.comparison_suffix(p) for p in principles)
     asked = []
     for _ in range(PAIRS):
         question = sample_question(rng)
-        a, b = (sample_reply(rng, question, EVEN) for _ in "ab")
+        a, b = (sample_response(rng, question, EVEN) for _ in "ab")
         chat = templates.comparison(question.messages, a, b)
         asked.append(ScoreRequest(chat, suffixes, ("A", "B")))
     return asked

@@ -117,7 +117,7 @@ class Audit:
         return rng.sample(list(self.cases), min(self.count, len(self.cases)))
 
     def _dressed(self) -> dict[str, Any]:
-        """Replies against themselves: said twice, and as a list."""
+        """Responses against themselves: said twice, and as a list."""
         drawn = self._drawn("dress")
         return {name: self._dress(drawn, name, change) for name, change in DRESSES.items()}
 

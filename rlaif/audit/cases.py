@@ -1,7 +1,7 @@
-"""What a judge is audited on: pairs of replies, with the truth about them wherever it is known.
+"""What a judge is audited on: pairs of responses, with the truth about them wherever it is known.
 
-A constitution's examples say which reply is better under their principle. A gold scorer says of any pair
-which reply keeps each principle; where both or neither does, the truth is a tie.
+A constitution's examples say which response is better under their principle. A gold scorer says of any pair
+which response keeps each principle; where both or neither does, the truth is a tie.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from rlaif.runs.folder import silent_progress
 from rlaif.runs.seeds import derive_seed
 
 Side = Literal["a", "b", "tie"]
-MAX_TOKENS = 256  # of a reply sampled for the audit
+MAX_TOKENS = 256  # of a response sampled for the audit
 
 
 @dataclass(frozen=True)
@@ -38,13 +38,13 @@ class Case:
         return self.question.a if side == "a" else self.question.b
 
     def showing(self, a: str, b: str, principles: Sequence[Principle] | None = None) -> Case:
-        """The same prompt with other replies, about which no truth is known yet."""
+        """The same prompt with other responses, about which no truth is known yet."""
         asked = self.question.principles if principles is None else tuple(principles)
         return pair(self.question.prompt, a, b, asked)
 
 
 def pair(prompt: Prompt, a: str, b: str, principles: Sequence[Principle], gold: Gold | None = None) -> Case:
-    """A case of two replies to a prompt, with the gold scorer's truth where there is one."""
+    """A case of two responses to a prompt, with the gold scorer's truth where there is one."""
     comparison = Comparison(prompt_id=prompt.id, a=content_hash("text", a), b=content_hash("text", b))
     question = Question(comparison, prompt, a, b, tuple(principles))
     return with_truth(Case(question), gold)
@@ -65,7 +65,7 @@ def _better(a: bool, b: bool) -> Side:
 
 
 def from_examples(constitution: Constitution, seed: int, shots: Sequence[dict[str, str]] = ()) -> list[Case]:
-    """One case an example of a principle, judged by that principle alone; the better reply's side is drawn.
+    """One case an example of a principle, judged by that principle alone; the better response's side is drawn.
 
     Examples that the judge is shown as few-shot turns would test its memory: they are left out.
     """
@@ -90,7 +90,7 @@ def sampled(
     left_out: Counter[str],
     progress: Any = silent_progress,
 ) -> list[Case]:
-    """Pairs of the policy's own replies to `count` prompts drawn by the seed; `left_out` counts what made no
+    """Pairs of the policy's own responses to `count` prompts drawn by the seed; `left_out` counts what made no
     pair."""
     drawn = random.Random(derive_seed(seed, "audit prompts")).sample(list(prompts), min(count, len(prompts)))
     texts: dict[int, str] = {}
@@ -122,6 +122,6 @@ def _pairs(
             continue
         principles = constitution.applicable(prompt.tags)
         if a == b or not principles:
-            left_out["both replies the same" if principles else "no principle applies"] += 1
+            left_out["both responses the same" if principles else "no principle applies"] += 1
         else:
             yield pair(prompt, a, b, principles, gold)

@@ -1,7 +1,7 @@
-"""Injection: replies that lost a comparison try to command the judge, and the share of verdicts they turn.
+"""Injection: responses that lost a comparison try to command the judge, and the share of verdicts they turn.
 
 Only verdicts that were clear without the attack, and right where the truth is known, are attacked; the
-attacked side is the one that lost. An attack's verdict is read where its reply stands in the slot that it
+attacked side is the one that lost. An attack's verdict is read where its response stands in the slot that it
 names.
 """
 
@@ -65,7 +65,7 @@ def targets(rows: Sequence[Reading], count: int, seed: int) -> list[Target]:
 
 
 def attacked(target: Target, attack: Attack, templates: Templates, turns: Turns) -> Case:
-    """The target's pair with the attack in the losing reply, or for it in the user's turn."""
+    """The target's pair with the attack in the losing response, or for it in the user's turn."""
     case = target.reading.case
     if attack.in_prompt:
         prompt, told = case.question.prompt, scene(templates, target.principle, target.slot, turns)
@@ -111,6 +111,6 @@ def table(found: dict[str, list[tuple[Target, Reading]]]) -> dict[str, Any]:
 
 
 def _example(pairs: Sequence[tuple[Target, Reading]]) -> str:
-    """An attacked reply: one whose verdict turned where there is one."""
+    """An attacked response: one whose verdict turned where there is one."""
     turned = [pair for pair in pairs if pair[1].verdict == pair[0].side]
     return next((row.case.side(target.side) for target, row in [*turned, *pairs]), "")

@@ -125,9 +125,9 @@ def _listed(row: Reading) -> Side:
 
 
 GUESSES: dict[str, Callable[[Reading], float]] = {
-    "the longer reply": _guessed(lambda row: row.longer),
-    "the shorter reply": lambda row: 1.0 - _guessed(lambda row: row.longer)(row),
-    "the reply with a list": _guessed(_listed),
+    "the longer response": _guessed(lambda row: row.longer),
+    "the shorter response": lambda row: 1.0 - _guessed(lambda row: row.longer)(row),
+    "the response with a list": _guessed(_listed),
     "always the first stored": _guessed(lambda row: "a"),
 }
 
@@ -177,7 +177,7 @@ def length(rows: Sequence[Reading]) -> dict[str, Any]:
 
 
 def probe(rows: Sequence[Reading], changed: Sequence[Side]) -> dict[str, Any]:
-    """How often a reply beats itself when only its dress changes; ties count half.
+    """How often a response beats itself when only its dress changes; ties count half.
 
     `changed` is the side that wears it, a value a row. Rows in which the truth knows a better side do not
     count.

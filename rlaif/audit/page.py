@@ -60,7 +60,7 @@ def in_words(card: dict[str, Any]) -> list[str]:
     return [
         first,
         *unchecked,
-        f"{_rate(order)} clear verdicts turn round with the order of the replies."
+        f"{_rate(order)} clear verdicts turn round with the order of the responses."
         if order["n"]
         else "It gave no clear verdict.",
         f"Verdicts turned by attacks: {', '.join(turned)}."
@@ -90,7 +90,7 @@ def _truth(accuracy: dict[str, Any], calibration: dict[str, Any]) -> Iterator[st
         yield f"The truth is known of {accuracy['n']} verdicts only: accuracy and calibration say little."
     best = max((v for v in accuracy["baselines"].values() if v is not None), default=None)
     if best is not None and accuracy["value"] <= best:
-        yield "A rule that reads neither the principle nor the replies does as well as the judge."
+        yield "A rule that reads neither the principle nor the responses does as well as the judge."
     surely = (calibration.get("ece_ci") or [None])[0]
     if surely is not None and surely > CALIBRATION:
         yield (
@@ -104,7 +104,7 @@ def _reading(order: dict[str, Any], readability: dict[str, Any]) -> Iterator[str
     if order["value"] is not None and order["value"] > FLIPS:
         yield (
             f"{percent(order['value'], order.get('ci'))} of its clear verdicts turn round when the "
-            "replies change places; a coin's do in half."
+            "responses change places; a coin's do in half."
         )
     if readability["mass"] is not None and readability["mass"] < MASS:
         yield (
@@ -120,7 +120,7 @@ def _reading(order: dict[str, Any], readability: dict[str, Any]) -> Iterator[str
 
 
 def _leaning(bias: dict[str, Any], consistency: dict[str, Any]) -> Iterator[str]:
-    names = {"said_twice": "A reply said twice", "as_a_list": "A reply set as a list"}
+    names = {"said_twice": "A response said twice", "as_a_list": "A response set as a list"}
     for key, name in names.items():
         row = bias[key]
         if row["n"] and not row["ci"][0] - LEAN <= 0.5 <= row["ci"][1] + LEAN:

@@ -18,7 +18,7 @@ def judge_audit(
         Path | None, typer.Option(help="Where to write the page; default judge_card.html.")
     ] = None,
     pairs: Annotated[
-        int, typer.Option(min=0, help="Pairs of the policy's replies; 0 = the examples alone.")
+        int, typer.Option(min=0, help="Pairs of the policy's responses; 0 = the examples alone.")
     ] = 200,
     set_: Annotated[list[str] | None, typer.Option("-s", "--set", help="key=value of the config.")] = None,
     constitution: Annotated[

@@ -30,7 +30,7 @@ def playground_sample(
     count: Annotated[int, typer.Option("-n", help="How many.")] = 5,
     seed: Annotated[int, typer.Option(help="The same seed, the same sample.")] = 0,
 ) -> None:
-    """Print prompts and replies of the small world with the gold scorer's verdicts."""
+    """Print prompts and responses of the small world with the gold scorer's verdicts."""
     from rlaif.playground.world import show_samples
 
     for line in show_samples(count, seed):

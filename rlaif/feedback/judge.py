@@ -2,7 +2,7 @@
 
 A verdict is read from the probabilities of the answer tokens, in both orders, under each principle on its own
 (RLAIF, arXiv 2309.00267, section 2.1, and Constitutional AI, arXiv 2212.08073, section 4.1). Ways to ask:
-which of two replies is better (at once, or after reasoning), which of K is best and worst, and what one reply
+which of two responses is better (at once, or after reasoning), which of K is best and worst, and what one response
 is worth on its own (RLAIF, section 2.2.2). What labels amount to is in `preferences`.
 """
 
@@ -105,7 +105,7 @@ class Judge:
         """Labels of every question under every principle in both orders, in batches.
 
         Slots in `done` (from an earlier start) are not yielded again; those in `given` (from elsewhere) are
-        not asked. Where all replies to a prompt are shown together, all its comparisons must come in one
+        not asked. Where all responses to a prompt are shown together, all its comparisons must come in one
         call.
         """
         if self.mode.together:
@@ -224,9 +224,9 @@ class Judge:
     def _compare_together(
         self, questions: Sequence[Question], done: Collection[Slot], given: Collection[Slot]
     ) -> Iterator[list[Label]]:
-        """The best reply to a prompt against each other one, and the worst likewise.
+        """The best response to a prompt against each other one, and the worst likewise.
 
-        Replies are shown in two orders, one the reverse of the other; the best is the one with the higher
+        Responses are shown in two orders, one the reverse of the other; the best is the one with the higher
         mean log-probability. A comparison without it is an abstention.
         """
         for lineups in self._lineups(questions):
@@ -250,7 +250,7 @@ class Judge:
         return [[Lineup.of(self, group, asked) for group in prompts.values()] for asked in self.mode.asked]
 
     def pointwise(self, items: Sequence[Item]) -> Iterator[tuple[int, dict[str, float]]]:
-        """(index, what the reply is worth by principle id): the expected value over the template's score
+        """(index, what the response is worth by principle id): the expected value over the template's score
         tokens.
 
         What could not be read is left out. The scale is the template's: `score.j2` says what each answer is
@@ -263,7 +263,7 @@ class Judge:
         yield from self._expected(items, ask.score, ask.score_suffix, ask.score_values)
 
     def compliance(self, items: Sequence[Item]) -> Iterator[tuple[int, dict[str, float]]]:
-        """(index, P(the reply keeps the principle) by principle id); what could not be read is left out."""
+        """(index, P(the response keeps the principle) by principle id); what could not be read is left out."""
         ask = self.templates
         yield from self._expected(items, ask.compliance, ask.compliance_suffix, {"Yes": 1.0, "No": 0.0})
 
@@ -276,8 +276,8 @@ class Judge:
     ) -> Iterator[tuple[int, dict[str, float]]]:
         asked = [(index, item) for index, item in enumerate(items) if item[2]]
         requests = [
-            ScoreRequest(shared(prompt.chat, reply), tuple(map(suffix, principles)), tuple(values))
-            for _, (prompt, reply, principles) in asked
+            ScoreRequest(shared(prompt.chat, response), tuple(map(suffix, principles)), tuple(values))
+            for _, (prompt, response, principles) in asked
         ]
         for at, scores in self._read(requests):
             index, (_, _, principles) = asked[at]
@@ -295,10 +295,10 @@ class Judge:
 
 @dataclass(frozen=True)
 class Lineup:
-    """All replies to one prompt, asked for the best (or worst) of them under each principle."""
+    """All responses to one prompt, asked for the best (or worst) of them under each principle."""
 
     prompt: Prompt
-    replies: dict[str, str]
+    responses: dict[str, str]
     asked: str
     principles: tuple[Principle, ...]
     pairs: tuple[Comparison, ...]
@@ -308,12 +308,12 @@ class Lineup:
     @classmethod
     def of(cls, judge: Judge, questions: Sequence[Question], asked: str) -> Lineup:
         """The questions on one prompt as one; raises UserError where letters do not suffice."""
-        replies: dict[str, str] = {}
+        responses: dict[str, str] = {}
         for question in questions:
-            replies |= {question.comparison.a: question.a, question.comparison.b: question.b}
-        if len(replies) > len(ascii_uppercase):
+            responses |= {question.comparison.a: question.a, question.comparison.b: question.b}
+        if len(responses) > len(ascii_uppercase):
             raise UserError(
-                f"{len(replies)} replies to one prompt.",
+                f"{len(responses)} responses to one prompt.",
                 f"at most {len(ascii_uppercase)} with mode: best",
                 "lower k of the sample stage, or use mode: pairwise",
             )
@@ -321,15 +321,15 @@ class Lineup:
         pairs = tuple(question.comparison for question in questions)
         own = {
             "template": judge.templates.hash("best"),
-            "shown": content_hash(list(replies)),
-            "decoding": f"log-probabilities of the {asked} of {len(replies)}",
+            "shown": content_hash(list(responses)),
+            "decoding": f"log-probabilities of the {asked} of {len(responses)}",
         }
         slots: list[Slot] = []
         for principle in principles:
             wording = {"principle": content_hash(judge.templates.best_suffix(principle, asked))}
             key = _values({**judge.identity(principle), **own, **wording})
             slots += [(pair.id, principle.id, order, key) for pair in pairs for order in ORDERS]
-        return cls(questions[0].prompt, replies, asked, principles, pairs, tuple(slots))
+        return cls(questions[0].prompt, responses, asked, principles, pairs, tuple(slots))
 
     def only(self, labels: Sequence[Label]) -> Lineup:
         """The same with these labels to fill in, and their principles alone."""
@@ -338,8 +338,8 @@ class Lineup:
         return replace(self, principles=kept, labels=tuple(labels))
 
     def request(self, templates: Templates, order: Order, again: bool) -> ScoreRequest:
-        """The question with the replies as they stand, or reversed."""
-        texts = list(self.replies.values())[:: 1 if order == "ab" else -1]
+        """The question with the responses as they stand, or reversed."""
+        texts = list(self.responses.values())[:: 1 if order == "ab" else -1]
         letters = ascii_uppercase[: len(texts)]
         suffixes = tuple(templates.best_suffix(principle, self.asked) for principle in self.principles)
         shared = templates.best(self.prompt.chat, dict(zip(letters, texts, strict=True)))
@@ -347,7 +347,7 @@ class Lineup:
 
     def filled(self, read: Mapping[str, Scores]) -> list[Label]:
         """The labels with what was read in both orders."""
-        ids = list(self.replies)
+        ids = list(self.responses)
         rows: list[Label] = []
         for at, principle in enumerate(self.principles):
             logs = {
@@ -367,7 +367,7 @@ class Lineup:
         self, label: Label, logs: dict[str, dict[str, float]], named: str, read: Mapping[str, Scores], at: int
     ) -> Label:
         pair = next(pair for pair in self.pairs if pair.id == label.comparison_id)
-        ids = list(self.replies)
+        ids = list(self.responses)
         # A pair that stands the other way round in the line-up is shown in its order "ab" when the line is
         # reversed.
         shown: Order = label.order if ids.index(pair.a) < ids.index(pair.b) else ORDERS[label.order == "ab"]

@@ -157,8 +157,8 @@ def simulate(
 ) -> list[Ranking]:
     """Rankings by a program that plays an annotator, for every prompt with two responses or more.
 
-    The program is called as `annotator(messages, replies, principles, seed=seed, **options)`, with those
-    principles that apply to the prompt as {"id", "text"}, and returns a rank for each reply: lower is better,
+    The program is called as `annotator(messages, responses, principles, seed=seed, **options)`, with those
+    principles that apply to the prompt as {"id", "text"}, and returns a rank for each response: lower is better,
     equal is a tie. Raises UserError where it returns anything else.
     """
     name = str(options.get("annotator_id", getattr(annotator, "__name__", "annotator")))
@@ -179,8 +179,8 @@ def simulate(
             ) from error
         if len(given) != len(responses) or not all(isinstance(rank, int) for rank in given):
             raise UserError(
-                f"annotator {name}: returned {given!r} for {len(responses)} replies.",
-                "one whole number a reply, lower is better",
+                f"annotator {name}: returned {given!r} for {len(responses)} responses.",
+                "one whole number a response, lower is better",
             )
         ranks = tuple(rank - min(given) + 1 for rank in given)
         rankings.append(

@@ -80,7 +80,7 @@ class Label(StageOptions):
     ai: bool = Field(default=True, description="ask the feedback model (for what people say nothing about)")
     mode: ModeName = Field(
         default="pairwise",
-        description="one question a pair, or one on all replies to a prompt that names the best (and one "
+        description="one question a pair, or one on all responses to a prompt that names the best (and one "
         "the worst)",
     )
     principles: Literal["all", "drawn"] | tuple[str, ...] = Field(
@@ -130,19 +130,19 @@ class Label(StageOptions):
         card."""
         if not self.ai:
             return 0, []
-        prompt, reply, applicable = plan.pair
+        prompt, response, applicable = plan.pair
         each = self._principles_of(plan, applicable)
         share = self.human.share if self.human and self.human.weight is None else 0.0
         rows = round_up(plan.comparisons * each * 2 * (1 - share))
         model, own, group = plan.config.feedback, plan.suffix(), max(1, each)
-        shared = plan.template() + prompt + 2 * reply
+        shared = plan.template() + prompt + 2 * response
         card = plan.examined(shared + own, each, plan.comparisons)
         if self.asking.together:
             questions = self.asking.questions
             calls = round_up(plan.paired * each * 2 * questions)
-            together = shared + (plan.k - 2) * reply
+            together = shared + (plan.k - 2) * response
             return rows * questions, [Asked(model, calls, together, own, of=group), *card]
-        shared += self.few_shot * (plan.template() + own + prompt + 2 * reply)
+        shared += self.few_shot * (plan.template() + own + prompt + 2 * response)
         if not self.cot:
             return rows, [Asked(model, rows, shared, own, plan.answer(), group), *card]
         reasoned = shared + own

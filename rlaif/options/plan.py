@@ -49,7 +49,7 @@ class Plan:
     examined: Callable[[float, float, int], list[Asked]]
     imported: Callable[[Path], tuple[int, int, tuple[float, float, float]]]
     k: int = 1  # responses a prompt
-    reply: float = 0.0  # most tokens of a response
+    response_tokens: float = 0.0  # most tokens of a response
     responses: int = 0
     originals: int = 0  # responses that have been revised
     comparisons: int = 0
@@ -58,11 +58,11 @@ class Plan:
         0.0,
         0.0,
         0.0,
-    )  # tokens of conversation and reply, principles that apply
+    )  # tokens of conversation and response, principles that apply
     policies: int = 1
 
     def template(self) -> float:
-        """Tokens of the judge's question around conversation and replies."""
+        """Tokens of the judge's question around conversation and responses."""
         return tokens(self.templates.comparison([{"role": "user", "content": ""}], "", "")[0]["content"])
 
     def suffix(self) -> float:

@@ -26,7 +26,7 @@ class OnPreferences(StageOptions):
     )
     by_prompt: bool = Field(
         default=False,
-        description="all pairs of a prompt are one batch element, each reply read once (K-wise)",
+        description="all pairs of a prompt are one batch element, each response read once (K-wise)",
     )
     heldout: float = Field(
         default=0.1, gt=0, lt=1, description="share of prompts whose pairs measure, not train"

@@ -36,7 +36,7 @@ class Sample(StageOptions):
 
     def estimate(self, plan: Plan) -> tuple[int, list[Asked]]:
         """A text a response."""
-        plan.k, plan.reply = self.k, self.max_tokens
+        plan.k, plan.response_tokens = self.k, self.max_tokens
         plan.responses = min(plan.train, self.prompts or plan.train) * self.k
         return plan.responses, [
             Asked(plan.config.policy, plan.responses, plan.prompt, written=self.max_tokens)
@@ -71,7 +71,7 @@ class Critique(StageOptions):
             tokens(turns[-1]["content"])
             for turns in (ask.critique(chat, "", rule), ask.revision(chat, "", rule, ""))
         )
-        both, shots, model = plan.prompt + plan.reply, 1 + self.few_shot, plan.config.feedback
+        both, shots, model = plan.prompt + plan.response_tokens, 1 + self.few_shot, plan.config.feedback
         critiques = rows if self.critique else 0
         return rows, [
             Asked(model, critiques, (both + critique) * shots, written=self.max_tokens),
@@ -149,7 +149,7 @@ class Pair(StageOptions):
         each = min(every, self.per_prompt or every) if self.samples else 0
         sampled = plan.responses // max(plan.k, 1)
         made = sampled * each + (plan.originals if self.revisions else 0)
-        plan.pair = (plan.prompt, plan.reply, plan.principles)
+        plan.pair = (plan.prompt, plan.response_tokens, plan.principles)
         prompts = imported = 0
         if self.imported:
             prompts, imported, sizes = plan.imported(Path(self.imported))

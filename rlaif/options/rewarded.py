@@ -153,7 +153,7 @@ class Rejection(Rewarded):
     def estimate(self, plan: Plan) -> tuple[int, list[Asked]]:
         """The judge of each response where it grades."""
         kept = min(plan.responses, (plan.responses // max(plan.k, 1)) * self.keep)
-        return kept, self.graded(plan, plan.responses, plan.reply)
+        return kept, self.graded(plan, plan.responses, plan.response_tokens)
 
 
 class Grouped(Watched):

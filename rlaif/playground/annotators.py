@@ -1,4 +1,4 @@
-"""Simulated people who rank replies: noisy, fond or weary of long replies, and each with a taste of their
+"""Simulated people who rank responses: noisy, fond or weary of long responses, and each with a taste of their
 own."""
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from rlaif.playground.world import Messages, score
 class Annotator:
     """One simulated person.
 
-    `noise` is the standard deviation of the error on a reply's utility, in units of one kept principle;
+    `noise` is the standard deviation of the error on a response's utility, in units of one kept principle;
     `length_bias` the utility of ten more words; `bias_spread` the spread of the personal weights of the
-    principles (0 = everybody weighs them as 1); replies closer than `tie` in utility are ranked equal.
+    principles (0 = everybody weighs them as 1); responses closer than `tie` in utility are ranked equal.
     """
 
     id: str
@@ -28,18 +28,20 @@ class Annotator:
         """This person's own weight of every principle, log-normal around 1."""
         return {i: Random(f"weight|{seed}|{self.id}|{i}").lognormvariate(0.0, self.bias_spread) for i in ids}
 
-    def utility(self, messages: Messages, reply: str, principles: list[dict[str, str]], seed: int) -> float:
-        """What this person feels about one reply."""
-        kept = score(messages, reply, principles)
+    def utility(
+        self, messages: Messages, response: str, principles: list[dict[str, str]], seed: int
+    ) -> float:
+        """What this person feels about one response."""
+        kept = score(messages, response, principles)
         weights = self.weights(list(kept), seed)
         asked = "|".join(m["content"] for m in messages)
-        error = Random(f"noise|{seed}|{self.id}|{asked}|{reply}").gauss(0.0, self.noise)
-        length = self.length_bias * len(reply.split()) / 10
+        error = Random(f"noise|{seed}|{self.id}|{asked}|{response}").gauss(0.0, self.noise)
+        length = self.length_bias * len(response.split()) / 10
         return sum(weights[i] for i, ok in kept.items() if ok) + length + error
 
 
 def rank(utilities: list[float], tie: float) -> list[int]:
-    """Ranks from 0, lower is better; a reply within `tie` of the best of a group shares its rank."""
+    """Ranks from 0, lower is better; a response within `tie` of the best of a group shares its rank."""
     order = sorted(range(len(utilities)), key=lambda i: -utilities[i])
     ranks, best = [0] * len(utilities), float("inf")
     current = -1
@@ -52,7 +54,7 @@ def rank(utilities: list[float], tie: float) -> list[int]:
 
 def annotate(
     messages: Messages,
-    replies: list[str],
+    responses: list[str],
     principles: list[dict[str, str]],
     seed: int = 0,
     annotator_id: str = "simulated-0",
@@ -61,9 +63,9 @@ def annotate(
     bias_spread: float = 0.3,
     tie: float = 0.3,
 ) -> list[int]:
-    """One simulated person's ranking of K replies: a rank each, lower is better, equal ranks are ties.
+    """One simulated person's ranking of K responses: a rank each, lower is better, equal ranks are ties.
 
-    The same seed, annotator, prompt and replies always give the same ranking, in whatever order replies come.
+    The same seed, annotator, prompt and responses always give the same ranking, in whatever order responses come.
     """
     person = Annotator(annotator_id, noise, length_bias, bias_spread, tie)
-    return rank([person.utility(messages, reply, principles, seed) for reply in replies], tie)
+    return rank([person.utility(messages, response, principles, seed) for response in responses], tie)

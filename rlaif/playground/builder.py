@@ -10,7 +10,13 @@ from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
 
-from rlaif.playground.corpus import REPLY_WORDS, TRAINED_NOUNS, FeedbackCorpus, PolicyCorpus, vocabulary_texts
+from rlaif.playground.corpus import (
+    RESPONSE_WORDS,
+    TRAINED_NOUNS,
+    FeedbackCorpus,
+    PolicyCorpus,
+    vocabulary_texts,
+)
 from rlaif.playground.grammar import Question, sample_question
 from rlaif.playground.tokenizer import build_tokenizer
 from rlaif.prompting.chat import render_chat
@@ -38,7 +44,7 @@ def train_policy(
     torch.manual_seed(seed)
     model = new_model(tokenizer, layers=4, width=128, inner=320)
     corpus, rng = PolicyCorpus(tokenizer), Random(f"policy-{seed}")
-    # A batch's loss is a mean over its tokens: sorting by length would favour short replies, so the last
+    # A batch's loss is a mean over its tokens: sorting by length would favour short responses, so the last
     # stage does not.
     for name, sample, steps, peak, pool in (
         ("policy", corpus.page, POLICY_STEPS, 3e-3, 8),
@@ -53,7 +59,7 @@ def train_policy(
 def sample_own(
     model: Any, tokenizer: PreTrainedTokenizerFast, rng: Random, count: int, each: int = 4
 ) -> list[tuple[Question, list[str]]]:
-    """Questions with `each` replies of the policy itself, at temperature 1."""
+    """Questions with `each` responses of the policy itself, at temperature 1."""
     import torch
 
     own = []
@@ -72,8 +78,8 @@ def sample_own(
                 max_new_tokens=48,
                 num_return_sequences=each,
             )
-        replies = tokenizer.batch_decode(out[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
-        own += [(q, replies[i * each : (i + 1) * each]) for i, q in enumerate(questions)]
+        responses = tokenizer.batch_decode(out[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
+        own += [(q, responses[i * each : (i + 1) * each]) for i, q in enumerate(questions)]
     return own
 
 
@@ -87,7 +93,7 @@ def train_feedback(
 ) -> LlamaForCausalLM:
     """One model for comparison, compliance, critique and revision, all as text.
 
-    First it learns thirty forbidden nouns by heart; with every word of the replies forbidden it learns to
+    First it learns thirty forbidden nouns by heart; with every word of the responses forbidden it learns to
     look.
     """
     import torch
@@ -99,7 +105,7 @@ def train_feedback(
     templates = Templates.load("brief")
     for name, words, steps, peak in (
         ("feedback", TRAINED_NOUNS, FEEDBACK_STEPS, 2e-3),
-        ("feedback words", REPLY_WORDS, WORD_STEPS, 1e-3),
+        ("feedback words", RESPONSE_WORDS, WORD_STEPS, 1e-3),
     ):
         corpus, rng = FeedbackCorpus(tokenizer, templates, own, words), Random(f"{name}-{seed}")
         batches = bucketed(lambda corpus=corpus, rng=rng: corpus.sample(rng), 8)
@@ -118,12 +124,12 @@ tags: [rlaif, playground]
 A Llama-architecture language model of {parameters:,} parameters, trained from scratch on text drawn from the small
 grammar in `rlaif/playground/grammar.py`; no other data. {does}
 
-It knows that grammar and nothing else: outside it, replies and verdicts mean nothing. Rebuild it with
+It knows that grammar and nothing else: outside it, responses and verdicts mean nothing. Rebuild it with
 `rlaif playground build`; `rlaif/playground/measure.py` measures what it can do.
 """
 DOES = {
     "policy": "Its corpus is by careful and by careless writers, so it insults, rambles, errs and helps with harm.",
-    "feedback model": "It criticises, rewrites, compares and checks replies by a written rule, and makes some mistakes.",
+    "feedback model": "It criticises, rewrites, compares and checks responses by a written rule, and makes some mistakes.",
 }
 
 

@@ -24,7 +24,7 @@ from rlaif.playground.grammar import (
     WEB,
     Question,
     sample_question,
-    sample_reply,
+    sample_response,
     sample_written,
 )
 from rlaif.playground.tokenizer import END
@@ -39,7 +39,7 @@ FRAMES = ("{w}", "{w}", "{w}", "{w}", "Remember: {w}", "{w} This is important.",
 TRAINED_NOUNS = [noun for noun in NOUNS if noun not in HELD_OUT_NOUNS]
 
 
-def _reply_words() -> list[str]:
+def _response_words() -> list[str]:
     text = " ".join(
         (
             *grammar.OPENERS,
@@ -61,20 +61,20 @@ def _reply_words() -> list[str]:
     return sorted(set(re.findall(r"(?<= )[a-z]{3,}", text)) - set(HELD_OUT_NOUNS))
 
 
-REPLY_WORDS = _reply_words()
+RESPONSE_WORDS = _response_words()
 VERDICT_WEIGHT, READ_WEIGHT = 8.0, 0.25
 CONTENT_WEIGHT = 4.0  # nouns and facts in what is written: a reviser that may guess them swaps them
 
 
-# The probe's labels: no fault or the kind of fault, 8 more in a second reply; then the kind of rule asked
-# about; then which of the replies contain the forbidden word.
+# The probe's labels: no fault or the kind of fault, 8 more in a second response; then the kind of rule asked
+# about; then which of the responses contain the forbidden word.
 RULE_LABEL = 2 * (1 + len(KINDS))
 WORD_LABEL = RULE_LABEL + len(KINDS)
 LABELS = WORD_LABEL + 4
 
 
 def fault_label(fault: str | None, place: int = 0) -> int:
-    """The probe's label of a sentence in the first or second reply."""
+    """The probe's label of a sentence in the first or second response."""
     return place * (1 + len(KINDS)) + (1 + KINDS.index(fault) if fault else 0)
 
 
@@ -96,7 +96,7 @@ class Branch:
 class Bundle:
     """A prefix and the branches behind it.
 
-    `marks` are (place, label) for the probe: in the prefix, the last two tokens of every sentence of a reply
+    `marks` are (place, label) for the probe: in the prefix, the last two tokens of every sentence of a response
     with the fault that the sentence shows.
     """
 
@@ -131,19 +131,19 @@ def sample_word(rng: Random) -> str:
 def web_page(rng: Random) -> str:
     """One text of the policy's pretraining corpus: a chat, a forum post or a notice, good and bad alike."""
     question = sample_question(rng)
-    reply = sample_written(rng, question)
+    response = sample_written(rng, question)
     form = rng.random()
     if form < 0.6:
-        return chat_text(question, reply)
+        return chat_text(question, response)
     if form < 0.85:
-        return f"Question: {question.text}\nAnswer: {reply}{END}"
-    return f"{reply}{END}"
+        return f"Question: {question.text}\nAnswer: {response}{END}"
+    return f"{response}{END}"
 
 
-def chat_text(question: Question, reply: str) -> str:
-    """The question and reply as the policy's chat template writes them."""
+def chat_text(question: Question, response: str) -> str:
+    """The question and response as the policy's chat template writes them."""
     turns = "".join(f"<|{m['role']}|>{m['content']}{END}" for m in question.messages)
-    return f"{turns}<|assistant|>{reply}{END}"
+    return f"{turns}<|assistant|>{response}{END}"
 
 
 class PolicyCorpus:
@@ -158,7 +158,7 @@ class PolicyCorpus:
         return Bundle(ids, [1.0] * len(ids), [])
 
     def chat(self, rng: Random) -> Bundle:
-        """A chat whose loss is on the reply."""
+        """A chat whose loss is on the response."""
         question = sample_question(rng)
         text = chat_text(question, sample_written(rng, question))
         ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -169,7 +169,7 @@ class PolicyCorpus:
 class FeedbackCorpus:
     """Samples training bundles for the feedback model.
 
-    `own` holds (question, replies) sampled from the policy itself, so that its malformed replies are judged
+    `own` holds (question, responses) sampled from the policy itself, so that its malformed responses are judged
     too; `drilled` the words that are forbidden in drills.
     """
 
@@ -200,9 +200,9 @@ class FeedbackCorpus:
         marks = [(len(ids) - 1, RULE_LABEL + KINDS.index(kind))]
         return Branch([*ids, picked, self.end], weights, (len(ids), first, second, p), marks)
 
-    def mark_word(self, branch: Branch, word: str, *replies: str) -> None:
-        """Let the probe say, at the forbidden word, which replies contain it."""
-        found = sum(2**i for i, reply in enumerate(replies) if world.contains_word(word, reply))
+    def mark_word(self, branch: Branch, word: str, *responses: str) -> None:
+        """Let the probe say, at the forbidden word, which responses contain it."""
+        found = sum(2**i for i, response in enumerate(responses) if world.contains_word(word, response))
         branch.marks.append((branch.ids.index(self.cached_ids(f" {word}")[0]), WORD_LABEL + found))
 
     def written(self, asked: str, prefix_length: int, told: str) -> Branch:
@@ -212,13 +212,15 @@ class FeedbackCorpus:
         weights = [CONTENT_WEIGHT if token in self.content else 1.0 for token in out]
         return Branch([*ids, *out], [0.0] * len(ids) + weights)
 
-    def bundle(self, shared: str, branches: list[Branch], question: Question, *replies: str) -> Bundle:
-        """A bundle on a shared part that shows these replies, the first of them first."""
+    def bundle(self, shared: str, branches: list[Branch], question: Question, *responses: str) -> Bundle:
+        """A bundle on a shared part that shows these responses, the first of them first."""
         text = self.head + shared
         encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         ends = {end: i for i, (_, end) in enumerate(encoded["offset_mapping"])}
         marks, at = [], text.index("\nReply")
-        for place, sentence in ((i, s) for i, reply in enumerate(replies) for s in world.sentences(reply)):
+        for place, sentence in (
+            (i, s) for i, response in enumerate(responses) for s in world.sentences(response)
+        ):
             at = text.index(sentence, at) + len(sentence)
             fault = world.sentence_fault(question, sentence)
             marks += [(ends[at] - back, fault_label(fault, place)) for back in (0, 1) if at in ends]
@@ -232,14 +234,14 @@ class FeedbackCorpus:
             pass
         return question
 
-    def replies(self, rng: Random, word: str) -> tuple[Question, list[str]]:
-        """A question and two replies: independent ones, a minimal pair, or the policy's own."""
+    def responses(self, rng: Random, word: str) -> tuple[Question, list[str]]:
+        """A question and two responses: independent ones, a minimal pair, or the policy's own."""
         if self.own and rng.random() < 0.25:
             question, pool = rng.choice(self.own)
             return question, rng.sample(pool, 2)
         question = self.question(rng)
         rates = EVEN if rng.random() < 0.7 else WEB
-        first, second = (sample_reply(rng, question, rates, word) for _ in range(2))
+        first, second = (sample_response(rng, question, rates, word) for _ in range(2))
         if rng.random() < 0.3:
             second = world.repair(rng.choice(KINDS), question, first, word)
         pair = [first, second]
@@ -247,46 +249,46 @@ class FeedbackCorpus:
         return question, pair
 
     def _compares(self, rng: Random, kind: str, question: Question, a: str, b: str, word: str) -> Branch:
-        kept_a, kept_b = (world.keeps(kind, question, reply, word) for reply in (a, b))
+        kept_a, kept_b = (world.keeps(kind, question, response, word) for response in (a, b))
         suffix = self.templates.comparison_suffix(sample_rule(rng, kind, word))
         branch = self.choice(rng, suffix, ("A", "B"), 0.5 + 0.5 * (kept_a - kept_b), kind)
         if kind == "no-word":
             self.mark_word(branch, word, a, b)
         return branch
 
-    def _complies(self, rng: Random, kind: str, question: Question, reply: str, word: str) -> Branch:
+    def _complies(self, rng: Random, kind: str, question: Question, response: str, word: str) -> Branch:
         suffix = self.templates.compliance_suffix(sample_rule(rng, kind, word))
         branch = self.choice(
-            rng, suffix, ("Yes", "No"), float(world.keeps(kind, question, reply, word)), kind
+            rng, suffix, ("Yes", "No"), float(world.keeps(kind, question, response, word)), kind
         )
         if kind == "no-word":
-            self.mark_word(branch, word, reply)
+            self.mark_word(branch, word, response)
         return branch
 
     def comparison(self, rng: Random) -> Bundle:
-        """One pair judged by every principle; where both or neither reply keeps it, the verdict is a coin
+        """One pair judged by every principle; where both or neither response keeps it, the verdict is a coin
         flip."""
         word = sample_word(rng)
-        question, (a, b) = self.replies(rng, word)
+        question, (a, b) = self.responses(rng, word)
         shared = self.templates.comparison(question.messages, a, b)[0]["content"]
         branches = [self._compares(rng, kind, question, a, b, word) for kind in KINDS]
         return self.bundle(shared, branches, question, a, b)
 
-    def reply(self, rng: Random, compliance: int = 2, critiques: int = 1, revisions: int = 4) -> Bundle:
-        """One reply: compliance with some principles, some critiques and some revisions."""
+    def response(self, rng: Random, compliance: int = 2, critiques: int = 1, revisions: int = 4) -> Bundle:
+        """One response: compliance with some principles, some critiques and some revisions."""
         word = sample_word(rng)
-        question, (reply, _) = self.replies(rng, word)
-        shared = self.templates.compliance(question.messages, reply)[0]["content"]
+        question, (response, _) = self.responses(rng, word)
+        shared = self.templates.compliance(question.messages, response)[0]["content"]
         start = len(self.ids(self.head + shared))
         asked = {"fact": "honest", "safe": "helpful", "risky": "harmless"}[question.kind]
         kinds = {asked: None, **dict.fromkeys(rng.sample(KINDS, compliance))}
-        branches = [self._complies(rng, kind, question, reply, word) for kind in kinds]
-        broken = [kind for kind in KINDS if not world.keeps(kind, question, reply, word)]
+        branches = [self._complies(rng, kind, question, response, word) for kind in kinds]
+        broken = [kind for kind in KINDS if not world.keeps(kind, question, response, word)]
         for kind in self._some(rng, broken, critiques):
-            branches.append(self._critique(rng, start, question, reply, kind, word))
+            branches.append(self._critique(rng, start, question, response, kind, word))
         for kind in self._some(rng, broken, revisions):
-            branches.append(self._revision(rng, start, question, reply, kind, word))
-        return self.bundle(shared, branches, question, reply)
+            branches.append(self._revision(rng, start, question, response, kind, word))
+        return self.bundle(shared, branches, question, response)
 
     def fact_drill(self, rng: Random, count: int = 14) -> Bundle:
         """Many short facts, true and false: the probe must tell them apart, and the true ones are also
@@ -302,8 +304,8 @@ class FeedbackCorpus:
         return Bundle(prefix, [0.0] * len(prefix), branches)
 
     def word_drill(self, rng: Random, count: int = 8) -> Bundle:
-        """One or two replies judged by many forbidden words, about half of them used."""
-        question, (a, b) = self.replies(rng, sample_word(rng))
+        """One or two responses judged by many forbidden words, about half of them used."""
+        question, (a, b) = self.responses(rng, sample_word(rng))
         used = [word for word in self.drilled if world.contains_word(word, f"{a} {b}")]
         words = [rng.choice(used if used and rng.random() < 0.6 else self.drilled) for _ in range(count)]
         if rng.random() < 0.5:
@@ -316,8 +318,8 @@ class FeedbackCorpus:
         return self.bundle(shared, branches, question, a, b)
 
     def sample(self, rng: Random) -> Bundle:
-        """A comparison, a single reply or a drill."""
-        kinds = (self.comparison, self.reply, self.fact_drill, self.word_drill)
+        """A comparison, a single response or a drill."""
+        kinds = (self.comparison, self.response, self.fact_drill, self.word_drill)
         return rng.choices(kinds, (0.25, 0.4, 0.05, 0.3))[0](rng)
 
     @staticmethod
@@ -326,17 +328,17 @@ class FeedbackCorpus:
         return [rng.choice(broken if broken and rng.random() < 0.7 else KINDS) for _ in range(count)]
 
     def _critique(
-        self, rng: Random, start: int, question: Question, reply: str, kind: str, word: str
+        self, rng: Random, start: int, question: Question, response: str, kind: str, word: str
     ) -> Branch:
-        asked = self.templates.critique(question.messages, reply, sample_rule(rng, kind, word))
-        return self.written(asked[0]["content"], start, world.critique(kind, question, reply, word))
+        asked = self.templates.critique(question.messages, response, sample_rule(rng, kind, word))
+        return self.written(asked[0]["content"], start, world.critique(kind, question, response, word))
 
     def _revision(
-        self, rng: Random, start: int, question: Question, reply: str, kind: str, word: str
+        self, rng: Random, start: int, question: Question, response: str, kind: str, word: str
     ) -> Branch:
-        found = world.critique(kind, question, reply, word)
-        asked = self.templates.revision(question.messages, reply, sample_rule(rng, kind, word), found)
-        return self.written(asked[0]["content"], start, world.repair(kind, question, reply, word))
+        found = world.critique(kind, question, response, word)
+        asked = self.templates.revision(question.messages, response, sample_rule(rng, kind, word), found)
+        return self.written(asked[0]["content"], start, world.repair(kind, question, response, word))
 
 
 def vocabulary_texts(templates: Templates) -> list[str]:

@@ -1,4 +1,4 @@
-"""The words and sentences of the playground: what may be asked, and what good and bad replies are made of."""
+"""The words and sentences of the playground: what may be asked, and what good and bad responses are made of."""
 
 import re
 from dataclasses import dataclass
@@ -260,7 +260,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Rates:
-    """How often a written reply has each fault, and how its ornaments are spread."""
+    """How often a written response has each fault, and how its ornaments are spread."""
 
     insult: float = 0.22
     slip: float = 0.13
@@ -328,7 +328,7 @@ def state_fact(rng: Random, question: Question, wrong: bool) -> str:
 
 
 def sample_core(rng: Random, question: Question, rates: Rates) -> str:
-    """The sentence of a reply that answers the question or refuses to."""
+    """The sentence of a response that answers the question or refuses to."""
     if question.kind == "fact":
         if rng.random() < rates.refuse_fact:
             return rng.choice(REFUSALS)
@@ -338,8 +338,8 @@ def sample_core(rng: Random, question: Question, rates: Rates) -> str:
     return RISKY[question.subject] if rng.random() < rates.harm else rng.choice(REFUSALS)
 
 
-def sample_reply(rng: Random, question: Question, rates: Rates = WEB, noun: str | None = None) -> str:
-    """A reply of at most 40 words and marks; its chatter is about `noun` half the time where one is given."""
+def sample_response(rng: Random, question: Question, rates: Rates = WEB, noun: str | None = None) -> str:
+    """A response of at most 40 words and marks; its chatter is about `noun` half the time where one is given."""
     while True:
         text = " ".join(_sentences(rng, question, rates, noun))
         if len(re.findall(r"\w+|[^\w\s]", text)) <= 40:
@@ -347,8 +347,8 @@ def sample_reply(rng: Random, question: Question, rates: Rates = WEB, noun: str 
 
 
 def sample_written(rng: Random, question: Question) -> str:
-    """A reply of the policy's corpus, by a careful writer or by a careless one."""
-    return sample_reply(rng, question, CAREFUL if rng.random() < CAREFUL_SHARE else CARELESS)
+    """A response of the policy's corpus, by a careful writer or by a careless one."""
+    return sample_response(rng, question, CAREFUL if rng.random() < CAREFUL_SHARE else CARELESS)
 
 
 def _sentences(rng: Random, question: Question, rates: Rates, noun: str | None) -> list[str]:

@@ -15,7 +15,7 @@ from rlaif.constitution import Principle
 from rlaif.engines import GenerateRequest, ScoreRequest, open_engine
 from rlaif.playground import FEEDBACK, POLICY, world
 from rlaif.playground.corpus import TRAINED_NOUNS
-from rlaif.playground.grammar import EVEN, HELD_OUT_NOUNS, WEB, Question, sample_question, sample_reply
+from rlaif.playground.grammar import EVEN, HELD_OUT_NOUNS, WEB, Question, sample_question, sample_response
 from rlaif.playground.wordings import KINDS, SEEN, UNSEEN
 from rlaif.prompting.templates import Templates
 
@@ -37,17 +37,17 @@ MAX_TOKENS = 64
 
 @dataclass(frozen=True)
 class Case:
-    """A held-out question with replies, and the principle they are measured by."""
+    """A held-out question with responses, and the principle they are measured by."""
 
     question: Question
-    replies: tuple[str, ...]
+    responses: tuple[str, ...]
     kind: str
     principle: Principle
     word: str
 
-    def kept(self, reply: str) -> bool:
-        """The truth about one reply."""
-        return world.keeps(self.kind, self.question, reply, self.word)
+    def kept(self, response: str) -> bool:
+        """The truth about one response."""
+        return world.keeps(self.kind, self.question, response, self.word)
 
 
 def held_out_question(rng: Random, kind: str | None = None) -> Question:
@@ -58,13 +58,13 @@ def held_out_question(rng: Random, kind: str | None = None) -> Question:
 
 
 def sample_case(rng: Random, kind: str, unseen: bool, count: int, words: Sequence[str] = ("garden",)) -> Case:
-    """Replies to a question on which the principle can be broken; `no-word` forbids one of `words`."""
+    """Responses to a question on which the principle can be broken; `no-word` forbids one of `words`."""
     question = held_out_question(rng, {"honest": "fact", "harmless": "risky"}.get(kind))
     word = rng.choice(words)
     text = rng.choice((UNSEEN if unseen else SEEN)[kind]).format(x=word)
     rates = EVEN if rng.random() < 0.5 else WEB
-    replies = tuple(sample_reply(rng, question, rates, word) for _ in range(count))
-    return Case(question, replies, kind, Principle(id=kind, text=text), word)
+    responses = tuple(sample_response(rng, question, rates, word) for _ in range(count))
+    return Case(question, responses, kind, Principle(id=kind, text=text), word)
 
 
 def mean(values: Iterable[float]) -> float:
@@ -109,13 +109,13 @@ def measure_verdicts(
             ("A", "B"),
         )
         for c in cases
-        for pair in (c.replies, c.replies[::-1])
+        for pair in (c.responses, c.responses[::-1])
     ]
     odds = _log_odds(engine, requests)
     right, ties = defaultdict(list), defaultdict(list)
     for i, case in enumerate(cases):
         combined = (odds[2 * i] - odds[2 * i + 1]) / 2
-        kept_a, kept_b = map(case.kept, case.replies)
+        kept_a, kept_b = map(case.kept, case.responses)
         if kept_a == kept_b:
             ties[case.kind].append(abs(_sigmoid(combined) - 0.5))
         else:
@@ -126,17 +126,17 @@ def measure_verdicts(
 def _pair(rng: Random, kind: str, unseen: bool, decided: bool, words: Sequence[str]) -> Case:
     while True:
         case = sample_case(rng, kind, unseen, 2, words)
-        a, b = map(case.kept, case.replies)
-        if (a != b) == decided and case.replies[0] != case.replies[1]:
+        a, b = map(case.kept, case.responses)
+        if (a != b) == decided and case.responses[0] != case.responses[1]:
             return case
 
 
 def measure_compliance(engine: Engine, templates: Templates, n: int, rng: Random) -> dict[str, float]:
-    """Per principle: how often the pointwise verdict is right, on as many kept as broken replies."""
+    """Per principle: how often the pointwise verdict is right, on as many kept as broken responses."""
     cases = [_single(rng, kind, broken) for kind in KINDS for broken in (True, False) for _ in range(n // 2)]
     requests = [
         ScoreRequest(
-            templates.compliance(c.question.messages, c.replies[0]),
+            templates.compliance(c.question.messages, c.responses[0]),
             (templates.compliance_suffix(c.principle),),
             ("Yes", "No"),
         )
@@ -144,14 +144,14 @@ def measure_compliance(engine: Engine, templates: Templates, n: int, rng: Random
     ]
     right = defaultdict(list)
     for case, odd in zip(cases, _log_odds(engine, requests), strict=True):
-        right[case.kind].append((odd > 0) == case.kept(case.replies[0]))
+        right[case.kind].append((odd > 0) == case.kept(case.responses[0]))
     return {kind: mean(right[kind]) for kind in KINDS}
 
 
 def _single(rng: Random, kind: str, broken: bool) -> Case:
     while True:
         case = sample_case(rng, kind, False, 1)
-        if case.kept(case.replies[0]) != broken:
+        if case.kept(case.responses[0]) != broken:
             return case
 
 
@@ -168,36 +168,36 @@ def measure_writing(engine: Engine, templates: Templates, n: int, rng: Random) -
     nothing."""
     cases = [_single(rng, kind, broken) for kind in KINDS for broken in (True, False) for _ in range(n)]
     critiques = _write(
-        engine, [templates.critique(c.question.messages, c.replies[0], c.principle) for c in cases]
+        engine, [templates.critique(c.question.messages, c.responses[0], c.principle) for c in cases]
     )
     found: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     named = []
     for case, text in zip(cases, critiques, strict=True):
         fault = world.named_fault(text)
-        if case.kept(case.replies[0]):
+        if case.kept(case.responses[0]):
             found[case.kind]["silent"].append(fault is None)
         else:
             found[case.kind]["critique"].append(fault == case.kind)
             if fault == case.kind:
                 named.append((case, text))
     revised = _write(
-        engine, [templates.revision(c.question.messages, c.replies[0], c.principle, t) for c, t in named]
+        engine, [templates.revision(c.question.messages, c.responses[0], c.principle, t) for c, t in named]
     )
-    for (case, _), reply in zip(named, revised, strict=True):
-        found[case.kind]["repairs"].append(case.kept(reply))
-        found[case.kind]["preserves"].append(_breaks_nothing(case, reply))
+    for (case, _), response in zip(named, revised, strict=True):
+        found[case.kind]["repairs"].append(case.kept(response))
+        found[case.kind]["preserves"].append(_breaks_nothing(case, response))
     names = ("silent", "critique", "repairs", "preserves")
     return {kind: {name: mean(found[kind][name]) for name in names} for kind in KINDS}
 
 
-def _breaks_nothing(case: Case, reply: str) -> bool:
+def _breaks_nothing(case: Case, response: str) -> bool:
     others = [k for k in KINDS if k != case.kind]
-    before = {k for k in others if world.keeps(k, case.question, case.replies[0], case.word)}
-    return all(world.keeps(k, case.question, reply, case.word) for k in before)
+    before = {k for k in others if world.keeps(k, case.question, case.responses[0], case.word)}
+    return all(world.keeps(k, case.question, response, case.word) for k in before)
 
 
 def measure_policy(engine: Engine, n: int, rng: Random) -> dict[str, float]:
-    """Gold compliance of sampled replies per principle and with all, and how many ended within 48 tokens."""
+    """Gold compliance of sampled responses per principle and with all, and how many ended within 48 tokens."""
     principles = [{"id": kind, "text": SEEN[kind][0].format(x="garden")} for kind in KINDS]
     questions = [sample_question(rng) for _ in range(n)]
     requests = [GenerateRequest(q.messages, 48, 1.0, seed=i) for i, q in enumerate(questions)]

@@ -16,7 +16,7 @@ from rlaif.playground.tokenizer import END_ID, PAD_ID
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-WORD_SHARE = 4.0  # matching the forbidden word with a reply's words is what the probe learns last
+WORD_SHARE = 4.0  # matching the forbidden word with a response's words is what the probe learns last
 
 
 def new_model(tokenizer: PreTrainedTokenizerFast, layers: int, width: int, inner: int) -> LlamaForCausalLM:

@@ -1,7 +1,7 @@
 """What a run will ask of its models, counted from the config before anything runs: calls, tokens, seconds,
 money.
 
-Calls are exact or at most; tokens are rough, a quarter of the characters, every reply as long as it may be.
+Calls are exact or at most; tokens are rough, a quarter of the characters, every response as long as it may be.
 Where an engine reads the shared part of a question once for all principles, those tokens stand apart.
 """
 
@@ -49,13 +49,13 @@ def imported(
         )
         sums += Counter(prompts=1, rules=len(rules), chats=characters)
     for row in json_rows(folder / "responses.jsonl"):
-        sums += Counter(replies=1, texts=len(str(row.get("text", ""))))
+        sums += Counter(responses=1, texts=len(str(row.get("text", ""))))
     for row in json_rows(folder / "comparisons.jsonl"):
         sums["pairs"] += row.get("prompt_id") in train
-    prompts, replies = max(1, sums["prompts"]), max(1, sums["replies"])
+    prompts, responses = max(1, sums["prompts"]), max(1, sums["responses"])
     sizes = (
         sums["chats"] / prompts / CHARACTERS,
-        sums["texts"] / replies / CHARACTERS,
+        sums["texts"] / responses / CHARACTERS,
         sums["rules"] / prompts,
     )
     return sums["prompts"], sums["pairs"], sizes

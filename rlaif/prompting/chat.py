@@ -172,25 +172,25 @@ def turn_tokens(tokenizer: Any, generation: bool = False) -> set[int]:
     }
 
 
-def encode_reply(tokenizer: Any, reply: str) -> list[int]:
-    """Token ids of a reply on its own, none of them special: a model writes those as tokens, never as
+def encode_response(tokenizer: Any, response: str) -> list[int]:
+    """Token ids of a response on its own, none of them special: a model writes those as tokens, never as
     text."""
-    return token_ids(tokenizer, _special(tokenizer).neutral(reply))
+    return token_ids(tokenizer, _special(tokenizer).neutral(response))
 
 
 def encode_turn(
-    tokenizer: Any, messages: Sequence[dict[str, str]], reply: str, end: int | None
+    tokenizer: Any, messages: Sequence[dict[str, str]], response: str, end: int | None
 ) -> tuple[list[int], list[int]]:
-    """(prompt ids, reply ids) of a conversation and its answer, the prompt exactly as `encode_chat` gives it.
+    """(prompt ids, response ids) of a conversation and its answer, the prompt exactly as `encode_chat` gives it.
 
-    `end` closes the reply where the model ended it itself (see `end_of_turn`); None leaves it open.
+    `end` closes the response where the model ended it itself (see `end_of_turn`); None leaves it open.
     """
     templated = has_chat_template(tokenizer)
     prompt = encode_chat(tokenizer, messages)
     # Plain "Assistant:" turns go on with a space, as such text does.
-    gap = "" if templated or not reply or reply[0].isspace() else " "
-    whole = render_chat(tokenizer, messages) + gap + _special(tokenizer).neutral(reply)
+    gap = "" if templated or not response or response[0].isspace() else " "
+    whole = render_chat(tokenizer, messages) + gap + _special(tokenizer).neutral(response)
     ids = token_ids(tokenizer, whole, start=not templated)
-    # Where the boundary merged into one token, the reply stands alone: sampling would not have merged it.
-    ids = ids[len(prompt) :] if ids[: len(prompt)] == prompt else encode_reply(tokenizer, gap + reply)
+    # Where the boundary merged into one token, the response stands alone: sampling would not have merged it.
+    ids = ids[len(prompt) :] if ids[: len(prompt)] == prompt else encode_response(tokenizer, gap + response)
     return prompt, ids + ([end] if end is not None else [])

@@ -5,7 +5,7 @@ A template is a Jinja file in `prompts/templates/<set>/`, rendered in a sandbox 
 Its values are strings and mappings of strings, never objects of ours: what a method of theirs can do, a
 template could do. Texts from models and data are values, never templates, so nothing inside them is executed
 or substituted again; what keeps them from posing as the template or as a turn is in `defences`. The judge's
-templates have two blocks: `shared` (conversation and replies) and `principle`, which comes last so that one
+templates have two blocks: `shared` (conversation and responses) and `principle`, which comes last so that one
 pass over the shared text can serve every principle.
 """
 
@@ -139,6 +139,8 @@ class Templates:
         if lines:
             texts = {key: defences.joined(text, lines) for key, text in texts.items()}
         texts["conversation"] = dialogue(conversation)
+        if "response" in texts:
+            texts["reply"] = texts["response"]  # the older name, which the shipped sets use
         return self._render(name, block, principle, fence=defences.fence(*texts.values()), **texts)
 
     def _render(
@@ -165,23 +167,25 @@ class Templates:
                 f"fix {name}.j2 in the template set",
             ) from None
 
-    def critique(self, conversation: Chat, reply: str, principle: Principle, few_shot: int = 0) -> Chat:
-        """Messages that ask the critic what in `reply` breaks the principle."""
+    def critique(self, conversation: Chat, response: str, principle: Principle, few_shot: int = 0) -> Chat:
+        """Messages that ask the critic what in `response` breaks the principle."""
         shots: Chat = []
         for example in [e for e in principle.examples if e.critique][:few_shot]:
             shots += [
                 self._critique_turn([user(example.prompt)], example.worse, principle),
                 assistant(example.critique or ""),
             ]
-        return [*shots, self._critique_turn(conversation, reply, principle)]
+        return [*shots, self._critique_turn(conversation, response, principle)]
 
-    def _critique_turn(self, conversation: Chat, reply: str, principle: Principle) -> dict[str, str]:
-        return user(self._asked("critique", conversation=conversation, principle=principle, reply=reply))
+    def _critique_turn(self, conversation: Chat, response: str, principle: Principle) -> dict[str, str]:
+        return user(
+            self._asked("critique", conversation=conversation, principle=principle, response=response)
+        )
 
     def revision(
-        self, conversation: Chat, reply: str, principle: Principle, critique: str, few_shot: int = 0
+        self, conversation: Chat, response: str, principle: Principle, critique: str, few_shot: int = 0
     ) -> Chat:
-        """Messages that ask for the whole reply again with the criticised fault mended.
+        """Messages that ask for the whole response again with the criticised fault mended.
 
         Without a critique they ask for it by the rule alone, in the examples too.
         """
@@ -191,14 +195,18 @@ class Templates:
                 [user(example.prompt)], example.worse, principle, (critique and example.critique) or ""
             )
             shots += [turn, assistant(example.better)]
-        return [*shots, self._revision_turn(conversation, reply, principle, critique)]
+        return [*shots, self._revision_turn(conversation, response, principle, critique)]
 
     def _revision_turn(
-        self, conversation: Chat, reply: str, principle: Principle, critique: str
+        self, conversation: Chat, response: str, principle: Principle, critique: str
     ) -> dict[str, str]:
         return user(
             self._asked(
-                "revision", conversation=conversation, principle=principle, reply=reply, critique=critique
+                "revision",
+                conversation=conversation,
+                principle=principle,
+                response=response,
+                critique=critique,
             )
         )
 
@@ -222,7 +230,7 @@ class Templates:
     def comparison_shots(self, constitution: Constitution, count: int) -> Chat:
         """Few-shot turns for the judge, the same for every question so that the shared part stays shared.
 
-        Examples are taken in turn from the principles that have some; the better reply alternates its place.
+        Examples are taken in turn from the principles that have some; the better response alternates its place.
         """
         pools: list[list[tuple[Principle, Example]]] = [
             [(p, e) for e in p.examples] for p in constitution.principles
@@ -238,20 +246,20 @@ class Templates:
             shots += [user(shared + self.comparison_suffix(principle)), assistant("AB"[index % 2])]
         return shots
 
-    def compliance(self, conversation: Chat, reply: str) -> Chat:
-        """The shared part of the question whether one reply keeps a principle."""
-        return [user(self._asked("compliance", "shared", conversation=conversation, reply=reply))]
+    def compliance(self, conversation: Chat, response: str) -> Chat:
+        """The shared part of the question whether one response keeps a principle."""
+        return [user(self._asked("compliance", "shared", conversation=conversation, response=response))]
 
     def compliance_suffix(self, principle: Principle) -> str:
         """The principle's part of the compliance question, answered Yes or No."""
         return self._render("compliance", "principle", principle, rule=principle.compare or principle.text)
 
-    def score(self, conversation: Chat, reply: str) -> Chat:
-        """The shared part of the question what one reply is worth; its answers are `score_values`."""
-        return [user(self._asked("score", "shared", conversation=conversation, reply=reply))]
+    def score(self, conversation: Chat, response: str) -> Chat:
+        """The shared part of the question what one response is worth; its answers are `score_values`."""
+        return [user(self._asked("score", "shared", conversation=conversation, response=response))]
 
     def score_suffix(self, principle: Principle) -> str:
-        """The principle's part of the question what a reply is worth."""
+        """The principle's part of the question what a response is worth."""
         return self._render("score", "principle", principle, rule=principle.compare or principle.text)
 
     @property
@@ -271,12 +279,14 @@ class Templates:
             ) from None
         return values
 
-    def best(self, conversation: Chat, replies: dict[str, str]) -> Chat:
-        """The shared part of the question which of several replies, by letter, is the best (or the worst)."""
-        shown = "".join(self._asked("best", "reply", letter=k, reply=text) for k, text in replies.items())
+    def best(self, conversation: Chat, responses: dict[str, str]) -> Chat:
+        """The shared part of the question which of several responses, by letter, is the best (or the worst)."""
+        self._source("best")
+        block = "response" if "response" in self.compiled["best"].blocks else "reply"  # the older name
+        shown = "".join(self._asked("best", block, letter=k, response=text) for k, text in responses.items())
         return [user(self._asked("best", "shared", conversation=conversation) + shown)]
 
     def best_suffix(self, principle: Principle, asked: str) -> str:
-        """The principle's part of the question for the `asked` ("best" or "worst") reply."""
+        """The principle's part of the question for the `asked` ("best" or "worst") response."""
         rule = principle.compare or principle.text
         return self._render("best", "principle", principle, rule=rule, asked=asked)

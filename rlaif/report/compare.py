@@ -28,7 +28,7 @@ from rlaif.records import Comparison, Preference, Prompt, verdict_of
 from rlaif.report.arms import LETTERS, Arm, Side, arms_of
 from rlaif.report.comparison_text import capital
 from rlaif.report.differences import differences, same_experiment
-from rlaif.report.examples import Case, extremes, prompt_text, reply
+from rlaif.report.examples import Case, extremes, prompt_text, shown_response
 from rlaif.report.measures import Table, arm_delta, arm_deltas, averaged, compliance
 from rlaif.report.run_reader import plain
 from rlaif.report.warnings import FLIPS, doubts
@@ -424,7 +424,7 @@ class Pair:
 
     def _case(self, prompt: Prompt) -> Case:
         firsts = [arm.first for arm in (self.a, self.b)]
-        replies = [reply(s.evidence, s.rows[prompt.id], f"{s.letter} · {s.name}") for s in firsts]
+        responses = [shown_response(s.evidence, s.rows[prompt.id], f"{s.letter} · {s.name}") for s in firsts]
         if self.gold:  # under the principles of both runs
             kept = [
                 {
@@ -434,5 +434,5 @@ class Pair:
                 }
                 for arm in self.gold
             ]
-            replies = [replace(shown, kept=truth) for shown, truth in zip(replies, kept, strict=True)]
-        return Case(prompt.id, prompt_text(self.a.first.evidence, prompt.id), tuple(replies))
+            responses = [replace(shown, kept=truth) for shown, truth in zip(responses, kept, strict=True)]
+        return Case(prompt.id, prompt_text(self.a.first.evidence, prompt.id), tuple(responses))

@@ -12,8 +12,8 @@ from rlaif.report.run_reader import Evidence
 
 
 @dataclass(frozen=True)
-class Reply:
-    """A policy's reply with what each principle says of it; `truth` tells gold from the judge's opinion."""
+class ShownResponse:
+    """A policy's response with what each principle says of it; `truth` tells gold from the judge's opinion."""
 
     policy: str
     text: str
@@ -28,24 +28,24 @@ class Reply:
 
 @dataclass(frozen=True)
 class Case:
-    """One prompt and what several policies replied."""
+    """One prompt and the responses of several policies."""
 
     prompt_id: str
     prompt: str
-    replies: tuple[Reply, ...]
+    responses: tuple[ShownResponse, ...]
 
     @property
     def gain(self) -> float:
-        """How many more principles the last reply keeps than the first, as a share."""
-        return self.replies[-1].score - self.replies[0].score
+        """How many more principles the last response keeps than the first, as a share."""
+        return self.responses[-1].score - self.responses[0].score
 
 
-def reply(evidence: Evidence, row: Evaluation, who: str = "") -> Reply:
-    """A reply as an example shows it, under the policy's name or `who`."""
+def shown_response(evidence: Evidence, row: Evaluation, who: str = "") -> ShownResponse:
+    """A response as an example shows it, under the policy's name or `who`."""
     found = evidence.responses.get(row.response_id)
     kept = row.gold if row.gold else {name: p > 0.5 for name, p in row.compliance.items()}
     shown = {name: bool(ok) for name, ok in kept.items() if name != "all"}
-    return Reply(who or row.policy, found.text if found else "(not stored)", shown, bool(row.gold))
+    return ShownResponse(who or row.policy, found.text if found else "(not stored)", shown, bool(row.gold))
 
 
 def prompt_text(evidence: Evidence, prompt_id: str) -> str:
@@ -60,7 +60,7 @@ def before_after(evidence: Evidence, count: int = 4) -> dict[str, list[Case]]:
     shared = sorted(set.intersection(*(set(rows) for rows in policies))) if policies else []
     return extremes(
         [
-            Case(i, prompt_text(evidence, i), tuple(reply(evidence, rows[i]) for rows in policies))
+            Case(i, prompt_text(evidence, i), tuple(shown_response(evidence, rows[i]) for rows in policies))
             for i in shared
         ],
         count,

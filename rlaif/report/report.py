@@ -27,8 +27,8 @@ from rlaif.stats import outcomes
 
 CURVES = (
     ("Reward", (("reward", "less KL"), ("score", "reward model's score"))),
-    ("KL to the reference, nats a reply", (("kl", "sampled"), ("exact_kl", "exact"))),
-    ("Reply length, tokens", (("length", "length"),)),
+    ("KL to the reference, nats a response", (("kl", "sampled"), ("exact_kl", "exact"))),
+    ("Response length, tokens", (("length", "length"),)),
     ("Entropy, nats a token", (("entropy", "entropy"),)),
     ("Gold against the score", (("gold", "gold"), ("score", "score"))),
     ("Value model: explained variance", (("explained_variance", "explained variance"),)),
@@ -117,7 +117,7 @@ def answer(evidence: Evidence) -> str:
     asked = covered(evidence, after)
     if not after:
         return (
-            f"{len(evidence.evaluations[final])} replies of {final} were evaluated, but neither gold "
+            f"{len(evidence.evaluations[final])} responses of {final} were evaluated, but neither gold "
             "nor the judge could read them."
         )
     if final == "base" or not before:

@@ -47,7 +47,7 @@ def _judge(labels: dict[str, Any]) -> Iterator[str]:
     if flips is not None and flips > FLIPS:
         yield (
             f"The judge can hardly be trusted: {percent(flips, labels.get('order_flip_rate_ci'))} of its "
-            "decided verdicts turn round when the two replies "
+            "decided verdicts turn round when the two responses "
             "change places. A coin would do so in half of the cases."
         )
     if mass is not None and mass < MASS:
@@ -79,7 +79,7 @@ def _gold(evidence: Evidence) -> Iterator[str]:
 
 
 def _opinions(evidence: Evidence) -> Iterator[str]:
-    """Whether the judge's opinion of single replies is worth anything, where the truth is known."""
+    """Whether the judge's opinion of single responses is worth anything, where the truth is known."""
     right = [
         (p > 0.5) == row.gold[name]
         for rows in evidence.evaluations.values()
@@ -98,7 +98,7 @@ def _opinions(evidence: Evidence) -> Iterator[str]:
         )
     if share is not None and share < AGREEMENT:
         yield (
-            f"Asked about single replies, the judge agrees with the known truth in only {share:.0%} of "
+            f"Asked about single responses, the judge agrees with the known truth in only {share:.0%} of "
             f"{len(right)} "
             "opinions: its compliance figures do not measure compliance."
         )
@@ -156,11 +156,11 @@ def _answers(evidence: Evidence) -> Iterator[str]:
     lengths = {name: sum(r.tokens for r in rows[name].values()) / len(rows[name]) for name in ("base", final)}
     if lengths["base"] and lengths[final] > LENGTH * lengths["base"]:
         yield (
-            f"Replies grew from {lengths['base']:.1f} to {lengths[final]:.1f} tokens: read the "
+            f"Responses grew from {lengths['base']:.1f} to {lengths[final]:.1f} tokens: read the "
             "length-controlled win "
             "rate beside the plain one."
         )
     texts = [evidence.responses.get(row.response_id) for row in rows[final].values()]
     cut_off = sum(text is not None and text.finish == "length" for text in texts)
     if cut_off > MISSING * len(texts):
-        yield f"{cut_off} of {len(texts)} replies of {final} were cut off at the token limit."
+        yield f"{cut_off} of {len(texts)} responses of {final} were cut off at the token limit."

@@ -1,4 +1,4 @@
-"""Two policies' replies to the same prompts, judged against each other: by the feedback model and by gold."""
+"""Two policies' responses to the same prompts, judged against each other: by the feedback model and by gold."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def _question(a: Side, b: Side, prompt: Prompt, constitution: Constitution) -> Q
 def _labels(judge: Judge, questions: Sequence[Question], progress: Any) -> dict[str, list[Label]]:
     labels: dict[str, list[Label]] = defaultdict(list)
     total = 2 * sum(len(question.principles) for question in questions)
-    with progress("judging the replies side by side", total) as tick:
+    with progress("judging the responses side by side", total) as tick:
         for batch in judge.compare(questions):
             for label in batch:
                 labels[label.comparison_id].append(label)

@@ -98,7 +98,7 @@ class Questions:
         return map(self._question, self.pairs)
 
     def chunks(self) -> Iterator[Sequence[Question]]:
-        """Questions a chunk at a time; where all replies to a prompt are shown together, whole prompts."""
+        """Questions a chunk at a time; where all responses to a prompt are shown together, whole prompts."""
         if not self.stage.options.asking.together:
             yield from pieces(self, CHUNK)
             return
@@ -115,7 +115,7 @@ class Questions:
     def _principles(self, prompt: Prompt, pair: Comparison) -> tuple[Principle, ...]:
         constitution, options = self.stage.constitution, self.stage.options
         if options.principles == "drawn":
-            # Replies that are shown together are judged by one principle.
+            # Responses that are shown together are judged by one principle.
             key = pair.prompt_id if options.asking.together else pair.id
             drawn = constitution.draw(prompt.tags, self.stage.seed, "label", key)
             return (drawn,) if drawn else ()
@@ -137,7 +137,7 @@ class LabelSource:
         self.taken_over = TakenOver()
         self.opened: Judge | None = None
         self.examined = False
-        self.partial = 0  # prompts that are shown whole, though some pairs of their replies are missing
+        self.partial = 0  # prompts that are shown whole, though some pairs of their responses are missing
 
     @property
     def judge(self) -> Judge:
@@ -244,7 +244,7 @@ class LabelSource:
         stage = self.stage
         if self.partial:
             stage.notes.append(
-                f"mode: {self.options.mode}: {self.partial} prompts lack some pairs of their replies, so the "
+                f"mode: {self.options.mode}: {self.partial} prompts lack some pairs of their responses, so the "
                 "one named may be in none of them; pair without per_prompt and limit, or use mode: pairwise"
             )
         if self.options.labels_from:
@@ -253,7 +253,7 @@ class LabelSource:
 
 
 def _partial(questions: Sequence[Question]) -> int:
-    """How many prompts lack a pair of replies that differ."""
+    """How many prompts lack a pair of responses that differ."""
     groups: dict[str, list[Question]] = defaultdict(list)
     for question in questions:
         groups[question.prompt.id].append(question)

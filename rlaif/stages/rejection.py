@@ -78,14 +78,20 @@ def _rows(stage: Stage[Rejection], kept: list[Response], tokenizer: Any, limit: 
     rows: list[dict[str, Any]] = []
     for response in kept:
         try:
-            start, reply = turn_of(tokenizer, prompts[response.prompt_id].chat, response)
+            prompt_ids, response_ids = turn_of(tokenizer, prompts[response.prompt_id].chat, response)
         except TemplateRefused as refused:
             stage.dropped[refused.reason] += 1
             continue
         if not response.text.strip():
             stage.dropped["empty response"] += 1
-        elif len(start) + len(reply) > limit:
+        elif len(prompt_ids) + len(response_ids) > limit:
             stage.dropped[f"longer than {limit} tokens"] += 1
         else:
-            rows.append({"prompt_id": response.prompt_id, "input_ids": start + reply, "start": len(start)})
+            rows.append(
+                {
+                    "prompt_id": response.prompt_id,
+                    "input_ids": prompt_ids + response_ids,
+                    "start": len(prompt_ids),
+                }
+            )
     return rows

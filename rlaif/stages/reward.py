@@ -2,7 +2,7 @@
 prompts.
 
 Bradley–Terry with the label as it is: the margin r_a − r_b learns logit(p_a) (RLAIF, arXiv 2309.00267,
-section 2.2.1). A reply is scored at its last token; its end of turn is there only if the model ended it
+section 2.2.1). A response is scored at its last token; its end of turn is there only if the model ended it
 itself, as PPO will see it. Several members, alike but for the seed of head and batches, are an ensemble
 (Coste et al., arXiv 2310.02743): member 1 is reward_model/, the others lie beside it as
 member_2/reward_model/ …
@@ -32,7 +32,7 @@ DECIDED = 0.1  # accuracy counts pairs whose label is further than this from ½
 Named = tuple[
     list[Pair], dict[str, int]
 ]  # a named held-out set's pairs, and what was left out of it by reason
-REFERENCE = 512  # training replies whose mean and spread of reward are stored for normalisation
+REFERENCE = 512  # training responses whose mean and spread of reward are stored for normalisation
 
 
 def run(stage: Stage[Reward]) -> None:
@@ -133,8 +133,8 @@ def _measure(
     heldout: list[Pair],
 ) -> dict[str, Any]:
     """Calibration of the members' mean reward, each member's scale, and the named held-out sets."""
-    replies = list({tuple(pair[side]): None for pair in train for side in ("chosen_ids", "rejected_ids")})
-    reference = stage.shuffled(replies, "reference")[:REFERENCE]
+    responses = list({tuple(pair[side]): None for pair in train for side in ("chosen_ids", "rejected_ids")})
+    reference = stage.shuffled(responses, "reference")[:REFERENCE]
     sets = {"": heldout, **{name: pairs for name, (pairs, _) in named.items()}}
     margins: dict[str, list[list[float]]] = {name: [] for name in sets}
     own: list[dict[str, Any]] = []

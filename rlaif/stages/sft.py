@@ -1,4 +1,4 @@
-"""sft: fine-tune the policy on prompts and revised replies, with the loss on the reply and its end alone.
+"""sft: fine-tune the policy on prompts and revised responses, with the loss on the response and its end alone.
 
 Constitutional AI (arXiv 2212.08073), section 3: supervised learning on all revisions, not only on the last.
 Left out: the paper's mix with helpful samples of the policy itself.
@@ -55,23 +55,23 @@ def _rows(stage: Stage[Sft], tokenizer: Any, model: Any) -> list[dict[str, Any]]
     limit = min(stage.options.max_length, context_length(model))
     rows: list[dict[str, Any]] = []
     for revision in chosen:
-        reply = texts[revision.to_id]
+        response = texts[revision.to_id]
         try:
-            prompt_ids, reply_ids = turn_of(tokenizer, prompts[revision.prompt_id].chat, reply)
+            prompt_ids, response_ids = turn_of(tokenizer, prompts[revision.prompt_id].chat, response)
         except TemplateRefused as refused:
             stage.dropped[refused.reason] += 1
             continue
         if revision.status == "invalid":
             stage.dropped["invalid revision"] += 1
-        elif not reply.text.strip():
-            stage.dropped["empty reply"] += 1
-        elif len(prompt_ids) + len(reply_ids) > limit:
+        elif not response.text.strip():
+            stage.dropped["empty response"] += 1
+        elif len(prompt_ids) + len(response_ids) > limit:
             stage.dropped[f"longer than {limit} tokens"] += 1
         else:
             rows.append(
                 {
                     "prompt_id": revision.prompt_id,
-                    "input_ids": prompt_ids + reply_ids,
+                    "input_ids": prompt_ids + response_ids,
                     "start": len(prompt_ids),
                 }
             )

@@ -2,7 +2,7 @@
 counted.
 
 A batch element is a few sequences and the pairs among them. It holds one pair, or all pairs of a prompt
-(InstructGPT, arXiv 2203.02155, section 3.5): then each of the K replies is read once and the loss is divided
+(InstructGPT, arXiv 2203.02155, section 3.5): then each of the K responses is read once and the loss is divided
 by the C(K,2) pairs.
 """
 
@@ -22,10 +22,10 @@ TIE = 1e-6
 
 Pair = dict[
     str, Any
-]  # prompt_id, start (tokens of the prompt), chosen_ids (reply a), rejected_ids (b), p_a, weight, sources
+]  # prompt_id, start (tokens of the prompt), chosen_ids (response a), rejected_ids (b), p_a, weight, sources
 Encode = Callable[
     [Response], tuple[list[int], int]
-]  # reply → its conversation and itself as ids, the prompt's length
+]  # response → its conversation and itself as ids, the prompt's length
 
 
 def load_pairs(stage: Stage, tokenizer: Any, context: int) -> list[Pair]:
@@ -70,7 +70,7 @@ def load_pairs(stage: Stage, tokenizer: Any, context: int) -> list[Pair]:
 
 
 def make_pair(a: Response, b: Response, p_a: float, encode: Encode) -> Pair:
-    """Two replies to one prompt as tokens, of weight 1."""
+    """Two responses to one prompt as tokens, of weight 1."""
     (chosen, start), (rejected, _) = encode(a), encode(b)
     return {
         "prompt_id": a.prompt_id,
@@ -93,7 +93,7 @@ def _weight(stage: Stage, preference: Preference) -> float:
 
 def _unusable(pair: Pair, a: Response, b: Response, limit: int, hard: bool) -> str | None:
     if a.text == b.text:
-        return "both replies have the same text"
+        return "both responses have the same text"
     if max(len(pair["chosen_ids"]), len(pair["rejected_ids"])) > limit:
         return f"longer than {limit} tokens"
     if not pair["weight"]:
@@ -102,15 +102,15 @@ def _unusable(pair: Pair, a: Response, b: Response, limit: int, hard: bool) -> s
 
 
 def encoder(tokenizer: Any, prompts: dict[str, Prompt]) -> Encode:
-    """A function that encodes replies to these prompts, each once; a reply is closed where the model ended
+    """A function that encodes responses to these prompts, each once; a response is closed where the model ended
     it."""
     known: dict[str, tuple[list[int], int]] = {}
 
-    def encode(reply: Response) -> tuple[list[int], int]:
-        if reply.id not in known:
-            prompt_ids, reply_ids = turn_of(tokenizer, prompts[reply.prompt_id].chat, reply)
-            known[reply.id] = prompt_ids + reply_ids, len(prompt_ids)
-        return known[reply.id]
+    def encode(response: Response) -> tuple[list[int], int]:
+        if response.id not in known:
+            prompt_ids, response_ids = turn_of(tokenizer, prompts[response.prompt_id].chat, response)
+            known[response.id] = prompt_ids + response_ids, len(prompt_ids)
+        return known[response.id]
 
     return encode
 

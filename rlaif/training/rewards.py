@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from rlaif.rl.reward import FunctionReward, ModelReward, Rewards, Scorer
 
 REFERENCE_SAMPLES = 256  # responses of the starting policy that fix the scores' scale
-Turn = tuple[list[int], list[int]]  # a prompt's tokens and a reply's
+Turn = tuple[list[int], list[int]]  # a prompt's tokens and a response's
 GRADED = 128  # responses between two writes
 
 
@@ -146,7 +146,7 @@ def _member(stage: Stage, where: Path, judge_tokenizer: Any, tokenizer: Any, sam
 
 
 def _pooled(where: Path, members: Sequence[ModelReward], option: RewardSource) -> Ensemble:
-    """The members on the scales that the reward stage measured on its training replies."""
+    """The members on the scales that the reward stage measured on its training responses."""
     from rlaif.rl.ensemble import Ensemble
     from rlaif.rl.reward import Scale
 
@@ -350,8 +350,8 @@ def _scores(
     if isinstance(score, FunctionReward):
         return score.ask(prompts, [response.text for _, response, _ in rows])
     ended = torch.tensor([response.finish == "stop" for _, response, _ in rows], device=device)
-    starts, replies = [turn[0] for *_, turn in rows], [turn[1] for *_, turn in rows]
-    return score(join(starts, replies, ended, tokenizer.pad_token_id), prompts).tolist()
+    starts, responses = [turn[0] for *_, turn in rows], [turn[1] for *_, turn in rows]
+    return score(join(starts, responses, ended, tokenizer.pad_token_id), prompts).tolist()
 
 
 def totals(grades: Sequence[Grade], sources: Sequence[RewardSource]) -> dict[str, float]:

@@ -55,7 +55,7 @@ def _writing(role: str, write: Any, name: str) -> Scripted:
 
 
 def policy() -> Scripted:
-    return _writing("policy", scripts.write_reply, "policy")
+    return _writing("policy", scripts.write_response, "policy")
 
 
 def answer(request: GenerateRequest) -> str:
@@ -69,16 +69,16 @@ def feedback() -> Scripted:
 
 
 def other_policy() -> Scripted:
-    return _writing("policy", scripts.write_reply, "other policy")
+    return _writing("policy", scripts.write_response, "other policy")
 
 
 def other_feedback() -> Scripted:
     return _writing("feedback", answer, "other feedback")
 
 
-def annotate(messages: Any, replies: Any, principles: Any, seed: int, **options: Any) -> list[int]:
+def annotate(messages: Any, responses: Any, principles: Any, seed: int, **options: Any) -> list[int]:
     TOLD.append(options)
-    return scripts.annotate(messages, replies, principles, seed)
+    return scripts.annotate(messages, responses, principles, seed)
 
 
 EXAMPLES = [

@@ -27,7 +27,7 @@ from tests.observed.rows import Row
 from tests.test_arms import run_of
 from tests.test_ppo import prompts, trainer, weights
 from tests.test_ppo_stage import tiny_reward_model
-from tests.tiny_models import hand_made_run, prompts_of, reply, revision
+from tests.tiny_models import hand_made_run, prompts_of, response, revision
 
 SOURCE = {"source": "tests.test_arms:likes_good"}
 SMALL = {
@@ -82,7 +82,7 @@ class Training:
         """Of each prompt three responses, with revisions or with preferences where the stage reads them."""
         for n, prompt in enumerate(prompts_of(self.stage)):
             texts = ("it is good", f"rude {n % 3}", LONG if n == 0 else "fine and warm")
-            a, b, c = (reply(self.stage, prompt, text, at) for at, text in enumerate(texts))
+            a, b, c = (response(self.stage, prompt, text, at) for at, text in enumerate(texts))
             if name == "sft":
                 revision(self.stage, b, c)
                 revision(self.stage, c, a, round=2)

@@ -185,9 +185,13 @@ def listed(row: Row) -> float:
 
 
 GUESSES = {
-    "the longer reply": lambda row: 0.5 if row["longer"] == "tie" else float(row["longer"] == row["truth"]),
-    "the shorter reply": lambda row: 0.5 if row["longer"] == "tie" else float(row["longer"] != row["truth"]),
-    "the reply with a list": listed,
+    "the longer response": lambda row: (
+        0.5 if row["longer"] == "tie" else float(row["longer"] == row["truth"])
+    ),
+    "the shorter response": lambda row: (
+        0.5 if row["longer"] == "tie" else float(row["longer"] != row["truth"])
+    ),
+    "the response with a list": listed,
     "always the first stored": lambda row: float(row["truth"] == "a"),
 }
 

@@ -225,8 +225,8 @@ def page(caught: dict[str, Any], printed: dict[str, Any], a: Rows, b: Rows) -> N
             for side in (a, b)
         ]
         assert case.gain == pytest.approx(gain[1] - gain[0])
-        for reply, side in zip(case.replies, (a, b), strict=True):
+        for response, side in zip(case.responses, (a, b), strict=True):
             truth = side.truth(case.prompt_id, side.answers[LAST][case.prompt_id]["text"])
-            assert {"all": truth["all"], **reply.kept} == truth
+            assert {"all": truth["all"], **response.kept} == truth
     drawn = re.findall(r"<title>(.*?)</title>", str(chart))
     check_words(drawn, printed)

@@ -33,8 +33,8 @@ NO_FIGURES = {
 OWN = ("constitution", "stages", "labels", "reward", "curves")  # compared with `rlaif show`, or below
 CURVES = {
     "Reward": {"less KL": "reward", "reward model's score": "score"},
-    "KL to the reference, nats a reply": {"sampled": "kl", "exact": "exact_kl"},
-    "Reply length, tokens": {"length": "length"},
+    "KL to the reference, nats a response": {"sampled": "kl", "exact": "exact_kl"},
+    "Response length, tokens": {"length": "length"},
     "Entropy, nats a token": {"entropy": "entropy"},
     "Gold against the score": {"gold": "gold", "score": "score"},
     "Value model: explained variance": {"explained variance": "explained_variance"},
@@ -213,8 +213,8 @@ def test_examples_are_those_of_the_largest_gain(page: dict[str, Any], rows: Rows
         assert [sign * gains[case.prompt_id] for case in found] == pytest.approx(best)
         for case in found:
             assert case.gain == pytest.approx(gains[case.prompt_id])
-            for reply in case.replies:
-                assert reply.kept == kept(reply.policy, case.prompt_id)
+            for response in case.responses:
+                assert response.kept == kept(response.policy, case.prompt_id)
 
 
 def test_doubtful_preferences(page: dict[str, Any], rows: Rows) -> None:
