@@ -8,6 +8,7 @@ option.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -135,7 +136,9 @@ class Config(Options):
     """A whole run."""
 
     name: str = Field(
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="name of the run, and of its folder below runs/"
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$",
+        description="name of the run, and of its folder below runs/",
+        json_schema_extra=NO_EFFECT,
     )
     seed: int = Field(default=0, description="of all random numbers of the run")
     threads: int | None = Field(
@@ -217,6 +220,16 @@ def load_config(path: Path, overrides: tuple[str, ...] | list[str] = ()) -> Conf
     return config
 
 
+def overridden(config: Config, overrides: Sequence[str], path: Path) -> Config:
+    """A config with `-s` overrides applied; `path` is where messages say that it stands."""
+    data, lines = config.model_dump(mode="json"), Lines(None, path)
+    for override in overrides:
+        lines.options |= dict.fromkeys(apply_override(data, override), override)
+    changed = validate_yaml(Config, data, lines, path)
+    check_order(changed, path, lines)
+    return changed
+
+
 def check_order(config: Config, path: Path, lines: Lines) -> None:
     """Refuse a stage that needs what no earlier stage makes."""
     have = {"prompts", "policy"}
@@ -280,7 +293,9 @@ def _value(text: str, override: str) -> Any:
 
 def _set(node: Any, keys: list[str], value: Any, override: str) -> None:
     for key in keys[:-1]:
-        node = node.setdefault(key, {}) if isinstance(node, dict) else None
+        if isinstance(node, dict) and node.get(key) is None:
+            node[key] = {}
+        node = node[key] if isinstance(node, dict) else None
     if not isinstance(node, dict) or not keys:
         raise UserError(f"-s {override}: does not name an option.", "-s stage.option=value")
     node[keys[-1]] = value

@@ -14,16 +14,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from rlaif.config import Config, find, load_config
-from rlaif.constitution import Constitution
+from rlaif.config import Config, find
 from rlaif.errors import UserError, nearest
 from rlaif.feedback.gold import load_gold, no_gold, ungraded
 from rlaif.preflight.combinations import combinations
 from rlaif.preflight.estimate import estimate, in_words
-from rlaif.preflight.opening import locked, merged_prompts, open_run, resolve
-from rlaif.prompting.templates import Templates
+from rlaif.preflight.opening import RunSpec
+from rlaif.preflight.run_folder import open_run
 from rlaif.runs import processes
 from rlaif.runs.folder import Run, Stage
+from rlaif.runs.locking import locked
 from rlaif.runs.spending import BudgetReached
 from rlaif.runs.storage import told, write_json
 
@@ -43,23 +43,38 @@ def run(
     was done stays.
     """
     with told():
-        config_path = find(str(config))
-        resolved = resolve(load_config(config_path, list(overrides)), config_path.parent)
-        last = last_stage(resolved, until)
-        plan = planned(resolved, config_path.parent)
-        folder = Path(out) if out else Path("runs") / resolved.name
-        with processes.init_distributed(resolved.policy.device):
-            if not processes.is_rank0():
-                processes.worker_loop(folder)
-                return Run.load(folder)
-            return _run(folder, resolved, config_path, list(overrides), last, plan, progress, tell)
+        spec = RunSpec.of_config(find(str(config)), overrides)
+        return _start(Path(out) if out else Path("runs") / spec.config.name, spec, until, progress, tell)
+
+
+def resume(
+    run: Path | str,
+    overrides: Sequence[str] = (),
+    until: str | None = None,
+    progress: Any = None,
+    tell: Callable[[str], None] = lambda line: None,
+) -> Run:
+    """Continue a run from its folder alone, with what it was asked for; `overrides` may change what `run`
+    lets change.
+    """
+    with told():
+        return _start(Path(run), RunSpec.of_run(Run.load(Path(run)), overrides), until, progress, tell)
+
+
+def _start(folder: Path, spec: RunSpec, until: str | None, progress: Any, tell: Callable[[str], None]) -> Run:
+    """The run in its folder, on every process of the launch."""
+    last = last_stage(spec.config, until)
+    plan = planned(spec)
+    with processes.init_distributed(spec.config.policy.device):
+        if not processes.is_rank0():
+            processes.worker_loop(folder)
+            return Run.load(folder)
+        return _run(folder, spec, last, plan, progress, tell)
 
 
 def _run(
     folder: Path,
-    resolved: Config,
-    config_path: Path,
-    overrides: list[str],
+    spec: RunSpec,
     last: int,
     plan: dict[str, Any],
     progress: Any,
@@ -67,21 +82,22 @@ def _run(
 ) -> Run:
     """The stages that are not done yet, one after the other, and the report."""
     with locked(folder):
-        this = open_run(folder, resolved, config_path, overrides)
+        this = open_run(folder, spec)
         this.progress, this.tell = progress or this.progress, tell
+        if this.config != spec.config and all(stage.is_done for stage in this.stages):
+            tell("every stage is done: options given now change nothing")
         waiting = [stage for stage in this.stages[:last] if not stage.is_done]
         processes.check_fsdp(waiting)
         processes.check_even_shares(waiting)
         if waiting:
-            repeated = plan["prompts"]["repeated"]
-            if repeated:
+            if spec.repeated:
                 tell(
-                    f"{resolved.prompts}: {repeated} rows repeat another one's messages: merged, with the "
-                    "tags of both"
+                    f"{spec.config.prompts}: {spec.repeated} rows repeat another one's messages: merged, "
+                    "with the tags of both"
                 )
             for warning in plan["warnings"]:
                 tell(f"warning: {warning}")
-            for line in [*in_words(plan), *no_gold(plan["no_gold"], resolved.gold)]:
+            for line in [*in_words(plan), *no_gold(plan["no_gold"], spec.config.gold)]:
                 tell(line)
         try:
             for stage in this.stages[:last]:
@@ -161,17 +177,14 @@ def describe(summary: dict[str, Any]) -> str:
 
 def dry_run(config: Path | str, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """What `run` would do: the resolved config, prompt counts, and each stage's rows and model calls."""
-    config_path = find(str(config))
-    resolved = resolve(load_config(config_path, list(overrides)), config_path.parent)
-    return {"config": resolved.model_dump(mode="json"), **planned(resolved, config_path.parent)}
+    spec = RunSpec.of_config(find(str(config)), overrides)
+    return {"config": spec.config.model_dump(mode="json"), **planned(spec)}
 
 
-def planned(config: Config, base: Path) -> dict[str, Any]:
-    """The estimate of a resolved config, whose files are checked on the way."""
-    constitution = Constitution.load(Path(config.constitution))
-    gold = load_gold(config.gold, constitution)
-    prompts, repeated = merged_prompts(Path(config.prompts))
-    plan = estimate(config, constitution, prompts, Templates.load(config.templates, base))
-    plan["prompts"]["repeated"] = repeated
-    warnings = combinations(config, constitution, plan)
-    return {**plan, "no_gold": ungraded(gold, constitution, prompts), "warnings": warnings}
+def planned(spec: RunSpec) -> dict[str, Any]:
+    """The estimate of what is asked for, whose gold scorer is opened on the way."""
+    gold = load_gold(spec.config.gold, spec.constitution)
+    plan = estimate(spec.config, spec.constitution, spec.prompts, spec.templates)
+    plan["prompts"]["repeated"] = spec.repeated
+    warnings = combinations(spec.config, spec.constitution, plan)
+    return {**plan, "no_gold": ungraded(gold, spec.constitution, spec.prompts), "warnings": warnings}

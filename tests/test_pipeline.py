@@ -134,8 +134,8 @@ def test_a_finished_run_is_left_alone(project):
 
 
 def test_a_folder_of_another_run_is_refused_with_what_differs(project):
-    run(project, until="sample")
-    with pytest.raises(UserError, match=r"config.seed: 0 there, 7 now"):
+    run(project, until="critique")
+    with pytest.raises(UserError, match=r"seed: 0 there, 7 now"):
         run(project, "seed=7")
     text = (project / "constitution.yaml").read_text().replace("Never say rude", "Never say rain")
     (project / "constitution.yaml").write_text(text)

@@ -140,6 +140,9 @@ def test_a_run_without_digests_is_still_read(project):
         json.dumps({k: v for k, v in read_json(manifest).items() if k not in ("files", "inputs")})
     )
     run(project)
+    assert "inputs" not in read_json(manifest)  # a finished run is only read
+    (project / "run" / "05_label" / "stage.json").unlink()
+    run(project)
     assert "inputs" in read_json(manifest)
 
 

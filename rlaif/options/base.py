@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from rlaif.options.plan import Asked, Plan
 
 # Marks an option that changes how a run is executed or watched, and its results by rounding at most: two runs
-# that differ in such options alone are the same experiment.
+# that differ in such options alone are the same experiment, and a run that has begun may go on with others.
 NO_EFFECT: dict[str, Any] = {"affects_results": False}
 # Mark an option that names something on this machine, looked up beside the config and made absolute when a
 # run begins: a file or folder, a run folder, a model's folder (where it is no hub id), what names a reward.
@@ -20,6 +20,7 @@ FILE: dict[str, Any] = {"path": "file"}
 RUN: dict[str, Any] = {"path": "run"}
 MODEL: dict[str, Any] = {"path": "model"}
 REWARD: dict[str, Any] = {"path": "reward"}
+NO_JUDGE = ("constitution", "templates", "feedback", "gold")  # what stages that ask no judge ignore
 
 
 def marked(field: FieldInfo, mark: str, otherwise: Any = None) -> Any:
@@ -64,6 +65,8 @@ class StageOptions(Options):
 
     needs: ClassVar[tuple[str, ...]] = ()
     makes: ClassVar[tuple[str, ...]] = ()
+    # Keys of the config, beside the stages, that do not reach what it makes: they may change once it is done.
+    ignores: ClassVar[tuple[str, ...]] = ()
     shown_as: ClassVar[str] = (
         ""  # `rlaif show` prints the stage's figures under this; "" = under the stage's name
     )

@@ -76,6 +76,7 @@ class Label(StageOptions):
 
     needs, makes = ("comparisons",), ("labels", "preferences")
     shown_as = "labels"
+    ignores = ("policy",)
     stage: Literal["label"]
     ai: bool = Field(default=True, description="ask the feedback model (for what people say nothing about)")
     mode: ModeName = Field(

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
-from rlaif.options.base import FILE, MODEL, NO_EFFECT, StageOptions
+from rlaif.options.base import FILE, MODEL, NO_EFFECT, NO_JUDGE, StageOptions
 from rlaif.options.plan import Asked, Plan
 
 
 class OnPreferences(StageOptions):
     """What every training on preferences is told."""
 
+    ignores: ClassVar[tuple[str, ...]] = NO_JUDGE
     epochs: float = Field(
         default=1.0, gt=0, description="passes over the training rows; a fraction is allowed"
     )

@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from rlaif.options.base import FILE, NO_EFFECT, StageOptions
+from rlaif.options.base import FILE, NO_EFFECT, NO_JUDGE, StageOptions
 from rlaif.options.plan import Asked, Plan, tokens
 
 
@@ -16,6 +16,7 @@ class Sample(StageOptions):
     """Sample k responses of the current policy to each training prompt."""
 
     needs, makes = ("prompts", "policy"), ("responses",)
+    ignores = NO_JUDGE
     stage: Literal["sample"]
     prompts: int | None = Field(default=None, ge=1, description="how many training prompts; omitted = all")
     k: int = Field(default=1, ge=1, description="responses to a prompt")
@@ -47,6 +48,7 @@ class Critique(StageOptions):
     """Critique and revise each response, `rounds` times, a principle drawn for each round."""
 
     needs, makes = ("responses",), ("revisions",)
+    ignores = ("gold",)
     stage: Literal["critique"]
     rounds: int = Field(
         default=1, ge=1, description="critiques and revisions of a response, each of the revision before"
@@ -83,6 +85,7 @@ class Sft(StageOptions):
     """Fine-tune the policy on the revisions."""
 
     needs, makes = ("revisions", "policy"), ("policy",)
+    ignores = NO_JUDGE
     stage: Literal["sft"]
     train_on: Literal["all", "last"] = Field(
         default="all", description="all revisions, as in the paper, or the last"
@@ -113,6 +116,7 @@ class Pair(StageOptions):
     pairs."""
 
     needs, makes = (), ("comparisons",)
+    ignores = NO_JUDGE
     stage: Literal["pair"]
     per_prompt: int | None = Field(
         default=None, ge=1, description="sample pairs a prompt; omitted = all C(K,2)"

@@ -1,37 +1,105 @@
-"""Opening a run folder: a new one, or the one the same command left; never somebody else's."""
+"""What a run is to be: a config with its paths looked up, and what the files that it names hold."""
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+import shlex
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rlaif.config import Config, find, load_config
+from rlaif.config import Config, load_config, overridden
+from rlaif.config import find as look_up
 from rlaif.constitution import Constitution
 from rlaif.errors import UserError
 from rlaif.extends import as_text
-from rlaif.feedback.gold import load_gold
 from rlaif.options.sources import source_kind
-from rlaif.preflight.provenance import endpoints, manifest
 from rlaif.prompting.templates import Templates
 from rlaif.records import Prompt
 from rlaif.runs.folder import Run, label_files
 from rlaif.runs.rows import Rows, numbered_rows
-from rlaif.runs.storage import fingerprint, put, read_json, seal, write_json
+from rlaif.runs.storage import fingerprint
 
-# What no row hangs on: a run may go on with other caps, at other addresses, on another machine.
-_SERVING = "base_url|api_key_env|concurrency|patience|device|batch_tokens|gpu_memory"
 NO_INPUT = re.compile(r"^constitution$|^templates$|\.labels_from$|\.served_as$")
-CHANGEABLE = re.compile(rf"config\.(budget|prices|judge_card|threads|(policy|feedback)\.({_SERVING}))(\.|$)")
 
 
-def resolve(config: Config, base: Path) -> Config:
-    """The config with every path made absolute, so that the run can be continued from anywhere."""
+@dataclass(frozen=True)
+class RunSpec:
+    """A resolved config, what its files hold, and the command that makes a run of it."""
+
+    config: Config
+    folder: Path  # that names in the config are looked up beside
+    text: str  # the config as it was given
+    command: str  # that makes it, typed beside the config
+    constitution: Constitution
+    templates: Templates
+    inputs: dict[str, str]  # fingerprints of its files and folders
+    words: str  # what stands behind `rlaif run` to ask for it again
+    prompts: list[Prompt]
+    repeated: int = 0  # rows of the prompt file that repeated another one's messages
+
+    @classmethod
+    def of_config(cls, path: Path, overrides: Sequence[str] = ()) -> RunSpec:
+        """What a config file and `-s` texts ask for."""
+        config = resolve(load_config(path, list(overrides)), path.parent)
+        return cls(
+            config,
+            path.parent,
+            as_text(path),
+            f"rlaif run {path.name}{options_text(overrides)}",
+            Constitution.load(Path(config.constitution)),
+            Templates.load(config.templates, path.parent),
+            inputs(config),
+            f"{shown(path)}{options_text(overrides)}",
+            *merged_prompts(Path(config.prompts)),
+        )
+
+    @classmethod
+    def of_run(cls, run: Run, overrides: Sequence[str] = ()) -> RunSpec:
+        """What a run folder holds, changed by `-s` texts; only files that these name are read anew."""
+        known = {value for value in flatten(run.config.model_dump()).values() if isinstance(value, str)}
+        config = resolve(overridden(run.config, overrides, run.path / "config.json"), run.base, known)
+        named = {override.partition("=")[0] for override in overrides}
+        read = inputs(config)
+        if "prompts" in named:
+            prompts = merged_prompts(Path(config.prompts))
+        else:
+            prompts = list(Rows(run.path / "prompts.jsonl", Prompt)), 0
+            read |= {key: then for key, then in run.manifest.get("inputs", {}).items() if key == "prompts"}
+        return cls(
+            config,
+            run.base,
+            (run.path / "config.yaml").read_text(encoding="utf-8"),
+            f"{run.manifest.get('command', 'rlaif run CONFIG')}{options_text(overrides)}",
+            Constitution.load(Path(config.constitution)) if "constitution" in named else run.constitution,
+            Templates.load(config.templates, run.base) if "templates" in named else run.templates,
+            read,
+            options_text(overrides).strip(),
+            *prompts,
+        )
+
+
+def shown(path: Path) -> str:
+    """A path as it is typed: below the working directory without that."""
+    inside = path.is_relative_to(Path.cwd())
+    return shlex.quote(str(path.relative_to(Path.cwd()) if inside else path))
+
+
+def options_text(overrides: Sequence[str]) -> str:
+    """`-s` options as they are typed."""
+    return "".join(f" -s {shlex.quote(override)}" for override in overrides)
+
+
+def resolve(config: Config, base: Path, known: Collection[str] = ()) -> Config:
+    """The config with every path made absolute, so that the run can be continued from anywhere.
+
+    `known` paths were looked up before and stay as they are, whether or not there still is such a file.
+    """
+
+    def find(name: str, base: Path) -> Path:
+        return Path(name) if name in known else look_up(name, base)
 
     def model(name: str) -> str:
         looks_like_path = name.startswith((".", "/", "~")) or name.count("/") > 1
@@ -49,11 +117,12 @@ def resolve(config: Config, base: Path) -> Config:
         return str(find(path, base))
 
     def run(path: str) -> str:
-        label_files(Path(file(path)))
+        if path not in known:
+            label_files(Path(file(path)))
         return file(path)
 
     def reward(source: str) -> str:
-        return source_kind(source).resolved(source, model)
+        return source if source in known else source_kind(source).resolved(source, model)
 
     now = {role.model: served(role).model for role in (config.policy, config.feedback)}
     changes = {
@@ -74,7 +143,7 @@ def audited(
     A model is audited on the examples of the constitution, which then must be named.
     """
     if Path(what).suffix in (".yaml", ".yml"):
-        path = find(what)
+        path = look_up(what)
         config = resolve(load_config(path, overrides), path.parent)
         return config, path.parent, load_prompts(Path(config.prompts))
     if constitution is None:
@@ -87,7 +156,7 @@ def audited(
     config = Config.model_validate(
         {
             "name": "audit",
-            "constitution": str(find(str(constitution))),
+            "constitution": str(look_up(str(constitution))),
             "prompts": "none",
             "templates": templates,
             "policy": model,
@@ -96,77 +165,6 @@ def audited(
         }
     )
     return config, Path.cwd(), []
-
-
-def open_run(folder: Path, config: Config, config_path: Path, overrides: list[str]) -> Run:
-    """A new run folder, or an existing one of the same config; anything else is refused with what differs."""
-    constitution = Constitution.load(Path(config.constitution))
-    templates = Templates.load(config.templates, config_path.parent)
-    load_gold(config.gold, constitution)
-    making = folder / "making.partial"
-    if not (folder / "manifest.json").exists():
-        others = [path.name for path in folder.iterdir() if path.name not in (".lock", making.name)]
-        if not (making / "manifest.json").exists():
-            if others:
-                raise UserError(
-                    f"{folder}: not empty and not a run folder.",
-                    "a new folder, or that of the same run",
-                    "name another folder with --out",
-                )
-            _make(making, config, config_path, overrides, constitution, templates)
-        _move(making, folder)
-    shutil.rmtree(making, ignore_errors=True)
-    now = inputs(config)
-    refuse_other_run(folder, config, constitution, templates, now)
-    before = Run.load(folder)
-    before.verify()
-    recorded = _recorded(before, config, now)
-    if before.config != config:
-        write_json(folder / "config.json", config.model_dump())
-    if before.manifest != recorded:
-        write_json(folder / "manifest.json", recorded)
-    return Run.load(folder)
-
-
-def _make(
-    folder: Path,
-    config: Config,
-    config_path: Path,
-    overrides: list[str],
-    constitution: Constitution,
-    templates: Templates,
-) -> None:
-    """Write a new run's files; the manifest comes last: a folder that has one is complete."""
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
-    Rows(folder / "prompts.jsonl", Prompt).append(load_prompts(Path(config.prompts)))
-    (folder / "config.yaml").write_text(as_text(config_path), encoding="utf-8")
-    write_json(folder / "config.json", config.model_dump())
-    write_json(folder / "constitution.json", constitution.model_dump())
-    write_json(folder / "templates.json", templates.sources)
-    made = manifest(config, config_path, overrides, constitution, templates, inputs(config))
-    files = {name: found for name, found in seal(folder).items() if name == "prompts.jsonl"}
-    write_json(folder / "manifest.json", {**made, "files": files})
-
-
-def _move(making: Path, folder: Path) -> None:
-    """Give a complete new run its place, the manifest last; a start that was killed in between goes on
-    here."""
-    for path in sorted(making.iterdir(), key=lambda path: path.name == "manifest.json"):
-        put(path, folder / path.name)
-
-
-def _recorded(run: Run, config: Config, now: dict[str, str]) -> dict[str, Any]:
-    """The manifest with the addresses and the inputs of this start, too."""
-    before = run.manifest
-    there = before.get("endpoints", endpoints(run.config))
-    return {
-        **before,
-        "inputs": before.get("inputs", {}) | now,
-        "endpoints": {
-            role: sorted({*there.get(role, []), *found}) for role, found in endpoints(config).items()
-        },
-    }
 
 
 def inputs(config: Config) -> dict[str, str]:
@@ -262,56 +260,6 @@ def _refuse_prompt(where: str, prompt: Prompt) -> None:
         )
 
 
-def refuse_other_run(
-    folder: Path, config: Config, constitution: Constitution, templates: Templates, read: dict[str, str]
-) -> None:
-    """UserError with the differing keys where the folder belongs to another run; what is CHANGEABLE may
-    differ."""
-    before = flatten(
-        {
-            "config": read_json(folder / "config.json"),
-            "constitution": read_json(folder / "constitution.json"),
-            "templates": read_json(folder / "templates.json"),
-        }
-    )
-    now = flatten(
-        {
-            "config": config.model_dump(mode="json"),
-            "constitution": constitution.model_dump(mode="json"),
-            "templates": templates.sources,
-        }
-    )
-    differing = [
-        f"  {key}: {before.get(key)!r} there, {now.get(key)!r} now"
-        for key in {**before, **now}
-        if before.get(key) != now.get(key) and not CHANGEABLE.match(key)
-    ] or _exchanged(folder, config, read)
-    if differing:
-        more = [f"  and {len(differing) - 8} more"] if len(differing) > 8 else []
-        raise UserError(
-            "\n".join([f"{folder}: holds another run; these differ:", *differing[:8], *more]),
-            "a folder of its own for each run",
-            "add --out with another folder, or delete this one",
-        )
-
-
-def _exchanged(folder: Path, config: Config, now: dict[str, str]) -> list[str]:
-    """The inputs whose content is no longer what it was when the run began, in words.
-
-    What only stages that have not begun will read (people's labels, say) may still change.
-    """
-    run = Run.load(folder)
-    then = run.manifest.get("inputs", {})
-    begun = [(stage.number - 1) % len(config.stages) for stage in run.stages if stage.summary]
-    found = []
-    for key in then.keys() & now.keys():
-        reader = re.match(r"stages\.(\d+)\.", key)
-        if then[key] != now[key] and (int(reader[1]) in begun if reader else begun or key == "prompts"):
-            value = flatten(config.model_dump(mode="json"))[key]
-            found.append(f"  the content of {key}, {value}: fingerprint {then[key]} there, {now[key]} now")
-    return sorted(found)
-
-
 def flatten(data: Any, prefix: str = "") -> dict[str, Any]:
     """Nested dictionaries and lists as one level of dotted keys."""
     items = (
@@ -328,27 +276,3 @@ def flatten(data: Any, prefix: str = "") -> dict[str, Any]:
         for key, value in items
         for k, v in flatten(value, f"{prefix}.{key}" if prefix else str(key)).items()
     }
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold a run folder: a second process is refused instead of writing into the same files."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / ".lock").open("w")
-    except OSError as error:
-        raise UserError(
-            f"{folder}: no run can be kept there ({error.strerror}).",
-            "a folder that can be made and written",
-            "name another folder with --out",
-        ) from None
-    with lock as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(
-                f"{folder}: another process is working in this run.",
-                "one process a run folder",
-                "wait for it, or name another folder with --out",
-            ) from None
-        yield

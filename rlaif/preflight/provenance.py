@@ -14,40 +14,38 @@ from typing import Any
 
 from rlaif import DISTRIBUTION, __version__
 from rlaif.config import Config
-from rlaif.constitution import Constitution
 from rlaif.plugin import own
-from rlaif.prompting.templates import Templates
+from rlaif.preflight.opening import RunSpec
 
 REPORTED = ("torch", "transformers", "trl", "datasets", "accelerate", "openai", "vllm", "pydantic")
 
 
-def manifest(
-    config: Config,
-    config_path: Path,
-    overrides: list[str],
-    constitution: Constitution,
-    templates: Templates,
-    read: dict[str, str],
-) -> dict[str, Any]:
+def manifest(spec: RunSpec) -> dict[str, Any]:
     """What exactly this run is: versions, revision, machine, hashes, and the command that makes it again."""
-    settings = "".join(f" -s {override}" for override in overrides)
     return {
         "rlaif": __version__,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "name": config.name,
-        "seed": config.seed,
-        "command": f"rlaif run {config_path.name}{settings}",
-        "config_folder": str(config_path.parent),
-        "constitution_hash": constitution.hash,
-        "template_hashes": {name: templates.hash(name) for name in templates.sources},
-        "git": git_revision(config_path.parent),
+        **asked(spec),
+        "config_folder": str(spec.folder),
+        "git": git_revision(spec.folder),
         "python": platform.python_version(),
         "machine": platform.machine(),
         "cpus": os.cpu_count(),
-        "endpoints": endpoints(config),
-        "inputs": read,
+        "endpoints": endpoints(spec.config),
+        "inputs": spec.inputs,
         "versions": {name: version(name) for name in REPORTED},
         "status": "running",
+    }
+
+
+def asked(spec: RunSpec) -> dict[str, Any]:
+    """What a run's manifest says of what was asked for; the rest is of the machine and the moment."""
+    return {
+        "name": spec.config.name,
+        "seed": spec.config.seed,
+        "command": spec.command,
+        "constitution_hash": spec.constitution.hash,
+        "template_hashes": {name: spec.templates.hash(name) for name in spec.templates.sources},
     }
 
 

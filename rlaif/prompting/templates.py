@@ -85,15 +85,11 @@ class Templates:
                     f'templates: no set "{name}" — {nearest(name, shipped)}',
                     f"a shipped set or a folder with {', '.join(n + '.j2' for n in NAMES)}",
                 ) from None
-        environment = Bounded(undefined=StrictUndefined)
-        sources, compiled, lines = {}, {}, {}
+        sources = {}
         for part in (*NAMES, *(name for name in OPTIONAL if (folder / f"{name}.j2").exists())):
             path = folder / f"{part}.j2"
             try:
                 sources[part] = path.read_text(encoding="utf-8")
-                compiled[part] = environment.from_string(sources[part])
-                fenced = "fence" in find_undeclared_variables(environment.parse(sources[part]))
-                lines[part] = None if fenced else defences.own_lines(sources[part])
             except FileNotFoundError:
                 raise UserError(f"{path}: missing.", f"all of {', '.join(NAMES)} in {folder}") from None
             except (OSError, UnicodeDecodeError) as error:
@@ -101,9 +97,21 @@ class Templates:
                     f"{path}: cannot be read ({error}).",
                     f"all of {', '.join(NAMES)} in {folder}, as UTF-8 text",
                 ) from None
+        return cls.of(name, sources, folder)
+
+    @classmethod
+    def of(cls, name: str, sources: dict[str, str], folder: Path) -> Templates:
+        """Texts of templates, compiled; raises UserError on bad ones, as if they stood in `folder`."""
+        environment = Bounded(undefined=StrictUndefined)
+        compiled, lines = {}, {}
+        for part, source in sources.items():
+            try:
+                compiled[part] = environment.from_string(source)
+                fenced = "fence" in find_undeclared_variables(environment.parse(source))
+                lines[part] = None if fenced else defences.own_lines(source)
             except Exception as error:  # TemplateError, or what the compiler makes of endless nesting
                 line = getattr(error, "lineno", 1)
-                raise UserError(f"{path}:{line}: {error}.", "a valid Jinja template") from None
+                raise UserError(f"{folder / part}.j2:{line}: {error}.", "a valid Jinja template") from None
         return cls(name, sources, compiled, lines)
 
     def hash(self, name: str) -> str:

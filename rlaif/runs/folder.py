@@ -39,6 +39,7 @@ R = TypeVar("R", bound=Record)
 O_co = TypeVar("O_co", bound=StageOptions, covariant=True)
 HELDOUT: tuple[HeldOut, ...] = get_args(HeldOut)
 Split = Literal["train"] | HeldOut
+MADE = ("*.jsonl", "*.safetensors", "*.pt")  # rows and weights
 UNSEALED = ("stage.json", "checkpoints")  # of a stage's folder: written later, or of no use once it is done
 
 
@@ -93,6 +94,14 @@ class Stage(Generic[O_co]):
         """Whether the stage has finished."""
         return self.summary.get("status") == "done"
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether the stage has made something; what a start leaves that failed before a row does not
+        count."""
+        status = self.summary.get("status")
+        left = (path for kind in MADE for path in self.dir.rglob(kind))
+        return status == "done" or (status is not None and any(path.stat().st_size for path in left))
+
     def rows(self, name: str, record: type[R]) -> Rows[R]:
         """The stage's own rows, e.g. `rows("labels", Label)`."""
         return Rows(self.dir / f"{name}.jsonl", record)
@@ -130,7 +139,7 @@ class Stage(Generic[O_co]):
     @property
     def templates(self) -> Templates:
         """The run's prompt templates."""
-        return Templates.load(self.config.templates, self.run.base)
+        return self.run.templates
 
     def policies(self) -> dict[str, Path]:
         """Every policy so far, oldest first: base, then one for each stage that trained it."""
@@ -209,6 +218,13 @@ class Run:
     def base(self) -> Path:
         """The folder paths of the config are relative to."""
         return Path(self.manifest["config_folder"])
+
+    @property
+    def templates(self) -> Templates:
+        """The prompt templates that the run keeps; of an earlier version's run those that its config names."""
+        kept = self.path / "templates.json"
+        name = self.config.templates
+        return Templates.of(name, read_json(kept), kept) if kept.exists() else Templates.load(name, self.base)
 
     @property
     def manifest(self) -> dict[str, Any]:

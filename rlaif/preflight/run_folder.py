@@ -1,0 +1,139 @@
+"""Opening a run folder: a new one, or the one the same command left; never somebody else's.
+
+Options of stages that have not begun may change in the folder, and options that cannot change results
+always; anything else is refused with the command that forks the run.
+"""
+
+from __future__ import annotations
+
+import secrets
+import shlex
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from rlaif.config import Config
+from rlaif.errors import UserError
+from rlaif.preflight.differences import Difference, differences, place
+from rlaif.preflight.opening import RunSpec
+from rlaif.preflight.provenance import asked, endpoints, manifest
+from rlaif.records import Prompt
+from rlaif.runs.folder import Run
+from rlaif.runs.rows import Rows
+from rlaif.runs.storage import digest, put, sync, write_json, write_text
+
+MAKING = "making.partial"
+Share = Callable[[Path], dict[str, Any]]  # puts finished stages into a new folder; what the manifest says
+
+
+def open_run(folder: Path, spec: RunSpec, share: Share = lambda making: {}) -> Run:
+    """A new run folder, or an existing one of the same spec; what may not differ is refused."""
+    making = folder / MAKING
+    if not (folder / "manifest.json").exists():
+        others = [path.name for path in folder.iterdir() if path.name not in (".lock", making.name)]
+        if not (making / "manifest.json").exists():
+            if others:
+                raise UserError(
+                    f"{folder}: not empty and not a run folder.",
+                    "a new folder, or that of the same run",
+                    "name another folder with --out",
+                )
+            _make(making, spec, share)
+        _move(making, folder)
+    shutil.rmtree(making, ignore_errors=True)
+    run = Run.load(folder)
+    run.verify()
+    found = differences(run, spec)
+    begun = max((stage.number for stage in run.stages if stage.has_begun), default=0)
+    if any(difference.number <= begun for difference in found):
+        raise _refused(folder, spec, [d for d in found if d.number <= begun])
+    if found and not begun:
+        _make_again(folder, run, spec, share)
+    elif found or not all(stage.is_done for stage in run.stages):
+        _change(run, spec, found)
+    return Run.load(folder)
+
+
+def _make(folder: Path, spec: RunSpec, share: Share) -> None:
+    """Write a new run's files; the manifest comes last: a folder that has one is complete."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    Rows(folder / "prompts.jsonl", Prompt).append(spec.prompts)
+    _write_spec(folder, spec, spec.config)
+    shared = share(folder)
+    sync(folder)
+    files = {"prompts.jsonl": digest(folder / "prompts.jsonl")}
+    made = {"id": secrets.token_hex(8), **manifest(spec), **shared, "files": files}
+    write_json(folder / "manifest.json", made)
+
+
+def _write_spec(folder: Path, spec: RunSpec, config: Config) -> None:
+    """Write the files that say what the run is, its prompts apart."""
+    write_text(folder / "config.yaml", spec.text)
+    write_json(folder / "constitution.json", spec.constitution.model_dump())
+    write_json(folder / "templates.json", spec.templates.sources)
+    write_json(folder / "config.json", config.model_dump())
+
+
+def _move(making: Path, folder: Path) -> None:
+    """Give a complete new run its place, the manifest last; a start that was killed in between goes on
+    here."""
+    for path in sorted(making.iterdir(), key=lambda path: path.name == "manifest.json"):
+        put(path, folder / path.name)
+
+
+def _make_again(folder: Path, run: Run, spec: RunSpec, share: Share) -> None:
+    """A run whose first stage has not begun, made anew; without its manifest it is one that is being made."""
+    parent = {key: value for key, value in run.manifest.items() if key in ("id", "parent")}
+    _make(folder / MAKING, spec, lambda making: share(making) | parent)
+    for stage in run.stages:
+        shutil.rmtree(stage.dir, ignore_errors=True)
+    (folder / "manifest.json").unlink()
+    _move(folder / MAKING, folder)
+
+
+def _change(run: Run, spec: RunSpec, found: list[Difference]) -> None:
+    """Note in the folder what differs and may: the manifest last, so that a killed start does it again."""
+    config = _kept_where_done(run, spec.config)
+    for stage in run.stages:
+        if found and stage.number >= found[0].number:
+            shutil.rmtree(stage.dir, ignore_errors=True)  # what a start without a row left
+    if found or run.config != config:
+        _write_spec(run.path, spec, config)
+    before = run.manifest
+    there, here = before.get("endpoints", endpoints(run.config)), endpoints(spec.config)
+    recorded = {
+        **before,
+        **(asked(spec) if found or run.config != config else {}),
+        "inputs": before.get("inputs", {}) | spec.inputs,
+        "endpoints": {role: sorted({*there.get(role, []), *new}) for role, new in here.items()},
+    }
+    if before != recorded:
+        write_json(run.path / "manifest.json", recorded)
+
+
+def _kept_where_done(run: Run, config: Config) -> Config:
+    """The config with the options that finished stages had: what is given later does not reach them."""
+    count = len(run.config.stages)
+    done = [all(stage.is_done for stage in run.stages[at::count]) for at in range(count)]
+    stages = [
+        run.config.stages[at] if at < count and done[at] else options
+        for at, options in enumerate(config.stages)
+    ]
+    return config.model_copy(update={"stages": tuple(stages)})
+
+
+def _refused(folder: Path, spec: RunSpec, differing: Sequence[Difference]) -> UserError:
+    """What differs, and the command that makes a run of it."""
+    lines = [f"  {difference.text}" for difference in differing[:8]]
+    more = [f"  and {len(differing) - 8} more"] if len(differing) > 8 else []
+    number, way_out = differing[0].number, "add --out with another folder, or delete this one"
+    if 1 < number <= len(spec.config.expanded):
+        there, new = (shlex.quote(str(path)) for path in (folder, f"{folder}-2"))
+        way_out = f"rlaif run {spec.words} --from {there} --at {place(spec.config, number)} --out {new}"
+    return UserError(
+        "\n".join([f"{folder}: holds another run; these differ:", *lines, *more]),
+        "what stages that have begun were given; the rest may change",
+        way_out,
+    )

@@ -1,0 +1,157 @@
+"""What may change in a run folder that has begun, and what is refused with the command that forks it."""
+
+import json
+
+import pytest
+
+from rlaif import pipeline
+from rlaif.errors import UserError
+from rlaif.runs.folder import Run
+from rlaif.runs.storage import read_json
+from tests import scripts
+
+
+def run(project, *overrides, **options):
+    return pipeline.run(project / "config.yaml", project / "run", overrides, **options)
+
+
+def everything(folder):
+    return {
+        path: (path.read_bytes(), path.stat().st_mtime_ns)
+        for path in folder.rglob("*")
+        if path.is_file() and path.name not in (".lock", "report.html", "manifest.json")
+    }
+
+
+def test_options_of_stages_that_have_not_begun_may_change(project):
+    run(project, until="critique")
+    before = everything(project / "run" / "01_sample")
+    this = run(project, "sample[1].k=2", "pair.limit=30")
+    assert this.config.stages[2].k == 2
+    assert Run.load(project / "run").config.stages[3].limit == 30
+    assert this.stages[3].summary["kept"] == 30
+    assert everything(project / "run" / "01_sample") == before
+    assert this.manifest["command"].endswith("-s 'sample[1].k=2' -s pair.limit=30")
+
+
+def test_what_a_stage_that_has_begun_was_given_is_refused_and_the_fork_named(project):
+    run(project, until="critique")
+    before = everything(project / "run")
+    with pytest.raises(UserError) as refused:
+        run(project, "critique.rounds=1", "label.few_shot=0")
+    assert "critique.rounds: 2 there, 1 now" in str(refused.value)
+    assert f"--from {project / 'run'} --at critique --out {project / 'run'}-2" in str(refused.value)
+    assert "-s critique.rounds=1" in str(refused.value)
+    assert everything(project / "run") == before
+
+
+def test_a_stage_that_failed_before_a_row_may_be_given_something_else(project):
+    with pytest.raises(UserError):
+        run(project, "feedback.model=tests.scripts:no_such_thing", until="critique")
+    this = Run.load(project / "run")
+    assert this.stages[1].summary["status"] == "failed"
+    assert not this.stages[1].has_begun
+    this = run(project, until="critique")
+    assert this.stages[1].summary["status"] == "done"
+    assert this.config.feedback.model == "tests.scripts:feedback"
+    assert "error" not in this.stages[1].summary
+
+
+def test_before_anything_has_begun_everything_may_change(project):
+    with pytest.raises(UserError):
+        run(project, "policy.model=tests.scripts:no_such_thing", "seed=3")
+    first = Run.load(project / "run").manifest["id"]
+    lines = (project / "prompts.jsonl").read_text().splitlines(keepends=True)
+    (project / "prompts.jsonl").write_text("".join(lines[:40]))
+    this = run(project, "sample.prompts=10", until="sample[0]")
+    assert this.manifest["seed"] == this.config.seed == 0
+    assert this.manifest["id"] == first
+    assert len((project / "run" / "prompts.jsonl").read_text().splitlines()) == 40
+    this.verify()
+
+
+def test_the_constitution_may_change_until_a_stage_that_reads_it(project):
+    run(project, until="sample[0]")
+    text = (project / "constitution.yaml").read_text()
+    (project / "constitution.yaml").write_text(text.replace("Never say rude", "Never say rain"))
+    this = run(project, until="critique")
+    assert this.constitution.principles[0].text == "Never say rain."
+    assert this.manifest["constitution_hash"] == this.constitution.hash
+    (project / "constitution.yaml").write_text(text)
+    with pytest.raises(UserError, match=r"constitution.principles.0.text.*there(?s:.*)--at critique"):
+        run(project)
+
+
+def test_options_that_cannot_change_results_always_may(project):
+    run(project, until="label")
+    with pytest.raises(UserError, match="cot: False there"):
+        run(project, "label.cot=true")
+    (project / "config.yaml").write_text(
+        (project / "config.yaml").read_text()
+        + "  - {stage: label}\n"  # one more stage, so that the run is not finished
+    )
+    this = run(project, "threads=3", "name=other", "policy.device=cpu", until="pair")
+    assert this.config.threads == 3
+    assert this.manifest["name"] == "other"
+
+
+def test_options_given_to_a_finished_run_rewrite_nothing(project):
+    run(project)
+    before = everything(project / "run")
+    manifest = read_json(project / "run" / "manifest.json")
+    told = []
+    run(project, "threads=3", "judge_card.enforce=false", tell=told.append)
+    assert everything(project / "run") == before
+    assert read_json(project / "run" / "manifest.json") == manifest
+    assert "every stage is done: options given now change nothing" in told
+
+
+def test_a_finished_stage_keeps_the_options_it_was_run_with(project):
+    run(project, until="critique")
+    (project / "config.yaml").write_text(
+        (project / "config.yaml").read_text().replace("{stage: label}", "{stage: label, labels_from: null}")
+    )
+    run(project, until="label")
+    text = (project / "config.yaml").read_text()
+    (project / "config.yaml").write_text(text + "  - {stage: pair}\n  - {stage: label}\n")
+    this = run(project, f"label[0].labels_from={project / 'run'}", until="pair[1]")
+    assert this.config.stages[4].labels_from is None
+    assert this.stages[5].is_done
+
+
+def test_resume_needs_the_folder_alone(project):
+    whole = pipeline.run(project / "config.yaml", project / "whole", ["sample.k=2", "critique.rounds=1"])
+    run(project, "sample.k=2", "critique.rounds=1", until="critique")
+    for name in ("config.yaml", "constitution.yaml", "prompts.jsonl"):
+        (project / name).rename(project / f"moved_{name}")
+    this = pipeline.resume(project / "run")
+    assert all(stage.is_done for stage in this.stages)
+    for mine, theirs in zip(this.stages, whole.stages, strict=True):
+        assert mine.summary["kept"] == theirs.summary["kept"]
+        for file in theirs.dir.glob("*.jsonl"):
+            assert sorted((mine.dir / file.name).read_bytes().splitlines()) == sorted(
+                file.read_bytes().splitlines()
+            )
+    scripts.CALLS.clear()
+    before = everything(project / "run")
+    pipeline.resume(project / "run")
+    assert everything(project / "run") == before
+    assert scripts.CALLS == {}
+
+
+def test_resume_takes_changes_as_run_does(project):
+    run(project, until="critique")
+    this = pipeline.resume(project / "run", ["pair.limit=5", "label.human.annotator=tests.scripts:annotate"])
+    assert this.stages[3].summary["kept"] == 5
+    assert this.config.stages[4].human.annotator == "tests.scripts:annotate"
+    with pytest.raises(UserError, match=r"critique.rounds: 2 there, 3 now"):
+        pipeline.resume(project / "run", ["critique.rounds=3"])
+    with pytest.raises(UserError, match="not a run folder"):
+        pipeline.resume(project / "nowhere")
+
+
+def test_a_folder_that_is_no_run_is_not_made_into_one(project):
+    with pytest.raises(UserError, match="not a run folder"):
+        pipeline.resume(project)
+    assert not (project / ".lock").exists()
+    assert json.loads((project / "prompts.jsonl").read_text().splitlines()[0])
