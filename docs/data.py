@@ -154,6 +154,7 @@ metrics | object | figures of the stage: see below
 {SEAL.strip()}
 """
 MANIFEST = f"""
+id | text | the run's own name, whatever its folder is called; missing in runs of early versions
 rlaif | text | version that made the run
 created | text | time of creation, UTC
 name | text | name of the config

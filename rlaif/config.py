@@ -222,7 +222,8 @@ def load_config(path: Path, overrides: tuple[str, ...] | list[str] = ()) -> Conf
 
 def overridden(config: Config, overrides: Sequence[str], path: Path) -> Config:
     """A config with `-s` overrides applied; `path` is where messages say that it stands."""
-    data, lines = config.model_dump(mode="json"), Lines(None, path)
+    # Without the defaults, which nobody asked for.
+    data, lines = config.model_dump(mode="json", exclude_defaults=True), Lines(None, path)
     for override in overrides:
         lines.options |= dict.fromkeys(apply_override(data, override), override)
     changed = validate_yaml(Config, data, lines, path)

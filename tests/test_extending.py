@@ -253,7 +253,7 @@ def test_a_command(copy):
         "from rlaif.cli.groups import app\nfrom rlaif.cli.terminal import say\n\n\n"
         '@app.command()\ndef hello() -> None:\n    """Greet."""\n    say("hello")\n',
     )
-    copy.change("cli", "__init__.py", old="import run, show,", new="import hello, run, show,")
+    copy.change("cli", "__init__.py", old="    show,\n", new="    hello,\n    show,\n")
     assert copy.rlaif("hello") == "hello\n"
     assert "Greet." in copy.rlaif("--help")
 
