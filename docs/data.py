@@ -195,6 +195,7 @@ by_source.<who>.accuracy | float | accuracy on these
 by_source.<who>.accuracy_ci | pair | its interval
 baselines.longer | float | accuracy of choosing the longer response; `baselines` is empty where no pair is decided
 baselines.constant | float | accuracy of always choosing the side that wins more often in training
+baselines_ci.<rule> | pair | the interval of each
 reward_mean | float | mean reward of responses trained on
 reward_std | float | spread of these rewards
 heldout_sets.<set>.n | int | pairs of a named held-out set
@@ -226,7 +227,7 @@ compliance_unread | float | share of the judge's answers that could not be read;
 compliance_unread_ci | pair | its interval
 win_rate.value | float | share of responses that beat the base policy's by the judge, a tie counting ½; missing for the base policy, and without a judge
 win_rate.ci | pair | its interval
-win_rate.<figure> | – | ties, invalid: shares; invalid_ci: the interval of invalid; n, groups: prompts; different: whether it is shown not to be ½
+win_rate.<figure> | – | ties, invalid: shares; ties_ci, invalid_ci: their intervals; n, groups: prompts; different: whether it is shown not to be ½
 kl | float | mean KL to the base policy of a response; null where it cannot be told
 kl_ci | pair | its interval
 length | float | mean length
@@ -258,6 +259,7 @@ decided | int | questions asked in both orders of which one verdict at least is 
 order_flip_rate | float | share of these that flip with the order; null where none is decided
 order_flip_rate_ci | pair | its interval
 first_position_rate | float | share of the verdicts that are no tie that choose the response shown first
+first_position_rate_ci | pair | its interval
 mass | float | mean probability on the answers; null where none is known
 written | int | verdicts read from written answers
 invalid_rate | float | share of verdicts that could not be read, abstentions apart
@@ -279,6 +281,7 @@ gold_decided | int | opinions that the truth decides
 gold_groups | int | groups of prompts these are of
 gold_tie_distance | float | mean distance from ½ where the truth is a tie; null where there is none
 agreement_by_source.<kind> | float | the agreement by kind of annotator
+agreement_by_source_ci.<kind> | pair | its interval
 reused | int | labels taken over; missing without `labels_from`
 not_reused.<reason> | int | labels not taken over, by reason (docs/labelling.md)
 """,
@@ -321,7 +324,7 @@ judge.<part> | text | what the judge's identity is made of
 seed | int | seed of the audit
 pairs | int | pairs it was asked about
 verdicts | int | verdicts on them
-accuracy.<figure> | – | share right (`value`, `ci`, `n`, `groups`), `baselines`, `ties`, `unread`, and the same `by_principle`
+accuracy.<figure> | – | share right (`value`, `ci`, `n`, `groups`), `baselines`, `baselines_ci`, `ties`, `unread`, and the same `by_principle`
 calibration.<figure> | – | calibration error `ece`, `ece_ci`, `ece_floor`, `n` and `bins`
 order.<figure> | – | share of clear verdicts that flip with the order, to which place, and `by_principle`
 bias.<figure> | – | leanings: length, a response said twice, the same as a list

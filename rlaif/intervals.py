@@ -319,6 +319,7 @@ class WinRate(TypedDict):
     value: float
     ci: Interval
     ties: float
+    ties_ci: Interval
     invalid: float
     invalid_ci: Interval
     n: int
@@ -329,19 +330,20 @@ class WinRate(TypedDict):
 def win_rate(p: Sequence[float | None], clusters: Clusters = None, tie_margin: float = TIE_MARGIN) -> WinRate:
     """Win rate from one probability a prompt (None = unreadable), as `outcomes`.
 
-    `ties` is the share of the readable verdicts, `invalid` (with its interval) the share of all, `n` the
+    `ties` is the share of the readable verdicts, `invalid` that of all, both with their intervals; `n` is the
     number of readable ones and `groups` that of their clusters; `different` says that it is shown not to be
     ½.
     """
     read = [at for at, x in enumerate(p) if x is not None]
     keys = None if clusters is None else [clusters[at] for at in read]
     wins = outcomes([x for x in p if x is not None], tie_margin)
-    ci = mean_interval(wins, UNIT, keys) if len(wins) else (NAN, NAN)
+    ci, ties_ci = (mean_interval(x, UNIT, keys) if len(wins) else (NAN, NAN) for x in (wins, wins == 0.5))
     invalid_ci = mean_interval([x is None for x in p], UNIT, clusters) if p else (NAN, NAN)
     return {
         "value": mean(wins),
         "ci": ci,
         "ties": mean(wins == 0.5),
+        "ties_ci": ties_ci,
         "invalid": 1 - len(wins) / len(p) if p else NAN,
         "invalid_ci": invalid_ci,
         "n": len(wins),

@@ -71,6 +71,7 @@ LABELS = {
     "order_flip_rate": 0.123,
     "order_flip_rate_ci": [0.087, 0.169],
     "first_position_rate": 0.556,
+    "first_position_rate_ci": [0.517, 0.594],
     "mass": 0.789,
     "invalid_rate": 0.034,
     "invalid_rate_ci": [0.019, 0.058],
@@ -86,6 +87,7 @@ LABELS = {
     "gold_groups": 119,
     "gold_tie_distance": 0.067,
     "agreement_by_source": {"ai": 0.861, "human": 0.894},
+    "agreement_by_source_ci": {"ai": [0.792, 0.908], "human": [0.826, 0.936]},
     "by_principle": {
         "no-rude": {
             "n": 288,
@@ -115,6 +117,7 @@ OTHER_LABELS = {
     "comparisons": 118,
     "sources": {"human": 363},
     "agreement_with_gold": 0.795,
+    "agreement_with_gold_ci": [0.713, 0.859],
     "order_flip_rate": 0.098,
 }
 REWARD = {
@@ -133,13 +136,17 @@ REWARD = {
     "excess_cross_entropy": 0.135,
     "temperature": 1.26,
     "baselines": {"longer": 0.468, "constant": 0.505},
+    "baselines_ci": {"longer": [0.371, 0.567], "constant": [0.407, 0.603]},
     "reward_mean": 0.36,
     "reward_std": 1.84,
     "by_source": {
         "ai": {"n": 61, "accuracy": 0.824, "accuracy_ci": [0.733, 0.891]},
         "human": {"n": 36, "accuracy": 0.843, "accuracy_ci": [0.701, 0.932]},
     },
-    "members": [{"heldout_accuracy": 0.815}, {"heldout_accuracy": 0.827}],
+    "members": [
+        {"heldout_accuracy": 0.815, "heldout_accuracy_ci": [0.743, 0.872]},
+        {"heldout_accuracy": 0.827, "heldout_accuracy_ci": [0.756, 0.881]},
+    ],
     "disagreement": 0.083,
     "disagreement_ci": [0.041, 0.148],
     "heldout_sets": {
@@ -151,6 +158,7 @@ REWARD = {
             "ece": 0.109,
             "ece_ci": [0.071, 0.144],
             "baselines": {"longer": 0.541, "constant": 0.499},
+            "baselines_ci": {"longer": [0.498, 0.584], "constant": [0.456, 0.542]},
         }
     },
 }
@@ -218,7 +226,11 @@ class HandMade(Fake):
                 "preferences": preferences,
                 "metrics": {**LABELS, **OTHER_LABELS} if self.human else LABELS,
             },
-            7: {"metrics": {**REWARD, "heldout_accuracy": 0.744} if self.human else REWARD},
+            7: {
+                "metrics": {**REWARD, "heldout_accuracy": 0.744, "heldout_accuracy_ci": [0.668, 0.807]}
+                if self.human
+                else REWARD
+            },
             8: {"metrics": PPO},
             9: self.evaluated(figures),
         }
@@ -325,8 +337,11 @@ class Figures:
 
     def rate(self) -> dict[str, Any]:
         value = self.share()
-        edges = [round(value - 0.0113, 4), round(value + 0.0171, 4)]
-        return {"value": value, "ci": edges, "n": self.whole(), "groups": self.whole()}
+        return {"value": value, "ci": self.edges(value), "n": self.whole(), "groups": self.whole()}
+
+    @staticmethod
+    def edges(value: float) -> list[float]:
+        return [round(value - 0.0113, 4), round(value + 0.0171, 4)]
 
     def accuracy(self, **more: Any) -> dict[str, Any]:
         rules = (
@@ -335,9 +350,11 @@ class Figures:
             "the response with a list",
             "always the first stored",
         )
+        rate, guessed = self.rate(), {rule: self.share() for rule in rules}
         return {
-            **self.rate(),
-            "baselines": {rule: self.share() for rule in rules},
+            **rate,
+            "baselines": guessed,
+            "baselines_ci": {rule: self.edges(share) for rule, share in guessed.items()},
             "ties": {"n": self.whole(), "distance": self.share()},
             "unread": self.whole(),
             **more,
@@ -379,6 +396,7 @@ def card() -> dict[str, Any]:
             "to_first": f.rate(),
             "to_second": f.rate(),
             "first_position_rate": f.share(),
+            "first_position_rate_ci": [0.461, 0.548],
             "by_principle": {rule: f.rate() for rule in rules},
         },
         "bias": {

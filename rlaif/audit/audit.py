@@ -73,6 +73,7 @@ class Audit:
             "order": {
                 **measures.order(rows),
                 "first_position_rate": statistics["first_position_rate"],
+                "first_position_rate_ci": statistics["first_position_rate_ci"],
                 "by_principle": measures.by_principle(rows, measures.order),
             },
             "bias": {"length": measures.length(rows), **self._dressed()},

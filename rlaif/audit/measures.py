@@ -105,11 +105,11 @@ def accuracy(rows: Sequence[Reading]) -> dict[str, Any]:
     it."""
     known = decided(rows)
     ties = [abs(row.p_a - 0.5) for row in rows if row.truth == "tie" and row.p_a is not None]
+    guessed = {name: rate((row, guess(row)) for row in known) for name, guess in GUESSES.items()}
     return {
         **rate((row, right(row)) for row in known),
-        "baselines": {
-            name: mean([guess(row) for row in known]) if known else None for name, guess in GUESSES.items()
-        },
+        "baselines": {name: found["value"] for name, found in guessed.items()},
+        "baselines_ci": {name: found["ci"] for name, found in guessed.items()},
         "ties": {"n": len(ties), "distance": mean(ties) if ties else None},
         "unread": sum(row.truth in ("a", "b") and row.p_a is None for row in rows),
     }

@@ -46,7 +46,8 @@ def in_words(card: dict[str, Any]) -> list[str]:
         best = max(accuracy["baselines"], key=lambda name: accuracy["baselines"][name])
         first = (
             f"The judge is right in {_rate(accuracy)} verdicts whose truth is known; "
-            f"the best rule that reads no principle (“{best}”) in {fixed(accuracy['baselines'][best])}."
+            f"the best rule that reads no principle (“{best}”) in {fixed(accuracy['baselines'][best])} "
+            f"{ci(accuracy.get('baselines_ci', {}).get(best))}."
         )
     else:
         first = "No truth is known about these pairs, so nothing says how often the judge is right."

@@ -267,17 +267,37 @@ class ShareByCluster:
         return mean_interval(values, UNIT, list(self.of.elements())) if values else None
 
 
+class TallyByCluster:
+    """The shares of tallies that are counted by cluster of prompts, for their intervals."""
+
+    def __init__(self) -> None:
+        self.flips, self.first, self.unread = ShareByCluster(), ShareByCluster(), ShareByCluster()
+
+    def add(self, cluster: str, tally: Tally) -> None:
+        """Count one cluster's verdicts."""
+        self.flips.add(cluster, tally.flips, tally.decided)
+        self.first.add(cluster, tally.first, tally.sided)
+        self.unread.add(cluster, tally.unread, tally.asked)
+
+    def intervals(self) -> dict[str, Interval | None]:
+        """The intervals, under the names that `Tally.figures` gives the shares and `_ci`."""
+        shares = {
+            "order_flip_rate": self.flips,
+            "first_position_rate": self.first,
+            "invalid_rate": self.unread,
+        }
+        return {f"{name}_ci": share.ci for name, share in shares.items()}
+
+
 def order_statistics(labels: Sequence[Label], clusters: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """The figures of a `Tally` of these labels, with the intervals of order flips and of unreadable verdicts.
+    """The figures of a `Tally` of these labels, with the intervals of its shares.
 
     `clusters` names the cluster of each comparison's prompt; by default every comparison is its own.
     """
     rows: dict[str, list[Label]] = defaultdict(list)
     for label in labels:
         rows[label.comparison_id].append(label)
-    flips, unread = ShareByCluster(), ShareByCluster()
+    found = TallyByCluster()
     for comparison, own in rows.items():
-        cluster, tally = clusters[comparison] if clusters else comparison, Tally().add(own)
-        flips.add(cluster, tally.flips, tally.decided)
-        unread.add(cluster, tally.unread, tally.asked)
-    return {**Tally().add(labels).figures(), "order_flip_rate_ci": flips.ci, "invalid_rate_ci": unread.ci}
+        found.add(clusters[comparison] if clusters else comparison, Tally().add(own))
+    return {**Tally().add(labels).figures(), **found.intervals()}

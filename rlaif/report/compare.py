@@ -40,6 +40,7 @@ NO_WIN_RATE: dict[str, Any] = {
     "value": None,
     "ci": None,
     "ties": None,
+    "ties_ci": None,
     "invalid": None,
     "invalid_ci": None,
     "n": 0,
@@ -105,9 +106,11 @@ def _facts(side: Side) -> dict[str, Any]:
         "comparisons": labels.get("comparisons"),
         "sources": labels.get("sources"),
         "label_agreement_with_gold": labels.get("agreement_with_gold"),
+        "label_agreement_with_gold_ci": labels.get("agreement_with_gold_ci"),
         "order_flip_rate": labels.get("order_flip_rate"),
         "order_flip_rate_ci": labels.get("order_flip_rate_ci"),
         "reward_model_accuracy": reward.get("heldout_accuracy"),
+        "reward_model_accuracy_ci": reward.get("heldout_accuracy_ci"),
         **{m.key: mean(list(m.values(side.rows, side.evidence.responses).values())) for m in METRICS},
         "kl_left_out": sum(row.kl is None for row in rows),
         "seconds": sum(stage.summary.get("seconds", 0.0) for stage in side.evidence.stages),
@@ -360,7 +363,8 @@ class Pair:
                 change,
                 (
                     f"the judge prefers {self.a.name} in {fixed(win['value'])} {ci(win['ci'])} of "
-                    f"{win['n']} held-out responses, ties ({fixed(win['ties'])}) counting half; "
+                    f"{win['n']} held-out responses, ties ({fixed(win['ties'])} {ci(win['ties_ci'])}) "
+                    "counting half; "
                     f"of its decided verdicts {fixed(win['order_flip_rate'])} "
                     f"{ci(win['order_flip_rate_ci'])} flip with the order"
                 ),

@@ -170,7 +170,7 @@ def details(evidence: Evidence) -> list[str]:
         f"The judge prefers {final} to base in {fixed(wins['value'])} {ci(wins['ci'])} of {wins['n']} pairs "
     )
     judge += (
-        f"(ties {fixed(wins['ties'])}, counted half; verdicts that flip with the order "
+        f"(ties {fixed(wins['ties'])} {ci(wins['ties_ci'])}, counted half; verdicts that flip with the order "
         f"{fixed(flips.value)} {ci(flips.ci)})."
     )
     source = [] if truth else ["There is no gold scorer in this run: these are opinions of the judge."]

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from rlaif.feedback.gold import no_gold
+from rlaif.feedback.preferences import ShareByCluster
 from rlaif.options import STAGES, Watched
 from rlaif.pages.page import percent
 from rlaif.report.run_reader import Evidence
@@ -80,15 +81,12 @@ def _gold(evidence: Evidence) -> Iterator[str]:
 
 def _opinions(evidence: Evidence) -> Iterator[str]:
     """Whether the judge's opinion of single responses is worth anything, where the truth is known."""
-    right = [
-        (p > 0.5) == row.gold[name]
-        for rows in evidence.evaluations.values()
-        for row in rows.values()
-        for name, p in row.compliance.items()
-        if row.gold and name in row.gold
-    ]
-    share = sum(right) / len(right) if right else None
     rows = [row for rows in evidence.evaluations.values() for row in rows.values()]
+    right = ShareByCluster()
+    for row in rows:
+        hits = [(p > 0.5) == row.gold[name] for name, p in row.compliance.items() if name in (row.gold or ())]
+        right.add(evidence.clusters.get(row.prompt_id, row.prompt_id), sum(hits), len(hits))
+    share = right.value
     unread, read = sum(len(row.unread) for row in rows), sum(len(row.compliance) for row in rows)
     if unread > MISSING * (unread + read):
         yield (
@@ -98,9 +96,9 @@ def _opinions(evidence: Evidence) -> Iterator[str]:
         )
     if share is not None and share < AGREEMENT:
         yield (
-            f"Asked about single responses, the judge agrees with the known truth in only {share:.0%} of "
-            f"{len(right)} "
-            "opinions: its compliance figures do not measure compliance."
+            "Asked about single responses, the judge agrees with the known truth in only "
+            f"{percent(share, right.ci)} of {right.of.total()} opinions: its compliance figures do not measure "
+            "compliance."
         )
 
 

@@ -12,6 +12,7 @@ from rlaif.feedback.judge import Judge, Question
 from rlaif.feedback.preferences import aggregate, combine_orders, order_statistics
 from rlaif.intervals import (
     UNIT,
+    Interval,
     WinRate,
     length_controlled,
     seed_chance,
@@ -19,7 +20,7 @@ from rlaif.intervals import (
     with_seed_variance,
     within,
 )
-from rlaif.records import Comparison, Label, Prompt
+from rlaif.records import TIE_MARGIN, Comparison, Label, Prompt
 from rlaif.report.arms import Side
 from rlaif.report.measures import Clusters, Table, clusters_of, gold, table
 from rlaif.runs.folder import silent_progress
@@ -119,14 +120,17 @@ def _win_rate(seeds: Sequence[Sequence[float | None]], clusters: Sequence[Sequen
     means = [win_rate(row)["value"] for row in seeds]
     low, high = with_seed_variance(found["value"], found["ci"], means, chance=_chance(seeds, clusters))
     unread = [[float(p is None) for p in row] for row in seeds]
-    shares = [mean(row) for row in unread]
-    invalid = with_seed_variance(
-        found["invalid"], found["invalid_ci"], shares, chance=_chance(unread, clusters)
-    )
+    tied = [[None if p is None else float(abs(p - 0.5) <= TIE_MARGIN) for p in row] for row in seeds]
+
+    def over_seeds(share: float, edges: Interval, rows: Sequence[Sequence[float | None]]) -> Interval:
+        each = [mean([x for x in row if x is not None]) for row in rows]
+        return within(with_seed_variance(share, edges, each, chance=_chance(rows, clusters)), UNIT)
+
     return {
         **found,
         "ci": (low, high),
-        "invalid_ci": within(invalid, UNIT),
+        "ties_ci": over_seeds(found["ties"], found["ties_ci"], tied),
+        "invalid_ci": over_seeds(found["invalid"], found["invalid_ci"], unread),
         "different": found["different"] and not low <= 0.5 <= high,
     }
 

@@ -30,6 +30,7 @@ from rlaif.feedback.judge import BROKEN, CHUNK, Judge, Question, Slot, slot_of
 from rlaif.feedback.preferences import (
     ShareByCluster,
     Tally,
+    TallyByCluster,
     aggregate,
     combine_orders,
     heard,
@@ -343,9 +344,8 @@ class Metrics:
         self.ids = stage.constitution.ids
         self.comparisons = 0
         self.by_principle: dict[str | None, Tally] = defaultdict(Tally)
-        # Of all verdicts, and under each principle.
-        self.flips: dict[str, ShareByCluster] = defaultdict(ShareByCluster)
-        self.unread = ShareByCluster()
+        self.by_cluster = TallyByCluster()
+        self.flips: dict[str | None, ShareByCluster] = defaultdict(ShareByCluster)  # by principle
         self.sources: Counter[str] = Counter()
         # By whose verdicts: how many are right, of those that the truth decides.
         self.right: dict[str, ShareByCluster] = defaultdict(ShareByCluster)
@@ -362,9 +362,8 @@ class Metrics:
         for principle_id, own in rows.items():
             self.by_principle[principle_id].add(own)
             tally = Tally().add(own)
-            self.unread.add(question.prompt.cluster, tally.unread, tally.asked)
-            for name in ("all", f"principle {principle_id}"):
-                self.flips[name].add(question.prompt.cluster, tally.flips, tally.decided)
+            self.by_cluster.add(question.prompt.cluster, tally)
+            self.flips[principle_id].add(question.prompt.cluster, tally.flips, tally.decided)
         if self.gold and labels:
             self._against(self.gold, question, labels)
 
@@ -396,21 +395,18 @@ class Metrics:
         metrics = {
             "comparisons": self.comparisons,
             **Tally.total(self.by_principle.values()).figures(),
-            "order_flip_rate_ci": self.flips["all"].ci,
-            "invalid_rate_ci": self.unread.ci,
+            **self.by_cluster.intervals(),
             "sources": dict(self.sources),
             "by_principle": table,
         }
         if self.gold is None:
             return metrics
+        sources = {kind: self.right[kind] for kind in ("ai", "human", "simulated") if self.right[kind].of}
         return metrics | {
             **self._agreement("all"),
             "gold_tie_distance": ratio(self.tie_distance, self.ties),
-            "agreement_by_source": {
-                k: self._agreement(k)["agreement_with_gold"]
-                for k in ("ai", "human", "simulated")
-                if self.right[k].of
-            },
+            "agreement_by_source": {kind: share.value for kind, share in sources.items()},
+            "agreement_by_source_ci": {kind: share.ci for kind, share in sources.items()},
         }
 
     @property
@@ -419,8 +415,7 @@ class Metrics:
         return sum(tally.not_numbers for tally in self.by_principle.values())
 
     def _row(self, principle_id: str) -> dict[str, Any]:
-        name = f"principle {principle_id}"
-        tally, flips = self.by_principle[principle_id], self.flips[name]
+        tally, flips = self.by_principle[principle_id], self.flips[principle_id]
         row = {
             "n": tally.rows,
             "decided": tally.decided,
@@ -429,7 +424,7 @@ class Metrics:
             "mean_confidence": ratio(tally.confidence, tally.read),
         }
         if self.gold:
-            row |= self._agreement(name)
+            row |= self._agreement(f"principle {principle_id}")
         return row
 
     def _agreement(self, name: str) -> dict[str, Any]:

@@ -238,7 +238,7 @@ def calibration(margins: Sequence[float], heldout: Sequence[Pair], train: Sequen
         "excess_cross_entropy": cross_entropy - entropy,
         "temperature": stats.fit_temperature(margins, labels),
         "by_source": _by_source(pairs, right),
-        "baselines": _baselines(pairs, train),
+        **_baselines(pairs, train),
     }
 
 
@@ -253,17 +253,22 @@ def _accuracy(decided: Sequence[Pair], right: Sequence[float]) -> dict[str, Any]
     }
 
 
-def _baselines(decided: Sequence[Pair], train: Sequence[Pair]) -> dict[str, float]:
+def _baselines(decided: Sequence[Pair], train: Sequence[Pair]) -> dict[str, dict[str, Any]]:
     """Accuracy on decided pairs of preferring the longer response, and the side that wins more often in
-    training."""
+    training, with their intervals."""
     if not decided:
-        return {}
+        return {"baselines": {}, "baselines_ci": {}}
     a_wins = sum(pair["p_a"] > 0.5 for pair in train) >= sum(pair["p_a"] < 0.5 for pair in train)
     longer = [len(pair["chosen_ids"]) - len(pair["rejected_ids"]) for pair in decided]
     labels = [pair["p_a"] for pair in decided]
+    right = {
+        "longer": [correct(lead, p_a) for lead, p_a in zip(longer, labels, strict=True)],
+        "constant": [correct(1 if a_wins else -1, p_a) for p_a in labels],
+    }
+    clusters = [pair["cluster"] for pair in decided]
     return {
-        "longer": stats.mean([correct(lead, p_a) for lead, p_a in zip(longer, labels, strict=True)]),
-        "constant": stats.mean([correct(1 if a_wins else -1, p_a) for p_a in labels]),
+        "baselines": {rule: stats.mean(hits) for rule, hits in right.items()},
+        "baselines_ci": {rule: mean_interval(hits, UNIT, clusters) for rule, hits in right.items()},
     }
 
 

@@ -155,7 +155,11 @@ def rung(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def unread(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """Of each source of reward the share of responses that it could not read, or had no opinion of."""
+    """Of each source of reward the share of responses that it could not read, or had no opinion of.
+
+    Without an interval: it is a count over every response of this training and no sample of others, because
+    the policy that wrote them changed with every update.
+    """
     names = sorted({key for row in rows for key in row if key.startswith("unread/")})
     return {key.removeprefix("unread/"): mean([row.get(key, 0.0) for row in rows]) for key in names}
 

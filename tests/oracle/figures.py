@@ -127,6 +127,16 @@ class Labels:
         sided = [row for row in self.of() if abs((row.get("p_a") or 0.5) - 0.5) > 0.1]
         return mean((row["p_a"] > 0.5) == (row["order"] == "ab") for row in sided)
 
+    def first_position_ci(self) -> tuple[float, float]:
+        """The interval of the share of verdicts, ties apart, that choose the response shown first."""
+        sided = [row for row in self.of() if abs((row.get("p_a") or 0.5) - 0.5) > 0.1]
+        return equations.counted(
+            [
+                ((row["p_a"] > 0.5) == (row["order"] == "ab"), 1, self.key(row["comparison_id"]))
+                for row in sided
+            ]
+        )
+
     def mass(self) -> float:
         return mean(row["mass"] for row in self.of() if row.get("p_a") is not None)
 
@@ -157,8 +167,8 @@ class Labels:
     def agreement(self, kind: str | None = None, rule: str | None = None) -> float:
         return mean(right for right, _ in self.decided(kind, rule))
 
-    def agreement_ci(self, rule: str | None = None) -> tuple[float, float]:
-        found = self.decided(rule=rule)
+    def agreement_ci(self, rule: str | None = None, kind: str | None = None) -> tuple[float, float]:
+        found = self.decided(kind, rule)
         return equations.interval([float(right) for right, _ in found], [key for _, key in found])
 
     def gold_groups(self, rule: str | None = None) -> int:
@@ -199,6 +209,10 @@ class Reward:
     def accuracy_ci(self, source: str | None = None) -> tuple[float, float]:
         at = [i for i in self.decided if source in (None, self.heldout[i][4])]
         return equations.interval(self.right(self.margins, source), [self.keys[i] for i in at])
+
+    def rule_ci(self, margins: list[float]) -> tuple[float, float]:
+        """The interval of how often a rule that gives these margins is right."""
+        return equations.interval(self.right(margins), [self.keys[i] for i in self.decided])
 
     def longer(self) -> list[float]:
         return [

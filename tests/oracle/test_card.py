@@ -170,10 +170,12 @@ class Asked:
 
 def accuracy(rows: list[Row]) -> dict[str, Any]:
     known = [row for row in rows if row["truth"] != "tie" and row["p"] is not None]
+    guessed = {name: rate([(row, guess(row)) for row in known]) for name, guess in GUESSES.items()}
     ties = [abs(row["p"] - 0.5) for row in rows if row["truth"] == "tie" and row["p"] is not None]
     return {
         **rate([(row, row["p"] != 0.5 and (row["p"] > 0.5) == (row["truth"] == "a")) for row in known]),
-        "baselines": {name: mean(guess(row) for row in known) for name, guess in GUESSES.items()},
+        "baselines": {name: found["value"] for name, found in guessed.items()},
+        "baselines_ci": {name: found["ci"] for name, found in guessed.items()},
         "ties": {"n": len(ties), "distance": mean(ties)},
         "unread": sum(row["truth"] != "tie" and row["p"] is None for row in rows),
     }
@@ -248,7 +250,7 @@ def oracles(asked: Asked) -> dict[str, Any]:
     p, y = [row["p"] for row in known], [float(row["truth"] == "a") for row in known]
     error = equations.calibration(p, y, [row["cluster"] for row in known])
     bins = sorted({min(int(x * 10), 9) for x in p})
-    every = [(o, x) for row in rows for o, x in row["shown"].items() if side(x) != "tie"]
+    every = [(o, x, row["cluster"]) for row in rows for o, x in row["shown"].items() if side(x) != "tie"]
     open_ = [row for row in rows if row["truth"] == "tie" and row["longer"] != "tie" and row["p"] is not None]
     right = {
         kind: rate(
@@ -295,7 +297,10 @@ def oracles(asked: Asked) -> dict[str, Any]:
         "order": {
             **order(rows),
             "by_principle": {rule: order(part) for rule, part in by_rule.items()},
-            "first_position_rate": mean((x > 0.5) == (o == "ab") for o, x in every),
+            "first_position_rate": mean((x > 0.5) == (o == "ab") for o, x, _ in every),
+            "first_position_rate_ci": equations.counted(
+                [((x > 0.5) == (o == "ab"), 1, cluster) for o, x, cluster in every]
+            ),
         },
         "bias": {"length": length, **dressed},
         "consistency": consistency,

@@ -70,7 +70,7 @@ def without(oracles: dict[str, Any], *names: str) -> dict[str, Any]:
     """The oracle of a family of figures, spelt out where one of the family is no figure."""
     spelt = {
         f"win_rate/{name}": lambda name=name: 0 if name == "n" else None
-        for name in ("value", "ci", "ties", "invalid", "invalid_ci", "n")
+        for name in ("value", "ci", "ties", "ties_ci", "invalid", "invalid_ci", "n")
     }
     return {key: value for key, value in {**oracles, **spelt}.items() if key not in ("win_rate/*", *names)}
 
@@ -87,9 +87,11 @@ def facts(a: Rows, b: Rows) -> dict[str, Any]:
         "runs/*/comparisons": lambda s: len(sides[s].comparisons),
         "runs/*/sources/*": lambda s, kind: sum(row["annotator"]["kind"] == kind for row in sides[s].labels),
         "runs/*/label_agreement_with_gold": lambda s: Labels(sides[s]).agreement(),
+        "runs/*/label_agreement_with_gold_ci": lambda s: Labels(sides[s]).agreement_ci(),
         "runs/*/order_flip_rate": lambda s: Labels(sides[s]).flip_rate(),
         "runs/*/order_flip_rate_ci": lambda s: Labels(sides[s]).flip_ci(),
         "runs/*/reward_model_accuracy": lambda s: accuracy(sides[s]),
+        "runs/*/reward_model_accuracy_ci": lambda s: accuracy_ci(sides[s]),
         "runs/*/kl": (lambda s: of(s, "kl"), FORWARD),
         "runs/*/kl_left_out": lambda s: 0,
         "runs/*/length": lambda s: of(s, "length"),
@@ -103,6 +105,10 @@ def accuracy(rows: Rows) -> float:
         return math.nan
     reward = reward_of(rows)
     return mean(reward.right(reward.margins))
+
+
+def accuracy_ci(rows: Rows) -> tuple[float, float]:
+    return reward_of(rows).accuracy_ci() if rows.answers else equations.NOTHING
 
 
 def judged(a: Rows, b: Rows) -> dict[str, Any]:
@@ -126,7 +132,7 @@ def judged(a: Rows, b: Rows) -> dict[str, Any]:
         ]
         return equations.win_rate([c for _, c in rows], a.keys(p for p, _ in rows))
 
-    names = ("value", "ci", "ties", "invalid", "invalid_ci", "n", "groups", "different")
+    names = ("value", "ci", "ties", "ties_ci", "invalid", "invalid_ci", "n", "groups", "different")
     flips = a.flips(differ)
     flips_ci = equations.counted([(*a.flips([pair]), a.cluster[pair[0]]) for pair in differ])
     return {

@@ -86,6 +86,7 @@ def labels(rows: Rows) -> dict[str, Any]:
         "labels/order_flip_rate_ci": found.flip_ci,
         "labels/invalid_rate_ci": found.invalid_ci,
         "labels/first_position_rate": found.first_position,
+        "labels/first_position_rate_ci": found.first_position_ci,
         "labels/mass": found.mass,
         "labels/written": lambda: 0,  # the script gives probabilities and writes no verdict
         "labels/invalid_rate": lambda: share(len(found.of()) - len(found.read()), len(found.of())),
@@ -109,6 +110,7 @@ def labels(rows: Rows) -> dict[str, Any]:
         "labels/gold_decided": lambda: len(found.decided()),
         "labels/gold_tie_distance": found.tie_distance,
         "labels/agreement_by_source/*": found.agreement,
+        "labels/agreement_by_source_ci/*": lambda kind: found.agreement_ci(kind=kind),
     }
 
 
@@ -142,6 +144,8 @@ def trained(rows: Rows) -> dict[str, Any]:
         "reward_model/by_source/*/accuracy_ci": r.accuracy_ci,
         "reward_model/baselines/longer": lambda: mean(r.right(r.longer())),
         "reward_model/baselines/constant": lambda: mean(r.right(r.constant())),
+        "reward_model/baselines_ci/longer": lambda: r.rule_ci(r.longer()),
+        "reward_model/baselines_ci/constant": lambda: r.rule_ci(r.constant()),
         "reward_model/reward_mean": (lambda: mean(reference), FORWARD),
         "reward_model/reward_std": (
             lambda: mean((x - mean(reference)) ** 2 for x in reference) ** 0.5,
