@@ -42,7 +42,7 @@ class ModelConfig(Options):
         description="what runs the model: transformers or vllm in this process, openai for servers, "
         "scripted for tests",
     )
-    model: str = Field(description="a local folder or a hub id; for scripted, module:function")
+    model: str = Field(description="a local folder, a GGUF file or a hub id; for scripted, module:function")
     base_url: str | tuple[str, ...] | None = Field(
         default=None,
         description="openai: the endpoint, e.g. http://localhost:8000/v1, or a list of them",

@@ -99,6 +99,7 @@ def _run(
                 tell(f"warning: {warning}")
             for line in [*in_words(plan), *no_gold(plan["no_gold"], spec.config.gold)]:
                 tell(line)
+            _convert_models(resolved, tell)
         try:
             for stage in this.stages[:last]:
                 if not stage.is_done:
@@ -110,6 +111,19 @@ def _run(
             raise
         finish(this)
     return this
+
+
+def _convert_models(config: Config, tell: Callable[[str], None]) -> None:
+    """Convert the GGUF files that the config names before a stage waits for them in silence."""
+    from rlaif.engines.gguf import to_convert
+
+    names = {role.model for role in (config.policy, config.feedback) if role.kind.folder}
+    for name in sorted(names):
+        if folder := to_convert(name):
+            from rlaif.engines.loading import model_folder
+
+            tell(f"{name}: converted into {folder}, once")
+            model_folder(name)
 
 
 def run_stage(stage: Stage) -> None:

@@ -1,7 +1,8 @@
 """Opening model folders: safetensors only, no remote code, complete weights, and errors that say what is
 wrong.
 
-A hub id is first turned into a local folder, so everything after that deals with folders alone.
+A hub id or a GGUF file is first turned into a local folder, so everything after that deals with folders
+alone.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlaif.engines import weights
+from rlaif.engines.gguf import converted, gguf_file
 from rlaif.errors import UserError
 from rlaif.prompting.chat import end_of_turn, turn_tokens
 
@@ -28,10 +30,13 @@ _SMALL = 100_000_000
 
 
 def model_folder(name: str | Path) -> Path:
-    """The local folder of a model, downloading a hub id's safetensors and tokenizer first; checks what it
-    holds."""
+    """The local folder of a model, downloading a hub id's safetensors and tokenizer or converting a GGUF file
+    first; checks what it holds."""
     folder = Path(name).expanduser()
-    if not folder.is_dir():
+    if file := gguf_file(name):
+        with _closed(bars=True):  # a conversion takes a minute and more
+            folder = converted(file)
+    elif not folder.is_dir():
         folder = _download(str(name))
     if not (folder / "config.json").is_file():
         raise UserError(
@@ -58,7 +63,7 @@ def _download(name: str) -> Path:
     if not _HUB_ID.fullmatch(name):
         raise UserError(
             f"{name}: no such model folder.",
-            "a folder written by save_pretrained, or a hub id such as organisation/model",
+            "a folder written by save_pretrained, a GGUF file, or a hub id such as organisation/model",
             "check the spelling, or build the model first",
         )
     from huggingface_hub import snapshot_download
@@ -280,27 +285,28 @@ def _unloadable(path: str | Path, kind: str, error: Exception) -> UserError:
 
 
 @contextmanager
-def _closed() -> Iterator[None]:
-    """Nothing but the folder is opened, whatever its files name; and without transformers' load report and
-    bars: what it would say is in our errors.
+def _closed(bars: bool = False) -> Iterator[None]:
+    """Nothing but the folder is opened, whatever its files name; and without transformers' load report and,
+    unless asked for, its bars: what it would say is in our errors.
     """
     from huggingface_hub import constants
     from transformers.utils import logging
 
-    level, bars, offline = (
+    level, shown, offline = (
         logging.get_verbosity(),
         logging.is_progress_bar_enabled(),
         constants.HF_HUB_OFFLINE,
     )
     logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    if not bars:
+        logging.disable_progress_bar()
     constants.HF_HUB_OFFLINE = True
     try:
         yield
     finally:
         constants.HF_HUB_OFFLINE = offline
         logging.set_verbosity(level)
-        if bars:
+        if shown:
             logging.enable_progress_bar()
 
 

@@ -178,6 +178,7 @@ def folder_hash(folder: Path) -> str:
         "vocab.json",
         "merges.txt",
         "tokenizer.model",
+        "gguf.json",
     )
     for file in [*(folder / name for name in named), *sorted(folder.glob("*.safetensors"))]:
         if file.is_file():
