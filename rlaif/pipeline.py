@@ -99,7 +99,7 @@ def _run(
                 tell(f"warning: {warning}")
             for line in [*in_words(plan), *no_gold(plan["no_gold"], spec.config.gold)]:
                 tell(line)
-            _convert_models(resolved, tell)
+            _convert_models(spec.config, tell)
         try:
             for stage in this.stages[:last]:
                 if not stage.is_done:
