@@ -155,6 +155,11 @@ metrics | object | figures of the stage: see below
 """
 MANIFEST = f"""
 id | text | the run's own name, whatever its folder is called; missing in runs of early versions
+parent.id | text | `id` of the run that a fork shares stages with; `parent` is missing where a run is no fork
+parent.path | text | folder of that run
+parent.at | text | first stage that the fork ran itself
+parent.shared[] | text | folders of the shared stages
+parent.differs[] | text | what shared stages read that is otherwise in the fork's config, with both values
 rlaif | text | version that made the run
 created | text | time of creation, UTC
 name | text | name of the config

@@ -231,6 +231,26 @@ def overridden(config: Config, overrides: Sequence[str], path: Path) -> Config:
     return changed
 
 
+def stage_number(config: Config, name: str, option: str) -> int:
+    """The number of the stage that an option such as `--until` names: "label", or "sample[1]" where the name
+    occurs twice, in the list or in later rounds.
+    """
+    plain, _, index = name.removesuffix("]").partition("[")
+    places = [number for number, (_, own) in enumerate(config.expanded, 1) if own.stage == plain]
+    if not places or (index and not (re.fullmatch("[0-9]{1,4}", index) and int(index) < len(places))):
+        known = [stage_name(config, number) for number in range(1, len(config.expanded) + 1)]
+        near = nearest(plain, [stage.stage for stage in config.stages])
+        raise UserError(f"{option} {name}: no such stage — {near}", f"one of {', '.join(known)}")
+    return places[int(index or 0)]
+
+
+def stage_name(config: Config, number: int) -> str:
+    """The name by which `stage_number` finds a stage."""
+    names = [options.stage for _, options in config.expanded]
+    name = names[number - 1]
+    return name if names.count(name) == 1 else f"{name}[{names[: number - 1].count(name)}]"
+
+
 def check_order(config: Config, path: Path, lines: Lines) -> None:
     """Refuse a stage that needs what no earlier stage makes."""
     have = {"prompts", "policy"}

@@ -9,16 +9,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from rlaif.config import Config, find
-from rlaif.errors import UserError, nearest
+from rlaif.config import Config, find, stage_number
+from rlaif.errors import UserError
 from rlaif.feedback.gold import load_gold, no_gold, ungraded
 from rlaif.preflight.combinations import combinations
 from rlaif.preflight.estimate import estimate, in_words
+from rlaif.preflight.fork import Fork, fork_of
 from rlaif.preflight.opening import RunSpec
 from rlaif.preflight.run_folder import open_run
 from rlaif.runs import processes
@@ -29,22 +29,49 @@ from rlaif.runs.storage import told, write_json
 
 
 def run(
-    config: Path | str,
+    config: Path | str | None = None,
     out: Path | str | None = None,
     overrides: Sequence[str] = (),
     until: str | None = None,
     progress: Any = None,
     tell: Callable[[str], None] = lambda line: None,
+    source: Path | str | None = None,
+    at: str | None = None,
 ) -> Run:
     """Run a config's stages into a folder, or continue where an earlier start of the same run stopped.
 
-    `overrides` are `stage.option=value` texts; `until` names the last stage to run. `tell` gets a line a
+    `overrides` are `stage.option=value` texts; `until` names the last stage to run. `source` is a run to fork:
+    its finished stages before `at` are shared, and a config is not needed; without `at` the fork begins at
+    the first stage that what differs can reach. `tell` gets a line a
     stage. Raises UserError for whatever is the user's to fix, and BudgetReached where the budget is; what
     was done stays.
     """
     with told():
-        spec = RunSpec.of_config(find(str(config)), overrides)
-        return _start(Path(out) if out else Path("runs") / spec.config.name, spec, until, progress, tell)
+        folder, spec, fork = _wanted(config, out, overrides, source, at)
+        return _start(folder, spec, until, progress, tell, fork)
+
+
+def _wanted(
+    config: Path | str | None,
+    out: Path | str | None,
+    overrides: Sequence[str],
+    source: Path | str | None,
+    at: str | None,
+) -> tuple[Path, RunSpec, Fork | None]:
+    """(folder, what it is to be, what is forked) of a call of `run`."""
+    folder = Path(out) if out else None
+    if source is not None:
+        return fork_of(Path(source), folder, at, None if config is None else str(config), overrides)
+    if config is None or at is not None:
+        raise UserError(
+            "no config." if config is None else f"--at {at}: without --from.",
+            "a config file, or a run to fork",
+            "rlaif run CONFIG, or rlaif run --from RUN --at STAGE --out DIR",
+        )
+    if (Path(config) / "manifest.json").is_file():
+        raise UserError(f"{config}: a run folder.", "a config file", f"rlaif resume {config}")
+    spec = RunSpec.of_config(find(str(config)), overrides)
+    return folder or Path("runs") / spec.config.name, spec, None
 
 
 def resume(
@@ -61,7 +88,14 @@ def resume(
         return _start(Path(run), RunSpec.of_run(Run.load(Path(run)), overrides), until, progress, tell)
 
 
-def _start(folder: Path, spec: RunSpec, until: str | None, progress: Any, tell: Callable[[str], None]) -> Run:
+def _start(
+    folder: Path,
+    spec: RunSpec,
+    until: str | None,
+    progress: Any,
+    tell: Callable[[str], None],
+    fork: Fork | None = None,
+) -> Run:
     """The run in its folder, on every process of the launch."""
     last = last_stage(spec.config, until)
     plan = planned(spec)
@@ -69,7 +103,7 @@ def _start(folder: Path, spec: RunSpec, until: str | None, progress: Any, tell: 
         if not processes.is_rank0():
             processes.worker_loop(folder)
             return Run.load(folder)
-        return _run(folder, spec, last, plan, progress, tell)
+        return _run(folder, spec, last, plan, progress, tell, fork)
 
 
 def _run(
@@ -79,10 +113,13 @@ def _run(
     plan: dict[str, Any],
     progress: Any,
     tell: Callable[[str], None],
+    fork: Fork | None,
 ) -> Run:
     """The stages that are not done yet, one after the other, and the report."""
     with locked(folder):
-        this = open_run(folder, spec)
+        for line in fork.in_words() if fork else ():
+            tell(line)
+        this = open_run(folder, spec, fork.into) if fork else open_run(folder, spec)
         this.progress, this.tell = progress or this.progress, tell
         if this.config != spec.config and all(stage.is_done for stage in this.stages):
             tell("every stage is done: options given now change nothing")
@@ -163,15 +200,8 @@ def finish(this: Run) -> None:
 
 
 def last_stage(config: Config, until: str | None) -> int:
-    """The number of the stage named by `--until`: "label", or "sample[1]" where a name occurs twice."""
-    names = [options.stage for options in config.stages]
-    if until is None:
-        return len(config.expanded)
-    name, _, index = until.removesuffix("]").partition("[")
-    places = [number for number, own in enumerate(names, 1) if own == name]
-    if not places or (index and not (re.fullmatch("[0-9]{1,4}", index) and int(index) < len(places))):
-        raise UserError(f"--until {until}: no such stage — {nearest(name, names)}")
-    return places[int(index or 0)]
+    """The number of the stage named by `--until`, which without a name is the last one."""
+    return len(config.expanded) if until is None else stage_number(config, until, "--until")
 
 
 def describe(summary: dict[str, Any]) -> str:
@@ -189,10 +219,17 @@ def describe(summary: dict[str, Any]) -> str:
     )
 
 
-def dry_run(config: Path | str, overrides: Sequence[str] = ()) -> dict[str, Any]:
+def dry_run(
+    config: Path | str | None,
+    overrides: Sequence[str] = (),
+    source: Path | str | None = None,
+    at: str | None = None,
+    out: Path | str | None = None,
+) -> dict[str, Any]:
     """What `run` would do: the resolved config, prompt counts, and each stage's rows and model calls."""
-    spec = RunSpec.of_config(find(str(config)), overrides)
-    return {"config": spec.config.model_dump(mode="json"), **planned(spec)}
+    _, spec, fork = _wanted(config, out, overrides, source, at)
+    shared = {"shared": [stage.dir.name for stage in fork.parent.stages[: fork.shared]]} if fork else {}
+    return {"config": spec.config.model_dump(mode="json"), **shared, **planned(spec)}
 
 
 def planned(spec: RunSpec) -> dict[str, Any]:

@@ -29,20 +29,32 @@ def running() -> Iterator[None]:
 
 @app.command("run", rich_help_panel="The loop")
 def run_command(
-    config: Annotated[Path, typer.Argument(help="A config file, e.g. configs/quickstart.yaml.")],
+    config: Annotated[
+        Path | None, typer.Argument(help="A config file, e.g. configs/quickstart.yaml; with --from optional.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Run folder; default runs/<name>.")] = None,
     set_: Set = None,
     until: Until = None,
+    source: Annotated[
+        Path | None,
+        typer.Option(
+            "--from", help="A run to fork: its finished stages before --at are shared.", metavar="RUN"
+        ),
+    ] = None,
+    at: Annotated[
+        str | None,
+        typer.Option(help="The first stage that the fork runs itself; default: the first that differs."),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check everything and count calls; run nothing.")
     ] = False,
 ) -> None:
-    """Run the loop, or continue an interrupted run."""
+    """Run the loop, continue an interrupted run, or fork another one."""
     from rlaif import pipeline
 
     if dry_run:
-        emit(pipeline.dry_run(config, set_ or []))
+        emit(pipeline.dry_run(config, set_ or [], source, at, out))
         return
     with running():
-        this = pipeline.run(config, out, set_ or [], until, Progress, tell)
+        this = pipeline.run(config, out, set_ or [], until, Progress, tell, source, at)
     say(this.path / "report.html")

@@ -41,13 +41,6 @@ def _order(difference: Difference) -> tuple[int, str]:
     return difference.number, difference.key
 
 
-def place(config: Config, number: int) -> str:
-    """A stage as `--at` and `--until` name it: "label", or "sample[1]" where the name occurs twice."""
-    names = [options.stage for _, options in config.expanded]
-    name = names[number - 1]
-    return name if names.count(name) == 1 else f"{name}[{names[: number - 1].count(name)}]"
-
-
 def _same_content(run: Run, inputs: Mapping[str, str]) -> set[str]:
     """The keys whose files have the content that they had when the run began."""
     then = run.manifest.get("inputs", {})

@@ -13,9 +13,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from rlaif.config import Config
+from rlaif.config import Config, stage_name
 from rlaif.errors import UserError
-from rlaif.preflight.differences import Difference, differences, place
+from rlaif.preflight.differences import Difference, differences
 from rlaif.preflight.opening import RunSpec
 from rlaif.preflight.provenance import asked, endpoints, manifest
 from rlaif.records import Prompt
@@ -131,7 +131,7 @@ def _refused(folder: Path, spec: RunSpec, differing: Sequence[Difference]) -> Us
     number, way_out = differing[0].number, "add --out with another folder, or delete this one"
     if 1 < number <= len(spec.config.expanded):
         there, new = (shlex.quote(str(path)) for path in (folder, f"{folder}-2"))
-        way_out = f"rlaif run {spec.words} --from {there} --at {place(spec.config, number)} --out {new}"
+        way_out = f"rlaif run {spec.words} --from {there} --at {stage_name(spec.config, number)} --out {new}"
     return UserError(
         "\n".join([f"{folder}: holds another run; these differ:", *lines, *more]),
         "what stages that have begun were given; the rest may change",

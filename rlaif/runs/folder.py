@@ -28,12 +28,12 @@ from rlaif.constitution import Constitution
 from rlaif.errors import UserError
 from rlaif.options.base import StageOptions
 from rlaif.prompting.templates import Templates
-from rlaif.records import ROWS, HeldOut, Prompt, Record, Response, scalar_types
+from rlaif.records import ROWS, HeldOut, Prompt, Record, Response, content_hash, scalar_types
 from rlaif.runs.lookup import json_rows
 from rlaif.runs.rows import Rows, first_by_id
 from rlaif.runs.seeds import derive_seed
 from rlaif.runs.spending import Account, Ledger
-from rlaif.runs.storage import MANIFEST, SUMMARY, broken, read_json, seal, write_json
+from rlaif.runs.storage import MANIFEST, SUMMARY, broken, read_json, seal, unshare, write_json
 
 R = TypeVar("R", bound=Record)
 O_co = TypeVar("O_co", bound=StageOptions, covariant=True)
@@ -189,8 +189,10 @@ class Stage(Generic[O_co]):
         )
 
     def begin(self) -> None:
-        """Mark the stage as running."""
+        """Mark the stage as running; files that a fork shares become its own, as rows are appended in
+        place."""
         self.dir.mkdir(exist_ok=True)
+        unshare(self.dir)
         self.started = time.monotonic()
         self.save("running")
 
@@ -225,6 +227,13 @@ class Run:
         kept = self.path / "templates.json"
         name = self.config.templates
         return Templates.of(name, read_json(kept), kept) if kept.exists() else Templates.load(name, self.base)
+
+    @property
+    def id(self) -> str:
+        """What the run goes by, whatever its folder is called."""
+        made = self.manifest
+        # Runs of early versions have none: the moment and the folder of their config stand in for it.
+        return made.get("id") or content_hash([made.get("created"), made["config_folder"]])
 
     @property
     def manifest(self) -> dict[str, Any]:

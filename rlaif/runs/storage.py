@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,6 +45,31 @@ _REFUSED_WORDS = re.compile(
     "|disk i/o error|i/o error|unable to open database|failed writing|unexpected pos",
     re.IGNORECASE,
 )
+
+
+def share(folder: Path, into: Path, leave_out: tuple[str, ...] = ()) -> None:
+    """The files of a folder in another one as hard links, which stay when the folder is deleted; as copies
+    where the file system has no links.
+    """
+    for path in sorted(folder.rglob("*")):
+        inside = path.relative_to(folder)
+        if not path.is_file() or inside.parts[0] in leave_out:
+            continue
+        new = into / inside
+        new.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(path.resolve(), new)
+        except OSError:
+            shutil.copy2(path, new)
+
+
+def unshare(folder: Path) -> None:
+    """Files that have another name elsewhere, copied in place, so that what is written here stays here."""
+    for path in folder.rglob("*"):
+        if path.is_file() and path.stat().st_nlink > 1:
+            partial = path.with_name(path.name + ".partial")
+            shutil.copy2(path, partial)
+            put(partial, path)
 
 
 def sync(path: Path) -> None:

@@ -121,6 +121,10 @@ class Harness:
         name = self.stages[number - 1]
         until = f"{name}[{self.stages[: number - 1].count(name)}]"
         words = ["run", str(self.project / "config.yaml"), "--out", str(folder), "--until", until]
+        return self.command(words, folder, mode, at)
+
+    def command(self, words: list[str], folder: Path, mode: int = COUNT, at: int = 0) -> dict[str, Any]:
+        """Any command of `rlaif`, harmed at the `at`-th call that changes `folder`."""
         task = {"words": words, "root": str(folder), "mode": mode, "at": at, "errors": str(self.errors)}
         self.server.stdin.write(json.dumps(task) + "\n")  # type: ignore[union-attr]
         self.server.stdin.flush()  # type: ignore[union-attr]

@@ -1,12 +1,14 @@
 """Killed, cut off from power, out of disk or damaged at a seeded moment, a run ends with the same rows and
 bits."""
 
+import random
 import shutil
 from collections import Counter
 
 import pytest
 
-from tests.faults.harness import Harness
+from rlaif.runs.folder import Run
+from tests.faults.harness import CONSTITUTION, KILL, Harness, difference
 
 needs_compiler = pytest.mark.skipif(shutil.which("gcc") is None, reason="the shim needs gcc")
 
@@ -32,6 +34,31 @@ def tried(harness: Harness, seeds: range) -> None:
 @needs_compiler
 def test_twenty_faults_leave_no_trace(harness):
     tried(harness, range(20))
+
+
+@needs_compiler
+def test_a_fork_killed_anywhere_is_whole_or_not_there(harness):
+    parent, folder = harness.harmless[6], harness.tmp / "forked"
+    constitution = harness.project / "other.yaml"
+    constitution.write_text(CONSTITUTION.replace("rude", "nice"))
+    words = ["run", "--from", str(parent), "--at", "label", "--out", str(folder), "--until", "label"]
+    words += ["-s", f"constitution={constitution}"]
+    before = {path: path.read_bytes() for path in parent.rglob("*") if path.is_file()}
+    harmless = harness.tmp / "unharmed_fork"
+    whole = harness.command([str(harmless) if word == str(folder) else word for word in words], harmless)
+    assert whole["code"] == 0, harness.errors.read_text()
+    codes = []
+    for at in random.Random(0).sample(range(whole["calls"]), 12):
+        shutil.rmtree(folder, ignore_errors=True)
+        codes.append(harness.command(words, folder, KILL, at)["code"])
+        if (folder / "manifest.json").exists():
+            run = Run.load(folder)
+            run.verify()
+            assert all(stage.is_done for stage in run.stages[:5])
+        assert harness.command(words, folder)["code"] == 0, harness.errors.read_text()
+        assert difference(harmless, folder) == ""
+    assert codes.count(-9) > 8
+    assert {path: path.read_bytes() for path in before} == before
 
 
 @needs_compiler

@@ -1,0 +1,185 @@
+"""A fork: a new run that shares another run's finished stages up to a point and does the rest otherwise."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rlaif import __version__
+from rlaif.config import find, stage_name, stage_number
+from rlaif.errors import UserError
+from rlaif.preflight.differences import Difference, differences
+from rlaif.preflight.opening import RunSpec
+from rlaif.runs.folder import Run
+from rlaif.runs.storage import read_json, share
+
+# What may differ though shared stages read it: they keep what they were made with, and the manifest says so.
+MAY_DIFFER = ("constitution", "templates", "feedback", "gold", "seed")
+
+
+@dataclass(frozen=True)
+class Fork:
+    """What a new run takes from its parent."""
+
+    parent: Run
+    shared: int  # stages
+    at: str
+    differs: tuple[str, ...] = ()  # of what shared stages read
+
+    def into(self, making: Path) -> dict[str, Any]:
+        """Put the shared stages into a new run's folder; returns what its manifest says of it."""
+        stages = self.parent.stages[: self.shared]
+        for stage in stages:
+            share(stage.dir, making / stage.dir.name, ("checkpoints",))
+        return {
+            "parent": {
+                "id": self.parent.id,
+                "path": str(self.parent.path.resolve()),
+                "at": self.at,
+                "shared": [stage.dir.name for stage in stages],
+                "differs": list(self.differs),
+            }
+        }
+
+    def in_words(self) -> list[str]:
+        """What is shared, and what of it was made otherwise than the config now says."""
+        path, names = self.parent.path, [stage.dir.name for stage in self.parent.stages[: self.shared]]
+        lines = [f"forks {path} at {self.at}; shared: {', '.join(names) or 'nothing'}"]
+        if self.differs:
+            lines.append("the shared stages keep what they were made with; these differ:")
+        return [*lines, *(f"  {text}" for text in self.differs)]
+
+
+def fork_of(
+    source: Path, out: Path | None, at: str | None, config: str | None, overrides: Sequence[str]
+) -> tuple[Path, RunSpec, Fork | None]:
+    """(folder, what it is to be, what it takes from `source`) of a new run; the last is None where the folder
+    is a fork of `source` already, which then goes on.
+    """
+    named = any(override.startswith("name=") for override in overrides)
+    if out and config is None and not named and re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", out.name):
+        overrides = [*overrides, f"name={out.name}"]
+    if out and (out / "manifest.json").exists():
+        base = Run.load(out)
+        _refuse_other_parent(base, source, at)
+        return out, _spec(config, base, overrides), None
+    parent = load_parent(source)
+    spec = _spec(config, parent, overrides)
+    folder = out or Path("runs") / spec.config.name
+    if not out and (folder / "manifest.json").exists():
+        return fork_of(source, folder, at, config, overrides)
+    fork = _fork(parent, spec, at)
+    words = f" {spec.words}" if spec.words else ""
+    command = f"rlaif run{words} --from {shlex.quote(str(source))} --at {fork.at} --out {folder}"
+    stages = list(spec.config.stages)
+    for number, theirs in enumerate(parent.config.stages[: fork.shared]):
+        if stages[number] != theirs:  # by options that cannot change results
+            stages[number] = theirs
+    kept = spec.config.model_copy(update={"stages": tuple(stages)})
+    return folder, replace(spec, config=kept, command=command), fork
+
+
+def _spec(config: str | None, base: Run, overrides: Sequence[str]) -> RunSpec:
+    return RunSpec.of_config(find(config), overrides) if config else RunSpec.of_run(base, overrides)
+
+
+def load_parent(source: Path) -> Run:
+    """The run to fork; raises UserError where there is none, or where this version cannot go on with it."""
+    if not (source / "manifest.json").is_file():
+        raise UserError(
+            f"--from {source}: no run there.",
+            "a run folder",
+            f"rlaif runs {shlex.quote(str(source.parent))} lists those that there are",
+        )
+    theirs = str(read_json(source / "manifest.json").get("rlaif", "0"))
+    newer = _numbers(theirs) > _numbers(__version__)
+    try:
+        parent = None if newer else Run.load(source)
+    except UserError as error:
+        if theirs == __version__:
+            raise
+        raise _other_version(source, theirs, f" ({error.found})") from None
+    if parent is None:
+        raise _other_version(source, theirs)
+    parent.verify()
+    return parent
+
+
+def _other_version(source: Path, theirs: str, why: str = "") -> UserError:
+    return UserError(
+        f"--from {source}: made by rlaif {theirs}, and this is {__version__}{why}.",
+        "a run that this version can read",
+        f"fork it with rlaif {theirs}, or start anew",
+    )
+
+
+def _numbers(version: str) -> list[int]:
+    return [int(number) for number in re.findall(r"\d+", version)[:3]]
+
+
+def _fork(parent: Run, spec: RunSpec, at: str | None) -> Fork:
+    found = differences(parent, spec)
+    if at is not None:
+        number = stage_number(spec.config, at, "--at")
+    elif not found:
+        raise UserError(
+            f"{parent.path}: nothing differs from it.",
+            "a difference that can change results, or the stage from which to run again",
+            "add -s stage.option=value, or --at STAGE",
+        )
+    else:
+        number = min(found[0].number, len(spec.config.expanded))
+    earlier = [difference for difference in found if difference.number < number]
+    if refused := [d for d in earlier if d.part not in MAY_DIFFER]:
+        raise _too_late(spec, refused, stage_name(spec.config, number))
+    if waiting := [stage for stage in parent.stages[: number - 1] if not stage.is_done]:
+        raise UserError(
+            f"--from {parent.path}: {waiting[0].dir.name} is not done, so it cannot be shared.",
+            f"all stages before {stage_name(spec.config, number)} done",
+            f"rlaif resume {shlex.quote(str(parent.path))} --until "
+            f"{stage_name(parent.config, number - 1)}, or add --at {stage_name(spec.config, waiting[0].number)}",
+        )
+    differs = tuple(difference.text for difference in earlier)
+    return Fork(parent, number - 1, stage_name(spec.config, number), differs)
+
+
+def _too_late(spec: RunSpec, refused: Sequence[Difference], at: str) -> UserError:
+    first = stage_name(spec.config, refused[0].number)
+    lines = "\n".join(f"  {difference.text}" for difference in refused[:8])
+    return UserError(
+        f"--at {at}: stages before it would be shared, and what they were given differs:\n{lines}",
+        f"a fork at {first} or earlier, or the same options for what is shared",
+        f"--at {first}",
+    )
+
+
+def _refuse_other_parent(run: Run, source: Path, at: str | None) -> None:
+    """UserError where a folder that exists is no fork of `source` at that stage; the parent may be gone."""
+    if run.path.resolve() == source.resolve():
+        raise UserError(
+            f"{run.path}: the folder of the run that is forked.",
+            "another folder for the fork",
+            f"--out {run.path}-2, or -s name={run.config.name}-2",
+        )
+    recorded = run.manifest.get("parent") or {}
+    there = (source / "manifest.json").is_file()
+    same = (
+        Run.load(source).id == recorded.get("id") if there else str(source.resolve()) == recorded.get("path")
+    )
+    if not recorded or not same:
+        of = f"a fork of {recorded['path']}" if recorded else "a run that is no fork"
+        raise UserError(
+            f"{run.path}: holds {of}.",
+            f"a fork of {source}, or a new folder",
+            "name another folder with --out",
+        )
+    if at is not None and stage_number(run.config, at, "--at") != len(recorded["shared"]) + 1:
+        raise UserError(
+            f"{run.path}: was forked at {recorded['at']}, not at {at}.",
+            "the stage that it was forked at, or a new folder",
+            "name another folder with --out",
+        )
