@@ -190,6 +190,16 @@ class Config(Options):
             raise ValueError("a budget of money needs prices")
         return self
 
+    @model_validator(mode="after")
+    def _one_base(self) -> Config:
+        later = [options.stage for _, options in self.expanded[1:] if options.makes_base]
+        if later:
+            raise ValueError(
+                f"{later[0]} with an architecture makes the base policy from random weights: it can only be "
+                "the first stage, of one round"
+            )
+        return self
+
     @property
     def expanded(self) -> list[tuple[int, StageOptions]]:
         """(round, options) of every stage that will run, in order."""

@@ -10,7 +10,7 @@ import pytest
 
 from rlaif import pipeline
 from rlaif.config import Config, ModelConfig
-from rlaif.options import STAGES, Human, JudgeCard, Lora, Ptx
+from rlaif.options import STAGES, ArchitectureOptions, Human, JudgeCard, Lora, Ptx
 from rlaif.options.base import Budget, Price
 from rlaif.options.rewarded import RewardSource
 from tests.observed import models, scripted, training
@@ -27,6 +27,7 @@ PARTS = {
     "human": Human,
     "ptx": Ptx,
     "lora": Lora,
+    "architecture": ArchitectureOptions,
 }
 TABLES = (
     scripted.ROWS,

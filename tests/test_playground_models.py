@@ -12,9 +12,10 @@ from rlaif.playground import FEEDBACK, POLICY, world  # noqa: E402
 from rlaif.playground.corpus import FeedbackCorpus, vocabulary_texts  # noqa: E402
 from rlaif.playground.grammar import find_question, sample_question, sample_response  # noqa: E402
 from rlaif.playground.tokenizer import build_tokenizer  # noqa: E402
-from rlaif.playground.training import collate, flatten, loss_of, new_model, schedule  # noqa: E402
+from rlaif.playground.training import collate, flatten, loss_of, schedule  # noqa: E402
 from rlaif.prompting.chat import render_chat  # noqa: E402
 from rlaif.prompting.templates import Templates, user  # noqa: E402
+from rlaif.training.raw_text import new_model  # noqa: E402
 
 TEMPLATES = Templates.load("brief")
 

@@ -79,16 +79,20 @@ def _download(name: str) -> Path:
         ) from None
 
 
-def load_tokenizer(path: str | Path, chat_template_kwargs: Mapping[str, Any] | None = None) -> Any:
+def load_tokenizer(
+    path: str | Path, chat_template_kwargs: Mapping[str, Any] | None = None, alone: bool = False
+) -> Any:
     """The folder's tokenizer, padding on the left, with a pad token that is not EOS wherever it has a spare
     one.
 
     What turns are made of is special in it, whatever its files say, so that no text holds it.
-    `chat_template_kwargs` go to the chat template and are saved with the tokenizer.
+    `chat_template_kwargs` go to the chat template and are saved with the tokenizer. `alone`: the folder need
+    hold no weights, and any there are do not matter.
     """
     from transformers import AutoTokenizer
 
-    folder = model_folder(path)
+    bare = alone and (Path(path).expanduser() / "tokenizer.json").is_file()
+    folder = Path(path).expanduser() if bare else model_folder(path)
     try:
         with _closed():
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
@@ -104,7 +108,7 @@ def load_tokenizer(path: str | Path, chat_template_kwargs: Mapping[str, Any] | N
     tokenizer.init_kwargs.pop("auto_map", None)
     if chat_template_kwargs:
         tokenizer.init_kwargs["chat_template_kwargs"] = dict(chat_template_kwargs)
-    rows = weights.vocabulary(folder)
+    rows = UNBOUNDED if alone else weights.vocabulary(folder)
     _ensure_pad(tokenizer, rows)
     _ensure_special(tokenizer)
     _refuse_beyond(tokenizer, rows, path)

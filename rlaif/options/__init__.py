@@ -20,6 +20,7 @@ from rlaif.options.evaluate import Evaluate
 from rlaif.options.label import Human, JudgeCard, Label
 from rlaif.options.ppo import Lora, Ppo, Ptx
 from rlaif.options.preferences import Dpo, OnPreferences, Reward
+from rlaif.options.pretrain import ArchitectureOptions, PretrainOptions
 from rlaif.options.responses import Critique, Pair, Sample, Sft
 from rlaif.options.rewarded import BestOfN, Grouped, Grpo, Rejection, Rewarded, RewardSource, Rloo, Watched
 
@@ -45,6 +46,7 @@ else:
 __all__ = [
     "STAGES",
     "AnyStage",
+    "ArchitectureOptions",
     "BestOfN",
     "Critique",
     "Dpo",
@@ -59,6 +61,7 @@ __all__ = [
     "Options",
     "Pair",
     "Ppo",
+    "PretrainOptions",
     "Ptx",
     "Rejection",
     "Reward",

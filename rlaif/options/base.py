@@ -79,6 +79,11 @@ class StageOptions(Options):
         )
 
     @property
+    def makes_base(self) -> bool:
+        """Whether it makes the run's base policy, from random weights."""
+        return False
+
+    @property
     def wants(self) -> tuple[str, ...]:
         """Artefacts that must exist before this stage, given its options."""
         return self.needs

@@ -39,7 +39,8 @@ def train_policy(
     """Next-token pretraining on the mixed corpus, then a short chat-only fine-tune."""
     import torch
 
-    from rlaif.playground.training import bucketed, new_model, train
+    from rlaif.playground.training import bucketed, train
+    from rlaif.training.raw_text import new_model
 
     torch.manual_seed(seed)
     model = new_model(tokenizer, layers=4, width=128, inner=320)
@@ -98,7 +99,8 @@ def train_feedback(
     """
     import torch
 
-    from rlaif.playground.training import bucketed, new_model, train
+    from rlaif.playground.training import bucketed, train
+    from rlaif.training.raw_text import new_model
 
     torch.manual_seed(seed)
     model = new_model(tokenizer, layers=4, width=160, inner=400)

@@ -11,33 +11,12 @@ import torch
 from torch.nn import functional as F
 
 from rlaif.playground.corpus import LABELS, WORD_LABEL, Bundle
-from rlaif.playground.tokenizer import END_ID, PAD_ID
+from rlaif.playground.tokenizer import PAD_ID
 
 if TYPE_CHECKING:
-    from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+    from transformers import LlamaForCausalLM
 
 WORD_SHARE = 4.0  # matching the forbidden word with a response's words is what the probe learns last
-
-
-def new_model(tokenizer: PreTrainedTokenizerFast, layers: int, width: int, inner: int) -> LlamaForCausalLM:
-    """A fresh Llama with tied embeddings and a context of 512 tokens."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    return LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=width,
-            intermediate_size=inner,
-            num_hidden_layers=layers,
-            num_attention_heads=width // 32,
-            num_key_value_heads=width // 32,
-            max_position_embeddings=512,
-            tie_word_embeddings=True,
-            bos_token_id=None,
-            eos_token_id=END_ID,
-            pad_token_id=PAD_ID,
-        )
-    )
 
 
 def flatten(

@@ -97,8 +97,8 @@ def publish(stage: Stage, name: str, write: Callable[[Path], None]) -> None:
     put(partial, final)
 
 
-def write_model(model: Any, tokenizer: Any, folder: Path, like: str | Path) -> None:
-    """Save model and tokenizer in the dtype of the weights `like`; training itself is in fp32.
+def write_model(model: Any, tokenizer: Any, folder: Path, like: str | Path | None) -> None:
+    """Save model and tokenizer in the dtype of the weights `like` (None: fp32, as training itself is).
 
     Of several processes the first one writes; where the model is sharded, all of them have to call this.
     """
@@ -108,7 +108,7 @@ def write_model(model: Any, tokenizer: Any, folder: Path, like: str | Path) -> N
     from rlaif.rl.ranks import Ranks
     from rlaif.rl.sharding import gather_full
 
-    stored = getattr(load_model_config(like), "dtype", None)
+    stored = getattr(load_model_config(like), "dtype", None) if like else None
     ranks = Ranks.here()
     weights = gather_full(model.to(stored or torch.float32).state_dict(keep_vars=True), ranks)
     if ranks.rank == 0:

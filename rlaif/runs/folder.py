@@ -143,10 +143,7 @@ class Stage(Generic[O_co]):
 
     def policies(self) -> dict[str, Path]:
         """Every policy so far, oldest first: base, then one for each stage that trained it."""
-        return {
-            "base": Path(self.config.policy.model),
-            **policies_of(self.run, self.run.stages[: self.number - 1]),
-        }
+        return policies_of(self.run, self.run.stages[: self.number - 1])
 
     def shuffled(self, rows: list[Any], purpose: str) -> list[Any]:
         """The rows in an order fixed by the stage's seed."""
@@ -273,8 +270,9 @@ class Run:
     @property
     def policies(self) -> dict[str, Path]:
         """Folders of the policies the run has made so far, "base" first."""
-        made = {name: path for name, path in policies_of(self, self.stages).items() if path.is_dir()}
-        return {"base": Path(self.config.policy.model), **made}
+        given = self.config.policy.model
+        made = policies_of(self, self.stages)
+        return {name: path for name, path in made.items() if path.is_dir() or str(path) == given}
 
     def dataset(self, name: str) -> Any:
         """All rows of a kind ("labels", "preferences", "evaluation", …) as a `datasets.Dataset`, with their
@@ -335,12 +333,17 @@ def label_files(path: Path) -> list[Path]:
 
 
 def policies_of(run: Run, stages: list[Stage]) -> dict[str, Path]:
-    """Folders of the policies that these stages train; the last round's carry the stage's plain name.
+    """Folders of "base" and of the policies that these stages train; the last round's carry the stage's plain
+    name.
 
-    A stage that only chooses responses stands here with the file of those.
+    Base is the model that the config names, or what the run has pretrained from random weights. A stage that
+    only chooses responses stands here with the file of those.
     """
-    found: dict[str, Path] = {}
+    found = {"base": Path(run.config.policy.model)}
     for stage in stages:
+        if stage.options.makes_base:
+            found["base"] = stage.dir / "policy"
+            continue
         made = {"policy": "policy", "best": "best.jsonl"}
         for artefact in made.keys() & set(stage.options.makes):
             name = stage.name if stage.round == run.config.rounds else f"{stage.name}@{stage.round}"

@@ -217,9 +217,13 @@ def _pretraining(stage: Stage[Ppo], tokenizer: Any, room: int) -> Pretraining | 
     ptx = stage.options.ptx
     if ptx is None:
         return None
-    from rlaif.rl.pretraining import Pretraining, blocks_of
+    from rlaif.rl.pretraining import Pretraining
+    from rlaif.training.raw_text import KINDS, blocks_of, read_texts
 
-    blocks = blocks_of(Path(ptx.file), tokenizer, min(ptx.block, room + stage.options.max_tokens))
+    texts = read_texts(Path(ptx.file), "ppo.ptx.file")
+    blocks = blocks_of(texts, tokenizer, min(ptx.block, room + stage.options.max_tokens))
+    if not blocks:
+        raise UserError(f"ppo.ptx.file: {ptx.file} holds no text.", f"text to mix in: {KINDS}")
     stage.notes.append(
         f"pre-training mix: {len(blocks)} blocks of {Path(ptx.file).name}, {ptx.batch_size} a step"
     )

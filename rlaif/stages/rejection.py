@@ -18,7 +18,6 @@ from rlaif.prompting.turns import turn_of
 from rlaif.records import Response
 from rlaif.rl.checkpoints import train_once
 from rlaif.runs.folder import Stage
-from rlaif.runs.rows import JsonlLog
 from rlaif.stats import mean
 
 SHARED = True  # several processes can do it together
@@ -29,7 +28,7 @@ def run(stage: Stage[Rejection]) -> None:
     """Write grades.jsonl, policy/ (a model folder) and metrics.jsonl (the learning curve)."""
     from rlaif.engines.loading import context_length, load_causal_lm, load_tokenizer
     from rlaif.rl.ranks import Ranks
-    from rlaif.training.loop import fit_responses, heldout_prompts
+    from rlaif.training.loop import fit_responses, heldout_prompts, learned
     from rlaif.training.rewards import grade, open_rewards
 
     source = stage.input("policy")
@@ -52,11 +51,8 @@ def run(stage: Stage[Rejection]) -> None:
         )
     held = heldout_prompts(stage, [row["prompt_id"] for row in rows], stage.options.heldout)
     train_once(stage, "policy", lambda: fit_responses(stage, model, tokenizer, rows, held))
-    losses = [row["loss"] for row in JsonlLog(stage.dir / "metrics.jsonl", "step").rows() if "loss" in row]
     stage.metrics = {
-        "steps": len(losses),
-        "loss_start": losses[0],
-        "loss_end": losses[-1],
+        **learned(stage),
         "reward_all": mean(list(rewards.values())),
         "reward_kept": mean([rewards[r.id] for r in kept]),
     }

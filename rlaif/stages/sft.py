@@ -15,7 +15,6 @@ from rlaif.prompting.turns import turn_of
 from rlaif.records import Revision
 from rlaif.rl.checkpoints import train_once
 from rlaif.runs.folder import Stage
-from rlaif.runs.rows import JsonlLog
 
 SHARED = True  # several processes can do it together
 SHARDED = True  # and each can hold a share of the model
@@ -24,7 +23,7 @@ SHARDED = True  # and each can hold a share of the model
 def run(stage: Stage[Sft]) -> None:
     """Write policy/ (a model folder) and metrics.jsonl (the learning curve)."""
     from rlaif.engines.loading import load_causal_lm, load_tokenizer
-    from rlaif.training.loop import fit_responses, heldout_prompts
+    from rlaif.training.loop import fit_responses, heldout_prompts, learned
 
     source = stage.input("policy")
     tokenizer = load_tokenizer(source, stage.config.policy.chat_template_kwargs)
@@ -32,17 +31,7 @@ def run(stage: Stage[Sft]) -> None:
     rows = _rows(stage, tokenizer, model)
     held = heldout_prompts(stage, [row["prompt_id"] for row in rows], stage.options.heldout)
     train_once(stage, "policy", lambda: fit_responses(stage, model, tokenizer, rows, held))
-    curve = JsonlLog(stage.dir / "metrics.jsonl", "step").rows()
-    losses = [row["loss"] for row in curve if "loss" in row]
-    heldout = [row["heldout_loss"] for row in curve if "heldout_loss" in row]
-    stage.metrics = {
-        "steps": len(losses),
-        "loss_start": losses[0],
-        "loss_end": losses[-1],
-        "n_heldout": sum(row["prompt_id"] in held for row in rows),
-    }
-    if heldout:
-        stage.metrics |= {"heldout_loss_before": heldout[0], "heldout_loss_after": heldout[-1]}
+    stage.metrics = {**learned(stage), "n_heldout": sum(row["prompt_id"] in held for row in rows)}
 
 
 def _rows(stage: Stage[Sft], tokenizer: Any, model: Any) -> list[dict[str, Any]]:

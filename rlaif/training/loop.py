@@ -188,23 +188,46 @@ def fit_responses(
 
     Rows of `held` prompts measure and do not train.
     """
+    parts = ([row for row in rows if (row["prompt_id"] in held) == part] for part in (False, True))
+    train, heldout = ([with_labels(row) for row in part] for part in parts)
+    _stop_at(model, tokenizer, end_of_turn(tokenizer))
+    fit_rows(stage, model, tokenizer, train, heldout, stage.input("policy"))
+
+
+def fit_rows(
+    stage: Stage,
+    model: Any,
+    tokenizer: Any,
+    train: list[dict[str, list[int]]],
+    heldout: list[dict[str, list[int]]],
+    like: Path | None,
+    settings: dict[str, Any] | None = None,
+) -> None:
+    """Train on rows of `input_ids` and `labels` → policy/, in the dtype of the weights `like`.
+
+    `settings` are further ones of trl's.
+    """
     from datasets import Dataset
     from trl.trainer.sft_config import SFTConfig
 
-    parts = ([row for row in rows if (row["prompt_id"] in held) == part] for part in (False, True))
-    train, heldout = (Dataset.from_list([with_labels(row) for row in part]) for part in parts)
-    _stop_at(model, tokenizer, end_of_turn(tokenizer))
     prepared = {"skip_prepare_dataset": True}  # rows are tokens already: the chat template is applied once
     trainer = ResponseTrainer(
         disable_dropout(model),
-        arguments(SFTConfig, stage, model, len(heldout), dataset_kwargs=prepared),
-        train_dataset=train,
-        eval_dataset=heldout if len(heldout) else None,
+        arguments(SFTConfig, stage, model, len(heldout), dataset_kwargs=prepared, **settings or {}),
+        train_dataset=Dataset.from_list(train),
+        eval_dataset=Dataset.from_list(heldout) if heldout else None,
         processing_class=tokenizer,
     )
     fit(stage, trainer)
-    source = stage.input("policy")
-    publish(stage, "policy", lambda folder: write_model(model, tokenizer, folder, source))
+    publish(stage, "policy", lambda folder: write_model(model, tokenizer, folder, like))
+
+
+def learned(stage: Stage) -> dict[str, Any]:
+    """The curve's figures: steps, losses at both ends, and the held-out loss before and after."""
+    curve = JsonlLog(stage.dir / "metrics.jsonl", "step").rows()
+    losses, heldout = ([row[key] for row in curve if key in row] for key in ("loss", "heldout_loss"))
+    found = {"steps": len(losses), "loss_start": losses[0], "loss_end": losses[-1]}
+    return found | ({"heldout_loss_before": heldout[0], "heldout_loss_after": heldout[-1]} if heldout else {})
 
 
 def with_labels(row: dict[str, Any]) -> dict[str, list[int]]:

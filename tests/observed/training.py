@@ -32,6 +32,7 @@ from tests.tiny_models import hand_made_run, prompts_of, response, revision
 SOURCE = {"source": "tests.test_arms:likes_good"}
 SMALL = {
     **{name: {"batch_size": 4} for name in ("sft", "reward", "dpo")},
+    "pretrain": {"batch_size": 4, "block_size": 8},
     "rejection": {"batch_size": 4, "rewards": [SOURCE]},
     "best_of_n": {"n": 2, "prompts": 1, "max_tokens": 3, "rewards": [SOURCE]},
     **{
@@ -40,6 +41,8 @@ SMALL = {
     },
 }
 LONG = "good good " + "now " * 20  # longer than other responses, and what the reward likes best
+TEXT = "the weather today is good and warm " * 40
+SIZES = {"layers": 1, "width": 8, "inner": 8, "heads": 1}
 MODELS: dict[str, Path] = {}  # "policy" and "other", made once by the test
 
 
@@ -60,11 +63,14 @@ class Training:
             "stage": name,
             **SMALL[name],
             **dict(also.split("=") for also in row.also),
-            key: self.value,
+            **nested(key, self.value),
         }
+        if name == "pretrain":
+            (folder / "text.txt").write_text(TEXT)
+            options["text"] = str(folder / options.get("text", "text.txt"))
         if name == "reward" and key == "model":
             options["model"] = str(MODELS["other"])
-        if name in ("rloo", "grpo", "best_of_n"):
+        if name in ("rloo", "grpo", "best_of_n", "pretrain"):
             self.stage = run_of(folder / "run", MODELS["policy"], options).stages[0]
         else:
             self.stage = hand_made_run(folder / "run", MODELS["policy"], options)
@@ -119,6 +125,12 @@ class Training:
         whole, without = (soft_preference_loss(*pairs, **{**terms, name: term}) for term in (self.value, 0.0))
         assert not torch.isclose(whole, without, rtol=1e-6, atol=1e-9)
         return abs(float(loss - whole)) < 1e-6
+
+
+def nested(key: str, value: Any) -> dict[str, Any]:
+    """An option as a config writes it: a size of `pretrain.architecture` among the others."""
+    part, _, size = key.partition(".")
+    return {part: SIZES | {size: value}} if size else {part: value}
 
 
 def _raise(error: Exception) -> None:
@@ -200,6 +212,11 @@ def grouped(name: str) -> dict[str, Row]:
     }
 
 
+def size(name: str) -> Any:
+    """What the model that is to be trained says of its sizes."""
+    return lambda t: getattr(t.made.model.config, name)
+
+
 def best(key: str) -> Any:
     return lambda t: {row.sampling[key] for row in t.stage.rows("responses", _response())}
 
@@ -217,11 +234,19 @@ def per_prompt(t: Training) -> set[int]:
 TRAINED: dict[str, Row] = {
     **shared("sft"),
     **shared("rejection"),
+    **{key: row for key, row in shared("pretrain").items() if key != "pretrain.max_length"},
     **on_preferences("reward"),
     **on_preferences("dpo"),
     **grouped("rloo"),
     **grouped("grpo"),
     "sft.train_on": Row("last", lambda t: len(t.rows), 12),
+    "pretrain.text": Row("text.txt", lambda t: sum(len(row["input_ids"]) for row in t.rows) > 200, True),
+    "pretrain.block_size": Row(5, lambda t: max(len(row["input_ids"]) for row in t.rows), 5),
+    "pretrain.architecture.layers": Row(3, size("num_hidden_layers"), 3),
+    "pretrain.architecture.width": Row(12, size("hidden_size"), 12),
+    "pretrain.architecture.inner": Row(20, size("intermediate_size"), 20),
+    "pretrain.architecture.heads": Row(2, size("num_attention_heads"), 2),
+    "pretrain.architecture.context": Row(48, size("max_position_embeddings"), 48),
     "reward.model": Row(
         "other",
         lambda t: torch.equal(
