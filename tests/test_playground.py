@@ -197,3 +197,21 @@ def test_length_bias_prefers_the_longer_of_two_good_responses() -> None:
     responses = ["It is Paris.", "Thank you for asking. In France the capital is Paris. Have a nice day!"]
     assert annotate(FRANCE, responses, PRINCIPLES, noise=0.0) == [0, 0]
     assert annotate(FRANCE, responses, PRINCIPLES, noise=0.0, length_bias=1.0) == [1, 0]
+
+
+def test_the_corpus_is_written_by_its_seed_and_holds_no_turns(tmp_path):
+    import json
+
+    from rlaif.playground.texts import write_texts
+
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        write_texts(tmp_path / name, 40, 30, seed)
+    a, b, c = ((tmp_path / name / "text.jsonl").read_bytes() for name in "abc")
+    assert a == b != c
+    texts = [json.loads(line)["text"] for line in a.splitlines()]
+    assert len(texts) == 40
+    assert not any("<|" in text for text in texts)
+    assert 5 < sum(text.startswith("Question: ") for text in texts) < 40
+    rows = [json.loads(line) for line in (tmp_path / "a" / "demonstrations.jsonl").read_text().splitlines()]
+    assert len(rows) == 30
+    assert all(row["messages"][-1]["role"] == "assistant" and row["group"] for row in rows)

@@ -35,3 +35,16 @@ def playground_sample(
 
     for line in show_samples(count, seed):
         print(line)
+
+
+@playground_app.command("text")
+def playground_text(
+    out: Annotated[Path, typer.Argument(help="Folder for text.jsonl and demonstrations.jsonl.")],
+    texts: Annotated[int, typer.Option(min=1, help="Texts to pretrain on.")] = 40000,
+    demonstrations: Annotated[int, typer.Option(min=1, help="Questions with a response.")] = 12000,
+    seed: Annotated[int, typer.Option(help="Everything follows from it.")] = 0,
+) -> None:
+    """Write the playground's corpus, from which configs/pretrain.yaml makes a policy of random weights."""
+    from rlaif.playground.texts import write_texts
+
+    emit(write_texts(out, texts, demonstrations, seed))

@@ -13,7 +13,7 @@ from rlaif.options.rewarded import Watched
 class Ptx(Options):
     """Text the policy must not forget (InstructGPT's pre-training mix)."""
 
-    file: str = Field(description=".txt, or .jsonl whose rows have a text", json_schema_extra=FILE)
+    file: str = Field(description="text as pretrain.text takes it", json_schema_extra=FILE)
     coef: float = Field(default=27.8, gt=0, description="γ, the weight of its loss beside the policy's")
     batch_size: int = Field(default=8, ge=1, description="blocks an optimiser step")
     block: int = Field(default=256, ge=2, description="tokens in a block")

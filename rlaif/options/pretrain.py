@@ -13,7 +13,7 @@ from rlaif.options.plan import Asked, Plan
 class ArchitectureOptions(Options):
     """Sizes of a Llama with tied embeddings; its vocabulary is the tokenizer's."""
 
-    layers: int = Field(ge=1)
+    layers: int = Field(ge=1, description="transformer layers")
     width: int = Field(ge=2, description="of the hidden states")
     inner: int = Field(ge=1, description="width inside a layer's feed-forward block")
     heads: int = Field(ge=1, description="attention heads, which share the width evenly")
@@ -43,8 +43,8 @@ class PretrainOptions(StageOptions):
         "omitted = go on from the policy",
     )
     block_size: int = Field(default=256, ge=2, description="tokens in a block of packed text")
-    epochs: float = Field(default=1.0, gt=0)
-    learning_rate: float = Field(default=3e-4, gt=0)
+    epochs: float = Field(default=1.0, gt=0, description="passes over the blocks; a fraction is allowed")
+    learning_rate: float = Field(default=3e-4, gt=0, description="highest learning rate")
     batch_size: int = Field(default=32, ge=1, description="blocks an optimiser step")
     micro_batch: int | None = Field(
         default=None,
@@ -59,7 +59,9 @@ class PretrainOptions(StageOptions):
     @model_validator(mode="after")
     def _fits(self) -> PretrainOptions:
         if self.architecture and self.block_size > self.architecture.context:
-            raise ValueError(f"block_size {self.block_size} is more than a context of {self.architecture.context}")
+            raise ValueError(
+                f"block_size {self.block_size} is more than a context of {self.architecture.context}"
+            )
         return self
 
     @property
