@@ -12,6 +12,7 @@ from rlaif.report.summary import summarise
 from rlaif.runs.storage import read_json, write_json
 from tests.fake_run import fake_run
 
+REQUIRED = {"pretrain": {"text": "text.txt"}}  # options without a default
 FIGURES = {"steps": 17, "loss_end": 0.0625}
 
 
@@ -36,7 +37,7 @@ def test_no_stage_is_shared_out_that_all_processes_cannot_do():
 def test_show_prints_the_figures_of_every_stage(name, tmp_path, capsys):
     path = fake_run(tmp_path / "run", prompts=4, until=0)
     config = read_json(path / "config.json")
-    write_json(path / "config.json", {**config, "stages": [{"stage": name}]})
+    write_json(path / "config.json", {**config, "stages": [{"stage": name, **REQUIRED.get(name, {})}]})
     summary = {"name": name, "number": 1, "round": 1, "status": "done", "seconds": 1.0, "metrics": FIGURES}
     (path / f"01_{name}").mkdir(exist_ok=True)
     write_json(path / f"01_{name}" / "stage.json", summary)
