@@ -23,7 +23,7 @@ from measuring import interleaved, llama, machine, paired_ratio
 from torch import Tensor
 from transformers import LlamaForCausalLM, LlamaForSequenceClassification
 
-from rlaif.options import Ppo
+from rlaif.options import PpoOptions
 from rlaif.rl import cpu, heads
 from rlaif.rl import llama as decoder
 from rlaif.rl.episodes import PromptTokens
@@ -72,7 +72,7 @@ def trainer(options: argparse.Namespace) -> PPO:
     reference.load_state_dict(policy.state_dict())
     config.num_labels = 1
     value = LlamaForSequenceClassification(config).eval()
-    settings = Ppo(
+    settings = PpoOptions(
         stage="ppo",
         batch_size=options.batch,
         max_tokens=options.response,

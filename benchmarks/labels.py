@@ -28,7 +28,7 @@ from transformers import AutoModelForCausalLM
 
 from rlaif.config import ModelConfig
 from rlaif.engines.shared import exact_limit, score_shared
-from rlaif.engines.transformers import Question, batches
+from rlaif.engines.transformers import TokenizedQuestion, batches
 
 PRINCIPLES, SUFFIX, VERDICT_TOKENS = 16, 32, 8
 BATCH_TOKENS: int = ModelConfig.model_fields["batch_tokens"].default
@@ -73,7 +73,8 @@ def answers(table: Tensor) -> Tensor:
 def shared(task: Task) -> Tensor:
     """As the engine does it: questions in batches of a bounded number of tokens."""
     questions: list[Any] = [
-        Question(i, NOTHING, p, s) for i, (p, s) in enumerate(zip(task.prefixes, task.suffixes, strict=True))
+        TokenizedQuestion(i, NOTHING, p, s)
+        for i, (p, s) in enumerate(zip(task.prefixes, task.suffixes, strict=True))
     ]
     found: list[Any] = [None] * len(questions)
     for batch in batches(questions, lambda q: q.tokens, BATCH_TOKENS):

@@ -114,14 +114,14 @@ def figures(run: Run) -> dict[str, Any]:
     gold, proxy = smooth(rows, "gold")[WINDOW - 1 :], smooth(rows, "score")[WINDOW - 1 :]
     peak = max(range(len(gold)), key=gold.__getitem__)
     rang = {alarm["kind"]: row["update"] for row in rows for alarm in row.get("alarms", ())}
-    rung = rang.get("over-optimisation")
+    raised = rang.get("over-optimisation")
     at = rows[peak + WINDOW - 1]["update"]
     return {
         "gold": [gold[0], gold[peak], gold[-1]],
         "proxy": [proxy[0], proxy[peak], proxy[-1]],
         "peak": at,
-        "alarm": rung,
-        "updates_from_peak": None if rung is None else rung - at,
+        "alarm": raised,
+        "updates_from_peak": None if raised is None else raised - at,
         "alarms": rang,
         "reward_accuracy": run.stages[-2].summary["metrics"]["heldout_accuracy"],
         "curve": [{k: row[k] for k in ("update", "gold", "score", "exact_kl")} for row in rows],

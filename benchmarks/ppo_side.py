@@ -117,7 +117,7 @@ def answer(figures: dict[str, Any]) -> None:
 
 def ours(options: dict[str, Any]) -> None:
     """rlaif's PPO; the plain `ModelReward` and models in the precision the stage would give them."""
-    from rlaif.options import Ppo
+    from rlaif.options import PpoOptions
     from rlaif.rl.episodes import PromptTokens
     from rlaif.rl.ppo import PPO
     from rlaif.rl.reward import ModelReward
@@ -125,7 +125,7 @@ def ours(options: dict[str, Any]) -> None:
     models, meter, bf16 = build(options), Meter(), options["dtype"] == "bfloat16"
     reference = models["reference"].requires_grad_(False)
     judge = models["reward"].to(torch.bfloat16 if bf16 else torch.float32).requires_grad_(False)
-    stage = Ppo(
+    stage = PpoOptions(
         stage="ppo",
         batch_size=options["batch"],
         max_tokens=options["response"],

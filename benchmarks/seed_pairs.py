@@ -21,7 +21,7 @@ from typing import Any
 
 from rlaif.config import Config, ModelConfig
 from rlaif.report.arms import Arm, arms_of
-from rlaif.report.compare import Pair
+from rlaif.report.compare import ArmComparison
 
 NOBODY = ModelConfig(engine="scripted", model="no_such_module:judge")  # gold alone is looked at
 Change = Callable[[Config], Config]
@@ -37,16 +37,16 @@ def arm(letter: str, sides: Sequence[Any], change: Change | None = None) -> Arm:
     """Runs as one arm, under a changed config where one is given."""
     if change is not None:
         for side in sides:
-            side.evidence.run.config = change(side.evidence.run.config)
+            side.reader.run.config = change(side.reader.run.config)
     return Arm(letter, tuple(replace(side, letter=f"{letter}{n}") for n, side in enumerate(sides, 1)))
 
 
 def different(runs: Sequence[Path], first: Sequence[Path], change: Change | None) -> dict[str, bool]:
     """Whether "all", and any principle, is called different between some runs and the others."""
-    sides = {a.first.evidence.path: a.first for a in arms_of(runs)}
+    sides = {a.first.reader.path: a.first for a in arms_of(runs)}
     a = arm("A", [sides[path] for path in first])
     b = arm("B", [sides[path] for path in runs if path not in first], change)
-    found = Pair(a, b, a.first.evidence.run.constitution, NOBODY, None).data["gold"]["delta"]
+    found = ArmComparison(a, b, a.first.reader.run.constitution, NOBODY, None).data["gold"]["delta"]
     return {
         "all": found["all"]["different"],
         "any principle": any(d["different"] for n, d in found.items() if n != "all"),

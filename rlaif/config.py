@@ -17,8 +17,16 @@ from pydantic import Field, model_validator
 
 from rlaif.errors import UserError, nearest
 from rlaif.extends import stages_named, whole
-from rlaif.options import STAGES, AnyStage, JudgeCard, Options, Pair, Sample, StageOptions
-from rlaif.options.base import FILE, NO_EFFECT, Budget, Price
+from rlaif.options import (
+    STAGES,
+    AnyStage,
+    JudgeCardOptions,
+    Options,
+    PairOptions,
+    SampleOptions,
+    StageOptions,
+)
+from rlaif.options.base import FILE, NO_EFFECT, BudgetOptions, PriceOptions
 from rlaif.options.engines import ENGINES, EngineKind, EngineName
 from rlaif.yamlfile import Lines, parse_scalar, validate_yaml
 
@@ -158,7 +166,7 @@ class Config(Options):
     templates: str = Field(default="default", description="a folder of prompts/templates")
     policy: ModelConfig
     feedback: ModelConfig
-    judge_card: JudgeCard | None = Field(
+    judge_card: JudgeCardOptions | None = Field(
         default=None,
         description="thresholds without which label refuses the feedback model; omitted = no gate",
         json_schema_extra=NO_EFFECT,
@@ -170,12 +178,12 @@ class Config(Options):
         description="keep the feedback model's answers in runs/<name>/cache.sqlite",
         json_schema_extra=NO_EFFECT,
     )
-    prices: dict[str, Price] = Field(
+    prices: dict[str, PriceOptions] = Field(
         default_factory=dict,
         description="what models cost, by the name that policy.model or feedback.model gives",
         json_schema_extra=NO_EFFECT,
     )
-    budget: Budget | None = Field(
+    budget: BudgetOptions | None = Field(
         default=None, description="caps at which the run stops", json_schema_extra=NO_EFFECT
     )
     stages: tuple[AnyStage, ...] = Field(min_length=1)
@@ -276,8 +284,8 @@ def check_order(config: Config, path: Path, lines: Lines) -> None:
                     f"add it to the stages of {path}",
                 )
         have.update(options.makes)
-        k = options.k if isinstance(options, Sample) else k
-        if isinstance(options, Pair) and options.samples_alone and k == 1:
+        k = options.k if isinstance(options, SampleOptions) else k
+        if isinstance(options, PairOptions) and options.samples_alone and k == 1:
             raise UserError(
                 f"{lines.where(path, ('stages', index))}: nothing to pair: the sample stage before makes "
                 "1 response a prompt.",

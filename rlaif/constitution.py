@@ -159,8 +159,12 @@ def lint(path: Path, prompts: Sequence[Prompt] = ()) -> list[str]:
     for index, principle in enumerate(constitution.principles):
         line = lines.at(("principles", index, "id"))
         earlier = constitution.principles[:index]
-        for doubt in [*_doubts(principle), *_alike(principle, earlier), *_unused_tags(principle, prompts)]:
-            found.append((line, f'"{principle.id}" {doubt}'))
+        for warning in [
+            *_warnings(principle),
+            *_alike(principle, earlier),
+            *_unused_tags(principle, prompts),
+        ]:
+            found.append((line, f'"{principle.id}" {warning}'))
     if not any(principle.weight for principle in constitution.principles):
         found.append((lines.at(("principles",)), "every weight is 0: nothing decides a comparison"))
     silent = sum(not constitution.applicable(prompt.tags) for prompt in prompts)
@@ -168,10 +172,10 @@ def lint(path: Path, prompts: Sequence[Prompt] = ()) -> list[str]:
         found.append(
             (lines.at(("principles",)), f"no principle applies to {silent} of {len(prompts)} prompts")
         )
-    return [f"{path}:{line}: {doubt}" for line, doubt in sorted(found)]
+    return [f"{path}:{line}: {warning}" for line, warning in sorted(found)]
 
 
-def _doubts(principle: Principle) -> Iterator[str]:
+def _warnings(principle: Principle) -> Iterator[str]:
     if principle.weight == 0:
         yield "has weight 0: it is judged, but decides nothing"
     if principle.applies_to == ():

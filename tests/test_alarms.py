@@ -5,11 +5,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from rlaif.options import Grpo, Ppo
+from rlaif.options import GrpoOptions, PpoOptions
 from rlaif.rl.alarms import Alarm, alarms, boilerplate, ends, refusals
 from rlaif.stages import ppo
 from rlaif.training import groups
-from rlaif.training.monitoring import note_doubts
+from rlaif.training.monitoring import note_warnings
 
 
 def history(updates=60, seed=0, batch=128, **changes):
@@ -47,19 +47,19 @@ def test_healthy_runs_are_silent():
 
 
 def test_a_plateau_is_not_a_fall():
-    rung = [first(history(120, seed, gold=lambda n: 0.8), "over-optimisation") for seed in range(20)]
-    assert sum(update is not None for update in rung) <= 2
+    raised = [first(history(120, seed, gold=lambda n: 0.8), "over-optimisation") for seed in range(20)]
+    assert sum(update is not None for update in raised) <= 2
 
 
 def test_over_optimisation_rings_within_ten_updates_of_the_peak():
-    rung = [
+    raised = [
         first(
             history(60, seed, gold=lambda n: 0.4 + 0.02 * min(n, 20) - 0.025 * max(0, n - 20)),
             "over-optimisation",
         )
         for seed in range(10)
     ]
-    assert all(update is not None and 20 < update <= 30 for update in rung)
+    assert all(update is not None and 20 < update <= 30 for update in raised)
 
 
 def test_a_score_that_falls_with_the_truth_is_another_thing():
@@ -109,17 +109,20 @@ def test_what_goes_wrong_is_named_with_what_to_try(kind, changes):
     at = first(rows, kind)
     assert at is not None
     assert {alarm.kind for alarm in alarms(rows[:at])} == {kind}
-    assert all(alarm.found and alarm.advice("ppo", Ppo.model_fields) for alarm in alarms(rows[:at]))
+    assert all(alarm.found and alarm.advice("ppo", PpoOptions.model_fields) for alarm in alarms(rows[:at]))
 
 
 def test_advice_names_the_options_that_the_stage_has_and_no_others():
     alarm = Alarm("kl", "too far", ("raise {kl_coef}", "set {kl_target}", "stop earlier"))
-    assert alarm.advice("ppo", Ppo.model_fields) == "raise ppo.kl_coef, set ppo.kl_target, or stop earlier"
-    assert alarm.advice("grpo", Grpo.model_fields) == "raise grpo.kl_coef, or stop earlier"
+    assert (
+        alarm.advice("ppo", PpoOptions.model_fields)
+        == "raise ppo.kl_coef, set ppo.kl_target, or stop earlier"
+    )
+    assert alarm.advice("grpo", GrpoOptions.model_fields) == "raise grpo.kl_coef, or stop earlier"
     assert Alarm("kl", "too far", ("raise {kl_coef}",)).advice("x", ["kl_coef"]) == "raise x.kl_coef"
 
 
-@pytest.mark.parametrize("options", [Ppo, Grpo])
+@pytest.mark.parametrize("options", [PpoOptions, GrpoOptions])
 def test_every_alarm_has_something_to_try_in_every_stage(options):
     rows = history(
         exact_kl=lambda n: 2 * n,
@@ -205,6 +208,6 @@ def test_a_summary_of_three_updates_starts_with_the_first_and_ends_with_the_last
 )
 def test_a_training_that_could_do_little_says_so(options: dict, metrics: dict, said: str):
     made = {"updates": 30, "kl": 0.5, "unread": {}, "alarms": []} | metrics
-    stage = SimpleNamespace(options=Ppo(stage="ppo", **options), metrics=made, notes=[])
-    note_doubts(stage)
+    stage = SimpleNamespace(options=PpoOptions(stage="ppo", **options), metrics=made, notes=[])
+    note_warnings(stage)
     assert [said in note for note in stage.notes] == ([True] if said else [])

@@ -10,7 +10,7 @@ import pytest
 from rlaif.config import Config
 from rlaif.constitution import Constitution
 from rlaif.errors import UserError
-from rlaif.options.rewarded import RewardSource
+from rlaif.options.rewarded import RewardSourceOptions
 from rlaif.records import Evaluation, Grade, Prompt, Response
 from rlaif.runs.folder import Run, read_json, write_json
 from rlaif.runs.rows import RowFile
@@ -90,7 +90,7 @@ def test_totals_by_hand():
         Grade(prompt_id="p", response_id=i, scores={"x": x, "y": y})
         for i, x, y in (("a", 1.0, 5.0), ("b", 3.0, 7.0))
     ]
-    sources = [RewardSource(source="x"), RewardSource(source="y", weight=0.5, scale=False)]
+    sources = [RewardSourceOptions(source="x"), RewardSourceOptions(source="y", weight=0.5, scale=False)]
     assert totals(grades, sources) == {"a": -1 + 2.5, "b": 1 + 3.5}
 
 
@@ -259,7 +259,7 @@ def test_held_out_wordings_are_evaluated_apart(tmp_path, policy):
     from rlaif.preflight.estimate import estimate
     from rlaif.prompting.templates import Templates
     from rlaif.report.report import details, policies
-    from rlaif.report.run_reader import Evidence
+    from rlaif.report.run_reader import RunReader
 
     stages = (
         {"stage": "best_of_n", "n": 2, "rewards": [source()], "max_tokens": 6},
@@ -293,12 +293,12 @@ def test_held_out_wordings_are_evaluated_apart(tmp_path, policy):
             assert {row.prompt_id for row in own} == {p.id for p in part}
             assert shown["n"] == len(part)
             assert shown["gold"]["all"] == pytest.approx(sum(row.gold["all"] for row in own) / len(own))
-    evidence = Evidence(run.path)
-    assert set(evidence.evaluations["base"]) == {p.id for p in heldout}
-    assert [row["wordings"][0] for row in policies(evidence)] == [
+    reader = RunReader(run.path)
+    assert set(reader.evaluations["base"]) == {p.id for p in heldout}
+    assert [row["wordings"][0] for row in policies(reader)] == [
         figures["wordings"]["gold"]["all"] for figures in run.stages[1].metrics["policies"].values()
     ]
-    assert any(f"On {len(wordings)} held-out wordings" in line for line in details(evidence))
+    assert any(f"On {len(wordings)} held-out wordings" in line for line in details(reader))
     every = list(RowFile(run.path / "prompts.jsonl", Prompt))
     plan = estimate(run.config, run.constitution, every, Templates.load("brief"))
     assert plan["prompts"] == {split: len(run.prompts(split)) for split in ("train", "heldout", "wordings")}

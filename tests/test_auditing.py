@@ -14,7 +14,7 @@ from rlaif.audit.attacks import ATTACKS, CONSTANT, scene, turns_of
 from rlaif.audit.audit import Audit
 from rlaif.audit.card import failures, tokenizer_of
 from rlaif.audit.cases import from_examples, pair, with_truth
-from rlaif.audit.page import doubts, in_words, write_card
+from rlaif.audit.page import card_warnings, in_words, write_card
 from rlaif.cli import app
 from rlaif.config import Config
 from rlaif.constitution import Constitution, Principle
@@ -22,7 +22,7 @@ from rlaif.engines import Scripted
 from rlaif.errors import UserError
 from rlaif.feedback.gold import load_gold
 from rlaif.feedback.judge import Judge
-from rlaif.options import JudgeCard
+from rlaif.options import JudgeCardOptions
 from rlaif.prompting.templates import Templates, user
 from rlaif.records import Message, Prompt
 from rlaif.runs.folder import Run, read_json
@@ -137,7 +137,7 @@ def test_a_calibration_error_that_chance_explains_fails_no_judge(ci, fails):
         "readability": {"invalid_rate": 0.0, "mass": 1.0},
         "injection": {"families": {}},
     }
-    assert bool(failures(card, JudgeCard(ece=0.1))) == fails
+    assert bool(failures(card, JudgeCardOptions(ece=0.1))) == fails
 
 
 def test_flips_go_to_the_slot_they_go_to():
@@ -283,16 +283,16 @@ def test_the_card_of_a_judge_that_takes_what_stands_first():
     assert card["order"]["to_first"]["value"] == 1.0
     assert card["accuracy"]["value"] == 0.0
     assert card["readability"]["mass"] == pytest.approx(0.4)
-    failed = failures(card, JudgeCard())
+    failed = failures(card, JudgeCardOptions())
     card["injection"]["families"]["the user's turn"]["turned"]["value"] = 0.5
-    assert any("user's turn" in line for line in failures(card, JudgeCard(instructed=0.4)))
-    assert not any("user's turn" in line for line in failures(card, JudgeCard(instructed=0.6)))
+    assert any("user's turn" in line for line in failures(card, JudgeCardOptions(instructed=0.4)))
+    assert not any("user's turn" in line for line in failures(card, JudgeCardOptions(instructed=0.6)))
     assert [line.split(":")[0] for line in failed] == [
         "accuracy",
         "verdicts that flip with the order",
         "probability on the answers",
     ]
-    assert any("change places" in line for line in doubts(card))
+    assert any("change places" in line for line in card_warnings(card))
 
 
 def test_a_refusing_judge_is_counted():
@@ -333,7 +333,7 @@ def test_attacks_in_the_users_turn_stand_there_and_may_be_limited():
 def test_a_card_about_nothing_says_so(tmp_path: Path):
     card = Audit(Judge(scripts.feedback(), Templates.load("brief")), RULES, [], 0, 8, GOLD).card()
     assert "No truth is known" in in_words(card)[0]
-    assert failures(card, JudgeCard()) == []
+    assert failures(card, JudgeCardOptions()) == []
     assert "Judge card" in write_card(tmp_path / "c.html", {**card, "gold": None, "left_out": {}}).read_text()
 
 

@@ -13,7 +13,7 @@ from rlaif.config import load_config
 from rlaif.engines import GenerateRequest, ScoreRequest, Scripted, open_engine
 from rlaif.engines.metered import MeteredEngine
 from rlaif.errors import UserError
-from rlaif.options.base import Price
+from rlaif.options.base import PriceOptions
 from rlaif.records import Comparison, Label, Message, Prompt, Response
 from rlaif.report.summary import summarise
 from rlaif.runs.folder import Run, is_heldout, read_json
@@ -50,11 +50,11 @@ def lines(folder: Path) -> dict[str, set[str]]:
 
 
 def test_money_by_hand():
-    price = Price(prompt=2.0, cached=0.5, completion=10.0)
+    price = PriceOptions(prompt=2.0, cached=0.5, completion=10.0)
     used = {"prompt_tokens": 1_000_000, "shared_tokens": 400_000, "tokens": 50_000}
     # 0.6 · 2 + 0.4 · 0.5 + 0.05 · 10.
     assert money(used, price) == pytest.approx(1.9)
-    assert money(used, Price(prompt=2.0)) == pytest.approx(2.0)
+    assert money(used, PriceOptions(prompt=2.0)) == pytest.approx(2.0)
     assert money(used, None) == 0.0
 
 

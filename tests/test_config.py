@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from rlaif.config import ASSETS, PACKAGE, Config, find, load_config
 from rlaif.errors import UserError, nearest
-from rlaif.options import STAGES, Reward
+from rlaif.options import STAGES, RewardOptions
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
 BASE = """name: x
@@ -238,7 +238,7 @@ def test_one_response_a_prompt_is_enough_where_other_pairs_are_made(tmp_path):
 @pytest.mark.parametrize("name", ["..", ".", "a/b", "../up", ""])
 def test_a_held_out_set_is_named_by_a_word(name):
     with pytest.raises(ValidationError, match="heldout_sets"):
-        Reward.model_validate({"stage": "reward", "heldout_sets": {name: "pairs.jsonl"}})
+        RewardOptions.model_validate({"stage": "reward", "heldout_sets": {name: "pairs.jsonl"}})
 
 
 @pytest.mark.parametrize(

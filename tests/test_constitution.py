@@ -341,10 +341,10 @@ def test_a_comment_behind_a_text_is_a_warning_and_elsewhere_it_is_a_comment(tmp_
         "critique: |  # so\n      Rule #1\n"
     )
     assert load(tmp_path, head + quoted).principles[0].critique == "Rule #1\n"
-    assert not [doubt for doubt in lint(tmp_path / "c.yaml") if "a comment" in doubt]
+    assert not [warning for warning in lint(tmp_path / "c.yaml") if "a comment" in warning]
     assert load(tmp_path, head + "    text: Never be rude # of them\n").principles[0].text == "Never be rude"
-    (doubt,) = [doubt for doubt in lint(tmp_path / "c.yaml") if "a comment" in doubt]
-    assert 'c.yaml:4: "# of them" behind a text without quotes is a comment' in doubt
+    (warning,) = [warning for warning in lint(tmp_path / "c.yaml") if "a comment" in warning]
+    assert 'c.yaml:4: "# of them" behind a text without quotes is a comment' in warning
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from transformers import (
 from rlaif.engines import GenerateRequest
 from rlaif.engines.decoding import decode
 from rlaif.engines.shared import score_plain, score_shared
-from rlaif.options import Ppo
+from rlaif.options import PpoOptions
 from rlaif.rl.episodes import PromptTokens, join
 from rlaif.rl.forward import compare_responses, final_scores, response_logits
 from rlaif.rl.ppo import PPO
@@ -105,7 +105,7 @@ def updates(device, made=policy, trunk=False, pretraining=False, **options):
         made(device),
         SharedTrunk(actor) if trunk else model(LlamaForSequenceClassification, LLAMA, device),
         lambda episodes, sources: torch.tensor([float(len(set(r))) for r in episodes.responses()]),
-        Ppo.model_validate({"stage": "ppo", **given}),
+        PpoOptions.model_validate({"stage": "ppo", **given}),
         (EOS,),
         PAD,
         seed=1,

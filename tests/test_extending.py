@@ -71,8 +71,8 @@ def test_a_stage(copy, project):
     options = copy.file("options", "preferences.py")
     (options.parent / "kto.py").write_text(
         "from typing import Literal\n\nfrom pydantic import Field\n\n"
-        f"from {copy.module('options', 'preferences.py')} import OnPreferences\n\n\n"
-        'class Kto(OnPreferences):\n    """A toy."""\n\n    needs, makes = ("preferences",), ("policy",)\n'
+        f"from {copy.module('options', 'preferences.py')} import PreferenceOptions\n\n\n"
+        'class KtoOptions(PreferenceOptions):\n    """A toy."""\n\n    needs, makes = ("preferences",), ("policy",)\n'
         '    stage: Literal["kto"]\n    desirable: float = Field(default=1.0, gt=0)\n'
     )
     (copy.file("stages", "dpo.py").parent / "kto.py").write_text(
@@ -98,12 +98,17 @@ def test_a_reward_source(copy):
     copy.change(
         "options",
         "sources.py",
-        old="class Folder(SourceKind):",
-        new='class Length(SourceKind):\n    name, opens = "length", "'
+        old="class FolderSource(SourceKind):",
+        new='class LengthSource(SourceKind):\n    name, opens = "length", "'
         + copy.module("rewards.py")
-        + ':length_score"\n\n\nclass Folder(SourceKind):',
+        + ':length_score"\n\n\nclass FolderSource(SourceKind):',
     )
-    copy.change("options", "sources.py", old="Function, Folder)", new="Function, Length, Folder)")
+    copy.change(
+        "options",
+        "sources.py",
+        old="FunctionSource, FolderSource)",
+        new="FunctionSource, LengthSource, FolderSource)",
+    )
     copy.add(
         "rewards.py",
         text="def length_score(stage, option, tokenizer, judge):\n"
@@ -112,8 +117,8 @@ def test_a_reward_source(copy):
         "tokenizer)\n",
     )
     said = copy.python(
-        f"from {copy.module('options', 'ppo.py')} import Ppo; from {copy.module('plugin.py')} import own\n"
-        "ppo = Ppo.model_validate({'stage': 'ppo', 'rewards': [{'source': 'length'}]}); option = "
+        f"from {copy.module('options', 'ppo.py')} import PpoOptions; from {copy.module('plugin.py')} import own\n"
+        "ppo = PpoOptions.model_validate({'stage': 'ppo', 'rewards': [{'source': 'length'}]}); option = "
         "ppo.rewards[0]\n"
         "print(ppo.wants, own(option.kind.opens)(None, option, None, None).ask([None], ['four']))"
     )
@@ -125,7 +130,7 @@ def test_an_import_format(copy, tmp_path):
         "human",
         "formats.py",
         text="def read_toy(path):\n    for row in json_lines(path):\n"
-        '        yield Pair((("user", row["q"]),), row["good"], row["bad"], "a", Annotator(kind="human", '
+        '        yield ImportedPair((("user", row["q"]),), row["good"], row["bad"], "a", Annotator(kind="human", '
         'id="toy"))\n\n\n'
         'READERS["toy"] = read_toy\n',
     )

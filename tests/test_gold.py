@@ -15,8 +15,8 @@ from rlaif.records import Evaluation, Prompt, Response
 from rlaif.report import measures
 from rlaif.report.compare import compare
 from rlaif.report.report import details, write_report
-from rlaif.report.run_reader import Evidence
-from rlaif.report.warnings import doubts
+from rlaif.report.run_reader import RunReader
+from rlaif.report.warnings import run_warnings
 from rlaif.report.win_rates import gold_win_rate
 from rlaif.stages.evaluate import rates
 from tests import scripts
@@ -208,19 +208,19 @@ def without_gold(run, name: str) -> None:
 
 def test_report_and_compare_say_which_rules_have_no_gold(tmp_path):
     runs = [fake_run(tmp_path / name) for name in "ab"]
-    assert not any("No gold" in line for line in doubts(Evidence(runs[0])))
+    assert not any("No gold" in line for line in run_warnings(RunReader(runs[0])))
     assert not any("No gold" in line for line in compare(runs)["notes"])
     for run in runs:
         without_gold(run, "no-sad")
-    evidence = Evidence(runs[0])
-    found = doubts(evidence)
+    reader = RunReader(runs[0])
+    found = run_warnings(reader)
     assert any("No gold for `no-sad`" in line for line in found)
     assert any("opinions of single responses could not be read" in line for line in found)
     data = compare(runs)
     assert any("No gold for `no-sad`" in line for line in data["notes"])
     assert "no-sad" not in data["gold"]["A"]
     assert "all" not in data["compliance"]["A"]
-    assert details(evidence)
+    assert details(reader)
     text = write_report(runs[0]).read_text()
     assert "No gold for `no-sad`" in text
     assert "opinions that could not be read" in text

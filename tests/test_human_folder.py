@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from rlaif import pipeline
 from rlaif.errors import UserError
 from rlaif.human.folder import RENAMED, read_folder
-from rlaif.human.formats import Pair, Unusable, hhh_pair
+from rlaif.human.formats import ImportedPair, Unusable, hhh_pair
 from rlaif.human.heldout import load_heldout
 from rlaif.human.importers import export_hh, import_file
 from rlaif.human.rankings import load_human_labels
@@ -266,7 +266,7 @@ def test_target_scores_that_are_equal_are_ties_and_those_that_are_none_are_dropp
     if expected is None:
         assert found == Unusable("target scores are not two numbers")
     else:
-        assert isinstance(found, Pair)
+        assert isinstance(found, ImportedPair)
         assert (found.first, found.verdict) == expected
 
 

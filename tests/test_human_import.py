@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlaif.errors import UserError
-from rlaif.human.formats import Pair, Unusable, hh_pair, hh_row, parse_dialogue
+from rlaif.human.formats import ImportedPair, Unusable, hh_pair, hh_row, parse_dialogue
 from rlaif.human.importers import FILES, export_hh, import_file, import_hh
 from rlaif.records import Comparison, Label, Prompt, Response
 from rlaif.runs.folder import read_json
@@ -130,7 +130,7 @@ def test_what_is_written_is_read_back(history, question, chosen, rejected):
     turns = (*zip(("user", "assistant") * 3, history, strict=False), ("user", question))
     back = hh_pair(hh_row(turns, chosen, rejected))
     if chosen.strip() and rejected.strip():
-        assert isinstance(back, Pair)
+        assert isinstance(back, ImportedPair)
         assert (back.messages, back.first, back.second) == (turns, chosen, rejected)
     else:
         assert isinstance(back, Unusable)
@@ -157,7 +157,7 @@ json_rows = (
 
 @given(json_rows)
 def test_no_row_whatever_it_holds_stops_the_import(row):
-    assert isinstance(hh_pair(row), Pair | Unusable)
+    assert isinstance(hh_pair(row), ImportedPair | Unusable)
 
 
 def test_same_input_same_bytes_and_again_into_the_same_folder(tmp_path):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from rlaif.constitution import Constitution
 from rlaif.errors import UserError
-from rlaif.feedback.judge import Question
+from rlaif.feedback.judge import JudgeQuestion
 from rlaif.human.rankings import labels_from_rankings, load_human_labels, simulate, simulate_labels
 from rlaif.records import Annotator, Comparison, Label, Prompt, Ranking, Response
 from rlaif.runs.rows import read_rows
@@ -202,7 +202,9 @@ def test_an_annotator_that_returns_no_ranking_is_refused(given):
 def test_simulated_labels_rank_all_answers_of_a_prompt_together():
     asked = prompt("one")
     texts = {"x": "aaa", "y": "a", "z": "aa"}
-    questions = [Question(pair(a, b, asked.id), asked, texts[a], texts[b], ()) for a, b in ("xy", "zx", "yz")]
+    questions = [
+        JudgeQuestion(pair(a, b, asked.id), asked, texts[a], texts[b], ()) for a, b in ("xy", "zx", "yz")
+    ]
     constitution = Constitution.model_validate({"name": "c", "principles": [{"id": "p", "text": "t"}]})
     labels = simulate_labels("tests.test_human_rankings:shortest_first", {}, questions, constitution, seed=0)
     assert [label.verdict for label in labels] == ["b", "a", "a"]

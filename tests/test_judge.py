@@ -10,7 +10,7 @@ from rlaif.config import ModelConfig
 from rlaif.constitution import Constitution, Principle
 from rlaif.engines import Generation, Scores, Scripted, open_engine
 from rlaif.errors import UserError
-from rlaif.feedback.judge import Judge, Question, slot_of
+from rlaif.feedback.judge import Judge, JudgeQuestion, slot_of
 from rlaif.feedback.preferences import (
     Tally,
     aggregate,
@@ -43,10 +43,12 @@ def label(p, principle="one", order="ab", who=AI, comparison="c1"):
     )
 
 
-def question(a: str, b: str) -> Question:
+def question(a: str, b: str) -> JudgeQuestion:
     prompt = Prompt(messages=(Message(role="user", content="Hello?"),))
     left, right = Response(prompt_id=prompt.id, text=a), Response(prompt_id=prompt.id, text=b)
-    return Question(Comparison(prompt_id=prompt.id, a=left.id, b=right.id), prompt, a, b, RULES.principles)
+    return JudgeQuestion(
+        Comparison(prompt_id=prompt.id, a=left.id, b=right.id), prompt, a, b, RULES.principles
+    )
 
 
 def ask(engine, questions, **options):
@@ -278,14 +280,14 @@ def test_an_edited_principle_is_asked_alone():
     assert all(len(suffixes) == 1 for _, suffixes in engine.asked[-1])
 
 
-def lineup(*texts: str) -> list[Question]:
+def lineup(*texts: str) -> list[JudgeQuestion]:
     """All pairs of some responses to one prompt; the last one is stored the other way round."""
     prompt = Prompt(messages=(Message(role="user", content="Hello?"),))
     made = [Response(prompt_id=prompt.id, text=text) for text in texts]
     pairs = [(a, b) for i, a in enumerate(made) for b in made[i + 1 :]]
     pairs[-1] = pairs[-1][::-1]
     return [
-        Question(
+        JudgeQuestion(
             Comparison(prompt_id=prompt.id, a=a.id, b=b.id), prompt, a.text, b.text, RULES.principles[:1]
         )
         for a, b in pairs

@@ -10,9 +10,9 @@ import pytest
 
 from rlaif import pipeline
 from rlaif.config import Config, ModelConfig
-from rlaif.options import STAGES, ArchitectureOptions, Human, JudgeCard, Lora, Ptx
-from rlaif.options.base import Budget, Price
-from rlaif.options.rewarded import RewardSource
+from rlaif.options import STAGES, ArchitectureOptions, HumanOptions, JudgeCardOptions, LoraOptions, PtxOptions
+from rlaif.options.base import BudgetOptions, PriceOptions
+from rlaif.options.rewarded import RewardSourceOptions
 from tests.observed import models, scripted, training
 from tests.observed.elsewhere import ELSEWHERE
 from tests.tiny_models import tiny_policy
@@ -21,12 +21,12 @@ PARTS = {
     "policy": None,
     "feedback": None,
     "stages": None,
-    "judge_card": JudgeCard,
-    "budget": Budget,
-    "prices": Price,
-    "human": Human,
-    "ptx": Ptx,
-    "lora": Lora,
+    "judge_card": JudgeCardOptions,
+    "budget": BudgetOptions,
+    "prices": PriceOptions,
+    "human": HumanOptions,
+    "ptx": PtxOptions,
+    "lora": LoraOptions,
     "architecture": ArchitectureOptions,
 }
 TABLES = (
@@ -57,7 +57,7 @@ OPTIONS = [
     "policy.model",
     "feedback.model",
     *(name for name in options_of(ModelConfig, "model.") if name != "model.model"),
-    *options_of(RewardSource, "rewards."),
+    *options_of(RewardSourceOptions, "rewards."),
     *(option for name, kind in STAGES.items() for option in options_of(kind, f"{name}.")),
 ]
 

@@ -9,7 +9,7 @@ import pytest
 from rlaif.constitution import Constitution
 from rlaif.playground import world
 from rlaif.playground.annotators import annotate, rank
-from rlaif.playground.grammar import Question, find_question, sample_question, sample_response
+from rlaif.playground.grammar import PlaygroundQuestion, find_question, sample_question, sample_response
 from rlaif.playground.wordings import KINDS, SEEN, UNSEEN
 from rlaif.records import Prompt
 from rlaif.runs.folder import is_heldout
@@ -17,9 +17,9 @@ from rlaif.runs.rows import RowFile
 
 ROOT = Path(__file__).parents[1]
 PRINCIPLES = [{"id": kind, "text": SEEN[kind][0].format(x="garden")} for kind in KINDS]
-FRANCE = Question("fact", "France", "What is the capital of France?").messages
-EGG = Question("safe", "boil an egg", "How do I boil an egg?").messages
-CAR = Question("risky", "steal a car", "How do I steal a car?").messages
+FRANCE = PlaygroundQuestion("fact", "France", "What is the capital of France?").messages
+EGG = PlaygroundQuestion("safe", "boil an egg", "How do I boil an egg?").messages
+CAR = PlaygroundQuestion("risky", "steal a car", "How do I steal a car?").messages
 
 
 def broken(messages: list[dict[str, str]], response: str) -> set[str]:

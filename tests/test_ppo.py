@@ -8,12 +8,12 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
 
-from rlaif.options import Ppo
+from rlaif.options import PpoOptions
 from rlaif.rl import cpu
 from rlaif.rl.episodes import PromptTokens
 from rlaif.rl.experience import episode_ends, estimate_advantages
 from rlaif.rl.forward import choose_attention
-from rlaif.rl.numerics import NotFinite
+from rlaif.rl.numerics import UpdateNotFinite
 from rlaif.rl.ppo import PPO
 from rlaif.rl.trunk import SharedTrunk
 
@@ -47,7 +47,7 @@ def options(**changes):
         "learning_rate": 1e-3,
         "warmup": 0,
     }
-    return Ppo.model_validate({**small, **changes})
+    return PpoOptions.model_validate({**small, **changes})
 
 
 def trainer(reward=wanted_share, **changes):
@@ -276,7 +276,7 @@ def test_adaptive_kl_rises_above_its_target():
 def test_a_reward_that_is_not_finite_stops_before_any_step():
     ppo = trainer(lambda episodes, _: torch.full((len(episodes),), float("nan")))
     before = weights(ppo.policy)
-    with pytest.raises(NotFinite, match="score is nan"):
+    with pytest.raises(UpdateNotFinite, match="score is nan"):
         ppo.update(1, prompts())
     assert torch.equal(weights(ppo.policy), before)
 
@@ -285,7 +285,7 @@ def test_a_gradient_that_is_not_finite_stops_before_any_step():
     ppo = trainer()
     next(ppo.policy.parameters()).register_hook(lambda gradient: gradient * float("inf"))
     before = weights(ppo.policy), weights(ppo.value)
-    with pytest.raises(NotFinite, match="grad_norm"):
+    with pytest.raises(UpdateNotFinite, match="grad_norm"):
         ppo.update(1, prompts())
     assert torch.equal(weights(ppo.policy), before[0])
     assert torch.equal(weights(ppo.value), before[1])

@@ -5,7 +5,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
 
-from rlaif.options import Ppo
+from rlaif.options import PpoOptions
 from rlaif.rl.episodes import PromptTokens
 from rlaif.rl.ppo import PPO
 from rlaif.rl.reward import zero_head
@@ -33,7 +33,7 @@ def test_the_kl_starts_at_nothing(autocast, minibatches):
     policy, reference = LlamaForCausalLM(config).eval(), LlamaForCausalLM(config).eval()
     reference.load_state_dict(policy.state_dict())
     value = zero_head(LlamaForSequenceClassification(config).eval())
-    options = Ppo(
+    options = PpoOptions(
         stage="ppo", batch_size=4, micro_batch=2, minibatches=minibatches, max_tokens=24, warmup=0, updates=3
     )
     ppo = PPO(

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from rlaif.errors import UserError
-from rlaif.options import Lora, Ppo
+from rlaif.options import LoraOptions, PpoOptions
 from rlaif.rl import lora
 from rlaif.rl import ppo as algorithm
 from rlaif.rl import ppo_checkpoint as checkpoint
@@ -69,7 +69,7 @@ def test_kl_in_the_loss_leaves_the_reward_alone_and_pulls_back():
 
 def test_k1_in_the_loss_is_refused():
     with pytest.raises(ValueError, match="zero on average"):
-        Ppo(stage="ppo", kl_in="loss")
+        PpoOptions(stage="ppo", kl_in="loss")
 
 
 def test_a_truncated_response_goes_on_with_its_value():
@@ -237,7 +237,7 @@ def test_logits_of_the_whole_batch_are_never_held(monkeypatch):
 def with_adapters(**changes):
     ppo = trainer(**changes)
     start = copy.deepcopy(ppo.policy)
-    lora.attach(ppo.value, Lora(rank=4), "", 1)
+    lora.attach(ppo.value, LoraOptions(rank=4), "", 1)
     wrapped = lora.attach(ppo.policy, ppo.options.lora, "base", 0)
     return PPO(ppo.policy, None, ppo.value, wanted_share, ppo.options, (EOS,), PAD, seed=1), wrapped, start
 
@@ -268,7 +268,7 @@ def test_an_adapter_is_saved_and_gone_on_with_and_one_of_another_model_refused(t
     ppo.update(1, prompts())
     lora.save_adapter(wrapped, tmp_path / "adapter", "base")
     ids = torch.tensor([[2, 3, 4]])
-    options = Lora(adapter=str(tmp_path / "adapter"))
+    options = LoraOptions(adapter=str(tmp_path / "adapter"))
     fresh = trainer().policy
     lora.attach(fresh, options, "base", 0)
     torch.testing.assert_close(fresh(input_ids=ids).logits, ppo.policy(input_ids=ids).logits)
@@ -282,7 +282,7 @@ def test_an_adapter_is_saved_and_gone_on_with_and_one_of_another_model_refused(t
     with pytest.raises(UserError, match="weights do not fit"):
         lora.attach(wider, options, "base", 0)
     with pytest.raises(UserError, match="not an adapter"):
-        lora.attach(trainer().policy, Lora(adapter=str(tmp_path)), "base", 0)
+        lora.attach(trainer().policy, LoraOptions(adapter=str(tmp_path)), "base", 0)
 
 
 def test_tokens_up_to_a_text_that_ends_a_turn_are_the_response():
@@ -370,7 +370,7 @@ def test_the_page_names_every_option_of_ours_and_of_trls():
     page = (Path(__file__).parent.parent / "docs" / "ppo.md").read_text(encoding="utf-8")
     missing = [
         name
-        for name in [*Ppo.model_fields, *TRL.split()]
+        for name in [*PpoOptions.model_fields, *TRL.split()]
         if f"`{name}" not in page and f"{name}`" not in page
     ]
     assert missing == ["stage"]

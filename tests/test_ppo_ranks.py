@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
 
-from rlaif.options import Ppo
+from rlaif.options import PpoOptions
 from rlaif.rl.episodes import PromptTokens
 from rlaif.rl.ppo import PPO
 from rlaif.rl.ranks import Ranks
@@ -43,7 +43,7 @@ def made(ranks: Ranks, **changes) -> PPO:
     torch.manual_seed(0)
     policy = LlamaForCausalLM(LlamaConfig(**SIZES, tie_word_embeddings=True)).eval()
     value = LlamaForSequenceClassification(LlamaConfig(**SIZES, num_labels=1)).eval()
-    options = Ppo.model_validate(
+    options = PpoOptions.model_validate(
         {
             "stage": "ppo",
             "batch_size": 14,

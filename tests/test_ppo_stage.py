@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from rlaif.config import Config
 from rlaif.constitution import Constitution
 from rlaif.errors import UserError
-from rlaif.options import Ppo
+from rlaif.options import PpoOptions
 from rlaif.records import Prompt
 from rlaif.runs.folder import Run, Stage
 from rlaif.runs.seeds import in_rounds
@@ -280,7 +280,7 @@ def test_a_kill_costs_no_more_updates_than_lie_between_checkpoints(
     monkeypatch.setattr(checkpoint, "save", lambda *args: (saved.append(args[2]), save(*args)))
     run_on_one_thread(stage_of(tmp_path / "run", policy, watch=0, checkpoint_every=every))
     assert saved == written
-    assert Ppo(stage="ppo").checkpoint_every == 1
+    assert PpoOptions(stage="ppo").checkpoint_every == 1
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from rlaif.errors import UserError
-from rlaif.options import Grpo, Rloo
+from rlaif.options import GrpoOptions, RlooOptions
 from rlaif.report.summary import summarise
 from rlaif.runs import processes
 
@@ -96,7 +96,7 @@ def test_the_first_processs_message_is_the_only_one(tmp_path, found):
     assert "ChildFailedError" in done.stderr
 
 
-@pytest.mark.parametrize("kind", [Rloo, Grpo])
+@pytest.mark.parametrize("kind", [RlooOptions, GrpoOptions])
 def test_a_step_that_cannot_be_shared_out_evenly_is_refused_before_anything_runs(monkeypatch, kind):
     name = kind.__name__.lower()
 

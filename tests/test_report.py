@@ -12,15 +12,15 @@ from rlaif.constitution import Constitution
 from rlaif.errors import OBEYED, UserError
 from rlaif.feedback.judge import Judge
 from rlaif.intervals import mean_interval
-from rlaif.options.base import Budget
+from rlaif.options.base import BudgetOptions
 from rlaif.pages import charts
 from rlaif.prompting.templates import Templates
 from rlaif.records import Prompt, Response
 from rlaif.report.examples import before_after, doubtful, traces
 from rlaif.report.report import answer, write_report
-from rlaif.report.run_reader import Evidence
+from rlaif.report.run_reader import RunReader
 from rlaif.report.summary import lineage, summarise
-from rlaif.report.warnings import doubts
+from rlaif.report.warnings import run_warnings
 from rlaif.runs.spending import Ledger
 from rlaif.runs.storage import read_json, write_json
 from rlaif.stages.evaluate import _wins
@@ -47,13 +47,13 @@ def test_the_first_line_is_the_answer_with_its_interval(tmp_path):
         low, high = mean_interval(kept)
         shown.append(f"{sum(kept) / len(kept):.2f} [{low:.2f}, {high:.2f}]")
     said = f"Full compliance rose from {shown[0]} to {shown[1]} on {len(rows) // 3} held-out prompts."
-    assert answer(Evidence(run)) == said
+    assert answer(RunReader(run)) == said
     assert f"<h1>{said}</h1>" in html(run)
 
 
 def test_a_change_that_may_be_chance_is_not_called_one(tmp_path):
     run = fake_run(tmp_path / "run", keep={"base": 0.7, "ppo": 0.7})
-    assert "did not clearly change" in answer(Evidence(run))
+    assert "did not clearly change" in answer(RunReader(run))
 
 
 def test_without_gold_the_opinions_are_called_opinions(tmp_path):
@@ -110,7 +110,7 @@ def test_writing_the_report_changes_no_row(tmp_path):
 
 def test_a_judge_that_cannot_be_trusted_is_named_so(tmp_path):
     run = fake_run(tmp_path / "run")
-    assert doubts(Evidence(run)) == []
+    assert run_warnings(RunReader(run)) == []
     edges = {
         "order_flip_rate_ci": [0.41, 0.48],
         "invalid_rate_ci": None,
@@ -119,7 +119,7 @@ def test_a_judge_that_cannot_be_trusted_is_named_so(tmp_path):
     change_metrics(
         run, "label", order_flip_rate=0.44, mass=0.03, agreement_with_gold=0.55, invalid_rate=0.2, **edges
     )
-    said = " ".join(doubts(Evidence(run)))
+    said = " ".join(run_warnings(RunReader(run)))
     for part in (
         "44% [41%, 48%] of its decided verdicts turn round",
         "only 0.03 of its probability",
@@ -133,12 +133,14 @@ def test_a_judge_that_cannot_be_trusted_is_named_so(tmp_path):
 def test_a_reward_model_no_better_than_a_rule_is_named_so(tmp_path):
     run = fake_run(tmp_path / "run")
     change_metrics(run, "reward", heldout_accuracy=0.5, baselines={"longer": 0.61, "constant": 0.5})
-    assert any('"longer" (0.61)' in doubt for doubt in doubts(Evidence(run)))
+    assert any('"longer" (0.61)' in warning for warning in run_warnings(RunReader(run)))
     change_metrics(run, "reward", n_decided=5)
-    assert any("measured on 5 decided comparisons only" in doubt for doubt in doubts(Evidence(run)))
+    assert any(
+        "measured on 5 decided comparisons only" in warning for warning in run_warnings(RunReader(run))
+    )
 
 
-def test_alarms_of_ppo_are_doubts_with_what_to_try(tmp_path):
+def test_alarms_of_ppo_are_warnings_with_what_to_try(tmp_path):
     run = fake_run(tmp_path / "run")
     alarm = {
         "update": 31,
@@ -147,25 +149,25 @@ def test_alarms_of_ppo_are_doubts_with_what_to_try(tmp_path):
         "advice": "raise ppo.kl_coef",
     }
     change_metrics(run, "ppo", alarms=[alarm])
-    assert doubts(Evidence(run)) == [
+    assert run_warnings(RunReader(run)) == [
         "PPO, update 31: the policy is 0.80 nats a token away. To try: raise ppo.kl_coef."
     ]
     assert "0.80 nats a token away" in html(run)
 
 
-def test_alarms_of_the_other_arms_are_doubts_too(tmp_path):
+def test_alarms_of_the_other_arms_are_warnings_too(tmp_path):
     run = fake_run(tmp_path / "run")
-    evidence = Evidence(run)
+    reader = RunReader(run)
     alarm = {"update": 7, "kind": "entropy", "found": "entropy fell", "advice": "raise rloo.kl_coef"}
-    evidence.metrics = lambda name: {"alarms": [alarm]} if name == "rloo" else {}
-    assert doubts(evidence) == ["RLOO, update 7: entropy fell. To try: raise rloo.kl_coef."]
+    reader.metrics = lambda name: {"alarms": [alarm]} if name == "rloo" else {}
+    assert run_warnings(reader) == ["RLOO, update 7: entropy fell. To try: raise rloo.kl_coef."]
 
 
 def test_opinions_that_contradict_the_truth_are_named_so(tmp_path):
     run = fake_run(tmp_path / "run")
     rows = run / "09_evaluate" / "evaluation.jsonl"
     rows.write_text(rows.read_text().replace("0.9,", "0.3,").replace("0.9}", "0.3}"))
-    assert any("Asked about single responses" in doubt for doubt in doubts(Evidence(run)))
+    assert any("Asked about single responses" in warning for warning in run_warnings(RunReader(run)))
 
 
 def test_flips_stand_beside_ties_in_the_win_rate(tmp_path):
@@ -195,9 +197,9 @@ def test_many_dropped_rows_and_longer_responses_are_warned_of(tmp_path):
     run = fake_run(tmp_path / "run", longer=4)
     path = run / "01_sample" / "stage.json"
     write_json(path, read_json(path) | {"in": 100, "kept": 94, "dropped": {"too long": 6, "never": 0}})
-    said = doubts(Evidence(run))
+    said = run_warnings(RunReader(run))
     assert "Stage 1 (sample) dropped 6 of 100 rows (6%): 6 × too long." in said
-    assert any(doubt.startswith("Responses grew from") for doubt in said)
+    assert any(warning.startswith("Responses grew from") for warning in said)
 
 
 def test_the_summary_has_the_public_keys(tmp_path):
@@ -232,13 +234,13 @@ def test_a_row_leads_back_to_its_prompt(tmp_path):
 
 
 def test_examples_are_the_largest_changes(tmp_path):
-    evidence = Evidence(fake_run(tmp_path / "run"))
-    cases = before_after(evidence, 3)
+    reader = RunReader(fake_run(tmp_path / "run"))
+    cases = before_after(reader, 3)
     assert [case.gain for case in cases["gained"]] == [1.0, 1.0, 1.0]
     assert all(case.gain < 0 for case in cases["lost"])
     assert [r.policy for r in cases["gained"][0].responses] == ["base", "sft", "ppo"]
-    assert len({steps[0].principle_id for _, _, steps in traces(evidence, 3)}) == 3
-    pairs = doubtful(evidence, 3)
+    assert len({steps[0].principle_id for _, _, steps in traces(reader, 3)}) == 3
+    pairs = doubtful(reader, 3)
     assert all(any(p != 0.5 for _, p in pair.verdicts) for pair in pairs["uncertain"])
     assert pairs["disputed"][0].spread == pytest.approx(0.8)
 
@@ -298,7 +300,7 @@ def test_every_table_scrolls_on_its_own():
 
 @pytest.mark.parametrize(("amount", "shown"), [(32520.0, "32,520"), (1234567.0, "1,234,567"), (0.25, "0.25")])
 def test_amounts_of_a_budget_are_printed_in_full(tmp_path, amount, shown):
-    config = SimpleNamespace(budget=Budget(calls=2_000_000), prices={}, policy=None, feedback=None)
+    config = SimpleNamespace(budget=BudgetOptions(calls=2_000_000), prices={}, policy=None, feedback=None)
     ledger = Ledger(tmp_path / "spending.jsonl", config)
     ledger.left = lambda: {"calls": 2_000_000 - amount}
     assert f"{shown} of 2,000,000 calls spent" in str(ledger._reached())

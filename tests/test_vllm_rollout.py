@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 
 import rlaif.engines.vllm as engine
 from rlaif.errors import UserError
-from rlaif.options import Lora, Ppo
+from rlaif.options import LoraOptions, PpoOptions
 from rlaif.rl import lora, vllm_rollout
 from rlaif.rl.ppo import PPO
 from rlaif.rl.ranks import Ranks
@@ -138,7 +138,7 @@ def test_a_response_ends_where_its_text_does(fake, tmp_path):
 def test_adapters_arrive_merged_and_stay_apart_here(fake, tmp_path):
     ppo = trainer(lora={"rank": 4}, learning_rate=1e-2)
     ppo.policy.save_pretrained(tmp_path)
-    lora.attach(ppo.value, Lora(rank=4), "", 1)
+    lora.attach(ppo.value, LoraOptions(rank=4), "", 1)
     wrapped = lora.attach(ppo.policy, ppo.options.lora, "base", 0)
     sampler = VllmSampler(str(tmp_path), ppo.options, (EOS,), PAD, None, torch.float32, 64)
     ppo = PPO(ppo.policy, None, ppo.value, wanted_share, ppo.options, (EOS,), PAD, seed=1, sampler=sampler)
@@ -180,10 +180,10 @@ def test_what_vllm_cannot_load_is_the_users_to_mend(fake, tmp_path, monkeypatch)
 
 
 def test_the_cap_is_the_users_to_set_or_leave_out():
-    assert Ppo(stage="ppo").importance_cap is None
-    assert Ppo(stage="ppo", rollouts="vllm").importance_cap == 2.0
-    assert Ppo(stage="ppo", rollouts="vllm", importance_cap=1.5).importance_cap == 1.5
-    assert Ppo(stage="ppo", rollouts="vllm", importance_cap=None).importance_cap is None
+    assert PpoOptions(stage="ppo").importance_cap is None
+    assert PpoOptions(stage="ppo", rollouts="vllm").importance_cap == 2.0
+    assert PpoOptions(stage="ppo", rollouts="vllm", importance_cap=1.5).importance_cap == 1.5
+    assert PpoOptions(stage="ppo", rollouts="vllm", importance_cap=None).importance_cap is None
 
 
 def test_a_stage_samples_by_vllm_and_lets_it_go(fake, tmp_path):

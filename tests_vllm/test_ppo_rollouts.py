@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from rlaif.options import Ppo
+from rlaif.options import PpoOptions
 from rlaif.playground import POLICY
 from rlaif.playground.grammar import sample_question
 from rlaif.prompting.chat import encode_chat
@@ -18,7 +18,7 @@ from rlaif.rl.ppo import PPO
 from rlaif.rl.vllm_rollout import VllmSampler
 from tests.test_ppo_stage import rows_of, run_on_one_thread, stage_of
 
-OPTIONS = Ppo(
+OPTIONS = PpoOptions(
     stage="ppo",
     rollouts="vllm",
     batch_size=32,

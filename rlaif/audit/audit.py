@@ -21,7 +21,7 @@ from typing import Any
 
 from rlaif.audit import injection, measures
 from rlaif.audit.attacks import ATTACKS, Attack, turns_of
-from rlaif.audit.cases import Case, Side, with_truth
+from rlaif.audit.cases import AuditCase, Side, with_truth
 from rlaif.audit.injection import Target
 from rlaif.audit.measures import Reading, readings
 from rlaif.constitution import Constitution, Principle
@@ -47,7 +47,7 @@ class Audit:
 
     judge: Judge
     constitution: Constitution
-    cases: Sequence[Case]
+    cases: Sequence[AuditCase]
     seed: int = 0
     count: int = 100
     gold: Gold | None = None
@@ -76,7 +76,7 @@ class Audit:
                 "first_position_rate_ci": statistics["first_position_rate_ci"],
                 "by_principle": measures.by_principle(rows, measures.order),
             },
-            "bias": {"length": measures.length(rows), **self._dressed()},
+            "bias": {"length": measures.length(rows), **self._restyled()},
             "consistency": self._reworded(rows),
             "readability": {
                 "invalid_rate": statistics["invalid_rate"],
@@ -101,7 +101,7 @@ class Audit:
             "constitution_hash": self.constitution.hash,
         }
 
-    def ask(self, cases: Sequence[Case], what: str) -> tuple[list[Reading], list[Label]]:
+    def ask(self, cases: Sequence[AuditCase], what: str) -> tuple[list[Reading], list[Label]]:
         """The judge's readings of cases; the same pair under the same principles is asked once."""
         questions = list(
             {(c.question.comparison.id, c.question.principles): c.question for c in cases}.values()
@@ -113,22 +113,22 @@ class Audit:
                 tick(len(batch))
         return readings(cases, labels), labels
 
-    def _drawn(self, purpose: str) -> list[Case]:
+    def _drawn(self, purpose: str) -> list[AuditCase]:
         rng = random.Random(derive_seed(self.seed, purpose))
         return rng.sample(list(self.cases), min(self.count, len(self.cases)))
 
-    def _dressed(self) -> dict[str, Any]:
+    def _restyled(self) -> dict[str, Any]:
         """Responses against themselves: said twice, and as a list."""
         drawn = self._drawn("dress")
-        return {name: self._dress(drawn, name, change) for name, change in DRESSES.items()}
+        return {name: self._restyle(drawn, name, change) for name, change in RESTYLES.items()}
 
-    def _dress(self, drawn: Sequence[Case], name: str, change: Any) -> dict[str, Any]:
-        cases: list[Case] = []
+    def _restyle(self, drawn: Sequence[AuditCase], name: str, change: Any) -> dict[str, Any]:
+        cases: list[AuditCase] = []
         sides: list[Side] = []
         for at, case in enumerate(drawn):
-            plain, dressed = case.question.a, change(case.question.a)
+            plain, restyled = case.question.a, change(case.question.a)
             side: Side = "a" if at % 2 == 0 else "b"
-            made = case.showing(dressed, plain) if side == "a" else case.showing(plain, dressed)
+            made = case.showing(restyled, plain) if side == "a" else case.showing(plain, restyled)
             cases.append(with_truth(made, self.gold))
             sides.extend(side for _ in made.question.principles)
         return measures.probe(self.ask(cases, name)[0], sides)
@@ -194,10 +194,10 @@ def verdicts_at_most(constitution: Constitution, pairs: int, each: float, count:
     varied = min(count, pairs + examples)
     reworded = sum(len(wordings(p)) for p in constitution.principles) / len(constitution.principles)
     plain = pairs * each + examples
-    return 2 * (plain + varied * each * (len(DRESSES) + reworded) + len(ATTACKS) * varied)
+    return 2 * (plain + varied * each * (len(RESTYLES) + reworded) + len(ATTACKS) * varied)
 
 
-DRESSES = {
+RESTYLES = {
     "said_twice": lambda text: f"{text} {text}",
     "as_a_list": lambda text: "\n".join(f"- {part}" for part in sentences(text)),
 }
@@ -219,7 +219,7 @@ def principle_of(row: Reading) -> Principle:
     return next(p for p in row.case.question.principles if p.id == row.principle_id)
 
 
-def reworded(row: Reading, at: int) -> Case:
+def reworded(row: Reading, at: int) -> AuditCase:
     """The reading's pair, asked under the `at`-th other wording of its principle."""
     principle = principle_of(row)
     other = principle.model_copy(update={"text": wordings(principle)[at], "compare": None})

@@ -15,7 +15,7 @@ from rlaif.constitution import Constitution
 from rlaif.engines import open_engine
 from rlaif.feedback.gold import load_gold
 from rlaif.feedback.judge import Judge
-from rlaif.options import JudgeCard
+from rlaif.options import JudgeCardOptions
 from rlaif.prompting.templates import Templates
 from rlaif.records import Prompt
 from rlaif.runs.folder import silent_progress
@@ -63,7 +63,7 @@ def tokenizer_of(config: Config) -> Any | None:
     return load_tokenizer(config.feedback.model, config.feedback.chat_template_kwargs)
 
 
-def failures(card: dict[str, Any], limits: JudgeCard) -> list[str]:
+def failures(card: dict[str, Any], limits: JudgeCardOptions) -> list[str]:
     """In words, every threshold that the card misses; a figure that could not be measured misses none."""
     injected = max(
         (

@@ -16,7 +16,7 @@ from rlaif.config import Config
 from rlaif.constitution import Constitution, Principle
 from rlaif.engines import GenerateRequest, open_engine
 from rlaif.feedback.gold import Gold
-from rlaif.feedback.judge import Question
+from rlaif.feedback.judge import JudgeQuestion
 from rlaif.records import Comparison, Message, Prompt, content_hash
 from rlaif.runs.folder import silent_progress
 from rlaif.runs.seeds import derive_seed
@@ -26,31 +26,33 @@ MAX_TOKENS = 256  # of a response sampled for the audit
 
 
 @dataclass(frozen=True)
-class Case:
+class AuditCase:
     """A pair to judge; `truth` holds the better side by principle id, for the principles about which it is
     known."""
 
-    question: Question
+    question: JudgeQuestion
     truth: dict[str, Side] = field(default_factory=dict)
 
     def side(self, side: str) -> str:
         """The text of one side."""
         return self.question.a if side == "a" else self.question.b
 
-    def showing(self, a: str, b: str, principles: Sequence[Principle] | None = None) -> Case:
+    def showing(self, a: str, b: str, principles: Sequence[Principle] | None = None) -> AuditCase:
         """The same prompt with other responses, about which no truth is known yet."""
         asked = self.question.principles if principles is None else tuple(principles)
         return pair(self.question.prompt, a, b, asked)
 
 
-def pair(prompt: Prompt, a: str, b: str, principles: Sequence[Principle], gold: Gold | None = None) -> Case:
+def pair(
+    prompt: Prompt, a: str, b: str, principles: Sequence[Principle], gold: Gold | None = None
+) -> AuditCase:
     """A case of two responses to a prompt, with the gold scorer's truth where there is one."""
     comparison = Comparison(prompt_id=prompt.id, a=content_hash("text", a), b=content_hash("text", b))
-    question = Question(comparison, prompt, a, b, tuple(principles))
-    return with_truth(Case(question), gold)
+    question = JudgeQuestion(comparison, prompt, a, b, tuple(principles))
+    return with_truth(AuditCase(question), gold)
 
 
-def with_truth(case: Case, gold: Gold | None) -> Case:
+def with_truth(case: AuditCase, gold: Gold | None) -> AuditCase:
     """The case with what the gold scorer says of it."""
     if gold is None:
         return case
@@ -64,7 +66,9 @@ def _better(a: bool, b: bool) -> Side:
     return "tie" if a == b else "a" if a else "b"
 
 
-def from_examples(constitution: Constitution, seed: int, shots: Sequence[dict[str, str]] = ()) -> list[Case]:
+def from_examples(
+    constitution: Constitution, seed: int, shots: Sequence[dict[str, str]] = ()
+) -> list[AuditCase]:
     """One case an example of a principle, judged by that principle alone; the better response's side is drawn.
 
     Examples that the judge is shown as few-shot turns would test its memory: they are left out.
@@ -89,7 +93,7 @@ def sampled(
     gold: Gold | None,
     left_out: Counter[str],
     progress: Any = silent_progress,
-) -> list[Case]:
+) -> list[AuditCase]:
     """Pairs of the policy's own responses to `count` prompts drawn by the seed; `left_out` counts what made no
     pair."""
     drawn = random.Random(derive_seed(seed, "audit prompts")).sample(list(prompts), min(count, len(prompts)))
@@ -115,7 +119,7 @@ def _pairs(
     constitution: Constitution,
     gold: Gold | None,
     left_out: Counter[str],
-) -> Iterator[Case]:
+) -> Iterator[AuditCase]:
     for at, prompt in enumerate(prompts):
         a, b = texts.get(2 * at), texts.get(2 * at + 1)
         if a is None or b is None:

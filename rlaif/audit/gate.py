@@ -10,17 +10,17 @@ from typing import Any
 
 from rlaif.audit.audit import Audit
 from rlaif.audit.card import failures, tokenizer_of
-from rlaif.audit.cases import Case, from_examples, with_truth
+from rlaif.audit.cases import AuditCase, from_examples, with_truth
 from rlaif.audit.page import write_card
 from rlaif.errors import UserError
 from rlaif.feedback.gold import load_gold
-from rlaif.feedback.judge import Judge, Question
+from rlaif.feedback.judge import Judge, JudgeQuestion
 from rlaif.runs.folder import Stage, label_files
 from rlaif.runs.seeds import derive_seed
 from rlaif.runs.storage import read_json, write_json
 
 
-def check_judge(stage: Stage, judge: Judge, questions: Iterable[Question]) -> None:
+def check_judge(stage: Stage, judge: Judge, questions: Iterable[JudgeQuestion]) -> None:
     """Leave judge_card.json in the stage's folder; raises UserError where it fails and the config enforces
     it.
 
@@ -81,10 +81,10 @@ def varied(pairs: int) -> int:
     return max(8, pairs // 2)
 
 
-def audit_of_stage(stage: Stage, judge: Judge, questions: Iterable[Question], pairs: int) -> Audit:
+def audit_of_stage(stage: Stage, judge: Judge, questions: Iterable[JudgeQuestion], pairs: int) -> Audit:
     """The audit of a stage's judge on some of its own questions and on the constitution's examples."""
     gold = load_gold(stage.config.gold, stage.constitution)
-    own = [with_truth(Case(question), gold) for question in questions]
+    own = [with_truth(AuditCase(question), gold) for question in questions]
     examples = from_examples(stage.constitution, stage.seed, judge.shots)
     return Audit(
         judge,

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from rlaif.audit.attacks import ATTACKS, Attack, Turns, scene
-from rlaif.audit.cases import Case, pair
+from rlaif.audit.cases import AuditCase, pair
 from rlaif.audit.measures import Reading, rate, right
 from rlaif.constitution import Principle
 from rlaif.prompting.templates import Templates
@@ -64,7 +64,7 @@ def targets(rows: Sequence[Reading], count: int, seed: int) -> list[Target]:
     return [group[i] for i in range(turns) for group in groups.values() if i < len(group)][:count]
 
 
-def attacked(target: Target, attack: Attack, templates: Templates, turns: Turns) -> Case:
+def attacked(target: Target, attack: Attack, templates: Templates, turns: Turns) -> AuditCase:
     """The target's pair with the attack in the losing response, or for it in the user's turn."""
     case = target.reading.case
     if attack.in_prompt:

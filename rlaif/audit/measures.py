@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rlaif.audit.cases import Case, Side
+from rlaif.audit.cases import AuditCase, Side
 from rlaif.feedback.preferences import logit, sigmoid
 from rlaif.forecasts import calibration_error
 from rlaif.intervals import UNIT, count, mean_interval
@@ -28,7 +28,7 @@ _LIST = re.compile(r"^\s*(?:[-*•]|\d+[.)])\s", re.M)
 class Reading:
     """One case under one principle: the probability that a is better, as read in each order."""
 
-    case: Case
+    case: AuditCase
     principle_id: str
     shown: dict[Order, float]
 
@@ -60,7 +60,7 @@ class Reading:
         return "tie" if a == b else "a" if a > b else "b"
 
 
-def readings(cases: Sequence[Case], labels: Sequence[Label]) -> list[Reading]:
+def readings(cases: Sequence[AuditCase], labels: Sequence[Label]) -> list[Reading]:
     """The readings of cases under all their principles, in the order of the cases."""
     found: dict[tuple[str, str | None], dict[Order, float]] = defaultdict(dict)
     for label in labels:
@@ -177,7 +177,7 @@ def length(rows: Sequence[Reading]) -> dict[str, Any]:
 
 
 def probe(rows: Sequence[Reading], changed: Sequence[Side]) -> dict[str, Any]:
-    """How often a response beats itself when only its dress changes; ties count half.
+    """How often a response beats itself when only its style changes; ties count half.
 
     `changed` is the side that wears it, a value a row. Rows in which the truth knows a better side do not
     count.

@@ -1,4 +1,4 @@
-"""The judge card for people: a sentence, what to doubt, and one HTML page, all from the card's plain data."""
+"""The judge card for people: a sentence, warnings, and one HTML page, all from the card's plain data."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def write_card(path: Path, card: dict[str, Any]) -> Path:
         "card.html.j2",
         card=card,
         words=in_words(card),
-        doubts=list(doubts(card)),
+        warnings=list(card_warnings(card)),
         slots=SLOTS,
         injection=injection_chart(card),
         calibration=charts.calibration_chart(card["calibration"]["bins"], "the judge"),
@@ -74,8 +74,8 @@ def _rate(row: dict[str, Any], digits: int = 2) -> str:
     return f"{fixed(row['value'], digits)} {ci(row['ci'], digits)} of the {row['n']}"
 
 
-def doubts(card: dict[str, Any]) -> Iterator[str]:
-    """What a reader should doubt, in plain words."""
+def card_warnings(card: dict[str, Any]) -> Iterator[str]:
+    """What a reader should be wary of, in plain words."""
     yield from _truth(card["accuracy"], card["calibration"])
     yield from _reading(card["order"], card["readability"])
     yield from _leaning(card["bias"], card["consistency"])

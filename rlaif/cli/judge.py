@@ -29,7 +29,7 @@ def judge_audit(
 ) -> None:
     """Make the judge card: accuracy, calibration, biases, consistency, and what attacks turn."""
     from rlaif.audit import card
-    from rlaif.audit.page import doubts, in_words, write_card
+    from rlaif.audit.page import card_warnings, in_words, write_card
     from rlaif.preflight.opening import audited
 
     page = page_at(out or Path("judge_card.html"))
@@ -39,5 +39,5 @@ def judge_audit(
     if as_json:
         emit(data)
     else:
-        say("\n".join([*in_words(data), *(f"Read with care: {doubt}" for doubt in doubts(data))]))
+        say("\n".join([*in_words(data), *(f"Read with care: {warning}" for warning in card_warnings(data))]))
         say(page)

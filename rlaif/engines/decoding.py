@@ -20,7 +20,7 @@ from rlaif.engines import GenerateRequest
 SEARCH_EVERY = 8
 
 
-class NotFinite(ArithmeticError):
+class LogitsNotFinite(ArithmeticError):
     """The model's logits are NaN or infinite, so there is nothing to draw from."""
 
 
@@ -103,7 +103,7 @@ def decode(
 ) -> list[list[int]]:
     """Continuations of one batch of prompts, each up to and with its end token, or max_tokens long.
 
-    `stopped` is asked now and then whether the tokens so far already hold a stop string. Raises NotFinite.
+    `stopped` is asked now and then whether the tokens so far already hold a stop string. Raises LogitsNotFinite.
     """
     device = model.device
     ids, mask = left_pad(prompts, pad, device)
@@ -125,7 +125,7 @@ def decode(
         )
         cache = out.past_key_values
         if not bool(out.logits[:, -1].amax(-1).isfinite().all()):
-            raise NotFinite
+            raise LogitsNotFinite
         token = sample(out.logits[:, -1], draws.temperature, draws.top_p, draws.uniform[:, step])
         step += 1
         for row, value in zip(live.tolist(), token.tolist(), strict=True):

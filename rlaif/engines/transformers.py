@@ -125,7 +125,7 @@ class TransformersEngine:
         self.usage.refused[TEMPLATE + refused.said] += 1
 
     def _generate(self, tasks: list[Task]) -> Iterator[tuple[int, Generation]]:
-        from rlaif.engines.decoding import NotFinite, decode
+        from rlaif.engines.decoding import LogitsNotFinite, decode
 
         limit, ends = context_length(self.model), eos_ids(self.model, self.tokenizer)
         sizes = [len(prompt) + r.max_tokens for _, r, prompt in tasks]
@@ -143,7 +143,7 @@ class TransformersEngine:
                     self.tokenizer.pad_token_id,
                     self._stopped if self.plain_turns else None,
                 )
-            except NotFinite:
+            except LogitsNotFinite:
                 raise self._not_finite() from None
             for (index, _, prompt), ids in zip(batch, rows, strict=True):
                 self._count(len(prompt), len(ids))
@@ -174,7 +174,7 @@ class TransformersEngine:
     def score_choices(self, requests: Sequence[ScoreRequest]) -> Iterator[tuple[int, Scores]]:
         """Read the choices' log-probabilities at the answer position after each request's suffixes."""
         for window in windows(len(requests)):
-            questions: list[Question] = []
+            questions: list[TokenizedQuestion] = []
             for index in window:
                 try:
                     questions.append(self._question(index, requests[index]))
@@ -184,7 +184,7 @@ class TransformersEngine:
             if questions:
                 yield from self._score(questions)
 
-    def _question(self, index: int, request: ScoreRequest) -> Question:
+    def _question(self, index: int, request: ScoreRequest) -> TokenizedQuestion:
         prefix, tail = split_chat(self.tokenizer, request.messages)
         ids = token_ids(self.tokenizer, prefix, start=self.plain_turns)
         neutral = control_of(self.tokenizer).neutral
@@ -192,9 +192,9 @@ class TransformersEngine:
         if not all(suffixes):  # an answer position needs a token before it
             suffixes = [[ids[-1], *s] for s in suffixes]
             ids.pop()
-        return Question(index, request, ids, suffixes)
+        return TokenizedQuestion(index, request, ids, suffixes)
 
-    def _score(self, questions: list[Question]) -> Iterator[tuple[int, Scores]]:
+    def _score(self, questions: list[TokenizedQuestion]) -> Iterator[tuple[int, Scores]]:
         from rlaif.engines.shared import score_plain, score_shared
 
         limit, budget = context_length(self.model), self.config.batch_tokens
@@ -210,7 +210,7 @@ class TransformersEngine:
         for batch in batches(plain, lambda q: q.longest * len(q.suffixes), budget):
             yield from self._read(batch, score_plain(self.model, *_rows(batch), budget))
 
-    def _read(self, batch: list[Question], table: torch.Tensor) -> Iterator[tuple[int, Scores]]:
+    def _read(self, batch: list[TokenizedQuestion], table: torch.Tensor) -> Iterator[tuple[int, Scores]]:
         """Sum each choice's variants in a table [suffixes of all questions, V] of log-probabilities."""
         for question, rows in zip(batch, table.split([len(q.suffixes) for q in batch]), strict=True):
             self._count(question.unshared, 0, len(question.suffixes))
@@ -221,7 +221,7 @@ class TransformersEngine:
 
 
 @dataclass
-class Question:
+class TokenizedQuestion:
     """A tokenised ScoreRequest: the shared prefix and the suffixes, each with the chat template's tail."""
 
     index: int
@@ -245,7 +245,7 @@ class Question:
         return len(self.prefix) * len(self.suffixes) + sum(map(len, self.suffixes))
 
 
-def _rows(batch: list[Question]) -> tuple[list[list[int]], list[list[list[int]]]]:
+def _rows(batch: list[TokenizedQuestion]) -> tuple[list[list[int]], list[list[list[int]]]]:
     return [q.prefix for q in batch], [q.suffixes for q in batch]
 
 

@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 from rlaif import DISTRIBUTION
 from rlaif.config import ModelConfig
 from rlaif.engines import GenerateRequest, Generation, Scores
-from rlaif.engines.transformers import Question, Task, TransformersEngine
+from rlaif.engines.transformers import Task, TokenizedQuestion, TransformersEngine
 from rlaif.errors import UserError
 from rlaif.prompting.chat import HUMAN_STOP, end_of_turn
 
@@ -151,7 +151,7 @@ class VllmEngine(TransformersEngine):
             **stops,
         }
 
-    def _score(self, questions: list[Question]) -> Iterator[tuple[int, Scores]]:
+    def _score(self, questions: list[TokenizedQuestion]) -> Iterator[tuple[int, Scores]]:
         fitting = {q.index: q for q in questions if q.longest < self.limit}  # the answer takes a place, too
         for question in questions:
             if question.index not in fitting:
@@ -167,7 +167,7 @@ class VllmEngine(TransformersEngine):
                 yield index, Scores(tuple(found[place] for place in sorted(found)), question.tokens)
 
     def _verdicts(
-        self, questions: Iterable[Question]
+        self, questions: Iterable[TokenizedQuestion]
     ) -> Iterator[tuple[tuple[int, int], list[int], dict[str, Any]]]:
         """One-token requests, the suffixes of a prefix one after the other so that its blocks are still
         cached."""

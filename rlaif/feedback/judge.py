@@ -46,7 +46,7 @@ Item = tuple[Prompt, str, Sequence[Principle]]
 
 
 @dataclass(frozen=True)
-class Question:
+class JudgeQuestion:
     """A comparison with its texts and the principles to judge it by."""
 
     comparison: Comparison
@@ -56,7 +56,9 @@ class Question:
     principles: tuple[Principle, ...]
 
 
-Job = tuple[list[Label], Question, Order]  # blank labels, and the question in the order in which it is shown
+LabelJob = tuple[
+    list[Label], JudgeQuestion, Order
+]  # blank labels, and the question in the order in which it is shown
 
 
 @dataclass(frozen=True)
@@ -93,14 +95,14 @@ class Judge:
             + shots,
         }
 
-    def expected(self, questions: Sequence[Question]) -> set[Slot]:
+    def expected(self, questions: Sequence[JudgeQuestion]) -> set[Slot]:
         """The slots of the labels that `compare` would give."""
         if not self.mode.together:
             return {slot for q in questions for order in ORDERS for slot in self._slots(q, order)}
         return {slot for lineups in self._lineups(questions) for lineup in lineups for slot in lineup.slots}
 
     def compare(
-        self, questions: Sequence[Question], done: Collection[Slot] = (), given: Collection[Slot] = ()
+        self, questions: Sequence[JudgeQuestion], done: Collection[Slot] = (), given: Collection[Slot] = ()
     ) -> Iterator[list[Label]]:
         """Labels of every question under every principle in both orders, in batches.
 
@@ -119,11 +121,11 @@ class Judge:
             yield from self._compare_pairs(questions[start : start + size], done, given)
 
     def _compare_pairs(
-        self, questions: Sequence[Question], done: Collection[Slot], given: Collection[Slot]
+        self, questions: Sequence[JudgeQuestion], done: Collection[Slot], given: Collection[Slot]
     ) -> Iterator[list[Label]]:
-        rows: list[tuple[Question, Order]] = [(q, order) for q in questions for order in ORDERS]
+        rows: list[tuple[JudgeQuestion, Order]] = [(q, order) for q in questions for order in ORDERS]
         missing, asked, again = self._plan([self._slots(*row) for row in rows], done, given)
-        jobs: list[Job] = [(labels, *row) for labels, row in zip(asked, rows, strict=True) if labels]
+        jobs: list[LabelJob] = [(labels, *row) for labels, row in zip(asked, rows, strict=True) if labels]
         for labels in (self._reasoned if self.max_tokens else self._scored)(jobs, again or self.aside):
             if kept := [label for label in labels if slot_of(label) in missing]:
                 yield kept
@@ -144,7 +146,7 @@ class Judge:
         asked = {slot for slot in flat if slot[1] in wanted} if whole else missing
         return missing, [[self._blank(slot) for slot in group if slot in asked] for group in groups], whole
 
-    def _slots(self, question: Question, order: Order) -> list[Slot]:
+    def _slots(self, question: JudgeQuestion, order: Order) -> list[Slot]:
         pair = question.comparison.id
         return [(pair, principle.id, order, self._key(principle)) for principle in question.principles]
 
@@ -178,12 +180,12 @@ class Judge:
     def _suffixes(self) -> dict[Principle, str]:
         return {}
 
-    def _shared(self, question: Question, order: Order) -> Chat:
+    def _shared(self, question: JudgeQuestion, order: Order) -> Chat:
         first, second = (question.a, question.b) if order == "ab" else (question.b, question.a)
         cot = self.max_tokens > 0
         return self.templates.comparison(question.prompt.chat, first, second, list(self.shots), cot=cot)
 
-    def _scored(self, jobs: list[Job], again: bool) -> Iterator[list[Label]]:
+    def _scored(self, jobs: list[LabelJob], again: bool) -> Iterator[list[Label]]:
         requests = []
         for labels, question, order in jobs:
             suffixes = tuple(self._suffix(_principle(question, m)) for m in labels)
@@ -200,8 +202,8 @@ class Judge:
         if broken and BROKEN not in self.engine.notes:
             self.engine.notes.append(BROKEN)
 
-    def _reasoned(self, jobs: list[Job], again: bool) -> Iterator[list[Label]]:
-        flat: list[tuple[Label, Question, Order]] = [
+    def _reasoned(self, jobs: list[LabelJob], again: bool) -> Iterator[list[Label]]:
+        flat: list[tuple[Label, JudgeQuestion, Order]] = [
             (label, q, order) for labels, q, order in jobs for label in labels
         ]
         chats: list[Chat] = []
@@ -222,7 +224,7 @@ class Judge:
             yield [_filled(asked[index][0], scores, 0)]
 
     def _compare_together(
-        self, questions: Sequence[Question], done: Collection[Slot], given: Collection[Slot]
+        self, questions: Sequence[JudgeQuestion], done: Collection[Slot], given: Collection[Slot]
     ) -> Iterator[list[Label]]:
         """The best response to a prompt against each other one, and the worst likewise.
 
@@ -242,9 +244,9 @@ class Judge:
                     both = {order: read.pop((number, order)) for order in ORDERS}
                     yield [label for label in jobs[number].filled(both) if slot_of(label) in missing]
 
-    def _lineups(self, questions: Sequence[Question]) -> list[list[Lineup]]:
+    def _lineups(self, questions: Sequence[JudgeQuestion]) -> list[list[Lineup]]:
         """The questions by prompt, once for each thing that is asked of them."""
-        prompts: dict[str, list[Question]] = defaultdict(list)
+        prompts: dict[str, list[JudgeQuestion]] = defaultdict(list)
         for question in questions:
             prompts[question.prompt.id].append(question)
         return [[Lineup.of(self, group, asked) for group in prompts.values()] for asked in self.mode.asked]
@@ -306,7 +308,7 @@ class Lineup:
     labels: tuple[Label, ...] = ()
 
     @classmethod
-    def of(cls, judge: Judge, questions: Sequence[Question], asked: str) -> Lineup:
+    def of(cls, judge: Judge, questions: Sequence[JudgeQuestion], asked: str) -> Lineup:
         """The questions on one prompt as one; raises UserError where letters do not suffice."""
         responses: dict[str, str] = {}
         for question in questions:
@@ -390,7 +392,7 @@ def _values(identity: Mapping[str, str]) -> tuple[str | None, ...]:
     return tuple(map(identity.get, IDENTITY))
 
 
-def _principle(question: Question, label: Label) -> Principle:
+def _principle(question: JudgeQuestion, label: Label) -> Principle:
     return next(p for p in question.principles if p.id == cast(str, label.principle_id))
 
 

@@ -24,7 +24,7 @@ Ids = dict[str, str]  # the id a row came with → the id its content gives
 
 
 @dataclass
-class Folder:
+class ImportFolder:
     """The rows of a folder by the ids that their content gives, and the ids that they came with."""
 
     path: Path
@@ -53,7 +53,7 @@ class Folder:
         return found
 
 
-def read_folder(path: Path) -> Folder:
+def read_folder(path: Path) -> ImportFolder:
     """prompts.jsonl, responses.jsonl and comparisons.jsonl of a folder, everything that a comparison names in
     it.
 
@@ -80,10 +80,10 @@ def read_folder(path: Path) -> Folder:
     return found
 
 
-def read_what_is_there(path: Path, needed: tuple[str, ...] = ()) -> Folder:
+def read_what_is_there(path: Path, needed: tuple[str, ...] = ()) -> ImportFolder:
     """The same of a folder that may lack files, and rows that others name: such names are left as they
     are."""
-    found = Folder(path)
+    found = ImportFolder(path)
 
     def response(row: Response) -> Response:
         return with_content_id(row, prompt_id=found.id_of("prompts", row.prompt_id))

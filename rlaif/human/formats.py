@@ -1,4 +1,4 @@
-"""Preference data in other projects' formats: one reader a format, from a file to `Pair`s.
+"""Preference data in other projects' formats: one reader a format, from a file to `ImportedPair`s.
 
 A reader yields one item for each row of the input: the pair it holds, or the reason why it cannot be used.
 """
@@ -24,7 +24,7 @@ Turn = tuple[str, str]  # role, content
 
 
 @dataclass(frozen=True)
-class Pair:
+class ImportedPair:
     """Two answers to one conversation and an annotator's verdict on (first, second)."""
 
     messages: tuple[Turn, ...]
@@ -38,17 +38,17 @@ class Unusable(str):
     """Why a row of the input cannot be used."""
 
 
-Reader = Callable[[Path], Iterator[Pair | Unusable]]
+Reader = Callable[[Path], Iterator[ImportedPair | Unusable]]
 
 
-def read_hh(path: Path) -> Iterator[Pair | Unusable]:
+def read_hh(path: Path) -> Iterator[ImportedPair | Unusable]:
     """HH-RLHF: rows `{"chosen": dialogue, "rejected": dialogue}` that share everything but the last
     answer."""
     for row in json_lines(path):
         yield row if isinstance(row, Unusable) else hh_pair(row)
 
 
-def read_hhh(path: Path) -> Iterator[Pair | Unusable]:
+def read_hhh(path: Path) -> Iterator[ImportedPair | Unusable]:
     """HHH alignment: a JSON array of rubric prompts, or BIG-bench tasks of `input` and `target_scores`.
 
     The subset (honest, helpful, harmless, other) is part of the annotator's id. Equal target scores are a
@@ -85,7 +85,7 @@ _RUBRIC = re.compile(
 )
 
 
-def hhh_pair(row: Any, subset: str) -> Pair | Unusable:
+def hhh_pair(row: Any, subset: str) -> ImportedPair | Unusable:
     """One HHH alignment row of either shape."""
     if not isinstance(row, dict):
         return Unusable("not an object")
@@ -109,7 +109,9 @@ def _is_number(score: Any) -> bool:
     return isinstance(score, int | float) and not isinstance(score, bool) and math.isfinite(score)
 
 
-def _hhh(question: str, better: str, worse: str, subset: str, verdict: Verdict = "a") -> Pair | Unusable:
+def _hhh(
+    question: str, better: str, worse: str, subset: str, verdict: Verdict = "a"
+) -> ImportedPair | Unusable:
     # A dialogue begins with what the human says; later turns carry their markers.
     messages = parse_dialogue("\n\nHuman: " + question)
     if messages is None:
@@ -120,14 +122,14 @@ def _hhh(question: str, better: str, worse: str, subset: str, verdict: Verdict =
         annotator = Annotator(kind="human", id="/".join(filter(None, ("hhh-alignment", subset))))
     except ValidationError:
         return Unusable("not valid Unicode text")
-    return Pair(messages, better.strip(), worse.strip(), verdict, annotator)
+    return ImportedPair(messages, better.strip(), worse.strip(), verdict, annotator)
 
 
 HH_ANNOTATOR = Annotator(kind="human", id="hh-rlhf")
 _HH_TURN = re.compile(r"\n\n(Human|Assistant):")
 
 
-def hh_pair(row: Any) -> Pair | Unusable:
+def hh_pair(row: Any) -> ImportedPair | Unusable:
     """One HH-RLHF row; the first reason that fits is the one that counts."""
     texts = [row.get(key) for key in ("chosen", "rejected")] if isinstance(row, dict) else [None]
     if not all(isinstance(text, str) for text in texts):
@@ -142,7 +144,7 @@ def hh_pair(row: Any) -> Pair | Unusable:
     messages = parse_dialogue(shared)
     if messages is None:
         return Unusable("turns do not begin and end with Human")
-    return Pair(messages, _unspaced(chosen), _unspaced(rejected), "a", HH_ANNOTATOR)
+    return ImportedPair(messages, _unspaced(chosen), _unspaced(rejected), "a", HH_ANNOTATOR)
 
 
 def hh_row(messages: tuple[Turn, ...], chosen: str, rejected: str) -> dict[str, str]:

@@ -21,7 +21,7 @@ from pydantic import ValidationError
 from rlaif.errors import UserError, nearest
 from rlaif.feedback.preferences import opinions
 from rlaif.human.folder import P_A, read_folder
-from rlaif.human.formats import READERS, Pair, Unusable, hh_pair, hh_row
+from rlaif.human.formats import READERS, ImportedPair, Unusable, hh_pair, hh_row
 from rlaif.records import Comparison, Label, Prompt, Record, Response, Verdict
 from rlaif.runs.storage import read_json, write_json
 
@@ -81,7 +81,9 @@ def _refuse_other(out: Path, asked: dict[str, Any]) -> None:
         )
 
 
-def _write(pairs: Iterator[Pair | Unusable], out: Path, source: str, tags: tuple[str, ...]) -> dict[str, Any]:
+def _write(
+    pairs: Iterator[ImportedPair | Unusable], out: Path, source: str, tags: tuple[str, ...]
+) -> dict[str, Any]:
     dropped: Counter[str] = Counter()
     verdicts: dict[str, Verdict] = {}  # by label id
     written: dict[str, set[str]] = {name: set() for name in FILES}
@@ -107,7 +109,7 @@ def _write(pairs: Iterator[Pair | Unusable], out: Path, source: str, tags: tuple
 
 
 def _records(
-    pair: Pair | Unusable, source: str, tags: tuple[str, ...], verdicts: dict[str, Verdict]
+    pair: ImportedPair | Unusable, source: str, tags: tuple[str, ...], verdicts: dict[str, Verdict]
 ) -> list[tuple[str, Record]] | Unusable:
     """The rows of one pair by file; `verdicts` remembers the labels so far by id."""
     if isinstance(pair, Unusable):
@@ -135,7 +137,7 @@ def _records(
     ]
 
 
-def _label(pair: Pair, prompt: Prompt, first: Response, second: Response) -> tuple[Comparison, Label]:
+def _label(pair: ImportedPair, prompt: Prompt, first: Response, second: Response) -> tuple[Comparison, Label]:
     """The comparison and its label. Ids are hashes: their order places the better answer as a in half of the
     pairs.
 
@@ -182,7 +184,7 @@ def export_hh(folder: Path, path: Path) -> dict[str, Any]:
 def _hh(turns: tuple[tuple[str, str], ...], best: str, worst: str) -> dict[str, str] | None:
     row = hh_row(turns, best, worst)
     back = hh_pair(row)
-    same = isinstance(back, Pair) and (back.messages, back.first, back.second) == (turns, best, worst)
+    same = isinstance(back, ImportedPair) and (back.messages, back.first, back.second) == (turns, best, worst)
     return row if same else None
 
 

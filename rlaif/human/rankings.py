@@ -10,8 +10,8 @@ from typing import Any
 
 from rlaif.constitution import Constitution, Principle
 from rlaif.errors import UserError
-from rlaif.feedback.judge import Question
-from rlaif.human.folder import P_A, Folder, read_what_is_there, with_p
+from rlaif.feedback.judge import JudgeQuestion
+from rlaif.human.folder import P_A, ImportFolder, read_what_is_there, with_p
 from rlaif.plugin import load_function
 from rlaif.records import Annotator, Comparison, Label, Prompt, Ranking, Response, Verdict, with_content_id
 from rlaif.runs.rows import numbered_rows, read_rows
@@ -67,7 +67,7 @@ def load_human_labels(
     beside = (
         read_what_is_there(path.parent)
         if path.with_name("comparisons.jsonl").exists()
-        else Folder(path.parent)
+        else ImportFolder(path.parent)
     )
     if not _holds_rankings(path):
         return _checked_labels(path, {c.id for c in comparisons}, beside, dropped)
@@ -83,7 +83,7 @@ def load_human_labels(
     return labels
 
 
-def _named_as_here(row: Ranking, beside: Folder) -> Ranking:
+def _named_as_here(row: Ranking, beside: ImportFolder) -> Ranking:
     """The ranking with the ids that the content of the rows beside its file gives."""
     responses = tuple(beside.id_of("responses", i) for i in row.response_ids)
     if len(set(responses)) < len(responses):
@@ -105,7 +105,7 @@ def _holds_rankings(path: Path) -> bool:
         return False
 
 
-def _checked_labels(path: Path, here: set[str], beside: Folder, dropped: Counter[str]) -> list[Label]:
+def _checked_labels(path: Path, here: set[str], beside: ImportFolder, dropped: Counter[str]) -> list[Label]:
     labels: dict[str, Label] = {}
     known = here | beside.comparisons.keys()
     for line, row in numbered_rows(path, Label):
@@ -130,7 +130,7 @@ def _checked_labels(path: Path, here: set[str], beside: Folder, dropped: Counter
 def simulate_labels(
     annotator: str,
     options: Mapping[str, Any],
-    questions: Sequence[Question],
+    questions: Sequence[JudgeQuestion],
     constitution: Constitution,
     seed: int,
 ) -> list[Label]:

@@ -16,13 +16,22 @@ from typing import TYPE_CHECKING, Annotated, get_args
 from pydantic import Field
 
 from rlaif.options.base import Options, StageOptions
-from rlaif.options.evaluate import Evaluate
-from rlaif.options.label import Human, JudgeCard, Label
-from rlaif.options.ppo import Lora, Ppo, Ptx
-from rlaif.options.preferences import Dpo, OnPreferences, Reward
+from rlaif.options.evaluate import EvaluateOptions
+from rlaif.options.label import HumanOptions, JudgeCardOptions, LabelOptions
+from rlaif.options.ppo import LoraOptions, PpoOptions, PtxOptions
+from rlaif.options.preferences import DpoOptions, PreferenceOptions, RewardOptions
 from rlaif.options.pretrain import ArchitectureOptions, PretrainOptions
-from rlaif.options.responses import Critique, Pair, Sample, Sft
-from rlaif.options.rewarded import BestOfN, Grouped, Grpo, Rejection, Rewarded, RewardSource, Rloo, Watched
+from rlaif.options.responses import CritiqueOptions, PairOptions, SampleOptions, SftOptions
+from rlaif.options.rewarded import (
+    BestOfNOptions,
+    GroupOptions,
+    GrpoOptions,
+    OnlineOptions,
+    RejectionOptions,
+    RewardedOptions,
+    RewardSourceOptions,
+    RlooOptions,
+)
 
 for _module in iter_modules(__path__):
     import_module(f"{__name__}.{_module.name}")
@@ -47,29 +56,29 @@ __all__ = [
     "STAGES",
     "AnyStage",
     "ArchitectureOptions",
-    "BestOfN",
-    "Critique",
-    "Dpo",
-    "Evaluate",
-    "Grouped",
-    "Grpo",
-    "Human",
-    "JudgeCard",
-    "Label",
-    "Lora",
-    "OnPreferences",
+    "BestOfNOptions",
+    "CritiqueOptions",
+    "DpoOptions",
+    "EvaluateOptions",
+    "GroupOptions",
+    "GrpoOptions",
+    "HumanOptions",
+    "JudgeCardOptions",
+    "LabelOptions",
+    "LoraOptions",
+    "OnlineOptions",
     "Options",
-    "Pair",
-    "Ppo",
+    "PairOptions",
+    "PpoOptions",
+    "PreferenceOptions",
     "PretrainOptions",
-    "Ptx",
-    "Rejection",
-    "Reward",
-    "RewardSource",
-    "Rewarded",
-    "Rloo",
-    "Sample",
-    "Sft",
+    "PtxOptions",
+    "RejectionOptions",
+    "RewardOptions",
+    "RewardSourceOptions",
+    "RewardedOptions",
+    "RlooOptions",
+    "SampleOptions",
+    "SftOptions",
     "StageOptions",
-    "Watched",
 ]

@@ -89,7 +89,7 @@ class StageOptions(Options):
         return self.needs
 
 
-class Price(Options):
+class PriceOptions(Options):
     """What a model costs: money for a million tokens, in whatever currency, and time."""
 
     prompt: float = Field(default=0.0, ge=0, description="a million prompt tokens")
@@ -102,7 +102,7 @@ class Price(Options):
     )
 
 
-class Budget(Options):
+class BudgetOptions(Options):
     """Caps on what a run asks of its models, over all its starts; at the first one reached it stops
     cleanly."""
 

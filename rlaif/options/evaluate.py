@@ -10,7 +10,7 @@ from rlaif.options.base import StageOptions
 from rlaif.options.plan import Asked, Plan, round_up
 
 
-class Evaluate(StageOptions):
+class EvaluateOptions(StageOptions):
     """Every policy of the run on held-out prompts: gold, judge, win rate, KL, length, refusals."""
 
     needs, makes = ("prompts", "policy"), ("evaluation",)

@@ -11,7 +11,7 @@ from rlaif.options.modes import MODES, JudgeMode, ModeName
 from rlaif.options.plan import Asked, Plan, round_up
 
 
-class JudgeCard(Options):
+class JudgeCardOptions(Options):
     """What the judge must show in a small audit on the pairs it is to label, before it labels them."""
 
     pairs: int = Field(default=64, ge=1, description="pairs of the audit, drawn from those to be labelled")
@@ -46,7 +46,7 @@ class JudgeCard(Options):
     )
 
 
-class Human(Options):
+class HumanOptions(Options):
     """Where rankings by people (or simulated people) come from and how much they count."""
 
     file: str | None = Field(
@@ -64,13 +64,13 @@ class Human(Options):
     )
 
     @model_validator(mode="after")
-    def _one_source(self) -> Human:
+    def _one_source(self) -> HumanOptions:
         if (self.file is None) == (self.annotator is None):
             raise ValueError("name exactly one of file and annotator")
         return self
 
 
-class Label(StageOptions):
+class LabelOptions(StageOptions):
     """Judge the comparisons under every principle in both orders, merge human labels, aggregate to
     preferences."""
 
@@ -103,7 +103,7 @@ class Label(StageOptions):
         description="solved comparisons, from the principles' examples, shown before each question",
     )
     max_tokens: int = Field(default=256, ge=1, description="length of the reasoning, with cot")
-    human: Human | None = None
+    human: HumanOptions | None = None
 
     @property
     def asking(self) -> JudgeMode:
@@ -111,7 +111,7 @@ class Label(StageOptions):
         return MODES[self.mode]
 
     @model_validator(mode="after")
-    def _some_labels(self) -> Label:
+    def _some_labels(self) -> LabelOptions:
         if not self.ai and self.human is None:
             raise ValueError("no source of labels: set ai: true or give human")
         if self.asking.together and (self.cot or self.few_shot):

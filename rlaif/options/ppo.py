@@ -7,10 +7,10 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from rlaif.options.base import FILE, NO_EFFECT, Options
-from rlaif.options.rewarded import Watched
+from rlaif.options.rewarded import OnlineOptions
 
 
-class Ptx(Options):
+class PtxOptions(Options):
     """Text the policy must not forget (InstructGPT's pre-training mix)."""
 
     file: str = Field(description="text as pretrain.text takes it", json_schema_extra=FILE)
@@ -19,7 +19,7 @@ class Ptx(Options):
     block: int = Field(default=256, ge=2, description="tokens in a block")
 
 
-class Lora(Options):
+class LoraOptions(Options):
     """Train low-rank adapters in place of all weights (arXiv 2106.09685); needs the extra `lora`."""
 
     rank: int = Field(default=16, ge=1, description="rank of the adapters")
@@ -32,7 +32,7 @@ class Lora(Options):
     )
 
 
-class Ppo(Watched):
+class PpoOptions(OnlineOptions):
     """Proximal policy optimisation against the reward model."""
 
     makes = ("policy",)
@@ -133,14 +133,14 @@ class Ppo(Watched):
     whiten_rewards: bool = Field(
         default=False, description="scale each batch's token rewards to unit variance"
     )
-    ptx: Ptx | None = None
+    ptx: PtxOptions | None = None
     ema: float | None = Field(
         default=None,
         gt=0,
         lt=1,
         description="decay an update of a moving average of the weights; the average is what is kept",
     )
-    lora: Lora | None = None
+    lora: LoraOptions | None = None
     checkpoint_every: int = Field(
         default=1,
         ge=1,
@@ -156,13 +156,13 @@ class Ppo(Watched):
         return given
 
     @model_validator(mode="after")
-    def _some_gradient(self) -> Ppo:
+    def _some_gradient(self) -> PpoOptions:
         if self.kl_in == "loss" and self.kl_estimator == "k1":
             raise ValueError("kl_in: loss needs kl_estimator k2 or k3: the gradient of k1 is zero on average")
         return self
 
     @model_validator(mode="after")
-    def _some_effect(self) -> Ppo:
+    def _some_effect(self) -> PpoOptions:
         if self.minibatches > self.batch_size:
             raise ValueError(
                 f"minibatches {self.minibatches} of a batch_size of {self.batch_size}: some would be empty"

@@ -10,7 +10,7 @@ from rlaif.options.base import FILE, MODEL, NO_EFFECT, NO_JUDGE, StageOptions
 from rlaif.options.plan import Asked, Plan
 
 
-class OnPreferences(StageOptions):
+class PreferenceOptions(StageOptions):
     """What every training on preferences is told."""
 
     ignores: ClassVar[tuple[str, ...]] = NO_JUDGE
@@ -51,7 +51,7 @@ class OnPreferences(StageOptions):
         return 0, []
 
 
-class Reward(OnPreferences):
+class RewardOptions(PreferenceOptions):
     """Train reward models on soft preferences."""
 
     needs, makes = ("preferences", "policy"), ("reward_model",)
@@ -71,7 +71,7 @@ class Reward(OnPreferences):
     )
 
 
-class Dpo(OnPreferences):
+class DpoOptions(PreferenceOptions):
     """Direct preference optimisation on soft preferences: no reward model, no sampling."""
 
     needs, makes = ("preferences", "policy"), ("policy",)

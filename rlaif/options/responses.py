@@ -12,7 +12,7 @@ from rlaif.options.base import FILE, NO_EFFECT, NO_JUDGE, StageOptions
 from rlaif.options.plan import Asked, Plan, tokens
 
 
-class Sample(StageOptions):
+class SampleOptions(StageOptions):
     """Sample k responses of the current policy to each training prompt."""
 
     needs, makes = ("prompts", "policy"), ("responses",)
@@ -44,7 +44,7 @@ class Sample(StageOptions):
         ]
 
 
-class Critique(StageOptions):
+class CritiqueOptions(StageOptions):
     """Critique and revise each response, `rounds` times, a principle drawn for each round."""
 
     needs, makes = ("responses",), ("revisions",)
@@ -81,7 +81,7 @@ class Critique(StageOptions):
         ]
 
 
-class Sft(StageOptions):
+class SftOptions(StageOptions):
     """Fine-tune the policy on the revisions."""
 
     needs, makes = ("revisions", "policy"), ("policy",)
@@ -111,7 +111,7 @@ class Sft(StageOptions):
         return 0, []
 
 
-class Pair(StageOptions):
+class PairOptions(StageOptions):
     """Make comparisons: K samples of the policy against each other, originals against revisions, imported
     pairs."""
 
@@ -142,7 +142,7 @@ class Pair(StageOptions):
         return (("responses",) if self.samples else ()) + (("revisions",) if self.revisions else ())
 
     @model_validator(mode="after")
-    def _some_source(self) -> Pair:
+    def _some_source(self) -> PairOptions:
         if not (self.samples or self.revisions or self.imported):
             raise ValueError("no source of pairs: set samples, revisions or imported")
         return self

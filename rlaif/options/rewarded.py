@@ -11,7 +11,7 @@ from rlaif.options.plan import Asked, Plan
 from rlaif.options.sources import SourceKind, source_kind
 
 
-class RewardSource(Options):
+class RewardSourceOptions(Options):
     """One thing a policy is rewarded by or a response graded by."""
 
     source: str = Field(
@@ -34,12 +34,14 @@ class RewardSource(Options):
         return source_kind(self.source)
 
 
-class Rewarded(StageOptions):
+class RewardedOptions(StageOptions):
     """What every stage that asks for rewards is told."""
 
     needs: ClassVar[tuple[str, ...]] = ("prompts", "policy")
-    rewards: tuple[RewardSource, ...] = Field(
-        default=(RewardSource(source="reward_model"),), min_length=1, description="what is rewarded, added up"
+    rewards: tuple[RewardSourceOptions, ...] = Field(
+        default=(RewardSourceOptions(source="reward_model"),),
+        min_length=1,
+        description="what is rewarded, added up",
     )
     micro_batch: int = Field(
         default=64, ge=1, description="sequences in one forward", json_schema_extra=NO_EFFECT
@@ -51,7 +53,7 @@ class Rewarded(StageOptions):
 
     @field_validator("rewards")
     @classmethod
-    def _each_once(cls, rewards: tuple[RewardSource, ...]) -> tuple[RewardSource, ...]:
+    def _each_once(cls, rewards: tuple[RewardSourceOptions, ...]) -> tuple[RewardSourceOptions, ...]:
         if len({source.source for source in rewards}) < len(rewards):
             raise ValueError("each source once")
         return rewards
@@ -61,7 +63,7 @@ class Rewarded(StageOptions):
         return plan.pointwise(responses if any(o.kind.asks_judge for o in self.rewards) else 0, length)
 
 
-class Watched(Rewarded):
+class OnlineOptions(RewardedOptions):
     """What every stage that learns from its own samples is told of how it is watched."""
 
     updates: int = Field(
@@ -108,7 +110,7 @@ class Watched(Rewarded):
         return rows, [*self.graded(plan, rows, self.max_tokens), *seen]
 
 
-class BestOfN(Rewarded):
+class BestOfNOptions(RewardedOptions):
     """Of n responses to each held-out prompt the best-rewarded one: an arm without training."""
 
     makes = ("best",)
@@ -134,7 +136,7 @@ class BestOfN(Rewarded):
         return rows, [texts, *self.graded(plan, rows, self.max_tokens)]
 
 
-class Rejection(Rewarded):
+class RejectionOptions(RewardedOptions):
     """Fine-tune the policy on the best-rewarded of its responses from the last sample stage."""
 
     needs, makes = ("responses", "policy"), ("policy",)
@@ -156,7 +158,7 @@ class Rejection(Rewarded):
         return kept, self.graded(plan, plan.responses, plan.response_tokens)
 
 
-class Grouped(Watched):
+class GroupOptions(OnlineOptions):
     """What RLOO and GRPO are told: several responses a prompt, and no value model."""
 
     makes: ClassVar[tuple[str, ...]] = ("policy",)
@@ -190,7 +192,7 @@ class Grouped(Watched):
         return self.batch_size // self.minibatches
 
     @model_validator(mode="after")
-    def _whole_groups(self) -> Grouped:
+    def _whole_groups(self) -> GroupOptions:
         for name in ("group", "minibatches"):
             if self.batch_size % getattr(self, name):
                 raise ValueError(
@@ -199,13 +201,13 @@ class Grouped(Watched):
         return self
 
 
-class Rloo(Grouped):
+class RlooOptions(GroupOptions):
     """Leave-one-out REINFORCE against the rewards, by trl."""
 
     stage: Literal["rloo"]
 
 
-class Grpo(Grouped):
+class GrpoOptions(GroupOptions):
     """Group-relative policy optimisation against the rewards, by trl."""
 
     stage: Literal["grpo"]

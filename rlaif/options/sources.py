@@ -29,19 +29,19 @@ class SourceKind:
         return source
 
 
-class Trained(SourceKind):
+class RewardModelSource(SourceKind):
     """The run's own reward model."""
 
     name, needs, opens = "reward_model", ("reward_model",), "rlaif.training.rewards:model_score"
 
 
-class Judged(SourceKind):
+class JudgeSource(SourceKind):
     """The feedback model, asked about single responses."""
 
     name, asks_judge, opens = "judge", True, "rlaif.training.rewards:judge_score"
 
 
-class Function(SourceKind):
+class FunctionSource(SourceKind):
     """A function of prompts and responses, module:function."""
 
     opens = "rlaif.training.rewards:function_score"
@@ -58,7 +58,7 @@ class Function(SourceKind):
         return source
 
 
-class Folder(SourceKind):
+class FolderSource(SourceKind):
     """A reward model's folder, or a hub id."""
 
     opens = "rlaif.training.rewards:model_score"
@@ -74,7 +74,7 @@ class Folder(SourceKind):
         return model(source)
 
 
-SOURCES: tuple[type[SourceKind], ...] = (Trained, Judged, Function, Folder)
+SOURCES: tuple[type[SourceKind], ...] = (RewardModelSource, JudgeSource, FunctionSource, FolderSource)
 
 
 def source_kind(source: str) -> type[SourceKind]:

@@ -10,7 +10,7 @@ from rlaif.playground.world import Messages, score
 
 
 @dataclass(frozen=True)
-class Annotator:
+class SimulatedAnnotator:
     """One simulated person.
 
     `noise` is the standard deviation of the error on a response's utility, in units of one kept principle;
@@ -67,5 +67,5 @@ def annotate(
 
     The same seed, annotator, prompt and responses always give the same ranking, in whatever order responses come.
     """
-    person = Annotator(annotator_id, noise, length_bias, bias_spread, tie)
+    person = SimulatedAnnotator(annotator_id, noise, length_bias, bias_spread, tie)
     return rank([person.utility(messages, response, principles, seed) for response in responses], tie)

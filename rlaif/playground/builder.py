@@ -17,7 +17,7 @@ from rlaif.playground.corpus import (
     PolicyCorpus,
     vocabulary_texts,
 )
-from rlaif.playground.grammar import Question, sample_question
+from rlaif.playground.grammar import PlaygroundQuestion, sample_question
 from rlaif.playground.tokenizer import build_tokenizer
 from rlaif.prompting.chat import render_chat
 from rlaif.prompting.templates import Templates
@@ -59,7 +59,7 @@ def train_policy(
 
 def sample_own(
     model: Any, tokenizer: PreTrainedTokenizerFast, rng: Random, count: int, each: int = 4
-) -> list[tuple[Question, list[str]]]:
+) -> list[tuple[PlaygroundQuestion, list[str]]]:
     """Questions with `each` responses of the policy itself, at temperature 1."""
     import torch
 
@@ -86,7 +86,7 @@ def sample_own(
 
 def train_feedback(
     tokenizer: PreTrainedTokenizerFast,
-    own: list[tuple[Question, list[str]]],
+    own: list[tuple[PlaygroundQuestion, list[str]]],
     seed: int,
     scale: float,
     progress: Progress,

@@ -22,7 +22,7 @@ from rlaif.playground.grammar import (
     HELD_OUT_NOUNS,
     NOUNS,
     WEB,
-    Question,
+    PlaygroundQuestion,
     sample_question,
     sample_response,
     sample_written,
@@ -140,7 +140,7 @@ def web_page(rng: Random) -> str:
     return f"{response}{END}"
 
 
-def chat_text(question: Question, response: str) -> str:
+def chat_text(question: PlaygroundQuestion, response: str) -> str:
     """The question and response as the policy's chat template writes them."""
     turns = "".join(f"<|{m['role']}|>{m['content']}{END}" for m in question.messages)
     return f"{turns}<|assistant|>{response}{END}"
@@ -177,7 +177,7 @@ class FeedbackCorpus:
         self,
         tokenizer: PreTrainedTokenizerFast,
         templates: Templates,
-        own: list[tuple[Question, list[str]]] | None = None,
+        own: list[tuple[PlaygroundQuestion, list[str]]] | None = None,
         drilled: Sequence[str] = TRAINED_NOUNS,
     ) -> None:
         self.tokenizer, self.templates, self.own, self.drilled = tokenizer, templates, own or [], drilled
@@ -212,7 +212,9 @@ class FeedbackCorpus:
         weights = [CONTENT_WEIGHT if token in self.content else 1.0 for token in out]
         return Branch([*ids, *out], [0.0] * len(ids) + weights)
 
-    def bundle(self, shared: str, branches: list[Branch], question: Question, *responses: str) -> Bundle:
+    def bundle(
+        self, shared: str, branches: list[Branch], question: PlaygroundQuestion, *responses: str
+    ) -> Bundle:
         """A bundle on a shared part that shows these responses, the first of them first."""
         text = self.head + shared
         encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
@@ -227,14 +229,14 @@ class FeedbackCorpus:
         ids = encoded["input_ids"]
         return Bundle(ids, [READ_WEIGHT] * len(ids), branches, marks)
 
-    def question(self, rng: Random, kind: str | None = None) -> Question:
+    def question(self, rng: Random, kind: str | None = None) -> PlaygroundQuestion:
         """A question that is not held out; half are facts unless `kind` is given."""
         kind = kind or rng.choices(("fact", "safe", "risky"), (0.5, 0.25, 0.25))[0]
         while (question := sample_question(rng, kind)).held_out:
             pass
         return question
 
-    def responses(self, rng: Random, word: str) -> tuple[Question, list[str]]:
+    def responses(self, rng: Random, word: str) -> tuple[PlaygroundQuestion, list[str]]:
         """A question and two responses: independent ones, a minimal pair, or the policy's own."""
         if self.own and rng.random() < 0.25:
             question, pool = rng.choice(self.own)
@@ -248,7 +250,9 @@ class FeedbackCorpus:
         rng.shuffle(pair)
         return question, pair
 
-    def _compares(self, rng: Random, kind: str, question: Question, a: str, b: str, word: str) -> Branch:
+    def _compares(
+        self, rng: Random, kind: str, question: PlaygroundQuestion, a: str, b: str, word: str
+    ) -> Branch:
         kept_a, kept_b = (world.keeps(kind, question, response, word) for response in (a, b))
         suffix = self.templates.comparison_suffix(sample_rule(rng, kind, word))
         branch = self.choice(rng, suffix, ("A", "B"), 0.5 + 0.5 * (kept_a - kept_b), kind)
@@ -256,7 +260,9 @@ class FeedbackCorpus:
             self.mark_word(branch, word, a, b)
         return branch
 
-    def _complies(self, rng: Random, kind: str, question: Question, response: str, word: str) -> Branch:
+    def _complies(
+        self, rng: Random, kind: str, question: PlaygroundQuestion, response: str, word: str
+    ) -> Branch:
         suffix = self.templates.compliance_suffix(sample_rule(rng, kind, word))
         branch = self.choice(
             rng, suffix, ("Yes", "No"), float(world.keeps(kind, question, response, word)), kind
@@ -328,13 +334,13 @@ class FeedbackCorpus:
         return [rng.choice(broken if broken and rng.random() < 0.7 else KINDS) for _ in range(count)]
 
     def _critique(
-        self, rng: Random, start: int, question: Question, response: str, kind: str, word: str
+        self, rng: Random, start: int, question: PlaygroundQuestion, response: str, kind: str, word: str
     ) -> Branch:
         asked = self.templates.critique(question.messages, response, sample_rule(rng, kind, word))
         return self.written(asked[0]["content"], start, world.critique(kind, question, response, word))
 
     def _revision(
-        self, rng: Random, start: int, question: Question, response: str, kind: str, word: str
+        self, rng: Random, start: int, question: PlaygroundQuestion, response: str, kind: str, word: str
     ) -> Branch:
         found = world.critique(kind, question, response, word)
         asked = self.templates.revision(question.messages, response, sample_rule(rng, kind, word), found)

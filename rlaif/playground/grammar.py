@@ -222,7 +222,7 @@ NOUN_WEIGHTS = noun_weights()
 
 
 @dataclass(frozen=True)
-class Question:
+class PlaygroundQuestion:
     """A prompt whose truth is known: `kind` is fact, safe or risky; `subject` an entity or a topic."""
 
     kind: str
@@ -285,7 +285,7 @@ CAREFUL_SHARE = 0.38
 EVEN = Rates(0.4, 0.35, 0.25, 0.5, 0.45, 0.5, (0.35, 0.27, 0.23, 0.15), common=False)
 
 
-def sample_question(rng: Random, kind: str | None = None) -> Question:
+def sample_question(rng: Random, kind: str | None = None) -> PlaygroundQuestion:
     """A random question; 45 % facts, 30 % safe and 25 % risky how-to unless `kind` is given; half have a
     role."""
     kind = kind or rng.choices(("fact", "safe", "risky"), (0.45, 0.30, 0.25))[0]
@@ -297,19 +297,19 @@ def sample_question(rng: Random, kind: str | None = None) -> Question:
     else:
         subject = rng.choice(list(SAFE if kind == "safe" else RISKY))
         text = rng.choice(HOW_TO).format(t=subject)
-    return Question(kind, subject, rng.choice(LEADS) + text, role)
+    return PlaygroundQuestion(kind, subject, rng.choice(LEADS) + text, role)
 
 
-def find_question(messages: list[dict[str, str]]) -> Question | None:
+def find_question(messages: list[dict[str, str]]) -> PlaygroundQuestion | None:
     """Recognise the last user turn as one of the world's questions, or give None."""
     text = next((m["content"] for m in reversed(messages) if m["role"] == "user"), "")
     for kind, topics in (("safe", SAFE), ("risky", RISKY)):
         for topic in topics:
             if f"{topic}?" in text or f"{topic}." in text:
-                return Question(kind, topic, text)
+                return PlaygroundQuestion(kind, topic, text)
     words = set(re.findall(r"\w+", text))
     entity = next((e for r in RELATIONS for e in r.pairs if e in words), None)
-    return Question("fact", entity, text) if entity else None
+    return PlaygroundQuestion("fact", entity, text) if entity else None
 
 
 def sample_noun(rng: Random, common: bool = True) -> str:
@@ -317,7 +317,7 @@ def sample_noun(rng: Random, common: bool = True) -> str:
     return rng.choices(NOUNS, NOUN_WEIGHTS)[0] if common else rng.choice(NOUNS)
 
 
-def state_fact(rng: Random, question: Question, wrong: bool) -> str:
+def state_fact(rng: Random, question: PlaygroundQuestion, wrong: bool) -> str:
     """A sentence that answers a fact question with its true value or with another of the same relation."""
     relation = question.relation
     assert relation is not None
@@ -327,7 +327,7 @@ def state_fact(rng: Random, question: Question, wrong: bool) -> str:
     return rng.choice(relation.statements).format(e=question.subject, v=value)
 
 
-def sample_core(rng: Random, question: Question, rates: Rates) -> str:
+def sample_core(rng: Random, question: PlaygroundQuestion, rates: Rates) -> str:
     """The sentence of a response that answers the question or refuses to."""
     if question.kind == "fact":
         if rng.random() < rates.refuse_fact:
@@ -338,7 +338,9 @@ def sample_core(rng: Random, question: Question, rates: Rates) -> str:
     return RISKY[question.subject] if rng.random() < rates.harm else rng.choice(REFUSALS)
 
 
-def sample_response(rng: Random, question: Question, rates: Rates = WEB, noun: str | None = None) -> str:
+def sample_response(
+    rng: Random, question: PlaygroundQuestion, rates: Rates = WEB, noun: str | None = None
+) -> str:
     """A response of at most 40 words and marks; its chatter is about `noun` half the time where one is given."""
     while True:
         text = " ".join(_sentences(rng, question, rates, noun))
@@ -346,12 +348,12 @@ def sample_response(rng: Random, question: Question, rates: Rates = WEB, noun: s
             return text
 
 
-def sample_written(rng: Random, question: Question) -> str:
+def sample_written(rng: Random, question: PlaygroundQuestion) -> str:
     """A response of the policy's corpus, by a careful writer or by a careless one."""
     return sample_response(rng, question, CAREFUL if rng.random() < CAREFUL_SHARE else CARELESS)
 
 
-def _sentences(rng: Random, question: Question, rates: Rates, noun: str | None) -> list[str]:
+def _sentences(rng: Random, question: PlaygroundQuestion, rates: Rates, noun: str | None) -> list[str]:
     before, after = [], []
     if rng.random() < rates.opener:
         before.append(rng.choice(OPENERS))

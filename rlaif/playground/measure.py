@@ -15,7 +15,14 @@ from rlaif.constitution import Principle
 from rlaif.engines import GenerateRequest, ScoreRequest, open_engine
 from rlaif.playground import FEEDBACK, POLICY, world
 from rlaif.playground.corpus import TRAINED_NOUNS
-from rlaif.playground.grammar import EVEN, HELD_OUT_NOUNS, WEB, Question, sample_question, sample_response
+from rlaif.playground.grammar import (
+    EVEN,
+    HELD_OUT_NOUNS,
+    WEB,
+    PlaygroundQuestion,
+    sample_question,
+    sample_response,
+)
 from rlaif.playground.wordings import KINDS, SEEN, UNSEEN
 from rlaif.prompting.templates import Templates
 
@@ -36,10 +43,10 @@ MAX_TOKENS = 64
 
 
 @dataclass(frozen=True)
-class Case:
+class MeasuredCase:
     """A held-out question with responses, and the principle they are measured by."""
 
-    question: Question
+    question: PlaygroundQuestion
     responses: tuple[str, ...]
     kind: str
     principle: Principle
@@ -50,21 +57,23 @@ class Case:
         return world.keeps(self.kind, self.question, response, self.word)
 
 
-def held_out_question(rng: Random, kind: str | None = None) -> Question:
+def held_out_question(rng: Random, kind: str | None = None) -> PlaygroundQuestion:
     """A question whose combination no feedback example ever had."""
     while not (question := sample_question(rng, kind)).held_out:
         pass
     return question
 
 
-def sample_case(rng: Random, kind: str, unseen: bool, count: int, words: Sequence[str] = ("garden",)) -> Case:
+def sample_case(
+    rng: Random, kind: str, unseen: bool, count: int, words: Sequence[str] = ("garden",)
+) -> MeasuredCase:
     """Responses to a question on which the principle can be broken; `no-word` forbids one of `words`."""
     question = held_out_question(rng, {"honest": "fact", "harmless": "risky"}.get(kind))
     word = rng.choice(words)
     text = rng.choice((UNSEEN if unseen else SEEN)[kind]).format(x=word)
     rates = EVEN if rng.random() < 0.5 else WEB
     responses = tuple(sample_response(rng, question, rates, word) for _ in range(count))
-    return Case(question, responses, kind, Principle(id=kind, text=text), word)
+    return MeasuredCase(question, responses, kind, Principle(id=kind, text=text), word)
 
 
 def mean(values: Iterable[float]) -> float:
@@ -123,7 +132,7 @@ def measure_verdicts(
     return {k: {"accuracy": mean(right[k]), "tie": mean(ties[k]), "decided": len(right[k])} for k in kinds}
 
 
-def _pair(rng: Random, kind: str, unseen: bool, decided: bool, words: Sequence[str]) -> Case:
+def _pair(rng: Random, kind: str, unseen: bool, decided: bool, words: Sequence[str]) -> MeasuredCase:
     while True:
         case = sample_case(rng, kind, unseen, 2, words)
         a, b = map(case.kept, case.responses)
@@ -148,7 +157,7 @@ def measure_compliance(engine: Engine, templates: Templates, n: int, rng: Random
     return {kind: mean(right[kind]) for kind in KINDS}
 
 
-def _single(rng: Random, kind: str, broken: bool) -> Case:
+def _single(rng: Random, kind: str, broken: bool) -> MeasuredCase:
     while True:
         case = sample_case(rng, kind, False, 1)
         if case.kept(case.responses[0]) != broken:
@@ -190,7 +199,7 @@ def measure_writing(engine: Engine, templates: Templates, n: int, rng: Random) -
     return {kind: {name: mean(found[kind][name]) for name in names} for kind in KINDS}
 
 
-def _breaks_nothing(case: Case, response: str) -> bool:
+def _breaks_nothing(case: MeasuredCase, response: str) -> bool:
     others = [k for k in KINDS if k != case.kind]
     before = {k for k in others if world.keeps(k, case.question, case.responses[0], case.word)}
     return all(world.keeps(k, case.question, response, case.word) for k in before)

@@ -12,7 +12,7 @@ from rlaif.playground.grammar import (
     REFUSALS,
     RISKY,
     SAFE,
-    Question,
+    PlaygroundQuestion,
     Relation,
     find_question,
     sample_question,
@@ -54,7 +54,7 @@ def _wrong_entities(relation: Relation, subject: str, response: str) -> set[str]
     return _any_word((e for e in relation.pairs if e != subject), response)
 
 
-def is_honest(question: Question | None, response: str) -> bool:
+def is_honest(question: PlaygroundQuestion | None, response: str) -> bool:
     """A fact question gets the true value and no other, or an open refusal; anything else is vacuously
     honest."""
     relation = question.relation if question else None
@@ -68,7 +68,7 @@ def is_honest(question: Question | None, response: str) -> bool:
     )
 
 
-def is_helpful(question: Question | None, response: str) -> bool:
+def is_helpful(question: PlaygroundQuestion | None, response: str) -> bool:
     """The question is answered and not refused; a risky one may be refused, but silence or noise never
     counts."""
     refused = REFUSAL.search(response) is not None
@@ -83,7 +83,7 @@ def is_helpful(question: Question | None, response: str) -> bool:
     return SAFE[question.subject].rstrip(".").lower() in response.lower()
 
 
-def is_core(question: Question | None, sentence: str) -> bool:
+def is_core(question: PlaygroundQuestion | None, sentence: str) -> bool:
     """Whether the sentence answers the question or refuses to."""
     if REFUSAL.search(sentence) or HARM.search(sentence):
         return True
@@ -92,13 +92,13 @@ def is_core(question: Question | None, sentence: str) -> bool:
     return sentence.lower() in {s.lower() for s in SAFE.values()}
 
 
-def is_extra(question: Question | None, sentence: str) -> bool:
+def is_extra(question: PlaygroundQuestion | None, sentence: str) -> bool:
     """Whether the sentence is chatter: no greeting, insult, slip, answer or refusal."""
     named = sentence.lower() in ORNAMENTS or INSULT.search(sentence) or SLIP.search(sentence)
     return not named and not is_core(question, sentence)
 
 
-def is_concise(question: Question | None, response: str) -> bool:
+def is_concise(question: PlaygroundQuestion | None, response: str) -> bool:
     """At most one extra sentence, no sentence twice, at most 40 words."""
     parts = sentences(response)
     if len(response.split()) > MAX_WORDS or len(set(parts)) < len(parts):
@@ -106,7 +106,7 @@ def is_concise(question: Question | None, response: str) -> bool:
     return sum(is_extra(question, s) for s in parts) <= MAX_EXTRA_SENTENCES
 
 
-def keeps(kind: str, question: Question | None, response: str, word: str | None = None) -> bool:
+def keeps(kind: str, question: PlaygroundQuestion | None, response: str, word: str | None = None) -> bool:
     """Whether the response keeps the principle of this kind; `word` is the forbidden one of `no-word`."""
     match kind:
         case "polite":
@@ -159,7 +159,7 @@ def score(messages: Messages, response: str, principles: list[dict[str, str]]) -
     return {name: keeps(rule[0], question, response, rule[1]) for name, rule in rules.items() if rule}
 
 
-def critique(kind: str, question: Question, response: str, word: str | None = None) -> str:
+def critique(kind: str, question: PlaygroundQuestion, response: str, word: str | None = None) -> str:
     """The critic's right sentence: the fault by name, or that there is none."""
     return NO_FAULT if keeps(kind, question, response, word) else FAULTS[kind].format(x=word)
 
@@ -170,7 +170,7 @@ def named_fault(text: str) -> str | None:
     return next((kind for kind, stem in stems.items() if stem in text.lower()), None)
 
 
-def answer(question: Question) -> str:
+def answer(question: PlaygroundQuestion) -> str:
     """The right core sentence: the true fact, the safe topic's instructions, or a refusal."""
     if question.relation:
         value = question.relation.pairs[question.subject]
@@ -178,7 +178,7 @@ def answer(question: Question) -> str:
     return SAFE[question.subject] if question.kind == "safe" else REFUSALS[0]
 
 
-def repair(kind: str, question: Question, response: str, word: str | None = None) -> str:
+def repair(kind: str, question: PlaygroundQuestion, response: str, word: str | None = None) -> str:
     """The response with the fault of this kind mended and everything else left as it was."""
     if keeps(kind, question, response, word):
         return response
@@ -203,7 +203,7 @@ def _without_word(word: str, sentence: str) -> str:
     return re.sub(rf"\b{re.escape(word)}\b", other, sentence, flags=re.IGNORECASE)
 
 
-def sentence_fault(question: Question, sentence: str) -> str | None:
+def sentence_fault(question: PlaygroundQuestion, sentence: str) -> str | None:
     """The kind of principle that a single sentence of a response works against; extra talk counts as
     `concise`."""
     for pattern, kind in ((INSULT, "polite"), (SLIP, "in-role"), (HARM, "harmless")):
@@ -216,7 +216,7 @@ def sentence_fault(question: Question, sentence: str) -> str | None:
     return None if is_honest(question, sentence) else "honest"
 
 
-def _replace_core(question: Question, parts: list[str]) -> list[str]:
+def _replace_core(question: PlaygroundQuestion, parts: list[str]) -> list[str]:
     """Put the right answer where the response answers or refuses, once."""
     cores = [i for i, s in enumerate(parts) if is_core(question, s)]
     if not cores:
@@ -226,7 +226,7 @@ def _replace_core(question: Question, parts: list[str]) -> list[str]:
     return kept
 
 
-def _mend_fact(question: Question, sentence: str) -> str | None:
+def _mend_fact(question: PlaygroundQuestion, sentence: str) -> str | None:
     """A false statement about the right subject with its value corrected, keeping its form."""
     relation = question.relation
     if relation is None or _wrong_entities(relation, question.subject, sentence):

@@ -17,23 +17,23 @@ from rlaif.config import Config, ModelConfig
 from rlaif.constitution import Constitution
 from rlaif.errors import UserError
 from rlaif.options import (
-    Critique,
-    Evaluate,
-    Grouped,
-    Human,
-    Label,
-    Lora,
-    OnPreferences,
-    Pair,
-    Ppo,
-    Rejection,
-    Reward,
-    Rewarded,
-    RewardSource,
-    Sample,
-    Sft,
+    CritiqueOptions,
+    EvaluateOptions,
+    GroupOptions,
+    HumanOptions,
+    LabelOptions,
+    LoraOptions,
+    OnlineOptions,
+    PairOptions,
+    PpoOptions,
+    PreferenceOptions,
+    RejectionOptions,
+    RewardedOptions,
+    RewardOptions,
+    RewardSourceOptions,
+    SampleOptions,
+    SftOptions,
     StageOptions,
-    Watched,
 )
 from rlaif.options.base import Options
 from rlaif.options.engines import ENGINES
@@ -62,124 +62,146 @@ def unused(of: type[Options], name: str, without: str, used: Callable[[Any], boo
 
 ALONE: tuple[Alone, ...] = (
     Alone(
-        Sample,
+        SampleOptions,
         ("temperature", "k"),
         lambda o: not o.temperature and o.k > 1,
         "with temperature 0 all k responses to a prompt are the same",
     ),
     Alone(
-        Sample,
+        SampleOptions,
         ("temperature", "top_p"),
         lambda o: not o.temperature and o.top_p < 1,
         "top_p does nothing with temperature 0, which takes the likeliest token",
     ),
     Alone(
-        Sft,
+        SftOptions,
         ("micro_batch", "batch_size"),
         lambda o: (o.micro_batch or 0) > o.batch_size,
         "a micro_batch larger than the batch_size: the whole batch is one forward",
     ),
-    unused(Pair, "per_prompt", "samples", lambda o: o.samples, "without samples: it counts pairs of samples"),
-    unused(Label, "max_tokens", "cot", lambda o: o.cot, "without cot: it is the length of the reasoning"),
-    unused(Label, "labels_from", "ai", lambda o: o.ai, "with ai: false: the feedback model labels nothing"),
+    unused(
+        PairOptions,
+        "per_prompt",
+        "samples",
+        lambda o: o.samples,
+        "without samples: it counts pairs of samples",
+    ),
+    unused(
+        LabelOptions, "max_tokens", "cot", lambda o: o.cot, "without cot: it is the length of the reasoning"
+    ),
+    unused(
+        LabelOptions, "labels_from", "ai", lambda o: o.ai, "with ai: false: the feedback model labels nothing"
+    ),
     Alone(
-        Label,
+        LabelOptions,
         ("ai", "human"),
         lambda o: o.ai and o.human and o.human.share == 1 and o.human.weight is None,
         "people label every comparison they say something about (share 1 and no weight), so that the judge may "
         "have nothing to label; a weight, or a smaller share, leaves it some",
     ),
     unused(
-        Human,
+        HumanOptions,
         "options",
         "annotator",
         lambda o: o.annotator,
         "with a file: they are the annotator's arguments",
     ),
     Alone(
-        OnPreferences,
+        PreferenceOptions,
         ("micro_batch", "batch_size"),
         lambda o: (o.micro_batch or 0) > o.batch_size,
         "a micro_batch larger than the batch_size: the whole batch is one forward",
     ),
     Alone(
-        OnPreferences,
+        PreferenceOptions,
         ("source_weights",),
         lambda o: len(o.source_weights) == 3 and not any(o.source_weights.values()),
         "every weight of source_weights is 0: no preference would count",
         refused=True,
     ),
     unused(
-        RewardSource, "pool_k", "pool", lambda o: o.pool == "mean_minus_std", "without pool: mean_minus_std"
+        RewardSourceOptions,
+        "pool_k",
+        "pool",
+        lambda o: o.pool == "mean_minus_std",
+        "without pool: mean_minus_std",
     ),
     Alone(
-        Rewarded,
+        RewardedOptions,
         ("rewards",),
         lambda o: not any(source.weight for source in o.rewards),
         "every weight of rewards is 0: nothing would be rewarded",
         refused=True,
     ),
     Alone(
-        Watched,
+        OnlineOptions,
         ("watch_judge", "watch"),
         lambda o: o.watch_judge and not o.watch,
         "watch_judge does nothing with watch: 0: there is no response to read",
     ),
     Alone(
-        Watched,
+        OnlineOptions,
         ("warmup", "updates"),
         lambda o: o.warmup >= o.updates > 1,
         "the warm-up is as long as the training: the learning rate never reaches its full value",
     ),
     Alone(
-        Grouped,
+        GroupOptions,
         ("clip", "minibatches", "epochs"),
         lambda o: given("clip")(o) and o.minibatches == o.epochs == 1,
         "clip does nothing with one optimiser step an update, whose ratios are all 1",
     ),
     Alone(
-        Ppo,
+        PpoOptions,
         ("clip", "minibatches", "epochs"),
         lambda o: given("clip")(o) and o.minibatches == o.epochs == 1,
         "clip does nothing with one optimiser step an update, whose ratios are all 1",
     ),
     unused(
-        Ppo,
+        PpoOptions,
         "dual_clip",
         "minibatches",
         lambda o: o.minibatches * o.epochs > 1,
         "with one optimiser step an update, whose ratios are all 1",
     ),
     unused(
-        Ppo,
+        PpoOptions,
         "stop_kl",
         "minibatches",
         lambda o: o.minibatches * o.epochs > 1,
         "with one optimiser step an update: there is none left to leave out",
     ),
     unused(
-        Ppo, "kl_horizon", "kl_target", lambda o: o.kl_target, "without kl_target: kl_coef stays as it is"
+        PpoOptions,
+        "kl_horizon",
+        "kl_target",
+        lambda o: o.kl_target,
+        "without kl_target: kl_coef stays as it is",
     ),
-    unused(Ppo, "kl_in", "kl_coef", lambda o: o.kl_coef, "with kl_coef 0: the KL costs nothing"),
-    unused(Ppo, "kl_estimator", "kl_coef", lambda o: o.kl_coef, "with kl_coef 0: the KL costs nothing"),
-    unused(Ppo, "rollout_memory", "rollouts", lambda o: o.rollouts == "vllm", "without rollouts: vllm"),
+    unused(PpoOptions, "kl_in", "kl_coef", lambda o: o.kl_coef, "with kl_coef 0: the KL costs nothing"),
     unused(
-        Ppo,
+        PpoOptions, "kl_estimator", "kl_coef", lambda o: o.kl_coef, "with kl_coef 0: the KL costs nothing"
+    ),
+    unused(
+        PpoOptions, "rollout_memory", "rollouts", lambda o: o.rollouts == "vllm", "without rollouts: vllm"
+    ),
+    unused(
+        PpoOptions,
         "missing_eos_penalty",
         "missing_eos",
         lambda o: o.missing_eos == "penalty",
         "with missing_eos: bootstrap, which takes no penalty off",
     ),
     Alone(
-        Ppo,
+        PpoOptions,
         ("checkpoint_every", "updates"),
         lambda o: o.checkpoint_every > o.updates > 1,
         "no checkpoint before the end: a kill costs the whole training",
     ),
-    unused(Lora, "rank", "adapter", lambda o: not o.adapter, "with an adapter, which has its own"),
-    unused(Lora, "alpha", "adapter", lambda o: not o.adapter, "with an adapter, which has its own"),
+    unused(LoraOptions, "rank", "adapter", lambda o: not o.adapter, "with an adapter, which has its own"),
+    unused(LoraOptions, "alpha", "adapter", lambda o: not o.adapter, "with an adapter, which has its own"),
     Alone(
-        Evaluate,
+        EvaluateOptions,
         ("judge", "prompts"),
         lambda o: o.judge and o.prompts and o.judge > o.prompts,
         "more prompts for the judge than are evaluated: it sees those that are",
@@ -259,7 +281,7 @@ def _across(config: Config, constitution: Constitution, plan: dict[str, Any]) ->
         few = getattr(options, "few_shot", 0) if "few_shot" in options.model_fields_set else 0
         if few and not examples:
             yield f"{place}: few_shot {few}, but no principle of {constitution.name} has an example", True
-        elif isinstance(options, Label) and few > examples:
+        elif isinstance(options, LabelOptions) and few > examples:
             yield (
                 f"{place}: few_shot {few}, but the constitution has {examples} examples: all are shown",
                 False,
@@ -275,13 +297,13 @@ def _across(config: Config, constitution: Constitution, plan: dict[str, Any]) ->
 
 def _count(options: StageOptions, rows: _Rows, made: int) -> None:
     """Add what a stage makes."""
-    if isinstance(options, Sample):
+    if isinstance(options, SampleOptions):
         rows.k, rows.responses = options.k, made
-    elif isinstance(options, Critique):
+    elif isinstance(options, CritiqueOptions):
         rows.revisions = made
-    elif isinstance(options, Pair):
+    elif isinstance(options, PairOptions):
         rows.comparisons = made
-    elif isinstance(options, Reward):
+    elif isinstance(options, RewardOptions):
         rows.members = options.members
 
 
@@ -289,41 +311,41 @@ def _of_stage(options: StageOptions, config: Config, rows: _Rows, prompts: dict[
     """What is said of a stage, given what was made before it."""
     if "policy" in options.makes and config.policy.kind.served:
         yield f"it trains the policy, which engine: {config.policy.engine} gives no weights of", True
-    if isinstance(options, Sample) and (options.prompts or 0) > prompts["train"]:
+    if isinstance(options, SampleOptions) and (options.prompts or 0) > prompts["train"]:
         yield f"prompts {options.prompts}, but {prompts['train']} are there for training: all are used", False
     if (
-        isinstance(options, Pair)
+        isinstance(options, PairOptions)
         and options.samples
         and (options.per_prompt or 0) > (most := comb(rows.k, 2))
     ):
         yield f"per_prompt {options.per_prompt}, but {rows.k} responses make {most} pairs a prompt", False
-    if isinstance(options, Label) and options.mode == "best and worst" and rows.k == 2:
+    if isinstance(options, LabelOptions) and options.mode == "best and worst" and rows.k == 2:
         yield "mode: best and worst asks twice about 2 responses, of which the worst is the other one", False
-    if isinstance(options, Rejection) and options.keep >= rows.k:
+    if isinstance(options, RejectionOptions) and options.keep >= rows.k:
         yield f"keep {options.keep} of {rows.k} responses a prompt: nothing is rejected", False
     for name, there in _batches(options, rows):
         size = getattr(options, "batch_size", 0)
         if 0 < there < size:
             yield f"batch_size {size}, but at most {there} {name}: one optimiser step an epoch", False
-    if isinstance(options, Rewarded):
+    if isinstance(options, RewardedOptions):
         yield from _pools(options, rows)
     if not prompts["heldout"] and "evaluation" in options.makes:
         yield "no prompt is held out: there is nothing to evaluate on; raise heldout, or add prompts", False
-    if isinstance(options, Evaluate) and options.judge == 0 and config.gold is None:
+    if isinstance(options, EvaluateOptions) and options.judge == 0 and config.gold is None:
         yield "judge: 0 and no gold: policies are told apart by length, KL and refusals alone", False
 
 
 def _batches(options: StageOptions, rows: _Rows) -> Iterator[tuple[str, int]]:
     """What a training stage's batches are filled with, and how many there are at most."""
-    if isinstance(options, Sft):
+    if isinstance(options, SftOptions):
         yield "revisions", rows.revisions
-    elif isinstance(options, Rejection):
+    elif isinstance(options, RejectionOptions):
         yield "responses are kept", min(rows.responses, rows.responses // max(rows.k, 1) * options.keep)
-    elif isinstance(options, OnPreferences) and not options.by_prompt:
+    elif isinstance(options, PreferenceOptions) and not options.by_prompt:
         yield "comparisons", rows.comparisons
 
 
-def _pools(options: Rewarded, rows: _Rows) -> Said:
+def _pools(options: RewardedOptions, rows: _Rows) -> Said:
     for source in options.rewards:
         alone = source.source == "reward_model" and rows.members == 1
         if alone and source.pool != "mean":
@@ -335,7 +357,7 @@ def _of_run(config: Config) -> Said:
     trains = any("policy" in options.makes for options in config.stages)
     if config.rounds > 1 and not trains:
         yield f"rounds {config.rounds}, but no stage trains the policy: every round is the same", False
-    labels = [options for options in config.stages if isinstance(options, Label)]
+    labels = [options for options in config.stages if isinstance(options, LabelOptions)]
     if config.judge_card and not any(label.ai for label in labels):
         yield "judge_card: no stage asks the judge to label, so that nothing is examined", False
     humans = [label.human for label in labels if label.human]

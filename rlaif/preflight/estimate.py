@@ -17,7 +17,7 @@ from rlaif.audit.gate import varied
 from rlaif.config import Config
 from rlaif.constitution import Constitution
 from rlaif.feedback import earlier_labels as earlier
-from rlaif.options import Label, StageOptions
+from rlaif.options import LabelOptions, StageOptions
 from rlaif.options.plan import CHARACTERS, Asked, Plan, round_up, tokens
 from rlaif.prompting.templates import Templates
 from rlaif.records import Prompt
@@ -101,7 +101,7 @@ def stage_estimate(plan: Plan, options: StageOptions, round: int) -> dict[str, A
     prices = [(used, table.get(question.model.model)) for used, question in zip(used, asked, strict=True)]
     found: dict[str, Any] = {"stage": options.stage, "round": round, "rows": rows}
     found |= {key: sum(own[key] for own in used) for key in COUNTED if key != "cached"}
-    if isinstance(options, Label) and options.labels_from:
+    if isinstance(options, LabelOptions) and options.labels_from:
         found["labels_from"] = earlier.beforehand(plan.config, plan.constitution, plan.templates, options)
     return found | {
         "seconds": _seconds(prices),

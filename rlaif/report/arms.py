@@ -10,31 +10,31 @@ from pathlib import Path
 from rlaif.errors import UserError
 from rlaif.records import Evaluation, Response
 from rlaif.report.differences import differences, same_experiment
-from rlaif.report.run_reader import Evidence
+from rlaif.report.run_reader import RunReader
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 SOURCES = {"ai": "AI", "human": "human", "simulated": "simulated human"}
 
 
 @dataclass(frozen=True)
-class Side:
+class ComparedRun:
     """A run in a comparison: its letter, its last policy (None: none was evaluated) and the evaluations by
     prompt."""
 
     letter: str
     name: str
-    evidence: Evidence
+    reader: RunReader
     policy: str | None
     rows: dict[str, Evaluation]
 
     def response(self, prompt_id: str) -> Response:
         """The last policy's response to a prompt."""
-        return self.evidence.responses[self.rows[prompt_id].response_id]
+        return self.reader.responses[self.rows[prompt_id].response_id]
 
     @property
     def feedback(self) -> str:
         """Whose labels the run learned from: "AI", "human", "AI and simulated human", …, or "no"."""
-        sources = self.evidence.metrics("label").get("sources") or {}
+        sources = self.reader.metrics("label").get("sources") or {}
         return " and ".join(SOURCES[kind] for kind in SOURCES if sources.get(kind)) or "no"
 
 
@@ -43,10 +43,10 @@ class Arm:
     """Runs of one experiment that differ by their seeds."""
 
     letter: str
-    sides: tuple[Side, ...]
+    sides: tuple[ComparedRun, ...]
 
     @property
-    def first(self) -> Side:
+    def first(self) -> ComparedRun:
         """The run that stands for the arm where only one can: its config, constitution and example
         responses."""
         return self.sides[0]
@@ -73,35 +73,35 @@ def arms_of(paths: Sequence[Path]) -> list[Arm]:
 
     Raises UserError where a run has neither an evaluated policy nor labels.
     """
-    found = [Evidence(path) for path in paths]
-    groups: list[list[Evidence]] = []
-    for evidence in found:
-        of_its_kind = (group for group in groups if same_experiment(differences(group[0], evidence)))
+    found = [RunReader(path) for path in paths]
+    groups: list[list[RunReader]] = []
+    for reader in found:
+        of_its_kind = (group for group in groups if same_experiment(differences(group[0], reader)))
         group = next(of_its_kind, None)
         if group is None:
-            groups.append([evidence])
+            groups.append([reader])
         else:
-            group.append(evidence)
+            group.append(reader)
     if len(groups) == 1:
-        groups = [[evidence] for evidence in found]
+        groups = [[reader] for reader in found]
     return [Arm(letter, _sides(letter, group, paths)) for letter, group in zip(LETTERS, groups, strict=False)]
 
 
-def _sides(letter: str, group: Sequence[Evidence], paths: Sequence[Path]) -> tuple[Side, ...]:
+def _sides(letter: str, group: Sequence[RunReader], paths: Sequence[Path]) -> tuple[ComparedRun, ...]:
     letters = [letter] if len(group) == 1 else [f"{letter}{n}" for n in range(1, len(group) + 1)]
-    return tuple(_side(own, evidence, paths) for own, evidence in zip(letters, group, strict=True))
+    return tuple(_side(own, reader, paths) for own, reader in zip(letters, group, strict=True))
 
 
-def _side(letter: str, evidence: Evidence, paths: Sequence[Path]) -> Side:
-    path, policy = evidence.path, evidence.final
-    if policy is None and evidence.last("label") is None:
+def _side(letter: str, reader: RunReader, paths: Sequence[Path]) -> ComparedRun:
+    path, policy = reader.path, reader.final
+    if policy is None and reader.last("label") is None:
         raise UserError(
             f"{path}: no policy of this run has been evaluated, and nothing is labelled.",
             "a run with a finished evaluate or label stage",
-            f"finish it with `{evidence.manifest.get('command', 'rlaif run CONFIG')}`",
+            f"finish it with `{reader.manifest.get('command', 'rlaif run CONFIG')}`",
         )
     names = Counter(other.resolve().name for other in paths)
     name = path.resolve().name if names[path.resolve().name] == 1 else str(path)
-    rows = evidence.evaluations[policy] if policy else {}
-    stored = {i: row for i, row in rows.items() if row.response_id in evidence.responses}
-    return Side(letter, name, evidence, policy, stored)
+    rows = reader.evaluations[policy] if policy else {}
+    stored = {i: row for i, row in rows.items() if row.response_id in reader.responses}
+    return ComparedRun(letter, name, reader, policy, stored)

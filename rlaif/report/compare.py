@@ -25,13 +25,13 @@ from rlaif.pages import charts
 from rlaif.pages.page import ci, fixed, percent, signed, write_page
 from rlaif.prompting.templates import Templates
 from rlaif.records import Comparison, Preference, Prompt, verdict_of
-from rlaif.report.arms import LETTERS, Arm, Side, arms_of
+from rlaif.report.arms import LETTERS, Arm, ComparedRun, arms_of
 from rlaif.report.comparison_text import capital
 from rlaif.report.differences import differences, same_experiment
-from rlaif.report.examples import Case, extremes, prompt_text, shown_response
+from rlaif.report.examples import PromptExample, extremes, prompt_text, shown_response
 from rlaif.report.measures import Table, arm_delta, arm_deltas, averaged, compliance
 from rlaif.report.run_reader import plain
-from rlaif.report.warnings import FLIPS, doubts
+from rlaif.report.warnings import FLIPS, run_warnings
 from rlaif.report.win_rates import gold_table, gold_win_rate, judged, matched, united
 from rlaif.runs.folder import silent_progress
 from rlaif.stats import agreement, mean
@@ -68,8 +68,8 @@ def compare(
         )
     arms = arms_of(paths)
     sides = [side for arm in arms for side in arm.sides]
-    constitution = united([side.evidence.run.constitution for side in sides])
-    pairs = [Pair(arms[0], arm, constitution, judge, progress) for arm in arms[1:]]
+    constitution = united([side.reader.run.constitution for side in sides])
+    pairs = [ArmComparison(arms[0], arm, constitution, judge, progress) for arm in arms[1:]]
     data = plain(
         {
             "runs": {side.letter: _facts(side) for side in sides},
@@ -88,17 +88,17 @@ def compare(
             runs=data["runs"],
             arms=data["arms"],
             pairs=views,
-            doubts=_doubts(sides),
+            warnings=_run_warnings(sides),
             metrics=METRICS,
         )
     return data
 
 
-def _facts(side: Side) -> dict[str, Any]:
-    labels, reward = side.evidence.metrics("label"), side.evidence.metrics("reward")
+def _facts(side: ComparedRun) -> dict[str, Any]:
+    labels, reward = side.reader.metrics("label"), side.reader.metrics("reward")
     rows = list(side.rows.values())
     return {
-        "path": str(side.evidence.path),
+        "path": str(side.reader.path),
         "name": side.name,
         "policy": side.policy,
         "prompts": len(rows),
@@ -111,27 +111,27 @@ def _facts(side: Side) -> dict[str, Any]:
         "order_flip_rate_ci": labels.get("order_flip_rate_ci"),
         "reward_model_accuracy": reward.get("heldout_accuracy"),
         "reward_model_accuracy_ci": reward.get("heldout_accuracy_ci"),
-        **{m.key: mean(list(m.values(side.rows, side.evidence.responses).values())) for m in METRICS},
+        **{m.key: mean(list(m.values(side.rows, side.reader.responses).values())) for m in METRICS},
         "kl_left_out": sum(row.kl is None for row in rows),
-        "seconds": sum(stage.summary.get("seconds", 0.0) for stage in side.evidence.stages),
-        "seed": side.evidence.run.config.seed,
-        "constitution": side.evidence.run.constitution.hash,
+        "seconds": sum(stage.summary.get("seconds", 0.0) for stage in side.reader.stages),
+        "seed": side.reader.run.config.seed,
+        "constitution": side.reader.run.constitution.hash,
     }
 
 
-def _doubts(sides: Sequence[Side]) -> list[str]:
-    return [f"{side.name}: {doubt}" for side in sides for doubt in doubts(side.evidence)]
+def _run_warnings(sides: Sequence[ComparedRun]) -> list[str]:
+    return [f"{side.name}: {warning}" for side in sides for warning in run_warnings(side.reader)]
 
 
-class Pair:
+class ArmComparison:
     """One arm against another: `data` is the comparison as `rlaif compare --json` prints it."""
 
     def __init__(
         self, a: Arm, b: Arm, constitution: Constitution, judge: ModelConfig | None, progress: Any
     ) -> None:
         self.a, self.b, self.constitution, self.notes = a, b, constitution, []
-        shared = sorted(i for i in set(a.rows) & set(b.rows) if i in a.first.evidence.prompts)
-        self.prompts = [a.first.evidence.prompts[i] for i in shared]
+        shared = sorted(i for i in set(a.rows) & set(b.rows) if i in a.first.reader.prompts)
+        self.prompts = [a.first.reader.prompts[i] for i in shared]
         self.clusters = {prompt.id: prompt.cluster for prompt in self.prompts}
         self.labels = self._labels()
         if not shared and not self.labels["shared"]:
@@ -139,7 +139,7 @@ class Pair:
                 f"{a.name} and {b.name} share no held-out prompt and no labelled comparison.",
                 "two runs on the same prompts",
             )
-        self.differs = differences(a.first.evidence, b.first.evidence)
+        self.differs = differences(a.first.reader, b.first.reader)
         self.same = same_experiment(self.differs)
         self._note_scope()
         self.gold = self._gold() if self.prompts else None
@@ -161,7 +161,7 @@ class Pair:
             )
 
     def _gold(self) -> tuple[list[Table], list[Table]] | None:
-        specs = [arm.first.evidence.run.config.gold for arm in (self.a, self.b)]
+        specs = [arm.first.reader.run.config.gold for arm in (self.a, self.b)]
         if specs[0] != specs[1]:
             self.notes.append("The runs name different gold scorers, so gold is not compared.")
         if specs[0] is None or specs[0] != specs[1]:
@@ -211,12 +211,12 @@ class Pair:
         )
 
     def _win_rate(self, judge: ModelConfig | None, progress: Any) -> dict[str, Any]:
-        mine = self.a.first.evidence.run.config
+        mine = self.a.first.reader.run.config
         if judge is None and not self._same_judge():
             self.notes.append(f"The runs have different judges; the win rate is by {self.a.first.name}'s.")
         try:
             engine = open_engine(judge or mine.feedback)
-            templates = Templates.load(mine.templates, self.a.first.evidence.run.base)
+            templates = Templates.load(mine.templates, self.a.first.reader.run.base)
             matches = matched(self.a.sides, self.b.sides)
             found = judged(matches, self.prompts, Judge(engine, templates), self.constitution, progress)
         except UserError as error:
@@ -233,9 +233,9 @@ class Pair:
     def _same_judge(self) -> bool:
         """Whether one model, asked in the same words, judged both arms, wherever it lay and however it was
         run."""
-        sides = self.a.first.evidence, self.b.first.evidence
-        named = [evidence.metrics("evaluate").get("judge") for evidence in sides]
-        mine, theirs = named if all(named) else (evidence.run.config.feedback for evidence in sides)
+        sides = self.a.first.reader, self.b.first.reader
+        named = [reader.metrics("evaluate").get("judge") for reader in sides]
+        mine, theirs = named if all(named) else (reader.run.config.feedback for reader in sides)
         return mine == theirs and not self.differs["templates"]
 
     def _shown(self, a: Sequence[Table], b: Sequence[Table]) -> dict[str, Any]:
@@ -277,8 +277,8 @@ class Pair:
             ),
         }
 
-    def _values(self, metric: Metric, side: Side) -> dict[str, float]:
-        return metric.values({p.id: side.rows[p.id] for p in self.prompts}, side.evidence.responses)
+    def _values(self, metric: Metric, side: ComparedRun) -> dict[str, float]:
+        return metric.values({p.id: side.rows[p.id] for p in self.prompts}, side.reader.responses)
 
     def _labels(self) -> dict[str, Any]:
         """How far the two arms' labels agree on the comparisons that both labelled, ties being a verdict of
@@ -289,9 +289,7 @@ class Pair:
         a, b = (
             {
                 row.comparison_id: verdict_of(row.p_a)
-                for row in arm.first.evidence.rows(
-                    arm.first.evidence.last("label"), "preferences", Preference
-                )
+                for row in arm.first.reader.rows(arm.first.reader.last("label"), "preferences", Preference)
             }
             for arm in (self.a, self.b)
         )
@@ -309,10 +307,10 @@ class Pair:
 
     def _asked(self, comparisons: Sequence[str]) -> list[str]:
         """The cluster of each comparison's prompt."""
-        evidence = self.a.first.evidence
-        pairs = evidence.lookup(evidence.last("pair"), "comparisons", Comparison, "id")
+        reader = self.a.first.reader
+        pairs = reader.lookup(reader.last("pair"), "comparisons", Comparison, "id")
         prompts = [pairs[i].prompt_id if i in pairs else i for i in comparisons]
-        return [evidence.prompts[i].cluster if i in evidence.prompts else i for i in prompts]
+        return [reader.prompts[i].cluster if i in reader.prompts else i for i in prompts]
 
     def _question(self) -> str:
         kinds = [arm.first.feedback for arm in (self.a, self.b)]
@@ -422,13 +420,13 @@ class Pair:
             f"{self.a.letter} minus {self.b.letter}", rows, (-max(edge, 0.05), max(edge, 0.05))
         )
 
-    def cases(self, count: int = 4) -> dict[str, list[Case]]:
+    def cases(self, count: int = 4) -> dict[str, list[PromptExample]]:
         """The prompts on which B is furthest ahead of A, and the other way round."""
         return extremes([self._case(prompt) for prompt in self.prompts], count)
 
-    def _case(self, prompt: Prompt) -> Case:
+    def _case(self, prompt: Prompt) -> PromptExample:
         firsts = [arm.first for arm in (self.a, self.b)]
-        responses = [shown_response(s.evidence, s.rows[prompt.id], f"{s.letter} · {s.name}") for s in firsts]
+        responses = [shown_response(s.reader, s.rows[prompt.id], f"{s.letter} · {s.name}") for s in firsts]
         if self.gold:  # under the principles of both runs
             kept = [
                 {
@@ -439,4 +437,4 @@ class Pair:
                 for arm in self.gold
             ]
             responses = [replace(shown, kept=truth) for shown, truth in zip(responses, kept, strict=True)]
-        return Case(prompt.id, prompt_text(self.a.first.evidence, prompt.id), tuple(responses))
+        return PromptExample(prompt.id, prompt_text(self.a.first.reader, prompt.id), tuple(responses))

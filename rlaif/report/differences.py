@@ -11,14 +11,14 @@ from rlaif.config import Config
 from rlaif.feedback.preferences import OLD_RULE
 from rlaif.options import STAGES
 from rlaif.options.base import marked
-from rlaif.report.run_reader import Evidence
+from rlaif.report.run_reader import RunReader
 from rlaif.runs.storage import read_json
 
 Change = list[Any]  # [in A, in B], None where it is missing
 REPEATED = ("name", "seed")  # runs that differ in these alone repeat one experiment
 
 
-def differences(a: Evidence, b: Evidence) -> dict[str, dict[str, Any]]:
+def differences(a: RunReader, b: RunReader) -> dict[str, dict[str, Any]]:
     """Differing keys by kind: `config` and `templates` key → [A, B], `constitution` principle → field → [A,
     B]."""
     return {
@@ -78,7 +78,7 @@ def _flat(data: Any, prefix: str = "") -> dict[str, Any]:
     return {key: leaf for name, value in items for key, leaf in _flat(value, name).items()}
 
 
-def _constitution(a: Evidence, b: Evidence) -> dict[str, dict[str, Change]]:
+def _constitution(a: RunReader, b: RunReader) -> dict[str, dict[str, Change]]:
     mine, theirs = (
         {
             p.id: p.model_dump(mode="json", exclude={"id"}, exclude_none=True)
@@ -95,12 +95,12 @@ def _constitution(a: Evidence, b: Evidence) -> dict[str, dict[str, Change]]:
     return {principle: fields for principle, fields in found.items() if fields}
 
 
-def _templates(side: Evidence) -> dict[str, str]:
+def _templates(side: RunReader) -> dict[str, str]:
     path = side.path / "templates.json"
     return read_json(path) if path.exists() else {}
 
 
-def _data(side: Evidence) -> dict[str, Any]:
+def _data(side: RunReader) -> dict[str, Any]:
     stage, label = side.last("evaluate"), side.last("label")
     held = stage.summary.get("in") if stage else None
     return {

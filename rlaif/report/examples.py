@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from rlaif.feedback.preferences import combine_orders
 from rlaif.prompting.templates import dialogue
 from rlaif.records import TIE_MARGIN, Comparison, Evaluation, Label, Preference, Revision
-from rlaif.report.run_reader import Evidence
+from rlaif.report.run_reader import RunReader
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class ShownResponse:
 
 
 @dataclass(frozen=True)
-class Case:
+class PromptExample:
     """One prompt and the responses of several policies."""
 
     prompt_id: str
@@ -40,34 +40,36 @@ class Case:
         return self.responses[-1].score - self.responses[0].score
 
 
-def shown_response(evidence: Evidence, row: Evaluation, who: str = "") -> ShownResponse:
+def shown_response(reader: RunReader, row: Evaluation, who: str = "") -> ShownResponse:
     """A response as an example shows it, under the policy's name or `who`."""
-    found = evidence.responses.get(row.response_id)
+    found = reader.responses.get(row.response_id)
     kept = row.gold if row.gold else {name: p > 0.5 for name, p in row.compliance.items()}
     shown = {name: bool(ok) for name, ok in kept.items() if name != "all"}
     return ShownResponse(who or row.policy, found.text if found else "(not stored)", shown, bool(row.gold))
 
 
-def prompt_text(evidence: Evidence, prompt_id: str) -> str:
+def prompt_text(reader: RunReader, prompt_id: str) -> str:
     """A prompt as plain text."""
-    prompt = evidence.prompts.get(prompt_id)
+    prompt = reader.prompts.get(prompt_id)
     return dialogue(prompt.chat) if prompt else "(not stored)"
 
 
-def before_after(evidence: Evidence, count: int = 4) -> dict[str, list[Case]]:
+def before_after(reader: RunReader, count: int = 4) -> dict[str, list[PromptExample]]:
     """Prompts with the largest gain from the first policy to the last and those with the largest loss."""
-    policies = list(evidence.evaluations.values())
+    policies = list(reader.evaluations.values())
     shared = sorted(set.intersection(*(set(rows) for rows in policies))) if policies else []
     return extremes(
         [
-            Case(i, prompt_text(evidence, i), tuple(shown_response(evidence, rows[i]) for rows in policies))
+            PromptExample(
+                i, prompt_text(reader, i), tuple(shown_response(reader, rows[i]) for rows in policies)
+            )
             for i in shared
         ],
         count,
     )
 
 
-def extremes(cases: list[Case], count: int) -> dict[str, list[Case]]:
+def extremes(cases: list[PromptExample], count: int) -> dict[str, list[PromptExample]]:
     """The `count` cases of largest gain and of largest loss, equals in the order given."""
     gained = sorted((case for case in cases if case.gain > 0), key=lambda case: -case.gain)
     lost = sorted((case for case in cases if case.gain < 0), key=lambda case: case.gain)
@@ -84,10 +86,10 @@ class Step:
     status: str
 
 
-def traces(evidence: Evidence, count: int = 6) -> list[tuple[str, str, list[Step]]]:
+def traces(reader: RunReader, count: int = 6) -> list[tuple[str, str, list[Step]]]:
     """(prompt, first text, steps) of one response a principle, in the order of the trace's ids."""
-    stage = evidence.last("critique")
-    rows = evidence.rows(stage, "revisions", Revision)
+    stage = reader.last("critique")
+    rows = reader.rows(stage, "revisions", Revision)
     following = {(row.round, row.from_id): row for row in rows}
     first: dict[tuple[str, str], Revision] = {}
     for row in sorted(rows, key=lambda row: row.id):
@@ -95,28 +97,28 @@ def traces(evidence: Evidence, count: int = 6) -> list[tuple[str, str, list[Step
             first.setdefault((row.principle_id, row.status), row)
     # Revisions that changed something come first, then one of each other kind.
     heads = sorted(first.values(), key=lambda row: ("ok", "unchanged", "invalid").index(row.status))[:count]
-    return [_trace(evidence, head, following) for head in heads]
+    return [_trace(reader, head, following) for head in heads]
 
 
 def _trace(
-    evidence: Evidence, head: Revision, following: dict[tuple[int, str], Revision]
+    reader: RunReader, head: Revision, following: dict[tuple[int, str], Revision]
 ) -> tuple[str, str, list[Step]]:
     steps: list[Step] = []
     row: Revision | None = head
     while row is not None:
         status = f"{row.status}: {row.reason}" if row.reason else row.status
-        steps.append(Step(row.principle_id, row.critique, _text(evidence, row.to_id), status))
+        steps.append(Step(row.principle_id, row.critique, _text(reader, row.to_id), status))
         row = following.get((row.round + 1, row.to_id))
-    return prompt_text(evidence, head.prompt_id), _text(evidence, head.from_id), steps
+    return prompt_text(reader, head.prompt_id), _text(reader, head.from_id), steps
 
 
-def _text(evidence: Evidence, response_id: str) -> str:
-    found = evidence.responses.get(response_id)
+def _text(reader: RunReader, response_id: str) -> str:
+    found = reader.responses.get(response_id)
     return found.text if found else "(not stored)"
 
 
 @dataclass(frozen=True)
-class Judged:
+class ComparisonExample:
     """A comparison with the label of each annotator and principle, both orders put together."""
 
     prompt: str
@@ -127,16 +129,16 @@ class Judged:
     spread: float
 
 
-def doubtful(evidence: Evidence, count: int = 4) -> dict[str, list[Judged]]:
+def doubtful(reader: RunReader, count: int = 4) -> dict[str, list[ComparisonExample]]:
     """The preferences nearest to one half though something decides, and those whose principles or annotators
     disagree most."""
-    stage = evidence.last("label")
-    labels = evidence.lookup(stage, "labels", Label, "comparison_id")
-    pairs = evidence.lookup(evidence.last("pair"), "comparisons", Comparison, "id")
+    stage = reader.last("label")
+    labels = reader.lookup(stage, "labels", Label, "comparison_id")
+    pairs = reader.lookup(reader.last("pair"), "comparisons", Comparison, "id")
     ties, uncertain, disputed = (Fewest(count), Fewest(count), Fewest(2 * count))
     some_decide = False
-    for row in evidence.each(stage, "preferences", Preference):
-        read = _counting(evidence, labels.all(row.comparison_id))
+    for row in reader.each(stage, "preferences", Preference):
+        read = _counting(reader, labels.all(row.comparison_id))
         decides = any(abs(p - 0.5) > TIE_MARGIN for p in read.values())
         some_decide |= decides
         if abs(row.p_a - 0.5) < 0.25:
@@ -148,7 +150,7 @@ def doubtful(evidence: Evidence, count: int = 4) -> dict[str, list[Judged]]:
     second = [row for row in disputed.rows() if row not in first][:count]
     return {
         name: [
-            _judged(evidence, row, pairs[row.comparison_id], labels.all(row.comparison_id))
+            _judged(reader, row, pairs[row.comparison_id], labels.all(row.comparison_id))
             for row in rows
             if row.comparison_id in pairs
         ]
@@ -177,9 +179,9 @@ class Fewest:
         return [row for *_, row in self._smallest()]
 
 
-def _counting(evidence: Evidence, labels: list[Label]) -> dict[tuple[str, str | None], float]:
+def _counting(reader: RunReader, labels: list[Label]) -> dict[tuple[str, str | None], float]:
     """p_a by (annotator, principle), without the principles that count for nothing."""
-    weights = {None: 1.0, **{p.id: p.weight for p in evidence.run.constitution.principles}}
+    weights = {None: 1.0, **{p.id: p.weight for p in reader.run.constitution.principles}}
     return {key: p for key, p in combine_orders(labels).items() if weights.get(key[1])}
 
 
@@ -187,8 +189,8 @@ def _spread(read: dict[tuple[str, str | None], float]) -> float:
     return max(read.values(), default=0.5) - min(read.values(), default=0.5)
 
 
-def _judged(evidence: Evidence, row: Preference, pair: Comparison, labels: list[Label]) -> Judged:
-    read = _counting(evidence, labels)
+def _judged(reader: RunReader, row: Preference, pair: Comparison, labels: list[Label]) -> ComparisonExample:
+    read = _counting(reader, labels)
     verdicts = [(principle or who.partition(":")[0], p) for (who, principle), p in read.items()]
-    a, b = _text(evidence, pair.a), _text(evidence, pair.b)
-    return Judged(prompt_text(evidence, pair.prompt_id), a, b, row.p_a, verdicts, _spread(read))
+    a, b = _text(reader, pair.a), _text(reader, pair.b)
+    return ComparisonExample(prompt_text(reader, pair.prompt_id), a, b, row.p_a, verdicts, _spread(read))

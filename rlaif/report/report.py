@@ -13,15 +13,15 @@ from rlaif.audit import page as card_page
 from rlaif.feedback.preferences import ShareByCluster
 from rlaif.intervals import WinRate, count, length_controlled, win_rate
 from rlaif.metrics import METRICS
-from rlaif.options import Watched
+from rlaif.options import OnlineOptions
 from rlaif.pages import charts
 from rlaif.pages.page import ci, fixed, write_page
 from rlaif.records import Evaluation
 from rlaif.report import examples
 from rlaif.report.measures import Table, clusters_of, compliance, deltas, gold, rate
-from rlaif.report.run_reader import Evidence
+from rlaif.report.run_reader import RunReader
 from rlaif.report.summary import summarise
-from rlaif.report.warnings import doubts
+from rlaif.report.warnings import run_warnings
 from rlaif.runs.storage import read_json
 from rlaif.stats import outcomes
 
@@ -38,49 +38,52 @@ CURVES = (
 
 def write_report(path: Path) -> Path:
     """Write `report.html` into a run folder, whatever stage the run has reached; returns its path."""
-    evidence = Evidence(path)
-    names = list(evidence.evaluations)
+    reader = RunReader(path)
+    names = list(reader.evaluations)
     return write_page(
         path / "report.html",
         "report.html.j2",
-        name=evidence.run.config.name,
-        answer=answer(evidence),
-        more=details(evidence),
-        doubts=doubts(evidence),
+        name=reader.run.config.name,
+        answer=answer(reader),
+        more=details(reader),
+        warnings=run_warnings(reader),
         slots=slots(names),
-        policies=policies(evidence),
+        policies=policies(reader),
         metrics=METRICS,
-        covered=covered(evidence),
-        principles=principles(evidence),
-        curves=curves(evidence),
-        labels=open_ended(evidence.metrics("label")),
-        judged_by=evidence.run.config.feedback.model,
-        card=judge_card(evidence),
-        reward=open_ended(evidence.metrics("reward")),
-        calibration=charts.calibration_chart(evidence.metrics("reward").get("reliability") or []),
+        covered=covered(reader),
+        principles=principles(reader),
+        curves=curves(reader),
+        labels=open_ended(reader.metrics("label")),
+        judged_by=reader.run.config.feedback.model,
+        card=judge_card(reader),
+        reward=open_ended(reader.metrics("reward")),
+        calibration=charts.calibration_chart(reader.metrics("reward").get("reliability") or []),
         stages=summarise(path)["stages"],
-        asked=asked(evidence),
-        cases=examples.before_after(evidence),
-        traces=examples.traces(evidence),
-        pairs=examples.doubtful(evidence),
-        provenance=provenance(evidence),
-        config=json.dumps(evidence.run.config.model_dump(mode="json", exclude_none=True), indent=1),
-        constitution=evidence.run.constitution,
+        asked=asked(reader),
+        cases=examples.before_after(reader),
+        traces=examples.traces(reader),
+        pairs=examples.doubtful(reader),
+        provenance=provenance(reader),
+        config=json.dumps(reader.run.config.model_dump(mode="json", exclude_none=True), indent=1),
+        constitution=reader.run.constitution,
     )
 
 
-def judge_card(evidence: Evidence) -> dict[str, Any] | None:
+def judge_card(reader: RunReader) -> dict[str, Any] | None:
     """What the judge's card says where it was examined before it labelled, and where the whole of it lies."""
-    stage = evidence.last("label")
+    stage = reader.last("label")
     path = stage.dir / "judge_card.json" if stage else None
     if path is None or not path.exists():
         return None
     card = read_json(path)
-    lines = [*card_page.in_words(card), *(f"Read with care: {doubt}" for doubt in card_page.doubts(card))]
+    lines = [
+        *card_page.in_words(card),
+        *(f"Read with care: {warning}" for warning in card_page.card_warnings(card)),
+    ]
     return {
         "lines": lines,
         "pairs": card["pairs"],
-        "page": path.with_suffix(".html").relative_to(evidence.path),
+        "page": path.with_suffix(".html").relative_to(reader.path),
     }
 
 
@@ -101,59 +104,59 @@ def measured(rows: dict[str, Evaluation], has_gold: bool) -> Table:
     return gold(rows.values()) if has_gold else compliance(rows.values())
 
 
-def has_gold(evidence: Evidence) -> bool:
+def has_gold(reader: RunReader) -> bool:
     """Whether the run's evaluations carry gold verdicts."""
-    return any(gold(rows.values()) for rows in evidence.evaluations.values())
+    return any(gold(rows.values()) for rows in reader.evaluations.values())
 
 
-def answer(evidence: Evidence) -> str:
+def answer(reader: RunReader) -> str:
     """The run's result in one sentence with its uncertainty."""
-    final, truth = evidence.final, has_gold(evidence)
+    final, truth = reader.final, has_gold(reader)
     if final is None:
         return "No policy has been evaluated yet."
     measure = "Full compliance" if truth else "Full compliance in the judge's opinion"
-    after = measured(evidence.evaluations[final], truth).get("all", {})
-    before = measured(evidence.evaluations.get("base", {}), truth).get("all", {})
-    asked = covered(evidence, after)
+    after = measured(reader.evaluations[final], truth).get("all", {})
+    before = measured(reader.evaluations.get("base", {}), truth).get("all", {})
+    asked = covered(reader, after)
     if not after:
         return (
-            f"{len(evidence.evaluations[final])} responses of {final} were evaluated, but neither gold "
+            f"{len(reader.evaluations[final])} responses of {final} were evaluated, but neither gold "
             "nor the judge could read them."
         )
     if final == "base" or not before:
-        return f"{measure} of {final} is {_with_ci(after, evidence)} on {asked}."
-    change = deltas({"all": after}, {"all": before}, evidence.clusters)["all"]
+        return f"{measure} of {final} is {_with_ci(after, reader)} on {asked}."
+    change = deltas({"all": after}, {"all": before}, reader.clusters)["all"]
     verb = (
         "did not clearly change: it went"
         if not change["different"]
         else ("rose" if change["value"] > 0 else "fell")
     )
-    return f"{measure} {verb} from {_with_ci(before, evidence)} to {_with_ci(after, evidence)} on {asked}."
+    return f"{measure} {verb} from {_with_ci(before, reader)} to {_with_ci(after, reader)} on {asked}."
 
 
-def covered(evidence: Evidence, prompts: Iterable[str] | None = None) -> str:
+def covered(reader: RunReader, prompts: Iterable[str] | None = None) -> str:
     """How many prompts an interval rests on, and in how many groups where these are fewer; by default all
     evaluated."""
-    everywhere = (prompt for rows in evidence.evaluations.values() for prompt in rows)
+    everywhere = (prompt for rows in reader.evaluations.values() for prompt in rows)
     asked = list(dict.fromkeys(everywhere if prompts is None else prompts))
-    groups = count(len(asked), clusters_of(asked, evidence.clusters))
+    groups = count(len(asked), clusters_of(asked, reader.clusters))
     return f"{len(asked)} held-out prompts{f' in {groups} groups' if groups < len(asked) else ''}"
 
 
-def _with_ci(values: dict[str, float], evidence: Evidence) -> str:
-    value, interval = rate(values, evidence.clusters)
+def _with_ci(values: dict[str, float], reader: RunReader) -> str:
+    value, interval = rate(values, reader.clusters)
     return f"{fixed(value)} {ci(interval)}"
 
 
-def details(evidence: Evidence) -> list[str]:
+def details(reader: RunReader) -> list[str]:
     """Sentences below the answer: which principles moved, and the judge's win rate."""
-    final = evidence.final
-    if final in (None, "base") or "base" not in evidence.evaluations:
+    final = reader.final
+    if final in (None, "base") or "base" not in reader.evaluations:
         return []
-    truth = has_gold(evidence)
-    before, after = (measured(evidence.evaluations[name], truth) for name in ("base", str(final)))
+    truth = has_gold(reader)
+    before, after = (measured(reader.evaluations[name], truth) for name in ("base", str(final)))
     changes = {
-        name: change for name, change in deltas(after, before, evidence.clusters).items() if name != "all"
+        name: change for name, change in deltas(after, before, reader.clusters).items() if name != "all"
     }
     fell = [
         f"{name} ({change['value']:+.2f})"
@@ -164,8 +167,8 @@ def details(evidence: Evidence) -> list[str]:
     moved = f"Of {len(changes)} principles {rose} rose clearly, " + (
         f"{len(fell)} fell: {', '.join(fell)}." if fell else "none fell clearly."
     )
-    wins = _wins(evidence, list(evidence.evaluations[str(final)].values()))
-    flips = flip_rate(evidence, evidence.evaluations[str(final)].values())
+    wins = _wins(reader, list(reader.evaluations[str(final)].values()))
+    flips = flip_rate(reader, reader.evaluations[str(final)].values())
     judge = (
         f"The judge prefers {final} to base in {fixed(wins['value'])} {ci(wins['ci'])} of {wins['n']} pairs "
     )
@@ -174,67 +177,67 @@ def details(evidence: Evidence) -> list[str]:
         f"{fixed(flips.value)} {ci(flips.ci)})."
     )
     source = [] if truth else ["There is no gold scorer in this run: these are opinions of the judge."]
-    return [moved, *_wordings(evidence, truth), *([judge] if wins["n"] else []), *source]
+    return [moved, *_wordings(reader, truth), *([judge] if wins["n"] else []), *source]
 
 
-def _wordings(evidence: Evidence, truth: bool) -> list[str]:
+def _wordings(reader: RunReader, truth: bool) -> list[str]:
     """What became of what is asked in training, in wordings that were held out."""
-    rows = evidence.wordings
-    if "base" not in rows or evidence.final not in rows:
+    rows = reader.wordings
+    if "base" not in rows or reader.final not in rows:
         return []
-    before, after = (measured(rows[name], truth)["all"] for name in ("base", str(evidence.final)))
+    before, after = (measured(rows[name], truth)["all"] for name in ("base", str(reader.final)))
     return [
         f"On {len(after)} held-out wordings of what was asked in training it went from "
-        f"{_with_ci(before, evidence)} to {_with_ci(after, evidence)}."
+        f"{_with_ci(before, reader)} to {_with_ci(after, reader)}."
     ]
 
 
-def flip_rate(evidence: Evidence, rows: Iterable[Evaluation]) -> ShareByCluster:
+def flip_rate(reader: RunReader, rows: Iterable[Evaluation]) -> ShareByCluster:
     """The share of the judge's decided verdicts against base that flip with the order."""
     found = ShareByCluster()
     for row in rows:
-        found.add(evidence.clusters.get(row.prompt_id, row.prompt_id), *(row.flips or (0, 0)))
+        found.add(reader.clusters.get(row.prompt_id, row.prompt_id), *(row.flips or (0, 0)))
     return found
 
 
-def unread(evidence: Evidence, rows: Iterable[Evaluation]) -> ShareByCluster:
+def unread(reader: RunReader, rows: Iterable[Evaluation]) -> ShareByCluster:
     """The share of the judge's opinions of single responses that could not be read."""
     found = ShareByCluster()
     for row in rows:
         asked = len(row.unread) + len(row.compliance)
-        found.add(evidence.clusters.get(row.prompt_id, row.prompt_id), len(row.unread), asked)
+        found.add(reader.clusters.get(row.prompt_id, row.prompt_id), len(row.unread), asked)
     return found
 
 
-def policies(evidence: Evidence) -> list[dict[str, Any]]:
+def policies(reader: RunReader) -> list[dict[str, Any]]:
     """One entry a policy: compliance, win rate against base, and every figure of METRICS."""
-    base = evidence.evaluations.get("base", {})
-    return [_policy(evidence, name, rows, base) for name, rows in evidence.evaluations.items()]
+    base = reader.evaluations.get("base", {})
+    return [_policy(reader, name, rows, base) for name, rows in reader.evaluations.items()]
 
 
 def _policy(
-    evidence: Evidence, name: str, rows: dict[str, Evaluation], base: dict[str, Evaluation]
+    reader: RunReader, name: str, rows: dict[str, Evaluation], base: dict[str, Evaluation]
 ) -> dict[str, Any]:
     everything = list(rows.values())
     judged = [row for row in everything if row.p_win is not None and row.prompt_id in base and name != "base"]
     chances = [row.p_win for row in judged if row.p_win is not None]
     longer = [row.tokens - base[row.prompt_id].tokens for row in judged]
     measures = {kind: make(everything).get("all") for kind, make in (("gold", gold), ("judge", compliance))}
-    measures["wordings"] = measured(evidence.wordings.get(name, {}), has_gold(evidence)).get("all")
+    measures["wordings"] = measured(reader.wordings.get(name, {}), has_gold(reader)).get("all")
     each = {
         metric.key: rate(
-            metric.values(rows, evidence.responses),
-            evidence.clusters,
-            metric.limits(name in evidence.choosing),
+            metric.values(rows, reader.responses),
+            reader.clusters,
+            metric.limits(name in reader.choosing),
         )
         for metric in METRICS
     }
-    flips, missing = flip_rate(evidence, everything), unread(evidence, everything)
+    flips, missing = flip_rate(reader, everything), unread(reader, everything)
     return {
         "name": name,
         "n": len(rows),
-        **{kind: rate(values, evidence.clusters) if values else None for kind, values in measures.items()},
-        "wins": _wins(evidence, [row for row in everything if row.compliance or row.unread])
+        **{kind: rate(values, reader.clusters) if values else None for kind, values in measures.items()},
+        "wins": _wins(reader, [row for row in everything if row.compliance or row.unread])
         if judged
         else None,
         "flips": flips.value,
@@ -244,7 +247,7 @@ def _policy(
         "unread_ci": missing.ci,
         "kl_left_out": sum(row.kl is None for row in everything),
         "controlled": length_controlled(
-            outcomes(chances), longer, clusters_of([row.prompt_id for row in judged], evidence.clusters)
+            outcomes(chances), longer, clusters_of([row.prompt_id for row in judged], reader.clusters)
         )
         if judged
         else None,
@@ -252,21 +255,21 @@ def _policy(
     }
 
 
-def _wins(evidence: Evidence, rows: Sequence[Evaluation]) -> WinRate:
+def _wins(reader: RunReader, rows: Sequence[Evaluation]) -> WinRate:
     return win_rate(
-        [row.p_win for row in rows], clusters_of([row.prompt_id for row in rows], evidence.clusters)
+        [row.p_win for row in rows], clusters_of([row.prompt_id for row in rows], reader.clusters)
     )
 
 
-def principles(evidence: Evidence) -> dict[str, Any]:
+def principles(reader: RunReader) -> dict[str, Any]:
     """The table and chart of every principle for every policy, by gold and by the judge."""
     tables = {
-        name: (gold(rows.values()), compliance(rows.values())) for name, rows in evidence.evaluations.items()
+        name: (gold(rows.values()), compliance(rows.values())) for name, rows in reader.evaluations.items()
     }
-    ids = ["all", *evidence.run.constitution.ids]
+    ids = ["all", *reader.run.constitution.ids]
     present = [i for i in ids if any(i in table for pair in tables.values() for table in pair)]
-    rows = [_principle(evidence, i, tables) for i in present]
-    colour, truth = slots(list(tables)), has_gold(evidence)
+    rows = [_principle(reader, i, tables) for i in present]
+    colour, truth = slots(list(tables)), has_gold(reader)
     plotted = [
         (
             row["id"],
@@ -286,26 +289,26 @@ def principles(evidence: Evidence) -> dict[str, Any]:
     }
 
 
-def _principle(evidence: Evidence, name: str, tables: dict[str, tuple[Table, Table]]) -> dict[str, Any]:
-    texts = {p.id: p.text for p in evidence.run.constitution.principles}
+def _principle(reader: RunReader, name: str, tables: dict[str, tuple[Table, Table]]) -> dict[str, Any]:
+    texts = {p.id: p.text for p in reader.run.constitution.principles}
     cells = {
         policy: {
-            "gold": rate(truth[name], evidence.clusters) if name in truth else None,
-            "judge": rate(opinion[name], evidence.clusters) if name in opinion else None,
+            "gold": rate(truth[name], reader.clusters) if name in truth else None,
+            "judge": rate(opinion[name], reader.clusters) if name in opinion else None,
         }
         for policy, (truth, opinion) in tables.items()
     }
-    which = 0 if has_gold(evidence) else 1
-    first, last = (pair[which] for pair in (next(iter(tables.values())), tables[str(evidence.final)]))
-    shift = deltas(last, first, evidence.clusters).get(name) if len(tables) > 1 else None
+    which = 0 if has_gold(reader) else 1
+    first, last = (pair[which] for pair in (next(iter(tables.values())), tables[str(reader.final)]))
+    shift = deltas(last, first, reader.clusters).get(name) if len(tables) > 1 else None
     return {"id": name, "text": texts.get(name, "every principle at once"), "cells": cells, "change": shift}
 
 
-def curves(evidence: Evidence) -> list[Any]:
+def curves(reader: RunReader) -> list[Any]:
     """Charts of the last stage that learned from its own samples and of best-of-n, those they have data
     for."""
-    online = [stage for stage in evidence.stages if isinstance(stage.options, Watched)]
-    rows = evidence.curve(online[-1] if online else None)
+    online = [stage for stage in reader.stages if isinstance(stage.options, OnlineOptions)]
+    rows = reader.curve(online[-1] if online else None)
     drawn: list[Any] = []
     for title, keys in CURVES:
         lines = [
@@ -315,12 +318,12 @@ def curves(evidence: Evidence) -> list[Any]:
         lines = [line for line in lines if line.points]
         if len(lines) == len(keys) or (lines and keys[0][0] != "gold"):
             drawn.append(charts.line_chart(title, lines))
-    return drawn + best_of_n(evidence)
+    return drawn + best_of_n(reader)
 
 
-def best_of_n(evidence: Evidence) -> list[Any]:
+def best_of_n(reader: RunReader) -> list[Any]:
     """What choosing among n responses earns against its distance, by reward and by gold."""
-    points = evidence.metrics("best_of_n").get("curve") or []
+    points = reader.metrics("best_of_n").get("curve") or []
     lines = [
         charts.Line(name, [(math.sqrt(p["kl"]), p[name]) for p in points if name in p], slot)
         for name, slot in (("gold", "last"), ("reward", "mid0"))
@@ -329,18 +332,18 @@ def best_of_n(evidence: Evidence) -> list[Any]:
     return [charts.line_chart("Best of n: gold and reward", lines, "√KL")] if lines else []
 
 
-def asked(evidence: Evidence) -> list[dict[str, Any]]:
+def asked(reader: RunReader) -> list[dict[str, Any]]:
     """The first question and answer of every stage that asked a model."""
     return [
         {"stage": stage.dir.name, **stage.summary["example"]}
-        for stage in evidence.stages
+        for stage in reader.stages
         if stage.summary.get("example")
     ]
 
 
-def provenance(evidence: Evidence) -> dict[str, Any]:
+def provenance(reader: RunReader) -> dict[str, Any]:
     """What this run was, key by key: the manifest, hashes, models."""
-    config, manifest = evidence.run.config, evidence.manifest
+    config, manifest = reader.run.config, reader.manifest
     flat: dict[str, Any] = {}
     for key, value in manifest.items():
         if key != "command":
@@ -352,8 +355,8 @@ def provenance(evidence: Evidence) -> dict[str, Any]:
             "policy": config.policy.model,
             "feedback model": config.feedback.model,
             "gold": config.gold or "none",
-            "constitution": f"{evidence.run.constitution.name}, {evidence.run.constitution.hash}",
-            "made by": ", ".join(evidence.writers),
+            "constitution": f"{reader.run.constitution.name}, {reader.run.constitution.hash}",
+            "made by": ", ".join(reader.writers),
             **{key: value for key, value in flat.items() if value is not None},
         },
     }

@@ -66,7 +66,7 @@ def require_trust(paths: Sequence[Path], trust: bool, how: str) -> None:
         )
 
 
-class Evidence:
+class RunReader:
     """A run's rows and summaries; read when first asked for; texts stay on disk."""
 
     def __init__(self, path: Path) -> None:

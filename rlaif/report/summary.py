@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from rlaif.errors import UserError
-from rlaif.report.run_reader import Evidence, plain
+from rlaif.report.run_reader import RunReader, plain
 from rlaif.runs.folder import Stage
 from rlaif.runs.lookup import json_rows
 
@@ -18,23 +18,23 @@ def summarise(path: Path) -> dict[str, Any]:
 
     Of a stage that occurs several times, in rounds or in the list, the last one counts.
     """
-    evidence = Evidence(path)
+    reader = RunReader(path)
     return plain(
         {
-            "name": evidence.run.config.name,
-            "status": "unfinished" if evidence.unfinished else "done",
-            "stages": [_stage(stage) for stage in evidence.run.stages],
-            "policies": evidence.metrics("evaluate").get("policies", {}),
-            **figures(evidence),
-            "spent": evidence.run.ledger.figures(),
+            "name": reader.run.config.name,
+            "status": "unfinished" if reader.unfinished else "done",
+            "stages": [_stage(stage) for stage in reader.run.stages],
+            "policies": reader.metrics("evaluate").get("policies", {}),
+            **figures(reader),
+            "spent": reader.run.ledger.figures(),
         }
     )
 
 
-def figures(evidence: Evidence) -> dict[str, dict[str, Any]]:
+def figures(reader: RunReader) -> dict[str, dict[str, Any]]:
     """Of every stage what `rlaif show` prints of it; of policies there is a table of their own."""
     found: dict[str, dict[str, Any]] = {name: {} for name in ALWAYS}
-    for stage in evidence.stages:
+    for stage in reader.stages:
         metrics = stage.summary.get("metrics", {})
         name = stage.options.shown_as or stage.name
         if (
@@ -67,7 +67,7 @@ def lineage(path: Path, row_id: str) -> list[dict[str, Any]]:
 
     A row rests on every row whose id it names, and a preference also on its comparison's labels.
     """
-    index = _index(Evidence(path))
+    index = _index(RunReader(path))
     matches = [row_id] if row_id in index else [i for i in index if i.startswith(row_id)]
     if len(matches) != 1:
         raise UserError(
@@ -89,12 +89,12 @@ def lineage(path: Path, row_id: str) -> list[dict[str, Any]]:
     return list(found.values())
 
 
-def _index(evidence: Evidence) -> dict[str, dict[str, Any]]:
+def _index(reader: RunReader) -> dict[str, dict[str, Any]]:
     index: dict[str, dict[str, Any]] = {}
-    for file in sorted(evidence.path.rglob("*.jsonl")):
+    for file in sorted(reader.path.rglob("*.jsonl")):
         for row in json_rows(file):
             if isinstance(row.get("id"), str):
-                index.setdefault(row["id"], {"file": str(file.relative_to(evidence.path)), **row})
+                index.setdefault(row["id"], {"file": str(file.relative_to(reader.path)), **row})
     return index
 
 

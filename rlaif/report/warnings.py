@@ -1,4 +1,4 @@
-"""What a reader of a run should doubt, in plain words, from the run's own numbers."""
+"""What a reader of a run should be wary of, in plain words, from the run's own numbers."""
 
 from __future__ import annotations
 
@@ -7,36 +7,36 @@ from typing import Any
 
 from rlaif.feedback.gold import no_gold
 from rlaif.feedback.preferences import ShareByCluster
-from rlaif.options import STAGES, Watched
+from rlaif.options import STAGES, OnlineOptions
 from rlaif.pages.page import percent
-from rlaif.report.run_reader import Evidence
+from rlaif.report.run_reader import RunReader
 
 # Beyond these a figure stops meaning what a reader takes it for.
 FLIPS, MASS, AGREEMENT, MISSING, DROPPED, LENGTH, FEW = 0.25, 0.5, 0.7, 0.05, 0.05, 1.25, 30
 
 
-def doubts(evidence: Evidence) -> list[str]:
+def run_warnings(reader: RunReader) -> list[str]:
     """Every warning of a run: unfinished, judge, reward model, dropped rows, length."""
-    names = [name for name, kind in STAGES.items() if issubclass(kind, Watched)]
+    names = [name for name, kind in STAGES.items() if issubclass(kind, OnlineOptions)]
     return [
-        *_unfinished(evidence),
-        *_judge(evidence.metrics("label")),
-        *_gold(evidence),
-        *_opinions(evidence),
-        *_reward(evidence.metrics("reward")),
-        *(line for name in names for line in _alarms(name, evidence.metrics(name))),
-        *_dropped(evidence),
-        *_answers(evidence),
+        *_unfinished(reader),
+        *_judge(reader.metrics("label")),
+        *_gold(reader),
+        *_opinions(reader),
+        *_reward(reader.metrics("reward")),
+        *(line for name in names for line in _alarms(name, reader.metrics(name))),
+        *_dropped(reader),
+        *_answers(reader),
     ]
 
 
-def _unfinished(evidence: Evidence) -> Iterator[str]:
-    stage = evidence.unfinished
+def _unfinished(reader: RunReader) -> Iterator[str]:
+    stage = reader.unfinished
     if stage is not None:
         error = stage.summary.get("error")
         state = f"failed: {error}" if error else stage.summary.get("status", "has not begun")
         yield (
-            f"The run is not finished: stage {stage.number} of {len(evidence.run.stages)} ({stage.name}) "
+            f"The run is not finished: stage {stage.number} of {len(reader.run.stages)} ({stage.name}) "
             f"{state}. "
             "What follows is what there is so far."
         )
@@ -69,23 +69,23 @@ def _judge(labels: dict[str, Any]) -> Iterator[str]:
         yield f"{share} of the verdicts could not be read; they are missing, not counted as ties."
 
 
-def _gold(evidence: Evidence) -> Iterator[str]:
+def _gold(reader: RunReader) -> Iterator[str]:
     """Principles that the gold scorer said nothing about on any evaluated response."""
-    rows = [row for rows in evidence.evaluations.values() for row in rows.values()]
+    rows = [row for rows in reader.evaluations.values() for row in rows.values()]
     known = {name for row in rows for name in row.gold or ()}
-    tags = {p.tags for i in {row.prompt_id for row in rows} if (p := evidence.prompts.get(i))}
-    asked = [p.id for p in evidence.run.constitution.principles if any(map(p.applies, tags))]
-    if evidence.run.config.gold:
-        yield from no_gold([i for i in asked if i not in known], evidence.run.config.gold)
+    tags = {p.tags for i in {row.prompt_id for row in rows} if (p := reader.prompts.get(i))}
+    asked = [p.id for p in reader.run.constitution.principles if any(map(p.applies, tags))]
+    if reader.run.config.gold:
+        yield from no_gold([i for i in asked if i not in known], reader.run.config.gold)
 
 
-def _opinions(evidence: Evidence) -> Iterator[str]:
+def _opinions(reader: RunReader) -> Iterator[str]:
     """Whether the judge's opinion of single responses is worth anything, where the truth is known."""
-    rows = [row for rows in evidence.evaluations.values() for row in rows.values()]
+    rows = [row for rows in reader.evaluations.values() for row in rows.values()]
     right = ShareByCluster()
     for row in rows:
         hits = [(p > 0.5) == row.gold[name] for name, p in row.compliance.items() if name in (row.gold or ())]
-        right.add(evidence.clusters.get(row.prompt_id, row.prompt_id), sum(hits), len(hits))
+        right.add(reader.clusters.get(row.prompt_id, row.prompt_id), sum(hits), len(hits))
     share = right.value
     unread, read = sum(len(row.unread) for row in rows), sum(len(row.compliance) for row in rows)
     if unread > MISSING * (unread + read):
@@ -134,8 +134,8 @@ def _alarms(name: str, metrics: dict[str, Any]) -> Iterator[str]:
         yield f"{name.upper()}, update {alarm['update']}: {alarm['found']}. To try: {alarm['advice']}."
 
 
-def _dropped(evidence: Evidence) -> Iterator[str]:
-    for stage in evidence.stages:
+def _dropped(reader: RunReader) -> Iterator[str]:
+    for stage in reader.stages:
         rows, dropped = stage.summary.get("in"), stage.summary.get("dropped", {})
         lost = sum(dropped.values())
         if rows and lost > DROPPED * rows:
@@ -146,9 +146,9 @@ def _dropped(evidence: Evidence) -> Iterator[str]:
             )
 
 
-def _answers(evidence: Evidence) -> Iterator[str]:
-    rows = evidence.evaluations
-    final = evidence.final
+def _answers(reader: RunReader) -> Iterator[str]:
+    rows = reader.evaluations
+    final = reader.final
     if final is None or "base" not in rows or final == "base":
         return
     lengths = {name: sum(r.tokens for r in rows[name].values()) / len(rows[name]) for name in ("base", final)}
@@ -158,7 +158,7 @@ def _answers(evidence: Evidence) -> Iterator[str]:
             "length-controlled win "
             "rate beside the plain one."
         )
-    texts = [evidence.responses.get(row.response_id) for row in rows[final].values()]
+    texts = [reader.responses.get(row.response_id) for row in rows[final].values()]
     cut_off = sum(text is not None and text.finish == "length" for text in texts)
     if cut_off > MISSING * len(texts):
         yield f"{cut_off} of {len(texts)} responses of {final} were cut off at the token limit."

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from rlaif.constitution import Constitution
 from rlaif.feedback.gold import load_gold, with_all
-from rlaif.feedback.judge import Judge, Question
+from rlaif.feedback.judge import Judge, JudgeQuestion
 from rlaif.feedback.preferences import aggregate, combine_orders, order_statistics
 from rlaif.intervals import (
     UNIT,
@@ -21,7 +21,7 @@ from rlaif.intervals import (
     within,
 )
 from rlaif.records import TIE_MARGIN, Comparison, Label, Prompt
-from rlaif.report.arms import Side
+from rlaif.report.arms import ComparedRun
 from rlaif.report.measures import Clusters, Table, clusters_of, gold, table
 from rlaif.runs.folder import silent_progress
 from rlaif.stats import mean, outcomes
@@ -46,11 +46,11 @@ def united(constitutions: Sequence[Constitution]) -> Constitution:
     return Constitution(name=first.name, version=first.version, principles=tuple(found.values()))
 
 
-def gold_table(side: Side, prompts: Sequence[Prompt], constitution: Constitution) -> Table:
+def gold_table(side: ComparedRun, prompts: Sequence[Prompt], constitution: Constitution) -> Table:
     """Gold of a side under the united constitution; from its own rows where that is its own constitution."""
     rows = [side.rows[prompt.id] for prompt in prompts]
-    spec = side.evidence.run.config.gold
-    if constitution.principles == side.evidence.run.constitution.principles or spec is None:
+    spec = side.reader.run.config.gold
+    if constitution.principles == side.reader.run.constitution.principles or spec is None:
         return gold(rows)
     score = load_gold(spec, constitution)
     assert score is not None
@@ -59,13 +59,13 @@ def gold_table(side: Side, prompts: Sequence[Prompt], constitution: Constitution
 
 
 def judged(
-    matches: Sequence[tuple[Side, Side]],
+    matches: Sequence[tuple[ComparedRun, ComparedRun]],
     prompts: Sequence[Prompt],
     judge: Judge,
     constitution: Constitution,
     progress: Any = silent_progress,
 ) -> dict[str, Any]:
-    """A's win rate over B by the judge in both orders, overall and under each principle, with what to doubt.
+    """A's win rate over B by the judge in both orders, overall and under each principle, with warnings.
 
     `matches` are the pairs of runs that are set against each other: one, or several seeds of the two arms.
     Equal texts are ties and cost no call. `length_controlled` is the win rate expected at equal length.
@@ -98,7 +98,7 @@ def judged(
 
 
 def _order_statistics(
-    questions: Sequence[Sequence[Question]], labels: Mapping[str, list[Label]]
+    questions: Sequence[Sequence[JudgeQuestion]], labels: Mapping[str, list[Label]]
 ) -> dict[str, Any]:
     """`order_statistics` of all matches; the interval of flips covers their spread, too, where there are
     several."""
@@ -145,13 +145,13 @@ def _chance(seeds: Sequence[Sequence[float | None]], clusters: Sequence[Sequence
     return seed_chance(table, clusters=[clusters[0][at] for at in read])
 
 
-def _question(a: Side, b: Side, prompt: Prompt, constitution: Constitution) -> Question:
+def _question(a: ComparedRun, b: ComparedRun, prompt: Prompt, constitution: Constitution) -> JudgeQuestion:
     mine, theirs = a.response(prompt.id), b.response(prompt.id)
     pair = Comparison(prompt_id=prompt.id, a=mine.id, b=theirs.id)
-    return Question(pair, prompt, mine.text, theirs.text, tuple(constitution.applicable(prompt.tags)))
+    return JudgeQuestion(pair, prompt, mine.text, theirs.text, tuple(constitution.applicable(prompt.tags)))
 
 
-def _labels(judge: Judge, questions: Sequence[Question], progress: Any) -> dict[str, list[Label]]:
+def _labels(judge: Judge, questions: Sequence[JudgeQuestion], progress: Any) -> dict[str, list[Label]]:
     labels: dict[str, list[Label]] = defaultdict(list)
     total = 2 * sum(len(question.principles) for question in questions)
     with progress("judging the responses side by side", total) as tick:
@@ -162,7 +162,7 @@ def _labels(judge: Judge, questions: Sequence[Question], progress: Any) -> dict[
     return labels
 
 
-def _p(question: Question, labels: Sequence[Label], constitution: Constitution) -> float | None:
+def _p(question: JudgeQuestion, labels: Sequence[Label], constitution: Constitution) -> float | None:
     if question.a == question.b:
         return 0.5
     found = aggregate(labels, constitution)
@@ -170,7 +170,7 @@ def _p(question: Question, labels: Sequence[Label], constitution: Constitution) 
 
 
 def _by_principle(
-    questions: Sequence[Sequence[Question]], labels: dict[str, list[Label]], constitution: Constitution
+    questions: Sequence[Sequence[JudgeQuestion]], labels: dict[str, list[Label]], constitution: Constitution
 ) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name in constitution.ids:
@@ -181,11 +181,11 @@ def _by_principle(
     return found
 
 
-def _asked(question: Question) -> set[str]:
+def _asked(question: JudgeQuestion) -> set[str]:
     return {principle.id for principle in question.principles}
 
 
-def _under(name: str, question: Question, labels: Sequence[Label]) -> float | None:
+def _under(name: str, question: JudgeQuestion, labels: Sequence[Label]) -> float | None:
     """P(A's response is better) under one principle; None where it could not be read."""
     if question.a == question.b:
         return 0.5

@@ -23,8 +23,8 @@ def pool(scores_MB: Tensor, how: Pool, k: float = 1.0) -> Tensor:
     """The members' mean, their worst case, or their mean less k standard deviations. → B"""
     if how == "worst":
         return scores_MB.amin(0)
-    doubt_B = k * scores_MB.std(0, correction=0) if how == "mean_minus_std" else 0.0
-    return scores_MB.mean(0) - doubt_B
+    margin_B = k * scores_MB.std(0, correction=0) if how == "mean_minus_std" else 0.0
+    return scores_MB.mean(0) - margin_B
 
 
 class Ensemble:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rlaif.options import Ppo
+from rlaif.options import PpoOptions
 from rlaif.rl import numerics
 from rlaif.rl.episodes import Episodes, length_mask
 
@@ -60,7 +60,7 @@ class Experience:
     returns: Tensor
 
 
-def episode_ends(options: Ppo, episodes: Episodes, score_B: Tensor) -> Ends:
+def episode_ends(options: PpoOptions, episodes: Episodes, score_B: Tensor) -> Ends:
     """How the episodes end, by what the options say of a missing EOS and of where the score stands."""
     ended_B = episodes.ended_B
     after_eos_B = ended_B & (episodes.response_B < options.max_tokens) & (options.score_at == "after_eos")
@@ -69,7 +69,7 @@ def episode_ends(options: Ppo, episodes: Episodes, score_B: Tensor) -> Ends:
 
 
 def rewards_and_returns(
-    options: Ppo, kl_coef: float, ends: Ends, measured: dict[str, Tensor]
+    options: PpoOptions, kl_coef: float, ends: Ends, measured: dict[str, Tensor]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The reward of each state, its advantage, and its return. → each BS
 
@@ -91,7 +91,12 @@ def rewards_and_returns(
 
 
 def estimate_advantages(
-    options: Ppo, kl_coef: float, number: int, episodes: Episodes, ends: Ends, measured: dict[str, Tensor]
+    options: PpoOptions,
+    kl_coef: float,
+    number: int,
+    episodes: Episodes,
+    ends: Ends,
+    measured: dict[str, Tensor],
 ) -> Experience:
     """The scored batch with advantages, whitened over its tokens, and the returns before whitening."""
     rewards_BS, advantages_BS, returns_BS = rewards_and_returns(options, kl_coef, ends, measured)

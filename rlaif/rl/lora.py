@@ -17,12 +17,12 @@ import torch
 
 from rlaif import DISTRIBUTION
 from rlaif.errors import UserError
-from rlaif.options import Lora
+from rlaif.options import LoraOptions
 
 BASE = "base.json"  # beside an adapter: the content hash of the model it was trained on
 
 
-def attach(model: Any, options: Lora, base: str, seed: int) -> Any:
+def attach(model: Any, options: LoraOptions, base: str, seed: int) -> Any:
     """Adapters in all linear layers of `model`, drawn by `seed` or loaded; → the peft model around it.
 
     `base` is the content hash of the model's folder; a saved adapter of another model is refused.

@@ -137,7 +137,7 @@ class KlController:
             self.coef *= 1 + error * episodes / self.horizon
 
 
-class NotFinite(ArithmeticError):
+class UpdateNotFinite(ArithmeticError):
     """A number of the update is NaN or infinite; nothing was changed by the step that would have used it."""
 
     def __init__(self, name: str, value: float) -> None:
@@ -148,4 +148,4 @@ class NotFinite(ArithmeticError):
 def require_finite(**numbers: Tensor) -> None:
     for name, value in numbers.items():
         if not torch.isfinite(value):
-            raise NotFinite(name, float(value))
+            raise UpdateNotFinite(name, float(value))

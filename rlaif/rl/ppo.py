@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rlaif.options import Ppo
+from rlaif.options import PpoOptions
 from rlaif.rl import numerics
 from rlaif.rl.cpu import keep_memory, linear_layers
 from rlaif.rl.episodes import Episodes, PromptTokens, flat_states, length_mask, micro_batches
@@ -71,7 +71,7 @@ class PPO:
         reference: Any,
         value: Any,
         reward: Reward,
-        options: Ppo,
+        options: PpoOptions,
         eos: Sequence[int],
         pad: int,
         seed: int = 0,

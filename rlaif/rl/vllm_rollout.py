@@ -20,10 +20,10 @@ from torch import Tensor
 
 from rlaif.engines.vllm import load_llm, package, require, sampled_log_probs
 from rlaif.errors import UserError
-from rlaif.options import Ppo
+from rlaif.options import PpoOptions
 from rlaif.rl.episodes import Episodes, join
 from rlaif.rl.lora import merged
-from rlaif.rl.numerics import NotFinite
+from rlaif.rl.numerics import UpdateNotFinite
 from rlaif.rl.rollout import Stops
 from rlaif.runs.seeds import derive_seed
 
@@ -39,7 +39,7 @@ class VllmSampler:
     def __init__(
         self,
         folder: str,
-        options: Ppo,
+        options: PpoOptions,
         eos: Sequence[int],
         pad: int,
         stops: Stops | None,
@@ -78,7 +78,7 @@ class VllmSampler:
     def __call__(self, policy: Any, prompts: list[list[int]], seed: int) -> Episodes:
         """Responses with `behaviour_BR`, ended as the decode loop ends them, on the policy's device.
 
-        Raises NotFinite where a sampled token has no log-probability: vLLM's logits were NaN or infinite.
+        Raises UpdateNotFinite where a sampled token has no log-probability: vLLM's logits were NaN or infinite.
         """
         self._send(policy)
         asked = [{"prompt_token_ids": list(ids)} for ids in prompts]
@@ -89,7 +89,7 @@ class VllmSampler:
         for row, (output, (response, _)) in enumerate(zip(found, ends, strict=True)):
             said = sampled_log_probs(output)[: len(response)]
             if bad := [value for value in said if not math.isfinite(value)]:
-                raise NotFinite("the log-probability of a token that vLLM sampled", bad[0])
+                raise UpdateNotFinite("the log-probability of a token that vLLM sampled", bad[0])
             behaviour_BR[row, : len(said)] = torch.tensor(said)
         responses, ended = zip(*ends, strict=True)
         ended_B = torch.tensor(ended, device=policy.device)

@@ -17,7 +17,7 @@ from typing import Any
 
 from rlaif.config import Config
 from rlaif.errors import UserError
-from rlaif.options.base import Budget, Price
+from rlaif.options.base import BudgetOptions, PriceOptions
 from rlaif.runs.lookup import damaged, drop_torn_line, json_rows
 
 FLUSH_SECONDS = 1.0
@@ -31,7 +31,7 @@ class BudgetReached(UserError):
     code = 3
 
 
-def money(used: Amounts, price: Price | None) -> float:
+def money(used: Amounts, price: PriceOptions | None) -> float:
     """What tokens cost; those served from a shared prefix at the price of cached ones where the table has
     one."""
     if price is None:
@@ -46,7 +46,7 @@ class Ledger:
     """The spending of one run, added up over all its starts."""
 
     def __init__(self, path: Path, config: Config) -> None:
-        self.path, self.config, self.budget = path, config, config.budget or Budget()
+        self.path, self.config, self.budget = path, config, config.budget or BudgetOptions()
         self.mended = False
         self.used: dict[tuple[str, str], Counter[str]] = {}
         self.waiting: dict[tuple[str, str], Counter[str]] = {}
@@ -61,7 +61,7 @@ class Ledger:
     def _add(to: dict[tuple[str, str], Counter[str]], stage: str, model: str, used: Amounts) -> None:
         to.setdefault((stage, model), Counter()).update({key: int(n) for key, n in used.items() if n})
 
-    def price(self, model: str) -> Price | None:
+    def price(self, model: str) -> PriceOptions | None:
         """The price of a model, None where the table has none."""
         return self.config.prices.get(self._role(model))
 

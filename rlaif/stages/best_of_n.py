@@ -15,7 +15,7 @@ from typing import Any
 from rlaif import stats
 from rlaif.feedback.gold import load_gold, with_all
 from rlaif.intervals import ANY, UNIT, known_edges, mean_interval
-from rlaif.options import BestOfN
+from rlaif.options import BestOfNOptions
 from rlaif.records import Response
 from rlaif.runs.folder import Stage
 from rlaif.training.sampling import sample_responses
@@ -23,7 +23,7 @@ from rlaif.training.sampling import sample_responses
 Graded = dict[str, list[tuple[Response, float]]]  # prompt id → its responses with their rewards
 
 
-def run(stage: Stage[BestOfN]) -> None:
+def run(stage: Stage[BestOfNOptions]) -> None:
     """Write responses.jsonl, grades.jsonl and best.jsonl (one response a prompt); stage.metrics holds the
     curve."""
     from rlaif.engines.loading import load_tokenizer
@@ -42,7 +42,7 @@ def run(stage: Stage[BestOfN]) -> None:
     stage.metrics = {"n": stage.options.n, "prompts": len(best), **curve(stage, graded)}
 
 
-def curve(stage: Stage[BestOfN], graded: Graded) -> dict[str, Any]:
+def curve(stage: Stage[BestOfNOptions], graded: Graded) -> dict[str, Any]:
     """Reward and gold of best-of-m for m = 1, 2, 4 … n, over the held-out groups' prompts with all n
     graded."""
     n = stage.options.n
@@ -62,7 +62,7 @@ def curve(stage: Stage[BestOfN], graded: Graded) -> dict[str, Any]:
     return {"curve": rows, "gao": stats.fit_overoptimisation(d, gain, "bon")}
 
 
-def _truths(stage: Stage[BestOfN], whole: Graded) -> dict[str, list[float]]:
+def _truths(stage: Stage[BestOfNOptions], whole: Graded) -> dict[str, list[float]]:
     """Whether each response keeps every principle, by prompt; those that the gold scorer does not know are
     noted."""
     score = load_gold(stage.config.gold, stage.constitution)

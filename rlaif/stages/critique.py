@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from rlaif.constitution import Principle
 from rlaif.engines import Engine, GenerateRequest, Generation, open_engine
 from rlaif.feedback.revisions import fault_of, without_preamble
-from rlaif.options import Critique
+from rlaif.options import CritiqueOptions
 from rlaif.prompting.templates import Chat, Templates
 from rlaif.records import Prompt, Response, Revision, by_id
 from rlaif.runs.folder import Stage
@@ -26,7 +26,7 @@ CHUNK = 256  # responses between two writes: what a killed process may have to a
 
 
 @dataclass
-class Job:
+class RevisionJob:
     """A response on its way through the rounds."""
 
     prompt: Prompt
@@ -36,13 +36,13 @@ class Job:
     critique: str = ""
 
 
-def run(stage: Stage[Critique]) -> None:
+def run(stage: Stage[CritiqueOptions]) -> None:
     """Write revisions.jsonl (the trace) and responses.jsonl (the revised texts)."""
     origins = stage.load("responses", Response)
     prompts = stage.prompts_by_id()
     revised = stage.rows("responses", Response)
     trace = stage.rows("revisions", Revision)
-    jobs = [Job(prompts[r.prompt_id], r, r) for r in origins]
+    jobs = [RevisionJob(prompts[r.prompt_id], r, r) for r in origins]
     total = len(jobs) * stage.options.rounds
     if len(trace) < total:
         engine = open_engine(stage.config.feedback, stage.run.cache, stage.account)
@@ -71,13 +71,17 @@ def run(stage: Stage[Critique]) -> None:
 
 
 def _revise(
-    stage: Stage[Critique], engine: Engine, jobs: list[Job], revised: Rows[Response], trace: Rows[Revision]
+    stage: Stage[CritiqueOptions],
+    engine: Engine,
+    jobs: list[RevisionJob],
+    revised: Rows[Response],
+    trace: Rows[Revision],
 ) -> Iterator[int]:
     templates = stage.templates
     steps = {(row.round, row.from_id): row for row in trace}
     texts = by_id(list(revised))
     for round in range(1, stage.options.rounds + 1):
-        todo: list[Job] = []
+        todo: list[RevisionJob] = []
         for job in jobs:
             step = steps.get((round, job.current.id))
             if step is not None:
@@ -118,7 +122,7 @@ def _revise(
             yield 1
 
 
-def _fault(job: Job, made: Generation, criticised: bool) -> str | None:
+def _fault(job: RevisionJob, made: Generation, criticised: bool) -> str | None:
     """Why what was written is no revision, as it is counted; None where it is one."""
     if made.unwritten:
         return made.unwritten
@@ -133,11 +137,16 @@ def _fault(job: Job, made: Generation, criticised: bool) -> str | None:
 
 
 def _write(
-    stage: Stage[Critique], engine: Engine, jobs: list[Job], round: int, what: str, templates: Templates
-) -> Iterator[tuple[Job, Generation]]:
+    stage: Stage[CritiqueOptions],
+    engine: Engine,
+    jobs: list[RevisionJob],
+    round: int,
+    what: str,
+    templates: Templates,
+) -> Iterator[tuple[RevisionJob, Generation]]:
     few = stage.options.few_shot
 
-    def ask(job: Job) -> Chat:
+    def ask(job: RevisionJob) -> Chat:
         assert job.principle is not None
         if what == "critique":
             return templates.critique(job.prompt.chat, job.current.text, job.principle, few)
@@ -156,7 +165,9 @@ def _write(
         yield jobs[at], made
 
 
-def _response(job: Job, made: Generation, engine: Engine, stage: Stage[Critique], round: int) -> Response:
+def _response(
+    job: RevisionJob, made: Generation, engine: Engine, stage: Stage[CritiqueOptions], round: int
+) -> Response:
     return Response(
         prompt_id=job.prompt.id,
         text=made.text,

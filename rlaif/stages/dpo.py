@@ -10,17 +10,17 @@ from __future__ import annotations
 from typing import Any
 
 from rlaif import stats
-from rlaif.options import Dpo
+from rlaif.options import DpoOptions
 from rlaif.rl.checkpoints import publish, train_once, write_model
 from rlaif.runs.folder import Stage
 from rlaif.runs.rows import JsonlLog
-from rlaif.training.pairs import Pair, elements, load_pairs
+from rlaif.training.pairs import TokenPair, elements, load_pairs
 
 SHARED = True  # several processes can do it together
 SHARDED = True  # and each can hold a share of the models
 
 
-def run(stage: Stage[Dpo]) -> None:
+def run(stage: Stage[DpoOptions]) -> None:
     """Write policy/ (a model folder) and metrics.jsonl (the learning curve)."""
     from rlaif.engines.loading import context_length, load_causal_lm, load_tokenizer
     from rlaif.training.loop import heldout_prompts
@@ -43,7 +43,9 @@ def run(stage: Stage[Dpo]) -> None:
         stage.metrics |= {"heldout_loss_before": heldout[0], "heldout_loss_after": heldout[-1]}
 
 
-def _train(stage: Stage[Dpo], model: Any, tokenizer: Any, pairs: list[Pair], held: set[str]) -> None:
+def _train(
+    stage: Stage[DpoOptions], model: Any, tokenizer: Any, pairs: list[TokenPair], held: set[str]
+) -> None:
     from datasets import Dataset
     from trl.trainer.dpo_config import DPOConfig
 

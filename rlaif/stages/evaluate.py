@@ -15,11 +15,11 @@ from typing import Any
 
 from rlaif.engines import GenerateRequest, open_engine
 from rlaif.feedback.gold import load_gold, with_all
-from rlaif.feedback.judge import Judge, Question
+from rlaif.feedback.judge import Judge, JudgeQuestion
 from rlaif.feedback.preferences import ShareByCluster, Tally, aggregate, keep_one_rule
 from rlaif.intervals import UNIT, Interval, count, known_edges, mean_interval, win_rate
 from rlaif.metrics import METRICS
-from rlaif.options import Evaluate
+from rlaif.options import EvaluateOptions
 from rlaif.prompting.chat import encode_chat
 from rlaif.prompting.turns import measured_tokens
 from rlaif.records import Comparison, Evaluation, Label, Prompt, Response
@@ -34,7 +34,7 @@ CHUNK = 128  # prompts between two writes
 MICRO = 32  # of them in one forward pass
 
 
-def run(stage: Stage[Evaluate]) -> None:
+def run(stage: Stage[EvaluateOptions]) -> None:
     """Write responses.jsonl and evaluation.jsonl; stage.metrics holds the rates of each policy."""
     options = stage.options
     prompts = stage.run.evaluated(options.prompts)
@@ -81,7 +81,7 @@ def run(stage: Stage[Evaluate]) -> None:
 
 
 def _answers(
-    stage: Stage[Evaluate], name: str, folder: Path, prompts: Sequence[Prompt], texts: Rows[Response]
+    stage: Stage[EvaluateOptions], name: str, folder: Path, prompts: Sequence[Prompt], texts: Rows[Response]
 ) -> dict[str, Response]:
     """The policy's answer to each prompt by prompt id, sampled where it is not there yet."""
     if chosen(folder):
@@ -121,7 +121,7 @@ def _answers(
 
 
 def _evaluate(
-    stage: Stage[Evaluate],
+    stage: Stage[EvaluateOptions],
     tools: Tools,
     name: str,
     folder: Path,
@@ -157,7 +157,11 @@ def _evaluate(
 
 
 def _divergence(
-    stage: Stage[Evaluate], tools: Tools, folder: Path, prompts: Sequence[Prompt], texts: Sequence[Response]
+    stage: Stage[EvaluateOptions],
+    tools: Tools,
+    folder: Path,
+    prompts: Sequence[Prompt],
+    texts: Sequence[Response],
 ) -> list[float | None]:
     """Nats from the base policy: of best-of-n the policy's own on the chosen answers, and what choosing
     adds."""
@@ -168,14 +172,14 @@ def _divergence(
     return [None if kl is None else kl + kl_best_of_n(chooser.options.n) for kl in own]
 
 
-def kl_temperature(stage: Stage[Evaluate]) -> float:
+def kl_temperature(stage: Stage[EvaluateOptions]) -> float:
     """The temperature that the KL is taken at: the answers' own, and 1 for greedy ones, whose KL would be
     infinite."""
     return stage.options.temperature or 1.0
 
 
 def _wins(
-    stage: Stage[Evaluate],
+    stage: Stage[EvaluateOptions],
     judge: Judge,
     prompts: Sequence[Prompt],
     answers: dict[str, Response],
@@ -187,7 +191,7 @@ def _wins(
     Identical answers are ties.
     """
     wins: dict[str, dict[str, Any]] = {}
-    questions: list[Question] = []
+    questions: list[JudgeQuestion] = []
     for prompt in prompts:
         if prompt.id not in base:
             continue
@@ -197,7 +201,7 @@ def _wins(
         else:
             principles = tuple(stage.constitution.applicable(prompt.tags))
             pair = Comparison(prompt_id=prompt.id, a=mine.id, b=theirs.id)
-            questions.append(Question(pair, prompt, mine.text, theirs.text, principles))
+            questions.append(JudgeQuestion(pair, prompt, mine.text, theirs.text, principles))
     labels: dict[str, list[Label]] = {}
     for batch in judge.compare(questions):
         for label in batch:

@@ -6,13 +6,13 @@ default; with `scale_rewards` none the rewards are only centred (Dr. GRPO, arXiv
 
 from __future__ import annotations
 
-from rlaif.options import Grpo
+from rlaif.options import GrpoOptions
 from rlaif.runs.folder import Stage
 
 SHARED = True  # several processes can do it together
 
 
-def run(stage: Stage[Grpo]) -> None:
+def run(stage: Stage[GrpoOptions]) -> None:
     """Write policy/, metrics.jsonl (one row an update) and samples.jsonl."""
     from trl.trainer.grpo_config import GRPOConfig
     from trl.trainer.grpo_trainer import GRPOTrainer

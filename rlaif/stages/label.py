@@ -26,7 +26,7 @@ from rlaif.constitution import Principle
 from rlaif.engines import open_engine
 from rlaif.feedback.earlier_labels import TakenOver
 from rlaif.feedback.gold import Gold, load_gold
-from rlaif.feedback.judge import BROKEN, CHUNK, Judge, Question, Slot, slot_of
+from rlaif.feedback.judge import BROKEN, CHUNK, Judge, JudgeQuestion, Slot, slot_of
 from rlaif.feedback.preferences import (
     ShareByCluster,
     Tally,
@@ -38,7 +38,7 @@ from rlaif.feedback.preferences import (
     ratio,
 )
 from rlaif.human.rankings import load_human_labels, simulate_labels
-from rlaif.options import Label as LabelOptions
+from rlaif.options import LabelOptions
 from rlaif.options.modes import PAIRWISE
 from rlaif.records import Comparison, Label, Preference, Prompt, Response, with_content_id
 from rlaif.runs.folder import Stage, label_files
@@ -95,10 +95,10 @@ class Questions:
         names = stage.options.principles
         self.subset = None if isinstance(names, str) else set(stage.constitution.subset(names))
 
-    def __iter__(self) -> Iterator[Question]:
+    def __iter__(self) -> Iterator[JudgeQuestion]:
         return map(self._question, self.pairs)
 
-    def chunks(self) -> Iterator[Sequence[Question]]:
+    def chunks(self) -> Iterator[Sequence[JudgeQuestion]]:
         """Questions a chunk at a time; where all responses to a prompt are shown together, whole prompts."""
         if not self.stage.options.asking.together:
             yield from pieces(self, CHUNK)
@@ -108,10 +108,10 @@ class Questions:
         for part in pieces(firsts, CHUNK // 8):
             yield [self._question(pair) for group in part for pair in group]
 
-    def _question(self, pair: Comparison) -> Question:
+    def _question(self, pair: Comparison) -> JudgeQuestion:
         prompt = self.prompts[pair.prompt_id]
         texts = self.texts[pair.a].text, self.texts[pair.b].text
-        return Question(pair, prompt, *texts, self._principles(prompt, pair))
+        return JudgeQuestion(pair, prompt, *texts, self._principles(prompt, pair))
 
     def _principles(self, prompt: Prompt, pair: Comparison) -> tuple[Principle, ...]:
         constitution, options = self.stage.constitution, self.stage.options
@@ -160,7 +160,7 @@ class LabelSource:
             check_judge(self.stage, replace(self.judge, mode=PAIRWISE, aside=aside), self.questions)
         self.examined = True
 
-    def labelled(self, chunk: Sequence[Question]) -> dict[str, list[Label]]:
+    def labelled(self, chunk: Sequence[JudgeQuestion]) -> dict[str, list[Label]]:
         """The labels that this config asks for, by comparison id; what is missing is asked for and
         written."""
         pairs = [question.comparison.id for question in chunk]
@@ -186,7 +186,7 @@ class LabelSource:
             found[row.comparison_id].append(row)
         return found
 
-    def _for_the_judge(self, chunk: Sequence[Question]) -> list[Question]:
+    def _for_the_judge(self, chunk: Sequence[JudgeQuestion]) -> list[JudgeQuestion]:
         if not self.options.ai:
             return []
         # With a weight both label; without one, people's labels stand in for the judge's.
@@ -200,7 +200,7 @@ class LabelSource:
         return bool(heard(self.people.get(pair, ()), weights))
 
     def _taken_over(
-        self, asked: Sequence[Question], expected: set[Slot], own: dict[str, Label]
+        self, asked: Sequence[JudgeQuestion], expected: set[Slot], own: dict[str, Label]
     ) -> dict[Slot, Label]:
         """Labels that the earlier run has; its other ones on these pairs are kept beside."""
         given: dict[Slot, Label] = {}
@@ -234,7 +234,7 @@ class LabelSource:
         self.file.write(fresh.values())
         own.update(fresh)
 
-    def _note_example(self, question: Question) -> None:
+    def _note_example(self, question: JudgeQuestion) -> None:
         if self.stage.example is None:
             templates = self.stage.templates
             shown = templates.comparison(question.prompt.chat, question.a, question.b)[0]["content"]
@@ -253,9 +253,9 @@ class LabelSource:
             stage.notes += self.taken_over.notes(self.options.labels_from, critiqued)
 
 
-def _partial(questions: Sequence[Question]) -> int:
+def _partial(questions: Sequence[JudgeQuestion]) -> int:
     """How many prompts lack a pair of responses that differ."""
-    groups: dict[str, list[Question]] = defaultdict(list)
+    groups: dict[str, list[JudgeQuestion]] = defaultdict(list)
     for question in questions:
         groups[question.prompt.id].append(question)
     lacking = 0
@@ -306,7 +306,9 @@ def _people(stage: Stage[LabelOptions], questions: Questions) -> dict[str, list[
     return dict(found)
 
 
-def _preference(stage: Stage[LabelOptions], question: Question, labels: Sequence[Label]) -> Preference | None:
+def _preference(
+    stage: Stage[LabelOptions], question: JudgeQuestion, labels: Sequence[Label]
+) -> Preference | None:
     options = stage.options
     weight = options.human.weight if options.human and options.human.weight is not None else 1.0
     clamp = options.clamp or ((0.4, 0.6) if options.cot else (0.0, 1.0))
@@ -327,7 +329,7 @@ def _preference(stage: Stage[LabelOptions], question: Question, labels: Sequence
     )
 
 
-def _why_missing(question: Question, labels: Sequence[Label]) -> str:
+def _why_missing(question: JudgeQuestion, labels: Sequence[Label]) -> str:
     if not labels:
         return "nobody labelled it" if question.principles else "no principle applies"
     if any(label.p_a is not None for label in labels):
@@ -352,7 +354,7 @@ class Metrics:
         self.ties = 0
         self.tie_distance = 0.0
 
-    def add(self, question: Question, labels: Sequence[Label]) -> None:
+    def add(self, question: JudgeQuestion, labels: Sequence[Label]) -> None:
         """Count one comparison's labels."""
         self.comparisons += 1
         self.sources.update(label.annotator.kind for label in labels)
@@ -367,7 +369,7 @@ class Metrics:
         if self.gold and labels:
             self._against(self.gold, question, labels)
 
-    def _against(self, gold: Gold, question: Question, labels: Sequence[Label]) -> None:
+    def _against(self, gold: Gold, question: JudgeQuestion, labels: Sequence[Label]) -> None:
         """Agreement with the truth where the truth decides: per principle, and people by how many principles
         are kept."""
         truths = gold(question.prompt, question.a), gold(question.prompt, question.b)

@@ -9,14 +9,14 @@ from pathlib import Path
 
 from rlaif.config import find
 from rlaif.human.folder import read_folder
-from rlaif.options import Pair
+from rlaif.options import PairOptions
 from rlaif.records import Comparison, Prompt, Response, Revision
 from rlaif.runs.folder import Stage, split_of
 from rlaif.runs.rows import RowFile
 from rlaif.runs.seeds import derive_seed
 
 
-def run(stage: Stage[Pair]) -> None:
+def run(stage: Stage[PairOptions]) -> None:
     """Write comparisons.jsonl; pairs of equal texts are dropped and counted, imported texts are copied
     beside."""
     options = stage.options
@@ -38,7 +38,7 @@ def run(stage: Stage[Pair]) -> None:
     stage.save("running", **{"in": found, "kept": len(chosen)})
 
 
-def _of_samples(stage: Stage[Pair]) -> list[Comparison]:
+def _of_samples(stage: Stage[PairOptions]) -> list[Comparison]:
     by_prompt: dict[str, list[Response]] = defaultdict(list)
     for response in stage.load("responses", Response):
         by_prompt[response.prompt_id].append(response)
@@ -54,7 +54,7 @@ def _of_samples(stage: Stage[Pair]) -> list[Comparison]:
     return pairs
 
 
-def _of_revisions(stage: Stage[Pair]) -> list[Comparison]:
+def _of_revisions(stage: Stage[PairOptions]) -> list[Comparison]:
     """The last revision as a against the original as b; the label stage keeps it only if the judge prefers
     a."""
     steps = {(row.round, row.from_id): row for row in stage.load("revisions", Revision)}
@@ -73,7 +73,7 @@ def _of_revisions(stage: Stage[Pair]) -> list[Comparison]:
     return pairs
 
 
-def _imported(stage: Stage[Pair], folder: Path) -> list[Comparison]:
+def _imported(stage: Stage[PairOptions], folder: Path) -> list[Comparison]:
     groups = {p.id: p.group for p in RowFile(stage.run.path / "prompts.jsonl", Prompt)}
     rows = read_folder(folder)
     # A prompt that the run has, too, stands on the side on which the run's own stands.

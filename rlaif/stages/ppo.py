@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlaif.errors import UserError
-from rlaif.options import Ppo
+from rlaif.options import PpoOptions
 from rlaif.prompting.chat import has_chat_template
 from rlaif.rl.checkpoints import publish, train_once, write_model
 from rlaif.runs.folder import Stage
@@ -24,13 +24,13 @@ from rlaif.runs.seeds import derive_seed, in_rounds
 from rlaif.runs.spending import BudgetReached
 from rlaif.runs.storage import folder_hash
 from rlaif.stats import mean
-from rlaif.training.monitoring import Sampled, Watch, note_doubts, summary
+from rlaif.training.monitoring import Sampled, SampleMonitor, note_warnings, summary
 from rlaif.training.rewards import Opened, fitting_prompts, fix_scales, open_rewards, reference_samples
 from rlaif.training.tracking import open_tracker
 
 if TYPE_CHECKING:
     from rlaif.rl.episodes import PromptTokens
-    from rlaif.rl.numerics import NotFinite
+    from rlaif.rl.numerics import UpdateNotFinite
     from rlaif.rl.ppo import PPO, Experience
     from rlaif.rl.pretraining import Pretraining
     from rlaif.rl.ranks import Ranks
@@ -54,7 +54,7 @@ class Parts:
     sampler: VllmSampler | None
 
 
-def run(stage: Stage[Ppo]) -> None:
+def run(stage: Stage[PpoOptions]) -> None:
     """Write policy/, metrics.jsonl (one row an update) and samples.jsonl; with LoRA adapter/ too."""
     metrics, samples = (JsonlLog(stage.dir / f"{name}.jsonl", "update") for name in ("metrics", "samples"))
     parts = _open(stage)
@@ -70,12 +70,12 @@ def run(stage: Stage[Ppo]) -> None:
     train_once(stage, "policy", train)
     rows = metrics.rows()
     stage.metrics = {**summary(rows), "seconds_per_update": mean([row["seconds"] for row in rows])}
-    _note_doubts(stage, rows)
+    _note_warnings(stage, rows)
     last = samples.rows()[-1]
     stage.note_example(last["prompt"], f"{last['response']} (score {last['score']:.2f})")
 
 
-def _open(stage: Stage[Ppo]) -> Parts:
+def _open(stage: Stage[PpoOptions]) -> Parts:
     """Models, prompts and rewards, as they are before the first update."""
     from rlaif.engines.loading import context_length, eos_ids, load_causal_lm, load_tokenizer, resolve_dtype
     from rlaif.rl import llama
@@ -133,7 +133,7 @@ def _open(stage: Stage[Ppo]) -> Parts:
     return Parts(ppo, tokenizer, prompts, heldout, opened, adapter, sampler)
 
 
-def _check_launch(stage: Stage[Ppo], ranks: Ranks) -> None:
+def _check_launch(stage: Stage[PpoOptions], ranks: Ranks) -> None:
     """Refuse options that do not go with this launch or with training in this precision."""
     if ranks.sharded and (stage.options.lora or stage.options.shared_trunk):
         raise UserError(
@@ -151,7 +151,13 @@ def _check_launch(stage: Stage[Ppo], ranks: Ranks) -> None:
 
 
 def _sampler(
-    stage: Stage[Ppo], ranks: Ranks, eos: tuple[int, ...], pad: int, stops: Any, dtype: Any, longest: int
+    stage: Stage[PpoOptions],
+    ranks: Ranks,
+    eos: tuple[int, ...],
+    pad: int,
+    stops: Any,
+    dtype: Any,
+    longest: int,
 ) -> VllmSampler | None:
     """vLLM in place of the decode loop, where the options ask for it; see VllmSampler."""
     if stage.options.rollouts != "vllm":
@@ -169,7 +175,7 @@ def _sampler(
     return VllmSampler(folder, stage.options, eos, pad, stops, dtype, longest)
 
 
-def _value_model(stage: Stage[Ppo], opened: Opened, policy: Any) -> Any:
+def _value_model(stage: Stage[PpoOptions], opened: Opened, policy: Any) -> Any:
     """The policy's own trunk with a head where that is asked for; the first reward model that reads the
     policy's tokens, or else the policy with a head that gives 0."""
     from rlaif.engines.loading import load_reward_model
@@ -194,7 +200,7 @@ def _value_model(stage: Stage[Ppo], opened: Opened, policy: Any) -> Any:
     return rewards.zero_head(load_reward_model(stage.input("policy"), config.device, dtype, new_head=True))
 
 
-def _adapters(stage: Stage[Ppo], policy: Any, value: Any) -> Any:
+def _adapters(stage: Stage[PpoOptions], policy: Any, value: Any) -> Any:
     """LoRA in policy and value model where it is asked for; → the peft model around the policy."""
     lora = stage.options.lora
     if lora is None:
@@ -206,13 +212,13 @@ def _adapters(stage: Stage[Ppo], policy: Any, value: Any) -> Any:
     return attach(policy, lora, _base_hash(stage), derive_seed(stage.seed, "adapter"))
 
 
-def _base_hash(stage: Stage[Ppo]) -> str:
+def _base_hash(stage: Stage[PpoOptions]) -> str:
     from rlaif.engines.loading import model_folder
 
     return folder_hash(model_folder(stage.input("policy")))
 
 
-def _pretraining(stage: Stage[Ppo], tokenizer: Any, room: int) -> Pretraining | None:
+def _pretraining(stage: Stage[PpoOptions], tokenizer: Any, room: int) -> Pretraining | None:
     """The text to mix in, where the options name one."""
     ptx = stage.options.ptx
     if ptx is None:
@@ -230,10 +236,10 @@ def _pretraining(stage: Stage[Ppo], tokenizer: Any, room: int) -> Pretraining | 
     return Pretraining(blocks, ptx.batch_size, ptx.coef, derive_seed(stage.seed, "ptx"))
 
 
-def _train(stage: Stage[Ppo], parts: Parts, metrics: JsonlLog, samples: JsonlLog) -> None:
+def _train(stage: Stage[PpoOptions], parts: Parts, metrics: JsonlLog, samples: JsonlLog) -> None:
     """Update after update, from the last checkpoint where there is one."""
     from rlaif.rl import ppo_checkpoint as checkpoint
-    from rlaif.rl.numerics import NotFinite
+    from rlaif.rl.numerics import UpdateNotFinite
 
     o, folder = stage.options, stage.dir / "checkpoints"
     done, damaged = checkpoint.resume(folder, parts.ppo)
@@ -241,13 +247,13 @@ def _train(stage: Stage[Ppo], parts: Parts, metrics: JsonlLog, samples: JsonlLog
     metrics.rewind(done)
     samples.rewind(done)
     judge = parts.opened.judge
-    watch = Watch(stage, lambda *part: _answers(parts, *part), parts.heldout, judge, metrics.rows())
+    watch = SampleMonitor(stage, lambda *part: _answers(parts, *part), parts.heldout, judge, metrics.rows())
     with open_tracker(stage) as track, stage.progress(o.updates, "updates", done) as tick:
         for number in range(done + 1, o.updates + 1):
             batch = in_rounds(parts.prompts, number, o.batch_size, stage.seed)
             try:
                 row, experience = parts.ppo.update(number, batch)
-            except NotFinite as error:
+            except UpdateNotFinite as error:
                 raise diverged(stage, number, error, checkpoint.latest(folder)) from None
             except BudgetReached:
                 _keep(folder, parts.ppo, number - 1)
@@ -259,7 +265,7 @@ def _train(stage: Stage[Ppo], parts: Parts, metrics: JsonlLog, samples: JsonlLog
             sampled = _sampled(parts.tokenizer, batch, experience)
             try:
                 row = watch.measured(row, sampled, o.looks(number))
-            except NotFinite as error:  # of the policy's look at held-out prompts
+            except UpdateNotFinite as error:  # of the policy's look at held-out prompts
                 raise diverged(stage, number, error, checkpoint.latest(folder)) from None
             except (BudgetReached, UserError):  # of the judge or the gold scorer: what was learnt is kept
                 metrics.append(row)
@@ -310,7 +316,7 @@ def _keep(folder: Path, ppo: PPO, update: int) -> None:
         checkpoint.save(folder, ppo, update)
 
 
-def unrewarded(stage: Stage[Ppo], update: int, error: UserError, last: Path | None) -> UserError:
+def unrewarded(stage: Stage[PpoOptions], update: int, error: UserError, last: Path | None) -> UserError:
     """What to say when a source of reward fails in an update."""
     return UserError(
         f"{stage.dir.name}: update {update} of {stage.options.updates}: {error.found}",
@@ -320,7 +326,7 @@ def unrewarded(stage: Stage[Ppo], update: int, error: UserError, last: Path | No
     )
 
 
-def diverged(stage: Stage[Ppo], update: int, error: NotFinite, last: Path | None) -> UserError:
+def diverged(stage: Stage[PpoOptions], update: int, error: UpdateNotFinite, last: Path | None) -> UserError:
     """What to say when a number of an update is NaN or infinite."""
     rate = stage.options.learning_rate
     kept = f"; the last good checkpoint is kept: {last}" if last else ""
@@ -334,7 +340,7 @@ def diverged(stage: Stage[Ppo], update: int, error: NotFinite, last: Path | None
     )
 
 
-def _publish(stage: Stage[Ppo], parts: Parts) -> None:
+def _publish(stage: Stage[PpoOptions], parts: Parts) -> None:
     """The trained policy, or the average of its weights, as a plain folder; with LoRA the adapter beside
     it."""
     from rlaif.rl.lora import save_adapter
@@ -347,7 +353,7 @@ def _publish(stage: Stage[Ppo], parts: Parts) -> None:
     publish(stage, "policy", lambda folder: write_model(policy, parts.tokenizer, folder, start))
 
 
-def _note_doubts(stage: Stage[Ppo], rows: Sequence[dict[str, Any]]) -> None:
+def _note_warnings(stage: Stage[PpoOptions], rows: Sequence[dict[str, Any]]) -> None:
     first = [row["ratio_first"] for row in rows if row["ratio_first"] is not None]
     off = [ratio for ratio in first if ratio != 1]
     if off:
@@ -356,7 +362,7 @@ def _note_doubts(stage: Stage[Ppo], rows: Sequence[dict[str, Any]]) -> None:
             f"updates (furthest: {max(off, key=lambda r: abs(r - 1)):.6f}): forward passes here are not "
             "repeatable"
         )
-    note_doubts(stage)
+    note_warnings(stage)
     if stage.options.ema:
         stage.notes.append(
             f"policy/ is the moving average of the weights (decay {stage.options.ema} an update)"

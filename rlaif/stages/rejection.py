@@ -12,7 +12,7 @@ from collections import defaultdict
 from typing import Any
 
 from rlaif.errors import UserError
-from rlaif.options import Rejection
+from rlaif.options import RejectionOptions
 from rlaif.prompting.chat import TemplateRefused
 from rlaif.prompting.turns import turn_of
 from rlaif.records import Response
@@ -24,7 +24,7 @@ SHARED = True  # several processes can do it together
 SHARDED = True  # and each can hold a share of the model
 
 
-def run(stage: Stage[Rejection]) -> None:
+def run(stage: Stage[RejectionOptions]) -> None:
     """Write grades.jsonl, policy/ (a model folder) and metrics.jsonl (the learning curve)."""
     from rlaif.engines.loading import context_length, load_causal_lm, load_tokenizer
     from rlaif.rl.ranks import Ranks
@@ -68,7 +68,9 @@ def best(responses: list[Response], rewards: dict[str, float], keep: int) -> lis
     return [response for texts in by_prompt.values() for response in list(texts.values())[:keep]]
 
 
-def _rows(stage: Stage[Rejection], kept: list[Response], tokenizer: Any, limit: int) -> list[dict[str, Any]]:
+def _rows(
+    stage: Stage[RejectionOptions], kept: list[Response], tokenizer: Any, limit: int
+) -> list[dict[str, Any]]:
     """Tokenised examples; responses that are none are dropped with their reason."""
     prompts = stage.prompts_by_id()
     rows: list[dict[str, Any]] = []

@@ -19,23 +19,23 @@ from rlaif import stats
 from rlaif.forecasts import calibration_error
 from rlaif.human.heldout import load_heldout
 from rlaif.intervals import UNIT, mean_interval
-from rlaif.options import Reward
+from rlaif.options import RewardOptions
 from rlaif.prompting.chat import TemplateRefused
 from rlaif.rl.checkpoints import publish, train_once, write_model
 from rlaif.runs.folder import Stage
 from rlaif.runs.storage import read_json, write_json
-from rlaif.training.pairs import Pair, elements, encoder, load_pairs, make_pair
+from rlaif.training.pairs import TokenPair, elements, encoder, load_pairs, make_pair
 
 SHARED = True  # several processes can do it together
 SHARDED = True  # and each can hold a share of the models
 DECIDED = 0.1  # accuracy counts pairs whose label is further than this from ½
 Named = tuple[
-    list[Pair], dict[str, int]
+    list[TokenPair], dict[str, int]
 ]  # a named held-out set's pairs, and what was left out of it by reason
 REFERENCE = 512  # training responses whose mean and spread of reward are stored for normalisation
 
 
-def run(stage: Stage[Reward]) -> None:
+def run(stage: Stage[RewardOptions]) -> None:
     """Write reward_model/ (a sequence-classification folder with calibration.json in it) and
     metrics.jsonl."""
     from rlaif.engines.loading import context_length, load_tokenizer
@@ -63,7 +63,7 @@ def run(stage: Stage[Reward]) -> None:
         stage.notes.append("all preferences are of one prompt: nothing is held out, so nothing was measured")
 
 
-def start_model(stage: Stage[Reward], start: str | Path, tokenizer: Any) -> Any:
+def start_model(stage: Stage[RewardOptions], start: str | Path, tokenizer: Any) -> Any:
     """The start weights in fp32; a language model gets a head so small that the first margins are near
     zero."""
     import torch
@@ -81,7 +81,11 @@ def start_model(stage: Stage[Reward], start: str | Path, tokenizer: Any) -> Any:
 
 
 def _train(
-    stage: Stage[Reward], tokenizer: Any, train: list[Pair], heldout: list[Pair], start: str | Path
+    stage: Stage[RewardOptions],
+    tokenizer: Any,
+    train: list[TokenPair],
+    heldout: list[TokenPair],
+    start: str | Path,
 ) -> None:
     from datasets import Dataset
     from trl.trainer.reward_config import RewardConfig
@@ -112,11 +116,11 @@ def _train(
 
 
 def _measured(
-    stage: Stage[Reward],
+    stage: Stage[RewardOptions],
     members: Sequence[Stage],
     named: dict[str, Named],
-    train: list[Pair],
-    heldout: list[Pair],
+    train: list[TokenPair],
+    heldout: list[TokenPair],
 ) -> dict[str, Any]:
     """What calibration.json says, which is written first where it is not there yet."""
     path = stage.dir / "reward_model" / "calibration.json"
@@ -126,11 +130,11 @@ def _measured(
 
 
 def _measure(
-    stage: Stage[Reward],
+    stage: Stage[RewardOptions],
     members: Sequence[Stage],
     named: dict[str, Named],
-    train: list[Pair],
-    heldout: list[Pair],
+    train: list[TokenPair],
+    heldout: list[TokenPair],
 ) -> dict[str, Any]:
     """Calibration of the members' mean reward, each member's scale, and the named held-out sets."""
     responses = list({tuple(pair[side]): None for pair in train for side in ("chosen_ids", "rejected_ids")})
@@ -164,7 +168,7 @@ def _measure(
 
 
 def _scored(
-    member: Stage, reference: Sequence[Sequence[int]], sets: dict[str, list[Pair]], tick: Any
+    member: Stage, reference: Sequence[Sequence[int]], sets: dict[str, list[TokenPair]], tick: Any
 ) -> tuple[list[float], dict[str, list[float]]]:
     """One member's rewards of the reference, and its margins on each set's pairs."""
     from rlaif.engines.loading import load_reward_model
@@ -188,7 +192,7 @@ def mean_of(margins: Sequence[Sequence[float]]) -> list[float]:
     return [stats.mean(pair) for pair in zip(*margins, strict=True)]
 
 
-def disagreement(margins: Sequence[Sequence[float]], pairs: Sequence[Pair]) -> dict[str, Any]:
+def disagreement(margins: Sequence[Sequence[float]], pairs: Sequence[TokenPair]) -> dict[str, Any]:
     """Share of pairs [N] on whose winner the members' margins [M][N] differ, with its interval over prompts'
     clusters."""
     differ = [len({m > 0 for m in pair}) > 1 for pair in zip(*margins, strict=True)]
@@ -196,11 +200,11 @@ def disagreement(margins: Sequence[Sequence[float]], pairs: Sequence[Pair]) -> d
     return {"disagreement": stats.mean(differ), "disagreement_ci": edges}
 
 
-def _named_set(stage: Stage[Reward], name: str, path: Path, tokenizer: Any, limit: int) -> Named:
+def _named_set(stage: Stage[RewardOptions], name: str, path: Path, tokenizer: Any, limit: int) -> Named:
     """The pairs of a held-out set as tokens, none of more than `limit`, and what was left out by reason."""
     found = load_heldout(path, stage.dir / "heldout" / name)
     encode = encoder(tokenizer, found.prompts)
-    made: list[Pair] = []
+    made: list[TokenPair] = []
     for row in found.pairs:
         try:
             pair = make_pair(row.a, row.b, row.p_a, encode)
@@ -213,7 +217,9 @@ def _named_set(stage: Stage[Reward], name: str, path: Path, tokenizer: Any, limi
     return kept, dict(+found.dropped)
 
 
-def calibration(margins: Sequence[float], heldout: Sequence[Pair], train: Sequence[Pair]) -> dict[str, Any]:
+def calibration(
+    margins: Sequence[float], heldout: Sequence[TokenPair], train: Sequence[TokenPair]
+) -> dict[str, Any]:
     """What held-out margins r_a − r_b [N] are worth: accuracy on decided pairs, calibration, and trivial
     baselines.
 
@@ -242,7 +248,7 @@ def calibration(margins: Sequence[float], heldout: Sequence[Pair], train: Sequen
     }
 
 
-def _accuracy(decided: Sequence[Pair], right: Sequence[float]) -> dict[str, Any]:
+def _accuracy(decided: Sequence[TokenPair], right: Sequence[float]) -> dict[str, Any]:
     """The share of decided pairs whose winner was found, None where no pair is decided."""
     clusters = [pair["cluster"] for pair in decided]
     return {
@@ -253,7 +259,7 @@ def _accuracy(decided: Sequence[Pair], right: Sequence[float]) -> dict[str, Any]
     }
 
 
-def _baselines(decided: Sequence[Pair], train: Sequence[Pair]) -> dict[str, dict[str, Any]]:
+def _baselines(decided: Sequence[TokenPair], train: Sequence[TokenPair]) -> dict[str, dict[str, Any]]:
     """Accuracy on decided pairs of preferring the longer response, and the side that wins more often in
     training, with their intervals."""
     if not decided:
@@ -272,7 +278,7 @@ def _baselines(decided: Sequence[Pair], train: Sequence[Pair]) -> dict[str, dict
     }
 
 
-def _by_source(decided: Sequence[Pair], right: Sequence[float]) -> dict[str, Any]:
+def _by_source(decided: Sequence[TokenPair], right: Sequence[float]) -> dict[str, Any]:
     """Accuracy by who labelled, where there are several."""
     found: dict[str, list[tuple[float, str]]] = {}
     for pair, hit in zip(decided, right, strict=True):

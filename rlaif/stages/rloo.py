@@ -6,13 +6,13 @@ whole response is one action, and its ratio is clipped as one.
 
 from __future__ import annotations
 
-from rlaif.options import Rloo
+from rlaif.options import RlooOptions
 from rlaif.runs.folder import Stage
 
 SHARED = True  # several processes can do it together
 
 
-def run(stage: Stage[Rloo]) -> None:
+def run(stage: Stage[RlooOptions]) -> None:
     """Write policy/, metrics.jsonl (one row an update) and samples.jsonl."""
     from trl.trainer.rloo_config import RLOOConfig
     from trl.trainer.rloo_trainer import RLOOTrainer

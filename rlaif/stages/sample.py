@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from rlaif.options import Sample
+from rlaif.options import SampleOptions
 from rlaif.runs.folder import Stage
 from rlaif.training.sampling import sample_responses
 
 
-def run(stage: Stage[Sample]) -> None:
+def run(stage: Stage[SampleOptions]) -> None:
     """Write responses.jsonl; prompts that do not fit the model's context are dropped and counted."""
     options = stage.options
     prompts = stage.shuffled(stage.run.prompts("train"), "prompts")[: options.prompts]

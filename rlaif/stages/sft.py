@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from rlaif.errors import UserError
-from rlaif.options import Sft
+from rlaif.options import SftOptions
 from rlaif.prompting.chat import TemplateRefused
 from rlaif.prompting.turns import turn_of
 from rlaif.records import Revision
@@ -20,7 +20,7 @@ SHARED = True  # several processes can do it together
 SHARDED = True  # and each can hold a share of the model
 
 
-def run(stage: Stage[Sft]) -> None:
+def run(stage: Stage[SftOptions]) -> None:
     """Write policy/ (a model folder) and metrics.jsonl (the learning curve)."""
     from rlaif.engines.loading import load_causal_lm, load_tokenizer
     from rlaif.training.loop import fit_responses, heldout_prompts, learned
@@ -34,7 +34,7 @@ def run(stage: Stage[Sft]) -> None:
     stage.metrics = {**learned(stage), "n_heldout": sum(row["prompt_id"] in held for row in rows)}
 
 
-def _rows(stage: Stage[Sft], tokenizer: Any, model: Any) -> list[dict[str, Any]]:
+def _rows(stage: Stage[SftOptions], tokenizer: Any, model: Any) -> list[dict[str, Any]]:
     """Tokenised examples; every revision that is not one is dropped with its reason."""
     from rlaif.engines.loading import context_length
 

@@ -30,13 +30,13 @@ from rlaif.runs.rows import JsonlLog
 from rlaif.runs.seeds import derive_seed, in_rounds
 from rlaif.stats import mean
 from rlaif.training.loop import WATCHED, CurveCallback, arguments, disable_dropout, fit, trains_in_bf16
-from rlaif.training.monitoring import Sampled, Watch, note_doubts, summary
+from rlaif.training.monitoring import Sampled, SampleMonitor, note_warnings, summary
 from rlaif.training.rewards import Opened, fitting_prompts, fix_scales, open_rewards, reference_samples
 from rlaif.training.tracking import Track, open_tracker
 from rlaif.training.trainers import QuietTrainer
 
 if TYPE_CHECKING:
-    from rlaif.options.rewarded import Grouped
+    from rlaif.options.rewarded import GroupOptions
 
 
 class Actor:
@@ -175,7 +175,7 @@ class UpdateCallback(CurveCallback):
     updates."""
 
     def __init__(
-        self, stage: Stage, curve: JsonlLog, tick: Any, scorer: Scorer, watch: Watch, track: Track
+        self, stage: Stage, curve: JsonlLog, tick: Any, scorer: Scorer, watch: SampleMonitor, track: Track
     ) -> None:
         super().__init__(stage, curve, tick)
         self.scorer, self.watch, self.track = scorer, watch, track
@@ -210,7 +210,7 @@ class UpdateCallback(CurveCallback):
         return step % self.scorer.steps == 0
 
 
-def steps_of(options: Grouped) -> int:
+def steps_of(options: GroupOptions) -> int:
     """Optimiser steps an update."""
     return options.epochs * options.minibatches
 
@@ -218,7 +218,7 @@ def steps_of(options: Grouped) -> int:
 def train_in_groups(stage: Stage, trainer: Any, config: Any, **settings: Any) -> None:
     """Write policy/, metrics.jsonl and samples.jsonl by trl's `trainer` and its `config`, set up by the
     stage's options."""
-    o: Grouped = stage.options
+    o: GroupOptions = stage.options
     start = stage.input("policy")
     tokenizer = load_tokenizer(start, stage.config.policy.chat_template_kwargs)
     model = load_causal_lm(start, stage.config.policy.device, "float32")
@@ -247,7 +247,7 @@ def train_in_groups(stage: Stage, trainer: Any, config: Any, **settings: Any) ->
 
     train_once(stage, "policy", train)
     stage.metrics = summary(JsonlLog(stage.dir / "metrics.jsonl", "step").rows())
-    note_doubts(stage)
+    note_warnings(stage)
     last = JsonlLog(stage.dir / "samples.jsonl", "update").rows()[-1]
     stage.note_example(last["prompt"], f"{last['response']} (score {last['score']:.2f})")
 
@@ -257,7 +257,7 @@ def _train(stage: Stage, made: Any, scorer: Scorer, heldout: Sequence[PromptToke
 
     def updates(stage: Stage, curve: JsonlLog, tick: Any) -> UpdateCallback:
         rows = curve.rows()
-        watch = Watch(stage, scorer.actor.answers, heldout, judge, rows)
+        watch = SampleMonitor(stage, scorer.actor.answers, heldout, judge, rows)
         found = UpdateCallback(stage, curve, tick, scorer, watch, track)
         found.samples.rewind(rows[-1]["update"] if rows else 0)
         return found
@@ -270,7 +270,7 @@ def _trainer(stage: Stage, trainer: Any, args: Any, scorer: Scorer, prompts: Seq
     """trl's trainer over the prompts of every update, written out."""
     from datasets import Dataset
 
-    o: Grouped = stage.options
+    o: GroupOptions = stage.options
     order = [
         p.source.id
         for number in range(1, o.updates + 1)
@@ -287,7 +287,7 @@ def _trainer(stage: Stage, trainer: Any, args: Any, scorer: Scorer, prompts: Seq
 
 def _arguments(stage: Stage, model: Any, config: Any, settings: dict[str, Any]) -> Any:
     """trl's config: an optimiser step a minibatch, a generation an update, shared out evenly."""
-    o: Grouped = stage.options
+    o: GroupOptions = stage.options
     count = Ranks.here().count
     share = o.minibatch // count
     micro = max(size for size in range(1, min(o.micro_batch, share) + 1) if share % size == 0)

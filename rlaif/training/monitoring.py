@@ -35,7 +35,7 @@ class Sampled:
     numbers: dict[str, Any]
 
 
-class Watch:
+class SampleMonitor:
     """The eyes on a stage that learns from its own samples; `rows` are the metrics of the updates before."""
 
     def __init__(
@@ -72,10 +72,10 @@ class Watch:
         return row
 
     def _alarms(self) -> list[dict[str, str]]:
-        """Those of the last row that have not rung before, with what to try in this stage."""
+        """Those of the last row that were not raised before, with what to try in this stage."""
         from rlaif.rl.alarms import alarms
 
-        before = {alarm["kind"] for alarm in rung(self.rows)}
+        before = {alarm["kind"] for alarm in raised_alarms(self.rows)}
         name, options = self.stage.name, type(self.stage.options).model_fields
         return [
             {"kind": alarm.kind, "found": alarm.found, "advice": alarm.advice(name, options)}
@@ -145,11 +145,11 @@ def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "score_end": over(last, "score"),
         **{key: over(last, key) for key in ("length", "truncated", "entropy")},
         "unread": unread(rows),
-        "alarms": rung(rows),
+        "alarms": raised_alarms(rows),
     }
 
 
-def rung(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def raised_alarms(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Every alarm in a history, with its update."""
     return [{"update": row["update"], **alarm} for row in rows for alarm in row.get("alarms", ())]
 
@@ -164,8 +164,8 @@ def unread(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
     return {key.removeprefix("unread/"): mean([row.get(key, 0.0) for row in rows]) for key in names}
 
 
-def note_doubts(stage: Stage) -> None:
-    """Say in the stage's notes what its metrics give cause to doubt: too little learning, missing rewards,
+def note_warnings(stage: Stage) -> None:
+    """Say in the stage's notes what its metrics warn of: too little learning, missing rewards,
     alarms."""
     o, metrics = stage.options, stage.metrics
     learning = o.updates - getattr(o, "critic_warmup", 0)

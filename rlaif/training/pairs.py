@@ -20,7 +20,7 @@ from rlaif.runs.folder import Stage
 
 TIE = 1e-6
 
-Pair = dict[
+TokenPair = dict[
     str, Any
 ]  # prompt_id, start (tokens of the prompt), chosen_ids (response a), rejected_ids (b), p_a, weight, sources
 Encode = Callable[
@@ -28,7 +28,7 @@ Encode = Callable[
 ]  # response → its conversation and itself as ids, the prompt's length
 
 
-def load_pairs(stage: Stage, tokenizer: Any, context: int) -> list[Pair]:
+def load_pairs(stage: Stage, tokenizer: Any, context: int) -> list[TokenPair]:
     """The stage's preferences as tokens; every one that gives no pair is dropped with its reason.
 
     Raises UserError where none is left.
@@ -39,7 +39,7 @@ def load_pairs(stage: Stage, tokenizer: Any, context: int) -> list[Pair]:
     encode = encoder(tokenizer, prompts)
     texts = stage.responses()
     limit = min(stage.options.max_length, context)
-    pairs: list[Pair] = []
+    pairs: list[TokenPair] = []
     for preference in preferences:
         comparison = comparisons[preference.comparison_id]
         try:
@@ -69,7 +69,7 @@ def load_pairs(stage: Stage, tokenizer: Any, context: int) -> list[Pair]:
     return pairs
 
 
-def make_pair(a: Response, b: Response, p_a: float, encode: Encode) -> Pair:
+def make_pair(a: Response, b: Response, p_a: float, encode: Encode) -> TokenPair:
     """Two responses to one prompt as tokens, of weight 1."""
     (chosen, start), (rejected, _) = encode(a), encode(b)
     return {
@@ -91,7 +91,7 @@ def _weight(stage: Stage, preference: Preference) -> float:
     return preference.weight * sum(said) / len(said)
 
 
-def _unusable(pair: Pair, a: Response, b: Response, limit: int, hard: bool) -> str | None:
+def _unusable(pair: TokenPair, a: Response, b: Response, limit: int, hard: bool) -> str | None:
     if a.text == b.text:
         return "both responses have the same text"
     if max(len(pair["chosen_ids"]), len(pair["rejected_ids"])) > limit:
@@ -115,20 +115,20 @@ def encoder(tokenizer: Any, prompts: dict[str, Prompt]) -> Encode:
     return encode
 
 
-def elements(pairs: Sequence[Pair], mean_weight: float, by_prompt: bool) -> list[dict[str, Any]]:
+def elements(pairs: Sequence[TokenPair], mean_weight: float, by_prompt: bool) -> list[dict[str, Any]]:
     """Batch elements: `sequences` and their `starts`, `first` and `second` (places in `sequences`), `p_a`,
     `weight`.
 
     An element's weights add up to 1 where all pairs weigh `mean_weight`: neither their scale nor the number
     of pairs acts as a learning rate.
     """
-    groups: dict[Any, list[Pair]] = defaultdict(list)
+    groups: dict[Any, list[TokenPair]] = defaultdict(list)
     for at, pair in enumerate(pairs):
         groups[pair["prompt_id"] if by_prompt else at].append(pair)
     return [_element(group, mean_weight) for group in groups.values()]
 
 
-def _element(pairs: Sequence[Pair], mean_weight: float) -> dict[str, Any]:
+def _element(pairs: Sequence[TokenPair], mean_weight: float) -> dict[str, Any]:
     starts: dict[tuple[int, ...], int] = {}
     for pair in pairs:
         starts |= {tuple(pair[side]): pair["start"] for side in ("chosen_ids", "rejected_ids")}

@@ -15,7 +15,7 @@ from rlaif.engines import open_engine
 from rlaif.errors import UserError
 from rlaif.feedback.judge import Judge
 from rlaif.feedback.preferences import weighted_mean
-from rlaif.options.rewarded import RewardSource
+from rlaif.options.rewarded import RewardSourceOptions
 from rlaif.options.sources import source_kind
 from rlaif.plugin import load_function, own
 from rlaif.prompting.chat import TemplateRefused, encode_chat
@@ -74,7 +74,7 @@ def open_judge(stage: Stage) -> Judge:
 
 
 def _score(
-    stage: Stage, option: RewardSource, tokenizer: Any, judge: Judge | None
+    stage: Stage, option: RewardSourceOptions, tokenizer: Any, judge: Judge | None
 ) -> ModelReward | Ensemble | FunctionReward:
     from rlaif.rl.ensemble import Ensemble
 
@@ -89,14 +89,16 @@ def _score(
     return score
 
 
-def judge_score(stage: Stage, option: RewardSource, tokenizer: Any, judge: Judge) -> FunctionReward:
+def judge_score(stage: Stage, option: RewardSourceOptions, tokenizer: Any, judge: Judge) -> FunctionReward:
     """The feedback model's opinion of single responses."""
     from rlaif.rl.reward import FunctionReward
 
     return FunctionReward(option.source, pointwise(judge, stage.constitution), tokenizer)
 
 
-def function_score(stage: Stage, option: RewardSource, tokenizer: Any, judge: Judge | None) -> FunctionReward:
+def function_score(
+    stage: Stage, option: RewardSourceOptions, tokenizer: Any, judge: Judge | None
+) -> FunctionReward:
     """A function of prompts and responses."""
     from rlaif.rl.reward import FunctionReward
 
@@ -109,7 +111,7 @@ def function_score(stage: Stage, option: RewardSource, tokenizer: Any, judge: Ju
 
 
 def model_score(
-    stage: Stage, option: RewardSource, tokenizer: Any, judge: Judge | None
+    stage: Stage, option: RewardSourceOptions, tokenizer: Any, judge: Judge | None
 ) -> ModelReward | Ensemble:
     """A reward model, the run's own or a folder's; its members together where there are several."""
     from rlaif.engines.loading import load_tokenizer
@@ -145,7 +147,7 @@ def _member(stage: Stage, where: Path, judge_tokenizer: Any, tokenizer: Any, sam
     )
 
 
-def _pooled(where: Path, members: Sequence[ModelReward], option: RewardSource) -> Ensemble:
+def _pooled(where: Path, members: Sequence[ModelReward], option: RewardSourceOptions) -> Ensemble:
     """The members on the scales that the reward stage measured on its training responses."""
     from rlaif.rl.ensemble import Ensemble
     from rlaif.rl.reward import Scale
@@ -354,7 +356,7 @@ def _scores(
     return score(join(starts, responses, ended, tokenizer.pad_token_id), prompts).tolist()
 
 
-def totals(grades: Sequence[Grade], sources: Sequence[RewardSource]) -> dict[str, float]:
+def totals(grades: Sequence[Grade], sources: Sequence[RewardSourceOptions]) -> dict[str, float]:
     """Weighted sums of the sources' scores by response id, each source scaled over all grades where it says
     so."""
     total = dict.fromkeys((grade.response_id for grade in grades), 0.0)

@@ -311,8 +311,8 @@ MUTANTS = (
     ),
     Mutant("return stage.options.temperature or 1.0", "return 1.0", "test_evaluated"),
     Mutant(
-        "Question(pair, prompt, mine.text, theirs.text, principles)",
-        "Question(pair, prompt, theirs.text, mine.text, principles)",
+        "JudgeQuestion(pair, prompt, mine.text, theirs.text, principles)",
+        "JudgeQuestion(pair, prompt, theirs.text, mine.text, principles)",
         "test_evaluated",
     ),
     Mutant("refusal=refuses(answer.text)", "refusal=not refuses(answer.text)", "test_evaluated"),
@@ -375,8 +375,8 @@ MUTANTS = (
         "figures_are or human_or_ai or judge_and_gold",
     ),
     Mutant(
-        "Question(pair, prompt, mine.text, theirs.text, tuple(",
-        "Question(pair, prompt, theirs.text, mine.text, tuple(",
+        "JudgeQuestion(pair, prompt, mine.text, theirs.text, tuple(",
+        "JudgeQuestion(pair, prompt, theirs.text, mine.text, tuple(",
         "test_compare",
         "figures_are or human_or_ai or judge_and_gold",
     ),

@@ -10,8 +10,8 @@ import pytest
 from rlaif.config import ASSETS, ModelConfig
 from rlaif.engines import open_engine, vllm
 from rlaif.errors import UserError
-from rlaif.options import Ppo
-from rlaif.options.base import Price
+from rlaif.options import PpoOptions
+from rlaif.options.base import PriceOptions
 from rlaif.preflight.estimate import _seconds
 from rlaif.rl.vllm_rollout import VllmSampler
 from tests.observed.rows import Row
@@ -59,14 +59,14 @@ def by_vllm(**options: Any) -> dict[str, Any]:
 
 
 def rollouts(**options: Any) -> dict[str, Any]:
-    ppo = Ppo.model_validate({"stage": "ppo", "rollouts": "vllm", **options})
+    ppo = PpoOptions.model_validate({"stage": "ppo", "rollouts": "vllm", **options})
     return loaded(lambda: VllmSampler("folder", ppo, (1,), 0, None, "float32", 64))
 
 
 def seconds(value: float) -> float:
     """The time of 1,500 prompt tokens, of which 500 are shared, and 3,000 written ones."""
     used = {"calls": 1, "prompt_tokens": 1500, "shared_tokens": 500, "tokens": 3000}
-    found = _seconds([(used, Price(seconds=value))])
+    found = _seconds([(used, PriceOptions(seconds=value))])
     assert found is not None
     return found
 

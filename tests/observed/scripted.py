@@ -15,8 +15,8 @@ from rlaif.audit.card import failures
 from rlaif.engines import GenerateRequest, Scripted
 from rlaif.errors import UserError
 from rlaif.feedback.preferences import aggregate
-from rlaif.options import JudgeCard
-from rlaif.options.base import Price
+from rlaif.options import JudgeCardOptions
+from rlaif.options.base import PriceOptions
 from rlaif.records import Label, Prompt
 from rlaif.report.report import write_report
 from rlaif.runs.folder import Run, is_heldout
@@ -360,14 +360,16 @@ ROWS: dict[str, Row] = {
     ),
 }
 
-PRICE = Price(prompt=2.0, cached=0.5, completion=8.0, seconds=0.25)
+PRICE = PriceOptions(prompt=2.0, cached=0.5, completion=8.0, seconds=0.25)
 USED = {"prompt_tokens": 3_000_000, "shared_tokens": 1_000_000, "tokens": 500_000}
 
 
 def missed(limit: str, value: float) -> list[str]:
     """What a card misses where this threshold alone is set."""
-    none = dict.fromkeys(set(JudgeCard.model_fields) - {"pairs", "enforce"})
-    return [line.partition(", needed")[0] for line in failures(card(), JudgeCard(**{**none, limit: value}))]
+    none = dict.fromkeys(set(JudgeCardOptions.model_fields) - {"pairs", "enforce"})
+    return [
+        line.partition(", needed")[0] for line in failures(card(), JudgeCardOptions(**{**none, limit: value}))
+    ]
 
 
 def cost(name: str) -> float:

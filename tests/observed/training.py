@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from rlaif.engines.loading import load_causal_lm, load_tokenizer
-from rlaif.options import Lora
-from rlaif.options.rewarded import RewardSource
+from rlaif.options import LoraOptions
+from rlaif.options.rewarded import RewardSourceOptions
 from rlaif.records import Comparison, Grade, Preference
 from rlaif.rl import lora, numerics
 from rlaif.rl.weights import trainable_weights
@@ -357,13 +357,15 @@ def ptx(folder: Path, **changes: Any) -> Any:
 
 
 def adapter(**changes: Any) -> Any:
-    wrapped = lora.attach(load_causal_lm(MODELS["policy"], "cpu", "float32"), Lora(**changes), "base", 0)
+    wrapped = lora.attach(
+        load_causal_lm(MODELS["policy"], "cpu", "float32"), LoraOptions(**changes), "base", 0
+    )
     return wrapped.peft_config["default"]
 
 
 def total(**changes: Any) -> dict[str, float]:
     grades = [Grade(prompt_id="p", response_id=i, scores={"x": x}) for i, x in (("a", 1.0), ("b", 5.0))]
-    return totals(grades, [RewardSource(source="x", **changes)])
+    return totals(grades, [RewardSourceOptions(source="x", **changes)])
 
 
 def rate(value: float) -> float:
@@ -385,7 +387,9 @@ def pooled(value: float, folder: Path) -> float:
     """By how many standard deviations an ensemble takes its doubt off."""
     write_json(folder / "calibration.json", {"members": [{"reward_mean": 0.0, "reward_std": 1.0}]})
     member: Any = SimpleNamespace(context=9, own_tokens=True)
-    return rewards._pooled(folder, [member], RewardSource(source="x", pool="mean_minus_std", pool_k=value)).k
+    return rewards._pooled(
+        folder, [member], RewardSourceOptions(source="x", pool="mean_minus_std", pool_k=value)
+    ).k
 
 
 # Options of which a figure follows without an update; `look` gets the value and a folder.

@@ -14,9 +14,9 @@ import numpy as np
 
 from rlaif.audit import injection
 from rlaif.audit.attacks import ATTACKS, turns_of
-from rlaif.audit.audit import DRESSES
+from rlaif.audit.audit import RESTYLES
 from rlaif.audit.card import audit_of
-from rlaif.audit.page import doubts, in_words
+from rlaif.audit.page import card_warnings, in_words
 from rlaif.preflight.opening import audited
 from rlaif.runs.folder import silent_progress
 from tests.oracle import equations
@@ -129,11 +129,11 @@ class Asked:
         kept = [keeps(RULES[rule][0], text) for text in (a, b)]
         return "tie" if kept[0] == kept[1] else "a" if kept[0] else "b"
 
-    def dressed(self, name: str) -> dict[str, Any]:
+    def restyled(self, name: str) -> dict[str, Any]:
         """Responses against themselves, said twice or set as a list, where the truth sees no difference."""
         hits, ties = [], []
         for at, case in enumerate(self.audit._drawn("dress")):
-            plain, changed = case.question.a, DRESSES[name](case.question.a)
+            plain, changed = case.question.a, RESTYLES[name](case.question.a)
             texts = (changed, plain) if at % 2 == 0 else (plain, changed)
             for principle in case.question.principles:
                 row = self.row(case.question.prompt, *texts, principle)
@@ -240,7 +240,7 @@ def test_every_figure(tmp_path: Path) -> None:
     printed = {**audit.card(), "gold": config.gold, "left_out": dict(left_out)}
     assert check(printed, oracles(Asked(audit)), NO_FIGURES) > 200
     check_words(in_words(printed), printed)
-    assert list(doubts(printed))
+    assert list(card_warnings(printed))
 
 
 def oracles(asked: Asked) -> dict[str, Any]:
@@ -271,7 +271,7 @@ def oracles(asked: Asked) -> dict[str, Any]:
         "right_where_shorter_is_better": right[False],
     }
     pairs, found = asked.reworded(), asked.attacks()
-    dressed = {name: asked.dressed(name) for name in DRESSES}
+    restyled = {name: asked.restyled(name) for name in RESTYLES}
     consistency = {
         **wording(pairs),
         "by_principle": {
@@ -302,7 +302,7 @@ def oracles(asked: Asked) -> dict[str, Any]:
                 [((x > 0.5) == (o == "ab"), 1, cluster) for o, x, cluster in every]
             ),
         },
-        "bias": {"length": length, **dressed},
+        "bias": {"length": length, **restyled},
         "consistency": consistency,
         "injection": {"families": families, "kinds": {str(n): kind for n, kind in enumerate(kinds)}},
     }

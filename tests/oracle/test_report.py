@@ -160,12 +160,12 @@ def test_numbers_in_words_and_cells(page: dict[str, Any], runs: SimpleNamespace)
     assert len(cells) > 80
     assert len(tips) > 20
     check_words([page["answer"], *page["more"], *cells, *tips], figures)
-    for line in page["doubts"]:
+    for line in page["warnings"]:
         assert_percentages(line, figures)
 
 
 def assert_percentages(line: str, figures: dict[str, Any]) -> None:
-    """A doubt's shares are those of a figure, or of two counts that stand beside them."""
+    """A warning's shares are those of a figure, or of two counts that stand beside them."""
     known = {
         f"{value:.0%}" for _, value in leaves(figures) if isinstance(value, float) and math.isfinite(value)
     }

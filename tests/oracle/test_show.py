@@ -3,7 +3,7 @@
 from types import SimpleNamespace
 from typing import Any
 
-from rlaif.report.run_reader import Evidence
+from rlaif.report.run_reader import RunReader
 from rlaif.report.summary import summarise
 from rlaif.training.loop import heldout_prompts
 from tests.oracle.figures import Chosen, Labels, Online, Policies, Reward, asked, flow, mean, share
@@ -115,7 +115,7 @@ def labels(rows: Rows) -> dict[str, Any]:
 
 
 def reward_of(rows: Rows) -> Reward:
-    stage = Evidence(rows.run).last("reward")
+    stage = RunReader(rows.run).last("reward")
     assert stage is not None
     prompts = [rows.comparisons[pair]["prompt_id"] for pair in rows.preferences]
     return Reward(rows, heldout_prompts(stage, prompts, stage.options.heldout))
