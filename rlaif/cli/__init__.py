@@ -14,6 +14,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 from rlaif.cli import (  # noqa: F401, I001
     run,
     resume,
+    runs,
     show,
     compare,
     judge,

@@ -32,3 +32,15 @@ def locked(folder: Path) -> Iterator[None]:
                 "wait for it, or name another folder with --out",
             ) from None
         yield
+
+
+def is_locked(folder: Path) -> bool:
+    """Whether a process is working in a run folder."""
+    try:
+        with (folder / ".lock").open() as handle:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return False

@@ -62,6 +62,41 @@ def test_a_fork_killed_anywhere_is_whole_or_not_there(harness):
 
 
 @needs_compiler
+def test_a_rename_or_removal_killed_anywhere_is_finished_by_the_same_command(harness):
+    folder = harness.tmp / "runs"
+    words = [
+        "run",
+        "--from",
+        str(harness.harmless[5]),
+        "--at",
+        "pair",
+        "--until",
+        "pair",
+        "-s",
+        "pair.limit=5",
+    ]
+    old, new = folder / "old", folder / "new"
+    assert harness.command([*words, "--out", str(harness.tmp / "kept" / "old")], harness.tmp)["code"] == 0
+    fork = ["run", "--from", str(harness.tmp / "kept" / "old"), "--at", "label", "--until", "label"]
+    assert harness.command([*fork, "--out", str(harness.tmp / "kept" / "fork")], harness.tmp)["code"] == 0
+    for at in range(0, 24, 2):
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(harness.tmp / "kept", folder)
+        rename = ["runs", "rename", str(old), "new"]
+        harness.command(rename, folder, KILL, at)
+        assert old.exists() != new.exists()
+        code = harness.command(rename, folder)["code"]
+        assert code == 0, harness.errors.read_text()
+        assert Run.load(folder / "fork").manifest["parent"]["path"] == str(new)
+        Run.load(new).verify()
+        harness.command(["runs", "rm", str(new)], folder, KILL, at)
+        if new.exists():
+            Run.load(new).verify()
+            assert harness.command(["runs", "rm", str(new)], folder)["code"] == 0
+        Run.load(folder / "fork").verify()
+
+
+@needs_compiler
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_two_hundred_faults_leave_no_trace(harness):

@@ -1,0 +1,210 @@
+"""The runs of a folder: listed, removed and renamed, with what they say of each other kept true.
+
+Forks share files as hard links, so either run may go. What else names a run is found by path in the
+configs of the runs beside it: labels taken over, a policy to start from, a reward model.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from rlaif.errors import UserError
+from rlaif.runs.folder import Run
+from rlaif.runs.locking import is_locked, locked
+from rlaif.runs.storage import read_json, write_json
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder is a run's; one that is still being made has no manifest."""
+    return (folder / "manifest.json").is_file()
+
+
+def list_runs(folder: Path) -> list[dict[str, Any]]:
+    """What there is to say of each run in a folder, oldest first; of a damaged one what is wrong."""
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder.", "a folder of runs", "rlaif runs DIR")
+    paths = [path for path in sorted(folder.iterdir()) if is_run(path) and not path.name.startswith(".")]
+    names: dict[str, str] = {}
+    for path in paths:
+        try:
+            names[Run.load(path).id] = path.name
+        except UserError:
+            continue
+    rows = [_row(path, names) for path in paths]
+    return sorted(rows, key=lambda row: (row["created"] or "", row["name"]))
+
+
+def _row(path: Path, names: dict[str, str]) -> dict[str, Any]:
+    sizes = [path.stat() for path in path.rglob("*") if path.is_file()]
+    row: dict[str, Any] = {
+        "name": path.name,
+        "path": str(path),
+        "status": "",
+        "constitution": None,
+        "parent": None,
+        "headline": None,
+        "created": None,
+        "bytes": sum(size.st_size for size in sizes),
+        "shared_bytes": sum(size.st_size for size in sizes if size.st_nlink > 1),
+    }
+    try:
+        run = Run.load(path)
+        parent = run.manifest.get("parent")
+        return row | {
+            "status": _status(run),
+            "constitution": run.constitution.name,
+            "parent": parent and {**parent, "name": names.get(parent["id"])},
+            "headline": headline(run),
+            "created": run.manifest.get("created"),
+        }
+    except UserError as error:
+        return row | {"status": f"damaged: {error.found}"}
+
+
+def _status(run: Run) -> str:
+    """ "done", or how the first stage stands that is not."""
+    stage = next((stage for stage in run.stages if not stage.is_done), None)
+    if stage is None:
+        return "done"
+    status = stage.summary.get("status", "waiting")
+    if status in ("running", "waiting"):
+        # A process that was killed leaves "running".
+        status = "running" if is_locked(run.path) else "waiting" if status == "waiting" else "interrupted"
+    return f"{status}: {stage.dir.name}"
+
+
+def headline(run: Run) -> dict[str, Any] | None:
+    """The figure that says most of how far a run has come: {"what", "value"}, None before there is any."""
+    metrics = {stage.name: stage.summary.get("metrics", {}) for stage in run.stages if stage.is_done}
+    policies = metrics.get("evaluate", {}).get("policies", {})
+    name, policy = next(reversed(policies.items()), ("", {}))
+    tried = (
+        (f"gold of {name}", policy.get("gold", {}).get("all")),
+        (f"win rate of {name}", (policy.get("win_rate") or {}).get("value")),
+        ("reward model, held out", metrics.get("reward", {}).get("heldout_accuracy")),
+        ("labels, agreement with gold", metrics.get("label", {}).get("agreement_with_gold")),
+    )
+    return next(({"what": what, "value": value} for what, value in tried if value is not None), None)
+
+
+def remove(path: Path) -> list[str]:
+    """Delete a run; returns the names of forks beside it that shared files with it, and stay whole.
+
+    Raises UserError where another run beside it still needs a file of its.
+    """
+    run = _existing(path)
+    with locked(path):
+        users = [other for other in _others(run) if _needs(other, run)]
+        if users:
+            raise UserError(
+                f"{path}: {users[0].path} names files of it ({', '.join(_needs(users[0], run))}).",
+                "a run that no other run beside it needs",
+                f"rlaif runs rm {users[0].path} first",
+            )
+        forks = [other.path.name for other in _others(run) if _parent(other).get("id") == run.id]
+        aside = path.with_name(f".{path.name}.removed")  # so that no half of a run is left in its place
+        shutil.rmtree(aside, ignore_errors=True)
+        os.replace(path, aside)
+        shutil.rmtree(aside)
+    return forks
+
+
+def rename(path: Path, name: str) -> Path:
+    """Give a run's folder another name, and write that into the runs beside it that name it.
+
+    A call that was killed is finished by the same call.
+    """
+    if not NAME.fullmatch(name):
+        raise UserError(f'"{name}": no name of a run.', "letters, digits, _, - and . alone")
+    new = path.with_name(name)
+    moved = not path.exists() and is_run(new)
+    if new.exists() and not moved:
+        raise UserError(f"{new}: is there already.", "a name that is free")
+    run = _existing(new if moved else path)
+    own = run.id
+    with locked(run.path):
+        users = [other for other in _others(run) if _names(other, path.resolve())]
+        for other in users:
+            if is_locked(other.path):
+                raise UserError(
+                    f"{other.path}: is running, and names files of {path}.",
+                    "no run at work that needs it",
+                    "wait for it",
+                )
+        if not moved:
+            os.replace(path, new)
+        write_json(new / "config.json", {**read_json(new / "config.json"), "name": name})
+        write_json(new / "manifest.json", {**read_json(new / "manifest.json"), "name": name})
+        for other in users:
+            config = _moved(read_json(other.path / "config.json"), str(path.resolve()), str(new.resolve()))
+            write_json(other.path / "config.json", config)
+        for other in _others(Run.load(new)):
+            if _parent(other).get("id") == own:
+                parent = {**_parent(other), "path": str(new.resolve())}
+                write_json(other.path / "manifest.json", {**other.manifest, "parent": parent})
+    return new
+
+
+def _existing(path: Path) -> Run:
+    if not is_run(path):
+        raise UserError(f"{path}: not a run folder.", "a run folder", f"rlaif runs {path.parent} lists them")
+    return Run.load(path)
+
+
+def _others(run: Run) -> Iterator[Run]:
+    """The readable runs beside one."""
+    for path in sorted(run.path.resolve().parent.iterdir()):
+        if path != run.path.resolve() and is_run(path) and not path.name.startswith("."):
+            try:
+                yield Run.load(path)
+            except UserError:
+                continue
+
+
+def _parent(run: Run) -> dict[str, Any]:
+    return run.manifest.get("parent") or {}
+
+
+def _names(run: Run, folder: Path) -> list[str]:
+    """The values of a run's config that lie in a folder, with their keys."""
+    found: list[str] = []
+
+    def look(value: Any, key: str) -> None:
+        if isinstance(value, dict):
+            for name, item in value.items():
+                look(item, f"{key}.{name}" if key else name)
+        elif isinstance(value, list | tuple):
+            for item in value:
+                look(item, item["stage"] if isinstance(item, dict) and "stage" in item else key)
+        elif isinstance(value, str) and _inside(value, str(folder)):
+            found.append(key)
+
+    look(run.config.model_dump(mode="json"), "")
+    return found
+
+
+def _needs(other: Run, run: Run) -> list[str]:
+    """The keys by which another run still reads files of a run: labels are taken over once."""
+    labelled = all(stage.is_done for stage in other.stages if stage.name == "label")
+    keys = _names(other, run.path.resolve())
+    return [key for key in keys if not (labelled and key.endswith(".labels_from"))]
+
+
+def _inside(value: str, folder: str) -> bool:
+    return value == folder or value.startswith(folder + os.sep)
+
+
+def _moved(value: Any, old: str, new: str) -> Any:
+    """The same data with every path in a folder in the folder's new place."""
+    if isinstance(value, dict):
+        return {_moved(key, old, new): _moved(item, old, new) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_moved(item, old, new) for item in value]
+    return new + value[len(old) :] if isinstance(value, str) and _inside(value, old) else value

@@ -1,0 +1,154 @@
+"""Runs are listed, removed and renamed, and what they say of each other stays true."""
+
+import json
+import shutil
+
+import pytest
+
+from rlaif import pipeline
+from rlaif.cli.runs import _age, _size
+from rlaif.errors import UserError
+from rlaif.runs.catalog import list_runs, remove, rename
+from rlaif.runs.folder import Run
+from rlaif.runs.locking import is_locked, locked
+from rlaif.runs.storage import read_json, write_json
+from tests.fake_run import fake_run
+from tests.test_cli import rlaif
+
+
+@pytest.fixture
+def runs(project):
+    """A run, its fork, and a run of other prompts that takes labels from it."""
+    folder = project / "runs"
+    first, second = folder / "first", folder / "second"
+    pipeline.run(project / "config.yaml", first)
+    pipeline.run(out=second, source=first, overrides=["pair.limit=20"], at="pair", until="pair")
+    pipeline.run(project / "config.yaml", folder / "third", [f"label.labels_from={first}"], until="pair")
+    return folder
+
+
+def by_name(folder):
+    return {row["name"]: row for row in list_runs(folder)}
+
+
+def test_runs_are_listed_with_status_parent_headline_and_size(runs):
+    (runs / "no run").mkdir()
+    (runs / "file").write_text("")
+    rows = by_name(runs)
+    assert list(rows) == ["first", "second", "third"]
+    first, second, third = rows.values()
+    assert (first["status"], second["status"], third["status"]) == (
+        "done",
+        "waiting: 05_label",
+        "waiting: 05_label",
+    )
+    assert first["headline"] == {"what": "labels, agreement with gold", "value": 1.0}
+    assert second["headline"] is first["parent"] is third["parent"] is None
+    assert (second["parent"]["name"], second["parent"]["at"]) == ("first", "pair")
+    assert first["constitution"] == "words"
+    assert 0 < second["shared_bytes"] < second["bytes"]
+    assert second["shared_bytes"] == first["shared_bytes"]
+    assert third["shared_bytes"] == 0
+    with locked(runs / "second"):
+        assert by_name(runs)["second"]["status"] == "running: 05_label"
+    assert not is_locked(runs / "second")
+
+
+def test_a_headline_is_of_the_last_policy_and_a_damaged_run_is_listed(tmp_path):
+    stage = Run.load(fake_run(tmp_path / "runs" / "whole")).stages[-1]
+    policies = {"base": {"gold": {"all": 0.25}}, "ppo": {"gold": {"all": 0.75}}}
+    write_json(stage.dir / "stage.json", {**stage.summary, "metrics": {"policies": policies}})
+    shutil.copytree(tmp_path / "runs" / "whole", tmp_path / "runs" / "broken")
+    (tmp_path / "runs" / "broken" / "config.json").write_text("{")
+    rows = by_name(tmp_path / "runs")
+    assert rows["whole"]["headline"] == {"what": "gold of ppo", "value": 0.75}
+    assert rows["broken"]["status"].startswith("damaged: ")
+    with pytest.raises(UserError, match="no such folder"):
+        list_runs(tmp_path / "nowhere")
+
+
+def test_removing_a_parent_leaves_its_fork_whole(runs):
+    with pytest.raises(UserError, match=r"third names files of it \(label.labels_from\)"):
+        remove(runs / "first")
+    pipeline.resume(runs / "third")  # its labels are taken over now
+    assert remove(runs / "first") == ["second"]
+    assert not (runs / "first").exists()
+    assert sorted(path.name for path in runs.iterdir()) == ["second", "third"]
+    fork = Run.load(runs / "second")
+    fork.verify()
+    assert all(stage.is_done for stage in pipeline.resume(runs / "second").stages)
+    row = by_name(runs)["second"]
+    assert (row["parent"]["name"], row["shared_bytes"]) == (None, 0)
+
+
+def test_what_is_no_run_or_at_work_is_not_removed(runs):
+    (runs / "mine").mkdir()
+    (runs / "mine" / "precious.txt").write_text("x")
+    for path in (runs / "mine", runs / "nowhere", runs):
+        with pytest.raises(UserError, match="not a run folder"):
+            remove(path)
+    with locked(runs / "second"), pytest.raises(UserError, match="another process"):
+        remove(runs / "second")
+    assert (runs / "mine" / "precious.txt").exists()
+    assert (runs / "second" / "manifest.json").exists()
+
+
+def test_a_rename_is_followed_by_whatever_names_the_run(runs):
+    assert rename(runs / "first", "baseline") == runs / "baseline"
+    assert not (runs / "first").exists()
+    assert Run.load(runs / "baseline").config.name == "baseline"
+    rows = by_name(runs)
+    assert rows["second"]["parent"]["name"] == "baseline"
+    assert rows["second"]["parent"]["path"] == str(runs / "baseline")
+    assert Run.load(runs / "third").config.stages[4].labels_from == str(runs / "baseline")
+    third = pipeline.resume(runs / "third")
+    assert third.stages[4].summary["metrics"]["reused"] > 0
+    again = pipeline.run(out=runs / "second", source=runs / "baseline", overrides=["pair.limit=20"])
+    assert all(stage.is_done for stage in again.stages)
+
+
+def test_a_rename_that_was_killed_is_finished_by_the_same_call(runs):
+    (runs / "first").rename(runs / "baseline")
+    assert by_name(runs)["second"]["parent"]["name"] == "baseline"  # by its id, wherever it was moved
+    rename(runs / "first", "baseline")
+    assert read_json(runs / "second" / "manifest.json")["parent"]["path"] == str(runs / "baseline")
+    assert Run.load(runs / "third").config.stages[4].labels_from == str(runs / "baseline")
+
+
+def test_names_that_cannot_be_given(runs):
+    for name, match in (("second", "there already"), ("../x", "no name of a run"), ("", "no name of a run")):
+        with pytest.raises(UserError, match=match):
+            rename(runs / "first", name)
+    with locked(runs / "third"), pytest.raises(UserError, match="is running"):
+        rename(runs / "first", "baseline")
+    assert (runs / "first" / "manifest.json").exists()
+
+
+def test_the_commands(runs):
+    table = rlaif("runs", runs, COLUMNS="200").stdout
+    assert "first" in table
+    assert "waiting: 05_label" in table
+    assert [row["name"] for row in json.loads(rlaif("runs", runs, "--json").stdout)] == [
+        "first",
+        "second",
+        "third",
+    ]
+    assert rlaif("runs", "rename", runs / "first", "a").stdout.strip() == str(runs / "a")
+    removed = rlaif("runs", "rm", runs / "third")
+    assert "third: removed" in removed.stderr
+    assert rlaif("runs", "rm", runs / "third").returncode == 2
+    done = rlaif("resume", runs / "second")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == str(runs / "second" / "report.html")
+    help_page = rlaif("runs", "--help").stdout
+    assert "rename" in help_page
+    forked = rlaif("run", "--from", runs / "a", "--at", "pair", "--out", runs / "b", "-s", "pair.limit=9")
+    assert forked.returncode == 0, forked.stderr
+    assert "shared: 01_sample, 02_critique, 03_sample" in forked.stderr
+
+
+def test_ages_and_sizes_are_readable():
+    assert _age(None) == ""
+    assert _age("2020-01-01T00:00:00+00:00").endswith(" d")
+    assert _size(1_234_567, 0) == "1.2 MB"
+    assert _size(2_000_000, 500_000) == "2.0 MB, 0.5 shared"
