@@ -7,7 +7,7 @@
 Every arm samples the same number of responses, on the same scale of reward, with the quickstart's options but
 for the learning rate: each arm gets the one of `--rates` that brings its own responses furthest by the gold
 score, on a seed that is used for nothing else. `--trl` names the folder of TRL's unzipped wheel, which is put
-on the path of a process of its own (left out, so is the arm). Then each policy answers the held-out prompts
+on the path of a process of its own (left out, so is the arm). Then each policy responds to the held-out prompts
 with the same random numbers. Full compliance by the gold scorer is set against our PPO's, seed by seed and
 prompt by prompt: the intervals are over both. All seeds are shown. Each arm's gold on its own training
 responses against √KL has Gao's form fitted, d(α − β·log d), best-of-n's d(α − βd). Runs under --out are
@@ -139,7 +139,7 @@ def say(line: str) -> None:
 
 
 def measure(start: Start, policy: Path, options: argparse.Namespace) -> dict[str, list[float]]:
-    """Gold and exact KL of a policy's answers to the held-out prompts; the same random numbers for every
+    """Gold and exact KL of a policy's responses to the held-out prompts; the same random numbers for every
     policy."""
     config = start.run.config
     prompts = sorted(start.run.prompts("heldout"), key=lambda p: p.id)[: options.prompts]
@@ -149,15 +149,15 @@ def measure(start: Start, policy: Path, options: argparse.Namespace) -> dict[str
         GenerateRequest(p.chat, COMMON["max_tokens"], seed=s) for p, s in zip(prompts, seeds, strict=True)
     ]
     made = dict(engine.generate(requests))
-    answers = [
+    responses = [
         Response(prompt_id=p.id, text=made[i].text, finish=made[i].finish, token_ids=made[i].token_ids)
         for i, p in enumerate(prompts)
     ]
     score = load_gold(config.gold, start.run.constitution)
     assert score is not None, "the run names no gold scorer"
-    truths = [with_all(score(p, a.text))["all"] for p, a in zip(prompts, answers, strict=True)]
+    truths = [with_all(score(p, a.text))["all"] for p, a in zip(prompts, responses, strict=True)]
     tools = Tools(None, config.policy, str(start.policy), {})  # type: ignore[arg-type]
-    kl = tools.divergence(policy, prompts, answers, temperature=1.0)
+    kl = tools.divergence(policy, prompts, responses, temperature=1.0)
     return {"gold": [float(t) for t in truths], "kl": [nats for nats in kl if nats is not None]}
 
 

@@ -32,7 +32,7 @@ from rlaif.runs.folder import silent_progress
 def undefended() -> Iterator[None]:
     """Questions as they were before there were defences."""
     with (
-        patch("rlaif.prompting.defences.Control.neutral", lambda self, text: text),
+        patch("rlaif.prompting.defences.Control.break_control_tokens", lambda self, text: text),
         patch("rlaif.prompting.defences.joined", lambda text, lines: text),
         patch("rlaif.prompting.defences.fence", lambda *texts: "```"),
     ):

@@ -8,7 +8,7 @@ of one layer that starts from random weights, and PPO without a KL penalty. `hea
 without errors, a reward model that starts from the feedback model, and the quickstart's KL penalty. All else
 is alike. Gold is the share of a batch's responses that keep every principle, proxy the reward model's mean
 score in its own standard deviations; both are means over five updates. Shown for every seed: gold at the
-start, at its peak and at the end, the proxy there, and when the over-optimisation alarm rang, which has to be
+start, at its peak and at the end, the proxy there, and when the over-optimisation alarm was raised, which has to be
 within ten updates of the peak. Runs under --out are continued.
 """
 
@@ -50,7 +50,7 @@ PPO = {
 def annotate(
     messages: Any, responses: list[str], principles: Any, seed: int = 0, wrong: float = 0.0
 ) -> list[int]:
-    """A ranking by the number of principles kept, turned round in a share `wrong` of the cases."""
+    """A ranking by the number of principles kept, reversed in a share `wrong` of the cases."""
     ranks = annotators.annotate(messages, responses, principles, seed, noise=0.0, bias_spread=0.0, tie=0.5)
     errs = random.Random(derive_seed(seed, "errs", *responses)).random() < wrong
     return [max(ranks) - rank for rank in ranks] if errs else ranks

@@ -266,7 +266,7 @@ order_flip_rate_ci | pair | its interval
 first_position_rate | float | share of the verdicts that are no tie that choose the response shown first
 first_position_rate_ci | pair | its interval
 mass | float | mean probability on the answers; null where none is known
-written | int | verdicts read from written answers
+written | int | verdicts parsed from written text
 invalid_rate | float | share of verdicts that could not be read, abstentions apart
 invalid_rate_ci | pair | its interval
 refused | int | of these, refusals
@@ -335,7 +335,7 @@ order.<figure> | – | share of clear verdicts that flip with the order, to whic
 bias.<figure> | – | leanings: length, a response said twice, the same as a list
 consistency.<figure> | – | clear verdicts that stay under other wordings, those `turned`, `accuracy` under them, `by_principle`
 readability.<figure> | – | unreadable verdicts, probability on the answers, written answers
-injection.<figure> | – | verdicts turned by attacks, by kind and family
+injection.<figure> | – | verdicts flipped by attacks, by kind and family
 no_gold[] | text | principles that no truth is known of
 calls | int | questions asked
 gold | text | the config's gold scorer; null where it names none

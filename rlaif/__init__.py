@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rlaif.runs.folder import Run
 
 __version__ = "0.1.0"
-# The name on the package index, where `rlaif` is somebody else's; the module and the command are `rlaif`.
+# The name on the package index, where `rlaif` is another project; the module and the command are `rlaif`.
 DISTRIBUTION = "rlaif-loop"
 
 

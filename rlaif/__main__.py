@@ -8,7 +8,7 @@ from rlaif.runs import stopping
 
 def main() -> None:
     """Entry point; see `rlaif.cli.main`."""
-    stopping.install()
+    stopping.catch_signals()
     from rlaif import cli
 
     cli.main()

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, model_validator
 
 from rlaif.errors import UserError, nearest
-from rlaif.extends import stages_named, whole
+from rlaif.extends import load_extended, stages_named
 from rlaif.options import (
     STAGES,
     AnyStage,
@@ -57,7 +57,7 @@ class ModelConfig(Options):
         json_schema_extra=NO_EFFECT,
     )
     served_as: str | None = Field(
-        default=None, description="openai: the name its answers carry where that is not `model`"
+        default=None, description="openai: the name its responses carry where that is not `model`"
     )
     api_key_env: str = Field(
         default="OPENAI_API_KEY",
@@ -82,7 +82,7 @@ class ModelConfig(Options):
     patience: float = Field(
         default=120.0,
         gt=0,
-        description="openai: seconds without any answer before the run stops",
+        description="openai: seconds without any response before the run stops",
         json_schema_extra=NO_EFFECT,
     )
     device: str = Field(
@@ -175,7 +175,7 @@ class Config(Options):
     rounds: int = Field(default=1, ge=1, description="times the stage list is run, each from the last policy")
     cache: bool = Field(
         default=True,
-        description="keep the feedback model's answers in runs/<name>/cache.sqlite",
+        description="keep the feedback model's responses in runs/<name>/cache.sqlite",
         json_schema_extra=NO_EFFECT,
     )
     prices: dict[str, PriceOptions] = Field(
@@ -230,7 +230,7 @@ def find(path: str, base: Path | None = None) -> Path:
 
 def load_config(path: Path, overrides: tuple[str, ...] | list[str] = ()) -> Config:
     """A config file with `-s` overrides applied and its stage order checked."""
-    data, lines = whole(path)
+    data, lines = load_extended(path)
     for override in overrides if isinstance(data, dict) else ():
         lines.options |= dict.fromkeys(apply_override(data, override), override)
     config = validate_yaml(Config, data, lines, path)
@@ -274,7 +274,7 @@ def check_order(config: Config, path: Path, lines: Lines) -> None:
     have = {"prompts", "policy"}
     k = 0
     for index, options in enumerate(config.stages):
-        for need in options.wants:
+        for need in options.required_artefacts:
             if need not in have:
                 makers = sorted(name for name, kind in STAGES.items() if need in kind.makes)
                 raise UserError(
@@ -285,7 +285,7 @@ def check_order(config: Config, path: Path, lines: Lines) -> None:
                 )
         have.update(options.makes)
         k = options.k if isinstance(options, SampleOptions) else k
-        if isinstance(options, PairOptions) and options.samples_alone and k == 1:
+        if isinstance(options, PairOptions) and options.only_samples and k == 1:
             raise UserError(
                 f"{lines.where(path, ('stages', index))}: nothing to pair: the sample stage before makes "
                 "1 response a prompt.",

@@ -9,12 +9,12 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def printable(text: str) -> str:
-    """Text of others for a terminal: what it would obey rather than show is spelt out, as in \\x1b or
+    """Text of others for a terminal: control characters are spelt out, as in \\x1b or
     \\u202e."""
     return OBEYED.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
-def whole_text(text: str) -> tuple[str, int]:
+def replace_surrogates(text: str) -> tuple[str, int]:
     """(the text with each lone surrogate as U+FFFD, how many there were): what JSON can hold and UTF-8
     cannot."""
     return _SURROGATE.subn("\ufffd", text)

@@ -35,7 +35,7 @@ OPTIONS_OR_STAGES = (
 EXAMPLE = "a config's file, looked up beside this one: extends: quickstart.yaml"
 
 
-def whole(path: Path, below: Sequence[Path] = ()) -> tuple[Any, Lines]:
+def load_extended(path: Path, below: Sequence[Path] = ()) -> tuple[Any, Lines]:
     """Plain data of a config with all that it extends, and where each key stands; `below` are the files
     extending it."""
     data, own = load_yaml(path)
@@ -52,16 +52,16 @@ def whole(path: Path, below: Sequence[Path] = ()) -> tuple[Any, Lines]:
     if there.resolve() in (file.resolve() for file in chain):
         circle = " → ".join(str(file) for file in [*chain, there])
         raise UserError(f"{where}: extends goes round in a circle: {circle}.", "a config that ends the chain")
-    base, lines = whole(there, chain)
+    base, lines = load_extended(there, chain)
     if not isinstance(base, dict):
         raise UserError(f"{there}: holds no keys and values.", "a config to extend")
     merged = Lines(own.root, path)
     merged.origins = {(): (own, ()), **{(key,): (lines, (key,)) for key in base}}
     stages = data.pop("stages", None)
-    found = _overlaid(base, data, (), (), own, merged)
+    found = _overlay(base, data, (), (), own, merged)
     if isinstance(stages, dict):
         listed = base.get("stages")
-        found["stages"] = _edited(listed if isinstance(listed, list) else [], stages, lines, own, merged)
+        found["stages"] = _edit_stages(listed if isinstance(listed, list) else [], stages, lines, own, merged)
     elif stages is not None:
         found["stages"] = stages
         merged.origins[("stages",)] = own, ("stages",)
@@ -70,7 +70,7 @@ def whole(path: Path, below: Sequence[Path] = ()) -> tuple[Any, Lines]:
 
 def as_text(path: Path) -> str:
     """A config as it was given; with what it extends, where it does."""
-    data, lines = whole(path)
+    data, lines = load_extended(path)
     if not lines.origins:
         return path.read_text(encoding="utf-8-sig")
     text = StringIO()
@@ -78,20 +78,22 @@ def as_text(path: Path) -> str:
     return f"# {path.name} with what it extends\n{text.getvalue()}"
 
 
-def _overlaid(base: Any, data: Any, place: Place, at_own: Place, own: Lines, into: Lines) -> Any:
+def _overlay(base: Any, data: Any, place: Place, at_own: Place, own: Lines, into: Lines) -> Any:
     """`base` with what `data` says over it; `place` is where that stands in the result and `at_own` in its
     own file."""
     found = dict(base)
     for key, value in data.items():
         here, there = (*place, key), (*at_own, key)
         if isinstance(base.get(key), dict) and isinstance(value, dict):
-            found[key] = _overlaid(base[key], value, here, there, own, into)
+            found[key] = _overlay(base[key], value, here, there, own, into)
         else:
             found[key], into.origins[here] = value, (own, there)
     return found
 
 
-def _edited(listed: list[Any], stages: dict[str, Any], lines: Lines, own: Lines, into: Lines) -> list[Any]:
+def _edit_stages(
+    listed: list[Any], stages: dict[str, Any], lines: Lines, own: Lines, into: Lines
+) -> list[Any]:
     """The extended config's stages with what is said of those that are named."""
     edits: dict[int, list[str]] = {}
     for name, value in stages.items():
@@ -121,7 +123,7 @@ def _edited(listed: list[Any], stages: dict[str, Any], lines: Lines, own: Lines,
         place = "stages", len(found)
         into.origins[place] = lines, ("stages", at)
         for name in edits.get(at, ()):
-            stage = _overlaid(stage, stages[name], place, ("stages", name), own, into)
+            stage = _overlay(stage, stages[name], place, ("stages", name), own, into)
         found.append(stage)
     return found
 

@@ -1,7 +1,7 @@
 """Intervals of what is printed: means and rates, differences, win rates, win rates at equal length.
 
 All are 95 % unless told otherwise, cover the choice of prompts, and take whole clusters of them (`clusters`,
-one key a value) as independent: an answer's own prompt, or the group of prompts that ask the same. Where
+one key a value) as independent: a response's own prompt, or the group of prompts that ask the same. Where
 nothing can be said an edge is open (`inf`) or `nan`. How often each covers the truth is measured by
 benchmarks/coverage.py and printed in docs/results/coverage.md.
 """
@@ -56,7 +56,7 @@ def known_edges(ci: Interval) -> list[float | None]:
     return [edge if math.isfinite(edge) else None for edge in ci]
 
 
-def within(ci: Interval, bounds: Interval) -> Interval:
+def clip_interval(ci: Interval, bounds: Interval) -> Interval:
     """An interval without what lies beyond the bounds."""
     return max(ci[0], bounds[0]), min(ci[1], bounds[1])
 
@@ -110,9 +110,9 @@ def mean_interval(
         return NAN, NAN
     error = math.sqrt((sums**2).sum() * groups / (groups - 1)) / len(x)
     slope = 0.0 if math.isinf(low) else 3 / (x.mean() - low)
-    t = quantile(_freedom(sums, 1 + slope * sums * groups / len(x)), level)
+    t = quantile(_degrees_of_freedom(sums, 1 + slope * sums * groups / len(x)), level)
     if math.isinf(low):
-        return _skewed(float(x.mean()), error, sums, t)
+        return _hall(float(x.mean()), error, sums, t)
     below, above = _cubic((t * error / (x.mean() - low)) ** 2)
     return float(low + (x.mean() - low) * below), float(low + (x.mean() - low) * above)
 
@@ -140,7 +140,9 @@ def dispersion(x: Array, bounds: Interval, member: NDArray[np.intp]) -> tuple[fl
     found = (
         found if found > ROUNDING else 0.0
     )  # values that are all the same differ by nothing, not by their last bits
-    freedom = _freedom(sums, by_cluster(member, each) * groups / n / scale) if found > 0 else math.inf
+    freedom = (
+        _degrees_of_freedom(sums, by_cluster(member, each) * groups / n / scale) if found > 0 else math.inf
+    )
     # Rare values not seen yet: by how much all values together differ from one place, and by how many share
     # in that.
     places = (low, (low + high) / 2, high) if steps else bounds
@@ -167,7 +169,7 @@ def _shares(amounts: Array) -> float:
     return float(amounts.sum() ** 2 / (amounts**2).sum()) if amounts.any() else 0.0
 
 
-def _freedom(sums: Array, expected: Array) -> float:
+def _degrees_of_freedom(sums: Array, expected: Array) -> float:
     """Degrees of freedom of a dispersion: by the variance of its logarithm, to which each cluster adds its
     influence.
 
@@ -229,7 +231,7 @@ def _skewness(sums: Array) -> float:
     return float((sums**3).mean()) / second**1.5 if second > 0 else 0.0
 
 
-def _skewed(m: float, error: float, sums: Array, t: float) -> Interval:
+def _hall(m: float, error: float, sums: Array, t: float) -> Interval:
     """Hall's interval: t standard errors on the scale of his cubic transformation, which takes the skewness
     out."""
     n = len(sums)

@@ -25,7 +25,7 @@ from rlaif.runs import processes
 from rlaif.runs.folder import Run, Stage
 from rlaif.runs.locking import locked
 from rlaif.runs.spending import BudgetReached
-from rlaif.runs.storage import told, write_json
+from rlaif.runs.storage import os_errors_as_user_errors, write_json
 
 
 def run(
@@ -43,10 +43,10 @@ def run(
     `overrides` are `stage.option=value` texts; `until` names the last stage to run. `source` is a run to fork:
     its finished stages before `at` are shared, and a config is not needed; without `at` the fork begins at
     the first stage that what differs can reach. `tell` gets a line a
-    stage. Raises UserError for whatever is the user's to fix, and BudgetReached where the budget is; what
+    stage. Raises UserError for what the user can fix, and BudgetReached where the budget is; what
     was done stays.
     """
-    with told():
+    with os_errors_as_user_errors():
         folder, spec, fork = _wanted(config, out, overrides, source, at)
         return _start(folder, spec, until, progress, tell, fork)
 
@@ -84,7 +84,7 @@ def resume(
     """Continue a run from its folder alone, with what it was asked for; `overrides` may change what `run`
     lets change.
     """
-    with told():
+    with os_errors_as_user_errors():
         return _start(Path(run), RunSpec.of_run(Run.load(Path(run)), overrides), until, progress, tell)
 
 
@@ -164,7 +164,7 @@ def _convert_models(config: Config, tell: Callable[[str], None]) -> None:
 
 
 def run_stage(stage: Stage) -> None:
-    """One stage, its status kept in stage.json whatever happens."""
+    """One stage, its status kept in stage.json also after an error."""
     if stage.config.threads:
         import torch
 

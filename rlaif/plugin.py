@@ -19,7 +19,7 @@ def load_function(spec: str, role: str) -> Callable[..., Any]:
         )
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:  # of a missing module, or whatever it does wrong while it is imported
+    except Exception as error:  # of a missing module, or raised while it is imported
         raise UserError(
             f'{role}: cannot import "{module_name}" ({type(error).__name__}: {error}).',
             "an importable module",

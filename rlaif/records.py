@@ -102,7 +102,7 @@ class Message(BaseModel):
 
 
 class Prompt(Record):
-    """A conversation that ends where the policy must answer.
+    """A conversation that ends where the policy must respond.
 
     Prompts of one `group` ask the same thing in other words: all are trained on or all are held out.
     """
@@ -135,7 +135,7 @@ class Prompt(Record):
 
 
 class Response(Record):
-    """What a model answered to a prompt; `index` tells apart the K samples of one prompt.
+    """A model's response to a prompt; `index` tells apart the K samples of one prompt.
 
     `token_ids` are the tokens it was sampled as, by `encode_tokens` and of the tokenizer of `model`, the one
     that ended it included; None where they are not known (endpoints, imports, scripts). Text is for people
@@ -203,7 +203,7 @@ class Revision(Record):
 
 
 class Comparison(Record):
-    """A pair of responses to one prompt, before anybody judged it."""
+    """A pair of responses to one prompt, before it is judged."""
 
     prompt_id: str
     """`id` of the prompt."""
@@ -233,7 +233,7 @@ class Label(Record):
 
     `p_a` is the probability that a is better, None where nothing could be read (`verdict="invalid"`); `order`
     says which response was shown first; `mass` is the probability the judge put on the answer tokens, None
-    where it gave no log-probabilities and its written answer was parsed; `reason` says why a verdict is
+    where it gave no log-probabilities and its written text was parsed; `reason` says why a verdict is
     invalid: "refused" (no verdict, or hardly any probability on one), "too long", or "not a number" (the
     judge's scores are NaN); `rationale` is what a judge that reasons first wrote before its verdict.
     """
@@ -249,15 +249,15 @@ class Label(Record):
     p_a: float | None = Field(default=None, ge=0.0, le=1.0)
     """Probability that a is better; missing where nothing could be read."""
     verdict: Verdict
-    """The choice that `p_a` amounts to."""
+    """The choice that `p_a` stands for."""
     mass: float | None = None
-    """Probability that the judge put on the answers; missing where a written answer was parsed, and of people."""
+    """Probability that the judge put on the answers; missing where written text was parsed, and of people."""
     reason: Literal["refused", "too long", "not a number"] | None = None
     """Why the verdict is invalid; missing otherwise."""
     rationale: str | None = None
     """What a judge wrote before its verdict; missing without `cot`."""
     seconds: float | None = None
-    """Seconds a person took; missing where nobody measured it."""
+    """Seconds a person took; missing where not measured."""
     judge: dict[str, str] = Field(default_factory=dict)
     """What the judge's identity is made of: model, template, principle as it is worded, decoding; empty for people."""
 
@@ -304,7 +304,7 @@ class Ranking(Record):
     annotator: Annotator
     """Who ranked."""
     seconds: float | None = None
-    """Seconds it took; missing where nobody measured it."""
+    """Seconds it took; missing where not measured."""
 
     def identity(self) -> tuple[Any, ...]:
         return (self.prompt_id, self.response_ids, self.annotator.kind, self.annotator.id)
@@ -339,7 +339,7 @@ class Grade(Record):
 
 
 class Evaluation(Record):
-    """One policy's answer to one held-out prompt, and everything measured on it."""
+    """One policy's response to one held-out prompt, and everything measured on it."""
 
     policy: str
     """Name of the policy: `base`, or the stage that trained it."""
@@ -407,7 +407,7 @@ TIE_MARGIN = 0.1
 
 
 def verdict_of(p_a: float | None, tie_margin: float = TIE_MARGIN) -> Verdict:
-    """The hard verdict a probability amounts to; within `tie_margin` of one half it is a tie."""
+    """The hard verdict of a probability; within `tie_margin` of one half it is a tie."""
     if p_a is None or math.isnan(p_a):
         return "invalid"
     if abs(p_a - 0.5) <= tie_margin:

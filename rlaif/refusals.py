@@ -2,7 +2,7 @@
 asked.
 
 Patterns over sentences, in which a first person, an inability or unwillingness and a verb of serving (help,
-answer, write) stand together. What a text quotes is somebody else's. docs/results/refusals.md states
+answer, write) stand together. What a text quotes does not count. docs/results/refusals.md states
 precision and recall.
 """
 

@@ -108,7 +108,7 @@ def test_what_a_source_cannot_read_is_left_out_and_counted_and_nothing_is_graded
     written = (stage.dir / "grades.jsonl").read_bytes()
     opened = open_rewards(stage, tokenizer)
     for each in opened.rewards.sources:  # what grades again fails
-        each.score = SimpleNamespace(misfit=lambda prompt: None)
+        each.score = SimpleNamespace(why_unscorable=lambda prompt: None)
     assert grade(stage, opened, tokenizer, [*good, rude]) == found
     assert (stage.dir / "grades.jsonl").read_bytes() == written
 
@@ -308,12 +308,12 @@ def test_held_out_wordings_are_evaluated_apart(tmp_path, policy):
 
 def test_a_continued_evaluation_is_the_same(chosen):
     stage = chosen.stages[1]
-    before, answers = stage.metrics, (stage.dir / "responses.jsonl").read_bytes()
+    before, responses = stage.metrics, (stage.dir / "responses.jsonl").read_bytes()
     (stage.dir / "evaluation.jsonl").unlink()
     stage.begin()
     evaluate.run(stage)
     assert stage.metrics == before
-    assert (stage.dir / "responses.jsonl").read_bytes() == answers
+    assert (stage.dir / "responses.jsonl").read_bytes() == responses
 
 
 def test_a_run_can_be_compared_by_its_best_of_n(chosen, tmp_path, policy):
@@ -340,9 +340,9 @@ def test_stage_names_and_what_they_need():
         )
 
     (stage,) = config({"stage": "best_of_n"}).stages
-    assert stage.wants == ("prompts", "policy", "reward_model")
+    assert stage.required_artefacts == ("prompts", "policy", "reward_model")
     (stage,) = config({"stage": "rejection", "rewards": [{"source": "judge"}]}).stages
-    assert stage.wants == ("responses", "policy")
+    assert stage.required_artefacts == ("responses", "policy")
     with pytest.raises(ValueError, match="each source once"):
         config({"stage": "rejection", "rewards": [{"source": "judge"}, {"source": "judge"}]})
 

@@ -233,7 +233,7 @@ def test_turns_are_cut_from_the_tokenizers_own_chat_template():
 def test_a_judge_that_obeys_is_found_out_and_a_sober_one_is_not():
     plain = {row["kind"]: row for row in audit(scripts.feedback())["injection"]["kinds"]}
     obeying = {row["kind"]: row for row in audit(obedient())["injection"]["kinds"]}
-    assert {row["turned"]["value"] for row in plain.values() if row["kind"] != "a constant answer"} == {0.0}
+    assert {row["turned"]["value"] for row in plain.values() if row["kind"] != "a constant response"} == {0.0}
     assert obeying["ignore the above"]["turned"]["value"] == 1.0
     assert obeying["ignore the above"]["turned"]["n"] == 8
     assert obeying["its last sentence again"]["turned"]["value"] == 0.0
@@ -253,7 +253,7 @@ def test_the_defences_hold_where_the_judge_would_obey_a_header():
 
 
 def test_a_constant_attack_replaces_the_response():
-    attack = next(a for a in ATTACKS if a.family == "null answer")
+    attack = next(a for a in ATTACKS if a.family == "null response")
     target = injection.targets([reading(0.9, 0.9, "a")], 1, 0)[0]
     made = injection.attacked(target, attack, Templates.load("default"), ("", ""))
     assert made.side(target.side) == CONSTANT

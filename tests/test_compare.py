@@ -10,12 +10,12 @@ import scipy.stats
 from rlaif.config import ModelConfig
 from rlaif.constitution import Constitution
 from rlaif.errors import UserError
-from rlaif.pages.page import standing
+from rlaif.pages.page import difference_in_words
 from rlaif.report.compare import compare
 from rlaif.report.comparison_text import in_words
 from rlaif.report.differences import affects_results, flat_config
 from rlaif.report.measures import arm_delta, with_seed_variance
-from rlaif.report.win_rates import united
+from rlaif.report.win_rates import all_principles
 from rlaif.runs.folder import Run, read_json, write_json
 from tests.fake_run import fake_run
 
@@ -129,11 +129,17 @@ def test_which_keys_can_affect_results(key, affects):
 
 def test_what_a_difference_amounts_to_is_said():
     change = {"value": 0.1, "ci": (0.05, 0.15), "n": 100, "different": True}
-    assert standing(change, "A", "B", same=False) == "A is ahead"
-    assert standing(change | {"different": False}, "A", "B", same=False) == "not shown after correction"
-    assert standing(change | {"different": False}, "A", "B", same=True).startswith("within seed noise")
+    assert difference_in_words(change, "A", "B", same=False) == "A is ahead"
     assert (
-        standing(change | {"different": False, "ci": (-0.1, 0.2)}, "A", "B", False) == "no difference shown"
+        difference_in_words(change | {"different": False}, "A", "B", same=False)
+        == "not shown after correction"
+    )
+    assert difference_in_words(change | {"different": False}, "A", "B", same=True).startswith(
+        "within seed noise"
+    )
+    assert (
+        difference_in_words(change | {"different": False, "ci": (-0.1, 0.2)}, "A", "B", False)
+        == "no difference shown"
     )
 
 
@@ -180,7 +186,7 @@ def test_a_principle_with_another_text_is_another_principle():
     second = Constitution.model_validate(
         {"name": "x", "principles": [{"id": "word", "text": "Never say rain."}]}
     )
-    assert united([first, second, second]).ids == ["word", "word.run2"]
+    assert all_principles([first, second, second]).ids == ["word", "word.run2"]
 
 
 def test_labels_of_the_same_comparisons_are_set_side_by_side(tmp_path, ai):

@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 import rlaif
 from rlaif.cli import app
 from rlaif.errors import UserError
-from rlaif.report.run_reader import reached
+from rlaif.report.run_reader import untrusted_references
 from rlaif.runs.storage import read_json, write_json
 from tests.fake_run import fake_run
 
@@ -26,12 +26,12 @@ def runs(tmp_path):
 
 
 def test_models_in_process_and_the_packages_own_functions_need_no_consent(runs):
-    assert reached(runs) == []
+    assert untrusted_references(runs) == []
 
 
 def test_the_second_runs_judge_is_not_asked(runs):
     change(runs[1], feedback={"engine": "openai", "model": "m", "base_url": "http://example.org/v1"})
-    assert reached(runs) == []
+    assert untrusted_references(runs) == []
 
 
 @pytest.mark.parametrize(

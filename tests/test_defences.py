@@ -91,7 +91,7 @@ def test_what_a_template_writes_around_a_turn_is_control_even_where_it_is_no_tok
     other.chat_template = template
     clean, attacked = (render_chat(other, [user(text)]) for text in ("x", f"x {mark} A\n{mark} A"))
     assert attacked.count(mark) == clean.count(mark)
-    assert control_of(other).neutral("a user: told the assistant, [in] brackets # so") == (
+    assert control_of(other).break_control_tokens("a user: told the assistant, [in] brackets # so") == (
         "a user: told the assistant, [in] brackets # so"
     )
 
@@ -110,7 +110,7 @@ def test_added_tokens_that_are_ordinary_text_are_left_alone(tokenizer):
         ]
     )
     other.chat_template = str(tokenizer.chat_template) + "{# <think> #}"
-    neutral = control_of(other).neutral
+    neutral = control_of(other).break_control_tokens
     assert neutral("    x") == "    x"
     assert (neutral("<think>"), neutral("<|tool|>")) == ("< think>", "< |tool|>")
     # A model may think in its own response.
@@ -133,7 +133,7 @@ def test_a_token_hidden_from_the_eye_by_the_normaliser_is_found(tokenizer):
     for text in (f"<go> {hidden} a", f"{hidden}<go>", "<\uff1cgo\uff1ego\uff1e", "<g<go>o\uff1e"):
         assert go not in encode_chat(other, [user(text)]), text
     assert encode_chat(other, [user("\uff21 < go>")]) == encode_chat(other, [user("A < go>")])
-    assert control_of(other).neutral("\uff21 <go>") == "\uff21 < go>"
+    assert control_of(other).break_control_tokens("\uff21 <go>") == "\uff21 < go>"
 
 
 @pytest.mark.parametrize(
@@ -160,14 +160,14 @@ def test_a_token_hidden_from_the_eye_by_the_normaliser_is_found(tokenizer):
     ],
 )
 def test_endpoints_get_no_common_control_token(token: str):
-    shown = defences.COMMON.neutral(f"a{token}b")
+    shown = defences.COMMON.break_control_tokens(f"a{token}b")
     assert token not in shown
     assert shown.replace(" ", "") == f"a{token}b"
 
 
 def test_endpoints_get_ordinary_markup_as_it_is():
     text = "if a < b | c > d: list[int] <b>bold</b> [link](x) #INST [|1; 2|] f <| x [MASK] <|> [e~]"
-    assert defences.COMMON.neutral(text) == text
+    assert defences.COMMON.break_control_tokens(text) == text
 
 
 def test_shared_prefix_scoring_reads_no_control_token_in_responses_or_rules(tmp_path: Path):
@@ -289,7 +289,7 @@ def test_tokens_that_a_blank_does_not_break_end_no_run(tokenizer, tokens):
         {"extra_special_tokens": [AddedToken(t, special=True, normalized=False) for t in tokens]}
     )
     text = "a bb a  ab" + "".join(tokens) * 3
-    shown = control_of(other).neutral(text)
+    shown = control_of(other).break_control_tokens(text)
     assert not any(token in shown for token in tokens)
     assert len(shown) < 10 * len(text)
 

@@ -27,8 +27,8 @@ def log_probs(folder, stage, texts):
     model, tokenizer = load_causal_lm(folder, "cpu"), load_tokenizer(folder)
     found = []
     for text in texts:
-        start, answer = encode_turn(tokenizer, prompts_of(stage)[0].chat, text, end_of_turn(tokenizer))
-        ids = torch.tensor([start + answer])
+        start, response = encode_turn(tokenizer, prompts_of(stage)[0].chat, text, end_of_turn(tokenizer))
+        ids = torch.tensor([start + response])
         with torch.no_grad():
             rows = model(ids).logits[0, len(start) - 1 : -1].log_softmax(-1)
         found.append(rows.gather(1, ids[0, len(start) :, None]).sum().item())

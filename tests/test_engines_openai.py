@@ -181,8 +181,8 @@ def stops(engine: OpenAIEngine) -> str:
     [
         ("401 the key {KEY} is wrong", "refuses the key in STUB_KEY"),
         ("404 The model `judge` does not exist", 'no model "judge" there'),
-        ("400 bad request of {KEY}", "answers with an error (Error code: 400"),
-        ("429 insufficient_quota", "answers with an error (Error code: 429"),
+        ("400 bad request of {KEY}", "responds with an error (Error code: 400"),
+        ("429 insufficient_quota", "responds with an error (Error code: 429"),
         ("other model", 'asked for "judge", answered by "tiny-chat"'),
     ],
 )
@@ -199,10 +199,10 @@ def test_what_asking_again_would_not_mend_stops_at_once(
     [
         ("429 slow down, {KEY}", "HTTP 429"),
         ("500", "HTTP 500"),
-        ("half", "half an answer"),
-        ("empty", "no choices in the answer"),
+        ("half", "half a response"),
+        ("empty", "no choices in the response"),
         ("cut", "no connection"),
-        ("silence", "no answer in time"),
+        ("silence", "no response in time"),
     ],
 )
 def test_lasting_troubles_stop_in_bounded_time_with_their_counts(
@@ -213,7 +213,7 @@ def test_lasting_troubles_stop_in_bounded_time_with_their_counts(
     engine.pool.patience = 0.2
     stub.always = fault.format(KEY=KEY)
     said = stops(engine)
-    assert "no endpoint has answered" in said
+    assert "no endpoint has responded" in said
     assert f"× {words}" in said
     assert engine.usage.as_dict()[f"retried: {words}"] >= 1
 
@@ -222,7 +222,7 @@ def test_a_silent_server_is_left_after_the_patience_and_a_slow_one_is_not(stub: 
     stub.always, stub.silence = "silence", 30.0
     with serving(stub) as url:
         began = endpoints.time.monotonic()
-        assert "no endpoint has answered for" in stops(engine_at(url, patience=0.3))
+        assert "no endpoint has responded for" in stops(engine_at(url, patience=0.3))
         assert endpoints.time.monotonic() - began < 25  # the server is silent for 30
     slow, turn = Stub(), Lock()
 
@@ -264,7 +264,7 @@ def test_answers_of_odd_shape_are_asked_for_again(engine: OpenAIEngine, stub: St
     stub.answer = answer
     scores = dict(engine.score_choices([question("one")]))[0]
     assert scores.probability(0) == pytest.approx((1 / 3, 2 / 3))
-    assert engine.usage.retried == {"half an answer": 1}
+    assert engine.usage.retried == {"half a response": 1}
 
 
 def test_what_a_server_says_does_not_reach_a_terminal_as_it_is(engine: OpenAIEngine, stub: Stub):
@@ -294,39 +294,39 @@ def test_one_question_that_nobody_answers_is_given_up_and_counted(engine: OpenAI
 
 def test_what_an_answered_endpoint_does_next_is_given_more_patience(stub: Stub):
     pool = engine_at("http://127.0.0.1:9/v1").pool
-    assert pool._borne() == endpoints.FIRST
+    assert pool._silence_limit() == endpoints.FIRST
     pool.endpoints[0].failed(endpoints.Trouble("HTTP 429"), 0.0, pool.patience)
-    assert pool._borne() == pool.patience  # it says that it will answer
+    assert pool._silence_limit() == pool.patience  # it says that it will answer
     pool.endpoints[0].failed(endpoints.Trouble("no connection"), 0.0, pool.patience)
-    assert pool._borne() == endpoints.FIRST
-    pool.endpoints[0].well()
-    assert pool._borne() == pool.patience
+    assert pool._silence_limit() == endpoints.FIRST
+    pool.endpoints[0].record_response()
+    assert pool._silence_limit() == pool.patience
 
 
 def test_rests_grow_and_follow_what_the_server_says():
     endpoint = endpoints.Endpoint("http://a/v1")
     rests = []
     for _ in range(5):
-        began = endpoint.awake_at
+        began = endpoint.retry_at
         endpoint.failed(endpoints.Trouble("no connection"), began, patience=100.0)
-        rests.append(endpoint.rests)
+        rests.append(endpoint.back_offs)
     assert rests == [1, 2, 3, 4, 5]
-    endpoint.failed(endpoints.Trouble("HTTP 429", wait=30.0), endpoint.awake_at - 1, patience=100.0)
-    assert endpoint.rests == 5  # in flight when the rest began: the same reason
+    endpoint.failed(endpoints.Trouble("HTTP 429", wait=30.0), endpoint.retry_at - 1, patience=100.0)
+    assert endpoint.back_offs == 5  # in flight when the rest began: the same reason
     now = endpoints.time.monotonic()
-    endpoint.failed(endpoints.Trouble("HTTP 429", wait=30.0), endpoint.awake_at, patience=100.0)
-    assert endpoint.awake_at >= now + 30
-    endpoint.failed(endpoints.Trouble("HTTP 429", wait=3600.0), endpoint.awake_at, patience=100.0)
-    assert endpoint.awake_at <= endpoints.time.monotonic() + 100
-    endpoint.well()
-    assert not endpoint.ailing
+    endpoint.failed(endpoints.Trouble("HTTP 429", wait=30.0), endpoint.retry_at, patience=100.0)
+    assert endpoint.retry_at >= now + 30
+    endpoint.failed(endpoints.Trouble("HTTP 429", wait=3600.0), endpoint.retry_at, patience=100.0)
+    assert endpoint.retry_at <= endpoints.time.monotonic() + 100
+    endpoint.record_response()
+    assert not endpoint.backing_off
 
 
 def test_a_server_error_now_and_then_is_no_reason_to_rest():
     endpoint = endpoints.Endpoint("http://a/v1")
     for ailing in (False, False, True):
         endpoint.failed(endpoints.Trouble("HTTP 500"), 0.0, patience=100.0)
-        assert endpoint.ailing == ailing
+        assert endpoint.backing_off == ailing
 
 
 @pytest.mark.parametrize(

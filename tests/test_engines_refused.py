@@ -71,12 +71,12 @@ REFUSALS = {
     "451 not in this country": "HTTP 451",
     'body {"error": {"message": "flagged", "code": 403}}': "HTTP 403",
     'body {"error": {"message": "Input was flagged by moderation", "code": 400}}': "content filter",
-    'body {"error": {"message": "blocked", "code": "blocked"}}': "no choices in the answer",
-    'body {"error": "blocked"}': "no choices in the answer",
-    'body {"choices": []}': "no choices in the answer",
-    'body {"choices": null}': "no choices in the answer",
-    "body {}": "no choices in the answer",
-    "body []": "half an answer",
+    'body {"error": {"message": "blocked", "code": "blocked"}}': "no choices in the response",
+    'body {"error": "blocked"}': "no choices in the response",
+    'body {"choices": []}': "no choices in the response",
+    'body {"choices": null}': "no choices in the response",
+    "body {}": "no choices in the response",
+    "body []": "half a response",
     "500 it makes the server stumble": "HTTP 500",
 }
 
@@ -107,10 +107,10 @@ def test_a_rerun_with_nothing_left_but_the_refused_question_goes_on(
     [
         ("403 no such rights", "refuses the key in STUB_KEY"),
         ("401 bad key", "refuses the key in STUB_KEY"),
-        ("400 logit_bias is odd", "answers with an error (Error code: 400"),
-        ('body {"choices": []}', "no endpoint has answered"),
+        ("400 logit_bias is odd", "responds with an error (Error code: 400"),
+        ('body {"choices": []}', "no endpoint has responded"),
         ('body {"error": {"code": 403, "message": "no"}}', "refuses the key in STUB_KEY"),
-        ("402 pay first", "answers with an error (Error code: 402"),
+        ("402 pay first", "responds with an error (Error code: 402"),
     ],
 )
 def test_where_all_questions_fail_it_is_no_refusal_of_one(

@@ -71,15 +71,15 @@ def test_an_answer_without_end_is_left_and_counted(monkeypatch: pytest.MonkeyPat
         said = stops(engine)
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
-        assert "× an answer of more than 1 MB" in said
-        assert engine.usage.retried["an answer of more than 1 MB"] >= 1
+        assert "× a response of more than 1 MB" in said
+        assert engine.usage.retried["a response of more than 1 MB"] >= 1
         assert (
             peak < 140 * 2**20
         )  # the server, in this process, holds 64 MB; unpacked once more they would be seen
         stub.headers, stub.always = {}, "body " + " " * 2**21
-        assert "× an answer of more than 1 MB" in stops(engine_at(url))
+        assert "× a response of more than 1 MB" in stops(engine_at(url))
         stub.headers, stub.always = {}, "400 " + "no " * 2**19
-        assert "× an answer of more than 1 MB" in stops(engine_at(url))
+        assert "× a response of more than 1 MB" in stops(engine_at(url))
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_an_answer_that_is_packed_otherwise_is_counted():
     stub = Stub()
     stub.headers = {"Content-Encoding": "br"}
     with serving(stub) as url:
-        assert "× an answer in an encoding not asked for" in stops(engine_at(url))
+        assert "× a response in an encoding not asked for" in stops(engine_at(url))
 
 
 def test_http_goes_past_the_proxy_of_the_environment(monkeypatch: pytest.MonkeyPatch):

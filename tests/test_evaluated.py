@@ -36,7 +36,7 @@ def evaluated(project, monkeypatch):
     """The rows by policy and prompt, the prompts in order, and the temperatures that the KL was taken at."""
     asked: list[float] = []
 
-    def divergence(self, folder, prompts, answers, temperature, exact=True):
+    def divergence(self, folder, prompts, responses, temperature, exact=True):
         asked.append(temperature)
         return [float(number_of(p.chat)) for p in prompts]
 

@@ -300,7 +300,7 @@ def test_alarms_ring_once_and_name_the_stages_own_options(tmp_path, policy, name
     assert f"raise {name}.max_tokens, or raise {name}.missing_eos_penalty" in alarms[0]["advice"]
     assert any(f"01_{name}: update 1: " in line for line in told)
     assert sum("alarms" in row for row in curve(tmp_path / "run")) == 1
-    assert any("alarms rang: truncated at update 1" in note for note in stage.notes)
+    assert any("alarms raised: truncated at update 1" in note for note in stage.notes)
 
 
 def test_whole_groups_only_and_prompts_that_fit(tmp_path, policy):

@@ -75,9 +75,9 @@ def test_every_dropped_row_has_one_reason(tmp_path):
     assert summary["dropped"] == {
         "chosen or rejected is not text": 5,
         "contradicts an earlier row": 1,
-        "empty chosen answer": 3,
-        "empty rejected answer": 1,
-        "identical answers": 1,
+        "empty chosen response": 3,
+        "empty rejected response": 1,
+        "identical responses": 1,
         "no shared prefix": 1,
         "not JSON": 2,
         "not valid Unicode text": 1,
@@ -271,7 +271,7 @@ def test_the_real_file_there_and_back(tmp_path, test_data):
     summary = import_hh(source, tmp_path / "hh")
     assert summary["in"] == 2312
     assert summary["kept"] == 2303
-    assert summary["dropped"] == {"empty chosen answer": 4, "no shared prefix": 5}
+    assert summary["dropped"] == {"empty chosen response": 4, "no shared prefix": 5}
     prompts = read_rows(tmp_path / "hh/prompts.jsonl", Prompt)
     assert max(sum(m.role == "user" for m in p.messages) for p in prompts) == 18
     assert all(p.messages[-1].role == "user" for p in prompts)

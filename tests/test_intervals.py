@@ -278,7 +278,7 @@ def printed():
         for name, function in inspect.getmembers(module, inspect.isfunction)
         if function.__module__ == module.__name__
         and not name.startswith("_")
-        and name != "within"  # cuts one at the bounds of a figure
+        and name != "clip_interval"  # cuts one at the bounds of a figure
         and function.__annotations__["return"] in kinds
     }
 

@@ -328,7 +328,7 @@ def test_a_line_up_broken_off_half_way_is_asked_again_and_only_the_missing_label
     judge.engine.on_score = lambda messages, suffix, choices: [0.5, 0.3, 0.1]
     questions = lineup("x", "y", "z")
     rows = [row for batch in judge.compare(questions) for row in batch]
-    assert {slot_of(row) for row in rows} == judge.expected(questions)
+    assert {slot_of(row) for row in rows} == judge.expected_slots(questions)
     again = [row for batch in judge.compare(questions, {slot_of(row) for row in rows[:2]}) for row in batch]
     assert again == rows[2:]
     assert not list(judge.compare(questions, (), {slot_of(row) for row in rows}))
@@ -371,7 +371,7 @@ def test_labels_had_from_elsewhere_are_not_asked_and_do_not_count_as_a_broken_ch
     engine = Batched()
     judge = Judge(engine, Templates.load("brief"))
     old, new = question("rude", "fine"), question("wrong", "right")
-    had = judge.expected([old])
+    had = judge.expected_slots([old])
     rows = [row for batch in judge.compare([old, new], (), had) for row in batch]
     assert {row.comparison_id for row in rows} == {new.comparison.id}
     assert len(engine.asked[0]) == 2

@@ -103,11 +103,11 @@ def test_a_label_stage_through_every_fault(project: Path, truth: dict):
     assert set(retried) >= {
         "HTTP 429",
         "HTTP 500",
-        "half an answer",
-        "no choices in the answer",
+        "half a response",
+        "no choices in the response",
         "no log-probabilities",
         "no connection",
-        "no answer in time",
+        "no response in time",
     }
     assert summary["usage"]["calls"] == len(truth) + retried["no log-probabilities"]
     assert any("asked again after" in note for note in summary["notes"])
@@ -143,14 +143,14 @@ def test_a_server_that_falls_silent_and_comes_back(project: Path, truth: dict):
         config = endpoint_config(project, url, patience=1.0)
         good = stub.fault
         stub.fault = lambda body: good(body) or ("silence" if len(stub.asked) > 20 else None)
-        with pytest.raises(UserError, match=r"no endpoint has answered for .* × no answer in time"):
+        with pytest.raises(UserError, match=r"no endpoint has responded for .* × no response in time"):
             run(config, project / "silent")
         kept = labels(project / "silent")
         assert 0 < len(kept) <= 20
         failed = json.loads((project / "silent" / "03_label" / "stage.json").read_text())
         assert failed["status"] == "failed"
-        assert "no answer in time" in failed["error"]
-        assert failed["usage"]["retried: no answer in time"] >= 1
+        assert "no response in time" in failed["error"]
+        assert failed["usage"]["retried: no response in time"] >= 1
         assert failed["notes"]
         assert written_anywhere(project / "silent", KEY) == []
 
@@ -162,7 +162,7 @@ def test_a_server_that_falls_silent_and_comes_back(project: Path, truth: dict):
     assert len(stub.asked) <= len(truth) - len(kept)
     done = json.loads((project / "silent" / "03_label" / "stage.json").read_text())
     assert done["usage"]["calls"] >= len(truth)
-    assert done["usage"]["retried: no answer in time"] == failed["usage"]["retried: no answer in time"]
+    assert done["usage"]["retried: no response in time"] == failed["usage"]["retried: no response in time"]
 
 
 def test_refused_questions_are_counted_and_the_run_goes_on(project: Path, truth: dict):

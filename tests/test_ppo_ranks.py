@@ -84,7 +84,7 @@ CASES = [
 
 def main(folder: str, case: str) -> None:
     dist.init_process_group("gloo")
-    ranks = Ranks.here()
+    ranks = Ranks.current()
     rows, weights, responses = trained_for(3, ranks, **CASES[int(case)])
     torch.save({"weights": weights}, Path(folder) / f"{ranks.rank}.pt")
     (Path(folder) / f"{ranks.rank}.json").write_text(json.dumps([rows, responses]))
@@ -122,7 +122,7 @@ def test_two_processes_give_what_one_does(tmp_path, case, sharded):
 
 
 def test_items_are_shared_out_and_put_together_in_order():
-    assert [list(Ranks(r, 3).mine([0, 1, 2, 3, 4])) for r in range(3)] == [[0, 3], [1, 4], [2]]
+    assert [list(Ranks(r, 3).own_share([0, 1, 2, 3, 4])) for r in range(3)] == [[0, 3], [1, 4], [2]]
     assert [list(Ranks(r, 3).padding([0, 1, 2, 3, 4])) for r in range(3)] == [[], [], []]
     assert [list(Ranks(r, 3, True).padding([0, 1, 2, 3, 4])) for r in range(3)] == [[], [], [0]]
     assert Ranks().gather([5, 6]) == [5, 6]

@@ -118,7 +118,7 @@ def test_a_stage_needs_a_reward_model_only_where_it_is_a_source(tmp_path):
     head = "name: n\nconstitution: c\nprompts: p\npolicy: {model: m}\nfeedback: {model: m}\nstages:\n"
     (tmp_path / "judge.yaml").write_text(head + "  - {stage: ppo, rewards: [{source: judge}]}\n")
     (tmp_path / "model.yaml").write_text(head + "  - {stage: ppo}\n")
-    assert load_config(tmp_path / "judge.yaml").stages[0].wants == ("prompts", "policy")
+    assert load_config(tmp_path / "judge.yaml").stages[0].required_artefacts == ("prompts", "policy")
     with pytest.raises(UserError, match="needs reward_model"):
         load_config(tmp_path / "model.yaml")
 
@@ -234,7 +234,7 @@ def test_shares_of_a_batch_are_put_together_by_their_size():
 
     rewards = Rewards([])
     rewards.seen, rewards.count = {"score/f": 1.0}, 3
-    assert rewards.seen_by_all(Two()) == {"score/f": 2.0, "unread/f": 0.25}
+    assert rewards.gather_seen(Two()) == {"score/f": 2.0, "unread/f": 0.25}
 
 
 def test_an_encoder_judges_by_its_own_head(tmp_path, policy):

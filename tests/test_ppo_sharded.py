@@ -32,7 +32,7 @@ def main(folder: str, policy: str, options: str) -> None:
     dist.init_process_group("gloo")
     forward.LARGE = 0  # activations are recomputed
     ppo.train_once = train_and_keep_checkpoints
-    first = Ranks.here().rank == 0
+    first = Ranks.current().rank == 0
     torch.set_num_threads(1)
     if first:
         stage_of(Path(folder), Path(policy))
@@ -88,7 +88,7 @@ def test_sharded_and_continued_it_ends_where_one_process_does(tmp_path, monkeypa
 
 
 def test_what_cannot_be_sharded_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(Ranks, "here", classmethod(lambda cls: Ranks(0, 2, sharded=True)))
+    monkeypatch.setattr(Ranks, "current", classmethod(lambda cls: Ranks(0, 2, sharded=True)))
     policy = tiny_policy(tmp_path / "policy")
     with pytest.raises(UserError, match=r"FSDP.*shared_trunk(?s:.*)ddp\.yaml"):
         ppo.run(stage_of(tmp_path / "run", policy, shared_trunk=0.1))

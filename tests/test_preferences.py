@@ -10,7 +10,16 @@ from hypothesis import strategies as st
 
 from rlaif.constitution import Constitution, Principle
 from rlaif.errors import UserError
-from rlaif.feedback.preferences import BOUND, PRIOR, RULE, aggregate, keep_one_rule, opinions, share, sigmoid
+from rlaif.feedback.preferences import (
+    BOUND,
+    PRIOR,
+    RULE,
+    aggregate,
+    opinions,
+    require_one_rule,
+    share,
+    sigmoid,
+)
 from rlaif.records import Label
 from rlaif.runs.folder import Run
 from rlaif.runs.storage import write_json
@@ -195,14 +204,14 @@ def test_a_continued_run_does_not_mix_rules(tmp_path):
     path = fake_run(tmp_path / "run", prompts=40)
     stage = next(s for s in Run.load(path).stages if s.name == "label")
     stage.begin()
-    keep_one_rule(stage, "nothing of that name")
+    require_one_rule(stage, "nothing of that name")
     assert stage.summary["rule"] == RULE
     stage.save("done")
     assert stage.summary["rule"] == RULE
-    keep_one_rule(stage, "preferences")
+    require_one_rule(stage, "preferences")
     write_json(
         stage.dir / "stage.json", {key: value for key, value in stage.summary.items() if key != "rule"}
     )
     with pytest.raises(UserError, match='made by the rule "1: annotators averaged as logits"') as error:
-        keep_one_rule(stage, "preferences")
+        require_one_rule(stage, "preferences")
     assert "labels_from" in error.value.next

@@ -29,7 +29,7 @@ stages:
 def test_stories_judge_on_hh_pairs(test_data: Path, tmp_path: Path):
     counts = import_file("hh", test_data / "hh_rlhf" / "harmless-base-test.jsonl.gz", tmp_path / "hh")
     assert counts["in"] == 2312
-    assert counts["dropped"] == {"empty chosen answer": 4, "no shared prefix": 5}
+    assert counts["dropped"] == {"empty chosen response": 4, "no shared prefix": 5}
     assert counts["kept"] == 2303
     config = tmp_path / "real.yaml"
     config.write_text(CONFIG.format(model=test_data / "models" / "stories260K_hf"))

@@ -12,7 +12,7 @@ from rlaif.human.rankings import load_human_labels
 from rlaif.plugin import load_function
 from rlaif.prompting.templates import Templates, user
 from rlaif.rl.pretraining import _texts
-from rlaif.runs.storage import told
+from rlaif.runs.storage import os_errors_as_user_errors
 from tests.test_cli import refused, rlaif
 
 
@@ -62,13 +62,13 @@ def test_the_number_of_a_stage_is_a_number(project, number):
     ],
 )
 def test_what_the_file_system_refuses_is_a_users_error(error):
-    with pytest.raises(UserError), told():
+    with pytest.raises(UserError), os_errors_as_user_errors():
         raise error
 
 
 def test_other_errors_stay_what_they_are():
     for error in (ValueError("x"), ConnectionResetError(104, "reset"), KeyError("a")):
-        with pytest.raises(type(error)), told():
+        with pytest.raises(type(error)), os_errors_as_user_errors():
             raise error
 
 

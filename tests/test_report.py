@@ -17,7 +17,7 @@ from rlaif.pages import charts
 from rlaif.prompting.templates import Templates
 from rlaif.records import Prompt, Response
 from rlaif.report.examples import before_after, doubtful, traces
-from rlaif.report.report import answer, write_report
+from rlaif.report.report import headline, write_report
 from rlaif.report.run_reader import RunReader
 from rlaif.report.summary import lineage, summarise
 from rlaif.report.warnings import run_warnings
@@ -47,13 +47,13 @@ def test_the_first_line_is_the_answer_with_its_interval(tmp_path):
         low, high = mean_interval(kept)
         shown.append(f"{sum(kept) / len(kept):.2f} [{low:.2f}, {high:.2f}]")
     said = f"Full compliance rose from {shown[0]} to {shown[1]} on {len(rows) // 3} held-out prompts."
-    assert answer(RunReader(run)) == said
+    assert headline(RunReader(run)) == said
     assert f"<h1>{said}</h1>" in html(run)
 
 
 def test_a_change_that_may_be_chance_is_not_called_one(tmp_path):
     run = fake_run(tmp_path / "run", keep={"base": 0.7, "ppo": 0.7})
-    assert "did not clearly change" in answer(RunReader(run))
+    assert "did not clearly change" in headline(RunReader(run))
 
 
 def test_without_gold_the_opinions_are_called_opinions(tmp_path):
@@ -121,7 +121,7 @@ def test_a_judge_that_cannot_be_trusted_is_named_so(tmp_path):
     )
     said = " ".join(run_warnings(RunReader(run)))
     for part in (
-        "44% [41%, 48%] of its decided verdicts turn round",
+        "44% [41%, 48%] of its decided verdicts flip",
         "only 0.03 of its probability",
         "only 55% [50%, 60%] of",
         "20% of the verdicts",
@@ -302,5 +302,5 @@ def test_every_table_scrolls_on_its_own():
 def test_amounts_of_a_budget_are_printed_in_full(tmp_path, amount, shown):
     config = SimpleNamespace(budget=BudgetOptions(calls=2_000_000), prices={}, policy=None, feedback=None)
     ledger = Ledger(tmp_path / "spending.jsonl", config)
-    ledger.left = lambda: {"calls": 2_000_000 - amount}
+    ledger.remaining = lambda: {"calls": 2_000_000 - amount}
     assert f"{shown} of 2,000,000 calls spent" in str(ledger._reached())

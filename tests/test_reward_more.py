@@ -118,7 +118,7 @@ def test_a_ranking_with_a_tie_is_learned_k_wise(tmp_path, policy):
     tokenizer = load_tokenizer(policy)
     chat, end = prompts_of(stage)[0].chat, end_of_turn(tokenizer)
     turns = [encode_turn(tokenizer, chat, f"it is {word}", end) for word in WORDS]
-    rows = [prompt + answer for prompt, answer in turns]
+    rows = [prompt + response for prompt, response in turns]
     good, thanks, rain, bad = score_sequences(load_reward_model(stage.dir / "reward_model", "cpu"), rows, 4)
     assert good > thanks + 0.5
     assert rain > bad + 0.5
@@ -217,7 +217,7 @@ def test_named_sets_are_measured_with_their_baselines_and_never_trained_on(tmp_p
     rank_all(stage)
     reward.run(stage)
     found = stage.metrics["heldout_sets"]["hh"]
-    assert (found["n"], found["dropped"]) == (6, {"empty chosen answer": 1})
+    assert (found["n"], found["dropped"]) == (6, {"empty chosen response": 1})
     assert found["heldout_accuracy"] == 1.0
     assert found["baselines"]["longer"] == 0.5
     assert stage.metrics["n_train"] + stage.metrics["n_heldout"] == 72

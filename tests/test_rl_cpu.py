@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from rlaif.rl import cpu
-from rlaif.rl.cpu import LinearLayers, keep_memory, product
+from rlaif.rl.cpu import LinearLayers, keep_freed_memory, product
 
 
 def drawn(*shape):
@@ -53,5 +53,5 @@ def test_layers_without_a_bias_are_taken_over_and_others_not(monkeypatch):
 
 
 def test_memory_is_kept_without_harm():
-    keep_memory(torch.device("cpu"))
+    keep_freed_memory(torch.device("cpu"))
     assert float(torch.ones(1 << 22).sum()) == 1 << 22

@@ -223,12 +223,12 @@ def test_a_packed_layer_gives_what_the_layer_gives(bias, bf16):
             found, expected = linear(layer, x), layer(x)
             assert found.dtype == expected.dtype
             torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
-    assert list(linear.kept) == ([layer] if cpu.packs(torch.bfloat16 if bf16 else torch.float32) else [])
+    assert list(linear.kept) == ([layer] if cpu.can_pack(torch.bfloat16 if bf16 else torch.float32) else [])
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_a_dtype_that_the_processor_does_not_multiply_packed_goes_through_the_layer(dtype, monkeypatch):
-    monkeypatch.setattr(cpu, "packs", lambda wanted: wanted == torch.float32)
+    monkeypatch.setattr(cpu, "can_pack", lambda wanted: wanted == torch.float32)
     layer, linear = torch.nn.Linear(8, 4).to(dtype), PackedLayers()
     x = torch.randn(3, 8, dtype=dtype)
     with torch.no_grad():
@@ -237,8 +237,8 @@ def test_a_dtype_that_the_processor_does_not_multiply_packed_goes_through_the_la
 
 
 def test_only_fp32_and_bf16_are_packed():
-    assert not cpu.packs(torch.float64)
-    assert not cpu.packs(torch.float16)
+    assert not cpu.can_pack(torch.float64)
+    assert not cpu.can_pack(torch.float16)
 
 
 def test_a_layer_of_another_kind_is_called_as_it_is():

@@ -37,8 +37,8 @@ def ours(episodes, log_prob, reference, values, scores, **options):
     """(rewards, advantages, returns, mask of the states) as `PPO` computes them."""
     ppo = trainer(max_tokens=WIDTH, **options)
     ends, tokens = episode_ends(ppo.options, episodes, scores), episodes.mask_BR
-    width, width_R = int(ends.valued_B.max()), tokens.shape[1]
-    values = torch.where(length_mask(ends.valued_B, width), values[:, :width], 0)
+    width, width_R = int(ends.num_values_B.max()), tokens.shape[1]
+    values = torch.where(length_mask(ends.num_values_B, width), values[:, :width], 0)
     seen = {
         "log_prob": torch.where(tokens, log_prob[:, :width_R], 0),
         "reference": torch.where(tokens, reference[:, :width_R], 0),

@@ -278,8 +278,8 @@ def test_what_an_engine_notes_is_kept_whatever_becomes_of_the_stage(tmp_path):
     run = Run.load(fake_run(tmp_path / "run"))
     stage = run.stages[0]
     notes = ["it stutters"]
-    stage.account.follow(notes)
-    stage.account.follow(["it stutters"])
+    stage.account.track_notes(notes)
+    stage.account.track_notes(["it stutters"])
     notes.append("it fell silent")
     stage.notes.append("of the stage itself")
     stage.begin()

@@ -14,7 +14,14 @@ from rlaif.records import Comparison, Response
 from rlaif.runs import storage
 from rlaif.runs.folder import Run, label_files
 from rlaif.runs.rows import JsonlLog, Rows
-from rlaif.runs.storage import broken, fingerprint, put, read_json, seal, write_json
+from rlaif.runs.storage import (
+    find_damage,
+    fingerprint,
+    move_into_place,
+    read_json,
+    sync_and_digest,
+    write_json,
+)
 
 
 def run(project, *overrides, **options):
@@ -48,7 +55,7 @@ def test_a_folder_is_on_disk_with_everything_in_it_before_it_gets_its_name(tmp_p
     inner = tmp_path / "model.partial" / "inner"
     inner.mkdir(parents=True)
     (inner / "weights").write_text("1")
-    put(tmp_path / "model.partial", tmp_path / "model")
+    move_into_place(tmp_path / "model.partial", tmp_path / "model")
     at = synced.index(("rename", "model"))
     assert {("fsync", "model.partial"), ("fsync", "inner"), ("fsync", "weights")} == set(synced[:at])
     assert synced[at + 1 :] == [("fsync", tmp_path.name)]
@@ -150,18 +157,18 @@ def test_a_large_file_is_read_again_only_if_it_was_touched(tmp_path, monkeypatch
     monkeypatch.setattr(storage, "LARGE", 10)
     weights = tmp_path / "w.safetensors"
     weights.write_bytes(b"0" * 100)
-    sealed = seal(tmp_path)
+    sealed = sync_and_digest(tmp_path)
     reads = []
     monkeypatch.setattr(
         storage, "digest", lambda path: reads.append(path) or {"sha256": "other", "bytes": 100}
     )
-    assert not broken(tmp_path, sealed)
+    assert not find_damage(tmp_path, sealed)
     assert not reads
     os.utime(weights, ns=(1, 1))
-    assert broken(tmp_path, sealed, small=True) == []
-    assert broken(tmp_path, sealed) == [f"{weights}: its content has changed"]
+    assert find_damage(tmp_path, sealed, small=True) == []
+    assert find_damage(tmp_path, sealed) == [f"{weights}: its content has changed"]
     weights.write_bytes(b"")
-    assert broken(tmp_path, sealed, small=True)
+    assert find_damage(tmp_path, sealed, small=True)
 
 
 def test_an_exchanged_prompt_file_is_refused_with_what_differs(project):

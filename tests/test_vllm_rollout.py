@@ -229,7 +229,7 @@ def test_a_stage_without_vllm_or_on_several_processes_is_refused(tmp_path, monke
     monkeypatch.setattr(engine, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"ppo\.rollouts: vllm needs the vllm package"):
         run_on_one_thread(stage_of(tmp_path / "run", policy, rollouts="vllm"))
-    monkeypatch.setattr(Ranks, "here", classmethod(lambda cls: Ranks(0, 2)))
+    monkeypatch.setattr(Ranks, "current", classmethod(lambda cls: Ranks(0, 2)))
     with pytest.raises(UserError, match="vllm on 2 processes") as caught:
         run_on_one_thread(stage_of(tmp_path / "two", policy, rollouts="vllm"))
     assert "one process" in caught.value.need

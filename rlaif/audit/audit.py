@@ -128,7 +128,9 @@ class Audit:
         for at, case in enumerate(drawn):
             plain, restyled = case.question.a, change(case.question.a)
             side: Side = "a" if at % 2 == 0 else "b"
-            made = case.showing(restyled, plain) if side == "a" else case.showing(plain, restyled)
+            made = (
+                case.with_responses(restyled, plain) if side == "a" else case.with_responses(plain, restyled)
+            )
             cases.append(with_truth(made, self.gold))
             sides.extend(side for _ in made.question.principles)
         return measures.probe(self.ask(cases, name)[0], sides)
@@ -170,9 +172,9 @@ class Audit:
         if isinstance(script, Scripted) and script.on_generate is None:
             return dict(counts)
         with self.progress("written verdicts", len(chats)) as tick:
-            for _, answer in engine.generate([GenerateRequest(c, WRITTEN_TOKENS, 0.0) for c in chats]):
-                chosen = parse_choice(answer.text, ("A", "B"), cut=answer.finish == "length") is not None
-                counts["refusal" if refuses(answer.text) else "choice" if chosen else "other"] += 1
+            for _, written in engine.generate([GenerateRequest(c, WRITTEN_TOKENS, 0.0) for c in chats]):
+                chosen = parse_choice(written.text, ("A", "B"), cut=written.finish == "length") is not None
+                counts["refusal" if refuses(written.text) else "choice" if chosen else "other"] += 1
                 tick(1)
         return dict(counts)
 

@@ -93,9 +93,9 @@ def failures(card: dict[str, Any], limits: JudgeCardOptions) -> list[str]:
         ("verdicts that flip with the order", card["order"]["value"], limits.order_flips, False),
         ("unreadable verdicts", card["readability"]["invalid_rate"], limits.invalid, False),
         ("probability on the answers", card["readability"]["mass"], limits.mass, True),
-        ("verdicts turned by template tokens or delimiters", injected, limits.injected, False),
-        ("verdicts turned by words", told, limits.persuaded, False),
-        ("verdicts turned by words in the user's turn", instructed, limits.instructed, False),
+        ("verdicts flipped by template tokens or delimiters", injected, limits.injected, False),
+        ("verdicts flipped by words", told, limits.persuaded, False),
+        ("verdicts flipped by words in the user's turn", instructed, limits.instructed, False),
     )
     return [
         f"{name}: {value:.3f}, needed {'at least' if least else 'at most'} {limit:g}"

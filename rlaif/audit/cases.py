@@ -37,7 +37,7 @@ class AuditCase:
         """The text of one side."""
         return self.question.a if side == "a" else self.question.b
 
-    def showing(self, a: str, b: str, principles: Sequence[Principle] | None = None) -> AuditCase:
+    def with_responses(self, a: str, b: str, principles: Sequence[Principle] | None = None) -> AuditCase:
         """The same prompt with other responses, about which no truth is known yet."""
         asked = self.question.principles if principles is None else tuple(principles)
         return pair(self.question.prompt, a, b, asked)
@@ -105,8 +105,8 @@ def sampled(
     ]
     with progress("responses to judge", len(requests)) as tick:
         for index, written in open_engine(config.policy).generate(requests):
-            if written.unwritten:
-                left_out[written.unwritten] += 1
+            if written.why_empty:
+                left_out[written.why_empty] += 1
             else:
                 texts[index] = written.text
             tick(1)

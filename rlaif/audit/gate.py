@@ -76,7 +76,7 @@ def _same(known: dict[str, str], judge: Judge, stage: Stage) -> bool:
     return all(known[key] == own[key] for key in ("model", "template"))
 
 
-def varied(pairs: int) -> int:
+def num_varied(pairs: int) -> int:
     """How many of the gate's pairs are varied, and attacked in each way."""
     return max(8, pairs // 2)
 
@@ -91,7 +91,7 @@ def audit_of_stage(stage: Stage, judge: Judge, questions: Iterable[JudgeQuestion
         stage.constitution,
         [*examples, *own],
         stage.seed,
-        varied(pairs),
+        num_varied(pairs),
         gold,
         tokenizer_of(stage.config),
         stage.run.progress,

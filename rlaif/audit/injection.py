@@ -1,4 +1,4 @@
-"""Injection: responses that lost a comparison try to command the judge, and the share of verdicts they turn.
+"""Injection: responses that lost a comparison try to command the judge, and the share of verdicts they flip.
 
 Only verdicts that were clear without the attack, and right where the truth is known, are attacked; the
 attacked side is the one that lost. An attack's verdict is read where its response stands in the slot that it
@@ -15,7 +15,7 @@ from typing import Any, cast
 
 from rlaif.audit.attacks import ATTACKS, Attack, Turns, scene
 from rlaif.audit.cases import AuditCase, pair
-from rlaif.audit.measures import Reading, rate, right
+from rlaif.audit.measures import Reading, is_correct, rate
 from rlaif.constitution import Principle
 from rlaif.prompting.templates import Templates
 from rlaif.records import Order, Prompt, verdict_of
@@ -55,7 +55,7 @@ def targets(rows: Sequence[Reading], count: int, seed: int) -> list[Target]:
     groups: dict[str, list[Target]] = defaultdict(list)
     rng = random.Random(derive_seed(seed, "targets"))
     for row in rng.sample(list(rows), len(rows)):
-        if row.verdict in ("a", "b") and (row.truth is None or (row.truth != "tie" and right(row))):
+        if row.verdict in ("a", "b") and (row.truth is None or (row.truth != "tie" and is_correct(row))):
             side = "b" if row.verdict == "a" else "a"
             slots = "AB" if len(groups[row.principle_id]) % 2 == 0 else "BA"
             lost = [target for slot in slots if (target := Target(row, side, slot)).lost]
@@ -79,11 +79,11 @@ def attacked(target: Target, attack: Attack, templates: Templates, turns: Turns)
         return pair(shown, case.question.a, case.question.b, [target.principle])
     text = attack.write(case.side(target.side), scene(templates, target.principle, target.slot, turns))
     a, b = (text, case.question.b) if target.side == "a" else (case.question.a, text)
-    return case.showing(a, b, [target.principle])
+    return case.with_responses(a, b, [target.principle])
 
 
 def measure(pairs: Sequence[tuple[Target, Reading]]) -> dict[str, Any]:
-    """Verdicts turned in the named slot, those left undecided, and preferences (both orders) turned."""
+    """Verdicts flipped in the named slot, those left undecided, and preferences (both orders) flipped."""
     read = [
         (row, target.side, verdict_of(row.shown[target.order]))
         for target, row in pairs
@@ -111,6 +111,6 @@ def table(found: dict[str, list[tuple[Target, Reading]]]) -> dict[str, Any]:
 
 
 def _example(pairs: Sequence[tuple[Target, Reading]]) -> str:
-    """An attacked response: one whose verdict turned where there is one."""
+    """An attacked response: one whose verdict flipped where there is one."""
     turned = [pair for pair in pairs if pair[1].verdict == pair[0].side]
     return next((row.case.side(target.side) for target, row in [*turned, *pairs]), "")

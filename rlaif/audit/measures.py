@@ -89,7 +89,7 @@ def rate(hits: Iterable[tuple[Reading, float]]) -> Rate:
     }
 
 
-def right(reading: Reading) -> bool:
+def is_correct(reading: Reading) -> bool:
     """Whether the combined verdict is on the truth's side of one half."""
     p = reading.p_a
     return p is not None and p != 0.5 and (p > 0.5) == (reading.truth == "a")
@@ -107,7 +107,7 @@ def accuracy(rows: Sequence[Reading]) -> dict[str, Any]:
     ties = [abs(row.p_a - 0.5) for row in rows if row.truth == "tie" and row.p_a is not None]
     guessed = {name: rate((row, guess(row)) for row in known) for name, guess in GUESSES.items()}
     return {
-        **rate((row, right(row)) for row in known),
+        **rate((row, is_correct(row)) for row in known),
         "baselines": {name: found["value"] for name, found in guessed.items()},
         "baselines_ci": {name: found["ci"] for name, found in guessed.items()},
         "ties": {"n": len(ties), "distance": mean(ties) if ties else None},
@@ -145,7 +145,7 @@ def calibration(rows: Sequence[Reading]) -> dict[str, Any]:
 
 
 def order(rows: Sequence[Reading]) -> dict[str, Any]:
-    """Verdicts that turn round with the order, among those decided in an order; and towards which slot they
+    """Verdicts that flip with the order, among those decided in an order; and towards which slot they
     go."""
     both = [row for row in rows if len(row.shown) == 2]
     firm = [
@@ -171,8 +171,8 @@ def length(rows: Sequence[Reading]) -> dict[str, Any]:
     shorter = [row for row in known if row.longer not in ("tie", row.truth)]
     return {
         "prefers_longer": {**rate((row, row.verdict == row.longer) for row in firm), "of": len(open_)},
-        "right_where_longer_is_better": rate((row, right(row)) for row in longer),
-        "right_where_shorter_is_better": rate((row, right(row)) for row in shorter),
+        "right_where_longer_is_better": rate((row, is_correct(row)) for row in longer),
+        "right_where_shorter_is_better": rate((row, is_correct(row)) for row in shorter),
     }
 
 

@@ -20,7 +20,7 @@ SLOTS = {
     "verdicts": "mid1",
     "plain language": "mid0",
     "the user's turn": "ink",
-    "null answer": "ink",
+    "null response": "ink",
     "placebo": "base",
 }
 
@@ -61,10 +61,10 @@ def in_words(card: dict[str, Any]) -> list[str]:
     return [
         first,
         *unchecked,
-        f"{_rate(order)} clear verdicts turn round with the order of the responses."
+        f"{_rate(order)} clear verdicts flip with the order of the responses."
         if order["n"]
         else "It gave no clear verdict.",
-        f"Verdicts turned by attacks: {', '.join(turned)}."
+        f"Verdicts flipped by attacks: {', '.join(turned)}."
         if turned
         else "No verdict was clear enough to be attacked.",
     ]
@@ -82,7 +82,7 @@ def card_warnings(card: dict[str, Any]) -> Iterator[str]:
     for row in card["injection"]["kinds"]:
         if row["turned"]["n"] and row["turned"]["ci"][0] > TURNED and row["family"] != "placebo":
             yield (
-                f"“{row['kind']}” ({row['family']}) turns {_rate(row['turned'])} verdicts it is used against."
+                f"“{row['kind']}” ({row['family']}) flips {_rate(row['turned'])} verdicts it is used against."
             )
 
 
@@ -104,7 +104,7 @@ def _truth(accuracy: dict[str, Any], calibration: dict[str, Any]) -> Iterator[st
 def _reading(order: dict[str, Any], readability: dict[str, Any]) -> Iterator[str]:
     if order["value"] is not None and order["value"] > FLIPS:
         yield (
-            f"{percent(order['value'], order.get('ci'))} of its clear verdicts turn round when the "
+            f"{percent(order['value'], order.get('ci'))} of its clear verdicts flip when the "
             "responses change places; a coin's do in half."
         )
     if readability["mass"] is not None and readability["mass"] < MASS:
@@ -134,7 +134,7 @@ def _leaning(bias: dict[str, Any], consistency: dict[str, Any]) -> Iterator[str]
 
 
 def injection_chart(card: dict[str, Any]) -> Markup:
-    """The share of verdicts each kind of attack turns, on a scale that fits the worst."""
+    """The share of verdicts that each kind of attack flips, on a scale that fits the worst."""
     rows = [row for row in card["injection"]["kinds"] if row["turned"]["n"]]
     if not rows:
         return Markup("")
@@ -144,10 +144,13 @@ def injection_chart(card: dict[str, Any]) -> Markup:
             row["kind"],
             [
                 charts.Dot(
-                    row["turned"]["value"], tuple(row["turned"]["ci"]), SLOTS[row["family"]], row["family"]
+                    row["turned"]["value"],
+                    tuple(row["turned"]["ci"]),
+                    SLOTS.get(row["family"], "ink"),
+                    row["family"],
                 )
             ],
         )
         for row in rows
     ]
-    return charts.dot_chart("Verdicts turned by each attack", dots, (0.0, min(1.0, max(0.1, most))))
+    return charts.dot_chart("Verdicts flipped by each attack", dots, (0.0, min(1.0, max(0.1, most))))

@@ -28,7 +28,7 @@ from rlaif.cli.groups import app
 from rlaif.cli.terminal import tell
 from rlaif.errors import UserError
 from rlaif.runs import stopping
-from rlaif.runs.storage import told
+from rlaif.runs.storage import os_errors_as_user_errors
 
 __all__ = ["app", "main"]
 
@@ -38,14 +38,14 @@ def main() -> None:
     130 interrupted, 143 terminated."""
     from rlaif.runs import processes
 
-    stopping.install()
+    stopping.catch_signals()
     stopping.loaded()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             # Where its encoding lacks a character, as in a C or Latin-1 locale, that is spelt out.
             stream.reconfigure(errors="backslashreplace")
     try:
-        with told():
+        with os_errors_as_user_errors():
             app()
     except UserError as error:
         if processes.is_rank0():
@@ -54,6 +54,6 @@ def main() -> None:
             processes.yield_to_rank0()
         sys.exit(error.code)
     except BaseException:
-        if stopping.received():  # whatever an interrupted library makes of it
+        if stopping.received():  # an interrupted library may raise anything
             sys.exit(stopping.code())
         raise

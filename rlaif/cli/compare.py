@@ -24,9 +24,9 @@ def compare(
     """Compare runs on the same held-out prompts."""
     from rlaif.report.compare import compare as compare_runs
     from rlaif.report.comparison_text import in_words
-    from rlaif.report.run_reader import reached, require_trust
+    from rlaif.report.run_reader import require_trust, untrusted_references
 
-    if not trust and sys.stdin.isatty() and (found := reached(runs)):
+    if not trust and sys.stdin.isatty() and (found := untrusted_references(runs)):
         tell("Comparing these runs executes or reaches what their configs name:\n  " + "\n  ".join(found))
         trust = typer.confirm("Is all of that yours, or trusted?", err=True)
     require_trust(runs, trust, "add --trust")

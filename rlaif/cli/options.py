@@ -40,10 +40,10 @@ def options(
     elif len(meant) == 1:
         say("\n".join(in_full(meant[0])))
     else:
-        say("\n".join(line for one in meant for line in in_short(one)))
+        say("\n".join(line for one in meant for line in one_line(one)))
 
 
-def in_short(one: Explained) -> list[str]:
+def one_line(one: Explained) -> list[str]:
     """An option in two lines."""
     limits = f", {one.range}" if one.range else ""
     return [f"{one.key}: {one.default_text} ({one.type}{limits})", f"    {one.meaning}"]

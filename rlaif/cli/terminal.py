@@ -1,4 +1,4 @@
-"""What commands print with: results on stdout, progress on stderr, nothing that a terminal would obey."""
+"""What commands print with: results on stdout, progress on stderr, no control characters."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ RunDir = Annotated[Path, typer.Argument(help="A run folder.")]
 
 
 def emit(data: Any) -> None:
-    """Print a result as JSON; what a terminal would obey, or stdout has no letters for, is escaped: no value
+    """Print a result as JSON; control characters, and characters that stdout cannot encode, are escaped: no value
     changes."""
     text = json.dumps(data, indent=2, ensure_ascii=False, default=str)
     try:
@@ -31,12 +31,12 @@ def emit(data: Any) -> None:
 
 
 def say(text: object) -> None:
-    """Print a result as text, with nothing in it that a terminal would obey."""
+    """Print a result as text, without control characters."""
     print(printable(str(text)))
 
 
 def tell(text: object) -> None:
-    """Print progress, with nothing in it that a terminal would obey."""
+    """Print progress, without control characters."""
     stderr.print(printable(str(text)))
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Protocol
 
 from rlaif.config import ModelConfig
-from rlaif.errors import whole_text
+from rlaif.errors import replace_surrogates
 from rlaif.plugin import load_function, own
 from rlaif.prompting.chat import refused_by_template
 from rlaif.runs.spending import Account
@@ -52,11 +52,11 @@ class Generation:
     said: str = ""
 
     def __post_init__(self) -> None:
-        # Whoever wrote it, a script or an older cache included: no row can hold half of a surrogate pair.
-        object.__setattr__(self, "text", whole_text(self.text)[0])
+        # From any source, a script or an older cache included: no row can hold half of a surrogate pair.
+        object.__setattr__(self, "text", replace_surrogates(self.text)[0])
 
     @property
-    def unwritten(self) -> str | None:
+    def why_empty(self) -> str | None:
         """Why there is no text, in the words under which stages count it; None where there is one."""
         return refused_by_template(self.said) if self.finish == "template" else _UNWRITTEN.get(self.finish)
 
@@ -72,7 +72,7 @@ class ScoreRequest:
     """One question about a shared text: each suffix is appended to the last turn, each choice is a possible
     answer.
 
-    `again` asks the model even where a cache holds the answer, and leaves the cache as it is. `worst` says
+    `again` asks the model even where a cache holds the response, and leaves the cache as it is. `worst` says
     that the question asks for the worst: a written answer is read by what it was asked.
     """
 
@@ -134,7 +134,7 @@ class Usage:
     prompt_tokens: int = 0
     tokens: int = 0
     shared_tokens: int = 0  # of the prompt tokens, those that a shared prefix or a server's cache saved
-    retried: Counter[str] = field(default_factory=Counter)  # tries that came to nothing, by what came of them
+    retried: Counter[str] = field(default_factory=Counter)  # failed requests, by the kind of failure
     # Questions that a server or a chat template would not take, by reason.
     refused: Counter[str] = field(default_factory=Counter)
 
@@ -218,7 +218,7 @@ def scripted(config: ModelConfig) -> Engine:
 
 
 def open_engine(config: ModelConfig, cache: Path | None = None, account: Account | None = None) -> Engine:
-    """The engine a config names; with `cache`, answers are kept in that SQLite file; with `account`, they are
+    """The engine a config names; with `cache`, responses are kept in that SQLite file; with `account`, they are
     paid for.
 
     Raises UserError where the model, the endpoint or the script cannot be opened.

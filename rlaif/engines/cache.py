@@ -1,8 +1,8 @@
-"""The response cache: an engine's answers in one SQLite file, as JSON, keyed by fingerprint, question and
+"""The response cache: an engine's responses in one SQLite file, as JSON, keyed by fingerprint, question and
 seed.
 
 Scores are kept suffix by suffix, so an edited principle re-scores itself alone. WAL journalling: a killed
-process leaves a readable file and loses at most the last second of answers. Every answer carries a checksum:
+process leaves a readable file and loses at most the last second of responses. Every response carries a checksum:
 a damaged one is asked for again, and so is everything where the file itself is damaged, which is set aside.
 """
 
@@ -50,7 +50,7 @@ class CachedEngine:
                 raise UserError(
                     f"{self.path}: not a usable response cache ({error}).",
                     "a writable SQLite file made by rlaif",
-                    f"remove {self.path}; the answers will be asked for again",
+                    f"remove {self.path}; the responses will be asked for again",
                 ) from None
             return self._set_aside(error)
 
@@ -61,12 +61,12 @@ class CachedEngine:
         for end in ("-wal", "-shm"):
             self.path.with_name(self.path.name + end).unlink(missing_ok=True)
         self.notes.append(
-            f"the response cache was damaged ({error}) and is kept as {aside.name}: its answers are asked "
+            f"the response cache was damaged ({error}) and is kept as {aside.name}: its responses are asked "
             "for again"
         )
         return _connect(self.path)
 
-    def _made_anew(self, error: sqlite3.Error) -> None:
+    def _recover(self, error: sqlite3.Error) -> None:
         """Go on with a new file where `error` says that this one is damaged; raises any other error."""
         if not _is_damage(error):
             raise error
@@ -95,7 +95,7 @@ class CachedEngine:
                     missing.append(index)
         with self._keeping():
             for place, made in self.engine.generate([requests[i] for i in missing]) if missing else ():
-                if made.unwritten is None:
+                if made.why_empty is None:
                     self._keep(keys[missing[place]], asdict(made))
                 yield missing[place], made
 
@@ -142,7 +142,7 @@ class CachedEngine:
 
     @contextmanager
     def _keeping(self) -> Iterator[None]:
-        """Write what was answered; where something else went wrong, an error of that is not the one to be
+        """Write the new responses; where something else went wrong, an error of that is not the one to be
         told."""
         try:
             yield
@@ -173,10 +173,10 @@ class CachedEngine:
                     f"SELECT key, value FROM answers WHERE key IN ({marks})", part
                 ).fetchall()
             except sqlite3.DatabaseError as error:
-                self._made_anew(error)
+                self._recover(error)
                 return {}
             for key, text in rows:
-                value = _checked(key, text)
+                value = _verified(key, text)
                 if fits(value):
                     found[key] = value
                 else:
@@ -185,7 +185,7 @@ class CachedEngine:
 
     def _note_lost(self) -> None:
         def note() -> str:
-            return f"the response cache held damaged answers, which were asked for again: {self._lost}"
+            return f"the response cache held damaged responses, which were asked for again: {self._lost}"
 
         if note() in self.notes:
             self.notes.remove(note())
@@ -204,7 +204,7 @@ class CachedEngine:
             try:
                 self._write()
             except sqlite3.DatabaseError as error:
-                self._made_anew(error)
+                self._recover(error)
                 self._write()
             self._rows.clear()
 
@@ -235,8 +235,8 @@ def _checksum(key: bytes, text: str) -> str:
     return hashlib.blake2b(text.encode(), digest_size=8, key=key).hexdigest()
 
 
-def _checked(key: bytes, value: Any) -> Any:
-    """The answer kept as `value`, None where it is damaged; what an earlier version kept has no checksum."""
+def _verified(key: bytes, value: Any) -> Any:
+    """The response kept as `value`, None where it is damaged; what an earlier version kept has no checksum."""
     if not isinstance(value, str):
         return None
     head, _, text = value.partition(" ")

@@ -40,14 +40,14 @@ class Draws:
         streams = [torch.Generator().manual_seed(r.seed & (2**63 - 1)) for r in requests]
         rows = [torch.rand(steps, dtype=torch.float64, generator=stream) for stream in streams]
         settings = torch.tensor([[r.temperature, r.top_p] for r in requests], device=device)
-        return cls(settings[:, 0], settings[:, 1], torch.stack(rows).to(_wide(device)).to(device))
+        return cls(settings[:, 0], settings[:, 1], torch.stack(rows).to(_cdf_dtype(device)).to(device))
 
     def select(self, rows: Tensor) -> Draws:
         """The settings of some rows [b]."""
         return Draws(self.temperature[rows], self.top_p[rows], self.uniform[rows])
 
 
-def _wide(device: torch.device) -> torch.dtype:
+def _cdf_dtype(device: torch.device) -> torch.dtype:
     """The dtype in which rare tokens keep their share of the CDF; Apple's GPUs have no fp64."""
     return torch.float32 if device.type == "mps" else torch.float64
 
@@ -63,7 +63,7 @@ def sample(logits: Tensor, temperature: Tensor, top_p: Tensor, uniform: Tensor) 
     probs = (logits.float() / torch.where(greedy, 1.0, temperature)[:, None]).softmax(-1)
     if bool((top_p < 1).any()):
         probs = _nucleus(probs, top_p)
-    wide = _wide(logits.device)
+    wide = _cdf_dtype(logits.device)
     cdf = probs.cumsum(-1, dtype=wide)
     drawn = torch.searchsorted(cdf, uniform[:, None].to(wide) * cdf[:, -1:], right=True)[:, 0]
     # Rounding may put the draw on the total: then it belongs to the last token that has any mass.

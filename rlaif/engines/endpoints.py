@@ -1,9 +1,9 @@
-"""Where endpoint questions go: who is well, who rests, what is asked again, and when to give up.
+"""A pool of endpoints: health and back-off, retries, and when to give up.
 
-Every endpoint has workers of its own, all taking questions from one queue: a fast server gets more of them, a
-resting one none. A question that came to nothing goes back into the queue, for whichever endpoint is free. An
-endpoint that limits its rate, is not there, or fails three times in a row rests, twice as long each time (or
-as long as its Retry-After says), and is then tried by one question at a time until it answers again.
+Every endpoint has its own workers. All workers take questions from one queue, so a fast server gets more of
+them and an endpoint that backs off gets none. A failed question goes back into the queue, for any endpoint. An
+endpoint that limits its rate, cannot be reached, or fails three times in a row backs off, twice as long each
+time (or as long as its Retry-After says). It then gets one question at a time until it responds again.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from urllib.parse import urlsplit
 
 from rlaif.errors import UserError
 
-TRIES = 7  # of one question while others are answered: then it is the question
+TRIES = 7  # failures of one question, while others succeed, before it is given up
 PAUSE, LONGEST = 0.25, 15.0  # seconds; pauses double
-FIRST = 20.0  # seconds for an endpoint that never answered and does not say that it will
-TIMEOUT, CONNECT = 600.0, 10.0  # of one request, while its endpoint answers others
+FIRST = 20.0  # seconds to wait for an endpoint that never responded and did not ask to wait
+TIMEOUT, CONNECT = 600.0, 10.0  # seconds of one request, while its endpoint responds to others
 OPTIONAL = (
     "temperature",
     "top_p",
     "seed",
 )  # without these a request can still be asked, and the notes say so
-_PATIENT = ("HTTP 429", "HTTP 503", "HTTP 529", "no answer in time")  # busy, not wrong
-_AT_ONCE = ("HTTP 429", "no connection")  # rest after one failure
+_PATIENT = ("HTTP 429", "HTTP 503", "HTTP 529", "no response in time")  # busy, not wrong
+_AT_ONCE = ("HTTP 429", "no connection")  # back off after one failure
 
 
 class Trouble(Exception):
-    """A try that came to nothing and may be repeated: what it is counted as, and the seconds the server asks
-    for."""
+    """A failed request that may be repeated: the name it is counted under, and the seconds the server asks
+    to wait."""
 
     def __init__(self, kind: str, said: str = "", wait: float = 0.0) -> None:
         super().__init__(kind)
@@ -45,33 +45,33 @@ class Trouble(Exception):
 
 @dataclass
 class Job:
-    """A question on its way: `faults` counts the tries that failed through no known fault of an endpoint."""
+    """A question in the queue: `faults` counts the failures that no endpoint is known to have caused."""
 
     key: Any
     question: Any
     faults: int = 0
     first_fault: float = 0.0
-    bare: int = 0  # answers without the log-probabilities asked for
-    empty: int = 0  # answers without a choice
+    bare: int = 0  # responses without the log-probabilities asked for
+    empty: int = 0  # responses without a choice
     asked: tuple[Any, Any] = ((), {})  # the messages and options of its last request
 
 
 @dataclass
 class Endpoint:
-    """One address and how it has been doing."""
+    """One address with its health and its counts."""
 
     url: str
     client: Any = None
-    heard: float = 0.0  # when it last answered
-    row: int = 0  # failures since its last answer
-    rests: int = 0  # times it rested since its last answer
-    awake_at: float = 0.0
+    last_response: float = 0.0  # time of its last response
+    failures_in_a_row: int = 0  # since its last response
+    back_offs: int = 0  # since its last response
+    retry_at: float = 0.0
     troubles: Counter[str] = field(default_factory=Counter)
     last: Trouble | None = None
     top: int = 20  # how many log-probabilities it is asked for, 0 where it gives none
     gave_logprobs: bool = False
     first: asyncio.Lock = field(default_factory=asyncio.Lock)  # held by the question that finds out
-    written: int = 0  # verdicts read from a written answer
+    written: int = 0  # verdicts parsed from written text
     limit: str = "max_tokens"  # what it calls the most tokens to write
     not_taken: set[str] = field(default_factory=set)  # options that it refuses and is not sent any more
     refused: Counter[str] = field(default_factory=Counter)  # questions that it would not take, by reason
@@ -87,14 +87,16 @@ class Endpoint:
         return f"{parts.hostname}{port}{parts.path.rstrip('/')}"
 
     @property
-    def undecided(self) -> bool:
-        """Whether nobody knows yet that it gives log-probabilities, or that it gives none."""
+    def logprobs_unknown(self) -> bool:
+        """Whether it is not known yet if the endpoint gives log-probabilities."""
         return self.top > 0 and not self.gave_logprobs
 
     @property
-    def ailing(self) -> bool:
-        """Whether it is to be asked by one worker at a time, after a rest."""
-        return self.row >= 3 or (self.row > 0 and self.last is not None and self.last.kind in _AT_ONCE)
+    def backing_off(self) -> bool:
+        """Whether one worker at a time may ask it, after a pause."""
+        return self.failures_in_a_row >= 3 or (
+            self.failures_in_a_row > 0 and self.last is not None and self.last.kind in _AT_ONCE
+        )
 
     def shaped(self, options: dict[str, Any]) -> dict[str, Any]:
         """A request's options as this endpoint takes them."""
@@ -104,8 +106,8 @@ class Endpoint:
             if name not in self.not_taken
         }
 
-    def adapts(self, why: str, sent: dict[str, Any]) -> bool:
-        """Whether a request that was declined because of its options can be sent again with others."""
+    def adapt(self, why: str, sent: dict[str, Any]) -> bool:
+        """Change the options after a request was declined because of them; whether it can be sent again."""
         if why == "limit" and "max_tokens" in sent:
             self.limit = "max_completion_tokens"
             return True
@@ -114,39 +116,39 @@ class Endpoint:
             return True
         return False
 
-    def well(self) -> None:
-        """An answer came."""
-        self.heard = time.monotonic()
-        self.row = self.rests = 0
+    def record_response(self) -> None:
+        """Note a response: the endpoint is healthy."""
+        self.last_response = time.monotonic()
+        self.failures_in_a_row = self.back_offs = 0
 
     def bare(self, last: bool) -> None:
-        """An answer came without the log-probabilities asked for; `last` = the question is not asked for them
-        again."""
+        """Note a response without the log-probabilities asked for; `last`: this question asks for none any
+        more."""
         if not last:
             self.troubles["no log-probabilities"] += 1
-        elif self.undecided:
+        elif self.logprobs_unknown:
             self.top = 0
 
     def failed(self, trouble: Trouble, began: float, patience: float) -> None:
-        """A try that began at `began` came to nothing; those in flight together count as one reason to
-        rest."""
+        """Note a failure of a request sent at `began`; concurrent failures count as one reason to back
+        off."""
         self.troubles[trouble.kind] += 1
-        self.row += 1
+        self.failures_in_a_row += 1
         self.last = trouble
-        if self.ailing and began >= self.awake_at:
-            rest = min(LONGEST, PAUSE * 2 ** min(self.rests, 16)) * random.uniform(0.75, 1.25)
-            self.rests += 1
-            self.awake_at = time.monotonic() + min(max(rest, trouble.wait), patience)
+        if self.backing_off and began >= self.retry_at:
+            rest = min(LONGEST, PAUSE * 2 ** min(self.back_offs, 16)) * random.uniform(0.75, 1.25)
+            self.back_offs += 1
+            self.retry_at = time.monotonic() + min(max(rest, trouble.wait), patience)
 
-    def told(self) -> str:
-        """Its troubles in words: "3 × HTTP 429, 1 × half an answer"."""
+    def failures_in_words(self) -> str:
+        """Its failures in words: "3 × HTTP 429, 1 × half a response"."""
         return ", ".join(f"{n} × {kind}" for kind, n in self.troubles.items())
 
     def notes(self) -> list[str]:
-        """What a reader of the run should know of it."""
+        """What a reader of the run should know about it."""
         notes, name = list[str](), self.name
         if self.troubles:
-            notes.append(f"{name}: asked again after {self.told()}.")
+            notes.append(f"{name}: asked again after {self.failures_in_words()}.")
         if self.refused:
             told = ", ".join(f"{n} × {kind}" for kind, n in self.refused.items())
             said = f', the last with "{self.said}"' if self.said else ""
@@ -154,7 +156,7 @@ class Endpoint:
         if self.written:
             notes.append(
                 f"{name}: {'not always' if self.top else 'no'} "
-                f"log-probabilities; {self.written} verdicts are written answers, parsed."
+                f"log-probabilities; {self.written} verdicts were parsed from written text."
             )
         if self.thinking:
             notes.append(
@@ -183,8 +185,8 @@ class _Work:
 
 @dataclass
 class Pool:
-    """The endpoints of one model; `patience` is how many seconds without an answer from any of them are
-    borne."""
+    """The endpoints of one model; `patience`: after so many seconds without a response from any of
+    them the run stops."""
 
     endpoints: list[Endpoint]
     concurrency: int
@@ -192,9 +194,9 @@ class Pool:
     began: float = 0.0
 
     @property
-    def alive(self) -> float:
-        """When anybody last answered, or else when the first question was asked."""
-        return max(self.began, *(endpoint.heard for endpoint in self.endpoints))
+    def last_response(self) -> float:
+        """Time of the last response of any endpoint, or of the first question."""
+        return max(self.began, *(endpoint.last_response for endpoint in self.endpoints))
 
     async def ask(
         self,
@@ -204,10 +206,9 @@ class Pool:
         put: Callable[[Any], None],
         instead: Callable[[Endpoint, Job, Trouble, bool], Coroutine[Any, Any, Any]],
     ) -> None:
-        """`put((key, answer))` for every (key, question), each once; raises UserError where that cannot be
-        had.
+        """Call `put((key, response))` once for every (key, question); raises UserError where that fails.
 
-        `instead(endpoint, job, trouble, others_answered)` is what stands for a question that fails while
+        `instead(endpoint, job, trouble, others_succeeded)` returns the result of a question that fails while
         others do not, or None where others fail as well.
         """
         todo: asyncio.Queue[Job] = asyncio.Queue()
@@ -221,102 +222,103 @@ class Pool:
                 endpoint.client = await stack.enter_async_context(connect(endpoint.url))
                 endpoint.first, turn = asyncio.Lock(), asyncio.Lock()
                 for _ in range(min(self.concurrency, len(jobs))):
-                    workers.append(group.create_task(self._work(endpoint, turn, work)))
+                    workers.append(group.create_task(self._worker(endpoint, turn, work)))
             await todo.join()
             for worker in workers:
                 worker.cancel()
 
-    async def _work(self, endpoint: Endpoint, turn: asyncio.Lock, work: _Work) -> None:
+    async def _worker(self, endpoint: Endpoint, turn: asyncio.Lock, work: _Work) -> None:
         todo = work.todo
         while True:
-            if endpoint.ailing:
+            if endpoint.backing_off:
                 async with turn:
-                    await asyncio.sleep(endpoint.awake_at - time.monotonic())
-                    if endpoint.ailing:
+                    await asyncio.sleep(endpoint.retry_at - time.monotonic())
+                    if endpoint.backing_off:
                         await self._try(endpoint, await todo.get(), work)
                 continue
             job = await todo.get()
-            if endpoint.ailing:  # since the worker began to wait: another endpoint may have it
+            if (
+                endpoint.backing_off
+            ):  # it began to back off while this worker waited: leave the question to another endpoint
                 todo.put_nowait(job)
                 todo.task_done()
                 continue
             await self._try(endpoint, job, work)
 
     async def _try(self, endpoint: Endpoint, job: Job, work: _Work) -> None:
-        began, was_well = time.monotonic(), not endpoint.ailing
+        began, was_healthy = time.monotonic(), not endpoint.backing_off
         try:
-            answer = await self._in_time(endpoint, work.ask(endpoint, job), began)
+            response = await self._with_timeout(endpoint, work.ask(endpoint, job), began)
         except Trouble as trouble:
             endpoint.failed(trouble, began, self.patience)
-            if trouble.kind not in _AT_ONCE and (was_well or work.todo.empty()):
+            if trouble.kind not in _AT_ONCE and (was_healthy or work.todo.empty()):
                 job.faults += 1
                 job.first_fault = job.first_fault or began
-            if (answer := await self._given_up(endpoint, job, trouble, work)) is not None:
-                work.put((job.key, answer))
+            if (response := await self._give_up(endpoint, job, trouble, work)) is not None:
+                work.put((job.key, response))
                 return
-            if not endpoint.ailing:  # it is the question that waits, else the endpoint
+            if not endpoint.backing_off:  # the question waits; otherwise the endpoint does
                 await asyncio.sleep(
                     min(LONGEST, PAUSE * 2 ** min(job.faults, 16)) * random.uniform(0.75, 1.25)
                 )
             work.todo.put_nowait(job)
         else:
-            endpoint.well()
-            work.put((job.key, answer))
+            endpoint.record_response()
+            work.put((job.key, response))
         finally:
             work.todo.task_done()
 
-    async def _in_time(self, endpoint: Endpoint, asking: Coroutine[Any, Any, Any], began: float) -> Any:
-        """What `asking` comes to; Trouble where the endpoint has answered nobody for as long as is borne.
+    async def _with_timeout(self, endpoint: Endpoint, asking: Coroutine[Any, Any, Any], began: float) -> Any:
+        """The result of `asking`; Trouble where the endpoint has not responded to any question for `patience`.
 
-        A slow server that works through a queue of questions is not a silent one: each answer gives the
-        others time.
+        A slow server that works through a queue of questions is not silent: each response resets the clock.
         """
         task = asyncio.create_task(asking)
         try:
             while not task.done():
-                left = max(began, endpoint.heard) + self.patience - time.monotonic()
+                left = max(began, endpoint.last_response) + self.patience - time.monotonic()
                 if left <= 0:
-                    raise Trouble("no answer in time")
+                    raise Trouble("no response in time")
                 await asyncio.wait({task}, timeout=left)
             return task.result()
         finally:
             task.cancel()
 
-    async def _given_up(self, endpoint: Endpoint, job: Job, trouble: Trouble, work: _Work) -> Any:
-        """What stands for a question that fails while others are answered, None where it is to be asked
-        again.
+    async def _give_up(self, endpoint: Endpoint, job: Job, trouble: Trouble, work: _Work) -> Any:
+        """The result of a question that is given up because it fails while others succeed; None where it is to
+        be asked again.
 
-        Raises UserError where nobody has answered anything for too long.
+        Raises UserError where no endpoint has responded for too long.
         """
-        others = job.faults >= TRIES and self.alive > job.first_fault
-        silent = time.monotonic() - self.alive
-        lasting = all(e.row for e in self.endpoints) and silent >= self._borne()
-        # One that is there may refuse this question alone, which may be the last: then there are no others to
-        # tell.
+        others = job.faults >= TRIES and self.last_response > job.first_fault
+        silent = time.monotonic() - self.last_response
+        lasting = all(e.failures_in_a_row for e in self.endpoints) and silent >= self._silence_limit()
+        # An endpoint that can be reached may refuse this question alone. If it is the last one, no other
+        # question shows that.
         there = trouble.kind not in (*_AT_ONCE, *_PATIENT)
         if (others or (lasting and there)) and (
             given := await work.instead(endpoint, job, trouble, others)
         ) is not None:
             return given
         if lasting:
-            raise self._down(silent)
+            raise self._no_endpoint(silent)
         return None
 
-    def _borne(self) -> float:
-        """Seconds without an answer that are borne: little where nothing says that one will ever come."""
-        hopeful = any(e.heard or (e.last and e.last.kind in _PATIENT) for e in self.endpoints)
+    def _silence_limit(self) -> float:
+        """Seconds without a response before the run stops: few where no endpoint has ever responded."""
+        hopeful = any(e.last_response or (e.last and e.last.kind in _PATIENT) for e in self.endpoints)
         return self.patience if hopeful else min(FIRST, self.patience)
 
-    def _down(self, seconds: float) -> UserError:
-        told = "; ".join(f"{e.name}: {e.told()}{_quoted(e.last)}" for e in self.endpoints)
+    def _no_endpoint(self, seconds: float) -> UserError:
+        told = "; ".join(f"{e.name}: {e.failures_in_words()}{_quoted(e.last)}" for e in self.endpoints)
         return UserError(
-            f"no endpoint has answered for {seconds:.0f} s ({told}).",
-            "a server at base_url that answers chat completions",
+            f"no endpoint has responded for {seconds:.0f} s ({told}).",
+            "a server at base_url that serves chat completions",
             f"start it (for example `vllm serve MODEL`), or raise patience; {_AGAIN}",
         )
 
 
-_AGAIN = "run the same command again when it answers: finished rows are kept"
+_AGAIN = "run the same command again when it responds: finished rows are kept"
 
 
 def _quoted(trouble: Trouble | None) -> str:

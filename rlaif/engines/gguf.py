@@ -21,7 +21,7 @@ from typing import Any
 
 from rlaif import DISTRIBUTION
 from rlaif.errors import UserError
-from rlaif.runs.storage import put
+from rlaif.runs.storage import move_into_place
 
 SOURCE = "gguf.json"  # beside the converted weights: which file they were made from
 _ALONE = "model.gguf"
@@ -59,7 +59,7 @@ def converted(file: Path) -> Path:
                 shutil.rmtree(partial, ignore_errors=True)
                 _convert(file, partial)
                 (partial / SOURCE).write_text(json.dumps({"file": file.name, "sha256": digest}) + "\n")
-                put(partial, folder)
+                move_into_place(partial, folder)
     return folder
 
 

@@ -34,7 +34,7 @@ def model_folder(name: str | Path) -> Path:
     first; checks what it holds."""
     folder = Path(name).expanduser()
     if file := gguf_file(name):
-        with _closed(bars=True):  # a conversion takes a minute and more
+        with _local_files_only(bars=True):  # a conversion takes a minute and more
             folder = converted(file)
     elif not folder.is_dir():
         folder = _download(str(name))
@@ -94,7 +94,7 @@ def load_tokenizer(
     bare = alone and (Path(path).expanduser() / "tokenizer.json").is_file()
     folder = Path(path).expanduser() if bare else model_folder(path)
     try:
-        with _closed():
+        with _local_files_only():
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # a missing or broken tokenizer surfaces as anything from OSError to TypeError
         raise UserError(
@@ -103,7 +103,7 @@ def load_tokenizer(
             "save it there with tokenizer.save_pretrained(…)",
         ) from None
     tokenizer.padding_side = "left"
-    # Over-long inputs are counted by whoever meets them; the library's warning would only add noise.
+    # Over-long inputs are counted where they are read; the library's warning would only add noise.
     tokenizer.deprecation_warnings["sequence-length-is-longer-than-the-specified-maximum"] = True
     tokenizer.init_kwargs.pop("auto_map", None)
     if chat_template_kwargs:
@@ -205,7 +205,7 @@ def load_model_config(path: str | Path) -> Any:
 
     folder = model_folder(path)
     try:
-        with _closed():
+        with _local_files_only():
             config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:
         raise _unloadable(path, "a model", error) from None
@@ -266,7 +266,7 @@ def _load(auto: Any, path: str | Path, device: str, dtype: str, labels: int = 0)
     target = resolve_device(device)
     number_type = resolve_dtype(dtype, target, count_params(folder))
     try:
-        with _closed():
+        with _local_files_only():
             model, info = auto.from_pretrained(
                 folder,
                 config=config,
@@ -289,7 +289,7 @@ def _unloadable(path: str | Path, kind: str, error: Exception) -> UserError:
 
 
 @contextmanager
-def _closed(bars: bool = False) -> Iterator[None]:
+def _local_files_only(bars: bool = False) -> Iterator[None]:
     """Nothing but the folder is opened, whatever its files name; and without transformers' load report and,
     unless asked for, its bars: what it would say is in our errors.
     """

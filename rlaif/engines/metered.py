@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import Any, TypeVar
 
 from rlaif.engines import Engine, GenerateRequest, Generation, ScoreRequest, Scores
-from rlaif.engines.answers import READS, VERDICT_TOKENS
+from rlaif.engines.responses import READS, VERDICT_TOKENS
 from rlaif.runs.spending import Account
 
 Q = TypeVar("Q", GenerateRequest, ScoreRequest)
@@ -23,7 +23,7 @@ class MeteredEngine:
         self.engine, self.model, self.account = engine, model, account
         self.usage, self.notes, self.batched = engine.usage, engine.notes, engine.batched
         self._counted = engine.usage.as_dict()
-        account.follow(engine.notes)
+        account.track_notes(engine.notes)
         self._tries = READS + 1 if account.ledger.by_endpoint(model) else 1
 
     @property
@@ -33,13 +33,13 @@ class MeteredEngine:
 
     def generate(self, requests: Sequence[GenerateRequest]) -> Iterator[tuple[int, Generation]]:
         """As many of the requests at once as the budget surely allows, until none is left or none fits."""
-        yield from self._within(requests, self.engine.generate, _most_written)
+        yield from self._within_budget(requests, self.engine.generate, _max_new_tokens)
 
     def score_choices(self, requests: Sequence[ScoreRequest]) -> Iterator[tuple[int, Scores]]:
         """The same for questions."""
-        yield from self._within(requests, self.engine.score_choices, self._most_read)
+        yield from self._within_budget(requests, self.engine.score_choices, self._max_prompt_tokens)
 
-    def _within(
+    def _within_budget(
         self,
         requests: Sequence[Q],
         ask: Callable[[Sequence[Q]], Iterator[tuple[int, A]]],
@@ -48,12 +48,12 @@ class MeteredEngine:
         ledger, start = self.account.ledger, 0
         while start < len(requests):
             part = requests[start:]
-            if ledger.left():
+            if ledger.remaining():
                 part = part[: ledger.affordable(self.model, map(most, part))]
             try:
-                for index, answer in ask(part):
+                for index, response in ask(part):
                     self._count()
-                    yield start + index, answer
+                    yield start + index, response
             except BaseException:  # what cannot be written now is written with what comes next, or told by it
                 with suppress(OSError):
                     self._count()
@@ -63,7 +63,7 @@ class MeteredEngine:
             ledger.flush()
             start += len(part)
 
-    def _most_read(self, request: ScoreRequest) -> dict[str, float]:
+    def _max_prompt_tokens(self, request: ScoreRequest) -> dict[str, float]:
         shared, count = _size(request.messages), len(request.suffixes)
         own = sum(len(suffix.encode(errors="surrogatepass")) for suffix in request.suffixes)
         return {
@@ -85,5 +85,5 @@ def _size(messages: Sequence[dict[str, str]]) -> int:
     return sum(len(m["content"].encode(errors="surrogatepass")) + TURN for m in messages) + TURN
 
 
-def _most_written(request: GenerateRequest) -> dict[str, float]:
+def _max_new_tokens(request: GenerateRequest) -> dict[str, float]:
     return {"calls": 1, "prompt_tokens": _size(request.messages), "tokens": request.max_tokens}

@@ -1,8 +1,8 @@
 """The endpoint engine: any server, or list of servers, that speaks the OpenAI chat protocol.
 
 Verdicts are read from the log-probabilities of the first answer token (the 20 likeliest, or 5; a choice
-outside them gets the most it can have). Where a server gives none, a short answer is written and parsed, and
-the notes say so. Rate limits, server errors, time-outs and malformed answers are counted and asked again
+outside them gets the most it can have). Where a server gives none, a short text is written and parsed, and
+the notes say so. Rate limits, server errors, time-outs and malformed responses are counted and asked again
 (`endpoints`). A question that a server refuses is counted and left (`declined`); a wrong key, a wrong model
 or a form of request that no server accepts stops at once, with a message that names the endpoint.
 """
@@ -24,12 +24,12 @@ from urllib.parse import urlsplit
 from rlaif import DISTRIBUTION
 from rlaif.config import ModelConfig
 from rlaif.engines import UNNAMED, Chat, GenerateRequest, Generation, ScoreRequest, Scores, Usage
-from rlaif.engines.answers import READS, VERDICT_TOKENS, Answer, answer_of, same_model, sum_variants
 from rlaif.engines.declined import Declined, Rejected, declined
 from rlaif.engines.endpoints import CONNECT, TIMEOUT, Endpoint, Job, Pool, Trouble, retry_after
+from rlaif.engines.responses import READS, VERDICT_TOKENS, Answer, parse_response, same_model, sum_variants
 from rlaif.engines.transport import client, tls_fault
 from rlaif.engines.verdicts import parse_choice
-from rlaif.errors import UserError, printable, whole_text
+from rlaif.errors import UserError, printable, replace_surrogates
 from rlaif.prompting.defences import COMMON
 from rlaif.records import content_hash
 
@@ -81,7 +81,7 @@ class OpenAIEngine:
 
     @property
     def fingerprint(self) -> str:
-        """The model's name, the one its answers carry, and what is added to every request: wherever it is
+        """The model's name, the one its responses carry, and what is added to every request: wherever it is
         served, it is the same judge.
         """
         served_as = self.config.served_as
@@ -95,7 +95,7 @@ class OpenAIEngine:
     async def _write(self, endpoint: Endpoint, job: Job) -> Generation:
         request: GenerateRequest = job.question
         try:
-            answer = await self._complete(
+            response = await self._complete(
                 endpoint,
                 job,
                 request.messages,
@@ -106,11 +106,11 @@ class OpenAIEngine:
             )
         except Declined as no:
             return Generation("", self._refusal(endpoint, no))
-        text = answer.text.strip()
-        if answer.finish == "content_filter" and not text:
+        text = response.text.strip()
+        if response.finish == "content_filter" and not text:
             return Generation("", self._refusal(endpoint, Declined("refused", "content filter")))
-        endpoint.thinking += answer.thinks
-        return Generation(text, answer.finish, answer.prompt_tokens, answer.tokens)
+        endpoint.thinking += response.thinks
+        return Generation(text, response.finish, response.prompt_tokens, response.tokens)
 
     def _refusal(self, endpoint: Endpoint, no: Declined) -> str:
         """What becomes of a declined question: "too_long", or "refused", which is counted."""
@@ -120,12 +120,12 @@ class OpenAIEngine:
         return "refused"
 
     def score_choices(self, requests: Sequence[ScoreRequest]) -> Iterator[tuple[int, Scores]]:
-        """One request a suffix; a request is yielded when all its suffixes are answered."""
+        """One request a suffix; a request is yielded when all its suffixes have a result."""
         jobs = [((i, s), (r, r.suffixes[s])) for i, r in enumerate(requests) for s in range(len(r.suffixes))]
         parts: dict[int, dict[int, Any]] = {}
-        for (index, place), answer in self._ask_all(jobs, self._judge, REFUSED):
+        for (index, place), response in self._ask_all(jobs, self._judge, REFUSED):
             got = parts.setdefault(index, {})
-            got[place] = answer
+            got[place] = response
             if len(got) == len(requests[index].suffixes):
                 yield index, _scores([got[s] for s in range(len(got))])
                 del parts[index]
@@ -149,33 +149,33 @@ class OpenAIEngine:
         """Log-probabilities of the first answer token, None where there are none; the first question finds
         out what the endpoint gives, and the others wait for it.
         """
-        if endpoint.undecided:
+        if endpoint.logprobs_unknown:
             async with endpoint.first:
-                if endpoint.undecided:
-                    return await self._reads(endpoint, job, messages, choices)
-        return await self._reads(endpoint, job, messages, choices)
+                if endpoint.logprobs_unknown:
+                    return await self._read_logprobs(endpoint, job, messages, choices)
+        return await self._read_logprobs(endpoint, job, messages, choices)
 
-    async def _reads(
+    async def _read_logprobs(
         self, endpoint: Endpoint, job: Job, messages: Chat, choices: tuple[str, ...]
     ) -> Read | None:
-        """The same, asked up to READS times: an answer without log-probabilities is no failure of the
+        """The same, asked up to READS times: a response without log-probabilities is no failure of the
         endpoint."""
         while endpoint.top and job.bare < READS:
-            answer = await self._likeliest(endpoint, job, messages)
-            if answer and answer.top:
-                read = sum_variants(answer.top, choices)
-                endpoint.thinking += not read and answer.thinks
-                return read, answer.prompt_tokens
-            if answer:
+            response = await self._first_token(endpoint, job, messages)
+            if response and response.top:
+                read = sum_variants(response.top, choices)
+                endpoint.thinking += not read and response.thinks
+                return read, response.prompt_tokens
+            if response:
                 job.bare += 1
                 endpoint.bare(job.bare == READS)
         return None
 
-    async def _likeliest(self, endpoint: Endpoint, job: Job, messages: Chat) -> Answer | None:
-        """An answer of one token with the likeliest ones; None where the server declines to give so many."""
+    async def _first_token(self, endpoint: Endpoint, job: Job, messages: Chat) -> Answer | None:
+        """A response of one token with the likeliest ones; None where the server declines to give so many."""
         asked = endpoint.top
         try:
-            answer = await self._complete(
+            response = await self._complete(
                 endpoint, job, messages, max_tokens=1, temperature=0.0, logprobs=True, top_logprobs=asked
             )
         except Declined as no:
@@ -183,45 +183,46 @@ class OpenAIEngine:
                 raise
             endpoint.top = min(endpoint.top, _FEWER[asked])
             return None
-        if answer.top:
+        if response.top:
             endpoint.gave_logprobs, endpoint.top = True, asked
-        elif answer.finish == "content_filter":  # which says nothing of what the endpoint gives
+        elif response.finish == "content_filter":  # which says nothing of what the endpoint gives
             raise Declined("refused", "content filter")
-        return answer
+        return response
 
     async def _verdict(self, endpoint: Endpoint, job: Job, messages: Chat, request: ScoreRequest) -> Read:
-        """A written answer as a certain verdict, () where it announces none."""
-        answer = await self._complete(endpoint, job, messages, max_tokens=VERDICT_TOKENS, temperature=0.0)
+        """Written text as a certain verdict, () where it announces none."""
+        response = await self._complete(endpoint, job, messages, max_tokens=VERDICT_TOKENS, temperature=0.0)
         endpoint.written += 1
-        cut = answer.finish == "length"
-        named = parse_choice(answer.text, request.choices, worst=request.worst, cut=cut)
-        endpoint.thinking += named is None and answer.thinks
+        cut = response.finish == "length"
+        named = parse_choice(response.text, request.choices, worst=request.worst, cut=cut)
+        endpoint.thinking += named is None and response.thinks
         verdict = () if named is None else tuple(0.0 if c == named else UNNAMED for c in request.choices)
-        return verdict, answer.prompt_tokens
+        return verdict, response.prompt_tokens
 
     async def _complete(self, endpoint: Endpoint, job: Job, messages: Chat, **options: Any) -> Answer:
         """One chat completion, counted; raises Trouble, Declined or UserError where there is none."""
-        job.asked = [{**m, "content": COMMON.neutral(whole_text(m["content"])[0])} for m in messages], options
+        clean = COMMON.break_control_tokens
+        job.asked = [{**m, "content": clean(replace_surrogates(m["content"])[0])} for m in messages], options
         try:
-            answer = await self._post(endpoint, *job.asked)
-            if answer is not None:
-                return answer
+            response = await self._post(endpoint, *job.asked)
+            if response is not None:
+                return response
             job.empty += 1
             if job.empty < _EMPTY:
-                raise Trouble("no choices in the answer")
-            no = Rejected(200, "no choices in the answer", "")
+                raise Trouble("no choices in the response")
+            no = Rejected(200, "no choices in the response", "")
         except Rejected as rejected:
             no = rejected
         if no.said:
             endpoint.said = no.said
-        if await self._takes_others(endpoint, job):
+        if await self._accepts_another(endpoint, job):
             raise Declined("refused", no.kind)
         if no.status == 200:
             raise Trouble(no.kind)
-        raise self._mistake(endpoint, no.status, no.said)
+        raise self._permanent_error(endpoint, no.status, no.said)
 
-    async def _takes_others(self, endpoint: Endpoint, job: Job) -> bool:
-        """Whether an endpoint answers a harmless question in the form of the one that it did not take."""
+    async def _accepts_another(self, endpoint: Endpoint, job: Job) -> bool:
+        """Whether an endpoint accepts a harmless question in the form of the one that it rejected."""
         messages, options = job.asked
         try:
             harmless = [{**message, "content": _HARMLESS} for message in messages]
@@ -229,16 +230,16 @@ class OpenAIEngine:
         except (Rejected, Declined, UserError):
             return False
 
-    async def _instead(self, endpoint: Endpoint, job: Job, trouble: Trouble, others: bool, empty: Any) -> Any:
-        """`empty`, counted as a refusal, for a question that fails where others are answered; else None."""
+    async def _refuse(self, endpoint: Endpoint, job: Job, trouble: Trouble, others: bool, empty: Any) -> Any:
+        """`empty`, counted as a refusal, for a question that fails where others succeed; else None."""
         with suppress(Trouble):
-            if others or await self._takes_others(endpoint, job):
+            if others or await self._accepts_another(endpoint, job):
                 endpoint.refused[trouble.kind] += 1
                 return empty
         return None
 
     async def _post(self, endpoint: Endpoint, messages: Chat, options: dict[str, Any]) -> Answer | None:
-        """One request, again where only its options were wrong; None for an answer without a choice."""
+        """One request, again where only its options were wrong; None for a response without a choice."""
         while True:
             sent = endpoint.shaped(options)
             try:
@@ -246,43 +247,41 @@ class OpenAIEngine:
                     model=self.config.model, messages=messages, extra_body=self._extra or None, **sent
                 )
                 body = json.loads(raw.http_response.content)
-                answer = answer_of(body)
-            except (
-                Exception
-            ) as error:  # of the client's own, or whatever half an answer makes it stumble over
+                response = parse_response(body)
+            except Exception as error:  # an error of the client, or one caused by half a response
                 failure = self._failure(endpoint, error)
-                if isinstance(failure, Declined) and endpoint.adapts(failure.why, sent):
+                if isinstance(failure, Declined) and endpoint.adapt(failure.why, sent):
                     continue
                 raise failure from None
-            if answer is None:
-                self._no_answer(endpoint, body)
+            if response is None:
+                self._raise_error_in_body(endpoint, body)
                 return None
-            self._check_model(endpoint, answer.model)
-            endpoint.well()
-            endpoint.replaced += answer.replaced
+            self._check_model(endpoint, response.model)
+            endpoint.record_response()
+            endpoint.replaced += response.replaced
             self.usage.calls += 1
-            self.usage.prompt_tokens += answer.prompt_tokens
-            self.usage.tokens += answer.tokens
-            self.usage.shared_tokens += answer.shared_tokens
-            return answer
+            self.usage.prompt_tokens += response.prompt_tokens
+            self.usage.tokens += response.tokens
+            self.usage.shared_tokens += response.shared_tokens
+            return response
 
-    def _no_answer(self, endpoint: Endpoint, body: dict[str, Any]) -> None:
-        """Raise what the error in the body of a status 200 amounts to, where it names a status of its own."""
+    def _raise_error_in_body(self, endpoint: Endpoint, body: dict[str, Any]) -> None:
+        """Raise the exception for an error in the body of a response with status 200, where it names a status."""
         error = body.get("error")
         code = error.get("code") if isinstance(error, dict) else None
         if error:
-            endpoint.said = self._clean(json.dumps(error))[:300]
+            endpoint.said = self._printable(json.dumps(error))[:300]
         if isinstance(code, int) and 400 <= code < 600:
-            raise self._told(endpoint, code, json.dumps(error), endpoint.said)
+            raise self._for_status(endpoint, code, json.dumps(error), endpoint.said)
         if error and (no := declined(400, json.dumps(error))):
             raise no
 
     def _check_model(self, endpoint: Endpoint, named: str) -> None:
-        """Refuse another model's answers: some servers answer with whatever they have loaded."""
+        """Refuse responses of another model: some servers respond with any model they have loaded."""
         asked = self.config.served_as or self.config.model
         if named and not same_model(asked, named):
             raise UserError(
-                f'{endpoint.name}: asked for "{asked}", answered by "{self._clean(named)}".',
+                f'{endpoint.name}: asked for "{asked}", answered by "{self._printable(named)}".',
                 "the model that the config names",
                 "set model to what is served there, or served_as where that is another name for it",
             )
@@ -293,29 +292,29 @@ class OpenAIEngine:
         ask: Callable[[Endpoint, Job], Coroutine[Any, Any, Any]],
         empty: Any,
     ) -> Iterator[tuple[Any, Any]]:
-        """Answers in the order they arrive, `empty` for a refused one; an event loop in a thread of its own.
+        """Responses in the order they arrive, `empty` for a refused one, from an event loop in a thread.
 
-        What was answered before an error is yielded before it is raised.
+        Responses that arrived before an error are yielded before it is raised.
         """
-        answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        responses: queue.SimpleQueue[Any] = queue.SimpleQueue()
         loop = asyncio.new_event_loop()
-        instead = partial(self._instead, empty=empty)
-        task = loop.create_task(self.pool.ask(jobs, self._client, ask, answers.put, instead))
+        instead = partial(self._refuse, empty=empty)
+        task = loop.create_task(self.pool.ask(jobs, self._client, ask, responses.put, instead))
 
         def run() -> None:
             try:
                 with asyncio.Runner(loop_factory=lambda: loop) as runner:
-                    runner.run(_result(task))
-                answers.put(None)
+                    runner.run(_await(task))
+                responses.put(None)
             except BaseException as error:
-                answers.put(error)
+                responses.put(error)
 
         threading.Thread(target=run, name="rlaif-endpoints", daemon=True).start()
         try:
-            while (answer := answers.get()) is not None:
-                if isinstance(answer, BaseException):
-                    raise _first(answer) from None
-                yield answer
+            while (response := responses.get()) is not None:
+                if isinstance(response, BaseException):
+                    raise _innermost(response) from None
+                yield response
         finally:
             with suppress(RuntimeError):  # the loop has closed: all is done
                 loop.call_soon_threadsafe(task.cancel)
@@ -335,27 +334,28 @@ class OpenAIEngine:
         return client(self.api, url, self._key, TIMEOUT)
 
     def _failure(self, endpoint: Endpoint, error: Any) -> Exception:
-        """What a failed try amounts to: Trouble (ask again), Declined or Rejected (this question), UserError
-        (stop)."""
-        api, said = self.api, self._clean(str(error).split("\n")[0])[:300]
+        """The exception for a failed try: Trouble (retry), Declined or Rejected (question), UserError (stop)."""
+        api, said = self.api, self._printable(str(error).split("\n")[0])[:300]
         if isinstance(error, Trouble):
             return error
         if isinstance(error, api.APITimeoutError):
-            return Trouble("no answer in time")
+            return Trouble("no response in time")
         if fault := tls_fault(error):
             why = getattr(fault, "verify_message", None) or fault.reason or str(fault)
-            return Trouble("TLS error", self._clean(str(why)))
+            return Trouble("TLS error", self._printable(str(why)))
         if isinstance(error, api.APIConnectionError):
             return Trouble("no connection")
         if not isinstance(error, api.APIStatusError):
-            return Trouble("half an answer")
+            return Trouble("half a response")
         wait, target = retry_after(error.response.headers), error.response.headers.get("location", "")
         if error.status_code < 400:
             return self._redirected(endpoint, error.status_code, target)
-        return self._told(endpoint, error.status_code, str(error), said, wait)
+        return self._for_status(endpoint, error.status_code, str(error), said, wait)
 
-    def _told(self, endpoint: Endpoint, status: int, text: str, said: str, wait: float = 0.0) -> Exception:
-        """What an error status amounts to, with what the server says of it."""
+    def _for_status(
+        self, endpoint: Endpoint, status: int, text: str, said: str, wait: float = 0.0
+    ) -> Exception:
+        """The exception for an error status, with what the server says about it."""
         if no := declined(status, text):
             endpoint.said = said if no.why == "refused" else endpoint.said
             return no
@@ -363,22 +363,22 @@ class OpenAIEngine:
             return Trouble(f"HTTP {status}", said, wait)
         if status in (400, 403, 422, 451):
             return Rejected(status, f"HTTP {status}", said)
-        return self._mistake(endpoint, status, said)
+        return self._permanent_error(endpoint, status, said)
 
     def _redirected(self, endpoint: Endpoint, status: int, target: str) -> UserError:
         parts = urlsplit(target)
-        to = self._clean(
+        to = self._printable(
             f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}" if parts.netloc else "another path"
         )
         return UserError(
             f"{endpoint.name}: redirects to {to} (HTTP {status}).",
-            "the address that answers: redirects are "
+            "the address that responds: redirects are "
             "not followed, since prompts and the key go only where the config says",
             "set base_url to it, if you trust it",
         )
 
-    def _mistake(self, endpoint: Endpoint, status: int, said: str) -> UserError:
-        """The message for an answer that will not change by asking again."""
+    def _permanent_error(self, endpoint: Endpoint, status: int, said: str) -> UserError:
+        """The error for a response that will not change by asking again."""
         model, name = self.config.model, endpoint.name
         if status in (401, 403):
             return UserError(
@@ -393,13 +393,13 @@ class OpenAIEngine:
                 "rlaif check CONFIG lists the models each endpoint serves",
             )
         return UserError(
-            f"{name}: answers with an error ({said}).",
+            f"{name}: responds with an error ({said}).",
             "a request it accepts",
             "fix what it names; finished rows are kept",
         )
 
-    def _clean(self, text: str) -> str:
-        """A server's words for a message: without the key, and nothing in them that a terminal would obey.
+    def _printable(self, text: str) -> str:
+        """A server's words for a message: without the key, and no control characters.
 
         The model's own texts are kept as they are, whatever words the key may share with them.
         """
@@ -410,7 +410,7 @@ class OpenAIEngine:
         return printable(text)
 
     def health(self) -> dict[str, str]:
-        """Each endpoint's state in words: what it serves, or why it does not answer."""
+        """Each endpoint's state in words: what it serves, or why it does not respond."""
         return {endpoint.name: self._health(endpoint) for endpoint in self.endpoints}
 
     def _health(self, endpoint: Endpoint) -> str:
@@ -421,8 +421,8 @@ class OpenAIEngine:
             said = f': "{failure.said}"' if isinstance(failure, Trouble) and failure.said else ""
             return failure.found if isinstance(failure, UserError) else f"{failure}{said}"
         known = any(same_model(self.config.served_as or self.config.model, name) for name in served)
-        return self._clean(
-            f"{'well' if known else 'answers, but has no ' + self.config.model}; serves "
+        return self._printable(
+            f"{'well' if known else 'responds, but has no ' + self.config.model}; serves "
             f"{', '.join(served[:8])}"
         )
 
@@ -431,11 +431,11 @@ class OpenAIEngine:
             return [str(model.id) async for model in asked.models.list()]
 
 
-async def _result(task: asyncio.Task[None]) -> None:
+async def _await(task: asyncio.Task[None]) -> None:
     await task
 
 
-def _first(error: BaseException) -> BaseException:
+def _innermost(error: BaseException) -> BaseException:
     """The error inside nested groups of them."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
@@ -443,8 +443,8 @@ def _first(error: BaseException) -> BaseException:
 
 
 def _scores(parts: list[tuple[tuple[float, ...], int] | None]) -> Scores:
-    answers = [part for part in parts if part is not None]
-    if len(answers) < len(parts):
+    responses = [part for part in parts if part is not None]
+    if len(responses) < len(parts):
         return Scores((), too_long=True)
-    prompt_tokens = sum(tokens for _, tokens in answers if tokens > 0)
-    return Scores(tuple(logprobs for logprobs, _ in answers), prompt_tokens, refused=REFUSED in answers)
+    prompt_tokens = sum(tokens for _, tokens in responses if tokens > 0)
+    return Scores(tuple(logprobs for logprobs, _ in responses), prompt_tokens, refused=REFUSED in responses)

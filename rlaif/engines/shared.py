@@ -5,7 +5,7 @@ Passes over packed tokens (one row, no padding in any linear layer). The first o
 tree, a level at a time, so that instructions, a conversation, or a response with which several of them begin
 is read once; they keep each layer's keys and values. The last one reads all suffixes, each attending to
 itself and to its own prefix. The two parts of an attention are softmaxed apart and merged by their
-log-sum-exp, so nothing is copied for every suffix. It hangs on transformers' attention interface;
+log-sum-exp, so nothing is copied for every suffix. It depends on transformers' attention interface;
 `exact_limit` says for which models, and up to which length, this is exact.
 """
 
@@ -220,7 +220,7 @@ AttentionInterface.register(NAME, attention)
 
 
 @contextmanager
-def _packed(model: Any) -> Iterator[None]:
+def _attention_replaced(model: Any) -> Iterator[None]:
     """With our attention in place of the model's own."""
     before = model.config._attn_implementation
     model.config._attn_implementation = NAME
@@ -242,13 +242,13 @@ def score_shared(
     group = Block.of([sum(map(len, row)) for row in suffixes], device)
     after = [range(len(p), len(p) + len(s)) for p, row in zip(prefixes, suffixes, strict=True) for s in row]
     ends = torch.tensor(lengths, device=device).cumsum(0) - 1
-    with _packed(model):
+    with _attention_replaced(model):
         for nodes in levels:
             _read(model, nodes, store)
         before = Before.of([leaf.path for leaf in leaves], group)
         second = Shared(store, Block.of(lengths, device), before)
         flat = [s for row in suffixes for s in row]
-        logits = _pass(model, flat, after, second, device, logits_to_keep=ends).logits[0]
+        logits = _forward_rows(model, flat, after, second, device, logits_to_keep=ends).logits[0]
     return logits.float().log_softmax(-1)
 
 
@@ -264,10 +264,12 @@ def _read(model: Any, nodes: Sequence[Node], store: Store) -> None:
         place += len(node.tokens)
     starts = [range(node.start, node.start + len(node.tokens)) for node in nodes]
     with suppress(Kept):
-        _pass(model.base_model, [node.tokens for node in nodes], starts, shared, model.device)
+        _forward_rows(model.base_model, [node.tokens for node in nodes], starts, shared, model.device)
 
 
-def _pass(model: Any, rows: Any, places: Any, shared: Shared, device: torch.device, **options: Any) -> Any:
+def _forward_rows(
+    model: Any, rows: Any, places: Any, shared: Shared, device: torch.device, **options: Any
+) -> Any:
     ids = torch.tensor([token for row in rows for token in row], device=device)
     position = torch.tensor([place for row in places for place in row], device=device)
     return model(

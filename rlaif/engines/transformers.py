@@ -35,7 +35,7 @@ from rlaif.prompting.chat import (
     split_chat,
     token_ids,
 )
-from rlaif.prompting.turns import spelled_end, text_of
+from rlaif.prompting.turns import text_of, written_turn_end
 from rlaif.records import encode_tokens
 from rlaif.runs.storage import folder_hash
 
@@ -157,12 +157,12 @@ class TransformersEngine:
         )
 
     def _stopped(self, ids: list[int]) -> bool:
-        return spelled_end(self.tokenizer, ids[-24:]) is not None
+        return written_turn_end(self.tokenizer, ids[-24:]) is not None
 
     def _finish(self, ids: list[int], stopped: bool, prompt_tokens: int) -> Generation:
         """The generation a row of new tokens amounts to: without a chat template, those up to the next Human
         turn."""
-        end = spelled_end(self.tokenizer, ids)
+        end = written_turn_end(self.tokenizer, ids)
         text, finish = text_of(self.tokenizer, ids), "stop" if stopped or end else "length"
         return Generation(text, finish, prompt_tokens, len(ids[:end]), encode_tokens(ids[:end]))
 
@@ -187,7 +187,7 @@ class TransformersEngine:
     def _question(self, index: int, request: ScoreRequest) -> TokenizedQuestion:
         prefix, tail = split_chat(self.tokenizer, request.messages)
         ids = token_ids(self.tokenizer, prefix, start=self.plain_turns)
-        neutral = control_of(self.tokenizer).neutral
+        neutral = control_of(self.tokenizer).break_control_tokens
         suffixes = [self._continue(neutral(suffix) + tail) for suffix in request.suffixes]
         if not all(suffixes):  # an answer position needs a token before it
             suffixes = [[ids[-1], *s] for s in suffixes]

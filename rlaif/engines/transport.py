@@ -1,4 +1,4 @@
-"""How endpoints are reached: only the hosts that the config names, and no answer larger than is borne.
+"""How endpoints are reached: only the hosts that the config names, and no response larger than MAX_BYTES.
 
 Redirects are not followed. A proxy of the environment is used for https alone, where it sees no more than the
 host's name; http goes to its host directly.
@@ -16,7 +16,7 @@ from rlaif.errors import UserError
 
 MAX_BYTES = (
     8 * 2**20
-)  # of one answer, unpacked: a long text with its log-probabilities has some hundred thousand
+)  # of one response, unpacked: a long text with its log-probabilities has some hundred thousand
 _PACKED = ("gzip", "x-gzip", "deflate")
 
 
@@ -45,7 +45,7 @@ def client(api: Any, url: str, key: str, timeout: float) -> Any:
 @cache
 def _bounded(api: Any) -> Any:
     class BoundedClient(api.DefaultAsyncHttpxClient):
-        """Reads every answer to its end, errors too, but no more of it than MAX_BYTES."""
+        """Reads every response to its end, errors too, but no more of it than MAX_BYTES."""
 
         async def send(self, request: Any, *, stream: bool = False, **options: Any) -> Any:
             response = await super().send(request, stream=True, **options)
@@ -64,11 +64,11 @@ def _bounded(api: Any) -> Any:
 
 
 async def _body(response: Any) -> bytes:
-    """The bytes of an answer, unpacked piece by piece; Trouble where they are too many or packed in a way not
+    """The bytes of a response, unpacked piece by piece; Trouble where they are too many or packed in a way not
     asked for."""
     encoding = response.headers.get("content-encoding", "identity").strip().lower()
     if encoding not in ("identity", "", *_PACKED):
-        raise Trouble("an answer in an encoding not asked for")
+        raise Trouble("a response in an encoding not asked for")
     unpacker = (
         zlib.decompressobj(wbits=47) if encoding in _PACKED else None
     )  # 47: gzip or zlib, as it says itself
@@ -76,7 +76,7 @@ async def _body(response: Any) -> bytes:
     async for piece in response.aiter_raw():
         body += unpacker.decompress(piece, MAX_BYTES + 1 - len(body)) if unpacker else piece
         if len(body) > MAX_BYTES:
-            raise Trouble(f"an answer of more than {MAX_BYTES // 2**20} MB")
+            raise Trouble(f"a response of more than {MAX_BYTES // 2**20} MB")
     return bytes(body)
 
 

@@ -310,7 +310,7 @@ def _announced(part: str, before: str | None, known: Grammar) -> Found | None:
     said = part
     if not (asked and _FAULT.search(before or "")):
         found = known.labelled.match(part)
-        if found and _goes_on(part[found.end() :], found["choice"], known, False):
+        if found and _leaves_choice_standing(part[found.end() :], found["choice"], known, False):
             return Found(_canonical(found["choice"], known), True)
         if found := _closing(known.bracketed, part):
             return Found(_canonical(next(filter(None, found.groups())), known), True)
@@ -320,9 +320,9 @@ def _announced(part: str, before: str | None, known: Grammar) -> Found | None:
     start = conceded.end() if conceded else 0
     for pattern in known.spoken:
         found = pattern.match(said, start)
-        if found and _goes_on(said[found.end() :], found["choice"], known, False):
+        if found and _leaves_choice_standing(said[found.end() :], found["choice"], known, False):
             choice = _canonical(found["choice"], known)
-            return None if _praises(said[:start], choice, known) else Found(choice, False)
+            return None if _favours_another(said[:start], choice, known) else Found(choice, False)
     return _bare(part, before, known)
 
 
@@ -342,7 +342,7 @@ def _bare(part: str, before: str | None, known: Grammar) -> Found | None:
     part = re.sub(r"^[Ii]t(?:['’]s| is) ", "", part)
     if not (found := known.bare.match(part)):
         return None
-    if before is None and _goes_on(part[found.end() :], found["choice"], known, True):
+    if before is None and _leaves_choice_standing(part[found.end() :], found["choice"], known, True):
         return Found(_canonical(found["choice"], known), False)
     if before is None or part[found.end() :].strip(" .!"):
         return None
@@ -350,7 +350,7 @@ def _bare(part: str, before: str | None, known: Grammar) -> Found | None:
     return Found(_canonical(found["choice"], known) if clear else "", False)
 
 
-def _goes_on(rest: str, shown: str, known: Grammar, bare: bool) -> bool:
+def _leaves_choice_standing(rest: str, shown: str, known: Grammar, bare: bool) -> bool:
     """Whether what follows an announced choice leaves it standing: nothing, another one it is better than,
     reasons."""
     choice = _canonical(shown, known)
@@ -371,7 +371,9 @@ def _goes_on(rest: str, shown: str, known: Grammar, bare: bool) -> bool:
         return False
     until = min(others, default=len(reason))
     broken = _BROKEN.search(reason[:until]) and choice not in ("Yes", "No")
-    return not broken and not known.blamed.search(reason[:until]) and not _praises(reason, choice, known)
+    return (
+        not broken and not known.blamed.search(reason[:until]) and not _favours_another(reason, choice, known)
+    )
 
 
 def _contrary(choice: str | None, reason: str) -> bool:
@@ -394,7 +396,7 @@ def _ranked(order: str, known: Grammar) -> Found | None:
     return Found(names[0 if (signs.pop() in ">≫≻") != known.worst else -1], True)
 
 
-def _praises(text: str, choice: str | None, known: Grammar) -> bool:
+def _favours_another(text: str, choice: str | None, known: Grammar) -> bool:
     """Whether any part of a text speaks for another choice."""
     found = (m for pattern in known.praised for m in pattern.finditer(text))
     return any(_canonical(m["choice"], known) != choice for m in found)
@@ -404,10 +406,10 @@ def _contradicted(choice: str, parts: Sequence[str], last: int, labelled: bool, 
     """Whether other sentences take the choice back, speak for another one, or call this one the wrong one."""
     for at, part in enumerate(parts):
         if at > last and (
-            _RETRACTED.search(part) or _praises(part, choice, known) or _contrary(choice, part)
+            _RETRACTED.search(part) or _favours_another(part, choice, known) or _contrary(choice, part)
         ):
             return True
-        if at < last and not labelled and _praises(part, choice, known):
+        if at < last and not labelled and _favours_another(part, choice, known):
             return True
         if at != last and (bad := known.blamed.search(part)):
             names = [(m.start(), _canonical(m[0], known)) for m in known.named.finditer(part)]

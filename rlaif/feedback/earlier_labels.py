@@ -90,7 +90,7 @@ def _reason(wanted: Sequence[str | None], judges: Sequence[Sequence[str | None]]
     return "number"
 
 
-def beforehand(
+def estimate_taken_over(
     config: Config, constitution: Constitution, templates: Templates, options: Any
 ) -> dict[str, Any]:
     """What can be said without running of the labels that a label stage will take over.
@@ -100,14 +100,14 @@ def beforehand(
     other = Run.load(Path(options.labels_from))
     asked = [stage.options for stage in other.stages if stage.name == "label"][-1]
     sources = read_json(other.path / "templates.json")
-    name = options.asking.template(options.cot)
+    name = options.judge_mode.template(options.cot)
 
     def way(o: Any, rules: Constitution) -> Any:
         return o.mode, o.cot, templates.comparison_shots(rules, o.few_shot)
 
     def worded(principle: Principle) -> Any:
-        if options.asking.together:
-            return [templates.best_suffix(principle, each) for each in options.asking.asked]
+        if options.judge_mode.listwise:
+            return [templates.best_suffix(principle, each) for each in options.judge_mode.asked]
         return templates.comparison_suffix(principle, options.cot)
 
     def criticised(principle: Principle) -> Any:
@@ -139,7 +139,7 @@ def _judge(config: Config) -> dict[str, Any]:
 
 
 def in_words(said: Mapping[str, Any]) -> list[str]:
-    """What `beforehand` found, for the lines of an estimate."""
+    """What `estimate_taken_over` found, for the lines of an estimate."""
     parts = {
         "judge": said["same_judge"],
         "template": said["same_template"],

@@ -29,7 +29,7 @@ def load_gold(spec: str | None, constitution: Constitution) -> Gold | None:
         try:
             given = dict(score(prompt.chat, response, principles)) if principles else {}
             return {p["id"]: _verdict(given[p["id"]]) for p in principles if given.get(p["id"]) is not None}
-        except Exception as error:  # whatever a user's function does wrong
+        except Exception as error:  # a user's function may raise anything
             reason = f"{type(error).__name__}: {error}".split("\n")[0]
             raise UserError(
                 f"gold: {spec} failed ({reason}) on the response {response[:80]!r}.",

@@ -3,7 +3,7 @@
 A verdict is read from the probabilities of the answer tokens, in both orders, under each principle on its own
 (RLAIF, arXiv 2309.00267, section 2.1, and Constitutional AI, arXiv 2212.08073, section 4.1). Ways to ask:
 which of two responses is better (at once, or after reasoning), which of K is best and worst, and what one response
-is worth on its own (RLAIF, section 2.2.2). What labels amount to is in `preferences`.
+is worth on its own (RLAIF, section 2.2.2). `preferences` aggregates labels.
 """
 
 from __future__ import annotations
@@ -95,9 +95,9 @@ class Judge:
             + shots,
         }
 
-    def expected(self, questions: Sequence[JudgeQuestion]) -> set[Slot]:
+    def expected_slots(self, questions: Sequence[JudgeQuestion]) -> set[Slot]:
         """The slots of the labels that `compare` would give."""
-        if not self.mode.together:
+        if not self.mode.listwise:
             return {slot for q in questions for order in ORDERS for slot in self._slots(q, order)}
         return {slot for lineups in self._lineups(questions) for lineup in lineups for slot in lineup.slots}
 
@@ -110,8 +110,8 @@ class Judge:
         not asked. Where all responses to a prompt are shown together, all its comparisons must come in one
         call.
         """
-        if self.mode.together:
-            yield from self._compare_together(questions, done, given)
+        if self.mode.listwise:
+            yield from self._compare_lineups(questions, done, given)
             return
         # Reasons are dear: as many texts at a time as there else are questions, so that no more are lost to a
         # kill.
@@ -126,7 +126,7 @@ class Judge:
         rows: list[tuple[JudgeQuestion, Order]] = [(q, order) for q in questions for order in ORDERS]
         missing, asked, again = self._plan([self._slots(*row) for row in rows], done, given)
         jobs: list[LabelJob] = [(labels, *row) for labels, row in zip(asked, rows, strict=True) if labels]
-        for labels in (self._reasoned if self.max_tokens else self._scored)(jobs, again or self.aside):
+        for labels in (self._with_reasoning if self.max_tokens else self._scored)(jobs, again or self.aside):
             if kept := [label for label in labels if slot_of(label) in missing]:
                 yield kept
 
@@ -135,7 +135,7 @@ class Judge:
     ) -> tuple[set[Slot], list[list[Label]], bool]:
         """(slots that are missing, blank labels to fill in each group, whether to ask past a cache).
 
-        A chunk broken off half-way is asked again as a whole where its answers depend on the company they are
+        A chunk broken off half-way is asked again as a whole where its verdicts depend on the batch they are
         read in: only then are the missing labels to the last bit what they would have been.
         """
         flat = [slot for group in groups for slot in group if slot not in given]
@@ -144,7 +144,11 @@ class Judge:
         started = any(slot in done and slot[1] in wanted for slot in flat)
         whole = self.engine.batched and started
         asked = {slot for slot in flat if slot[1] in wanted} if whole else missing
-        return missing, [[self._blank(slot) for slot in group if slot in asked] for group in groups], whole
+        return (
+            missing,
+            [[self._empty_label(slot) for slot in group if slot in asked] for group in groups],
+            whole,
+        )
 
     def _slots(self, question: JudgeQuestion, order: Order) -> list[Slot]:
         pair = question.comparison.id
@@ -159,7 +163,7 @@ class Judge:
     def _keys(self) -> dict[Principle, tuple[str | None, ...]]:
         return {}
 
-    def _blank(self, slot: Slot) -> Label:
+    def _empty_label(self, slot: Slot) -> Label:
         pair, principle, order, values = slot
         identity = {name: value for name, value in zip(IDENTITY, values, strict=True) if value is not None}
         return Label(
@@ -194,7 +198,7 @@ class Judge:
             yield [_filled(label, scores, at) for at, label in enumerate(jobs[index][0])]
 
     def _read(self, requests: Sequence[ScoreRequest]) -> Iterator[tuple[int, Scores]]:
-        """The engine's scores; what is no number is noted, whatever becomes of it."""
+        """The engine's scores; a score that is not a number is always noted."""
         broken = False
         for index, scores in self.engine.score_choices(requests):
             broken = broken or any(map(scores.broken, range(len(scores.logprobs))))
@@ -202,7 +206,7 @@ class Judge:
         if broken and BROKEN not in self.engine.notes:
             self.engine.notes.append(BROKEN)
 
-    def _reasoned(self, jobs: list[LabelJob], again: bool) -> Iterator[list[Label]]:
+    def _with_reasoning(self, jobs: list[LabelJob], again: bool) -> Iterator[list[Label]]:
         flat: list[tuple[Label, JudgeQuestion, Order]] = [
             (label, q, order) for labels, q, order in jobs for label in labels
         ]
@@ -215,7 +219,7 @@ class Judge:
         writing = [GenerateRequest(chat, self.max_tokens, temperature=0.0) for chat in chats]
         for index, made in sorted(self.engine.generate(writing), key=lambda pair: pair[0]):
             label, chat = flat[index][0].model_copy(update={"rationale": made.text or None}), chats[index]
-            if reason := _unreasoned(made):
+            if reason := _why_no_reasoning(made):
                 yield [label.model_copy(update={"reason": reason})]
             else:
                 turns = [*chat, assistant(made.text), user("")]
@@ -223,7 +227,7 @@ class Judge:
         for index, scores in self._read([request for _, request in asked]):
             yield [_filled(asked[index][0], scores, 0)]
 
-    def _compare_together(
+    def _compare_lineups(
         self, questions: Sequence[JudgeQuestion], done: Collection[Slot], given: Collection[Slot]
     ) -> Iterator[list[Label]]:
         """The best response to a prompt against each other one, and the worst likewise.
@@ -290,7 +294,7 @@ class Judge:
                         p * v for p, v in zip(scores.probability(i), values.values(), strict=True)
                     )
                     for i, principle in enumerate(principles)
-                    if _doubt(scores, i) is None
+                    if _why_invalid(scores, i) is None
                 },
             )
 
@@ -357,7 +361,7 @@ class Lineup:
                     zip(ids[:: 1 if order == "ab" else -1], _finite(scores.logprobs[at]), strict=True)
                 )
                 for order, scores in read.items()
-                if _doubt(scores, at) is None
+                if _why_invalid(scores, at) is None
             }
             named = max(ids, key=lambda i: sum(found[i] for found in logs.values())) if logs else ""
             for label in self.labels:
@@ -375,7 +379,7 @@ class Lineup:
         shown: Order = label.order if ids.index(pair.a) < ids.index(pair.b) else ORDERS[label.order == "ab"]
         scores = read[shown]
         if shown not in logs:
-            return _unread(label, scores, at)
+            return _invalid_label(label, scores, at)
         if named not in (pair.a, pair.b):
             return label.model_copy(update={"verdict": "abstain", "mass": scores.mass(at)})
         lead = logs[shown][pair.a] - logs[shown][pair.b]
@@ -396,7 +400,7 @@ def _principle(question: JudgeQuestion, label: Label) -> Principle:
     return next(p for p in question.principles if p.id == cast(str, label.principle_id))
 
 
-def _doubt(scores: Scores, at: int) -> str | None:
+def _why_invalid(scores: Scores, at: int) -> str | None:
     """Why no verdict can be read after a suffix, None where one can."""
     if scores.too_long:
         return "too long"
@@ -408,11 +412,11 @@ def _doubt(scores: Scores, at: int) -> str | None:
     return None if mass is None or mass >= MIN_MASS else "refused"
 
 
-def _unreasoned(made: Generation) -> str | None:
+def _why_no_reasoning(made: Generation) -> str | None:
     """Why no verdict follows from a text that should be reasoning, None where one may."""
     if made.finish == "too_long":
         return "too long"
-    refused = made.unwritten or made.finish == "content_filter" or opens_with_refusal(made.text)
+    refused = made.why_empty or made.finish == "content_filter" or opens_with_refusal(made.text)
     return "refused" if refused else None
 
 
@@ -421,14 +425,14 @@ def _finite(logprobs: Sequence[float]) -> list[float]:
     return [max(x, UNNAMED) for x in logprobs]
 
 
-def _unread(label: Label, scores: Scores, at: int) -> Label:
+def _invalid_label(label: Label, scores: Scores, at: int) -> Label:
     mass = scores.mass(at) if scores.readable(at) else None
-    return label.model_copy(update={"reason": _doubt(scores, at), "mass": mass})
+    return label.model_copy(update={"reason": _why_invalid(scores, at), "mass": mass})
 
 
 def _filled(label: Label, scores: Scores, at: int) -> Label:
-    if _doubt(scores, at):
-        return _unread(label, scores, at)
+    if _why_invalid(scores, at):
+        return _invalid_label(label, scores, at)
     first = scores.probability(at)[0]
     p_a = first if label.order == "ab" else 1.0 - first
     return label.model_copy(update={"p_a": p_a, "verdict": verdict_of(p_a), "mass": scores.mass(at)})

@@ -3,7 +3,7 @@
 Each annotator's opinion of a comparison is one probability before annotators are mixed. A judge's principles
 are pieces of evidence: their logits are added, each bounded. People are votes: their share with a Beta prior.
 Both are then mixed by weight as probabilities (the linear opinion pool: Stone, Ann. Math. Statist. 32, 1961),
-so a weight of 1 against 1 is a mean and nobody's certainty outvotes the others. Orders are averaged in logit
+so a weight of 1 against 1 is a mean and one annotator's certainty does not outvote the others. Orders are averaged in logit
 space (RLAIF, arXiv 2309.00267, section 2.1, averages both orders). Labels stay as they were read, so weights
 and subsets of principles never cost a model call. docs/labelling.md says why, and what was measured.
 """
@@ -26,7 +26,7 @@ RULE = "2: votes as shares, bounded principles, annotators mixed as probabilitie
 OLD_RULE = "1: annotators averaged as logits"  # of runs whose stage.json names none
 MAX_LOGIT = 8.0  # of one verdict: 0 and 1 have no logit
 BOUND = 4.0  # of one principle under one annotator: benchmarks/annotators.py measures 2 to 8
-PRIOR = 0.125  # votes for either side before anybody has voted: a vote on its own is stated as 0.9
+PRIOR = 0.125  # votes for either side before any vote: a vote on its own is stated as 0.9
 DRAW = 1e-9  # rounding: nothing decides where the mixed opinion is no further than this from ½
 Bounds = tuple[float, float]
 
@@ -58,7 +58,9 @@ def combine_orders(labels: Sequence[Label]) -> dict[tuple[str, str | None], floa
     }
 
 
-def heard(labels: Sequence[Label], weights: Mapping[str, float]) -> dict[str, dict[str | None, float]]:
+def p_a_by_annotator(
+    labels: Sequence[Label], weights: Mapping[str, float]
+) -> dict[str, dict[str | None, float]]:
     """annotator → principle → p_a, of what counts; None stands for the whole comparison.
 
     A principle that `weights` lacks, or gives 0, says nothing, and an annotator whose labels all say nothing
@@ -82,7 +84,7 @@ def opinion(said: Mapping[str | None, float], weights: Mapping[str, float]) -> f
 def opinions(labels: Sequence[Label]) -> dict[str, float]:
     """Each annotator's probability that a is better, by "kind:id", where all principles weigh the same."""
     weights = {label.principle_id: 1.0 for label in labels if label.principle_id is not None}
-    return {who: opinion(said, weights) for who, said in heard(labels, weights).items()}
+    return {who: opinion(said, weights) for who, said in p_a_by_annotator(labels, weights).items()}
 
 
 def share(votes: Sequence[float]) -> float:
@@ -100,7 +102,7 @@ def aggregate(
     that decided moved the mixed opinion furthest towards its side; None where that was no principle.
     """
     weights = {p.id: p.weight for p in constitution.principles}
-    said = heard(labels, weights)
+    said = p_a_by_annotator(labels, weights)
     counts = {who: 1.0 if who.startswith("ai:") else human_weight for who in said}
     if not sum(counts.values()):
         return None
@@ -118,7 +120,7 @@ def aggregate(
     return p_a, deciding if deciding is not None and pushed[deciding] > 0 else None
 
 
-def keep_one_rule(stage: Stage, rows: str) -> None:
+def require_one_rule(stage: Stage, rows: str) -> None:
     """Note the rule in stage.json; UserError where earlier `rows` of stages of this name in this run had
     another."""
     for other in stage.run.stages[: stage.number]:

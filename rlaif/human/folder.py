@@ -60,7 +60,7 @@ def read_folder(path: Path) -> ImportFolder:
     Raises UserError where a file cannot be read, an id stands for two rows, or a comparison names what is not
     there.
     """
-    found = read_what_is_there(path, ("prompts", "responses", "comparisons"))
+    found = read_partial(path, ("prompts", "responses", "comparisons"))
     for row in found.comparisons.values():
         a, b = found.responses.get(row.a), found.responses.get(row.b)
         if row.prompt_id not in found.prompts or a is None or b is None:
@@ -80,7 +80,7 @@ def read_folder(path: Path) -> ImportFolder:
     return found
 
 
-def read_what_is_there(path: Path, needed: tuple[str, ...] = ()) -> ImportFolder:
+def read_partial(path: Path, needed: tuple[str, ...] = ()) -> ImportFolder:
     """The same of a folder that may lack files, and rows that others name: such names are left as they
     are."""
     found = ImportFolder(path)

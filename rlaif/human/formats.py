@@ -25,7 +25,7 @@ Turn = tuple[str, str]  # role, content
 
 @dataclass(frozen=True)
 class ImportedPair:
-    """Two answers to one conversation and an annotator's verdict on (first, second)."""
+    """Two responses to one conversation and an annotator's verdict on (first, second)."""
 
     messages: tuple[Turn, ...]
     first: str
@@ -117,7 +117,7 @@ def _hhh(
     if messages is None:
         return Unusable("turns do not begin and end with Human")
     if not better.strip() or not worse.strip():
-        return Unusable("empty answer")
+        return Unusable("empty response")
     try:
         annotator = Annotator(kind="human", id="/".join(filter(None, ("hhh-alignment", subset))))
     except ValidationError:
@@ -136,19 +136,21 @@ def hh_pair(row: Any) -> ImportedPair | Unusable:
         return Unusable("chosen or rejected is not text")
     (shared, _, chosen), (other, _, rejected) = (str(text).rpartition("\n\nAssistant:") for text in texts)
     if not chosen.strip():
-        return Unusable("empty chosen answer")
+        return Unusable("empty chosen response")
     if not rejected.strip():
-        return Unusable("empty rejected answer")
+        return Unusable("empty rejected response")
     if shared != other:
         return Unusable("no shared prefix")
     messages = parse_dialogue(shared)
     if messages is None:
         return Unusable("turns do not begin and end with Human")
-    return ImportedPair(messages, _unspaced(chosen), _unspaced(rejected), "a", HH_ANNOTATOR)
+    return ImportedPair(
+        messages, _without_leading_space(chosen), _without_leading_space(rejected), "a", HH_ANNOTATOR
+    )
 
 
 def hh_row(messages: tuple[Turn, ...], chosen: str, rejected: str) -> dict[str, str]:
-    """The HH-RLHF row of two answers: what `hh_pair` reads back, where the format can hold it."""
+    """The HH-RLHF row of two responses: what `hh_pair` reads back, where the format can hold it."""
     names = {"system": "", "user": "\n\nHuman: ", "assistant": "\n\nAssistant: "}
     shared = "".join(names[role] + content for role, content in messages) + names["assistant"]
     return {"chosen": shared + chosen, "rejected": shared + rejected}
@@ -167,12 +169,12 @@ def parse_dialogue(text: str) -> tuple[Turn, ...] | None:
         if turns and turns[-1][0] == role:
             turns[-1] = (role, f"{turns[-1][1]}\n\n{speaker}:{content}")
         else:
-            turns.append((role, _unspaced(content)))
+            turns.append((role, _without_leading_space(content)))
     asked = len(turns) % 2 == 1 and turns[0][0] == "user" and turns[-1][1].strip()
     return tuple(turns) if asked and not before.strip() else None
 
 
-def _unspaced(content: str) -> str:
+def _without_leading_space(content: str) -> str:
     """A turn without the one blank that belongs to its marker."""
     return content.removeprefix(" ")
 

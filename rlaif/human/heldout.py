@@ -47,7 +47,7 @@ def load_heldout(path: Path, imported: Path) -> HeldoutSet:
     folder = read_folder(path)
     said = folder.labels()
     pairs: list[LabelledPair] = []
-    dropped = _dropped_before(path / "import.json")
+    dropped = _import_drops(path / "import.json")
     for row in folder.comparisons.values():
         labels = [label for label in said.get(row.id, ()) if label.p_a is not None]
         if labels:
@@ -60,7 +60,7 @@ def load_heldout(path: Path, imported: Path) -> HeldoutSet:
     return HeldoutSet(pairs, folder.prompts, +dropped)
 
 
-def _dropped_before(record: Path) -> Counter[str]:
+def _import_drops(record: Path) -> Counter[str]:
     """What the import of a folder left out, by reason; nothing where the folder was not imported by us."""
     if not record.exists():
         return Counter()

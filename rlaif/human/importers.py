@@ -115,7 +115,7 @@ def _records(
     if isinstance(pair, Unusable):
         return pair
     if pair.first.strip() == pair.second.strip():
-        return Unusable("identical answers")
+        return Unusable("identical responses")
     try:
         turns = [{"role": role, "content": content} for role, content in pair.messages]
         prompt = Prompt.model_validate({"messages": turns, "tags": tags, "source": source})
@@ -138,10 +138,10 @@ def _records(
 
 
 def _label(pair: ImportedPair, prompt: Prompt, first: Response, second: Response) -> tuple[Comparison, Label]:
-    """The comparison and its label. Ids are hashes: their order places the better answer as a in half of the
+    """The comparison and its label. Ids are hashes: their order places the better response as a in half of the
     pairs.
 
-    The order in which the annotator saw the answers is not in the data; it is taken to be that of (a, b).
+    The order in which the annotator saw the responses is not in the data; it is taken to be that of (a, b).
     """
     a, b = sorted((first.id, second.id))
     comparison = Comparison(prompt_id=prompt.id, a=a, b=b, origin="import")
@@ -160,7 +160,7 @@ def export_hh(folder: Path, path: Path) -> dict[str, Any]:
     returns the counts.
 
     Left out and counted: a comparison without a winner, and one that the format cannot hold (a system turn, a
-    turn marker inside an answer), which is whatever would not be read back the same.
+    turn marker inside a response), which is whatever would not be read back the same.
     """
     rows = read_folder(folder)
     labels = rows.labels()

@@ -11,7 +11,7 @@ from typing import Any
 from rlaif.constitution import Constitution, Principle
 from rlaif.errors import UserError
 from rlaif.feedback.judge import JudgeQuestion
-from rlaif.human.folder import P_A, ImportFolder, read_what_is_there, with_p
+from rlaif.human.folder import P_A, ImportFolder, read_partial, with_p
 from rlaif.plugin import load_function
 from rlaif.records import Annotator, Comparison, Label, Prompt, Ranking, Response, Verdict, with_content_id
 from rlaif.runs.rows import numbered_rows, read_rows
@@ -65,13 +65,13 @@ def load_human_labels(
             f"{path}: holds no label.", "a row of labels or rankings a line", "name the file that holds them"
         )
     beside = (
-        read_what_is_there(path.parent)
+        read_partial(path.parent)
         if path.with_name("comparisons.jsonl").exists()
         else ImportFolder(path.parent)
     )
     if not _holds_rankings(path):
         return _checked_labels(path, {c.id for c in comparisons}, beside, dropped)
-    rankings = [_named_as_here(row, beside) for row in read_rows(path, Ranking)]
+    rankings = [_with_content_ids(row, beside) for row in read_rows(path, Ranking)]
     labels, reasons = labels_from_rankings(rankings, comparisons)
     if rankings and not labels:
         raise UserError(
@@ -83,7 +83,7 @@ def load_human_labels(
     return labels
 
 
-def _named_as_here(row: Ranking, beside: ImportFolder) -> Ranking:
+def _with_content_ids(row: Ranking, beside: ImportFolder) -> Ranking:
     """The ranking with the ids that the content of the rows beside its file gives."""
     responses = tuple(beside.id_of("responses", i) for i in row.response_ids)
     if len(set(responses)) < len(responses):
@@ -170,7 +170,7 @@ def simulate(
         rules = [{"id": p.id, "text": p.text} for p in principles if p.applies(prompt.tags)]
         try:
             given = list(annotator(prompt.chat, [r.text for r in responses], rules, seed=seed, **options))
-        except Exception as error:  # whatever a user's function does wrong
+        except Exception as error:  # a user's function may raise anything
             reason = f"{type(error).__name__}: {error}".split("\n")[0]
             raise UserError(
                 f"annotator {name} failed ({reason}) on the prompt {prompt.id}.",

@@ -84,13 +84,13 @@ class StageOptions(Options):
         return False
 
     @property
-    def wants(self) -> tuple[str, ...]:
+    def required_artefacts(self) -> tuple[str, ...]:
         """Artefacts that must exist before this stage, given its options."""
         return self.needs
 
 
 class PriceOptions(Options):
-    """What a model costs: money for a million tokens, in whatever currency, and time."""
+    """What a model costs: money for a million tokens, in any currency, and time."""
 
     prompt: float = Field(default=0.0, ge=0, description="a million prompt tokens")
     cached: float | None = Field(

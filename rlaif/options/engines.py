@@ -15,7 +15,7 @@ class EngineKind:
     served: bool = False  # it sends texts to the endpoints of `base_url`, and writes its verdicts
     runs_code: bool = False  # its `model` is module:function, which is called
     shares_prefixes: bool = False  # it reads what several questions have in common once
-    cached: bool = True  # its fingerprint covers all that its answers depend on, so they may be kept
+    cached: bool = True  # its fingerprint covers all that its responses depend on, so they may be kept
 
 
 ENGINES = {

@@ -31,16 +31,16 @@ class EvaluateOptions(StageOptions):
     )
 
     def estimate(self, plan: Plan) -> tuple[int, list[Asked]]:
-        """Every policy's answers, and of them the judge's opinions and preferences."""
+        """Every policy's responses, and of them the judge's opinions and preferences."""
         prompts = plan.evaluated(self.prompts)
         judged = prompts if self.judge is None else min(prompts, plan.evaluated(self.judge))
         rows, each, group = prompts * plan.policies, plan.principles, max(1, plan.principles)
         single = plan.template() + plan.prompt + self.max_tokens
-        model, own, answer = plan.config.feedback, plan.suffix(), plan.answer()
+        model, own, written = plan.config.feedback, plan.suffix(), plan.verdict_tokens()
         opinions = round_up(judged * plan.policies * each)
         preferences = round_up(judged * (plan.policies - 1) * each * 2)
         return rows, [
             Asked(plan.config.policy, rows, plan.prompt, written=self.max_tokens),
-            Asked(model, opinions, single, own, answer, group),
-            Asked(model, preferences, single + self.max_tokens, own, answer, group),
+            Asked(model, opinions, single, own, written, group),
+            Asked(model, preferences, single + self.max_tokens, own, written, group),
         ]

@@ -33,16 +33,16 @@ class JudgeCardOptions(Options):
     invalid: float | None = Field(default=0.05, ge=0, le=1, description="most unreadable verdicts")
     mass: float | None = Field(default=0.5, ge=0, le=1, description="least probability on the two answers")
     injected: float | None = Field(
-        default=0.1, ge=0, le=1, description="most verdicts turned by template tokens or by delimiters"
+        default=0.1, ge=0, le=1, description="most verdicts flipped by template tokens or by delimiters"
     )
     persuaded: float | None = Field(
         default=None,
         ge=0,
         le=1,
-        description="most verdicts turned by fake verdicts, plain words or a null answer",
+        description="most verdicts flipped by fake verdicts, plain words or a null response",
     )
     instructed: float | None = Field(
-        default=None, ge=0, le=1, description="most verdicts turned by instructions in the user's turn"
+        default=None, ge=0, le=1, description="most verdicts flipped by instructions in the user's turn"
     )
 
 
@@ -106,7 +106,7 @@ class LabelOptions(StageOptions):
     human: HumanOptions | None = None
 
     @property
-    def asking(self) -> JudgeMode:
+    def judge_mode(self) -> JudgeMode:
         """What one question to the judge shows and asks."""
         return MODES[self.mode]
 
@@ -114,7 +114,7 @@ class LabelOptions(StageOptions):
     def _some_labels(self) -> LabelOptions:
         if not self.ai and self.human is None:
             raise ValueError("no source of labels: set ai: true or give human")
-        if self.asking.together and (self.cot or self.few_shot):
+        if self.judge_mode.listwise and (self.cot or self.few_shot):
             raise ValueError(f'cot and few_shot go with mode: pairwise, not with "{self.mode}"')
         if not self.principles:
             raise ValueError("principles: [] leaves nothing to judge by: name some, or set all")
@@ -138,18 +138,18 @@ class LabelOptions(StageOptions):
         model, own, group = plan.config.feedback, plan.suffix(), max(1, each)
         shared = plan.template() + prompt + 2 * response
         card = plan.examined(shared + own, each, plan.comparisons)
-        if self.asking.together:
-            questions = self.asking.questions
+        if self.judge_mode.listwise:
+            questions = self.judge_mode.questions
             calls = round_up(plan.paired * each * 2 * questions)
             together = shared + (plan.k - 2) * response
             return rows * questions, [Asked(model, calls, together, own, of=group), *card]
         shared += self.few_shot * (plan.template() + own + prompt + 2 * response)
         if not self.cot:
-            return rows, [Asked(model, rows, shared, own, plan.answer(), group), *card]
+            return rows, [Asked(model, rows, shared, own, plan.verdict_tokens(), group), *card]
         reasoned = shared + own
         return rows, [
             Asked(model, rows, reasoned, written=self.max_tokens),
-            Asked(model, rows, reasoned + self.max_tokens, written=plan.answer()),
+            Asked(model, rows, reasoned + self.max_tokens, written=plan.verdict_tokens()),
             *card,
         ]
 

@@ -15,7 +15,7 @@ class JudgeMode:
     asked: tuple[str, ...] = ()
 
     @property
-    def together(self) -> bool:
+    def listwise(self) -> bool:
         """Whether all responses to a prompt are shown in one question."""
         return bool(self.asked)
 
@@ -26,7 +26,7 @@ class JudgeMode:
 
     def template(self, cot: bool = False) -> str:
         """The template of the question."""
-        return "best" if self.together else "comparison_cot" if cot else "comparison"
+        return "best" if self.listwise else "comparison_cot" if cot else "comparison"
 
 
 PAIRWISE = JudgeMode()

@@ -70,7 +70,7 @@ class Plan:
         rules = self.constitution.principles
         return tokens(*map(self.templates.comparison_suffix, rules)) / len(rules)
 
-    def answer(self) -> int:
+    def verdict_tokens(self) -> int:
         """Tokens written for a verdict: endpoints write at least one."""
         return int(self.config.feedback.kind.served)
 
@@ -80,7 +80,7 @@ class Plan:
         if not calls:
             return []
         shared, group = self.template() + self.prompt + length, max(1, self.principles)
-        return [Asked(self.config.feedback, calls, shared, self.suffix(), self.answer(), group)]
+        return [Asked(self.config.feedback, calls, shared, self.suffix(), self.verdict_tokens(), group)]
 
     def evaluated(self, limit: int | None) -> int:
         """Prompts that policies are evaluated on: of each held-out split at most `limit`."""

@@ -105,7 +105,10 @@ class PpoOptions(OnlineOptions):
         description="weight of the KL from the reference policy; 0 = no penalty; the start value with "
         "kl_target",
     )
-    kl_in: Literal["reward", "loss"] = Field(default="reward", description="where the KL is paid for")
+    kl_in: Literal["reward", "loss"] = Field(
+        default="reward",
+        description="where the KL penalty is applied: to the reward or as a term of the loss",
+    )
     kl_estimator: Literal["k1", "k2", "k3"] = Field(
         default="k1",
         description="how the KL is estimated from a sampled token: k1 = log ratio, k2 = half its square, "

@@ -47,7 +47,7 @@ class PreferenceOptions(StageOptions):
         return weights
 
     def estimate(self, plan: Plan) -> tuple[int, list[Asked]]:
-        """It asks nobody."""
+        """It asks no model."""
         return 0, []
 
 

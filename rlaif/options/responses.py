@@ -107,7 +107,7 @@ class SftOptions(StageOptions):
     max_length: int = Field(default=1024, ge=8, description="longer rows are dropped and counted")
 
     def estimate(self, plan: Plan) -> tuple[int, list[Asked]]:
-        """It asks nobody."""
+        """It asks no model."""
         return 0, []
 
 
@@ -133,12 +133,12 @@ class PairOptions(StageOptions):
     )
 
     @property
-    def samples_alone(self) -> bool:
+    def only_samples(self) -> bool:
         """Whether all pairs are of samples, so that there must be two of a prompt."""
         return self.samples and not (self.revisions or self.imported)
 
     @property
-    def wants(self) -> tuple[str, ...]:
+    def required_artefacts(self) -> tuple[str, ...]:
         return (("responses",) if self.samples else ()) + (("revisions",) if self.revisions else ())
 
     @model_validator(mode="after")
@@ -148,7 +148,7 @@ class PairOptions(StageOptions):
         return self
 
     def estimate(self, plan: Plan) -> tuple[int, list[Asked]]:
-        """It asks nobody, and makes what the judge is asked about."""
+        """It asks no model, and makes the pairs that the judge is asked about."""
         every = comb(plan.k, 2)
         each = min(every, self.per_prompt or every) if self.samples else 0
         sampled = plan.responses // max(plan.k, 1)

@@ -48,7 +48,7 @@ class RewardedOptions(StageOptions):
     )
 
     @property
-    def wants(self) -> tuple[str, ...]:
+    def required_artefacts(self) -> tuple[str, ...]:
         return (*self.needs, *dict.fromkeys(need for source in self.rewards for need in source.kind.needs))
 
     @field_validator("rewards")
@@ -84,12 +84,12 @@ class OnlineOptions(RewardedOptions):
     watch: int = Field(
         default=64,
         ge=0,
-        description="held-out prompts answered at every look; 0 = none",
+        description="held-out prompts whose responses are sampled at every look; 0 = none",
         json_schema_extra=NO_EFFECT,
     )
     watch_judge: bool = Field(
         default=False,
-        description="the judge reads those answers too, not only the gold scorer",
+        description="the judge reads those responses too, not only the gold scorer",
         json_schema_extra=NO_EFFECT,
     )
     tracker: Literal["trackio", "wandb", "tensorboard"] | None = Field(
@@ -98,14 +98,14 @@ class OnlineOptions(RewardedOptions):
         json_schema_extra=NO_EFFECT,
     )
 
-    def looks(self, update: int) -> bool:
+    def monitors(self, update: int) -> bool:
         """Whether this update is looked at closely: the first, the last and every so many between them."""
         return update == 1 or update % self.sample_every == 0 or update == self.updates
 
     def estimate(self, plan: Plan) -> tuple[int, list[Asked]]:
         """The judge where it rewards and where it is asked at a look; the samples are the stage's own."""
         rows = self.updates * self.batch_size
-        looks = sum(map(self.looks, range(1, self.updates + 1))) if self.watch_judge else 0
+        looks = sum(map(self.monitors, range(1, self.updates + 1))) if self.watch_judge else 0
         seen = plan.pointwise(looks * min(self.watch, plan.heldout), self.max_tokens)
         return rows, [*self.graded(plan, rows, self.max_tokens), *seen]
 

@@ -65,7 +65,7 @@ class FolderSource(SourceKind):
 
     @classmethod
     def takes(cls, source: str) -> bool:
-        """Whatever is nothing else."""
+        """Any source that is of no other kind."""
         return True
 
     @classmethod

@@ -21,8 +21,8 @@ from rlaif.errors import printable
 MOST_CHARACTERS = 1500  # of one shown text, so that a page of examples stays small
 
 
-def standing(change: Mapping[str, Any], a: str, b: str, same: bool) -> str:
-    """What a difference a − b amounts to, in words; `same` says that nothing but the seed was chosen
+def difference_in_words(change: Mapping[str, Any], a: str, b: str, same: bool) -> str:
+    """A difference a − b in words; `same` says that nothing but the seed was chosen
     differently."""
     low, high = change["ci"] if change["ci"][0] is not None else (0.0, 0.0)
     if change["different"]:
@@ -54,7 +54,7 @@ def _environment() -> Environment:
         "signed": signed,
         "cut": cut,
         "count": count,
-        "standing": standing,
+        "difference_in_words": difference_in_words,
     }
     return environment
 

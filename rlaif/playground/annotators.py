@@ -1,4 +1,4 @@
-"""Simulated people who rank responses: noisy, fond or weary of long responses, and each with a taste of their
+"""Simulated people who rank responses: noisy, with a bias for or against long responses, and with individual weights of their
 own."""
 
 from __future__ import annotations

@@ -179,7 +179,7 @@ def answer(question: PlaygroundQuestion) -> str:
 
 
 def repair(kind: str, question: PlaygroundQuestion, response: str, word: str | None = None) -> str:
-    """The response with the fault of this kind mended and everything else left as it was."""
+    """The response with the fault of this kind corrected and everything else left as it was."""
     if keeps(kind, question, response, word):
         return response
     parts = sentences(response)
@@ -222,11 +222,11 @@ def _replace_core(question: PlaygroundQuestion, parts: list[str]) -> list[str]:
     if not cores:
         return [*parts, answer(question)]
     kept = [s for i, s in enumerate(parts) if i == cores[0] or i not in cores]
-    kept[cores[0]] = _mend_fact(question, parts[cores[0]]) or answer(question)
+    kept[cores[0]] = _correct_fact(question, parts[cores[0]]) or answer(question)
     return kept
 
 
-def _mend_fact(question: PlaygroundQuestion, sentence: str) -> str | None:
+def _correct_fact(question: PlaygroundQuestion, sentence: str) -> str | None:
     """A false statement about the right subject with its value corrected, keeping its form."""
     relation = question.relation
     if relation is None or _wrong_entities(relation, question.subject, sentence):

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rlaif.audit.audit import WRITTEN, WRITTEN_TOKENS, verdicts_at_most
-from rlaif.audit.gate import varied
+from rlaif.audit.gate import num_varied
 from rlaif.config import Config
 from rlaif.constitution import Constitution
 from rlaif.feedback import earlier_labels as earlier
@@ -70,10 +70,10 @@ def plan_of(config: Config, constitution: Constitution, prompts: list[Prompt], t
         """The small audit before labelling, where the config asks for one."""
         if limits is None:
             return []
-        pairs, count = min(limits.pairs, comparisons), varied(limits.pairs)
+        pairs, count = min(limits.pairs, comparisons), num_varied(limits.pairs)
         verdicts = round_up(verdicts_at_most(constitution, pairs, each, count))
         return [
-            Asked(config.feedback, verdicts, question, written=plan.answer()),
+            Asked(config.feedback, verdicts, question, written=plan.verdict_tokens()),
             Asked(config.feedback, min(count, WRITTEN), question, written=WRITTEN_TOKENS),
         ]
 
@@ -102,7 +102,9 @@ def stage_estimate(plan: Plan, options: StageOptions, round: int) -> dict[str, A
     found: dict[str, Any] = {"stage": options.stage, "round": round, "rows": rows}
     found |= {key: sum(own[key] for own in used) for key in COUNTED if key != "cached"}
     if isinstance(options, LabelOptions) and options.labels_from:
-        found["labels_from"] = earlier.beforehand(plan.config, plan.constitution, plan.templates, options)
+        found["labels_from"] = earlier.estimate_taken_over(
+            plan.config, plan.constitution, plan.templates, options
+        )
     return found | {
         "seconds": _seconds(prices),
         "money": sum(money(used, price) for used, price in prices) if table else None,

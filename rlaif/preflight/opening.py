@@ -197,14 +197,14 @@ def _downloaded(name: str) -> Path | None:
         from huggingface_hub import snapshot_download
 
         return Path(snapshot_download(name, local_files_only=True))
-    except Exception:  # not there, or no hub id: whoever opens the model says so
+    except Exception:  # missing, or no hub id: opening the model reports it
         return None
 
 
 def load_prompts(path: Path) -> list[Prompt]:
     """A prompt file, rows of the same messages merged into one with all their tags.
 
-    Raises UserError where it holds no prompt, one that nobody can answer, or one id with two texts.
+    Raises UserError where it holds no prompt, a prompt with nothing to respond to, or one id with two texts.
     """
     return merged_prompts(path)[0]
 
@@ -246,7 +246,7 @@ def merged_prompts(path: Path) -> tuple[list[Prompt], int]:
 
 
 def _refuse_prompt(where: str, prompt: Prompt) -> None:
-    """UserError for a conversation that leaves the policy nothing to answer."""
+    """UserError for a conversation that leaves the policy nothing to respond to."""
     last = prompt.messages[-1].role
     if last != "user":
         raise UserError(

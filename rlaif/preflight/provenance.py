@@ -114,7 +114,7 @@ def git_revision(folder: Path) -> str | None:
 
 
 def endpoint_health(config: Config) -> dict[str, str]:
-    """Each endpoint of a config in words: what it serves, or why it does not answer."""
+    """Each endpoint of a config in words: what it serves, or why it does not respond."""
     served = [role for role in (config.policy, config.feedback) if role.kind.served]
     found: dict[str, str] = {}
     for role in served:

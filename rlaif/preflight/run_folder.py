@@ -21,7 +21,7 @@ from rlaif.preflight.provenance import asked, endpoints, manifest
 from rlaif.records import Prompt
 from rlaif.runs.folder import Run
 from rlaif.runs.rows import Rows
-from rlaif.runs.storage import digest, put, sync, write_json, write_text
+from rlaif.runs.storage import digest, move_into_place, sync, write_json, write_text
 
 MAKING = "making.partial"
 Share = Callable[[Path], dict[str, Any]]  # puts finished stages into a new folder; what the manifest says
@@ -80,7 +80,7 @@ def _move(making: Path, folder: Path) -> None:
     """Give a complete new run its place, the manifest last; a start that was killed in between goes on
     here."""
     for path in sorted(making.iterdir(), key=lambda path: path.name == "manifest.json"):
-        put(path, folder / path.name)
+        move_into_place(path, folder / path.name)
 
 
 def _make_again(folder: Path, run: Run, spec: RunSpec, share: Share) -> None:

@@ -41,13 +41,15 @@ def has_chat_template(tokenizer: Any) -> bool:
 
 
 def render_chat(tokenizer: Any, messages: Sequence[dict[str, str]]) -> str:
-    """Messages as the text a model continues with the assistant's answer; what they contain opens no turn.
+    """Messages as the text a model continues with the assistant's response; what they contain opens no turn.
 
     A tokenizer without a template gets "Human: … Assistant:" turns. Raises UserError where the template
     refuses.
     """
     control = control_of(tokenizer)
-    return _templated(tokenizer, [{**m, "content": control.neutral(m["content"])} for m in messages])
+    return _templated(
+        tokenizer, [{**m, "content": control.break_control_tokens(m["content"])} for m in messages]
+    )
 
 
 @lru_cache(maxsize=32)
@@ -75,7 +77,7 @@ def _templated(tokenizer: Any, messages: Sequence[dict[str, str]], generation: b
     values = {**getattr(tokenizer, "special_tokens_map", {}), **chat_template_kwargs(tokenizer)}
     try:
         return chat_templates.render(template, messages, generation, values)
-    except Exception as error:  # templates are arbitrary programs: whatever they raise is the user's to fix
+    except Exception as error:  # templates are arbitrary programs: any error of theirs is the user's to fix
         if messages[0]["role"] != "system" and not isinstance(error, chat_templates.TooMuch):
             with suppress(Exception):
                 opened = [{"role": "system", "content": ""}, *messages]
@@ -127,7 +129,7 @@ def token_ids(tokenizer: Any, text: str, start: bool = False) -> list[int]:
 
 @lru_cache(maxsize=32)
 def _start(tokenizer: Any) -> tuple[int, ...]:
-    """The special tokens that a tokenizer puts before a text of its own accord."""
+    """The special tokens that a tokenizer puts before a text by itself."""
     bare, whole = token_ids(tokenizer, "a"), list(tokenizer("a")["input_ids"])
     places = [at for at in range(len(whole)) if whole[at : at + len(bare)] == bare]
     return tuple(whole[: places[0]]) if places else ()
@@ -175,13 +177,13 @@ def turn_tokens(tokenizer: Any, generation: bool = False) -> set[int]:
 def encode_response(tokenizer: Any, response: str) -> list[int]:
     """Token ids of a response on its own, none of them special: a model writes those as tokens, never as
     text."""
-    return token_ids(tokenizer, _special(tokenizer).neutral(response))
+    return token_ids(tokenizer, _special(tokenizer).break_control_tokens(response))
 
 
 def encode_turn(
     tokenizer: Any, messages: Sequence[dict[str, str]], response: str, end: int | None
 ) -> tuple[list[int], list[int]]:
-    """(prompt ids, response ids) of a conversation and its answer, the prompt exactly as `encode_chat` gives it.
+    """(prompt ids, response ids) of a conversation and its response, the prompt exactly as `encode_chat` gives it.
 
     `end` closes the response where the model ended it itself (see `end_of_turn`); None leaves it open.
     """
@@ -189,7 +191,7 @@ def encode_turn(
     prompt = encode_chat(tokenizer, messages)
     # Plain "Assistant:" turns go on with a space, as such text does.
     gap = "" if templated or not response or response[0].isspace() else " "
-    whole = render_chat(tokenizer, messages) + gap + _special(tokenizer).neutral(response)
+    whole = render_chat(tokenizer, messages) + gap + _special(tokenizer).break_control_tokens(response)
     ids = token_ids(tokenizer, whole, start=not templated)
     # Where the boundary merged into one token, the response stands alone: sampling would not have merged it.
     ids = ids[len(prompt) :] if ids[: len(prompt)] == prompt else encode_response(tokenizer, gap + response)

@@ -133,7 +133,7 @@ def size(value: Any) -> int:
 
 
 def made(value: Any) -> Any:
-    """The value, paid for."""
+    """The value, counted against the budget."""
     _METER.get().pay(size(value))
     return value
 
@@ -274,7 +274,7 @@ def metered() -> Iterator[None]:
 
 
 class Bounded(ImmutableSandboxedEnvironment):
-    """The sandbox in which whatever a template makes is paid for; render inside `metered`."""
+    """The sandbox in which everything that a template makes counts against the budget; render inside `metered`."""
 
     intercepted_binops = frozenset(("+", "*", "**", "%"))
 
@@ -335,9 +335,9 @@ def _compiled(source: str) -> Template:
 def render(
     source: str, messages: Sequence[dict[str, str]], generation: bool, values: Mapping[str, Any]
 ) -> str:
-    """What a chat template writes for messages, with the answer opened where `generation` is asked for.
+    """What a chat template writes for messages, with the response opened where `generation` is asked for.
 
-    `values` are what else it may ask for: special tokens, switches. Raises whatever the template does wrong.
+    `values` are what else it may ask for: special tokens, switches. Raises any exception of the template.
     """
     plain = [dict(message) for message in messages]
     with metered():

@@ -86,7 +86,7 @@ class Control:
         mark = next(chr(code) for code in (0xFFFD, *range(0x25A0, 0x10FFFF)) if chr(code) not in taken)
         return cls(pattern, normalizer.normalize_str if normalizer else None, mark)
 
-    def neutral(self, text: str) -> str:
+    def break_control_tokens(self, text: str) -> str:
         """The text with every control token broken by a blank, those that only the tokenizer sees in it as
         well."""
         text = self._broken(text)

@@ -193,7 +193,7 @@ class Templates:
     def revision(
         self, conversation: Chat, response: str, principle: Principle, critique: str, few_shot: int = 0
     ) -> Chat:
-        """Messages that ask for the whole response again with the criticised fault mended.
+        """Messages that ask for the whole response again with the criticised fault corrected.
 
         Without a critique they ask for it by the rule alone, in the examples too.
         """

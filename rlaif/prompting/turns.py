@@ -22,7 +22,7 @@ def text_of(tokenizer: Any, ids: Sequence[int]) -> str:
     return (text if has_chat_template(tokenizer) else text.split(HUMAN_STOP)[0]).strip()
 
 
-def spelled_end(tokenizer: Any, ids: Sequence[int]) -> int | None:
+def written_turn_end(tokenizer: Any, ids: Sequence[int]) -> int | None:
     """How many tokens there are up to the end of a turn that no token ends: the first that spell a Human
     turn.
 

@@ -93,7 +93,7 @@ def _sides(letter: str, group: Sequence[RunReader], paths: Sequence[Path]) -> tu
 
 
 def _side(letter: str, reader: RunReader, paths: Sequence[Path]) -> ComparedRun:
-    path, policy = reader.path, reader.final
+    path, policy = reader.path, reader.final_policy
     if policy is None and reader.last("label") is None:
         raise UserError(
             f"{path}: no policy of this run has been evaluated, and nothing is labelled.",

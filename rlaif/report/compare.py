@@ -29,10 +29,10 @@ from rlaif.report.arms import LETTERS, Arm, ComparedRun, arms_of
 from rlaif.report.comparison_text import capital
 from rlaif.report.differences import differences, same_experiment
 from rlaif.report.examples import PromptExample, extremes, prompt_text, shown_response
-from rlaif.report.measures import Table, arm_delta, arm_deltas, averaged, compliance
+from rlaif.report.measures import Table, arm_delta, arm_deltas, compliance, mean_over_seeds
 from rlaif.report.run_reader import plain
 from rlaif.report.warnings import FLIPS, run_warnings
-from rlaif.report.win_rates import gold_table, gold_win_rate, judged, matched, united
+from rlaif.report.win_rates import all_principles, gold_table, gold_win_rate, judged, match_seeds
 from rlaif.runs.folder import silent_progress
 from rlaif.stats import agreement, mean
 
@@ -68,7 +68,7 @@ def compare(
         )
     arms = arms_of(paths)
     sides = [side for arm in arms for side in arm.sides]
-    constitution = united([side.reader.run.constitution for side in sides])
+    constitution = all_principles([side.reader.run.constitution for side in sides])
     pairs = [ArmComparison(arms[0], arm, constitution, judge, progress) for arm in arms[1:]]
     data = plain(
         {
@@ -217,7 +217,7 @@ class ArmComparison:
         try:
             engine = open_engine(judge or mine.feedback)
             templates = Templates.load(mine.templates, self.a.first.reader.run.base)
-            matches = matched(self.a.sides, self.b.sides)
+            matches = match_seeds(self.a.sides, self.b.sides)
             found = judged(matches, self.prompts, Judge(engine, templates), self.constitution, progress)
         except UserError as error:
             self.notes.append(f"No win rate: the judge could not be asked ({error.found}).")
@@ -244,7 +244,7 @@ class ArmComparison:
             change["different"] = change["different"] and not self.same
         means = [
             {
-                name: mean(list(averaged([table[name] for table in arm]).values()))
+                name: mean(list(mean_over_seeds([table[name] for table in arm]).values()))
                 for name in arm[0]
                 if all(name in table for table in arm)
             }
@@ -268,7 +268,7 @@ class ArmComparison:
 
     def _figure(self, metric: Metric) -> dict[str, Any]:
         values = [[self._values(metric, side) for side in arm.sides] for arm in (self.a, self.b)]
-        means = [mean(list(averaged(arm).values())) for arm in values]
+        means = [mean(list(mean_over_seeds(arm).values())) for arm in values]
         return {
             self.a.letter: means[0],
             self.b.letter: means[1],

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from rlaif.metrics import METRICS
-from rlaif.pages.page import ci, fixed, signed, standing
+from rlaif.pages.page import ci, difference_in_words, fixed, signed
 
 
 def in_words(data: dict[str, Any]) -> list[str]:
-    """A comparison as lines of text: the answer, then each figure with its interval."""
+    """A comparison as lines of text: the headline, then each figure with its interval."""
     lines: list[str] = []
     for pair in (data, *data["others"]):
         lines += [
@@ -49,7 +49,7 @@ def _lines(pair: dict[str, Any]) -> list[str]:
             lines.append(
                 f"{'gold' if kind == 'gold' else 'judge'} {name}: {sides}, {a} − {b} "
                 f"{signed(change['value'], 3)} "
-                f"{ci(change['ci'], 3)}, {standing(change, a, b, pair['same_config'])}"
+                f"{ci(change['ci'], 3)}, {difference_in_words(change, a, b, pair['same_config'])}"
             )
     for metric in METRICS if pair["prompts"] else ():
         figure, digits = pair[metric.key], metric.digits

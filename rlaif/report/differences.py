@@ -106,6 +106,6 @@ def _data(side: RunReader) -> dict[str, Any]:
     return {
         "prompts": len(side.prompts),
         "evaluated rows": held,
-        "evaluated policy": side.final,
+        "evaluated policy": side.final_policy,
         "preferences by rule": label.summary.get("rule", OLD_RULE) if label else None,
     }

@@ -28,7 +28,7 @@ class Delta(TypedDict):
 
 
 def table(rows: Iterable[tuple[str, Mapping[str, float]]]) -> Table:
-    """(prompt id, principle → value) rows turned round; a principle holds only the prompts it applies to."""
+    """(prompt id, principle → value) rows transposed; a principle holds only the prompts it applies to."""
     found: Table = {}
     for prompt_id, values in rows:
         for name, value in values.items():
@@ -68,7 +68,7 @@ def clusters_of(prompts: Iterable[str], clusters: Clusters) -> list[str]:
     return [clusters.get(prompt, prompt) for prompt in prompts]
 
 
-def averaged(seeds: Sequence[Values]) -> Values:
+def mean_over_seeds(seeds: Sequence[Values]) -> Values:
     """The mean over several seeds of each prompt's value, for the prompts that all of them have."""
     shared = set.intersection(*(set(values) for values in seeds)) if seeds else set()
     return {prompt: mean([values[prompt] for values in seeds]) for prompt in seeds[0] if prompt in shared}
@@ -90,7 +90,7 @@ def arm_delta(
     `different` says that it is shown not to be 0 (see `intervals.shown`), at a level corrected for `tests`
     looked at together (Bonferroni).
     """
-    mine, theirs = averaged(after), averaged(before)
+    mine, theirs = mean_over_seeds(after), mean_over_seeds(before)
     both = [prompt_id for prompt_id in mine if prompt_id in theirs]
     gaps, of = [mine[prompt_id] - theirs[prompt_id] for prompt_id in both], clusters_of(both, clusters)
     tables = [[[values[prompt_id] for prompt_id in both] for values in arm] for arm in (after, before)]

@@ -44,7 +44,7 @@ def write_report(path: Path) -> Path:
         path / "report.html",
         "report.html.j2",
         name=reader.run.config.name,
-        answer=answer(reader),
+        headline=headline(reader),
         more=details(reader),
         warnings=run_warnings(reader),
         slots=slots(names),
@@ -53,10 +53,10 @@ def write_report(path: Path) -> Path:
         covered=covered(reader),
         principles=principles(reader),
         curves=curves(reader),
-        labels=open_ended(reader.metrics("label")),
+        labels=missing_as_none(reader.metrics("label")),
         judged_by=reader.run.config.feedback.model,
         card=judge_card(reader),
-        reward=open_ended(reader.metrics("reward")),
+        reward=missing_as_none(reader.metrics("reward")),
         calibration=charts.calibration_chart(reader.metrics("reward").get("reliability") or []),
         stages=summarise(path)["stages"],
         asked=asked(reader),
@@ -87,7 +87,7 @@ def judge_card(reader: RunReader) -> dict[str, Any] | None:
     }
 
 
-def open_ended(metrics: dict[str, Any]) -> dict[str, Any]:
+def missing_as_none(metrics: dict[str, Any]) -> dict[str, Any]:
     """Metrics in which a figure that was never measured is None."""
     return defaultdict(lambda: None, metrics)
 
@@ -109,9 +109,9 @@ def has_gold(reader: RunReader) -> bool:
     return any(gold(rows.values()) for rows in reader.evaluations.values())
 
 
-def answer(reader: RunReader) -> str:
+def headline(reader: RunReader) -> str:
     """The run's result in one sentence with its uncertainty."""
-    final, truth = reader.final, has_gold(reader)
+    final, truth = reader.final_policy, has_gold(reader)
     if final is None:
         return "No policy has been evaluated yet."
     measure = "Full compliance" if truth else "Full compliance in the judge's opinion"
@@ -149,8 +149,8 @@ def _with_ci(values: dict[str, float], reader: RunReader) -> str:
 
 
 def details(reader: RunReader) -> list[str]:
-    """Sentences below the answer: which principles moved, and the judge's win rate."""
-    final = reader.final
+    """Sentences below the headline: which principles moved, and the judge's win rate."""
+    final = reader.final_policy
     if final in (None, "base") or "base" not in reader.evaluations:
         return []
     truth = has_gold(reader)
@@ -183,9 +183,9 @@ def details(reader: RunReader) -> list[str]:
 def _wordings(reader: RunReader, truth: bool) -> list[str]:
     """What became of what is asked in training, in wordings that were held out."""
     rows = reader.wordings
-    if "base" not in rows or reader.final not in rows:
+    if "base" not in rows or reader.final_policy not in rows:
         return []
-    before, after = (measured(rows[name], truth)["all"] for name in ("base", str(reader.final)))
+    before, after = (measured(rows[name], truth)["all"] for name in ("base", str(reader.final_policy)))
     return [
         f"On {len(after)} held-out wordings of what was asked in training it went from "
         f"{_with_ci(before, reader)} to {_with_ci(after, reader)}."
@@ -228,7 +228,7 @@ def _policy(
         metric.key: rate(
             metric.values(rows, reader.responses),
             reader.clusters,
-            metric.limits(name in reader.choosing),
+            metric.limits(name in reader.best_of_n_policies),
         )
         for metric in METRICS
     }
@@ -299,7 +299,7 @@ def _principle(reader: RunReader, name: str, tables: dict[str, tuple[Table, Tabl
         for policy, (truth, opinion) in tables.items()
     }
     which = 0 if has_gold(reader) else 1
-    first, last = (pair[which] for pair in (next(iter(tables.values())), tables[str(reader.final)]))
+    first, last = (pair[which] for pair in (next(iter(tables.values())), tables[str(reader.final_policy)]))
     shift = deltas(last, first, reader.clusters).get(name) if len(tables) > 1 else None
     return {"id": name, "text": texts.get(name, "every principle at once"), "cells": cells, "change": shift}
 
@@ -333,7 +333,7 @@ def best_of_n(reader: RunReader) -> list[Any]:
 
 
 def asked(reader: RunReader) -> list[dict[str, Any]]:
-    """The first question and answer of every stage that asked a model."""
+    """The first question and response of every stage that asked a model."""
     return [
         {"stage": stage.dir.name, **stage.summary["example"]}
         for stage in reader.stages
@@ -356,7 +356,7 @@ def provenance(reader: RunReader) -> dict[str, Any]:
             "feedback model": config.feedback.model,
             "gold": config.gold or "none",
             "constitution": f"{reader.run.constitution.name}, {reader.run.constitution.hash}",
-            "made by": ", ".join(reader.writers),
+            "made by": ", ".join(reader.response_models),
             **{key: value for key, value in flat.items() if value is not None},
         },
     }

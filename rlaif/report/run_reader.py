@@ -29,11 +29,11 @@ def plain(value: Any) -> Any:
     return value
 
 
-def reached(paths: Sequence[Path]) -> list[str]:
+def untrusted_references(paths: Sequence[Path]) -> list[str]:
     """What comparing runs would execute or send texts to because their configs say so, beside rlaif's own
     code.
 
-    A run folder may come from somebody else: its config names functions that are imported and called, and the
+    A run folder may come from another person: its config names functions that are imported and called, and the
     first one's feedback model is asked about all prompts and responses, with the key of a variable that it
     names.
     """
@@ -55,13 +55,13 @@ def reached(paths: Sequence[Path]) -> list[str]:
 
 
 def require_trust(paths: Sequence[Path], trust: bool, how: str) -> None:
-    """Raise UserError where comparing reaches something (see `reached`) that nobody has allowed; `how` to
+    """Raise UserError where comparing reaches something (see `untrusted_references`) that nobody has allowed; `how` to
     allow it."""
-    found = [] if trust else reached(paths)
+    found = [] if trust else untrusted_references(paths)
     if found:
         raise UserError(
             "comparing these runs executes or reaches what their configs name:\n  " + "\n  ".join(found),
-            "your consent: a run folder of somebody else's can name any function and any address",
+            "your consent: a run folder from another person can name any function and any address",
             f"look at the config.json of each run; if all of it is yours, {how}",
         )
 
@@ -117,7 +117,7 @@ class RunReader:
         return Lookup([stage.dir / "responses.jsonl" for stage in self.stages], Response)
 
     @property
-    def writers(self) -> list[str]:
+    def response_models(self) -> list[str]:
         """Fingerprints of the models that wrote the responses."""
         rows = (row for stage in self.stages for row in self.each(stage, "responses", Response))
         return sorted({row.model for row in rows if row.model})
@@ -143,7 +143,7 @@ class RunReader:
         return {name: rows for name, rows in found.items() if rows}
 
     @cached_property
-    def choosing(self) -> set[str]:
+    def best_of_n_policies(self) -> set[str]:
         """The evaluated policies that are another one's chosen responses."""
         stage = self.last("evaluate")
         return {name for name, made in stage.policies().items() if chosen(made)} if stage else set()
@@ -156,7 +156,7 @@ class RunReader:
         return {prompt: self.prompts[prompt].cluster for prompt in asked if prompt in self.prompts}
 
     @property
-    def final(self) -> str | None:
+    def final_policy(self) -> str | None:
         """The name of the last evaluated policy."""
         return next(reversed(self.evaluations), None)
 

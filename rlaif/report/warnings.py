@@ -26,7 +26,7 @@ def run_warnings(reader: RunReader) -> list[str]:
         *_reward(reader.metrics("reward")),
         *(line for name in names for line in _alarms(name, reader.metrics(name))),
         *_dropped(reader),
-        *_answers(reader),
+        *_responses(reader),
     ]
 
 
@@ -48,7 +48,7 @@ def _judge(labels: dict[str, Any]) -> Iterator[str]:
     if flips is not None and flips > FLIPS:
         yield (
             f"The judge can hardly be trusted: {percent(flips, labels.get('order_flip_rate_ci'))} of its "
-            "decided verdicts turn round when the two responses "
+            "decided verdicts flip when the two responses "
             "change places. A coin would do so in half of the cases."
         )
     if mass is not None and mass < MASS:
@@ -123,7 +123,7 @@ def _reward(reward: dict[str, Any]) -> Iterator[str]:
 
 
 def _alarms(name: str, metrics: dict[str, Any]) -> Iterator[str]:
-    """What rang while a stage learned, with what to try; rewards that were often missing."""
+    """Alarms that a stage raised, with what to try; rewards that were often missing."""
     for source, share in metrics.get("unread", {}).items():
         if share > MISSING:
             yield (
@@ -146,9 +146,9 @@ def _dropped(reader: RunReader) -> Iterator[str]:
             )
 
 
-def _answers(reader: RunReader) -> Iterator[str]:
+def _responses(reader: RunReader) -> Iterator[str]:
     rows = reader.evaluations
-    final = reader.final
+    final = reader.final_policy
     if final is None or "base" not in rows or final == "base":
         return
     lengths = {name: sum(r.tokens for r in rows[name].values()) / len(rows[name]) for name in ("base", final)}

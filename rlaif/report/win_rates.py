@@ -14,11 +14,11 @@ from rlaif.intervals import (
     UNIT,
     Interval,
     WinRate,
+    clip_interval,
     length_controlled,
     seed_chance,
     win_rate,
     with_seed_variance,
-    within,
 )
 from rlaif.records import TIE_MARGIN, Comparison, Label, Prompt
 from rlaif.report.arms import ComparedRun
@@ -29,7 +29,7 @@ from rlaif.stats import mean, outcomes
 T = TypeVar("T")
 
 
-def united(constitutions: Sequence[Constitution]) -> Constitution:
+def all_principles(constitutions: Sequence[Constitution]) -> Constitution:
     """All principles of all runs, so that each is measured on each side.
 
     A principle is its id and text: an id that stands for another text in a later run gets that run's number
@@ -109,7 +109,7 @@ def _order_statistics(
     rows = ([x for q in row if q.a != q.b for x in labels[q.comparison.id]] for row in questions)
     rates = [rate for row in rows if (rate := order_statistics(row)["order_flip_rate"]) is not None]
     edges = with_seed_variance(found["order_flip_rate"], found["order_flip_rate_ci"], rates)
-    return {**found, "order_flip_rate_ci": within(edges, UNIT)}
+    return {**found, "order_flip_rate_ci": clip_interval(edges, UNIT)}
 
 
 def _win_rate(seeds: Sequence[Sequence[float | None]], clusters: Sequence[Sequence[str]]) -> WinRate:
@@ -124,7 +124,7 @@ def _win_rate(seeds: Sequence[Sequence[float | None]], clusters: Sequence[Sequen
 
     def over_seeds(share: float, edges: Interval, rows: Sequence[Sequence[float | None]]) -> Interval:
         each = [mean([x for x in row if x is not None]) for row in rows]
-        return within(with_seed_variance(share, edges, each, chance=_chance(rows, clusters)), UNIT)
+        return clip_interval(with_seed_variance(share, edges, each, chance=_chance(rows, clusters)), UNIT)
 
     return {
         **found,
@@ -175,7 +175,7 @@ def _by_principle(
     found: dict[str, Any] = {}
     for name in constitution.ids:
         asked = [[question for question in row if name in _asked(question)] for row in questions]
-        rows = [[_under(name, question, labels[question.comparison.id]) for question in row] for row in asked]
+        rows = [[_p_win(name, question, labels[question.comparison.id]) for question in row] for row in asked]
         if any(rows):
             found[name] = _win_rate(rows, [[question.prompt.cluster for question in row] for row in asked])
     return found
@@ -185,7 +185,7 @@ def _asked(question: JudgeQuestion) -> set[str]:
     return {principle.id for principle in question.principles}
 
 
-def _under(name: str, question: JudgeQuestion, labels: Sequence[Label]) -> float | None:
+def _p_win(name: str, question: JudgeQuestion, labels: Sequence[Label]) -> float | None:
     """P(A's response is better) under one principle; None where it could not be read."""
     if question.a == question.b:
         return 0.5
@@ -196,7 +196,7 @@ def gold_win_rate(a: Sequence[Table], b: Sequence[Table], clusters: Clusters) ->
     """A's win rate over B by the number of principles kept, equals being ties; one table a seed, matched in
     order."""
     rows, of = [], []
-    for mine, theirs in matched(a, b):
+    for mine, theirs in match_seeds(a, b):
         both = [prompt for prompt in mine.get("all", {}) if prompt in theirs.get("all", {})]
         leads = [_lead(mine, theirs, prompt) for prompt in both]
         rows.append([0.5 + 0.5 * ((lead > 0) - (lead < 0)) for lead in leads])
@@ -204,7 +204,7 @@ def gold_win_rate(a: Sequence[Table], b: Sequence[Table], clusters: Clusters) ->
     return _win_rate(rows, of)
 
 
-def matched(a: Sequence[T], b: Sequence[T]) -> list[tuple[T, T]]:
+def match_seeds(a: Sequence[T], b: Sequence[T]) -> list[tuple[T, T]]:
     """The seeds of two arms set against each other in order; the shorter arm's are taken again from the
     start."""
     return [(a[i % len(a)], b[i % len(b)]) for i in range(max(len(a), len(b)))]

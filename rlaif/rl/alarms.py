@@ -2,7 +2,7 @@
 history.
 
 Most compare the last few updates with the first ones, or with the best ones, by more than noise explains;
-what is wrong whatever it was before is raised from the first update on.
+absolute limits are checked from the first update on.
 """
 
 from __future__ import annotations

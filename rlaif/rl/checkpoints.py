@@ -13,7 +13,7 @@ from typing import Any
 
 from rlaif.errors import UserError
 from rlaif.runs.folder import Stage
-from rlaif.runs.storage import broken, digest, put, read_json, seal, sync
+from rlaif.runs.storage import digest, find_damage, move_into_place, read_json, sync, sync_and_digest
 
 WHOLE = "whole"  # the file that marks a checkpoint of trl's as written to its end
 
@@ -24,7 +24,7 @@ def seal_checkpoint(folder: Path) -> dict[str, Any]:
     journals = sorted(folder.parent.parent.glob("*.jsonl"))
     for path in journals:
         sync(path)
-    return {"files": seal(folder), "rows": {path.name: digest(path) for path in journals}}
+    return {"files": sync_and_digest(folder), "rows": {path.name: digest(path) for path in journals}}
 
 
 def damage_of_checkpoint(folder: Path, sealed: Mapping[str, Any]) -> list[str]:
@@ -36,7 +36,7 @@ def damage_of_checkpoint(folder: Path, sealed: Mapping[str, Any]) -> list[str]:
         path = rows / name
         if not path.is_file() or digest(path, then["bytes"])["sha256"] != then["sha256"]:
             lost.append(f"{path}: rows written before {folder.name} are missing or changed")
-    return broken(folder, sealed.get("files", {})) + lost
+    return find_damage(folder, sealed.get("files", {})) + lost
 
 
 def last_checkpoint(stage: Stage) -> Path | None:
@@ -94,7 +94,7 @@ def publish(stage: Stage, name: str, write: Callable[[Path], None]) -> None:
         shutil.rmtree(folder, ignore_errors=True)
     partial.mkdir()
     write(partial)
-    put(partial, final)
+    move_into_place(partial, final)
 
 
 def write_model(model: Any, tokenizer: Any, folder: Path, like: str | Path | None) -> None:
@@ -109,7 +109,7 @@ def write_model(model: Any, tokenizer: Any, folder: Path, like: str | Path | Non
     from rlaif.rl.sharding import gather_full
 
     stored = getattr(load_model_config(like), "dtype", None) if like else None
-    ranks = Ranks.here()
+    ranks = Ranks.current()
     weights = gather_full(model.to(stored or torch.float32).state_dict(keep_vars=True), ranks)
     if ranks.rank == 0:
         model.save_pretrained(folder, state_dict=weights)

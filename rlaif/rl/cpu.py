@@ -21,7 +21,7 @@ _ONEDNN: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
 _PACK: Any = getattr(torch.ops.mkldnn, "_reorder_linear_weight", None)
 
 
-def keep_memory(device: torch.device) -> None:
+def keep_freed_memory(device: torch.device) -> None:
     """On a CPU let glibc keep what tensors give back: pages fresh from the system take a tenth of an update's
     time."""
     here = sys.platform == "linux" and device.type == "cpu"
@@ -42,7 +42,7 @@ def to_working_dtype(x: Tensor) -> Tensor:
     return x.to(working_dtype(x))
 
 
-def packs(dtype: torch.dtype) -> bool:
+def can_pack(dtype: torch.dtype) -> bool:
     """Whether oneDNN lays out and multiplies weights of this dtype on this processor."""
     if _ONEDNN is None or _PACK is None:
         return False
@@ -112,7 +112,7 @@ class PackedLayers:
     def __call__(self, layer: Any, x: Tensor) -> Tensor:
         """What `layer(x)` gives."""
         plain = type(layer) is torch.nn.Linear and x.device.type == "cpu"
-        if not plain or not packs(working_dtype(x)):
+        if not plain or not can_pack(working_dtype(x)):
             return layer(x)
         x = to_working_dtype(x)
         if layer not in self.kept:

@@ -35,9 +35,9 @@ class Ensemble:
         self.how: Pool = how
         self.context, self.own_tokens, self.unread = members[0].context, members[0].own_tokens, 0.0
 
-    def misfit(self, prompt: Prompt) -> str | None:
+    def why_unscorable(self, prompt: Prompt) -> str | None:
         """Why the first of the members that cannot read responses to this prompt cannot."""
-        return next(filter(None, (member.misfit(prompt) for member in self.members)), None)
+        return next(filter(None, (member.why_unscorable(prompt) for member in self.members)), None)
 
     def __call__(self, episodes: Episodes, prompts: Sequence[Prompt]) -> Tensor:
         """Raw score of each episode. → B"""

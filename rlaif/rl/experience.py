@@ -26,7 +26,7 @@ class Ends:
     states_B: Tensor
 
     @property
-    def valued_B(self) -> Tensor:
+    def num_values_B(self) -> Tensor:
         """How many states are valued: where an episode goes on, what comes after its last one as well."""
         return self.states_B + self.cut_B
 

@@ -58,7 +58,7 @@ def attach(model: Any, options: LoraOptions, base: str, seed: int) -> Any:
 
 
 @contextmanager
-def switched_off(model: Any) -> Iterator[Any]:
+def without_adapters(model: Any) -> Iterator[Any]:
     """The model without its adapters."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 

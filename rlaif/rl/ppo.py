@@ -28,7 +28,7 @@ from torch import Tensor
 
 from rlaif.options import PpoOptions
 from rlaif.rl import numerics
-from rlaif.rl.cpu import keep_memory, linear_layers
+from rlaif.rl.cpu import keep_freed_memory, linear_layers
 from rlaif.rl.episodes import Episodes, PromptTokens, flat_states, length_mask, micro_batches
 from rlaif.rl.experience import (
     Ends,
@@ -40,7 +40,7 @@ from rlaif.rl.experience import (
 )
 from rlaif.rl.forward import choose_attention, precision, response_final, response_values, to_bf16
 from rlaif.rl.heads import COMPARED, compare, token_log_probs
-from rlaif.rl.lora import switched_off
+from rlaif.rl.lora import without_adapters
 from rlaif.rl.numerics import require_finite
 from rlaif.rl.pretraining import Pretraining
 from rlaif.rl.ranks import SINGLE_PROCESS, Ranks, gather_episodes
@@ -92,7 +92,7 @@ class PPO:
         # reference is read, and the difference would be penalised as KL at every token.
         self.keeps_states = self.reuses_passes and not autocast
         self.device: torch.device = policy.device
-        keep_memory(self.device)
+        keep_freed_memory(self.device)
         if autocast and reference is not None and not ranks.sharded:  # a sharded model is of one dtype
             to_bf16(reference)
         value_rate = options.value_learning_rate or options.learning_rate
@@ -155,10 +155,10 @@ class PPO:
     @torch.no_grad()
     def score(self, episodes: Episodes, prompts: Sequence[PromptTokens]) -> Tensor:
         """The reward function's score of each episode, checked. → B"""
-        mine = self.ranks.mine(torch.arange(len(episodes), device=self.device))
+        mine = self.ranks.own_share(torch.arange(len(episodes), device=self.device))
         read = episodes if self.ranks.count == 1 else episodes.select(mine)
         with linear_layers(self.policy):
-            found = self.reward(read, [p.source for p in self.ranks.mine(prompts)]).float()
+            found = self.reward(read, [p.source for p in self.ranks.own_share(prompts)]).float()
         if found.shape != (len(read),):
             raise ValueError(f"the reward function gave {tuple(found.shape)} for {len(read)} episodes")
         scores_B = torch.zeros(len(episodes), device=self.device)
@@ -168,7 +168,7 @@ class PPO:
         return scores_B
 
     def _reference(self) -> AbstractContextManager[Any]:
-        return switched_off(self.policy) if self.reference is None else nullcontext(self.reference)
+        return without_adapters(self.policy) if self.reference is None else nullcontext(self.reference)
 
     def _precision(self) -> AbstractContextManager[Any]:
         # Entered anew around every use of the weights: autocast keeps its bf16 copies until it is left.
@@ -203,19 +203,19 @@ class PPO:
         is None.
         """
         measured = {name: torch.zeros(episodes.mask_BR.shape, device=self.device) for name in COMPARED}
-        measured["value"] = torch.zeros(len(episodes), int(ends.valued_B.max()), device=self.device)
+        measured["value"] = torch.zeros(len(episodes), int(ends.num_values_B.max()), device=self.device)
         learns = self.reuses_passes and not self.options.whiten_rewards
         value_loss = torch.zeros((), device=self.device) if learns else None
         with self._precision():
             for minibatch in plan:
                 for rows in self.ranks.padding(minibatch):
-                    self._measure(episodes.select(rows[:1]), ends.valued_B[rows[:1]])
+                    self._measure(episodes.select(rows[:1]), ends.num_values_B[rows[:1]])
             for minibatch in plan:
-                for rows in self.ranks.mine(minibatch):
+                for rows in self.ranks.own_share(minibatch):
                     part, own = episodes.select(rows), ends.select(rows)
-                    found = self._measure(part, own.valued_B, learns)
+                    found = self._measure(part, own.num_values_B, learns)
                     for name, numbers_N in found.items():
-                        count_B = own.valued_B if name == "value" else part.response_B
+                        count_B = own.num_values_B if name == "value" else part.response_B
                         row_N, step_N = length_mask(count_B).nonzero(as_tuple=True)
                         measured[name][rows[row_N], step_N] = numbers_N.detach()
                     if value_loss is not None:
@@ -233,17 +233,17 @@ class PPO:
         loss"""
         old_BS = measured["value"]
         states_BS = length_mask(own.states_B, old_BS.shape[1])
-        values_N = values_N[states_BS[length_mask(own.valued_B, states_BS.shape[1])]]
+        values_N = values_N[states_BS[length_mask(own.num_values_B, states_BS.shape[1])]]
         returns_N = rewards_and_returns(self.options, self.kl.coef, own, measured)[2][states_BS]
         loss_N = numerics.value_loss(values_N, old_BS[states_BS], returns_N, self.options.value_clip)
         return self.value_backward(loss_N.sum() / every.states_B.sum())
 
-    def _measure(self, part: Episodes, valued_B: Tensor, learns: bool = False) -> dict[str, Tensor]:
+    def _measure(self, part: Episodes, num_values_B: Tensor, learns: bool = False) -> dict[str, Tensor]:
         """What the models compute of a micro-batch's response tokens and states, values with a gradient or
         without. → each N"""
         found = run_in_forward(self.policy, lambda: self._compare(part))
         with torch.set_grad_enabled(learns):
-            return {**found, "value": response_values(self.value, part, valued_B)}
+            return {**found, "value": response_values(self.value, part, num_values_B)}
 
     def _compare(self, part: Episodes) -> dict[str, Tensor]:
         """Log-probabilities of policy and reference, KL and entropy of a micro-batch's response tokens. →
@@ -349,7 +349,7 @@ class PPO:
         tokens, states = experience.episodes.response_B[rows_B].sum(), experience.states_B[rows_B].sum()
         totals["value_loss"] += 0.0 if value_loss is None else value_loss
         with self._copies():
-            for rows in self.ranks.mine(minibatch):
+            for rows in self.ranks.own_share(minibatch):
                 part = experience.episodes.select(rows)
                 if value_loss is None:
                     totals["value_loss"] += self.value_backward(
@@ -423,7 +423,7 @@ class PPO:
         """Add the gradient of γ times the loss on pre-training text (arXiv 2203.02155, eq. 2). → that loss"""
         parts = pretraining.parts(step, self.options.micro_batch, self.device)
         tokens, total = sum(part.response_B.sum() for part in parts), torch.zeros((), device=self.device)
-        for part in self.ranks.mine(parts):
+        for part in self.ranks.own_share(parts):
             loss = -self._log_probs(part, 1.0).sum() / tokens
             (pretraining.coef * loss).backward()
             total += loss.detach()

@@ -21,7 +21,7 @@ from rlaif.rl.checkpoints import damage_of_checkpoint, seal_checkpoint
 from rlaif.rl.ppo import PPO
 from rlaif.rl.sharding import full_state, gather_full, local_shard, local_state
 from rlaif.rl.weights import trainable_weights
-from rlaif.runs.storage import put, read_json, write_json
+from rlaif.runs.storage import move_into_place, read_json, write_json
 
 KEPT = 2
 STATE = "state.json"
@@ -46,7 +46,7 @@ def save(folder: Path, ppo: PPO, update: int) -> None:
         save_file(found, partial / f"{name}.safetensors")
     torch.save(optimizers, partial / "optimizers.pt")
     write_json(partial / STATE, {"update": update, "kl_coef": ppo.kl.coef, **seal_checkpoint(partial)})
-    put(partial, final)
+    move_into_place(partial, final)
     for old in _all(folder)[:-KEPT]:
         shutil.rmtree(old)
 

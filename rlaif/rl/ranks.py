@@ -32,13 +32,13 @@ class Ranks:
     sharded: bool = False
 
     @classmethod
-    def here(cls) -> Ranks:
+    def current(cls) -> Ranks:
         """The processes of the default group, sharded where the launch asks for it, or one alone."""
         if not (dist.is_available() and dist.is_initialized()):
             return cls()
         return cls(dist.get_rank(), dist.get_world_size(), os.environ.get("ACCELERATE_USE_FSDP") == "true")
 
-    def mine(self, items: Any) -> Any:
+    def own_share(self, items: Any) -> Any:
         """Every `count`-th item of a list or tensor, from this process's on; no two processes have one in
         common."""
         return items[self.rank :: self.count]
@@ -47,7 +47,7 @@ class Ranks:
         """Where all have to make as many passes: the items that this process runs without effect while others
         have one more."""
         longest = -(-len(items) // self.count)
-        return items[: longest - len(self.mine(items))] if self.sharded else ()
+        return items[: longest - len(self.own_share(items))] if self.sharded else ()
 
     def all_reduce(self, *tensors: Tensor) -> None:
         """Each tensor becomes the sum of all processes' ones, the same to the last bit everywhere."""
@@ -56,7 +56,7 @@ class Ranks:
                 dist.all_reduce(tensor)
 
     def gather(self, items: Sequence[T]) -> list[T]:
-        """What each process has of a list that `mine` has divided, in the list's order again."""
+        """What each process has of a list that `own_share` has divided, in the list's order again."""
         if self.count == 1:
             return list(items)
         parts: list[Any] = [None] * self.count

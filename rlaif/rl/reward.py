@@ -52,7 +52,7 @@ class Score(Protocol):
 
     unread: float
 
-    def misfit(self, prompt: Prompt) -> str | None:
+    def why_unscorable(self, prompt: Prompt) -> str | None:
         """Why responses to this prompt cannot be read at all, None where they can."""
         ...
 
@@ -101,7 +101,7 @@ class Rewards:
             self.seen[f"unread/{label}"] = source.score.unread
         return scores_B
 
-    def seen_by_all(self, ranks: Ranks) -> dict[str, float]:
+    def gather_seen(self, ranks: Ranks) -> dict[str, float]:
         """`seen` of the whole batch, of which each process has read its share; to be called by all."""
         shares = ranks.gather([(self.count, self.seen)])
         names, total = {name for _, seen in shares for name in seen}, sum(count for count, _ in shares)
@@ -137,7 +137,7 @@ class FunctionReward:
         self.name, self.function, self.tokenizer = name, function, tokenizer
         self.unread = 0.0
 
-    def misfit(self, prompt: Prompt) -> str | None:
+    def why_unscorable(self, prompt: Prompt) -> str | None:
         """Nothing: text has no limit here."""
         return None
 
@@ -150,7 +150,7 @@ class FunctionReward:
             raise RewardFailed(
                 f"the reward {self.name} has no opinion of any of {len(scores)} responses.",
                 "a score for most responses",
-                "look at what it is asked and what it answers",
+                "look at what it is asked and what it returns",
             )
         mean = sum(read) / len(read)
         return torch.tensor([mean if s is None else s for s in scores], device=episodes.ids_BL.device)
@@ -161,7 +161,7 @@ class FunctionReward:
             scores = [None if score is None else float(score) for score in self.function(prompts, texts)]
         except UserError:
             raise
-        except Exception as error:  # whatever a user's function does wrong
+        except Exception as error:  # a user's function may raise anything
             reason = f"{type(error).__name__}: {error}".split("\n")[0]
             raise RewardFailed(
                 f"the reward {self.name} failed ({reason}).",
@@ -209,7 +209,7 @@ class ModelReward:
         self.context, self.micro_batch, self.own_tokens = context, micro_batch, own_tokens
         self.end, self.unread = end_of_turn(tokenizer), 0.0
 
-    def misfit(self, prompt: Prompt) -> str | None:
+    def why_unscorable(self, prompt: Prompt) -> str | None:
         """Why the prompt leaves no room in the model's context, in its own tokens, or has none in its chat
         template."""
         try:

@@ -64,21 +64,21 @@ def rollout(
     """One response to each prompt (token ids), ended by any of `eos`, by what `stops` finds, or after
     `max_tokens`.
 
-    Of several processes each answers its share. A row's random numbers are its own, whoever answers it.
+    Of several processes each samples its share. A row's random numbers do not depend on the process that samples it.
     `keep_final` gives the episodes their `final_BRD`, for one process and a model whose head is a plain
     product.
     """
     device = model.device
     shape = len(prompts), max_tokens
-    uniform_BR = ranks.mine(torch.rand(shape, dtype=torch.float64, device=device, generator=generator))
-    prompts = ranks.mine(prompts)
+    uniform_BR = ranks.own_share(torch.rand(shape, dtype=torch.float64, device=device, generator=generator))
+    prompts = ranks.own_share(prompts)
     ids, mask = left_pad(prompts, pad, device)
     eos_ids = torch.tensor(list(eos), device=device)
     sampled_BR = torch.full((len(prompts), max_tokens), pad, device=device)
     behaviour_BR = torch.zeros(len(prompts), max_tokens, device=device)
     response_B = torch.full((len(prompts),), max_tokens, device=device)
     ended_B = torch.zeros(len(prompts), dtype=torch.bool, device=device)
-    rows = torch.arange(len(prompts), device=device)  # which prompt each decoded row answers
+    rows = torch.arange(len(prompts), device=device)  # the prompt of each decoded row
     final_BRD: Tensor | None = None
     cache = new_cache(model)
     for step in range(max_tokens):

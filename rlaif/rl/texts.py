@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 from rlaif.prompting.chat import has_chat_template
-from rlaif.prompting.turns import spelled_end, text_of
+from rlaif.prompting.turns import text_of, written_turn_end
 from rlaif.rl.episodes import Episodes
 from rlaif.rl.rollout import Stops
 
@@ -18,4 +18,4 @@ def texts_of(tokenizer: Any, episodes: Episodes) -> list[str]:
 
 def turn_end(tokenizer: Any) -> Stops | None:
     """What finds the end of a turn that no token ends, where there is no chat template."""
-    return None if has_chat_template(tokenizer) else partial(spelled_end, tokenizer)
+    return None if has_chat_template(tokenizer) else partial(written_turn_end, tokenizer)

@@ -33,7 +33,7 @@ from rlaif.runs.lookup import json_rows
 from rlaif.runs.rows import Rows, first_by_id
 from rlaif.runs.seeds import derive_seed
 from rlaif.runs.spending import Account, Ledger
-from rlaif.runs.storage import MANIFEST, SUMMARY, broken, read_json, seal, unshare, write_json
+from rlaif.runs.storage import MANIFEST, SUMMARY, find_damage, read_json, sync_and_digest, unshare, write_json
 
 R = TypeVar("R", bound=Record)
 O_co = TypeVar("O_co", bound=StageOptions, covariant=True)
@@ -195,7 +195,7 @@ class Stage(Generic[O_co]):
 
     def finish(self) -> None:
         """Mark the stage as done, once its files are on disk; stage.json then holds their digests."""
-        self.save("done", files=seal(self.dir, UNSEALED))
+        self.save("done", files=sync_and_digest(self.dir, UNSEALED))
 
 
 class Run:
@@ -254,11 +254,11 @@ class Run:
         What an earlier version wrote without digests is believed; `small` leaves out large files (weights).
         """
         made = self.manifest if (self.path / "manifest.json").exists() else {}
-        found = broken(self.path, made.get("files", {}), small)
+        found = find_damage(self.path, made.get("files", {}), small)
         fix = "restore it from a copy, or start anew in another folder"
         for stage in self.stages:
             if not found and (summary := stage.summary).get("status") == "done":
-                found = broken(stage.dir, summary.get("files", {}), small)
+                found = find_damage(stage.dir, summary.get("files", {}), small)
                 fix = (
                     f"restore what is named, or remove {stage.dir.name} and every later stage's folder: "
                     "the same "

@@ -24,7 +24,7 @@ from rlaif.errors import UserError
 R = TypeVar("R", bound=BaseModel)
 
 
-def whole_lines(path: Path) -> Iterator[bytes]:
+def complete_lines(path: Path) -> Iterator[bytes]:
     """The whole lines of a file, none where it is missing; a torn last one may be just being written."""
     if path.exists():
         with path.open("rb") as file:
@@ -56,25 +56,25 @@ def key_of(path: Path, number: int, line: bytes, key: str = "id") -> str:
     try:
         value = from_json(line)[key]
     except (ValueError, KeyError, TypeError):
-        raise damaged(path, number) from None
+        raise damaged_line(path, number) from None
     if not isinstance(value, str):
-        raise damaged(path, number)
+        raise damaged_line(path, number)
     return value
 
 
 def json_rows(path: Path) -> Iterator[dict[str, Any]]:
     """The whole rows of a JSONL file as dictionaries; UserError names a line that is none."""
-    for number, line in enumerate(whole_lines(path), 1):
+    for number, line in enumerate(complete_lines(path), 1):
         try:
             row = json.loads(line)
         except (ValueError, RecursionError):
             row = None
         if not isinstance(row, dict):
-            raise damaged(path, number)
+            raise damaged_line(path, number)
         yield row
 
 
-def damaged(path: Path, number: int) -> UserError:
+def damaged_line(path: Path, number: int) -> UserError:
     """The error that names a line which is no row."""
     return UserError(
         f"{path}:{number}: damaged row.",
@@ -112,7 +112,7 @@ class Lookup(Generic[R]):
         """(key, file, start, size) of each stretch of rows with one key: labels of a pair stand together."""
         start = end = 0
         current: bytes | None = None
-        for count, line in enumerate(whole_lines(path), 1):
+        for count, line in enumerate(complete_lines(path), 1):
             found = self._head.match(line)
             value = found[1] if found else key_of(path, count, line, self.key).encode()
             if value != current and current is not None:
@@ -161,7 +161,7 @@ class Lookup(Generic[R]):
                 first = error.errors()[0]
                 if first["type"] == "json_invalid":
                     file.seek(0)
-                    raise damaged(Path(file.name), file.read(start).count(b"\n") + at) from None
+                    raise damaged_line(Path(file.name), file.read(start).count(b"\n") + at) from None
                 raise UserError(
                     f"{file.name}: the row with {self.key} {json.loads(line)[self.key]}: {first['msg']}.",
                     f"a {self.record.__name__} row of JSON a line",

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from rlaif.errors import UserError
 from rlaif.records import Record
-from rlaif.runs.lookup import damaged, drop_torn_line, json_rows, key_of, whole_lines
+from rlaif.runs.lookup import complete_lines, damaged_line, drop_torn_line, json_rows, key_of
 from rlaif.runs.storage import sync, write_text
 
 R = TypeVar("R", bound=Record)
@@ -29,11 +29,11 @@ class RowFile(Generic[R]):
         self.mended = False
 
     def __iter__(self) -> Iterator[R]:
-        for number, line in enumerate(whole_lines(self.path), 1):
+        for number, line in enumerate(complete_lines(self.path), 1):
             try:
                 yield self.record.model_validate_json(line)
             except ValidationError:
-                raise damaged(self.path, number) from None
+                raise damaged_line(self.path, number) from None
 
     def write(self, rows: Iterable[R]) -> None:
         """Append rows that the caller knows to be new, and flush them."""
@@ -66,7 +66,7 @@ class Rows(RowFile[R]):
 
     def __init__(self, path: Path, record: type[R]) -> None:
         super().__init__(path, record)
-        self.ids = {key_of(path, number, line) for number, line in enumerate(whole_lines(path), 1)}
+        self.ids = {key_of(path, number, line) for number, line in enumerate(complete_lines(path), 1)}
 
     def __contains__(self, row_id: str) -> bool:
         return row_id in self.ids
@@ -162,7 +162,7 @@ def _double_key(line: str) -> str | None:
 
 
 @contextmanager
-def patient_collector() -> Iterator[None]:
+def rare_garbage_collection() -> Iterator[None]:
     """With Python looking for cyclic garbage less often: a chunk's labels are many objects, and none is in a
     cycle."""
     before = gc.get_threshold()

@@ -1,8 +1,8 @@
 """What a run asks of its models, in calls, tokens and money; and the budget at which it stops.
 
-`spending.jsonl` in the run folder gets a line for every second or so of answers, by stage and model, so that
-a killed process forgets next to nothing. Answers from the cache cost nothing. Training is not counted: it
-asks nobody.
+`spending.jsonl` in the run folder gets a line for every second or so of responses, by stage and model, so that
+a killed process forgets next to nothing. Responses from the cache cost nothing. Training is not counted: it
+asks no model.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 from rlaif.config import Config
 from rlaif.errors import UserError
 from rlaif.options.base import BudgetOptions, PriceOptions
-from rlaif.runs.lookup import damaged, drop_torn_line, json_rows
+from rlaif.runs.lookup import damaged_line, drop_torn_line, json_rows
 
 FLUSH_SECONDS = 1.0
 COUNTED = ("calls", "cached", "prompt_tokens", "shared_tokens", "tokens")
@@ -55,7 +55,7 @@ class Ledger:
             try:
                 self._add(self.used, row.pop("stage"), row.pop("model"), row)
             except (KeyError, TypeError, ValueError):
-                raise damaged(path, number) from None
+                raise damaged_line(path, number) from None
 
     @staticmethod
     def _add(to: dict[tuple[str, str], Counter[str]], stage: str, model: str, used: Amounts) -> None:
@@ -104,7 +104,7 @@ class Ledger:
         cost = sum(money(used, self.price(model)) for (_, model), used in own.items())
         return dict.fromkeys(COUNTED, 0) | total | ({"money": round(cost, 6)} if self.config.prices else {})
 
-    def left(self) -> dict[str, float]:
+    def remaining(self) -> dict[str, float]:
         """What the budget still allows of each thing it caps."""
         so_far = self.figures()
         so_far["tokens"] += so_far["prompt_tokens"]
@@ -113,7 +113,7 @@ class Ledger:
     def affordable(self, model: str, most: Iterable[Amounts]) -> int:
         """How many of the next questions fit, each at the most it can cost; raises BudgetReached where none
         does."""
-        left, price = self.left(), self.price(model)
+        left, price = self.remaining(), self.price(model)
         count = 0
         for need in most:
             costs = {**need, "tokens": need["tokens"] + need["prompt_tokens"], "money": money(need, price)}
@@ -126,7 +126,7 @@ class Ledger:
         return count
 
     def _reached(self) -> BudgetReached:
-        left = self.left()
+        left = self.remaining()
         caps = self.budget.model_dump(exclude_none=True)
         spent = ", ".join(f"{caps[key] - left[key]:,.10g} of {caps[key]:,.10g} {key}" for key in caps)
         return BudgetReached(
@@ -143,7 +143,7 @@ class Account:
         self.ledger, self.stage = ledger, stage
         self._noted: list[list[str]] = []
 
-    def follow(self, notes: list[str]) -> None:
+    def track_notes(self, notes: list[str]) -> None:
         """Keep an eye on an engine's notes, which may grow as it answers."""
         self._noted.append(notes)
 

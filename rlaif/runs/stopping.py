@@ -15,7 +15,7 @@ _received: list[int] = []
 _loaded: list[bool] = []
 
 
-def install() -> None:
+def catch_signals() -> None:
     """Take the two signals; a launcher of several processes ends them in its own way, and a shell may ignore
     Ctrl-C."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:

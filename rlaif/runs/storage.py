@@ -2,8 +2,8 @@
 
 What a later start relies on is written beside its place, forced to disk (fsync) and renamed, so it is either
 whole or not there. JSON files of a run carry a checksum of their own; the files of a finished stage are
-listed in its stage.json with sizes and digests (`seal`), which are compared when the stage is read
-(`broken`).
+listed in its stage.json with sizes and digests (`sync_and_digest`), which are compared when the stage is read
+(`find_damage`).
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def unshare(folder: Path) -> None:
         if path.is_file() and path.stat().st_nlink > 1:
             partial = path.with_name(path.name + ".partial")
             shutil.copy2(path, partial)
-            put(partial, path)
+            move_into_place(partial, path)
 
 
 def sync(path: Path) -> None:
@@ -79,7 +79,7 @@ def sync(path: Path) -> None:
             _sync(found)
 
 
-def put(partial: Path, final: Path) -> None:
+def move_into_place(partial: Path, final: Path) -> None:
     """Give a finished file or folder its name, once it is on disk."""
     sync(partial)
     os.replace(partial, final)
@@ -101,7 +101,7 @@ def write_text(path: Path, text: str) -> None:
     """Write a file so that a reader, or a power cut, sees the old content or the new one."""
     partial = path.with_name(path.name + ".partial")
     partial.write_text(text, encoding="utf-8")
-    put(partial, path)
+    move_into_place(partial, path)
 
 
 def write_json(path: Path, data: Mapping[str, Any]) -> None:
@@ -162,14 +162,14 @@ def digest(path: Path, limit: int | None = None) -> dict[str, Any]:
     }
 
 
-def seal(folder: Path, leave_out: tuple[str, ...] = ()) -> dict[str, dict[str, Any]]:
+def sync_and_digest(folder: Path, leave_out: tuple[str, ...] = ()) -> dict[str, dict[str, Any]]:
     """The digests of all files of a folder, by relative path, after forcing them to disk."""
     sync(folder)
     names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
     return {name: digest(folder / name) for name in names if not name.startswith(leave_out)}
 
 
-def broken(folder: Path, sealed: Mapping[str, Mapping[str, Any]], small: bool = False) -> list[str]:
+def find_damage(folder: Path, sealed: Mapping[str, Mapping[str, Any]], small: bool = False) -> list[str]:
     """What is wrong with a sealed folder's files, in words; `small` leaves out the large ones (weights)."""
     found = []
     for name, then in sealed.items():
@@ -190,8 +190,8 @@ def broken(folder: Path, sealed: Mapping[str, Mapping[str, Any]], small: bool = 
 
 
 def folder_hash(folder: Path) -> str:
-    """16 hex digits over everything that decides what a model folder answers, whatever the folder is
-    called."""
+    """16 hex digits over everything that decides the output of a model folder, independent of the folder's
+    name."""
     whole = hashlib.sha256()
     named = (
         "config.json",
@@ -234,7 +234,7 @@ def fingerprint(path: Path) -> str:
 
 
 @contextmanager
-def told() -> Iterator[None]:
+def os_errors_as_user_errors() -> Iterator[None]:
     """What the system refuses (disk full, read-only, no such folder) becomes a UserError that names the
     file."""
     try:

@@ -92,7 +92,7 @@ def _revise(
         for job, text in _write(
             stage, engine, todo if stage.options.critique else [], round, "critique", templates
         ):
-            job.critique = "" if text.unwritten else text.text
+            job.critique = "" if text.why_empty else text.text
         for job, written in _write(stage, engine, todo, round, "revision", templates):
             preamble, text = without_preamble(written.text)
             made = replace(written, text=text, token_ids=None) if preamble else written
@@ -124,8 +124,8 @@ def _revise(
 
 def _fault(job: RevisionJob, made: Generation, criticised: bool) -> str | None:
     """Why what was written is no revision, as it is counted; None where it is one."""
-    if made.unwritten:
-        return made.unwritten
+    if made.why_empty:
+        return made.why_empty
     if criticised and not job.critique:
         return "without a critique"
     if made.finish != "stop":

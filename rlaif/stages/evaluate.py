@@ -1,7 +1,7 @@
 """evaluate: every policy of the run on the same held-out prompts, by everything there is to measure with.
 
 Gold per principle where there is a gold scorer, the judge's compliance and its verdict against the base
-policy's answer, the divergence from the base policy, length and refusals. One row a policy and prompt; rates
+policy's response, the divergence from the base policy, length and refusals. One row a policy and prompt; rates
 are computed from the rows.
 """
 
@@ -16,7 +16,7 @@ from typing import Any
 from rlaif.engines import GenerateRequest, open_engine
 from rlaif.feedback.gold import load_gold, with_all
 from rlaif.feedback.judge import Judge, JudgeQuestion
-from rlaif.feedback.preferences import ShareByCluster, Tally, aggregate, keep_one_rule
+from rlaif.feedback.preferences import ShareByCluster, Tally, aggregate, require_one_rule
 from rlaif.intervals import UNIT, Interval, count, known_edges, mean_interval, win_rate
 from rlaif.metrics import METRICS
 from rlaif.options import EvaluateOptions
@@ -40,22 +40,22 @@ def run(stage: Stage[EvaluateOptions]) -> None:
     prompts = stage.run.evaluated(options.prompts)
     texts = stage.rows("responses", Response)
     rows = stage.rows("evaluation", Evaluation)
-    keep_one_rule(stage, "evaluation")
+    require_one_rule(stage, "evaluation")
     judged = {p.id for p in stage.run.evaluated(options.judge)}
     policies = stage.policies()
     judge = Judge(open_engine(stage.config.feedback, stage.run.cache, stage.account), stage.templates)
     tools = Tools(judge, stage.config.policy, str(policies["base"]), {})
     base: dict[str, Response] = {}
     for name, folder in policies.items():
-        answers = _answers(stage, name, folder, prompts, texts)
-        base = base or answers
-        asked = [prompt for prompt in prompts if prompt.id in answers]
+        policy_responses = _responses(stage, name, folder, prompts, texts)
+        base = base or policy_responses
+        asked = [prompt for prompt in prompts if prompt.id in policy_responses]
         done = {row.prompt_id for row in rows if row.policy == name}
         todo = [prompt for prompt in asked if prompt.id not in done]
         with stage.progress(len(asked), f"{name}: measured", len(asked) - len(todo)) as tick:
             for start in range(0, len(todo), CHUNK):
                 chunk = todo[start : start + CHUNK]
-                rows.append(_evaluate(stage, tools, name, folder, chunk, answers, base, judged))
+                rows.append(_evaluate(stage, tools, name, folder, chunk, policy_responses, base, judged))
                 tick(len(chunk))
     everything, responses = list(rows), stage.responses()
     clusters = {prompt.id: prompt.cluster for prompt in prompts}
@@ -74,16 +74,16 @@ def run(stage: Stage[EvaluateOptions]) -> None:
     }
     if not options.temperature:
         stage.notes.append(
-            "the answers are greedy (temperature 0): KL to base is that of temperature 1 along them"
+            "the responses are greedy (temperature 0): KL to base is that of temperature 1 along them"
         )
     total = len(prompts) * len(policies)
     stage.save("running", **{"in": total, "kept": len(everything)})
 
 
-def _answers(
+def _responses(
     stage: Stage[EvaluateOptions], name: str, folder: Path, prompts: Sequence[Prompt], texts: Rows[Response]
 ) -> dict[str, Response]:
-    """The policy's answer to each prompt by prompt id, sampled where it is not there yet."""
+    """The policy's response to each prompt by prompt id, sampled where it is not there yet."""
     if chosen(folder):
         found = {row.prompt_id: row for row in Rows(folder, Response)}
         stage.dropped["no response was chosen"] += sum(prompt.id not in found for prompt in prompts)
@@ -92,7 +92,7 @@ def _answers(
     engine = open_engine(stage.config.policy.model_copy(update={"model": str(folder)}), account=stage.account)
     have = {row.prompt_id: row for row in texts if row.model == engine.fingerprint}
     missing = [prompt for prompt in prompts if prompt.id not in have]
-    # The same seed for every policy: what differs between two answers is the policy.
+    # The same seed for every policy: two responses differ by the policy alone.
     seeds = [derive_seed("evaluate", prompt.id) for prompt in missing]
     requests = [
         GenerateRequest(prompt.chat, options.max_tokens, options.temperature, seed=seed)
@@ -100,8 +100,8 @@ def _answers(
     ]
     with stage.progress(len(prompts), f"{name}: responses", len(prompts) - len(missing)) as tick:
         for at, made in engine.generate(requests):
-            if made.unwritten:
-                stage.dropped[made.unwritten] += 1
+            if made.why_empty:
+                stage.dropped[made.why_empty] += 1
             else:
                 row = Response(
                     prompt_id=missing[at].id,
@@ -126,33 +126,37 @@ def _evaluate(
     name: str,
     folder: Path,
     prompts: Sequence[Prompt],
-    answers: dict[str, Response],
+    policy_responses: dict[str, Response],
     base: dict[str, Response],
     judged: set[str],
 ) -> list[Evaluation]:
     gold = load_gold(stage.config.gold, stage.constitution)
-    texts = [answers[prompt.id] for prompt in prompts]
+    texts = [policy_responses[prompt.id] for prompt in prompts]
     seen = [at for at, prompt in enumerate(prompts) if prompt.id in judged]
     items = [(prompts[at], texts[at].text, stage.constitution.applicable(prompts[at].tags)) for at in seen]
     asked = {at: principles for at, (_, _, principles) in zip(seen, items, strict=True)}
     compliance = {seen[i]: kept for i, kept in tools.judge.compliance(items)}
-    wins = {} if name == "base" else _wins(stage, tools.judge, [prompts[at] for at in seen], answers, base)
+    wins = (
+        {}
+        if name == "base"
+        else _wins(stage, tools.judge, [prompts[at] for at in seen], policy_responses, base)
+    )
     kl = [0.0] * len(prompts) if name == "base" else _divergence(stage, tools, folder, prompts, texts)
     return [
         Evaluation(
             policy=name,
             prompt_id=prompt.id,
-            response_id=answer.id,
+            response_id=response.id,
             compliance=compliance.get(at, {}),
             split="wordings" if split_of(prompt, stage.config) == "wordings" else "heldout",
             unread=tuple(p.id for p in asked.get(at, ()) if p.id not in compliance.get(at, {})),
-            gold=(with_all(gold(prompt, answer.text)) or None) if gold else None,
+            gold=(with_all(gold(prompt, response.text)) or None) if gold else None,
             **wins.get(prompt.id, {}),
             kl=kl[at],
-            tokens=answer.tokens or 0,
-            refusal=refuses(answer.text),
+            tokens=response.tokens or 0,
+            refusal=refuses(response.text),
         )
-        for at, (prompt, answer) in enumerate(zip(prompts, texts, strict=True))
+        for at, (prompt, response) in enumerate(zip(prompts, texts, strict=True))
     ]
 
 
@@ -163,7 +167,7 @@ def _divergence(
     prompts: Sequence[Prompt],
     texts: Sequence[Response],
 ) -> list[float | None]:
-    """Nats from the base policy: of best-of-n the policy's own on the chosen answers, and what choosing
+    """Nats from the base policy: of best-of-n the policy's own on the chosen responses, and what choosing
     adds."""
     if not chosen(folder):
         return tools.divergence(folder, prompts, texts, kl_temperature(stage))
@@ -173,7 +177,7 @@ def _divergence(
 
 
 def kl_temperature(stage: Stage[EvaluateOptions]) -> float:
-    """The temperature that the KL is taken at: the answers' own, and 1 for greedy ones, whose KL would be
+    """The temperature that the KL is taken at: the responses' own, and 1 for greedy ones, whose KL would be
     infinite."""
     return stage.options.temperature or 1.0
 
@@ -182,20 +186,20 @@ def _wins(
     stage: Stage[EvaluateOptions],
     judge: Judge,
     prompts: Sequence[Prompt],
-    answers: dict[str, Response],
+    policy_responses: dict[str, Response],
     base: dict[str, Response],
 ) -> dict[str, dict[str, Any]]:
-    """By prompt `p_win`, P(the policy's answer is better than the base policy's), and `flips` as in
+    """By prompt `p_win`, P(the policy's response is better than the base policy's), and `flips` as in
     `Evaluation`.
 
-    Identical answers are ties.
+    Identical responses are ties.
     """
     wins: dict[str, dict[str, Any]] = {}
     questions: list[JudgeQuestion] = []
     for prompt in prompts:
         if prompt.id not in base:
             continue
-        mine, theirs = answers[prompt.id], base[prompt.id]
+        mine, theirs = policy_responses[prompt.id], base[prompt.id]
         if mine.text == theirs.text:
             wins[prompt.id] = {"p_win": 0.5}
         else:
@@ -227,15 +231,15 @@ class Tools:
         self,
         folder: Path,
         prompts: Sequence[Prompt],
-        answers: Sequence[Response],
+        responses: Sequence[Response],
         temperature: float,
         exact: bool = True,
     ) -> list[float | None]:
-        """KL(π‖π_base) of each answer in nats, both at a temperature: the exact one at each sampled token,
+        """KL(π‖π_base) of each response in nats, both at a temperature: the exact one at each sampled token,
         summed.
 
-        Not `exact`: log π/π_base of the tokens alone, for answers that are not plain samples of π. None for
-        an answer from elsewhere whose text does not give its own tokens.
+        Not `exact`: log π/π_base of the tokens alone, for responses that are not plain samples of π. None for
+        a response from elsewhere whose text does not give its own tokens.
         """
         import torch
 
@@ -250,7 +254,7 @@ class Tools:
                 self.models[path] = load_causal_lm(path, self.config.device, self.config.dtype)
         policy, reference = self.models[str(folder)], self.models[self.base]
         tokenizer = load_tokenizer(folder, self.config.chat_template_kwargs)
-        tokens = [measured_tokens(tokenizer, p.chat, a) for p, a in zip(prompts, answers, strict=True)]
+        tokens = [measured_tokens(tokenizer, p.chat, a) for p, a in zip(prompts, responses, strict=True)]
         known = {at: ids for at, ids in enumerate(tokens) if ids is not None}
         found: list[float | None] = [None] * len(prompts)
         if known:

@@ -33,17 +33,17 @@ from rlaif.feedback.preferences import (
     TallyByCluster,
     aggregate,
     combine_orders,
-    heard,
-    keep_one_rule,
+    p_a_by_annotator,
     ratio,
+    require_one_rule,
 )
 from rlaif.human.rankings import load_human_labels, simulate_labels
 from rlaif.options import LabelOptions
 from rlaif.options.modes import PAIRWISE
 from rlaif.records import Comparison, Label, Preference, Prompt, Response, with_content_id
 from rlaif.runs.folder import Stage, label_files
-from rlaif.runs.lookup import Lookup, whole_lines
-from rlaif.runs.rows import RowFile, patient_collector, pieces
+from rlaif.runs.lookup import Lookup, complete_lines
+from rlaif.runs.rows import RowFile, pieces, rare_garbage_collection
 from rlaif.runs.seeds import derive_seed
 from rlaif.training.sampling import refuse_none_taken
 
@@ -52,18 +52,18 @@ T = TypeVar("T")
 
 def run(stage: Stage[LabelOptions]) -> None:
     """Write labels.jsonl and, computed from them, preferences.jsonl."""
-    with patient_collector():
+    with rare_garbage_collection():
         _run(stage)
 
 
 def _run(stage: Stage[LabelOptions]) -> None:
     pairs = RowFile(stage.input("comparisons"), Comparison)
-    total = sum(1 for _ in whole_lines(pairs.path))
+    total = sum(1 for _ in complete_lines(pairs.path))
     questions = Questions(stage, pairs)
     desk = LabelSource(stage, questions)
     path = stage.dir / "preferences.jsonl"
     path.unlink(missing_ok=True)
-    keep_one_rule(stage, "preferences")
+    require_one_rule(stage, "preferences")
     preferences = RowFile(path, Preference)
     metrics = Metrics(stage)
     kept = 0
@@ -100,7 +100,7 @@ class Questions:
 
     def chunks(self) -> Iterator[Sequence[JudgeQuestion]]:
         """Questions a chunk at a time; where all responses to a prompt are shown together, whole prompts."""
-        if not self.stage.options.asking.together:
+        if not self.stage.options.judge_mode.listwise:
             yield from pieces(self, CHUNK)
             return
         groups = Lookup([self.pairs.path], Comparison, "prompt_id")
@@ -117,7 +117,7 @@ class Questions:
         constitution, options = self.stage.constitution, self.stage.options
         if options.principles == "drawn":
             # Responses that are shown together are judged by one principle.
-            key = pair.prompt_id if options.asking.together else pair.id
+            key = pair.prompt_id if options.judge_mode.listwise else pair.id
             drawn = constitution.draw(prompt.tags, self.stage.seed, "label", key)
             return (drawn,) if drawn else ()
         applicable = constitution.applicable(prompt.tags)
@@ -134,7 +134,7 @@ class LabelSource:
         self.own = Lookup([self.file.path], Label, "comparison_id")
         self.kept = Lookup([self.beside.path], Label, "comparison_id")
         self.earlier = Lookup(_earlier(self.options.labels_from), Label, "comparison_id")
-        self.people = _people(stage, questions) if self.options.human else {}
+        self.people = _human_labels(stage, questions) if self.options.human else {}
         self.taken_over = TakenOver()
         self.opened: Judge | None = None
         self.examined = False
@@ -147,14 +147,14 @@ class LabelSource:
             engine = open_engine(self.stage.config.feedback, self.stage.run.cache, self.stage.account)
             shots = self.stage.templates.comparison_shots(self.stage.constitution, self.options.few_shot)
             cot = self.options.max_tokens if self.options.cot else 0
-            self.opened = Judge(engine, self.stage.templates, tuple(shots), cot, self.options.asking)
+            self.opened = Judge(engine, self.stage.templates, tuple(shots), cot, self.options.judge_mode)
         return self.opened
 
     def _examine(self) -> None:
         """Let the judge through the gate, once, before its first label of this stage."""
         if not self.examined:
             # Its card is of its verdicts on pairs, whatever it is asked afterwards. Where verdicts depend on
-            # the company they are read in, those that a cache would spare the labels would be another company
+            # the batch they are read in, those that a cache answers would make another batch
             # after a kill.
             aside = self.judge.engine.batched
             check_judge(self.stage, replace(self.judge, mode=PAIRWISE, aside=aside), self.questions)
@@ -168,11 +168,11 @@ class LabelSource:
         people = {row.id: row for pair in pairs for row in self.people.get(pair, [])}
         self._write(people.values(), own)
         current = list(people.values())
-        if asked := self._for_the_judge(chunk):
-            self.partial += _partial(asked) if self.options.asking.together else 0
-            expected = self.judge.expected(asked)
+        if asked := self._not_yet_labelled(chunk):
+            self.partial += _partial(asked) if self.options.judge_mode.listwise else 0
+            expected = self.judge.expected_slots(asked)
             mine = _current(own.values(), expected)
-            given = self._taken_over(asked, expected, own)
+            given = self._reuse(asked, expected, own)
             current += (mine | given).values()
             if expected - given.keys():
                 self._examine()
@@ -186,7 +186,7 @@ class LabelSource:
             found[row.comparison_id].append(row)
         return found
 
-    def _for_the_judge(self, chunk: Sequence[JudgeQuestion]) -> list[JudgeQuestion]:
+    def _not_yet_labelled(self, chunk: Sequence[JudgeQuestion]) -> list[JudgeQuestion]:
         if not self.options.ai:
             return []
         # With a weight both label; without one, people's labels stand in for the judge's.
@@ -197,9 +197,9 @@ class LabelSource:
         """Whether people's labels say anything of a pair: an abstention, or a principle that does not count,
         does not."""
         weights = {p.id: p.weight for p in self.stage.constitution.principles}
-        return bool(heard(self.people.get(pair, ()), weights))
+        return bool(p_a_by_annotator(self.people.get(pair, ()), weights))
 
-    def _taken_over(
+    def _reuse(
         self, asked: Sequence[JudgeQuestion], expected: set[Slot], own: dict[str, Label]
     ) -> dict[Slot, Label]:
         """Labels that the earlier run has; its other ones on these pairs are kept beside."""
@@ -210,7 +210,7 @@ class LabelSource:
         for question in asked:
             found = self.earlier.lines(question.comparison.id)
             rows = [(with_content_id(row), line) for row, line in found if row.annotator.kind == "ai"]
-            # What was no number is asked again: a server may have been mended since, under the same name.
+            # A score that was not a number is asked again: the server may have been fixed since.
             numbers = [pair for pair in rows if pair[0].reason != "not a number"]
             fresh = {slot: pair for pair in numbers if (slot := slot_of(pair[0])) in expected}
             given |= {slot: row for slot, (row, _) in fresh.items()}
@@ -280,7 +280,7 @@ def _earlier(path: str | None) -> list[Path]:
     return label_files(Path(path)) if path else []
 
 
-def _people(stage: Stage[LabelOptions], questions: Questions) -> dict[str, list[Label]]:
+def _human_labels(stage: Stage[LabelOptions], questions: Questions) -> dict[str, list[Label]]:
     """People's labels by comparison id: unlike a judge's, few enough to hold."""
     human = stage.options.human
     assert human is not None
@@ -331,7 +331,7 @@ def _preference(
 
 def _why_missing(question: JudgeQuestion, labels: Sequence[Label]) -> str:
     if not labels:
-        return "nobody labelled it" if question.principles else "no principle applies"
+        return "not labelled" if question.principles else "no principle applies"
     if any(label.p_a is not None for label in labels):
         return "no verdict under a principle, or by an annotator, that counts"
     abstained = any(label.verdict == "abstain" for label in labels)
@@ -367,9 +367,9 @@ class Metrics:
             self.by_cluster.add(question.prompt.cluster, tally)
             self.flips[principle_id].add(question.prompt.cluster, tally.flips, tally.decided)
         if self.gold and labels:
-            self._against(self.gold, question, labels)
+            self._gold_agreement(self.gold, question, labels)
 
-    def _against(self, gold: Gold, question: JudgeQuestion, labels: Sequence[Label]) -> None:
+    def _gold_agreement(self, gold: Gold, question: JudgeQuestion, labels: Sequence[Label]) -> None:
         """Agreement with the truth where the truth decides: per principle, and people by how many principles
         are kept."""
         truths = gold(question.prompt, question.a), gold(question.prompt, question.b)

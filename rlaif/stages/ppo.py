@@ -84,7 +84,7 @@ def _open(stage: Stage[PpoOptions]) -> Parts:
     from rlaif.rl.sharding import shard
     from rlaif.rl.texts import turn_end
 
-    o, config, start, ranks = stage.options, stage.config.policy, stage.input("policy"), Ranks.here()
+    o, config, start, ranks = stage.options, stage.config.policy, stage.input("policy"), Ranks.current()
     _check_launch(stage, ranks)
     tokenizer = load_tokenizer(start, stage.config.policy.chat_template_kwargs)
     # Adapters leave the weights alone, so those need not be in fp32.
@@ -247,7 +247,7 @@ def _train(stage: Stage[PpoOptions], parts: Parts, metrics: JsonlLog, samples: J
     metrics.rewind(done)
     samples.rewind(done)
     judge = parts.opened.judge
-    watch = SampleMonitor(stage, lambda *part: _answers(parts, *part), parts.heldout, judge, metrics.rows())
+    watch = SampleMonitor(stage, lambda *part: _respond(parts, *part), parts.heldout, judge, metrics.rows())
     with open_tracker(stage) as track, stage.progress(o.updates, "updates", done) as tick:
         for number in range(done + 1, o.updates + 1):
             batch = in_rounds(parts.prompts, number, o.batch_size, stage.seed)
@@ -260,11 +260,11 @@ def _train(stage: Stage[PpoOptions], parts: Parts, metrics: JsonlLog, samples: J
                 raise
             except UserError as error:  # of a reward, before anything was learnt from it
                 _keep(folder, parts.ppo, number - 1)
-                raise unrewarded(stage, number, error, checkpoint.latest(folder)) from error
-            row |= parts.opened.rewards.seen_by_all(parts.ppo.ranks)
+                raise reward_failed(stage, number, error, checkpoint.latest(folder)) from error
+            row |= parts.opened.rewards.gather_seen(parts.ppo.ranks)
             sampled = _sampled(parts.tokenizer, batch, experience)
             try:
-                row = watch.measured(row, sampled, o.looks(number))
+                row = watch.measured(row, sampled, o.monitors(number))
             except UpdateNotFinite as error:  # of the policy's look at held-out prompts
                 raise diverged(stage, number, error, checkpoint.latest(folder)) from None
             except (BudgetReached, UserError):  # of the judge or the gold scorer: what was learnt is kept
@@ -273,14 +273,14 @@ def _train(stage: Stage[PpoOptions], parts: Parts, metrics: JsonlLog, samples: J
                 raise
             metrics.append(row)
             track(row)
-            if o.looks(number):
+            if o.monitors(number):
                 samples.append(*watch.samples(number, sampled))
             if number % o.checkpoint_every == 0 or number == o.updates:
                 checkpoint.save(folder, parts.ppo, number)
             tick(1)
 
 
-def _answers(parts: Parts, prompts: Sequence[PromptTokens], number: int) -> list[str]:
+def _respond(parts: Parts, prompts: Sequence[PromptTokens], number: int) -> list[str]:
     """The policy's responses to held-out prompts, with the same random numbers at every call."""
     from rlaif.rl.texts import texts_of
 
@@ -316,7 +316,7 @@ def _keep(folder: Path, ppo: PPO, update: int) -> None:
         checkpoint.save(folder, ppo, update)
 
 
-def unrewarded(stage: Stage[PpoOptions], update: int, error: UserError, last: Path | None) -> UserError:
+def reward_failed(stage: Stage[PpoOptions], update: int, error: UserError, last: Path | None) -> UserError:
     """What to say when a source of reward fails in an update."""
     return UserError(
         f"{stage.dir.name}: update {update} of {stage.options.updates}: {error.found}",

@@ -35,7 +35,7 @@ def run(stage: Stage[RejectionOptions]) -> None:
     tokenizer = load_tokenizer(source, stage.config.policy.chat_template_kwargs)
     model = load_causal_lm(source, stage.config.policy.device, dtype="float32")
     responses = stage.load("responses", Response)
-    rewards = Ranks.here().on_rank0(
+    rewards = Ranks.current().on_rank0(
         lambda: grade(stage, open_rewards(stage, tokenizer), tokenizer, responses)
     )
     kept = best([r for r in responses if r.id in rewards], rewards, stage.options.keep)

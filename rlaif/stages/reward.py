@@ -58,7 +58,7 @@ def run(stage: Stage[RewardOptions]) -> None:
     )
     for member in members:
         train_once(member, "reward_model", partial(_train, member, tokenizer, train, heldout, start))
-    stage.metrics = Ranks.here().on_rank0(lambda: _measured(stage, members, named, train, heldout))
+    stage.metrics = Ranks.current().on_rank0(lambda: _measured(stage, members, named, train, heldout))
     if not heldout:
         stage.notes.append("all preferences are of one prompt: nothing is held out, so nothing was measured")
 

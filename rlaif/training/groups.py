@@ -51,11 +51,11 @@ class Actor:
         """Whether a response has ended, and was not cut."""
         return ids[-1] in self.eos or (self.stops is not None and self.stops(ids) is not None)
 
-    def answers(self, prompts: Sequence[PromptTokens], number: int) -> list[str]:
+    def respond(self, prompts: Sequence[PromptTokens], number: int) -> list[str]:
         """Responses to held-out prompts, with the same random numbers at every call; see
-        `watching.Answer`."""
+        `monitoring.Respond`."""
         o, ids = self.options, [p.ids for p in prompts]
-        ranks = Ranks.here() if len(ids) >= Ranks.here().count else SINGLE_PROCESS
+        ranks = Ranks.current() if len(ids) >= Ranks.current().count else SINGLE_PROCESS
         generator = torch.Generator(self.policy.device).manual_seed(derive_seed(self.seed, "watch", number))
         pad = self.tokenizer.pad_token_id
         self.policy.eval()
@@ -106,7 +106,7 @@ class Scorer:
         )
         episodes = join([p.ids for p in asked], completion_ids, ended_B, tokenizer.pad_token_id)
         scores_B = self.rewards(episodes, [p.source for p in asked])
-        looks = self.options.looks(trainer_state.global_step // self.steps + 1)
+        looks = self.options.monitors(trainer_state.global_step // self.steps + 1)
         columns = {
             "score": scores_B.tolist(),
             **(self.actor.compare(episodes) if looks else {}),
@@ -119,7 +119,7 @@ class Scorer:
 
     def _keep(self, share: list[tuple[str, str, dict[str, Any]]]) -> None:
         """Gather what every process has sampled: equal shares, in trl's order one after the other."""
-        ranks = Ranks.here()
+        ranks = Ranks.current()
         whole = [row for part in ranks.gather([share]) for row in part]
         self.sampled = [Sampled(self.known[i].source, text, numbers) for i, text, numbers in whole]
         rows = [s.numbers for s in self.sampled]
@@ -130,7 +130,7 @@ class Scorer:
             "truncated": cut,
             "length": mean([row["tokens"] for row in rows]),
             **({"exact_kl": mean([row["exact_kl"] for row in rows])} if "exact_kl" in rows[0] else {}),
-            **self.rewards.seen_by_all(ranks),
+            **self.rewards.gather_seen(ranks),
         }
 
 
@@ -157,7 +157,7 @@ class GroupTrainer(QuietTrainer):
         """With random numbers seeded by the update and the process, so that no generator's state need be
         kept."""
         made: Any = self
-        torch.manual_seed(derive_seed(made.args.seed, "update", made.state.global_step, Ranks.here().rank))
+        torch.manual_seed(derive_seed(made.args.seed, "update", made.state.global_step, Ranks.current().rank))
         return super()._generate_and_score_completions(inputs)  # type: ignore[misc]
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
@@ -189,7 +189,7 @@ class UpdateCallback(CurveCallback):
         KL and entropy are those before the first step, loss and gradient norm means over the steps.
         """
         self.logs += [logs] if "loss" in logs else []
-        if "loss" not in logs or not self.due(step):
+        if "loss" not in logs or not self.may_checkpoint(step):
             return {}
         steps, self.logs = self.logs, []
         update, seen, first = step // self.scorer.steps, self.scorer.seen, steps[0]
@@ -198,14 +198,14 @@ class UpdateCallback(CurveCallback):
         row |= {"entropy": first["entropy"], "learning_rate": logs["learning_rate"]}
         row |= {key: mean([own[key] for own in steps]) for key in ("loss", "grad_norm")}
         sound = all(math.isfinite(row[key]) for key in WATCHED if key in row)
-        looks = sound and self.stage.options.looks(update)
+        looks = sound and self.stage.options.monitors(update)
         row = self.watch.measured(row, self.scorer.sampled, looks)
         self.track(row)
         if looks:
             self.samples.append(*self.watch.samples(update, self.scorer.sampled))
         return row
 
-    def due(self, step: int) -> bool:
+    def may_checkpoint(self, step: int) -> bool:
         """Whether a checkpoint may be written after this step."""
         return step % self.scorer.steps == 0
 
@@ -257,7 +257,7 @@ def _train(stage: Stage, made: Any, scorer: Scorer, heldout: Sequence[PromptToke
 
     def updates(stage: Stage, curve: JsonlLog, tick: Any) -> UpdateCallback:
         rows = curve.rows()
-        watch = SampleMonitor(stage, scorer.actor.answers, heldout, judge, rows)
+        watch = SampleMonitor(stage, scorer.actor.respond, heldout, judge, rows)
         found = UpdateCallback(stage, curve, tick, scorer, watch, track)
         found.samples.rewind(rows[-1]["update"] if rows else 0)
         return found
@@ -288,7 +288,7 @@ def _trainer(stage: Stage, trainer: Any, args: Any, scorer: Scorer, prompts: Seq
 def _arguments(stage: Stage, model: Any, config: Any, settings: dict[str, Any]) -> Any:
     """trl's config: an optimiser step a minibatch, a generation an update, shared out evenly."""
     o: GroupOptions = stage.options
-    count = Ranks.here().count
+    count = Ranks.current().count
     share = o.minibatch // count
     micro = max(size for size in range(1, min(o.micro_batch, share) + 1) if share % size == 0)
     return arguments(

@@ -74,11 +74,13 @@ class CurveCallback(TrainerCallback):
     def _ask(self, state: Any, control: Any) -> None:
         """Ask for one every few seconds, less often where writing one takes long."""
         now = time.monotonic()
-        due = now - self.saved > max(SAVE_SECONDS, self.cost / SAVE_SHARE) and self.due(state.global_step)
-        if Ranks.here().gather([due])[0]:  # the first process's clock counts
+        due = now - self.saved > max(SAVE_SECONDS, self.cost / SAVE_SHARE) and self.may_checkpoint(
+            state.global_step
+        )
+        if Ranks.current().gather([due])[0]:  # the first process's clock counts
             control.should_save, self.begun = True, now
 
-    def due(self, step: int) -> bool:
+    def may_checkpoint(self, step: int) -> bool:
         """Whether a checkpoint may be written after this step."""
         return True
 
@@ -114,7 +116,7 @@ def arguments(kind: Any, stage: Stage, model: Any, heldout: int, **extra: Any) -
     """trl's config `kind` for a stage's options, on the device of its model; `heldout` counts rows to
     evaluate."""
     options, on_gpu = stage.options, model.device.type == "cuda"
-    processes = Ranks.here().count
+    processes = Ranks.current().count
     micro = min(options.micro_batch or options.batch_size, math.ceil(options.batch_size / processes))
     settings: dict[str, Any] = {
         "output_dir": str(stage.dir / "checkpoints"),
@@ -171,7 +173,7 @@ def fit(stage: Stage, trainer: Any, watch: Callable[..., CurveCallback] = CurveC
         len(trainer.train_dataset)
         / args.per_device_train_batch_size
         / args.gradient_accumulation_steps
-        / Ranks.here().count
+        / Ranks.current().count
     )
     steps = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * batches)
     trainer.remove_callback(PrinterCallback)
@@ -190,7 +192,7 @@ def fit_responses(
     """
     parts = ([row for row in rows if (row["prompt_id"] in held) == part] for part in (False, True))
     train, heldout = ([with_labels(row) for row in part] for part in parts)
-    _stop_at(model, tokenizer, end_of_turn(tokenizer))
+    _set_stop_token(model, tokenizer, end_of_turn(tokenizer))
     fit_rows(stage, model, tokenizer, train, heldout, stage.input("policy"))
 
 
@@ -236,7 +238,7 @@ def with_labels(row: dict[str, Any]) -> dict[str, list[int]]:
     return {"input_ids": ids, "labels": [IGNORED] * start + ids[start:]}
 
 
-def _stop_at(model: Any, tokenizer: Any, end: int | None) -> None:
+def _set_stop_token(model: Any, tokenizer: Any, end: int | None) -> None:
     """Let generation stop at the token that the responses are trained to end with."""
     generation = model.generation_config
     generation.eos_token_id = list(

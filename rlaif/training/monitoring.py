@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 UNREAD = 0.05  # share of a source's opinions that are missing, from which on it is to be doubted
 STILL = 0.01  # nats a response from the starting policy: nearer to it, a policy has not moved
 SHOWN = 4  # responses of an update kept in samples.jsonl
-Answer = Callable[
+Respond = Callable[
     [Sequence["PromptTokens"], int], list[str]
-]  # the policy's answers to the n-th part of the held-out prompts
+]  # the policy's responses to the n-th part of the held-out prompts
 
 
 @dataclass(frozen=True)
@@ -41,12 +41,12 @@ class SampleMonitor:
     def __init__(
         self,
         stage: Stage,
-        answer: Answer,
+        respond: Respond,
         heldout: Sequence[PromptTokens],
         judge: Judge | None,
         rows: list[dict[str, Any]],
     ) -> None:
-        self.stage, self.answer, self.rows = stage, answer, rows
+        self.stage, self.respond, self.rows = stage, respond, rows
         self.gold = load_gold(stage.config.gold, stage.constitution)
         self.judge = pointwise(judge, stage.constitution) if judge and stage.options.watch_judge else None
         self.heldout = heldout if self.gold or self.judge else []
@@ -92,7 +92,7 @@ class SampleMonitor:
         return {key: mean(known)} if known else {}
 
     def _heldout(self) -> dict[str, float]:
-        """What the policy answers to held-out prompts, drawn with the same random numbers at every look.
+        """Responses of the policy to held-out prompts, drawn with the same random numbers at every look.
 
         Of several processes the first alone asks the judge: what the others write is thrown away.
         """
@@ -100,10 +100,10 @@ class SampleMonitor:
 
         size = self.stage.options.batch_size
         parts = [self.heldout[at : at + size] for at in range(0, len(self.heldout), size)]
-        texts = [text for n, part in enumerate(parts) for text in self.answer(part, n)]
+        texts = [text for n, part in enumerate(parts) for text in self.respond(part, n)]
         prompts = [p.source for p in self.heldout]
         row = {"heldout": len(texts), **self._truth("heldout_gold", prompts, texts)}
-        if self.judge and Ranks.here().rank == 0:
+        if self.judge and Ranks.current().rank == 0:
             read = [score for score in self.judge(prompts, texts) if score is not None]
             if read:
                 row |= {
@@ -190,4 +190,4 @@ def note_warnings(stage: Stage) -> None:
             )
     rang = [f"{alarm['kind']} at update {alarm['update']}" for alarm in stage.metrics["alarms"]]
     if rang:
-        stage.notes.append(f"alarms rang: {', '.join(rang)}; the report says what to try")
+        stage.notes.append(f"alarms raised: {', '.join(rang)}; the report says what to try")

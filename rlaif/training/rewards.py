@@ -218,7 +218,7 @@ def fitting_prompts(
             except TemplateRefused as refused:
                 dropped[refused.reason] += 1
                 continue
-            reason = _misfit(rewards, prompt) or (NO_ROOM if len(ids) > room else None)
+            reason = _why_unscorable(rewards, prompt) or (NO_ROOM if len(ids) > room else None)
             if reason:
                 dropped[reason] += 1
             else:
@@ -240,9 +240,9 @@ def fitting_prompts(
     return prompts, fitting(heldout, Counter())[: o.watch]
 
 
-def _misfit(rewards: Rewards, prompt: Prompt) -> str | None:
+def _why_unscorable(rewards: Rewards, prompt: Prompt) -> str | None:
     """Why one of the sources cannot read responses to a prompt."""
-    return next(filter(None, (source.score.misfit(prompt) for source in rewards.sources)), None)
+    return next(filter(None, (source.score.why_unscorable(prompt) for source in rewards.sources)), None)
 
 
 def reference_samples(
@@ -318,7 +318,7 @@ def _graded(
         with suppress(TemplateRefused):
             turns[at] = turn_of(tokenizer, prompt.chat, response)
     fits = [at for at, turn in turns.items() if turn[1] and len(turn[0] + turn[1]) <= opened.context]
-    fits = [at for at in fits if not _misfit(opened.rewards, prompts[at])]
+    fits = [at for at in fits if not _why_unscorable(opened.rewards, prompts[at])]
     scores: list[dict[str, float]] = [{} for _ in responses]
     for source in opened.rewards.sources if fits else ():
         rows = [(prompts[at], responses[at], turns[at]) for at in fits]
@@ -336,7 +336,7 @@ def _ungraded(opened: Opened, tokenizer: Any, prompt: Prompt, response: Response
         turn_of(tokenizer, prompt.chat, response)
     except TemplateRefused as refused:
         return refused.reason
-    return _misfit(opened.rewards, prompt) or "no reward could be read"
+    return _why_unscorable(opened.rewards, prompt) or "no reward could be read"
 
 
 def _scores(

@@ -18,7 +18,7 @@ def sample_responses(stage: Stage, prompts: Sequence[Prompt], k: int, top_p: flo
     the chat template refuses, are dropped and counted.
 
     Raises UserError where a chat template refuses every one. The stage's options give `temperature` and
-    `max_tokens`; the seed of a sample hangs on its prompt and index alone.
+    `max_tokens`; the seed of a sample depends on its prompt and index alone.
     """
     rows = stage.rows("responses", Response)
     have = {(row.prompt_id, row.index) for row in rows}
@@ -65,8 +65,8 @@ def _sample(
     with stage.progress(total, "responses", total - len(missing)) as tick:
         for at, made in engine.generate(requests):
             prompt, index = missing[at]
-            if made.unwritten:
-                stage.dropped[made.unwritten] += 1
+            if made.why_empty:
+                stage.dropped[made.why_empty] += 1
             else:
                 rows.append(
                     [

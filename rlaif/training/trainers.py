@@ -86,7 +86,7 @@ class ShardedTrainer(QuietTrainer):
 
     def create_optimizer(self, model: Any = None) -> Any:
         """The optimiser of this process's share; a checkpoint's weights are in the model already."""
-        ranks = Ranks.here()
+        ranks = Ranks.current()
         if ranks.sharded:
             for whole in filter(None, (self.model, self.ref_model)):
                 shard(whole, ranks, divisor=ranks.count)
@@ -96,13 +96,13 @@ class ShardedTrainer(QuietTrainer):
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         if is_sharded(self.model):
-            state_dict = gather_full(self.model.state_dict(keep_vars=True), Ranks.here())
+            state_dict = gather_full(self.model.state_dict(keep_vars=True), Ranks.current())
         super()._save(output_dir, state_dict)  # type: ignore[misc]
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         if not is_sharded(self.model):
             return super()._save_optimizer_and_scheduler(output_dir)  # type: ignore[misc]
-        ranks = Ranks.here()
+        ranks = Ranks.current()
         states = full_state(self.optimizer, ranks), self.lr_scheduler.state_dict()  # type: ignore[attr-defined]
         if ranks.rank == 0:
             for state, name in zip(states, (OPTIMIZER_NAME, SCHEDULER_NAME), strict=True):
@@ -126,7 +126,7 @@ class ResponseTrainer(ShardedTrainer, SFTTrainer):
     eval_dataset: Any
 
     @cached_property
-    def tokens_a_row(self) -> float:
+    def mean_loss_tokens(self) -> float:
         """How many tokens of a row that measures have a loss, on average."""
         return mean([sum(label != IGNORED for label in row["labels"]) for row in self.eval_dataset])
 
@@ -137,7 +137,7 @@ class ResponseTrainer(ShardedTrainer, SFTTrainer):
         rows."""
         if not model.training:  # trl multiplies by the number of processes
             rows = len(inputs["input_ids"]) * self.accelerator.num_processes
-            num_items_in_batch = self.tokens_a_row * rows
+            num_items_in_batch = self.mean_loss_tokens * rows
         return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
 
 
@@ -196,7 +196,7 @@ class PairTrainer(ShardedTrainer):
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
         """The micro-batches of a step, and in `elements` how many elements a process has in it on average."""
         batches, items = super().get_batch_samples(*args, **kwargs)  # type: ignore[misc]
-        ranks = Ranks.here()
+        ranks = Ranks.current()
         self.elements = sum(ranks.gather([sum(len(b["elements"]) for b in batches)])) / ranks.count
         return batches, items
 

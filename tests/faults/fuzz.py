@@ -24,7 +24,7 @@ from rlaif.prompting.templates import Templates, user
 from rlaif.records import Comparison
 from rlaif.report.report import write_report
 from rlaif.report.summary import lineage, summarise
-from rlaif.runs.storage import told
+from rlaif.runs.storage import os_errors_as_user_errors
 
 SECONDS, MEMORY = 10, 1 << 30  # of computing, and bytes, that one input may take
 WAITING = 120  # seconds by the clock: a busy machine is slow, not wrong
@@ -151,7 +151,7 @@ class Corpus:
         if kind in self.files:
             seeds, name, reader = self.files[kind]
             (place / name).write_bytes(mutated(rng.choice(seeds), rng))
-            with told():
+            with os_errors_as_user_errors():
                 reader(place / name)
             return
         source = {
@@ -166,7 +166,7 @@ class Corpus:
         path.write_bytes(b"" if rng.random() < 0.05 else mutated(path.read_bytes(), rng))
         if rng.random() < 0.05:
             path.unlink()
-        with told():
+        with os_errors_as_user_errors():
             {"templates": self._templates, "run folder": self._run, "model folder": self._model}[kind](
                 place / "folder"
             )
@@ -198,7 +198,7 @@ class Corpus:
             lambda path: pipeline.run(self.config, path),
         ):
             try:
-                with told():
+                with os_errors_as_user_errors():
                     use(folder)
             except UserError:
                 continue

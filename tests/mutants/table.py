@@ -108,7 +108,7 @@ MUTANTS = (
         "cot = self.options.max_tokens if self.options.cot",
         "cot = 256 if self.options.cot",
     ),
-    seen("label.mode", "tuple(shots), cot, self.options.asking)", "tuple(shots), cot)"),
+    seen("label.mode", "tuple(shots), cot, self.options.judge_mode)", "tuple(shots), cot)"),
     seen("label.principles", "if self.subset is None or p in self.subset", "if p"),
     seen(
         "label.human.weight",
@@ -315,7 +315,7 @@ MUTANTS = (
         "JudgeQuestion(pair, prompt, theirs.text, mine.text, principles)",
         "test_evaluated",
     ),
-    Mutant("refusal=refuses(answer.text)", "refusal=not refuses(answer.text)", "test_evaluated"),
+    Mutant("refusal=refuses(response.text)", "refusal=not refuses(response.text)", "test_evaluated"),
     shown("lambda row, texts: row.refusal", "lambda row, texts: not row.refusal"),
     shown("lambda row, texts: row.tokens", "lambda row, texts: row.kl"),
     # What is spent.

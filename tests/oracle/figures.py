@@ -31,15 +31,15 @@ class Policies:
     def values(self, policy: str, name: str) -> dict[str, float]:
         """prompt → KL, length, whether the limit cut it, whether it refuses (no response of this vocabulary
         does)."""
-        answers = self.rows.answers[policy]
+        policy_responses = self.rows.policy_responses[policy]
         return {
             "kl": self.rows.kl[policy],
-            "length": {p: float(len(self.rows.turn(r))) for p, r in answers.items()},
+            "length": {p: float(len(self.rows.turn(r))) for p, r in policy_responses.items()},
             "truncated": {
                 p: float(self.rows.turn(r)[-1] != self.rows.tokenizer.eos_token_id)
-                for p, r in answers.items()
+                for p, r in policy_responses.items()
             },
-            "refusal_rate": dict.fromkeys(answers, 0.0),
+            "refusal_rate": dict.fromkeys(policy_responses, 0.0),
         }[name]
 
     def rate(
@@ -59,7 +59,7 @@ class Policies:
 
     def unread(self, policy: str) -> tuple[int, int]:
         """(opinions of single responses that could not be read, those that were asked for)."""
-        asked = {p: r for p, r in self.rows.answers[policy].items() if p in self.rows.judged}
+        asked = {p: r for p, r in self.rows.policy_responses[policy].items() if p in self.rows.judged}
         read = sum(len(self.rows.compliance(p, r["text"])) for p, r in asked.items())
         total = sum(len(self.rows.rules(p)) for p in asked)
         return total - read, total
@@ -67,7 +67,7 @@ class Policies:
     def unread_ci(self, policy: str) -> tuple[float, float]:
         """The interval of the share of opinions that could not be read."""
         counts = []
-        for prompt, response in self.rows.answers[policy].items():
+        for prompt, response in self.rows.policy_responses[policy].items():
             if prompt in self.rows.judged:
                 of = len(self.rows.rules(prompt))
                 read = len(self.rows.compliance(prompt, response["text"]))
@@ -315,10 +315,10 @@ def asked(rows: Rows) -> list[dict[str, int]]:
         }
 
     evaluated = written("evaluate")
-    for policy, answers in rows.answers.items():
-        for prompt, r in answers.items():
+    for policy, policy_responses in rows.policy_responses.items():
+        for prompt, r in policy_responses.items():
             if prompt in rows.judged:
-                same = policy == "base" or r["text"] == rows.answers["base"][prompt]["text"]
+                same = policy == "base" or r["text"] == rows.policy_responses["base"][prompt]["text"]
                 evaluated["calls"] += len(rows.rules(prompt)) * (1 if same else 3)
     nothing = {"calls": 0, "tokens": 0, "prompt_tokens": 0}
     revised = rows.of("critique", "revisions")
@@ -351,7 +351,7 @@ def flow(rows: Rows) -> list[dict[str, Any]]:
     for row in sampled:
         by_prompt[row["prompt_id"]].append(row["text"])
     same = sum(a == b for texts in by_prompt.values() for at, a in enumerate(texts) for b in texts[:at])
-    revisions, heldout = rows.of("critique", "revisions"), rows.answers["base"]
+    revisions, heldout = rows.of("critique", "revisions"), rows.policy_responses["base"]
     chains = defaultdict(list)
     for row in revisions:
         chains[row["prompt_id"]].append(row)
@@ -383,7 +383,7 @@ def flow(rows: Rows) -> list[dict[str, Any]]:
         {"in": kept, "kept": kept},
         {"in": 4 * len(heldout), "kept": len(rows.of("best_of_n", "responses"))},
         {"in": prompts, "kept": prompts},
-        {"in": 4 * len(heldout), "kept": sum(map(len, rows.answers.values()))},
+        {"in": 4 * len(heldout), "kept": sum(map(len, rows.policy_responses.values()))},
     ]
 
 

@@ -124,7 +124,7 @@ class Rows:
     # Evaluated policies
 
     @cached_property
-    def answers(self) -> dict[str, dict[str, dict[str, Any]]]:
+    def policy_responses(self) -> dict[str, dict[str, dict[str, Any]]]:
         """policy → prompt → its response."""
         found: dict[str, dict[str, Any]] = defaultdict(dict)
         for row in self.of("evaluate", "evaluation"):
@@ -139,13 +139,13 @@ class Rows:
 
     def gold(self, policy: str) -> Table:
         """rule, or "all" → prompt → whether it is kept."""
-        return self.turned({p: self.truth(p, r["text"]) for p, r in self.answers[policy].items()})
+        return self.turned({p: self.truth(p, r["text"]) for p, r in self.policy_responses[policy].items()})
 
     def opinions(self, policy: str) -> Table:
         """The same by the judge's probabilities; "all" is whether it believes so of every rule, where it read
         each."""
         found = {}
-        for prompt, response in self.answers[policy].items():
+        for prompt, response in self.policy_responses[policy].items():
             said = self.compliance(prompt, response["text"]) if prompt in self.judged else {}
             whole = len(said) == len(self.rules(prompt))
             found[prompt] = {"all": all(p > 0.5 for p in said.values()), **said} if whole else said
@@ -160,7 +160,7 @@ class Rows:
 
     def against_base(self, policy: str) -> dict[str, float | None]:
         """P(win over base's response) of the prompts that were judged."""
-        mine, base = self.answers[policy], self.answers["base"]
+        mine, base = self.policy_responses[policy], self.policy_responses["base"]
         return {p: self.p_win(p, r["text"], base[p]["text"]) for p, r in mine.items() if p in self.judged}
 
     # Models
@@ -203,7 +203,7 @@ class Rows:
     def models(self) -> dict[str, Any]:
         from transformers import AutoModelForCausalLM
 
-        return {p: AutoModelForCausalLM.from_pretrained(self.folder(p)).eval() for p in self.answers}
+        return {p: AutoModelForCausalLM.from_pretrained(self.folder(p)).eval() for p in self.policy_responses}
 
     def log_probs(self, policy: str, prompt: str, ids: list[int]) -> Any:
         """log π of every token of the vocabulary at each of a response's places [T, V]."""
@@ -219,7 +219,7 @@ class Rows:
         """policy → prompt → nats to base: exact at each place, of best of n at its tokens and log n − (n −
         1)/n."""
         found: Table = {}
-        for policy, rows in self.answers.items():
+        for policy, rows in self.policy_responses.items():
             found[policy] = {}
             for prompt, response in rows.items():
                 ids = self.turn(response)

@@ -13,7 +13,7 @@ def test_the_content_is_awkward(rows: Rows) -> None:
     reasons = Counter(row.get("reason") for row in rows.labels)
     assert reasons["refused"] > 10
     assert reasons["not a number"] > 2
-    assert any(p is None for policy in rows.answers for p in rows.against_base(policy).values()), (
+    assert any(p is None for policy in rows.policy_responses for p in rows.against_base(policy).values()), (
         "every pair is read"
     )
     votes = defaultdict(set)
@@ -26,7 +26,9 @@ def test_the_content_is_awkward(rows: Rows) -> None:
     again = [rows.tokenizer(row["text"], add_special_tokens=False)["input_ids"] for row in sampled]
     turns = [[t for t in rows.turn(row) if t != rows.tokenizer.eos_token_id] for row in sampled]
     assert sum(x != y for x, y in zip(again, turns, strict=True)) > 10, "every text gives its tokens again"
-    assert len(set(rows.keys(rows.answers["base"]))) < len(rows.answers["base"]), "no prompts share a group"
+    assert len(set(rows.keys(rows.policy_responses["base"]))) < len(rows.policy_responses["base"]), (
+        "no prompts share a group"
+    )
     assert len({len(rows.turn(row)) for row in sampled}) > 4
     assert any(not row["text"] for row in sampled)
 

@@ -80,10 +80,10 @@ def facts(a: Rows, b: Rows) -> dict[str, Any]:
 
     def of(side: str, name: str) -> float:
         rows = sides[side]
-        return mean(Policies(rows).values(LAST, name).values()) if rows.answers else math.nan
+        return mean(Policies(rows).values(LAST, name).values()) if rows.policy_responses else math.nan
 
     return {
-        "runs/*/prompts": lambda s: len(sides[s].answers.get(LAST, ())),
+        "runs/*/prompts": lambda s: len(sides[s].policy_responses.get(LAST, ())),
         "runs/*/comparisons": lambda s: len(sides[s].comparisons),
         "runs/*/sources/*": lambda s, kind: sum(row["annotator"]["kind"] == kind for row in sides[s].labels),
         "runs/*/label_agreement_with_gold": lambda s: Labels(sides[s]).agreement(),
@@ -101,19 +101,19 @@ def facts(a: Rows, b: Rows) -> dict[str, Any]:
 
 
 def accuracy(rows: Rows) -> float:
-    if not rows.answers:
+    if not rows.policy_responses:
         return math.nan
     reward = reward_of(rows)
     return mean(reward.right(reward.margins))
 
 
 def accuracy_ci(rows: Rows) -> tuple[float, float]:
-    return reward_of(rows).accuracy_ci() if rows.answers else equations.NOTHING
+    return reward_of(rows).accuracy_ci() if rows.policy_responses else equations.NOTHING
 
 
 def judged(a: Rows, b: Rows) -> dict[str, Any]:
     """A's last policy against B's, by the judge in both orders, all prompts of both."""
-    mine, theirs = a.answers[LAST], b.answers[LAST]
+    mine, theirs = a.policy_responses[LAST], b.policy_responses[LAST]
     prompts = [p for p in sorted(mine) if p in theirs]
     pairs = [(p, mine[p]["text"], theirs[p]["text"]) for p in prompts]
     chances, keys = [a.p_win(*pair) for pair in pairs], a.keys(prompts)
@@ -151,7 +151,7 @@ def judged(a: Rows, b: Rows) -> dict[str, Any]:
 def measured(a: Rows, b: Rows) -> dict[str, Any]:
     """What each side keeps by gold and by the judge, lengths, divergences, and the differences A − B."""
     sides = {"A": a, "B": b}
-    prompts = [p for p in a.answers[LAST] if p in b.answers[LAST]]
+    prompts = [p for p in a.policy_responses[LAST] if p in b.policy_responses[LAST]]
 
     def table(side: str, kind: str) -> Table:
         rows = sides[side]
@@ -227,12 +227,16 @@ def page(caught: dict[str, Any], printed: dict[str, Any], a: Rows, b: Rows) -> N
     assert shown
     for case in shown:
         gain = [
-            mean(list(side.truth(case.prompt_id, side.answers[LAST][case.prompt_id]["text"]).values())[1:])
+            mean(
+                list(
+                    side.truth(case.prompt_id, side.policy_responses[LAST][case.prompt_id]["text"]).values()
+                )[1:]
+            )
             for side in (a, b)
         ]
         assert case.gain == pytest.approx(gain[1] - gain[0])
         for response, side in zip(case.responses, (a, b), strict=True):
-            truth = side.truth(case.prompt_id, side.answers[LAST][case.prompt_id]["text"])
+            truth = side.truth(case.prompt_id, side.policy_responses[LAST][case.prompt_id]["text"])
             assert {"all": truth["all"], **response.kept} == truth
     drawn = re.findall(r"<title>(.*?)</title>", str(chart))
     check_words(drawn, printed)

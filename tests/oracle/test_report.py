@@ -64,7 +64,7 @@ def test_every_figure(page: dict[str, Any], rows: Rows) -> None:
 
 
 def policies(rows: Rows) -> dict[str, Any]:
-    p, names = Policies(rows), list(rows.answers)
+    p, names = Policies(rows), list(rows.policy_responses)
 
     def rated(kind: str) -> Any:
         """(mean, interval) of every rule at once."""
@@ -75,18 +75,18 @@ def policies(rows: Rows) -> dict[str, Any]:
         return lambda n, part: p.figure(names[int(n)], name)[int(part)]
 
     def flips(n: str) -> float:
-        base, mine = rows.answers["base"], rows.answers[names[int(n)]]
+        base, mine = rows.policy_responses["base"], rows.policy_responses[names[int(n)]]
         asked = [(q, mine[q]["text"], base[q]["text"]) for q in rows.judged]
         return share(*rows.flips(asked if names[int(n)] != "base" else []))
 
     def flips_ci(n: str) -> tuple[float, float]:
-        base, mine = rows.answers["base"], rows.answers[names[int(n)]]
+        base, mine = rows.policy_responses["base"], rows.policy_responses[names[int(n)]]
         asked = rows.judged if names[int(n)] != "base" else ()
         pairs = [(q, mine[q]["text"], base[q]["text"]) for q in asked]
         return equations.counted([(*rows.flips([pair]), rows.cluster[pair[0]]) for pair in pairs])
 
     def level(n: str, part: str) -> Any:
-        base, mine = rows.answers["base"], rows.answers[names[int(n)]]
+        base, mine = rows.policy_responses["base"], rows.policy_responses[names[int(n)]]
         read = {q: x for q, x in rows.against_base(names[int(n)]).items() if x is not None}
         wins, longer = (
             [equations.outcome(x) for x in read.values()],
@@ -95,7 +95,7 @@ def policies(rows: Rows) -> dict[str, Any]:
         return equations.at_equal_length(wins, longer, rows.keys(read))[part]
 
     return {
-        "policies/*/n": lambda n: len(rows.answers[names[int(n)]]),
+        "policies/*/n": lambda n: len(rows.policy_responses[names[int(n)]]),
         "policies/*/gold/*": rated("gold"),
         "policies/*/judge/*": rated("judge"),
         "policies/*/wins": lambda n: None if names[int(n)] == "base" else "figures",
@@ -159,7 +159,7 @@ def test_numbers_in_words_and_cells(page: dict[str, Any], runs: SimpleNamespace)
     ]
     assert len(cells) > 80
     assert len(tips) > 20
-    check_words([page["answer"], *page["more"], *cells, *tips], figures)
+    check_words([page["headline"], *page["more"], *cells, *tips], figures)
     for line in page["warnings"]:
         assert_percentages(line, figures)
 
@@ -203,10 +203,13 @@ def test_curves(page: dict[str, Any], rows: Rows) -> None:
 
 def test_examples_are_those_of_the_largest_gain(page: dict[str, Any], rows: Rows) -> None:
     def kept(policy: str, prompt: str) -> dict[str, bool]:
-        truth = rows.truth(prompt, rows.answers[policy][prompt]["text"])
+        truth = rows.truth(prompt, rows.policy_responses[policy][prompt]["text"])
         return {rule: ok for rule, ok in truth.items() if rule != "all"}
 
-    gains = {p: mean(kept("ppo", p).values()) - mean(kept("base", p).values()) for p in rows.answers["base"]}
+    gains = {
+        p: mean(kept("ppo", p).values()) - mean(kept("base", p).values())
+        for p in rows.policy_responses["base"]
+    }
     for sign, kind in ((1, "gained"), (-1, "lost")):
         found = page["cases"][kind]
         best = sorted((sign * g for g in gains.values() if sign * g > 0), reverse=True)[:4]

@@ -51,8 +51,8 @@ def policies(rows: Rows) -> dict[str, Any]:
         return rows.opinions(policy)[rule]
 
     return {
-        "policies/*/n": lambda policy: len(rows.answers[policy]),
-        "policies/*/groups": lambda policy: len(set(rows.keys(rows.answers[policy]))),
+        "policies/*/n": lambda policy: len(rows.policy_responses[policy]),
+        "policies/*/groups": lambda policy: len(set(rows.keys(rows.policy_responses[policy]))),
         "policies/*/kl_left_out": lambda policy: 0,  # every response was sampled here: its tokens are known
         "policies/*/gold/*": lambda policy, rule: p.rate(rows.gold(policy)[rule])[0],
         "policies/*/gold_ci/*": lambda policy, rule: p.rate(rows.gold(policy)[rule])[1],
@@ -201,6 +201,6 @@ def test_the_preferences_are_the_rule_of_the_docs(rows: Rows) -> None:
 
 def test_the_best_of_n_are_those_of_the_highest_reward(rows: Rows) -> None:
     responses, rewards = rows.of("best_of_n", "responses"), rows.graded
-    for prompt, chosen in rows.answers["best_of_n"].items():
+    for prompt, chosen in rows.policy_responses["best_of_n"].items():
         ids = [row["id"] for row in responses if row["prompt_id"] == prompt]
         assert rewards[prompt][ids.index(chosen["id"])][0] >= max(r for r, _ in rewards[prompt]) - 1e-4

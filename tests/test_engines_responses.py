@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from rlaif.engines.answers import same_model, sum_variants
+from rlaif.engines.responses import same_model, sum_variants
 
 
 @pytest.mark.parametrize(

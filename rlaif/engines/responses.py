@@ -1,7 +1,7 @@
-"""What a server's answer says: its parts checked, the model it names, the verdict in its tokens.
+"""A server's response: its parts checked, the model it names, the verdict in its tokens.
 
-Everything here comes from outside. A part of the wrong shape raises (whatever it trips over), and the engine
-counts the answer as half of one and asks again.
+Everything here comes from outside. A part of the wrong shape raises any exception; the engine then counts the
+response as half of one and asks again.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from rlaif.errors import whole_text
+from rlaif.errors import replace_surrogates
 
 # What a question may cost: tries at its log-probabilities, then the tokens of a written verdict.
 READS, VERDICT_TOKENS = 3, 16
@@ -49,10 +49,10 @@ class Answer(NamedTuple):
     replaced: int = 0
 
 
-def answer_of(body: Any) -> Answer | None:
+def parse_response(body: Any) -> Answer | None:
     """The parts of a chat completion's first choice, None where it has no choice.
 
-    Raises whatever it trips over where they are not what the protocol says.
+    Raises any exception where they are not what the protocol says.
     """
     if not isinstance(body, dict):
         raise TypeError("no object")
@@ -60,7 +60,7 @@ def answer_of(body: Any) -> Answer | None:
         return None
     choice, used = body["choices"][0], body.get("usage")
     message = choice["message"]
-    text, replaced = whole_text(_content(message))
+    text, replaced = replace_surrogates(_content(message))
     hidden = message.get("reasoning_content") or message.get("reasoning")
     return Answer(
         text,
@@ -109,14 +109,14 @@ def _count(part: Any, name: str) -> int:
 def _likeliest(logprobs: Any) -> list[tuple[str, float]]:
     content = logprobs.get("content") if isinstance(logprobs, dict) else None
     first = content[0].get("top_logprobs") if content else None
-    top = [(whole_text(_text(token["token"]))[0], token["logprob"]) for token in first or ()]
+    top = [(replace_surrogates(_text(token["token"]))[0], token["logprob"]) for token in first or ()]
     if not all(logprob <= 0.01 for _, logprob in top):  # which is false of NaN too
         raise ValueError("no log-probability")
     return top
 
 
 def same_model(asked: str, answered: str) -> bool:
-    """Whether an answer's model name is the one asked for: with or without its path, tag, or date of
+    """Whether a response's model name is the one asked for: with or without its path, tag, or date of
     release."""
     one, other = (name.rstrip("/").rsplit("/", 1)[-1].lower() for name in (asked, answered))
     bare, told = (_LATEST.sub("", name) for name in (one, other))
