@@ -84,7 +84,9 @@ def _opinions(reader: RunReader) -> Iterator[str]:
     rows = [row for rows in reader.evaluations.values() for row in rows.values()]
     right = ShareByCluster()
     for row in rows:
-        hits = [(p > 0.5) == row.gold[name] for name, p in row.compliance.items() if name in (row.gold or ())]
+        hits = [
+            (p > 0.5) == row.gold[name] for name, p in row.compliance.items() if row.gold and name in row.gold
+        ]
         right.add(reader.clusters.get(row.prompt_id, row.prompt_id), sum(hits), len(hits))
     share = right.value
     unread, read = sum(len(row.unread) for row in rows), sum(len(row.compliance) for row in rows)
