@@ -11,8 +11,8 @@ from rlaif.errors import UserError
 from rlaif.human.rankings import load_human_labels
 from rlaif.plugin import load_function
 from rlaif.prompting.templates import Templates, user
-from rlaif.rl.pretraining import _texts
 from rlaif.runs.storage import os_errors_as_user_errors
+from rlaif.training.raw_text import read_texts
 from tests.test_cli import refused, rlaif
 
 
@@ -93,7 +93,7 @@ def test_json_nested_without_end_is_told(tmp_path):
     with pytest.raises(UserError):
         load_human_labels(tmp_path / "people.jsonl", [])
     with pytest.raises(UserError):
-        _texts(tmp_path / "text.jsonl")
+        read_texts(tmp_path / "text.jsonl", "ppo.ptx.texts")
 
 
 def test_a_set_without_an_optional_template_says_so_when_it_is_asked_for(tmp_path):

@@ -1,4 +1,4 @@
-"""What servers say of a question that they do not take, in the words of those in use.
+"""Reasons why servers decline a request, recognised by the wording of common servers.
 
 The wordings are those of vLLM, SGLang, TGI, llama.cpp, LM Studio, Ollama, TensorRT-LLM and of the hosted
 services. A wording that is not here costs one request more: the server is then asked a harmless question in

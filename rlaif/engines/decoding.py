@@ -1,4 +1,4 @@
-"""Writing text: a decode loop over one left-padded batch, with a random stream of its own for every row.
+"""Writing text: a decode loop over one left-padded batch, with one random stream per row.
 
 A row's draws depend on its request's seed and the step alone, so a text does not depend on what it is batched
 with (up to rounding of the logits). Finished rows leave the batch, keys and values with them.

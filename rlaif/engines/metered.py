@@ -1,5 +1,5 @@
-"""An engine whose questions are counted in the run's ledger, and which asks none that the budget cannot pay
-for."""
+"""An engine that counts its questions in the run's ledger and asks none that could exceed
+the budget."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Shared-prefix scoring: what texts begin with is read once, and many short suffixes attend to its keys and
+"""Shared-prefix scoring: a common prefix is read once, and many short suffixes attend to its keys and
 values.
 
 Passes over packed tokens (one row, no padding in any linear layer). The first ones read the prefixes as a

@@ -1,1 +1,1 @@
-"""The judge, and what becomes of its verdicts: preferences, gold, revisions, labels of earlier runs."""
+"""The judge and the use of its verdicts: preferences, gold, revisions, labels of earlier runs."""

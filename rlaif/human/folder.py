@@ -1,4 +1,4 @@
-"""A folder of rows from elsewhere: no id in it is believed, each is computed again from what its row holds.
+"""A folder of rows from elsewhere: its ids are not trusted but computed again from the rows.
 
 Rows refer to each other by the ids they came with, so these only have to tell the rows of one file apart. An
 id that stands for two rows is refused with both lines: what refers to it could mean either.

@@ -1,5 +1,5 @@
-"""The options of every stage: what a config may say of it, what it needs and makes, and what it asks of
-models.
+"""The options of every stage: its fields in a config, the artefacts
+it needs and makes, and the model calls it costs.
 
 Every module of this package is imported here, so that a stage's options are known by standing in one of them.
 """

@@ -1,5 +1,5 @@
 """Options that do not go together, said before anything runs: an error where they can mean nothing, a warning
-where they are hardly meant. What is wrong within one stage whatever the rest is (a batch that its minibatches do
+where they are probably a mistake. What is wrong within one stage whatever the rest is (a batch that its minibatches do
 not divide) the options refuse themselves.
 
 ALONE is about the options of one stage or model, ACROSS about stages, rows and the constitution. `rlaif options`

@@ -1,4 +1,4 @@
-"""What a run would be made otherwise by: differing options and files, each with the first stage it reaches."""
+"""Differences that change a run: options and files, each with the first stage it affects."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def _contents(run: Run, spec: RunSpec) -> Iterator[Difference]:
 
 
 def _first(config: Config, part: str) -> int:
-    """The number of the first stage whose results hang on a part of the config."""
+    """The number of the first stage whose results depend on a part of the config."""
     stages = config.expanded
     if part == "rounds":  # policies of earlier rounds are then named otherwise
         return next((n for n, (_, o) in enumerate(stages, 1) if "evaluation" in o.makes), len(stages))

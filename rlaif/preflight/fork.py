@@ -1,4 +1,4 @@
-"""A fork: a new run that shares another run's finished stages up to a point and does the rest otherwise."""
+"""A fork: a new run that shares another run's finished stages up to a point and runs the rest with other settings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Opening a run folder: a new one, or the one the same command left; never somebody else's.
+"""Opening a run folder: a new one, or the one the same command left; never that of another run.
 
 Options of stages that have not begun may change in the folder, and options that cannot change results
 always; anything else is refused with the command that forks the run.

@@ -1,4 +1,4 @@
-"""Who is compared: arms, each one run or several seeds of one experiment."""
+"""The arms of a comparison: each is one run or several seeds of one experiment."""
 
 from __future__ import annotations
 

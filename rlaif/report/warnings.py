@@ -1,4 +1,4 @@
-"""What a reader of a run should be wary of, in plain words, from the run's own numbers."""
+"""Warnings for the reader of a run, computed from the run's numbers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What goes wrong in reinforcement learning from a reward model, seen in the metrics: pure functions of their
+"""Failures of reinforcement learning from a reward model, seen in the metrics: pure functions of their
 history.
 
 Most compare the last few updates with the first ones, or with the best ones, by more than noise explains;

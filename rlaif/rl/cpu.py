@@ -1,4 +1,4 @@
-"""What PPO needs to run at the speed of a CPU: memory that stays, and fp32 linear layers by oneDNN."""
+"""Faster PPO on a CPU: freed memory is kept, and fp32 linear layers run in oneDNN."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What PPO learns from: a batch that was sampled, scored, and read by the models.
+"""The training batch of PPO: sampled, scored, with log-probabilities and values.
 
 B episodes · R response positions · S states, one more than R where the state after the last token counts.
 """

@@ -1,4 +1,4 @@
-"""The output head and what PPO reads off it: products over blocks of tokens, everything else over pieces of a
+"""The output head and what PPO computes from it: products over blocks of tokens, everything else over pieces of a
 block.
 
 The only place with an axis as long as the vocabulary. Where nothing is learned, no more than a block of it is

@@ -1,4 +1,4 @@
-"""The formulas of PPO as pure functions; the axes stand in the names.
+"""The formulas of PPO as pure functions; names carry the axes.
 
 B episodes · R response positions (right-padded, `mask_BR` tells which are real) · N tokens, flat · V
 vocabulary. Log-probabilities are natural logarithms, KL is in nats.

@@ -1,4 +1,4 @@
-"""The runs of a folder: listed, removed and renamed, with what they say of each other kept true.
+"""The runs of a folder: listed, removed and renamed, with the references between them kept valid.
 
 Forks share files as hard links, so either run may go. What else names a run is found by path in the
 configs of the runs beside it: labels taken over, a policy to start from, a reward model.

@@ -1,4 +1,4 @@
-"""evaluate: every policy of the run on the same held-out prompts, by everything there is to measure with.
+"""evaluate: every policy of the run on the same held-out prompts, by every available measure.
 
 Gold per principle where there is a gold scorer, the judge's compliance and its verdict against the base
 policy's response, the divergence from the base policy, length and refusals. One row a policy and prompt; rates

@@ -1,5 +1,5 @@
-"""reward: reward models from soft preferences, with what their numbers are worth measured on held-out
-prompts.
+"""reward: reward models from soft preferences, with accuracy and calibration measured on
+held-out prompts.
 
 Bradley–Terry with the label as it is: the margin r_a − r_b learns logit(p_a) (RLAIF, arXiv 2309.00267,
 section 2.2.1). A response is scored at its last token; its end of turn is there only if the model ended it

@@ -1,5 +1,5 @@
-"""What sft, reward and dpo share around their `trainers`: exact to resume, and strict about numbers that blow
-up.
+"""What sft, reward and dpo share around their `trainers`: exact to resume, and an error on numbers
+that are not finite.
 
 A training is continued from its last complete checkpoint: same order of rows, same optimiser and random
 state, so that on one thread the curve is the one an uninterrupted run writes. trl's surprising defaults are

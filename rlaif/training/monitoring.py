@@ -1,5 +1,4 @@
-"""What is seen of a policy as it learns: texts, the truth where there is one, held-out prompts, and the
-alarms they give."""
+"""Monitoring of a policy while it learns: samples, gold where there is one, held-out prompts, and alarms."""
 
 from __future__ import annotations
 

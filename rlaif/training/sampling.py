@@ -1,5 +1,5 @@
-"""Responses of the stage's policy to prompts, each written as it is made; what is there already is not made
-again."""
+"""Responses of the stage's policy to prompts, each written as soon as it is
+sampled; responses that exist are kept."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""metrics.jsonl, sent on to a tracker of the user's choice; each is imported only where it is asked for."""
+"""metrics.jsonl, sent to the tracker of the user's choice; each is imported only where it is asked for."""
 
 from __future__ import annotations
 
