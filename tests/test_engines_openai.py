@@ -97,7 +97,7 @@ def test_without_log_probabilities_a_verdict_is_written(engine: OpenAIEngine, st
     assert scores.probability(0)[1] == pytest.approx(1.0)
     assert scores.mass(0) is None  # nobody measured it
     assert len(stub.asked) == 5  # one of them three times for log-probabilities, then both for a word
-    assert "no log-probabilities; 2 verdicts are written answers" in engine.notes[1]
+    assert "no log-probabilities; 2 verdicts were parsed from written text" in engine.notes[1]
     stub.asked.clear()
     list(engine.score_choices([question("last")]))
     assert len(stub.asked) == 1  # the server is not asked for them any more
