@@ -24,7 +24,7 @@ LAYERS = [
     {"training"},
     {"human", "audit", "playground"},
     {"stages", "report"},
-    {"preflight"},
+    {"preflight", "chat"},
     {"pipeline"},
     {"__init__"},
     {"cli"},

@@ -17,6 +17,7 @@ from rlaif.cli import (  # noqa: F401, I001
     runs,
     show,
     compare,
+    chat,
     judge,
     options,
     constitution,

@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
+from rlaif.config import ModelConfig
 from rlaif.errors import UserError
 from rlaif.records import Evaluation, HeldOut, Prompt, Record, Response
 from rlaif.runs.folder import Run, Stage, chosen
@@ -42,25 +43,31 @@ def untrusted_references(paths: Sequence[Path]) -> list[str]:
         config = Run.load(path).config
         if config.gold and not config.gold.startswith("rlaif."):
             found.append(f"{path}: calls the gold scorer {config.gold}")
-        judge = config.feedback
-        if number == 0 and judge.kind.runs_code:
-            found.append(f"{path}: calls the {judge.engine} engine {judge.model}")
-        elif number == 0 and judge.kind.served:
-            key = judge.api_key_env
-            found += [
-                f"{path}: sends prompts and responses to {url} with the key in {key}"
-                for url in judge.endpoints
-            ]
+        found += model_references(path, config.feedback) if number == 0 else []
     return found
+
+
+def model_references(path: Path, model: ModelConfig) -> list[str]:
+    """What asking a model that a run's config names would execute, or send texts to."""
+    if model.kind.runs_code:
+        return [f"{path}: calls the {model.engine} engine {model.model}"]
+    if not model.kind.served:
+        return []
+    key = model.api_key_env
+    return [f"{path}: sends prompts and responses to {url} with the key in {key}" for url in model.endpoints]
 
 
 def require_trust(paths: Sequence[Path], trust: bool, how: str) -> None:
     """Raise UserError where comparing reaches something (see `untrusted_references`) that nobody has allowed; `how` to
     allow it."""
-    found = [] if trust else untrusted_references(paths)
-    if found:
+    require_consent("comparing these runs", [] if trust else untrusted_references(paths), trust, how)
+
+
+def require_consent(doing: str, found: Sequence[str], trust: bool, how: str) -> None:
+    """The same of what `doing` something reaches, as `found`."""
+    if found and not trust:
         raise UserError(
-            "comparing these runs executes or reaches what their configs name:\n  " + "\n  ".join(found),
+            f"{doing} executes or reaches what their configs name:\n  " + "\n  ".join(found),
             "your consent: a run folder from another person can name any function and any address",
             f"look at the config.json of each run; if all of it is yours, {how}",
         )

@@ -1,0 +1,153 @@
+"""Talking to policies: several of them side by side, each with its own side of the conversation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rlaif.config import ModelConfig
+from rlaif.engines import Chat, Engine, GenerateRequest, open_engine
+from rlaif.errors import UserError, nearest
+from rlaif.feedback.judge import Judge
+from rlaif.records import Prompt
+from rlaif.report.run_reader import model_references, require_consent
+from rlaif.runs.folder import Run, chosen
+from rlaif.runs.seeds import derive_seed
+
+
+@dataclass
+class Speaker:
+    """A policy to talk to: its name, its engine, and the turns so far."""
+
+    name: str
+    engine: Engine
+    turns: Chat = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Said:
+    """One policy's response; `text` is None where it gave none, and `why` then says why not.
+
+    `verdicts`: P(the response keeps the principle) by principle, None where the judge gave no verdict.
+    """
+
+    name: str
+    text: str | None
+    why: str = ""
+    verdicts: dict[str, float | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Named:
+    """What a command names: a run's policy, or a model without a run."""
+
+    name: str
+    config: ModelConfig
+    run: Run | None
+
+    @classmethod
+    def of(cls, text: str) -> Named:
+        """RUN, RUN:POLICY or a model; a run alone is its last policy. Raises UserError where there is none."""
+        path, colon, policy = Path(text), "", ""
+        if not path.exists():
+            before, colon, policy = text.rpartition(":")
+            path = Path(before) if colon and _is_run(Path(before)) else path
+        if not _is_run(path):
+            return cls(path.name or text, ModelConfig(model=text), None)
+        run = Run.load(path)
+        run.verify(small=True)
+        models = {name: made for name, made in run.policies.items() if not chosen(made)}
+        name = policy if colon else list(models)[-1]
+        if name not in models:
+            raise UserError(f'{path}: no policy "{name}" to talk to — {nearest(name, list(models))}')
+        given = str(models[name]) == str(Path(run.config.policy.model))
+        config = run.config.policy
+        if not given:  # what a run has trained is a folder, whatever answered for the policy it began with
+            config = config.model_copy(update={"model": str(models[name])})
+        return cls(f"{path.name}:{name}", config, run)
+
+
+def _is_run(path: Path) -> bool:
+    return (path / "manifest.json").is_file()
+
+
+class Conversation:
+    """One user's turns, the responses of every policy to them, and what a judge says of these."""
+
+    def __init__(self, speakers: Sequence[Speaker], seed: int, temperature: float, max_tokens: int) -> None:
+        self.speakers, self.seed = list(speakers), seed
+        self.temperature, self.max_tokens = temperature, max_tokens
+        self.system = ""
+        self.judge: tuple[Judge, Run] | None = None
+
+    def reset(self) -> None:
+        """Forget all turns; the system prompt stays."""
+        for speaker in self.speakers:
+            speaker.turns.clear()
+
+    def ask(self, text: str) -> list[Said]:
+        """What every policy responds to a further turn of the user.
+
+        One that gives no response has not heard the turn. All sample with the same random numbers, which hang
+        on the seed and the turn alone.
+        """
+        return [self._said(speaker, text) for speaker in self.speakers]
+
+    def _said(self, speaker: Speaker, text: str) -> Said:
+        system = [{"role": "system", "content": self.system}] if self.system else []
+        chat = [*system, *speaker.turns, {"role": "user", "content": text}]
+        seed = derive_seed(self.seed, "chat", len(speaker.turns))
+        request = GenerateRequest(chat, self.max_tokens, self.temperature, seed=seed)
+        ((_, made),) = speaker.engine.generate([request])
+        if made.unwritten:
+            return Said(speaker.name, None, made.unwritten)
+        speaker.turns += [chat[-1], {"role": "assistant", "content": made.text}]
+        why = "cut at the most tokens" if made.finish == "length" else ""
+        return Said(speaker.name, made.text, why, self._verdicts(chat, made.text))
+
+    def _verdicts(self, chat: Chat, response: str) -> dict[str, float | None]:
+        if self.judge is None:
+            return {}
+        judge, run = self.judge
+        principles = run.constitution.principles
+        prompt = Prompt.model_validate({"messages": chat})
+        found = dict(judge.compliance([(prompt, response, principles)])).get(0, {})
+        return {principle.id: found.get(principle.id) for principle in principles}
+
+
+def open_conversation(
+    names: Sequence[str],
+    judged: bool = False,
+    seed: int = 0,
+    temperature: float = 0.7,
+    max_tokens: int = 256,
+    trust: bool = False,
+) -> Conversation:
+    """A conversation with the policies named; `judged`: with the verdicts of the first run's judge.
+
+    Raises UserError where a name is none, where there is no judge, or where a run folder names functions or
+    endpoints and `trust` is not given.
+    """
+    named = [Named.of(name) for name in names]
+    runs = [own.run for own in named if own.run]
+    if judged and not runs:
+        raise UserError(
+            "no run is named, whose judge could give verdicts.",
+            "a run folder: its feedback model, constitution and templates",
+            "rlaif chat RUN --judge",
+        )
+    asked = [(own.run.path, own.config) for own in named if own.run]
+    asked += [(runs[0].path, runs[0].config.feedback)] if judged else []
+    require_consent(
+        "talking to these policies",
+        [line for own in asked for line in model_references(*own)],
+        trust,
+        "add --trust",
+    )
+    speakers = [Speaker(own.name, open_engine(own.config)) for own in named]
+    found = Conversation(speakers, seed, temperature, max_tokens)
+    if judged:
+        run = runs[0]
+        found.judge = Judge(open_engine(run.config.feedback), run.templates), run
+    return found
