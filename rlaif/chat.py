@@ -17,7 +17,7 @@ from rlaif.runs.seeds import derive_seed
 
 
 @dataclass
-class Speaker:
+class ChatPolicy:
     """A policy to talk to: its name, its engine, and the turns so far."""
 
     name: str
@@ -26,7 +26,7 @@ class Speaker:
 
 
 @dataclass(frozen=True)
-class Said:
+class ChatResponse:
     """One policy's response; `text` is None where it gave none, and `why` then says why not.
 
     `verdicts`: P(the response keeps the principle) by principle, None where the judge gave no verdict.
@@ -39,7 +39,7 @@ class Said:
 
 
 @dataclass(frozen=True)
-class Named:
+class ChatTarget:
     """What a command names: a run's policy, or a model without a run."""
 
     name: str
@@ -47,7 +47,7 @@ class Named:
     run: Run | None
 
     @classmethod
-    def of(cls, text: str) -> Named:
+    def of(cls, text: str) -> ChatTarget:
         """RUN, RUN:POLICY or a model; a run alone is its last policy. Raises UserError where there is none."""
         path, colon, policy = Path(text), "", ""
         if not path.exists():
@@ -75,36 +75,38 @@ def _is_run(path: Path) -> bool:
 class Conversation:
     """One user's turns, the responses of every policy to them, and what a judge says of these."""
 
-    def __init__(self, speakers: Sequence[Speaker], seed: int, temperature: float, max_tokens: int) -> None:
-        self.speakers, self.seed = list(speakers), seed
+    def __init__(
+        self, policies: Sequence[ChatPolicy], seed: int, temperature: float, max_tokens: int
+    ) -> None:
+        self.policies, self.seed = list(policies), seed
         self.temperature, self.max_tokens = temperature, max_tokens
         self.system = ""
         self.judge: tuple[Judge, Run] | None = None
 
     def reset(self) -> None:
         """Forget all turns; the system prompt stays."""
-        for speaker in self.speakers:
-            speaker.turns.clear()
+        for policy in self.policies:
+            policy.turns.clear()
 
-    def ask(self, text: str) -> list[Said]:
+    def ask(self, text: str) -> list[ChatResponse]:
         """What every policy responds to a further turn of the user.
 
         One that gives no response has not heard the turn. All sample with the same random numbers, which hang
         on the seed and the turn alone.
         """
-        return [self._said(speaker, text) for speaker in self.speakers]
+        return [self._respond(policy, text) for policy in self.policies]
 
-    def _said(self, speaker: Speaker, text: str) -> Said:
+    def _respond(self, policy: ChatPolicy, text: str) -> ChatResponse:
         system = [{"role": "system", "content": self.system}] if self.system else []
-        chat = [*system, *speaker.turns, {"role": "user", "content": text}]
-        seed = derive_seed(self.seed, "chat", len(speaker.turns))
+        chat = [*system, *policy.turns, {"role": "user", "content": text}]
+        seed = derive_seed(self.seed, "chat", len(policy.turns))
         request = GenerateRequest(chat, self.max_tokens, self.temperature, seed=seed)
-        ((_, made),) = speaker.engine.generate([request])
-        if made.unwritten:
-            return Said(speaker.name, None, made.unwritten)
-        speaker.turns += [chat[-1], {"role": "assistant", "content": made.text}]
+        ((_, made),) = policy.engine.generate([request])
+        if made.why_empty:
+            return ChatResponse(policy.name, None, made.why_empty)
+        policy.turns += [chat[-1], {"role": "assistant", "content": made.text}]
         why = "cut at the most tokens" if made.finish == "length" else ""
-        return Said(speaker.name, made.text, why, self._verdicts(chat, made.text))
+        return ChatResponse(policy.name, made.text, why, self._verdicts(chat, made.text))
 
     def _verdicts(self, chat: Chat, response: str) -> dict[str, float | None]:
         if self.judge is None:
@@ -129,7 +131,7 @@ def open_conversation(
     Raises UserError where a name is none, where there is no judge, or where a run folder names functions or
     endpoints and `trust` is not given.
     """
-    named = [Named.of(name) for name in names]
+    named = [ChatTarget.of(name) for name in names]
     runs = [own.run for own in named if own.run]
     if judged and not runs:
         raise UserError(
@@ -145,8 +147,8 @@ def open_conversation(
         trust,
         "add --trust",
     )
-    speakers = [Speaker(own.name, open_engine(own.config)) for own in named]
-    found = Conversation(speakers, seed, temperature, max_tokens)
+    policies = [ChatPolicy(own.name, open_engine(own.config)) for own in named]
+    found = Conversation(policies, seed, temperature, max_tokens)
     if judged:
         run = runs[0]
         found.judge = Judge(open_engine(run.config.feedback), run.templates), run

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from rlaif.chat import Conversation, Named, Speaker, open_conversation
-from rlaif.cli.chat import _obey, _shown
+from rlaif.chat import ChatPolicy, ChatTarget, Conversation, open_conversation
+from rlaif.cli.chat import _as_text, _run_command
 from rlaif.cli.terminal import say
 from rlaif.engines import Scripted
 from rlaif.errors import UserError
@@ -26,7 +26,7 @@ def echo(request):
 
 def talk(*names, says=echo, **options):
     settings = {"seed": 0, "temperature": 1.0, "max_tokens": 8, **options}
-    return Conversation([Speaker(name, Scripted(on_generate=says)) for name in names], **settings)
+    return Conversation([ChatPolicy(name, Scripted(on_generate=says)) for name in names], **settings)
 
 
 def texts(said):
@@ -37,12 +37,12 @@ def test_turns_are_kept_and_forgotten_when_asked():
     chat = talk("a", "b")
     assert texts(chat.ask("one")) == ["u one"] * 2
     assert texts(chat.ask("two")) == ["uau two"] * 2
-    assert chat.speakers[0].turns is not chat.speakers[1].turns
-    _obey(chat, "/system Be kind.")
+    assert chat.policies[0].turns is not chat.policies[1].turns
+    _run_command(chat, "/system Be kind.")
     assert texts(chat.ask("three")) == ["su three"] * 2
-    _obey(chat, "/reset")
+    _run_command(chat, "/reset")
     assert texts(chat.ask("four")) == ["su four"] * 2
-    _obey(chat, "/system")
+    _run_command(chat, "/system")
     assert texts(chat.ask("five")) == ["u five"] * 2
 
 
@@ -51,20 +51,20 @@ def test_the_seed_and_the_turn_decide_what_is_drawn():
     first = [own.text for own in chat.ask("one")]
     assert first[0] == first[1]
     assert chat.ask("one")[0].text.split()[-1] != first[0].split()[-1]
-    _obey(chat, "/reset")
+    _run_command(chat, "/reset")
     assert [own.text for own in chat.ask("one")] == first
-    assert "4" in _obey(chat, "/seed 4")
-    _obey(chat, "/reset")
+    assert "4" in _run_command(chat, "/seed 4")
+    _run_command(chat, "/reset")
     assert [own.text for own in chat.ask("one")] != first
 
 
 def test_what_is_no_command_is_explained():
-    assert "/reset" in _obey(talk("a"), "/rest") == _obey(talk("a"), "/seed many")
+    assert "/reset" in _run_command(talk("a"), "/rest") == _run_command(talk("a"), "/seed many")
 
 
 def test_a_response_cannot_write_as_somebody_else_nor_obey_the_terminal(capsys):
     chat = talk("ppo", says=lambda request: "\x1b[2Jhi\nsft: I win\u202e")
-    say(_shown(*chat.ask("x")))
+    say(_as_text(*chat.ask("x")))
     assert capsys.readouterr().out == "ppo: \\x1b[2Jhi\n    sft: I win\\u202e\n"
 
 
@@ -77,7 +77,7 @@ def test_a_judge_gives_verdicts_by_principle(tmp_path):
     for principle, kept in own.verdicts.items():
         broken = principle.removeprefix("no-") in own.text.split()
         assert kept == pytest.approx(1 / 9 if broken else 8 / 9)
-    shown = _shown(own)
+    shown = _as_text(own)
     assert all(f"    {principle}: " in shown for principle in own.verdicts)
     assert "kept, 0.89" in shown
 
@@ -86,21 +86,21 @@ def test_models_and_runs_are_named_alike(tmp_path):
     model = tiny_policy(tmp_path / "model")
     run = fake_run(tmp_path / "run", prompts=4)
     chat = open_conversation([str(model), f"{run}:base"], trust=True, max_tokens=4)
-    assert [speaker.name for speaker in chat.speakers] == ["model", "run:base"]
+    assert [policy.name for policy in chat.policies] == ["model", "run:base"]
     assert all(own.text is not None for own in chat.ask("tell me"))
     said = chat.ask("now " * 80)
     assert (said[0].text, said[0].why) == (None, "prompt longer than the model's context")
-    assert len(chat.speakers[0].turns) == 2  # the turn that it could not read is not kept
-    assert _shown(said[0]) == "model: (no response: prompt longer than the model's context)"
+    assert len(chat.policies[0].turns) == 2  # the turn that it could not read is not kept
+    assert _as_text(said[0]) == "model: (no response: prompt longer than the model's context)"
 
 
 def test_a_runs_last_policy_stands_for_it(tmp_path):
     run = fake_run(tmp_path / "run", prompts=4)
     (run / "03_sft" / "policy").mkdir()
-    named = Named.of(str(run))
+    named = ChatTarget.of(str(run))
     assert (named.name, named.config.model) == ("run:sft", str(run / "03_sft" / "policy"))
     with pytest.raises(UserError, match='no policy "sfd" to talk to — did you mean "sft"'):
-        Named.of(f"{run}:sfd")
+        ChatTarget.of(f"{run}:sfd")
 
 
 def rlaif(*words, lines=""):

@@ -12,7 +12,7 @@ from rlaif.cli.groups import app
 from rlaif.cli.terminal import say, tell
 
 if TYPE_CHECKING:
-    from rlaif.chat import Conversation, Said
+    from rlaif.chat import ChatResponse, Conversation
 
 HELP = (
     "/reset forgets the turns · /system TEXT sets the system prompt (alone: none) and forgets the turns · "
@@ -51,10 +51,10 @@ def chat(
         if line.startswith("/"):
             if line.split()[0] in ("/quit", "/exit"):
                 return
-            tell(_obey(talk, line))
+            tell(_run_command(talk, line))
         elif line.strip():
             for said in talk.ask(line):
-                say(_shown(said))
+                say(_as_text(said))
 
 
 def _lines() -> Iterator[str]:
@@ -71,7 +71,7 @@ def _lines() -> Iterator[str]:
             return
 
 
-def _obey(talk: Conversation, line: str) -> str:
+def _run_command(talk: Conversation, line: str) -> str:
     """Do what a line that begins with / asks for; what to say of it."""
     command, _, value = line.partition(" ")
     value = value.strip()
@@ -88,8 +88,8 @@ def _obey(talk: Conversation, line: str) -> str:
     return HELP
 
 
-def _shown(said: Said) -> str:
-    """A response with its speaker; its further lines are set in, so that none looks like another speaker's."""
+def _as_text(said: ChatResponse) -> str:
+    """A response with its policy; its further lines are set in, so that none looks like another policy's."""
     if said.text is None:
         return f"{said.name}: (no response: {said.why})"
     lines = [f"{said.name}: {said.text}".replace("\n", "\n    ")]
