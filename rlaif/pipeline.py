@@ -9,15 +9,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rlaif.config import Config, find, stage_number
 from rlaif.errors import UserError
 from rlaif.feedback.gold import load_gold, no_gold, ungraded
+from rlaif.preflight.calibration import Speed, calibrated
 from rlaif.preflight.combinations import combinations
-from rlaif.preflight.estimate import estimate, in_words
+from rlaif.preflight.durations import durations
+from rlaif.preflight.estimate import estimate, in_words, totals
 from rlaif.preflight.fork import Fork, fork_of
 from rlaif.preflight.opening import RunSpec
 from rlaif.preflight.run_folder import open_run
@@ -98,7 +100,7 @@ def _start(
 ) -> Run:
     """The run in its folder, on every process of the launch."""
     last = last_stage(spec.config, until)
-    plan = planned(spec)
+    plan = planned(spec, last)
     with processes.init_distributed(spec.config.policy.device):
         if not processes.is_rank0():
             processes.worker_loop(folder)
@@ -225,17 +227,30 @@ def dry_run(
     source: Path | str | None = None,
     at: str | None = None,
     out: Path | str | None = None,
+    until: str | None = None,
+    measure: bool = False,
+    tell: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
-    """What `run` would do: the resolved config, prompt counts, and each stage's rows and model calls."""
+    """What `run` would do: the resolved config, prompt counts, and each stage's rows and model calls.
+
+    Seconds and memory stand there where the models' speed on this machine is known; `measure` measures it
+    where it is not.
+    """
     _, spec, fork = _wanted(config, out, overrides, source, at)
     shared = {"shared": [stage.dir.name for stage in fork.parent.stages[: fork.shared]]} if fork else {}
-    return {"config": spec.config.model_dump(mode="json"), **shared, **planned(spec)}
+    speeds = calibrated(spec.config, spec.constitution, spec.prompts, spec.templates, measure, tell)
+    plan = planned(spec, last_stage(spec.config, until), speeds)
+    return {"config": spec.config.model_dump(mode="json"), **shared, **plan}
 
 
-def planned(spec: RunSpec) -> dict[str, Any]:
-    """The estimate of what is asked for, whose gold scorer is opened on the way."""
+def planned(spec: RunSpec, last: int, speeds: Mapping[str, Speed] | None = None) -> dict[str, Any]:
+    """The estimate of what is asked for, up to the `last` stage; the gold scorer is opened on the way."""
     gold = load_gold(spec.config.gold, spec.constitution)
-    plan = estimate(spec.config, spec.constitution, spec.prompts, spec.templates)
+    asked = spec.config, spec.constitution, spec.prompts, spec.templates
+    plan = estimate(*asked)
+    plan["warnings"] = combinations(spec.config, spec.constitution, plan)
+    for stage, figures in zip(plan["stages"], durations(*asked, speeds) if speeds else [], strict=False):
+        stage |= figures
+    plan |= totals(plan["stages"][:last])
     plan["prompts"]["repeated"] = spec.repeated
-    warnings = combinations(spec.config, spec.constitution, plan)
-    return {**plan, "no_gold": ungraded(gold, spec.constitution, spec.prompts), "warnings": warnings}
+    return {**plan, "no_gold": ungraded(gold, spec.constitution, spec.prompts)}

@@ -2,11 +2,14 @@
 
 import json
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
+# Nothing is kept in, or taken from, the cache of whoever runs the tests.
+os.environ["RLAIF_CACHE"] = tempfile.mkdtemp(prefix="rlaif-tests-")
 settings.register_profile("rlaif", deadline=None)  # a busy machine is slow, not wrong
 settings.load_profile("rlaif")
 

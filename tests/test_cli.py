@@ -86,7 +86,7 @@ def test_every_printing_command_prints_in_any_encoding(project, tmp_path, encodi
     assert "warning:" in printed("constitution", "lint", constitution)
     assert json.loads(printed("constitution", "schema"))
     assert printed("playground", "sample", "-n", 1)
-    assert json.loads(printed("run", project / "config.yaml", "--dry-run"))
+    assert json.loads(printed("run", project / "config.yaml", "--dry-run", "--json"))
     printed("run", tmp_path / "→.yaml")
 
 
@@ -249,7 +249,7 @@ def test_interrupted_says_how_to_go_on_and_exits_130(project):
 
 
 def test_dry_run_prints_json(project):
-    plan = json.loads(rlaif("run", project / "config.yaml", "--dry-run").stdout)
+    plan = json.loads(rlaif("run", project / "config.yaml", "--dry-run", "--json").stdout)
     assert plan["principles"] == 2
     assert plan["calls"] == sum(stage["calls"] for stage in plan["stages"])
 

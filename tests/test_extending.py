@@ -83,7 +83,7 @@ def test_a_stage(copy, project):
     )
     config = project / "config.yaml"
     config.write_text(config.read_text() + "  - {stage: kto, desirable: 2.5}\n")
-    assert '"stage": "kto"' in copy.rlaif("run", config, "--dry-run")
+    assert '"stage": "kto"' in copy.rlaif("run", config, "--dry-run", "--json")
     copy.rlaif("run", config, "--out", project / "run")
     assert "desirable 2.5" in copy.rlaif("show", project / "run")
     assert "kto" in copy.python(
@@ -209,7 +209,7 @@ def test_a_judge_mode(copy, project):
     )
     config, out = project / "config.yaml", project / "run"
     options = ("-s", "label.mode=worst", "-s", "feedback.model=toy:feedback")
-    planned = copy.rlaif("run", config, "--dry-run", *options)
+    planned = copy.rlaif("run", config, "--dry-run", "--json", *options)
     copy.rlaif("run", config, "--out", out, *options)
     labels = (out / "05_label" / "labels.jsonl").read_text().splitlines()
     assert labels

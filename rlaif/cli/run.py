@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from rlaif.cli.groups import app
-from rlaif.cli.terminal import Progress, emit, say, stderr, tell
+from rlaif.cli.terminal import Json, Progress, emit, say, stderr, tell
 from rlaif.runs import stopping
 
 Set = Annotated[list[str] | None, typer.Option("-s", "--set", help="stage.option=value, repeatable.")]
@@ -46,15 +46,47 @@ def run_command(
         typer.Option(help="The first stage that the fork runs itself; default: the first that differs."),
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check everything and count calls; run nothing.")
+        bool,
+        typer.Option("--dry-run", help="Check everything; count rows, calls, time and memory; run nothing."),
     ] = False,
+    as_json: Json = False,
 ) -> None:
     """Run the loop, continue an interrupted run, or fork another one."""
     from rlaif import pipeline
 
     if dry_run:
-        emit(pipeline.dry_run(config, set_ or [], source, at, out))
+        plan = pipeline.dry_run(config, set_ or [], source, at, out, until, measure=True, tell=tell)
+        emit(plan) if as_json else print_plan(plan)
         return
     with running():
         this = pipeline.run(config, out, set_ or [], until, Progress, tell, source, at)
-    say(this.path / "report.html")
+    page = this.path / "report.html"
+    emit({"run": str(this.path), "report": str(page)}) if as_json else say(page)
+
+
+def print_plan(plan: dict[str, Any]) -> None:
+    """What a run would do as a table, a row a stage, and what is doubtful about it."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from rlaif.feedback.gold import no_gold
+    from rlaif.preflight.estimate import budget_warnings
+
+    counts = ", ".join(f"{plan['prompts'][split]} {split}" for split in ("train", "heldout", "wordings"))
+    say(f"{plan['config']['name']}: {plan['principles']} principles; prompts: {counts}")
+    columns = ["stage", "rows ≤", "calls ≤", "tokens read ≤", "written ≤", "seconds", "MB ≤"]
+    table = Table(*columns, *(["money ≤"] if plan["money"] is not None else []))
+    for column in table.columns[1:]:
+        column.justify = "right"
+    rows = [(stage["stage"], stage) for stage in plan["stages"]]
+    for name, row in [*rows, ("all", plan)]:
+        numbers = [row.get(key) for key in ("rows", "calls", "prompt_tokens", "tokens", "seconds", "memory")]
+        cells = ["–" if n is None else f"{n:,.0f}" if n < 1e6 else f"{n / 1e6:,.1f} M" for n in numbers]
+        if plan["money"] is not None:
+            cells.append(f"{row['money'] or 0:,.2f}")
+        table.add_row(name, *(["", *cells[1:5], "", *cells[6:]] if name == "all" else cells))
+    Console(highlight=False).print(table)
+    for warning in plan["warnings"]:
+        say(f"warning: {warning}")
+    for line in [*budget_warnings(plan), *no_gold(plan["no_gold"], plan["config"]["gold"])]:
+        say(line.strip())

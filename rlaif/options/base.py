@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.fields import FieldInfo
 
 if TYPE_CHECKING:
-    from rlaif.options.plan import Asked, Plan
+    from rlaif.options.plan import Asked, Plan, Work
 
 # Marks an option that changes how a run is executed or watched, and its results by rounding at most: two runs
 # that differ in such options alone are the same experiment, and a run that has begun may go on with others.
@@ -77,6 +77,10 @@ class StageOptions(Options):
         raise NotImplementedError(
             f"{type(self).__name__}: say what the stage asks of models, or (0, []) for nothing"
         )
+
+    def work(self, plan: Plan) -> Work | None:
+        """What it computes itself, asked after `estimate`; None where that is next to nothing."""
+        return None
 
     @property
     def makes_base(self) -> bool:

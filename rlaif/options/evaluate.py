@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from rlaif.options.base import StageOptions
-from rlaif.options.plan import Asked, Plan, round_up
+from rlaif.options.plan import Asked, Plan, Work, round_up
 
 
 class EvaluateOptions(StageOptions):
@@ -44,3 +44,9 @@ class EvaluateOptions(StageOptions):
             Asked(model, opinions, single, own, written, group),
             Asked(model, preferences, single + self.max_tokens, own, written, group),
         ]
+
+    def work(self, plan: Plan) -> Work:
+        """Each policy's and the base policy's pass over its responses, for the KL."""
+        rows = plan.evaluated(self.prompts) * (plan.policies - 1)
+        read = 2 * rows * (plan.prompt + self.max_tokens)
+        return Work(plan.config.policy.model, read=read, trained=0, frozen=2)

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rlaif.config import Config, ModelConfig
@@ -14,6 +14,28 @@ if TYPE_CHECKING:
     from rlaif.prompting.templates import Templates
 
 CHARACTERS = 4  # in a token
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a stage computes itself, beside the questions it asks: in tokens, each of one model, and how many
+    models it holds for it at once."""
+
+    model: str  # the folder or hub id that the models are like
+    learnt: float = 0.0  # read with gradients, and learnt from
+    read: float = 0.0  # read without gradients
+    written: float = 0.0
+    forward: float = 0.0  # of the largest pass with gradients
+    trained: int = 1  # with gradients and the optimiser's two moments
+    frozen: int = 0
+
+
+def training(model: str, tokens: float, options: Any, forward: float, models: int = 1) -> Work:
+    """The work of a training on `tokens`, of whose prompts the share `heldout` measures: before it, and after
+    every epoch."""
+    held = options.heldout * tokens * models
+    learnt = (1 - options.heldout) * tokens * models * options.epochs
+    return Work(model, learnt, held * (1 + options.epochs), forward=forward)
 
 
 @dataclass(frozen=True)
@@ -52,6 +74,7 @@ class Plan:
     response_tokens: float = 0.0  # most tokens of a response
     responses: int = 0
     originals: int = 0  # responses that have been revised
+    revisions: int = 0
     comparisons: int = 0
     paired: int = 0  # prompts that have comparisons
     pair: tuple[float, float, float] = (
@@ -60,15 +83,25 @@ class Plan:
         0.0,
     )  # tokens of conversation and response, principles that apply
     policies: int = 1
+    characters: float = CHARACTERS  # in a token
+
+    @property
+    def row(self) -> float:
+        """Tokens of a prompt and its response."""
+        return self.prompt + self.response_tokens
+
+    def tokens(self, *texts: str) -> float:
+        """Roughly how many tokens texts have."""
+        return sum(map(len, texts)) / self.characters
 
     def template(self) -> float:
         """Tokens of the judge's question around conversation and responses."""
-        return tokens(self.templates.comparison([{"role": "user", "content": ""}], "", "")[0]["content"])
+        return self.tokens(self.templates.comparison([{"role": "user", "content": ""}], "", "")[0]["content"])
 
     def suffix(self) -> float:
         """Tokens of a principle as the judge reads it."""
         rules = self.constitution.principles
-        return tokens(*map(self.templates.comparison_suffix, rules)) / len(rules)
+        return self.tokens(*map(self.templates.comparison_suffix, rules)) / len(rules)
 
     def verdict_tokens(self) -> int:
         """Tokens written for a verdict: endpoints write at least one."""
@@ -85,11 +118,6 @@ class Plan:
     def evaluated(self, limit: int | None) -> int:
         """Prompts that policies are evaluated on: of each held-out split at most `limit`."""
         return sum(n if limit is None else min(n, limit) for n in (self.heldout, self.wordings))
-
-
-def tokens(*texts: str) -> float:
-    """Roughly how many tokens texts have."""
-    return sum(map(len, texts)) / CHARACTERS
 
 
 def round_up(x: float) -> int:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
 from rlaif.options.base import FILE, NO_EFFECT, Options
+from rlaif.options.plan import Plan, Work
 from rlaif.options.rewarded import OnlineOptions
 
 
@@ -182,3 +184,11 @@ class PpoOptions(OnlineOptions):
                 "nothing"
             )
         return self
+
+    def work(self, plan: Plan) -> Work:
+        """As of all that learn from their own samples; and the value model, read and trained as the policy
+        is."""
+        one = super().work(plan)
+        if self.shared_trunk:
+            return one
+        return replace(one, learnt=2 * one.learnt, read=one.read + one.learnt / self.epochs, trained=2)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
 from rlaif.options.base import FILE, MODEL, NO_EFFECT, NO_JUDGE, StageOptions
-from rlaif.options.plan import Asked, Plan
+from rlaif.options.plan import Asked, Plan, Work, training
 
 
 class PreferenceOptions(StageOptions):
@@ -50,6 +51,11 @@ class PreferenceOptions(StageOptions):
         """It asks no model."""
         return 0, []
 
+    def work(self, plan: Plan) -> Work:
+        """A training on both responses of every comparison."""
+        forward = 2 * (self.micro_batch or self.batch_size) * plan.row
+        return training(plan.config.policy.model, 2 * plan.comparisons * plan.row, self, forward)
+
 
 class RewardOptions(PreferenceOptions):
     """Train reward models on soft preferences."""
@@ -70,6 +76,12 @@ class RewardOptions(PreferenceOptions):
         json_schema_extra=FILE,
     )
 
+    def work(self, plan: Plan) -> Work:
+        """The training of every member."""
+        one = super().work(plan)
+        learnt, read = one.learnt * self.members, one.read * self.members
+        return replace(one, model=self.model or one.model, learnt=learnt, read=read)
+
 
 class DpoOptions(PreferenceOptions):
     """Direct preference optimisation on soft preferences: no reward model, no sampling."""
@@ -79,3 +91,8 @@ class DpoOptions(PreferenceOptions):
     beta: float = Field(
         default=0.1, gt=0, description="strength of the penalty on moving from the starting policy"
     )
+
+    def work(self, plan: Plan) -> Work:
+        """The training, and the starting policy's pass over the same rows."""
+        one = super().work(plan)
+        return replace(one, read=2 * one.read + one.learnt, frozen=1)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, model_validator
 
 from rlaif.options.base import FILE, NO_EFFECT, Options, StageOptions
-from rlaif.options.plan import Asked, Plan
+from rlaif.options.plan import Asked, Plan, Work, training
 
 
 class ArchitectureOptions(Options):
@@ -77,3 +78,11 @@ class PretrainOptions(StageOptions):
         """It asks nobody; from random weights it makes the base policy, which is counted already."""
         plan.policies -= self.makes_base
         return 0, []
+
+    def work(self, plan: Plan) -> Work:
+        """A training on all tokens of the files."""
+        tokens = (
+            sum(Path(file).stat().st_size for file in self.files if Path(file).is_file()) / plan.characters
+        )
+        forward = (self.micro_batch or self.batch_size) * self.block_size
+        return training(plan.config.policy.model, tokens, self, forward)

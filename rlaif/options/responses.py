@@ -9,7 +9,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from rlaif.options.base import FILE, NO_EFFECT, NO_JUDGE, StageOptions
-from rlaif.options.plan import Asked, Plan, tokens
+from rlaif.options.plan import Asked, Plan, Work, training
 
 
 class SampleOptions(StageOptions):
@@ -68,9 +68,10 @@ class CritiqueOptions(StageOptions):
     def estimate(self, plan: Plan) -> tuple[int, list[Asked]]:
         """A critique and a revision a round."""
         plan.originals, rows = plan.responses, plan.responses * self.rounds
+        plan.revisions = rows
         chat, rule, ask = [{"role": "user", "content": ""}], plan.constitution.principles[0], plan.templates
         critique, revision = (
-            tokens(turns[-1]["content"])
+            plan.tokens(turns[-1]["content"])
             for turns in (ask.critique(chat, "", rule), ask.revision(chat, "", rule, ""))
         )
         both, shots, model = plan.prompt + plan.response_tokens, 1 + self.few_shot, plan.config.feedback
@@ -109,6 +110,12 @@ class SftOptions(StageOptions):
     def estimate(self, plan: Plan) -> tuple[int, list[Asked]]:
         """It asks no model."""
         return 0, []
+
+    def work(self, plan: Plan) -> Work:
+        """A training on the revisions."""
+        rows = plan.revisions if self.train_on == "all" else plan.originals
+        forward = (self.micro_batch or self.batch_size) * plan.row
+        return training(plan.config.policy.model, rows * plan.row, self, forward)
 
 
 class PairOptions(StageOptions):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from rlaif.options.base import NO_EFFECT, REWARD, Options, StageOptions
-from rlaif.options.plan import Asked, Plan
+from rlaif.options.plan import Asked, Plan, Work, training
 from rlaif.options.sources import SourceKind, source_kind
 
 
@@ -57,6 +58,11 @@ class RewardedOptions(StageOptions):
         if len({source.source for source in rewards}) < len(rewards):
             raise ValueError("each source once")
         return rewards
+
+    @property
+    def scored(self) -> int:
+        """How many of its rewards are models' that it reads itself."""
+        return sum(source.kind.opens.endswith(":model_score") for source in self.rewards)
 
     def graded(self, plan: Plan, responses: int, length: float) -> list[Asked]:
         """What the judge is asked where it is a source of the reward."""
@@ -109,6 +115,23 @@ class OnlineOptions(RewardedOptions):
         seen = plan.pointwise(looks * min(self.watch, plan.heldout), self.max_tokens)
         return rows, [*self.graded(plan, rows, self.max_tokens), *seen]
 
+    def work(self, plan: Plan) -> Work:
+        """The samples, the rewards and the reference of every update, and an optimiser step on the policy."""
+        each = plan.prompt + self.max_tokens
+        tokens, looks = (
+            self.updates * self.batch_size * each,
+            sum(map(self.looks, range(1, self.updates + 1))),
+        )
+        written = self.updates * self.batch_size + looks * min(self.watch, plan.heldout)
+        return Work(
+            plan.config.policy.model,
+            learnt=tokens * getattr(self, "epochs", 1),
+            read=tokens * (1 + self.scored),
+            written=written * self.max_tokens,
+            forward=min(self.micro_batch, self.batch_size) * each,
+            frozen=1 + self.scored,
+        )
+
 
 class BestOfNOptions(RewardedOptions):
     """Of n responses to each held-out prompt the best-rewarded one: an arm without training."""
@@ -135,6 +158,11 @@ class BestOfNOptions(RewardedOptions):
         texts = Asked(plan.config.policy, rows, plan.prompt, written=self.max_tokens)
         return rows, [texts, *self.graded(plan, rows, self.max_tokens)]
 
+    def work(self, plan: Plan) -> Work:
+        """The rewards of its responses."""
+        read = plan.evaluated(self.prompts) * self.n * (plan.prompt + self.max_tokens) * self.scored
+        return Work(plan.config.policy.model, read=read, trained=0, frozen=self.scored)
+
 
 class RejectionOptions(RewardedOptions):
     """Fine-tune the policy on the best-rewarded of its responses from the last sample stage."""
@@ -156,6 +184,12 @@ class RejectionOptions(RewardedOptions):
         """The judge of each response where it grades."""
         kept = min(plan.responses, (plan.responses // max(plan.k, 1)) * self.keep)
         return kept, self.graded(plan, plan.responses, plan.response_tokens)
+
+    def work(self, plan: Plan) -> Work:
+        """The rewards of all responses, and a training on those kept."""
+        kept = min(plan.responses, plan.responses // max(plan.k, 1) * self.keep)
+        one = training(plan.config.policy.model, kept * plan.row, self, self.batch_size * plan.row)
+        return replace(one, read=one.read + plan.responses * plan.row * self.scored, frozen=self.scored)
 
 
 class GroupOptions(OnlineOptions):

@@ -8,7 +8,7 @@ Where an engine reads the shared part of a question once for all principles, tho
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from rlaif.config import Config
 from rlaif.constitution import Constitution
 from rlaif.feedback import earlier_labels as earlier
 from rlaif.options import LabelOptions, StageOptions
-from rlaif.options.plan import CHARACTERS, Asked, Plan, round_up, tokens
+from rlaif.options.plan import CHARACTERS, Asked, Plan, round_up
 from rlaif.prompting.templates import Templates
 from rlaif.records import Prompt
 from rlaif.runs.folder import HELDOUT, split_of
@@ -61,8 +61,14 @@ def imported(
     return sums["prompts"], sums["pairs"], sizes
 
 
-def plan_of(config: Config, constitution: Constitution, prompts: list[Prompt], templates: Templates) -> Plan:
-    """A config before its first stage."""
+def plan_of(
+    config: Config,
+    constitution: Constitution,
+    prompts: Sequence[Prompt],
+    templates: Templates,
+    characters: tuple[float, float] = (CHARACTERS, CHARACTERS),
+) -> Plan:
+    """A config before its first stage; `characters` are in a token of prompts, and of questions."""
     splits = Counter(split_of(p, config) for p in prompts)
     limits = config.judge_card
 
@@ -84,10 +90,11 @@ def plan_of(config: Config, constitution: Constitution, prompts: list[Prompt], t
         templates,
         *(splits[split] for split in ("train", *HELDOUT)),
         groups=groups,
-        prompt=tokens(*(m.content for p in prompts for m in p.messages)) / len(prompts),
+        prompt=sum(len(m.content) for p in prompts for m in p.messages) / characters[0] / len(prompts),
         principles=sum(len(constitution.applicable(p.tags)) for p in prompts) / len(prompts),
         examined=examined,
         imported=lambda folder: imported(folder, config, constitution, groups),
+        characters=characters[1],
     )
     return plan
 
@@ -112,22 +119,31 @@ def stage_estimate(plan: Plan, options: StageOptions, round: int) -> dict[str, A
 
 
 def estimate(
-    config: Config, constitution: Constitution, prompts: list[Prompt], templates: Templates
+    config: Config,
+    constitution: Constitution,
+    prompts: list[Prompt],
+    templates: Templates,
 ) -> dict[str, Any]:
     """Prompt counts and, for each stage, the rows it makes (at most) and what they cost; sums over all
     stages."""
     plan = plan_of(config, constitution, prompts, templates)
-    stages = [stage_estimate(plan, options, round) for round, options in config.expanded]
-    sums = ("calls", "prompt_tokens", "shared_tokens", "tokens")
-    total = {key: sum(stage[key] for stage in stages) for key in sums}
-    known = {key: [stage[key] for stage in stages if stage["calls"]] for key in ("seconds", "money")}
     return {
         "prompts": {"train": plan.train, "heldout": plan.heldout, "wordings": plan.wordings},
         "principles": len(constitution.principles),
-        "stages": stages,
-        **total,
-        **{key: None if None in values else sum(values) for key, values in known.items()},
+        **totals([stage_estimate(plan, options, round) for round, options in config.expanded]),
         "budget": config.budget.model_dump(exclude_none=True) if config.budget else None,
+    }
+
+
+def totals(stages: list[dict[str, Any]]) -> dict[str, Any]:
+    """Stages and the sums over them; of seconds and money none where a stage's are not known."""
+    sums = {key: sum(stage[key] for stage in stages) for key in COUNTED if key != "cached"}
+    asking = [stage for stage in stages if stage["calls"] or stage.get("memory")]
+    known = {key: [stage[key] for stage in asking] for key in ("seconds", "money")}
+    return {
+        "stages": stages,
+        **sums,
+        **{key: None if None in values else sum(values) for key, values in known.items()},
     }
 
 
@@ -136,7 +152,11 @@ def in_words(plan: dict[str, Any]) -> list[str]:
     lines = [f"  {stage['stage']}: {_line(stage)}" for stage in plan["stages"] if stage["calls"]]
     taken = [stage["labels_from"] for stage in plan["stages"] if "labels_from" in stage]
     told = [f"  {line}" for said in taken for line in earlier.in_words(said)]
-    return ["estimate, at most:", *lines, f"  all: {_line(plan)}", *told, *_warnings(plan)] if lines else []
+    return (
+        ["estimate, at most:", *lines, f"  all: {_line(plan)}", *told, *budget_warnings(plan)]
+        if lines
+        else []
+    )
 
 
 def _line(row: dict[str, Any]) -> str:
@@ -151,7 +171,8 @@ def _line(row: dict[str, Any]) -> str:
     return ", ".join(parts)
 
 
-def _warnings(plan: dict[str, Any]) -> list[str]:
+def budget_warnings(plan: dict[str, Any]) -> list[str]:
+    """That a run may reach its budget."""
     needs = {**plan, "tokens": plan["tokens"] + plan["prompt_tokens"]}
     caps = plan["budget"] or {}
     over = [f"{cap:,.10g} {key}" for key, cap in caps.items() if (needs[key] or 0) > cap]

@@ -1,0 +1,185 @@
+"""`rlaif run --dry-run`: a table of what the stages take, from what was measured of the models once."""
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from rlaif import pipeline
+from rlaif.cli import app
+from rlaif.config import load_config
+from rlaif.constitution import Constitution
+from rlaif.preflight import calibration
+from rlaif.preflight.calibration import Speed, calibrated
+from rlaif.preflight.durations import Durations, durations
+from rlaif.preflight.opening import load_prompts
+from rlaif.prompting.templates import Templates
+from tests.tiny_models import tiny_policy
+
+SPEED = Speed(
+    load=1.0,
+    imports=4.0,
+    training_imports=8.0,
+    read=0.01,
+    learn=0.1,
+    write=0.5,
+    ask=0.02,
+    characters=4.0,
+    lengths=(2, 4, 6, 8),
+    cut=0,
+    process=100.0,
+    parameters=2**20,
+    activations=1024,
+    passing=64,
+)
+
+
+def changed(**figures: object) -> Speed:
+    return Speed(**{**vars(SPEED), **figures})
+
+
+def test_the_length_of_texts_goes_on_as_it_was_seen():
+    assert SPEED.expected(100) == 5
+    assert SPEED.expected(5) == (2 + 4 + 5 + 5) / 4
+    # Of 20 tokens 2 ended a text: the other half goes on ending one in ten.
+    cut = changed(lengths=(4, 4, 6, 6), cut=2)
+    assert cut.expected(8) == pytest.approx(5 + 0.5 * (1 + 0.9))
+    assert cut.expected(10**6) == pytest.approx(5 + 0.5 * 10)
+    assert changed(lengths=(6, 6), cut=2).expected(20) == 20
+
+
+def test_the_share_that_a_limit_cuts():
+    assert SPEED.too_long(5) == 0.5
+    assert SPEED.too_long(8) == 0
+    assert changed(lengths=(8, 8), cut=1).too_long(9) is None
+
+
+def project_of(folder, speeds: dict, *overrides: str, engine: str = "transformers"):
+    config = load_config(folder / "config.yaml", [f"policy.engine={engine}", "policy.model=p", *overrides])
+    config = config.model_copy(update={"feedback": config.policy.model_copy(update={"model": "f"})})
+    asked = (
+        config,
+        Constitution.load(folder / "constitution.yaml"),
+        load_prompts(folder / "prompts.jsonl"),
+        Templates.load("brief", folder),
+    )
+    return config, durations(*asked, speeds), asked
+
+
+def test_seconds_by_hand(project):
+    _, found, asked = project_of(project, {"policy": SPEED, "feedback": SPEED}, "label.max_tokens=300")
+    run = Durations(*asked, {"policy": SPEED, "feedback": SPEED})
+    prompt = run.likely.prompt
+    # 24 texts of 5 tokens; the libraries once, the model at every stage.
+    assert found[0]["seconds"] == pytest.approx(4 + 1 + 24 * (prompt * 0.01 + 5 * 0.5), abs=0.02)
+    assert found[2]["seconds"] == pytest.approx(1 + 72 * (prompt * 0.01 + 5 * 0.5), abs=0.02)
+    assert found[3]["seconds"] == 0
+    calls, shared, own = 288, run.likely.template() + prompt + 10, run.likely.suffix()
+    fresh = calls * (shared + own) - calls * shared * (1 - 1 / 1.5)
+    assert found[4]["seconds"] == pytest.approx(1 + fresh * 0.02, rel=0.02)
+
+
+def test_training_reads_and_learns(project):
+    train = [
+        'stages=[{"stage": "sample"}, {"stage": "critique"}, {"stage": "sft", "heldout": 0.25, "epochs": 2}]'
+    ]
+    _, found, asked = project_of(project, {"policy": SPEED, "feedback": SPEED}, *train)
+    run = Durations(*asked, {"policy": SPEED, "feedback": SPEED})
+    row = run.likely.prompt + 5
+    learnt, read = 0.75 * run.likely.train * row * 2, 0.25 * run.likely.train * row * 3
+    assert found[2]["seconds"] == pytest.approx(8 + learnt * 0.1 + read * 0.01 + 1, rel=0.01)
+    # One model with gradients and two moments, and what a batch of 32 of the longest rows keeps.
+    held = 4 * 2**20 + 32 * (run.most.prompt + 256) * 1024
+    assert found[2]["memory"] == pytest.approx(100 + held * 4 / 2**20, rel=0.01)
+    assert found[0]["memory"] == pytest.approx(100 + (2**20 + 16384 * 64) * 4 / 2**20)
+
+
+def test_memory_is_not_given_back(project):
+    _, found, _ = project_of(project, {"policy": SPEED, "feedback": SPEED})
+    memory = [stage["memory"] for stage in found]
+    assert memory == sorted(memory)
+
+
+def test_what_cannot_be_known_is_not_said(project):
+    _, found, _ = project_of(project, {"policy": SPEED})
+    assert found[0]["seconds"]
+    assert found[1]["seconds"] is None
+    assert found[4]["seconds"] is None
+    plan = pipeline.dry_run(project / "config.yaml")
+    assert all(stage.get("memory") is None for stage in plan["stages"])
+
+
+def test_a_price_of_seconds_comes_before_what_was_measured(project):
+    prices = 'prices={"p": {"seconds": 100}}'
+    _, found, asked = project_of(project, {"policy": SPEED, "feedback": SPEED}, prices)
+    run = Durations(*asked, {"policy": SPEED, "feedback": SPEED})
+    assert found[0]["seconds"] == pytest.approx(4 + 24 * (run.likely.prompt + 5) / 10, rel=0.02)
+
+
+@pytest.fixture
+def trained(project, tmp_path, monkeypatch):
+    monkeypatch.setenv("RLAIF_CACHE", str(tmp_path / "cache"))
+    folder = tiny_policy(tmp_path / "tiny", context=512)
+    text = (project / "config.yaml").read_text()
+    text = text.replace('{engine: scripted, model: "tests.scripts:policy"}', f"{{model: {folder}}}")
+    (project / "config.yaml").write_text(text)
+    return project / "config.yaml"
+
+
+def test_a_model_is_measured_once_and_kept(trained, monkeypatch):
+    told: list[str] = []
+    plan = pipeline.dry_run(trained, measure=True, tell=told.append)
+    assert len(told) == 1
+    assert "measuring how fast" in told[0]
+    assert plan["stages"][0]["seconds"] > 0
+    assert plan["stages"][0]["memory"] > 50
+    monkeypatch.setattr(calibration, "_measured", lambda *_: pytest.fail("measured again"))
+    again = pipeline.dry_run(trained, measure=True)
+    assert again["stages"] == plan["stages"]
+    # Without measuring: what is known, and nothing for other threads.
+    assert pipeline.dry_run(trained)["stages"] == plan["stages"]
+    assert pipeline.dry_run(trained, ["threads=2"])["stages"][0].get("memory") is None
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"speeds": 3}', "\x00"])
+def test_a_damaged_file_is_made_anew(trained, tmp_path, text):
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "calibration.json").write_text(text)
+    assert pipeline.dry_run(trained, measure=True)["stages"][0]["seconds"] > 0
+    assert json.loads((tmp_path / "cache" / "calibration.json").read_text())["speeds"]
+
+
+def test_a_model_that_cannot_be_measured_is_told(trained, tmp_path, monkeypatch):
+    def broken(*_: object) -> None:
+        raise RuntimeError("no room\nat all")
+
+    monkeypatch.setattr(calibration, "_measured", broken)
+    told: list[str] = []
+    plan = pipeline.dry_run(trained, measure=True, tell=told.append)
+    assert told[1].endswith("cannot be measured: no room")
+    assert plan["stages"][0]["seconds"] is None
+
+
+def test_the_table_ends_where_the_run_would(project):
+    words = ["run", str(project / "config.yaml"), "--dry-run", "--until", "sample[1]"]
+    result = CliRunner().invoke(app, words, env={"COLUMNS": "120"})
+    rows = [line.split("│")[1].strip() for line in result.output.splitlines() if line.startswith("│")]
+    assert rows == ["sample", "critique", "sample", "all"]
+    plan = json.loads(CliRunner().invoke(app, [*words, "--json"]).output)
+    assert [stage["stage"] for stage in plan["stages"]] == ["sample", "critique", "sample"]
+    assert plan["calls"] == sum(stage["calls"] for stage in plan["stages"])
+    assert "–" in result.output
+    assert "money" not in result.output
+
+
+def test_the_table_has_money_and_warnings(project):
+    words = ["run", str(project / "config.yaml"), "--dry-run", "-s", "label.max_tokens=9"]
+    prices = ["-s", 'prices={"tests.scripts:feedback": {"prompt": 1000}}', "-s", "budget.calls=10"]
+    output = CliRunner().invoke(app, [*words, *prices], env={"COLUMNS": "120"}).output
+    assert "money" in output
+    assert "warning: label: max_tokens does nothing without cot" in output
+    assert "this may exceed the budget of 10 calls" in output
+
+
+def test_calibrated_measures_nothing_behind_servers(project):
+    assert calibrated(*project_of(project, {}, engine="openai")[2]) == {}
