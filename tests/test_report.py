@@ -17,9 +17,10 @@ from rlaif.pages import charts
 from rlaif.prompting.templates import Templates
 from rlaif.records import Prompt, Response
 from rlaif.report.examples import before_after, doubtful, traces
+from rlaif.report.lineage import lineage
 from rlaif.report.report import headline, write_report
 from rlaif.report.run_reader import RunReader
-from rlaif.report.summary import lineage, summarise
+from rlaif.report.summary import summarise
 from rlaif.report.warnings import run_warnings
 from rlaif.runs.spending import Ledger
 from rlaif.runs.storage import read_json, write_json

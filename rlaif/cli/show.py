@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from rlaif.cli.groups import app
-from rlaif.cli.terminal import Json, RunDir, emit
+from rlaif.cli.terminal import Json, RunDir, emit, say
 from rlaif.errors import printable
 
 
@@ -18,10 +18,14 @@ def show(
     as_json: Json = False,
 ) -> None:
     """Show a run's summary, or one row with everything that led to it."""
-    from rlaif.report.summary import lineage, summarise
+    from rlaif.report.lineage import lineage
+    from rlaif.report.story import story
+    from rlaif.report.summary import summarise
 
-    if row_id:
+    if row_id and as_json:
         emit(lineage(run, row_id))
+    elif row_id:
+        say("\n".join(story(run, row_id)))
     elif as_json:
         emit(summarise(run))
     else:

@@ -5,10 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from rlaif.errors import UserError
 from rlaif.report.run_reader import RunReader, plain
 from rlaif.runs.folder import Stage
-from rlaif.runs.lookup import json_rows
 
 ALWAYS = ("labels", "reward_model", "ppo")  # there in every summary, empty where the run has no such stage
 
@@ -59,46 +57,3 @@ def _stage(stage: Stage) -> dict[str, Any]:
         "usage": summary.get("usage", {}),
         "notes": summary.get("notes", []),
     }
-
-
-def lineage(path: Path, row_id: str) -> list[dict[str, Any]]:
-    """The row with that id (or unambiguous beginning of it) first, then the rows it rests on, each with its
-    `file`.
-
-    A row rests on every row whose id it names, and a preference also on its comparison's labels.
-    """
-    index = _index(RunReader(path))
-    matches = [row_id] if row_id in index else [i for i in index if i.startswith(row_id)]
-    if len(matches) != 1:
-        raise UserError(
-            f"{path}: {'no row has' if not matches else 'several rows have'} the id {row_id}.",
-            "the id of one row, from any .jsonl file of the run",
-            f"for example: {next(iter(index), '')}",
-        )
-    found: dict[str, dict[str, Any]] = {}
-    waiting = [(matches[0], "votes" in index[matches[0]])]
-    while waiting:
-        current, with_labels = waiting.pop(0)
-        if current in found:
-            continue
-        row = found[current] = index[current]
-        waiting += [(name, False) for name in _named(row) if name in index]
-        if with_labels:
-            pair = row["comparison_id"]
-            waiting += [(i, False) for i, r in index.items() if r.get("comparison_id") == pair]
-    return list(found.values())
-
-
-def _index(reader: RunReader) -> dict[str, dict[str, Any]]:
-    index: dict[str, dict[str, Any]] = {}
-    for file in sorted(reader.path.rglob("*.jsonl")):
-        for row in json_rows(file):
-            if isinstance(row.get("id"), str):
-                index.setdefault(row["id"], {"file": str(file.relative_to(reader.path)), **row})
-    return index
-
-
-def _named(row: dict[str, Any]) -> list[str]:
-    values = [value for key, value in row.items() if key not in ("id", "file", "text", "critique")]
-    flat = [item for value in values for item in (value if isinstance(value, list) else [value])]
-    return [item for item in flat if isinstance(item, str)]

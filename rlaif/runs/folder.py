@@ -28,7 +28,17 @@ from rlaif.constitution import Constitution
 from rlaif.errors import UserError
 from rlaif.options.base import StageOptions
 from rlaif.prompting.templates import Templates
-from rlaif.records import ROWS, HeldOut, Prompt, Record, Response, content_hash, scalar_types
+from rlaif.records import (
+    ROWS,
+    Comparison,
+    HeldOut,
+    Preference,
+    Prompt,
+    Record,
+    Response,
+    content_hash,
+    scalar_types,
+)
 from rlaif.runs.lookup import json_rows
 from rlaif.runs.rows import Rows, first_by_id
 from rlaif.runs.seeds import derive_seed
@@ -56,6 +66,11 @@ class Stage(Generic[O_co]):
         self.notes: list[str] = []
         self.example: dict[str, str] | None = None
         self.parts: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        made = self.summary
+        counts = f", {made['kept']} of {made['in']} kept" if "in" in made else ""
+        return f"Stage({self.dir.name}: {made.get('status', 'not begun')}{counts})"
 
     @property
     def config(self) -> Config:
@@ -208,6 +223,10 @@ class Run:
         self.ledger = Ledger(path / "spending.jsonl", config)
         self.tell: Callable[[str], None] = lambda line: None
 
+    def __repr__(self) -> str:
+        done = sum(stage.is_done for stage in self.stages)
+        return f"Run({self.path}: {done} of {len(self.stages)} stages done)"
+
     @property
     def cache(self) -> Path | None:
         """The response cache, None where the config switches it off."""
@@ -295,6 +314,41 @@ class Run:
             if all(row.get(key) is None for row in rows):
                 table = table.cast_column(key, List(Value(kind)) if several else Value(kind))
         return table
+
+    def preferences(self) -> Any:
+        """The preferences of all label stages with their texts, as a `datasets.Dataset` that trl trains on.
+
+        Columns: `prompt`, `chosen` and `rejected` (lists of messages), `p_chosen` (the probability that the
+        chosen one is better, at least ½), `deciding_principle`, `sources`, `weight`, `comparison_id`, `stage`.
+        Where neither is better, the first response of the comparison is `chosen`.
+        """
+        from datasets import Dataset
+
+        rows: list[dict[str, Any]] = []
+        for stage in self.stages:
+            if "preferences" not in stage.options.makes or not stage.summary:
+                continue
+            pairs = {pair.id: pair for pair in stage.load("comparisons", Comparison)}
+            prompts, texts = stage.prompts_by_id(), stage.responses()
+            for row in stage.rows("preferences", Preference):
+                pair = pairs[row.comparison_id]
+                chosen, rejected = (pair.a, pair.b) if row.p_a >= 0.5 else (pair.b, pair.a)
+                rows.append(
+                    {
+                        "prompt": prompts[pair.prompt_id].chat,
+                        "chosen": [{"role": "assistant", "content": texts[chosen].text}],
+                        "rejected": [{"role": "assistant", "content": texts[rejected].text}],
+                        "p_chosen": max(row.p_a, 1 - row.p_a),
+                        "deciding_principle": row.deciding_principle,
+                        "sources": list(row.sources),
+                        "weight": row.weight,
+                        "comparison_id": row.comparison_id,
+                        "stage": stage.dir.name,
+                    }
+                )
+        if not rows:
+            raise UserError(f"{self.path}: no preferences.", "a run whose label stage has begun")
+        return Dataset.from_list(rows)
 
     @classmethod
     def load(cls, path: Path) -> Run:

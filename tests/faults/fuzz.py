@@ -23,7 +23,8 @@ from rlaif.preflight.opening import load_prompts
 from rlaif.prompting.templates import Templates, user
 from rlaif.records import Comparison
 from rlaif.report.report import write_report
-from rlaif.report.summary import lineage, summarise
+from rlaif.report.lineage import lineage
+from rlaif.report.summary import summarise
 from rlaif.runs.storage import os_errors_as_user_errors
 
 SECONDS, MEMORY = 10, 1 << 30  # of computing, and bytes, that one input may take

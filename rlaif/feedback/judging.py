@@ -1,0 +1,144 @@
+"""Any list of pairs judged by a constitution, without a run: what `rlaif.judge` does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from rlaif.config import ModelConfig, find
+from rlaif.constitution import Constitution
+from rlaif.engines import Engine, open_engine
+from rlaif.errors import UserError
+from rlaif.feedback.judge import Judge, JudgeQuestion
+from rlaif.feedback.preferences import aggregate, combine_orders
+from rlaif.options.modes import PAIRWISE
+from rlaif.prompting.templates import Templates
+from rlaif.records import Comparison, Label, Message, Prompt, Response, Verdict, verdict_of
+from rlaif.runs.folder import silent_progress
+
+FORMS = (
+    '(prompt, a, b), {"prompt": …, "a": …, "b": …} or {"prompt": …, "chosen": …, "rejected": …}; '
+    "each a text, or messages"
+)
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What the judge says of one pair.
+
+    `p_a` is the probability that `a` is better under the whole constitution, and `by_principle` under each
+    principle, the two orders averaged; None where nothing could be read. `labels` are the verdicts one by
+    one, as a run's label stage would store them.
+    """
+
+    prompt: str
+    a: str
+    b: str
+    p_a: float | None
+    deciding_principle: str | None
+    by_principle: dict[str, float | None]
+    labels: tuple[Label, ...]
+
+    @property
+    def verdict(self) -> Verdict:
+        """`a`, `b`, `tie`, or `invalid` where nothing could be read."""
+        return "invalid" if self.p_a is None else verdict_of(self.p_a)
+
+
+def judge_pairs(
+    pairs: Iterable[Any],
+    constitution: Constitution | Mapping[str, Any] | Path | str,
+    model: Engine | ModelConfig | Mapping[str, Any] | Path | str,
+    *,
+    templates: str = "default",
+    few_shot: int = 0,
+    reasoning_tokens: int = 0,
+    progress: Any = None,
+) -> list[Judgement]:
+    """One `Judgement` a pair, in the order of the pairs; see `rlaif.judge`."""
+    rules = _constitution(constitution)
+    questions = [_question(pair, number, rules) for number, pair in enumerate(pairs)]
+    texts = Templates.load(templates)
+    judge = Judge(
+        _engine(model), texts, tuple(texts.comparison_shots(rules, few_shot)), reasoning_tokens, PAIRWISE
+    )
+    found: dict[str, dict[str, Label]] = {}
+    with (progress or silent_progress)("verdicts", len(judge.expected(questions))) as tick:
+        for labels in judge.compare(questions):
+            for label in labels:
+                found.setdefault(label.comparison_id, {})[label.id] = label
+            tick(len(labels))
+    return [_judgement(q, list(found.get(q.comparison.id, {}).values()), rules) for q in questions]
+
+
+def _judgement(question: JudgeQuestion, labels: Sequence[Label], constitution: Constitution) -> Judgement:
+    said = {principle: p for (_, principle), p in combine_orders(labels).items()}
+    p_a, deciding = aggregate(labels, constitution) or (None, None)
+    return Judgement(
+        question.prompt.messages[-1].content,
+        question.a,
+        question.b,
+        p_a,
+        deciding,
+        {p.id: said.get(p.id) for p in question.principles},
+        tuple(labels),
+    )
+
+
+def _constitution(given: Constitution | Mapping[str, Any] | Path | str) -> Constitution:
+    if isinstance(given, Constitution):
+        return given
+    if isinstance(given, Mapping):
+        return _valid(Constitution, given, "constitution")
+    return Constitution.load(find(str(given)))
+
+
+def _engine(given: Engine | ModelConfig | Mapping[str, Any] | Path | str) -> Engine:
+    if isinstance(given, Path | str):
+        given = {"model": str(given)}
+    if isinstance(given, Mapping):
+        given = _valid(ModelConfig, given, "model")
+    return open_engine(given) if isinstance(given, ModelConfig) else given
+
+
+def _valid(kind: Any, given: Mapping[str, Any], what: str) -> Any:
+    try:
+        return kind.model_validate(dict(given))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, (what, *first["loc"])))
+        raise UserError(f"{where}: {first['msg']}.", f"the keys of a {what} as its file has them") from None
+
+
+def _question(pair: Any, number: int, constitution: Constitution) -> JudgeQuestion:
+    """The pair as the label stage asks about it; raises UserError for what is no pair."""
+    where = f"pairs[{number}]"
+    tags: Sequence[str] = ()
+    if isinstance(pair, Mapping):
+        names = ("a", "b") if "a" in pair else ("chosen", "rejected")
+        missing = [name for name in ("prompt", *names) if name not in pair]
+        if missing:
+            raise UserError(f"{where}: no {' and no '.join(missing)}.", FORMS)
+        given, tags = tuple(pair[name] for name in ("prompt", *names)), pair.get("tags") or ()
+    else:
+        given = pair
+    if isinstance(given, str) or not isinstance(given, Sequence) or len(given) != 3:
+        raise UserError(f"{where}: {type(pair).__name__} is no pair of responses.", FORMS)
+    try:
+        messages = [{"role": "user", "content": given[0]}] if isinstance(given[0], str) else given[0]
+        prompt = Prompt(messages=tuple(Message.model_validate(m) for m in messages), tags=tuple(tags))
+        a, b = (_text(side) for side in given[1:])
+        ids = [Response(prompt_id=prompt.id, text=text).id for text in (a, b)]
+    except (ValidationError, TypeError, KeyError, IndexError):
+        raise UserError(f"{where}: its prompt or a response is neither text nor messages.", FORMS) from None
+    comparison = Comparison(prompt_id=prompt.id, a=ids[0], b=ids[1])
+    return JudgeQuestion(comparison, prompt, a, b, tuple(constitution.applicable(prompt.tags)))
+
+
+def _text(side: Any) -> str:
+    """A response that is given as text, or as messages of which the last one is it."""
+    return side if isinstance(side, str) else Message.model_validate(side[-1]).content
