@@ -6,9 +6,9 @@ b)`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 if TYPE_CHECKING:
     from rlaif.config import ModelConfig
@@ -22,11 +22,76 @@ __version__ = "0.1.0"
 DISTRIBUTION = "rlaif-loop"
 
 
-def run(config: Path | str, out: Path | str | None = None, **options: Any) -> Run:
-    """Run the loop or continue it, as `rlaif run` does; returns the run."""
-    from rlaif.pipeline import run as run_pipeline
+@overload
+def run(
+    config: Mapping[str, Any] | Path | str | None = None,
+    out: Path | str | None = None,
+    *,
+    overrides: Mapping[str, Any] | Sequence[str] = (),
+    source: Path | str | None = None,
+    at: str | None = None,
+    until: str | None = None,
+    dry_run: Literal[False] = False,
+    progress: Any = None,
+    tell: Callable[[str], None] | None = None,
+) -> Run: ...
 
-    return run_pipeline(config, out, **options)
+
+@overload
+def run(
+    config: Mapping[str, Any] | Path | str | None = None,
+    out: Path | str | None = None,
+    *,
+    overrides: Mapping[str, Any] | Sequence[str] = (),
+    source: Path | str | None = None,
+    at: str | None = None,
+    until: str | None = None,
+    dry_run: Literal[True],
+    progress: Any = None,
+    tell: Callable[[str], None] | None = None,
+) -> dict[str, Any]: ...
+
+
+def run(
+    config: Mapping[str, Any] | Path | str | None = None,
+    out: Path | str | None = None,
+    *,
+    overrides: Mapping[str, Any] | Sequence[str] = (),
+    source: Path | str | None = None,
+    at: str | None = None,
+    until: str | None = None,
+    dry_run: bool = False,
+    progress: Any = None,
+    tell: Callable[[str], None] | None = None,
+) -> Run | dict[str, Any]:
+    """Run the loop, or continue it, as `rlaif run` does.
+
+    Args:
+        config: a config file, or its content as a mapping. In a mapping `gold`, an annotator and a reward may
+            be functions, and paths are looked up in the working directory and among the shipped files.
+        out: the run folder; by default `runs/<name>`.
+        overrides: options to change, as {"ppo.updates": 10} or as `-s` texts.
+        source: a run to fork, as `--from`: what it shares with this config is not run again.
+        at: with `source`, the first stage that is not shared.
+        until: the last stage to run, e.g. "label", or "sample[1]" where a name occurs twice.
+        dry_run: check everything and return what would run, as `rlaif run --dry-run --json` prints it.
+        progress: a progress bar as `Stage.progress` takes it, called with (what, total, done).
+        tell: called with a line for each stage, e.g. `print`.
+
+    Returns:
+        The run, or with `dry_run` the plan.
+
+    Raises:
+        UserError: whatever is the user's to fix; what was done stays.
+        BudgetReached: the budget's cap is reached; what was done stays.
+    """
+    from rlaif import pipeline
+    from rlaif.config import override_texts
+
+    texts = override_texts(overrides)
+    if dry_run:
+        return pipeline.dry_run(config, texts, source, at, out)
+    return pipeline.run(config, out, texts, until, progress, tell or (lambda line: None), source, at)
 
 
 def judge(

@@ -7,16 +7,16 @@ option.
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import Field, model_validator
 
 from rlaif.errors import UserError, nearest
-from rlaif.extends import load_extended, stages_named
+from rlaif.extends import extended, load_extended, stages_named
 from rlaif.options import (
     STAGES,
     AnyStage,
@@ -230,7 +230,16 @@ def find(path: str, base: Path | None = None) -> Path:
 
 def load_config(path: Path, overrides: tuple[str, ...] | list[str] = ()) -> Config:
     """A config file with `-s` overrides applied and its stage order checked."""
-    data, lines = load_extended(path)
+    return _checked(*load_extended(path), path, overrides)
+
+
+def config_of(data: Any, path: Path, overrides: Sequence[str] = ()) -> Config:
+    """The same of a config given as plain data; `path` is where messages say that it stands, and what it
+    extends is looked up beside."""
+    return _checked(*extended(data, Lines(None, path), path), path, overrides)
+
+
+def _checked(data: Any, lines: Lines, path: Path, overrides: Sequence[str]) -> Config:
     for override in overrides if isinstance(data, dict) else ():
         lines.options |= dict.fromkeys(apply_override(data, override), override)
     config = validate_yaml(Config, data, lines, path)
@@ -241,12 +250,7 @@ def load_config(path: Path, overrides: tuple[str, ...] | list[str] = ()) -> Conf
 def overridden(config: Config, overrides: Sequence[str], path: Path) -> Config:
     """A config with `-s` overrides applied; `path` is where messages say that it stands."""
     # Without the defaults, which nobody asked for.
-    data, lines = config.model_dump(mode="json", exclude_defaults=True), Lines(None, path)
-    for override in overrides:
-        lines.options |= dict.fromkeys(apply_override(data, override), override)
-    changed = validate_yaml(Config, data, lines, path)
-    check_order(changed, path, lines)
-    return changed
+    return config_of(config.model_dump(mode="json", exclude_defaults=True), path, overrides)
 
 
 def stage_number(config: Config, name: str, option: str) -> int:
@@ -292,6 +296,16 @@ def check_order(config: Config, path: Path, lines: Lines) -> None:
                 "two or more (sample: k), or pairs of revisions or imported ones",
                 "-s sample.k=2",
             )
+
+
+def override_texts(overrides: Mapping[str, Any] | Sequence[str]) -> list[str]:
+    """Overrides as `-s` texts: {"ppo.updates": 10} → ["ppo.updates=10"]."""
+    if not isinstance(overrides, Mapping):
+        return list(overrides)
+    try:
+        return [f"{key}={json.dumps(value)}" for key, value in overrides.items()]
+    except TypeError as error:
+        raise UserError(f"overrides: {error}.", 'plain values, as in {"ppo.updates": 10}') from None
 
 
 def apply_override(data: Any, override: str) -> list[tuple[str | int, ...]]:

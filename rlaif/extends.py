@@ -38,7 +38,11 @@ EXAMPLE = "a config's file, looked up beside this one: extends: quickstart.yaml"
 def load_extended(path: Path, below: Sequence[Path] = ()) -> tuple[Any, Lines]:
     """Plain data of a config with all that it extends, and where each key stands; `below` are the files
     extending it."""
-    data, own = load_yaml(path)
+    return extended(*load_yaml(path), path, below)
+
+
+def extended(data: Any, own: Lines, path: Path, below: Sequence[Path] = ()) -> tuple[Any, Lines]:
+    """The same of plain data that stands, or would stand, in the file `path`."""
     if not isinstance(data, dict) or "extends" not in data:
         return data, own
     name = data.pop("extends")
@@ -73,9 +77,14 @@ def as_text(path: Path) -> str:
     data, lines = load_extended(path)
     if not lines.origins:
         return path.read_text(encoding="utf-8-sig")
+    return f"# {path.name} with what it extends\n{yaml_text(data)}"
+
+
+def yaml_text(data: Any) -> str:
+    """Plain data as YAML."""
     text = StringIO()
     YAML(typ="safe", pure=True).dump(data, text)
-    return f"# {path.name} with what it extends\n{text.getvalue()}"
+    return text.getvalue()
 
 
 def _overlay(base: Any, data: Any, place: Place, at_own: Place, own: Lines, into: Lines) -> Any:

@@ -31,7 +31,7 @@ from rlaif.runs.storage import os_errors_as_user_errors, write_json
 
 
 def run(
-    config: Path | str | None = None,
+    config: Mapping[str, Any] | Path | str | None = None,
     out: Path | str | None = None,
     overrides: Sequence[str] = (),
     until: str | None = None,
@@ -54,7 +54,7 @@ def run(
 
 
 def _wanted(
-    config: Path | str | None,
+    config: Mapping[str, Any] | Path | str | None,
     out: Path | str | None,
     overrides: Sequence[str],
     source: Path | str | None,
@@ -63,6 +63,10 @@ def _wanted(
     """(folder, what it is to be, what is forked) of a call of `run`."""
     folder = Path(out) if out else None
     if source is not None:
+        if isinstance(config, Mapping):
+            raise UserError(
+                "config: a mapping, with a run to fork.", "a config file, or overrides", "leave the config out"
+            )
         return fork_of(Path(source), folder, at, None if config is None else str(config), overrides)
     if config is None or at is not None:
         raise UserError(
@@ -70,9 +74,12 @@ def _wanted(
             "a config file, or a run to fork",
             "rlaif run CONFIG, or rlaif run --from RUN --at STAGE --out DIR",
         )
-    if (Path(config) / "manifest.json").is_file():
+    if isinstance(config, Mapping):
+        spec = RunSpec.of_mapping(config, overrides)
+    elif (Path(config) / "manifest.json").is_file():
         raise UserError(f"{config}: a run folder.", "a config file", f"rlaif resume {config}")
-    spec = RunSpec.of_config(find(str(config)), overrides)
+    else:
+        spec = RunSpec.of_config(find(str(config)), overrides)
     return folder or Path("runs") / spec.config.name, spec, None
 
 
@@ -222,7 +229,7 @@ def describe(summary: dict[str, Any]) -> str:
 
 
 def dry_run(
-    config: Path | str | None,
+    config: Mapping[str, Any] | Path | str | None,
     overrides: Sequence[str] = (),
     source: Path | str | None = None,
     at: str | None = None,

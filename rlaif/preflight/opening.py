@@ -5,17 +5,18 @@ from __future__ import annotations
 import os
 import re
 import shlex
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rlaif.config import Config, load_config, overridden
+from rlaif.config import Config, config_of, load_config, overridden
 from rlaif.config import find as look_up
 from rlaif.constitution import Constitution
 from rlaif.errors import UserError
-from rlaif.extends import as_text
+from rlaif.extends import as_text, yaml_text
 from rlaif.options.sources import source_kind
+from rlaif.plugin import named_functions
 from rlaif.prompting.templates import Templates
 from rlaif.records import Prompt
 from rlaif.runs.folder import Run, label_files
@@ -53,6 +54,25 @@ class RunSpec:
             Templates.load(config.templates, path.parent),
             inputs(config),
             f"{shown(path)}{options_text(overrides)}",
+            *merged_prompts(Path(config.prompts)),
+        )
+
+    @classmethod
+    def of_mapping(cls, data: Mapping[str, Any], overrides: Sequence[str] = ()) -> RunSpec:
+        """What a config's content asks for; functions in it become `module:function`, and names are looked
+        up in the working directory."""
+        plain, here = named_functions(data), Path.cwd()
+        text = f"# as it was given to rlaif.run\n{yaml_text(plain)}"
+        config = resolve(config_of(plain, here / "config", list(overrides)), here)
+        return cls(
+            config,
+            here,
+            text,
+            f"rlaif run config.yaml{options_text(overrides)}",
+            Constitution.load(Path(config.constitution)),
+            Templates.load(config.templates, here),
+            inputs(config),
+            options_text(overrides).strip(),
             *merged_prompts(Path(config.prompts)),
         )
 
