@@ -65,7 +65,9 @@ def _wanted(
     if source is not None:
         if isinstance(config, Mapping):
             raise UserError(
-                "config: a mapping, with a run to fork.", "a config file, or overrides", "leave the config out"
+                "config: a mapping, with a run to fork.",
+                "a config file, or overrides",
+                "leave the config out",
             )
         return fork_of(Path(source), folder, at, None if config is None else str(config), overrides)
     if config is None or at is not None:

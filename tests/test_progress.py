@@ -10,6 +10,7 @@ from rlaif.rl import rollout
 from rlaif.stages import evaluate, ppo
 from rlaif.stages.evaluate import rates
 from rlaif.training import rewards
+from rlaif.training.monitoring import headline
 from tests.test_arms import run_of
 from tests.test_ppo_stage import stage_of
 from tests.tiny_models import tiny_policy
@@ -31,7 +32,7 @@ class Recorder:
         self.open = True
         bar = self.bars[-1]
 
-        def tick(n: int = 1) -> None:
+        def tick(n: int = 1, note: str = "") -> None:
             bar[2] += n
 
         return tick
@@ -100,3 +101,23 @@ def test_log_ratios_that_happen_to_be_positive_have_no_bound(of_chosen, bounds):
     found = rates(rows, texts, {row.prompt_id: row.prompt_id for row in rows}, of_chosen)
     assert found["kl_ci"] == known_edges(mean_interval(values, bounds))
     assert mean_interval(values, ANY) != mean_interval(values, POSITIVE)
+
+
+def test_a_bar_tells_what_there_is_to_say(monkeypatch):
+    now, lines = [0.0], []
+    monkeypatch.setattr(terminal.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(terminal, "tell", lines.append)
+    monkeypatch.setattr(terminal, "stderr", type("Pipe", (), {"is_terminal": False}))
+    with terminal.Progress("updates", 4) as tick:
+        for note in ("", "reward 0.1"):
+            now[0] += 11
+            tick(1, note)
+    assert [line.split(", ")[-1] for line in lines] == ["updates: 1/4", "reward 0.1"]
+
+
+def test_headlines():
+    row = {"update": 1, "reward": 0.12345, "exact_kl": 0.5, "kl": 0.4, "length": 18.26, "policy_loss": 1.0}
+    assert headline(row) == "reward 0.123, KL 0.500, tokens 18.3"
+    assert headline({"reward": 1.0, "kl": 0.25}) == "reward 1.000, KL 0.250"
+    assert headline({"loss": 0.51, "grad_norm": 2.0}) == "loss 0.510"
+    assert headline({"heldout_loss": 0.7}) == "held-out loss 0.700"

@@ -78,26 +78,27 @@ class Progress:
                 bars.MofNCompleteColumn(),
                 bars.TimeElapsedColumn(),
                 bars.TextColumn("{task.fields[left]}"),
+                bars.TextColumn("{task.fields[note]}", markup=False),
                 console=stderr,
                 transient=True,
             )
             self.bar.start()
             self.task = self.bar.add_task(
-                printable(self.what), total=self.total, completed=self.done, left=""
+                printable(self.what), total=self.total, completed=self.done, left="", note=""
             )
         return self.tick
 
-    def tick(self, n: int = 1) -> None:
-        """`n` more are done."""
+    def tick(self, n: int = 1, note: str = "") -> None:
+        """`n` more are done; `note` is what there is to say of them, e.g. the loss."""
         self.done += n
         now = time.monotonic()
         self._measure(n, now)
         if self.bar:
-            self.bar.update(self.task, advance=n, left=self._left())
+            self.bar.update(self.task, advance=n, left=self._left(), note=printable(note))
         elif now - self.told > 10:
             self.told = now
             pace = [f"{self.rate:.2g}/s", self._left()] if self.rate else []
-            tell(", ".join([f"{self.what}: {self.done}/{self.total}", *pace]))
+            tell(", ".join([f"{self.what}: {self.done}/{self.total}", *pace, *([note] if note else [])]))
 
     def _measure(self, n: int, now: float) -> None:
         if n and self.first is None:

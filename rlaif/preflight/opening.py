@@ -63,7 +63,7 @@ class RunSpec:
         up in the working directory."""
         plain, here = named_functions(data), Path.cwd()
         text = f"# as it was given to rlaif.run\n{yaml_text(plain)}"
-        config = resolve(config_of(plain, here / "config", list(overrides)), here)
+        config = resolve(config_of(plain, Path("config"), list(overrides)), here)
         return cls(
             config,
             here,

@@ -165,7 +165,7 @@ class Stage(Generic[O_co]):
         return random.Random(derive_seed(self.seed, purpose)).sample(rows, len(rows))
 
     def progress(self, total: int, what: str = "", done: int = 0) -> Any:
-        """A progress bar on stderr: `with stage.progress(n) as tick: tick(1)`."""
+        """A progress bar on stderr: `with stage.progress(n) as tick: tick(1)`, or `tick(1, "loss 0.5")`."""
         return self.run.progress(f"{self.dir.name} {what}".strip(), total, done)
 
     def note_example(self, shown: str, answer: str) -> None:
@@ -433,7 +433,7 @@ class silent_progress:
         pass
 
     def __enter__(self) -> Any:
-        return lambda n=1: None
+        return lambda n=1, note="": None
 
     def __exit__(self, *_: object) -> None:
         pass

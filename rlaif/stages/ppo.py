@@ -277,7 +277,7 @@ def _train(stage: Stage[PpoOptions], parts: Parts, metrics: JsonlLog, samples: J
                 samples.append(*watch.samples(number, sampled))
             if number % o.checkpoint_every == 0 or number == o.updates:
                 checkpoint.save(folder, parts.ppo, number)
-            tick(1)
+            tick(1, watch.headline())
 
 
 def _respond(parts: Parts, prompts: Sequence[PromptTokens], number: int) -> list[str]:

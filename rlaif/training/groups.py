@@ -205,6 +205,10 @@ class UpdateCallback(CurveCallback):
             self.samples.append(*self.watch.samples(update, self.scorer.sampled))
         return row
 
+    def told(self, row: dict[str, Any]) -> str:
+        """What the progress bar says of an update."""
+        return self.watch.headline()
+
     def may_checkpoint(self, step: int) -> bool:
         """Whether a checkpoint may be written after this step."""
         return step % self.scorer.steps == 0

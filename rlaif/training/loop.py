@@ -30,6 +30,7 @@ from rlaif.runs.folder import Stage
 from rlaif.runs.rows import JsonlLog
 from rlaif.runs.seeds import derive_seed
 from rlaif.runs.storage import write_json
+from rlaif.training.monitoring import headline
 from rlaif.training.trainers import IGNORED, ResponseTrainer
 
 logging.disable_progress_bar()
@@ -42,15 +43,17 @@ class CurveCallback(TrainerCallback):
     """Writes the curve, moves the progress bar, times the checkpoints, and stops on numbers that are not
     finite."""
 
-    def __init__(self, stage: Stage, curve: JsonlLog, tick: Callable[[int], None]) -> None:
+    def __init__(self, stage: Stage, curve: JsonlLog, tick: Callable[[int, str], None]) -> None:
         self.stage, self.curve, self.tick = stage, curve, tick
         self.saved = self.begun = time.monotonic()
         self.cost = 0.0
+        self.headline = ""  # of the last row
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         """Log before anything is saved, so that a checkpoint never holds weights that gave NaN."""
         row = self.row(state.global_step, logs)
         if row:
+            self.headline = self.told(row)
             self.curve.append({"step": state.global_step, "epoch": round(state.epoch or 0.0, 4), **row})
         bad = {key: logs[key] for key in WATCHED if key in logs and not math.isfinite(logs[key])}
         if bad:
@@ -61,9 +64,13 @@ class CurveCallback(TrainerCallback):
         row = {key: logs[key] for key in ("loss", "learning_rate", "grad_norm") if key in logs}
         return row | ({"heldout_loss": logs["eval_loss"]} if "eval_loss" in logs else {})
 
+    def told(self, row: dict[str, Any]) -> str:
+        """What the progress bar says of a row."""
+        return headline(row)
+
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Ask for a checkpoint, after an epoch's last step not before the epoch has been measured."""
-        self.tick(1)
+        self.tick(1, self.headline)
         if state.epoch % 1:
             self._ask(state, control)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -69,6 +69,11 @@ class SampleMonitor:
         if fresh:
             row["alarms"] = fresh
         return row
+
+    def headline(self) -> str:
+        """What the progress bar says of the last update, and which alarms there have been."""
+        raised = [alarm["kind"] for alarm in raised_alarms(self.rows)]
+        return headline(self.rows[-1]) + (f", alarms: {', '.join(raised)}" if raised else "")
 
     def _alarms(self) -> list[dict[str, str]]:
         """Those of the last row that were not raised before, with what to try in this stage."""
@@ -146,6 +151,15 @@ def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "unread": unread(rows),
         "alarms": raised_alarms(rows),
     }
+
+
+def headline(row: Mapping[str, Any]) -> str:
+    """What a progress bar says of a row of metrics.jsonl: reward, KL and length, or else the losses."""
+    kl = "exact_kl" if "exact_kl" in row else "kl"
+    shown = (("reward", "reward", 3), (kl, "KL", 3), ("length", "tokens", 1))
+    if "reward" not in row:
+        shown = (("loss", "loss", 3), ("heldout_loss", "held-out loss", 3))
+    return ", ".join(f"{name} {row[key]:.{digits}f}" for key, name, digits in shown if key in row)
 
 
 def raised_alarms(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

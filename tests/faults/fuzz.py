@@ -22,8 +22,8 @@ from rlaif.human.rankings import load_human_labels
 from rlaif.preflight.opening import load_prompts
 from rlaif.prompting.templates import Templates, user
 from rlaif.records import Comparison
-from rlaif.report.report import write_report
 from rlaif.report.lineage import lineage
+from rlaif.report.report import write_report
 from rlaif.report.summary import summarise
 from rlaif.runs.storage import os_errors_as_user_errors
 
