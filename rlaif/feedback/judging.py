@@ -67,7 +67,7 @@ def judge_pairs(
         _engine(model), texts, tuple(texts.comparison_shots(rules, few_shot)), reasoning_tokens, PAIRWISE
     )
     found: dict[str, dict[str, Label]] = {}
-    with (progress or silent_progress)("verdicts", len(judge.expected(questions))) as tick:
+    with (progress or silent_progress)("verdicts", len(judge.expected_slots(questions))) as tick:
         for labels in judge.compare(questions):
             for label in labels:
                 found.setdefault(label.comparison_id, {})[label.id] = label

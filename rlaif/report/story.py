@@ -127,7 +127,7 @@ class Story:
         for row in self.about[pair["id"]]:
             if Path(row["file"]).stem == "preferences":
                 p = row["p_a"] if side == "a" else 1 - row["p_a"]
-                why = f", decided by {row['deciding_principle']}" if row.get("deciding_principle") else ""
+                why = _decided_by(row)
                 return f"{_title(pair)}: better than the other with probability {_rounded(p)}{why}"
         return f"{_title(pair)}: no preference"
 
@@ -141,9 +141,7 @@ class Story:
         yield from self._verdicts([r for r in rows if "annotator" in r])
         for preference in (r for r in rows if Path(r["file"]).stem == "preferences"):
             yield _title(preference)
-            deciding = preference.get("deciding_principle")
-            why = f", decided by {deciding}" if deciding else ""
-            yield f"  P(a is better): {_rounded(preference['p_a'])}{why}"
+            yield f"  P(a is better): {_rounded(preference['p_a'])}{_decided_by(preference)}"
             yield f"  votes: {', '.join(f'{n} × {v}' for v, n in preference['votes'].items())}"
 
     def _verdicts(self, labels: Sequence[Row]) -> Iterator[str]:
@@ -190,6 +188,11 @@ def _probability(label: Row) -> str:
 def _rounded(p: float) -> str:
     """A probability to three digits, never 0 or 1 where it is not."""
     return "<0.001" if 0 < p < 0.0005 else ">0.999" if 0.9995 < p < 1 else f"{p:.3f}"
+
+
+def _decided_by(preference: Row) -> str:
+    principle = preference.get("deciding_principle") or preference.get("deciding")  # its older name
+    return f", decided by {principle}" if principle else ""
 
 
 def _title(row: Row) -> str:

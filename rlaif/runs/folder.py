@@ -339,7 +339,7 @@ class Run:
                         "chosen": [{"role": "assistant", "content": texts[chosen].text}],
                         "rejected": [{"role": "assistant", "content": texts[rejected].text}],
                         "p_chosen": max(row.p_a, 1 - row.p_a),
-                        "deciding_principle": row.deciding_principle,
+                        "deciding_principle": row.deciding,
                         "sources": list(row.sources),
                         "weight": row.weight,
                         "comparison_id": row.comparison_id,

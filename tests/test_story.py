@@ -1,0 +1,93 @@
+"""`rlaif show RUN ROW`: one row told in words, read back from the rows of a scripted run."""
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+import rlaif
+from rlaif.cli import app
+from rlaif.errors import UserError
+from rlaif.report.story import story
+
+
+@pytest.fixture
+def run(project, monkeypatch):
+    monkeypatch.chdir(project)
+    config = project / "config.yaml"
+    config.write_text(config.read_text() + "  - {stage: evaluate}\n")
+    return rlaif.run("config.yaml", "run")
+
+
+def told(run, row):
+    return "\n".join(story(run.path, row["id"]))
+
+
+def test_a_pair_is_told_with_both_orders_of_every_verdict(run):
+    pair = run.dataset("comparisons")[0]
+    labels = [row for row in run.dataset("labels") if row["comparison_id"] == pair["id"]]
+    texts = {row["id"]: row["text"] for row in run.dataset("responses")}
+    said = told(run, pair)
+    assert f"a {pair['a']}: {texts[pair['a']]}" in said
+    assert f"b {pair['b']}: {texts[pair['b']]}" in said
+    for principle in {row["principle_id"] for row in labels}:
+        (line,) = [line for line in said.splitlines() if line.strip().startswith(f"{principle} ")]
+        by_order = {row["order"]: row["p_a"] for row in labels if row["principle_id"] == principle}
+        assert f"a first {by_order['ab']:.3f}" in line
+        assert f"b first {by_order['ba']:.3f}" in line
+    preference = next(r for r in run.dataset("preferences") if r["comparison_id"] == pair["id"])
+    assert f"P(a is better): {preference['p_a']:.3f}" in said
+    for row in (preference, labels[0]):  # what is about the pair tells the pair
+        assert told(run, row) == said
+
+
+def test_a_revision_is_told_with_its_principle_and_both_texts(run):
+    revision = next(row for row in run.dataset("revisions") if row["status"] == "ok")
+    texts = {row["id"]: row["text"] for row in run.dataset("responses")}
+    said = told(run, revision)
+    principle = {p.id: p.text for p in run.constitution.principles}[revision["principle_id"]]
+    for part in (
+        f"principle {revision['principle_id']}: {principle}",
+        f"critique: {revision['critique']}",
+        f"before {revision['from_id']}: {texts[revision['from_id']]}",
+        f"after {revision['to_id']}: {texts[revision['to_id']]}",
+    ):
+        assert part in said
+    response = {"id": revision["from_id"]}
+    assert f"critique: {revision['critique']}" in told(run, response)  # what came of the response
+
+
+def test_a_prompt_lists_its_responses(run):
+    prompt = json.loads((run.path / "prompts.jsonl").read_text().splitlines()[0])
+    said = told(run, prompt)
+    own = [row["id"] for row in run.dataset("responses") if row["prompt_id"] == prompt["id"]]
+    assert own
+    assert all(i in said for i in own)
+    assert f"user: {prompt['messages'][0]['content']}" in said
+
+
+def test_an_evaluated_response_is_told_with_gold_and_the_judge(run):
+    row = run.dataset("evaluation")[0]
+    said = told(run, row)
+    for principle, kept in row["gold"].items():
+        if kept is not None:
+            assert f"{principle} " in said
+            assert f"gold {'kept' if kept else 'broken'}" in said
+    assert said == told(run, {"id": row["response_id"]})
+
+
+def test_what_a_terminal_would_obey_is_not_printed(run):
+    file = run.path / "01_sample" / "responses.jsonl"
+    first = json.loads(file.read_text().splitlines()[0])
+    file.write_text(file.read_text().replace(first["text"], first["text"] + "\\u001b[2J[bold]", 1))
+    result = CliRunner().invoke(app, ["show", str(run.path), first["id"]])
+    assert result.exit_code == 0
+    assert "\x1b" not in result.output
+    assert "[bold]" in result.output
+    rows = json.loads(CliRunner().invoke(app, ["show", str(run.path), first["id"], "--json"]).output)
+    assert rows[0]["id"] == first["id"]
+
+
+def test_an_unknown_row_is_refused_with_one_that_exists(run):
+    with pytest.raises(UserError, match="no row has the id nothing"):
+        story(run.path, "nothing")
