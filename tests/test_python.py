@@ -30,7 +30,7 @@ def test_the_page_runs(tmp_path, monkeypatch, capsys):
     exec(compile("\n".join(blocks), "docs/python.md", "exec"), {})
     printed = capsys.readouterr().out.splitlines()
     assert printed[0] == "Run(runs/notebook: 3 of 3 stages done)"
-    assert printed[1].startswith("[Stage(01_sample: done, 24 of 24 kept)")
+    assert printed[1].startswith("[Stage(01_sample: done, 48 of 48 kept)")
     assert [line.split()[0] for line in printed[3:5]] == ["a", "a"]  # insults and refusals lose
 
 
