@@ -28,6 +28,7 @@ from rlaif.options import (
     StageOptions,
 )
 from rlaif.options.base import FILE, NO_EFFECT, BudgetOptions, PriceOptions
+from rlaif.options.data import PromptSourceOptions
 from rlaif.options.engines import ENGINES, EngineKind, EngineName
 from rlaif.yamlfile import Lines, parse_scalar, validate_yaml
 
@@ -154,7 +155,9 @@ class Config(Options):
         default=None, ge=1, description="CPU threads; 1 = repeatable to the bit", json_schema_extra=NO_EFFECT
     )
     constitution: str = Field(json_schema_extra=FILE, description="the constitution file")
-    prompts: str = Field(json_schema_extra=FILE, description="the prompt file, a row a prompt")
+    prompts: PromptSourceOptions = Field(
+        description="a file of prompts, or where they are and what of it is read"
+    )
     heldout: float = Field(
         default=0.25, gt=0, lt=1, description="share of the prompts, by whole groups, kept for evaluation"
     )
@@ -327,6 +330,8 @@ def apply_override(data: Any, override: str) -> list[tuple[str | int, ...]]:
             _set(stages[at], rest, value, override)
         return [("stages", at, *rest) for at in meant]
     if head in Config.model_fields:
+        if head == "prompts" and rest and isinstance(data.get(head), str):
+            data[head] = {"path": data[head]}
         _set(data, [head, *rest], value, override)
         return [(head, *rest)]
     known = sorted({str(s.get("stage")) for s in stages if isinstance(s, dict)}) + list(Config.model_fields)

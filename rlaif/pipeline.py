@@ -23,6 +23,7 @@ from rlaif.preflight.estimate import estimate, in_words, totals
 from rlaif.preflight.fork import Fork, fork_of
 from rlaif.preflight.opening import RunSpec
 from rlaif.preflight.run_folder import open_run
+from rlaif.prompting.prompt_files import left_out_in_words
 from rlaif.runs import processes
 from rlaif.runs.folder import Run, Stage
 from rlaif.runs.locking import locked
@@ -138,11 +139,8 @@ def _run(
         processes.check_fsdp(waiting)
         processes.check_even_shares(waiting)
         if waiting:
-            if spec.repeated:
-                tell(
-                    f"{spec.config.prompts}: {spec.repeated} rows repeat another one's messages: merged, "
-                    "with the tags of both"
-                )
+            if left_out := left_out_in_words(spec.prompt_rows, spec.config.prompts.name):
+                tell(left_out)
             for warning in plan["warnings"]:
                 tell(f"warning: {warning}")
             for line in [*in_words(plan), *no_gold(plan["no_gold"], spec.config.gold)]:
@@ -261,5 +259,5 @@ def planned(spec: RunSpec, last: int, speeds: Mapping[str, Speed] | None = None)
     for stage, figures in zip(plan["stages"], durations(*asked, speeds) if speeds else [], strict=False):
         stage |= figures
     plan |= totals(plan["stages"][:last])
-    plan["prompts"]["repeated"] = spec.repeated
+    plan["prompt_rows"] = spec.prompt_rows
     return {**plan, "no_gold": ungraded(gold, spec.constitution, spec.prompts)}

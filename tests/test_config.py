@@ -206,7 +206,7 @@ def test_shipped_configs_hold_the_whole_loop_and_name_files_that_exist(path):
     assert config.name == path.stem
     assert {s.stage for s in config.stages} == FLOW
     assert find(config.constitution, path.parent).is_file()
-    assert find(config.prompts, path.parent).is_file()
+    assert find(config.prompts.path or "", path.parent).is_file()
 
 
 @pytest.mark.parametrize("name", ["hf_local", "one_gpu"])

@@ -12,6 +12,7 @@ from rlaif import pipeline
 from rlaif.config import Config, ModelConfig
 from rlaif.options import STAGES, ArchitectureOptions, HumanOptions, JudgeCardOptions, LoraOptions, PtxOptions
 from rlaif.options.base import BudgetOptions, PriceOptions
+from rlaif.options.data import PromptSourceOptions
 from rlaif.options.rewarded import RewardSourceOptions
 from tests.observed import models, scripted, training
 from tests.observed.elsewhere import ELSEWHERE
@@ -44,7 +45,9 @@ def options_of(kind: type, prefix: str = "") -> list[str]:
     """The names of a class's options, those of its parts behind a dot."""
     found = []
     for name in kind.model_fields:  # type: ignore[attr-defined]
-        if name in PARTS:
+        if kind is Config and name == "prompts":
+            found += options_of(PromptSourceOptions, "prompts.")
+        elif name in PARTS:
             part = PARTS[name]
             found += options_of(part, f"{prefix}{name}.") if part else []
         elif name != "stage":

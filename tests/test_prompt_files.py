@@ -5,7 +5,7 @@ import json
 import pytest
 
 from rlaif.errors import UserError
-from rlaif.preflight.opening import load_prompts, merged_prompts
+from rlaif.prompting.prompt_files import load_prompts, read_prompts
 from rlaif.records import ROWS, Evaluation, scalar_types
 from rlaif.runs.folder import Run
 from tests.fake_run import fake_run
@@ -26,12 +26,12 @@ def test_repeated_messages_are_merged_with_all_their_tags_and_counted(tmp_path):
         said(("user", "b")),
         said(("user", "a"), tags=["y", "x"], group="g"),
     ]
-    prompts, repeated = merged_prompts(write(tmp_path / "p.jsonl", *rows))
-    assert [(p.messages[0].content, p.tags, p.group) for p in prompts] == [
+    found = read_prompts(write(tmp_path / "p.jsonl", *rows))
+    assert [(p.messages[0].content, p.tags, p.group) for p in found.prompts] == [
         ("a", ("x", "y"), "g"),
         ("b", (), ""),
     ]
-    assert repeated == 1
+    assert found.repeated == 1
 
 
 @pytest.mark.parametrize(

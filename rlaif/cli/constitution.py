@@ -22,11 +22,10 @@ def constitution_lint(
     """Check a constitution: errors with file and line, and warnings."""
     from rlaif.constitution import Constitution, lint
     from rlaif.feedback.gold import load_gold, no_gold, ungraded
-    from rlaif.records import Prompt
-    from rlaif.runs.rows import read_rows
+    from rlaif.prompting.prompt_files import load_prompts
 
     constitution = Constitution.load(path)
-    asked = read_rows(prompts, Prompt) if prompts else []
+    asked = load_prompts(prompts) if prompts else []
     scorer = load_gold(gold, constitution)
     for warning in [*lint(path, asked), *no_gold(ungraded(scorer, constitution, asked), gold)]:
         say(f"warning: {warning}")

@@ -43,7 +43,8 @@ def print_summary(data: dict[str, Any]) -> None:
     data = _shown(data)
     console.print(f"{data.get('name', 'run')}: {data['status']}")
     stages = Table("stage", "status", "seconds", "in", "kept", "dropped")
-    for s in data["stages"]:
+    given = [{"name": "prompts", "status": "read", "seconds": 0.0, **data["prompt_rows"]}]
+    for s in [*(given if data.get("prompt_rows") else []), *data["stages"]]:
         why = ", ".join(f"{n} × {reason}" for reason, n in s["dropped"].items() if n)
         stages.add_row(
             s["name"], s["status"], f"{s['seconds']:.1f}", str(s.get("in", "")), str(s.get("kept", "")), why
@@ -66,7 +67,7 @@ def print_summary(data: dict[str, Any]) -> None:
             if metric.key == "kl" and any(left_out):
                 table.add_row("kl_left_out", *("" if n is None else str(n) for n in left_out))
         console.print(table)
-    others = ("name", "status", "stages", "policies", "spent")
+    others = ("name", "status", "prompt_rows", "stages", "policies", "spent")
     for part, figures in ((key, value) for key, value in data.items() if key not in others):
         numbers = {k: v for k, v in figures.items() if isinstance(v, (int, float))}
         line = ", ".join(f"{k} {_figure(v)}" for k, v in numbers.items())

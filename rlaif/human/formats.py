@@ -18,9 +18,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from rlaif.errors import UserError
+from rlaif.prompting.conversations import Turn, Unusable, parse_dialogue, without_leading_space
 from rlaif.records import Annotator, Verdict
-
-Turn = tuple[str, str]  # role, content
 
 
 @dataclass(frozen=True)
@@ -32,10 +31,6 @@ class ImportedPair:
     second: str
     verdict: Verdict
     annotator: Annotator
-
-
-class Unusable(str):
-    """Why a row of the input cannot be used."""
 
 
 Reader = Callable[[Path], Iterator[ImportedPair | Unusable]]
@@ -126,7 +121,6 @@ def _hhh(
 
 
 HH_ANNOTATOR = Annotator(kind="human", id="hh-rlhf")
-_HH_TURN = re.compile(r"\n\n(Human|Assistant):")
 
 
 def hh_pair(row: Any) -> ImportedPair | Unusable:
@@ -145,7 +139,7 @@ def hh_pair(row: Any) -> ImportedPair | Unusable:
     if messages is None:
         return Unusable("turns do not begin and end with Human")
     return ImportedPair(
-        messages, _without_leading_space(chosen), _without_leading_space(rejected), "a", HH_ANNOTATOR
+        messages, without_leading_space(chosen), without_leading_space(rejected), "a", HH_ANNOTATOR
     )
 
 
@@ -154,29 +148,6 @@ def hh_row(messages: tuple[Turn, ...], chosen: str, rejected: str) -> dict[str, 
     names = {"system": "", "user": "\n\nHuman: ", "assistant": "\n\nAssistant: "}
     shared = "".join(names[role] + content for role, content in messages) + names["assistant"]
     return {"chosen": shared + chosen, "rejected": shared + rejected}
-
-
-def parse_dialogue(text: str) -> tuple[Turn, ...] | None:
-    """A dialogue with "Human:" and "Assistant:" markers as alternating turns; None where no human turn ends
-    it.
-
-    A marker that does not change the speaker stays in the text: roles always alternate, and nothing is lost.
-    """
-    before, *parts = _HH_TURN.split(text if text.startswith("\n\n") else "\n\n" + text)
-    turns: list[Turn] = []
-    for speaker, content in zip(parts[::2], parts[1::2], strict=True):
-        role = "user" if speaker == "Human" else "assistant"
-        if turns and turns[-1][0] == role:
-            turns[-1] = (role, f"{turns[-1][1]}\n\n{speaker}:{content}")
-        else:
-            turns.append((role, _without_leading_space(content)))
-    asked = len(turns) % 2 == 1 and turns[0][0] == "user" and turns[-1][1].strip()
-    return tuple(turns) if asked and not before.strip() else None
-
-
-def _without_leading_space(content: str) -> str:
-    """A turn without the one blank that belongs to its marker."""
-    return content.removeprefix(" ")
 
 
 def json_lines(path: Path) -> Iterator[Any]:

@@ -17,6 +17,7 @@ from rlaif.config import Config
 from rlaif.errors import UserError, nearest
 from rlaif.options import STAGES
 from rlaif.options.base import Options, marked
+from rlaif.options.data import DataSourceOptions
 from rlaif.preflight.combinations import ALONE
 
 RUN = "run"  # the section of the keys that belong to no stage
@@ -183,7 +184,7 @@ def _type(annotation: Any) -> str:
     if origin is dict:
         return f"names to {_type(inside[1])}"
     if isinstance(annotation, type) and issubclass(annotation, Options):
-        return "options"
+        return "text or options" if issubclass(annotation, DataSourceOptions) else "options"
     return _WORDS.get(annotation, str(annotation))
 
 

@@ -17,10 +17,11 @@ from rlaif.errors import UserError
 from rlaif.extends import as_text, yaml_text
 from rlaif.options.sources import source_kind
 from rlaif.plugin import named_functions
+from rlaif.prompting.prompt_files import load_prompts, read_prompts
 from rlaif.prompting.templates import Templates
 from rlaif.records import Prompt
 from rlaif.runs.folder import Run, label_files
-from rlaif.runs.rows import Rows, numbered_rows
+from rlaif.runs.rows import Rows
 from rlaif.runs.storage import fingerprint
 
 NO_INPUT = re.compile(r"^constitution$|^templates$|\.labels_from$|\.served_as$")
@@ -39,12 +40,13 @@ class RunSpec:
     inputs: dict[str, str]  # fingerprints of its files and folders
     words: str  # what stands behind `rlaif run` to ask for it again
     prompts: list[Prompt]
-    repeated: int = 0  # rows of the prompt file that repeated another one's messages
+    prompt_rows: dict[str, Any]  # how many rows they were made of, and why others were left out
 
     @classmethod
     def of_config(cls, path: Path, overrides: Sequence[str] = ()) -> RunSpec:
         """What a config file and `-s` texts ask for."""
         config = resolve(load_config(path, list(overrides)), path.parent)
+        given = read_prompts(config.prompts)
         return cls(
             config,
             path.parent,
@@ -54,7 +56,8 @@ class RunSpec:
             Templates.load(config.templates, path.parent),
             inputs(config),
             f"{shown(path)}{options_text(overrides)}",
-            *merged_prompts(Path(config.prompts)),
+            given.prompts,
+            given.counts,
         )
 
     @classmethod
@@ -64,6 +67,7 @@ class RunSpec:
         plain, here = named_functions(data), Path.cwd()
         text = f"# as it was given to rlaif.run\n{yaml_text(plain)}"
         config = resolve(config_of(plain, Path("config"), list(overrides)), here)
+        given = read_prompts(config.prompts)
         return cls(
             config,
             here,
@@ -73,7 +77,8 @@ class RunSpec:
             Templates.load(config.templates, here),
             inputs(config),
             options_text(overrides).strip(),
-            *merged_prompts(Path(config.prompts)),
+            given.prompts,
+            given.counts,
         )
 
     @classmethod
@@ -81,13 +86,15 @@ class RunSpec:
         """What a run folder holds, changed by `-s` texts; only files that these name are read anew."""
         known = {value for value in flatten(run.config.model_dump()).values() if isinstance(value, str)}
         config = resolve(overridden(run.config, overrides, run.path / "config.json"), run.base, known)
-        named = {override.partition("=")[0] for override in overrides}
+        named = {override.partition("=")[0].partition(".")[0] for override in overrides}
         read = inputs(config)
         if "prompts" in named:
-            prompts = merged_prompts(Path(config.prompts))
+            given = read_prompts(config.prompts)
+            prompts, rows = given.prompts, given.counts
         else:
-            prompts = list(Rows(run.path / "prompts.jsonl", Prompt)), 0
-            read |= {key: then for key, then in run.manifest.get("inputs", {}).items() if key == "prompts"}
+            prompts = list(Rows(run.path / "prompts.jsonl", Prompt))
+            rows, then = (run.manifest.get(key, {}) for key in ("prompt_rows", "inputs"))
+            read |= {key: value for key, value in then.items() if key.partition(".")[0] == "prompts"}
         return cls(
             config,
             run.base,
@@ -97,7 +104,8 @@ class RunSpec:
             Templates.load(config.templates, run.base) if "templates" in named else run.templates,
             read,
             options_text(overrides).strip(),
-            *prompts,
+            prompts,
+            rows,
         )
 
 
@@ -165,7 +173,7 @@ def audited(
     if Path(what).suffix in (".yaml", ".yml"):
         path = look_up(what)
         config = resolve(load_config(path, overrides), path.parent)
-        return config, path.parent, load_prompts(Path(config.prompts))
+        return config, path.parent, load_prompts(config.prompts)
     if constitution is None:
         raise UserError(
             f"{what}: a model, but no constitution to judge by.",
@@ -219,65 +227,6 @@ def _downloaded(name: str) -> Path | None:
         return Path(snapshot_download(name, local_files_only=True))
     except Exception:  # missing, or no hub id: opening the model reports it
         return None
-
-
-def load_prompts(path: Path) -> list[Prompt]:
-    """A prompt file, rows of the same messages merged into one with all their tags.
-
-    Raises UserError where it holds no prompt, a prompt with nothing to respond to, or one id with two texts.
-    """
-    return merged_prompts(path)[0]
-
-
-def merged_prompts(path: Path) -> tuple[list[Prompt], int]:
-    """The prompts of `load_prompts`, and how many rows repeated another one's messages."""
-    found: dict[Any, tuple[int, Prompt]] = {}
-    by_id: dict[str, int] = {}
-    rows = 0
-    for line, row in numbered_rows(path, Prompt):
-        rows += 1
-        key = row.identity()
-        _refuse_prompt(f"{path}:{line}", row)
-        if (row.id in by_id and key not in found) or (
-            found.get(key, (0, row))[1].id != row.id and row.id in by_id
-        ):
-            raise UserError(
-                f'{path}:{line}: the id "{row.id}" stands in line {by_id[row.id]} with another text.',
-                "one id a prompt",
-                f"give line {line} another id, or none: it is then made from the messages",
-            )
-        first, known = found.get(key, (line, row))
-        if known.group and row.group and known.group != row.group:
-            raise UserError(
-                f'{path}:{line}: the group "{row.group}", but "{known.group}" in line {first} for the '
-                "same messages.",
-                "one group a prompt",
-                f"fix line {line} of {path}",
-            )
-        tags = tuple(dict.fromkeys((*known.tags, *row.tags)))
-        found[key] = first, known.model_copy(update={"tags": tags, "group": known.group or row.group})
-        by_id.setdefault(row.id, line)
-    prompts = [prompt for _, prompt in found.values()]
-    if not prompts:
-        raise UserError(
-            f"{path}: holds no prompt.", 'rows such as {"messages": [{"role": "user", "content": "Hello"}]}'
-        )
-    return prompts, rows - len(prompts)
-
-
-def _refuse_prompt(where: str, prompt: Prompt) -> None:
-    """UserError for a conversation that leaves the policy nothing to respond to."""
-    last = prompt.messages[-1].role
-    if last != "user":
-        raise UserError(
-            f"{where}: the conversation ends with the {last}'s turn.",
-            "a user's turn at the end",
-            "cut what stands behind the last user's turn",
-        )
-    if any(m.role == "user" and not m.content.strip() for m in prompt.messages):
-        raise UserError(
-            f"{where}: a user's turn is empty.", "text in every user's turn", "fix or leave out the row"
-        )
 
 
 def flatten(data: Any, prefix: str = "") -> dict[str, Any]:

@@ -33,6 +33,7 @@ def manifest(spec: RunSpec) -> dict[str, Any]:
         "cpus": os.cpu_count(),
         "endpoints": endpoints(spec.config),
         "inputs": spec.inputs,
+        "prompt_rows": spec.prompt_rows,
         "versions": {name: version(name) for name in REPORTED},
         "status": "running",
     }

@@ -13,6 +13,7 @@ from typing import Any, Generic, TypeVar
 from pydantic import ValidationError
 
 from rlaif.errors import UserError
+from rlaif.prompting.tables import parse_json
 from rlaif.records import Record
 from rlaif.runs.lookup import complete_lines, damaged_line, drop_torn_line, json_rows, key_of
 from rlaif.runs.storage import sync, write_text
@@ -130,13 +131,7 @@ def numbered_rows(path: Path, record: type[R]) -> Iterator[tuple[int, R]]:
             continue
         try:
             row = record.model_validate_json(line)
-            if key := _double_key(line):
-                raise UserError(
-                    f'{path}:{number}: the key "{key}" stands twice.',
-                    f"a {record.__name__} row of JSON a line",
-                    f"fix line {number} of {path}",
-                )
-            yield number, row
+            parse_json(line)  # which finds a key that stands twice
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"]) or "line"
@@ -145,20 +140,13 @@ def numbered_rows(path: Path, record: type[R]) -> Iterator[tuple[int, R]]:
                 f"a {record.__name__} row of JSON a line",
                 f"fix line {number} of {path}",
             ) from None
-
-
-def _double_key(line: str) -> str | None:
-    """A key that an object of a JSON line holds twice, of which every parser drops one without a word."""
-    double: list[str] = []
-
-    def check(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        row = dict(pairs)
-        if len(row) < len(pairs):
-            double.append(max((key for key, _ in pairs), key=[key for key, _ in pairs].count))
-        return row
-
-    json.loads(line, object_pairs_hook=check)
-    return double[0] if double else None
+        except ValueError as error:
+            raise UserError(
+                f"{path}:{number}: {error}.",
+                f"a {record.__name__} row of JSON a line",
+                f"fix line {number} of {path}",
+            ) from None
+        yield number, row
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from rlaif.constitution import Constitution, lint
 from rlaif.errors import UserError
 from rlaif.human.importers import import_file
 from rlaif.human.rankings import load_human_labels
-from rlaif.preflight.opening import load_prompts
+from rlaif.prompting.prompt_files import load_prompts
 from rlaif.prompting.templates import Templates, user
 from rlaif.records import Comparison
 from rlaif.report.lineage import lineage
@@ -123,6 +123,12 @@ class Corpus:
                 load_config,
             ),
             "prompts": (["\n".join(prompts).encode()], "p.jsonl", load_prompts),
+            "questions": ([b'prompt,group,tags\nHi,a,x\n"Ho, ho",b,"x, y"\n'], "p.csv", load_prompts),
+            "chats": (
+                [b'[{"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Ho"}]}]'],
+                "p.json",
+                load_prompts,
+            ),
             "rankings": (
                 [json.dumps(row).encode() + b"\n" for row in (ranking, label)],
                 "r.jsonl",

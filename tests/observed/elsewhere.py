@@ -18,7 +18,23 @@ def online(name: str) -> dict[str, Elsewhere]:
     }
 
 
+def prompts(name: str, test: str, mention: str) -> dict[str, Elsewhere]:
+    """What is said of where the prompts are."""
+    return {f"prompts.{name}": Elsewhere("test_prompt_sources", test, mention)}
+
+
+HUB = "test_parquet_a_saved_data_set_and_the_hub"
+IN_A_RUN = "test_a_run_keeps_the_prompts_and_says_what_it_left_out"
+
 ELSEWHERE: dict[str, Elsewhere] = {
+    **prompts("column", IN_A_RUN, "prompts.column=question"),
+    **prompts("group", IN_A_RUN, "prompts.group=topic"),
+    **prompts("hub", HUB, "hub="),
+    **prompts("subset", HUB, "subset="),
+    **prompts("split", HUB, 'split="test"'),
+    **prompts("format", "test_a_format_is_recognised_or_named", 'format="text"'),
+    **prompts("system", "test_columns_of_other_names", 'system="rule"'),
+    **prompts("tags", "test_columns_of_other_names", 'tags="kind"'),
     "model.chat_template_kwargs": Elsewhere("test_engines_refused", ADDED, "chat_template_kwargs"),
     "model.extra_body": Elsewhere("test_engines_refused", ADDED, "extra_body"),
     "model.base_url": Elsewhere(

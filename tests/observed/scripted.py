@@ -267,7 +267,7 @@ ROWS: dict[str, Row] = {
     "constitution": Row(
         "other.json", lambda c: c.column("critique", "revisions", "principle_id"), {"no-wrong"}
     ),
-    "prompts": Row("few.jsonl", lambda c: len((c.path / "prompts.jsonl").read_text().splitlines()), 40),
+    "prompts.path": Row("few.jsonl", lambda c: len((c.path / "prompts.jsonl").read_text().splitlines()), 40),
     "heldout": Row(0.6, held_out, True, ("sample.prompts=60",)),
     "heldout_wordings": Row(0.6, held_out_wordings, True, ("sample.prompts=60",)),
     "templates": Row(

@@ -1,0 +1,317 @@
+"""Rows of files and data sets of any kind: text lines, JSON, CSV, Parquet, folders of `datasets`, the hub.
+
+A row is what its file holds, with its place for messages; what a row means is decided elsewhere. Files are
+recognised from what they hold, their names decide where that is not enough, and rows are read one at a time.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import chain, islice
+from pathlib import Path
+from typing import IO, Any
+
+from rlaif.errors import UserError
+from rlaif.options.data import DataSourceOptions
+
+_SUFFIXES = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".ndjson": "json"}
+_UTF16 = (b"\xff\xfe", b"\xfe\xff")
+_BOM = b"\xef\xbb\xbf"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a row stands: a line of a file, or a row of what has no lines."""
+
+    file: str
+    number: int
+    unit: str = "line"
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.number}" if self.unit == "line" else f"{self.file}, {self.short}"
+
+    @property
+    def short(self) -> str:
+        """The place without the file."""
+        return f"{self.unit} {self.number}"
+
+
+Rows = Iterator[tuple[Place, Any]]
+
+
+def read_table(source: DataSourceOptions) -> Rows:
+    """The rows of a source: dictionaries by column, or texts where a row is only that.
+
+    Raises UserError, with the line where there is one, for what cannot be read.
+    """
+    if source.hub is not None:
+        return _numbered(source.name, _from_hub(source))
+    path = Path(source.path or "")
+    if path.is_dir():
+        return _numbered(source.name, _from_folder(path, source.split))
+    if source.split is not None:
+        raise UserError(f"{path}: a file, which has no splits.", "a folder of datasets, or no split")
+    return _READERS[kind_of(path, source.format)](path)
+
+
+def is_saved_dataset(path: Path) -> bool:
+    """Whether a folder is what `save_to_disk` of `datasets` writes."""
+    return (path / "dataset_dict.json").is_file() or (path / "state.json").is_file()
+
+
+def kind_of(path: Path, format: str | None = None) -> str:
+    """What a file holds: text, json, csv or parquet."""
+    with _opened(path) as file:
+        head = b"".join(islice(_whole(file, path), 1))
+    if head.startswith(b"PAR1"):
+        return "parquet"
+    suffix = Path(path.name.removesuffix(".gz")).suffix.lower()
+    if suffix == ".parquet":
+        raise UserError(f"{path}: not a Parquet file.", "a whole Parquet file", "fetch the file again")
+    if format or suffix in _SUFFIXES:
+        return format or _SUFFIXES[suffix]
+    first = next((line.strip() for _, line in text_lines(path) if line.strip()), "")
+    if first in ("{", "[", "[{"):
+        raise UserError(
+            f'{path}: begins with "{first}": JSON over several lines, or text?',
+            "format: json or format: text",
+            f"{{path: {path.name}, format: json}}",
+        )
+    try:
+        value = json.loads(first)
+    except (ValueError, RecursionError):
+        return "text"
+    rows = value if isinstance(value, list) else [value]
+    return "json" if rows and all(isinstance(row, dict) for row in rows) else "text"
+
+
+def text_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """The lines of a UTF-8 file, gzipped or not, with their numbers and ends."""
+    with _opened(path) as file:
+        for number, line in enumerate(_whole(file, path), 1):
+            if number == 1 and line.startswith(_UTF16):
+                raise _not_utf8(f"{path}: UTF-16 text, as its first bytes say.", path, "UTF-16")
+            try:
+                text = (line.removeprefix(_BOM) if number == 1 else line).decode("utf-8")
+            except UnicodeDecodeError as error:
+                raise _not_utf8(
+                    f"{path}:{number}: not UTF-8 text (byte 0x{line[error.start]:02X}).", path, "ISO-8859-1"
+                ) from None
+            if "\0" in text:
+                raise _not_utf8(f"{path}:{number}: holds a zero byte.", path, "UTF-16LE")
+            yield number, text
+
+
+def _not_utf8(found: str, path: Path, encoding: str) -> UserError:
+    name = path.name
+    return UserError(
+        found,
+        "text in UTF-8",
+        f"save it as UTF-8; if it is {encoding}: iconv -f {encoding} -t UTF-8 {name} > utf8_{name}",
+    )
+
+
+def parse_json(line: str) -> Any:
+    """The value of a JSON text; ValueError where it is none, or an object has one key twice: parsers drop
+    one without a word."""
+    try:
+        return json.loads(line, object_pairs_hook=_object)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not JSON ({error.msg}, character {error.pos + 1})") from None
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        double = next(key for key, n in Counter(key for key, _ in pairs).items() if n > 1)
+        raise ValueError(f'the key "{double}" stands twice')
+    return row
+
+
+def _opened(path: Path) -> IO[bytes]:
+    try:
+        with path.open("rb") as file:
+            zipped = file.read(2) == b"\x1f\x8b"
+        return gzip.open(path) if zipped else path.open("rb")  # type: ignore[return-value]
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be read ({error.strerror}).", "a file that exists", "check the path"
+        ) from None
+
+
+def _whole(file: IO[bytes], path: Path) -> Iterator[bytes]:
+    try:
+        yield from file
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(
+            f"{path}: cannot be read ({error}).", "a whole file", "fetch the file again"
+        ) from None
+
+
+def _texts(path: Path) -> Rows:
+    for number, line in text_lines(path):
+        if line.strip():
+            yield Place(str(path), number), line.rstrip("\r\n")
+
+
+def _json(path: Path) -> Rows:
+    lines = ((number, line) for number, line in text_lines(path) if line.strip())
+    first = next(lines, (1, ""))
+    if first[1].lstrip().startswith("["):
+        yield from _array(path)
+        return
+    for number, line in chain([first] if first[1] else [], lines):
+        try:
+            yield Place(str(path), number), parse_json(line)
+        except ValueError as error:
+            raise UserError(
+                f"{path}:{number}: {error}.",
+                "a JSON object a line, or one array",
+                f"fix line {number} of {path}; if it holds plain text: format: text",
+            ) from None
+
+
+def _array(path: Path) -> Rows:
+    try:
+        values = parse_json("".join(line for _, line in text_lines(path)))
+    except ValueError as error:
+        raise UserError(
+            f"{path}: {error}.", "one JSON array, or a JSON object a line", f"fix {path}"
+        ) from None
+    yield from _numbered(str(path), iter(values))
+
+
+def _csv(path: Path) -> Rows:
+    header = next((line for _, line in text_lines(path) if line.strip()), "")
+    delimiter = max(",;\t", key=lambda mark: len(next(csv.reader([header], delimiter=mark), ())))
+    reader = csv.reader((line for _, line in text_lines(path)), delimiter=delimiter, strict=True)
+    names: list[str] = []
+    while True:
+        where = Place(str(path), reader.line_num + 1)  # a cell may hold several lines
+        try:
+            cells = next(reader, None)
+        except csv.Error as error:
+            raise UserError(f"{where}: {error}.", "a CSV file", f"fix the row of {where.short}") from None
+        if cells is None:
+            return
+        if cells and not names:
+            names = _header(cells, where)
+        elif cells and len(cells) != len(names):
+            raise UserError(
+                f"{where}: {len(cells)} cells, but {len(names)} columns.",
+                "as many cells as the header has",
+                f'put quotes around a cell with "{delimiter}" in it',
+            )
+        elif cells:
+            yield where, dict(zip(names, cells, strict=True))
+
+
+def _header(cells: list[str], where: Place) -> list[str]:
+    names = [cell.strip() for cell in cells]
+    double = [name for name, n in Counter(names).items() if n > 1]
+    if double:
+        raise UserError(
+            f'{where}: the column "{double[0]}" stands twice.', "a name of its own for each column"
+        )
+    return names
+
+
+def _parquet(path: Path) -> Rows:
+    _library("pyarrow")
+    import pyarrow
+    import pyarrow.parquet
+
+    def rows() -> Iterator[Any]:
+        try:
+            for batch in pyarrow.parquet.ParquetFile(path).iter_batches(1024):
+                yield from batch.to_pylist()
+        except (pyarrow.ArrowException, OSError, ValueError) as error:
+            first = str(error).split("\n")[0]
+            raise UserError(
+                f"{path}: cannot be read ({first}).", "a whole Parquet file", "fetch the file again"
+            ) from None
+
+    return _numbered(str(path), rows())
+
+
+def _from_folder(path: Path, split: str | None) -> Iterator[Any]:
+    if not is_saved_dataset(path):
+        raise UserError(
+            f"{path}: a folder, but none that save_to_disk of datasets wrote.",
+            "a file, or a folder with state.json or dataset_dict.json",
+            "name one file of it",
+        )
+    _library("datasets")
+    import datasets
+
+    try:
+        found: Any = datasets.load_from_disk(str(path))
+    except Exception as error:  # whatever a damaged folder makes of the library
+        raise _unreadable(str(path), error) from None
+    if isinstance(found, dict):
+        if split not in found:
+            raise UserError(
+                f"{path}: " + (f'no split "{split}".' if split else "holds several splits."),
+                f"split: one of {', '.join(found)}",
+                f"{{path: {path.name}, split: {next(iter(found), '')}}}",
+            )
+        found = found[split]
+    elif split is not None and str(found.split) != split:
+        raise UserError(f"{path}: holds one table, not splits.", "no split", f"{{path: {path.name}}}")
+    return _rows_of(found, str(path))
+
+
+def _from_hub(source: DataSourceOptions) -> Iterator[Any]:
+    _library("datasets")
+    import datasets
+
+    try:
+        found = datasets.load_dataset(source.hub or "", source.subset, split=source.split)
+    except Exception as error:  # no network, no such data set, split or subset
+        raise _unreadable(source.name, error) from None
+    return _rows_of(found, source.name)
+
+
+def _rows_of(table: Any, name: str) -> Iterator[Any]:
+    try:
+        yield from table
+    except UserError:
+        raise
+    except Exception as error:
+        raise _unreadable(name, error) from None
+
+
+def _unreadable(name: str, error: Exception) -> UserError:
+    first = str(error).split("\n")[0] or type(error).__name__
+    return UserError(
+        f"{name}: datasets cannot read it ({first}).",
+        "a data set that datasets can load on this machine",
+        "check the name, the split and, for a hub id, the network",
+    )
+
+
+def _library(name: str) -> None:
+    from importlib.util import find_spec
+
+    if find_spec(name) is None:
+        raise UserError(f"{name} is not installed.", "the extra train", "pip install 'rlaif-loop[train]'")
+
+
+def _numbered(name: str, rows: Iterator[Any]) -> Rows:
+    return ((Place(name, number, "row"), row) for number, row in enumerate(rows, 1))
+
+
+_READERS: dict[str, Callable[[Path], Rows]] = {
+    "text": _texts,
+    "json": _json,
+    "csv": _csv,
+    "parquet": _parquet,
+}
