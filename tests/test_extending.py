@@ -120,7 +120,7 @@ def test_a_reward_source(copy):
         f"from {copy.module('options', 'ppo.py')} import PpoOptions; from {copy.module('plugin.py')} import own\n"
         "ppo = PpoOptions.model_validate({'stage': 'ppo', 'rewards': [{'source': 'length'}]}); option = "
         "ppo.rewards[0]\n"
-        "print(ppo.wants, own(option.kind.opens)(None, option, None, None).ask([None], ['four']))"
+        "print(ppo.required_artefacts, own(option.kind.opens)(None, option, None, None).ask([None], ['four']))"
     )
     assert said.split() == ["('prompts',", "'policy')", "[4.0]"]
 
@@ -265,6 +265,7 @@ def test_a_command(copy):
 
 def test_a_field_of_the_constitution(copy, project):
     copy.change(
+        "rlaif",
         "constitution.py",
         old="    tags: tuple[str, ...] = ()\n",
         new="    tags: tuple[str, ...] = ()\n    severity: int = Field(default=1, ge=1)\n",
@@ -280,7 +281,7 @@ def test_a_field_of_the_constitution(copy, project):
     assert "2 principles" in copy.rlaif("constitution", "lint", file)
     assert '"severity"' in copy.rlaif("constitution", "schema")
     said = copy.python(
-        f"from pathlib import Path; from {copy.module('constitution.py')} import Constitution; "
+        f"from pathlib import Path; from {copy.module('rlaif', 'constitution.py')} import Constitution; "
         f"from {copy.module('prompting', 'templates.py')} import principle_values; "
         "print(*(principle_values(p)['severity'] for p in "
         f"Constitution.load(Path({str(file)!r})).principles))"

@@ -110,7 +110,9 @@ ELSEWHERE: dict[str, Elsewhere] = {
         PPO, "test_on_a_shared_trunk_the_value_loss_moves_the_policy", "shared_trunk=coef"
     ),
     "ppo.lora.adapter": Elsewhere(
-        PPO, "test_an_adapter_is_saved_and_gone_on_with_and_one_of_another_model_refused", "Lora(adapter="
+        PPO,
+        "test_an_adapter_is_saved_and_gone_on_with_and_one_of_another_model_refused",
+        "LoraOptions(adapter=",
     ),
     "ppo.rollouts": Elsewhere(
         "test_vllm_rollout", "test_a_stage_samples_by_vllm_and_lets_it_go", 'rollouts="vllm"'
