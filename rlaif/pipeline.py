@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -152,8 +153,9 @@ def _run(
                     tell(f"{stage.dir.name}: {'continues' if stage.summary else 'starts'}")
                     run_stage(stage)
                 tell(describe(stage.summary))
-        except BudgetReached:
-            finish(this)
+        except UserError:  # the budget, or what is the user's to fix: the report says where the run stands
+            with suppress(UserError):
+                finish(this)
             raise
         finish(this)
     return this

@@ -421,9 +421,16 @@ def test_label_refuses_a_judge_whose_card_fails_until_told_otherwise(project: Pa
     card = stage.dir / "judge_card.json"
     made = card.stat().st_mtime_ns
     assert stage.dir.joinpath("judge_card.html").exists()
+    page = (out / "report.html").read_text()
+    assert "The judge was refused before it labelled: " in page
+    assert "verdicts that flip with the order: 1.000, needed at most 0.25" in page
+    assert "as feedback.model" in page, "and what to try"
     pipeline.run(project / "config.yaml", out, [*BIASED, "judge_card.enforce=false"])
     assert label_stage(out).is_done
     assert any("labels were made all the same" in note for note in label_stage(out).summary["notes"])
+    page = (out / "report.html").read_text()
+    assert "The judge is useless here: 100% of its verdicts choose the first response" in page
+    assert "as feedback.model" in page
     assert card.stat().st_mtime_ns == made
 
 

@@ -129,6 +129,17 @@ def test_a_judge_that_cannot_be_trusted_is_named_so(tmp_path):
     ):
         assert part in said
         assert part in html(run)
+    assert "Whatever was trained on these labels learned from such a judge. To try: " in said
+
+
+def test_a_judge_that_goes_by_the_place_alone_is_useless(tmp_path):
+    run = fake_run(tmp_path / "run")
+    change_metrics(run, "label", order_flip_rate=0.96, first_position_rate=0.02)
+    assert "useless here: 98% of its verdicts choose the second response" in " ".join(
+        run_warnings(RunReader(run))
+    )
+    change_metrics(run, "label", order_flip_rate=0.5, first_position_rate=0.5)
+    assert "useless" not in " ".join(run_warnings(RunReader(run)))
 
 
 def test_a_reward_model_no_better_than_a_rule_is_named_so(tmp_path):

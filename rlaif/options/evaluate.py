@@ -19,7 +19,9 @@ class EvaluateOptions(StageOptions):
         default=None, ge=1, description="how many held-out prompts of each split; omitted = all"
     )
     temperature: float = Field(
-        default=1.0, ge=0.0, description="of sampling; 1 = the policy's own distribution"
+        default=0.0,
+        ge=0.0,
+        description="of sampling; 0 = greedy, what a user sees; 1 = the policy's own distribution",
     )
     max_tokens: int = Field(
         default=256,

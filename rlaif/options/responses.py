@@ -53,7 +53,14 @@ class CritiqueOptions(StageOptions):
     rounds: int = Field(
         default=1, ge=1, description="critiques and revisions of a response, each of the revision before"
     )
-    temperature: float = Field(default=1.0, ge=0.0, description="of critiques and revisions; 0 = greedy")
+    temperature: float = Field(
+        default=0.0,
+        ge=0.0,
+        description="of sampling critiques and revisions; 0 = greedy, at which real models keep to the point",
+    )
+    revision_temperature: float | None = Field(
+        default=None, ge=0.0, description="of sampling revisions; omitted = temperature"
+    )
     max_tokens: int = Field(
         default=256,
         ge=1,

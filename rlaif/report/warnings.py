@@ -5,14 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from rlaif.audit.card import failures
 from rlaif.feedback.gold import no_gold
 from rlaif.feedback.preferences import ShareByCluster
 from rlaif.options import STAGES, OnlineOptions
 from rlaif.pages.page import percent
 from rlaif.report.run_reader import RunReader
+from rlaif.runs.storage import read_json
 
 # Beyond these a figure stops meaning what a reader takes it for.
-FLIPS, MASS, AGREEMENT, MISSING, DROPPED, LENGTH, FEW = 0.25, 0.5, 0.7, 0.05, 0.05, 1.25, 30
+FLIPS, USELESS, MASS, AGREEMENT = 0.25, 0.75, 0.5, 0.7
+MISSING, DROPPED, LENGTH, FEW = 0.05, 0.05, 1.25, 30
+ANOTHER_JUDGE = (
+    "To try: a larger or better instructed model as feedback.model; templates: brief, which suits small ones; "
+    "people's labels (label.human.file). `rlaif judge audit` examines a judge on 60 pairs before a run."
+)
 
 
 def run_warnings(reader: RunReader) -> list[str]:
@@ -20,6 +27,7 @@ def run_warnings(reader: RunReader) -> list[str]:
     names = [name for name, kind in STAGES.items() if issubclass(kind, OnlineOptions)]
     return [
         *_unfinished(reader),
+        *_refused_judge(reader),
         *_judge(reader.metrics("label")),
         *_gold(reader),
         *_opinions(reader),
@@ -42,14 +50,40 @@ def _unfinished(reader: RunReader) -> Iterator[str]:
         )
 
 
+def _refused_judge(reader: RunReader) -> Iterator[str]:
+    """Why label refused the judge, where its card missed what the config asks of it."""
+    stage, limits = reader.last("label"), reader.run.config.judge_card
+    path = stage.dir / "judge_card.json" if stage else None
+    if stage and limits and path and stage.summary.get("status") == "failed" and path.exists():
+        missed = failures(read_json(path), limits)
+        if missed:
+            yield f"The judge was refused before it labelled: {'; '.join(missed)}. {ANOTHER_JUDGE}"
+
+
 def _judge(labels: dict[str, Any]) -> Iterator[str]:
+    said = list(_faults(labels))
+    yield from said
+    if said:
+        yield f"Whatever was trained on these labels learned from such a judge. {ANOTHER_JUDGE}"
+
+
+def _faults(labels: dict[str, Any]) -> Iterator[str]:
+    """Why a judge's labels should not be believed."""
     flips, mass = labels.get("order_flip_rate"), labels.get("mass")
     agreement, invalid = labels.get("agreement_with_gold"), labels.get("invalid_rate")
+    first = labels.get("first_position_rate")
     if flips is not None and flips > FLIPS:
         yield (
             f"The judge can hardly be trusted: {percent(flips, labels.get('order_flip_rate_ci'))} of its "
             "decided verdicts flip when the two responses "
             "change places. A coin would do so in half of the cases."
+        )
+    if flips is not None and first is not None and flips > USELESS:
+        place = "first" if first > 0.5 else "second"
+        share = max(first, 1 - first)
+        yield (
+            f"The judge is useless here: {share:.0%} of its verdicts choose the {place} response, whatever it "
+            "says. Over both orders it prefers nothing, which is being right in half of the cases."
         )
     if mass is not None and mass < MASS:
         yield (

@@ -156,13 +156,18 @@ def _write(
         GenerateRequest(
             ask(job),
             stage.options.max_tokens,
-            stage.options.temperature,
+            _temperature(stage.options, what),
             seed=derive_seed(stage.seed, what, job.origin.id, round),
         )
         for job in jobs
     ]
     for at, made in engine.generate(requests):
         yield jobs[at], made
+
+
+def _temperature(options: CritiqueOptions, what: str) -> float:
+    own = options.revision_temperature if what == "revision" else None
+    return options.temperature if own is None else own
 
 
 def _response(
@@ -176,7 +181,7 @@ def _response(
         token_ids=made.token_ids,
         index=job.origin.index,
         sampling={
-            "temperature": stage.options.temperature,
+            "temperature": _temperature(stage.options, "revision"),
             "max_tokens": stage.options.max_tokens,
             "round": round,
         },

@@ -308,6 +308,7 @@ ROWS: dict[str, Row] = {
     "sample.top_p": Row(0.81, asked("policy", "top_p"), {0.81}),
     "sample.max_tokens": Row(3, asked("policy", "max_tokens"), {3}),
     "critique.rounds": Row(3, lambda c: c.column("critique", "revisions", "round"), {1, 2, 3}),
+    "critique.revision_temperature": Row(0.37, asked("feedback", "temperature"), {0.0, 0.37}),
     "critique.temperature": Row(0.37, asked("feedback", "temperature"), {0.37}),
     "critique.max_tokens": Row(77, asked("feedback", "max_tokens"), {77}),
     "critique.few_shot": Row(1, turns("feedback"), {3}),
