@@ -178,7 +178,7 @@ def judged(options: argparse.Namespace) -> Run:
     data |= {
         "name": "bound",
         "stages": [
-            {"stage": "sample", "prompts": options.prompts, "k": 4, "max_tokens": 48},
+            {"stage": "sample", "num_prompts": options.prompts, "k": 4, "max_tokens": 48},
             {"stage": "pair", "per_prompt": 2},
             {"stage": "label"},
         ],

@@ -51,7 +51,7 @@ COMMON = {
     "max_tokens": 48,
     "warmup": 10,
 }
-OWN: dict[str, dict[str, Any]] = {"ppo": {}, "rloo": {"group": 8}, "grpo": {"group": 8}}
+OWN: dict[str, dict[str, Any]] = {"ppo": {}, "rloo": {"group_size": 8}, "grpo": {"group_size": 8}}
 
 
 class Start:

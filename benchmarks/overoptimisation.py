@@ -43,7 +43,7 @@ PPO = {
     "minibatches": 2,
     "learning_rate": 2.0e-4,
     "max_tokens": 48,
-    "watch": 0,
+    "num_watched_prompts": 0,
 }
 
 
@@ -83,7 +83,7 @@ def config(kind: str, seed: int, options: argparse.Namespace) -> Path:
         "seed": seed,
         "threads": options.threads,
         "stages": [
-            {"stage": "sample", "prompts": options.prompts, "k": 4, "max_tokens": 48},
+            {"stage": "sample", "num_prompts": options.prompts, "k": 4, "max_tokens": 48},
             {"stage": "pair", "per_prompt": 3},
             {
                 "stage": "label",

@@ -56,7 +56,7 @@ def sampled(options: argparse.Namespace) -> Run:
     data |= {
         "name": "soft_labels",
         "stages": [
-            {"stage": "sample", "prompts": options.prompts, "k": 4, "max_tokens": 48},
+            {"stage": "sample", "num_prompts": options.prompts, "k": 4, "max_tokens": 48},
             {"stage": "pair", "per_prompt": 3},
             {"stage": "label", "human": {"annotator": "rlaif.playground.annotators:annotate"}, "ai": False},
             {**reward, "epochs": options.epochs, "heldout": 0.02, "heldout_sets": sets},

@@ -66,7 +66,7 @@ boilerplate | float | largest share of responses with the same four words
 gold | float | share of responses that keep every principle; missing without a gold scorer that knows one
 heldout | int | held-out prompts that were answered; missing between looks
 heldout_gold | float | the same share of their responses; missing between looks or without a gold scorer
-heldout_judge | float | mean score of them by the judge; missing between looks or without `watch_judge`
+heldout_judge | float | mean score of them by the judge; missing between looks or without `judge_watched_prompts`
 heldout_judge_error | float | its standard error
 alarms[].kind | text | alarms that were raised in this update, each once a training; missing where none was
 alarms[].found | text | what was found

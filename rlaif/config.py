@@ -18,6 +18,7 @@ from pydantic import Field, model_validator
 
 from rlaif.errors import UserError, nearest
 from rlaif.extends import extended, load_extended, stages_named
+from rlaif.old_names import with_new_name, with_new_names
 from rlaif.options import (
     STAGES,
     AnyStage,
@@ -192,6 +193,11 @@ class Config(Options):
     )
     stages: tuple[AnyStage, ...] = Field(min_length=1)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _old_names(cls, given: Any) -> Any:
+        return with_new_names(given)  # also those of a run folder's config.json
+
     @model_validator(mode="after")
     def _prices_fit(self) -> Config:
         models = [self.feedback.model, self.policy.model]
@@ -321,8 +327,7 @@ def apply_override(data: Any, override: str) -> list[tuple[str | int, ...]]:
     key, eq, text = override.partition("=")
     if not eq:
         raise UserError(f'-s {override}: no "=".', "-s key=value, for example -s ppo.updates=10")
-    head, *rest = key.split(".")
-    value = _value(text, override)
+    (head, *rest), value = with_new_name(key.split("."), _value(text, override))
     listed = data.get("stages")
     stages = listed if isinstance(listed, list) else []
     if meant := stages_named(stages, head, f"-s {override}"):

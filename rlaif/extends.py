@@ -26,6 +26,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from rlaif.errors import UserError, nearest
+from rlaif.old_names import with_new_names
 from rlaif.yamlfile import Lines, load_yaml
 
 Place = tuple[str | int, ...]
@@ -43,6 +44,7 @@ def load_extended(path: Path, below: Sequence[Path] = ()) -> tuple[Any, Lines]:
 
 def extended(data: Any, own: Lines, path: Path, below: Sequence[Path] = ()) -> tuple[Any, Lines]:
     """The same of plain data that stands, or would stand, in the file `path`."""
+    data = with_new_names(data)
     if not isinstance(data, dict) or "extends" not in data:
         return data, own
     name = data.pop("extends")

@@ -27,9 +27,9 @@ gold: tests.scripts:gold
 policy: {engine: scripted, model: "tests.scripts:policy"}
 feedback: {engine: scripted, model: "tests.scripts:feedback"}
 stages:
-  - {stage: sample, prompts: 24}
+  - {stage: sample, num_prompts: 24}
   - {stage: critique, rounds: 2}
-  - {stage: sample, prompts: 24, k: 3}
+  - {stage: sample, num_prompts: 24, k: 3}
   - {stage: pair, revisions: true}
   - {stage: label}
 """

@@ -32,7 +32,7 @@ def curve_of(folder, policy, name, **options):
 @pytest.mark.parametrize(
     ("name", "options"),
     [
-        ("reward", {"center": 0.1}),
+        ("reward", {"center_coef": 0.1}),
         ("reward", {"by_prompt": True}),
         ("dpo", {}),
         ("dpo", {"by_prompt": True}),

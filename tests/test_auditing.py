@@ -403,7 +403,7 @@ def test_a_model_needs_a_constitution():
         CliRunner().invoke(app, ["judge", "audit", "some/model"], catch_exceptions=False)
 
 
-GATED = ["judge_card.pairs=12"]
+GATED = ["judge_card.num_pairs=12"]
 BIASED = [*GATED, "feedback.model=tests.scripts:biased_judge"]
 
 

@@ -224,7 +224,7 @@ def test_one_question_on_all_responses_counts_once_a_prompt(project, pair, mode,
     config, rules = project / "config.yaml", project / "constitution.yaml"
     rules.write_text("\n".join(rules.read_text().splitlines()[:3]))
     config.write_text(
-        config.read_text().split("stages:")[0] + "stages:\n  - {stage: sample, prompts: 12, k: 3}\n"
+        config.read_text().split("stages:")[0] + "stages:\n  - {stage: sample, num_prompts: 12, k: 3}\n"
         "  - {stage: pair}\n  - {stage: label}\n"
     )
     overrides = [pair, f"label.mode={mode}", "feedback.model=tests.test_labelling:longest_judge"]
@@ -239,14 +239,19 @@ def test_one_question_on_all_responses_counts_once_a_prompt(project, pair, mode,
 
 
 def test_what_the_judge_is_shown_of_ppo_is_counted():
-    looks = ["ppo.updates=21", "ppo.sample_every=10", "ppo.watch=8", "ppo.watch_judge=true"]
+    looks = [
+        "ppo.updates=21",
+        "ppo.sample_every=10",
+        "ppo.num_watched_prompts=8",
+        "ppo.judge_watched_prompts=true",
+    ]
     plan = pipeline.dry_run("configs/quickstart.yaml", looks)
     # Updates 1, 10, 20 and 21, each prompt under seven principles.
     assert next(s for s in plan["stages"] if s["stage"] == "ppo")["calls"] == 4 * 8 * 7
 
 
 def test_the_judges_card_is_counted(project):
-    gated = "judge_card.pairs=12"
+    gated = "judge_card.num_pairs=12"
     plans = [pipeline.dry_run(project / "config.yaml", overrides) for overrides in ([], [gated])]
     more = plans[1]["calls"] - plans[0]["calls"]
     pipeline.run(project / "config.yaml", project / "gated", [gated], until="label")

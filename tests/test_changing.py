@@ -63,7 +63,7 @@ def test_before_anything_has_begun_everything_may_change(project):
     first = Run.load(project / "run").manifest["id"]
     lines = (project / "prompts.jsonl").read_text().splitlines(keepends=True)
     (project / "prompts.jsonl").write_text("".join(lines[:40]))
-    this = run(project, "sample.prompts=10", until="sample[0]")
+    this = run(project, "sample.num_prompts=10", until="sample[0]")
     assert this.manifest["seed"] == this.config.seed == 0
     assert this.manifest["id"] == first
     assert len((project / "run" / "prompts.jsonl").read_text().splitlines()) == 40

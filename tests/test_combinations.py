@@ -16,9 +16,9 @@ policy: {model: policy, engine: transformers}
 feedback: {engine: scripted, model: "tests.scripts:feedback"}
 stages:
 """
-SAMPLED = "  - {stage: sample, k: 4, prompts: 24}\n"
+SAMPLED = "  - {stage: sample, k: 4, num_prompts: 24}\n"
 LABELLED = SAMPLED + "  - stage: pair\n  - stage: label\n"
-REVISED = "  - {stage: sample, prompts: 24}\n  - {stage: critique, rounds: 2}\n"
+REVISED = "  - {stage: sample, num_prompts: 24}\n  - {stage: critique, rounds: 2}\n"
 REWARDED = LABELLED + "  - {stage: reward, batch_size: 8}\n"
 
 
@@ -65,13 +65,16 @@ ALONE_CASES = [
         REWARDED + stage("ppo", rewards=[{"source": "reward_model", "pool_k": 2}]),
         "ppo.rewards[0]: pool_k does",
     ),
-    (ppo(watch_judge=True, watch=0), "watch_judge does nothing with watch: 0"),
+    (
+        ppo(judge_watched_prompts=True, num_watched_prompts=0),
+        "judge_watched_prompts does nothing with num_watched_prompts: 0",
+    ),
     (ppo(updates=10, warmup=10), "ppo: the warm-up is as long as the training"),
     (rloo(updates=10, warmup=11), "rloo: the warm-up is as long as the training"),
     (rloo(clip=0.1), "rloo: clip does nothing with one optimiser step"),
     (ppo(clip=0.1), "ppo: clip does nothing with one optimiser step"),
     (ppo(dual_clip=3), "dual_clip does nothing with one optimiser step"),
-    (ppo(stop_kl=0.1), "stop_kl does nothing with one optimiser step"),
+    (ppo(max_update_kl=0.1), "max_update_kl does nothing with one optimiser step"),
     (ppo(kl_horizon=500), "kl_horizon does nothing without kl_target"),
     (ppo(kl_coef=0, kl_in="reward"), "kl_in does nothing with kl_coef 0"),
     (ppo(kl_coef=0, kl_estimator="k2"), "kl_estimator does nothing with kl_coef 0"),
@@ -83,10 +86,13 @@ ALONE_CASES = [
     (ppo(updates=20, checkpoint_every=30), "no checkpoint before the end"),
     (ppo(lora={"adapter": "adapter", "rank": 4}), "ppo.lora: rank does nothing with an adapter"),
     (ppo(lora={"adapter": "adapter", "alpha": 4}), "ppo.lora: alpha does nothing with an adapter"),
-    (stage("evaluate", prompts=4, judge=8), "evaluate: more prompts for the judge than are evaluated"),
+    (
+        stage("evaluate", num_prompts=4, num_judged_prompts=8),
+        "evaluate: more prompts for the judge than are evaluated",
+    ),
 ]
 ACROSS_CASES = [
-    (stage("sample", prompts=500), "sample: prompts 500, but 4"),
+    (stage("sample", num_prompts=500), "sample: num_prompts 500, but 4"),
     (SAMPLED + stage("pair", per_prompt=7), "pair: per_prompt 7, but 4 responses make 6 pairs a prompt"),
     (
         stage("sample", k=2) + "  - stage: pair\n" + stage("label", mode="best and worst"),
@@ -197,7 +203,10 @@ def test_the_run_as_a_whole(project):
     assert any(
         "no prompt is held out" in said for said in warned(project, stage("evaluate"), "heldout=0.0001")
     )
-    assert any("told apart by length" in s for s in warned(project, stage("evaluate", judge=0), "gold=null"))
+    assert any(
+        "told apart by length" in s
+        for s in warned(project, stage("evaluate", num_judged_prompts=0), "gold=null")
+    )
 
 
 def test_shipped_configs_are_not_warned_of():

@@ -87,7 +87,7 @@ def test_two_seeds_of_one_config_are_not_declared_different(tmp_path):
     ("key", "value"),
     [
         ("sample_every", 7),
-        ("watch", 8),
+        ("num_watched_prompts", 8),
         ("micro_batch", 16),
         ("checkpoint_every", 5),
         ("tracker", "wandb"),
@@ -113,7 +113,7 @@ def test_options_that_cannot_affect_results_make_no_other_experiment(tmp_path, k
         ("policy.model", True),
         ("feedback.concurrency", False),
         ("budget.money", False),
-        ("judge_card.pairs", False),
+        ("judge_card.num_pairs", False),
         ("label.human.weight", True),
         ("label.labels_from", False),
         ("prices.a.b.prompt", False),

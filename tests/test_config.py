@@ -119,7 +119,9 @@ def test_overrides_reach_keys_and_stages_by_name(tmp_path):
     assert (config.seed, config.policy.model) == (7, "/m")
     assert config.stages[0].temperature == 0.1
     assert config.stages[2].human.file == "no"
-    assert load(tmp_path, text + "    prompts: 9\n", "sample.prompts=null").stages[3].prompts is None
+    assert (
+        load(tmp_path, text + "    num_prompts: 9\n", "sample.num_prompts=null").stages[3].num_prompts is None
+    )
 
 
 @pytest.mark.parametrize(

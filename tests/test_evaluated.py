@@ -46,7 +46,8 @@ def evaluated(project, monkeypatch):
     config = project / "config.yaml"
     text = config.read_text()
     config.write_text(
-        text[: text.index("stages:")] + "stages: [{stage: evaluate, judge: 5, temperature: 0.5}]\n"
+        text[: text.index("stages:")]
+        + "stages: [{stage: evaluate, num_judged_prompts: 5, temperature: 0.5}]\n"
     )
     run = pipeline.run(config, project / "run", [f"policy.model={HERE}:polite"])
     folder = run.stages[0].dir

@@ -28,9 +28,9 @@ told: list[str] = []
 SMALL = {
     "updates": 4,
     "sample_every": 2,
-    "watch": 5,
+    "num_watched_prompts": 5,
     "batch_size": 8,
-    "group": 4,
+    "group_size": 4,
     "micro_batch": 4,
     "max_tokens": 4,
     "warmup": 1,
@@ -270,7 +270,7 @@ def test_exact_kl_is_the_full_sum_over_the_vocabulary(tmp_path, policy, monkeypa
 
 def test_watching_changes_nothing(tmp_path, policy):
     seen = start(str(tmp_path / "seen"), str(policy), "rloo")
-    blind = start(str(tmp_path / "blind"), str(policy), "rloo", watch=0, sample_every=100)
+    blind = start(str(tmp_path / "blind"), str(policy), "rloo", num_watched_prompts=0, sample_every=100)
     weights = [(stage.dir / "policy" / "model.safetensors").read_bytes() for stage in (seen, blind)]
     assert weights[0] == weights[1]
     assert "heldout_gold" not in curve(tmp_path / "blind")[0]
@@ -286,7 +286,7 @@ def test_the_judge_looks_and_a_tracker_is_told(tmp_path, policy, monkeypatch):
         yield sent.append
 
     monkeypatch.setitem(tracking._TRACKERS, "wandb", tracker)
-    start(str(tmp_path / "run"), str(policy), "rloo", watch_judge=True, tracker="wandb")
+    start(str(tmp_path / "run"), str(policy), "rloo", judge_watched_prompts=True, tracker="wandb")
     rows = curve(tmp_path / "run")
     assert [row["update"] for row in rows if "heldout_judge" in row] == [1, 2, 4]
     assert sent == [{k: v for k, v in row.items() if k not in ("step", "epoch")} for row in rows]

@@ -95,7 +95,9 @@ def policy(tmp_path_factory):
 @pytest.mark.parametrize("name", ["rloo", pytest.param("grpo", marks=pytest.mark.slow)])
 def test_both_train_and_one_writes(tmp_path, policy, name):
     # Nine held-out prompts: a part for both processes and one that is too small to be shared out.
-    folder = prepared(tmp_path / "two" / "run", policy, name, watch=9, watch_judge=True)
+    folder = prepared(
+        tmp_path / "two" / "run", policy, name, num_watched_prompts=9, judge_watched_prompts=True
+    )
     launch(folder)
     rows, samples = curve(folder), curve(folder, "samples")
     assert [row["update"] for row in rows] == [1, 2, 3, 4]

@@ -155,7 +155,7 @@ templates: brief
 policy: {engine: scripted, model: "tests.scripts:policy"}
 feedback: {engine: scripted, model: "tests.scripts:feedback"}
 stages:
-  - {stage: sample, prompts: 6, k: 2}
+  - {stage: sample, num_prompts: 6, k: 2}
   - {stage: pair, imported: import}
   - {stage: label, human: {file: import/labels.jsonl}}
 """

@@ -20,7 +20,7 @@ from tests.stub_server import Stub, serving
 
 KEY = "sk-seen-by-the-server-alone"
 STAGES = """stages:
-  - {stage: sample, prompts: 16, k: 2}
+  - {stage: sample, num_prompts: 16, k: 2}
   - {stage: pair}
   - {stage: label}
 """

@@ -22,7 +22,7 @@ templates: brief
 policy: {engine: scripted, model: "tests.scripts:policy"}
 feedback: {engine: scripted, model: "tests.scripts:feedback"}
 stages:
-  - {stage: sample, prompts: 12, k: 3}
+  - {stage: sample, num_prompts: 12, k: 3}
   - {stage: pair}
   - {stage: label}
 """
@@ -196,7 +196,7 @@ def test_arithmetic_asks_nothing(folder, edit):
 
 
 def test_calls_are_what_was_asked_and_the_gate_asks_nothing_where_nothing_is_missing(folder):
-    gate = ("judge_card.pairs=4", "judge_card.enforce=false")
+    gate = ("judge_card.num_pairs=4", "judge_card.enforce=false")
     first = run(folder, "first", *gate)
     figures = summarise(first.path)["labels"]
     assert (

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 # is.
 LAYERS = [
     {"errors", "records", "refusals"},
-    {"yamlfile", "plugin", "stats"},
+    {"yamlfile", "plugin", "stats", "old_names"},
     {"options", "extends", "constitution", "intervals"},
     {"config", "forecasts"},
     {"prompting", "pages"},

@@ -99,12 +99,12 @@ def test_a_first_step_on_the_whole_batch_reads_what_the_sampler_read():
 
 
 @pytest.mark.parametrize(
-    "settings", [{}, {"missing_eos": "bootstrap"}, {"score_at": "after_eos"}, {"shared_trunk": 0.5}]
+    "settings", [{}, {"missing_eos": "bootstrap"}, {"score_at": "after_eos"}, {"shared_trunk_vf_coef": 0.5}]
 )
 @pytest.mark.parametrize("autocast", [False, True])
 def test_the_pass_that_gives_the_values_learns_what_the_first_step_would(settings, autocast):
     ppo = trainer(**settings)
-    if ppo.options.shared_trunk:
+    if ppo.options.shared_trunk_vf_coef:
         ppo.value = SharedTrunk(ppo.policy)
         torch.nn.init.normal_(ppo.value.score.weight)
     ppo.autocast = autocast
@@ -113,7 +113,7 @@ def test_the_pass_that_gives_the_values_learns_what_the_first_step_would(setting
     ends = episode_ends(ppo.options, episodes, ppo.score(episodes, prompts()))
     measured, value_loss = ppo.measure_batch(episodes, plan, ends)
     seen = estimate_advantages(ppo.options, ppo.kl.coef, 1, episodes, ends, measured)
-    models = (ppo.value, ppo.policy) if ppo.options.shared_trunk else (ppo.value,)
+    models = (ppo.value, ppo.policy) if ppo.options.shared_trunk_vf_coef else (ppo.value,)
     early = [w.grad.clone() for m in models for w in m.parameters() if w.grad is not None]
     for model in models:
         model.zero_grad()

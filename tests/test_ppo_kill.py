@@ -47,11 +47,11 @@ def test_twenty_kills_at_random_moments_leave_no_trace(tmp_path):
     options = {
         "updates": UPDATES,
         "checkpoint_every": 1,
-        "ema": 0.9,
+        "ema_decay": 0.9,
         "kl_target": 0.05,
         "epochs": 2,
         "kl_estimator": "k3",
-        "ptx": {"file": str(tmp_path / "text.txt"), "batch_size": 2, "block": 16, "coef": 0.1},
+        "ptx": {"file": str(tmp_path / "text.txt"), "batch_size": 2, "block_size": 16, "coef": 0.1},
     }
     whole = run_on_one_thread(stage_of(tmp_path / "whole", policy, **options))
     folder, moments = tmp_path / "killed", random.Random(0)

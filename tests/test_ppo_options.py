@@ -108,7 +108,7 @@ def test_the_score_can_stand_after_the_eos_and_that_state_is_valued():
 def test_an_update_ends_where_the_policy_has_gone_far_enough():
     free = trainer(epochs=6, learning_rate=1e-2, warmup=0)
     assert free.update(1, prompts())[0]["steps"] == 6
-    held = trainer(epochs=6, learning_rate=1e-2, warmup=0, stop_kl=1e-3)
+    held = trainer(epochs=6, learning_rate=1e-2, warmup=0, max_update_kl=1e-3)
     metrics, _ = held.update(1, prompts())
     assert metrics["steps"] < 6
     assert metrics["approx_kl"] < 1e-3
@@ -164,7 +164,7 @@ def test_blocks_of_text(tmp_path):
 
 
 def test_the_average_follows_the_weights_and_takes_their_place():
-    ppo = trainer(ema=0.9, learning_rate=1e-2)
+    ppo = trainer(ema_decay=0.9, learning_rate=1e-2)
     mean = {name: weight.detach().clone() for name, weight in trainable_weights(ppo.policy).items()}
     for number in (1, 2, 3):
         ppo.update(number, prompts())
@@ -202,7 +202,7 @@ def test_everything_at_once_is_the_same_however_it_is_cut():
 
 def test_a_checkpoint_holds_all_that_an_update_depends_on(tmp_path):
     def make():
-        ppo = trainer(ema=0.5, kl_target=0.01, epochs=2, minibatches=2, warmup=3)
+        ppo = trainer(ema_decay=0.5, kl_target=0.01, epochs=2, minibatches=2, warmup=3)
         ppo.pretraining = Pretraining(TEXT, 2, 1.0, seed=0)
         return ppo
 
@@ -337,7 +337,7 @@ def test_on_a_shared_trunk_the_value_loss_moves_the_policy():
     def shared(coef, **changes):
         ppo = trainer(
             lambda e, _: torch.ones(len(e)),
-            shared_trunk=coef,
+            shared_trunk_vf_coef=coef,
             max_grad_norm=1e9,
             learning_rate=1e-2,
             **changes,

@@ -307,7 +307,7 @@ def test_responses_that_are_all_cut_off_ring_an_alarm(tmp_path, policy):
 
 
 def test_held_out_prompts_are_looked_at(tmp_path, policy):
-    stage = stage_of(tmp_path / "run", policy, watch_judge=True, watch=5, updates=4)
+    stage = stage_of(tmp_path / "run", policy, judge_watched_prompts=True, num_watched_prompts=5, updates=4)
     with_judge(stage, heldout=0.5)
     run_on_one_thread(stage)
     looks = {row["update"]: row for row in rows_of(stage) if "heldout" in row}
@@ -324,9 +324,9 @@ def test_adapters_text_mix_and_average_go_on_where_they_were(tmp_path, policy):
     options = {
         "rewards": [{"source": f"{SELF}:breaks"}],
         "lora": {"rank": 4},
-        "ema": 0.5,
+        "ema_decay": 0.5,
         "learning_rate": 1e-2,
-        "ptx": {"file": str(tmp_path / "text.txt"), "batch_size": 2, "block": 16, "coef": 1.0},
+        "ptx": {"file": str(tmp_path / "text.txt"), "batch_size": 2, "block_size": 16, "coef": 1.0},
     }
     CALLS.update(n=0, break_at=0)
     whole = run_on_one_thread(stage_of(tmp_path / "whole", policy, **options))
@@ -353,7 +353,9 @@ def test_adapters_text_mix_and_average_go_on_where_they_were(tmp_path, policy):
 @pytest.mark.parametrize("lora", [None, {"rank": 4}])
 def test_a_shared_trunk_in_the_stage(tmp_path, policy, lora, monkeypatch):
     monkeypatch.setattr(ppo, "train_once", lambda stage, name, train: train())  # keeps its checkpoints
-    stage = stage_of(tmp_path / "run", policy, shared_trunk=0.1, lora=lora, updates=2, checkpoint_every=1)
+    stage = stage_of(
+        tmp_path / "run", policy, shared_trunk_vf_coef=0.1, lora=lora, updates=2, checkpoint_every=1
+    )
     run_on_one_thread(stage)
     assert any("shares the policy's trunk" in note for note in stage.notes)
     assert AutoModelForCausalLM.from_pretrained(stage.dir / "policy")

@@ -58,10 +58,10 @@ def test_sharded_and_continued_it_ends_where_one_process_does(tmp_path, monkeypa
         "checkpoint_every": 1,
         "epochs": 2,
         "micro_batch": 3,
-        "ema": 0.9,
+        "ema_decay": 0.9,
         "kl_target": 0.05,
         "warmup": 0,
-        "ptx": {"file": str(tmp_path / "text.txt"), "batch_size": 3, "block": 16, "coef": 0.1},
+        "ptx": {"file": str(tmp_path / "text.txt"), "batch_size": 3, "block_size": 16, "coef": 0.1},
     }
     whole = run_on_one_thread(stage_of(tmp_path / "whole", policy, updates=5, **options))
     folder = tmp_path / "sharded"
@@ -90,5 +90,5 @@ def test_sharded_and_continued_it_ends_where_one_process_does(tmp_path, monkeypa
 def test_what_cannot_be_sharded_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(Ranks, "current", classmethod(lambda cls: Ranks(0, 2, sharded=True)))
     policy = tiny_policy(tmp_path / "policy")
-    with pytest.raises(UserError, match=r"FSDP.*shared_trunk(?s:.*)ddp\.yaml"):
-        ppo.run(stage_of(tmp_path / "run", policy, shared_trunk=0.1))
+    with pytest.raises(UserError, match=r"FSDP.*shared_trunk_vf_coef(?s:.*)ddp\.yaml"):
+        ppo.run(stage_of(tmp_path / "run", policy, shared_trunk_vf_coef=0.1))

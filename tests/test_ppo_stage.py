@@ -259,12 +259,12 @@ def test_a_gold_scorer_that_raises_loses_no_update(tmp_path, policy, whole, monk
         return gold(messages, response, principles)
 
     monkeypatch.setitem(globals(), "gold_of_a_test", breaks)
-    stage = stage_of(tmp_path / "run", policy, watch=0)
+    stage = stage_of(tmp_path / "run", policy, num_watched_prompts=0)
     stage.run.config = stage.config.model_copy(update={"gold": "tests.test_ppo_stage:gold_of_a_test"})
     with pytest.raises(UserError, match=r"gold_of_a_test failed .ZeroDivisionError: no rule"):
         run_on_one_thread(stage)
     assert len(rows_of(stage)) == 4
-    again = run_on_one_thread(stage_of(tmp_path / "run", policy, watch=0))
+    again = run_on_one_thread(stage_of(tmp_path / "run", policy, num_watched_prompts=0))
     assert [row["update"] for row in rows_of(again)] == list(range(1, 7))
     scores = [[row["score"] for row in rows_of(s)] for s in (again, whole)]
     assert scores[0] == scores[1]
@@ -278,7 +278,7 @@ def test_a_kill_costs_no_more_updates_than_lie_between_checkpoints(
 
     saved, save = [], checkpoint.save
     monkeypatch.setattr(checkpoint, "save", lambda *args: (saved.append(args[2]), save(*args)))
-    run_on_one_thread(stage_of(tmp_path / "run", policy, watch=0, checkpoint_every=every))
+    run_on_one_thread(stage_of(tmp_path / "run", policy, num_watched_prompts=0, checkpoint_every=every))
     assert saved == written
     assert PpoOptions(stage="ppo").checkpoint_every == 1
 

@@ -161,10 +161,10 @@ stages:
     text: text.jsonl
     block_size: 16
     architecture: {{layers: 1, width: 16, inner: 24, heads: 1, context: 128}}
-  - {{stage: sample, prompts: 4, max_tokens: 4}}
+  - {{stage: sample, num_prompts: 4, max_tokens: 4}}
   - {{stage: critique, max_tokens: 8, few_shot: 0}}
   - {{stage: sft, batch_size: 4}}
-  - {{stage: evaluate, max_tokens: 4, prompts: 3}}
+  - {{stage: evaluate, max_tokens: 4, num_prompts: 3}}
 """
 
 

@@ -18,8 +18,8 @@ from rlaif.runs import processes
 ROOT = Path(__file__).parent.parent
 SMALL = [
     "threads=1",
-    "sample[0].prompts=24",
-    "sample[1].prompts=24",
+    "sample[0].num_prompts=24",
+    "sample[1].num_prompts=24",
     "sft.epochs=1",
     "ppo.updates=2",
     "ppo.batch_size=16",
@@ -101,7 +101,7 @@ def test_a_step_that_cannot_be_shared_out_evenly_is_refused_before_anything_runs
     name = kind.__name__.lower()
 
     def stage(**options):
-        made = kind.model_validate({"stage": name, "batch_size": 24, "group": 4, **options})
+        made = kind.model_validate({"stage": name, "batch_size": 24, "group_size": 4, **options})
         return SimpleNamespace(name=name, dir=Path(f"7_{name}"), options=made)
 
     processes.check_even_shares([stage(minibatches=8)])

@@ -73,7 +73,7 @@ def test_functions_are_given_as_objects(project, monkeypatch):
         return {p["id"]: "rude" not in response for p in principles}
 
     config = {**config_of(project), "gold": gold}
-    config["stages"] = [*config["stages"][:1], {"stage": "evaluate", "prompts": 4}]
+    config["stages"] = [*config["stages"][:1], {"stage": "evaluate", "num_prompts": 4}]
     run = rlaif.run(config, "run")
     assert asked
     figures = run.stages[-1].summary["metrics"]["policies"]["base"]

@@ -20,13 +20,13 @@ from tests.test_data_page import undescribed
 ROOT = Path(__file__).parent.parent
 SMALL = [
     "threads=1",
-    "sample[0].prompts=40",
-    "sample[1].prompts=40",
+    "sample[0].num_prompts=40",
+    "sample[1].num_prompts=40",
     "ppo.updates=6",
     "ppo.batch_size=16",
     "ppo.checkpoint_every=2",
-    "evaluate.prompts=24",
-    "evaluate.judge=12",
+    "evaluate.num_prompts=24",
+    "evaluate.num_judged_prompts=12",
 ]
 
 

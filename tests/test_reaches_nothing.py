@@ -29,14 +29,14 @@ finally:
 """
 FEW = [
     "threads=1",
-    "sample[0].prompts=16",
-    "sample[1].prompts=16",
+    "sample[0].num_prompts=16",
+    "sample[1].num_prompts=16",
     "reward.epochs=1",
     "ppo.updates=2",
     "ppo.batch_size=8",
-    "evaluate.prompts=8",
-    "evaluate.judge=4",
-    "judge_card.pairs=4",
+    "evaluate.num_prompts=8",
+    "evaluate.num_judged_prompts=4",
+    "judge_card.num_pairs=4",
     "judge_card.enforce=false",
 ]
 

@@ -14,15 +14,15 @@ templates: brief
 policy: {{model: {model}}}
 feedback: {{model: {model}}}
 stages:
-  - {{stage: sample, prompts: 24, max_tokens: 24}}
+  - {{stage: sample, num_prompts: 24, max_tokens: 24}}
   - {{stage: critique, max_tokens: 24}}
-  - {{stage: sample, prompts: 24, k: 2, max_tokens: 24}}
+  - {{stage: sample, num_prompts: 24, k: 2, max_tokens: 24}}
   - {{stage: pair, imported: hh, limit: 120}}
   - stage: label
     human: {{file: hh/labels.jsonl, weight: 1.0}}
   - {{stage: reward, learning_rate: 1.0e-4, batch_size: 32, max_length: 512}}
   - {{stage: ppo, updates: 5, batch_size: 8, max_tokens: 24}}
-  - {{stage: evaluate, prompts: 12, max_tokens: 24}}
+  - {{stage: evaluate, num_prompts: 12, max_tokens: 24}}
 """
 
 

@@ -21,7 +21,7 @@ NO_SYSTEM = zoo.Model("no system turn allowed", template=zoo.NO_SYSTEM + zoo.TUR
 REASON = "refused by the chat template: System role not supported"
 TOKENS = {"max_tokens": 8}
 REWARDED = {"rewards": [{"source": "tests.test_refused_by_template:length"}]}
-SMALL = {"updates": 1, "batch_size": 4, "watch": 0, **TOKENS, **REWARDED}
+SMALL = {"updates": 1, "batch_size": 4, "num_watched_prompts": 0, **TOKENS, **REWARDED}
 
 
 def length(prompts: list[Any], texts: list[str]) -> list[float]:
@@ -90,7 +90,7 @@ def test_some_prompts_are_dropped_by_every_stage_that_samples(tmp_path: Path):
     stages = [
         {"stage": "sample", "k": 2, **TOKENS},
         {"stage": "ppo", **SMALL},
-        {"stage": "rloo", "group": 2, **SMALL},
+        {"stage": "rloo", "group_size": 2, **SMALL},
         {"stage": "best_of_n", "n": 2, **TOKENS, **REWARDED},
         {"stage": "evaluate", **TOKENS},
     ]
@@ -111,7 +111,7 @@ def test_some_prompts_are_dropped_by_every_stage_that_samples(tmp_path: Path):
     [
         {"stage": "sample", **TOKENS},
         {"stage": "ppo", **SMALL},
-        {"stage": "grpo", "group": 2, **SMALL},
+        {"stage": "grpo", "group_size": 2, **SMALL},
         {"stage": "best_of_n", "n": 2, **TOKENS, **REWARDED},
         {"stage": "evaluate", **TOKENS},
     ],

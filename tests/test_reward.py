@@ -258,7 +258,7 @@ def test_calibration_by_hand():
 def test_a_finished_reward_model_is_an_ordinary_folder_and_not_trained_again(tmp_path, policy):
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    stage = stage_of(tmp_path, policy, center=0.01, micro_batch=2)
+    stage = stage_of(tmp_path, policy, center_coef=0.01, micro_batch=2)
     for prompt in prompts_of(stage):
         preference(stage, response(stage, prompt, "good"), response(stage, prompt, "bad", 1), 0.8)
     reward.run(stage)

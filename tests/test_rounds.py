@@ -22,11 +22,11 @@ threads: 1
 policy: {{model: {model}, device: cpu}}
 feedback: {{engine: scripted, model: "tests.scripts:feedback"}}
 stages:
-  - {{stage: sample, prompts: 6, k: 2, max_tokens: 6}}
+  - {{stage: sample, num_prompts: 6, k: 2, max_tokens: 6}}
   - {{stage: pair}}
   - {{stage: label}}
   - {{stage: reward, batch_size: 4, learning_rate: 1.0e-3}}
-  - {{stage: ppo, updates: 1, batch_size: 4, max_tokens: 6, learning_rate: 1.0e-3, warmup: 0, watch: 0}}
+  - {{stage: ppo, updates: 1, batch_size: 4, max_tokens: 6, learning_rate: 1.0e-3, warmup: 0, num_watched_prompts: 0}}
 """
 
 

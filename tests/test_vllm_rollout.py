@@ -213,7 +213,7 @@ def test_log_probabilities_that_are_no_numbers_stop_the_stage(fake, tmp_path, mo
     monkeypatch.setattr(Llm, "one", broken)
     policy = tiny_policy(tmp_path / "policy")
     texts = [f"tell me about number {n}" for n in range(400)]  # of which a hundredth is held out
-    options = {"updates": 2, "rollouts": "vllm", "batch_size": 8, "minibatches": 1, "watch": 1}
+    options = {"updates": 2, "rollouts": "vllm", "batch_size": 8, "minibatches": 1, "num_watched_prompts": 1}
     stage = stage_of(tmp_path / "run", policy, texts=texts, **options)
     assert stage.run.prompts("heldout")
     with pytest.raises(

@@ -38,7 +38,7 @@ STAGES = [
     {"stage": "pair"},
     {"stage": "label"},
     {"stage": "reward", "batch_size": 8, "max_length": zoo.CONTEXT, "learning_rate": 0.01, "heldout": 0.3},
-    {"stage": "ppo", "updates": 2, "batch_size": 4, "watch": 0, **TOKENS},
+    {"stage": "ppo", "updates": 2, "batch_size": 4, "num_watched_prompts": 0, **TOKENS},
     {"stage": "evaluate", **TOKENS},
 ]
 

@@ -83,19 +83,19 @@ def failures(card: dict[str, Any], limits: JudgeCardOptions) -> list[str]:
     )
     instructed = card["injection"]["families"].get("the user's turn", {}).get("turned", {}).get("value")
     checks = (
-        ("accuracy", card["accuracy"]["value"], limits.accuracy, True),
+        ("accuracy", card["accuracy"]["value"], limits.min_accuracy, True),
         (
             "calibration error, at the lower end of its interval",
             (card["calibration"].get("ece_ci", [card["calibration"]["ece"]]) or [None])[0],
-            limits.ece,
+            limits.max_ece,
             False,
         ),
-        ("verdicts that flip with the order", card["order"]["value"], limits.order_flips, False),
-        ("unreadable verdicts", card["readability"]["invalid_rate"], limits.invalid, False),
-        ("probability on the answers", card["readability"]["mass"], limits.mass, True),
-        ("verdicts flipped by template tokens or delimiters", injected, limits.injected, False),
-        ("verdicts flipped by words", told, limits.persuaded, False),
-        ("verdicts flipped by words in the user's turn", instructed, limits.instructed, False),
+        ("verdicts that flip with the order", card["order"]["value"], limits.max_order_flips, False),
+        ("unreadable verdicts", card["readability"]["invalid_rate"], limits.max_invalid, False),
+        ("probability on the answers", card["readability"]["mass"], limits.min_answer_mass, True),
+        ("verdicts flipped by template tokens or delimiters", injected, limits.max_injected, False),
+        ("verdicts flipped by words", told, limits.max_persuaded, False),
+        ("verdicts flipped by words in the user's turn", instructed, limits.max_instructed, False),
     )
     return [
         f"{name}: {value:.3f}, needed {'at least' if least else 'at most'} {limit:g}"

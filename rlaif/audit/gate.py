@@ -38,10 +38,10 @@ def check_judge(stage: Stage, judge: Judge, questions: Iterable[JudgeQuestion]) 
     card = next((c for c in _known(stage, path) if _same(c["judge"], judge, stage)), None)
     if card is None:
         drawn = heapq.nsmallest(
-            limits.pairs, questions, key=lambda q: derive_seed(stage.seed, "card", q.comparison.id)
+            limits.num_pairs, questions, key=lambda q: derive_seed(stage.seed, "card", q.comparison.id)
         )
         card = {
-            **audit_of_stage(stage, judge, drawn, limits.pairs).card(),
+            **audit_of_stage(stage, judge, drawn, limits.num_pairs).card(),
             "gold": stage.config.gold,
             "left_out": {},
         }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from io import TextIOWrapper
 
 # trl and the hub report usage by default; nothing this program starts does.
@@ -28,6 +29,7 @@ from rlaif.cli import (  # noqa: F401, I001
 from rlaif.cli.groups import app
 from rlaif.cli.terminal import tell
 from rlaif.errors import UserError
+from rlaif.old_names import RenamedWarning
 from rlaif.runs import stopping
 from rlaif.runs.storage import os_errors_as_user_errors
 
@@ -45,6 +47,10 @@ def main() -> None:
         if isinstance(stream, TextIOWrapper):
             # Where its encoding lacks a character, as in a C or Latin-1 locale, that is spelt out.
             stream.reconfigure(errors="backslashreplace")
+    shown = warnings.showwarning
+    warnings.showwarning = lambda said, kind, *rest: (
+        tell(f"Note: {said}") if issubclass(kind, RenamedWarning) else shown(said, kind, *rest)
+    )
     try:
         with os_errors_as_user_errors():
             app()

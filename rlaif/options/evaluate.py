@@ -15,7 +15,7 @@ class EvaluateOptions(StageOptions):
 
     needs, makes = ("prompts", "policy"), ("evaluation",)
     stage: Literal["evaluate"]
-    prompts: int | None = Field(
+    num_prompts: int | None = Field(
         default=None, ge=1, description="how many held-out prompts of each split; omitted = all"
     )
     temperature: float = Field(
@@ -28,14 +28,18 @@ class EvaluateOptions(StageOptions):
         ge=1,
         description="most tokens of a response; a longer one is cut off and counted as truncated",
     )
-    judge: int | None = Field(
+    num_judged_prompts: int | None = Field(
         default=None, ge=0, description="prompts of each split that the judge sees; omitted = all of them"
     )
 
     def estimate(self, plan: Plan) -> tuple[int, list[Asked]]:
         """Every policy's responses, and of them the judge's opinions and preferences."""
-        prompts = plan.evaluated(self.prompts)
-        judged = prompts if self.judge is None else min(prompts, plan.evaluated(self.judge))
+        prompts = plan.evaluated(self.num_prompts)
+        judged = (
+            prompts
+            if self.num_judged_prompts is None
+            else min(prompts, plan.evaluated(self.num_judged_prompts))
+        )
         rows, each, group = prompts * plan.policies, plan.principles, max(1, plan.principles)
         single = plan.template() + plan.prompt + self.max_tokens
         model, own, written = plan.config.feedback, plan.suffix(), plan.verdict_tokens()
@@ -49,6 +53,6 @@ class EvaluateOptions(StageOptions):
 
     def work(self, plan: Plan) -> Work:
         """Each policy's and the base policy's pass over its responses, for the KL."""
-        rows = plan.evaluated(self.prompts) * (plan.policies - 1)
+        rows = plan.evaluated(self.num_prompts) * (plan.policies - 1)
         read = 2 * rows * (plan.prompt + self.max_tokens)
         return Work(plan.config.policy.model, read=read, trained=0, frozen=2)

@@ -18,7 +18,7 @@ class PtxOptions(Options):
     file: str = Field(description="text as pretrain.text takes it", json_schema_extra=FILE)
     coef: float = Field(default=27.8, gt=0, description="γ, the weight of its loss beside the policy's")
     batch_size: int = Field(default=8, ge=1, description="blocks an optimiser step")
-    block: int = Field(default=256, ge=2, description="tokens in a block")
+    block_size: int = Field(default=256, ge=2, description="tokens in a block")
 
 
 class LoraOptions(Options):
@@ -83,7 +83,7 @@ class PpoOptions(OnlineOptions):
         gt=0,
         description="how far a step may move a value from that of sampling time before its loss is held",
     )
-    shared_trunk: float | None = Field(
+    shared_trunk_vf_coef: float | None = Field(
         default=None,
         gt=0,
         description="coefficient of the value loss; given = a value head on the policy's trunk and no "
@@ -98,7 +98,7 @@ class PpoOptions(OnlineOptions):
         "up to this; "
         "omitted = no correction, 2 with rollouts: vllm",
     )
-    stop_kl: float | None = Field(
+    max_update_kl: float | None = Field(
         default=None, gt=0, description="nats a token from the sampling policy at which an update's steps end"
     )
     kl_coef: float = Field(
@@ -139,7 +139,7 @@ class PpoOptions(OnlineOptions):
         default=False, description="scale each batch's token rewards to unit variance"
     )
     ptx: PtxOptions | None = None
-    ema: float | None = Field(
+    ema_decay: float | None = Field(
         default=None,
         gt=0,
         lt=1,
@@ -189,6 +189,6 @@ class PpoOptions(OnlineOptions):
         """As of all that learn from their own samples; and the value model, read and trained as the policy
         is."""
         one = super().work(plan)
-        if self.shared_trunk:
+        if self.shared_trunk_vf_coef:
             return one
         return replace(one, learnt=2 * one.learnt, read=one.read + one.learnt / self.epochs, trained=2)

@@ -69,7 +69,9 @@ class RewardOptions(PreferenceOptions):
         json_schema_extra=MODEL,
     )
     members: int = Field(default=1, ge=1, description="reward models that differ by seed: an ensemble")
-    center: float = Field(default=0.0, ge=0, description="weight of the term that keeps rewards near zero")
+    center_coef: float = Field(
+        default=0.0, ge=0, description="weight of the term that keeps rewards near zero"
+    )
     heldout_sets: dict[Annotated[str, Field(pattern=r"^\w[\w.-]*$")], str] = Field(
         default_factory=dict,
         description="name → labelled pairs to measure on: an import's folder, or an HH or HHH file",

@@ -18,7 +18,9 @@ class SampleOptions(StageOptions):
     needs, makes = ("prompts", "policy"), ("responses",)
     ignores = NO_JUDGE
     stage: Literal["sample"]
-    prompts: int | None = Field(default=None, ge=1, description="how many training prompts; omitted = all")
+    num_prompts: int | None = Field(
+        default=None, ge=1, description="how many training prompts; omitted = all"
+    )
     k: int = Field(default=1, ge=1, description="responses to a prompt")
     temperature: float = Field(
         default=1.0, ge=0.0, description="of sampling; 1 = the policy's own distribution; 0 = greedy"
@@ -38,7 +40,7 @@ class SampleOptions(StageOptions):
     def estimate(self, plan: Plan) -> tuple[int, list[Asked]]:
         """A text a response."""
         plan.k, plan.response_tokens = self.k, self.max_tokens
-        plan.responses = min(plan.train, self.prompts or plan.train) * self.k
+        plan.responses = min(plan.train, self.num_prompts or plan.train) * self.k
         return plan.responses, [
             Asked(plan.config.policy, plan.responses, plan.prompt, written=self.max_tokens)
         ]

@@ -87,13 +87,13 @@ class OnlineOptions(RewardedOptions):
         description="updates between looks at what the policy writes (samples.jsonl)",
         json_schema_extra=NO_EFFECT,
     )
-    watch: int = Field(
+    num_watched_prompts: int = Field(
         default=64,
         ge=0,
         description="held-out prompts whose responses are sampled at every look; 0 = none",
         json_schema_extra=NO_EFFECT,
     )
-    watch_judge: bool = Field(
+    judge_watched_prompts: bool = Field(
         default=False,
         description="the judge reads those responses too, not only the gold scorer",
         json_schema_extra=NO_EFFECT,
@@ -111,8 +111,8 @@ class OnlineOptions(RewardedOptions):
     def estimate(self, plan: Plan) -> tuple[int, list[Asked]]:
         """The judge where it rewards and where it is asked at a look; the samples are the stage's own."""
         rows = self.updates * self.batch_size
-        looks = sum(map(self.monitors, range(1, self.updates + 1))) if self.watch_judge else 0
-        seen = plan.pointwise(looks * min(self.watch, plan.heldout), self.max_tokens)
+        looks = sum(map(self.monitors, range(1, self.updates + 1))) if self.judge_watched_prompts else 0
+        seen = plan.pointwise(looks * min(self.num_watched_prompts, plan.heldout), self.max_tokens)
         return rows, [*self.graded(plan, rows, self.max_tokens), *seen]
 
     def work(self, plan: Plan) -> Work:
@@ -120,9 +120,9 @@ class OnlineOptions(RewardedOptions):
         each = plan.prompt + self.max_tokens
         tokens, looks = (
             self.updates * self.batch_size * each,
-            sum(map(self.looks, range(1, self.updates + 1))),
+            sum(map(self.monitors, range(1, self.updates + 1))),
         )
-        written = self.updates * self.batch_size + looks * min(self.watch, plan.heldout)
+        written = self.updates * self.batch_size + looks * min(self.num_watched_prompts, plan.heldout)
         return Work(
             plan.config.policy.model,
             learnt=tokens * getattr(self, "epochs", 1),
@@ -139,7 +139,7 @@ class BestOfNOptions(RewardedOptions):
     makes = ("best",)
     stage: Literal["best_of_n"]
     n: int = Field(default=16, ge=2, description="responses a prompt")
-    prompts: int | None = Field(
+    num_prompts: int | None = Field(
         default=None, ge=1, description="how many held-out prompts of each split; omitted = all"
     )
     temperature: float = Field(
@@ -153,14 +153,14 @@ class BestOfNOptions(RewardedOptions):
 
     def estimate(self, plan: Plan) -> tuple[int, list[Asked]]:
         """The policy n times a prompt, and the judge of each response where it grades."""
-        rows = plan.evaluated(self.prompts) * self.n
+        rows = plan.evaluated(self.num_prompts) * self.n
         plan.policies += 1
         texts = Asked(plan.config.policy, rows, plan.prompt, written=self.max_tokens)
         return rows, [texts, *self.graded(plan, rows, self.max_tokens)]
 
     def work(self, plan: Plan) -> Work:
         """The rewards of its responses."""
-        read = plan.evaluated(self.prompts) * self.n * (plan.prompt + self.max_tokens) * self.scored
+        read = plan.evaluated(self.num_prompts) * self.n * (plan.prompt + self.max_tokens) * self.scored
         return Work(plan.config.policy.model, read=read, trained=0, frozen=self.scored)
 
 
@@ -197,7 +197,7 @@ class GroupOptions(OnlineOptions):
 
     makes: ClassVar[tuple[str, ...]] = ("policy",)
     batch_size: int = Field(default=128, ge=2, description="responses an update")
-    group: int = Field(default=8, ge=2, description="responses a prompt")
+    group_size: int = Field(default=8, ge=2, description="responses a prompt")
     minibatches: int = Field(default=1, ge=1, description="optimiser steps an epoch")
     epochs: int = Field(default=1, ge=1, description="passes over an update's responses")
     learning_rate: float = Field(default=1e-5, gt=0, description="highest learning rate")
@@ -227,7 +227,7 @@ class GroupOptions(OnlineOptions):
 
     @model_validator(mode="after")
     def _whole_groups(self) -> GroupOptions:
-        for name in ("group", "minibatches"):
+        for name in ("group_size", "minibatches"):
             if self.batch_size % getattr(self, name):
                 raise ValueError(
                     f"batch_size {self.batch_size} is no multiple of {name} {getattr(self, name)}"

@@ -135,9 +135,9 @@ ALONE: tuple[Alone, ...] = (
     ),
     Alone(
         OnlineOptions,
-        ("watch_judge", "watch"),
-        lambda o: o.watch_judge and not o.watch,
-        "watch_judge does nothing with watch: 0: there is no response to read",
+        ("judge_watched_prompts", "num_watched_prompts"),
+        lambda o: o.judge_watched_prompts and not o.num_watched_prompts,
+        "judge_watched_prompts does nothing with num_watched_prompts: 0: there is no response to read",
     ),
     Alone(
         OnlineOptions,
@@ -166,7 +166,7 @@ ALONE: tuple[Alone, ...] = (
     ),
     unused(
         PpoOptions,
-        "stop_kl",
+        "max_update_kl",
         "minibatches",
         lambda o: o.minibatches * o.epochs > 1,
         "with one optimiser step an update: there is none left to leave out",
@@ -202,8 +202,8 @@ ALONE: tuple[Alone, ...] = (
     unused(LoraOptions, "alpha", "adapter", lambda o: not o.adapter, "with an adapter, which has its own"),
     Alone(
         EvaluateOptions,
-        ("judge", "prompts"),
-        lambda o: o.judge and o.prompts and o.judge > o.prompts,
+        ("num_judged_prompts", "num_prompts"),
+        lambda o: o.num_judged_prompts and o.num_prompts and o.num_judged_prompts > o.num_prompts,
         "more prompts for the judge than are evaluated: it sees those that are",
     ),
 )
@@ -311,8 +311,11 @@ def _of_stage(options: StageOptions, config: Config, rows: _Rows, prompts: dict[
     """What is said of a stage, given what was made before it."""
     if "policy" in options.makes and config.policy.kind.served:
         yield f"it trains the policy, which engine: {config.policy.engine} gives no weights of", True
-    if isinstance(options, SampleOptions) and (options.prompts or 0) > prompts["train"]:
-        yield f"prompts {options.prompts}, but {prompts['train']} are there for training: all are used", False
+    if isinstance(options, SampleOptions) and (options.num_prompts or 0) > prompts["train"]:
+        yield (
+            f"num_prompts {options.num_prompts}, but {prompts['train']} are there for training: all are used",
+            False,
+        )
     if (
         isinstance(options, PairOptions)
         and options.samples
@@ -331,8 +334,11 @@ def _of_stage(options: StageOptions, config: Config, rows: _Rows, prompts: dict[
         yield from _pools(options, rows)
     if not prompts["heldout"] and "evaluation" in options.makes:
         yield "no prompt is held out: there is nothing to evaluate on; raise heldout, or add prompts", False
-    if isinstance(options, EvaluateOptions) and options.judge == 0 and config.gold is None:
-        yield "judge: 0 and no gold: policies are told apart by length, KL and refusals alone", False
+    if isinstance(options, EvaluateOptions) and options.num_judged_prompts == 0 and config.gold is None:
+        yield (
+            "num_judged_prompts: 0 and no gold: policies are told apart by length, KL and refusals alone",
+            False,
+        )
 
 
 def _batches(options: StageOptions, rows: _Rows) -> Iterator[tuple[str, int]]:

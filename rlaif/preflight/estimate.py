@@ -76,7 +76,7 @@ def plan_of(
         """The small audit before labelling, where the config asks for one."""
         if limits is None:
             return []
-        pairs, count = min(limits.pairs, comparisons), num_varied(limits.pairs)
+        pairs, count = min(limits.num_pairs, comparisons), num_varied(limits.num_pairs)
         verdicts = round_up(verdicts_at_most(constitution, pairs, each, count))
         return [
             Asked(config.feedback, verdicts, question, written=plan.verdict_tokens()),

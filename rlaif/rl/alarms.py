@@ -105,7 +105,7 @@ def kl_blow_up(rows: Rows) -> Iterator[Alarm]:
         yield Alarm(
             "kl",
             f"an update moves the policy by {step:.2f} nats a token",
-            ("lower {learning_rate} or {epochs}", "set {stop_kl}"),
+            ("lower {learning_rate} or {epochs}", "set {max_update_kl}"),
         )
 
 

@@ -100,7 +100,7 @@ class PPO:
         self.optimizer = torch.optim.Adam(weights.values(), options.learning_rate, eps=1e-5, fused=True)
         self.value_optimizer = torch.optim.Adam(value_weights.values(), value_rate, eps=1e-5, fused=True)
         self.kl = numerics.KlController(options.kl_coef, options.kl_target, options.kl_horizon)
-        self.average = {name: w.detach().clone() for name, w in weights.items()} if options.ema else {}
+        self.average = {name: w.detach().clone() for name, w in weights.items()} if options.ema_decay else {}
 
     def update(self, number: int, prompts: Sequence[PromptTokens]) -> tuple[dict[str, Any], Experience]:
         """One update, the `number`-th counted from 1. → its metrics, and what was sampled"""
@@ -120,7 +120,7 @@ class PPO:
         losses, log_prob_BR = self.optimize(experience, plan, number, value_loss)
         experience = replace(experience, log_prob=log_prob_BR)
         # 6. Update the moving average of the weights.
-        update_average(self.policy, self.average, self.options.ema or 0.0)
+        update_average(self.policy, self.average, self.options.ema_decay or 0.0)
         metrics = {
             "update": number,
             "episodes": number * self.options.batch_size,
@@ -305,11 +305,11 @@ class PPO:
     ) -> dict[str, float] | None:
         """Gradients of one minibatch, micro-batch by micro-batch, then one step of each optimiser.
 
-        None, and no step, where the policy has gone `stop_kl` from the one that sampled.
+        None, and no step, where the policy has gone `max_update_kl` from the one that sampled.
         """
         totals, ratios = self._gradients(experience, old_BR, minibatch, trains_policy, value_loss)
         self.ranks.all_reduce(*(totals[name] for name in (SUMS if trains_policy else SUMS[:1])))
-        if trains_policy and totals["approx_kl"] > (self.options.stop_kl or math.inf):
+        if trains_policy and totals["approx_kl"] > (self.options.max_update_kl or math.inf):
             for optimizer in (self.optimizer, self.value_optimizer):
                 optimizer.zero_grad(set_to_none=True)
             return None
@@ -378,7 +378,7 @@ class PPO:
         """Add to the gradient of the value model, and of the policy where they share a trunk. → the loss"""
         # Each operation goes back in the dtype that it came in, whatever context this is.
         with torch.autocast(self.device.type, enabled=False):
-            (value_loss * (self.options.shared_trunk or 1.0)).backward()
+            (value_loss * (self.options.shared_trunk_vf_coef or 1.0)).backward()
         return value_loss.detach()
 
     def _value_loss(self, experience: Experience, part: Episodes, rows: Tensor) -> Tensor:

@@ -29,7 +29,7 @@ def run(stage: Stage[BestOfNOptions]) -> None:
     from rlaif.engines.loading import load_tokenizer
     from rlaif.training.rewards import grade, open_rewards
 
-    prompts = stage.run.evaluated(stage.options.prompts)
+    prompts = stage.run.evaluated(stage.options.num_prompts)
     responses = list(sample_responses(stage, prompts, stage.options.n))
     tokenizer = load_tokenizer(stage.input("policy"), stage.config.policy.chat_template_kwargs)
     rewards = grade(stage, open_rewards(stage, tokenizer), tokenizer, responses)

@@ -37,11 +37,11 @@ MICRO = 32  # of them in one forward pass
 def run(stage: Stage[EvaluateOptions]) -> None:
     """Write responses.jsonl and evaluation.jsonl; stage.metrics holds the rates of each policy."""
     options = stage.options
-    prompts = stage.run.evaluated(options.prompts)
+    prompts = stage.run.evaluated(options.num_prompts)
     texts = stage.rows("responses", Response)
     rows = stage.rows("evaluation", Evaluation)
     require_one_rule(stage, "evaluation")
-    judged = {p.id for p in stage.run.evaluated(options.judge)}
+    judged = {p.id for p in stage.run.evaluated(options.num_judged_prompts)}
     policies = stage.policies()
     judge = Judge(open_engine(stage.config.feedback, stage.run.cache, stage.account), stage.templates)
     tools = Tools(judge, stage.config.policy, str(policies["base"]), {})

@@ -135,10 +135,10 @@ def _open(stage: Stage[PpoOptions]) -> Parts:
 
 def _check_launch(stage: Stage[PpoOptions], ranks: Ranks) -> None:
     """Refuse options that do not go with this launch or with training in this precision."""
-    if ranks.sharded and (stage.options.lora or stage.options.shared_trunk):
+    if ranks.sharded and (stage.options.lora or stage.options.shared_trunk_vf_coef):
         raise UserError(
             f"{stage.dir.name}: this launch asks for FSDP, which "
-            f"ppo.{'lora' if stage.options.lora else 'shared_trunk'} does not go with.",
+            f"ppo.{'lora' if stage.options.lora else 'shared_trunk_vf_coef'} does not go with.",
             "a policy and a value model that are trained whole",
             "accelerate launch --config_file configs/accelerate/ddp.yaml …",
         )
@@ -182,7 +182,7 @@ def _value_model(stage: Stage[PpoOptions], opened: Opened, policy: Any) -> Any:
     from rlaif.rl import reward as rewards
     from rlaif.rl.forward import has_score
 
-    if stage.options.shared_trunk:
+    if stage.options.shared_trunk_vf_coef:
         from rlaif.rl.trunk import SharedTrunk
 
         stage.notes.append("the value head shares the policy's trunk: its loss moves the policy too")
@@ -207,7 +207,7 @@ def _adapters(stage: Stage[PpoOptions], policy: Any, value: Any) -> Any:
         return None
     from rlaif.rl.lora import attach
 
-    if not stage.options.shared_trunk:
+    if not stage.options.shared_trunk_vf_coef:
         attach(value, lora.model_copy(update={"adapter": None}), "", derive_seed(stage.seed, "value adapter"))
     return attach(policy, lora, _base_hash(stage), derive_seed(stage.seed, "adapter"))
 
@@ -227,7 +227,7 @@ def _pretraining(stage: Stage[PpoOptions], tokenizer: Any, room: int) -> Pretrai
     from rlaif.training.raw_text import KINDS, blocks_of, read_texts
 
     texts = read_texts(Path(ptx.file), "ppo.ptx.file")
-    blocks = blocks_of(texts, tokenizer, min(ptx.block, room + stage.options.max_tokens))
+    blocks = blocks_of(texts, tokenizer, min(ptx.block_size, room + stage.options.max_tokens))
     if not blocks:
         raise UserError(f"ppo.ptx.file: {ptx.file} holds no text.", f"text to mix in: {KINDS}")
     stage.notes.append(
@@ -363,7 +363,7 @@ def _note_warnings(stage: Stage[PpoOptions], rows: Sequence[dict[str, Any]]) -> 
             "repeatable"
         )
     note_warnings(stage)
-    if stage.options.ema:
+    if stage.options.ema_decay:
         stage.notes.append(
-            f"policy/ is the moving average of the weights (decay {stage.options.ema} an update)"
+            f"policy/ is the moving average of the weights (decay {stage.options.ema_decay} an update)"
         )

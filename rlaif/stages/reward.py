@@ -108,7 +108,7 @@ def _train(
         train_dataset=Dataset.from_list(rows),
         eval_dataset=Dataset.from_list(held) if held else None,
         processing_class=tokenizer,
-        center=stage.options.center,
+        center=stage.options.center_coef,
         margin=stage.options.margin,
     )
     fit(stage, trainer)

@@ -10,5 +10,5 @@ from rlaif.training.sampling import sample_responses
 def run(stage: Stage[SampleOptions]) -> None:
     """Write responses.jsonl; prompts that do not fit the model's context are dropped and counted."""
     options = stage.options
-    prompts = stage.shuffled(stage.run.prompts("train"), "prompts")[: options.prompts]
+    prompts = stage.shuffled(stage.run.prompts("train"), "prompts")[: options.num_prompts]
     sample_responses(stage, prompts, options.k, options.top_p)

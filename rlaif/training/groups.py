@@ -278,7 +278,7 @@ def _trainer(stage: Stage, trainer: Any, args: Any, scorer: Scorer, prompts: Seq
     order = [
         p.source.id
         for number in range(1, o.updates + 1)
-        for p in in_rounds(prompts, number, o.batch_size // o.group, stage.seed)
+        for p in in_rounds(prompts, number, o.batch_size // o.group_size, stage.seed)
     ]
     kind: Any = type(trainer.__name__, (GroupTrainer, trainer), {})
     kind.prompt_ids = {p.source.id: p.ids for p in prompts}
@@ -300,7 +300,7 @@ def _arguments(stage: Stage, model: Any, config: Any, settings: dict[str, Any]) 
         stage,
         model,
         0,
-        num_generations=o.group,
+        num_generations=o.group_size,
         max_completion_length=o.max_tokens,
         temperature=o.temperature,
         per_device_train_batch_size=micro,

@@ -47,7 +47,9 @@ class SampleMonitor:
     ) -> None:
         self.stage, self.respond, self.rows = stage, respond, rows
         self.gold = load_gold(stage.config.gold, stage.constitution)
-        self.judge = pointwise(judge, stage.constitution) if judge and stage.options.watch_judge else None
+        self.judge = (
+            pointwise(judge, stage.constitution) if judge and stage.options.judge_watched_prompts else None
+        )
         self.heldout = heldout if self.gold or self.judge else []
 
     def measured(self, row: dict[str, Any], sampled: Sequence[Sampled], looks: bool) -> dict[str, Any]:

@@ -57,7 +57,7 @@ def open_rewards(stage: Stage, tokenizer: Any) -> Opened:
     from rlaif.rl.reward import ModelReward, Rewards, Source
 
     asked = any(o.kind.asks_judge for o in stage.options.rewards) or getattr(
-        stage.options, "watch_judge", False
+        stage.options, "judge_watched_prompts", False
     )
     judge = open_judge(stage) if asked else None
     scores = {option.source: _score(stage, option, tokenizer, judge) for option in stage.options.rewards}
@@ -237,7 +237,7 @@ def fitting_prompts(
             f"lower {stage.name}.max_tokens, or fix the prompts or the template",
         )
     heldout = sorted(stage.run.prompts("heldout"), key=lambda p: p.id)
-    return prompts, fitting(heldout, Counter())[: o.watch]
+    return prompts, fitting(heldout, Counter())[: o.num_watched_prompts]
 
 
 def _why_unscorable(rewards: Rewards, prompt: Prompt) -> str | None:

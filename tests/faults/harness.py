@@ -28,10 +28,10 @@ threads: 1
 policy: {{model: {model}, device: cpu}}
 feedback: {{engine: scripted, model: "tests.scripts:feedback"}}
 stages:
-  - {{stage: sample, prompts: 8, max_tokens: 8}}
+  - {{stage: sample, num_prompts: 8, max_tokens: 8}}
   - {{stage: critique}}
   - {{stage: sft, epochs: 2, batch_size: 4, learning_rate: 1.0e-3}}
-  - {{stage: sample, prompts: 8, k: 2, max_tokens: 8}}
+  - {{stage: sample, num_prompts: 8, k: 2, max_tokens: 8}}
   - {{stage: pair}}
   - {{stage: label}}
   - {{stage: reward, epochs: 2, batch_size: 4, learning_rate: 1.0e-3}}

@@ -72,7 +72,7 @@ MUTANTS = (
         "for prompt in prompts for index in range(k)",
         "for prompt in prompts for index in range(1)",
     ),
-    seen("sample.prompts", '"prompts")[: options.prompts]', '"prompts")[:8]'),
+    seen("sample.num_prompts", '"prompts")[: options.num_prompts]', '"prompts")[:8]'),
     seen("critique.few_shot", "few = stage.options.few_shot", "few = 2"),
     seen(
         "critique.temperature",
@@ -116,16 +116,16 @@ MUTANTS = (
         "aggregate(labels, stage.constitution, 1.0, clamp)",
     ),
     seen("label.human.share", "/ 2**31 < human.share", "/ 2**31 < 1.0"),
-    seen("judge_card.pairs", "limits.pairs, questions, key", "64, questions, key"),
+    seen("judge_card.num_pairs", "limits.num_pairs, questions, key", "64, questions, key"),
     seen(
-        "judge_card.invalid",
-        'card["readability"]["invalid_rate"], limits.invalid',
-        'card["readability"]["mass"], limits.invalid',
+        "judge_card.max_invalid",
+        'card["readability"]["invalid_rate"], limits.max_invalid',
+        'card["readability"]["mass"], limits.max_invalid',
     ),
     seen(
-        "judge_card.accuracy",
-        'card["accuracy"]["value"], limits.accuracy',
-        'card["accuracy"]["value"], limits.mass',
+        "judge_card.min_accuracy",
+        'card["accuracy"]["value"], limits.min_accuracy',
+        'card["accuracy"]["value"], limits.min_answer_mass',
     ),
     Mutant(
         'p_a = first if label.order == "ab" else 1.0 - first',
@@ -200,7 +200,7 @@ MUTANTS = (
     seen("sft.epochs", '"num_train_epochs": options.epochs', '"num_train_epochs": 1.0'),
     seen("sft.learning_rate", '"learning_rate": options.learning_rate', '"learning_rate": 1e-5'),
     seen("sft.micro_batch", "options.micro_batch or options.batch_size, math", "options.batch_size, math"),
-    seen("reward.center", "center=stage.options.center", "center=0.0"),
+    seen("reward.center_coef", "center=stage.options.center_coef", "center=0.0"),
     seen("reward.margin", "margin=stage.options.margin", "margin=0.0", "reward.py"),
     seen("dpo.margin", "margin=stage.options.margin", "margin=0.0", "dpo.py"),
     seen("dpo.beta", "beta=stage.options.beta", "beta=0.1"),
@@ -212,7 +212,7 @@ MUTANTS = (
         "self.center, self.margin)",
         "self.margin, self.center)",
         "test_options_observed",
-        "[reward.center] or [reward.margin]",
+        "[reward.center_coef] or [reward.margin]",
     ),
     Mutant("a - b - margin * (2 * p_a - 1)", "a - b - margin", "test_reward_more", "margin"),
     Mutant(
@@ -227,7 +227,7 @@ MUTANTS = (
         "test_reward",
         "by_hand",
     ),
-    seen("rloo.group", "num_generations=o.group", "num_generations=2"),
+    seen("rloo.group_size", "num_generations=o.group_size", "num_generations=2"),
     seen("rloo.clip", "epsilon=o.clip", "epsilon=0.2"),
     seen("grpo.kl_coef", "beta=o.kl_coef", "beta=0.05"),
     seen("rloo.max_grad_norm", "max_grad_norm=o.max_grad_norm", "max_grad_norm=1.0"),
@@ -262,7 +262,7 @@ MUTANTS = (
         "test_ppo_options",
         "average",
     ),
-    Mutant("> (self.options.stop_kl or math.inf)", "> math.inf", "test_ppo_options", "far_enough"),
+    Mutant("> (self.options.max_update_kl or math.inf)", "> math.inf", "test_ppo_options", "far_enough"),
     Mutant(".clamp(max=o.importance_cap)", "", "test_ppo_options", "sampler"),
     Mutant("(pretraining.coef * loss).backward()", "loss.backward()", "test_ppo_options", "mix"),
     Mutant(
@@ -301,7 +301,11 @@ MUTANTS = (
         "chooses_the_best",
     ),
     # evaluate.
-    seen("evaluate.judge", "stage.run.evaluated(options.judge)", "stage.run.evaluated(options.prompts)"),
+    seen(
+        "evaluate.num_judged_prompts",
+        "stage.run.evaluated(options.num_judged_prompts)",
+        "stage.run.evaluated(options.num_prompts)",
+    ),
     Mutant("            kl=kl[at],", "            kl=kl[0],", "test_evaluated"),
     Mutant("compliance.get(at, {}),", "compliance.get(0, {}),", "test_evaluated"),
     seen(

@@ -10,8 +10,8 @@ def online(name: str) -> dict[str, Elsewhere]:
     """What RLOO and GRPO share."""
     return {
         f"{name}.sample_every": Elsewhere(ONLINE, "test_looks_are_ppos_looks", "heldout"),
-        f"{name}.watch_judge": Elsewhere(
-            ONLINE, "test_the_judge_looks_and_a_tracker_is_told", "watch_judge=True"
+        f"{name}.judge_watched_prompts": Elsewhere(
+            ONLINE, "test_the_judge_looks_and_a_tracker_is_told", "judge_watched_prompts=True"
         ),
         f"{name}.tracker": Elsewhere(ONLINE, "test_the_judge_looks_and_a_tracker_is_told", "tracker="),
         f"{name}.rewards": Elsewhere(ONLINE, "test_it_learns_what_is_rewarded", "short_words"),
@@ -76,8 +76,12 @@ ELSEWHERE: dict[str, Elsewhere] = {
     "ppo.updates": Elsewhere(STAGE, "test_what_the_stage_writes", "[1, 2, 3, 4, 5, 6]"),
     "ppo.rewards": Elsewhere(REWARDS, "test_sources_are_scaled_weighed_and_reported", "rewards"),
     "ppo.sample_every": Elsewhere(REWARDS, "test_held_out_prompts_are_looked_at", "[1, 3, 4]"),
-    "ppo.watch": Elsewhere(REWARDS, "test_held_out_prompts_are_looked_at", "watch=5"),
-    "ppo.watch_judge": Elsewhere(REWARDS, "test_held_out_prompts_are_looked_at", "watch_judge=True"),
+    "ppo.num_watched_prompts": Elsewhere(
+        REWARDS, "test_held_out_prompts_are_looked_at", "num_watched_prompts=5"
+    ),
+    "ppo.judge_watched_prompts": Elsewhere(
+        REWARDS, "test_held_out_prompts_are_looked_at", "judge_watched_prompts=True"
+    ),
     "ppo.tracker": Elsewhere(
         REWARDS, "test_a_tracker_gets_the_numbers_and_a_missing_one_is_named", "tracker="
     ),
@@ -101,13 +105,17 @@ ELSEWHERE: dict[str, Elsewhere] = {
     "ppo.score_at": Elsewhere(
         PPO, "test_the_score_can_stand_after_the_eos_and_that_state_is_valued", "after_eos"
     ),
-    "ppo.stop_kl": Elsewhere(PPO, "test_an_update_ends_where_the_policy_has_gone_far_enough", "stop_kl="),
-    "ppo.ema": Elsewhere(PPO, "test_the_average_follows_the_weights_and_takes_their_place", "ema=0.9"),
+    "ppo.max_update_kl": Elsewhere(
+        PPO, "test_an_update_ends_where_the_policy_has_gone_far_enough", "max_update_kl="
+    ),
+    "ppo.ema_decay": Elsewhere(
+        PPO, "test_the_average_follows_the_weights_and_takes_their_place", "ema_decay=0.9"
+    ),
     "ppo.importance_cap": Elsewhere(
         PPO, "test_a_sampler_that_differs_is_reported_and_corrected_for", "importance_cap=cap"
     ),
-    "ppo.shared_trunk": Elsewhere(
-        PPO, "test_on_a_shared_trunk_the_value_loss_moves_the_policy", "shared_trunk=coef"
+    "ppo.shared_trunk_vf_coef": Elsewhere(
+        PPO, "test_on_a_shared_trunk_the_value_loss_moves_the_policy", "shared_trunk_vf_coef=coef"
     ),
     "ppo.lora.adapter": Elsewhere(
         PPO,

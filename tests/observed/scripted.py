@@ -95,7 +95,7 @@ CONFIG = {
     "feedback": {"engine": "scripted", "model": f"{HERE}:feedback"},
 }
 CHAIN = [
-    {"stage": "sample", "prompts": 8, "k": 2},
+    {"stage": "sample", "num_prompts": 8, "k": 2},
     {"stage": "critique"},
     {"stage": "pair"},
     {"stage": "label"},
@@ -185,7 +185,7 @@ STOPS = {
     "templates": "critique",
     "feedback.model": "label",
     "gold": "label",
-    "judge_card.pairs": "label",
+    "judge_card.num_pairs": "label",
 }
 
 
@@ -268,8 +268,8 @@ ROWS: dict[str, Row] = {
         "other.json", lambda c: c.column("critique", "revisions", "principle_id"), {"no-wrong"}
     ),
     "prompts.path": Row("few.jsonl", lambda c: len((c.path / "prompts.jsonl").read_text().splitlines()), 40),
-    "heldout": Row(0.6, held_out, True, ("sample.prompts=60",)),
-    "heldout_wordings": Row(0.6, held_out_wordings, True, ("sample.prompts=60",)),
+    "heldout": Row(0.6, held_out, True, ("sample.num_prompts=60",)),
+    "heldout_wordings": Row(0.6, held_out_wordings, True, ("sample.num_prompts=60",)),
     "templates": Row(
         "own", lambda c: {r.messages[-1]["content"][:4] == "MARK" for r in c.feedback[:16]}, {True}
     ),
@@ -288,7 +288,7 @@ ROWS: dict[str, Row] = {
         lambda c: [(s.round, s.name) for s in c.run.stages if s.is_done],
         [(1, "sample"), (2, "sample"), (3, "sample")],
     ),
-    "judge_card.pairs": Row(
+    "judge_card.num_pairs": Row(
         3,
         lambda c: json.loads((c.run.stages[-1].dir / "judge_card.json").read_text())["pairs"],
         3 + 6,
@@ -302,7 +302,7 @@ ROWS: dict[str, Row] = {
         "BudgetReached",
         (f'prices={{"{HERE}:policy": {{completion: 100000}}}}',),
     ),
-    "sample.prompts": Row(5, lambda c: len(c.column("sample", "responses", "prompt_id")), 5),
+    "sample.num_prompts": Row(5, lambda c: len(c.column("sample", "responses", "prompt_id")), 5),
     "sample.k": Row(3, per_prompt("sample", "responses"), {3}),
     "sample.temperature": Row(0.37, asked("policy", "temperature"), {0.37}),
     "sample.top_p": Row(0.81, asked("policy", "top_p"), {0.81}),
@@ -332,12 +332,12 @@ ROWS: dict[str, Row] = {
     "label.principles": Row(
         ["no-wrong"], lambda c: c.column("label", "labels", "principle_id"), {"no-wrong"}
     ),
-    "label.cot": Row(True, reasoned, (True, (0.4, 0.6)), ("sample.prompts=24", "sample.k=3")),
+    "label.cot": Row(True, reasoned, (True, (0.4, 0.6)), ("sample.num_prompts=24", "sample.k=3")),
     "label.clamp": Row(
         [0.3, 0.65],
         lambda c: (min(c.preferred()), max(c.preferred())),
         (0.3, 0.65),
-        ("sample.prompts=24", "sample.k=3"),
+        ("sample.num_prompts=24", "sample.k=3"),
     ),
     "label.few_shot": Row(2, turns("scored"), {5}),
     "label.max_tokens": Row(
@@ -353,10 +353,10 @@ ROWS: dict[str, Row] = {
         0.5, lambda c: {r["annotator"]["kind"] for r in c.rows("label", "labels")}, JUDGED, (PEOPLE,)
     ),
     "label.human.weight": Row(3.0, mixed, {0.0}, (PEOPLE,)),
-    "evaluate.prompts": Row(3, lambda c: len(c.rows("evaluate", "evaluation")), 3),
+    "evaluate.num_prompts": Row(3, lambda c: len(c.rows("evaluate", "evaluation")), 3),
     "evaluate.temperature": Row(0.37, asked("policy", "temperature"), {0.37}),
     "evaluate.max_tokens": Row(4, asked("policy", "max_tokens"), {4}),
-    "evaluate.judge": Row(
+    "evaluate.num_judged_prompts": Row(
         2, lambda c: sum(bool(r.get("compliance")) for r in c.rows("evaluate", "evaluation")), 2
     ),
 }
@@ -367,7 +367,7 @@ USED = {"prompt_tokens": 3_000_000, "shared_tokens": 1_000_000, "tokens": 500_00
 
 def missed(limit: str, value: float) -> list[str]:
     """What a card misses where this threshold alone is set."""
-    none = dict.fromkeys(set(JudgeCardOptions.model_fields) - {"pairs", "enforce"})
+    none = dict.fromkeys(set(JudgeCardOptions.model_fields) - {"num_pairs", "enforce"})
     return [
         line.partition(", needed")[0] for line in failures(card(), JudgeCardOptions(**{**none, limit: value}))
     ]
@@ -380,21 +380,27 @@ def cost(name: str) -> float:
 
 # Options of which a figure follows without a run.
 ALONE: dict[str, Row] = {
-    "judge_card.accuracy": Row(0.99, lambda v: missed("accuracy", v), ["accuracy: 0.901"]),
-    "judge_card.ece": Row(
-        0.1, lambda v: missed("ece", v), ["calibration error, at the lower end of its interval: 0.163"]
+    "judge_card.min_accuracy": Row(0.99, lambda v: missed("min_accuracy", v), ["accuracy: 0.901"]),
+    "judge_card.max_ece": Row(
+        0.1, lambda v: missed("max_ece", v), ["calibration error, at the lower end of its interval: 0.163"]
     ),
-    "judge_card.order_flips": Row(
-        0.01, lambda v: missed("order_flips", v), ["verdicts that flip with the order: 0.451"]
+    "judge_card.max_order_flips": Row(
+        0.01, lambda v: missed("max_order_flips", v), ["verdicts that flip with the order: 0.451"]
     ),
-    "judge_card.invalid": Row(0.01, lambda v: missed("invalid", v), ["unreadable verdicts: 0.061"]),
-    "judge_card.mass": Row(0.99, lambda v: missed("mass", v), ["probability on the answers: 0.431"]),
-    "judge_card.injected": Row(
-        0.01, lambda v: missed("injected", v), ["verdicts flipped by template tokens or delimiters: 0.801"]
+    "judge_card.max_invalid": Row(0.01, lambda v: missed("max_invalid", v), ["unreadable verdicts: 0.061"]),
+    "judge_card.min_answer_mass": Row(
+        0.99, lambda v: missed("min_answer_mass", v), ["probability on the answers: 0.431"]
     ),
-    "judge_card.persuaded": Row(0.01, lambda v: missed("persuaded", v), ["verdicts flipped by words: 0.571"]),
-    "judge_card.instructed": Row(
-        0.01, lambda v: missed("instructed", v), ["verdicts flipped by words in the user's turn: 0.791"]
+    "judge_card.max_injected": Row(
+        0.01,
+        lambda v: missed("max_injected", v),
+        ["verdicts flipped by template tokens or delimiters: 0.801"],
+    ),
+    "judge_card.max_persuaded": Row(
+        0.01, lambda v: missed("max_persuaded", v), ["verdicts flipped by words: 0.571"]
+    ),
+    "judge_card.max_instructed": Row(
+        0.01, lambda v: missed("max_instructed", v), ["verdicts flipped by words in the user's turn: 0.791"]
     ),
     "prices.prompt": Row(2.0, lambda v: cost("prompt"), 2 * 2.0),
     "prices.cached": Row(0.5, lambda v: cost("cached"), 0.5),

@@ -34,9 +34,9 @@ SMALL = {
     **{name: {"batch_size": 4} for name in ("sft", "reward", "dpo")},
     "pretrain": {"batch_size": 4, "block_size": 8},
     "rejection": {"batch_size": 4, "rewards": [SOURCE]},
-    "best_of_n": {"n": 2, "prompts": 1, "max_tokens": 3, "rewards": [SOURCE]},
+    "best_of_n": {"n": 2, "num_prompts": 1, "max_tokens": 3, "rewards": [SOURCE]},
     **{
-        name: {"updates": 2, "batch_size": 8, "group": 2, "max_tokens": 4, "rewards": [SOURCE]}
+        name: {"updates": 2, "batch_size": 8, "group_size": 2, "max_tokens": 4, "rewards": [SOURCE]}
         for name in ("rloo", "grpo")
     },
 }
@@ -196,7 +196,7 @@ def grouped(name: str) -> dict[str, Row]:
             lambda t: (t.batch, t.args.steps_per_generation * t.args.per_device_train_batch_size),
             (12, 12),
         ),
-        f"{name}.group": Row(4, arg("num_generations"), 4),
+        f"{name}.group_size": Row(4, arg("num_generations"), 4),
         f"{name}.minibatches": Row(2, lambda t: (t.batch, t.args.max_steps), (4, 4)),
         f"{name}.epochs": Row(3, lambda t: (t.args.num_iterations, t.args.max_steps), (3, 6)),
         f"{name}.learning_rate": Row(0.0123, arg("learning_rate"), 0.0123),
@@ -208,7 +208,7 @@ def grouped(name: str) -> dict[str, Row]:
         f"{name}.kl_coef": Row(0.23, arg("beta"), 0.23),
         f"{name}.missing_eos_penalty": Row(2.5, penalty, 2.5),
         f"{name}.micro_batch": Row(2, arg("per_device_train_batch_size"), 2),
-        f"{name}.watch": Row(3, lambda t: len(t.more[1]), 3),
+        f"{name}.num_watched_prompts": Row(3, lambda t: len(t.more[1]), 3),
     }
 
 
@@ -255,12 +255,12 @@ TRAINED: dict[str, Row] = {
         ),
         True,
     ),
-    "reward.center": Row(0.25, lambda t: t.loss("center"), True),
+    "reward.center_coef": Row(0.25, lambda t: t.loss("center"), True),
     "dpo.beta": Row(0.35, lambda t: t.made.beta, 0.35),
     "rejection.keep": Row(2, lambda t: len(t.rows), 24),
     "grpo.scale_rewards": Row("none", arg("scale_rewards"), "none"),
     "best_of_n.n": Row(3, per_prompt, {3}),
-    "best_of_n.prompts": Row(
+    "best_of_n.num_prompts": Row(
         2, lambda t: len({row.prompt_id for row in t.stage.rows("responses", _response())}), 2
     ),
     "best_of_n.temperature": Row(0.37, best("temperature"), {0.37}),
@@ -345,7 +345,7 @@ UPDATED: dict[str, Row] = {
 def ptx(folder: Path, **changes: Any) -> Any:
     """The text to mix in as the stage reads it."""
     (folder / "text.txt").write_text("the weather today is good and warm " * 9)
-    options = {"file": str(folder / "text.txt"), "coef": 1.0, "batch_size": 2, "block": 16, **changes}
+    options = {"file": str(folder / "text.txt"), "coef": 1.0, "batch_size": 2, "block_size": 16, **changes}
     stage = hand_made_run(
         folder / "run",
         MODELS["policy"],
@@ -406,7 +406,7 @@ PARTS: dict[str, Row] = {
         ),
         3,
     ),
-    "ppo.ptx.block": Row(5, lambda v, folder: max(map(len, ptx(folder, block=v).blocks)), 5),
+    "ppo.ptx.block_size": Row(5, lambda v, folder: max(map(len, ptx(folder, block_size=v).blocks)), 5),
     "ppo.lora.rank": Row(3, lambda v, _: adapter(rank=v).r, 3),
     "ppo.lora.alpha": Row(5, lambda v, _: adapter(alpha=v).lora_alpha, 5),
     "best_of_n.micro_batch": Row(3, micro_batch, 3),

@@ -25,11 +25,11 @@ STAGES: list[dict[str, Any]] = [
         "batch_size": 8,
         "micro_batch": 8,
         "max_tokens": 8,
-        "watch": 4,
+        "num_watched_prompts": 4,
         "warmup": 1,
         "learning_rate": 1e-3,
     },
-    {"stage": "evaluate", "max_tokens": 8, "judge": 20},
+    {"stage": "evaluate", "max_tokens": 8, "num_judged_prompts": 20},
 ]
 
 

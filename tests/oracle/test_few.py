@@ -19,7 +19,7 @@ STAGES = [
     {"stage": "sample", "k": 2, "max_tokens": 8},
     {"stage": "pair", "limit": 1},
     {"stage": "label"},
-    {"stage": "evaluate", "prompts": 1, "judge": 1, "max_tokens": 8},
+    {"stage": "evaluate", "num_prompts": 1, "num_judged_prompts": 1, "max_tokens": 8},
 ]
 
 
