@@ -35,6 +35,12 @@ class UserError(Exception):
         super().__init__(printable("\n".join(part for part in parts if part)))
 
 
+class Paused(UserError):
+    """A run waits for people: what was done is kept, and the run continues once they have written their part."""
+
+    code = 4
+
+
 def nearest(word: str, known: "list[str] | tuple[str, ...]") -> str:
     """' (did you mean "x"?)' for the closest known word, or the list of known ones."""
     import difflib

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from rlaif.config import Config, find, stage_number
-from rlaif.errors import UserError
+from rlaif.errors import Paused, UserError
 from rlaif.feedback.gold import load_gold, no_gold, ungraded
+from rlaif.human.waiting import pause
 from rlaif.preflight.calibration import Speed, calibrated
 from rlaif.preflight.combinations import combinations
 from rlaif.preflight.durations import durations
@@ -47,8 +48,8 @@ def run(
     `overrides` are `stage.option=value` texts; `until` names the last stage to run. `source` is a run to fork:
     its finished stages before `at` are shared, and a config is not needed; without `at` the fork begins at
     the first stage that what differs can reach. `tell` gets a line a
-    stage. Raises UserError for what the user can fix, and BudgetReached where the budget is; what
-    was done stays.
+    stage. Raises UserError for what the user can fix, BudgetReached where the budget is, and Paused where
+    people's labels are waited for; what was done stays.
     """
     with os_errors_as_user_errors():
         folder, spec, fork = _wanted(config, out, overrides, source, at)
@@ -158,6 +159,9 @@ def _run(
                 finish(this)
             raise
         finish(this)
+        following = next((stage for stage in this.stages if not stage.is_done), None)
+        if following and (waiting := pause(following)):
+            tell(str(waiting))
     return this
 
 
@@ -187,8 +191,8 @@ def run_stage(stage: Stage) -> None:
     except KeyboardInterrupt:
         stage.save("interrupted")
         raise
-    except BudgetReached as error:
-        stage.save("stopped", error=error.found)
+    except (BudgetReached, Paused) as error:
+        stage.save("stopped" if isinstance(error, BudgetReached) else "paused", error=error.found)
         raise
     except BaseException as error:
         stage.save("failed", error=str(error).split("\n")[0])

@@ -157,7 +157,7 @@ feedback: {engine: scripted, model: "tests.scripts:feedback"}
 stages:
   - {stage: sample, num_prompts: 6, k: 2}
   - {stage: pair, imported: import}
-  - {stage: label, human: {file: import/labels.jsonl}}
+  - {stage: label, ai: rest, human: {file: import/labels.jsonl}}
 """
 
 

@@ -49,7 +49,7 @@ def test_one_option_is_explained_in_full():
 
 
 def test_groups_and_stages_are_listed():
-    assert "label.human.weight: none" in printed("label", "human")
+    assert "label.human.weight: 1.0" in printed("label", "human")
     assert "ppo.rewards[].source: required" in printed("ppo", "rewards")
     assert all(f"{stage} (" in printed() for stage in STAGES)
     assert {one["key"] for one in json.loads(printed("label", "--json"))} > {"label.mode", "label.human.file"}

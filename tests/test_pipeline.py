@@ -193,7 +193,7 @@ def test_people_and_judge_are_mixed_by_share_or_weight(project):
     config = project / "config.yaml"
     base = config.read_text()
     human = "human: {annotator: 'tests.scripts:annotate', share: 0.5}"
-    config.write_text(base.replace("{stage: label}", f"{{stage: label, {human}}}"))
+    config.write_text(base.replace("{stage: label}", f"{{stage: label, ai: rest, {human}}}"))
     half = run(project).stages[4].summary["metrics"]["sources"]
     config.write_text(base.replace("{stage: label}", f"{{stage: label, {human[:-1]}, weight: 2.0}}}}"))
     both = pipeline.run(config, project / "both").stages[4].summary["metrics"]["sources"]

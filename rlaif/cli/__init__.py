@@ -37,8 +37,8 @@ __all__ = ["app", "main"]
 
 
 def main() -> None:
-    """Entry point: exit code 0 done, 1 an error inside, 2 the user's mistake, 3 the budget is reached,
-    130 interrupted, 143 terminated."""
+    """Entry point: exit code 0 done, 1 an error inside, 2 the user's mistake, 3 the budget is reached, 4 the
+    run waits for people's labels, 130 interrupted, 143 terminated."""
     from rlaif.runs import processes
 
     stopping.catch_signals()

@@ -15,8 +15,10 @@ if TYPE_CHECKING:
 # that differ in such options alone are the same experiment, and a run that has begun may go on with others.
 NO_EFFECT: dict[str, Any] = {"affects_results": False}
 # Mark an option that names something on this machine, looked up beside the config and made absolute when a
-# run begins: a file or folder, a run folder, a model's folder (where it is no hub id), what names a reward.
+# run begins: a file or folder, one that may be written later, a run folder, a model's folder (where it is no
+# hub id), what names a reward.
 FILE: dict[str, Any] = {"path": "file"}
+LATER_FILE: dict[str, Any] = {"path": "later"}
 RUN: dict[str, Any] = {"path": "run"}
 MODEL: dict[str, Any] = {"path": "model"}
 REWARD: dict[str, Any] = {"path": "reward"}

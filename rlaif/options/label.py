@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from rlaif.options.base import FILE, NO_EFFECT, RUN, Options, StageOptions
+from rlaif.options.base import LATER_FILE, NO_EFFECT, RUN, Options, StageOptions
 from rlaif.options.modes import MODES, JudgeMode, ModeName
 from rlaif.options.plan import Asked, Plan, round_up
 
@@ -54,18 +54,16 @@ class HumanOptions(Options):
     """Where rankings by people (or simulated people) come from and how much they count."""
 
     file: str | None = Field(
-        default=None, description="labels.jsonl or rankings.jsonl", json_schema_extra=FILE
+        default=None,
+        description="labels.jsonl or rankings.jsonl; the run pauses before the stage where it is not there yet",
+        json_schema_extra=LATER_FILE,
     )
     annotator: str | None = Field(
         default=None, description="module:function that ranks responses (simulated)"
     )
     options: dict[str, Any] = Field(default_factory=dict, description="keyword arguments of the annotator")
     share: float = Field(default=1.0, gt=0, le=1, description="share of the comparisons that people label")
-    weight: float | None = Field(
-        default=None,
-        ge=0,
-        description="given: the judge labels these too, and each person counts this against its 1",
-    )
+    weight: float = Field(default=1.0, ge=0, description="what each person counts against the judge's 1")
 
     @model_validator(mode="after")
     def _one_source(self) -> HumanOptions:
@@ -82,7 +80,11 @@ class LabelOptions(StageOptions):
     shown_as = "labels"
     ignores = ("policy",)
     stage: Literal["label"]
-    ai: bool = Field(default=True, description="ask the feedback model (for what people say nothing about)")
+    ai: Literal[True, False, "rest"] = Field(
+        default=True,
+        description="ask the feedback model about every comparison, about none, or about the rest, which people "
+        "say nothing about",
+    )
     mode: ModeName = Field(
         default="pairwise",
         description="one question a pair, or one on all responses to a prompt that names the best (and one "
@@ -114,6 +116,16 @@ class LabelOptions(StageOptions):
         """What one question to the judge shows and asks."""
         return MODES[self.mode]
 
+    @model_validator(mode="before")
+    @classmethod
+    def _of_earlier_versions(cls, data: Any) -> Any:
+        """A human.weight of null meant that people's labels stand in for the judge's."""
+        human = data.get("human") if isinstance(data, dict) else None
+        if not isinstance(human, dict) or human.get("weight", 1.0) is not None:
+            return data
+        rest = {key: value for key, value in human.items() if key != "weight"}
+        return {**data, "human": rest, "ai": "rest" if data.get("ai", True) is True else data["ai"]}
+
     @model_validator(mode="after")
     def _some_labels(self) -> LabelOptions:
         if not self.ai and self.human is None:
@@ -137,7 +149,7 @@ class LabelOptions(StageOptions):
             return 0, []
         prompt, response, applicable = plan.pair
         each = self._principles_of(plan, applicable)
-        share = self.human.share if self.human and self.human.weight is None else 0.0
+        share = self.human.share if self.human and self.ai == "rest" else 0.0
         rows = round_up(plan.comparisons * each * 2 * (1 - share))
         model, own, group = plan.config.feedback, plan.suffix(), max(1, each)
         shared = plan.template() + prompt + 2 * response

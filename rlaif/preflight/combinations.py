@@ -60,6 +60,11 @@ def unused(of: type[Options], name: str, without: str, used: Callable[[Any], boo
     return Alone(of, (name, without), lambda o: given(name)(o) and not used(o), f"{name} does nothing {says}")
 
 
+def _given(options: LabelOptions) -> set[str]:
+    """What the config says of its own accord of who labels."""
+    return options.model_fields_set | (options.human.model_fields_set if options.human else set())
+
+
 ALONE: tuple[Alone, ...] = (
     Alone(
         SampleOptions,
@@ -95,9 +100,9 @@ ALONE: tuple[Alone, ...] = (
     Alone(
         LabelOptions,
         ("ai", "human"),
-        lambda o: o.ai and o.human and o.human.share == 1 and o.human.weight is None,
-        "people label every comparison they say something about (share 1 and no weight), so that the judge may "
-        "have nothing to label; a weight, or a smaller share, leaves it some",
+        lambda o: o.ai is True and o.human and not {"ai", "weight"} & _given(o),
+        "the judge labels every comparison, too, and is mixed with people by human.weight; ai: rest asks it only "
+        "where people say nothing (what this config meant in earlier versions), ai: false not at all",
     ),
     unused(
         HumanOptions,

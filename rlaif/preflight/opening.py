@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rlaif.config import Config, config_of, load_config, overridden
+from rlaif.config import ASSETS, Config, config_of, load_config, overridden
 from rlaif.config import find as look_up
 from rlaif.constitution import Constitution
 from rlaif.errors import UserError
@@ -144,6 +144,12 @@ def resolve(config: Config, base: Path, known: Collection[str] = ()) -> Config:
     def file(path: str) -> str:
         return str(find(path, base))
 
+    def later(path: str) -> str:
+        try:
+            return file(path)
+        except UserError:  # beside the config, but not among the files that come with rlaif
+            return str((Path.cwd() if base.is_relative_to(ASSETS) else base) / path)
+
     def run(path: str) -> str:
         if path not in known:
             label_files(Path(file(path)))
@@ -158,9 +164,9 @@ def resolve(config: Config, base: Path, known: Collection[str] = ()) -> Config:
         "policy": served(config.policy),
         "feedback": served(config.feedback),
     }
-    return config.with_paths({"file": file, "run": run, "model": model, "reward": reward}).model_copy(
-        update=changes
-    )
+    return config.with_paths(
+        {"file": file, "later": later, "run": run, "model": model, "reward": reward}
+    ).model_copy(update=changes)
 
 
 def audited(

@@ -38,13 +38,13 @@ from rlaif.feedback.preferences import (
     require_one_rule,
 )
 from rlaif.human.rankings import load_human_labels, simulate_labels
+from rlaif.human.waiting import for_people, pause
 from rlaif.options import LabelOptions
 from rlaif.options.modes import PAIRWISE
 from rlaif.records import Comparison, Label, Preference, Prompt, Response, with_content_id
 from rlaif.runs.folder import Stage, label_files
 from rlaif.runs.lookup import Lookup, complete_lines
 from rlaif.runs.rows import RowFile, pieces, rare_garbage_collection
-from rlaif.runs.seeds import derive_seed
 from rlaif.training.sampling import refuse_none_taken
 
 T = TypeVar("T")
@@ -59,6 +59,8 @@ def run(stage: Stage[LabelOptions]) -> None:
 def _run(stage: Stage[LabelOptions]) -> None:
     pairs = RowFile(stage.input("comparisons"), Comparison)
     total = sum(1 for _ in complete_lines(pairs.path))
+    if waiting := pause(stage):
+        raise waiting
     questions = Questions(stage, pairs)
     desk = LabelSource(stage, questions)
     path = stage.dir / "preferences.jsonl"
@@ -80,6 +82,7 @@ def _run(stage: Stage[LabelOptions]) -> None:
     finally:  # what went wrong is said of a stage that fails, too
         desk.close()
         stage.notes += [BROKEN] if metrics.not_numbers else []
+        stage.notes += [metrics.by_whom()] if stage.options.human else []
     refuse_none_taken(stage, total, kept)
     stage.metrics = metrics.figures() | (desk.taken_over.figures() if stage.options.labels_from else {})
     stage.save("running", **{"in": total, "kept": kept})
@@ -189,9 +192,8 @@ class LabelSource:
     def _not_yet_labelled(self, chunk: Sequence[JudgeQuestion]) -> list[JudgeQuestion]:
         if not self.options.ai:
             return []
-        # With a weight both label; without one, people's labels stand in for the judge's.
-        blend = self.options.human is not None and self.options.human.weight is not None
-        return [q for q in chunk if q.principles and (blend or not self._decided(q.comparison.id))]
+        every = self.options.ai is True
+        return [q for q in chunk if q.principles and (every or not self._decided(q.comparison.id))]
 
     def _decided(self, pair: str) -> bool:
         """Whether people's labels say anything of a pair: an abstention, or a principle that does not count,
@@ -298,7 +300,7 @@ def _human_labels(stage: Stage[LabelOptions], questions: Questions) -> dict[str,
         labels = simulate_labels(
             human.annotator, human.options, list(questions), stage.constitution, stage.seed
         )
-    chosen = {pair.id for pair in pairs if derive_seed(stage.seed, "human", pair.id) / 2**31 < human.share}
+    chosen = {pair.id for pair in for_people(stage, pairs)}
     found: dict[str, list[Label]] = defaultdict(list)
     for label in labels:
         if label.comparison_id in chosen:
@@ -310,7 +312,7 @@ def _preference(
     stage: Stage[LabelOptions], question: JudgeQuestion, labels: Sequence[Label]
 ) -> Preference | None:
     options = stage.options
-    weight = options.human.weight if options.human and options.human.weight is not None else 1.0
+    weight = options.human.weight if options.human else 1.0
     clamp = options.clamp or ((0.4, 0.6) if options.cot else (0.0, 1.0))
     result = aggregate(labels, stage.constitution, weight, clamp)
     if result is None:
@@ -349,6 +351,7 @@ class Metrics:
         self.by_cluster = TallyByCluster()
         self.flips: dict[str | None, ShareByCluster] = defaultdict(ShareByCluster)  # by principle
         self.sources: Counter[str] = Counter()
+        self.annotators: Counter[str] = Counter()
         # By whose verdicts: how many are right, of those that the truth decides.
         self.right: dict[str, ShareByCluster] = defaultdict(ShareByCluster)
         self.ties = 0
@@ -358,6 +361,7 @@ class Metrics:
         """Count one comparison's labels."""
         self.comparisons += 1
         self.sources.update(label.annotator.kind for label in labels)
+        self.annotators.update(f"{label.annotator.kind} ({label.annotator.id})" for label in labels)
         rows: dict[str | None, list[Label]] = defaultdict(list)
         for label in labels:
             rows[label.principle_id].append(label)
@@ -390,6 +394,11 @@ class Metrics:
                 *([f"principle {principle_id}"] if principle_id else []),
             ):
                 self.right[name].add(question.prompt.cluster, (p > 0.5) == (a > b) and p != 0.5)
+
+    def by_whom(self) -> str:
+        """How many labels came from whom."""
+        counts = ", ".join(f"{n} by {who}" for who, n in sorted(self.annotators.items()))
+        return f"labels: {counts or 'none'}"
 
     def figures(self) -> dict[str, Any]:
         """The stage's metrics."""

@@ -346,11 +346,14 @@ ROWS: dict[str, Row] = {
     "label.human.annotator": Row(
         f"{HERE}:annotate",
         lambda c: {r["annotator"]["kind"] for r in c.rows("label", "labels")},
-        {"simulated"},
+        JUDGED,
     ),
     "label.human.options": Row({"mark": 5}, lambda c: TOLD[0], {"mark": 5}, (PEOPLE,)),
     "label.human.share": Row(
-        0.5, lambda c: {r["annotator"]["kind"] for r in c.rows("label", "labels")}, JUDGED, (PEOPLE,)
+        0.5,
+        lambda c: {r["annotator"]["kind"] for r in c.rows("label", "labels")},
+        JUDGED,
+        (PEOPLE, "label.ai=rest"),
     ),
     "label.human.weight": Row(3.0, mixed, {0.0}, (PEOPLE,)),
     "evaluate.num_prompts": Row(3, lambda c: len(c.rows("evaluate", "evaluation")), 3),

@@ -1,0 +1,63 @@
+"""A run that waits for people: which comparisons to label, where to write the labels, and in what form."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterable
+from pathlib import Path
+
+from rlaif.errors import Paused
+from rlaif.records import Comparison, Prompt, Response
+from rlaif.runs.folder import Stage
+from rlaif.runs.lookup import Lookup
+from rlaif.runs.rows import RowFile
+from rlaif.runs.seeds import derive_seed
+from rlaif.runs.storage import write_text
+
+
+def awaited(stage: Stage) -> Path | None:
+    """The file of people's labels that a stage needs and that is not there yet."""
+    human = getattr(stage.options, "human", None)
+    path = Path(human.file) if human and human.file else None
+    return path if path and not path.exists() else None
+
+
+def for_people(stage: Stage, pairs: Iterable[Comparison]) -> list[Comparison]:
+    """The comparisons that people are to label: the share that the config asks for, chosen by the seed."""
+    share = stage.options.human.share
+    return [pair for pair in pairs if derive_seed(stage.seed, "human", pair.id) / 2**31 < share]
+
+
+def pause(stage: Stage) -> Paused | None:
+    """What to tell people before a stage that waits for them, None where it does not; the comparisons are
+    written out with their texts.
+    """
+    path = awaited(stage)
+    if path is None:
+        return None
+    pairs = for_people(stage, RowFile(stage.input("comparisons"), Comparison))
+    sheet = stage.run.path / f"{stage.dir.name}_pairs.jsonl"
+    prompts, texts = Lookup(stage.files("prompts"), Prompt), Lookup(stage.files("responses"), Response)
+    rows = [
+        {
+            "comparison_id": p.id,
+            "prompt": prompts[p.prompt_id].chat,
+            "a": texts[p.a].text,
+            "b": texts[p.b].text,
+        }
+        for p in pairs
+    ]
+    write_text(sheet, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    example = {
+        "comparison_id": pairs[0].id if pairs else "…",
+        "annotator": {"kind": "human", "id": "your name"},
+        "verdict": "a",
+    }
+    return Paused(
+        f"{stage.dir.name}: waits for people's labels in {path}, which is not there yet.",
+        f"a row of JSON for each judgement of one of the {len(pairs)} comparisons in {sheet}:\n"
+        f"  {json.dumps(example, ensure_ascii=False)}\n"
+        'verdict is "a" or "b" (the better response), "tie", or "abstain"; not every comparison needs one',
+        f"write that file, then rlaif resume {shlex.quote(str(stage.run.path))}",
+    )
