@@ -26,6 +26,7 @@ from rlaif.preflight.fork import Fork, fork_of
 from rlaif.preflight.opening import RunSpec
 from rlaif.preflight.run_folder import open_run
 from rlaif.prompting.prompt_files import left_out_in_words
+from rlaif.report.following import describe
 from rlaif.runs import processes
 from rlaif.runs.folder import Run, Stage
 from rlaif.runs.locking import locked
@@ -217,21 +218,6 @@ def finish(this: Run) -> None:
 def last_stage(config: Config, until: str | None) -> int:
     """The number of the stage named by `--until`, which without a name is the last one."""
     return len(config.expanded) if until is None else stage_number(config, until, "--until")
-
-
-def describe(summary: dict[str, Any]) -> str:
-    """A stage's summary in one line, every dropped row with its reason."""
-    counts = f" {summary['kept']} of {summary['in']} kept" if "in" in summary else ""
-    dropped = {reason: n for reason, n in summary.get("dropped", {}).items() if n}
-    why = "; dropped: " + ", ".join(f"{n} × {reason}" for reason, n in dropped.items()) if dropped else ""
-    warning = ""
-    if "in" in summary and sum(dropped.values()) > 0.05 * summary["in"]:
-        warning = f" — warning: {sum(dropped.values()) / summary['in']:.0%} dropped"
-    notes = "".join(f"\n  note: {note}" for note in summary.get("notes", []))
-    return (
-        f"{summary['number']:02d}_{summary['name']}: {summary['status']} in {summary['seconds']:.1f} "
-        f"s{counts and ','}{counts}{why}{warning}{notes}"
-    )
 
 
 def dry_run(

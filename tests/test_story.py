@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 import rlaif
 from rlaif.cli import app
 from rlaif.errors import UserError
+from rlaif.report.following import follow, state
 from rlaif.report.story import story
 
 
@@ -91,3 +92,42 @@ def test_what_a_terminal_would_obey_is_not_printed(run):
 def test_an_unknown_row_is_refused_with_one_that_exists(run):
     with pytest.raises(UserError, match="no row has the id nothing"):
         story(run.path, "nothing")
+
+
+def test_a_run_is_followed_to_its_end(project, monkeypatch):
+    monkeypatch.chdir(project)
+    run = rlaif.run("config.yaml", "run", until="pair")
+    stage = run.stages[4]
+    stage.begin()
+    (stage.dir / "labels.jsonl").write_text('{"id": "x"}\n{"id": "y"}\n')
+    states = follow(run.path, every=0.01)
+    first = next(states)
+    assert [line.split(":")[0] for line in first] == [
+        "01_sample",
+        "02_critique",
+        "03_sample",
+        "04_pair",
+        "05_label",
+    ]
+    assert first[0].startswith("01_sample: done in")
+    assert first[-1] == "05_label: running, 2 labels"
+    (stage.dir / "labels.jsonl").unlink()
+    rlaif.run("config.yaml", "run")
+    assert next(states)[-1].startswith("05_label: done in")
+    assert list(states) == []
+    result = CliRunner().invoke(app, ["show", "run", "--follow"])
+    assert result.output.count("done in") == 5
+
+
+def test_a_training_is_followed_by_its_last_row(project, monkeypatch):
+    monkeypatch.chdir(project)
+    run = rlaif.run("config.yaml", "run", until="pair")
+    stage = run.stages[4]
+    stage.begin()
+    (stage.dir / "metrics.jsonl").write_text(
+        '{"update": 1, "reward": 0.5, "exact_kl": 0.25, "length": 9.0}\n'
+    )
+    assert state(stage) == "05_label: running, update 1, reward 0.500, KL 0.250, tokens 9.0"
+    stage.save("failed", error="x")
+    assert next(follow(run.path))[-1].startswith("05_label: failed")
+    assert len(list(follow(run.path))) == 1

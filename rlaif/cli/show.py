@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from rlaif.cli.groups import app
 from rlaif.cli.terminal import Json, RunDir, emit, say
-from rlaif.errors import printable
+from rlaif.errors import UserError, printable
 
 
 @app.command(rich_help_panel="The loop")
 def show(
     run: RunDir,
     row_id: Annotated[str | None, typer.Argument(help="A row's id: shows everything that led to it.")] = None,
+    following: Annotated[
+        bool,
+        typer.Option("--follow", help="Print what the run does until it ends; Ctrl-C stops the printing."),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Show a run's summary, or one row with everything that led to it."""
@@ -22,7 +28,11 @@ def show(
     from rlaif.report.story import story
     from rlaif.report.summary import summarise
 
-    if row_id and as_json:
+    if following and (row_id or as_json):
+        raise UserError("--follow: with a row or --json.", "a run alone", f"rlaif show {run} --follow")
+    if following:
+        print_as_it_goes(run)
+    elif row_id and as_json:
         emit(lineage(run, row_id))
     elif row_id:
         say("\n".join(story(run, row_id)))
@@ -30,6 +40,24 @@ def show(
         emit(summarise(run))
     else:
         print_summary(summarise(run))
+
+
+def print_as_it_goes(run: Path) -> None:
+    """The run's stages, on a terminal in place, else each line when it has changed."""
+    from rich.live import Live
+    from rich.text import Text
+
+    from rlaif.report.following import follow
+
+    if not sys.stdout.isatty():
+        before: list[str] = []
+        for lines in follow(run, every=10.0):
+            say("\n".join(line for line in lines if line not in before))
+            before = lines
+        return
+    with Live(refresh_per_second=2) as live:
+        for lines in follow(run):
+            live.update(Text(printable("\n".join(lines))))
 
 
 def print_summary(data: dict[str, Any]) -> None:
