@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rlaif.runs.folder import Run, Stage
-from rlaif.runs.lookup import json_rows, complete_lines
+from rlaif.runs.lookup import complete_lines, json_rows
 
 ENDED = ("failed", "interrupted", "stopped")
 
