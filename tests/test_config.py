@@ -206,7 +206,7 @@ def test_every_stage_is_documented_and_its_artefacts_are_known():
 def test_shipped_configs_hold_the_whole_loop_and_name_files_that_exist(path):
     config = load_config(path)
     assert config.name == path.stem
-    assert {s.stage for s in config.stages} == FLOW
+    assert {s.stage for s in config.stages} - {"pretrain"} == FLOW
     assert find(config.constitution, path.parent).is_file()
     assert find(config.prompts.path or "", path.parent).is_file()
 

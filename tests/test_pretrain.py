@@ -10,7 +10,7 @@ from rlaif.config import load_config
 from rlaif.errors import UserError
 from rlaif.runs.folder import Run
 from rlaif.stages import pretrain
-from rlaif.training.raw_text import blocks_of, held_back, read_texts
+from rlaif.training.raw_text import blocks_of, num_heldout_blocks, read_texts
 from tests.test_arms import run_of
 from tests.tiny_models import tiny_policy
 
@@ -49,7 +49,7 @@ def test_texts_are_packed_with_an_end_after_each(policy):
 
 @pytest.mark.parametrize(("blocks", "share", "held"), [(100, 0.05, 5), (10, 0.01, 1), (2, 0.9, 1)])
 def test_some_blocks_measure_and_never_all(blocks, share, held):
-    assert held_back([[1, 2]] * blocks, share) == held
+    assert num_heldout_blocks([[1, 2]] * blocks, share) == held
 
 
 def test_text_is_read_from_files_and_datasets(tmp_path):

@@ -20,10 +20,12 @@ def stage_of(tmp_path, policy, **options):
 
 
 def rows_of(stage, policy):
-    from rlaif.engines.loading import load_causal_lm, load_tokenizer
+    """The rows of the stage's revisions and demonstrations, and the tokenizer."""
+    from rlaif.engines.loading import load_tokenizer
 
     tokenizer = load_tokenizer(policy)
-    return sft._rows(stage, tokenizer, load_causal_lm(policy, "cpu")), tokenizer
+    limit = min(stage.options.max_length, 512)
+    return sft._training_rows(stage, tokenizer, limit)[0], tokenizer
 
 
 def test_the_loss_is_on_the_response_and_its_end_alone(tmp_path, policy):

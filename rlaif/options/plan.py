@@ -94,6 +94,10 @@ class Plan:
         """Roughly how many tokens texts have."""
         return sum(map(len, texts)) / self.characters
 
+    def tokens_in(self, *files: str) -> float:
+        """Tokens of files of text, by their size; a folder, or what is not there, counts as nothing."""
+        return sum(Path(file).stat().st_size for file in files if Path(file).is_file()) / self.characters
+
     def template(self) -> float:
         """Tokens of the judge's question around conversation and responses."""
         return self.tokens(self.templates.comparison([{"role": "user", "content": ""}], "", "")[0]["content"])

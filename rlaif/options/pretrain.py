@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, model_validator
 
-from rlaif.options.base import FILE, NO_EFFECT, Options, StageOptions
+from rlaif.options.base import FILE, NO_EFFECT, NO_JUDGE, Options, StageOptions
 from rlaif.options.plan import Asked, Plan, Work, training
 
 
@@ -32,6 +31,7 @@ class PretrainOptions(StageOptions):
     far."""
 
     needs, makes = ("policy",), ("policy",)
+    ignores = NO_JUDGE
     stage: Literal["pretrain"]
     text: str | tuple[str, ...] = Field(
         description="a .txt file, a .jsonl file whose rows have a text, a folder written by datasets' "
@@ -81,8 +81,5 @@ class PretrainOptions(StageOptions):
 
     def work(self, plan: Plan) -> Work:
         """A training on all tokens of the files."""
-        tokens = (
-            sum(Path(file).stat().st_size for file in self.files if Path(file).is_file()) / plan.characters
-        )
         forward = (self.micro_batch or self.batch_size) * self.block_size
-        return training(plan.config.policy.model, tokens, self, forward)
+        return training(plan.config.policy.model, plan.tokens_in(*self.files), self, forward)

@@ -9,6 +9,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from rlaif.options.base import FILE, NO_EFFECT, NO_JUDGE, StageOptions
+from rlaif.options.data import DataSource
 from rlaif.options.plan import Asked, Plan, Work, training
 
 
@@ -92,11 +93,22 @@ class CritiqueOptions(StageOptions):
 
 
 class SftOptions(StageOptions):
-    """Fine-tune the policy on the revisions."""
+    """Fine-tune the policy on the revisions, on demonstrations, or on both."""
 
     needs, makes = ("revisions", "policy"), ("policy",)
     ignores = NO_JUDGE
     stage: Literal["sft"]
+    demonstrations: DataSource | None = Field(
+        default=None,
+        description="prompts with a response each, as files or data sets hold them (docs/pretraining.md)",
+    )
+    demonstration_share: float | None = Field(
+        default=None,
+        gt=0,
+        le=1,
+        description="share of the training rows that are demonstrations, the others being revisions; omitted "
+        "= all of both, as far as an earlier stage has made revisions",
+    )
     train_on: Literal["all", "last"] = Field(
         default="all", description="all revisions, as in the paper, or the last"
     )
@@ -112,19 +124,34 @@ class SftOptions(StageOptions):
         json_schema_extra=NO_EFFECT,
     )
     heldout: float = Field(
-        default=0.05, gt=0, lt=1, description="share of prompts whose revisions measure, not train"
+        default=0.05, gt=0, lt=1, description="share of prompts whose rows measure, not train"
     )
     max_length: int = Field(default=1024, ge=8, description="longer rows are dropped and counted")
+
+    @property
+    def required_artefacts(self) -> tuple[str, ...]:
+        share = self.demonstration_share
+        alone = self.demonstrations is not None and (share is None or share == 1)
+        return ("policy",) if alone else self.needs
+
+    @model_validator(mode="after")
+    def _share_of_some(self) -> SftOptions:
+        if self.demonstration_share is not None and self.demonstrations is None:
+            raise ValueError("demonstration_share: no demonstrations are named")
+        return self
 
     def estimate(self, plan: Plan) -> tuple[int, list[Asked]]:
         """It asks no model."""
         return 0, []
 
     def work(self, plan: Plan) -> Work:
-        """A training on the revisions."""
-        rows = plan.revisions if self.train_on == "all" else plan.originals
+        """A training on the revisions and the demonstrations, all of them where a share is given, too."""
+        revised = plan.revisions if self.train_on == "all" else plan.originals
+        alone = self.demonstrations is not None and self.demonstration_share == 1
+        shown = plan.tokens_in(self.demonstrations.path or "") if self.demonstrations else 0.0
+        tokens = (0 if alone else revised * plan.row) + shown
         forward = (self.micro_batch or self.batch_size) * plan.row
-        return training(plan.config.policy.model, rows * plan.row, self, forward)
+        return training(plan.config.policy.model, tokens, self, forward)
 
 
 class PairOptions(StageOptions):

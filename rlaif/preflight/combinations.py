@@ -348,7 +348,7 @@ def _of_stage(options: StageOptions, config: Config, rows: _Rows, prompts: dict[
 
 def _batches(options: StageOptions, rows: _Rows) -> Iterator[tuple[str, int]]:
     """What a training stage's batches are filled with, and how many there are at most."""
-    if isinstance(options, SftOptions):
+    if isinstance(options, SftOptions) and options.demonstrations is None:
         yield "revisions", rows.revisions
     elif isinstance(options, RejectionOptions):
         yield "responses are kept", min(rows.responses, rows.responses // max(rows.k, 1) * options.keep)

@@ -22,13 +22,13 @@ SHARDED = True  # and each can hold a share of the model
 
 def run(stage: Stage[PretrainOptions]) -> None:
     """Write policy/ (a model folder) and metrics.jsonl (the learning curve)."""
-    from rlaif.training.loop import fit_rows, learned
-    from rlaif.training.raw_text import held_back
+    from rlaif.training.loop import curve_summary, fit_rows
+    from rlaif.training.raw_text import num_heldout_blocks
 
     source = stage.input("policy")
-    model, tokenizer = _start(stage, source)
+    model, tokenizer = _open(stage, source)
     blocks = _blocks(stage, tokenizer, model)
-    held = held_back(blocks, stage.options.heldout)
+    held = num_heldout_blocks(blocks, stage.options.heldout)
     rows = [{"input_ids": block, "labels": block} for block in blocks]
     like = None if stage.options.architecture else source
     train_once(
@@ -36,7 +36,7 @@ def run(stage: Stage[PretrainOptions]) -> None:
         "policy",
         lambda: fit_rows(stage, model, tokenizer, rows[:-held], rows[-held:], like, MEASURED),
     )
-    stage.metrics = learned(stage) | {
+    stage.metrics = curve_summary(stage) | {
         "parameters": model.num_parameters(),
         "tokens": sum(map(len, blocks[:-held])),
         "n_heldout": held,
@@ -46,7 +46,7 @@ def run(stage: Stage[PretrainOptions]) -> None:
 MEASURED = {"eval_strategy": "steps", "eval_steps": 0.1}  # an epoch may be the whole training
 
 
-def _start(stage: Stage[PretrainOptions], source: Path) -> tuple[Any, Any]:
+def _open(stage: Stage[PretrainOptions], source: Path) -> tuple[Any, Any]:
     """(model, tokenizer): of random weights drawn by the stage's seed where the options give sizes, or the
     policy so far."""
     import torch

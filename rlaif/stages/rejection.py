@@ -28,7 +28,7 @@ def run(stage: Stage[RejectionOptions]) -> None:
     """Write grades.jsonl, policy/ (a model folder) and metrics.jsonl (the learning curve)."""
     from rlaif.engines.loading import context_length, load_causal_lm, load_tokenizer
     from rlaif.rl.ranks import Ranks
-    from rlaif.training.loop import fit_responses, heldout_prompts, learned
+    from rlaif.training.loop import curve_summary, fit_responses, heldout_prompts
     from rlaif.training.rewards import grade, open_rewards
 
     source = stage.input("policy")
@@ -52,7 +52,7 @@ def run(stage: Stage[RejectionOptions]) -> None:
     held = heldout_prompts(stage, [row["prompt_id"] for row in rows], stage.options.heldout)
     train_once(stage, "policy", lambda: fit_responses(stage, model, tokenizer, rows, held))
     stage.metrics = {
-        **learned(stage),
+        **curve_summary(stage),
         "reward_all": mean(list(rewards.values())),
         "reward_kept": mean([rewards[r.id] for r in kept]),
     }

@@ -12,7 +12,7 @@ import math
 import time
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from transformers.utils import logging
 from rlaif.engines.loading import eos_ids
 from rlaif.errors import UserError
 from rlaif.prompting.chat import end_of_turn
+from rlaif.records import Prompt
 from rlaif.rl.checkpoints import WHOLE, last_checkpoint, publish, remove_damaged, seal_checkpoint, write_model
 from rlaif.rl.forward import is_large
 from rlaif.rl.ranks import Ranks
@@ -231,7 +232,7 @@ def fit_rows(
     publish(stage, "policy", lambda folder: write_model(model, tokenizer, folder, like))
 
 
-def learned(stage: Stage) -> dict[str, Any]:
+def curve_summary(stage: Stage) -> dict[str, Any]:
     """The curve's figures: steps, losses at both ends, and the held-out loss before and after."""
     curve = JsonlLog(stage.dir / "metrics.jsonl", "step").rows()
     losses, heldout = ([row[key] for row in curve if key in row] for key in ("loss", "heldout_loss"))
@@ -255,12 +256,14 @@ def _set_stop_token(model: Any, tokenizer: Any, end: int | None) -> None:
         generation.temperature = generation.top_p = generation.top_k = None
 
 
-def heldout_prompts(stage: Stage, prompt_ids: Iterable[str], share: float) -> set[str]:
+def heldout_prompts(
+    stage: Stage, prompt_ids: Iterable[str], share: float, others: Mapping[str, Prompt] | None = None
+) -> set[str]:
     """About `share` of the prompts, by whole groups drawn by the stage's seed: at least one group, never all.
 
-    None of a single group.
+    None of a single group. `others` are prompts, by id, that are not the run's.
     """
-    known, clusters = stage.prompts_by_id(), defaultdict[str, list[str]](list)
+    known, clusters = {**(others or {}), **stage.prompts_by_id()}, defaultdict[str, list[str]](list)
     for prompt_id in sorted(set(prompt_ids)):
         clusters[known[prompt_id].cluster if prompt_id in known else prompt_id].append(prompt_id)
     wanted, held = max(1, round(share * sum(map(len, clusters.values())))), set[str]()

@@ -67,7 +67,7 @@ def blocks_of(
     return [block for block in blocks if len(block) > 1]
 
 
-def held_back(blocks: Sequence[list[int]], share: float) -> int:
+def num_heldout_blocks(blocks: Sequence[list[int]], share: float) -> int:
     """How many of the blocks measure: about `share` of them, at least one, and never all."""
     return min(max(1, round(share * len(blocks))), len(blocks) - 1)
 

@@ -53,6 +53,14 @@ ELSEWHERE: dict[str, Elsewhere] = {
     "judge_card.enforce": Elsewhere(
         "test_auditing", "test_label_refuses_a_judge_whose_card_fails_until_told_otherwise", "enforce"
     ),
+    "sft.demonstrations": Elsewhere(
+        "test_demonstrations", "test_the_policy_learns_what_it_is_shown", '"demonstrations": path'
+    ),
+    "sft.demonstration_share": Elsewhere(
+        "test_demonstrations",
+        "test_demonstrations_and_revisions_are_mixed_by_a_share",
+        '"demonstration_share": share',
+    ),
     "reward.members": Elsewhere(
         "test_reward_more", "test_members_differ_by_seed_and_are_measured_together_and_each", "members="
     ),
