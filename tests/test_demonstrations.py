@@ -6,7 +6,7 @@ import pytest
 
 from rlaif.config import load_config
 from rlaif.errors import UserError
-from rlaif.options.data import DataSource
+from rlaif.options.data import DataSourceOptions
 from rlaif.prompting.conversations import Unusable
 from rlaif.prompting.demonstrations import demonstration, read_demonstrations
 from rlaif.runs.folder import is_heldout, split_of
@@ -78,7 +78,7 @@ def written(folder, rows, name="shown.jsonl"):
 def test_a_file_without_any_is_refused_with_the_reasons(tmp_path):
     path = written(tmp_path, [{"text": "a"}, {"text": "b"}])
     with pytest.raises(UserError, match=r"sft.demonstrations: .*no demonstration \(2 × neither a prompt"):
-        read_demonstrations(DataSource(path=path), "sft.demonstrations")
+        read_demonstrations(DataSourceOptions(path=path), "sft.demonstrations")
 
 
 def shown(n):

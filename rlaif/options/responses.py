@@ -9,7 +9,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from rlaif.options.base import FILE, NO_EFFECT, NO_JUDGE, StageOptions
-from rlaif.options.data import DataSource
+from rlaif.options.data import DataSourceOptions
 from rlaif.options.plan import Asked, Plan, Work, training
 
 
@@ -98,7 +98,7 @@ class SftOptions(StageOptions):
     needs, makes = ("revisions", "policy"), ("policy",)
     ignores = NO_JUDGE
     stage: Literal["sft"]
-    demonstrations: DataSource | None = Field(
+    demonstrations: DataSourceOptions | None = Field(
         default=None,
         description="prompts with a response each, as files or data sets hold them (docs/pretraining.md)",
     )

@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from rlaif.errors import UserError
-from rlaif.options.data import DataSource
+from rlaif.options.data import DataSourceOptions
 from rlaif.prompting.conversations import Turn, Unusable, asked, turns_of
 from rlaif.prompting.tables import read_table
 from rlaif.records import Prompt, Response
@@ -35,7 +35,7 @@ class Demonstrations:
     dropped: Counter[str] = field(default_factory=Counter)
 
 
-def read_demonstrations(source: DataSource, option: str) -> Demonstrations:
+def read_demonstrations(source: DataSourceOptions, option: str) -> Demonstrations:
     """The demonstrations of a source; raises UserError, which names the option, where it holds none."""
     found = Demonstrations()
     for _, row in read_table(source):
