@@ -2,6 +2,7 @@
 
 import ast
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -72,6 +73,16 @@ def test_the_pages_name_every_folder():
     for page in ("README.md", "docs/architecture.md"):
         text = (ROOT / page).read_text()
         assert not [name for name in layers if f"{name}/`" not in text], page
+
+
+def test_the_page_has_the_layers_in_this_order():
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    table = page[page.index("| layer |") :].split("\n\n")[0].splitlines()[2:]
+    rows = [re.findall(r"`(\w+)(?:/|\.py)`", line.split("|")[1]) for line in table]
+    depths = [[LAYER[name] for name in row] for row in rows]
+    assert all(len(set(depth)) == 1 for depth in depths), depths
+    assert [depth[0] for depth in depths] == sorted((depth[0] for depth in depths), reverse=True)
+    assert {name for row in rows for name in row} == set(LAYER)
 
 
 def test_nothing_in_the_loop_knows_the_playground():

@@ -15,7 +15,8 @@ from rlaif.rl import ppo as algorithm
 from rlaif.rl import ppo_checkpoint as checkpoint
 from rlaif.rl.forward import response_final, response_logits
 from rlaif.rl.ppo import PPO
-from rlaif.rl.pretraining import Pretraining, blocks_of
+from rlaif.rl.pretraining import Pretraining
+from rlaif.training.raw_text import blocks_of, read_texts
 from rlaif.rl.trunk import SharedTrunk
 from rlaif.rl.weights import trainable_weights
 from tests.test_ppo import EOS, PAD, SIZES, prompts, trainer, wanted_share, weights
@@ -152,15 +153,18 @@ def test_blocks_of_text(tmp_path):
             return {"input_ids": [ord(c) - 96 for c in text]}
 
     (tmp_path / "a.txt").write_text("abcde\n")
-    assert blocks_of(tmp_path / "a.txt", Letters(), 4) == [[1, 2, 3, 4], [5, 0]]
+
+    def blocks(name, length):
+        return blocks_of(read_texts(tmp_path / name, "ppo.ptx.file"), Letters(), length)
+
+    assert blocks("a.txt", 4) == [[1, 2, 3, 4], [5, 0]]
     (tmp_path / "a.jsonl").write_text('{"text": "ab"}\n{"text": "c"}\n')
-    assert blocks_of(tmp_path / "a.jsonl", Letters(), 3) == [[1, 2, 0], [3, 0]]
+    assert blocks("a.jsonl", 3) == [[1, 2, 0], [3, 0]]
     (tmp_path / "b.jsonl").write_text('{"text": "ab"}\n{"words": "c"}\n')
     with pytest.raises(UserError, match=r"b.jsonl:2"):
-        blocks_of(tmp_path / "b.jsonl", Letters(), 3)
+        blocks("b.jsonl", 3)
     (tmp_path / "c.txt").write_text("")
-    with pytest.raises(UserError, match="holds no text"):
-        blocks_of(tmp_path / "c.txt", Letters(), 3)
+    assert blocks("c.txt", 3) == []
 
 
 def test_the_average_follows_the_weights_and_takes_their_place():
