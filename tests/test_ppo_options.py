@@ -16,9 +16,9 @@ from rlaif.rl import ppo_checkpoint as checkpoint
 from rlaif.rl.forward import response_final, response_logits
 from rlaif.rl.ppo import PPO
 from rlaif.rl.pretraining import Pretraining
-from rlaif.training.raw_text import blocks_of, read_texts
 from rlaif.rl.trunk import SharedTrunk
 from rlaif.rl.weights import trainable_weights
+from rlaif.training.raw_text import blocks_of, read_texts
 from tests.test_ppo import EOS, PAD, SIZES, prompts, trainer, wanted_share, weights
 
 TEXT = [[2, 5, 6, 7], [3, 9, 9], [4, 8, 10, 11, 12]]
