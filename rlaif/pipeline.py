@@ -142,6 +142,8 @@ def _run(
         processes.check_fsdp(waiting)
         processes.check_even_shares(waiting)
         if waiting:
+            stages = zip(plan["stages"], this.stages[:last], strict=True)
+            plan |= totals([row for row, stage in stages if not stage.is_done])
             if left_out := left_out_in_words(spec.prompt_rows, spec.config.prompts.name):
                 tell(left_out)
             for warning in plan["warnings"]:
@@ -236,10 +238,12 @@ def dry_run(
     where it is not.
     """
     _, spec, fork = _wanted(config, out, overrides, source, at)
-    shared = {"shared": [stage.dir.name for stage in fork.parent.stages[: fork.shared]]} if fork else {}
     speeds = calibrated(spec.config, spec.constitution, spec.prompts, spec.templates, measure, tell)
     plan = planned(spec, last_stage(spec.config, until), speeds)
-    return {"config": spec.config.model_dump(mode="json"), **shared, **plan}
+    if fork:
+        plan |= totals(plan["stages"][fork.shared :])
+        plan["shared"] = [stage.dir.name for stage in fork.parent.stages[: fork.shared]]
+    return {"config": spec.config.model_dump(mode="json"), **plan}
 
 
 def planned(spec: RunSpec, last: int, speeds: Mapping[str, Speed] | None = None) -> dict[str, Any]:

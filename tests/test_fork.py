@@ -71,6 +71,8 @@ def test_another_constitution_from_label_on(project, parent, asked):
         "constitution.principles.0.text: 'Never say rude.' there, 'Never say rain.' now"
     ]
     assert any("Never say rain" in line for line in told)
+    assert not any(line.startswith(("  sample:", "  critique:")) for line in told)  # of the estimate
+    assert any(line.startswith("  label: ") for line in told)
     labels = {row.principle_id for row in Rows(this.path / "05_label" / "labels.jsonl", Label)}
     assert len(labels) == 2
     assert this.ledger.figures()["calls"] == this.stages[4].summary["usage"]["calls"]
@@ -204,5 +206,7 @@ def test_a_damaged_parent_is_not_forked(project, parent):
 def test_a_dry_run_says_what_is_shared(project, parent):
     plan = pipeline.dry_run(None, ["pair.limit=20"], parent, out=project / "second")
     assert plan["shared"] == ["01_sample", "02_critique", "03_sample"]
+    assert [stage["stage"] for stage in plan["stages"]] == ["pair", "label"]
+    assert plan["calls"] == plan["stages"][1]["calls"] > 0
     assert not (project / "second").exists()
     assert json.dumps(plan)

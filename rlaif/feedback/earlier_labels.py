@@ -32,7 +32,7 @@ REASONS = {
 }
 KEEP = (
     "To keep its labels, edit only `compare:` of the principle (the judge's wording), "
-    "or start from that run's responses (pair.imported)"
+    "or fork that run at label, which keeps its responses (rlaif run --from RUN --at label)"
 )
 
 

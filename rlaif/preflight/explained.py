@@ -24,7 +24,13 @@ RUN = "run"  # the section of the keys that belong to no stage
 _PAPER = re.compile(r"arXiv \d{4}\.\d{4,5}")
 _SIGNS = {Ge: ("ge", "≥"), Gt: ("gt", ">"), Le: ("le", "≤"), Lt: ("lt", "<")}
 _WORDS = {bool: "true or false", int: "whole number", float: "number", str: "text", Any: "anything"}
-_FILES = {"file": "a file or folder", "run": "a run folder", "model": "a model", "reward": "a reward source"}
+_FILES = {
+    "file": "a file or folder",
+    "later": "a file that may be written later",
+    "run": "a run folder",
+    "model": "a model",
+    "reward": "a reward source",
+}
 
 
 @dataclass(frozen=True)
