@@ -12,6 +12,9 @@ from rlaif import pipeline
 from rlaif.errors import UserError
 from rlaif.preflight import fork as forking
 from rlaif.records import Label
+from rlaif.report.run_reader import RunReader
+from rlaif.report.summary import summarise
+from rlaif.report.warnings import run_warnings
 from rlaif.runs import storage
 from rlaif.runs.folder import Run
 from rlaif.runs.rows import Rows
@@ -73,6 +76,8 @@ def test_another_constitution_from_label_on(project, parent, asked):
     assert any("Never say rain" in line for line in told)
     assert not any(line.startswith(("  sample:", "  critique:")) for line in told)  # of the estimate
     assert any(line.startswith("  label: ") for line in told)
+    assert summarise(this.path)["parent"] == recorded
+    assert any("Never say rain" in warning for warning in run_warnings(RunReader(this.path)))
     labels = {row.principle_id for row in Rows(this.path / "05_label" / "labels.jsonl", Label)}
     assert len(labels) == 2
     assert this.ledger.figures()["calls"] == this.stages[4].summary["usage"]["calls"]

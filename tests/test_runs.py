@@ -74,6 +74,7 @@ def test_removing_a_parent_leaves_its_fork_whole(runs):
     assert remove(runs / "first") == ["second"]
     assert not (runs / "first").exists()
     assert sorted(path.name for path in runs.iterdir()) == ["second", "third"]
+    assert all(stage.is_done for stage in pipeline.resume(runs / "third").stages)
     fork = Run.load(runs / "second")
     fork.verify()
     assert all(stage.is_done for stage in pipeline.resume(runs / "second").stages)

@@ -70,6 +70,8 @@ def print_summary(data: dict[str, Any]) -> None:
     console = Console(highlight=False)
     data = _shown(data)
     console.print(f"{data.get('name', 'run')}: {data['status']}")
+    if parent := data.get("parent"):
+        console.print(f"forked from {parent['path']} at {parent['at']}")
     stages = Table("stage", "status", "seconds", "in", "kept", "dropped")
     given = [{"name": "prompts", "status": "read", "seconds": 0.0, **data["prompt_rows"]}]
     for s in [*(given if data.get("prompt_rows") else []), *data["stages"]]:
@@ -95,7 +97,7 @@ def print_summary(data: dict[str, Any]) -> None:
             if metric.key == "kl" and any(left_out):
                 table.add_row("kl_left_out", *("" if n is None else str(n) for n in left_out))
         console.print(table)
-    others = ("name", "status", "prompt_rows", "stages", "policies", "spent")
+    others = ("name", "status", "parent", "prompt_rows", "stages", "policies", "spent")
     for part, figures in ((key, value) for key, value in data.items() if key not in others):
         numbers = {k: v for k, v in figures.items() if isinstance(v, (int, float))}
         line = ", ".join(f"{k} {_figure(v)}" for k, v in numbers.items())

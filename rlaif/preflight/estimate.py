@@ -108,7 +108,7 @@ def stage_estimate(plan: Plan, options: StageOptions, round: int) -> dict[str, A
     prices = [(used, table.get(question.model.model)) for used, question in zip(used, asked, strict=True)]
     found: dict[str, Any] = {"stage": options.stage, "round": round, "rows": rows}
     found |= {key: sum(own[key] for own in used) for key in COUNTED if key != "cached"}
-    if isinstance(options, LabelOptions) and options.labels_from:
+    if isinstance(options, LabelOptions) and options.labels_from and Path(options.labels_from).exists():
         found["labels_from"] = earlier.estimate_taken_over(
             plan.config, plan.constitution, plan.templates, options
         )

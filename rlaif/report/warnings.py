@@ -27,6 +27,7 @@ def run_warnings(reader: RunReader) -> list[str]:
     names = [name for name, kind in STAGES.items() if issubclass(kind, OnlineOptions)]
     return [
         *_unfinished(reader),
+        *_shared(reader),
         *_refused_judge(reader),
         *_judge(reader.metrics("label")),
         *_gold(reader),
@@ -36,6 +37,15 @@ def run_warnings(reader: RunReader) -> list[str]:
         *_dropped(reader),
         *_responses(reader),
     ]
+
+
+def _shared(reader: RunReader) -> Iterator[str]:
+    parent = reader.manifest.get("parent") or {}
+    if parent.get("differs"):
+        yield (
+            f"Stages {', '.join(parent['shared'])} are shared with {parent['path']} and were made with "
+            f"something else than this run's config: {'; '.join(parent['differs'])}."
+        )
 
 
 def _unfinished(reader: RunReader) -> Iterator[str]:
