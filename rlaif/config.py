@@ -17,7 +17,8 @@ from urllib.parse import urlsplit
 from pydantic import Field, model_validator
 
 from rlaif.errors import UserError, nearest
-from rlaif.extends import extended, load_extended, stages_named
+from rlaif.extends import ASSETS, extended, load_extended, stages_named
+from rlaif.extends import PACKAGE as PACKAGE
 from rlaif.old_names import with_new_name, with_new_names
 from rlaif.options import (
     STAGES,
@@ -32,10 +33,6 @@ from rlaif.options.base import FILE, NO_EFFECT, BudgetOptions, PriceOptions
 from rlaif.options.data import PromptSourceOptions
 from rlaif.options.engines import ENGINES, EngineKind, EngineName
 from rlaif.yamlfile import Lines, parse_scalar, validate_yaml
-
-PACKAGE = Path(__file__).parent
-# In a checkout the shipped files stand beside the package; a wheel carries them inside it.
-ASSETS = PACKAGE / "assets" if (PACKAGE / "assets").is_dir() else PACKAGE.parent
 
 # A long name with small letters and digits in it is a key that somebody put where its variable's name
 # belongs.

@@ -33,7 +33,10 @@ Place = tuple[str | int, ...]
 OPTIONS_OR_STAGES = (
     "options, such as {updates: 10}; or what stands in its place, such as [{stage: dpo}], or [] for nothing"
 )
-EXAMPLE = "a config's file, looked up beside this one: extends: quickstart.yaml"
+EXAMPLE = "a config's file, beside this one or shipped with rlaif: extends: configs/quickstart.yaml"
+PACKAGE = Path(__file__).parent
+# In a checkout the shipped files stand beside the package; a wheel carries them inside it.
+ASSETS = PACKAGE / "assets" if (PACKAGE / "assets").is_dir() else PACKAGE.parent
 
 
 def load_extended(path: Path, below: Sequence[Path] = ()) -> tuple[Any, Lines]:
@@ -51,9 +54,10 @@ def extended(data: Any, own: Lines, path: Path, below: Sequence[Path] = ()) -> t
     where = own.where(path, ("extends",))
     if not isinstance(name, str) or not name:
         raise UserError(f"{where}: extends: {name!r} is no file.", EXAMPLE)
-    there = path.parent / name
-    if not there.is_file():
-        raise UserError(f"{where}: extends: {name}: no such file.", EXAMPLE, f"{there} was looked for")
+    there = next((file for root in (path.parent, ASSETS) if (file := root / name).is_file()), None)
+    if there is None:
+        looked = f"{path.parent / name} was looked for, and {name} among the shipped files"
+        raise UserError(f"{where}: extends: {name}: no such file.", EXAMPLE, looked)
     chain = [*below, path]
     if there.resolve() in (file.resolve() for file in chain):
         circle = " → ".join(str(file) for file in [*chain, there])

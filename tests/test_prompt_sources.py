@@ -73,11 +73,11 @@ def test_parquet_a_saved_data_set_and_the_hub(tmp_path, monkeypatch):
     import datasets
 
     rows = [
-        {"prompt": [{"role": "user", "content": BASIL}], "n": 1, "group_size": 7},
+        {"prompt": [{"role": "user", "content": BASIL}], "n": 1, "group": 7},
         {
             "prompt": [{"role": "system", "content": "s"}, {"role": "user", "content": RIVER}],
             "n": 2,
-            "group_size": 8,
+            "group": 8,
         },
     ]
     table = datasets.Dataset.from_list(rows)

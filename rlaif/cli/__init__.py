@@ -13,6 +13,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 # The order of the help page.
 from rlaif.cli import (  # noqa: F401, I001
+    init,
     run,
     resume,
     runs,
