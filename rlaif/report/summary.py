@@ -21,7 +21,7 @@ def summarise(path: Path) -> dict[str, Any]:
         {
             "name": reader.run.config.name,
             "status": "unfinished" if reader.unfinished else "done",
-            "parent": reader.run.manifest.get("parent"),
+            **{key: value for key, value in reader.run.manifest.items() if key == "parent"},
             "prompt_rows": reader.run.manifest.get("prompt_rows", {}),
             "stages": [_stage(stage) for stage in reader.run.stages],
             "policies": reader.metrics("evaluate").get("policies", {}),
