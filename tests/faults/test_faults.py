@@ -8,6 +8,7 @@ from collections import Counter
 import pytest
 
 from rlaif.runs.folder import Run
+from rlaif.runs.storage import read_json
 from tests.faults.harness import CONSTITUTION, KILL, Harness, difference
 
 needs_compiler = pytest.mark.skipif(shutil.which("gcc") is None, reason="the shim needs gcc")
@@ -79,11 +80,12 @@ def test_a_rename_or_removal_killed_anywhere_is_finished_by_the_same_command(har
     assert harness.command([*words, "--out", str(harness.tmp / "kept" / "old")], harness.tmp)["code"] == 0
     fork = ["run", "--from", str(harness.tmp / "kept" / "old"), "--at", "label", "--until", "label"]
     assert harness.command([*fork, "--out", str(harness.tmp / "kept" / "fork")], harness.tmp)["code"] == 0
+    codes = []
     for at in range(0, 24, 2):
         shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(harness.tmp / "kept", folder)
         rename = ["runs", "rename", str(old), "new"]
-        harness.command(rename, folder, KILL, at)
+        codes.append(harness.command(rename, folder, KILL, at)["code"])
         assert old.exists() != new.exists()
         code = harness.command(rename, folder)["code"]
         assert code == 0, harness.errors.read_text()
@@ -94,6 +96,37 @@ def test_a_rename_or_removal_killed_anywhere_is_finished_by_the_same_command(har
             Run.load(new).verify()
             assert harness.command(["runs", "rm", str(new)], folder)["code"] == 0
         Run.load(folder / "fork").verify()
+    assert codes.count(-9) > 3
+
+
+@needs_compiler
+@pytest.mark.parametrize("begun", [4, 0])
+def test_a_change_of_options_killed_anywhere_is_finished_by_the_same_command(harness, begun):
+    """In a folder where four stages are done, and in one where none has begun."""
+    before, folder, whole = (harness.tmp / f"{name}_{begun}" for name in ("before", "changed", "whole"))
+    shutil.copytree(harness.harmless[begun or 1], before)
+    if not begun:
+        shutil.rmtree(before / "01_sample")
+    changes = ["-s", "pair.limit=5", "--until", "pair"] if begun else ["-s", "seed=3", "--until", "sample[0]"]
+
+    def changed(into, *harm):
+        return harness.command(
+            ["run", str(harness.project / "config.yaml"), "--out", str(into), *changes], into, *harm
+        )
+
+    shutil.copytree(before, whole)
+    calls = changed(whole)["calls"]
+    codes = []
+    for at in range(0, calls, max(1, calls // 12)):
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(before, folder)
+        codes.append(changed(folder, KILL, at)["code"])
+        assert changed(folder)["code"] == 0, harness.errors.read_text()
+        assert difference(whole, folder) == ""
+        mine, theirs = (read_json(path / "config.json") for path in (folder, whole))
+        assert mine == theirs
+        Run.load(folder).verify()
+    assert codes.count(-9) > 8
 
 
 @needs_compiler
