@@ -160,6 +160,8 @@ class Response(Record):
     """Length in tokens of the model; missing where it is not known."""
     token_ids: str | None = None
     """Its tokens by `rlaif.records.encode_tokens`; missing where they are not known or not needed."""
+    thinking: str | None = None
+    """What a reasoning model wrote before it: no judge sees it; missing where there is none. `token_ids` hold it too."""
 
     @field_validator("token_ids")
     @classmethod

@@ -19,6 +19,7 @@ from rlaif.config import ModelConfig
 from rlaif.errors import replace_surrogates
 from rlaif.plugin import load_function, own
 from rlaif.prompting.chat import refused_by_template
+from rlaif.prompting.thinking import split_thinking
 from rlaif.runs.spending import Account
 
 Chat = list[dict[str, str]]
@@ -41,7 +42,7 @@ class Generation:
     """One written text. `finish` is "stop", "length", "content_filter" where a service broke it off, or,
     without a text, "too_long" where the prompt did not fit the context, "refused" where a server would not
     take it and "template" where the model's chat template would not, which then `said` why. `token_ids` as in
-    `records.Response`, where they are known.
+    `records.Response`, where they are known; they hold the `thinking` as well, which is no part of the text.
     """
 
     text: str
@@ -50,10 +51,13 @@ class Generation:
     tokens: int = 0
     token_ids: str | None = None
     said: str = ""
+    thinking: str = ""
 
     def __post_init__(self) -> None:
         # From any source, a script or an older cache included: no row can hold half of a surrogate pair.
-        object.__setattr__(self, "text", replace_surrogates(self.text)[0])
+        thinking, text = split_thinking(replace_surrogates(self.text)[0])
+        object.__setattr__(self, "text", text)
+        object.__setattr__(self, "thinking", self.thinking or thinking)
 
     @property
     def why_empty(self) -> str | None:

@@ -257,6 +257,7 @@ def _is_generation(value: Any) -> bool:
         "tokens": int,
         "token_ids": (str, type(None)),
         "said": str,
+        "thinking": str,
     }
     if not isinstance(value, dict) or not {"text", "finish"} <= value.keys() <= kinds.keys():
         return False

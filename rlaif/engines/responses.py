@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from rlaif.errors import replace_surrogates
+from rlaif.prompting.thinking import OPEN
 
 # What a question may cost: tries at its log-probabilities, then the tokens of a written verdict.
 READS, VERDICT_TOKENS = 3, 16
@@ -19,12 +20,6 @@ _NEVER = -30.0  # log-probability of what cannot be any less likely
 # A date, its month and day, its year and month, or a number like 001: not the size of another model.
 _RELEASE = r"(\d{4}-?\d\d-?\d\d|(0[1-9]|1[0-2])-?(0[1-9]|[12]\d|3[01])|2\d(0[1-9]|1[0-2])|0\d\d)"
 _LATEST = re.compile(r"[-:]latest$")
-
-
-# What opens a model's thinking where its server does not take it out of the text.
-_THOUGHT = re.compile(
-    r"\s*(?:<(?:seed:)?(?:think|thinking|thought|reasoning)>|<\|channel\|>analysis|\[THINK\]|◁think▷)", re.I
-)
 _CUT = ("length", "max_tokens", "model_length")
 _FILTERED = ("content_filter", "safety", "prohibited_content")
 _BROKEN_OFF = ("error", "abort", "cancelled")
@@ -35,7 +30,8 @@ class Answer(NamedTuple):
     any.
 
     `finish` is "stop", "length" or "content_filter", whatever the server calls it. `thinks` says that it
-    begins with the model's thinking, `replaced` how many lone surrogates became U+FFFD.
+    begins with the model's thinking, `thinking` is what a server took out of the text, `replaced` how many
+    lone surrogates became U+FFFD.
     """
 
     text: str
@@ -46,6 +42,7 @@ class Answer(NamedTuple):
     tokens: int
     shared_tokens: int
     thinks: bool = False
+    thinking: str = ""
     replaced: int = 0
 
 
@@ -62,6 +59,7 @@ def parse_response(body: Any) -> Answer | None:
     message = choice["message"]
     text, replaced = replace_surrogates(_content(message))
     hidden = message.get("reasoning_content") or message.get("reasoning")
+    thinking = replace_surrogates(hidden)[0] if isinstance(hidden, str) else ""
     return Answer(
         text,
         _finish(_text(choice.get("finish_reason"))),
@@ -70,7 +68,8 @@ def parse_response(body: Any) -> Answer | None:
         _count(used, "prompt_tokens"),
         _count(used, "completion_tokens"),
         _count((used or {}).get("prompt_tokens_details"), "cached_tokens"),
-        thinks=bool(_THOUGHT.match(text) or (hidden and not text.strip())),
+        thinks=bool(OPEN.match(text.lstrip()) or (hidden and not text.strip())),
+        thinking=thinking,
         replaced=replaced,
     )
 

@@ -35,7 +35,7 @@ from rlaif.prompting.chat import (
     split_chat,
     token_ids,
 )
-from rlaif.prompting.turns import text_of, written_turn_end
+from rlaif.prompting.turns import written_text, written_turn_end
 from rlaif.records import encode_tokens
 from rlaif.runs.storage import folder_hash
 
@@ -163,7 +163,7 @@ class TransformersEngine:
         """The generation a row of new tokens amounts to: without a chat template, those up to the next Human
         turn."""
         end = written_turn_end(self.tokenizer, ids)
-        text, finish = text_of(self.tokenizer, ids), "stop" if stopped or end else "length"
+        text, finish = written_text(self.tokenizer, ids), "stop" if stopped or end else "length"
         return Generation(text, finish, prompt_tokens, len(ids[:end]), encode_tokens(ids[:end]))
 
     def _count(self, prompt_tokens: int, tokens: int, calls: int = 1) -> None:

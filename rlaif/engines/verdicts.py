@@ -17,12 +17,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
+from rlaif.prompting.thinking import CLOSED, OPEN
 from rlaif.refusals import QUOTED, refuses
 
 LONGEST = 10_000  # characters; a longer text is no answer to a question with a few choices
-_THINK = r"think(?:ing)?|thought|reason(?:ing)?|analysis|reflection"
-_CLOSED = re.compile(rf"[<\[◁]/(?:seed:)?(?:{_THINK})[>\]▷]|<\|channel\|>final(?:<\|message\|>)?", re.I)
-_OPEN = re.compile(rf"[<\[◁](?:seed:)?(?:{_THINK})[>\]▷]|<\|channel\|>analysis", re.I)
 _MARKS = re.compile(r"[*`~$]+|(?<![^\W_])_+|_+(?![^\W_])|^\s*(?:[#>•–-]+\s+)+", re.M)
 _ABBREVIATED = re.compile(r"\b(vs|e\.g|i\.e|cf|approx|no|etc)\.", re.I)
 _NOUN = r"(?:repl(?:y|ies)|responses?|options?|candidates?|choices?|answers?|assistants?|models?|outputs?|completions?)"
@@ -251,9 +249,9 @@ def parse_choice(text: str, choices: Sequence[str], *, worst: bool = False, cut:
 
 def answer_part(text: str) -> str | None:
     """The text after a closed block of thinking; None where the thinking has not ended."""
-    closed = [found.end() for found in _CLOSED.finditer(text)]
+    closed = [found.end() for found in CLOSED.finditer(text)]
     rest = text[closed[-1] :] if closed else text
-    return None if _OPEN.search(rest) else rest
+    return None if OPEN.search(rest) else rest
 
 
 def _json_choice(text: str, known: Grammar) -> str | None:

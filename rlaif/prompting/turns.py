@@ -8,6 +8,7 @@ from typing import Any
 
 from rlaif.prompting.chat import HUMAN_STOP, encode_chat, encode_turn, end_of_turn, has_chat_template
 from rlaif.prompting.templates import Chat
+from rlaif.prompting.thinking import split_thinking
 from rlaif.records import Response, decode_tokens
 
 
@@ -17,7 +18,13 @@ def decode(tokenizer: Any, ids: Sequence[int]) -> str:
 
 
 def text_of(tokenizer: Any, ids: Sequence[int]) -> str:
-    """What a response of these tokens says; where there is no chat template, up to the next Human turn."""
+    """What a response of these tokens says after its thinking; where there is no chat template, up to the next
+    Human turn."""
+    return split_thinking(written_text(tokenizer, ids))[1]
+
+
+def written_text(tokenizer: Any, ids: Sequence[int]) -> str:
+    """The same with the thinking before it."""
     text = decode(tokenizer, ids)
     return (text if has_chat_template(tokenizer) else text.split(HUMAN_STOP)[0]).strip()
 

@@ -179,6 +179,7 @@ def _response(
         model=engine.fingerprint,
         tokens=made.tokens,
         token_ids=made.token_ids,
+        thinking=made.thinking or None,
         index=job.origin.index,
         sampling={
             "temperature": _temperature(stage.options, "revision"),

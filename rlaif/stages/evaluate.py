@@ -112,6 +112,7 @@ def _responses(
                     finish=made.finish,
                     tokens=made.tokens,
                     token_ids=made.token_ids,
+                    thinking=made.thinking or None,
                 )
                 texts.append([row])
                 have[row.prompt_id] = row

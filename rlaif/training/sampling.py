@@ -80,6 +80,7 @@ def _sample(
                             finish=made.finish,
                             tokens=made.tokens,
                             token_ids=made.token_ids,
+                            thinking=made.thinking or None,
                         )
                     ]
                 )
