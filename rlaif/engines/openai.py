@@ -110,8 +110,7 @@ class OpenAIEngine:
         if response.finish == "content_filter" and not text:
             return Generation("", self._refusal(endpoint, Declined("refused", "content filter")))
         endpoint.thinking += response.thinks
-        used = response.prompt_tokens, response.tokens
-        return Generation(text, response.finish, *used, thinking=response.thinking)
+        return Generation(text, response.finish, *response.used, thinking=response.thinking)
 
     def _refusal(self, endpoint: Endpoint, no: Declined) -> str:
         """What becomes of a declined question: "too_long", or "refused", which is counted."""

@@ -45,6 +45,11 @@ class Answer(NamedTuple):
     thinking: str = ""
     replaced: int = 0
 
+    @property
+    def used(self) -> tuple[int, int]:
+        """Tokens of the prompt and of what was written."""
+        return self.prompt_tokens, self.tokens
+
 
 def parse_response(body: Any) -> Answer | None:
     """The parts of a chat completion's first choice, None where it has no choice.
