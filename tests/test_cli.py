@@ -76,7 +76,9 @@ def test_every_printing_command_prints_in_any_encoding(project, tmp_path, encodi
     assert json.loads(printed("show", run, "--json"))["status"] == "done"
     row = json.loads((run / "01_sample/responses.jsonl").read_text().splitlines()[0])
     assert "→ \U0001f600 é …" in row["text"]
-    assert row["text"] in json.dumps(json.loads(printed("show", run, row["id"])), ensure_ascii=False)
+    rows = json.loads(printed("show", run, row["id"], "--json"))
+    assert row["text"] in json.dumps(rows, ensure_ascii=False)
+    assert row["id"] in printed("show", run, row["id"])
     assert "run: done" in printed("show", run)
     assert "labels:" in printed("compare", run, run, "--out", tmp_path / "c.html", "--trust")
     constitution = tmp_path / "c.yaml"
