@@ -1,6 +1,8 @@
 """What may change in a run folder that has begun, and what is refused with the command that forks it."""
 
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 
@@ -137,6 +139,20 @@ def test_resume_needs_the_folder_alone(project):
     pipeline.resume(project / "run")
     assert everything(project / "run") == before
     assert scripts.CALLS == {}
+
+
+def test_a_run_keeps_its_templates(project):
+    shipped = Path(__file__).parent.parent / "prompts" / "templates" / "brief"
+    shutil.copytree(shipped, project / "mine")
+    run(project, "templates=mine", until="critique")
+    kept = (project / "mine" / "comparison.j2").read_text()
+    (project / "mine" / "comparison.j2").write_text(kept + " ")
+    with pytest.raises(UserError, match=r"templates\.comparison: "):
+        run(project, "templates=mine")
+    shutil.rmtree(project / "mine")
+    this = pipeline.resume(project / "run")
+    assert this.stages[4].is_done
+    assert this.templates.sources["comparison"] == kept
 
 
 def test_resume_takes_changes_as_run_does(project):

@@ -130,6 +130,20 @@ def test_a_change_of_options_killed_anywhere_is_finished_by_the_same_command(har
 
 
 @needs_compiler
+@pytest.mark.parametrize("number", [3, 7, 8])
+def test_a_killed_training_goes_on_with_another_micro_batch(harness, number):
+    folder, name = harness.tmp / f"micro_{number}", harness.stages[number - 1]
+    shutil.copytree(harness.harmless[number - 1], folder)
+    assert harness.run(folder, number, KILL, harness.calls[number - 1] * 2 // 3)["code"] == -9
+    assert Run.load(folder).stages[number - 1].has_begun
+    words = ["resume", str(folder), "--until", name, "-s", f"{name}.micro_batch=2"]
+    assert harness.command(words, folder)["code"] == 0, harness.errors.read_text()
+    mine, whole = Run.load(folder), Run.load(harness.harmless[number])
+    assert mine.config.stages[number - 1].micro_batch == 2
+    assert mine.stages[number - 1].summary["kept"] == whole.stages[number - 1].summary["kept"]
+
+
+@needs_compiler
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_two_hundred_faults_leave_no_trace(harness):
