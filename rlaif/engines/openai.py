@@ -131,8 +131,7 @@ class OpenAIEngine:
                 del parts[index]
 
     async def _judge(self, endpoint: Endpoint, job: Job) -> Read | None:
-        """() for log-probabilities where nothing could be read, REFUSED or None where the question was not
-        taken."""
+        """() for log-probabilities that could not be read, REFUSED or None where the question was not taken."""
         request, suffix = job.question
         last = request.messages[-1]
         messages = [*request.messages[:-1], {**last, "content": last["content"] + suffix}]
