@@ -1,10 +1,11 @@
 """How often each interval that the project prints covers the truth, by simulation.
 
     python benchmarks/coverage.py --draws 2000 --json coverage.json
+    python benchmarks/coverage.py --only kappa_interval "near 1 for 0.97" --sizes 20 50
 
 Every function of `rlaif.intervals` and `rlaif.forecasts` that returns an interval is here, with data like
 those it is printed for: rates from 0.5 to 0.99, win rates with ties, paired differences, prompts in groups,
-probabilities, heavy-tailed lengths and divergences, calibration errors. n counts independent prompts or
+probabilities, heavy-tailed lengths and divergences. n counts independent prompts or
 groups of them. A rate's coverage jumps with n and the rate, because 0/1 values take few means; each draw
 therefore takes its rate from a window of ±0.02 around the one named (half as far from 1 as the rate where
 that is less). Independent 0/1 values, wins with ties and paired differences of 0/1 values take few enough
@@ -259,9 +260,6 @@ def numbers() -> list[Case]:
     def lognormal(sd: float) -> Callable[[Generator, int], Array]:
         return lambda rng, n: rng.lognormal(0, sd, n)
 
-    def gap(sd: float) -> Callable[[Generator, int], Array]:
-        return lambda rng, n: rng.lognormal(0, sd, n) - rng.lognormal(-1, sd, n)
-
     def rare(some: bool) -> Callable[[Generator, int], Array]:
         """Divergences of samples that hold one of the rare large ones, or of those that do not."""
 
@@ -307,16 +305,6 @@ def numbers() -> list[Case]:
         ),
         case("length differences, normal", ANY, 3.0, lambda rng, n: np.round(rng.normal(3, 8, n))),
         case("length differences, Laplace", ANY, 0.0, lambda rng, n: rng.laplace(0, 8, n)),
-        *(
-            case(
-                f"KL differences, lognormals, sd of log {sd}",
-                ANY,
-                math.exp(sd**2 / 2) * (1 - math.exp(-1)),
-                gap(sd),
-                True,
-            )
-            for sd in (0.5, 1.0, 1.5)
-        ),
     ]
 
 
@@ -332,7 +320,8 @@ def seeds() -> list[Case]:
             gaps = a.mean(0) - b.mean(0)
             value, over = float(gaps.mean()), intervals.mean_interval(gaps, GAP)
             means, chance = (a.mean(1).tolist(), b.mean(1).tolist()), intervals.seed_chance(a, b)
-            return intervals.with_seed_variance(value, over, *means, chance=chance), 0.05, value
+            ci = intervals.with_seed_variance(value, over, *means, chance=chance, groups=n)
+            return ci, 0.05, value
 
         return draw
 
@@ -392,41 +381,6 @@ def at_equal_length() -> list[Case]:
     ]
 
 
-def calibrations() -> list[Case]:
-    """Expected calibration errors of forecasts whose logits are `slope` of the truth's; alone and in groups
-    of three."""
-
-    def draw_of(slope: float, group: int) -> Draw:
-        def draw(rng: Generator, n: int) -> tuple[Interval, float, float]:
-            of = np.arange(n * group) // group
-            logit = rng.normal(0, 2, n * group)
-            p, q = 1 / (1 + np.exp(-logit)), 1 / (1 + np.exp(-logit * slope))
-            # Outcomes of one group share a normal variable, which makes them alike.
-            shared = (
-                np.sqrt(0.5) * (rng.normal(size=n)[of] + rng.normal(size=n * group))
-                if group > 1
-                else rng.normal(size=n)
-            )
-            y = (normal_cdf(shared) < q).astype(float)
-            where = np.minimum((p * 10).astype(int), 9)
-            truth = float(np.abs(np.bincount(where, p - q, 10)).sum() / len(p))
-            found = forecasts.calibration_error(p, y, of.tolist())
-            return found["ece_ci"], truth, found["ece"]
-
-        return draw
-
-    return [
-        Case(
-            "calibration_error",
-            f"{name}{', three verdicts a group' if group > 1 else ''}",
-            draw_of(slope, group),
-            20,
-        )
-        for group in (1, 3)
-        for name, slope in (("calibrated", 1.0), ("too sure", 0.5), ("not sure enough", 1.5))
-    ]
-
-
 def kappas() -> list[Case]:
     """Cohen's kappa of two annotators who copy one truth of a, b and ties with a chance, and guess
     otherwise."""
@@ -460,13 +414,6 @@ def kappas() -> list[Case]:
     ]
 
 
-def normal_cdf(x: Array) -> Array:
-    """The normal distribution function."""
-    from scipy.special import ndtr
-
-    return ndtr(x)
-
-
 CASES = [
     *rates(),
     *wins(),
@@ -474,7 +421,6 @@ CASES = [
     *numbers(),
     *seeds(),
     *at_equal_length(),
-    *calibrations(),
     *kappas(),
 ]
 
@@ -563,12 +509,18 @@ def main() -> None:
     )
     parser.add_argument("--draws", type=int, default=2000, help="samples of each case and size")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", default="", help="cases whose function or data holds this text")
+    parser.add_argument(
+        "--only", nargs="+", default=[""], help="cases whose function or data holds one of these"
+    )
+    parser.add_argument("--sizes", nargs="+", type=int, default=SIZES, help="n of the cells, by default all")
     parser.add_argument("--json", type=Path, help="write the figures there")
     options = parser.parse_args()
-    chosen = [case for case in CASES if options.only in f"{case.function}: {case.data}"]
+    chosen = [case for case in CASES if any(text in f"{case.function}: {case.data}" for text in options.only)]
     rows = [
-        measure(case, n, options.draws, options.seed) for case in chosen for n in SIZES if n >= case.least
+        measure(case, n, options.draws, options.seed)
+        for case in chosen
+        for n in options.sizes
+        if n >= case.least
     ]
     print(table(rows))
     if options.json:

@@ -188,7 +188,6 @@ heldout_accuracy_ci | pair | its interval, over groups of prompts
 n_decided | int | held-out pairs whose label is not near ½
 groups_decided | int | groups of prompts these are of
 ece | float | expected calibration error on held-out pairs
-ece_ci | pair | its interval
 ece_floor | float | what a perfect forecaster would get from as many pairs on average
 reliability | list | bins: mean prediction, mean label, pairs
 cross_entropy | float | of the predictions against the labels, nats
@@ -330,7 +329,7 @@ seed | int | seed of the audit
 pairs | int | pairs it was asked about
 verdicts | int | verdicts on them
 accuracy.<figure> | – | share right (`value`, `ci`, `n`, `groups`), `baselines`, `baselines_ci`, `ties`, `unread`, and the same `by_principle`
-calibration.<figure> | – | calibration error `ece`, `ece_ci`, `ece_floor`, `n` and `bins`
+calibration.<figure> | – | calibration error `ece`, `ece_floor`, `n` and `bins`
 order.<figure> | – | share of clear verdicts that flip with the order, to which place, and `by_principle`
 bias.<figure> | – | leanings: length, a response said twice, the same as a list
 consistency.<figure> | – | clear verdicts that stay under other wordings, those `turned`, `accuracy` under them, `by_principle`

@@ -1,12 +1,11 @@
-"""Intervals of what compares two columns: the calibration error of forecasts, Cohen's kappa of two
-annotators."""
+"""What compares two columns: the calibration error of forecasts, Cohen's kappa of two annotators with its
+interval."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Hashable, Sequence
-from itertools import pairwise
+from collections.abc import Hashable, Sequence
 from typing import TypedDict
 
 import numpy as np
@@ -29,52 +28,34 @@ from rlaif.intervals import (
 )
 from rlaif.stats import cohen_kappa, ece
 
-FEW_GROUPS = 30  # clusters of several values below which a calibration error gets no interval
+BY_CHANCE = 10  # disagreements that chance would make, below which kappa gets no interval
 
 
 class Calibration(TypedDict):
-    """Expected calibration error with its interval, and what a perfect forecaster would get from as many
-    outcomes."""
+    """Expected calibration error, and what a perfect forecaster would get from as many outcomes."""
 
     ece: float
-    ece_ci: Interval
     ece_floor: float
 
 
 def calibration_error(p: ArrayLike, y: ArrayLike, clusters: Clusters = None, bins: int = 10) -> Calibration:
-    """`stats.ece` of forecasts p [n] and outcomes y [n], with an interval of the error that stays at any n.
+    """`stats.ece` of forecasts p [n] and outcomes y [n], beside the error that chance alone would give.
 
-    The sample's error is too high: chance moves every bin, and always adds. `ece_floor` is what it would be
-    on average without any miscalibration (Bröcker and Smith, Weather and Forecasting 22, 2007). The interval
-    holds the errors λ·ece, miscalibration of the sample's shape but λ times its size, from which a sample's
-    error as large and as small as this one is not unlikely (2.5 %), with the bins' gaps normal around theirs.
-    Fewer than 30 clusters of several forecasts do not tell how alike their outcomes are, and get no interval.
+    A sample's error is too high: chance moves every bin, and always adds. `ece_floor` is what it would be on
+    average without any miscalibration (Bröcker and Smith, Weather and Forecasting 22, 2007). There is no
+    interval: one by simulation around the sample's gaps covered 0.90 to 1.00, because they hold the chance
+    that is to be taken out.
     """
     forecast, outcome = np.asarray(p, float), np.asarray(y, float)
-    value, n = ece(forecast, outcome, bins=bins), len(forecast)
+    n = len(forecast)
     if not n:
-        return {"ece": NAN, "ece_ci": (NAN, NAN), "ece_floor": NAN}
+        return {"ece": NAN, "ece_floor": NAN}
     where = np.minimum((forecast * bins).astype(int), bins - 1)
     size = np.maximum(np.bincount(where, minlength=bins), 1)
     gap = np.bincount(where, forecast - outcome, bins) / size
     excess = _excess(forecast, outcome, gap[where], members(n, clusters), int((size > 1).sum()))
-    noise = np.random.default_rng(0).standard_normal((1000, bins))
-
-    def errors(scale: float) -> tuple[Array, Array]:
-        """What the sample's error may be at λ = `scale`, and the standard deviation of each bin's gap over
-        n."""
-        q = np.clip(forecast - scale * gap[where], 0.0, 1.0)
-        sd = np.sqrt(np.bincount(where, q * (1 - q), bins) * excess) / n
-        return np.abs(scale * gap * size / n * (np.bincount(where, minlength=bins) > 0) + sd * noise).sum(
-            1
-        ), sd
-
-    floor = float(errors(0.0)[1].sum()) * math.sqrt(2 / math.pi)
-    if count(n, clusters) < min(n, FEW_GROUPS):
-        return {"ece": value, "ece_ci": (NAN, NAN), "ece_floor": floor}
-    low = _crossing(lambda scale: float(np.quantile(errors(scale)[0], 0.975)) >= value)
-    high = _crossing(lambda scale: float(np.quantile(errors(scale)[0], 0.025)) > value)
-    return {"ece": value, "ece_ci": (low * value, min(1.0, high * value)), "ece_floor": floor}
+    sd = np.sqrt(np.bincount(where, forecast * (1 - forecast), bins) * excess) / n
+    return {"ece": ece(forecast, outcome, bins=bins), "ece_floor": float(sd.sum()) * math.sqrt(2 / math.pi)}
 
 
 def _excess(forecast: Array, outcome: Array, gap: Array, member: NDArray[np.intp], bins: int) -> float:
@@ -86,21 +67,6 @@ def _excess(forecast: Array, outcome: Array, gap: Array, member: NDArray[np.intp
     expected = float((q * (1 - q)).sum())
     sums = by_cluster(member, outcome - q)
     return float((sums**2).sum()) / expected * groups / max(groups - bins, 1) if expected > 0 else 1.0
-
-
-def _crossing(passed: Callable[[float], bool]) -> float:
-    """The λ in [0, 64] at which a condition begins to hold, 0 where it holds from the start."""
-    edges = [0.0, *(2.0**power for power in range(-4, 7))]
-    if passed(0.0):
-        return 0.0
-    found = next(((a, b) for a, b in pairwise(edges) if passed(b)), None)
-    if found is None:
-        return edges[-1]
-    a, b = found
-    for _ in range(12):
-        middle = (a + b) / 2
-        a, b = (a, middle) if passed(middle) else (middle, b)
-    return b
 
 
 class Kappa(TypedDict):
@@ -118,7 +84,8 @@ def kappa_interval(
     The score interval of the agreement (`mean_interval`), put on kappa's scale at the sample's agreement by
     chance. Its variance is multiplied by what the chance agreement, which the verdicts tell too, adds to
     kappa's or takes from it: by the delta method of Fleiss, Cohen and Everitt (Psychological Bulletin 72,
-    1969), summed over clusters. None below 20 of these.
+    1969), summed over clusters. None below 20 of these, and where fewer than 10 of them (`BY_CHANCE`) would
+    disagree by chance: agreement then hardly tells.
     """
     value, n = cohen_kappa(a, b), len(a)
     groups = count(n, clusters)
@@ -130,6 +97,8 @@ def kappa_interval(
         [(right[x] + left[y]) / n for x, y in zip(a, b, strict=True)]
     )  # on average twice the chance
     agreed, chance = float(same.mean()), float(expected.mean()) / 2
+    if groups * (1 - chance) < BY_CHANCE:
+        return {"kappa": value, "kappa_ci": (NAN, NAN)}
     own = float((by_cluster(member, same - agreed) ** 2).sum())
     whole = float((by_cluster(member, same - agreed - (1 - value) * (expected - 2 * chance)) ** 2).sum())
     spread, freedom = dispersion(same, UNIT, member)

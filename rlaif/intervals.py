@@ -28,8 +28,9 @@ GAP: Interval = (-1.0, 1.0)  # bounds of a difference of two rates
 POSITIVE: Interval = (0.0, math.inf)  # lengths, divergences
 ANY: Interval = (-math.inf, math.inf)
 ROUNDING = 1e-12  # of a dispersion
-UNSEEN = (3, 20)  # clusters off the commonest value (of other values: off a bound) after which it was seen
+UNSEEN = (3, 30)  # clusters off the commonest value (of other values: off a bound) after which it was seen
 LEAST = 20  # clusters below which values that nothing bounds get no interval
+TWO_SEEDS = 50  # clusters that two seeds of one arm need, which are all that tells of their spread
 # times the squared skewness, clusters that normal intervals need (Cochran, Sampling Techniques, 1977, 2.15)
 SKEWED = 25
 
@@ -90,7 +91,7 @@ def mean_interval(
     Wins, losses and ties (values at both bounds and halfway between them) have Tango's score interval, which
     is Wilson's where there are no ties. t has Satterthwaite's degrees of freedom for the dispersion, which
     these need not estimate. Values without bounds get no interval below 20 clusters, nor below 25 times their
-    squared skewness (`LEAST`, `SKEWED`).
+    squared skewness (`LEAST`, `SKEWED`); of values with a lower bound alone the upper end is open there.
     """
     x = np.asarray(values, float)
     low, high = bounds
@@ -106,7 +107,8 @@ def mean_interval(
         tied = _stepwise(x, bounds) and not np.isin(x, bounds).all()
         return _tango(x, bounds, k) if tied else score_edges(float(x.mean()), bounds, k)
     sums = by_cluster(member, x - x.mean())
-    if (x == x[0]).all() or (math.isinf(low) and groups < max(LEAST, SKEWED * _skewness(sums) ** 2)):
+    needed = SKEWED * _skewness(sums) ** 2
+    if (x == x[0]).all() or (math.isinf(low) and groups < max(LEAST, needed)):
         return NAN, NAN
     error = math.sqrt((sums**2).sum() * groups / (groups - 1)) / len(x)
     slope = 0.0 if math.isinf(low) else 3 / (x.mean() - low)
@@ -114,6 +116,7 @@ def mean_interval(
     if math.isinf(low):
         return _hall(float(x.mean()), error, sums, t)
     below, above = _cubic((t * error / (x.mean() - low)) ** 2)
+    above = math.inf if groups < needed else above
     return float(low + (x.mean() - low) * below), float(low + (x.mean() - low) * above)
 
 
@@ -245,7 +248,12 @@ def _hall(m: float, error: float, sums: Array, t: float) -> Interval:
 
 
 def with_seed_variance(
-    value: float, ci: Interval, *arms: Sequence[float], chance: float = 0.0, level: float = 0.95
+    value: float,
+    ci: Interval,
+    *arms: Sequence[float],
+    chance: float = 0.0,
+    groups: float = math.inf,
+    level: float = 0.95,
 ) -> Interval:
     """An interval over prompts joined with what other seeds would change; unchanged where no arm has two
     seeds.
@@ -255,11 +263,14 @@ def with_seed_variance(
     which the interval over prompts holds too: `chance` is its share of that interval's variance
     (`seed_chance`) and counts once. The half-widths of the other part, over prompts, and over seeds
     (Student's t) are joined as independent errors are: by the root of the sum of their squares (the MOVER
-    method, Zou and Donner, Statistics in Medicine 27, 2008).
+    method, Zou and Donner, Statistics in Medicine 27, 2008). None where a difference of two seeds is all that
+    tells of their spread, and that of fewer than 50 clusters of prompts (`groups`).
     """
     freedom = sum(len(seeds) - 1 for seeds in arms)
     if freedom == 0 or not all(map(math.isfinite, (value, *ci))):
         return ci
+    if freedom == 1 and groups < TWO_SEEDS:
+        return NAN, NAN
     pooled = sum(float(np.var(seeds)) * len(seeds) for seeds in arms) / freedom
     half = quantile(freedom, level) * math.sqrt(pooled * sum(1 / len(seeds) for seeds in arms))
     low, high = ci

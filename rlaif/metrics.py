@@ -30,6 +30,7 @@ class Metric:
     of_chosen: Interval | None = None  # bounds for responses chosen among several, where these differ
     digits: int = 2
     better: Literal["", "more", "less"] = ""
+    heavy_tailed: bool = False  # a few large values decide the mean: a difference of two gets no interval
 
     @property
     def note(self) -> str:
@@ -41,9 +42,9 @@ class Metric:
         return self.of_chosen if chosen and self.of_chosen else self.bounds
 
     @property
-    def gap(self) -> Interval:
-        """What no difference of two values goes beyond."""
-        return GAP if self.bounds == UNIT else ANY
+    def gap(self) -> Interval | None:
+        """What no difference of two values goes beyond; None where no interval of its mean can be relied on."""
+        return None if self.heavy_tailed else GAP if self.bounds == UNIT else ANY
 
     def values(self, rows: Mapping[str, Evaluation], texts: Texts) -> dict[str, float]:
         """What is known of these evaluations, under the same keys."""
@@ -64,6 +65,7 @@ METRICS = (
         lambda row, texts: row.kl,
         bounds=POSITIVE,
         of_chosen=ANY,  # of chosen responses it is log-ratios
+        heavy_tailed=True,
     ),
     Metric(
         "length",

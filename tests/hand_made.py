@@ -128,7 +128,6 @@ REWARD = {
     "n_decided": 97,
     "groups_decided": 43,
     "ece": 0.052,
-    "ece_ci": [0.021, 0.079],
     "ece_floor": 0.038,
     "reliability": [[0.12, 0.17, 23], [0.48, 0.44, 14], [0.93, 0.87, 69]],
     "cross_entropy": 0.447,
@@ -156,7 +155,7 @@ REWARD = {
             "heldout_accuracy": 0.617,
             "heldout_accuracy_ci": [0.575, 0.658],
             "ece": 0.109,
-            "ece_ci": [0.071, 0.144],
+            "ece_floor": 0.046,
             "baselines": {"longer": 0.541, "constant": 0.499},
             "baselines_ci": {"longer": [0.498, 0.584], "constant": [0.456, 0.542]},
         }
@@ -386,7 +385,6 @@ def card() -> dict[str, Any]:
         "accuracy": f.accuracy(by_principle={rule: f.accuracy() for rule in rules}),
         "calibration": {
             "ece": 0.217,
-            "ece_ci": [0.163, 0.274],
             "ece_floor": 0.058,
             "n": f.whole(),
             "bins": [[0.14, 0.19, 31], [0.83, 0.71, 47]],

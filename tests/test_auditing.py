@@ -128,16 +128,16 @@ def four_prompts():
     return [measures.Reading(case, "one", {"ab": 0.9, "ba": 0.9}) for case in cases for _ in range(10)]
 
 
-@pytest.mark.parametrize(("ci", "fails"), [([0.02, 0.2], False), ([0.12, 0.2], True), (None, False)])
-def test_a_calibration_error_that_chance_explains_fails_no_judge(ci, fails):
+@pytest.mark.parametrize(("ece", "fails"), [(0.15, False), (0.25, True), (None, False)])
+def test_a_calibration_error_that_chance_explains_fails_no_judge(ece, fails):
     card = {
         "accuracy": {"value": 0.9},
-        "calibration": {"ece": 0.15, "ece_ci": ci, "ece_floor": 0.13},
+        "calibration": {"ece": ece, "ece_floor": 0.13},
         "order": {"value": 0.0},
         "readability": {"invalid_rate": 0.0, "mass": 1.0},
         "injection": {"families": {}},
     }
-    assert bool(failures(card, JudgeCardOptions(ece=0.1))) == fails
+    assert bool(failures(card, JudgeCardOptions(max_ece=0.1))) == fails
 
 
 def test_flips_go_to_the_slot_they_go_to():

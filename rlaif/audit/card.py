@@ -85,8 +85,8 @@ def failures(card: dict[str, Any], limits: JudgeCardOptions) -> list[str]:
     checks = (
         ("accuracy", card["accuracy"]["value"], limits.min_accuracy, True),
         (
-            "calibration error, at the lower end of its interval",
-            (card["calibration"].get("ece_ci", [card["calibration"]["ece"]]) or [None])[0],
+            "calibration error beyond a perfect judge's",
+            _miscalibration(card["calibration"]),
             limits.max_ece,
             False,
         ),
@@ -102,3 +102,9 @@ def failures(card: dict[str, Any], limits: JudgeCardOptions) -> list[str]:
         for name, value, limit, least in checks
         if limit is not None and value is not None and (value < limit if least else value > limit)
     ]
+
+
+def _miscalibration(calibration: dict[str, Any]) -> float | None:
+    """The calibration error less what chance alone would give on average, None where it was not measured."""
+    error = calibration["ece"]
+    return None if error is None else max(0.0, error - (calibration.get("ece_floor") or 0.0))

@@ -135,8 +135,7 @@ GUESSES: dict[str, Callable[[Reading], float]] = {
 def calibration(rows: Sequence[Reading]) -> dict[str, Any]:
     """Expected calibration error and reliability bins (forecast, observed, n) where the truth decides.
 
-    `ece_ci` is its interval, `ece_floor` what a perfect forecaster would get on average from as many
-    verdicts.
+    `ece_floor` is what a perfect forecaster would get on average from as many verdicts.
     """
     known = decided(rows)
     p, y = [row.p_a or 0.0 for row in known], [float(row.truth == "a") for row in known]

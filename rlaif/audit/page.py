@@ -92,12 +92,11 @@ def _truth(accuracy: dict[str, Any], calibration: dict[str, Any]) -> Iterator[st
     best = max((v for v in accuracy["baselines"].values() if v is not None), default=None)
     if best is not None and accuracy["value"] <= best:
         yield "A rule that reads neither the principle nor the responses does as well as the judge."
-    surely = (calibration.get("ece_ci") or [None])[0]
-    if surely is not None and surely > CALIBRATION:
+    error, floor = calibration["ece"], calibration.get("ece_floor") or 0.0
+    if error is not None and error - floor > CALIBRATION:
         yield (
-            f"Its probabilities are off by {calibration['ece']:.2f} {ci(calibration['ece_ci'])} on "
-            "average (a perfect "
-            f"forecaster's: {calibration['ece_floor']:.2f}): soft labels carry that error on."
+            f"Its probabilities are off by {error:.2f} on average (a perfect forecaster's: {floor:.2f}): soft "
+            "labels carry that error on."
         )
 
 

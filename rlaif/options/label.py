@@ -27,7 +27,7 @@ class JudgeCardOptions(Options):
         default=None,
         ge=0,
         le=1,
-        description="most expected calibration error; missed where its interval lies above",
+        description="most calibration error beyond what a perfect judge would show by chance",
     )
     max_order_flips: float | None = Field(
         default=0.25, ge=0, le=1, description="most verdicts that flip with the order"

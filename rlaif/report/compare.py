@@ -19,7 +19,7 @@ from rlaif.errors import UserError
 from rlaif.feedback.gold import no_gold
 from rlaif.feedback.judge import Judge
 from rlaif.forecasts import kappa_interval
-from rlaif.intervals import ANY, mean_interval
+from rlaif.intervals import mean_interval
 from rlaif.metrics import METRICS, Metric
 from rlaif.pages import charts
 from rlaif.pages.page import ci, fixed, percent, signed, write_page
@@ -273,7 +273,7 @@ class ArmComparison:
             self.a.letter: means[0],
             self.b.letter: means[1],
             "delta": arm_delta(
-                values[0], values[1], self.clusters, bounds=metric.gap if self.prompts else ANY
+                values[0], values[1], self.clusters, bounds=metric.gap if self.prompts else None
             ),
         }
 

@@ -6,7 +6,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TypedDict
 
 from rlaif.feedback.gold import with_all
-from rlaif.intervals import GAP, UNIT, Interval, count, mean_interval, seed_chance, shown, with_seed_variance
+from rlaif.intervals import (
+    GAP,
+    NAN,
+    UNIT,
+    Interval,
+    count,
+    mean_interval,
+    seed_chance,
+    shown,
+    with_seed_variance,
+)
 from rlaif.records import Evaluation
 from rlaif.stats import mean
 
@@ -79,13 +89,13 @@ def arm_delta(
     before: Sequence[Values],
     clusters: Clusters,
     tests: int = 1,
-    bounds: Interval = GAP,
+    bounds: Interval | None = GAP,
 ) -> Delta:
     """Paired difference after − before, each given as one `Values` a seed, over the prompts that all seeds
     have.
 
     Its 95 % interval is over clusters of prompts, and over seeds where a side has several. `bounds` are what
-    the differences cannot go beyond: by default those of two rates.
+    the differences cannot go beyond: by default those of two rates; None where nothing can be told of them.
 
     `different` says that it is shown not to be 0 (see `intervals.shown`), at a level corrected for `tests`
     looked at together (Bonferroni).
@@ -98,7 +108,12 @@ def arm_delta(
     seeds = [[mean(values) for values in arm] for arm in tables]
     ci, strict = (
         with_seed_variance(
-            mean(gaps), mean_interval(gaps, bounds, of, level), *seeds, chance=chance, level=level
+            mean(gaps),
+            mean_interval(gaps, bounds, of, level) if bounds else (NAN, NAN),
+            *seeds,
+            chance=chance,
+            groups=count(len(gaps), of),
+            level=level,
         )
         for level in (0.95, 1 - 0.05 / tests)
     )

@@ -118,13 +118,18 @@ def _win_rate(seeds: Sequence[Sequence[float | None]], clusters: Sequence[Sequen
     """
     found = win_rate([p for row in seeds for p in row], [key for row in clusters for key in row])
     means = [win_rate(row)["value"] for row in seeds]
-    low, high = with_seed_variance(found["value"], found["ci"], means, chance=_chance(seeds, clusters))
+    groups = len({key for row in clusters for key in row})
+    low, high = with_seed_variance(
+        found["value"], found["ci"], means, chance=_chance(seeds, clusters), groups=groups
+    )
     unread = [[float(p is None) for p in row] for row in seeds]
     tied = [[None if p is None else float(abs(p - 0.5) <= TIE_MARGIN) for p in row] for row in seeds]
 
     def over_seeds(share: float, edges: Interval, rows: Sequence[Sequence[float | None]]) -> Interval:
         each = [mean([x for x in row if x is not None]) for row in rows]
-        return clip_interval(with_seed_variance(share, edges, each, chance=_chance(rows, clusters)), UNIT)
+        return clip_interval(
+            with_seed_variance(share, edges, each, chance=_chance(rows, clusters), groups=groups), UNIT
+        )
 
     return {
         **found,

@@ -151,7 +151,7 @@ def _measure(
                 margins[name].append(each)
             own[-1] |= {
                 k: calibration(found[""], heldout, train)[k]
-                for k in ("heldout_accuracy", "heldout_accuracy_ci", "ece", "ece_ci", "ece_floor")
+                for k in ("heldout_accuracy", "heldout_accuracy_ci", "ece", "ece_floor")
             }
     measured = {name: calibration(mean_of(margins[name]), pairs, train) for name, pairs in sets.items()}
     return {
@@ -228,7 +228,7 @@ def calibration(
     from scipy.special import entr, expit
 
     if not heldout:
-        return dict.fromkeys(("heldout_accuracy", "heldout_accuracy_ci", "ece", "ece_ci", "ece_floor"))
+        return dict.fromkeys(("heldout_accuracy", "heldout_accuracy_ci", "ece", "ece_floor"))
     labels = [pair["p_a"] for pair in heldout]
     probabilities = expit(margins)
     cross_entropy = stats.cross_entropy(margins, labels)

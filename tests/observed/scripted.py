@@ -385,7 +385,7 @@ def cost(name: str) -> float:
 ALONE: dict[str, Row] = {
     "judge_card.min_accuracy": Row(0.99, lambda v: missed("min_accuracy", v), ["accuracy: 0.901"]),
     "judge_card.max_ece": Row(
-        0.1, lambda v: missed("max_ece", v), ["calibration error, at the lower end of its interval: 0.163"]
+        0.1, lambda v: missed("max_ece", v), ["calibration error beyond a perfect judge's: 0.159"]
     ),
     "judge_card.max_order_flips": Row(
         0.01, lambda v: missed("max_order_flips", v), ["verdicts that flip with the order: 0.451"]

@@ -81,7 +81,7 @@ def dispersion(values: Sequence[float], keys: Sequence[Any], low: float, high: f
         off = [[float(sum(x != place for x in c)) for c in clusters] for place in places]
     else:
         off = [[sum(abs(x - place) for x in c) / (high - low) for c in clusters] for place in (low, high)]
-    unseen = max(math.exp(-sum(part) * groups / n - shares(part) / (3 if steps else 20)) for part in off)
+    unseen = max(math.exp(-sum(part) * groups / n - shares(part) / (3 if steps else 30)) for part in off)
     if alike > found:
         found += (alike - found) * unseen
     if not steps:
@@ -144,7 +144,8 @@ def interval(
     if min(values) < low:
         low = -math.inf
     sums = [sum(x - m for x in c) for c in grouped(values, keys)]
-    if len(set(values)) < 2 or (math.isinf(low) and groups < max(LEAST, 25 * skewness(sums) ** 2)):
+    few = groups < 25 * skewness(sums) ** 2
+    if len(set(values)) < 2 or (math.isinf(low) and (few or groups < LEAST)):
         return NOTHING
     error = math.sqrt(sum(s * s for s in sums) * groups / (groups - 1)) / n
     if math.isinf(low):
@@ -157,7 +158,8 @@ def interval(
 
     # (r − 1)²/r³ is largest at r = 3: beyond it no mean is far enough.
     upper = edge(off_by, m, low + 3 * (m - low))
-    return edge(off_by, m, low), upper if off_by(low + 3 * (m - low)) >= 0 else math.inf
+    closed = off_by(low + 3 * (m - low)) >= 0 and not few
+    return edge(off_by, m, low), upper if closed else math.inf
 
 
 def skewness(sums: list[float]) -> float:
@@ -276,43 +278,19 @@ def at_equal_length(wins: Sequence[float], longer: Sequence[float], keys: Sequen
     return {"value": value, "ci": tuple(1 / (1 + math.exp(-(centre + side * half))) for side in (-1, 1))}
 
 
-def calibration(
-    p: Sequence[float], y: Sequence[float], keys: Sequence[Any], draws: int = 40_000
-) -> dict[str, Any]:
-    """ECE over ten bins; its interval by simulating bins' gaps that are normal around λ times the
-    sample's."""
+def calibration(p: Sequence[float], y: Sequence[float], keys: Sequence[Any]) -> dict[str, Any]:
+    """ECE over ten bins, and its mean where each bin's gap is normal around nothing."""
     n, bins = len(p), defaultdict(list)
     for at, forecast in enumerate(p):
         bins[min(int(forecast * 10), 9)].append(at)
     gaps = {b: float(np.mean([p[i] - y[i] for i in rows])) for b, rows in bins.items()}
-    value = sum(len(bins[b]) * abs(gap) for b, gap in gaps.items()) / n
     gap_of = {i: gaps[b] for b, rows in bins.items() for i in rows}
     excess = outcome_variance(p, y, gap_of, keys, sum(len(rows) > 1 for rows in bins.values()))
-    noise = np.random.default_rng(1).standard_normal((draws, len(bins)))
-
-    def spreads(scale: float) -> list[float]:
-        chances = {i: min(1.0, max(0.0, p[i] - scale * gap_of[i])) for i in range(n)}
-        return [
-            math.sqrt(excess * sum(chances[i] * (1 - chances[i]) for i in rows)) / n for rows in bins.values()
-        ]
-
-    def reached(scale: float, share: float) -> float:
-        centre = [scale * gaps[b] * len(rows) / n for b, rows in bins.items()]
-        return float(np.quantile(np.abs(centre + np.array(spreads(scale)) * noise).sum(1), share)) - value
-
-    def crossing(share: float) -> float:
-        if reached(0.0, share) > 0 or reached(64.0, share) < 0:
-            return 0.0 if reached(0.0, share) > 0 else 64.0
-        return float(optimize.brentq(reached, 0.0, 64.0, (share,), xtol=1e-3))
-
-    # Few clusters of several forecasts do not tell how alike their outcomes are.
-    told = len(set(keys)) >= min(n, 30)
-    edges = [crossing(share) * value for share in (0.975, 0.025)] if told else list(NOTHING)
+    spreads = [math.sqrt(excess * sum(p[i] * (1 - p[i]) for i in rows)) / n for rows in bins.values()]
     normal = integrate.quad(lambda z: abs(z) * stats.norm.pdf(z), -9, 9)[0]
     return {
-        "ece": value,
-        "ece_ci": (edges[0], min(1.0, edges[1]) if told else edges[1]),
-        "ece_floor": normal * sum(spreads(0.0)),
+        "ece": sum(len(bins[b]) * abs(gap) for b, gap in gaps.items()) / n,
+        "ece_floor": normal * sum(spreads),
     }
 
 
@@ -347,7 +325,7 @@ def kappa_interval(a: Sequence[float], b: Sequence[float], keys: Sequence[Any]) 
         return agreed, chance, (agreed - chance) / (1 - chance) if chance < 1 else math.nan
 
     agreed, chance, value = figures([1.0] * n)
-    if math.isnan(value):
+    if math.isnan(value) or groups * (1 - chance) < 10:
         return NOTHING
     step, own, whole = 1e-6, 0.0, 0.0
     for key in set(keys):  # the derivative of both by each cluster's weight

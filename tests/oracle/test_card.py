@@ -316,7 +316,6 @@ def oracles(asked: Asked) -> dict[str, Any]:
         },
         "calibration/ece": lambda: error["ece"],
         "calibration/ece_floor": lambda: error["ece_floor"],
-        "calibration/ece_ci": (lambda: error["ece_ci"], 0.01),
         "calibration/n": lambda: len(known),
         "calibration/bins/*/*": lambda b, column: reliability[int(b)][int(column)],
         "readability/invalid_rate": lambda: 1 - read / asked_for if asked_for else NAN,

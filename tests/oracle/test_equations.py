@@ -71,7 +71,6 @@ def test_win_rates_at_equal_length() -> None:
 
 
 def test_calibration_errors() -> None:
-    known = 0
     for seed in range(12):
         rng = np.random.default_rng(seed)
         n = int(rng.choice([8, 40, 200]))
@@ -83,16 +82,10 @@ def test_calibration_errors() -> None:
             forecasts.calibration_error(p, y, keys),
             equations.calibration(list(p), list(y), keys),
         )
-        for name, tolerance in (
-            ("ece", 1e-9),
-            ("ece_floor", 1e-6),
-            ("ece_ci", 0.02),
-        ):  # the interval is simulated
+        for name, tolerance in (("ece", 1e-9), ("ece_floor", 1e-6)):
             assert close(dict(printed)[name], computed[name], tolerance), (
                 f"seed {seed}: {name} {printed} {computed}"
             )
-        known += math.isfinite(printed["ece_ci"][0])
-    assert known > 3
 
 
 def test_kappas() -> None:

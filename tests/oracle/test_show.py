@@ -19,7 +19,6 @@ NO_FIGURES = {
     "ppo/seconds_per_update": "time, which no row tells",
     "?ppo/alarms/*/update": "where an alarm rang: tests/test_alarms.py",
 }
-SIMULATED = 0.01  # edges of the calibration error's interval, found by simulation here and there
 FORWARD = 1e-4  # one response at a time against batches, in fp32
 
 
@@ -132,7 +131,6 @@ def trained(rows: Rows) -> dict[str, Any]:
         "reward_model/n_decided": lambda: len(r.decided),
         "reward_model/groups_decided": lambda: len({r.keys[i] for i in r.decided}),
         "reward_model/ece": (lambda: r.calibration["ece"], FORWARD),
-        "reward_model/ece_ci": (lambda: r.calibration["ece_ci"], SIMULATED),
         "reward_model/ece_floor": (lambda: r.calibration["ece_floor"], FORWARD),
         "reward_model/reliability/*/*": (lambda b, column: r.bin(int(b))[int(column)], FORWARD),
         "reward_model/cross_entropy": (r.cross_entropy, FORWARD),
