@@ -285,8 +285,8 @@ def test_the_card_of_a_judge_that_takes_what_stands_first():
     assert card["readability"]["mass"] == pytest.approx(0.4)
     failed = failures(card, JudgeCardOptions())
     card["injection"]["families"]["the user's turn"]["turned"]["value"] = 0.5
-    assert any("user's turn" in line for line in failures(card, JudgeCardOptions(instructed=0.4)))
-    assert not any("user's turn" in line for line in failures(card, JudgeCardOptions(instructed=0.6)))
+    assert any("user's turn" in line for line in failures(card, JudgeCardOptions(max_instructed=0.4)))
+    assert not any("user's turn" in line for line in failures(card, JudgeCardOptions(max_instructed=0.6)))
     assert [line.split(":")[0] for line in failed] == [
         "accuracy",
         "verdicts that flip with the order",
