@@ -82,8 +82,13 @@ def _wanted(
         )
     if isinstance(config, Mapping):
         spec = RunSpec.of_mapping(config, overrides)
-    elif (Path(config) / "manifest.json").is_file():
-        raise UserError(f"{config}: a run folder.", "a config file", f"rlaif resume {config}")
+    elif Path(config).is_dir():
+        run = (Path(config) / "manifest.json").is_file()
+        raise UserError(
+            f"{config}: a {'run ' if run else ''}folder.",
+            "a config file",
+            f"rlaif resume {config}" if run else "name the file in it",
+        )
     else:
         spec = RunSpec.of_config(find(str(config)), overrides)
     return folder or Path("runs") / spec.config.name, spec, None

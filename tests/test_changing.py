@@ -166,6 +166,13 @@ def test_resume_takes_changes_as_run_does(project):
         pipeline.resume(project / "nowhere")
 
 
+def test_a_file_that_is_called_like_some_option_is_looked_up(project):
+    run(project, until="pair")
+    (project / "small").write_text("{}\n")  # as the run is called
+    with pytest.raises(UserError, match=f"^{project / 'small'}:1"):
+        pipeline.resume(project / "run", ["label.human.file=small"])
+
+
 def test_a_folder_that_is_no_run_is_not_made_into_one(project):
     with pytest.raises(UserError, match="not a run folder"):
         pipeline.resume(project)

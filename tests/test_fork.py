@@ -173,6 +173,8 @@ def test_bad_forks_are_refused_and_leave_nothing(project, parent):
         pipeline.run(project / "config.yaml", project / "bad", at="pair")
     with pytest.raises(UserError, match=r"a run folder(?s:.*)rlaif resume"):
         pipeline.run(parent)
+    with pytest.raises(UserError, match=r": a folder(?s:.*)a config file"):
+        pipeline.run(project)
     fork(project, "pair.limit=20", until="pair")
     refused("was forked at pair, not at label", at="label", out=project / "second")
     pipeline.run(project / "config.yaml", project / "alone", ["seed=1"], until="sample[0]")

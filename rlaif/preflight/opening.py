@@ -84,7 +84,8 @@ class RunSpec:
     @classmethod
     def of_run(cls, run: Run, overrides: Sequence[str] = ()) -> RunSpec:
         """What a run folder holds, changed by `-s` texts; only files that these name are read anew."""
-        known = {value for value in flatten(run.config.model_dump()).values() if isinstance(value, str)}
+        values = [value for value in flatten(run.config.model_dump()).values() if isinstance(value, str)]
+        known = {value for value in values if os.path.isabs(value) or ":" in value}
         config = resolve(overridden(run.config, overrides, run.path / "config.json"), run.base, known)
         named = {override.partition("=")[0].partition(".")[0] for override in overrides}
         read = inputs(config)
