@@ -150,7 +150,12 @@ def measure(start: Start, policy: Path, options: argparse.Namespace) -> dict[str
     ]
     made = dict(engine.generate(requests))
     responses = [
-        Response(prompt_id=p.id, text=made[i].text, finish=made[i].finish, token_ids=made[i].token_ids)
+        Response(
+            prompt_id=p.id,
+            text=made[i].text,
+            finish_reason=made[i].finish_reason,
+            token_ids=made[i].token_ids,
+        )
         for i, p in enumerate(prompts)
     ]
     score = load_gold(config.gold, start.run.constitution)

@@ -35,9 +35,11 @@ def fresh(stage: Stage, tools: Tools, folder: Path, prompts: list[Prompt], seed:
         for p in prompts
     ]
     rows = {
-        at: Response(prompt_id=prompts[at].id, text=g.text, finish=g.finish, token_ids=g.token_ids)
+        at: Response(
+            prompt_id=prompts[at].id, text=g.text, finish_reason=g.finish_reason, token_ids=g.token_ids
+        )
         for at, g in engine.generate(requests)
-        if g.finish != "too_long"
+        if g.finish_reason != "too_long"
     }
     asked = [prompts[at] for at in rows]
     found = tools.divergence(folder, asked, list(rows.values()), kl_temperature(stage))

@@ -105,7 +105,7 @@ class Conversation:
         if made.why_empty:
             return ChatResponse(policy.name, None, made.why_empty)
         policy.turns += [chat[-1], {"role": "assistant", "content": made.text}]
-        why = "cut at the most tokens" if made.finish == "length" else ""
+        why = "cut at the most tokens" if made.finish_reason == "length" else ""
         return ChatResponse(policy.name, made.text, why, self._verdicts(chat, made.text))
 
     def _verdicts(self, chat: Chat, response: str) -> dict[str, float | None]:

@@ -54,7 +54,7 @@ class Metric:
 
 def _truncated(row: Evaluation, texts: Texts) -> float | None:
     text = texts.get(row.response_id)
-    return None if text is None else float(text.finish == "length")
+    return None if text is None else float(text.finish_reason == "length")
 
 
 METRICS = (

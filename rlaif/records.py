@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from types import UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 SCHEMA = 1
 AnnotatorKind = Literal["human", "ai", "simulated"]
@@ -65,6 +65,17 @@ class Record(BaseModel):
     """Version of the row's format; 1 so far."""
     id: str = ""
     """Content hash of the row, 16 hex digits: the same for the same content on every machine."""
+
+    @classmethod
+    def with_new_names(cls, row: dict[str, Any]) -> dict[str, Any]:
+        """A row as it stands in a file, under the names that its fields have now."""
+        old = {
+            choice: name
+            for name, field in cls.model_fields.items()
+            if isinstance(field.validation_alias, AliasChoices)
+            for choice in field.validation_alias.choices
+        }
+        return {old.get(key, key): value for key, value in row.items()}
 
     def identity(self) -> tuple[Any, ...]:
         """What the id is a hash of."""
@@ -154,7 +165,7 @@ class Response(Record):
     """Seed of the row's random numbers."""
     index: int = 0
     """Which of the prompt's samples it is, from 0."""
-    finish: str = "stop"
+    finish_reason: str = Field(default="stop", validation_alias=AliasChoices("finish_reason", "finish"))
     """Why it ended: `stop` (by itself), `length` (the tokens ran out) or `content_filter` (a service broke it off)."""
     tokens: int | None = None
     """Length in tokens of the model; missing where it is not known."""
@@ -234,7 +245,7 @@ class Label(Record):
     """One annotator's verdict on one comparison, always told about (a, b) as the comparison stores them.
 
     `p_a` is the probability that a is better, None where nothing could be read (`verdict="invalid"`); `order`
-    says which response was shown first; `mass` is the probability the judge put on the answer tokens, None
+    says which response was shown first; `answer_mass` is the probability the judge put on the answer tokens, None
     where it gave no log-probabilities and its written text was parsed; `reason` says why a verdict is
     invalid: "refused" (no verdict, or hardly any probability on one), "too long", or "not a number" (the
     judge's scores are NaN); `rationale` is what a judge that reasons first wrote before its verdict.
@@ -252,7 +263,7 @@ class Label(Record):
     """Probability that a is better; missing where nothing could be read."""
     verdict: Verdict
     """The choice that `p_a` stands for."""
-    mass: float | None = None
+    answer_mass: float | None = Field(default=None, validation_alias=AliasChoices("answer_mass", "mass"))
     """Probability that the judge put on the answers; missing where written text was parsed, and of people."""
     reason: Literal["refused", "too long", "not a number"] | None = None
     """Why the verdict is invalid; missing otherwise."""
@@ -287,7 +298,9 @@ class Preference(Record):
     """Kinds of annotators behind it."""
     weight: float = 1.0
     """Weight in the reward model's loss."""
-    deciding: str | None = None
+    deciding_principle: str | None = Field(
+        default=None, validation_alias=AliasChoices("deciding_principle", "deciding")
+    )
     """`id` of the principle that moved it most; missing where none did."""
 
     def identity(self) -> tuple[Any, ...]:

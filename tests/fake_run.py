@@ -216,7 +216,7 @@ class Fake:
                         order=order,
                         p_a=p,
                         verdict=verdict_of(p),
-                        mass=0.9,
+                        answer_mass=0.9,
                     )
                     for order in ("ab", "ba")
                 ]

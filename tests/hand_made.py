@@ -296,7 +296,7 @@ class HandMade(Fake):
             prompt_id=prompt.id,
             text=" ".join([self.path.name, name, "day", *broken]),
             model=name,
-            finish="length" if at < own["cut"] else "stop",
+            finish_reason="length" if at < own["cut"] else "stop",
             tokens=tokens,
         )
         won, tied = own.get("won", (0, 0))

@@ -123,12 +123,16 @@ def test_a_reward_model_grades_responses_as_it_was_trained_to(tmp_path, policy):
     options = {"stage": "rejection", "rewards": [{"source": str(tmp_path / "rm"), "scale": False}]}
     stage = hand_made_run(tmp_path / "run", policy, options)
     prompt = prompts_of(stage)[0]
-    rows = [response(stage, prompt, "it is good"), response(stage, prompt, "rude rain", 1, finish="length")]
+    rows = [
+        response(stage, prompt, "it is good"),
+        response(stage, prompt, "rude rain", 1, finish_reason="length"),
+    ]
     tokenizer = load_tokenizer(policy)
     found = grade(stage, open_rewards(stage, tokenizer), tokenizer, rows)
     end = end_of_turn(tokenizer)
     turns = [
-        encode_turn(tokenizer, prompt.chat, row.text, end if row.finish == "stop" else None) for row in rows
+        encode_turn(tokenizer, prompt.chat, row.text, end if row.finish_reason == "stop" else None)
+        for row in rows
     ]
     plain = score_sequences(load_reward_model(tmp_path / "rm", "cpu"), [a + b for a, b in turns], 2)
     assert [found[row.id] for row in rows] == pytest.approx(plain, abs=1e-5)

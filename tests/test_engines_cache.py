@@ -3,6 +3,7 @@ little."""
 
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -141,10 +142,10 @@ class Odd(Scripted):
 def test_unreadable_is_remembered_and_too_long_is_not(tmp_path: Path):
     for calls in (2, 1):
         engine = CachedEngine(Odd(), tmp_path / "c.sqlite")
-        assert dict(engine.generate([ask()]))[0].finish == "too_long"
+        assert dict(engine.generate([ask()]))[0].finish_reason == "too_long"
         scores = dict(engine.score_choices([question("x", "y")]))[0]
         assert not scores.readable(0)
-        assert scores.mass(1) == 0.0
+        assert scores.answer_mass(1) == 0.0
         assert engine.usage.calls == calls
 
 
@@ -295,3 +296,15 @@ def test_a_place_that_cannot_hold_a_cache_is_named(tmp_path: Path):
     (tmp_path / "c.sqlite").mkdir()
     with pytest.raises(UserError, match="not a usable response cache"):
         CachedEngine(Counting(), tmp_path / "c.sqlite")
+
+
+def test_a_text_kept_by_an_earlier_version_is_read(tmp_path: Path):
+    made = dict(CachedEngine(Counting(), tmp_path / "c.sqlite").generate([ask()]))[0]
+    with sqlite3.connect(tmp_path / "c.sqlite") as db:
+        ((value,),) = db.execute("SELECT value FROM answers").fetchall()
+        kept = value.partition(" ")[2].replace('"finish_reason"', '"finish"')
+        assert '"finish"' in kept
+        db.execute("UPDATE answers SET value = ?", (kept,))
+    inner = Counting()
+    assert dict(CachedEngine(inner, tmp_path / "c.sqlite").generate([ask()]))[0] == made
+    assert inner.written == []

@@ -54,8 +54,8 @@ def question(*suffixes: str, choices: tuple[str, ...] = ("A", "B")) -> ScoreRequ
 def test_texts_come_with_their_settings(engine: OpenAIEngine, stub: Stub):
     made = dict(engine.generate([*asks(9, temperature=0.7, top_p=0.9), *asks(1, max_tokens=3)]))
     assert sorted(made) == list(range(10))
-    assert (made[0].text, made[0].finish, made[0].prompt_tokens, made[0].tokens) == ("B", "stop", 7, 2)
-    assert made[9].finish == "length"
+    assert (made[0].text, made[0].finish_reason, made[0].prompt_tokens, made[0].tokens) == ("B", "stop", 7, 2)
+    assert made[9].finish_reason == "length"
     sent = {body["seed"]: body for body in stub.asked if body["max_tokens"] == 9}
     assert (sent[3]["temperature"], sent[3]["top_p"], sent[3]["max_tokens"], sent[3]["model"]) == (
         0.7,
@@ -71,7 +71,7 @@ def test_scores_sum_spellings_and_floor_what_is_missing(engine: OpenAIEngine, st
     assert sorted(b["messages"][-1]["content"] for b in stub.asked) == ["shared one", "shared two"]
     assert {(b["max_tokens"], b["top_logprobs"], b["temperature"]) for b in stub.asked} == {(1, 20, 0.0)}
     assert scores.probability(0) == pytest.approx((1 / 3, 2 / 3))
-    assert scores.mass(1) == pytest.approx(0.9)
+    assert scores.answer_mass(1) == pytest.approx(0.9)
     assert scores.prompt_tokens == 14
 
 
@@ -95,7 +95,7 @@ def test_without_log_probabilities_a_verdict_is_written(engine: OpenAIEngine, st
     stub.logprobs, stub.text = False, "Reply B."
     scores = dict(engine.score_choices([question("one", "two")]))[0]
     assert scores.probability(0)[1] == pytest.approx(1.0)
-    assert scores.mass(0) is None  # nobody measured it
+    assert scores.answer_mass(0) is None  # nobody measured it
     assert len(stub.asked) == 5  # one of them three times for log-probabilities, then both for a word
     assert "no log-probabilities; 2 verdicts were parsed from written text" in engine.notes[1]
     stub.asked.clear()
@@ -142,7 +142,7 @@ def test_a_lecture_is_unreadable_not_a_tie(engine: OpenAIEngine, stub: Stub, tex
     scores = dict(engine.score_choices([question("one")]))[0]
     assert scores.logprobs == ((),)
     assert not scores.readable(0)
-    assert scores.mass(0) == 0.0
+    assert scores.answer_mass(0) == 0.0
 
 
 def test_an_answer_without_any_choice_among_its_tokens(engine: OpenAIEngine, stub: Stub):
@@ -163,7 +163,7 @@ def test_an_answer_without_any_choice_among_its_tokens(engine: OpenAIEngine, stu
 )
 def test_what_does_not_fit_is_counted_not_cut(engine: OpenAIEngine, stub: Stub, fault: str):
     stub.always = fault
-    assert dict(engine.generate(asks(1)))[0].finish == "too_long"
+    assert dict(engine.generate(asks(1)))[0].finish_reason == "too_long"
     scores = dict(engine.score_choices([question("one", "two")]))[0]
     assert scores.too_long
     assert not scores.readable(1)
@@ -287,7 +287,7 @@ def test_one_question_that_nobody_answers_is_given_up_and_counted(engine: OpenAI
     stub.fault = lambda body: "500" if body["seed"] == 10 else None
     made = dict(engine.generate(asks(40)))
     assert sorted(made) == list(range(40))
-    assert [index for index, text in made.items() if text.finish == "refused"] == [10]
+    assert [index for index, text in made.items() if text.finish_reason == "refused"] == [10]
     assert engine.usage.as_dict()["refused: HTTP 500"] == 1
     assert engine.usage.retried["HTTP 500"] == endpoints.TRIES
 
@@ -404,7 +404,7 @@ def test_an_endpoint_that_gives_log_probabilities_is_asked_for_missing_ones_agai
 
 def test_a_content_filter_makes_a_question_unreadable(engine: OpenAIEngine, stub: Stub):
     stub.always = "400 The response was filtered due to the content management policy"
-    assert dict(engine.generate(asks(1)))[0].finish == "refused"
+    assert dict(engine.generate(asks(1)))[0].finish_reason == "refused"
     assert engine.usage.refused == {"content filter": 1}
     scores = dict(engine.score_choices([question("one")]))[0]
     assert not scores.readable(0)

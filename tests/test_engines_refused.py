@@ -44,7 +44,7 @@ def engine(stub: Stub) -> Iterator[OpenAIEngine]:
 
 def texts(engine: OpenAIEngine, count: int) -> list[str]:
     requests = [GenerateRequest([user(f"question {n}")], 9, seed=n) for n in range(count)]
-    return [made.text or made.finish for _, made in sorted(engine.generate(requests))]
+    return [made.text or made.finish_reason for _, made in sorted(engine.generate(requests))]
 
 
 def verdict(engine: OpenAIEngine, text: str = "question 3"):
@@ -147,7 +147,7 @@ def test_a_filtered_verdict_says_nothing_of_log_probabilities(engine: OpenAIEngi
     stub.answer = answer
     assert not verdict(engine).readable(0)
     assert engine.usage.refused == {"content filter": 1}
-    assert verdict(engine, "question 4").mass(0) == pytest.approx(0.9)
+    assert verdict(engine, "question 4").answer_mass(0) == pytest.approx(0.9)
     assert texts(engine, 4) == ["B", "B", "B", "refused"]
 
 
@@ -169,7 +169,7 @@ def test_a_harmless_question_is_asked_in_the_same_form(engine: OpenAIEngine, stu
     chat = [{"role": "system", "content": "Be kind."}, user("question 3")]
     made = dict(engine.generate([GenerateRequest(chat, 9, 0.5, 0.9, 7)]))[0]
     asked, harmless = stub.asked
-    assert made.finish == "refused"
+    assert made.finish_reason == "refused"
     assert harmless.pop("messages") == [{**turn, "content": "Hello."} for turn in asked.pop("messages")]
     assert harmless == asked
     assert engine.usage.calls == 1
@@ -346,7 +346,7 @@ def test_content_as_a_list_of_parts(engine: OpenAIEngine, stub: Stub):
         {"type": "text", "text": "surely"},
     ]
     assert texts(engine, 1) == ["B, surely"]
-    assert verdict(engine).mass(0) == pytest.approx(0.9)
+    assert verdict(engine).answer_mass(0) == pytest.approx(0.9)
     assert not engine.usage.retried
 
 
@@ -370,7 +370,7 @@ def test_a_key_in_a_finish_reason_or_an_address_goes_nowhere(stub: Stub):
     stub.finish = KEY
     with serving(stub) as url:
         made = dict(engine_at(url).generate([GenerateRequest([user("x")], 9)]))[0]
-        assert (made.text, made.finish) == ("B", "stop")
+        assert (made.text, made.finish_reason) == ("B", "stop")
         with pytest.raises(UserError, match="base_url holds the key of STUB_KEY"):
             engine_at(f"{url}/{KEY}")
 
@@ -387,7 +387,7 @@ def test_a_key_in_a_finish_reason_or_an_address_goes_nowhere(stub: Stub):
 )
 def test_reasons_to_end_in_other_words(engine: OpenAIEngine, stub: Stub, reason: str, finish: str):
     stub.finish = reason
-    assert dict(engine.generate([GenerateRequest([user("x")], 9)]))[0].finish == finish
+    assert dict(engine.generate([GenerateRequest([user("x")], 9)]))[0].finish_reason == finish
 
 
 def test_a_lone_surrogate_is_replaced_on_arrival_and_counted(engine: OpenAIEngine, stub: Stub):

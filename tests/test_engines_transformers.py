@@ -71,11 +71,11 @@ def test_the_sampled_tokens_are_kept(folder: Path):
     engine.model.generation_config.eos_token_id = ends
     requests = asks(40)
     made = dict(engine.generate(requests))
-    assert {g.finish for g in made.values()} == {"stop", "length"}
+    assert {g.finish_reason for g in made.values()} == {"stop", "length"}
     for index, generation in made.items():
         ids = decode_tokens(generation.token_ids)
         assert len(ids) == generation.tokens
-        assert (ids[-1] in eos_ids(engine.model, engine.tokenizer)) == (generation.finish == "stop")
+        assert (ids[-1] in eos_ids(engine.model, engine.tokenizer)) == (generation.finish_reason == "stop")
         prompt = encode_chat(engine.tokenizer, requests[index].messages)
         draws = Draws.of([requests[index]], torch.device("cpu"))
         with torch.no_grad():
@@ -95,17 +95,17 @@ def test_it_ends_at_any_end_token_and_at_max_tokens(folder: Path):
     engine = TransformersEngine(ModelConfig(model=str(folder), device="cpu"))
     engine.model.generation_config.eos_token_id = list(range(0, len(engine.tokenizer), 2))
     made = dict(engine.generate(asks(40)))
-    stopped = [g for g in made.values() if g.finish == "stop"]
+    stopped = [g for g in made.values() if g.finish_reason == "stop"]
     assert len(stopped) > 30  # every other token ends the text
     assert all(g.tokens <= 12 for g in made.values())
-    assert all(g.tokens == 12 for g in made.values() if g.finish == "length")
+    assert all(g.tokens == 12 for g in made.values() if g.finish_reason == "length")
 
 
 def test_a_prompt_that_does_not_fit_is_never_cut(engine: TransformersEngine):
     long = GenerateRequest([user("weather " * 80)], 8)
     room = GenerateRequest([user("weather")], 64)  # the prompt fits, the answer's length does not
     made = dict(engine.generate([long, *asks(1), room]))
-    assert [made[i].finish for i in range(3)][::2] == ["too_long", "too_long"]
+    assert [made[i].finish_reason for i in range(3)][::2] == ["too_long", "too_long"]
     assert made[0].text == ""
     assert made[0].prompt_tokens > 64
     scores = dict(engine.score_choices([ScoreRequest([user("weather " * 80)], ("a", "b"), ("good", "bad"))]))[
@@ -142,7 +142,7 @@ def test_scores_equal_a_plain_forward(engine: TransformersEngine):
         for place, suffix in enumerate(suffixes):
             plain = reference(engine, texts[index] + suffix, list(columns))
             assert torch.tensor(scores.logprobs[place]).exp().tolist() == pytest.approx(plain, abs=1e-5)
-            assert scores.mass(place) == pytest.approx(sum(plain), abs=1e-5)
+            assert scores.answer_mass(place) == pytest.approx(sum(plain), abs=1e-5)
     assert engine.notes == []
 
 
@@ -257,7 +257,7 @@ def test_a_base_model_without_a_template(stories: TransformersEngine):
 def test_a_human_turn_ends_a_text(stories: TransformersEngine):
     ids = continuation_ids(stories.tokenizer, " A dog.\n\nHuman: more")
     made = stories._finish(ids, False, 5)
-    assert (made.text, made.finish) == ("A dog.", "stop")
+    assert (made.text, made.finish_reason) == ("A dog.", "stop")
     kept = decode_tokens(made.token_ids)
     assert kept == ids[: len(kept)]
     assert len(kept) == made.tokens

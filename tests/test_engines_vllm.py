@@ -72,7 +72,7 @@ def test_verdicts_find_their_place_and_few_are_in_flight(engine: VllmEngine):
     assert sorted(found) == list(range(5))
     assert all(len(scores.logprobs) == 3 for scores in found.values())
     assert found[0].probability(0) == pytest.approx((7 / 9, 2 / 9))  # "A" and " A" against "B" and " B"
-    assert found[0].mass(0) == pytest.approx(0.9)
+    assert found[0].answer_mass(0) == pytest.approx(0.9)
     assert scheduler(engine).most <= 4
     assert engine.usage.calls == 15
     assert not scheduler(engine).aborted
@@ -106,8 +106,8 @@ def test_a_text_whose_logits_are_no_numbers_is_refused(engine: VllmEngine, value
 def test_texts_too_long_ones_and_leaving_early(engine: VllmEngine):
     chats = [[user("garden " * (n * 200))] for n in range(2)] + [[user(f"river {n}")] for n in range(6)]
     made = dict(engine.generate([GenerateRequest(chat, 8, seed=-1) for chat in chats]))
-    assert made[1].finish == "too_long"
-    assert [made[n].finish for n in range(2, 8)] == ["stop"] * 6
+    assert made[1].finish_reason == "too_long"
+    assert [made[n].finish_reason for n in range(2, 8)] == ["stop"] * 6
     assert made[2].tokens == 3
     ids = decode_tokens(made[2].token_ids)
     assert (len(ids), ids[-1]) == (3, 1)  # the end token is among them

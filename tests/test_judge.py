@@ -99,7 +99,7 @@ def test_judge_reads_both_orders_about_the_stored_pair():
     one = [row for row in rows if row.principle_id == "one"]
     assert {row.order for row in one} == {"ab", "ba"}
     assert all(row.p_a == pytest.approx(0.1) and row.verdict == "b" for row in one)
-    assert all(row.mass == pytest.approx(0.9) for row in rows)
+    assert all(row.answer_mass == pytest.approx(0.9) for row in rows)
     assert all(row.verdict == "tie" for row in rows if row.principle_id == "two")
 
 

@@ -123,8 +123,8 @@ def test_a_person_who_says_nothing_takes_no_pair_from_the_judge_and_moves_none(f
     alone = run(folder, "alone", people(folder, pairs, **label))
     mixed = run(folder, "mixed", people(folder, pairs, **label), "label.human.weight=5")
     for other in (alone, mixed):
-        assert [(row.p_a, row.deciding) for row in rows(other, "preferences", Preference)] == [
-            (row.p_a, row.deciding) for row in rows(plain, "preferences", Preference)
+        assert [(row.p_a, row.deciding_principle) for row in rows(other, "preferences", Preference)] == [
+            (row.p_a, row.deciding_principle) for row in rows(plain, "preferences", Preference)
         ]
     notes = " ".join(mixed.stages[2].summary["notes"])
     assert ("principle that the constitution lacks" in notes) == (label.get("principle_id") == "no such rule")
@@ -336,7 +336,7 @@ def test_a_refusing_judge_is_counted_and_its_verdicts_are_missing(folder):
     this = run(folder, "run", "feedback.model=tests.test_labelling:refusing_judge")
     labels = [label for label in rows(this, "labels") if label.principle_id == "p0"]
     assert all(row.verdict == "invalid" and row.p_a is None and row.reason == "refused" for row in labels)
-    assert labels[0].mass == pytest.approx(3e-4)
+    assert labels[0].answer_mass == pytest.approx(3e-4)
     metrics = this.stages[2].summary["metrics"]
     assert metrics["refused"] == len(labels)
     assert metrics["invalid_rate"] == pytest.approx(1 / 16)

@@ -345,7 +345,7 @@ def test_no_file_of_a_model_folder_runs_code_or_asks_the_network(
             dict(TransformersEngine(ModelConfig(model=str(folder), device="cpu")).generate([request]))
     else:
         engine = TransformersEngine(ModelConfig(model=str(folder), device="cpu"))
-        assert dict(engine.generate([request]))[0].finish in ("stop", "length")
+        assert dict(engine.generate([request]))[0].finish_reason in ("stop", "length")
         assert engine.model.config._attn_implementation in ("sdpa", "eager")
         assert load_reward_model(folder, "cpu", new_head=True).config.num_labels == 1
         for made in (engine.model, engine.tokenizer):  # what is saved brings no code to whoever loads it

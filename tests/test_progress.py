@@ -97,7 +97,7 @@ def test_evaluate_shows_what_it_samples_and_what_it_measures(tmp_path):
 def test_log_ratios_that_happen_to_be_positive_have_no_bound(of_chosen, bounds):
     values = [0.1 + 0.07 * n for n in range(30)]
     rows = [Evaluation(policy="p", prompt_id=str(n), response_id="r", kl=kl) for n, kl in enumerate(values)]
-    texts = {"r": Response(prompt_id="0", text="a", finish="stop")}
+    texts = {"r": Response(prompt_id="0", text="a", finish_reason="stop")}
     found = rates(rows, texts, {row.prompt_id: row.prompt_id for row in rows}, of_chosen)
     assert found["kl_ci"] == known_edges(mean_interval(values, bounds))
     assert mean_interval(values, ANY) != mean_interval(values, POSITIVE)

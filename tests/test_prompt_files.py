@@ -93,10 +93,19 @@ def test_a_column_without_a_value_is_of_its_annotations_type(tmp_path):
         (stage.dir / "labels.jsonl").unlink(missing_ok=True)
     features = run.dataset("labels").features
     assert features["reason"] == features["rationale"] == features["principle_id"] == Value("string")
-    assert features["p_a"] == features["mass"] == features["seconds"] == Value("float64")
+    assert features["p_a"] == features["answer_mass"] == features["seconds"] == Value("float64")
 
 
 @pytest.mark.parametrize("name", sorted(ROWS))
 def test_every_field_of_a_record_but_mappings_has_a_type(name):
     mappings = {"messages", "annotator", "sampling", "judge", "votes", "scores", "gold", "compliance"}
     assert set(ROWS[name].model_fields) - set(scalar_types(ROWS[name])) <= mappings
+
+
+def test_a_dataset_of_rows_of_before_has_the_names_of_now(tmp_path):
+    run = fake_run(tmp_path / "run")
+    (file,) = run.glob("*/labels.jsonl")
+    file.write_text(file.read_text().replace('"answer_mass":', '"mass":'))
+    table = Run.load(run).dataset("labels")
+    assert "mass" not in table.column_names
+    assert set(table["answer_mass"]) == {0.9}

@@ -48,7 +48,7 @@ def test_ids_follow_content_and_nothing_else():
     assert prompt("q").id != prompt("r").id
     assert prompt("q", "r").id != prompt("qr").id
     same = [
-        Response(prompt_id="p", text="t", finish=finish, tokens=n)
+        Response(prompt_id="p", text="t", finish_reason=finish, tokens=n)
         for finish, n in (("stop", 1), ("length", 2))
     ]
     assert same[0].id == same[1].id
@@ -133,7 +133,7 @@ ROWS = st.one_of(
         comparison_id=some,
         annotator=st.just(AI),
         p_a=probability,
-        mass=probability,
+        answer_mass=probability,
         seconds=probability,
         verdict=st.sampled_from(["a", "b", "tie", "abstain", "invalid"]),
         judge=st.dictionaries(some, text),
@@ -202,3 +202,30 @@ def test_what_are_no_token_ids_is_refused(bad):
 def test_rows_by_id():
     rows = [prompt("a"), prompt("b")]
     assert by_id(rows) == {rows[0].id: rows[0], rows[1].id: rows[1]}
+
+
+@pytest.mark.parametrize(
+    ("kind", "row", "old", "new", "value"),
+    [
+        (Response, {"prompt_id": "p", "text": "t"}, "finish", "finish_reason", "length"),
+        (
+            Label,
+            {"comparison_id": "c", "annotator": {"kind": "ai", "id": "m"}, "verdict": "a", "p_a": 0.9},
+            "mass",
+            "answer_mass",
+            0.8,
+        ),
+        (Preference, {"comparison_id": "c", "p_a": 0.9}, "deciding", "deciding_principle", "honest"),
+    ],
+)
+def test_a_row_of_before_reads_under_the_old_name_of_a_field(kind, row, old, new, value):
+    before, now = (kind.model_validate_json(json.dumps({**row, name: value})) for name in (old, new))
+    assert getattr(before, new) == value
+    assert before == now
+    assert before.id == now.id
+    written = json.loads(before.to_json())
+    assert written[new] == value
+    assert old not in written
+    assert kind.with_new_names({**row, old: value}) == {**row, new: value}
+    with pytest.raises(ValidationError):
+        kind.model_validate({**row, old: value, new: value})

@@ -132,7 +132,7 @@ def test_soft_ties_are_kept_and_only_finished_responses_are_closed(tmp_path, pol
     stage = stage_of(tmp_path, policy)
     prompt = prompts_of(stage)[0]
     preference(
-        stage, response(stage, prompt, "good"), response(stage, prompt, "bad", 1, finish="length"), 0.5
+        stage, response(stage, prompt, "good"), response(stage, prompt, "bad", 1, finish_reason="length"), 0.5
     )
     ((pair,), tokenizer) = pairs_of(stage, policy)
     assert pair["p_a"] == 0.5

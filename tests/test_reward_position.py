@@ -84,7 +84,9 @@ def stage(request, tmp_path):
         },
     )
     for n, prompt in enumerate(prompts_of(stage)):
-        a = response(stage, prompt, "fine " * (n % 3) + "good", finish="length" if n % 4 == 0 else "stop")
+        a = response(
+            stage, prompt, "fine " * (n % 3) + "good", finish_reason="length" if n % 4 == 0 else "stop"
+        )
         preference(stage, a, response(stage, prompt, "rude " * (n % 2) + "bad", 1), 0.9 if n % 2 else 0.2)
     return stage
 
@@ -117,13 +119,13 @@ def test_training_calibration_and_ppo_read_the_last_real_token(stage, monkeypatc
     model, tokenizer = load_reward_model(folder, "cpu"), load_tokenizer(folder)
     texts, prompts, end = list(stage.responses().values()), stage.prompts_by_id(), end_of_turn(tokenizer)
     turns = [
-        encode_turn(tokenizer, prompts[r.prompt_id].chat, r.text, end if r.finish == "stop" else None)
+        encode_turn(tokenizer, prompts[r.prompt_id].chat, r.text, end if r.finish_reason == "stop" else None)
         for r in texts
     ]
     whole = [prompt + response for prompt, response in turns]
     right = directly(model, whole)
     measured = torch.tensor(score_sequences(model, whole, 5))
-    ended = torch.tensor([r.finish == "stop" for r in texts])
+    ended = torch.tensor([r.finish_reason == "stop" for r in texts])
     episodes = join([p for p, _ in turns], [r for _, r in turns], ended, tokenizer.pad_token_id)
     as_text = None if has_chat_template(tokenizer) else tokenizer
     paid = ModelReward(model, tokenizer, 128, 5, policy_tokenizer=as_text)(

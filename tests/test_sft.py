@@ -46,7 +46,7 @@ def test_the_loss_is_on_the_response_and_its_end_alone(tmp_path, policy):
 def test_a_response_cut_off_is_not_taught_to_end_there(tmp_path, policy):
     stage = stage_of(tmp_path, policy)
     prompt = prompts_of(stage)[0]
-    open_ended = response(stage, prompt, "thanks it", finish="length")
+    open_ended = response(stage, prompt, "thanks it", finish_reason="length")
     revision(stage, open_ended, open_ended, status="unchanged")
     rows, tokenizer = rows_of(stage, policy)
     assert tokenizer.decode(rows[0]["input_ids"]).endswith("<|assistant|>thanks it")

@@ -38,12 +38,15 @@ def sampled(folders):
     ]
     made = dict(engine.generate([GenerateRequest(p.chat, 24, 0.7, seed=n) for n, p in enumerate(prompts)]))
     rows = [
-        Response(prompt_id=p.id, text=g.text, finish=g.finish, token_ids=g.token_ids)
+        Response(prompt_id=p.id, text=g.text, finish_reason=g.finish_reason, token_ids=g.token_ids)
         for p, g in ((p, made[n]) for n, p in enumerate(prompts))
     ]
-    assert {row.finish for row in rows} == {"stop", "length"}
+    assert {row.finish_reason for row in rows} == {"stop", "length"}
     assert (
-        len({ids[-1] for row in rows if row.finish == "stop" and (ids := decode_tokens(row.token_ids))}) == 2
+        len(
+            {ids[-1] for row in rows if row.finish_reason == "stop" and (ids := decode_tokens(row.token_ids))}
+        )
+        == 2
     )
     return prompts, rows
 
@@ -93,7 +96,7 @@ def test_texts_from_elsewhere_are_closed_by_what_ends_the_turn_or_left_out(folde
     ids = measured_tokens(tokenizer, prompt.chat, good)
     assert ids is not None
     assert (ids[-1], ids.count(end)) == (end, 1)
-    cut = measured_tokens(tokenizer, prompt.chat, good.model_copy(update={"finish": "length"}))
+    cut = measured_tokens(tokenizer, prompt.chat, good.model_copy(update={"finish_reason": "length"}))
     assert cut == ids[:-1]
     control = Response(
         prompt_id=prompt.id, text="it is <|end|> good"
@@ -120,7 +123,9 @@ def test_tokens_that_do_not_spell_the_text_are_not_used(folders, sampled):
         assert sampled_tokens(tokenizer, row) is None
         assert (
             turn_of(tokenizer, prompts[0].chat, row)[1][:-1]
-            == encode_turn(tokenizer, prompts[0].chat, row.text, 1 if row.finish == "stop" else None)[1][:-1]
+            == encode_turn(tokenizer, prompts[0].chat, row.text, 1 if row.finish_reason == "stop" else None)[
+                1
+            ][:-1]
         )
 
 
@@ -132,12 +137,12 @@ def test_what_is_trained_on_are_the_sampled_tokens_closed_by_what_ends_the_turn(
     wanted = []
     for prompt, row in zip(prompts, rows, strict=True):
         ids = decode_tokens(row.token_ids)
-        inner, end = (ids[:-1], [1]) if row.finish == "stop" else (ids, [])
+        inner, end = (ids[:-1], [1]) if row.finish_reason == "stop" else (ids, [])
         if set(inner) & set(
             tokenizer.all_special_ids
         ):  # a random model writes such tokens; nobody has read them
             inner = encode_turn(tokenizer, prompt.chat, row.text, None)[1]
-        inner, end = (ids[:-1], [1]) if row.finish == "stop" else (ids, [])
+        inner, end = (ids[:-1], [1]) if row.finish_reason == "stop" else (ids, [])
         if any(
             i in tokenizer.added_tokens_decoder for i in inner
         ):  # a random model writes such; nobody has read them

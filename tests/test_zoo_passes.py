@@ -186,7 +186,7 @@ def test_a_whole_pass(model: zoo.Model, tmp_path: Path, seen: Seen):
         row
         for stage in (run.stages[0], run.stages[3])
         for row in stage.rows("responses", Response)
-        if row.finish == "stop"
+        if row.finish_reason == "stop"
     ]
     assert 0 < len(ended) < 48  # some of them end, and some are cut off
     prompts = {prompt.id: encode_chat(tokenizer, prompt.chat) for prompt in run.prompts("train")}

@@ -77,9 +77,11 @@ def prompts_of(stage: Stage) -> list[Prompt]:
     return list(stage.prompts_by_id().values())
 
 
-def response(stage: Stage, prompt: Prompt, text: str, index: int = 0, finish: str = "stop") -> Response:
+def response(
+    stage: Stage, prompt: Prompt, text: str, index: int = 0, finish_reason: str = "stop"
+) -> Response:
     """A sampled response, written to the run."""
-    row = Response(prompt_id=prompt.id, text=text, index=index, finish=finish)
+    row = Response(prompt_id=prompt.id, text=text, index=index, finish_reason=finish_reason)
     stage.run.stages[0].rows("responses", Response).append([row])
     return row
 

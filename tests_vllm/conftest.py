@@ -58,7 +58,7 @@ def agree(found: list[Scores], reference: list[Scores]) -> None:
     pairs = [(x.probability(s)[0], y.probability(s)[0]) for x, y, s in places]
     worst = max(abs(x - y) for x, y in pairs)
     same = sum((x > 0.5) == (y > 0.5) for x, y in pairs) / len(pairs)
-    mass = max(abs(x.mass(s) - y.mass(s)) for x, y, s in places)
+    mass = max(abs(x.answer_mass(s) - y.answer_mass(s)) for x, y, s in places)
     decided = sum(abs(y - 0.5) > 0.2 for _, y in pairs)
     print(
         f"{len(pairs)} verdicts ({decided} decided): worst {worst:.1e}, same choice {same:.4f}, mass "

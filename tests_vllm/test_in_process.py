@@ -47,8 +47,8 @@ def test_texts_in_process(in_process):
 def test_what_does_not_fit_in_process(in_process):
     long = [user("garden " * 600)]
     made = dict(in_process.generate([GenerateRequest(long, 8), *greetings(1)]))
-    assert made[0].finish == "too_long"
-    assert made[1].finish in ("stop", "length")
+    assert made[0].finish_reason == "too_long"
+    assert made[1].finish_reason in ("stop", "length")
     scores = dict(in_process.score_choices([ScoreRequest(long, ("?",), ("A", "B"))]))[0]
     assert scores.too_long
 

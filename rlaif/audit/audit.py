@@ -173,7 +173,9 @@ class Audit:
             return dict(counts)
         with self.progress("written verdicts", len(chats)) as tick:
             for _, written in engine.generate([GenerateRequest(c, WRITTEN_TOKENS, 0.0) for c in chats]):
-                chosen = parse_choice(written.text, ("A", "B"), cut=written.finish == "length") is not None
+                chosen = (
+                    parse_choice(written.text, ("A", "B"), cut=written.finish_reason == "length") is not None
+                )
                 counts["refusal" if refuses(written.text) else "choice" if chosen else "other"] += 1
                 tick(1)
         return dict(counts)

@@ -39,14 +39,14 @@ class GenerateRequest:
 
 @dataclass(frozen=True)
 class Generation:
-    """One written text. `finish` is "stop", "length", "content_filter" where a service broke it off, or,
+    """One written text. `finish_reason` is "stop", "length", "content_filter" where a service broke it off, or,
     without a text, "too_long" where the prompt did not fit the context, "refused" where a server would not
     take it and "template" where the model's chat template would not, which then `said` why. `token_ids` as in
     `records.Response`, where they are known; they hold the `thinking` as well, which is no part of the text.
     """
 
     text: str
-    finish: str
+    finish_reason: str
     prompt_tokens: int = 0
     tokens: int = 0
     token_ids: str | None = None
@@ -62,7 +62,11 @@ class Generation:
     @property
     def why_empty(self) -> str | None:
         """Why there is no text, in the words under which stages count it; None where there is one."""
-        return refused_by_template(self.said) if self.finish == "template" else _UNWRITTEN.get(self.finish)
+        return (
+            refused_by_template(self.said)
+            if self.finish_reason == "template"
+            else _UNWRITTEN.get(self.finish_reason)
+        )
 
 
 TEMPLATE = (
@@ -122,7 +126,7 @@ class Scores:
         weights = [math.exp(x - top) for x in self.logprobs[suffix]]
         return tuple(w / sum(weights) for w in weights)
 
-    def mass(self, suffix: int) -> float | None:
+    def answer_mass(self, suffix: int) -> float | None:
         """The probability the model put on the choices together; None where it wrote its answer."""
         if UNNAMED in self.logprobs[suffix]:
             return None

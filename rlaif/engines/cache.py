@@ -90,7 +90,7 @@ class CachedEngine:
             for index in window:
                 if keys[index] in found:
                     self.usage.cached += 1
-                    yield index, Generation(**found[keys[index]])
+                    yield index, Generation(**_with_new_names(found[keys[index]]))
                 else:
                     missing.append(index)
         with self._keeping():
@@ -249,17 +249,24 @@ def _verified(key: bytes, value: Any) -> Any:
         return None
 
 
+def _with_new_names(value: dict[str, Any]) -> dict[str, Any]:
+    return {"finish_reason" if key == "finish" else key: kept for key, kept in value.items()}  # an old cache
+
+
 def _is_generation(value: Any) -> bool:
     kinds = {
         "text": str,
-        "finish": str,
+        "finish_reason": str,
         "prompt_tokens": int,
         "tokens": int,
         "token_ids": (str, type(None)),
         "said": str,
         "thinking": str,
     }
-    if not isinstance(value, dict) or not {"text", "finish"} <= value.keys() <= kinds.keys():
+    if not isinstance(value, dict):
+        return False
+    value = _with_new_names(value)
+    if not {"text", "finish_reason"} <= value.keys() <= kinds.keys():
         return False
     return all(isinstance(value[key], kinds[key]) for key in value)
 

@@ -35,9 +35,8 @@ from rlaif.records import content_hash
 
 _FEWER = {20: 5, 5: 0}  # likeliest tokens to ask for where a server does not take that many
 _EMPTY = 3  # answers without a choice before a question counts as refused
-_LONG_KEY = (
-    8  # characters: a shorter one, such as the `none` that local servers are given, is also an ordinary word
-)
+# Characters: a shorter key, such as the `none` that local servers are given, is also an ordinary word.
+_LONG_KEY = 8
 _HARMLESS = "Hello."
 Read = tuple[tuple[float, ...], int]  # (log-probabilities of the choices, prompt tokens)
 REFUSED: Read = ((), -1)  # of a question that the server would not take; None is one that is too long
@@ -107,10 +106,10 @@ class OpenAIEngine:
         except Declined as no:
             return Generation("", self._refusal(endpoint, no))
         text = response.text.strip()
-        if response.finish == "content_filter" and not text:
+        if response.finish_reason == "content_filter" and not text:
             return Generation("", self._refusal(endpoint, Declined("refused", "content filter")))
         endpoint.thinking += response.thinks
-        return Generation(text, response.finish, *response.used, thinking=response.thinking)
+        return Generation(text, response.finish_reason, *response.used, thinking=response.thinking)
 
     def _refusal(self, endpoint: Endpoint, no: Declined) -> str:
         """What becomes of a declined question: "too_long", or "refused", which is counted."""
@@ -184,7 +183,7 @@ class OpenAIEngine:
             return None
         if response.top:
             endpoint.gave_logprobs, endpoint.top = True, asked
-        elif response.finish == "content_filter":  # which says nothing of what the endpoint gives
+        elif response.finish_reason == "content_filter":  # which says nothing of what the endpoint gives
             raise Declined("refused", "content filter")
         return response
 
@@ -192,7 +191,7 @@ class OpenAIEngine:
         """Written text as a certain verdict, () where it announces none."""
         response = await self._complete(endpoint, job, messages, max_tokens=VERDICT_TOKENS, temperature=0.0)
         endpoint.written += 1
-        cut = response.finish == "length"
+        cut = response.finish_reason == "length"
         named = parse_choice(response.text, request.choices, worst=request.worst, cut=cut)
         endpoint.thinking += named is None and response.thinks
         verdict = () if named is None else tuple(0.0 if c == named else UNNAMED for c in request.choices)

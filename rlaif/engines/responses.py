@@ -29,13 +29,13 @@ class Answer(NamedTuple):
     """One chat completion; `top` holds the likeliest first tokens with their log-probabilities, if it gives
     any.
 
-    `finish` is "stop", "length" or "content_filter", whatever the server calls it. `thinks` says that it
+    `finish_reason` is "stop", "length" or "content_filter", whatever the server calls it. `thinks` says that it
     begins with the model's thinking, `thinking` is what a server took out of the text, `replaced` how many
     lone surrogates became U+FFFD.
     """
 
     text: str
-    finish: str
+    finish_reason: str
     top: list[tuple[str, float]]
     model: str
     prompt_tokens: int

@@ -381,10 +381,12 @@ class Lineup:
         if shown not in logs:
             return _invalid_label(label, scores, at)
         if named not in (pair.a, pair.b):
-            return label.model_copy(update={"verdict": "abstain", "mass": scores.mass(at)})
+            return label.model_copy(update={"verdict": "abstain", "answer_mass": scores.answer_mass(at)})
         lead = logs[shown][pair.a] - logs[shown][pair.b]
         p_a = 1.0 / (1.0 + math.exp(min(500.0, -lead if self.asked == "best" else lead)))
-        return label.model_copy(update={"p_a": p_a, "verdict": verdict_of(p_a), "mass": scores.mass(at)})
+        return label.model_copy(
+            update={"p_a": p_a, "verdict": verdict_of(p_a), "answer_mass": scores.answer_mass(at)}
+        )
 
 
 def slot_of(label: Label) -> Slot:
@@ -408,15 +410,15 @@ def _why_invalid(scores: Scores, at: int) -> str | None:
         return "not a number"
     if not scores.readable(at):
         return "refused"
-    mass = scores.mass(at)
+    mass = scores.answer_mass(at)
     return None if mass is None or mass >= MIN_MASS else "refused"
 
 
 def _why_no_reasoning(made: Generation) -> str | None:
     """Why no verdict follows from a text that should be reasoning, None where one may."""
-    if made.finish == "too_long":
+    if made.finish_reason == "too_long":
         return "too long"
-    refused = made.why_empty or made.finish == "content_filter" or opens_with_refusal(made.text)
+    refused = made.why_empty or made.finish_reason == "content_filter" or opens_with_refusal(made.text)
     return "refused" if refused else None
 
 
@@ -426,8 +428,8 @@ def _finite(logprobs: Sequence[float]) -> list[float]:
 
 
 def _invalid_label(label: Label, scores: Scores, at: int) -> Label:
-    mass = scores.mass(at) if scores.readable(at) else None
-    return label.model_copy(update={"reason": _why_invalid(scores, at), "mass": mass})
+    mass = scores.answer_mass(at) if scores.readable(at) else None
+    return label.model_copy(update={"reason": _why_invalid(scores, at), "answer_mass": mass})
 
 
 def _filled(label: Label, scores: Scores, at: int) -> Label:
@@ -435,4 +437,6 @@ def _filled(label: Label, scores: Scores, at: int) -> Label:
         return _invalid_label(label, scores, at)
     first = scores.probability(at)[0]
     p_a = first if label.order == "ab" else 1.0 - first
-    return label.model_copy(update={"p_a": p_a, "verdict": verdict_of(p_a), "mass": scores.mass(at)})
+    return label.model_copy(
+        update={"p_a": p_a, "verdict": verdict_of(p_a), "answer_mass": scores.answer_mass(at)}
+    )

@@ -205,8 +205,8 @@ class Tally:
         if label.p_a is None:
             return
         self.read += 1
-        self.written += label.mass is None
-        self.mass += label.mass or 0.0
+        self.written += label.answer_mass is None
+        self.mass += label.answer_mass or 0.0
         self.confidence += abs(label.p_a - 0.5)
         side = verdict_of(label.p_a)
         if side != "tie":

@@ -216,7 +216,7 @@ def measure_policy(engine: Engine, n: int, rng: Random) -> dict[str, float]:
         for name, value in {
             **kept,
             "all": all(kept.values()),
-            "finished": generation.finish == "stop",
+            "finished": generation.finish_reason == "stop",
         }.items():
             rows[name].append(value)
     return {name: mean(values) for name, values in rows.items()}

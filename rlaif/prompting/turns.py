@@ -60,7 +60,7 @@ def measured_tokens(tokenizer: Any, messages: Chat, response: Response) -> list[
     sampled = sampled_tokens(tokenizer, response)
     if sampled is not None:
         return sampled
-    end = end_of_turn(tokenizer) if response.finish == "stop" else None
+    end = end_of_turn(tokenizer) if response.finish_reason == "stop" else None
     ids = encode_turn(tokenizer, messages, response.text, end)[1]
     return ids if ids and text_of(tokenizer, ids) == response.text.strip() else None
 
@@ -78,12 +78,12 @@ def turn_of(tokenizer: Any, messages: Chat, response: Response) -> tuple[list[in
     template, whose turns end in text, those of its text. So are those of a response in which special tokens
     were sampled before its end: nobody who judged the text has seen them, and no policy is to learn them.
     """
-    end = end_of_turn(tokenizer) if response.finish == "stop" else None
+    end = end_of_turn(tokenizer) if response.finish_reason == "stop" else None
     sampled = sampled_tokens(tokenizer, response) if has_chat_template(tokenizer) else None
     if sampled is None or _special(tokenizer).intersection(
-        sampled[:-1] if response.finish == "stop" else sampled
+        sampled[:-1] if response.finish_reason == "stop" else sampled
     ):
         return encode_turn(tokenizer, messages, response.text, end)
-    if response.finish == "stop" and text_of(tokenizer, sampled[:-1]) == response.text:
+    if response.finish_reason == "stop" and text_of(tokenizer, sampled[:-1]) == response.text:
         sampled.pop()  # a model may have several tokens to end with
     return encode_chat(tokenizer, messages), sampled + ([end] if end is not None else [])

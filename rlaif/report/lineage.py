@@ -8,7 +8,7 @@ from typing import Any
 
 from rlaif.errors import UserError
 from rlaif.runs.folder import Run
-from rlaif.runs.lookup import json_rows
+from rlaif.runs.rows import named_rows
 
 Row = dict[str, Any]
 
@@ -18,7 +18,7 @@ def index_rows(path: Path) -> dict[str, Row]:
     Run.load(path)
     index: dict[str, Row] = {}
     for file in sorted(path.rglob("*.jsonl")):
-        for row in json_rows(file):
+        for row in named_rows(file):
             if isinstance(row.get("id"), str):
                 index.setdefault(row["id"], {"file": str(file.relative_to(path)), **row})
     return index

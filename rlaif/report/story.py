@@ -191,7 +191,7 @@ def _rounded(p: float) -> str:
 
 
 def _decided_by(preference: Row) -> str:
-    principle = preference.get("deciding_principle") or preference.get("deciding")  # its older name
+    principle = preference.get("deciding_principle")
     return f", decided by {principle}" if principle else ""
 
 

@@ -205,6 +205,6 @@ def _responses(reader: RunReader) -> Iterator[str]:
             "rate beside the plain one."
         )
     texts = [reader.responses.get(row.response_id) for row in rows[final].values()]
-    cut_off = sum(text is not None and text.finish == "length" for text in texts)
+    cut_off = sum(text is not None and text.finish_reason == "length" for text in texts)
     if cut_off > MISSING * len(texts):
         yield f"{cut_off} of {len(texts)} responses of {final} were cut off at the token limit."

@@ -39,8 +39,7 @@ from rlaif.records import (
     content_hash,
     scalar_types,
 )
-from rlaif.runs.lookup import json_rows
-from rlaif.runs.rows import Rows, first_by_id
+from rlaif.runs.rows import Rows, first_by_id, named_rows
 from rlaif.runs.seeds import derive_seed
 from rlaif.runs.spending import Account, Ledger
 from rlaif.runs.storage import MANIFEST, SUMMARY, find_damage, read_json, sync_and_digest, unshare, write_json
@@ -303,7 +302,7 @@ class Run:
         from datasets import Dataset, List, Value
 
         files = [(stage.dir.name, stage.dir / f"{name}.jsonl") for stage in self.stages]
-        rows = [{"stage": stage, **row} for stage, file in files for row in json_rows(file)]
+        rows = [{"stage": stage, **row} for stage, file in files for row in named_rows(file)]
         if not rows:
             made = sorted({path.stem for path in self.path.glob("*/*.jsonl")})
             raise UserError(f'{self.path}: no rows named "{name}".', f"one of {', '.join(made)}")
@@ -339,7 +338,7 @@ class Run:
                         "chosen": [{"role": "assistant", "content": texts[chosen].text}],
                         "rejected": [{"role": "assistant", "content": texts[rejected].text}],
                         "p_chosen": max(row.p_a, 1 - row.p_a),
-                        "deciding_principle": row.deciding,
+                        "deciding_principle": row.deciding_principle,
                         "sources": list(row.sources),
                         "weight": row.weight,
                         "comparison_id": row.comparison_id,

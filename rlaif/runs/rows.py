@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from rlaif.errors import UserError
 from rlaif.prompting.tables import parse_json
-from rlaif.records import Record
+from rlaif.records import ROWS, Record
 from rlaif.runs.lookup import complete_lines, damaged_line, drop_torn_line, json_rows, key_of
 from rlaif.runs.storage import sync, write_text
 
@@ -80,6 +80,13 @@ class Rows(RowFile[R]):
         fresh: dict[str, R] = {row.id: row for row in rows if row.id not in self.ids}
         self.write(fresh.values())
         self.ids.update(fresh)
+
+
+def named_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a run's file as plain dictionaries, under the names that their fields have now."""
+    record = ROWS.get(path.stem)
+    for row in json_rows(path):
+        yield record.with_new_names(row) if record else row
 
 
 class JsonlLog:

@@ -128,8 +128,8 @@ def _fault(job: RevisionJob, made: Generation, criticised: bool) -> str | None:
         return made.why_empty
     if criticised and not job.critique:
         return "without a critique"
-    if made.finish != "stop":
-        return "cut off" if made.finish == "length" else made.finish.replace("_", " ")
+    if made.finish_reason != "stop":
+        return "cut off" if made.finish_reason == "length" else made.finish_reason.replace("_", " ")
     assert job.principle is not None
     rule = "\n".join(filter(None, (job.principle.text, job.principle.critique, job.principle.revise)))
     question = next((m.content for m in reversed(job.prompt.messages) if m.role == "user"), "")

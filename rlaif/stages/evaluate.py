@@ -109,7 +109,7 @@ def _responses(
                     model=engine.fingerprint,
                     seed=seeds[at],
                     sampling={"temperature": options.temperature, "max_tokens": options.max_tokens},
-                    finish=made.finish,
+                    finish_reason=made.finish_reason,
                     tokens=made.tokens,
                     token_ids=made.token_ids,
                     thinking=made.thinking or None,

@@ -325,7 +325,7 @@ def _preference(
     return Preference(
         comparison_id=question.comparison.id,
         p_a=p_a,
-        deciding=deciding,
+        deciding_principle=deciding,
         votes=dict(Counter(label.verdict for label in labels)),
         sources=tuple(sorted({label.annotator.kind for label in labels})),
     )

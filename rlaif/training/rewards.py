@@ -351,7 +351,7 @@ def _scores(
     prompts = [prompt for prompt, _, _ in rows]
     if isinstance(score, FunctionReward):
         return score.ask(prompts, [response.text for _, response, _ in rows])
-    ended = torch.tensor([response.finish == "stop" for _, response, _ in rows], device=device)
+    ended = torch.tensor([response.finish_reason == "stop" for _, response, _ in rows], device=device)
     starts, responses = [turn[0] for *_, turn in rows], [turn[1] for *_, turn in rows]
     return score(join(starts, responses, ended, tokenizer.pad_token_id), prompts).tolist()
 

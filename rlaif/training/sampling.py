@@ -77,7 +77,7 @@ def _sample(
                             sampling=sampling,
                             seed=seeds[at],
                             index=index,
-                            finish=made.finish,
+                            finish_reason=made.finish_reason,
                             tokens=made.tokens,
                             token_ids=made.token_ids,
                             thinking=made.thinking or None,

@@ -355,7 +355,7 @@ MUTANTS = (
     ),
     shown("next(reversed(self.evaluations), None)", "next(iter(self.evaluations), None)"),
     shown("lambda row, texts: row.kl", "lambda row, texts: row.tokens"),
-    shown('float(text.finish == "length")', 'float(text.finish != "length")'),
+    shown('float(text.finish_reason == "length")', 'float(text.finish_reason != "length")'),
     shown("cell(p[m.key], m.digits)", 'cell(p["length"], m.digits)'),
     shown(
         "{{ row.n | count }}</td><td>{{ row.decided | count }}",

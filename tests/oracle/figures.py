@@ -138,7 +138,7 @@ class Labels:
         )
 
     def mass(self) -> float:
-        return mean(row["mass"] for row in self.of() if row.get("p_a") is not None)
+        return mean(row["answer_mass"] for row in self.of() if row.get("p_a") is not None)
 
     def reasons(self, reason: str) -> int:
         return sum(row.get("reason") == reason for row in self.of())

@@ -180,7 +180,7 @@ class Rows:
 
     def written(self, response: dict[str, Any]) -> list[int]:
         """The tokens of a response's text and what ends a turn."""
-        end = [self.tokenizer.eos_token_id] if response["finish"] == "stop" else []
+        end = [self.tokenizer.eos_token_id] if response["finish_reason"] == "stop" else []
         return self.tokenizer(response["text"], add_special_tokens=False)["input_ids"] + end
 
     def turn(self, response: dict[str, Any]) -> list[int]:
@@ -191,7 +191,7 @@ class Rows:
         """The tokens that are rewarded: those of the text where special ones stand in it, which nobody has
         seen."""
         ids = self.turn(response)
-        inside = ids[:-1] if response["finish"] == "stop" else ids
+        inside = ids[:-1] if response["finish_reason"] == "stop" else ids
         special = {i for i, token in self.tokenizer.added_tokens_decoder.items() if token.special}
         return self.written(response) if special.intersection(inside) else ids
 
