@@ -90,8 +90,8 @@ class ModelConfig(Options):
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         default="auto",
-        description="number format of the weights in memory; auto = bfloat16 for larger models on a GPU, "
-        "else float32",
+        description="number format of the weights in memory; auto = bfloat16 for larger models on a GPU, and "
+        "where they only answer on a CPU that is faster with it and gives the same verdicts; else float32",
     )
     batch_tokens: int = Field(
         default=16384,

@@ -194,6 +194,20 @@ def resolve_dtype(name: str, device: torch.device, params: int) -> torch.dtype:
     return getattr(torch, name)
 
 
+def frozen_dtype(name: str, device: torch.device, folder: Path, tokenizer: Any) -> torch.dtype:
+    """The same for a model that only answers: "auto" takes bf16 on a CPU, too, where that is faster there and the
+    model's verdicts stay the same (`rlaif.engines.precision`)."""
+    import torch
+
+    from rlaif.engines.precision import bf16_suits
+
+    params = count_params(folder)
+    measured = name == "auto" and device.type == "cpu" and params >= _SMALL
+    if measured and bf16_suits(folder, lambda: load_causal_lm(folder, "cpu", "float32"), tokenizer):
+        return torch.bfloat16
+    return resolve_dtype(name, device, params)
+
+
 def count_params(folder: Path) -> int:
     """How many numbers the folder's safetensors hold, read from their headers alone."""
     return sum(prod(shape) for shape in weights.shapes(folder).values())

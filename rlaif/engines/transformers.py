@@ -18,13 +18,12 @@ from rlaif.config import ModelConfig
 from rlaif.engines import TEMPLATE, GenerateRequest, Generation, ScoreRequest, Scores, Usage
 from rlaif.engines.loading import (
     context_length,
-    count_params,
     eos_ids,
+    frozen_dtype,
     load_causal_lm,
     load_tokenizer,
     model_folder,
     resolve_device,
-    resolve_dtype,
 )
 from rlaif.errors import UserError
 from rlaif.prompting.chat import (
@@ -63,7 +62,7 @@ class TransformersEngine:
         self.plain_turns = not has_chat_template(self.tokenizer)
         self._continue = lru_cache(maxsize=65536)(partial(continuation_ids, self.tokenizer))
         self._variants = lru_cache(maxsize=64)(partial(choice_tokens, self.tokenizer))
-        dtype = resolve_dtype(config.dtype, self.device, count_params(self.folder))
+        dtype = frozen_dtype(config.dtype, self.device, self.folder, self.tokenizer)
         self.dtype = str(dtype).removeprefix("torch.")
         self._fingerprint = f"{self.kind}:{Path(config.model).name}@{folder_hash(self.folder)}:{self.dtype}"
         if config.chat_template_kwargs:
@@ -85,7 +84,7 @@ class TransformersEngine:
     @cached_property
     def model(self) -> Any:
         """The loaded model; raises UserError for architectures without keys and values to keep."""
-        model = load_causal_lm(self.folder, self.config.device, self.config.dtype).requires_grad_(False)
+        model = load_causal_lm(self.folder, self.config.device, self.dtype).requires_grad_(False)
         if model._is_stateful:
             raise UserError(
                 f"{self.config.model}: {type(model).__name__} is recurrent, which the transformers engine "
