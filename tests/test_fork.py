@@ -65,6 +65,7 @@ def test_another_constitution_from_label_on(project, parent, asked):
     for stage in ("01_sample", "02_critique", "03_sample", "04_pair"):
         for path in (this.path / stage).rglob("*"):
             assert path.stat().st_ino == (parent / stage / path.name).stat().st_ino
+    assert (this.path / "prompts.jsonl").samefile(parent / "prompts.jsonl")
     assert this.constitution.principles[0].text == "Never say rain."
     recorded = this.manifest["parent"]
     assert recorded["id"] == Run.load(parent).id != this.id

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import re
 import shlex
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ from rlaif.errors import UserError
 from rlaif.preflight.differences import Difference, differences
 from rlaif.preflight.opening import RunSpec
 from rlaif.runs.folder import Run
-from rlaif.runs.storage import read_json, share
+from rlaif.runs.storage import link, read_json, share
 
 # What may differ though shared stages read it: they keep what they were made with, and the manifest says so.
 MAY_DIFFER = ("constitution", "templates", "feedback", "gold", "seed")
@@ -35,6 +36,10 @@ class Fork:
         stages = self.parent.stages[: self.shared]
         for stage in stages:
             share(stage.dir, making / stage.dir.name, ("checkpoints",))
+        own, theirs = (folder / "prompts.jsonl" for folder in (making, self.parent.path))
+        if filecmp.cmp(own, theirs, shallow=False):
+            own.unlink()
+            link(theirs, own)
         return {
             "parent": {
                 "id": self.parent.id,

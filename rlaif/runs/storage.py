@@ -57,10 +57,15 @@ def share(folder: Path, into: Path, leave_out: tuple[str, ...] = ()) -> None:
             continue
         new = into / inside
         new.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            os.link(path.resolve(), new)
-        except OSError:
-            shutil.copy2(path, new)
+        link(path, new)
+
+
+def link(path: Path, new: Path) -> None:
+    """Another name for a file, or a copy where the file system has no hard links."""
+    try:
+        os.link(path.resolve(), new)
+    except OSError:
+        shutil.copy2(path, new)
 
 
 def unshare(folder: Path) -> None:
