@@ -90,7 +90,7 @@ def run(
 
     texts = override_texts(overrides)
     if dry_run:
-        return pipeline.dry_run(config, texts, source, at, out)
+        return pipeline.dry_run(config, texts, source, at, out, until)
     return pipeline.run(config, out, texts, until, progress, tell or (lambda line: None), source, at)
 
 

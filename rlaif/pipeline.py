@@ -24,6 +24,7 @@ from rlaif.preflight.durations import durations
 from rlaif.preflight.estimate import estimate, in_words, totals
 from rlaif.preflight.fork import Fork, fork_of
 from rlaif.preflight.opening import RunSpec
+from rlaif.preflight.readiness import Readiness, readiness
 from rlaif.preflight.run_folder import open_run
 from rlaif.prompting.prompt_files import left_out_in_words
 from rlaif.report.following import describe
@@ -43,18 +44,20 @@ def run(
     tell: Callable[[str], None] = lambda line: None,
     source: Path | str | None = None,
     at: str | None = None,
+    check: bool = False,
 ) -> Run:
     """Run a config's stages into a folder, or continue where an earlier start of the same run stopped.
 
     `overrides` are `stage.option=value` texts; `until` names the last stage to run. `source` is a run to fork:
     its finished stages before `at` are shared, and a config is not needed; without `at` the fork begins at
     the first stage that what differs can reach. `tell` gets a line a
-    stage. Raises UserError for what the user can fix, BudgetReached where the budget is, and Paused where
-    people's labels are waited for; what was done stays.
+    stage. With `check` models and endpoints are asked first whether they respond (`preflight.readiness`).
+    Raises UserError for what the user can fix, BudgetReached where the budget is, and Paused where people's
+    labels are waited for; what was done stays.
     """
     with os_errors_as_user_errors():
         folder, spec, fork = _wanted(config, out, overrides, source, at)
-        return _start(folder, spec, until, progress, tell, fork)
+        return _start(folder, spec, until, progress, tell, check, fork)
 
 
 def _wanted(
@@ -100,12 +103,14 @@ def resume(
     until: str | None = None,
     progress: Any = None,
     tell: Callable[[str], None] = lambda line: None,
+    check: bool = False,
 ) -> Run:
     """Continue a run from its folder alone, with what it was asked for; `overrides` may change what `run`
     lets change.
     """
     with os_errors_as_user_errors():
-        return _start(Path(run), RunSpec.of_run(Run.load(Path(run)), overrides), until, progress, tell)
+        spec = RunSpec.of_run(Run.load(Path(run)), overrides)
+        return _start(Path(run), spec, until, progress, tell, check)
 
 
 def _start(
@@ -114,6 +119,7 @@ def _start(
     until: str | None,
     progress: Any,
     tell: Callable[[str], None],
+    check: bool,
     fork: Fork | None = None,
 ) -> Run:
     """The run in its folder, on every process of the launch."""
@@ -123,7 +129,7 @@ def _start(
         if not processes.is_rank0():
             processes.worker_loop(folder)
             return Run.load(folder)
-        return _run(folder, spec, last, plan, progress, tell, fork)
+        return _run(folder, spec, last, plan, progress, tell, check, fork)
 
 
 def _run(
@@ -133,6 +139,7 @@ def _run(
     plan: dict[str, Any],
     progress: Any,
     tell: Callable[[str], None],
+    check: bool,
     fork: Fork | None,
 ) -> Run:
     """The stages that are not done yet, one after the other, and the report."""
@@ -156,6 +163,11 @@ def _run(
             for line in [*in_words(plan), *no_gold(plan["no_gold"], spec.config.gold)]:
                 tell(line)
             _convert_models(spec.config, tell)
+        if check and waiting:
+            found = readiness(spec, [stage.options for stage in waiting])
+            found.require()
+            for warning in found.warnings:
+                tell(f"warning: {warning}")
         try:
             for stage in this.stages[:last]:
                 if not stage.is_done:
@@ -249,6 +261,17 @@ def dry_run(
         plan |= totals(plan["stages"][fork.shared :])
         plan["shared"] = [stage.dir.name for stage in fork.parent.stages[: fork.shared]]
     return {"config": spec.config.model_dump(mode="json"), **plan}
+
+
+def check(
+    config: Path | str, overrides: Sequence[str] = (), tell: Callable[[str], None] = lambda line: None
+) -> Readiness:
+    """What would stop a run of this config or is doubtful about it, its models and endpoints asked."""
+    spec = RunSpec.of_config(find(str(config)), overrides)
+    plan = planned(spec, len(spec.config.expanded))
+    found = readiness(spec, thorough=True, tell=tell)
+    found.warnings[:0] = [*plan["warnings"], *no_gold(plan["no_gold"], spec.config.gold)]
+    return found
 
 
 def planned(spec: RunSpec, last: int, speeds: Mapping[str, Speed] | None = None) -> dict[str, Any]:

@@ -7,11 +7,9 @@ from pathlib import Path
 from zlib import crc32
 
 import pytest
-from typer.testing import CliRunner
 
 import rlaif.engines.endpoints as endpoints
 import rlaif.engines.openai as module
-from rlaif.cli import app
 from rlaif.errors import UserError
 from rlaif.pipeline import run
 from rlaif.runs.storage import read_json
@@ -208,13 +206,3 @@ def test_mistakes_stop_the_run_at_once(project: Path, fault: str, words: str):
     assert words in json.loads((project / "wrong" / "03_label" / "stage.json").read_text())["error"]
     assert written_anywhere(project / "wrong", KEY) == []
     assert written_anywhere(project / "wrong", "JUDGE_KEY")  # its name is
-
-
-def test_check_says_how_a_configs_endpoints_are(project: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("rlaif.preflight.provenance.environment", lambda: {"rlaif": "here"})
-    with serving(Stub()) as url:
-        command = ["check", str(endpoint_config(project, url))]
-        told, data = (CliRunner().invoke(app, words).stdout for words in (command, [*command, "--json"]))
-    name = url.removeprefix("http://")
-    assert told == f"rlaif: here\nendpoints: \n  {name}: well; serves judge\n"
-    assert json.loads(data) == {"rlaif": "here", "endpoints": {name: "well; serves judge"}}

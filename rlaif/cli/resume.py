@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from rlaif.cli.groups import app
-from rlaif.cli.run import Set, Until, running
+from rlaif.cli.run import Check, Set, Until, running
 from rlaif.cli.terminal import Progress, RunDir, say, tell
 
 
 @app.command(rich_help_panel="The loop")
-def resume(run: RunDir, set_: Set = None, until: Until = None) -> None:
+def resume(run: RunDir, set_: Set = None, until: Until = None, check: Check = True) -> None:
     """Continue a run with the options that it was started with."""
     from rlaif import pipeline
 
     with running():
-        this = pipeline.resume(run, set_ or [], until, Progress, tell)
+        this = pipeline.resume(run, set_ or [], until, Progress, tell, check)
     say(this.path / "report.html")

@@ -14,6 +14,13 @@ from rlaif.cli.terminal import Json, Progress, emit, say, stderr, tell
 from rlaif.runs import stopping
 
 Set = Annotated[list[str] | None, typer.Option("-s", "--set", help="stage.option=value, repeatable.")]
+Check = Annotated[
+    bool,
+    typer.Option(
+        "--check/--no-check",
+        help="Ask models and endpoints first whether they respond; --dry-run: measure models.",
+    ),
+]
 Until = Annotated[str | None, typer.Option(help="Stop after this stage.")]
 
 
@@ -49,17 +56,18 @@ def run_command(
         bool,
         typer.Option("--dry-run", help="Check everything; count rows, calls, time and memory; run nothing."),
     ] = False,
+    check: Check = True,
     as_json: Json = False,
 ) -> None:
     """Run the loop, continue an interrupted run, or fork another one."""
     from rlaif import pipeline
 
     if dry_run:
-        plan = pipeline.dry_run(config, set_ or [], source, at, out, until, measure=True, tell=tell)
+        plan = pipeline.dry_run(config, set_ or [], source, at, out, until, measure=check, tell=tell)
         emit(plan) if as_json else print_plan(plan)
         return
     with running():
-        this = pipeline.run(config, out, set_ or [], until, Progress, tell, source, at)
+        this = pipeline.run(config, out, set_ or [], until, Progress, tell, source, at, check)
     page = this.path / "report.html"
     emit({"run": str(this.path), "report": str(page)}) if as_json else say(page)
 

@@ -176,7 +176,8 @@ def _measured(
     chats = [p.chat for p in prompts]
     if role == "feedback":
         chats = [
-            _critique(templates, constitution, p, text) for p, text in zip(prompts, responses, strict=False)
+            critique_request(templates, constitution, p, text)
+            for p, text in zip(prompts, responses, strict=False)
         ]
     most = min(96 if small else 48, context_length(engine.model) // 2)
     requests = [GenerateRequest(chat, most, 1.0, seed=n) for n, chat in enumerate(chats)]
@@ -208,7 +209,7 @@ def _measured(
     return speed, [text.text for text in made]
 
 
-def _critique(templates: Templates, constitution: Constitution, prompt: Prompt, text: str) -> Chat:
+def critique_request(templates: Templates, constitution: Constitution, prompt: Prompt, text: str) -> Chat:
     rules = constitution.applicable(prompt.tags) or list(constitution.principles)
     return templates.critique(prompt.chat, text, rules[0])
 

@@ -14,7 +14,6 @@ from typing import Any
 
 from rlaif import DISTRIBUTION, __version__
 from rlaif.config import Config
-from rlaif.plugin import own
 from rlaif.preflight.opening import RunSpec
 
 REPORTED = ("torch", "transformers", "trl", "datasets", "accelerate", "openai", "vllm", "pydantic")
@@ -112,15 +111,6 @@ def git_revision(folder: Path) -> str | None:
         return revision + ("+changes" if git(*status, settings=unfiltered) else "")
     except (OSError, subprocess.SubprocessError, UnicodeDecodeError):
         return None
-
-
-def endpoint_health(config: Config) -> dict[str, str]:
-    """Each endpoint of a config in words: what it serves, or why it does not respond."""
-    served = [role for role in (config.policy, config.feedback) if role.kind.served]
-    found: dict[str, str] = {}
-    for role in served:
-        found |= own(role.kind.opens)(role).health()
-    return found
 
 
 def other_owners() -> dict[str, str]:

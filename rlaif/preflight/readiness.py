@@ -1,0 +1,206 @@
+"""Whether a config's models are there and respond: tokenizers and chat templates are loaded, and every endpoint is
+asked one test question. `rlaif check` tells all of it; `rlaif run` asks the same before its first stage.
+
+A problem is what would stop the run; a warning is worth reading. A script is not asked, and the weights of a model
+in this process are not loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rlaif.config import Config, ModelConfig
+from rlaif.engines import GenerateRequest, ScoreRequest, open_engine
+from rlaif.errors import UserError
+from rlaif.options import CritiqueOptions, LabelOptions, StageOptions
+from rlaif.preflight.calibration import calibrated, critique_request
+from rlaif.preflight.opening import RunSpec
+
+PATIENCE = 20.0  # seconds that a server has to respond to a test question
+CRITIQUES = 16  # that a server is asked for, to see how many are cut off
+CUT = 0.1  # share of the critiques that may be cut off without a word
+_QUESTION = "Which reply answers the question?"
+
+
+@dataclass
+class Readiness:
+    """What was found, by model or endpoint; `problems` would stop the run."""
+
+    found: dict[str, str] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    def require(self) -> None:
+        """Raise UserError where something would stop the run."""
+        if self.problems:
+            raise UserError(
+                "\n".join(self.problems),
+                "models and servers that respond as the run will ask them",
+                "`rlaif check CONFIG` asks again; --no-check starts the run without asking",
+            )
+
+
+def readiness(
+    spec: RunSpec,
+    stages: Sequence[StageOptions] | None = None,
+    thorough: bool = False,
+    tell: Callable[[str], None] = lambda line: None,
+) -> Readiness:
+    """What can be said of the models that the stages ask, all of the config's without `stages`.
+
+    `thorough` also measures models in this process that have not been measured, and asks servers for some
+    critiques.
+    """
+    stages = spec.config.stages if stages is None else stages
+    result = Readiness()
+    for role in asked_roles(spec.config, stages):
+        model: ModelConfig = getattr(spec.config, role)
+        if model.kind.served:
+            for url in model.endpoints:
+                one = model.model_copy(update={"base_url": url})
+                _endpoint(result, spec, role, one, stages, thorough)
+        elif model.kind.folder:
+            _folder(result, spec, role, model)
+        else:
+            result.found[role] = f"{model.model}: a script"
+    if not result.problems:
+        _critiques(result, spec, stages, thorough, tell)
+    return result
+
+
+def asked_roles(config: Config, stages: Sequence[StageOptions]) -> list[str]:
+    """Which of policy and feedback the stages read, train or ask."""
+    judging = ("critique", "label", "evaluate")
+    feedback = any(
+        (options.stage in judging and getattr(options, "ai", True))
+        or any(source.kind.asks_judge for source in getattr(options, "rewards", ()))
+        for options in stages
+    )
+    policy = any("policy" in options.required_artefacts for options in stages)
+    return [role for role, used in (("policy", policy), ("feedback", feedback)) if used]
+
+
+def _folder(result: Readiness, spec: RunSpec, role: str, model: ModelConfig) -> None:
+    """A model of this machine: its tokenizer reads the first prompts as its chat template renders them."""
+    from rlaif.engines.loading import load_tokenizer, model_folder
+    from rlaif.prompting.chat import TemplateRefused, encode_chat, has_chat_template
+
+    try:
+        tokenizer = load_tokenizer(model_folder(model.model), model.chat_template_kwargs)
+        refused = []
+        for prompt in spec.prompts[:8]:
+            try:
+                encode_chat(tokenizer, prompt.chat)
+            except TemplateRefused as no:
+                refused.append(no.reason)
+    except UserError as error:
+        result.problems.append(f"{role}: {error}")
+        return
+    tried = min(8, len(spec.prompts))
+    if len(refused) == tried:
+        result.problems.append(
+            f"{role}: {model.model}: its chat template refuses every prompt ({refused[0]})"
+        )
+    elif refused:
+        result.warnings.append(
+            f"{role}: its chat template refuses {len(refused)} of {tried} prompts ({refused[0]})"
+        )
+    template = "its chat template" if has_chat_template(tokenizer) else "no chat template: plain turns"
+    result.found[role] = f"{model.model}: tokenizer of {len(tokenizer)} tokens, {template}"
+
+
+def _endpoint(
+    result: Readiness,
+    spec: RunSpec,
+    role: str,
+    model: ModelConfig,
+    stages: Sequence[StageOptions],
+    thorough: bool,
+) -> None:
+    """One endpoint: a test question in the form of the run's own; with `thorough` also what it serves."""
+    patient = model.model_copy(update={"patience": min(model.patience, PATIENCE), "concurrency": 1})
+    name = f"{role} at {model.endpoints[0].partition('://')[2]}"
+    try:
+        engine: Any = open_engine(patient)
+        served = list(engine.health().values()) if thorough else []
+        result.found[name] = served[0] if served else ""
+        asked = _asked(engine, spec, role, stages, result, name)
+        result.found[name] = "; ".join([*served, asked])
+    except UserError as error:
+        result.problems.append(f"{role}: {error}")
+        result.found.setdefault(name, error.found)
+
+
+def _asked(
+    engine: Any, spec: RunSpec, role: str, stages: Sequence[StageOptions], result: Readiness, name: str
+) -> str:
+    if role == "policy":
+        ((_, made),) = engine.generate([GenerateRequest(spec.prompts[0].chat, max_tokens=8, temperature=0.0)])
+        if made.why_empty:
+            result.warnings.append(f"{name}: the test question: {made.why_empty}")
+        return f"responds; {made.tokens} tokens"
+    rule = spec.constitution.principles[0]
+    shared = spec.templates.comparison([{"role": "user", "content": _QUESTION}], "This one.", "Not this one.")
+    request = ScoreRequest(shared, (spec.templates.comparison_suffix(rule),), ("A", "B"))
+    ((_, scores),) = engine.score_choices([request])
+    if not scores.readable(0):
+        result.warnings.append(f"{name}: the test question has no readable verdict; {' '.join(engine.notes)}")
+        return "responds, without a readable verdict"
+    mass = scores.mass(0)
+    if mass is not None:
+        return f"responds with log-probabilities; {mass:.2f} of the probability is on A and B"
+    _without_logprobs(result, spec.config, name, stages)
+    return "responds without log-probabilities: verdicts are parsed from written text"
+
+
+def _without_logprobs(result: Readiness, config: Config, name: str, stages: Sequence[StageOptions]) -> None:
+    """Verdicts then are certain: soft labels, and the card's mass, ask for more."""
+    soft = [options.stage for options in stages if isinstance(options, LabelOptions) and not options.cot]
+    if soft:
+        result.warnings.append(
+            f"{name}: no log-probabilities: the labels of {soft[0]} will be written verdicts, certain ones, "
+            "whose probabilities say nothing"
+        )
+
+
+def _critiques(
+    result: Readiness,
+    spec: RunSpec,
+    stages: Sequence[StageOptions],
+    thorough: bool,
+    tell: Callable[[str], None],
+) -> None:
+    """Whether `max_tokens` cuts more than a tenth of the critiques of a probe."""
+    limits = [o.max_tokens for o in stages if isinstance(o, CritiqueOptions) and o.critique]
+    if not limits:
+        return
+    most, model = min(limits), spec.config.feedback
+    share: float | None = None
+    if model.kind.served and thorough:
+        share = _share_cut(spec, most)
+    elif model.kind.folder and Path(model.model).is_dir():
+        asked = spec.config, spec.constitution, spec.prompts, spec.templates
+        speed = calibrated(*asked, thorough, tell).get("feedback")
+        share = speed.too_long(most) if speed else None
+    if share is not None and share > CUT:
+        result.warnings.append(
+            f"critique: max_tokens {most} cuts {share:.0%} of the critiques of a probe: a larger one "
+            "(-s critique.max_tokens=…) lets them end"
+        )
+
+
+def _share_cut(spec: RunSpec, most: int) -> float | None:
+    """Of some critiques by the server, how many `most` tokens cut; the prompt stands for the response."""
+    some = spec.prompts[:CRITIQUES]
+    requests = [
+        GenerateRequest(
+            critique_request(spec.templates, spec.constitution, p, p.messages[-1].content), most, seed=n
+        )
+        for n, p in enumerate(some)
+    ]
+    made = [text for _, text in open_engine(spec.config.feedback).generate(requests)]
+    written = [text for text in made if not text.why_empty]
+    return sum(text.tokens >= most for text in written) / len(written) if written else None

@@ -1,0 +1,198 @@
+"""`rlaif check CONFIG` and the start of `rlaif run`: what would stop a run is said before it begins."""
+
+import json
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+import rlaif.engines.endpoints as endpoints
+from rlaif import pipeline
+from rlaif.cli import app
+from rlaif.errors import UserError
+from rlaif.options import STAGES
+from rlaif.preflight import readiness as module
+from tests.stub_server import Stub, serving
+from tests.tiny_models import tiny_policy
+
+STAGES_OF_IT = """stages:
+  - {stage: sample, num_prompts: 8, k: 2}
+  - {stage: pair}
+  - {stage: label}
+"""
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("JUDGE_KEY", "sk-of-the-tests")
+    monkeypatch.setenv("RLAIF_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(module, "PATIENCE", 3.0)
+    monkeypatch.setattr(endpoints, "PAUSE", 0.001)
+    monkeypatch.setattr(endpoints, "LONGEST", 0.02)
+    monkeypatch.setattr("rlaif.preflight.provenance.environment", lambda: {"rlaif": "here"})
+
+
+def config_of(project: Path, url: str, stages: str = STAGES_OF_IT, role: str = "feedback") -> Path:
+    text = (project / "config.yaml").read_text().split("stages:")[0]
+    served = {"engine": "openai", "model": "judge", "base_url": url, "api_key_env": "JUDGE_KEY"}
+    lines = [
+        f"{role}: {json.dumps(served)}" if line.startswith(f"{role}:") else line for line in text.splitlines()
+    ]
+    path = project / "endpoint.yaml"
+    path.write_text("\n".join([*lines, stages]))
+    return path
+
+
+def invoke(*words: object):
+    return CliRunner().invoke(app, [str(word) for word in words])
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        ("401 no such key", "refuses the key in JUDGE_KEY"),
+        ("404 what model", 'no model "judge" there'),
+        ("400 bad request", "responds with an error"),
+    ],
+)
+def test_a_server_that_refuses_is_a_problem(project, fault, said):
+    stub = Stub()
+    stub.always = fault
+    with serving(stub) as url:
+        config = config_of(project, url)
+        checked, run = invoke("check", config), invoke("run", config, "--out", project / "run")
+    assert checked.exit_code == 2
+    assert f"problem: feedback: {url.removeprefix('http://')}" in checked.output
+    assert said in checked.output
+    assert isinstance(run.exception, UserError)
+    assert said in str(run.exception)
+    assert "--no-check" in run.exception.next
+    assert not (project / "run" / "01_sample" / "stage.json").exists()
+
+
+def test_no_server_is_a_problem(project):
+    config = config_of(project, "http://127.0.0.1:9/v1")
+    result = invoke("check", config, "--json")
+    assert result.exit_code == 2
+    data = json.loads(result.stdout)
+    assert "no connection" in data["problems"][0]
+    assert data["models"]["policy"].endswith("a script")
+
+
+def test_every_endpoint_is_asked(project):
+    with serving(Stub()) as url:
+        config = config_of(project, url)
+        config.write_text(config.read_text().replace(f'"{url}"', f'["{url}", "http://127.0.0.1:9/v1"]'))
+        found = pipeline.check(config)
+    assert len(found.problems) == 1
+    assert "127.0.0.1:9" in found.problems[0]
+    assert "responds with log-probabilities" in found.found[f"feedback at {url.removeprefix('http://')}"]
+
+
+def test_a_server_that_responds_is_asked_one_question(project):
+    stub = Stub()
+    with serving(stub) as url:
+        result = invoke("check", config_of(project, url))
+        assert len(stub.asked) == 1
+        assert stub.asked[0]["logprobs"]
+        name = url.removeprefix("http://")
+        assert result.exit_code == 0
+        assert result.stdout == (
+            f"rlaif: here\npolicy: tests.scripts:policy: a script\nfeedback at {name}: well; serves judge; responds "
+            "with log-probabilities; 0.90 of the probability is on A and B\n"
+        )
+        asked = len(stub.asked)
+        pipeline.run(project / "endpoint.yaml", project / "unchecked", until="sample")
+        assert len(stub.asked) == asked
+        pipeline.run(project / "endpoint.yaml", project / "checked", until="sample", check=True)
+        assert len(stub.asked) == asked  # the stages to be run ask nothing of it
+        pipeline.run(project / "endpoint.yaml", project / "checked", check=True)
+        assert len(stub.asked) > asked
+        done = len(stub.asked)
+        pipeline.run(project / "endpoint.yaml", project / "checked", check=True)
+        assert len(stub.asked) == done
+
+
+def test_without_log_probabilities_soft_labels_are_doubtful(project):
+    stub = Stub()
+    stub.logprobs = False
+    with serving(stub) as url:
+        config = config_of(project, url)
+        soft, reasoned = pipeline.check(config), pipeline.check(config, ["label.cot=true"])
+    assert any("no log-probabilities: the labels of label" in said for said in soft.warnings)
+    assert reasoned.warnings == []
+    assert soft.problems == []
+
+
+def test_no_check_starts_without_asking(project):
+    config = config_of(project, "http://127.0.0.1:9/v1")
+    result = invoke("run", config, "--out", project / "run", "--until", "pair", "--no-check")
+    assert result.exit_code == 0
+    assert invoke("resume", project / "run", "--until", "pair").exit_code == 0
+    assert isinstance(invoke("resume", project / "run").exception, UserError)
+
+
+def test_a_served_policy_writes_a_few_tokens(project):
+    stub = Stub()
+    with serving(stub) as url:
+        found = pipeline.check(config_of(project, url, role="policy"))
+    assert found.problems == []
+    assert [body["max_tokens"] for body in stub.asked] == [8]
+
+
+def test_critiques_that_max_tokens_cuts_are_told(project):
+    stub = Stub()
+    stages = "stages:\n  - {stage: sample, num_prompts: 8}\n  - {stage: critique, max_tokens: 2}\n"
+    with serving(stub) as url:
+        config = config_of(project, url, stages)
+        cut, enough = pipeline.check(config), pipeline.check(config, ["critique.max_tokens=40"])
+        stub.asked.clear()
+        pipeline.run(config, project / "run", until="sample", check=True)
+    assert any("max_tokens 2 cuts 100% of the critiques" in said for said in cut.warnings)
+    assert enough.warnings == []
+
+
+def local(project: Path, folder: Path) -> Path:
+    text = (project / "config.yaml").read_text()
+    for role in ("policy", "feedback"):
+        text = text.replace(f'{{engine: scripted, model: "tests.scripts:{role}"}}', f"{{model: {folder}}}")
+    (project / "local.yaml").write_text(
+        text.split("stages:")[0] + "stages:\n  - {stage: sample}\n  - {stage: critique}\n"
+    )
+    return project / "local.yaml"
+
+
+def test_models_of_this_machine(project, tmp_path):
+    folder = tiny_policy(tmp_path / "tiny", context=512)
+    config = local(project, folder)
+    found = pipeline.check(config, ["critique.max_tokens=4"])
+    assert found.problems == []
+    assert "tokenizer of" in found.found["policy"]
+    # It is random and hardly ever ends a text; what was measured is kept for the run.
+    assert any("max_tokens 4 cuts" in said for said in found.warnings)
+    told: list[str] = []
+    with suppress(UserError):  # no revision of such a model is one
+        asked = ["critique.max_tokens=4", "sample.num_prompts=4", "sample.max_tokens=4"]
+        pipeline.run(config, project / "run", asked, tell=told.append, check=True)
+    assert any("cuts" in line for line in told), told
+    template = (folder / "chat_template.jinja").read_text()
+    no = "{% for m in messages %}{% if 'Question' in m.content %}{{ raise_exception('no') }}{% endif %}{% endfor %}"
+    (folder / "chat_template.jinja").write_text(no + template)
+    assert any("refuses every prompt" in said for said in pipeline.check(config).problems)
+    (folder / "chat_template.jinja").write_text("{{ raise_exception('no') }}")
+    assert any("its chat template fails" in said for said in pipeline.check(config).problems)
+    (folder / "tokenizer.json").unlink()
+    assert pipeline.check(config).problems
+
+
+def test_stages_that_ask_nobody_check_nobody(project):
+    config = pipeline.RunSpec.of_config(project / "config.yaml").config
+    pair = STAGES["pair"](stage="pair")
+    assert module.asked_roles(config, [pair]) == []
+    assert module.asked_roles(config, config.stages) == ["policy", "feedback"]
+    assert module.asked_roles(config, [STAGES["ppo"](stage="ppo", rewards=[{"source": "judge"}])]) == [
+        "policy",
+        "feedback",
+    ]
+    assert module.asked_roles(config, [STAGES["label"](stage="label", ai=False, human={"file": "x"})]) == []
