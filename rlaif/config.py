@@ -29,7 +29,7 @@ from rlaif.options import (
     SampleOptions,
     StageOptions,
 )
-from rlaif.options.base import FILE, NO_EFFECT, BudgetOptions, PriceOptions
+from rlaif.options.base import FILE, GOLD, NO_EFFECT, BudgetOptions, PriceOptions
 from rlaif.options.data import PromptSourceOptions
 from rlaif.options.engines import ENGINES, EngineKind, EngineName
 from rlaif.yamlfile import Lines, parse_scalar, validate_yaml
@@ -173,7 +173,11 @@ class Config(Options):
         description="thresholds without which label refuses the feedback model; omitted = no gate",
         json_schema_extra=NO_EFFECT,
     )
-    gold: str | None = Field(default=None, description="module:function, a held-out truth where there is one")
+    gold: str | None = Field(
+        default=None,
+        description="module:function, a held-out truth where there is one",
+        json_schema_extra=GOLD,
+    )
     rounds: int = Field(default=1, ge=1, description="times the stage list is run, each from the last policy")
     cache: bool = Field(
         default=True,

@@ -3,10 +3,15 @@ engines."""
 
 from __future__ import annotations
 
+import hashlib
 import importlib
+import importlib.util
+import inspect
+import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from rlaif.errors import UserError
@@ -16,26 +21,81 @@ _GIVEN: dict[str, Callable[..., Any]] = {}
 
 
 def load_function(spec: str, role: str) -> Callable[..., Any]:
-    """The function `module:name`; raises UserError that says what could not be found."""
+    """The function `module:name`, or `path/file.py:name`; raises UserError that says what could not be
+    found."""
     if spec in _GIVEN:
         return _GIVEN[spec]
-    module_name, colon, name = spec.partition(":")
+    module_name, colon, name = spec.rpartition(":")
     if not colon or not name or not module_name.strip("."):
         raise UserError(
             f'{role}: "{spec}" is not of the form module:function.', "for example my_package.truth:score"
         )
     try:
-        module = importlib.import_module(module_name)
+        is_file = module_name.endswith(".py")
+        module = _module_of(Path(module_name)) if is_file else importlib.import_module(module_name)
     except Exception as error:  # of a missing module, or raised while it is imported
         raise UserError(
             f'{role}: cannot import "{module_name}" ({type(error).__name__}: {error}).',
-            "an importable module",
+            "an importable module, or a file beside the config or in the working directory",
             "install it, or run where Python finds it (PYTHONPATH)",
         ) from None
     function = getattr(module, name, None)
     if not callable(function):
         raise UserError(f'{role}: "{module_name}" has no function "{name}".', "module:function")
     return function
+
+
+def find_function(spec: str, role: str, folders: Sequence[Path]) -> str:
+    """How `load_function` finds a function from anywhere: as it is named where Python can import that, else
+    by the file of that name in one of the folders.
+
+    Only the file itself is run: the folders do not become places that other imports look in.
+    """
+    try:
+        load_function(spec, role)
+        return spec
+    except UserError:
+        module, _, name = spec.rpartition(":")
+        files = [folder.resolve() / f"{module.replace('.', '/')}.py" for folder in folders]
+        found = next(
+            (file for file in files if re.fullmatch(r"\w+(\.\w+)*", module) and file.is_file()), None
+        )
+        if found is None:
+            raise
+    load_function(f"{found}:{name}", role)
+    return f"{found}:{name}"
+
+
+def _module_of(file: Path) -> ModuleType:
+    """The module that a file makes, run once in a process; its name is its own, so that it shadows none."""
+    name = f"_rlaif_{hashlib.sha256(str(file).encode()).hexdigest()[:16]}"
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, file)
+        if spec is None or spec.loader is None:
+            raise ImportError(f"{file}: no Python file")
+        sys.modules[name] = importlib.util.module_from_spec(spec)
+        try:
+            spec.loader.exec_module(sys.modules[name])
+        except BaseException:
+            del sys.modules[name]
+            raise
+    return sys.modules[name]
+
+
+def check_call(function: Callable[..., Any], role: str, called: str, *given: Any, **named: Any) -> None:
+    """UserError where a function cannot be called with these arguments; `called` is the call in words."""
+    try:
+        signature = inspect.signature(function)
+    except ValueError:  # of a few functions written in C
+        return
+    try:
+        signature.bind(*given, **named)
+    except TypeError as error:
+        raise UserError(
+            f"{role}: the function takes {signature}, which does not fit ({error}).",
+            f"a function that can be called as {called}",
+            "see docs/functions.md",
+        ) from None
 
 
 def named_functions(data: Any) -> Any:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from rlaif.constitution import Constitution
 from rlaif.errors import UserError
-from rlaif.plugin import load_function
+from rlaif.plugin import check_call, load_function
 from rlaif.records import Prompt
 
 Gold = Callable[[Prompt, str], dict[str, bool]]
@@ -23,6 +23,7 @@ def load_gold(spec: str | None, constitution: Constitution) -> Gold | None:
     if spec is None:
         return None
     score = load_function(spec, "gold")
+    check_call(score, f"gold: {spec}", "score(messages, response, principles)", [], "", [])
 
     def gold(prompt: Prompt, response: str) -> dict[str, bool]:
         principles = [{"id": p.id, "text": p.text} for p in constitution.applicable(prompt.tags)]

@@ -22,6 +22,8 @@ LATER_FILE: dict[str, Any] = {"path": "later"}
 RUN: dict[str, Any] = {"path": "run"}
 MODEL: dict[str, Any] = {"path": "model"}
 REWARD: dict[str, Any] = {"path": "reward"}
+GOLD: dict[str, Any] = {"path": "gold"}
+ANNOTATOR: dict[str, Any] = {"path": "annotator"}
 NO_JUDGE = ("constitution", "templates", "feedback", "gold")  # what stages that ask no judge ignore
 
 

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from rlaif.options.base import LATER_FILE, NO_EFFECT, RUN, Options, StageOptions
+from rlaif.options.base import ANNOTATOR, LATER_FILE, NO_EFFECT, RUN, Options, StageOptions
 from rlaif.options.modes import MODES, JudgeMode, ModeName
 from rlaif.options.plan import Asked, Plan, round_up
 
@@ -59,7 +59,9 @@ class HumanOptions(Options):
         json_schema_extra=LATER_FILE,
     )
     annotator: str | None = Field(
-        default=None, description="module:function that ranks responses (simulated)"
+        default=None,
+        description="module:function that ranks responses (simulated)",
+        json_schema_extra=ANNOTATOR,
     )
     options: dict[str, Any] = Field(default_factory=dict, description="keyword arguments of the annotator")
     share: float = Field(default=1.0, gt=0, le=1, description="share of the comparisons that people label")

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import ClassVar
 
-from rlaif.plugin import load_function
+LookUp = Callable[[str], str]
 
 
 class SourceKind:
@@ -24,8 +24,8 @@ class SourceKind:
         return source == cls.name
 
     @classmethod
-    def resolved(cls, source: str, model: Callable[[str], str]) -> str:
-        """The source as the run folder keeps it, checked; `model` looks up a model's folder."""
+    def resolved(cls, source: str, model: LookUp, function: LookUp) -> str:
+        """The source as the run folder keeps it, checked; `model` and `function` look up what it may name."""
         return source
 
 
@@ -52,10 +52,9 @@ class FunctionSource(SourceKind):
         return ":" in source and not Path(source).exists()
 
     @classmethod
-    def resolved(cls, source: str, model: Callable[[str], str]) -> str:
+    def resolved(cls, source: str, model: LookUp, function: LookUp) -> str:
         """The function, which must be there."""
-        load_function(source, "rewards")
-        return source
+        return function(source)
 
 
 class FolderSource(SourceKind):
@@ -69,7 +68,7 @@ class FolderSource(SourceKind):
         return True
 
     @classmethod
-    def resolved(cls, source: str, model: Callable[[str], str]) -> str:
+    def resolved(cls, source: str, model: LookUp, function: LookUp) -> str:
         """The folder with its whole path."""
         return model(source)
 

@@ -30,6 +30,8 @@ _FILES = {
     "run": "a run folder",
     "model": "a model",
     "reward": "a reward source",
+    "gold": "a function",
+    "annotator": "a function",
 }
 
 

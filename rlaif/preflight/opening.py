@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from rlaif.constitution import Constitution
 from rlaif.errors import UserError
 from rlaif.extends import as_text, yaml_text
 from rlaif.options.sources import source_kind
-from rlaif.plugin import named_functions
+from rlaif.plugin import find_function, named_functions
 from rlaif.prompting.prompt_files import load_prompts, read_prompts
 from rlaif.prompting.templates import Templates
 from rlaif.records import Prompt
@@ -157,17 +157,22 @@ def resolve(config: Config, base: Path, known: Collection[str] = ()) -> Config:
         return file(path)
 
     def reward(source: str) -> str:
-        return source if source in known else source_kind(source).resolved(source, model)
+        if source in known:
+            return source
+        return source_kind(source).resolved(source, model, function_of("rewards"))
 
+    def function_of(role: str) -> Callable[[str], str]:
+        return lambda spec: spec if spec in known else find_function(spec, role, (base, Path.cwd()))
+
+    look_up_by_kind = {"file": file, "later": later, "run": run, "model": model, "reward": reward}
+    look_up_by_kind |= {role: function_of(role) for role in ("gold", "annotator")}
     now = {role.model: served(role).model for role in (config.policy, config.feedback)}
     changes = {
         "prices": {now[name]: price for name, price in config.prices.items()},
         "policy": served(config.policy),
         "feedback": served(config.feedback),
     }
-    return config.with_paths(
-        {"file": file, "later": later, "run": run, "model": model, "reward": reward}
-    ).model_copy(update=changes)
+    return config.with_paths(look_up_by_kind).model_copy(update=changes)
 
 
 def audited(
