@@ -201,7 +201,7 @@ baselines.longer | float | accuracy of choosing the longer response; `baselines`
 baselines.constant | float | accuracy of always choosing the side that wins more often in training
 baselines_ci.<rule> | pair | the interval of each
 reward_mean | float | mean reward of responses trained on
-reward_std | float | spread of these rewards
+reward_std | float | standard deviation of these rewards
 heldout_sets.<set>.n | int | pairs of a named held-out set
 heldout_sets.<set>.dropped.<reason> | int | pairs left out, by reason
 heldout_sets.<set>.<figure> | – | the figures above on this set
@@ -350,7 +350,7 @@ OTHERS: list[tuple[str, str, str]] = [
         "reward_scale.json",
         "`ppo`, `rloo`, `grpo`, before the first update",
         "<source>.mean | float | mean of the source's scores of reference samples\n<source>.std | float "
-        "| their spread",
+        "| their standard deviation",
     ),
     ("calibration.json", "`reward`, in `reward_model/`", CALIBRATION),
     ("judge_card.json", "`label` with `judge_card`, and `rlaif judge audit --json`", CARD),

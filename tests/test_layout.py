@@ -113,3 +113,15 @@ def test_no_machine_of_ours_is_named():
     for name in tracked:
         if (ROOT / name).suffix in (".py", ".md", ".toml", ".yaml", ".txt", ".json", ""):
             assert home not in (ROOT / name).read_text(errors="ignore"), name
+
+
+def test_classes_of_options_are_named_so():
+    from rlaif.config import Config
+    from rlaif.options import Options
+
+    def below(kind):
+        return [kind, *(found for narrower in kind.__subclasses__() for found in below(narrower))]
+
+    names = [kind.__name__ for kind in below(Options) if kind.__module__.startswith("rlaif.")]
+    assert Config.__name__ in names
+    assert not [name for name in names if not name.endswith(("Options", "Config"))]

@@ -130,7 +130,7 @@ class PpoOptions(OnlineOptions):
     missing_eos_penalty: float = Field(
         default=1.0,
         ge=0,
-        description="subtracted from a truncated response's score (1 = a spread of the scores)",
+        description="subtracted from a truncated response's score (1 = a standard deviation of the scores)",
     )
     score_at: Literal["eos", "after_eos"] = Field(
         default="eos", description="where an ended response is rewarded; after_eos is TRL 1.12's index"

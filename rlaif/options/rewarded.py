@@ -22,7 +22,8 @@ class RewardSourceOptions(Options):
     )
     weight: float = Field(default=1.0, description="of its score in the sum; negative to hold something down")
     scale: bool = Field(
-        default=True, description="bring its scores to mean 0 and spread 1 on samples of the starting policy"
+        default=True,
+        description="bring its scores to mean 0 and standard deviation 1 on samples of the starting policy",
     )
     pool: Literal["mean", "worst", "mean_minus_std"] = Field(
         default="mean", description="what several members (reward.members) say together"
@@ -217,7 +218,7 @@ class GroupOptions(OnlineOptions):
     missing_eos_penalty: float = Field(
         default=1.0,
         ge=0,
-        description="subtracted from a truncated response's score (1 = a spread of the scores)",
+        description="subtracted from a truncated response's score (1 = a standard deviation of the scores)",
     )
 
     @property
@@ -246,5 +247,5 @@ class GrpoOptions(GroupOptions):
 
     stage: Literal["grpo"]
     scale_rewards: Literal["group", "batch", "none"] = Field(
-        default="group", description="whose spread the rewards are divided by"
+        default="group", description="whose standard deviation the rewards are divided by"
     )

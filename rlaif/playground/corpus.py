@@ -195,10 +195,10 @@ class FeedbackCorpus:
         """A branch that ends in a verdict: `names[0]` with probability `p`."""
         ids = self.cached_ids(suffix + self.tail)
         first, second = (self.cached_ids(name)[0] for name in names)
-        picked = first if rng.random() < p else second
+        drawn = first if rng.random() < p else second
         weights = [0.0] * len(ids) + [VERDICT_WEIGHT, 0.1]
         marks = [(len(ids) - 1, RULE_LABEL + KINDS.index(kind))]
-        return Branch([*ids, picked, self.end], weights, (len(ids), first, second, p), marks)
+        return Branch([*ids, drawn, self.end], weights, (len(ids), first, second, p), marks)
 
     def mark_word(self, branch: Branch, word: str, *responses: str) -> None:
         """Let the probe say, at the forbidden word, which responses contain it."""

@@ -247,7 +247,7 @@ def _train(stage: Stage[PpoOptions], parts: Parts, metrics: JsonlLog, samples: J
     metrics.rewind(done)
     samples.rewind(done)
     judge = parts.opened.judge
-    watch = SampleMonitor(stage, lambda *part: _respond(parts, *part), parts.heldout, judge, metrics.rows())
+    monitor = SampleMonitor(stage, lambda *part: _respond(parts, *part), parts.heldout, judge, metrics.rows())
     with open_tracker(stage) as track, stage.progress(o.updates, "updates", done) as tick:
         for number in range(done + 1, o.updates + 1):
             batch = in_rounds(parts.prompts, number, o.batch_size, stage.seed)
@@ -264,7 +264,7 @@ def _train(stage: Stage[PpoOptions], parts: Parts, metrics: JsonlLog, samples: J
             row |= parts.opened.rewards.gather_seen(parts.ppo.ranks)
             sampled = _sampled(parts.tokenizer, batch, experience)
             try:
-                row = watch.measured(row, sampled, o.monitors(number))
+                row = monitor.measured(row, sampled, o.monitors(number))
             except UpdateNotFinite as error:  # of the policy's look at held-out prompts
                 raise diverged(stage, number, error, checkpoint.latest(folder)) from None
             except (BudgetReached, UserError):  # of the judge or the gold scorer: what was learnt is kept
@@ -274,10 +274,10 @@ def _train(stage: Stage[PpoOptions], parts: Parts, metrics: JsonlLog, samples: J
             metrics.append(row)
             track(row)
             if o.monitors(number):
-                samples.append(*watch.samples(number, sampled))
+                samples.append(*monitor.samples(number, sampled))
             if number % o.checkpoint_every == 0 or number == o.updates:
                 checkpoint.save(folder, parts.ppo, number)
-            tick(1, watch.headline())
+            tick(1, monitor.headline())
 
 
 def _respond(parts: Parts, prompts: Sequence[PromptTokens], number: int) -> list[str]:

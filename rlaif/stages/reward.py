@@ -32,7 +32,7 @@ DECIDED = 0.1  # accuracy counts pairs whose label is further than this from ½
 Named = tuple[
     list[TokenPair], dict[str, int]
 ]  # a named held-out set's pairs, and what was left out of it by reason
-REFERENCE = 512  # training responses whose mean and spread of reward are stored for normalisation
+REFERENCE = 512  # training responses whose mean and std of reward are stored for normalisation
 
 
 def run(stage: Stage[RewardOptions]) -> None:

@@ -175,10 +175,10 @@ class UpdateCallback(CurveCallback):
     updates."""
 
     def __init__(
-        self, stage: Stage, curve: JsonlLog, tick: Any, scorer: Scorer, watch: SampleMonitor, track: Track
+        self, stage: Stage, curve: JsonlLog, tick: Any, scorer: Scorer, monitor: SampleMonitor, track: Track
     ) -> None:
         super().__init__(stage, curve, tick)
-        self.scorer, self.watch, self.track = scorer, watch, track
+        self.scorer, self.monitor, self.track = scorer, monitor, track
         self.samples = JsonlLog(stage.dir / "samples.jsonl", "update")
         self.logs: list[dict[str, float]] = []
 
@@ -199,15 +199,15 @@ class UpdateCallback(CurveCallback):
         row |= {key: mean([own[key] for own in steps]) for key in ("loss", "grad_norm")}
         sound = all(math.isfinite(row[key]) for key in WATCHED if key in row)
         looks = sound and self.stage.options.monitors(update)
-        row = self.watch.measured(row, self.scorer.sampled, looks)
+        row = self.monitor.measured(row, self.scorer.sampled, looks)
         self.track(row)
         if looks:
-            self.samples.append(*self.watch.samples(update, self.scorer.sampled))
+            self.samples.append(*self.monitor.samples(update, self.scorer.sampled))
         return row
 
     def told(self, row: dict[str, Any]) -> str:
         """What the progress bar says of an update."""
-        return self.watch.headline()
+        return self.monitor.headline()
 
     def may_checkpoint(self, step: int) -> bool:
         """Whether a checkpoint may be written after this step."""
@@ -261,8 +261,8 @@ def _train(stage: Stage, made: Any, scorer: Scorer, heldout: Sequence[PromptToke
 
     def updates(stage: Stage, curve: JsonlLog, tick: Any) -> UpdateCallback:
         rows = curve.rows()
-        watch = SampleMonitor(stage, scorer.actor.respond, heldout, judge, rows)
-        found = UpdateCallback(stage, curve, tick, scorer, watch, track)
+        monitor = SampleMonitor(stage, scorer.actor.respond, heldout, judge, rows)
+        found = UpdateCallback(stage, curve, tick, scorer, monitor, track)
         found.samples.rewind(rows[-1]["update"] if rows else 0)
         return found
 

@@ -170,7 +170,7 @@ def disable_dropout(model: Any) -> Any:
     return model
 
 
-def fit(stage: Stage, trainer: Any, watch: Callable[..., CurveCallback] = CurveCallback) -> None:
+def fit(stage: Stage, trainer: Any, callback: Callable[..., CurveCallback] = CurveCallback) -> None:
     """Train to the end, from the last whole checkpoint where there is one; raises UserError on NaN."""
     last = remove_damaged(stage)
     done = int(last.name.rpartition("-")[2]) if last else 0
@@ -186,7 +186,7 @@ def fit(stage: Stage, trainer: Any, watch: Callable[..., CurveCallback] = CurveC
     steps = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * batches)
     trainer.remove_callback(PrinterCallback)
     with stage.progress(steps, "steps", done) as tick:
-        trainer.add_callback(watch(stage, curve, tick))
+        trainer.add_callback(callback(stage, curve, tick))
         trainer.train(resume_from_checkpoint=str(last) if last else None)
 
 
