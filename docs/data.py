@@ -174,6 +174,11 @@ machine | text | architecture
 cpus | int | processors
 endpoints.policy[] | text | addresses asked; empty where the engine is no endpoint
 endpoints.feedback[] | text | likewise
+prompt_rows.in | int | rows of the prompt source
+prompt_rows.kept | int | prompts made of them
+prompt_rows.repeated | int | rows that repeat another one's messages and are merged with it
+prompt_rows.responses_left_out | int | conversations that end with a response, which is left out
+prompt_rows.dropped.<reason> | int | rows left out, by reason
 inputs.<option> | text | fingerprint of each file or folder that the config names
 versions.<package> | text | installed version; null where it is not installed
 status | text | `running`, `stopped` or `done`
@@ -216,6 +221,7 @@ loss_end | float | loss of the last step
 n_heldout | int | rows measured on; not of `rejection`
 heldout_loss_before | float | loss on held-out rows before the first step; missing where none are held out
 heldout_loss_after | float | the same after the last
+n_demonstrations | int | rows that are demonstrations; `sft` with `demonstrations` alone
 reward_all | float | mean reward of all graded responses; `rejection` alone
 reward_kept | float | mean reward of those trained on; `rejection` alone
 """
@@ -290,6 +296,8 @@ reused | int | labels taken over; missing without `labels_from`
 not_reused.<reason> | int | labels not taken over, by reason (docs/labelling.md)
 """,
     "sft, dpo, rejection": LOSSES,
+    "pretrain": LOSSES.partition("n_demonstrations")[0].replace("; not of `rejection`", ": blocks of text")
+    + "parameters | int | parameters of the model\ntokens | int | tokens of the text trained on",
     "reward": CALIBRATION,
     "ppo, rloo, grpo": """
 updates | int | updates
