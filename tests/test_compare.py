@@ -14,6 +14,7 @@ from rlaif.pages.page import difference_in_words
 from rlaif.report.compare import compare
 from rlaif.report.comparison_text import in_words
 from rlaif.report.differences import affects_results, flat_config
+from rlaif.report.lineage import index_rows
 from rlaif.report.measures import arm_delta, with_seed_variance
 from rlaif.report.win_rates import all_principles
 from rlaif.runs.folder import Run, read_json, write_json
@@ -69,6 +70,10 @@ def test_human_or_ai_is_answered_in_words(ai, human, tmp_path):
     assert data["differs"]["config"]["label.human.annotator"] == [None, "tests.scripts:annotate"]
     page = (tmp_path / "page.html").read_text()
     assert f"<h1>{data['verdict']['text']}</h1>" in page
+    assert f"<code>rlaif show {ai} ID</code>, <code>rlaif show {human} ID</code>" in page
+    ids = re.findall(r'<small class="row">(.*?)</small>', page)
+    assert ids
+    assert set(ids) <= index_rows(ai).keys() | index_rows(human).keys()
     assert any(line.startswith("win rate of A over B") for line in in_words(data))
 
 

@@ -17,9 +17,10 @@ from rlaif.pages import charts
 from rlaif.prompting.templates import Templates
 from rlaif.records import Prompt, Response
 from rlaif.report.examples import before_after, doubtful, traces
-from rlaif.report.lineage import lineage
+from rlaif.report.lineage import index_rows, lineage
 from rlaif.report.report import headline, write_report
 from rlaif.report.run_reader import RunReader
+from rlaif.report.story import story
 from rlaif.report.summary import summarise
 from rlaif.report.warnings import run_warnings
 from rlaif.runs.spending import Ledger
@@ -251,10 +252,21 @@ def test_examples_are_the_largest_changes(tmp_path):
     assert [case.gain for case in cases["gained"]] == [1.0, 1.0, 1.0]
     assert all(case.gain < 0 for case in cases["lost"])
     assert [r.policy for r in cases["gained"][0].responses] == ["base", "sft", "ppo"]
-    assert len({steps[0].principle_id for _, _, steps in traces(reader, 3)}) == 3
+    assert len({trace.steps[0].principle_id for trace in traces(reader, 3)}) == 3
     pairs = doubtful(reader, 3)
     assert all(any(p != 0.5 for _, p in pair.verdicts) for pair in pairs["uncertain"])
     assert pairs["disputed"][0].spread == pytest.approx(0.8)
+
+
+def test_cards_name_the_rows_that_they_show(tmp_path):
+    run = fake_run(tmp_path / "a <b>" / "run")
+    page = html(run)
+    assert f"rlaif show &#39;{tmp_path}/a &lt;b&gt;/run&#39; ID" in page
+    ids = re.findall(r'<small class="row">(.*?)</small>', page)
+    kinds = {Path(row["file"]).stem for row in map(index_rows(run).__getitem__, ids)}
+    assert kinds == {"prompts", "responses", "revisions", "comparisons"}
+    for row_id in dict.fromkeys(ids):
+        assert any(row_id in line for line in story(run, row_id))
 
 
 def test_axis_ticks_are_round_and_cover():

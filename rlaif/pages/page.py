@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import shlex
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -54,6 +55,7 @@ def _environment() -> Environment:
         "signed": signed,
         "cut": cut,
         "count": count,
+        "shell": shlex.quote,
         "difference_in_words": difference_in_words,
     }
     return environment

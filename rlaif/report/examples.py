@@ -19,6 +19,7 @@ class ShownResponse:
     text: str
     kept: dict[str, bool]
     truth: bool
+    row_id: str
 
     @property
     def score(self) -> float:
@@ -45,7 +46,8 @@ def shown_response(reader: RunReader, row: Evaluation, who: str = "") -> ShownRe
     found = reader.responses.get(row.response_id)
     kept = row.gold if row.gold else {name: p > 0.5 for name, p in row.compliance.items()}
     shown = {name: bool(ok) for name, ok in kept.items() if name != "all"}
-    return ShownResponse(who or row.policy, found.text if found else "(not stored)", shown, bool(row.gold))
+    text = found.text if found else "(not stored)"
+    return ShownResponse(who or row.policy, text, shown, bool(row.gold), row.response_id)
 
 
 def prompt_text(reader: RunReader, prompt_id: str) -> str:
@@ -80,14 +82,25 @@ def extremes(cases: list[PromptExample], count: int) -> dict[str, list[PromptExa
 class Step:
     """One critique and revision."""
 
+    row_id: str
     principle_id: str
     critique: str
     text: str
     status: str
 
 
-def traces(reader: RunReader, count: int = 6) -> list[tuple[str, str, list[Step]]]:
-    """(prompt, first text, steps) of one response a principle, in the order of the trace's ids."""
+@dataclass(frozen=True)
+class Trace:
+    """A response and what its critiques and revisions made of it, one after the other."""
+
+    prompt: str
+    response_id: str
+    response: str
+    steps: list[Step]
+
+
+def traces(reader: RunReader, count: int = 6) -> list[Trace]:
+    """The trace of one response a principle, in the order of the revisions' ids."""
     stage = reader.last("critique")
     rows = reader.rows(stage, "revisions", Revision)
     following = {(row.round, row.from_id): row for row in rows}
@@ -100,16 +113,14 @@ def traces(reader: RunReader, count: int = 6) -> list[tuple[str, str, list[Step]
     return [_trace(reader, head, following) for head in heads]
 
 
-def _trace(
-    reader: RunReader, head: Revision, following: dict[tuple[int, str], Revision]
-) -> tuple[str, str, list[Step]]:
+def _trace(reader: RunReader, head: Revision, following: dict[tuple[int, str], Revision]) -> Trace:
     steps: list[Step] = []
     row: Revision | None = head
     while row is not None:
         status = f"{row.status}: {row.reason}" if row.reason else row.status
-        steps.append(Step(row.principle_id, row.critique, _text(reader, row.to_id), status))
+        steps.append(Step(row.id, row.principle_id, row.critique, _text(reader, row.to_id), status))
         row = following.get((row.round + 1, row.to_id))
-    return prompt_text(reader, head.prompt_id), _text(reader, head.from_id), steps
+    return Trace(prompt_text(reader, head.prompt_id), head.from_id, _text(reader, head.from_id), steps)
 
 
 def _text(reader: RunReader, response_id: str) -> str:
@@ -121,6 +132,7 @@ def _text(reader: RunReader, response_id: str) -> str:
 class ComparisonExample:
     """A comparison with the label of each annotator and principle, both orders put together."""
 
+    row_id: str
     prompt: str
     a: str
     b: str
@@ -193,4 +205,5 @@ def _judged(reader: RunReader, row: Preference, pair: Comparison, labels: list[L
     read = _counting(reader, labels)
     verdicts = [(principle or who.partition(":")[0], p) for (who, principle), p in read.items()]
     a, b = _text(reader, pair.a), _text(reader, pair.b)
-    return ComparisonExample(prompt_text(reader, pair.prompt_id), a, b, row.p_a, verdicts, _spread(read))
+    prompt = prompt_text(reader, pair.prompt_id)
+    return ComparisonExample(pair.id, prompt, a, b, row.p_a, verdicts, _spread(read))

@@ -44,6 +44,7 @@ def write_report(path: Path) -> Path:
         path / "report.html",
         "report.html.j2",
         name=reader.run.config.name,
+        folder=str(path),
         headline=headline(reader),
         more=details(reader),
         warnings=run_warnings(reader),
