@@ -1,5 +1,7 @@
 """Whatever takes its time has a bar, and no time left is told from the unit that models were loaded in."""
 
+import threading
+
 import pytest
 import torch
 
@@ -64,6 +66,17 @@ def test_no_time_left_is_told_from_the_first_batch(monkeypatch):
         "verdicts: 21/60, 1.7/s, 23 s left",
         "verdicts: 41/60, 1.7/s, 11 s left",
     ]
+
+
+def test_a_long_batch_is_not_silent(monkeypatch):
+    lines = []
+    monkeypatch.setattr(terminal, "SILENCE", 0.0)
+    monkeypatch.setattr(terminal, "stderr", type("Pipe", (), {"is_terminal": False}))
+    told = threading.Event()
+    monkeypatch.setattr(terminal, "tell", lambda line: (lines.append(line), told.set()))
+    with terminal.Progress("critiques", 8):
+        assert told.wait(60), "nothing has been done yet, and it is said"
+    assert lines[0] == "critiques: 0/8"
 
 
 def test_scale_samples_are_drawn_in_the_dtype_asked_for_under_a_bar(tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -54,8 +55,12 @@ def page_at(path: Path) -> Path:
     return path
 
 
+SILENCE = 9.0  # seconds without a line, at most
+
+
 class Progress:
-    """A progress bar with rate and time left; plain lines every ten seconds where stderr is not a terminal.
+    """A progress bar with rate and time left; where stderr is not a terminal plain lines every ten seconds, also
+    while nothing is done: a model is loaded, a batch is long.
 
     The rate is measured from the first unit done on, before which models are loaded, and at most once a
     second: units that an engine gives together count when the next ones come.
@@ -66,7 +71,9 @@ class Progress:
         self.told = time.monotonic()
         self.first: tuple[float, int] | None = None  # when the first unit was done, and how many then were
         self.measured, self.rate = 0.0, 0.0  # when the rate was measured, and units a second, 0 where unknown
+        self.note = ""
         self.bar: Any = None
+        self.left = threading.Event()
 
     def __enter__(self) -> Any:
         if stderr.is_terminal:
@@ -86,19 +93,30 @@ class Progress:
             self.task = self.bar.add_task(
                 printable(self.what), total=self.total, completed=self.done, left="", note=""
             )
+        else:
+            threading.Thread(target=self._tell_on, daemon=True).start()
         return self.tick
+
+    def _tell_on(self) -> None:
+        while not self.left.wait(1):
+            if time.monotonic() - self.told > SILENCE:
+                self._tell()
+
+    def _tell(self) -> None:
+        self.told = time.monotonic()
+        pace = [f"{self.rate:.2g}/s", self._left()] if self.rate else []
+        said = [f"{self.what}: {self.done}/{self.total}", *pace, *([self.note] if self.note else [])]
+        tell(", ".join(said))
 
     def tick(self, n: int = 1, note: str = "") -> None:
         """`n` more are done; `note` is what there is to say of them, e.g. the loss."""
-        self.done += n
+        self.done, self.note = self.done + n, note
         now = time.monotonic()
         self._measure(n, now)
         if self.bar:
             self.bar.update(self.task, advance=n, left=self._left(), note=printable(note))
-        elif now - self.told > 10:
-            self.told = now
-            pace = [f"{self.rate:.2g}/s", self._left()] if self.rate else []
-            tell(", ".join([f"{self.what}: {self.done}/{self.total}", *pace, *([note] if note else [])]))
+        elif now - self.told > SILENCE:
+            self._tell()
 
     def _measure(self, n: int, now: float) -> None:
         if n and self.first is None:
@@ -111,5 +129,6 @@ class Progress:
         return f"{(self.total - self.done) / self.rate:.0f} s left" if self.rate else ""
 
     def __exit__(self, *_: object) -> None:
+        self.left.set()
         if self.bar:
             self.bar.stop()

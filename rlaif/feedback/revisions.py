@@ -31,7 +31,19 @@ _ABOUT = re.compile(
     re.I,
 )
 _MENTIONED = re.compile(r"\b(?:the|this|your) (?:critique|criticism|critic)\b", re.I)
-_TURN = re.compile(r"(?:^|\n)[ \t]*(?:Human|User)[ \t]*:", re.I)
+_TURN = re.compile(r"(?:^|\n)[ \t]*(?:the )?(?:Human|User)[ \t]*:", re.I)
+# Tells of the user, or of the task, instead of responding: what small models write, in a fence or not.
+_RETELLS = re.compile(
+    r"\W*(?:the|this) user(?:['’]s (?:response|reply|question|request|message)\b| (?:has|is|was|may|wants?|ask(?:s|ed)|"
+    r"request(?:s|ed)|would|needs?)\b)",
+    re.I,
+)
+_INSTRUCTION = re.compile(
+    r"\b(?:re)?write (?:only )?the (?:new )?(?:reply|response)\b|\bleave everything else as it is\b|"
+    r"^\W*the (?:new )?(?:reply|response) must\b",
+    re.I | re.M,
+)
+_LONG = 5  # words of a question or rule from which its repetition is no accident
 # Where a rule or a critique is about such things, refusing may be what a revision is for (Constitutional AI,
 # appendix A).
 _MAY_REFUSE = re.compile(
@@ -59,9 +71,13 @@ def fault_of(revision: str, original: str, question: str, rule: str, critique: s
         return "empty"
     if _TURN.search(revision) and not _TURN.search(original):
         return "speaks for the user"
-    if _words(revision) == _words(question) and _words(original) != _words(question):
-        return "repeats the question"
     asked = f"{question}\n{original}"
+    if _repeats(revision, original, [question]):
+        return "repeats the question"
+    retells = _RETELLS.match(revision) and "the user" not in asked.casefold()
+    instructed = _INSTRUCTION.search(revision) and not _INSTRUCTION.search(asked)
+    if retells or instructed or _repeats(revision, original, re.split(r"[.\n]", rule)):
+        return "repeats the task"
     if (_ABOUT.match(revision) and not _ABOUT.match(original)) or (
         _MENTIONED.search(revision) and not _MENTIONED.search(asked)
     ):
@@ -69,6 +85,16 @@ def fault_of(revision: str, original: str, question: str, rule: str, critique: s
     if refuses(revision) and not refuses(original) and not _MAY_REFUSE.search(f"{rule}\n{critique}"):
         return "refuses"
     return None
+
+
+def _repeats(revision: str, original: str, texts: list[str]) -> bool:
+    """Whether a revision is one of these texts, or holds a long one, and the original does not."""
+    made, before = (f" {' '.join(_words(text))} " for text in (revision, original))
+    spelled = [f" {' '.join(words)} " for text in texts if (words := _words(text))]
+    return any(
+        text not in before and (text == made or (len(text.split()) >= _LONG and text in made))
+        for text in spelled
+    )
 
 
 def _words(text: str) -> list[str]:
