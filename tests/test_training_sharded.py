@@ -13,12 +13,13 @@ from safetensors.torch import load_file
 from torch.distributed.tensor import DTensor
 
 from rlaif.runs.storage import read_json
-from rlaif.stages import dpo, rejection, reward, sft
+from rlaif.stages import dpo, pretrain, rejection, reward, sft
 from tests.launching import on_two
 from tests.tiny_models import hand_made_run, preference, prompts_of, response, revision, tiny_policy
 
-RUN = {"sft": sft, "reward": reward, "dpo": dpo, "rejection": rejection}
+RUN = {"pretrain": pretrain, "sft": sft, "reward": reward, "dpo": dpo, "rejection": rejection}
 JOBS = {
+    "pretrain": {"block_size": 8},
     "sft": {"micro_batch": 1},
     "reward": {"members": 2},
     "dpo": {"by_prompt": True},
@@ -48,6 +49,11 @@ def stage_of(folder: Path, policy: Path, name: str):
     written = folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     last = {"stage": name, "epochs": 2, "learning_rate": 1e-3, "batch_size": 4, "heldout": 0.25, **JOBS[name]}
+    if name == "pretrain":
+        (folder / "text.txt").write_text(
+            "tell me about the weather today please now " * 16
+        )  # 12 blocks that train, 4 a step
+        last["text"] = str(folder / "text.txt")
     stage = hand_made_run(folder, policy, last, prompts=16)
     for prompt in () if written else prompts_of(stage):
         old, new, third = (
