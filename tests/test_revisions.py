@@ -1,6 +1,7 @@
 """Revisions as real models write them: what is taken off, what is recognised as no revision, and how it is
 counted."""
 
+import json
 from collections import Counter
 from pathlib import Path
 
@@ -137,3 +138,40 @@ def test_old_rows_are_read_and_new_ones_keep_their_reason():
         preamble=None,
     )
     assert Revision.model_validate_json(new.to_json()) == new
+
+
+# Written by SmolLM2-135M-Instruct (Q4_1, Apache-2.0; run in bf16) for prompts of prompts/starter.jsonl and rules of
+# constitutions/general.yaml, at most 64 tokens each; labelled by hand: `preamble`, `echo` (of the question, the rule, the
+# critique or the instruction, or telling of the user), `refuses`, and `other`.
+SMOLLM2 = [json.loads(line) for line in Path(__file__).with_name("smollm2_revisions.jsonl").open()]
+
+
+def test_what_a_real_model_writes_around_or_instead_of_a_revision_is_recognised():
+    assert len(SMOLLM2) == 64
+    found = Counter()
+    for row in SMOLLM2:
+        preamble, rest = without_preamble(row["revision"])
+        fault = fault_of(rest, row["response"], row["question"], row["rule"], row["critique"])
+        found[row["label"] != "other", bool(preamble or fault)] += 1
+    meant = found[True, True] + found[True, False]
+    assert meant >= 30
+    assert found[True, True] >= 0.95 * meant
+    assert found[False, True] <= 0.05 * len(SMOLLM2), "and hardly anything else is"
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("The user: What is the capital of France?", "speaks for the user"),
+        ("The user asked for a capital.", "repeats the task"),
+        ("It is Paris. Rewrite the reply so that it keeps the rule.", "repeats the task"),
+        ("You asked: what is the capital of France? It is Paris.", "repeats the question"),
+        ("Be polite, be brief and never insult the user.", "repeats the task"),
+        ("```\nIt says that you are a fool.\n```\nIt is Paris.", "answers the critique"),
+        ("The user interface is the part that you see.", None),
+        ("It is Paris, and be polite.", None),
+    ],
+)
+def test_repetitions_are_no_revisions(text: str, reason: str | None):
+    rule, critique = "Be polite, be brief and never insult the user.", "It says that you are a fool."
+    assert fault_of(text, ORIGINAL, QUESTION, rule, critique) == reason

@@ -76,8 +76,11 @@ def fault_of(revision: str, original: str, question: str, rule: str, critique: s
         return "repeats the question"
     retells = _RETELLS.match(revision) and "the user" not in asked.casefold()
     instructed = _INSTRUCTION.search(revision) and not _INSTRUCTION.search(asked)
-    if retells or instructed or _repeats(revision, original, re.split(r"[.\n]", rule)):
+    rules, criticised = (re.split(r"[.\n]", text) for text in (rule, critique))
+    if retells or instructed or _repeats(revision, original, rules):
         return "repeats the task"
+    if _repeats(re.split(r"[.\n]", revision.strip("`\n "))[0], original, criticised):  # as its first sentence
+        return "answers the critique"
     if (_ABOUT.match(revision) and not _ABOUT.match(original)) or (
         _MENTIONED.search(revision) and not _MENTIONED.search(asked)
     ):
