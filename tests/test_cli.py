@@ -140,7 +140,7 @@ def test_counts_are_printed_in_full(tmp_path):
 def test_show_a_row_with_everything_that_led_to_it(project):
     rlaif("run", project / "config.yaml", "--out", project / "run")
     step = json.loads((project / "run" / "02_critique" / "revisions.jsonl").read_text().splitlines()[0])
-    rows = json.loads(rlaif("show", project / "run", step["id"]).stdout)
+    rows = json.loads(rlaif("show", project / "run", step["id"], "--json").stdout)
     assert rows[0]["critique"] == step["critique"]
     assert {step["from_id"], step["prompt_id"]} <= {row["id"] for row in rows}
 
@@ -155,11 +155,12 @@ def test_nothing_a_terminal_would_obey_is_printed(project):
     stage = project / "run" / "02_critique" / "stage.json"
     write_json(stage, read_json(stage) | {"dropped": {f"[bold]{evil}": 3}})
     step = json.loads((project / "run" / "02_critique" / "revisions.jsonl").read_text().splitlines()[0])
-    summary, data, row = (
+    summary, data, row, story = (
         rlaif("show", project / "run", *words, COLUMNS="300").stdout
-        for words in ((), ("--json",), (step["id"],))
+        for words in ((), ("--json",), (step["id"], "--json"), (step["id"],))
     )
-    assert not set("\x1b\x07\x9b\u202e") & set(summary + data + row)
+    assert step["id"] in story
+    assert not set("\x1b\x07\x9b\u202e") & set(summary + data + row + story)
     assert r"3 × [bold]\x1b]0;owned\x07 \x9b2J \u202e" in " ".join(summary.replace("│", " ").split())
     assert list(json.loads(data)["stages"][1]["dropped"]) == [f"[bold]{evil}"]
     assert any(evil in m["content"] for found in json.loads(row) for m in found.get("messages", ()))

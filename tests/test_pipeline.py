@@ -232,7 +232,7 @@ def test_until_and_overrides_name_what_is_near(project):
         run(project, until="lable")
     with pytest.raises(UserError, match='did you mean "sample"'):
         load_config(project / "config.yaml", ["smaple.k=2"])
-    with pytest.raises(UserError, match='did you mean "prompts"'):
+    with pytest.raises(UserError, match='did you mean "num_prompts"'):
         load_config(project / "config.yaml", ["sample.promts=2"])
     config = load_config(project / "config.yaml", ["sample[1].k=5", "seed=3"])
     assert [s.k for s in config.stages if s.stage == "sample"] == [1, 5]
