@@ -214,13 +214,18 @@ members[].<figure> | – | figures of each member; missing without an ensemble
 disagreement | float | share of pairs on whose winner members differ; missing without an ensemble
 disagreement_ci | pair | its interval; missing without an ensemble
 """
-LOSSES = """
+CURVE_ENDS = """
 steps | int | optimiser steps
 loss_start | float | loss of the first step
 loss_end | float | loss of the last step
-n_heldout | int | rows measured on; not of `rejection`
 heldout_loss_before | float | loss on held-out rows before the first step; missing where none are held out
 heldout_loss_after | float | the same after the last
+"""
+PRETRAINED = """parameters | int | parameters of the model
+tokens | int | tokens trained on in an epoch
+n_heldout | int | blocks measured on
+"""
+LOSSES = f"""{CURVE_ENDS}n_heldout | int | rows measured on; not of `rejection`
 n_demonstrations | int | rows that are demonstrations; `sft` with `demonstrations` alone
 reward_all | float | mean reward of all graded responses; `rejection` alone
 reward_kept | float | mean reward of those trained on; `rejection` alone
@@ -296,8 +301,7 @@ reused | int | labels taken over; missing without `labels_from`
 not_reused.<reason> | int | labels not taken over, by reason (docs/labelling.md)
 """,
     "sft, dpo, rejection": LOSSES,
-    "pretrain": LOSSES.partition("n_demonstrations")[0].replace("; not of `rejection`", ": blocks of text")
-    + "parameters | int | parameters of the model\ntokens | int | tokens of the text trained on",
+    "pretrain": f"{CURVE_ENDS}{PRETRAINED}",
     "reward": CALIBRATION,
     "ppo, rloo, grpo": """
 updates | int | updates

@@ -159,8 +159,8 @@ def test_nothing_a_terminal_would_obey_is_printed(project):
         rlaif("show", project / "run", *words, COLUMNS="300").stdout
         for words in ((), ("--json",), (step["id"], "--json"), (step["id"],))
     )
-    assert step["id"] in story
     assert not set("\x1b\x07\x9b\u202e") & set(summary + data + row + story)
+    assert r"\x1b]0;owned\x07 \x9b2J \u202e" in story
     assert r"3 × [bold]\x1b]0;owned\x07 \x9b2J \u202e" in " ".join(summary.replace("│", " ").split())
     assert list(json.loads(data)["stages"][1]["dropped"]) == [f"[bold]{evil}"]
     assert any(evil in m["content"] for found in json.loads(row) for m in found.get("messages", ()))
@@ -300,6 +300,11 @@ def test_readme_constitution_is_valid(tmp_path):
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda p: p.name)
-def test_every_shipped_config_passes_a_dry_run(path):
-    result = rlaif("run", path, "--dry-run", "--no-check")
+def test_every_shipped_config_passes_a_dry_run(path, tmp_path):
+    changed = []
+    if path.name == "pretrain.yaml":  # its text is written first, as it says
+        rlaif("playground", "text", tmp_path, "--texts", 200, "--demonstrations", 50)
+        texts = {"pretrain.text": "text", "sft[0].demonstrations": "demonstrations"}
+        changed = [word for key, name in texts.items() for word in ("-s", f"{key}={tmp_path / name}.jsonl")]
+    result = rlaif("run", path, "--dry-run", "--no-check", *changed)
     assert result.returncode == 0, result.stderr

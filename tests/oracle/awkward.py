@@ -12,7 +12,7 @@ from tests.tiny_models import tiny_policy
 
 STAGES: list[dict[str, Any]] = [
     {"stage": "sample", "max_tokens": 8},
-    {"stage": "critique", "rounds": 2, "max_tokens": 8, "few_shot": 0},
+    {"stage": "critique", "rounds": 2, "max_tokens": 8, "few_shot": 0, "temperature": 1},
     {"stage": "sft", "batch_size": 8, "max_length": 64, "learning_rate": 1e-3},
     {"stage": "sample", "k": 3, "max_tokens": 8},
     {"stage": "pair", "revisions": True},
@@ -29,7 +29,7 @@ STAGES: list[dict[str, Any]] = [
         "warmup": 1,
         "learning_rate": 1e-3,
     },
-    {"stage": "evaluate", "max_tokens": 8, "num_judged_prompts": 20},
+    {"stage": "evaluate", "max_tokens": 8, "temperature": 1, "num_judged_prompts": 20},
 ]
 
 

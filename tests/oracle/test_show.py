@@ -31,6 +31,7 @@ def test_every_figure(runs: SimpleNamespace, rows: Rows) -> None:
 
 def stages(rows: Rows) -> dict[str, Any]:
     counted, used = flow(rows), asked(rows)
+    lines = len(rows.prompts)  # every row of the file is another prompt
     total = {key: sum(stage[key] for stage in used) for key in ("calls", "tokens", "prompt_tokens")}
     return {
         # Every row of the project's prompt file is a prompt of its own.
@@ -45,6 +46,7 @@ def stages(rows: Rows) -> dict[str, Any]:
             key, 0
         ),  # nothing here is cached or shares a prefix
         "spent/*": lambda key: total.get(key, 0),
+        "prompt_rows/*": lambda key: {"in": lines, "kept": lines}.get(key, 0),
     }
 
 
