@@ -78,7 +78,7 @@ def test_another_constitution_from_label_on(project, parent, asked):
     assert not any(line.startswith(("  sample:", "  critique:")) for line in told)  # of the estimate
     assert any(line.startswith("  label: ") for line in told)
     assert summarise(this.path)["parent"] == recorded
-    assert any("Never say rain" in warning for warning in run_warnings(RunReader(this.path)))
+    assert any("Never say rain" in warned.found for warned in run_warnings(RunReader(this.path)))
     labels = {row.principle_id for row in Rows(this.path / "05_label" / "labels.jsonl", Label)}
     assert len(labels) == 2
     assert this.ledger.figures()["calls"] == this.stages[4].summary["usage"]["calls"]

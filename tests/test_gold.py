@@ -208,12 +208,12 @@ def without_gold(run, name: str) -> None:
 
 def test_report_and_compare_say_which_rules_have_no_gold(tmp_path):
     runs = [fake_run(tmp_path / name) for name in "ab"]
-    assert not any("No gold" in line for line in run_warnings(RunReader(runs[0])))
+    assert not any("No gold" in warned.found for warned in run_warnings(RunReader(runs[0])))
     assert not any("No gold" in line for line in compare(runs)["notes"])
     for run in runs:
         without_gold(run, "no-sad")
     reader = RunReader(runs[0])
-    found = run_warnings(reader)
+    found = [warned.found for warned in run_warnings(reader)]
     assert any("No gold for `no-sad`" in line for line in found)
     assert any("opinions of single responses could not be read" in line for line in found)
     data = compare(runs)

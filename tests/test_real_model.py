@@ -83,7 +83,7 @@ def test_the_whole_loop_and_its_report(first: Path):
     for stage in shown["stages"]:
         assert stage["in"] == stage["kept"] + sum(stage["dropped"].values()), stage["name"]
     page = (first / "report.html").read_text()
-    assert "To try:" in page, "this judge is not to be believed, and the report says what to do"
+    assert "What to try next" in page, "this judge is not to be believed, and the report says what to do"
 
 
 @pytest.mark.parametrize("arm", [name for name in ARMS if name != "ppo"])

@@ -12,6 +12,7 @@ from rlaif.constitution import Constitution
 from rlaif.errors import OBEYED, UserError
 from rlaif.feedback.judge import Judge
 from rlaif.intervals import mean_interval
+from rlaif.options import RlooOptions
 from rlaif.options.base import BudgetOptions
 from rlaif.pages import charts
 from rlaif.prompting.templates import Templates
@@ -22,7 +23,7 @@ from rlaif.report.report import headline, write_report
 from rlaif.report.run_reader import RunReader
 from rlaif.report.story import story
 from rlaif.report.summary import summarise
-from rlaif.report.warnings import run_warnings
+from rlaif.report.warnings import run_warnings, what_to_try
 from rlaif.runs.spending import Ledger
 from rlaif.runs.storage import read_json, write_json
 from rlaif.stages.evaluate import _wins
@@ -32,6 +33,10 @@ from tests.scripts import biased_judge, feedback
 
 def html(path) -> str:
     return write_report(path).read_text()
+
+
+def warnings_of(run) -> list[str]:
+    return [each.found for each in run_warnings(RunReader(run))]
 
 
 def change_metrics(run, stage: str, **changes) -> None:
@@ -112,7 +117,7 @@ def test_writing_the_report_changes_no_row(tmp_path):
 
 def test_a_judge_that_cannot_be_trusted_is_named_so(tmp_path):
     run = fake_run(tmp_path / "run")
-    assert run_warnings(RunReader(run)) == []
+    assert warnings_of(run) == []
     edges = {
         "order_flip_rate_ci": [0.41, 0.48],
         "invalid_rate_ci": None,
@@ -121,7 +126,7 @@ def test_a_judge_that_cannot_be_trusted_is_named_so(tmp_path):
     change_metrics(
         run, "label", order_flip_rate=0.44, mass=0.03, agreement_with_gold=0.55, invalid_rate=0.2, **edges
     )
-    said = " ".join(run_warnings(RunReader(run)))
+    said = " ".join(warnings_of(run))
     for part in (
         "44% [41%, 48%] of its decided verdicts flip",
         "only 0.03 of its probability",
@@ -130,27 +135,25 @@ def test_a_judge_that_cannot_be_trusted_is_named_so(tmp_path):
     ):
         assert part in said
         assert part in html(run)
-    assert "Whatever was trained on these labels learned from such a judge. To try: " in said
+    assert said.endswith("Whatever was trained on these labels learned from such a judge.")
+    assert [about for about, _ in what_to_try(run_warnings(RunReader(run)))] == ["The judge"]
+    assert html(run).count("a larger or better instructed model") == 1
 
 
 def test_a_judge_that_goes_by_the_place_alone_is_useless(tmp_path):
     run = fake_run(tmp_path / "run")
     change_metrics(run, "label", order_flip_rate=0.96, first_position_rate=0.02)
-    assert "useless here: 98% of its verdicts choose the second response" in " ".join(
-        run_warnings(RunReader(run))
-    )
+    assert "useless here: 98% of its verdicts choose the second response" in " ".join(warnings_of(run))
     change_metrics(run, "label", order_flip_rate=0.5, first_position_rate=0.5)
-    assert "useless" not in " ".join(run_warnings(RunReader(run)))
+    assert "useless" not in " ".join(warnings_of(run))
 
 
 def test_a_reward_model_no_better_than_a_rule_is_named_so(tmp_path):
     run = fake_run(tmp_path / "run")
     change_metrics(run, "reward", heldout_accuracy=0.5, baselines={"longer": 0.61, "constant": 0.5})
-    assert any('"longer" (0.61)' in warning for warning in run_warnings(RunReader(run)))
+    assert any('"longer" (0.61)' in warning for warning in warnings_of(run))
     change_metrics(run, "reward", n_decided=5)
-    assert any(
-        "measured on 5 decided comparisons only" in warning for warning in run_warnings(RunReader(run))
-    )
+    assert any("measured on 5 decided comparisons only" in warning for warning in warnings_of(run))
 
 
 def test_alarms_of_ppo_are_warnings_with_what_to_try(tmp_path):
@@ -162,25 +165,52 @@ def test_alarms_of_ppo_are_warnings_with_what_to_try(tmp_path):
         "advice": "raise ppo.kl_coef",
     }
     change_metrics(run, "ppo", alarms=[alarm])
-    assert run_warnings(RunReader(run)) == [
-        "PPO, update 31: the policy is 0.80 nats a token away. To try: raise ppo.kl_coef."
-    ]
-    assert "0.80 nats a token away" in html(run)
+    assert warnings_of(run) == ["PPO, update 31: the policy is 0.80 nats a token away."]
+    page = html(run)
+    assert "0.80 nats a token away" in page
+    assert "<h2>What to try next</h2>\n<dl><dt>PPO</dt><dd>raise ppo.kl_coef</dd></dl>" in page
+
+
+def test_nothing_is_to_try_where_nothing_points_anywhere(tmp_path):
+    assert "What to try next" not in html(fake_run(tmp_path / "run"))
+    longer = fake_run(tmp_path / "longer", longer=4)
+    assert "Read with care" in html(longer)
+    assert "What to try next" not in html(longer)
+
+
+def test_what_to_try_is_said_of_trainings_limits_and_unfinished_runs(tmp_path):
+    run = fake_run(tmp_path / "run")
+    change_metrics(run, "ppo", updates=30, kl=0.004)
+    change_metrics(run, "reward", n_decided=5)
+    path = run / "02_critique" / "stage.json"
+    cut = {"revision empty, cut off or too long to ask": 60}
+    write_json(path, read_json(path) | {"in": 100, "kept": 40, "dropped": cut})
+    path = run / "09_evaluate" / "stage.json"
+    write_json(path, read_json(path) | {"status": "failed", "error": "no space"})
+    found = dict(what_to_try(run_warnings(RunReader(run))))
+    assert found["The run"] == f"`rlaif resume {run}` continues it"
+    assert found["PPO"] == "raise ppo.learning_rate, or raise ppo.updates"
+    assert found["Stage 2 (critique)"] == "raise critique.max_tokens"
+    assert found["The reward model"].startswith("more comparisons")
+    assert any("PPO: the policy did not move" in line for line in warnings_of(run))
 
 
 def test_alarms_of_the_other_arms_are_warnings_too(tmp_path):
-    run = fake_run(tmp_path / "run")
-    reader = RunReader(run)
+    reader = RunReader(fake_run(tmp_path / "run"))
     alarm = {"update": 7, "kind": "entropy", "found": "entropy fell", "advice": "raise rloo.kl_coef"}
-    reader.metrics = lambda name: {"alarms": [alarm]} if name == "rloo" else {}
-    assert run_warnings(reader) == ["RLOO, update 7: entropy fell. To try: raise rloo.kl_coef."]
+    rloo = SimpleNamespace(
+        name="rloo", options=RlooOptions(stage="rloo"), summary={"metrics": {"alarms": [alarm]}}
+    )
+    reader.last = lambda name: rloo if name == "rloo" else None
+    (warned,) = run_warnings(reader)
+    assert (warned.found, warned.advice) == ("RLOO, update 7: entropy fell.", "raise rloo.kl_coef")
 
 
 def test_opinions_that_contradict_the_truth_are_named_so(tmp_path):
     run = fake_run(tmp_path / "run")
     rows = run / "09_evaluate" / "evaluation.jsonl"
     rows.write_text(rows.read_text().replace("0.9,", "0.3,").replace("0.9}", "0.3}"))
-    assert any("Asked about single responses" in warning for warning in run_warnings(RunReader(run)))
+    assert any("Asked about single responses" in warning for warning in warnings_of(run))
 
 
 def test_flips_stand_beside_ties_in_the_win_rate(tmp_path):
@@ -210,7 +240,7 @@ def test_many_dropped_rows_and_longer_responses_are_warned_of(tmp_path):
     run = fake_run(tmp_path / "run", longer=4)
     path = run / "01_sample" / "stage.json"
     write_json(path, read_json(path) | {"in": 100, "kept": 94, "dropped": {"too long": 6, "never": 0}})
-    said = run_warnings(RunReader(run))
+    said = warnings_of(run)
     assert "Stage 1 (sample) dropped 6 of 100 rows (6%): 6 × too long." in said
     assert any(warning.startswith("Responses grew from") for warning in said)
 

@@ -120,7 +120,7 @@ def _facts(side: ComparedRun) -> dict[str, Any]:
 
 
 def _run_warnings(sides: Sequence[ComparedRun]) -> list[str]:
-    return [f"{side.name}: {warning}" for side in sides for warning in run_warnings(side.reader)]
+    return [f"{side.name}: {warned.found}" for side in sides for warned in run_warnings(side.reader)]
 
 
 class ArmComparison:

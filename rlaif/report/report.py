@@ -21,7 +21,7 @@ from rlaif.report import examples
 from rlaif.report.measures import Table, clusters_of, compliance, deltas, gold, rate
 from rlaif.report.run_reader import RunReader
 from rlaif.report.summary import summarise
-from rlaif.report.warnings import run_warnings
+from rlaif.report.warnings import run_warnings, what_to_try
 from rlaif.runs.storage import read_json
 from rlaif.stats import outcomes
 
@@ -39,7 +39,7 @@ CURVES = (
 def write_report(path: Path) -> Path:
     """Write `report.html` into a run folder, whatever stage the run has reached; returns its path."""
     reader = RunReader(path)
-    names = list(reader.evaluations)
+    names, warned = list(reader.evaluations), run_warnings(reader)
     return write_page(
         path / "report.html",
         "report.html.j2",
@@ -47,7 +47,8 @@ def write_report(path: Path) -> Path:
         folder=str(path),
         headline=headline(reader),
         more=details(reader),
-        warnings=run_warnings(reader),
+        warnings=[each.found for each in warned],
+        next_steps=what_to_try(warned),
         slots=slots(names),
         policies=policies(reader),
         metrics=METRICS,

@@ -2,14 +2,14 @@
 history.
 
 Most compare the last few updates with the first ones, or with the best ones, by more than noise explains;
-absolute limits are checked from the first update on.
+absolute limits are checked from the first update on. `learned_little` is asked once the training has ended.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from string import Formatter
@@ -27,6 +27,7 @@ LONGER, SHORTER = 1.75, 0.4  # of what the length was
 SAME, SAME_RISE = 0.6, 0.4  # share of the responses with the same words, and its rise
 REFUSALS = 0.3  # rise of their share
 CUT = 0.5  # share of responses cut at max_tokens
+STILL = 0.01  # nats a response from the starting policy: nearer to it, a policy has not moved
 SIGMAS, FALL = (
     4.0,
     0.02,
@@ -134,6 +135,13 @@ def length_drift(rows: Rows) -> Iterator[Alarm]:
         )
 
 
+ENDLESS = (  # what to try where responses do not end
+    "see that the policy's training text ends in its EOS",
+    "raise {max_tokens}",
+    "raise {missing_eos_penalty}",
+)
+
+
 def cut_off(rows: Rows) -> Iterator[Alarm]:
     """Responses that never end are scored on what was cut off."""
     share = _mean(rows[-WINDOW:], "truncated")
@@ -141,11 +149,7 @@ def cut_off(rows: Rows) -> Iterator[Alarm]:
         yield Alarm(
             "truncated",
             f"{share:.0%} of the responses are cut off at the token limit",
-            (
-                "see that the policy's training text ends in its EOS",
-                "raise {max_tokens}",
-                "raise {missing_eos_penalty}",
-            ),
+            ENDLESS,
         )
 
 
@@ -198,6 +202,25 @@ def over_optimisation(rows: Rows) -> Iterator[Alarm]:
                 ),
             )
             return
+
+
+def learned_little(options: Any, metrics: Mapping[str, Any]) -> Iterator[Alarm]:
+    """What kept a finished training, of a stage with these options and metrics, from learning much."""
+    learning = options.updates - getattr(options, "critic_warmup", 0)
+    if options.warmup > learning:
+        yield Alarm(
+            "warmup",
+            f"the learning rate was still rising when training ended: warmup {options.warmup}, but {learning} "
+            f"updates of the policy; it reached {learning / options.warmup:.0%} of learning_rate",
+            ("lower {warmup}", "raise {updates}"),
+        )
+    kl = metrics.get("kl")
+    if metrics.get("updates", 0) > 1 and kl is not None and kl < STILL:
+        yield Alarm(
+            "still",
+            f"the policy did not move: at the end its responses are {kl:.4f} nats from the starting policy",
+            ("raise {learning_rate}", "raise {updates}"),
+        )
 
 
 def _noise(rows: Rows, key: str) -> float:

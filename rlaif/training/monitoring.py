@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from rlaif.rl.episodes import PromptTokens
 
 UNREAD = 0.05  # share of a source's opinions that are missing, from which on it is to be doubted
-STILL = 0.01  # nats a response from the starting policy: nearer to it, a policy has not moved
 SHOWN = 4  # responses of an update kept in samples.jsonl
 Respond = Callable[
     [Sequence["PromptTokens"], int], list[str]
@@ -182,20 +181,11 @@ def unread(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
 def note_warnings(stage: Stage) -> None:
     """Say in the stage's notes what its metrics warn of: too little learning, missing rewards,
     alarms."""
-    o, metrics = stage.options, stage.metrics
-    learning = o.updates - getattr(o, "critic_warmup", 0)
-    if o.warmup > learning:
-        stage.notes.append(
-            f"the learning rate was still rising when training ended: warmup {o.warmup}, but {learning} "
-            "updates of "
-            f"the policy; it reached {learning / o.warmup:.0%} of learning_rate"
-        )
-    if metrics["updates"] > 1 and metrics["kl"] is not None and metrics["kl"] < STILL:
-        stage.notes.append(
-            f"the policy did not move: at the end its responses are {metrics['kl']:.4f} nats from the "
-            "starting "
-            "policy; raise learning_rate or updates"
-        )
+    from rlaif.rl.alarms import learned_little
+
+    metrics, named = stage.metrics, type(stage.options).model_fields
+    for alarm in learned_little(stage.options, metrics):
+        stage.notes.append(f"{alarm.found}; to try: {alarm.advice(stage.options.stage, named)}")
     for name, share in metrics["unread"].items():
         if share > UNREAD:
             stage.notes.append(
@@ -203,6 +193,6 @@ def note_warnings(stage: Stage) -> None:
                 "these got "
                 "the mean of the others, or a score of their beginning"
             )
-    rang = [f"{alarm['kind']} at update {alarm['update']}" for alarm in stage.metrics["alarms"]]
+    rang = [f"{alarm['kind']} at update {alarm['update']}" for alarm in metrics["alarms"]]
     if rang:
         stage.notes.append(f"alarms raised: {', '.join(rang)}; the report says what to try")
