@@ -34,11 +34,6 @@ def stages(rows: Rows) -> dict[str, Any]:
     lines = len(rows.prompts)  # every row of the file is another prompt
     total = {key: sum(stage[key] for stage in used) for key in ("calls", "tokens", "prompt_tokens")}
     return {
-        # Every row of the project's prompt file is a prompt of its own.
-        "prompt_rows/in": lambda: len(rows.prompts),
-        "prompt_rows/kept": lambda: len(rows.prompts),
-        "prompt_rows/repeated": lambda: 0,
-        "prompt_rows/responses_left_out": lambda: 0,
         "stages/*/in": lambda n: counted[int(n)]["in"],
         "stages/*/kept": lambda n: counted[int(n)]["kept"],
         "stages/*/dropped/*": lambda n, reason: counted[int(n)][reason],
