@@ -53,20 +53,22 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "prompts": "prompts.jsonl",
             "policy": {"model": MODEL},
             "feedback": {"model": MODEL},
-            "judge_card": {"pairs": 4, "enforce": False},
+            "judge_card": {"num_pairs": 4, "enforce": False},
             "stages": {
                 "sample": {"max_tokens": 24},
                 "sample[1]": {"k": 2},
-                "critique": {"rounds": 1, "few_shot": 0, "max_tokens": 32},
-                "sft": LEARNS,
-                "pair": {"per_prompt": 1},
+                "critique": {"rounds": 1, "few_shot": 0, "max_tokens": 48, "critique": False},
+                "sft": [],
+                "pair": {"per_prompt": 1, "revisions": False},
                 "label": {"principles": ["no-contempt", "truthful"]},
                 "reward": LEARNS,
                 "ppo": arm,
-                "evaluate": {"prompts": 3, "max_tokens": 16},
+                "evaluate": {"num_prompts": 3, "max_tokens": 16},
             },
         }
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(config))
+    config["stages"] = {**config["stages"], "sft": LEARNS}
+    (folder / "sft.yaml").write_text(yaml.safe_dump(config))
     return folder
 
 
@@ -86,9 +88,22 @@ def test_the_whole_loop_and_its_report(first: Path):
     assert "What to try next" in page, "this judge is not to be believed, and the report says what to do"
 
 
+def test_it_learns_from_its_revisions_or_says_why_none_is_left(folder: Path, first: Path):
+    """So small a model hardly revises: it repeats the question, the rule or the instruction."""
+    critique = next(stage for stage in summarise(first)["stages"] if stage["name"] == "critique")
+    ask = {"until": "sft", "tell": print, "source": first, "at": "sft"}
+    if critique["kept"] >= 2:
+        pipeline.run(folder / "sft.yaml", folder / "sft", **ask)
+        assert (folder / "sft" / "03_sft" / "policy" / "config.json").exists()
+    else:
+        with pytest.raises(UserError, match="revisions can be trained on"):
+            pipeline.run(folder / "sft.yaml", folder / "sft", **ask)
+        assert "The run is not finished: stage 3 of" in (folder / "sft" / "report.html").read_text()
+
+
 @pytest.mark.parametrize("arm", [name for name in ARMS if name != "ppo"])
 def test_every_arm_from_the_same_reward_model(folder: Path, first: Path, arm: str):
-    pipeline.run(folder / f"{arm}.yaml", folder / arm, tell=print, source=first, at="ppo")
+    pipeline.run(folder / f"{arm}.yaml", folder / arm, tell=print, source=first, at=arm)
     assert summarise(folder / arm)["status"] == "done"
     found = compare([first, folder / arm], folder / f"{arm}.html")
     assert found["prompts"]
