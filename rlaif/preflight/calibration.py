@@ -139,7 +139,8 @@ def _import() -> None:
 
 def _import_trainers() -> None:
     import datasets  # noqa: F401
-    from trl import RewardTrainer, SFTTrainer  # noqa: F401
+    from trl.trainer.reward_trainer import RewardTrainer  # noqa: F401
+    from trl.trainer.sft_trainer import SFTTrainer  # noqa: F401
 
 
 def _measured(
