@@ -316,7 +316,7 @@ def test_whole_groups_only_and_prompts_that_fit(tmp_path, policy):
             }
         )
 
-    with pytest.raises(ValueError, match="batch_size 10 is no multiple of group 8"):
+    with pytest.raises(ValueError, match="batch_size 10 is no multiple of group_size 8"):
         config(batch_size=10)
     with pytest.raises(ValueError, match="batch_size 16 is no multiple of minibatches 3"):
         config(batch_size=16, minibatches=3)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import get_args
 
 import pytest
 
@@ -98,7 +99,7 @@ def test_the_first_processs_message_is_the_only_one(tmp_path, found):
 
 @pytest.mark.parametrize("kind", [RlooOptions, GrpoOptions])
 def test_a_step_that_cannot_be_shared_out_evenly_is_refused_before_anything_runs(monkeypatch, kind):
-    name = kind.__name__.lower()
+    (name,) = get_args(kind.model_fields["stage"].annotation)
 
     def stage(**options):
         made = kind.model_validate({"stage": name, "batch_size": 24, "group_size": 4, **options})

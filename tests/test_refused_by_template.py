@@ -138,7 +138,7 @@ def test_a_continued_run_with_nothing_but_refused_prompts_to_ask_is_none(tmp_pat
 def test_questions_that_the_feedback_models_template_refuses_are_counted(tmp_path: Path):
     stages = [
         {"stage": "sample", "k": 2, **TOKENS},
-        {"stage": "critique", "rounds": 1, "max_tokens": 24},
+        {"stage": "critique", "rounds": 1, "max_tokens": 24, "temperature": 1},
         {"stage": "sample", "k": 2, **TOKENS},
         {"stage": "pair"},
         {"stage": "label"},
@@ -219,9 +219,7 @@ def test_rows_to_train_on_from_elsewhere(name: str, system: bool, tmp_path: Path
 
     def prepared() -> int:
         if name == "sft":
-            from rlaif.engines.loading import load_causal_lm
-
-            return len(sft._rows(stage, tokenizer, load_causal_lm(policy, "cpu")))
+            return len(sft._training_rows(stage, tokenizer, zoo.CONTEXT)[0])
         if name == "rejection":
             made = stage.load("responses", Response)
             return len(rejection._rows(stage, made, tokenizer, zoo.CONTEXT))

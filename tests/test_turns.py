@@ -164,7 +164,7 @@ def test_what_is_trained_on_are_the_sampled_tokens_closed_by_what_ends_the_turn(
         ]
     )
     said = [n for n, row in enumerate(rows) if row.text]
-    trained = sft._rows(stage, tokenizer, load_causal_lm(policy, "cpu"))
+    trained = sft._training_rows(stage, tokenizer, 64)[0]
     assert [row["input_ids"] for row in trained] == [wanted[n] for n in said]
     kept = rejection._rows(stage, rows, tokenizer, 64)
     assert [row["input_ids"] for row in kept] == [wanted[n] for n in said]

@@ -32,7 +32,7 @@ EACH = [pytest.param(m, id=m.name, marks=() if m.name in FAST else pytest.mark.s
 TOKENS = {"max_tokens": 8}
 STAGES = [
     {"stage": "sample", **TOKENS},
-    {"stage": "critique", "rounds": 2, "max_tokens": 24},
+    {"stage": "critique", "rounds": 2, "max_tokens": 24, "temperature": 1},
     {"stage": "sft", "batch_size": 8, "max_length": zoo.CONTEXT},
     {"stage": "sample", "k": 3, **TOKENS},
     {"stage": "pair"},

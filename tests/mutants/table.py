@@ -76,8 +76,8 @@ MUTANTS = (
     seen("critique.few_shot", "few = stage.options.few_shot", "few = 2"),
     seen(
         "critique.temperature",
-        "stage.options.temperature,\n            seed=derive_seed(stage.seed, what",
-        "1.0,\n            seed=derive_seed(stage.seed, what",
+        "_temperature(stage.options, what),",
+        "1.0,",
     ),
     seen("critique.rounds", "for round in range(1, stage.options.rounds + 1)", "for round in range(1, 2)"),
     seen("critique.critique", "todo if stage.options.critique else []", "todo"),
@@ -115,7 +115,7 @@ MUTANTS = (
         "aggregate(labels, stage.constitution, weight, clamp)",
         "aggregate(labels, stage.constitution, 1.0, clamp)",
     ),
-    seen("label.human.share", "/ 2**31 < human.share", "/ 2**31 < 1.0"),
+    seen("label.human.share", "/ 2**31 < share]", "/ 2**31 < 1.0]"),
     seen("judge_card.num_pairs", "limits.num_pairs, questions, key", "64, questions, key"),
     seen(
         "judge_card.max_invalid",
