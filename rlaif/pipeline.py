@@ -232,7 +232,7 @@ def finish(this: Run) -> None:
 
     done = all(stage.is_done for stage in this.stages)
     write_json(this.path / "manifest.json", {**this.manifest, "status": "done" if done else "stopped"})
-    write_report(this.path)
+    write_report(this.path, this.progress)
 
 
 def last_stage(config: Config, until: str | None) -> int:

@@ -1,18 +1,22 @@
 """Whatever takes its time has a bar, and no time left is told from the unit that models were loaded in."""
 
+import json
 import threading
 
 import pytest
 import torch
 
 from rlaif.cli import terminal
+from rlaif.human.importers import import_file
 from rlaif.intervals import ANY, POSITIVE, known_edges, mean_interval
 from rlaif.records import Evaluation, Response
+from rlaif.report.report import write_report
 from rlaif.rl import rollout
 from rlaif.stages import evaluate, ppo
 from rlaif.stages.evaluate import rates
 from rlaif.training import rewards
 from rlaif.training.monitoring import headline
+from tests.fake_run import fake_run
 from tests.test_arms import run_of
 from tests.test_ppo_stage import stage_of
 from tests.tiny_models import tiny_policy
@@ -23,6 +27,7 @@ class Recorder:
 
     def __init__(self) -> None:
         self.bars: list[list] = []
+        self.notes: list[str] = []
 
     def __call__(self, what: str, total: int, done: int = 0):
         self.bars.append([what, total, done])
@@ -36,6 +41,7 @@ class Recorder:
 
         def tick(n: int = 1, note: str = "") -> None:
             bar[2] += n
+            self.notes.append(note)
 
         return tick
 
@@ -104,6 +110,8 @@ def test_evaluate_shows_what_it_samples_and_what_it_measures(tmp_path):
     evaluate.run(run.stages[0])
     every = len(run.prompts("heldout"))
     assert seen.whole("base: responses") == seen.whole("base: measured") == every
+    assert f"opinions of {every} of the next {every}" in seen.notes
+    assert f"KL of the next {every}" in seen.notes
 
 
 @pytest.mark.parametrize(("of_chosen", "bounds"), [(False, POSITIVE), (True, ANY)])
@@ -134,3 +142,19 @@ def test_headlines():
     assert headline({"reward": 1.0, "kl": 0.25}) == "reward 1.000, KL 0.250"
     assert headline({"loss": 0.51, "grad_norm": 2.0}) == "loss 0.510"
     assert headline({"heldout_loss": 0.7}) == "held-out loss 0.700"
+
+
+def test_a_report_has_a_bar_of_its_parts(tmp_path):
+    seen = Recorder()
+    write_report(fake_run(tmp_path / "run", prompts=8), seen)
+    assert seen.whole("report, parts") > 5
+
+
+def test_an_import_has_a_bar_of_its_rows(tmp_path):
+    seen, file = Recorder(), tmp_path / "pairs.jsonl"
+    rows = [
+        {side: f"\n\nHuman: {n}\n\nAssistant: {side}" for side in ("chosen", "rejected")} for n in range(5)
+    ]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    counts = import_file("hh", file, tmp_path / "out", limit=4, progress=seen)
+    assert counts["kept"] == seen.whole("pairs.jsonl, rows") == 4

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from rlaif.cli.groups import data_app
-from rlaif.cli.terminal import emit
+from rlaif.cli.terminal import Progress, emit
 
 
 @data_app.command("import")
@@ -22,4 +22,4 @@ def data_import(
     """Import preference data; says how many rows were kept and why others were not."""
     from rlaif.human.importers import import_file
 
-    emit(import_file(format, file, out, limit, tag or ()))
+    emit(import_file(format, file, out, limit, tag or (), Progress))

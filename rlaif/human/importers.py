@@ -23,6 +23,7 @@ from rlaif.feedback.preferences import opinions
 from rlaif.human.folder import P_A, read_folder
 from rlaif.human.formats import READERS, ImportedPair, Unusable, hh_pair, hh_row
 from rlaif.records import Comparison, Label, Prompt, Record, Response, Verdict
+from rlaif.runs.folder import silent_progress
 from rlaif.runs.storage import read_json, write_json
 
 FILES = ("prompts", "responses", "comparisons", "labels")
@@ -30,7 +31,12 @@ SWAPPED: dict[Verdict, Verdict] = {"a": "b", "b": "a"}
 
 
 def import_file(
-    format: str, path: Path, out: Path, limit: int | None = None, tags: Sequence[str] = ()
+    format: str,
+    path: Path,
+    out: Path,
+    limit: int | None = None,
+    tags: Sequence[str] = (),
+    progress: Any = silent_progress,
 ) -> dict[str, Any]:
     """Write the first `limit` rows of `path` as a folder of our records; returns what `import.json` keeps.
 
@@ -50,7 +56,9 @@ def import_file(
     _refuse_other(out, asked)
     out.mkdir(parents=True, exist_ok=True)
     try:
-        counts = _write(islice(READERS[format](path), limit), out, format, tuple(tags))
+        total = sum(1 for _ in islice(READERS[format](path), limit))
+        with progress(f"{path.name}, rows", total) as tick:
+            counts = _write(islice(READERS[format](path), limit), out, format, tuple(tags), tick)
         if not counts["kept"]:
             reasons = ", ".join(f"{n} × {reason}" for reason, n in counts["dropped"].items()) or "it is empty"
             raise UserError(f"{path}: no row can be used ({reasons}).", f"a file in the {format} format")
@@ -82,7 +90,7 @@ def _refuse_other(out: Path, asked: dict[str, Any]) -> None:
 
 
 def _write(
-    pairs: Iterator[ImportedPair | Unusable], out: Path, source: str, tags: tuple[str, ...]
+    pairs: Iterator[ImportedPair | Unusable], out: Path, source: str, tags: tuple[str, ...], tick: Any
 ) -> dict[str, Any]:
     dropped: Counter[str] = Counter()
     verdicts: dict[str, Verdict] = {}  # by label id
@@ -92,6 +100,7 @@ def _write(
         files = {name: stack.enter_context(_partial(out, name).open("w", encoding="utf-8")) for name in FILES}
         for pair in pairs:
             count += 1
+            tick(1)
             rows = _records(pair, source, tags, verdicts)
             if isinstance(rows, Unusable):
                 dropped[rows] += 1

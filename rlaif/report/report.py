@@ -22,6 +22,7 @@ from rlaif.report.measures import Table, clusters_of, compliance, deltas, gold, 
 from rlaif.report.run_reader import RunReader
 from rlaif.report.summary import summarise
 from rlaif.report.warnings import run_warnings, what_to_try
+from rlaif.runs.folder import silent_progress
 from rlaif.runs.storage import read_json
 from rlaif.stats import outcomes
 
@@ -36,25 +37,34 @@ CURVES = (
 )
 
 
-def write_report(path: Path) -> Path:
+def write_report(path: Path, progress: Any = silent_progress) -> Path:
     """Write `report.html` into a run folder, whatever stage the run has reached; returns its path."""
-    reader = RunReader(path)
-    names, warned = list(reader.evaluations), run_warnings(reader)
+    reader, parts = RunReader(path), {}
+    makers = {
+        "headline": headline,
+        "more": details,
+        "policies": policies,
+        "principles": principles,
+        "curves": curves,
+        "cases": examples.before_after,
+        "traces": examples.traces,
+        "pairs": examples.doubtful,
+    }
+    with progress("report, parts", len(makers)) as tick:
+        for name, make in makers.items():
+            parts[name] = make(reader)
+            tick(1)
+    warned = run_warnings(reader)
     return write_page(
         path / "report.html",
         "report.html.j2",
         name=reader.run.config.name,
         folder=str(path),
-        headline=headline(reader),
-        more=details(reader),
         warnings=[each.found for each in warned],
         next_steps=what_to_try(warned),
-        slots=slots(names),
-        policies=policies(reader),
+        slots=slots(list(reader.evaluations)),
         metrics=METRICS,
         covered=covered(reader),
-        principles=principles(reader),
-        curves=curves(reader),
         labels=missing_as_none(reader.metrics("label")),
         judged_by=reader.run.config.feedback.model,
         card=judge_card(reader),
@@ -62,12 +72,10 @@ def write_report(path: Path) -> Path:
         calibration=charts.calibration_chart(reader.metrics("reward").get("reliability") or []),
         stages=summarise(path)["stages"],
         asked=asked(reader),
-        cases=examples.before_after(reader),
-        traces=examples.traces(reader),
-        pairs=examples.doubtful(reader),
         provenance=provenance(reader),
         config=json.dumps(reader.run.config.model_dump(mode="json", exclude_none=True), indent=1),
         constitution=reader.run.constitution,
+        **parts,
     )
 
 
@@ -270,8 +278,11 @@ def principles(reader: RunReader) -> dict[str, Any]:
     }
     ids = ["all", *reader.run.constitution.ids]
     present = [i for i in ids if any(i in table for pair in tables.values() for table in pair)]
-    rows = [_principle(reader, i, tables) for i in present]
     colour, truth = slots(list(tables)), has_gold(reader)
+    which = 0 if truth else 1
+    ends = [pair[which] for pair in tables.values()]
+    shift = deltas(ends[-1], ends[0], reader.clusters) if len(ends) > 1 else {}
+    rows = [{**_principle(reader, i, tables), "change": shift.get(i)} for i in present]
     plotted = [
         (
             row["id"],
@@ -300,10 +311,7 @@ def _principle(reader: RunReader, name: str, tables: dict[str, tuple[Table, Tabl
         }
         for policy, (truth, opinion) in tables.items()
     }
-    which = 0 if has_gold(reader) else 1
-    first, last = (pair[which] for pair in (next(iter(tables.values())), tables[str(reader.final_policy)]))
-    shift = deltas(last, first, reader.clusters).get(name) if len(tables) > 1 else None
-    return {"id": name, "text": texts.get(name, "every principle at once"), "cells": cells, "change": shift}
+    return {"id": name, "text": texts.get(name, "every principle at once"), "cells": cells}
 
 
 def curves(reader: RunReader) -> list[Any]:

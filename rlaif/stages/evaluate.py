@@ -55,7 +55,9 @@ def run(stage: Stage[EvaluateOptions]) -> None:
         with stage.progress(len(asked), f"{name}: measured", len(asked) - len(todo)) as tick:
             for start in range(0, len(todo), CHUNK):
                 chunk = todo[start : start + CHUNK]
-                rows.append(_evaluate(stage, tools, name, folder, chunk, policy_responses, base, judged))
+                rows.append(
+                    _evaluate(stage, tools, name, folder, chunk, policy_responses, base, judged, tick)
+                )
                 tick(len(chunk))
     everything, responses = list(rows), stage.responses()
     clusters = {prompt.id: prompt.cluster for prompt in prompts}
@@ -130,18 +132,23 @@ def _evaluate(
     policy_responses: dict[str, Response],
     base: dict[str, Response],
     judged: set[str],
+    tick: Any,
 ) -> list[Evaluation]:
     gold = load_gold(stage.config.gold, stage.constitution)
     texts = [policy_responses[prompt.id] for prompt in prompts]
     seen = [at for at, prompt in enumerate(prompts) if prompt.id in judged]
     items = [(prompts[at], texts[at].text, stage.constitution.applicable(prompts[at].tags)) for at in seen]
     asked = {at: principles for at, (_, _, principles) in zip(seen, items, strict=True)}
-    compliance = {seen[i]: kept for i, kept in tools.judge.compliance(items)}
+    compliance: dict[int, dict[str, float]] = {}
+    for i, kept in tools.judge.compliance(items):
+        compliance[seen[i]] = kept
+        tick(0, f"opinions of {len(compliance)} of the next {len(items)}")
     wins = (
         {}
         if name == "base"
-        else _wins(stage, tools.judge, [prompts[at] for at in seen], policy_responses, base)
+        else _wins(stage, tools.judge, [prompts[at] for at in seen], policy_responses, base, tick)
     )
+    tick(0, f"KL of the next {len(prompts)}")
     kl = [0.0] * len(prompts) if name == "base" else _divergence(stage, tools, folder, prompts, texts)
     return [
         Evaluation(
@@ -189,6 +196,7 @@ def _wins(
     prompts: Sequence[Prompt],
     policy_responses: dict[str, Response],
     base: dict[str, Response],
+    tick: Any = lambda n, note: None,
 ) -> dict[str, dict[str, Any]]:
     """By prompt `p_win`, P(the policy's response is better than the base policy's), and `flips` as in
     `Evaluation`.
@@ -211,6 +219,7 @@ def _wins(
     for batch in judge.compare(questions):
         for label in batch:
             labels.setdefault(label.comparison_id, []).append(label)
+        tick(0, f"preferences on {len(labels)} of the next {len(questions)}")
     for question in questions:
         own = labels.get(question.comparison.id, [])
         result, tally = aggregate(own, stage.constitution), Tally().add(own)
