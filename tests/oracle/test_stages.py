@@ -211,7 +211,9 @@ def test_held_out_wordings() -> None:
     rng = np.random.default_rng(0)
     responses, rows = {}, []
     for n in range(60):
-        text = Response(prompt_id=f"p{n}", text=str(n), model="m", finish="length" if n % 5 == 0 else "stop")
+        text = Response(
+            prompt_id=f"p{n}", text=str(n), model="m", finish_reason="length" if n % 5 == 0 else "stop"
+        )
         responses[text.id] = text
         gold = {"a": bool(rng.random() < 0.7), "b": bool(rng.random() < 0.4)}
         rows.append(
