@@ -6,20 +6,23 @@ import threading
 import pytest
 import torch
 
+import rlaif
 from rlaif.cli import terminal
+from rlaif.engines.loading import load_tokenizer
 from rlaif.human.importers import import_file
 from rlaif.intervals import ANY, POSITIVE, known_edges, mean_interval
 from rlaif.records import Evaluation, Response
 from rlaif.report.report import write_report
 from rlaif.rl import rollout
-from rlaif.stages import evaluate, ppo
+from rlaif.stages import evaluate, ppo, sft
 from rlaif.stages.evaluate import rates
 from rlaif.training import rewards
 from rlaif.training.monitoring import headline
+from rlaif.training.pairs import load_pairs
 from tests.fake_run import fake_run
 from tests.test_arms import run_of
 from tests.test_ppo_stage import stage_of
-from tests.tiny_models import tiny_policy
+from tests.tiny_models import hand_made_run, preference, prompts_of, response, revision, tiny_policy
 
 
 class Recorder:
@@ -158,3 +161,26 @@ def test_an_import_has_a_bar_of_its_rows(tmp_path):
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     counts = import_file("hh", file, tmp_path / "out", limit=4, progress=seen)
     assert counts["kept"] == seen.whole("pairs.jsonl, rows") == 4
+
+
+def test_label_says_how_many_verdicts_there_are_within_a_chunk(project):
+    seen = Recorder()
+    rlaif.run(project / "config.yaml", project / "run", until="label", progress=seen)
+    pairs = seen.whole("label comparisons")
+    assert any(note.endswith(f" verdicts on the next {pairs}") for note in seen.notes)
+
+
+def test_what_is_trained_on_is_tokenised_under_a_bar(tmp_path):
+    policy = tiny_policy(tmp_path / "policy")
+    stages = [hand_made_run(tmp_path / name, policy, {"stage": name}) for name in ("reward", "sft")]
+    for stage in stages:
+        stage.run.progress = Recorder()
+        good, bad = (
+            response(stage, prompts_of(stage)[0], text, n) for n, text in enumerate(("thanks it is", "rude"))
+        )
+        revision(stage, bad, good)
+        preference(stage, good, bad, 0.9)
+    load_pairs(stages[0], load_tokenizer(policy), 64)
+    assert stages[0].run.progress.whole("preferences tokenised") == 1
+    sft._training_rows(stages[1], load_tokenizer(policy), 64)
+    assert [bar[1:] for bar in stages[1].run.progress.bars] == [[1, 1], [0, 0]]

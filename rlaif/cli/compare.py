@@ -31,6 +31,7 @@ def compare(
         trust = typer.confirm("Is all of that yours, or trusted?", err=True)
     require_trust(runs, trust, "add --trust")
     page = page_at(out or Path("compare.html"))
+    tell("reading the runs …")
     data = compare_runs(runs, out=page, progress=Progress)
     if as_json:
         emit(data)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from rlaif.cli.groups import judge_app
-from rlaif.cli.terminal import Json, Progress, emit, page_at, say
+from rlaif.cli.terminal import Json, Progress, emit, page_at, say, tell
 
 
 @judge_app.command("audit")
@@ -33,6 +33,7 @@ def judge_audit(
     from rlaif.preflight.opening import audited
 
     page = page_at(out or Path("judge_card.html"))
+    tell("loading …")
     config, base, prompts = audited(what, set_ or [], constitution, templates)
     data = card.judge_card(config, base, prompts, pairs, Progress)
     write_card(page, data)

@@ -72,7 +72,7 @@ def _run(stage: Stage[LabelOptions]) -> None:
     try:
         with stage.progress(total, "comparisons") as tick:
             for chunk in questions.chunks():
-                labels = desk.labelled(chunk)
+                labels = desk.labelled(chunk, tick)
                 made = [_preference(stage, question, labels[question.comparison.id]) for question in chunk]
                 preferences.write(preference for preference in made if preference)
                 kept += sum(preference is not None for preference in made)
@@ -163,9 +163,8 @@ class LabelSource:
             check_judge(self.stage, replace(self.judge, mode=PAIRWISE, aside=aside), self.questions)
         self.examined = True
 
-    def labelled(self, chunk: Sequence[JudgeQuestion]) -> dict[str, list[Label]]:
-        """The labels that this config asks for, by comparison id; what is missing is asked for and
-        written."""
+    def labelled(self, chunk: Sequence[JudgeQuestion], tick: Any) -> dict[str, list[Label]]:
+        """The labels that this config asks for, by comparison id; those missing are asked for and written."""
         pairs = [question.comparison.id for question in chunk]
         own = {row.id: row for pair in pairs for row in self.own.all(pair)}
         people = {row.id: row for pair in pairs for row in self.people.get(pair, [])}
@@ -182,6 +181,7 @@ class LabelSource:
             for labels in self.judge.compare(asked, mine.keys() - given.keys(), given):
                 self._write(labels, own)
                 current += labels
+                tick(0, f"{len(current)} verdicts on the next {len(chunk)}")
             self._note_example(asked[0])
         found: dict[str, list[Label]] = {pair: [] for pair in pairs}
         # Sorted, so that a continued run adds up in the same order as one that was never interrupted.

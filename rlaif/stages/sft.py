@@ -105,24 +105,27 @@ def _demonstrated_examples(stage: Stage[SftOptions]) -> list[Example]:
 def _rows(stage: Stage[SftOptions], tokenizer: Any, limit: int, examples: Iterable[Example]) -> list[Row]:
     """The examples as tokens; one that cannot be trained on is dropped with its reason."""
     rows: list[Row] = []
-    for prompt, response in examples:
-        try:
-            prompt_ids, response_ids = turn_of(tokenizer, prompt.chat, response)
-        except TemplateRefused as refused:
-            stage.dropped[refused.reason] += 1
-            continue
-        if not response.text.strip():
-            stage.dropped["empty response"] += 1
-        elif len(prompt_ids) + len(response_ids) > limit:
-            stage.dropped[f"longer than {limit} tokens"] += 1
-        else:
-            rows.append(
-                {
-                    "prompt_id": prompt.id,
-                    "input_ids": prompt_ids + response_ids,
-                    "start": len(prompt_ids),
-                }
-            )
+    given = list(examples)
+    with stage.progress(len(given), "examples tokenised") as tick:
+        for prompt, response in given:
+            tick(1)
+            try:
+                prompt_ids, response_ids = turn_of(tokenizer, prompt.chat, response)
+            except TemplateRefused as refused:
+                stage.dropped[refused.reason] += 1
+                continue
+            if not response.text.strip():
+                stage.dropped["empty response"] += 1
+            elif len(prompt_ids) + len(response_ids) > limit:
+                stage.dropped[f"longer than {limit} tokens"] += 1
+            else:
+                rows.append(
+                    {
+                        "prompt_id": prompt.id,
+                        "input_ids": prompt_ids + response_ids,
+                        "start": len(prompt_ids),
+                    }
+                )
     return rows
 
 

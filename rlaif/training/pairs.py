@@ -40,21 +40,23 @@ def load_pairs(stage: Stage, tokenizer: Any, context: int) -> list[TokenPair]:
     texts = stage.responses()
     limit = min(stage.options.max_length, context)
     pairs: list[TokenPair] = []
-    for preference in preferences:
-        comparison = comparisons[preference.comparison_id]
-        try:
-            pair = make_pair(texts[comparison.a], texts[comparison.b], preference.p_a, encode)
-        except TemplateRefused as refused:
-            stage.dropped[refused.reason] += 1
-            continue
-        pair |= {"weight": _weight(stage, preference), "sources": preference.sources}
-        pair["cluster"] = prompts[comparison.prompt_id].cluster
-        if reason := _unusable(
-            pair, texts[comparison.a], texts[comparison.b], limit, stage.options.hard_labels
-        ):
-            stage.dropped[reason] += 1
-        else:
-            pairs.append(pair | ({"p_a": float(round(pair["p_a"]))} if stage.options.hard_labels else {}))
+    with stage.progress(len(preferences), "preferences tokenised") as tick:
+        for preference in preferences:
+            tick(1)
+            comparison = comparisons[preference.comparison_id]
+            try:
+                pair = make_pair(texts[comparison.a], texts[comparison.b], preference.p_a, encode)
+            except TemplateRefused as refused:
+                stage.dropped[refused.reason] += 1
+                continue
+            pair |= {"weight": _weight(stage, preference), "sources": preference.sources}
+            pair["cluster"] = prompts[comparison.prompt_id].cluster
+            if reason := _unusable(
+                pair, texts[comparison.a], texts[comparison.b], limit, stage.options.hard_labels
+            ):
+                stage.dropped[reason] += 1
+            else:
+                pairs.append(pair | ({"p_a": float(round(pair["p_a"]))} if stage.options.hard_labels else {}))
     stage.save("running", **{"in": len(preferences), "kept": len(pairs)})
     if not pairs:
         raise UserError(
