@@ -7,11 +7,11 @@
 Every arm samples the same number of responses, on the same scale of reward, with the quickstart's options but
 for the learning rate: each arm gets the one of `--rates` that brings its own responses furthest by the gold
 score, on a seed that is used for nothing else. `--trl` names the folder of TRL's unzipped wheel, which is put
-on the path of a process of its own (left out, so is the arm). Then each policy responds to the held-out prompts
-with the same random numbers. Full compliance by the gold scorer is set against our PPO's, seed by seed and
-prompt by prompt: the intervals are over both. All seeds are shown. Each arm's gold on its own training
-responses against √KL has Gao's form fitted, d(α − β·log d), best-of-n's d(α − βd). Runs under --out are
-continued, not repeated.
+on the path of a process of its own (left out, so is the arm). Then each policy responds to the held-out
+prompts with the same random numbers. Full compliance by the gold scorer is set against our PPO's, seed by
+seed and prompt by prompt: the intervals are over both. All seeds are shown. Each arm's gold on its own
+training responses against √KL has Gao's form fitted, d(α − β·log d), best-of-n's d(α − βd). Runs under --out
+are continued, not repeated.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """What the defences are worth: the same attacks on the same verdicts, with and without them, in one process.
 
-    python benchmarks/injection.py [--config configs/quickstart.yaml] [--pairs 400] [--attacks 300] [--json FILE]
+    python benchmarks/injection.py [--config configs/quickstart.yaml] [--pairs 400] [--attacks 300]
+        [--json FILE]
 
 Prints, for each kind of attack, the share of verdicts it turns on each side with its 95 % interval. The
 defences are switched off here and nowhere else: control tokens are left whole, lines stay lines, fences are

@@ -7,8 +7,8 @@ Each size is labelled by an `rlaif run` that continues after the pair stage: pea
 report included; labels a second are the label stage's. Then 2,000 pairs are labelled under 16 principles, one
 principle is edited, and the pairs are labelled again with `labels_from`; first and second run take turns,
 medians are shown. The judges: one for nothing, one of 2 ms a verdict, and in process, on the playground's
-questions and responses, the playground's and random weights of 36 million parameters (ten minutes, so it has to
-be named); with --endpoint also the playground's behind a server, for example vLLM's:
+questions and responses, the playground's and random weights of 36 million parameters (ten minutes, so it has
+to be named); with --endpoint also the playground's behind a server, for example vLLM's:
 
     VLLM_CPU_KVCACHE_SPACE=1 .venv-vllm/bin/python -m vllm.entrypoints.openai.api_server \\
         --model rlaif/playground/weights/feedback --served-model-name judge --dtype float32 --enforce-eager

@@ -6,7 +6,7 @@ Sides, on the same tokens, turn and turn about, the peers at the batch size that
     shared       ours, batched as the transformers engine does it: `rlaif.engines.shared.score_shared`
     last token   batched full forwards, logits of the last position only (the strongest naive peer)
     all logits   batched full forwards, logits of every position
-    generate     `model.generate` of an 8-token verdict that is then parsed (as distilabel's transformers engine works)
+    generate     `model.generate` of an 8-token verdict that is then parsed (as distilabel's engine works)
 A question is `--prefix` shared tokens and 16 suffixes of 32 tokens. The limit is naive tokens over unique
 tokens: (P + S)·16·2 / (2P + 32·S) per comparison. Probabilities of the first answer are compared over all
 verdicts.

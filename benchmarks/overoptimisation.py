@@ -8,8 +8,8 @@ of one layer that starts from random weights, and PPO without a KL penalty. `hea
 without errors, a reward model that starts from the feedback model, and the quickstart's KL penalty. All else
 is alike. Gold is the share of a batch's responses that keep every principle, proxy the reward model's mean
 score in its own standard deviations; both are means over five updates. Shown for every seed: gold at the
-start, at its peak and at the end, the proxy there, and when the over-optimisation alarm was raised, which has to be
-within ten updates of the peak. Runs under --out are continued.
+start, at its peak and at the end, the proxy there, and when the over-optimisation alarm was raised, which has
+to be within ten updates of the peak. Runs under --out are continued.
 """
 
 from __future__ import annotations

@@ -48,7 +48,8 @@ class ChatTarget:
 
     @classmethod
     def of(cls, text: str) -> ChatTarget:
-        """RUN, RUN:POLICY or a model; a run alone is its last policy. Raises UserError where there is none."""
+        """RUN, RUN:POLICY or a model; a run alone is its last policy. Raises UserError where there is
+        none."""
         path, colon, policy = Path(text), "", ""
         if not path.exists():
             before, colon, policy = text.rpartition(":")

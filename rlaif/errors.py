@@ -36,7 +36,8 @@ class UserError(Exception):
 
 
 class Paused(UserError):
-    """A run waits for people: what was done is kept, and the run continues once they have written their part."""
+    """A run waits for people: what was done is kept, and the run continues once they have written their
+    part."""
 
     code = 4
 

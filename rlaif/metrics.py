@@ -43,7 +43,8 @@ class Metric:
 
     @property
     def gap(self) -> Interval | None:
-        """What no difference of two values goes beyond; None where no interval of its mean can be relied on."""
+        """What no difference of two values goes beyond; None where no interval of its mean can be relied
+        on."""
         return None if self.heavy_tailed else GAP if self.bounds == UNIT else ANY
 
     def values(self, rows: Mapping[str, Evaluation], texts: Texts) -> dict[str, float]:

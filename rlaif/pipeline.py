@@ -49,12 +49,12 @@ def run(
 ) -> Run:
     """Run a config's stages into a folder, or continue where an earlier start of the same run stopped.
 
-    `overrides` are `stage.option=value` texts; `until` names the last stage to run. `source` is a run to fork:
-    its finished stages before `at` are shared, and a config is not needed; without `at` the fork begins at
-    the first stage that what differs can reach. `tell` gets a line a
-    stage. With `check` models and endpoints are asked first whether they respond (`preflight.readiness`).
-    Raises UserError for what the user can fix, BudgetReached where the budget is, and Paused where people's
-    labels are waited for; what was done stays.
+    `overrides` are `stage.option=value` texts; `until` names the last stage to run. `source` is a run to
+    fork: its finished stages before `at` are shared, and a config is not needed; without `at` the fork begins
+    at the first stage that what differs can reach. `tell` gets a line a stage. With `check` models and
+    endpoints are asked first whether they respond (`preflight.readiness`). Raises UserError for what the user
+    can fix, BudgetReached where the budget is, and Paused where people's labels are waited for; what was done
+    stays.
     """
     with os_errors_as_user_errors():
         folder, spec, fork = _wanted(config, out, overrides, source, at)

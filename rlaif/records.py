@@ -83,8 +83,7 @@ class Record(BaseModel):
 
     @property
     def content_id(self) -> str:
-        """The id that the content gives: that of every row of ours, and not always of a row from
-        elsewhere."""
+        """The id that the content gives, which a row from elsewhere need not have."""
         return content_hash(type(self).__name__, *self.identity())
 
     @model_validator(mode="after")
@@ -166,13 +165,15 @@ class Response(Record):
     index: int = 0
     """Which of the prompt's samples it is, from 0."""
     finish_reason: str = Field(default="stop", validation_alias=AliasChoices("finish_reason", "finish"))
-    """Why it ended: `stop` (by itself), `length` (the tokens ran out) or `content_filter` (a service broke it off)."""
+    """Why it ended: `stop` (by itself), `length` (the tokens ran out) or `content_filter` (a service broke it
+    off)."""
     tokens: int | None = None
     """Length in tokens of the model; missing where it is not known."""
     token_ids: str | None = None
     """Its tokens by `rlaif.records.encode_tokens`; missing where they are not known or not needed."""
     thinking: str | None = None
-    """What a reasoning model wrote before it: no judge sees it; missing where there is none. `token_ids` hold it too."""
+    """What a reasoning model wrote before it: no judge sees it; missing where there is none. `token_ids` hold
+    it too."""
 
     @field_validator("token_ids")
     @classmethod
@@ -245,8 +246,8 @@ class Label(Record):
     """One annotator's verdict on one comparison, always told about (a, b) as the comparison stores them.
 
     `p_a` is the probability that a is better, None where nothing could be read (`verdict="invalid"`); `order`
-    says which response was shown first; `answer_mass` is the probability the judge put on the answer tokens, None
-    where it gave no log-probabilities and its written text was parsed; `reason` says why a verdict is
+    says which response was shown first; `answer_mass` is the probability the judge put on the answer tokens,
+    None where it gave no log-probabilities and its written text was parsed; `reason` says why a verdict is
     invalid: "refused" (no verdict, or hardly any probability on one), "too long", or "not a number" (the
     judge's scores are NaN); `rationale` is what a judge that reasons first wrote before its verdict.
     """
@@ -272,7 +273,8 @@ class Label(Record):
     seconds: float | None = None
     """Seconds a person took; missing where not measured."""
     judge: dict[str, str] = Field(default_factory=dict)
-    """What the judge's identity is made of: model, template, principle as it is worded, decoding; empty for people."""
+    """What the judge's identity is made of: model, template, principle as it is worded, decoding; empty for
+    people."""
 
     def identity(self) -> tuple[Any, ...]:
         return (
@@ -365,7 +367,8 @@ class Evaluation(Record):
     split: HeldOut = "heldout"
     """Whether the prompt's whole group is held out or only this wording of it."""
     gold: dict[str, bool] | None = None
-    """Whether each principle is kept, by the gold scorer; missing where there is none or it knows none of them."""
+    """Whether each principle is kept, by the gold scorer; missing where there is none or it knows none of
+    them."""
     compliance: dict[str, float] = Field(default_factory=dict)
     """The judge's probability that each principle is kept; empty where it was not asked."""
     unread: tuple[str, ...] = ()

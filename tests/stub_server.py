@@ -122,10 +122,16 @@ def handler(stub: Stub) -> type[BaseHTTPRequestHandler]:
     return Handler
 
 
+class Server(ThreadingHTTPServer):
+    """A server on which as many connections as a test opens at once can wait: 5 do by default."""
+
+    request_queue_size = 128
+
+
 @contextmanager
 def serving(stub: Stub) -> Iterator[str]:
     """The stub's address while it runs."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler(stub))
+    server = Server(("127.0.0.1", 0), handler(stub))
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     try:
         yield f"http://127.0.0.1:{server.server_port}/v1"

@@ -124,9 +124,8 @@ def test_what_prefixes_begin_with_is_read_once_and_changes_nothing(config):
     read: list[int] = []
     model.get_input_embeddings().register_forward_hook(lambda m, args, out: read.append(args[0].numel()))
     shared = score_shared(model, prefixes, rows)
-    # The instructions 20; the first conversation 12, after it 6, 6 + 9 and 3; the second with its response 9 + 3
-    # for two;
-    # 30 alone and 4 + 9 with too little in common; then the suffixes.
+    # The instructions 20; the first conversation 12, after it 6, 6 + 9 and 3; the second with its response 9
+    # + 3 for two; 30 alone and 4 + 9 with too little in common; then the suffixes.
     assert sum(read) == 111 + sum(len(s) for row in rows for s in row)
     assert (shared.exp() - score_plain(model, prefixes, rows).exp()).abs().max() < 1e-5
 

@@ -120,7 +120,8 @@ def test_a_reward_source(copy):
         f"from {copy.module('options', 'ppo.py')} import PpoOptions; from {copy.module('plugin.py')} import own\n"
         "ppo = PpoOptions.model_validate({'stage': 'ppo', 'rewards': [{'source': 'length'}]}); option = "
         "ppo.rewards[0]\n"
-        "print(ppo.required_artefacts, own(option.kind.opens)(None, option, None, None).ask([None], ['four']))"
+        "print(ppo.required_artefacts, own(option.kind.opens)(None, option, None, None).ask([None], "
+        "['four']))"
     )
     assert said.split() == ["('prompts',", "'policy')", "[4.0]"]
 

@@ -1,4 +1,5 @@
-"""GGUF files where a model is named: the same logits and chat template, converted once, refused when damaged."""
+"""GGUF files where a model is named: the same logits and chat template, converted once, refused when
+damaged."""
 
 import json
 from importlib.machinery import PathFinder

@@ -57,7 +57,8 @@ def short_words(prompts, texts):
 
 
 def characters(prompts, texts):
-    """A reward that hardly ever is the same for two responses: how long they are, and what they begin with."""
+    """A reward that hardly ever is the same for two responses: how long they are, and what they begin
+    with."""
     return [len(text) + ord(text[:1] or "a") % 7 for text in texts]
 
 

@@ -1,4 +1,5 @@
-"""Options under the names that they had before: in a config, with `-s`, in what is extended, in a run folder."""
+"""Options under the names that they had before: in a config, with `-s`, in what is extended, in a run
+folder."""
 
 import pytest
 

@@ -1,4 +1,5 @@
-"""`rlaif options`, docs/config.md and the JSON Schema of configs: they come from the options and are whole."""
+"""`rlaif options`, docs/config.md and the JSON Schema of configs: they come from the options and are
+whole."""
 
 import json
 import subprocess

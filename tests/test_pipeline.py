@@ -67,7 +67,8 @@ def test_revisions_follow_the_drawn_principle_and_keep_the_trace(project):
     second = {step.from_id for step in revisions if step.round == 2}
     assert second == {step.to_id for step in revisions if step.round == 1}
     assert {step.principle_id for step in revisions} == set(words)
-    # A principle is drawn anew for every round: of the prompts to which two apply, some get one and then the other.
+    # A principle is drawn anew for every round: of the prompts to which two apply, some get one and then the
+    # other.
     drawn = [
         {s.principle_id for s in revisions if s.prompt_id == i} for i in {s.prompt_id for s in revisions}
     ]

@@ -55,8 +55,8 @@ def shy(prompts, responses):
 
 
 def judge():
-    """Grades 5 or 1: likes responses with an even number of letters and cannot read those whose number divides
-    by five."""
+    """Grades 5 or 1: likes responses with an even number of letters and cannot read those whose number
+    divides by five."""
 
     def score(messages, suffix, choices):
         response = messages[-1]["content"].partition("=== Reply ===\n")[2].strip()

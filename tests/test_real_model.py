@@ -1,7 +1,8 @@
-"""configs/hf_local.yaml on a real instruct model at small size: `make test-real`, or RLAIF_REAL_MODEL=FILE pytest.
+"""configs/hf_local.yaml on a real instruct model at small size: `make test-real`, or RLAIF_REAL_MODEL=FILE
+pytest.
 
-Prompts with system turns and several turns are among them. The model is a poor judge, so the card does not bar it
-from labelling; that a run with the card ends in a report that says so is tested, too.
+Prompts with system turns and several turns are among them. The model is a poor judge, so the card does not
+bar it from labelling; that a run with the card ends in a report that says so is tested, too.
 """
 
 import json

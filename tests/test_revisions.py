@@ -140,9 +140,9 @@ def test_old_rows_are_read_and_new_ones_keep_their_reason():
     assert Revision.model_validate_json(new.to_json()) == new
 
 
-# Written by SmolLM2-135M-Instruct (Q4_1, Apache-2.0; run in bf16) for prompts of prompts/starter.jsonl and rules of
-# constitutions/general.yaml, at most 64 tokens each; labelled by hand: `preamble`, `echo` (of the question, the rule, the
-# critique or the instruction, or telling of the user), `refuses`, and `other`.
+# Written by SmolLM2-135M-Instruct (Q4_1, Apache-2.0; run in bf16) for prompts of prompts/starter.jsonl and
+# rules of constitutions/general.yaml, at most 64 tokens each; labelled by hand: `preamble`, `echo` (of the
+# question, the rule, the critique or the instruction, or telling of the user), `refuses`, and `other`.
 SMOLLM2 = [json.loads(line) for line in Path(__file__).with_name("smollm2_revisions.jsonl").open()]
 
 

@@ -29,7 +29,8 @@ def stage_of(tmp_path, policy, prompts=12, **options):
 
 
 def rank_all(stage, tie=()):
-    """All pairs of four responses to every prompt, the earlier word better; `tie` names two that are equal."""
+    """All pairs of four responses to every prompt, the earlier word better; `tie` names two that are
+    equal."""
     for prompt in prompts_of(stage):
         responses = [response(stage, prompt, f"it is {word}", index) for index, word in enumerate(WORDS)]
         for i, a in enumerate(responses):

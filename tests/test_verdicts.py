@@ -6,7 +6,8 @@ import pytest
 
 from rlaif.engines.verdicts import parse_choice
 from tests.growth import assert_linear
-from tests.verdict_texts import AGAIN, DESIGN, FROZEN, OTHER, Row
+from tests.verdict_texts import DESIGN, FROZEN, Row
+from tests.verdict_texts_again import AGAIN, OTHER
 
 
 def outcomes(rows: list[Row]) -> dict[str, list[Row]]:

@@ -1,1 +1,2 @@
-"""The judge card: how far a feedback model can be trusted as a judge, and which attacks change its verdicts."""
+"""The judge card: how far a feedback model can be trusted as a judge, and which attacks change its
+verdicts."""

@@ -26,8 +26,8 @@ class Scene:
     """Where an attacked response stands: its slot, the rule it is judged by, what the question says after it.
 
     `rest` is the question from the response's end on; `fake` a rule that names the slot, with the closing
-    question; `turns` what a chat template writes from a user's text to the response, and from the response to the
-    next user's text.
+    question; `turns` what a chat template writes from a user's text to the response, and from the response to
+    the next user's text.
     """
 
     slot: str

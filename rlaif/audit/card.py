@@ -24,7 +24,8 @@ from rlaif.runs.folder import silent_progress
 def judge_card(
     config: Config, base: Path, prompts: Sequence[Prompt], pairs: int = 200, progress: Any = silent_progress
 ) -> dict[str, Any]:
-    """The card of a config's feedback model, on its constitution's examples and on responses of its policy."""
+    """The card of a config's feedback model, on its constitution's examples and on responses of its
+    policy."""
     left_out = Counter[str]()
     audit = audit_of(config, base, prompts, pairs, progress, left_out)
     return {**audit.card(), "gold": config.gold, "left_out": dict(left_out)}

@@ -69,7 +69,8 @@ def _better(a: bool, b: bool) -> Side:
 def from_examples(
     constitution: Constitution, seed: int, shots: Sequence[dict[str, str]] = ()
 ) -> list[AuditCase]:
-    """One case an example of a principle, judged by that principle alone; the better response's side is drawn.
+    """One case an example of a principle, judged by that principle alone; the better response's side is
+    drawn.
 
     Examples that the judge is shown as few-shot turns would test its memory: they are left out.
     """
@@ -94,8 +95,8 @@ def sampled(
     left_out: Counter[str],
     progress: Any = silent_progress,
 ) -> list[AuditCase]:
-    """Pairs of the policy's own responses to `count` prompts drawn by the seed; `left_out` counts what made no
-    pair."""
+    """Pairs of the policy's own responses to `count` prompts drawn by the seed; `left_out` counts what made
+    no pair."""
     drawn = random.Random(derive_seed(seed, "audit prompts")).sample(list(prompts), min(count, len(prompts)))
     texts: dict[int, str] = {}
     requests = [

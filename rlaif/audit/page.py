@@ -95,7 +95,8 @@ def _truth(accuracy: dict[str, Any], calibration: dict[str, Any]) -> Iterator[st
     error, floor = calibration["ece"], calibration.get("ece_floor") or 0.0
     if error is not None and error - floor > CALIBRATION:
         yield (
-            f"Its probabilities are off by {error:.2f} on average (a perfect forecaster's: {floor:.2f}): soft "
+            f"Its probabilities are off by {error:.2f} on average (a perfect forecaster's: {floor:.2f}): "
+            "soft "
             "labels carry that error on."
         )
 

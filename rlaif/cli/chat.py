@@ -94,8 +94,10 @@ def _as_text(said: ChatResponse) -> str:
         return f"{said.name}: (no response: {said.why})"
     lines = [f"{said.name}: {said.text}".replace("\n", "\n    ")]
     lines += [f"    ({said.why})"] if said.why else []
-    lines += [
-        f"    {principle}: {'no verdict' if kept is None else f'kept, {kept:.2f}' if kept >= 0.5 else f'broken, {kept:.2f}'}"
-        for principle, kept in said.verdicts.items()
-    ]
+    lines += [f"    {principle}: {_verdict(kept)}" for principle, kept in said.verdicts.items()]
     return "\n".join(lines)
+
+
+def _verdict(kept: float | None) -> str:
+    """The judge's probability that a principle is kept, in a word."""
+    return "no verdict" if kept is None else f"{'kept' if kept >= 0.5 else 'broken'}, {kept:.2f}"

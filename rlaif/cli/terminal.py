@@ -21,8 +21,8 @@ RunDir = Annotated[Path, typer.Argument(help="A run folder.")]
 
 
 def emit(data: Any) -> None:
-    """Print a result as JSON; control characters, and characters that stdout cannot encode, are escaped: no value
-    changes."""
+    """Print a result as JSON; control characters, and characters that stdout cannot encode, are escaped: no
+    value changes."""
     text = json.dumps(data, indent=2, ensure_ascii=False, default=str)
     try:
         text.encode(sys.stdout.encoding or "utf-8")
@@ -59,8 +59,8 @@ SILENCE = 9.0  # seconds without a line, at most
 
 
 class Progress:
-    """A progress bar with rate and time left; where stderr is not a terminal plain lines every ten seconds, also
-    while nothing is done: a model is loaded, a batch is long.
+    """A progress bar with rate and time left; where stderr is not a terminal plain lines every ten seconds,
+    also while nothing is done: a model is loaded, a batch is long.
 
     The rate is measured from the first unit done on, before which models are loaded, and at most once a
     second: units that an engine gives together count when the next ones come.

@@ -39,10 +39,11 @@ class GenerateRequest:
 
 @dataclass(frozen=True)
 class Generation:
-    """One written text. `finish_reason` is "stop", "length", "content_filter" where a service broke it off, or,
-    without a text, "too_long" where the prompt did not fit the context, "refused" where a server would not
-    take it and "template" where the model's chat template would not, which then `said` why. `token_ids` as in
-    `records.Response`, where they are known; they hold the `thinking` as well, which is no part of the text.
+    """One written text. `finish_reason` is "stop", "length", "content_filter" where a service broke it off,
+    or, without a text, "too_long" where the prompt did not fit the context, "refused" where a server would
+    not take it and "template" where the model's chat template would not, which then `said` why. `token_ids`
+    as in `records.Response`, where they are known; they hold the `thinking` as well, which is no part of the
+    text.
     """
 
     text: str
@@ -226,8 +227,8 @@ def scripted(config: ModelConfig) -> Engine:
 
 
 def open_engine(config: ModelConfig, cache: Path | None = None, account: Account | None = None) -> Engine:
-    """The engine a config names; with `cache`, responses are kept in that SQLite file; with `account`, they are
-    paid for.
+    """The engine a config names; with `cache`, responses are kept in that SQLite file; with `account`, they
+    are paid for.
 
     Raises UserError where the model, the endpoint or the script cannot be opened.
     """

@@ -2,8 +2,9 @@
 seed.
 
 Scores are kept suffix by suffix, so an edited principle re-scores itself alone. WAL journalling: a killed
-process leaves a readable file and loses at most the last second of responses. Every response carries a checksum:
-a damaged one is asked for again, and so is everything where the file itself is damaged, which is set aside.
+process leaves a readable file and loses at most the last second of responses. Every response carries a
+checksum: a damaged one is asked for again, and so is everything where the file itself is damaged, which is
+set aside.
 """
 
 from __future__ import annotations
@@ -236,7 +237,8 @@ def _checksum(key: bytes, text: str) -> str:
 
 
 def _verified(key: bytes, value: Any) -> Any:
-    """The response kept as `value`, None where it is damaged; what an earlier version kept has no checksum."""
+    """The response kept as `value`, None where it is damaged; what an earlier version kept has no
+    checksum."""
     if not isinstance(value, str):
         return None
     head, _, text = value.partition(" ")

@@ -103,7 +103,8 @@ def decode(
 ) -> list[list[int]]:
     """Continuations of one batch of prompts, each up to and with its end token, or max_tokens long.
 
-    `stopped` is asked now and then whether the tokens so far already hold a stop string. Raises LogitsNotFinite.
+    `stopped` is asked now and then whether the tokens so far already hold a stop string. Raises
+    LogitsNotFinite.
     """
     device = model.device
     ids, mask = left_pad(prompts, pad, device)

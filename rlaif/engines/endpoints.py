@@ -1,9 +1,9 @@
 """A pool of endpoints: health and back-off, retries, and when to give up.
 
 Every endpoint has its own workers. All workers take questions from one queue, so a fast server gets more of
-them and an endpoint that backs off gets none. A failed question goes back into the queue, for any endpoint. An
-endpoint that limits its rate, cannot be reached, or fails three times in a row backs off, twice as long each
-time (or as long as its Retry-After says). It then gets one question at a time until it responds again.
+them and an endpoint that backs off gets none. A failed question goes back into the queue, for any endpoint.
+An endpoint that limits its rate, cannot be reached, or fails three times in a row backs off, twice as long
+each time (or as long as its Retry-After says). It then gets one question at a time until it responds again.
 """
 
 from __future__ import annotations
@@ -269,7 +269,8 @@ class Pool:
             work.todo.task_done()
 
     async def _with_timeout(self, endpoint: Endpoint, asking: Coroutine[Any, Any, Any], began: float) -> Any:
-        """The result of `asking`; Trouble where the endpoint has not responded to any question for `patience`.
+        """The result of `asking`; Trouble where the endpoint has not responded to any question for
+        `patience`.
 
         A slow server that works through a queue of questions is not silent: each response resets the clock.
         """
@@ -285,8 +286,8 @@ class Pool:
             task.cancel()
 
     async def _give_up(self, endpoint: Endpoint, job: Job, trouble: Trouble, work: _Work) -> Any:
-        """The result of a question that is given up because it fails while others succeed; None where it is to
-        be asked again.
+        """The result of a question that is given up because it fails while others succeed; None where it is
+        to be asked again.
 
         Raises UserError where no endpoint has responded for too long.
         """

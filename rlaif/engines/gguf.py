@@ -1,4 +1,5 @@
-"""GGUF files as model folders: weights, tokenizer and chat template are converted once and kept in a cache folder.
+"""GGUF files as model folders: weights, tokenizer and chat template are converted once and kept in a cache
+folder.
 
 The folder is named after the file and the SHA-256 of its content, so the same file is converted once on a
 machine, wherever it lies, and an exchanged file is another model. Weights are kept in fp32, as exact as the
@@ -114,8 +115,8 @@ def _convert(file: Path, folder: Path) -> None:
 
 
 def _check(file: Path, alone: str) -> None:
-    """ValueError for another kind of file, and where its numbers ask for more layers than it has tensors: a model
-    is built before its weights are read."""
+    """ValueError for another kind of file, and where its numbers ask for more layers than it has tensors: a
+    model is built before its weights are read."""
     from transformers import AutoConfig
 
     with file.open("rb") as stream:

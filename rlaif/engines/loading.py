@@ -195,8 +195,8 @@ def resolve_dtype(name: str, device: torch.device, params: int) -> torch.dtype:
 
 
 def frozen_dtype(name: str, device: torch.device, folder: Path, tokenizer: Any) -> torch.dtype:
-    """The same for a model that only answers: "auto" takes bf16 on a CPU, too, where that is faster there and the
-    model's verdicts stay the same (`rlaif.engines.precision`)."""
+    """The same for a model that only answers: "auto" takes bf16 on a CPU, too, where that is faster there and
+    the model's verdicts stay the same (`rlaif.engines.precision`)."""
     import torch
 
     from rlaif.engines.precision import bf16_suits

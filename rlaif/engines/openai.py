@@ -130,7 +130,7 @@ class OpenAIEngine:
                 del parts[index]
 
     async def _judge(self, endpoint: Endpoint, job: Job) -> Read | None:
-        """() for log-probabilities that could not be read, REFUSED or None where the question was not taken."""
+        """() for log-probabilities that could not be read, REFUSED or None where it was not taken."""
         request, suffix = job.question
         last = request.messages[-1]
         messages = [*request.messages[:-1], {**last, "content": last["content"] + suffix}]
@@ -264,7 +264,8 @@ class OpenAIEngine:
             return response
 
     def _raise_error_in_body(self, endpoint: Endpoint, body: dict[str, Any]) -> None:
-        """Raise the exception for an error in the body of a response with status 200, where it names a status."""
+        """Raise the exception for an error in the body of a response with status 200, where it names a
+        status."""
         error = body.get("error")
         code = error.get("code") if isinstance(error, dict) else None
         if error:
@@ -332,7 +333,7 @@ class OpenAIEngine:
         return client(self.api, url, self._key, TIMEOUT)
 
     def _failure(self, endpoint: Endpoint, error: Any) -> Exception:
-        """The exception for a failed try: Trouble (retry), Declined or Rejected (question), UserError (stop)."""
+        """The exception for a failed try: Trouble (retry), Declined or Rejected, UserError (stop)."""
         api, said = self.api, self._printable(str(error).split("\n")[0])[:300]
         if isinstance(error, Trouble):
             return error

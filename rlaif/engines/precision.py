@@ -1,8 +1,9 @@
-"""Whether a frozen model may run in bf16 on this CPU: where that is faster and its verdicts are those of fp32.
+"""Whether a frozen model may run in bf16 on this CPU: where that is faster and its verdicts are those of
+fp32.
 
-Both are measured on a model's first opening, on a few comparisons, and the decision is kept in the user's cache
-folder for all models of the same shapes, so that the policies of a run are sampled in one dtype. The time is
-the process's own: what others compute beside it is not counted.
+Both are measured on a model's first opening, on a few comparisons, and the decision is kept in the user's
+cache folder for all models of the same shapes, so that the policies of a run are sampled in one dtype. The
+time is the process's own: what others compute beside it is not counted.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from rlaif.engines.gguf import cache_folder
 from rlaif.records import content_hash
 from rlaif.runs.storage import read_json, write_json
 
-# What bf16 must be: so many times as fast, and no P(A) further than this from fp32's, so that no verdict turns
-# whose P(A) is further than this from 0.5.
+# What bf16 must be: so many times as fast, and no P(A) further than this from fp32's, so that no verdict
+# turns whose P(A) is further than this from 0.5.
 FASTER, FURTHEST = 1.2, 0.05
 MEMORY = 8  # bytes of free memory a parameter that measuring takes, with fp32 and bf16 held at once
 QUESTIONS = tuple(
@@ -61,7 +62,8 @@ class Agreement:
 
 
 def bf16_suits(folder: Path, load: Callable[[], Any], tokenizer: Any) -> bool:
-    """Whether a model folder runs in bf16 on this CPU; `load` gives its model in fp32 where that is not known."""
+    """Whether a model folder runs in bf16 on this CPU; `load` gives its model in fp32 where that is not
+    known."""
     import torch
 
     shapes = {name: list(shape) for name, shape in weights.shapes(folder).items()}

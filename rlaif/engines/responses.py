@@ -29,8 +29,8 @@ class Answer(NamedTuple):
     """One chat completion; `top` holds the likeliest first tokens with their log-probabilities, if it gives
     any.
 
-    `finish_reason` is "stop", "length" or "content_filter", whatever the server calls it. `thinks` says that it
-    begins with the model's thinking, `thinking` is what a server took out of the text, `replaced` how many
+    `finish_reason` is "stop", "length" or "content_filter", whatever the server calls it. `thinks` says that
+    it begins with the model's thinking, `thinking` is what a server took out of the text, `replaced` how many
     lone surrogates became U+FFFD.
     """
 

@@ -64,8 +64,8 @@ def _bounded(api: Any) -> Any:
 
 
 async def _body(response: Any) -> bytes:
-    """The bytes of a response, unpacked piece by piece; Trouble where they are too many or packed in a way not
-    asked for."""
+    """The bytes of a response, unpacked piece by piece; Trouble where they are too many or packed in a way
+    not asked for."""
     encoding = response.headers.get("content-encoding", "identity").strip().lower()
     if encoding not in ("identity", "", *_PACKED):
         raise Trouble("a response in an encoding not asked for")

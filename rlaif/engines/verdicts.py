@@ -23,7 +23,10 @@ from rlaif.refusals import QUOTED, refuses
 LONGEST = 10_000  # characters; a longer text is no answer to a question with a few choices
 _MARKS = re.compile(r"[*`~$]+|(?<![^\W_])_+|_+(?![^\W_])|^\s*(?:[#>•–-]+\s+)+", re.M)
 _ABBREVIATED = re.compile(r"\b(vs|e\.g|i\.e|cf|approx|no|etc)\.", re.I)
-_NOUN = r"(?:repl(?:y|ies)|responses?|options?|candidates?|choices?|answers?|assistants?|models?|outputs?|completions?)"
+_NOUN = (
+    r"(?:repl(?:y|ies)|responses?|options?|candidates?|choices?|"
+    r"answers?|assistants?|models?|outputs?|completions?)"
+)
 _LABEL = (
     r"(?:(?:so|the|my|final|overall|correct|chosen|therefore,?) ){0,4}"
     r"(?:answer|verdict|judge?ment|choice|decision|selection|pick|vote|conclusion|result|rating|score|grade)"
@@ -33,7 +36,8 @@ _PRAISE = (
     r"(?:reply|response|answer|choice)|preference|preferred)"
 )
 _FOREIGN = (
-    r"antwort|urteil|réponse|respuesta|resposta|risposta|verdetto|veredicto|antwoord|svar|odpowiedź|ответ|выбор|答案|回答|"
+    r"antwort|urteil|réponse|respuesta|resposta|risposta|verdetto|"
+    r"veredicto|antwoord|svar|odpowiedź|ответ|выбор|答案|回答|"
     r"选择|選擇|结论|結論|判断|判定|正解|答え|답|정답|الإجابة|उत्तर|cevap|jawaban"
 )
 _FOREIGN_BETTER = (
@@ -53,7 +57,8 @@ _ADVERB = (
     r"be|to me) ){0,4}"
 )
 _GROUND = (
-    r"(?:rules?|principles?|criteri(?:on|a)|guidelines?|instructions?|assessment|analysis|evaluation|comparison|"
+    r"(?:rules?|principles?|criteri(?:on|a)|guidelines?|instructions?|"
+    r"assessment|analysis|evaluation|comparison|"
     r"reasons?|reasoning|considerations?|standards?|points|above|this|that)"
 )
 _LEAD = (
@@ -83,8 +88,10 @@ _REASON = re.compile(
     re.I,
 )
 _FAULT = re.compile(
-    r"\b(?:not|never|less|lack\w*|wors\w+|los(?:es|er|ing|t)|inferior|weak\w*|poor\w*|bad|rude\w*|insult\w*|violat\w*|"
-    r"br(?:eak|oke)\w*|ignor\w*|fail\w*|reject\w*|harm\w*|unsafe|unkind|impolite|dishonest|wrong\w*|false|incorrect\w*|"
+    r"\b(?:not|never|less|lack\w*|wors\w+|los(?:es|er|ing|t)|inferior|weak\w*|poor\w*|"
+    r"bad|rude\w*|insult\w*|violat\w*|"
+    r"br(?:eak|oke)\w*|ignor\w*|fail\w*|reject\w*|harm\w*|unsafe|unkind|impolite|dishonest|"
+    r"wrong\w*|false|incorrect\w*|"
     r"misleading|avoid\w*|offen[sd]\w*|off-topic|evasive|refus\w*|dislik\w*|eliminat\w*|rul(?:e|ed) "
     r"out|discard\w*)\b|n['’]t\b",
     re.I,

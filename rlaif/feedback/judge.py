@@ -2,8 +2,8 @@
 
 A verdict is read from the probabilities of the answer tokens, in both orders, under each principle on its own
 (RLAIF, arXiv 2309.00267, section 2.1, and Constitutional AI, arXiv 2212.08073, section 4.1). Ways to ask:
-which of two responses is better (at once, or after reasoning), which of K is best and worst, and what one response
-is worth on its own (RLAIF, section 2.2.2). `preferences` aggregates labels.
+which of two responses is better (at once, or after reasoning), which of K is best and worst, and what one
+response is worth on its own (RLAIF, section 2.2.2). `preferences` aggregates labels.
 """
 
 from __future__ import annotations
@@ -269,7 +269,8 @@ class Judge:
         yield from self._expected(items, ask.score, ask.score_suffix, ask.score_values)
 
     def compliance(self, items: Sequence[Item]) -> Iterator[tuple[int, dict[str, float]]]:
-        """(index, P(the response keeps the principle) by principle id); what could not be read is left out."""
+        """(index, P(the response keeps the principle) by principle id); what could not be read is left
+        out."""
         ask = self.templates
         yield from self._expected(items, ask.compliance, ask.compliance_suffix, {"Yes": 1.0, "No": 0.0})
 

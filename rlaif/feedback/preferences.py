@@ -3,9 +3,10 @@
 Each annotator's opinion of a comparison is one probability before annotators are mixed. A judge's principles
 are pieces of evidence: their logits are added, each bounded. People are votes: their share with a Beta prior.
 Both are then mixed by weight as probabilities (the linear opinion pool: Stone, Ann. Math. Statist. 32, 1961),
-so a weight of 1 against 1 is a mean and one annotator's certainty does not outvote the others. Orders are averaged in logit
-space (RLAIF, arXiv 2309.00267, section 2.1, averages both orders). Labels stay as they were read, so weights
-and subsets of principles never cost a model call. docs/labelling.md says why, and what was measured.
+so a weight of 1 against 1 is a mean and one annotator's certainty does not outvote the others. Orders are
+averaged in logit space (RLAIF, arXiv 2309.00267, section 2.1, averages both orders). Labels stay as they were
+read, so weights and subsets of principles never cost a model call. docs/labelling.md says why, and what was
+measured.
 """
 
 from __future__ import annotations

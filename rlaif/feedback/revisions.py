@@ -34,7 +34,8 @@ _MENTIONED = re.compile(r"\b(?:the|this|your) (?:critique|criticism|critic)\b", 
 _TURN = re.compile(r"(?:^|\n)[ \t]*(?:the )?(?:Human|User)[ \t]*:", re.I)
 # Tells of the user, or of the task, instead of responding: what small models write, in a fence or not.
 _RETELLS = re.compile(
-    r"\W*(?:the|this) user(?:['’]s (?:response|reply|question|request|message)\b| (?:has|is|was|may|wants?|ask(?:s|ed)|"
+    r"\W*(?:the|this) user(?:['’]s (?:response|reply|question|request|message)\b|"
+    r" (?:has|is|was|may|wants?|ask(?:s|ed)|"
     r"request(?:s|ed)|would|needs?)\b)",
     re.I,
 )
@@ -47,7 +48,8 @@ _LONG = 5  # words of a question or rule from which its repetition is no acciden
 # Where a rule or a critique is about such things, refusing may be what a revision is for (Constitutional AI,
 # appendix A).
 _MAY_REFUSE = re.compile(
-    r"\b(?:harm|danger|illegal|unlawful|crim|violen|unsafe|toxic|unethical|immoral|weapon|abus|hate|hurt|threat|privacy|private|"
+    r"\b(?:harm|danger|illegal|unlawful|crim|violen|unsafe|toxic|unethical|immoral|"
+    r"weapon|abus|hate|hurt|threat|privacy|private|"
     r"sexual|offensive|discriminat)\w*|(?<!not )(?<!never )(?<!without )(?<!n['’]t )\b(?:refus|declin)\w*",
     re.I,
 )

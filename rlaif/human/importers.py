@@ -147,8 +147,8 @@ def _records(
 
 
 def _label(pair: ImportedPair, prompt: Prompt, first: Response, second: Response) -> tuple[Comparison, Label]:
-    """The comparison and its label. Ids are hashes: their order places the better response as a in half of the
-    pairs.
+    """The comparison and its label. Ids are hashes: their order places the better response as a in half of
+    the pairs.
 
     The order in which the annotator saw the responses is not in the data; it is taken to be that of (a, b).
     """

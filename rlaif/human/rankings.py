@@ -158,8 +158,8 @@ def simulate(
     """Rankings by a program that plays an annotator, for every prompt with two responses or more.
 
     The program is called as `annotator(messages, responses, principles, seed=seed, **options)`, with those
-    principles that apply to the prompt as {"id", "text"}, and returns a rank for each response: lower is better,
-    equal is a tie. Raises UserError where it returns anything else.
+    principles that apply to the prompt as {"id", "text"}, and returns a rank for each response: lower is
+    better, equal is a tie. Raises UserError where it returns anything else.
     """
     name = str(options.get("annotator_id", getattr(annotator, "__name__", "annotator")))
     rankings = []

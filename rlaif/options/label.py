@@ -55,7 +55,8 @@ class HumanOptions(Options):
 
     file: str | None = Field(
         default=None,
-        description="labels.jsonl or rankings.jsonl; the run pauses before the stage where it is not there yet",
+        description="labels.jsonl or rankings.jsonl; the run pauses before the stage where it is not there "
+        "yet",
         json_schema_extra=LATER_FILE,
     )
     annotator: str | None = Field(
@@ -84,7 +85,8 @@ class LabelOptions(StageOptions):
     stage: Literal["label"]
     ai: Literal[True, False, "rest"] = Field(
         default=True,
-        description="ask the feedback model about every comparison, about none, or about the rest, which people "
+        description="ask the feedback model about every comparison, about none, or about the rest, which "
+        "people "
         "say nothing about",
     )
     mode: ModeName = Field(

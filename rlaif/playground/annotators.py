@@ -1,5 +1,5 @@
-"""Simulated people who rank responses: noisy, with a bias for or against long responses, and with individual weights of their
-own."""
+"""Simulated people who rank responses: noisy, with a bias for or against long responses, and with individual
+weights of their own."""
 
 from __future__ import annotations
 
@@ -65,7 +65,8 @@ def annotate(
 ) -> list[int]:
     """One simulated person's ranking of K responses: a rank each, lower is better, equal ranks are ties.
 
-    The same seed, annotator, prompt and responses always give the same ranking, in whatever order responses come.
+    The same seed, annotator, prompt and responses always give the same ranking, in whatever order responses
+    come.
     """
     person = SimulatedAnnotator(annotator_id, noise, length_bias, bias_spread, tie)
     return rank([person.utility(messages, response, principles, seed) for response in responses], tie)

@@ -123,15 +123,17 @@ tags: [rlaif, playground]
 ---
 # The playground's {role}
 
-A Llama-architecture language model of {parameters:,} parameters, trained from scratch on text drawn from the small
-grammar in `rlaif/playground/grammar.py`; no other data. {does}
+A Llama-architecture language model of {parameters:,} parameters, trained from scratch on text drawn from the
+small grammar in `rlaif/playground/grammar.py`; no other data. {does}
 
 It knows that grammar and nothing else: outside it, responses and verdicts mean nothing. Rebuild it with
 `rlaif playground build`; `rlaif/playground/measure.py` measures what it can do.
 """
 DOES = {
-    "policy": "Its corpus is by careful and by careless writers, so it insults, rambles, errs and helps with harm.",
-    "feedback model": "It criticises, rewrites, compares and checks responses by a written rule, and makes some mistakes.",
+    "policy": "Its corpus is by careful and by careless writers, so it insults, rambles, errs and helps "
+    "with harm.",
+    "feedback model": "It criticises, rewrites, compares and checks responses by a written rule, and makes "
+    "some mistakes.",
 }
 
 

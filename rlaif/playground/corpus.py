@@ -96,8 +96,8 @@ class Branch:
 class Bundle:
     """A prefix and the branches behind it.
 
-    `marks` are (place, label) for the probe: in the prefix, the last two tokens of every sentence of a response
-    with the fault that the sentence shows.
+    `marks` are (place, label) for the probe: in the prefix, the last two tokens of every sentence of a
+    response with the fault that the sentence shows.
     """
 
     prefix: list[int]
@@ -169,8 +169,8 @@ class PolicyCorpus:
 class FeedbackCorpus:
     """Samples training bundles for the feedback model.
 
-    `own` holds (question, responses) sampled from the policy itself, so that its malformed responses are judged
-    too; `drilled` the words that are forbidden in drills.
+    `own` holds (question, responses) sampled from the policy itself, so that its malformed responses are
+    judged too; `drilled` the words that are forbidden in drills.
     """
 
     def __init__(

@@ -1,4 +1,5 @@
-"""The words and sentences of the playground: what may be asked, and what good and bad responses are made of."""
+"""The words and sentences of the playground: what may be asked, and what good and bad responses are made
+of."""
 
 import re
 from dataclasses import dataclass
@@ -276,9 +277,9 @@ class Rates:
 
 
 WEB = Rates()
-# Two kinds of writers stand behind the policy's corpus: one who makes no mistake, and one who makes many and mostly
-# begins with an insult or out of role. A policy that learns not to begin so is right about questions, too, that its
-# later training does not ask.
+# Two kinds of writers stand behind the policy's corpus: one who makes no mistake, and one who makes many and
+# mostly begins with an insult or out of role. A policy that learns not to begin so is right about questions,
+# too, that its later training does not ask.
 CAREFUL = Rates(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, (0.62, 0.30, 0.05, 0.03))
 CARELESS = Rates(0.95, 0.60, 0.14, 0.50, 0.39, 0.56, (0.45, 0.28, 0.18, 0.09), early=1.0)
 CAREFUL_SHARE = 0.38
@@ -341,7 +342,8 @@ def sample_core(rng: Random, question: PlaygroundQuestion, rates: Rates) -> str:
 def sample_response(
     rng: Random, question: PlaygroundQuestion, rates: Rates = WEB, noun: str | None = None
 ) -> str:
-    """A response of at most 40 words and marks; its chatter is about `noun` half the time where one is given."""
+    """A response of at most 40 words and marks; its chatter is about `noun` half the time where one is
+    given."""
     while True:
         text = " ".join(_sentences(rng, question, rates, noun))
         if len(re.findall(r"\w+|[^\w\s]", text)) <= 40:

@@ -206,7 +206,8 @@ def _breaks_nothing(case: MeasuredCase, response: str) -> bool:
 
 
 def measure_policy(engine: Engine, n: int, rng: Random) -> dict[str, float]:
-    """Gold compliance of sampled responses per principle and with all, and how many ended within 48 tokens."""
+    """Gold compliance of sampled responses per principle and with all, and how many ended within 48
+    tokens."""
     principles = [{"id": kind, "text": SEEN[kind][0].format(x="garden")} for kind in KINDS]
     questions = [sample_question(rng) for _ in range(n)]
     requests = [GenerateRequest(q.messages, 48, 1.0, seed=i) for i, q in enumerate(questions)]

@@ -14,8 +14,8 @@ ASKED = 0.7  # share of the texts that show a question, too
 
 
 def page(rng: Random) -> str:
-    """A text with no turns of a chat in it: a forum's question and answer, or what somebody wrote, good and bad
-    alike."""
+    """A text with no turns of a chat in it: a forum's question and answer, or what somebody wrote, good and
+    bad alike."""
     question = sample_question(rng)
     written = sample_written(rng, question)
     return f"Question: {question.text}\nAnswer: {written}" if rng.random() < ASKED else written

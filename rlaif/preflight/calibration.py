@@ -1,9 +1,10 @@
 """How fast the models of a config are on this machine, measured once in a few seconds and kept in the user's
 cache folder.
 
-Measured are a model's load, its passes with and without gradients, its writing and, of the judge, its questions;
-and how long its texts are, on prompts of the config. On a CPU a time is the less of the clock's and the
-process's own: what others compute beside it is not counted. A model behind a server or a script is not measured.
+Measured are a model's load, its passes with and without gradients, its writing and, of the judge, its
+questions; and how long its texts are, on prompts of the config. On a CPU a time is the less of the clock's
+and the process's own: what others compute beside it is not counted. A model behind a server or a script is
+not measured.
 """
 
 from __future__ import annotations
@@ -239,8 +240,8 @@ def _asking(
 
 
 def _passes(model: ModelConfig, small: bool, on_cpu: bool) -> tuple[float, float, int, int]:
-    """Seconds a token without gradients, and with them and an optimiser step, in fp32 as trainings are; what a
-    token keeps for its gradients, and what it holds without them."""
+    """Seconds a token without gradients, and with them and an optimiser step, in fp32 as trainings are; what
+    a token keeps for its gradients, and what it holds without them."""
     import torch
 
     from rlaif.engines.loading import load_causal_lm

@@ -1,9 +1,9 @@
 """Options that do not go together, said before anything runs: an error where they can mean nothing, a warning
-where they are probably a mistake. What is wrong within one stage whatever the rest is (a batch that its minibatches do
-not divide) the options refuse themselves.
+where they are probably a mistake. What is wrong within one stage whatever the rest is (a batch that its
+minibatches do not divide) the options refuse themselves.
 
-ALONE is about the options of one stage or model, ACROSS about stages, rows and the constitution. `rlaif options`
-names the rows of ALONE at every option that they are about.
+ALONE is about the options of one stage or model, ACROSS about stages, rows and the constitution. `rlaif
+options` names the rows of ALONE at every option that they are about.
 """
 
 from __future__ import annotations
@@ -101,7 +101,8 @@ ALONE: tuple[Alone, ...] = (
         LabelOptions,
         ("ai", "human"),
         lambda o: o.ai is True and o.human and not {"ai", "weight"} & _given(o),
-        "the judge labels every comparison, too, and is mixed with people by human.weight; ai: rest asks it only "
+        "the judge labels every comparison, too, and is mixed with people by human.weight; ai: rest asks it "
+        "only "
         "where people say nothing (what this config meant in earlier versions), ai: false not at all",
     ),
     unused(

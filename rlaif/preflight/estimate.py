@@ -1,8 +1,8 @@
 """What a run will ask of its models, counted from the config before anything runs: calls, tokens, seconds,
 money.
 
-Calls are exact or at most; tokens are rough, a quarter of the characters, every response as long as it may be.
-Where an engine reads the shared part of a question once for all principles, those tokens stand apart.
+Calls are exact or at most; tokens are rough, a quarter of the characters, every response as long as it may
+be. Where an engine reads the shared part of a question once for all principles, those tokens stand apart.
 """
 
 from __future__ import annotations

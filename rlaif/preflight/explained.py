@@ -1,5 +1,5 @@
-"""Every option of a config in words: type, default, range, meaning, source. `rlaif options` and docs/config.md
-print what stands here; what is said of an option stands at the option itself."""
+"""Every option of a config in words: type, default, range, meaning, source. `rlaif options` and
+docs/config.md print what stands here; what is said of an option stands at the option itself."""
 
 from __future__ import annotations
 
@@ -37,7 +37,8 @@ _FILES = {
 
 @dataclass(frozen=True)
 class Explained:
-    """One option; `section` is the stage or `run`, `name` stands behind it, as in `label` and `human.file`."""
+    """One option; `section` is the stage or `run`, `name` stands behind it, as in `label` and
+    `human.file`."""
 
     section: str
     name: str

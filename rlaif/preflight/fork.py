@@ -1,4 +1,5 @@
-"""A fork: a new run that shares another run's finished stages up to a point and runs the rest with other settings."""
+"""A fork: a new run that shares another run's finished stages up to a point and runs the rest with other
+settings."""
 
 from __future__ import annotations
 
@@ -146,7 +147,8 @@ def _fork(parent: Run, spec: RunSpec, at: str | None) -> Fork:
             f"--from {parent.path}: {waiting[0].dir.name} is not done, so it cannot be shared.",
             f"all stages before {stage_name(spec.config, number)} done",
             f"rlaif resume {shlex.quote(str(parent.path))} --until "
-            f"{stage_name(parent.config, number - 1)}, or add --at {stage_name(spec.config, waiting[0].number)}",
+            f"{stage_name(parent.config, number - 1)}, or add --at "
+            f"{stage_name(spec.config, waiting[0].number)}",
         )
     differs = tuple(difference.text for difference in earlier)
     return Fork(parent, number - 1, stage_name(spec.config, number), differs)

@@ -1,8 +1,9 @@
-"""Whether a config's models are there and respond: tokenizers and chat templates are loaded, and every endpoint is
-asked one test question. `rlaif check` tells all of it; `rlaif run` asks the same before its first stage.
+"""Whether a config's models are there and respond: tokenizers and chat templates are loaded, and every
+endpoint is asked one test question. `rlaif check` tells all of it; `rlaif run` asks the same before its first
+stage.
 
-A problem is what would stop the run; a warning is worth reading. A script is not asked, and the weights of a model
-in this process are not loaded.
+A problem is what would stop the run; a warning is worth reading. A script is not asked, and the weights of a
+model in this process are not loaded.
 """
 
 from __future__ import annotations

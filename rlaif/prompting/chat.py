@@ -183,7 +183,8 @@ def encode_response(tokenizer: Any, response: str) -> list[int]:
 def encode_turn(
     tokenizer: Any, messages: Sequence[dict[str, str]], response: str, end: int | None
 ) -> tuple[list[int], list[int]]:
-    """(prompt ids, response ids) of a conversation and its response, the prompt exactly as `encode_chat` gives it.
+    """(prompt ids, response ids) of a conversation and its response, the prompt exactly as `encode_chat`
+    gives it.
 
     `end` closes the response where the model ended it itself (see `end_of_turn`); None leaves it open.
     """

@@ -274,7 +274,8 @@ def metered() -> Iterator[None]:
 
 
 class Bounded(ImmutableSandboxedEnvironment):
-    """The sandbox in which everything that a template makes counts against the budget; render inside `metered`."""
+    """The sandbox in which everything that a template makes counts against the budget; render inside
+    `metered`."""
 
     intercepted_binops = frozenset(("+", "*", "**", "%"))
 

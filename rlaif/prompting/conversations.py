@@ -24,7 +24,8 @@ class Unusable(str):
 
 
 def turns_of(value: Any) -> tuple[Turn, ...] | Unusable:
-    """A conversation: a text is one user's turn, a list holds `{"role", "content"}` or `{"from", "value"}`."""
+    """A conversation: a text is one user's turn, a list holds `{"role", "content"}` or `{"from",
+    "value"}`."""
     if isinstance(value, str):
         return (("user", value),) if value.strip() else Unusable("an empty text")
     if not isinstance(value, list) or not value:

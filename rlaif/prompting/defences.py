@@ -47,9 +47,11 @@ _ALIKE = dict(
 )
 _LONGEST = 40  # characters of a turn's header; what is longer is a default system prompt
 _FAMILIES = re.compile(
-    r"<[|｜][^<>\n]{1,64}[|｜]>|\[/?INST\]|\[/?(?:SYSTEM|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS)[^\]\n]{0,16}\]"
+    r"<[|｜][^<>\n]{1,64}[|｜]>|\[/?INST\]|"
+    r"\[/?(?:SYSTEM|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS)[^\]\n]{0,16}\]"
     r"|<</?SYS>>|<(?:start|end)_of_turn>|</?s>|<(?:bos|eos|pad|unk)>"
-    r"|\[\|[A-Za-z_]{2,32}\|\]|<\|[A-Za-z_]{2,32}>|<[A-Za-z_]{2,32}\|>|<seed:[a-z_]{2,32}>|\[[gs]MASK\]|<[se]op>"
+    r"|\[\|[A-Za-z_]{2,32}\|\]|<\|[A-Za-z_]{2,32}>|<[A-Za-z_]{2,32}\|>|"
+    r"<seed:[a-z_]{2,32}>|\[[gs]MASK\]|<[se]op>"
     r"|\]~!?b[\[\]]|\[e~\[|<(?:unused|extra_id_|SPECIAL_)\d+>"
 )
 

@@ -238,7 +238,8 @@ class Templates:
     def comparison_shots(self, constitution: Constitution, count: int) -> Chat:
         """Few-shot turns for the judge, the same for every question so that the shared part stays shared.
 
-        Examples are taken in turn from the principles that have some; the better response alternates its place.
+        Examples are taken in turn from the principles that have some; the better response alternates its
+        place.
         """
         pools: list[list[tuple[Principle, Example]]] = [
             [(p, e) for e in p.examples] for p in constitution.principles
@@ -288,7 +289,8 @@ class Templates:
         return values
 
     def best(self, conversation: Chat, responses: dict[str, str]) -> Chat:
-        """The shared part of the question which of several responses, by letter, is the best (or the worst)."""
+        """The shared part of the question which of several responses, by letter, is the best (or the
+        worst)."""
         self._source("best")
         block = "response" if "response" in self.compiled["best"].blocks else "reply"  # the older name
         shown = "".join(self._asked("best", block, letter=k, response=text) for k, text in responses.items())

@@ -18,8 +18,8 @@ def decode(tokenizer: Any, ids: Sequence[int]) -> str:
 
 
 def text_of(tokenizer: Any, ids: Sequence[int]) -> str:
-    """What a response of these tokens says after its thinking; where there is no chat template, up to the next
-    Human turn."""
+    """What a response of these tokens says after its thinking; where there is no chat template, up to the
+    next Human turn."""
     return split_thinking(written_text(tokenizer, ids))[1]
 
 

@@ -40,7 +40,8 @@ def _lines(pair: dict[str, Any]) -> list[str]:
         lines.append(
             f"win rate of {a} over {b} (judge, both orders): {fixed(win['value'], 3)} {ci(win['ci'], 3)}, "
             f"ties {fixed(win['ties'])} {ci(win['ties_ci'])}, verdicts that flip with the order "
-            f"{fixed(win['order_flip_rate'])} {ci(win['order_flip_rate_ci'])}, unreadable {fixed(win['invalid'])} {ci(win['invalid_ci'])}, "
+            f"{fixed(win['order_flip_rate'])} {ci(win['order_flip_rate_ci'])}, unreadable "
+            f"{fixed(win['invalid'])} {ci(win['invalid_ci'])}, "
             f"n {win['n']}; at equal length {level}"
         )
     for kind in ("gold", "compliance"):

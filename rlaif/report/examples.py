@@ -13,7 +13,8 @@ from rlaif.report.run_reader import RunReader
 
 @dataclass(frozen=True)
 class ShownResponse:
-    """A policy's response with what each principle says of it; `truth` tells gold from the judge's opinion."""
+    """A policy's response with what each principle says of it; `truth` tells gold from the judge's
+    opinion."""
 
     policy: str
     text: str

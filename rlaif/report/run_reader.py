@@ -34,9 +34,9 @@ def untrusted_references(paths: Sequence[Path]) -> list[str]:
     """What comparing runs would execute or send texts to because their configs say so, beside rlaif's own
     code.
 
-    A run folder may come from another person: its config names functions that are imported and called, and the
-    first one's feedback model is asked about all prompts and responses, with the key of a variable that it
-    names.
+    A run folder may come from another person: its config names functions that are imported and called, and
+    the first one's feedback model is asked about all prompts and responses, with the key of a variable that
+    it names.
     """
     found: list[str] = []
     for number, path in enumerate(paths):
@@ -58,8 +58,8 @@ def model_references(path: Path, model: ModelConfig) -> list[str]:
 
 
 def require_trust(paths: Sequence[Path], trust: bool, how: str) -> None:
-    """Raise UserError where comparing reaches something (see `untrusted_references`) that nobody has allowed; `how` to
-    allow it."""
+    """Raise UserError where comparing reaches something (see `untrusted_references`) that nobody has allowed;
+    `how` to allow it."""
     require_consent("comparing these runs", [] if trust else untrusted_references(paths), trust, how)
 
 

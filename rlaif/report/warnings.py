@@ -117,7 +117,8 @@ def _faults(labels: dict[str, Any]) -> Iterator[str]:
         place = "first" if first > 0.5 else "second"
         share = max(first, 1 - first)
         yield (
-            f"The judge is useless here: {share:.0%} of its verdicts choose the {place} response, whatever it "
+            f"The judge is useless here: {share:.0%} of its verdicts choose the {place} response, whatever "
+            "it "
             "says. Over both orders it prefers nothing, which is being right in half of the cases."
         )
     if mass is not None and mass < MASS:
@@ -170,7 +171,8 @@ def _opinions(reader: RunReader) -> Iterator[Warned]:
         yield Warned(
             "The judge",
             "Asked about single responses, the judge agrees with the known truth in only "
-            f"{percent(share, right.ci)} of {right.of.total()} opinions: its compliance figures do not measure "
+            f"{percent(share, right.ci)} of {right.of.total()} opinions: its compliance figures do not "
+            "measure "
             "compliance.",
             ANOTHER_JUDGE,
         )
@@ -211,7 +213,8 @@ def _online(stage: Stage) -> Iterator[Warned]:
         if share > MISSING:
             yield Warned(
                 name,
-                f"{name}: the reward {source} could not read {share:.0%} of the responses, or not to their end.",
+                f"{name}: the reward {source} could not read {share:.0%} of the responses, or not to their "
+                "end.",
             )
     for alarm in metrics.get("alarms", ()):
         yield Warned(name, f"{name}, update {alarm['update']}: {alarm['found']}.", alarm["advice"])

@@ -1,4 +1,5 @@
-"""Two policies' responses to the same prompts, judged against each other: by the feedback model and by gold."""
+"""Two policies' responses to the same prompts, judged against each other: by the feedback model and by
+gold."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Forward passes of PPO through a transformers model: final states, logits and values at the response positions alone."""
+"""Forward passes of PPO through a transformers model: final states, logits and values at the response
+positions alone."""
 
 from __future__ import annotations
 

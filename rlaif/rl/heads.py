@@ -1,5 +1,5 @@
-"""The output head and what PPO computes from it: products over blocks of tokens, everything else over pieces of a
-block.
+"""The output head and what PPO computes from it: products over blocks of tokens, everything else over pieces
+of a block.
 
 The only place with an axis as long as the vocabulary. Where nothing is learned, no more than a block of it is
 held; where something is, the logits of one micro-batch, which the backward pass turns into their own gradient

@@ -33,15 +33,16 @@ class RewardFailed(UserError):
 
 @dataclass(frozen=True)
 class Scale:
-    """Mean and standard deviation of the raw scores of reference samples; fixed once, so that a score means the same all
-    along."""
+    """Mean and standard deviation of the raw scores of reference samples; fixed once, so that a score means
+    the same all along."""
 
     mean: float = 0.0
     std: float = 1.0
 
     @classmethod
     def of(cls, scores_B: Tensor) -> Scale:
-        """The scale on which these scores have mean 0 and standard deviation 1; constant scores are only centred."""
+        """The scale on which these scores have mean 0 and standard deviation 1; constant scores are only
+        centred."""
         std = float(scores_B.std(correction=0))
         return cls(float(scores_B.mean()), std if std > 1e-6 else 1.0)
 

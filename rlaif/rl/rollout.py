@@ -64,9 +64,9 @@ def rollout(
     """One response to each prompt (token ids), ended by any of `eos`, by what `stops` finds, or after
     `max_tokens`.
 
-    Of several processes each samples its share. A row's random numbers do not depend on the process that samples it.
-    `keep_final` gives the episodes their `final_BRD`, for one process and a model whose head is a plain
-    product.
+    Of several processes each samples its share. A row's random numbers do not depend on the process that
+    samples it. `keep_final` gives the episodes their `final_BRD`, for one process and a model whose head is a
+    plain product.
     """
     device = model.device
     shape = len(prompts), max_tokens

@@ -78,7 +78,8 @@ class VllmSampler:
     def __call__(self, policy: Any, prompts: list[list[int]], seed: int) -> Episodes:
         """Responses with `behaviour_BR`, ended as the decode loop ends them, on the policy's device.
 
-        Raises UpdateNotFinite where a sampled token has no log-probability: vLLM's logits were NaN or infinite.
+        Raises UpdateNotFinite where a sampled token has no log-probability: vLLM's logits were NaN or
+        infinite.
         """
         self._send(policy)
         asked = [{"prompt_token_ids": list(ids)} for ids in prompts]

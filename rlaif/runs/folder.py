@@ -238,7 +238,8 @@ class Run:
 
     @property
     def templates(self) -> Templates:
-        """The prompt templates that the run keeps; of an earlier version's run those that its config names."""
+        """The prompt templates that the run keeps; of an earlier version's run those that its config
+        names."""
         kept = self.path / "templates.json"
         name = self.config.templates
         return Templates.of(name, read_json(kept), kept) if kept.exists() else Templates.load(name, self.base)
@@ -318,8 +319,8 @@ class Run:
         """The preferences of all label stages with their texts, as a `datasets.Dataset` that trl trains on.
 
         Columns: `prompt`, `chosen` and `rejected` (lists of messages), `p_chosen` (the probability that the
-        chosen one is better, at least ½), `deciding_principle`, `sources`, `weight`, `comparison_id`, `stage`.
-        Where neither is better, the first response of the comparison is `chosen`.
+        chosen one is better, at least ½), `deciding_principle`, `sources`, `weight`, `comparison_id`,
+        `stage`. Where neither is better, the first response of the comparison is `chosen`.
         """
         from datasets import Dataset
 

@@ -1,8 +1,8 @@
 """What a run asks of its models, in calls, tokens and money; and the budget at which it stops.
 
-`spending.jsonl` in the run folder gets a line for every second or so of responses, by stage and model, so that
-a killed process forgets next to nothing. Responses from the cache cost nothing. Training is not counted: it
-asks no model.
+`spending.jsonl` in the run folder gets a line for every second or so of responses, by stage and model, so
+that a killed process forgets next to nothing. Responses from the cache cost nothing. Training is not counted:
+it asks no model.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """dpo: the policy straight from soft preferences, without a reward model and without sampling.
 
-DPO (arXiv 2305.18290): the reward is β·log π/π_ref of a response, and its margins learn logit(p_a) as a reward
-model's do. Labels stay soft, so a doubtful pair asks for a small margin (the conservative form, cDPO) and a
-tie for none. The reference is the policy that the stage starts from. trl's trainer does the rest.
+DPO (arXiv 2305.18290): the reward is β·log π/π_ref of a response, and its margins learn logit(p_a) as a
+reward model's do. Labels stay soft, so a doubtful pair asks for a small margin (the conservative form, cDPO)
+and a tie for none. The reference is the policy that the stage starts from. trl's trainer does the rest.
 """
 
 from __future__ import annotations

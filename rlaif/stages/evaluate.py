@@ -1,8 +1,8 @@
 """evaluate: every policy of the run on the same held-out prompts, by every available measure.
 
 Gold per principle where there is a gold scorer, the judge's compliance and its verdict against the base
-policy's response, the divergence from the base policy, length and refusals. One row a policy and prompt; rates
-are computed from the rows.
+policy's response, the divergence from the base policy, length and refusals. One row a policy and prompt;
+rates are computed from the rows.
 """
 
 from __future__ import annotations

@@ -1,5 +1,4 @@
-"""label: the judge's verdict on every comparison under every principle in both orders; people's labels beside
-it.
+"""label: the judge's verdict on every comparison, by principle and order, and people's labels beside it.
 
 Labels are rows as they were read. Preferences are arithmetic on them (`rlaif.feedback.preferences`): one
 probability an annotator, then mixed by weight; the judge's is clamped where it reasoned first (Constitutional
@@ -247,7 +246,8 @@ class LabelSource:
         stage = self.stage
         if self.partial:
             stage.notes.append(
-                f"mode: {self.options.mode}: {self.partial} prompts lack some pairs of their responses, so the "
+                f"mode: {self.options.mode}: {self.partial} prompts lack some pairs of their responses, so "
+                "the "
                 "one named may be in none of them; pair without per_prompt and limit, or use mode: pairwise"
             )
         if self.options.labels_from:

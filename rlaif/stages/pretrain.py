@@ -70,7 +70,8 @@ def _blocks(stage: Stage[PretrainOptions], tokenizer: Any, model: Any) -> list[l
     length = stage.options.block_size
     if length > context_length(model):
         raise UserError(
-            f"{stage.dir.name}: block_size {length} is more than the model's context of {context_length(model)}.",
+            f"{stage.dir.name}: block_size {length} is more than the model's context of "
+            f"{context_length(model)}.",
             "blocks that the model can read",
             f"-s pretrain.block_size={context_length(model)}",
         )

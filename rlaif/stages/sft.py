@@ -1,5 +1,5 @@
-"""sft: fine-tune the policy on prompts and revised or demonstrated responses, with the loss on the response and
-its end alone.
+"""sft: fine-tune the policy on prompts and revised or demonstrated responses, with the loss on the response
+and its end alone.
 
 Constitutional AI (arXiv 2212.08073), section 3: supervised learning on all revisions, not only on the last.
 Demonstrations are what people, or another model, wrote (arXiv 2203.02155, section 3.5). Left out: the paper's

@@ -2,8 +2,8 @@
 counted.
 
 A batch element is a few sequences and the pairs among them. It holds one pair, or all pairs of a prompt
-(InstructGPT, arXiv 2203.02155, section 3.5): then each of the K responses is read once and the loss is divided
-by the C(K,2) pairs.
+(InstructGPT, arXiv 2203.02155, section 3.5): then each of the K responses is read once and the loss is
+divided by the C(K,2) pairs.
 """
 
 from __future__ import annotations
@@ -104,8 +104,8 @@ def _unusable(pair: TokenPair, a: Response, b: Response, limit: int, hard: bool)
 
 
 def encoder(tokenizer: Any, prompts: dict[str, Prompt]) -> Encode:
-    """A function that encodes responses to these prompts, each once; a response is closed where the model ended
-    it."""
+    """A function that encodes responses to these prompts, each once; a response is closed where the model
+    ended it."""
     known: dict[str, tuple[list[int], int]] = {}
 
     def encode(response: Response) -> tuple[list[int], int]:

@@ -287,8 +287,8 @@ def grade(stage: Stage, opened: Opened, tokenizer: Any, responses: Sequence[Resp
     """The reward of responses that are rows of the run, by id; raw scores are kept in grades.jsonl as they
     are made.
 
-    Each source is brought to mean 0 and standard deviation 1 over all of them where the options say so. Responses that a
-    source cannot read are left out and counted.
+    Each source is brought to mean 0 and standard deviation 1 over all of them where the options say so.
+    Responses that a source cannot read are left out and counted.
     """
     from rlaif.engines.loading import resolve_device
 

@@ -217,7 +217,8 @@ class PairTrainer(ShardedTrainer):
         pairs = rewards[inputs["pairs"].flatten()]
         loss = soft_preference_loss(pairs, inputs["p_a"], inputs["weight"], self.center, self.margin)
         if model.training:
-            loss = loss * (len(inputs["elements"]) * self.current_gradient_accumulation_steps / self.elements)  # type: ignore[attr-defined]
+            steps = self.current_gradient_accumulation_steps  # type: ignore[attr-defined]
+            loss = loss * (len(inputs["elements"]) * steps / self.elements)
         return (loss, {"rewards": rewards}) if return_outputs else loss
 
 

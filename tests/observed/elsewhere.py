@@ -51,7 +51,7 @@ ELSEWHERE: dict[str, Elsewhere] = {
         "test_pipeline", "test_labels_for_comparisons_that_do_not_exist_are_refused", "human: {file:"
     ),
     "judge_card.enforce": Elsewhere(
-        "test_auditing", "test_label_refuses_a_judge_whose_card_fails_until_told_otherwise", "enforce"
+        "test_gate", "test_label_refuses_a_judge_whose_card_fails_until_told_otherwise", "enforce"
     ),
     "sft.demonstrations": Elsewhere(
         "test_demonstrations", "test_the_policy_learns_what_it_is_shown", '"demonstrations": path'

@@ -1,5 +1,5 @@
-"""Figures of what the awkward run lacks: RLOO, GRPO, DPO and rejection, ensembles, named held-out sets, held-out
-wordings, arms of several seeds; computed again from made-up rows, without training.
+"""Figures of what the awkward run lacks: RLOO, GRPO, DPO and rejection, ensembles, named held-out sets,
+held-out wordings, arms of several seeds; computed again from made-up rows, without training.
 
 Every leaf of what the functions return that write `stage.json` must have an oracle; a stage that no oracle is
 named for fails the first test.
@@ -273,7 +273,8 @@ def test_held_out_wordings() -> None:
 
 
 def tables(seed: int, seeds: int, rate: float, n: int) -> list[dict[str, dict[str, float]]]:
-    """Gold of two rules and of both at once on n prompts, of several seeds that share the prompts' hardness."""
+    """Gold of two rules and of both at once on n prompts, of several seeds that share the prompts'
+    hardness."""
     hard, found = np.random.default_rng(99).normal(0, 0.25, n), []
     rng = np.random.default_rng(seed)
     for _ in range(seeds):
@@ -349,7 +350,8 @@ def test_arms_of_several_seeds(counts: tuple[int, int], n: int) -> None:
 
 @pytest.mark.parametrize(("counts", "n"), [((3, 2), 80), ((2, 2), 60), ((2, 1), 40)])
 def test_win_rates_of_several_seeds(counts: tuple[int, int], n: int) -> None:
-    """Matches in order, the shorter arm's seeds taken again; their wins together, and their spread beside it."""
+    """Matches in order, the shorter arm's seeds taken again; their wins together, and their spread beside
+    it."""
     a, b = tables(1, counts[0], 0.9, n), tables(2, counts[1], 0.7, n)
     cluster = {f"p{i}": f"question {i // 2}" if n == 80 else f"p{i}" for i in range(n)}
     keys, matches = list(cluster.values()), max(counts)
