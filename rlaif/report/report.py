@@ -184,7 +184,7 @@ def details(reader: RunReader) -> list[str]:
     )
     judge += (
         f"(ties {fixed(wins['ties'])} {ci(wins['ties_ci'])}, counted half; verdicts that flip with the order "
-        f"{fixed(flips.value)} {ci(flips.ci)})."
+        f"{f'{fixed(flips.value)} {ci(flips.ci)}'.rstrip()})."
     )
     source = [] if truth else ["There is no gold scorer in this run: these are opinions of the judge."]
     return [moved, *_wordings(reader, truth), *([judge] if wins["n"] else []), *source]
