@@ -400,7 +400,7 @@ OTHERS: list[tuple[str, str, str]] = [
 COPIES = """## Files without columns of their own
 
 `config.yaml` is the config as given, `config.json` the resolved one, `constitution.json` and `templates.json` what the run used,
-`report.html` and `judge_card.html` are for people, `policy/`, `reward_model/` and `adapter/` are model folders as transformers and PEFT write them.
+`report.html` and `judge_card.html` are for people (the ids on the report's cards are rows for `rlaif show RUN ROW`; "What to try next" stands there where a warning or an alarm points somewhere), `policy/`, `reward_model/` and `adapter/` are model folders as transformers and PEFT write them.
 """
 
 
