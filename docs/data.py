@@ -423,7 +423,8 @@ def fields(record: type[BaseModel]) -> list[tuple[str, str, str]]:
         return text.replace("str", "text").replace(" | None", "")
 
     return [
-        (key, plain(field.annotation), field.description or "") for key, field in record.model_fields.items()
+        (key, plain(field.annotation), " ".join((field.description or "").split()))
+        for key, field in record.model_fields.items()
     ]
 
 
