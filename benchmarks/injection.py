@@ -47,7 +47,7 @@ def measure(config_path: Path, pairs: int, attacks: int, overrides: list[str]) -
         import torch
 
         torch.set_num_threads(config.threads)
-    prompts, left_out = load_prompts(Path(config.prompts)), Counter[str]()
+    prompts, left_out = load_prompts(config.prompts), Counter[str]()
     audit = audit_of(config, config_path.parent, prompts, pairs, silent_progress, left_out)
     audit = replace(audit, count=attacks)
     chosen = injection.targets(audit.ask(audit.cases, "verdicts")[0], attacks, audit.seed)

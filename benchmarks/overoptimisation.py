@@ -62,7 +62,7 @@ def small_model(folder: Path) -> Path:
     from transformers import AutoTokenizer
 
     from rlaif.playground.builder import save
-    from rlaif.playground.training import new_model
+    from rlaif.training.raw_text import new_model
 
     if not (folder / "model.safetensors").exists():
         torch.manual_seed(0)

@@ -42,7 +42,9 @@ def verdicts(model: str, pairs: int, dtype: str) -> list[float]:
         for a, b in (two, two[::-1]):
             asked = templates.comparison(prompts[at].chat, a, b)
             requests.append(ScoreRequest(asked, (templates.comparison_suffix(rule),), ("A", "B")))
-    engine = open_engine(ModelConfig(model=model, device="cpu", dtype=dtype, batch_tokens=4096))
+    engine = open_engine(
+        ModelConfig.model_validate({"model": model, "device": "cpu", "dtype": dtype, "batch_tokens": 4096})
+    )
     scores = dict(engine.score_choices(requests))
     return [scores[at].probability(0)[0] for at in range(len(requests))]
 

@@ -60,7 +60,10 @@ def with_new_names(data: Any, section: str = "") -> Any:
         name = OLD_NAMES.get(section, {}).get(key, key)
         if name != key:
             if name in data:
-                raise UserError(f"{section}: {key} is the old name of {name}, and both are given.", name)
+                raise UserError(
+                    f"{section}: {key} is the old name of {name}, and both are given.",
+                    f"{section}.{name} alone",
+                )
             warnings.warn(f"{section}.{key} is now {section}.{name}", RenamedWarning, stacklevel=2)
         found[name] = with_new_names(value, key)
     return found

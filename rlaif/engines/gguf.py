@@ -135,7 +135,7 @@ def _read(alone: str) -> tuple[Any, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
     tokenizer = AutoTokenizer.from_pretrained(alone, gguf_file=_ALONE, trust_remote_code=False)
-    model, info = AutoModelForCausalLM.from_pretrained(
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
         alone,
         gguf_file=_ALONE,
         quantization_config=GgufConfig(dequantize=True),
@@ -143,6 +143,7 @@ def _read(alone: str) -> tuple[Any, Any]:
         trust_remote_code=False,
         output_loading_info=True,
     )
+    model, info = loaded
     if missing := sorted(info["missing_keys"]):
         raise ValueError(f"{len(missing)} tensors are missing, {missing[0]} among them")
     return model, tokenizer

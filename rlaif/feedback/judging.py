@@ -99,9 +99,9 @@ def _constitution(given: Constitution | Mapping[str, Any] | Path | str) -> Const
 
 def _engine(given: Engine | ModelConfig | Mapping[str, Any] | Path | str) -> Engine:
     if isinstance(given, Path | str):
-        given = {"model": str(given)}
+        return open_engine(ModelConfig(model=str(given)))
     if isinstance(given, Mapping):
-        given = _valid(ModelConfig, given, "model")
+        return open_engine(_valid(ModelConfig, given, "model"))
     return open_engine(given) if isinstance(given, ModelConfig) else given
 
 

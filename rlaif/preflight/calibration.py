@@ -23,7 +23,7 @@ from typing import Any
 from rlaif import __version__
 from rlaif.config import Config, ModelConfig
 from rlaif.constitution import Constitution
-from rlaif.engines import Chat, GenerateRequest, ScoreRequest, open_engine
+from rlaif.engines import Chat, GenerateRequest, Generation, ScoreRequest, open_engine
 from rlaif.engines.gguf import cache_folder
 from rlaif.prompting.templates import Templates
 from rlaif.records import Prompt, content_hash
@@ -144,6 +144,16 @@ def _import_trainers() -> None:
     from trl.trainer.sft_trainer import SFTTrainer  # noqa: F401
 
 
+def _written(engine: Any, chats: Sequence[Chat], most: int, on_cpu: bool) -> tuple[list[Generation], float]:
+    """(texts of at most `most` tokens to these, those left out that could not be written; seconds)."""
+    requests = [GenerateRequest(chat, most, 1.0, seed=n) for n, chat in enumerate(chats)]
+    list(engine.generate(requests[:2]))  # what the first passes alone cost
+    made, seconds = timed(
+        lambda: [text for _, text in sorted(engine.generate(requests), key=lambda x: x[0])], on_cpu
+    )
+    return [text for text in made if text.why_empty is None], seconds
+
+
 def _measured(
     role: str,
     config: Config,
@@ -182,12 +192,7 @@ def _measured(
             for p, text in zip(prompts, responses, strict=False)
         ]
     most = min(96 if small else 48, context_length(engine.model) // 2)
-    requests = [GenerateRequest(chat, most, 1.0, seed=n) for n, chat in enumerate(chats)]
-    list(engine.generate(requests[:2]))
-    made, seconds = timed(
-        lambda: [text for _, text in sorted(engine.generate(requests), key=lambda x: x[0])], on_cpu
-    )
-    made = [text for text in made if text.why_empty is None]
+    made, seconds = _written(engine, chats, most, on_cpu)
     written, asked = sum(text.tokens for text in made), sum(text.prompt_tokens for text in made)
     ask = read
     if role == "feedback":
