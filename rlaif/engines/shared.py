@@ -332,10 +332,11 @@ def _probe(model: Any) -> str:
     head = tokens(LEAST)
     prefixes, suffixes = [head + tokens(1), head + tokens(3)], [[tokens(3), tokens(5)], [tokens(4)]]
     try:
-        gap = float(
-            (score_shared(model, prefixes, suffixes) - score_plain(model, prefixes, suffixes)).abs().max()
-        )
+        gaps = (score_shared(model, prefixes, suffixes) - score_plain(model, prefixes, suffixes)).abs()
     except Exception as error:  # architectures that do not take our attention fail in their own ways
         return f"{type(model).__name__} does not take it ({type(error).__name__})"
-    allowed = 1e-3 if model.dtype == torch.float32 else 0.25
+    # In half precision rounding alone moves rare tokens by as much as that (SmolLM2 in bf16: 0.4 nats at most, 0.06 on
+    # average, where its plain forward is 0.7 and 0.13 from fp32's), a wrong prefix all of them (12 and 1.2).
+    exact = model.dtype == torch.float32
+    gap, allowed = (float(gaps.max()), 1e-3) if exact else (float(gaps.mean()), 0.25)
     return "" if gap <= allowed else f"{type(model).__name__} differs from a plain forward by {gap:.2g} nats"
