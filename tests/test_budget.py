@@ -203,7 +203,7 @@ def test_a_shared_prefix_is_counted_apart(project):
         ({"cot": True}, 576),
         ({"principles": "drawn"}, 192),
         ({"principles": ["no-rude"]}, 144),
-        ({"ai": False, "human": {"annotator": "a:b"}}, 0),
+        ({"ai": False, "human": {"annotator": "rlaif.playground.annotators:annotate"}}, 0),
     ],
 )
 def test_the_estimate_follows_the_ways_to_ask(project, options, calls):

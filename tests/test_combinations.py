@@ -42,7 +42,7 @@ def label(**options: object) -> str:
     return SAMPLED + "  - stage: pair\n" + stage("label", **options)
 
 
-PEOPLE = {"annotator": "tests.scripts:annotator"}
+PEOPLE = {"annotator": "rlaif.playground.annotators:annotate"}
 SINGLE = {"minibatches": 1, "epochs": 1}
 # (stages, what is said); a config without the last option of each says nothing, see the test below.
 ALONE_CASES = [
