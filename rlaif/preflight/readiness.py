@@ -150,7 +150,7 @@ def _asked(
     if not scores.readable(0):
         result.warnings.append(f"{name}: the test question has no readable verdict; {' '.join(engine.notes)}")
         return "responds, without a readable verdict"
-    mass = scores.mass(0)
+    mass = scores.answer_mass(0)
     if mass is not None:
         return f"responds with log-probabilities; {mass:.2f} of the probability is on A and B"
     _without_logprobs(result, spec.config, name, stages)
