@@ -349,3 +349,17 @@ def test_whatever_the_bytes_are_they_are_prompts_or_a_message(tmp_path, data, na
     except UserError:  # any other error fails the test
         return
     assert found.read == len(found.prompts) + found.repeated + found.dropped.total()
+
+
+def test_long_cells_are_read_and_doubled_columns_of_parquet_refused(tmp_path):
+    import pyarrow
+    import pyarrow.parquet
+
+    long = "word " * 40_000
+    (tmp_path / "long.csv").write_text(f'prompt,n\n"{long}",1\n')
+    (prompt,) = load_prompts(tmp_path / "long.csv")
+    assert len(prompt.messages[0].content) > 131_072
+    table = pyarrow.table([["a"], ["b"]], names=["prompt", "prompt"])
+    pyarrow.parquet.write_table(table, tmp_path / "twice.parquet")
+    with pytest.raises(UserError, match='"prompt" stands twice'):
+        load_prompts(tmp_path / "twice.parquet")

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -92,6 +93,34 @@ def test_what_is_no_run_or_at_work_is_not_removed(runs):
         remove(runs / "second")
     assert (runs / "mine" / "precious.txt").exists()
     assert (runs / "second" / "manifest.json").exists()
+
+
+def test_links_and_runs_inside_a_run_are_left_alone(runs, monkeypatch):
+    (runs / "link").symlink_to(runs / "second")
+    for call in (lambda: remove(runs / "link"), lambda: rename(runs / "link", "other")):
+        with pytest.raises(UserError, match="a link to"):
+            call()
+    assert Run.load(runs / "second").config.name == "second"
+    with pytest.raises(UserError, match="inside the run"):
+        pipeline.run(out=runs / "first" / "sub", source=runs / "first", overrides=["pair.limit=9"], at="pair")
+    shutil.copytree(runs / "second", runs / "third" / "sub")
+    with pytest.raises(UserError, match="stands inside it"):
+        remove(runs / "third")
+    monkeypatch.chdir(runs / "second")
+    (runs / ".second.removed").mkdir()
+    remove(Path("."))
+    assert not (runs / "second").exists()
+    assert (runs / ".second.removed").exists()  # which is not the run's
+
+
+def test_a_damaged_neighbour_neither_stops_a_removal_nor_the_list(runs):
+    (runs / "third" / "06_label").mkdir(exist_ok=True)
+    manifest = read_json(runs / "third" / "manifest.json")
+    write_json(runs / "third" / "manifest.json", {**manifest, "parent": "x"})
+    (runs / "third" / "01_sample" / "stage.json").write_bytes(b"\xff\x00")
+    assert {row["name"] for row in list_runs(runs)} == {"first", "second", "third"}
+    remove(runs / "second")
+    assert not (runs / "second").exists()
 
 
 def test_a_rename_is_followed_by_whatever_names_the_run(runs):

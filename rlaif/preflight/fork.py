@@ -76,6 +76,12 @@ def fork_of(
     parent = load_parent(source)
     spec = _spec(config, parent, overrides)
     folder = out or Path("runs") / spec.config.name
+    if source.resolve() in folder.resolve().parents:
+        raise UserError(
+            f"--out {folder}: inside the run {source}.",
+            "a folder of its own: removing that run would remove this one",
+            f"--out {source.resolve().parent / folder.name}",
+        )
     if not out and (folder / "manifest.json").exists():
         return fork_of(source, folder, at, config, overrides)
     fork = _fork(parent, spec, at)

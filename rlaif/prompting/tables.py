@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import sys
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -192,6 +193,7 @@ def _array(path: Path) -> Rows:
 def _csv(path: Path) -> Rows:
     header = next((line for _, line in text_lines(path) if line.strip()), "")
     delimiter = max(",;\t", key=lambda mark: len(next(csv.reader([header], delimiter=mark), ())))
+    csv.field_size_limit(sys.maxsize)  # 131,072 by default, which a long conversation is beyond
     reader = csv.reader((line for _, line in text_lines(path)), delimiter=delimiter, strict=True)
     names: list[str] = []
     while True:
@@ -216,12 +218,16 @@ def _csv(path: Path) -> Rows:
 
 def _header(cells: list[str], where: Place) -> list[str]:
     names = [cell.strip() for cell in cells]
+    _refuse_doubled(names, where)
+    return names
+
+
+def _refuse_doubled(names: list[str], where: object) -> None:
     double = [name for name, n in Counter(names).items() if n > 1]
     if double:
         raise UserError(
             f'{where}: the column "{double[0]}" stands twice.', "a name of its own for each column"
         )
-    return names
 
 
 def _parquet(path: Path) -> Rows:
@@ -231,7 +237,9 @@ def _parquet(path: Path) -> Rows:
 
     def rows() -> Iterator[Any]:
         try:
-            for batch in pyarrow.parquet.ParquetFile(path).iter_batches(1024):
+            file = pyarrow.parquet.ParquetFile(path)
+            _refuse_doubled(file.schema_arrow.names, path)
+            for batch in file.iter_batches(1024):
                 yield from batch.to_pylist()
         except (pyarrow.ArrowException, OSError, ValueError) as error:
             first = str(error).split("\n")[0]

@@ -8,28 +8,27 @@ from pathlib import Path
 from typing import Any
 
 from rlaif.runs.folder import Run, Stage
+from rlaif.runs.locking import is_locked
 from rlaif.runs.lookup import complete_lines, json_rows
-
-ENDED = ("failed", "interrupted", "stopped")
 
 
 def follow(path: Path, every: float = 1.0) -> Iterator[list[str]]:
     """The run's state, one line a stage that has begun, whenever it has changed.
 
-    Ends when all stages are done or one of them has failed, was interrupted or stopped. Raises UserError
-    where the folder is no run.
+    Ends when all stages are done, or no process works in the run. Raises UserError where the folder is no
+    run.
     """
     before: list[str] = []
     while True:
         run = Run.load(path)
         stages = [stage for stage in run.stages if stage.summary]
         # Before the lines, so that what ends the run meanwhile is shown before this ends.
-        statuses = [stage.summary.get("status") for stage in stages]
+        ended = not is_locked(path) or (len(stages) == len(run.stages) and all(s.is_done for s in stages))
         lines = [state(stage) for stage in stages]
         if lines != before:
             yield lines
             before = lines
-        if statuses == ["done"] * len(run.stages) or (statuses and statuses[-1] in ENDED):
+        if ended:
             return
         time.sleep(every)
 

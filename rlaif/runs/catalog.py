@@ -56,11 +56,11 @@ def _row(path: Path, names: dict[str, str]) -> dict[str, Any]:
     }
     try:
         run = Run.load(path)
-        parent = run.manifest.get("parent")
+        parent = _parent(run) or None
         return row | {
             "status": _status(run),
             "constitution": run.constitution.name,
-            "parent": parent and {**parent, "name": names.get(parent["id"])},
+            "parent": parent and {**parent, "name": names.get(str(parent.get("id")))},
             "headline": headline(run),
             "created": run.manifest.get("created"),
         }
@@ -97,9 +97,17 @@ def headline(run: Run) -> dict[str, Any] | None:
 def remove(path: Path) -> list[str]:
     """Delete a run; returns the names of forks beside it that shared files with it, and stay whole.
 
-    Raises UserError where another run beside it still needs a file of its.
+    Raises UserError where another run beside it still needs a file of its, or one stands inside it.
     """
+    path = _whole(path)
     run = _existing(path)
+    found = [p.parent for p in sorted(path.rglob("manifest.json")) if p.parent.name != "making.partial"]
+    if inside := next((folder for folder in found if folder != path), None):
+        raise UserError(
+            f"{path}: the run {inside} stands inside it.",
+            "a folder of one run",
+            f"rlaif runs rm {inside} first",
+        )
     with locked(path):
         users = [other for other in _others(run) if _needs(other, run)]
         if users:
@@ -109,7 +117,8 @@ def remove(path: Path) -> list[str]:
                 f"rlaif runs rm {users[0].path} first",
             )
         forks = [other.path.name for other in _others(run) if _parent(other).get("id") == run.id]
-        aside = path.with_name(f".{path.name}.removed")  # so that no half of a run is left in its place
+        # So that no half of a run is left in its place; by its id, so that it is nobody else's folder.
+        aside = path.with_name(f".{path.name}.{run.id}.removed")
         shutil.rmtree(aside, ignore_errors=True)
         os.replace(path, aside)
         shutil.rmtree(aside)
@@ -123,6 +132,7 @@ def rename(path: Path, name: str) -> Path:
     """
     if not NAME.fullmatch(name):
         raise UserError(f'"{name}": no name of a run.', "letters, digits, _, - and . alone")
+    path = _whole(path)
     new = path.with_name(name)
     moved = not path.exists() and is_run(new)
     if new.exists() and not moved:
@@ -152,6 +162,13 @@ def rename(path: Path, name: str) -> Path:
     return new
 
 
+def _whole(path: Path) -> Path:
+    """The run's folder with its whole path; UserError for a link, whose folder has another place and name."""
+    if path.is_symlink():
+        raise UserError(f"{path}: a link to {path.resolve()}.", "the run's own folder", "name that folder")
+    return path.resolve()
+
+
 def _existing(path: Path) -> Run:
     if not is_run(path):
         raise UserError(f"{path}: not a run folder.", "a run folder", f"rlaif runs {path.parent} lists them")
@@ -169,7 +186,8 @@ def _others(run: Run) -> Iterator[Run]:
 
 
 def _parent(run: Run) -> dict[str, Any]:
-    return run.manifest.get("parent") or {}
+    found = run.manifest.get("parent")
+    return found if isinstance(found, dict) else {}
 
 
 def _names(run: Run, folder: Path) -> list[str]:
@@ -192,7 +210,10 @@ def _names(run: Run, folder: Path) -> list[str]:
 
 def _needs(other: Run, run: Run) -> list[str]:
     """The keys by which another run still reads files of a run: labels are taken over once."""
-    labelled = all(stage.is_done for stage in other.stages if stage.name == "label")
+    try:
+        labelled = all(stage.is_done for stage in other.stages if stage.name == "label")
+    except UserError:  # a damaged stage.json: what it may still read is kept
+        labelled = False
     keys = _names(other, run.path.resolve())
     return [key for key in keys if not (labelled and key.endswith(".labels_from"))]
 
