@@ -363,3 +363,9 @@ def test_long_cells_are_read_and_doubled_columns_of_parquet_refused(tmp_path):
     pyarrow.parquet.write_table(table, tmp_path / "twice.parquet")
     with pytest.raises(UserError, match='"prompt" stands twice'):
         load_prompts(tmp_path / "twice.parquet")
+
+
+def test_a_lone_carriage_return_is_a_message(tmp_path):
+    (tmp_path / "f.csv").write_bytes(b"\r\x01")
+    with pytest.raises(UserError):
+        load_prompts(tmp_path / "f.csv")

@@ -196,3 +196,16 @@ def test_stages_that_ask_nobody_check_nobody(project):
         "feedback",
     ]
     assert module.asked_roles(config, [STAGES["label"](stage="label", ai=False, human={"file": "x"})]) == []
+
+
+def test_a_model_that_a_stage_names_is_looked_for_before_anything_runs(project, tmp_path):
+    path = project / "config.yaml"
+    text = path.read_text()
+    path.write_text(text + "  - {stage: reward, model: nobody-has-this}\n")
+    with pytest.raises(UserError, match=r"reward\.model: nobody-has-this"):
+        pipeline.run(path, tmp_path / "run", check=True)
+    assert not (tmp_path / "run" / "01_sample").exists()
+    path.write_text(text + f"  - {{stage: reward, model: {tiny_policy(tmp_path / 'model')}}}\n")
+    result = CliRunner().invoke(app, ["check", str(path)])
+    assert result.exit_code == 0, result.output
+    assert "reward.model" in result.output

@@ -54,7 +54,10 @@ def run_command(
     ] = None,
     dry_run: Annotated[
         bool,
-        typer.Option("--dry-run", help="Check everything; count rows, calls, time and memory; run nothing."),
+        typer.Option(
+            "--dry-run",
+            help="Check the config and its files; count rows, calls, time and memory; run nothing.",
+        ),
     ] = False,
     check: Check = True,
     as_json: Json = False,

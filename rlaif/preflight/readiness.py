@@ -17,6 +17,7 @@ from rlaif.config import Config, ModelConfig
 from rlaif.engines import GenerateRequest, ScoreRequest, open_engine
 from rlaif.errors import UserError
 from rlaif.options import CritiqueOptions, LabelOptions, StageOptions
+from rlaif.options.base import marked
 from rlaif.preflight.calibration import calibrated, critique_request
 from rlaif.preflight.opening import RunSpec
 
@@ -67,6 +68,7 @@ def readiness(
             _folder(result, spec, role, model)
         else:
             result.found[role] = f"{model.model}: a script"
+    _stage_models(result, spec, stages)
     if not result.problems:
         _critiques(result, spec, stages, thorough, tell)
     return result
@@ -82,6 +84,23 @@ def asked_roles(config: Config, stages: Sequence[StageOptions]) -> list[str]:
     )
     policy = any("policy" in options.required_artefacts for options in stages)
     return [role for role, used in (("policy", policy), ("feedback", feedback)) if used]
+
+
+def _stage_models(result: Readiness, spec: RunSpec, stages: Sequence[StageOptions]) -> None:
+    """The models that stages name themselves, such as reward.model: their tokenizers load."""
+    from rlaif.engines.loading import load_tokenizer, model_folder
+
+    known = {spec.config.policy.model, spec.config.feedback.model}
+    for options in stages:
+        for option, mark in type(options).model_fields.items():
+            name = getattr(options, option)
+            if marked(mark, "path") != "model" or not isinstance(name, str) or name in known:
+                continue
+            try:
+                tokenizer = load_tokenizer(model_folder(name))
+                result.found[f"{options.stage}.{option}"] = f"{name}: tokenizer of {len(tokenizer)} tokens"
+            except UserError as error:
+                result.problems.append(f"{options.stage}.{option}: {error}")
 
 
 def _folder(result: Readiness, spec: RunSpec, role: str, model: ModelConfig) -> None:

@@ -140,7 +140,8 @@ def _column(columns: list[str], place: Place) -> str | None:
     raise UserError(
         f"{place}: which column holds the prompt? There are {', '.join(known or columns)}.",
         f"a column named {', '.join(COLUMNS[:-1])} or {COLUMNS[-1]}, or its name",
-        f"prompts: {{path: …, column: {(known or columns)[0]}}}",
+        f"{' or '.join(f'column: {name}' for name in (known or columns)[:4])} in prompts: {{path: …}} of the "
+        "config; with -s prompts.column=…; or --column of rlaif init",
     )
 
 

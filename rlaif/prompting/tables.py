@@ -192,7 +192,7 @@ def _array(path: Path) -> Rows:
 
 def _csv(path: Path) -> Rows:
     header = next((line for _, line in text_lines(path) if line.strip()), "")
-    delimiter = max(",;\t", key=lambda mark: len(next(csv.reader([header], delimiter=mark), ())))
+    delimiter = max(",;\t", key=lambda mark: _cells(header, mark))
     csv.field_size_limit(sys.maxsize)  # 131,072 by default, which a long conversation is beyond
     reader = csv.reader((line for _, line in text_lines(path)), delimiter=delimiter, strict=True)
     names: list[str] = []
@@ -214,6 +214,14 @@ def _csv(path: Path) -> Rows:
             )
         elif cells:
             yield where, dict(zip(names, cells, strict=True))
+
+
+def _cells(header: str, delimiter: str) -> int:
+    """How many cells a header has with that delimiter; 0 where it is none, which the reader then says."""
+    try:
+        return len(next(csv.reader([header], delimiter=delimiter), ()))
+    except csv.Error:
+        return 0
 
 
 def _header(cells: list[str], where: Place) -> list[str]:
