@@ -6,15 +6,12 @@ b)`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 if TYPE_CHECKING:
-    from rlaif.config import ModelConfig
-    from rlaif.constitution import Constitution
-    from rlaif.engines import Engine
-    from rlaif.feedback.judging import Judgement
+    from rlaif.feedback.judging import judge as judge
     from rlaif.runs.folder import Run
 
 __version__ = "0.1.0"
@@ -94,45 +91,13 @@ def run(
     return pipeline.run(config, out, texts, until, progress, tell or (lambda line: None), source, at)
 
 
-def judge(
-    pairs: Iterable[Any],
-    constitution: Constitution | Mapping[str, Any] | Path | str,
-    model: Engine | ModelConfig | Mapping[str, Any] | Path | str,
-    *,
-    templates: str = "default",
-    few_shot: int = 0,
-    reasoning_tokens: int = 0,
-    progress: Any = None,
-) -> list[Judgement]:
-    """Judge pairs of responses under every principle that applies, in both orders.
+def __getattr__(name: str) -> Any:
+    """`judge`, whose module is loaded only where it is used."""
+    if name != "judge":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from rlaif.feedback.judging import judge
 
-    Args:
-        pairs: (prompt, a, b) tuples or mappings with "prompt" and "a", "b" or "chosen", "rejected"; each a
-            text, or messages as chat templates take them. "tags" of a mapping are matched with `applies_to`.
-        constitution: a constitution file, its content as a mapping, or a `Constitution`.
-        model: the judge: a model's folder or hub id, the keys of a config's `feedback`, or an engine.
-        templates: the template set.
-        few_shot: how many of the principles' examples are shown before each question.
-        reasoning_tokens: the most tokens of reasons before a verdict; 0 reads the verdict at once.
-        progress: a progress bar as `Stage.progress` takes it, called with (what, total).
-
-    Returns:
-        One `Judgement` a pair, in the order of the pairs.
-
-    Raises:
-        UserError: what is no pair, no constitution or no model.
-    """
-    from rlaif.feedback.judging import judge_pairs
-
-    return judge_pairs(
-        pairs,
-        constitution,
-        model,
-        templates=templates,
-        few_shot=few_shot,
-        reasoning_tokens=reasoning_tokens,
-        progress=progress,
-    )
+    return judge
 
 
 def load_run(path: Path | str) -> Run:

@@ -206,7 +206,8 @@ def texts(stage: Any, system: bool) -> list[tuple[Response, Response]]:
 @pytest.mark.parametrize("system", [False, True], ids=["some", "every"])
 @pytest.mark.parametrize("name", ["sft", "reward", "dpo", "rejection"])
 def test_rows_to_train_on_from_elsewhere(name: str, system: bool, tmp_path: Path, policy: Path):
-    from rlaif.stages import rejection, sft
+    from rlaif.stages import sft
+    from rlaif.training.examples import tokenise
     from rlaif.training.pairs import load_pairs
 
     stage = hand_made_run(
@@ -221,8 +222,8 @@ def test_rows_to_train_on_from_elsewhere(name: str, system: bool, tmp_path: Path
         if name == "sft":
             return len(sft._training_rows(stage, tokenizer, zoo.CONTEXT)[0])
         if name == "rejection":
-            made = stage.load("responses", Response)
-            return len(rejection._rows(stage, made, tokenizer, zoo.CONTEXT))
+            made, prompts = stage.load("responses", Response), stage.prompts_by_id()
+            return len(tokenise(stage, tokenizer, [(prompts[r.prompt_id], r) for r in made], zoo.CONTEXT))
         return len(load_pairs(stage, tokenizer, zoo.CONTEXT))
 
     if system and name != "rejection":  # which looks at its rows in `run`

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from rlaif import pipeline
-from rlaif.cli.runs import _age, _size
+from rlaif.cli.runs import _age, _parent, _size
 from rlaif.errors import UserError
 from rlaif.runs.catalog import list_runs, remove, rename
 from rlaif.runs.folder import Run
@@ -113,6 +113,15 @@ def test_links_and_runs_inside_a_run_are_left_alone(runs, monkeypatch):
     assert (runs / ".second.removed").exists()  # which is not the run's
 
 
+def test_what_a_killed_removal_left_is_removed_by_the_same_call(runs):
+    left = runs / f".second.{Run.load(runs / 'second').id}.removed"
+    (runs / "second").rename(left)
+    assert remove(runs / "second") == []
+    assert not left.exists()
+    with pytest.raises(UserError, match="not a run folder"):
+        remove(runs / "second")
+
+
 def test_a_damaged_neighbour_neither_stops_a_removal_nor_the_list(runs):
     (runs / "third" / "06_label").mkdir(exist_ok=True)
     manifest = read_json(runs / "third" / "manifest.json")
@@ -179,6 +188,10 @@ def test_the_commands(runs):
 
 def test_ages_and_sizes_are_readable():
     assert _age(None) == ""
+    assert _age("yesterday") == ""
+    assert _age(7) == ""
+    assert _age("2020-01-01T00:00:00").endswith(" d")
+    assert _parent({"id": "x", "name": None}) == "? (not here) at ?"
     assert _age("2020-01-01T00:00:00+00:00").endswith(" d")
     assert _size(1_234_567, 0) == "1.2 MB"
     assert _size(2_000_000, 500_000) == "2.0 MB, 0.5 shared"

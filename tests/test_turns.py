@@ -11,8 +11,9 @@ from rlaif.engines.transformers import TransformersEngine
 from rlaif.prompting.chat import encode_chat, encode_turn, end_of_turn
 from rlaif.prompting.turns import measured_tokens, sampled_tokens, turn_of
 from rlaif.records import Evaluation, Prompt, Response, Revision, decode_tokens, encode_tokens
-from rlaif.stages import evaluate, rejection, sft
+from rlaif.stages import evaluate, sft
 from rlaif.stages.evaluate import Tools, rates
+from rlaif.training.examples import tokenise
 from rlaif.training.pairs import encoder
 from tests.tiny_models import hand_made_run, prompts_of, tiny_policy
 
@@ -166,7 +167,7 @@ def test_what_is_trained_on_are_the_sampled_tokens_closed_by_what_ends_the_turn(
     said = [n for n, row in enumerate(rows) if row.text]
     trained = sft._training_rows(stage, tokenizer, 64)[0]
     assert [row["input_ids"] for row in trained] == [wanted[n] for n in said]
-    kept = rejection._rows(stage, rows, tokenizer, 64)
+    kept = tokenise(stage, tokenizer, list(zip(prompts, rows, strict=True)), 64)
     assert [row["input_ids"] for row in kept] == [wanted[n] for n in said]
     encode = encoder(tokenizer, stage.prompts_by_id())
     assert [encode(row)[0] for row in rows] == wanted

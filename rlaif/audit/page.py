@@ -96,8 +96,7 @@ def _truth(accuracy: dict[str, Any], calibration: dict[str, Any]) -> Iterator[st
     if error is not None and error - floor > CALIBRATION:
         yield (
             f"Its probabilities are off by {error:.2f} on average (a perfect forecaster's: {floor:.2f}): "
-            "soft "
-            "labels carry that error on."
+            "soft labels carry that error on."
         )
 
 

@@ -86,13 +86,17 @@ def print_runs(rows: list[dict[str, Any]]) -> None:
 def _parent(parent: dict[str, Any] | None) -> str:
     if not parent:
         return ""
-    return f"{parent['name'] or Path(parent['path']).name + ' (not here)'} at {parent['at']}"
+    # Every part may be missing: manifests are files that people edit.
+    name = parent.get("name") or f"{Path(str(parent.get('path', '?'))).name} (not here)"
+    return f"{name} at {parent.get('at', '?')}"
 
 
 def _age(created: str | None) -> str:
-    if created is None:
+    try:
+        begun = datetime.fromisoformat(created or "")
+    except (TypeError, ValueError):
         return ""
-    seconds = (datetime.now(UTC) - datetime.fromisoformat(created)).total_seconds()
+    seconds = (datetime.now(UTC) - (begun if begun.tzinfo else begun.replace(tzinfo=UTC))).total_seconds()
     for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
         if seconds >= length:
             return f"{seconds // length:.0f} {unit}"

@@ -148,8 +148,7 @@ def in_words(said: Mapping[str, Any]) -> list[str]:
     same, other = ([key for key, value in parts.items() if value is wanted] for wanted in (True, False))
     lines = [
         f"labels_from {said['from']}: the judge reads {said['same_wording']} of {said['principles']} "
-        "principles "
-        f"in the same words; the same: {', '.join(same) or 'nothing'}; "
+        f"principles in the same words; the same: {', '.join(same) or 'nothing'}; "
         f"another: {', '.join(other) or 'nothing'}"
     ]
     if other or not said["same_wording"]:

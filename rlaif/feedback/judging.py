@@ -49,7 +49,7 @@ class Judgement:
         return "invalid" if self.p_a is None else verdict_of(self.p_a)
 
 
-def judge_pairs(
+def judge(
     pairs: Iterable[Any],
     constitution: Constitution | Mapping[str, Any] | Path | str,
     model: Engine | ModelConfig | Mapping[str, Any] | Path | str,
@@ -59,16 +59,33 @@ def judge_pairs(
     reasoning_tokens: int = 0,
     progress: Any = None,
 ) -> list[Judgement]:
-    """One `Judgement` a pair, in the order of the pairs; see `rlaif.judge`."""
+    """Judge pairs of responses under every principle that applies, in both orders.
+
+    Args:
+        pairs: (prompt, a, b) tuples or mappings with "prompt" and "a", "b" or "chosen", "rejected"; each a
+            text, or messages as chat templates take them. "tags" of a mapping are matched with `applies_to`.
+        constitution: a constitution file, its content as a mapping, or a `Constitution`.
+        model: the judge: a model's folder or hub id, the keys of a config's `feedback`, or an engine.
+        templates: the template set.
+        few_shot: how many of the principles' examples are shown before each question.
+        reasoning_tokens: the most tokens of reasons before a verdict; 0 reads the verdict at once.
+        progress: a progress bar as `Stage.progress` takes it, called with (what, total).
+
+    Returns:
+        One `Judgement` a pair, in the order of the pairs.
+
+    Raises:
+        UserError: what is no pair, no constitution or no model.
+    """
     rules = _constitution(constitution)
     questions = [_question(pair, number, rules) for number, pair in enumerate(pairs)]
     texts = Templates.load(templates)
-    judge = Judge(
+    asked = Judge(
         _engine(model), texts, tuple(texts.comparison_shots(rules, few_shot)), reasoning_tokens, PAIRWISE
     )
     found: dict[str, dict[str, Label]] = {}
-    with (progress or silent_progress)("verdicts", len(judge.expected_slots(questions))) as tick:
-        for labels in judge.compare(questions):
+    with (progress or silent_progress)("verdicts", len(asked.expected_slots(questions))) as tick:
+        for labels in asked.compare(questions):
             for label in labels:
                 found.setdefault(label.comparison_id, {})[label.id] = label
             tick(len(labels))

@@ -86,8 +86,7 @@ class LabelOptions(StageOptions):
     ai: Literal[True, False, "rest"] = Field(
         default=True,
         description="ask the feedback model about every comparison, about none, or about the rest, which "
-        "people "
-        "say nothing about",
+        "people say nothing about",
     )
     mode: ModeName = Field(
         default="pairwise",

@@ -102,8 +102,7 @@ ALONE: tuple[Alone, ...] = (
         ("ai", "human"),
         lambda o: o.ai is True and o.human and not {"ai", "weight"} & _given(o),
         "the judge labels every comparison, too, and is mixed with people by human.weight; ai: rest asks it "
-        "only "
-        "where people say nothing (what this config meant in earlier versions), ai: false not at all",
+        "only where people say nothing (what this config meant in earlier versions), ai: false not at all",
     ),
     unused(
         HumanOptions,

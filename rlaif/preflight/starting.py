@@ -98,6 +98,7 @@ def config_text(folder: Path, wanted: Wanted) -> str:
             f"  pair: {{imported: {PAIRS}}}   # people's pairs beside the policy's own",
             "  label:   # where people labelled a pair, the judge is not asked",
             f"    human: {{file: {PAIRS}/labels.jsonl}}",
+            "    ai: rest",
         ]
     return "\n".join(lines) + "\n"
 
@@ -159,8 +160,8 @@ def _name(folder: Path) -> str:
 
 
 CONSTITUTION = """\
-# A constitution: what the policy is to do and not to do. Edit it, then:  rlaif constitution lint
-# constitution.yaml
+# A constitution: what the policy is to do and not to do. Edit it, then check it:
+#   rlaif constitution lint constitution.yaml
 #
 # Each principle is used three times: to criticise a response (`critique`), to rewrite it (`revise`) and to
 # choose between two responses (`compare`). These three may be left out: `text` then stands in their place.

@@ -20,6 +20,7 @@ def follow(path: Path, every: float = 1.0) -> Iterator[list[str]]:
     """
     before: list[str] = []
     while True:
+        started = time.monotonic()
         run = Run.load(path)
         stages = [stage for stage in run.stages if stage.summary]
         # Before the lines, so that what ends the run meanwhile is shown before this ends.
@@ -30,7 +31,8 @@ def follow(path: Path, every: float = 1.0) -> Iterator[list[str]]:
             before = lines
         if ended:
             return
-        time.sleep(every)
+        # Reading a long run takes time: it is read again when ten times as long has passed.
+        time.sleep(max(every, 10 * (time.monotonic() - started)))
 
 
 def state(stage: Stage) -> str:

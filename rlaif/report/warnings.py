@@ -118,14 +118,12 @@ def _faults(labels: dict[str, Any]) -> Iterator[str]:
         share = max(first, 1 - first)
         yield (
             f"The judge is useless here: {share:.0%} of its verdicts choose the {place} response, whatever "
-            "it "
-            "says. Over both orders it prefers nothing, which is being right in half of the cases."
+            "it says. Over both orders it prefers nothing, which is being right in half of the cases."
         )
     if mass is not None and mass < MASS:
         yield (
             f"The judge hardly answers the question: it gives the two answers together only {mass:.2g} of "
-            "its "
-            "probability, the rest goes to other words. Its labels are read from that small rest."
+            "its probability, the rest goes to other words. Its labels are read from that small rest."
         )
     if agreement is not None and agreement < AGREEMENT:
         yield (
@@ -172,8 +170,7 @@ def _opinions(reader: RunReader) -> Iterator[Warned]:
             "The judge",
             "Asked about single responses, the judge agrees with the known truth in only "
             f"{percent(share, right.ci)} of {right.of.total()} opinions: its compliance figures do not "
-            "measure "
-            "compliance.",
+            "measure compliance.",
             ANOTHER_JUDGE,
         )
 

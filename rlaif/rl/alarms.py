@@ -211,8 +211,7 @@ def learned_little(options: Any, metrics: Mapping[str, Any]) -> Iterator[Alarm]:
         yield Alarm(
             "warmup",
             f"the learning rate was still rising when training ended: warmup {options.warmup}, but "
-            f"{learning} "
-            f"updates of the policy; it reached {learning / options.warmup:.0%} of learning_rate",
+            f"{learning} updates of the policy; it reached {learning / options.warmup:.0%} of learning_rate",
             ("lower {warmup}", "raise {updates}"),
         )
     kl = metrics.get("kl")

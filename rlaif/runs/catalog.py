@@ -38,7 +38,7 @@ def list_runs(folder: Path) -> list[dict[str, Any]]:
         except UserError:
             continue
     rows = [_row(path, names) for path in paths]
-    return sorted(rows, key=lambda row: (row["created"] or "", row["name"]))
+    return sorted(rows, key=lambda row: (str(row["created"] or ""), row["name"]))
 
 
 def _row(path: Path, names: dict[str, str]) -> dict[str, Any]:
@@ -97,9 +97,15 @@ def headline(run: Run) -> dict[str, Any] | None:
 def remove(path: Path) -> list[str]:
     """Delete a run; returns the names of forks beside it that shared files with it, and stay whole.
 
+    A call that was killed is finished by the same call.
+
     Raises UserError where another run beside it still needs a file of its, or one stands inside it.
     """
     path = _whole(path)
+    if not path.exists() and (leftover := _removed(path)):
+        for aside in leftover:
+            shutil.rmtree(aside)
+        return []
     run = _existing(path)
     found = [p.parent for p in sorted(path.rglob("manifest.json")) if p.parent.name != "making.partial"]
     if inside := next((folder for folder in found if folder != path), None):
@@ -123,6 +129,12 @@ def remove(path: Path) -> list[str]:
         os.replace(path, aside)
         shutil.rmtree(aside)
     return forks
+
+
+def _removed(path: Path) -> list[Path]:
+    """What a killed removal of a run left: a folder beside it, named by the run and its id."""
+    pattern = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]+\.removed")
+    return [p for p in path.parent.iterdir() if pattern.fullmatch(p.name)] if path.parent.is_dir() else []
 
 
 def rename(path: Path, name: str) -> Path:

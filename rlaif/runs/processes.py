@@ -163,8 +163,7 @@ def check_even_shares(stages: Iterable[Stage]) -> None:
         if minibatch % world_size():
             raise UserError(
                 f"{stage.dir.name}: {minibatch} responses an optimiser step (batch_size {o.batch_size} / "
-                "minibatches "
-                f"{o.minibatches}) on {world_size()} processes.",
+                f"minibatches {o.minibatches}) on {world_size()} processes.",
                 "a multiple of the number of processes",
                 f"-s {stage.name}.batch_size=… or -s {stage.name}.minibatches=…, or another number of "
                 "processes",

@@ -247,8 +247,8 @@ class LabelSource:
         if self.partial:
             stage.notes.append(
                 f"mode: {self.options.mode}: {self.partial} prompts lack some pairs of their responses, so "
-                "the "
-                "one named may be in none of them; pair without per_prompt and limit, or use mode: pairwise"
+                "the one named may be in none of them; pair without per_prompt and limit, or use "
+                "mode: pairwise"
             )
         if self.options.labels_from:
             critiqued = any(other.name == "critique" for other in stage.run.stages[: stage.number])

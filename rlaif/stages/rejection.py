@@ -9,16 +9,14 @@ prompt the best are kept. One round of it is the rejection sampling of Llama 2 (
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import Any
 
 from rlaif.errors import UserError
 from rlaif.options import RejectionOptions
-from rlaif.prompting.chat import TemplateRefused
-from rlaif.prompting.turns import turn_of
 from rlaif.records import Response
 from rlaif.rl.checkpoints import train_once
 from rlaif.runs.folder import Stage
 from rlaif.stats import mean
+from rlaif.training.examples import tokenise
 
 SHARED = True  # several processes can do it together
 SHARDED = True  # and each can hold a share of the model
@@ -40,7 +38,8 @@ def run(stage: Stage[RejectionOptions]) -> None:
     )
     kept = best([r for r in responses if r.id in rewards], rewards, stage.options.keep)
     stage.dropped["graded lower than others of its prompt"] += len(rewards) - len(kept)
-    rows = _rows(stage, kept, tokenizer, min(stage.options.max_length, context_length(model)))
+    prompts, limit = stage.prompts_by_id(), min(stage.options.max_length, context_length(model))
+    rows = tokenise(stage, tokenizer, [(prompts[r.prompt_id], r) for r in kept], limit)
     stage.save("running", **{"in": len(responses), "kept": len(rows)})
     if not rows:
         raise UserError(
@@ -66,30 +65,3 @@ def best(responses: list[Response], rewards: dict[str, float], keep: int) -> lis
     for response in sorted(responses, key=lambda r: (-rewards[r.id], r.index)):
         by_prompt[response.prompt_id].setdefault(response.text, response)
     return [response for texts in by_prompt.values() for response in list(texts.values())[:keep]]
-
-
-def _rows(
-    stage: Stage[RejectionOptions], kept: list[Response], tokenizer: Any, limit: int
-) -> list[dict[str, Any]]:
-    """Tokenised examples; responses that are none are dropped with their reason."""
-    prompts = stage.prompts_by_id()
-    rows: list[dict[str, Any]] = []
-    for response in kept:
-        try:
-            prompt_ids, response_ids = turn_of(tokenizer, prompts[response.prompt_id].chat, response)
-        except TemplateRefused as refused:
-            stage.dropped[refused.reason] += 1
-            continue
-        if not response.text.strip():
-            stage.dropped["empty response"] += 1
-        elif len(prompt_ids) + len(response_ids) > limit:
-            stage.dropped[f"longer than {limit} tokens"] += 1
-        else:
-            rows.append(
-                {
-                    "prompt_id": response.prompt_id,
-                    "input_ids": prompt_ids + response_ids,
-                    "start": len(prompt_ids),
-                }
-            )
-    return rows

@@ -8,22 +8,18 @@ mix with helpful samples of the policy itself.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 from rlaif.errors import UserError
 from rlaif.options import SftOptions
-from rlaif.prompting.chat import TemplateRefused
 from rlaif.prompting.demonstrations import read_demonstrations
-from rlaif.prompting.turns import turn_of
-from rlaif.records import Prompt, Response, Revision
+from rlaif.records import Prompt, Revision
 from rlaif.rl.checkpoints import train_once
 from rlaif.runs.folder import Stage, is_heldout, split_of
+from rlaif.training.examples import Example, Row, tokenise
 
 SHARED = True  # several processes can do it together
 SHARDED = True  # and each can hold a share of the model
-Example = tuple[Prompt, Response]
-Row = dict[str, Any]
 
 
 def run(stage: Stage[SftOptions]) -> None:
@@ -48,7 +44,7 @@ def _training_rows(
     """(what is trained on, the demonstrations' prompts by id); every row that is not is counted."""
     demonstrated = _demonstrated_examples(stage)
     parts = [_revised_examples(stage), demonstrated]
-    revised_rows, shown_rows = (_rows(stage, tokenizer, limit, part) for part in parts)
+    revised_rows, shown_rows = (tokenise(stage, tokenizer, part, limit) for part in parts)
     rows = _mix_by_share(stage, revised_rows, [{**row, "demonstrated": True} for row in shown_rows])
     total = len(rows) + stage.dropped.total()
     stage.save("running", **{"in": total, "kept": len(rows)})
@@ -100,33 +96,6 @@ def _demonstrated_examples(stage: Stage[SftOptions]) -> list[Example]:
     ]
     stage.dropped["held out for evaluation"] += len(found.rows) - len(kept)
     return kept
-
-
-def _rows(stage: Stage[SftOptions], tokenizer: Any, limit: int, examples: Iterable[Example]) -> list[Row]:
-    """The examples as tokens; one that cannot be trained on is dropped with its reason."""
-    rows: list[Row] = []
-    given = list(examples)
-    with stage.progress(len(given), "examples tokenised") as tick:
-        for prompt, response in given:
-            tick(1)
-            try:
-                prompt_ids, response_ids = turn_of(tokenizer, prompt.chat, response)
-            except TemplateRefused as refused:
-                stage.dropped[refused.reason] += 1
-                continue
-            if not response.text.strip():
-                stage.dropped["empty response"] += 1
-            elif len(prompt_ids) + len(response_ids) > limit:
-                stage.dropped[f"longer than {limit} tokens"] += 1
-            else:
-                rows.append(
-                    {
-                        "prompt_id": prompt.id,
-                        "input_ids": prompt_ids + response_ids,
-                        "start": len(prompt_ids),
-                    }
-                )
-    return rows
 
 
 def _mix_by_share(stage: Stage[SftOptions], revised: list[Row], demonstrated: list[Row]) -> list[Row]:

@@ -95,6 +95,9 @@ def test_a_rename_or_removal_killed_anywhere_is_finished_by_the_same_command(har
         if new.exists():
             Run.load(new).verify()
             assert harness.command(["runs", "rm", str(new)], folder)["code"] == 0
+        elif list(folder.glob(".*.removed")):
+            assert harness.command(["runs", "rm", str(new)], folder)["code"] == 0
+        assert not list(folder.glob(".*.removed"))
         Run.load(folder / "fork").verify()
     assert codes.count(-9) > 3
 
