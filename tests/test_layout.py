@@ -27,6 +27,7 @@ LAYERS = [
     {"stages", "report"},
     {"preflight", "chat"},
     {"pipeline"},
+    {"workbench"},
     {"__init__"},
     {"cli"},
     {"__main__"},

@@ -1,4 +1,4 @@
-"""`rlaif constitution`."""
+"""`rlaif constitution lint`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from rlaif.cli.groups import constitution_app
-from rlaif.cli.terminal import emit, say
+from rlaif.cli.terminal import say
 
 
 @constitution_app.command("lint")
@@ -30,11 +30,3 @@ def constitution_lint(
     for warning in [*lint(path, asked), *no_gold(ungraded(scorer, constitution, asked), gold)]:
         say(f"warning: {warning}")
     say(f"{path}: {len(constitution.principles)} principles, hash {constitution.hash}")
-
-
-@constitution_app.command("schema")
-def constitution_schema() -> None:
-    """Print the JSON Schema of the constitution file, for editors."""
-    from rlaif.constitution import json_schema
-
-    emit(json_schema())

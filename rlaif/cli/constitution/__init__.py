@@ -1,0 +1,4 @@
+"""`rlaif constitution`: a command is a file of its own."""
+
+# The order of the help page.
+from rlaif.cli.constitution import lint, schema  # noqa: F401
