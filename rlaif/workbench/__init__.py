@@ -1,1 +1,1 @@
-"""Constitutions developed like code: checked, tested, compared by what they change, read by several judges."""
+"""Constitutions developed like code: linted, tested, compared by their effect, read by several judges."""
