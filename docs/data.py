@@ -225,7 +225,7 @@ PRETRAINED = """parameters | int | parameters of the model
 tokens | int | tokens trained on in an epoch
 n_heldout | int | blocks measured on
 """
-LOSSES = f"""{CURVE_ENDS}n_heldout | int | rows measured on; not of `rejection`
+LOSSES = f"""{CURVE_ENDS}n_heldout | int | rows measured on
 n_demonstrations | int | rows that are demonstrations; `sft` with `demonstrations` alone
 reward_all | float | mean reward of all graded responses; `rejection` alone
 reward_kept | float | mean reward of those trained on; `rejection` alone

@@ -1,6 +1,7 @@
 """The arms beside PPO on tiny models: what is graded, what is chosen, and that each learns a task it can
 learn."""
 
+import json
 import math
 from pathlib import Path
 from types import SimpleNamespace
@@ -183,7 +184,18 @@ def test_rejection_learns_to_say_what_was_graded_best(tmp_path, policy):
     assert stage.dropped["longer than 40 tokens"] == 12
     assert (stage.summary["in"], stage.summary["kept"]) == (36, 12)
     assert share_of_good(stage.dir / "policy", stage) > 0.95
+    # Computed again: the grades file, its two best texts of each prompt, and 5 % of 12 prompts held out.
+    grades = [json.loads(line) for line in (stage.dir / "grades.jsonl").read_text().splitlines()]
+    raw = {row["response_id"]: next(iter(row["scores"].values())) for row in grades}
+    spread = math.sqrt(sum((x - sum(raw.values()) / 36) ** 2 for x in raw.values()) / 36)
+    scores = {i: (x - sum(raw.values()) / 36) / spread for i, x in raw.items()}
+    texts = {r.id: r for r in stage.load("responses", Response)}
+    best = sorted(scores, key=lambda i: (texts[i].prompt_id, -scores[i], texts[i].index))
+    assert stage.metrics["reward_all"] == pytest.approx(sum(scores.values()) / 36)
+    kept = [i for at, i in enumerate(best) if at % 3 < 2]
+    assert stage.metrics["reward_kept"] == pytest.approx(sum(scores[i] for i in kept) / 24)
     assert stage.metrics["reward_kept"] > stage.metrics["reward_all"]
+    assert stage.metrics["n_heldout"] == 1
     assert stage.metrics["loss_end"] < stage.metrics["loss_start"]
 
 

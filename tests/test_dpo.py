@@ -88,6 +88,7 @@ def test_all_pairs_of_a_prompt_can_be_one_element_and_the_policy_is_a_plain_fold
             preference(stage, x, y, 0.9)
     dpo.run(stage)
     assert stage.metrics["steps"] == 3  # 11 prompts train, 4 a step
+    assert stage.metrics["n_heldout"] == 3  # the pairs of the twelfth
     assert AutoTokenizer.from_pretrained(stage.dir / "policy").chat_template
     trained = AutoModelForCausalLM.from_pretrained(stage.dir / "policy")
     assert trained.generation_config.eos_token_id is not None

@@ -13,7 +13,6 @@ from rlaif import stats
 from rlaif.options import DpoOptions
 from rlaif.rl.checkpoints import publish, train_once, write_model
 from rlaif.runs.folder import Stage
-from rlaif.runs.rows import JsonlLog
 from rlaif.training.pairs import TokenPair, elements, load_pairs
 
 SHARED = True  # several processes can do it together
@@ -23,7 +22,7 @@ SHARDED = True  # and each can hold a share of the models
 def run(stage: Stage[DpoOptions]) -> None:
     """Write policy/ (a model folder) and metrics.jsonl (the learning curve)."""
     from rlaif.engines.loading import context_length, load_causal_lm, load_tokenizer
-    from rlaif.training.loop import heldout_prompts
+    from rlaif.training.loop import curve_summary, heldout_prompts
 
     source = stage.input("policy")
     tokenizer = load_tokenizer(source, stage.config.policy.chat_template_kwargs)
@@ -31,16 +30,7 @@ def run(stage: Stage[DpoOptions]) -> None:
     pairs = load_pairs(stage, tokenizer, context_length(model))
     held = heldout_prompts(stage, [pair["prompt_id"] for pair in pairs], stage.options.heldout)
     train_once(stage, "policy", lambda: _train(stage, model, tokenizer, pairs, held))
-    curve = JsonlLog(stage.dir / "metrics.jsonl", "step").rows()
-    losses, heldout = ([row[key] for row in curve if key in row] for key in ("loss", "heldout_loss"))
-    stage.metrics = {
-        "steps": len(losses),
-        "loss_start": losses[0],
-        "loss_end": losses[-1],
-        "n_heldout": sum(pair["prompt_id"] in held for pair in pairs),
-    }
-    if heldout:
-        stage.metrics |= {"heldout_loss_before": heldout[0], "heldout_loss_after": heldout[-1]}
+    stage.metrics = {**curve_summary(stage), "n_heldout": sum(pair["prompt_id"] in held for pair in pairs)}
 
 
 def _train(

@@ -52,6 +52,7 @@ def run(stage: Stage[RejectionOptions]) -> None:
     train_once(stage, "policy", lambda: fit_responses(stage, model, tokenizer, rows, held))
     stage.metrics = {
         **curve_summary(stage),
+        "n_heldout": sum(row["prompt_id"] in held for row in rows),
         "reward_all": mean(list(rewards.values())),
         "reward_kept": mean([rewards[r.id] for r in kept]),
     }

@@ -16,10 +16,12 @@ import numpy as np
 import pytest
 from scipy import optimize
 
+from rlaif.constitution import Constitution, Principle
+from rlaif.feedback.judge import JudgeQuestion
 from rlaif.options import STAGES
-from rlaif.records import Evaluation, Response
+from rlaif.records import Annotator, Comparison, Evaluation, Label, Prompt, Response, verdict_of
 from rlaif.report.measures import arm_deltas
-from rlaif.report.win_rates import gold_win_rate
+from rlaif.report.win_rates import _by_principle, gold_win_rate
 from rlaif.stages import reward
 from rlaif.stages.evaluate import by_split
 from rlaif.stages.rejection import best
@@ -355,29 +357,94 @@ def test_win_rates_of_several_seeds(counts: tuple[int, int], n: int) -> None:
     a, b = tables(1, counts[0], 0.9, n), tables(2, counts[1], 0.7, n)
     cluster = {f"p{i}": f"question {i // 2}" if n == 80 else f"p{i}" for i in range(n)}
     keys, matches = list(cluster.values()), max(counts)
-    few = matches == 2 and len(set(keys)) < 50
     kept = [
         np.array([[t[r][p] for r in "ab"] for t in arm for p in cluster]).sum(1).reshape(-1, n)
         for arm in (a, b)
     ]
     lead = np.array([kept[0][m % counts[0]] - kept[1][m % counts[1]] for m in range(matches)])
     wins = 0.5 + 0.5 * np.sign(lead)
-    whole = equations.win_rate(wins.ravel().tolist(), keys * matches)
+    figures = over_matches(wins, keys)
+    assert check(gold_win_rate(a, b, cluster), {"*": lambda name: figures[name]}, {}) == len(figures)
 
-    def over(values: Any, ci: Any, cut: bool = True) -> Any:
+
+def over_matches(wins: Any, keys: list[str]) -> dict[str, Any]:
+    """The win rate of several matches on the same prompts, NaN where a verdict could not be read, and its
+    intervals over prompts and matches."""
+    values = [None if math.isnan(x) else x for x in wins.ravel().tolist()]
+    whole = equations.win_rate(values, keys * len(wins))
+    few = len(wins) == 2 and len(set(keys)) < 50
+    read = ~np.isnan(wins).any(0)
+
+    def over(table: Any, ci: Any, at: Any) -> tuple[float, float]:
         if few:
             return equations.NOTHING
-        spread = values.mean(0)
-        chance = interaction([values], keys, spread) if spread.std() > 0 else 0.0
-        edges = joined(float(values.mean()), ci, [values.mean(1).tolist()], chance)
-        return (max(0.0, edges[0]), min(1.0, edges[1])) if cut else edges
+        kept = np.nan_to_num(table[:, at])
+        spread = kept.mean(0)
+        own = [key for key, known in zip(keys, at, strict=True) if known]
+        chance = interaction([kept], own, spread) if spread.std() > 0 else 0.0
+        means = [[float(np.nanmean(row)) for row in table]]
+        return joined(mean(table[~np.isnan(table)].tolist()), ci, means, chance)
 
-    ci = over(wins, whole["ci"], cut=False)
-    figures = {
+    def cut(edges: tuple[float, float]) -> Any:
+        return edges if few else (max(0.0, edges[0]), min(1.0, edges[1]))
+
+    every = np.ones(len(keys), bool)
+    tied = np.where(np.isnan(wins), np.nan, wins == 0.5)
+    ci = over(wins, whole["ci"], read)
+    return {
         **whole,
         "ci": ci,
-        "ties_ci": over((wins == 0.5).astype(float), whole["ties_ci"]),
-        "invalid_ci": over(np.zeros_like(wins), whole["invalid_ci"]),
+        "ties_ci": cut(over(tied, whole["ties_ci"], read)),
+        "invalid_ci": cut(over(np.isnan(wins).astype(float), whole["invalid_ci"], every)),
         "different": whole["different"] and not ci[0] <= 0.5 <= ci[1],
     }
-    assert check(gold_win_rate(a, b, cluster), {"*": lambda name: figures[name]}, {}) == len(figures)
+
+
+@pytest.mark.parametrize(("matches", "n"), [(3, 60), (2, 60), (2, 40)])
+def test_win_rates_of_several_seeds_by_principle(matches: int, n: int) -> None:
+    """Each principle's own win rate, over the questions it was asked about; equal texts are ties, and a
+    verdict of which neither order could be read is invalid."""
+    rng = np.random.default_rng(matches * n)
+    judge = Annotator(kind="ai", id="judge")
+    rules = {name: Principle(id=name, text=f"The text must be {name}.") for name in ("short", "kind")}
+    asked = {"short": np.ones(n, bool), "kind": np.arange(n) % 4 > 0}
+    wins = {name: np.full((matches, n), np.nan) for name in rules}
+    questions, labels = [], {}
+    for match in range(matches):
+        row = []
+        for at in range(n):
+            prompt = Prompt(messages=[{"role": "user", "content": str(at)}], group=f"question {at // 2}")
+            equal = rng.random() < 0.1
+            pair = Comparison(prompt_id=prompt.id, a=f"a{match}.{at}", b=f"b{match}.{at}")
+            own = tuple(rule for name, rule in rules.items() if asked[name][at])
+            row.append(JudgeQuestion(pair, prompt, "same", "same" if equal else "other", own))
+            labels[pair.id] = []
+            for rule in own:
+                said = [None if rng.random() < 0.2 else float(rng.choice([0.1, 0.5, 0.8])) for _ in "ab"]
+                known = [p for p in said if p is not None]
+                if equal:
+                    wins[rule.id][match, at] = 0.5
+                    continue
+                labels[pair.id] += [
+                    Label(
+                        comparison_id=pair.id,
+                        annotator=judge,
+                        principle_id=rule.id,
+                        order=order,
+                        p_a=p,
+                        verdict="invalid" if p is None else verdict_of(p),
+                    )
+                    for order, p in zip(("ab", "ba"), said, strict=True)
+                ]
+                if known:
+                    x = sum(math.log(p / (1 - p)) for p in known) / len(known)
+                    wins[rule.id][match, at] = equations.outcome(1 / (1 + math.exp(-x)))
+        questions.append(row)
+    cluster = [f"question {at // 2}" for at in range(n)]
+    figures = {
+        name: over_matches(wins[name][:, own], [key for key, here in zip(cluster, own, strict=True) if here])
+        for name, own in asked.items()
+    }
+    printed = _by_principle(questions, labels, Constitution(name="two", principles=tuple(rules.values())))
+    oracles = {"*/*": lambda rule, part: figures[rule][part]}
+    assert check(printed, oracles, {}) == sum(map(len, figures.values()))
