@@ -14,7 +14,14 @@ from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+)
 
 from rlaif.errors import UserError, nearest
 from rlaif.records import Prompt, content_hash
@@ -34,7 +41,50 @@ class Example(BaseModel):
     critique: str | None = Field(default=None, description="what a critic should say of the worse response")
 
 
-class Principle(BaseModel):
+class Votes(BaseModel):
+    """How a group of people voted on a principle."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    group: str
+    agrees: int = Field(default=0, ge=0)
+    disagrees: int = Field(default=0, ge=0)
+    passes: int = Field(default=0, ge=0)
+
+
+class Source(BaseModel):
+    """Where a principle or a constitution comes from: for people, no model reads it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    format: str = Field(default="", description="the format it was imported from")
+    link: str = Field(default="", description="the place in the file or page that it comes from")
+    votes: tuple[Votes, ...] = Field(default=(), description="people's votes, by group")
+    kept: dict[str, Any] = Field(
+        default={}, description="what that format has beside the keys of this file, as it stood there"
+    )
+
+    @model_serializer(mode="wrap")
+    def _without_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {key: value for key, value in handler(self).items() if value}
+
+
+class Sourced(BaseModel):
+    """What may say where it comes from.
+
+    The keys in `_LATER` are left out of its plain data where they are absent: what was hashed or written by
+    versions that did not know them stays what it was.
+    """
+
+    source: Source | None = Field(default=None, description="where it comes from; no model reads it")
+
+    @model_serializer(mode="wrap")
+    def _without_absent(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {key: value for key, value in handler(self).items() if value is not None or key not in _LATER}
+
+
+_LATER = ("why", "source")
+
+
+class Principle(Sourced):
     """One rule."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -42,6 +92,9 @@ class Principle(BaseModel):
         pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="stable; carried into every row it touches"
     )
     text: str = Field(description="the rule as every model reads it")
+    why: str | None = Field(
+        default=None, description="the reason for the rule; a model reads it where a template shows it"
+    )
     critique: str | None = Field(
         default=None, description="instruction for the critic instead of the default one"
     )
@@ -73,8 +126,8 @@ class Principle(BaseModel):
 
     @property
     def hash(self) -> str:
-        """Hash of everything a model is shown because of this principle."""
-        shown = self.model_dump(include={"text", "critique", "revise", "compare", "examples"})
+        """Hash of everything a model may be shown because of this principle."""
+        shown = self.model_dump(include={"text", "why", "critique", "revise", "compare", "examples"})
         return content_hash(shown)
 
     def applies(self, tags: Sequence[str]) -> bool:
@@ -82,7 +135,7 @@ class Principle(BaseModel):
         return self.applies_to is None or bool(set(self.applies_to) & set(tags))
 
 
-class Constitution(BaseModel):
+class Constitution(Sourced):
     """A named list of principles."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -93,8 +146,8 @@ class Constitution(BaseModel):
 
     @property
     def hash(self) -> str:
-        """Hash of the whole content: weights and tags included."""
-        return content_hash(self.model_dump())
+        """Hash of the whole content, weights and tags included, but for where it comes from."""
+        return content_hash(self.model_dump(exclude={"source": True, "principles": {"__all__": {"source"}}}))
 
     @property
     def ids(self) -> list[str]:

@@ -50,6 +50,7 @@ def principle_values(principle: Principle) -> dict[str, Any]:
     return {
         "id": principle.id,
         "text": principle.text,
+        "why": principle.why,
         "critique": principle.critique,
         "revise": principle.revise,
         "compare": principle.compare,
