@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from tests.browser import chromium  # noqa: F401
+
 # Nothing is kept in, or taken from, the cache of whoever runs the tests.
 os.environ["RLAIF_CACHE"] = tempfile.mkdtemp(prefix="rlaif-tests-")
 settings.register_profile("rlaif", deadline=None)  # a busy machine is slow, not wrong

@@ -61,9 +61,14 @@ def _environment() -> Environment:
     return environment
 
 
+def render_page(template: str, **values: Any) -> str:
+    """A template's HTML with these values, all of them escaped."""
+    return _environment().get_template(template).render(**values)
+
+
 def write_page(path: Path, template: str, **values: Any) -> Path:
     """Render a template to a file, atomically; returns the path."""
-    text = _environment().get_template(template).render(**values)
+    text = render_page(template, **values)
     partial = path.with_name(path.name + ".partial")
     partial.write_text(text, encoding="utf-8")
     os.replace(partial, path)
