@@ -384,10 +384,14 @@ OTHERS: list[tuple[str, str, str]] = [
         "import.json",
         "`rlaif data import`, beside the imported rows",
         "format | text | the format\nsource | text | name of the file\n"
-        "sha256 | text | its digest\nlimit | int | rows read at most; null: all\ntags[] | text | tags "
+        "sha256 | text | its digest\nbeside.<file> | text | digests of further files; missing where there are "
+        "none\nlimit | int | rows read at most; null: all\ntags[] | text | tags "
         "given to the prompts\n"
-        "in | int | rows read\nkept | int | pairs that were labelled\ndropped.<reason> | int | rows left "
-        "out, by reason\n"
+        "in | int | rows read\nkept | int | rows that gave a label, a ranking or a grade\n"
+        "dropped.<reason> | int | rows left out, by reason\n"
+        "left_out.<reason> | int | what was left out of rows that were kept, by reason\n"
+        "sided | bool | whether a and b are the sides that the data has, in the order shown where it says "
+        "so; false: ids decide which is a\n"
         "rows.<file> | int | rows written to each file",
     ),
     (

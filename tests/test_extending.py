@@ -128,17 +128,20 @@ def test_a_reward_source(copy):
 
 def test_an_import_format(copy, tmp_path):
     copy.add(
-        "human",
-        "formats.py",
-        text="def read_toy(path):\n    for row in json_lines(path):\n"
-        '        yield ImportedPair((("user", row["q"]),), row["good"], row["bad"], "a", Annotator(kind="human", '
-        'id="toy"))\n\n\n'
-        'READERS["toy"] = read_toy\n',
+        "formats",
+        "__init__.py",
+        text=f"from {copy.module('formats', 'base.py')} import Vote, annotator, has\n\n\n"
+        "def toy_row(row):\n"
+        '    vote = Vote(annotator("human", "toy"), "a")\n'
+        '    return ImportedRow((("user", row["q"]),), (row["good"], row["bad"]), (vote,))\n\n\n'
+        'FORMATS["toy"] = Format("toy", "A toy", has("q", "good", "bad"), toy_row)\n',
     )
     (tmp_path / "toy.jsonl").write_text('{"q": "Why?", "good": "So.", "bad": "No."}\n')
-    said = copy.rlaif("data", "import", "toy", tmp_path / "toy.jsonl", "--out", tmp_path / "made")
-    assert '"kept": 1' in said
-    assert (tmp_path / "made" / "labels.jsonl").exists()
+    for words in (["toy"], []):
+        said = copy.rlaif("data", "import", *words, tmp_path / "toy.jsonl", "--out", tmp_path / "made")
+        assert '"format": "toy"' in said
+        assert '"kept": 1' in said
+        assert (tmp_path / "made" / "labels.jsonl").exists()
 
 
 def test_an_engine(copy, project):

@@ -12,11 +12,14 @@ from hypothesis import strategies as st
 
 from rlaif import pipeline
 from rlaif.errors import UserError
+from rlaif.human.exporters import export_file
 from rlaif.human.folder import RENAMED, read_folder
-from rlaif.human.formats import ImportedPair, Unusable, hhh_pair
+from rlaif.human.formats import ImportedRow
+from rlaif.human.formats.dialogues import hhh_pair
 from rlaif.human.heldout import load_heldout
-from rlaif.human.importers import export_hh, import_file
+from rlaif.human.importers import import_file
 from rlaif.human.rankings import load_human_labels
+from rlaif.prompting.conversations import Unusable
 from rlaif.records import Comparison, Label, Preference, Response
 from rlaif.runs.rows import Rows, read_rows
 
@@ -144,7 +147,7 @@ def test_a_held_out_set_and_an_export_read_foreign_ids(tmp_path):
         (f"text {2 * n}", float(n % 2 == 0)) for n in range(4)
     ]
     assert found.dropped == {"label on no pair of the folder": 1}
-    assert export_hh(folder, tmp_path / "back.jsonl") == {"in": 4, "kept": 4, "dropped": {}}
+    assert export_file(folder, "hh", tmp_path / "back.jsonl") == {"in": 4, "kept": 4, "dropped": {}}
 
 
 CONFIG = """name: small
@@ -262,12 +265,12 @@ def rubric(question: str, answer: str) -> str:
     ],
 )
 def test_target_scores_that_are_equal_are_ties_and_those_that_are_none_are_dropped(scores, expected):
-    found = hhh_pair({"input": "Hi?", "target_scores": scores}, "honest")
+    found = hhh_pair({"input": "Hi?", "target_scores": scores, "subset": "honest"})
     if expected is None:
         assert found == Unusable("target scores are not two numbers")
     else:
-        assert isinstance(found, ImportedPair)
-        assert (found.first, found.verdict) == expected
+        assert isinstance(found, ImportedRow)
+        assert (found.responses[0], found.votes[0].verdict) == expected
 
 
 def test_a_tie_is_written_as_one_half(tmp_path):

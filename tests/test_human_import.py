@@ -10,8 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlaif.errors import UserError
-from rlaif.human.formats import ImportedPair, Unusable, hh_pair, hh_row, parse_dialogue
-from rlaif.human.importers import FILES, export_hh, import_file, import_hh
+from rlaif.human.exporters import export_file
+from rlaif.human.formats import ImportedRow
+from rlaif.human.formats.dialogues import hh_pair, hh_row
+from rlaif.human.importers import FILES, import_file, import_hh
+from rlaif.prompting.conversations import Unusable, parse_dialogue
 from rlaif.records import Comparison, Label, Prompt, Response
 from rlaif.runs.folder import read_json
 from rlaif.runs.rows import read_rows
@@ -130,8 +133,8 @@ def test_what_is_written_is_read_back(history, question, chosen, rejected):
     turns = (*zip(("user", "assistant") * 3, history, strict=False), ("user", question))
     back = hh_pair(hh_row(turns, chosen, rejected))
     if chosen.strip() and rejected.strip():
-        assert isinstance(back, ImportedPair)
-        assert (back.messages, back.first, back.second) == (turns, chosen, rejected)
+        assert isinstance(back, ImportedRow)
+        assert (back.messages, back.responses) == (turns, (chosen, rejected))
     else:
         assert isinstance(back, Unusable)
 
@@ -157,7 +160,7 @@ json_rows = (
 
 @given(json_rows)
 def test_no_row_whatever_it_holds_stops_the_import(row):
-    assert isinstance(hh_pair(row), ImportedPair | Unusable)
+    assert isinstance(hh_pair(row), ImportedRow | Unusable)
 
 
 def test_same_input_same_bytes_and_again_into_the_same_folder(tmp_path):
@@ -206,7 +209,7 @@ def test_a_folder_with_another_import_is_refused(tmp_path):
     [
         (b"", "it is empty"),
         (b'{"prompt": "x"}\n', "1 × chosen or rejected is not text"),
-        (b"\xff\xfe", "cannot be read"),
+        (b"\xff\xfe", "UTF-16"),
         (gzip.compress(b"{}\n" * 2000)[:-12], "cannot be read"),
         (b"\x1f\x8b broken", "cannot be read"),
     ],
@@ -261,7 +264,7 @@ def test_export_leaves_out_what_the_format_cannot_hold_and_counts_it(tmp_path):
     for name, rows in more.items():
         with (folder / f"{name}.jsonl").open("a") as file:
             file.write("".join(row.to_json() + "\n" for row in rows))
-    counts = export_hh(folder, tmp_path / "back.jsonl")
+    counts = export_file(folder, "hh", tmp_path / "back.jsonl")
     assert counts == {"in": 3, "kept": 1, "dropped": {"the format cannot hold it": 1, "no winner": 1}}
     assert json.loads((tmp_path / "back.jsonl").read_text()) == hh("q", "good", "bad")
 
@@ -277,7 +280,11 @@ def test_the_real_file_there_and_back(tmp_path, test_data):
     assert all(p.messages[-1].role == "user" for p in prompts)
     verdicts = [label.verdict for label in read_rows(tmp_path / "hh/labels.jsonl", Label)]
     assert 0.47 < verdicts.count("a") / len(verdicts) < 0.53
-    assert export_hh(tmp_path / "hh", tmp_path / "back.jsonl") == {"in": 2303, "kept": 2303, "dropped": {}}
+    assert export_file(tmp_path / "hh", "hh", tmp_path / "back.jsonl") == {
+        "in": 2303,
+        "kept": 2303,
+        "dropped": {},
+    }
     with gzip.open(source, "rt", encoding="utf-8") as lines:
         original = [json.dumps(json.loads(line)) for line in lines]
     back = [json.dumps(json.loads(line)) for line in (tmp_path / "back.jsonl").open(encoding="utf-8")]

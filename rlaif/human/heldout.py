@@ -10,7 +10,6 @@ from statistics import fmean
 from rlaif.errors import UserError
 from rlaif.feedback.preferences import opinions
 from rlaif.human.folder import STRAY, read_folder
-from rlaif.human.formats import format_of
 from rlaif.human.importers import import_file
 from rlaif.records import Prompt, Response
 from rlaif.runs.storage import read_json
@@ -42,7 +41,7 @@ def load_heldout(path: Path, imported: Path) -> HeldoutSet:
     Raises UserError where the file cannot be read or holds no usable pair.
     """
     if not path.is_dir():
-        import_file(format_of(path), path, imported)
+        import_file(None, path, imported)
         return load_heldout(imported, imported)
     folder = read_folder(path)
     said = folder.labels()

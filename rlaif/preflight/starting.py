@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Literal
 
 from rlaif.errors import UserError
-from rlaif.human.formats import format_of
 from rlaif.human.importers import import_file
 from rlaif.options.data import PromptSourceOptions
 from rlaif.prompting.prompt_files import read_prompts
@@ -58,7 +57,7 @@ def write_project(folder: Path, wanted: Wanted) -> list[Path]:
         _there(wanted.constitution)
     folder.mkdir(parents=True, exist_ok=True)
     if wanted.from_data is not None:
-        import_file(format_of(wanted.from_data), wanted.from_data, folder / PAIRS)
+        import_file(None, wanted.from_data, folder / PAIRS)
     for name in reversed(texts):
         (folder / name).write_text(texts[name], encoding="utf-8")
     return [folder / name for name in reversed(names)]

@@ -122,14 +122,15 @@ def parse_json(line: str) -> Any:
     """The value of a JSON text; ValueError where it is none, or an object has one key twice: parsers drop
     one without a word."""
     try:
-        return json.loads(line, object_pairs_hook=_object)
+        return json.loads(line, object_pairs_hook=unique_keys)
     except RecursionError:
         raise ValueError("nested too deeply") from None
     except json.JSONDecodeError as error:
         raise ValueError(f"not JSON ({error.msg}, character {error.pos + 1})") from None
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON; ValueError where it has one key twice."""
     row = dict(pairs)
     if len(row) < len(pairs):
         double = next(key for key, n in Counter(key for key, _ in pairs).items() if n > 1)

@@ -1,0 +1,43 @@
+"""Preference data in other projects' formats: a table of them, each an object with its reader and its writer.
+
+A reader is a function from one row of the input to an `ImportedRow`, or to the reason why it cannot be used.
+A format is recognised from the first rows of a file.
+"""
+
+from __future__ import annotations
+
+from itertools import islice
+from pathlib import Path
+
+from rlaif.errors import UserError
+from rlaif.human.files import raw_rows
+from rlaif.human.formats.base import Format, ImportedRow
+from rlaif.human.formats.dialogues import HH, HHH
+from rlaif.human.formats.votes import ALPACA, ANNOTATED_PAIRS, ICAI, PANDALM
+
+__all__ = ["FORMATS", "Format", "ImportedRow", "format_of"]
+
+FORMATS: dict[str, Format] = {
+    format.name: format for format in (HH, HHH, PANDALM, ICAI, ANNOTATED_PAIRS, ALPACA)
+}
+_LOOKED_AT = 20  # rows, of which the first that any format fits decides
+
+
+def format_of(path: Path) -> str:
+    """The name of the format that a file's first rows are in; UserError where there is none, or several."""
+    for row in islice(raw_rows(path), _LOOKED_AT):
+        fitting = [format.name for format in FORMATS.values() if format.fits(row)]
+        if len(fitting) == 1:
+            return fitting[0]
+        if fitting:
+            raise UserError(
+                f"{path}: could be in the formats {' and '.join(fitting)}.",
+                "the name of its format",
+                f"rlaif data import {fitting[0]} {path.name} --out FOLDER",
+            )
+    keys = next((", ".join(map(str, row)) for row in raw_rows(path) if isinstance(row, dict)), "none")
+    raise UserError(
+        f"{path}: in no format that rlaif recognises (the keys of its first row: {keys[:200]}).",
+        f"one of {', '.join(FORMATS)}",
+        "name the format, e.g. rlaif data import hh FILE --out FOLDER (docs/data-formats.md)",
+    )

@@ -1,0 +1,169 @@
+"""What every format is made of: the row that all readers give, and the object that describes a format."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rlaif.prompting.conversations import Turn, Unusable
+from rlaif.records import Annotator, Order, Verdict
+
+# How a file spells a verdict on (first, second); anything else is no verdict. "0" is a tie where a format
+# numbers responses from 1.
+SPELT: dict[str, Verdict] = {
+    **dict.fromkeys(("a", "1", "first", "model_a", "text_a", "response1", "output_1", "model_1"), "a"),
+    **dict.fromkeys(("b", "2", "second", "model_b", "text_b", "response2", "output_2", "model_2"), "b"),
+    **dict.fromkeys(("tie", "0", "both", "neither", "draw", "equal", "same", "tie (bothbad)"), "tie"),
+    **dict.fromkeys(("", "skip", "abstain", "none", "null", "n/a"), "abstain"),
+}
+SWAPPED: dict[Verdict, Verdict] = {"a": "b", "b": "a"}
+
+
+@dataclass(frozen=True)
+class Vote:
+    """What one annotator says of two responses of a row, `pair` being their places in it.
+
+    `verdict` and `p_first` are told about (first, second) of `pair`, `order` likewise: "ab" where the first
+    was shown first, which is also assumed where the data does not say.
+    """
+
+    annotator: Annotator
+    verdict: Verdict
+    pair: tuple[int, int] = (0, 1)
+    p_first: float | None = None
+    order: Order = "ab"
+    principle: tuple[str, str] | None = None  # id, text
+    rationale: str | None = None
+    seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """One annotator's ranking of a row's responses: 1 is best, equal ranks are ties, None is not ranked."""
+
+    annotator: Annotator
+    ranks: tuple[int | None, ...]
+    seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class ImportedRow:
+    """Responses to one conversation, and what annotators say of them.
+
+    `models` names what wrote each response, empty where the data does not say; `grades` are scores of single
+    responses by the name of the scorer; `lost` says what of the row our records have no place for.
+    """
+
+    messages: tuple[Turn, ...]
+    responses: tuple[str, ...]
+    votes: tuple[Vote, ...] = ()
+    rankings: tuple[Ranks, ...] = ()
+    models: tuple[str, ...] = ()
+    grades: tuple[Mapping[str, float], ...] = ()
+    tags: tuple[str, ...] = ()
+    lost: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A comparison to be exported; `p_first` is the probability that the first response is better."""
+
+    messages: tuple[Turn, ...]
+    first: str
+    second: str
+    p_first: float | None
+    models: tuple[str, str] = ("", "")
+    votes: tuple[Vote, ...] = ()
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def sorted(self) -> tuple[str, str] | None:
+        """(better, worse), None where neither is."""
+        if self.p_first is None or self.p_first == 0.5:
+            return None
+        return (self.first, self.second) if self.p_first > 0.5 else (self.second, self.first)
+
+
+NO_WINNER = Unusable("no winner")
+NOT_HELD = Unusable("the format cannot hold it")
+Read = Callable[[Any], ImportedRow | Unusable]
+
+
+@dataclass(frozen=True)
+class Format:
+    """An interchange format: how it is recognised, read and written, and what it cannot keep.
+
+    `fits` says whether a row, or the whole document where rows stand in one, has the format's keys; `unfold`
+    gives the rows of such a document; `join` names the key by which rows of further files belong to those of
+    the first; `sided` that its first and second response are sides of its own, not the better and the worse;
+    `loses` what does not survive an export.
+    """
+
+    name: str
+    title: str
+    fits: Callable[[Any], bool]
+    read: Read
+    unfold: Callable[[Any, Path], Iterator[Any]] | None = None
+    join: str | None = None
+    write: Callable[[Pair], dict[str, Any] | Unusable] | None = None
+    whole: Callable[[Sequence[Any]], Any] | None = None
+    sided: bool = False
+    loses: str = ""
+
+
+def has(*keys: str, without: Sequence[str] = ()) -> Callable[[Any], bool]:
+    """A test for rows with these keys and none of the others; a blank around a key does not count."""
+
+    def fits(row: Any) -> bool:
+        names = {str(key).strip() for key in row} if isinstance(row, dict) else set()
+        return names.issuperset(keys) and not names & set(without)
+
+    return fits
+
+
+def stripped_keys(row: Any) -> dict[str, Any] | Unusable:
+    """A row with blanks around its keys taken off."""
+    if not isinstance(row, dict):
+        return Unusable("not an object")
+    clean = {str(key).strip(): value for key, value in row.items()}
+    return clean if len(clean) == len(row) else Unusable("a key that stands twice, but for blanks")
+
+
+def text_of(value: Any) -> str | None:
+    """A response as text; a boolean where text is expected is the word that it was made of."""
+    return str(value) if isinstance(value, str | bool) else None
+
+
+def verdict_from(value: Any) -> Verdict:
+    """The verdict that a cell spells; `invalid` where it is none ("garbage", or a lecture instead)."""
+    if isinstance(value, bool) or value is None:
+        return "invalid"
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return SPELT.get(str(value).strip().lower(), "invalid")
+
+
+def truth_from(value: Any) -> bool | None:
+    """A truth value: true, 1, "TRUE", "True"; None where it is none."""
+    if isinstance(value, bool) or value in (0, 1):
+        return bool(value)
+    return {"true": True, "false": False, "1": True, "0": False}.get(str(value).strip().lower())
+
+
+def number_from(value: Any) -> float | None:
+    """A finite number, which may be spelt as text; None where it is none."""
+    if isinstance(value, bool) or value is None:
+        return None
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def annotator(kind: str, name: Any) -> Annotator:
+    """An annotator; the name may be a number."""
+    return Annotator.model_validate({"kind": kind, "id": str(name)})
