@@ -279,9 +279,17 @@ def stage_number(config: Config, name: str, option: str) -> int:
 
 def stage_name(config: Config, number: int) -> str:
     """The name by which `stage_number` finds a stage."""
-    names = [options.stage for _, options in config.expanded]
-    name = names[number - 1]
-    return name if names.count(name) == 1 else f"{name}[{names[: number - 1].count(name)}]"
+    return _numbered([options.stage for _, options in config.expanded], number - 1)
+
+
+def option_name(config: Config, at: int) -> str:
+    """The name by which `-s` finds the stage `at` that place of the config's list."""
+    return _numbered([options.stage for options in config.stages], at)
+
+
+def _numbered(names: Sequence[str], at: int) -> str:
+    name = names[at]
+    return name if names.count(name) == 1 else f"{name}[{names[:at].count(name)}]"
 
 
 def check_order(config: Config, path: Path, lines: Lines) -> None:

@@ -30,6 +30,7 @@ from rlaif.preflight.run_folder import open_run
 from rlaif.prompting.prompt_files import left_out_in_words
 from rlaif.report.following import describe
 from rlaif.runs import processes
+from rlaif.runs.commands import resume_command
 from rlaif.runs.folder import Run, Stage
 from rlaif.runs.locking import locked
 from rlaif.runs.spending import BudgetReached
@@ -147,7 +148,7 @@ def _run(
     with locked(folder):
         for line in fork.in_words() if fork else ():
             tell(line)
-        this = open_run(folder, spec, fork.into) if fork else open_run(folder, spec)
+        this = open_run(folder, spec, fork.into if fork else lambda making: {}, tell)
         this.progress, this.tell = progress or this.progress, tell
         if this.config != spec.config and all(stage.is_done for stage in this.stages):
             tell("every stage is done: options given now change nothing")
@@ -181,8 +182,9 @@ def _run(
             raise
         finish(this)
         following = next((stage for stage in this.stages if not stage.is_done), None)
-        if following and (waiting := pause(following)):
-            tell(str(waiting))
+        if following:
+            waits = pause(following)
+            tell(str(waits) if waits else f"next: {following.dir.name}; to go on: {resume_command(folder)}")
     return this
 
 
@@ -261,6 +263,8 @@ def dry_run(
     if fork:
         plan |= totals(plan["stages"][fork.shared :])
         plan["shared"] = [stage.dir.name for stage in fork.parent.stages[: fork.shared]]
+        for hint in fork.hints:
+            tell(hint)
     return {"config": spec.config.model_dump(mode="json"), **plan}
 
 

@@ -1,16 +1,20 @@
 """What may change in a run folder that has begun, and what is refused with the command that forks it."""
 
 import json
+import shlex
 import shutil
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from rlaif import pipeline
+from rlaif.cli import app
 from rlaif.errors import UserError
 from rlaif.runs.folder import Run
 from rlaif.runs.storage import read_json
 from tests import scripts
+from tests.tiny_models import tiny_policy
 
 
 def run(project, *overrides, **options):
@@ -178,3 +182,125 @@ def test_a_folder_that_is_no_run_is_not_made_into_one(project):
         pipeline.resume(project)
     assert not (project / ".lock").exists()
     assert json.loads((project / "prompts.jsonl").read_text().splitlines()[0])
+
+
+DIVERGING = """name: failing
+constitution: constitution.yaml
+prompts: prompts.jsonl
+heldout: 0.25
+templates: brief
+threads: 1
+policy: {model: model, device: cpu}
+feedback: {engine: scripted, model: "tests.scripts:feedback"}
+stages:
+  - {stage: sample, num_prompts: 8, max_tokens: 8}
+  - {stage: critique}
+  - {stage: sft, epochs: 8, batch_size: 2, learning_rate: 1.0e+30}
+  - {stage: ppo, updates: 3, batch_size: 4, max_tokens: 6, rewards: [{source: "tests.test_changing:length"}]}
+"""
+
+
+def length(prompts, responses):
+    return [float(len(text)) for text in responses]
+
+
+@pytest.fixture
+def diverging(project):
+    """A project of a tiny model whose fine-tuning gives NaN."""
+    tiny_policy(project / "model")
+    (project / "config.yaml").write_text(DIVERGING)
+    return project
+
+
+def printed_command(error):
+    """What a message says to type, as it stands there."""
+    said = str(error.value).partition("\nNext: ")[2]
+    return shlex.split(said[said.index("rlaif run") :])[1:]
+
+
+def test_a_training_that_failed_before_a_checkpoint_begins_anew_with_other_options(diverging):
+    with pytest.raises(UserError, match="not finite at step"):
+        run(diverging, until="sft")
+    left = diverging / "run" / "03_sft" / "metrics.jsonl"
+    rows = len(left.read_text().splitlines())
+    assert rows > 0
+    before, told = everything(diverging / "run" / "02_critique"), []
+    this = run(diverging, "sft.learning_rate=1e-3", until="sft", tell=told.append)
+    assert this.stages[2].is_done
+    assert this.config.stages[2].learning_rate == 1e-3
+    assert everything(diverging / "run" / "02_critique") == before
+    assert (
+        f"03_sft: begins anew with other options; the curve of the start before ({rows} rows) is removed"
+        in told
+    )
+    assert f"next: 04_ppo; to go on: rlaif resume {diverging / 'run'}" in told
+
+
+def test_the_advice_of_a_training_that_diverged_works_as_printed(diverging, monkeypatch):
+    monkeypatch.chdir(diverging)
+    with pytest.raises(UserError, match=r"sft.learning_rate is 1e\+30") as failed:
+        run(diverging, until="sft")
+    command = printed_command(failed)
+    assert command[:3] == ["run", "-s", "sft.learning_rate=0.001"]
+    done = CliRunner().invoke(app, [*command, "--until", "sft"], catch_exceptions=False)
+    assert done.exit_code == 0
+    this = Run.load(diverging / "run-2")
+    assert this.stages[2].is_done
+    assert this.manifest["parent"]["shared"] == ["01_sample", "02_critique"]
+
+
+def test_a_training_with_a_checkpoint_is_not_thrown_away_and_the_fork_works_as_printed(
+    diverging, monkeypatch
+):
+    monkeypatch.chdir(diverging)
+    sound = ["sft.learning_rate=1e-3"]
+    with pytest.raises(UserError, match="update 2 of 3") as failed:
+        run(diverging, *sound, "ppo.learning_rate=1e30")
+    assert printed_command(failed)[:3] == ["run", "-s", "ppo.learning_rate=0.001"]
+    before = everything(diverging / "run" / "04_ppo")
+    (diverging / "run-2").mkdir()
+    with pytest.raises(UserError, match="have made rows, a model or a checkpoint") as refused:
+        run(diverging, *sound, "ppo.learning_rate=1e-4")
+    assert everything(diverging / "run" / "04_ppo") == before
+    command = printed_command(refused)
+    assert command[-1] == str(diverging / "run-3")
+    assert CliRunner().invoke(app, command, catch_exceptions=False).exit_code == 0
+    assert Run.load(diverging / "run-3").config.stages[3].learning_rate == 1e-4
+    assert Run.load(diverging / "run-3").stages[3].is_done
+
+
+def test_a_model_that_is_broken_already_is_not_a_matter_of_the_learning_rate(diverging):
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(diverging / "model")
+    torch.nn.init.constant_(model.model.norm.weight, float("nan"))
+    model.save_pretrained(diverging / "model")
+    shown = [{"prompt": f"tell me about number {n}", "completion": "it is good"} for n in range(8)]
+    (diverging / "shown.jsonl").write_text("".join(json.dumps(row) + "\n" for row in shown))
+    text = DIVERGING.partition("  - {stage: sample")[0]
+    (diverging / "config.yaml").write_text(text + "  - {stage: sft, demonstrations: shown.jsonl}\n")
+    with pytest.raises(UserError, match="before the first step") as failed:
+        run(diverging)
+    assert "learning_rate" not in str(failed.value)
+    assert "name another model" in failed.value.next
+
+
+def test_the_advice_names_the_stage_as_options_do():
+    from types import SimpleNamespace
+
+    from rlaif.config import Config
+    from rlaif.runs.commands import command_with_lower_rate
+
+    sft = {"stage": "sft", "demonstrations": "d.jsonl", "learning_rate": 1e-4}
+    config = Config.model_validate(
+        {"name": "n", "constitution": "c", "prompts": "p", "rounds": 2, "policy": {"model": "m"}}
+        | {"feedback": {"model": "m"}, "stages": [sft, sft]}
+    )
+    for number in (2, 4):  # the same stage in both rounds: an option is that of all of them
+        stage = SimpleNamespace(
+            config=config, number=number, options=config.stages[1], run=SimpleNamespace(path=Path("a run"))
+        )
+        assert command_with_lower_rate(stage) == (
+            "rlaif run -s 'sft[1].learning_rate=1e-05' --from 'a run' --at 'sft[1]' --out 'a run-2'"
+        )

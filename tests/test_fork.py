@@ -3,6 +3,7 @@ parent."""
 
 import json
 import os
+import shlex
 import shutil
 from pathlib import Path
 
@@ -91,6 +92,31 @@ def test_the_edit_loop_asks_the_edited_principle_alone(project, parent, asked):
     edited = sum(label.principle_id == "no-rude" for label in labels)
     assert metrics["reused"] == len(labels) - edited > 0
     assert asked["LABEL"] == edited
+
+
+def test_labels_that_need_not_be_asked_again_are_offered_where_they_are(project, parent, asked):
+    def told(*overrides, **options):
+        pipeline.dry_run(None, overrides, source=parent, tell=said.append, **options)
+        return [line for line in said if "labels_from" in line]
+
+    said, other = [], f"constitution={project / 'other.yaml'}"
+    (offer,) = told(other, at="label")
+    assert "reads 1 of 2 principles in the words of the parent" in offer
+    command = shlex.split(offer)
+    taken_over = command[command.index("-s") + 1]
+    assert taken_over == f"label.labels_from={parent}"
+    this = fork(project, other, taken_over, at="label", tell=said.append)
+    assert this.stages[4].summary["metrics"]["reused"] > 0
+    said = []
+    assert told(other, taken_over, at="label") == []
+    assert told(other, at="critique") == []  # other responses, of which it has no labels
+    assert told(other, "templates=default", at="label") == []
+    assert (
+        told(other, "label.ai=false", f"label.human={{file: {project / 'prompts.jsonl'}}}", at="label") == []
+    )
+    (project / "all.yaml").write_text(OTHER.replace("wrong", "other"))
+    assert told(f"constitution={project / 'all.yaml'}", at="label") == []
+    assert len(told("pair.limit=20")) == 1
 
 
 def test_without_at_it_begins_at_the_first_stage_that_differs(project, parent):

@@ -307,7 +307,7 @@ def test_nan_stops_the_training_and_says_what_to_lower(tmp_path, policy, monkeyp
     monkeypatch.setattr(trainers, "soft_preference_loss", breaks)
     with pytest.raises(UserError, match=r"not finite at step 5 of 15") as caught:
         reward.run(stage)
-    assert "lower reward.learning_rate (now 1e-05)" in str(caught.value)
+    assert "reward.learning_rate is 1e-05" in str(caught.value)
     kept = training.last_checkpoint(stage)
     assert kept is not None
     assert str(kept) in str(caught.value)

@@ -186,6 +186,17 @@ def test_the_commands(runs):
     assert "shared: 01_sample, 02_critique, 03_sample" in forked.stderr
 
 
+def test_where_there_are_no_runs_it_is_said_where_they_are(runs, tmp_path):
+    itself = rlaif("runs", runs / "first")
+    assert itself.returncode == 0
+    assert f"is a run itself: rlaif show {runs / 'first'}, or rlaif runs {runs}" in itself.stderr
+    above = rlaif("runs", runs.parent, "--json")
+    assert json.loads(above.stdout) == []
+    assert f"rlaif runs {runs}" in above.stderr
+    (tmp_path / "empty").mkdir()
+    assert "rlaif run CONFIG" in rlaif("runs", tmp_path / "empty").stderr
+
+
 def test_ages_and_sizes_are_readable():
     assert _age(None) == ""
     assert _age("yesterday") == ""

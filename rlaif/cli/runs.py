@@ -36,13 +36,15 @@ def list_command(
     as_json: Json = False,
 ) -> None:
     """List runs: status, constitution, parent, headline figure, age and size."""
-    from rlaif.runs.catalog import list_runs
+    from rlaif.runs.catalog import list_runs, where_runs_are
 
     rows = list_runs(folder)
     if as_json:
         emit(rows)
     else:
         print_runs(rows)
+    if not rows:
+        tell(where_runs_are(folder))
 
 
 @runs_app.command("rm")

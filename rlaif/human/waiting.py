@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Iterable
 from pathlib import Path
 
 from rlaif.errors import Paused
 from rlaif.records import Comparison, Prompt, Response
+from rlaif.runs.commands import resume_command
 from rlaif.runs.folder import Stage
 from rlaif.runs.lookup import Lookup
 from rlaif.runs.rows import RowFile
@@ -59,5 +59,5 @@ def pause(stage: Stage) -> Paused | None:
         f"a row of JSON for each judgement of one of the {len(pairs)} comparisons in {sheet}:\n"
         f"  {json.dumps(example, ensure_ascii=False)}\n"
         'verdict is "a" or "b" (the better response), "tie", or "abstain"; not every comparison needs one',
-        f"write that file, then rlaif resume {shlex.quote(str(stage.run.path))}",
+        f"write that file, then {resume_command(stage.run.path)}",
     )

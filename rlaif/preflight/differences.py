@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any
 
-from rlaif.config import Config
+from rlaif.config import Config, option_name
 from rlaif.options import StageOptions
 from rlaif.preflight.opening import RunSpec, flatten
 from rlaif.report.differences import affects_results
@@ -57,14 +56,7 @@ def _stages(before: Config, now: Config, same: set[str]) -> Iterator[Difference]
             yield Difference("stages", f"stage {number}: {names[0]} there, {names[1]} now", number)
             return
         at = (number - 1) % len(before.stages)
-        yield from _options(a, b, number, _name(before, at), f"stages.{at}.", same)
-
-
-def _name(config: Config, at: int) -> str:
-    """The stage as `-s` names it."""
-    names = [options.stage for options in config.stages]
-    times = Counter(names)[names[at]]
-    return names[at] if times == 1 else f"{names[at]}[{names[:at].count(names[at])}]"
+        yield from _options(a, b, number, option_name(before, at), f"stages.{at}.", same)
 
 
 def _options(

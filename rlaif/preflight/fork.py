@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from rlaif import __version__
-from rlaif.config import find, stage_name, stage_number
+from rlaif.config import find, option_name, stage_name, stage_number
 from rlaif.errors import UserError
+from rlaif.feedback.earlier_labels import estimate_taken_over
+from rlaif.options import LabelOptions
 from rlaif.preflight.differences import Difference, differences
 from rlaif.preflight.opening import RunSpec
 from rlaif.runs.folder import Run
@@ -31,6 +33,7 @@ class Fork:
     shared: int  # stages
     at: str
     differs: tuple[str, ...] = ()  # of what shared stages read
+    hints: tuple[str, ...] = ()
 
     def into(self, making: Path) -> dict[str, Any]:
         """Put the shared stages into a new run's folder; returns what its manifest says of it."""
@@ -57,7 +60,7 @@ class Fork:
         lines = [f"forks {path} at {self.at}; shared: {', '.join(names) or 'nothing'}"]
         if self.differs:
             lines.append("the shared stages keep what they were made with; these differ:")
-        return [*lines, *(f"  {text}" for text in self.differs)]
+        return [*lines, *(f"  {text}" for text in self.differs), *self.hints]
 
 
 def fork_of(
@@ -86,7 +89,9 @@ def fork_of(
         return fork_of(source, folder, at, config, overrides)
     fork = _fork(parent, spec, at)
     words = f" {spec.words}" if spec.words else ""
-    command = f"rlaif run{words} --from {shlex.quote(str(source))} --at {fork.at} --out {folder}"
+    command = (
+        f"rlaif run{words} --from {shlex.quote(str(source))} --at {fork.at} --out {shlex.quote(str(folder))}"
+    )
     stages = list(spec.config.stages)
     for number, theirs in enumerate(parent.config.stages[: fork.shared]):
         if stages[number] != theirs:  # by options that cannot change results
@@ -157,7 +162,32 @@ def _fork(parent: Run, spec: RunSpec, at: str | None) -> Fork:
             f"{stage_name(spec.config, waiting[0].number)}",
         )
     differs = tuple(difference.text for difference in earlier)
-    return Fork(parent, number - 1, stage_name(spec.config, number), differs)
+    hints = _labels_to_take_over(parent, spec, number)
+    return Fork(parent, number - 1, stage_name(spec.config, number), differs, hints)
+
+
+def _labels_to_take_over(parent: Run, spec: RunSpec, number: int) -> tuple[str, ...]:
+    """That the parent has labels which a fork at that stage would ask for again, where it has."""
+    before = spec.config.expanded[number - 1 :]
+    at = next((n for n, (_, options) in enumerate(before) if isinstance(options, LabelOptions)), None)
+    if at is None or any("responses" in o.makes or "revisions" in o.makes for _, o in before[:at]):
+        return ()
+    options = before[at][1]
+    assert isinstance(options, LabelOptions)
+    labelled = any(stage.name == "label" and stage.has_begun for stage in parent.stages)
+    if not (options.ai and labelled and (parent.path / "templates.json").exists()) or options.labels_from:
+        return ()
+    told = options.model_copy(update={"labels_from": str(parent.path)})
+    said = estimate_taken_over(spec.config, spec.constitution, spec.templates, told)
+    same = said["same_wording"]
+    if not same or not (said["same_judge"] and said["same_template"] and said["same_decoding"]):
+        return ()
+    name = option_name(spec.config, (number - 1 + at) % len(spec.config.stages))
+    override = shlex.quote(f"{name}.labels_from={parent.path}")
+    return (
+        f"the judge reads {same} of {said['principles']} principles in the words of the parent: with "
+        f"-s {override} its labels of the same pairs are taken over and not asked for again",
+    )
 
 
 def _too_late(spec: RunSpec, refused: Sequence[Difference], at: str) -> UserError:

@@ -1,13 +1,12 @@
 """Opening a run folder: a new one, or the one the same command left; never that of another run.
 
-Options of stages that have not begun may change in the folder, and options that cannot change results
-always; anything else is refused with the command that forks the run.
+Options of stages that have made nothing to go on from may change in the folder, and options that cannot
+change results always; anything else is refused with the command that forks the run.
 """
 
 from __future__ import annotations
 
 import secrets
-import shlex
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,7 +18,9 @@ from rlaif.preflight.differences import Difference, differences
 from rlaif.preflight.opening import RunSpec
 from rlaif.preflight.provenance import asked, endpoints, manifest
 from rlaif.records import Prompt
-from rlaif.runs.folder import Run
+from rlaif.runs.commands import fork_command
+from rlaif.runs.folder import Run, Stage
+from rlaif.runs.lookup import json_rows
 from rlaif.runs.rows import Rows
 from rlaif.runs.storage import digest, move_into_place, sync, write_json, write_text
 
@@ -27,8 +28,16 @@ MAKING = "making.partial"
 Share = Callable[[Path], dict[str, Any]]  # puts finished stages into a new folder; what the manifest says
 
 
-def open_run(folder: Path, spec: RunSpec, share: Share = lambda making: {}) -> Run:
-    """A new run folder, or an existing one of the same spec; what may not differ is refused."""
+def open_run(
+    folder: Path,
+    spec: RunSpec,
+    share: Share = lambda making: {},
+    tell: Callable[[str], None] = lambda line: None,
+) -> Run:
+    """A new run folder, or an existing one of the same spec; what may not differ is refused.
+
+    `tell` gets a line where something that a failed start left is removed.
+    """
     making = folder / MAKING
     if not (folder / "manifest.json").exists():
         others = [path.name for path in folder.iterdir() if path.name not in (".lock", making.name)]
@@ -49,8 +58,10 @@ def open_run(folder: Path, spec: RunSpec, share: Share = lambda making: {}) -> R
     if any(difference.number <= begun for difference in found):
         raise _refused(folder, spec, [d for d in found if d.number <= begun])
     if found and not begun:
+        _remove_begun(run.stages, tell)
         _make_again(folder, run, spec, share)
     elif found or not all(stage.is_done for stage in run.stages):
+        _remove_begun([s for s in run.stages if found and s.number >= found[0].number], tell)
         _change(run, spec, found)
     return Run.load(folder)
 
@@ -87,18 +98,27 @@ def _make_again(folder: Path, run: Run, spec: RunSpec, share: Share) -> None:
     """A run whose first stage has not begun, made anew; without its manifest it is one that is being made."""
     parent = {key: value for key, value in run.manifest.items() if key in ("id", "parent")}
     _make(folder / MAKING, spec, lambda making: share(making) | parent)
-    for stage in run.stages:
-        shutil.rmtree(stage.dir, ignore_errors=True)
     (folder / "manifest.json").unlink()
     _move(folder / MAKING, folder)
+
+
+def _remove_begun(stages: Sequence[Stage], tell: Callable[[str], None]) -> None:
+    """Remove what starts left that made nothing to go on from; of a training's curve that is said."""
+    for stage in stages:
+        if not stage.dir.exists():
+            continue
+        curve = sum(len(list(json_rows(path))) for path in stage.dir.rglob("metrics.jsonl"))
+        shutil.rmtree(stage.dir, ignore_errors=True)
+        if curve:
+            tell(
+                f"{stage.dir.name}: begins anew with other options; the curve of the start before "
+                f"({curve} rows) is removed"
+            )
 
 
 def _change(run: Run, spec: RunSpec, found: list[Difference]) -> None:
     """Note in the folder what differs and may: the manifest last, so that a killed start does it again."""
     config = _kept_where_done(run, spec.config)
-    for stage in run.stages:
-        if found and stage.number >= found[0].number:
-            shutil.rmtree(stage.dir, ignore_errors=True)  # what a start without a row left
     if found or run.config != config:
         _write_spec(run.path, spec, config)
     before = run.manifest
@@ -130,10 +150,9 @@ def _refused(folder: Path, spec: RunSpec, differing: Sequence[Difference]) -> Us
     more = [f"  and {len(differing) - 8} more"] if len(differing) > 8 else []
     number, way_out = differing[0].number, "add --out with another folder, or delete this one"
     if 1 < number <= len(spec.config.expanded):
-        there, new = (shlex.quote(str(path)) for path in (folder, f"{folder}-2"))
-        way_out = f"rlaif run {spec.words} --from {there} --at {stage_name(spec.config, number)} --out {new}"
+        way_out = fork_command(folder, stage_name(spec.config, number), spec.words)
     return UserError(
         "\n".join([f"{folder}: holds another run; these differ:", *lines, *more]),
-        "what stages that have begun were given; the rest may change",
+        "what stages were given that have made rows, a model or a checkpoint; the rest may change",
         way_out,
     )

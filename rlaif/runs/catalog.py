@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -39,6 +40,18 @@ def list_runs(folder: Path) -> list[dict[str, Any]]:
             continue
     rows = [_row(path, names) for path in paths]
     return sorted(rows, key=lambda row: (str(row["created"] or ""), row["name"]))
+
+
+def where_runs_are(folder: Path) -> str:
+    """What to do where a folder has no runs in it: it is one, or they stand in folders of it, or there are
+    none yet."""
+    if is_run(folder):
+        there, around = (shlex.quote(str(path)) for path in (folder, folder.resolve().parent))
+        return f"{folder} is a run itself: rlaif show {there}, or rlaif runs {around} for those beside it"
+    found = sorted({path.parent.parent for path in folder.glob("*/*/manifest.json")})
+    if found:
+        return f"{folder}: runs are in {', '.join(f'rlaif runs {shlex.quote(str(f))}' for f in found[:3])}"
+    return f"{folder}: runs are made by rlaif run CONFIG, in runs/ of the folder where it is typed"
 
 
 def _row(path: Path, names: dict[str, str]) -> dict[str, Any]:

@@ -49,6 +49,7 @@ O_co = TypeVar("O_co", bound=StageOptions, covariant=True)
 HELDOUT: tuple[HeldOut, ...] = get_args(HeldOut)
 Split = Literal["train"] | HeldOut
 MADE = ("*.jsonl", "*.safetensors", "*.pt")  # rows and weights
+CURVES = ("metrics.jsonl", "samples.jsonl")  # of a training: without a checkpoint it is begun anew
 UNSEALED = ("stage.json", "checkpoints")  # of a stage's folder: written later, or of no use once it is done
 
 
@@ -110,10 +111,10 @@ class Stage(Generic[O_co]):
 
     @property
     def has_begun(self) -> bool:
-        """Whether the stage has made something; what a start leaves that failed before a row does not
-        count."""
+        """Whether the stage has made something that it would go on from; what a start leaves that failed
+        before a row, or before a training's first checkpoint, does not count."""
         status = self.summary.get("status")
-        left = (path for kind in MADE for path in self.dir.rglob(kind))
+        left = (path for kind in MADE for path in self.dir.rglob(kind) if path.name not in CURVES)
         return status == "done" or (status is not None and any(path.stat().st_size for path in left))
 
     def rows(self, name: str, record: type[R]) -> Rows[R]:

@@ -18,6 +18,7 @@ from rlaif.errors import UserError
 from rlaif.options import PpoOptions
 from rlaif.prompting.chat import has_chat_template
 from rlaif.rl.checkpoints import publish, train_once, write_model
+from rlaif.runs.commands import command_with_lower_rate
 from rlaif.runs.folder import Stage
 from rlaif.runs.rows import JsonlLog
 from rlaif.runs.seeds import derive_seed, in_rounds
@@ -328,15 +329,12 @@ def reward_failed(stage: Stage[PpoOptions], update: int, error: UserError, last:
 
 def diverged(stage: Stage[PpoOptions], update: int, error: UpdateNotFinite, last: Path | None) -> UserError:
     """What to say when a number of an update is NaN or infinite."""
-    rate = stage.options.learning_rate
     kept = f"; the last good checkpoint is kept: {last}" if last else ""
-    cause = (
-        f"lower ppo.learning_rate (now {rate:g}) and start anew: -s ppo.learning_rate={rate / 10:g} --out …"
-    )
     return UserError(
-        f"{stage.dir.name}: update {update} of {stage.options.updates}: {error.name} is {error.value}.",
-        "finite numbers; the weights were not changed by this step",
-        cause + kept,
+        f"{stage.dir.name}: update {update} of {stage.options.updates}: {error.name} is {error.value}; "
+        f"ppo.learning_rate is {stage.options.learning_rate:g}.",
+        f"finite numbers; the weights were not changed by this step{kept}",
+        f"fork the run with a lower one: {command_with_lower_rate(stage)}",
     )
 
 

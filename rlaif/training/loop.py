@@ -27,6 +27,7 @@ from rlaif.records import Prompt
 from rlaif.rl.checkpoints import WHOLE, last_checkpoint, publish, remove_damaged, seal_checkpoint, write_model
 from rlaif.rl.forward import is_large
 from rlaif.rl.ranks import Ranks
+from rlaif.runs.commands import command_with_lower_rate
 from rlaif.runs.folder import Stage
 from rlaif.runs.rows import JsonlLog
 from rlaif.runs.seeds import derive_seed
@@ -106,12 +107,13 @@ def diverged(stage: Stage, step: int, steps: int, bad: dict[str, float]) -> User
     where = f"at step {step} of {steps}" if step else "before the first step: the weights it starts from"
     last = last_checkpoint(stage)
     kept = f"; the last good checkpoint is kept in {last}" if last else ""
-    rate = stage.options.learning_rate
+    rate = f"{stage.name}.learning_rate is {stage.options.learning_rate:g}"
     return UserError(
-        f"{stage.dir.name}: not finite {where} ({numbers}).",
-        "finite numbers in training",
-        f"lower {stage.name}.learning_rate (now {rate:g}) and start anew in another folder: "
-        f"-s {stage.name}.learning_rate={rate / 10:g} --out …{kept}",
+        f"{stage.dir.name}: not finite {where} ({numbers}){f'; {rate}' if step else ''}.",
+        f"finite numbers in training{kept}",
+        f"fork the run with a lower one: {command_with_lower_rate(stage)}"
+        if step
+        else "name another model, or look at the stage that trained this one",
     )
 
 
