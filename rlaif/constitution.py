@@ -25,7 +25,7 @@ from pydantic import (
 
 from rlaif.errors import UserError, nearest
 from rlaif.records import Prompt, content_hash
-from rlaif.yamlfile import cut_texts, load_yaml, validate_yaml
+from rlaif.yamlfile import Lines, cut_texts, load_yaml, validate_yaml
 
 LONG = 80  # words
 ALIKE = 0.85  # share of characters in common, in order
@@ -180,6 +180,11 @@ class Constitution(Sourced):
     @classmethod
     def load(cls, path: Path) -> Constitution:
         """Read and check a constitution file; raises UserError naming file, line and nearest valid key."""
+        return cls.load_with_lines(path)[0]
+
+    @classmethod
+    def load_with_lines(cls, path: Path) -> tuple[Constitution, Lines]:
+        """The same, and where in the file everything stands."""
         data, lines = load_yaml(path)
         constitution = validate_yaml(cls, data, lines, path)
         seen: dict[str, int] = {}
@@ -193,7 +198,7 @@ class Constitution(Sourced):
                     f"rename one of the two in {path}",
                 )
             seen[principle.id] = line
-        return constitution
+        return constitution, lines
 
 
 def lint(path: Path, prompts: Sequence[Prompt] = ()) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from rlaif.audit.audit import Audit
 from rlaif.audit.cases import from_examples, sampled
 from rlaif.config import Config
 from rlaif.constitution import Constitution
-from rlaif.engines import open_engine
+from rlaif.engines import Engine, open_engine
 from rlaif.feedback.gold import load_gold
 from rlaif.feedback.judge import Judge
 from rlaif.options import JudgeCardOptions
@@ -46,13 +47,32 @@ def audit_of(
     )
 
 
+@dataclass(frozen=True)
+class JudgeSetting:
+    """How a judge is asked, by whatever constitution: `reasoning` tokens before each verdict, 0 = none."""
+
+    engine: Engine
+    templates: Templates
+    few_shot: int = 0
+    reasoning: int = 0
+
+    @classmethod
+    def of(cls, config: Config, base: Path) -> JudgeSetting:
+        """As the config's first label stage asks its feedback model, which is opened."""
+        options: Any = next((o for o in config.stages if o.stage == "label"), None)
+        templates = Templates.load(config.templates, base)
+        shots, reasoning = (options.few_shot, options.max_tokens * options.cot) if options else (0, 0)
+        return cls(open_engine(config.feedback), templates, shots, reasoning)
+
+    def judge(self, constitution: Constitution) -> Judge:
+        """The judge by this constitution, whose examples are its few-shot turns."""
+        shots = self.templates.comparison_shots(constitution, self.few_shot)
+        return Judge(self.engine, self.templates, tuple(shots), self.reasoning)
+
+
 def judge_of(config: Config, base: Path, constitution: Constitution) -> Judge:
     """The judge as the config's first label stage asks it."""
-    options: Any = next((o for o in config.stages if o.stage == "label"), None)
-    templates = Templates.load(config.templates, base)
-    shots = templates.comparison_shots(constitution, options.few_shot) if options else []
-    reasoning = options.max_tokens if options and options.cot else 0
-    return Judge(open_engine(config.feedback), templates, tuple(shots), reasoning)
+    return JudgeSetting.of(config, base).judge(constitution)
 
 
 def tokenizer_of(config: Config) -> Any | None:

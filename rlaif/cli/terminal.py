@@ -41,16 +41,16 @@ def tell(text: object) -> None:
     stderr.print(printable(str(text)))
 
 
-def page_at(path: Path) -> Path:
+def page_at(path: Path, option: str = "--out", example: str = "page.html") -> Path:
     """Where a page will be written, its folder made: said before anything is asked, not after."""
     if path.is_dir():
         raise UserError(
-            f"--out {path}: a folder.", "the name of a file to write", f"--out {path / 'page.html'}"
+            f"{option} {path}: a folder.", "the name of a file to write", f"{option} {path / example}"
         )
     path.parent.mkdir(parents=True, exist_ok=True)
     if not os.access(path.parent, os.W_OK):
         raise UserError(
-            f"--out {path}: nothing can be written to {path.parent}.", "a folder that can be written"
+            f"{option} {path}: nothing can be written to {path.parent}.", "a folder that can be written"
         )
     return path
 

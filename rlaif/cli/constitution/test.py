@@ -1,0 +1,92 @@
+"""`rlaif constitution test`."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rlaif.cli.groups import constitution_app
+from rlaif.cli.terminal import Json, emit, page_at, say, tell
+from rlaif.records import TIE_MARGIN
+
+if TYPE_CHECKING:
+    from rlaif.workbench.example_tests import ExampleResult
+
+JUDGE = "A config file, whose feedback model judges as its label stage asks it, or a model: folder or hub id."
+JudgeName = Annotated[str, typer.Option("--judge", metavar="MODEL|CONFIG", help=JUDGE)]
+Sets = Annotated[list[str] | None, typer.Option("-s", "--set", help="key=value of the judge's config.")]
+TemplateSet = Annotated[str, typer.Option(help="With a model: the template set.")]
+FewShot = Annotated[
+    int | None,
+    typer.Option(min=0, help="Solved examples shown before each question; omitted = the config's."),
+]
+
+
+@constitution_app.command("test")
+def constitution_test(
+    path: Annotated[Path, typer.Argument(metavar="FILE", help="A constitution file.")],
+    judge: JudgeName,
+    select: Annotated[
+        str, typer.Option("-k", help='Parts of test ids and tags, as in "polite and not wording".')
+    ] = "",
+    failed_first: Annotated[
+        bool, typer.Option("--failed-first", help="Ask what failed last time first.")
+    ] = False,
+    margin: Annotated[
+        float, typer.Option(min=0.0, max=0.5, help="Least lead beyond ½, both orders together.")
+    ] = TIE_MARGIN,
+    few_shot: FewShot = None,
+    set_: Sets = None,
+    templates: TemplateSet = "default",
+    junit: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write JUnit XML.")] = None,
+    as_json: Json = False,
+) -> None:
+    """A principle's examples are its tests: does the judge prefer the better response, in both orders, under
+    each wording? Exit code 1 where one fails."""
+    from rlaif.constitution import Constitution
+    from rlaif.runs.storage import write_text
+    from rlaif.workbench.example_report import TestReport, last_failed, remember
+    from rlaif.workbench.example_tests import chosen, collect, run_tests, untested
+    from rlaif.workbench.judges import Named
+
+    out = page_at(junit, "--junit", "tests.xml") if junit else None
+    constitution, lines = Constitution.load_with_lines(path)
+    tests = collect(constitution, lines)
+    asked = chosen(tests, select, path) if select else tests
+    tell("loading …")
+    setting = Named.of(judge, set_ or [], path, templates).open(few_shot)
+    if not as_json:
+        say(f"{path}: {len(asked)} tests of {len(constitution.principles)} principles, judge {judge}")
+    started = time.monotonic()
+    first = last_failed(path) if failed_first else []
+    results: list[ExampleResult] = []
+    for result in run_tests(asked, constitution, setting, margin, first):
+        results.append(result)
+        if not as_json:
+            _dot(result, len(results), len(asked))
+    order = {test.id: at for at, test in enumerate(asked)}
+    ended = tuple(sorted(results, key=lambda result: order[result.test.id]))
+    remember(path, ended, tests)
+    missing = () if select else tuple(untested(constitution))
+    took = time.monotonic() - started
+    report = TestReport(path, setting.engine.fingerprint, ended, missing, len(tests) - len(asked), took)
+    if out:
+        write_text(out, report.junit())
+    if as_json:
+        emit(report.as_dict())
+    else:
+        say("\n".join(report.lines()))
+    if report.bad:
+        raise typer.Exit(1)
+
+
+def _dot(result: ExampleResult, done: int, total: int) -> None:
+    """A mark a test, 60 a line, with how much is done."""
+    from rlaif.workbench.example_report import MARKS
+
+    print(MARKS[result.outcome], end="", flush=True)
+    if done % 60 == 0 or done == total:
+        print(f"{' ' * (-done % 60)}  [{100 * done // total:3}%]", flush=True)
