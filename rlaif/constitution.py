@@ -9,8 +9,7 @@ replacement (Constitutional AI, arXiv 2212.08073, section 3.1), here from a seed
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
-from difflib import SequenceMatcher
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +23,8 @@ from pydantic import (
 )
 
 from rlaif.errors import UserError, nearest
-from rlaif.records import Prompt, content_hash
-from rlaif.yamlfile import Lines, cut_texts, load_yaml, validate_yaml
-
-LONG = 80  # words
-ALIKE = 0.85  # share of characters in common, in order
+from rlaif.records import content_hash
+from rlaif.yamlfile import Lines, load_yaml, validate_yaml
 
 
 class Example(BaseModel):
@@ -199,70 +195,6 @@ class Constitution(Sourced):
                 )
             seen[principle.id] = line
         return constitution, lines
-
-
-def lint(path: Path, prompts: Sequence[Prompt] = ()) -> list[str]:
-    """What is allowed in a constitution file but probably not meant, as "file:line: …" in the order of the
-    lines.
-
-    With `prompts`, also tags that no prompt has and prompts about which no principle speaks. Raises UserError
-    where the file cannot be loaded at all.
-    """
-    constitution = Constitution.load(path)
-    lines = load_yaml(path)[1]
-    found = [
-        (line, f'"{comment[:40]}" behind a text without quotes is a comment: no model reads it')
-        for line, _, comment in cut_texts(lines.root)
-    ]
-    for index, principle in enumerate(constitution.principles):
-        line = lines.at(("principles", index, "id"))
-        earlier = constitution.principles[:index]
-        for warning in [
-            *_warnings(principle),
-            *_alike(principle, earlier),
-            *_unused_tags(principle, prompts),
-        ]:
-            found.append((line, f'"{principle.id}" {warning}'))
-    if not any(principle.weight for principle in constitution.principles):
-        found.append((lines.at(("principles",)), "every weight is 0: nothing decides a comparison"))
-    silent = sum(not constitution.applicable(prompt.tags) for prompt in prompts)
-    if silent:
-        found.append(
-            (lines.at(("principles",)), f"no principle applies to {silent} of {len(prompts)} prompts")
-        )
-    return [f"{path}:{line}: {warning}" for line, warning in sorted(found)]
-
-
-def _warnings(principle: Principle) -> Iterator[str]:
-    if principle.weight == 0:
-        yield "has weight 0: it is judged, but decides nothing"
-    if principle.applies_to == ():
-        yield "applies to no prompt: its applies_to is empty"
-    if len(principle.text.split()) > LONG:
-        yield (
-            f"has more than {LONG} words: small judges lose the thread; move detail into critique or compare"
-        )
-    if not principle.examples:
-        yield "has no example: nothing tests it, and the critic gets no few-shot turn"
-    for example in principle.examples:
-        if example.better.strip() == example.worse.strip():
-            yield f'has an example whose better and worse response are the same ("{example.prompt[:40]}")'
-        if not all(text.strip() for text in (example.prompt, example.better, example.worse)):
-            yield "has an example with an empty text"
-
-
-def _alike(principle: Principle, others: Sequence[Principle]) -> Iterator[str]:
-    for other in others:
-        ratio = SequenceMatcher(None, principle.text.lower(), other.text.lower(), autojunk=False).ratio()
-        if ratio >= ALIKE:
-            yield f'reads almost like "{other.id}": the same rule then counts twice'
-
-
-def _unused_tags(principle: Principle, prompts: Sequence[Prompt]) -> Iterator[str]:
-    known = {tag for prompt in prompts for tag in prompt.tags}
-    for tag in principle.applies_to or ():
-        if prompts and tag not in known:
-            yield f'applies to the tag "{tag}", which no prompt has'
 
 
 def json_schema() -> dict[str, Any]:

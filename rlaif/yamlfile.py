@@ -37,8 +37,8 @@ class Lines:
     and the place there.
     """
 
-    def __init__(self, root: Any, path: Path | None = None) -> None:
-        self.root, self.path = root, path
+    def __init__(self, root: Any, path: Path | None = None, text: str = "") -> None:
+        self.root, self.path, self.text = root, path, text
         self.origins: dict[tuple[str | int, ...], tuple[Lines, tuple[str | int, ...]]] = {}
         self.options: dict[
             tuple[str | int, ...], str
@@ -69,17 +69,23 @@ class Lines:
 
     def at(self, loc: Loc) -> int:
         """1-based line of the deepest part of `loc` that the file has."""
-        node, line = self.root, 1
+        return self.place(loc)[0]
+
+    def place(self, loc: Loc, value: bool = False) -> tuple[int, int]:
+        """1-based (line, column) of the deepest part of `loc` that the file has; with `value` of what stands
+        behind its key."""
+        node, found = self.root, (0, 0)
         for part in loc:
             if isinstance(node, CommentedMap) and part in node:
                 # A key merged in from elsewhere (`<<: *anchor`) has no line here.
-                line = node.lc.key(part)[0] + 1 if part in (node.lc.data or {}) else line
+                known = part in (node.lc.data or {})
+                found = (node.lc.value(part) if value else node.lc.key(part)) if known else found
             elif isinstance(node, CommentedSeq) and isinstance(part, int) and part < len(node):
-                line = node.lc.item(part)[0] + 1
+                found = node.lc.item(part)
             else:
                 continue
             node = node[part]
-        return line
+        return found[0] + 1, found[1] + 1
 
 
 def load_yaml(path: Path) -> tuple[Any, Lines]:
@@ -95,14 +101,14 @@ def load_yaml(path: Path) -> tuple[Any, Lines]:
             f"{path}: not UTF-8 text (byte {error.start}).", "a UTF-8 text file", f"re-save {path}"
         ) from None
     root = _parse(text, path)
-    for line, text, comment in cut_texts(root):
+    for line, cut, comment in cut_texts(root):
         if not comment[1:2].isspace():
             raise UserError(
                 f'{path}:{line}: the text ends before "{comment[:30]}", which YAML reads as a comment.',
-                f'quotes around a text with " #" in it: "{text[-30:]} {comment[:30]}"',
+                f'quotes around a text with " #" in it: "{cut[-30:]} {comment[:30]}"',
                 f"quote it, or put a blank behind # in line {line} of {path} if it is a comment",
             )
-    return plain(root), Lines(root, path)
+    return plain(root), Lines(root, path, text)
 
 
 def cut_texts(root: Any) -> Iterator[tuple[int, str, str]]:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from rlaif.constitution import Constitution, Principle, json_schema, lint
+from rlaif.constitution import Constitution, Principle, json_schema
 from rlaif.errors import UserError
 from rlaif.prompting.templates import Templates
 from rlaif.records import Prompt
@@ -233,47 +233,6 @@ def test_draws_depend_on_the_seed_alone_and_only_on_what_applies():
     assert only_odd.applicable(()) == []
 
 
-def test_lint_finds_what_is_probably_not_meant(tmp_path):
-    text = """name: x
-principles:
-  - id: one
-    text: The reply must not insult the user or anybody else.
-    weight: 0
-    examples: [{prompt: p, better: same, worse: "same "}]
-  - id: two
-    text: The reply must not insult the user, or anybody else!
-    applies_to: [riskyy]
-    weight: 0
-  - id: three
-    text: Be brief.
-    applies_to: []
-    weight: 0
-    examples: [{prompt: "", better: a, worse: b}]
-"""
-    prompts = [Prompt.model_validate({"messages": [{"role": "user", "content": "q"}], "tags": ["risky"]})]
-    (tmp_path / "c.yaml").write_text(text)
-    found = [line.removeprefix(str(tmp_path / "c.yaml:")) for line in lint(tmp_path / "c.yaml", prompts)]
-    assert found == [
-        "2: every weight is 0: nothing decides a comparison",
-        '3: "one" has an example whose better and worse response are the same ("p")',
-        '3: "one" has weight 0: it is judged, but decides nothing',
-        '7: "two" applies to the tag "riskyy", which no prompt has',
-        '7: "two" has no example: nothing tests it, and the critic gets no few-shot turn',
-        '7: "two" has weight 0: it is judged, but decides nothing',
-        '7: "two" reads almost like "one": the same rule then counts twice',
-        '11: "three" applies to no prompt: its applies_to is empty',
-        '11: "three" has an example with an empty text',
-        '11: "three" has weight 0: it is judged, but decides nothing',
-    ]
-    narrow = text.replace("    weight: 0\n", "").replace(
-        "    examples: [{prompt: p", "    applies_to: [fact]\n    examples: [{prompt: p"
-    )
-    (tmp_path / "c.yaml").write_text(narrow)
-    assert str(tmp_path / "c.yaml:2: no principle applies to 1 of 1 prompts") in lint(
-        tmp_path / "c.yaml", prompts
-    )
-
-
 def test_the_schema_describes_the_file_for_editors():
     schema = json_schema()
     assert set(schema["$defs"]["Principle"]["required"]) == {"id", "text"}
@@ -288,7 +247,6 @@ def test_every_shipped_constitution_loads(path):
 def test_the_general_constitution_and_the_starter_prompts_fit_each_other():
     prompts = read_rows(ROOT / "prompts/starter.jsonl", Prompt)
     constitution = Constitution.load(GENERAL)
-    assert lint(GENERAL, prompts) == []
     assert len(constitution.principles) >= 16
     assert {tag for p in constitution.principles for tag in p.tags} == {"harmless", "honest", "helpful"}
     assert all(example.critique for p in constitution.principles for example in p.examples)
@@ -334,17 +292,14 @@ def test_a_number_sign_that_cuts_a_text_is_an_error_with_its_line(tmp_path: Path
         load(tmp_path, head + cut)
 
 
-def test_a_comment_behind_a_text_is_a_warning_and_elsewhere_it_is_a_comment(tmp_path: Path):
+def test_a_comment_behind_a_text_ends_it_and_elsewhere_it_is_a_comment(tmp_path: Path):
     head = BASE.removesuffix("    text: Be kind.\n")
     quoted = (
         '    text: "Never rank anybody #1." #sure\n    weight: 2 #double\n    tags: [a b] #x\n    '
         "critique: |  # so\n      Rule #1\n"
     )
     assert load(tmp_path, head + quoted).principles[0].critique == "Rule #1\n"
-    assert not [warning for warning in lint(tmp_path / "c.yaml") if "a comment" in warning]
     assert load(tmp_path, head + "    text: Never be rude # of them\n").principles[0].text == "Never be rude"
-    (warning,) = [warning for warning in lint(tmp_path / "c.yaml") if "a comment" in warning]
-    assert 'c.yaml:4: "# of them" behind a text without quotes is a comment' in warning
 
 
 @pytest.mark.parametrize(

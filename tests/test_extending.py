@@ -293,6 +293,24 @@ def test_a_field_of_the_constitution(copy, project):
     assert said.split() == ["1", "3"]
 
 
+def test_a_lint_rule(copy, project):
+    copy.add(
+        "lint",
+        "wording.py",
+        text='@rule("shouted", "error", "it is no louder to a model")\n'
+        "def shouted(subject: Subject) -> Iterator[Found]:\n"
+        '    """A text in capitals."""\n'
+        '    for loc, principle, text in subject.texts("text"):\n'
+        "        if text.isupper():\n            yield Found(loc, f'\"{principle.id}\" shouts', text)\n",
+    )
+    file = project / "constitution.yaml"
+    file.write_text(file.read_text().replace("text: Never say rude.", "text: NEVER SAY RUDE."))
+    found = copy.rlaif("constitution", "lint", file, "--select", "shouted", "--fail-on", "never")
+    assert "constitution.yaml:3:" in found
+    assert 'error: "no-rude" shouts [shouted]' in found
+    assert "A text in capitals." in copy.rlaif("constitution", "lint", "--rules")
+
+
 def test_every_recipe_is_followed():
     titles = [
         line.removeprefix("## ").replace(" ", "_").lower()

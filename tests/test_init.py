@@ -10,10 +10,10 @@ from typer.testing import CliRunner
 from rlaif import pipeline
 from rlaif.cli import app, init
 from rlaif.config import load_config
-from rlaif.constitution import lint
 from rlaif.errors import UserError
 from rlaif.preflight.starting import Wanted, write_project
 from rlaif.prompting.prompt_files import load_prompts
+from rlaif.workbench.lint import lint
 
 FILES = ["config.yaml", "constitution.yaml", "prompts.txt"]
 

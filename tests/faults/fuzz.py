@@ -15,7 +15,7 @@ from pathlib import Path
 
 from rlaif import pipeline
 from rlaif.config import ASSETS, load_config
-from rlaif.constitution import Constitution, lint
+from rlaif.constitution import Constitution
 from rlaif.errors import UserError
 from rlaif.human.importers import import_file
 from rlaif.human.rankings import load_human_labels
@@ -26,6 +26,7 @@ from rlaif.report.lineage import lineage
 from rlaif.report.report import write_report
 from rlaif.report.summary import summarise
 from rlaif.runs.storage import os_errors_as_user_errors
+from rlaif.workbench.lint import lint
 
 SECONDS, MEMORY = 10, 1 << 30  # of computing, and bytes, that one input may take
 WAITING = 120  # seconds by the clock: a busy machine is slow, not wrong
@@ -145,7 +146,7 @@ class Corpus:
 
     def _constitution(self, path: Path) -> None:
         Constitution.load(path)
-        list(lint(path, ()))
+        lint(path)
 
     def _people(self, path: Path) -> None:
         load_human_labels(path, self.pairs)
