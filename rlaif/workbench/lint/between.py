@@ -8,7 +8,7 @@ from itertools import combinations
 
 from rlaif.constitution import Principle
 from rlaif.workbench.lint.findings import Found, Subject, rule
-from rlaif.workbench.lint.language import QUALITIES, Demand, demands
+from rlaif.workbench.lint.language import QUALITIES, Demand, demands, one_of
 
 ALIKE = 0.85  # share of characters in common, in order
 SHARED = 0.8  # of the meaning words of two demands
@@ -105,9 +105,21 @@ def _turned(a: Demand, b: Demand) -> str:
     shared = a.content & b.content
     smaller = min(len(a.content), len(b.content))
     enough = smaller and len(shared) >= max(min(2, smaller), SHARED * smaller)
+    if a.negative != b.negative and _counted(a, b):
+        return ""  # "one thought a sentence" and "fewer thoughts a sentence" go together
     if a.negative != b.negative and enough and (smaller > 1 or len(a.content | b.content) == 1):
         return f"one asks for what the other forbids: {', '.join(sorted(shared))}"
     return ""
+
+
+def _counted(a: Demand, b: Demand) -> bool:
+    """Whether one sets a number and the other only asks for fewer."""
+    fewer, other = (a, b) if a.negative else (b, a)
+    return bool(_FEWER.search(fewer.text) and _NUMBER.search(other.text))
+
+
+_FEWER = one_of(r"\b(?:fewer|less)\b")
+_NUMBER = one_of(r"\b(?:one|two|three|four|five|single|only|at most|\d+)\b")
 
 
 def _about_the_same(a: Demand, b: Demand) -> bool:

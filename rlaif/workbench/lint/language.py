@@ -131,11 +131,14 @@ _STOP = _words(
     "whose what when where if while prefer choose pick favour favor select better best whichever user users",
     "person people make sure ensure",
 )
-_HIDING = r"refus(?:e|es|ing)|declin(?:e|es|ing)|reject(?:s|ing)?|hid(?:e|es|ing)|withh[oe]lds?|conceals?"
+_HIDING = (
+    r"refus(?:e|es|ing)|declin(?:e|es|ing)|reject(?:s|ing)?|hid(?:e|es|ing)|withh[oe]lds?|conceals?|"
+    r"contradict(?:s|ing)?|violat(?:e|es|ing)"
+)
 NEGATORS = one_of(
     r"\b(?:not|never|no|cannot|nothing|none|nobody|without|less|fewer|least|fewest)\b|n't\b|n’t\b",
     r"\b(?:avoid(?:s|ing)?|refrain(?:s|ing)?|exclud(?:e|es|ing)|leav(?:e|es|ing) out)\b",
-    r"\b(?:free (?:of|from)|lacks?)\b",
+    r"\b(?:free (?:of|from)|lacks?|instead of|rather than)\b",
     r"\b(?:forbid(?:s|den)?|prohibit(?:s|ed)?|ban(?:s|ned)?|abstain(?:s|ing)?|omit(?:s|ting)?)\b",
     rf"\b(?:{_HIDING})\b",
 )
@@ -155,6 +158,7 @@ _PARTED = one_of(
     r",?\s+(?:and|but|or|yet)\s+(?=(?:also\s+|it\s+|they\s+)?(?:must|should|shall|may|can|do|does|not|never|"
     r"always|has|have|avoid|refuse|decline)\b)",
     r",\s+(?=(?:not|never)\b)",
+    r"\s+(?=(?:instead of|rather than)\b)",
 )
 _SAME = {  # what the words behind each count as
     "answer": "decline reject refuse comply fulfil fulfill",

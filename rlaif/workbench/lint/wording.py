@@ -155,9 +155,9 @@ _THINGS = (
 )
 _ENOUGH = "enough|sufficient|adequate|ample|appropriate|suitable|reasonable|proper|sensible|moderate"
 _VAGUE = one_of(
-    r"\b(?:somewhat|sort of|several|lots of|plenty of|many|usually|generally|often|occasionally|sometimes)\b",
+    r"\b(?:somewhat|sort of|several|lots of|plenty of|many|usually|generally|occasionally|sometimes)\b",
     r"\b(?:mostly|rarely|frequently|typically|ideally|largely|normally|more or less|minimal)\b",
-    r"\bexcessive(?:ly)?\b",
+    r"\bexcessive(?:ly)?\b|(?<!more )(?<!less )(?<!how )(?<!as )\boften\b",
     r"\b(?:most of the time|now and then|from time to time|every so often|here and there|in most cases)\b",
     r"\b(?:in moderation|within reason|tends? to|the right amount|just enough|etc|and so on|and the like)\b",
     r"\bto (?:some|a certain|a reasonable) (?:degree|extent)\b",
