@@ -20,7 +20,7 @@ from rlaif.yamlfile import Loc
 
 Level = Literal["error", "warning", "note"]
 LEVELS: tuple[Level, ...] = ("error", "warning", "note")
-READ = ("text", "compare", "critique", "revise")  # the fields of a principle that models read
+READ = ("text", "compare", "critique", "revise", "why")  # the fields of a principle that models read
 RULING = ("text", "compare")  # those that the judge reads as the rule
 
 
