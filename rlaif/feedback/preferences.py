@@ -103,7 +103,16 @@ def aggregate(
     that decided moved the mixed opinion furthest towards its side; None where that was no principle.
     """
     weights = {p.id: p.weight for p in constitution.principles}
-    said = p_a_by_annotator(labels, weights)
+    return mixed(p_a_by_annotator(labels, weights), weights, human_weight, clamp)
+
+
+def mixed(
+    said: Mapping[str, Mapping[str | None, float]],
+    weights: Mapping[str, float],
+    human_weight: float = 1.0,
+    clamp: Bounds = (0.0, 1.0),
+) -> tuple[float, str | None] | None:
+    """The same of what `p_a_by_annotator` found."""
     counts = {who: 1.0 if who.startswith("ai:") else human_weight for who in said}
     if not sum(counts.values()):
         return None

@@ -115,6 +115,16 @@ class LabelOptions(StageOptions):
     human: HumanOptions | None = None
 
     @property
+    def human_weight(self) -> float:
+        """What each person counts against the judge's 1."""
+        return self.human.weight if self.human else 1.0
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """What the judge's opinion of a pair is kept within."""
+        return self.clamp or ((0.4, 0.6) if self.cot else (0.0, 1.0))
+
+    @property
     def judge_mode(self) -> JudgeMode:
         """What one question to the judge shows and asks."""
         return MODES[self.mode]

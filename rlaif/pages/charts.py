@@ -4,7 +4,7 @@ tooltips."""
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
@@ -200,3 +200,60 @@ def calibration_chart(bins: Sequence[Sequence[float]], whose: str = "the reward 
         tip = f"forecast {forecast:.2f}, observed {observed:.2f}, {n:.0f} pairs"
         parts.append(_circle(*frame.at(forecast, observed), radius, "dot soft last", tip))
     return _svg(frame.width, frame.height, "Calibration", parts)
+
+
+def share_chart(title: str, rows: Sequence[tuple[str, Sequence[tuple[str, float, str]]]]) -> Markup:
+    """One bar a label, cut into (name, share of the whole, colour), with the shares as tooltips."""
+    if not rows:
+        return Markup("")
+    tall, left, height = 20.0, 190.0, 20.0 * len(rows) + 34
+    frame = Frame(800, height, left, 28, ticks(0.0, 1.0, about=5), [0.0, 1.0], top=4)
+    parts: list[Markup] = []
+    for tick in frame.x:
+        x, y = frame.at(tick, 0.0)
+        parts += [_line(x, "4", x, y, "grid"), _text(float(x), float(y) + 16, short(tick), "middle")]
+    for index, (label, shares) in enumerate(rows):
+        top, start = 4 + index * tall, 0.0
+        parts.append(_text(left - 12, top + tall / 2 + 4, _cut(label), "end", "label"))
+        for name, share, slot in shares:
+            x, end = (float(frame.at(value, 0)[0]) for value in (start, start + share))
+            parts.append(
+                _box(x, top + 3, end - x, tall - 6, f"dot {slot}", 1.0, f"{label}, {name}: {share:.3f}")
+            )
+            start += share
+    return Markup('<div class="wide">{}</div>').format(_svg(frame.width, height, title, parts))
+
+
+def matrix_chart(
+    title: str, names: Sequence[str], cells: Mapping[Point, tuple[float, str]], slot: str
+) -> Markup:
+    """A square of names by names: the darker a cell, the nearer its value in [0, 1] is to 1.
+
+    `cells` holds (value, what the tooltip says) by (row, column); columns are numbered as the rows are.
+    """
+    if not cells:
+        return Markup("")
+    size = max(12.0, min(34.0, 420.0 / len(names)))
+    left, top = 190.0, 24.0
+    parts = [_text(left + (at + 0.5) * size, top - 8, str(at + 1), "middle") for at in range(len(names))]
+    for row, name in enumerate(names):
+        parts.append(
+            _text(left - 10, top + (row + 0.5) * size + 4, f"{_cut(name, 22)} {row + 1}", "end", "label")
+        )
+    for (row, column), (value, tip) in cells.items():
+        x, y = left + column * size, top + row * size
+        parts.append(_box(x + 1, y + 1, size - 2, size - 2, "cell", 1.0, tip))
+        parts.append(_box(x + 1, y + 1, size - 2, size - 2, f"dot {slot}", value, tip))
+        if size >= 24:
+            css = "over" if value > 0.6 else ""
+            parts.append(_text(x + size / 2, y + size / 2 + 4, f"{100 * value:.0f}", "middle", css))
+    side = size * len(names)
+    return _svg(left + side + 8, top + side + 8, title, parts)
+
+
+def _box(x: float, y: float, width: float, height: float, css: str, opacity: float, tip: str) -> Markup:
+    mark = Markup(
+        '<rect x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}" rx="1" class="{}" '
+        'fill-opacity="{:.2f}"><title>{}</title></rect>'
+    )
+    return mark.format(x, y, max(0.0, width), height, css, opacity, tip)

@@ -19,6 +19,8 @@ from rlaif.pages.page import ci, fixed, write_page
 from rlaif.records import Evaluation
 from rlaif.report import examples
 from rlaif.report.measures import Table, clusters_of, compliance, deltas, gold, rate
+from rlaif.report.principles import coverage
+from rlaif.report.principles_shown import shown
 from rlaif.report.run_reader import RunReader
 from rlaif.report.summary import summarise
 from rlaif.report.warnings import run_warnings, what_to_try
@@ -49,6 +51,7 @@ def write_report(path: Path, progress: Any = silent_progress) -> Path:
         "cases": examples.before_after,
         "traces": examples.traces,
         "pairs": examples.doubtful,
+        "coverage": coverage_shown,
     }
     with progress("report, parts", len(makers)) as tick:
         for name, make in makers.items():
@@ -95,6 +98,12 @@ def judge_card(reader: RunReader) -> dict[str, Any] | None:
         "pairs": card["pairs"],
         "page": path.with_suffix(".html").relative_to(reader.path),
     }
+
+
+def coverage_shown(reader: RunReader) -> dict[str, Any] | None:
+    """What each principle does to the preferences; None where no label is by principle."""
+    figures = coverage(reader)
+    return shown(figures) if figures else None
 
 
 def missing_as_none(metrics: dict[str, Any]) -> dict[str, Any]:

@@ -400,4 +400,6 @@ MUTANTS = (
     Mutant(
         '("kl", "sampled"), ("exact_kl", "exact")', '("exact_kl", "sampled"), ("kl", "exact")', "test_shown"
     ),
+    Mutant("(now * then < 0)", "(now * then > 0)", "test_principles"),
+    Mutant('ranked(pairs, "opposite")', 'ranked(pairs, "same")', "test_principles"),
 )

@@ -15,6 +15,7 @@ from rlaif.report.summary import summarise
 from tests.oracle import equations
 from tests.oracle.figures import Chosen, Online, Policies, mean, share
 from tests.oracle.leaves import check, check_words, leaves
+from tests.oracle.principles import oracles
 from tests.oracle.rows import Rows, over_orders
 from tests.oracle.scripts import RULES
 from tests.oracle.test_show import FORWARD
@@ -60,7 +61,7 @@ def page(runs: SimpleNamespace) -> dict[str, Any]:
 
 def test_every_figure(page: dict[str, Any], rows: Rows) -> None:
     printed = {key: value for key, value in page.items() if key not in OWN}
-    assert check(printed, {**policies(rows), **principles(rows)}, NO_FIGURES) > 150
+    assert check(printed, {**policies(rows), **principles(rows), **oracles(rows)}, NO_FIGURES) > 350
 
 
 def policies(rows: Rows) -> dict[str, Any]:

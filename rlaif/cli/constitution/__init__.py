@@ -1,4 +1,9 @@
 """`rlaif constitution`: a command is a file of its own."""
 
 # The order of the help page.
-from rlaif.cli.constitution import lint, schema, test  # noqa: F401
+from rlaif.cli.constitution import (  # noqa: F401
+    coverage,
+    lint,
+    schema,
+    test,
+)

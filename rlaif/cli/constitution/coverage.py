@@ -1,0 +1,57 @@
+"""`rlaif constitution coverage`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from rlaif.cli.groups import constitution_app
+from rlaif.cli.terminal import Json, RunDir, emit, page_at, say, tell
+
+
+@constitution_app.command("coverage")
+def constitution_coverage(
+    run: RunDir,
+    out: Annotated[Path | None, typer.Option(help="Write a page, too.")] = None,
+    as_json: Json = False,
+) -> None:
+    """What each principle does to a run's preferences, from its labels: no model is asked."""
+    from rlaif.report.principles_shown import in_words, report_of, write_coverage
+    from rlaif.report.run_reader import plain
+
+    page = page_at(out) if out else None
+    tell("reading the labels …")
+    reader, figures = report_of(run)
+    if page:
+        write_coverage(reader, figures, page)
+    if as_json:
+        emit(plain(figures))
+        return
+    print_table(figures)
+    for line in [*in_words(figures), *([page] if page else [])]:
+        say(line)
+
+
+def print_table(figures: dict[str, Any]) -> None:
+    """A line a principle."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    from rlaif.errors import printable
+    from rlaif.pages.page import ci, fixed
+
+    def rate(row: dict[str, Any]) -> str:
+        return escape(f"{fixed(row['value'])} {ci(row['ci'])}" if row["n"] else "–")
+
+    table = Table()
+    table.add_column("principle", no_wrap=True)
+    for name in ("applies to", "decides", "agrees with the rest", "moves most", "undecided without it"):
+        table.add_column(name)
+    for row in figures["principles"]:
+        cells = (row["decides"], row["agreement_with_rest"], row["deciding"], row["without"]["undecided"])
+        applies = fixed(row["applies"]["value"])
+        table.add_row(escape(printable(row["id"])), applies, *map(rate, cells))
+    Console(highlight=False).print(table)

@@ -1,0 +1,119 @@
+"""What each principle does to preferences: figures by hand, planted relations, the command and its page."""
+
+import json
+from random import Random
+
+import pytest
+from typer.testing import CliRunner
+
+from rlaif.cli import app
+from rlaif.constitution import Constitution
+from rlaif.errors import UserError
+from rlaif.playground.wordings import KINDS
+from rlaif.records import Annotator, Label, Prompt, verdict_of
+from rlaif.report.principles import PrincipleReadings
+from rlaif.report.principles_shown import in_words, report_of
+from tests import planted
+from tests.fake_run import fake_run
+
+
+def rules(*weights: float) -> Constitution:
+    rows = [
+        {"id": name, "text": f"Rule {name}.", "weight": w} for name, w in zip("xyz", weights, strict=False)
+    ]
+    return Constitution.model_validate({"name": "rules", "principles": rows})
+
+
+def prompt(name: str, *tags: str) -> Prompt:
+    return Prompt.model_validate({"messages": [{"role": "user", "content": name}], "tags": tags})
+
+
+def labels(pair: str, **said: float | None) -> list[Label]:
+    """One verdict a principle; None cannot be read."""
+    who = Annotator(kind="ai", id="judge")
+    return [
+        Label(comparison_id=pair, annotator=who, principle_id=name, p_a=p, verdict=verdict_of(p))
+        for name, p in said.items()
+    ]
+
+
+def test_figures_worked_by_hand():
+    held = PrincipleReadings(rules(1.0, 1.0))
+    held.add(prompt("one"), labels("1", x=0.9, y=0.8))  # both for a
+    held.add(prompt("two"), labels("2", x=0.9, y=0.02))  # y turns it
+    held.add(prompt("three"), labels("3", x=0.5, y=None))  # a tie, and nothing to read
+    held.add(prompt("three"), labels("4", x=0.55, y=0.3))
+    held.add(prompt("four"), [])
+    found = held.figures()
+    assert (found["comparisons"], found["unlabelled"], found["preferences"]) == (4, 1, 4)
+    x, y = found["principles"]
+    assert [x[name]["value"] for name in ("applies", "decides", "ties", "unread")] == [1.0, 0.5, 0.5, 0.0]
+    assert [y[name]["value"] for name in ("decides", "ties", "unread")] == [0.75, 0.0, 0.25]
+    assert (x["labels"], y["labels"]) == (4, 4)
+    # The first two preferences are for a and for b; x decides both, for a, and agrees with the first alone.
+    assert (x["agreement"]["value"], x["agreement"]["n"]) == (0.5, 2)
+    assert (x["agreement_with_rest"]["value"], x["agreement_with_rest"]["n"]) == (0.5, 2)
+    # Without y the second is for a, the fourth a tie; without x the third is without any opinion.
+    assert y["without"]["turned"]["value"] == 0.25
+    assert y["without"]["undecided"]["value"] == 0.25
+    assert (x["without"]["gone"], y["without"]["gone"]) == (1, 0)
+    assert found["pairs"][0]["same"]["value"] == pytest.approx(1 / 3)
+    assert found["pairs"][0]["opposite"]["value"] == pytest.approx(1 / 3)
+    # y decides the other comparison of the third prompt.
+    assert (found["undecided"]["value"], found["undecided"]["n"]) == (0.0, 3)
+
+
+def test_a_principle_of_weight_0_moves_nothing():
+    held = PrincipleReadings(rules(1.0, 0.0))
+    held.add(prompt("one", "talk"), labels("1", x=0.5, y=0.99))
+    found = held.figures()
+    assert found["principles"][1]["decides"]["value"] == 1.0
+    assert found["principles"][1]["without"]["moved"]["value"] == 0.0
+    assert found["undecided"]["value"] == 1.0
+    assert found["undecided"]["by_tag"] == {"talk": {"n": 1, "undecided": 1}}
+
+
+def test_what_decides_with_several_annotators_is_counted_by_reading():
+    held = PrincipleReadings(rules(1.0, 1.0))
+    second = [
+        row.model_copy(update={"annotator": Annotator(kind="ai", id="other")}) for row in labels("1", x=0.1)
+    ]
+    held.add(prompt("one"), [*labels("1", x=0.9, y=0.9), *second])
+    assert held.figures()["principles"][0]["decides"]["n"] == 2
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_planted_redundant_and_contradictory_principles_come_first(seed):
+    rng = Random(f"coverage {seed}")
+    again, against = rng.sample(KINDS, 2)
+    rules = planted.constitution(again="Another wording.", against="The opposite.")
+    held = PrincipleReadings(rules)
+    for _ in range(400):
+        asked, comparison, better, _ = planted.pair(rng)
+        said = {**better, "again": better[again], "against": -better[against]}
+        held.add(asked, [planted.label(comparison, name, side, rng) for name, side in said.items()])
+    found = held.figures()
+    assert set(found["redundant"][0]) == {again, "again"}
+    assert set(found["conflicting"][0]) == {against, "against"}
+    said = " ".join(in_words(found))
+    assert f"that {again} or again decides, both take one side" in said.split("Contradictory")[0]
+
+
+def test_the_command_prints_and_writes_a_page(tmp_path):
+    run = fake_run(tmp_path / "run", prompts=60, say="<script>")
+    page = tmp_path / "page.html"
+    shown = CliRunner().invoke(app, ["constitution", "coverage", str(run), "--out", str(page)])
+    assert shown.exit_code == 0, shown.output
+    assert "no-rude" in shown.stdout
+    assert "No principle decides any comparison of" in shown.stdout
+    data = json.loads(CliRunner().invoke(app, ["constitution", "coverage", str(run), "--json"]).stdout)
+    text = page.read_text()
+    assert "<script>" not in text
+    assert text.count("<rect") > 20
+    assert f"{data['principles'][0]['decides']['value']:.2f}" in text
+    assert len(data["pairs"]) == 3
+
+
+def test_a_run_without_labels_by_principle_is_refused(tmp_path):
+    with pytest.raises(UserError, match="no labels by principle"):
+        report_of(fake_run(tmp_path / "run", until=5, prompts=20))
