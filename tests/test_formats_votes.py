@@ -10,9 +10,9 @@ import pytest
 from rlaif.errors import UserError
 from rlaif.human.exporters import export_file
 from rlaif.human.folder import read_folder
-from rlaif.human.formats import format_of
+from rlaif.human.formats import FORMATS, format_of
 from rlaif.human.formats.base import truth_from, verdict_from
-from rlaif.human.formats.votes import alpaca_row, annotated_pair, icai_row, pandalm_row
+from rlaif.human.formats.votes import alpaca_row, annotated_pair, pandalm_row
 from rlaif.human.importers import import_file
 from rlaif.records import Label
 from rlaif.runs.rows import read_rows
@@ -127,7 +127,7 @@ def test_truth_values_as_files_spell_them(cell, truth):
 
 
 def test_icai_takes_the_prompt_out_of_both_texts_and_keys_may_have_blanks():
-    row = icai_row(
+    row = FORMATS["icai"].parse(
         {
             " text_a ": "Instruction: q\n\nOutput: x",
             "text_b": "Instruction: q\n\nOutput: y",
@@ -135,7 +135,7 @@ def test_icai_takes_the_prompt_out_of_both_texts_and_keys_may_have_blanks():
         }
     )
     assert (row.messages, row.responses, row.votes[0].verdict) == ((("user", "q"),), ("x", "y"), "b")
-    other = icai_row(
+    other = FORMATS["icai"].parse(
         {
             "text_a": "Instruction: q\n\nOutput: x",
             "text_b": "Instruction: r\n\nOutput: y",
@@ -144,7 +144,7 @@ def test_icai_takes_the_prompt_out_of_both_texts_and_keys_may_have_blanks():
     )
     assert other.messages == (("user", ""),)
     assert len(other.lost) == 1
-    assert icai_row({"text_a": "x", " text_a": "y"}) == "a key that stands twice, but for blanks"
+    assert FORMATS["icai"].parse({"text_a": "x", " text_a": "y"}) == "a key that stands twice, but for blanks"
 
 
 @pytest.mark.parametrize(

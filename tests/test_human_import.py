@@ -76,13 +76,14 @@ def test_every_dropped_row_has_one_reason(tmp_path):
     source.write_text(source.read_text() + '{"chosen": \n[' + "[" * 5000 + "\n")
     summary = import_hh(source, tmp_path / "out")
     assert summary["dropped"] == {
-        "chosen or rejected is not text": 5,
+        "chosen or rejected is not text": 2,
         "contradicts an earlier row": 1,
         "empty chosen response": 3,
         "empty rejected response": 1,
         "identical responses": 1,
         "no shared prefix": 1,
         "not JSON": 2,
+        "not an object": 3,
         "not valid Unicode text": 1,
         "repeats an earlier row": 1,
         "turns do not begin and end with Human": 1,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, get_args
 
 import typer
 
 from rlaif.cli.groups import data_app
 from rlaif.cli.terminal import Progress, emit
+from rlaif.errors import UserError
 
 
 @data_app.command("import")
@@ -23,24 +24,63 @@ def data_import(
     out: Annotated[Path, typer.Option(help="Folder for prompts, responses, comparisons and labels.")],
     limit: Annotated[int | None, typer.Option(min=1, help="Read at most this many rows.")] = None,
     tag: Annotated[list[str] | None, typer.Option(help="A tag for every prompt; may be repeated.")] = None,
+    column: Annotated[
+        list[str] | None,
+        typer.Option(help="What a column of a table holds, e.g. first=answer_1; may be repeated."),
+    ] = None,
+    annotator: Annotated[
+        str | None,
+        typer.Option(metavar="KIND:NAME", help="Who labelled, where the data does not say: ai:judge-1."),
+    ] = None,
 ) -> None:
     """Import preference data; says how many rows were kept and why others were not."""
     from rlaif.human.importers import import_file
 
     format, paths = _format_and_files(files)
-    emit(import_file(format, paths[0], out, limit, tag or (), Progress, beside=paths[1:]))
+    made = _table(format, column) if column else format
+    who = _annotator(annotator) if annotator else None
+    emit(import_file(made, paths[0], out, limit, tag or (), Progress, paths[1:], who))
 
 
 @data_app.command("export")
 def data_export(
-    folder: Annotated[Path, typer.Argument(help="A folder written by rlaif data import.")],
-    format: Annotated[str, typer.Option(help="The format, e.g. hh.")],
-    out: Annotated[Path, typer.Option(help="The file to write.")],
+    folder: Annotated[Path, typer.Argument(help="A run, or a folder written by rlaif data import.")],
+    format: Annotated[str, typer.Option(help="The format, e.g. trl.")],
+    out: Annotated[
+        Path, typer.Option(help="A .jsonl, .json, .csv or .parquet file, or a folder of datasets to make.")
+    ],
 ) -> None:
     """Export comparisons and their labels; says how many were kept and why others were not."""
     from rlaif.human.exporters import export_file
 
     emit(export_file(folder, format, out))
+
+
+def _table(format: str | None, columns: list[str]) -> Any:
+    """The format of a table with these columns, each given as WHAT=NAME."""
+    from rlaif.human.formats.tables import table_format
+
+    if format not in (None, "table"):
+        raise UserError(f"--column with the format {format}.", "the format table, or none", "leave it out")
+    pairs = [word.partition("=") for word in columns]
+    if wrong := [
+        word for word, (_, equals, name) in zip(columns, pairs, strict=True) if not equals or not name
+    ]:
+        raise UserError(f'--column "{wrong[0]}".', "WHAT=NAME", "--column first=answer_1")
+    return table_format({what: name for what, _, name in pairs})
+
+
+def _annotator(word: str) -> Any:
+    from rlaif.records import Annotator, AnnotatorKind
+
+    kind, _, name = word.partition(":")
+    if kind not in get_args(AnnotatorKind) or not name:
+        raise UserError(
+            f'--annotator "{word}".',
+            f"{', '.join(get_args(AnnotatorKind))}, a colon and a name",
+            "--annotator ai:judge-1",
+        )
+    return Annotator.model_validate({"kind": kind, "id": name})
 
 
 def _format_and_files(words: list[str]) -> tuple[str | None, list[Path]]:

@@ -1,11 +1,12 @@
-"""Comparisons and their labels in other projects' formats, each row checked to be read back as it was."""
+"""Comparisons, rankings and grades in other projects' formats, each row checked to be read back as it was.
+
+They come from a folder of rows or from a run, whose preferences then decide which response is the better one.
+"""
 
 from __future__ import annotations
 
-import csv
-import json
-from collections import Counter
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -14,68 +15,122 @@ from rlaif.errors import UserError, nearest
 from rlaif.feedback.preferences import opinions
 from rlaif.human.folder import ImportFolder, read_folder
 from rlaif.human.formats import FORMATS, Format, ImportedRow
-from rlaif.human.formats.base import NOT_HELD, Pair, Vote
+from rlaif.human.formats.base import NOT_HELD, Pair, Ranks, Vote
+from rlaif.human.tablefiles import write_rows
 from rlaif.prompting.conversations import Unusable
-from rlaif.records import Label
-from rlaif.runs.storage import move_into_place
+from rlaif.records import Comparison, Grade, Label, Preference, Prompt, Ranking, Response
+from rlaif.runs.folder import Run, Stage
+from rlaif.runs.lookup import Lookup
+from rlaif.runs.rows import RowFile, read_rows
+
+Unit = Pair | ImportedRow
+NO_PAIRS = Unusable("the format holds comparisons, and this is none")
 
 
-def export_file(folder: Path, format: str, path: Path) -> dict[str, Any]:
-    """Write a folder's comparisons in a format, the winner being that of its annotators' mean opinion;
-    returns the counts.
+def export_file(source: Path, format: str, path: Path) -> dict[str, Any]:
+    """Write what a folder or a run holds in a format; returns the counts.
 
-    Left out and counted: a comparison without a winner where the format has no ties, and whatever would not
-    be read back the same.
+    Of a folder the winner is that of the annotators' mean opinion, of a run that of its preferences. Left out
+    and counted: a comparison without a winner where the format has no ties, and whatever would not be read
+    back the same.
     """
     made = writable(format)
     dropped: Counter[str] = Counter()
-    rows, total = [], 0
-    for pair in pairs_of(read_folder(folder)):
-        total += 1
-        row = exported(made, pair)
-        if isinstance(row, Unusable):
-            dropped[row] += 1
-        else:
-            rows.append(row)
-    write_rows(made, rows, path)
-    return {"in": total, "kept": len(rows), "dropped": dict(dropped)}
+    kept = 0
+
+    def rows() -> Iterator[dict[str, Any]]:
+        nonlocal kept
+        for unit in units(source, made):
+            found = exported(made, unit)
+            if isinstance(found, Unusable):
+                dropped[found] += 1
+            else:
+                kept += 1
+                yield from found
+
+    write_rows(rows(), path, made.whole, made.name)
+    return {"in": kept + dropped.total(), "kept": kept, "dropped": dict(sorted(dropped.items()))}
 
 
 def writable(name: str) -> Format:
     """The format of that name; UserError where rlaif cannot write it."""
-    names = [format.name for format in FORMATS.values() if format.write]
+    names = [format.name for format in FORMATS.values() if format.write or format.write_row]
     if name not in names:
         known = f"{FORMATS[name].title} can only be read" if name in FORMATS else nearest(name, names)
         raise UserError(f'--format "{name}": {known}.', f"one of {', '.join(names)}")
     return FORMATS[name]
 
 
-def exported(format: Format, pair: Pair) -> dict[str, Any] | Unusable:
-    """The row of a pair, or why there is none."""
-    row = format.write(pair) if format.write else NOT_HELD
+def units(source: Path, format: Format) -> Iterator[Unit]:
+    """What there is to export: rankings and graded responses where the format has them, else comparisons."""
+    if (source / "config.json").is_file():
+        yield from pairs_of_run(Run.load(source))
+        return
+    folder = read_folder(source)
+    ranked = list(rows_of(folder)) if format.write_row else []
+    yield from ranked or pairs_of(folder)
+
+
+def exported(format: Format, unit: Unit) -> list[dict[str, Any]] | Unusable:
+    """The rows of a unit, or why there are none."""
+    if isinstance(unit, Pair) and not format.write:
+        unit = as_ranking(unit)
+    if isinstance(unit, Pair):
+        row = format.write(unit) if format.write else NOT_HELD
+    else:
+        row = format.write_row(unit) if format.write_row else NO_PAIRS
     if isinstance(row, Unusable):
         return row
-    back = format.read(row)
-    texts = (pair.first, pair.second) if format.sided else pair.sorted
-    same = isinstance(back, ImportedRow) and (back.messages, back.responses) == (pair.messages, texts)
-    return row if same else NOT_HELD
+    rows = row if isinstance(row, list) else [row]
+    return rows if all(_is_read_back(format, unit, made) for made in rows) else NOT_HELD
+
+
+def _is_read_back(format: Format, unit: Unit, row: dict[str, Any]) -> bool:
+    back = format.parse(row)
+    if not isinstance(back, ImportedRow) or back.messages != unit.messages:
+        return False
+    if not isinstance(unit, Pair):
+        return set(back.responses) <= set(unit.responses)
+    if len(back.responses) == 1:
+        return back.responses[0] in (unit.first, unit.second)
+    return back.responses == ((unit.first, unit.second) if format.sided else unit.sorted)
+
+
+def as_ranking(pair: Pair) -> ImportedRow:
+    """A comparison as a ranking of two; without ranks where nothing is said of it."""
+    if pair.p_first is None:
+        return ImportedRow(pair.messages, (pair.first, pair.second), models=pair.models)
+    ranks = (1, 1) if pair.p_first == 0.5 else (1, 2) if pair.p_first > 0.5 else (2, 1)
+    who = {vote.annotator.id: vote.annotator for vote in pair.votes if vote.annotator}
+    given = Ranks(next(iter(who.values())) if len(who) == 1 else None, ranks)
+    return ImportedRow(pair.messages, (pair.first, pair.second), rankings=(given,), models=pair.models)
 
 
 def pairs_of(folder: ImportFolder) -> Iterator[Pair]:
     """The comparisons of a folder with their labels."""
     labels = folder.labels()
     for row in folder.comparisons.values():
-        prompt, own = folder.prompts[row.prompt_id], labels.get(row.id, [])
-        a, b = folder.responses[row.a], folder.responses[row.b]
+        own = labels.get(row.id, [])
         said = opinions(own).values()
-        yield Pair(
-            tuple((m.role, m.content) for m in prompt.messages),
-            a.text,
-            b.text,
-            fmean(said) if said else None,
-            models=("" if a.model == prompt.source else a.model, "" if b.model == prompt.source else b.model),
-            votes=tuple(map(_vote, own)),
-        )
+        prompt, a, b = folder.prompts[row.prompt_id], folder.responses[row.a], folder.responses[row.b]
+        yield _pair(prompt, a, b, fmean(said) if said else None, own)
+
+
+def _pair(
+    prompt: Prompt, a: Response, b: Response, p_a: float | None, labels: Sequence[Label], **extra: Any
+) -> Pair:
+    models = _model(prompt, a), _model(prompt, b)
+    return Pair(turns_of_prompt(prompt), a.text, b.text, p_a, models, tuple(map(_vote, labels)), extra)
+
+
+def turns_of_prompt(prompt: Prompt) -> tuple[tuple[str, str], ...]:
+    """The prompt's messages as readers of formats give them."""
+    return tuple((message.role, message.content) for message in prompt.messages)
+
+
+def _model(prompt: Prompt, response: Response) -> str:
+    """What wrote a response; an import that does not know names the format instead."""
+    return "" if response.model == prompt.source else response.model
 
 
 def _vote(label: Label) -> Vote:
@@ -91,17 +146,63 @@ def _vote(label: Label) -> Vote:
     )
 
 
-def write_rows(format: Format, rows: list[dict[str, Any]], path: Path) -> None:
-    """Rows as a file of the kind that its name says: .json, .csv, and otherwise a JSON object a line."""
-    partial = path.with_name(path.name + ".partial")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with partial.open("w", encoding="utf-8", newline="") as file:
-        if format.whole or path.suffix == ".json":
-            json.dump(format.whole(rows) if format.whole else rows, file, ensure_ascii=False, indent=1)
-        elif path.suffix == ".csv":
-            table = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)))
-            table.writeheader()
-            table.writerows(rows)
-        else:
-            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    move_into_place(partial, path)
+def rows_of(folder: ImportFolder) -> Iterator[ImportedRow]:
+    """The rankings of a folder, those of the same responses together, and graded responses that nobody
+    ranked."""
+    grades = {row.response_id: row.scores for row in _optional(folder.path / "grades.jsonl", Grade)}
+    groups: defaultdict[tuple[str, tuple[str, ...]], list[Ranking]] = defaultdict(list)
+    for ranking in _optional(folder.path / "rankings.jsonl", Ranking):
+        groups[ranking.prompt_id, ranking.response_ids].append(ranking)
+    ranked: set[str] = set()
+    for (prompt_id, ids), rankings in groups.items():
+        ranked |= set(ids)
+        given = tuple(Ranks(row.annotator, row.ranks, row.seconds) for row in rankings)
+        yield _row(folder, prompt_id, ids, given, grades)
+    for id in grades.keys() - ranked if not ranked else ():
+        yield _row(folder, folder.responses[id].prompt_id, (id,), (), grades)
+
+
+def _optional(path: Path, record: Any) -> list[Any]:
+    return read_rows(path, record) if path.exists() else []
+
+
+def _row(
+    folder: ImportFolder, prompt_id: str, ids: Sequence[str], rankings: tuple[Ranks, ...], grades: Any
+) -> ImportedRow:
+    try:
+        prompt, responses = folder.prompts[prompt_id], [folder.responses[id] for id in ids]
+    except KeyError as error:
+        raise UserError(
+            f"{folder.path}: a ranking or grade names {error}, which is not there.",
+            "prompts.jsonl and responses.jsonl that hold all texts",
+        ) from None
+    models = tuple(_model(prompt, response) for response in responses)
+    scores = tuple(grades.get(id, {}) for id in ids)
+    texts = tuple(response.text for response in responses)
+    return ImportedRow(turns_of_prompt(prompt), texts, (), rankings, models, scores if any(scores) else ())
+
+
+def pairs_of_run(run: Run) -> Iterator[Pair]:
+    """The preferences of all label stages of a run with their texts and labels, read as they are asked
+    for."""
+    stages = [stage for stage in run.stages if "preferences" in stage.options.makes and stage.summary]
+    if not any((stage.dir / "preferences.jsonl").exists() for stage in stages):
+        raise UserError(f"{run.path}: no preferences.", "a run whose label stage has begun")
+    for stage in stages:
+        yield from _pairs_of_stage(stage)
+
+
+def _pairs_of_stage(stage: Stage[Any]) -> Iterator[Pair]:
+    pairs = Lookup([stage.input("comparisons")], Comparison)
+    prompts, texts = Lookup(stage.files("prompts"), Prompt), Lookup(stage.files("responses"), Response)
+    labels = Lookup([stage.dir / "labels.jsonl"], Label, "comparison_id")
+    for row in RowFile(stage.dir / "preferences.jsonl", Preference):
+        pair = pairs[row.comparison_id]
+        extra = {
+            "weight": row.weight,
+            "deciding_principle": row.deciding_principle,
+            "comparison_id": row.comparison_id,
+            "stage": stage.dir.name,
+        }
+        prompt, a, b = prompts[pair.prompt_id], texts[pair.a], texts[pair.b]
+        yield _pair(prompt, a, b, row.p_a, labels.all(row.comparison_id), **extra)

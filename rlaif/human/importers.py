@@ -25,7 +25,7 @@ from rlaif.human.formats import FORMATS, Format, ImportedRow, format_of
 from rlaif.human.formats.base import SWAPPED, Ranks, Vote
 from rlaif.human.formats.votes import BESIDE
 from rlaif.prompting.conversations import Unusable
-from rlaif.records import Comparison, Grade, Label, Prompt, Ranking, Record, Response, Verdict
+from rlaif.records import Annotator, Comparison, Grade, Label, Prompt, Ranking, Record, Response, Verdict
 from rlaif.runs.folder import silent_progress
 from rlaif.runs.storage import fingerprint, read_json, write_json
 
@@ -34,23 +34,24 @@ MORE_FILES = ("rankings", "grades")  # written where there are any
 
 
 def import_file(
-    format: str | None,
+    format: str | Format | None,
     path: Path,
     out: Path,
     limit: int | None = None,
     tags: Sequence[str] = (),
     progress: Any = silent_progress,
     beside: Sequence[Path] = (),
+    who: Annotator | None = None,
 ) -> dict[str, Any]:
     """Write the first `limit` rows of `path` as a folder of our records; returns what `import.json` keeps.
 
-    Without a format it is recognised from the file's first rows. A row counts under the first reason that
-    fits, so `in` = `kept` + all of `dropped`; what is left out of rows that are kept is counted in
-    `left_out`. `tags` go on every prompt. Files `beside` it are more of the same, or what the format joins to
-    the rows. Raises UserError where a file cannot be read, no row is usable, or the folder holds a different
-    import.
+    `format` is an object, a name, or None: recognised from the file's first rows. A row counts under the
+    first reason that fits, so `in` = `kept` + all of `dropped`; what is left out of rows that are kept is
+    counted in `left_out`. `tags` go on every prompt. Files `beside` it are more of the same, or what the
+    format joins to the rows; `who` labelled where the data does not say so, by default people. Raises
+    UserError where a file cannot be read, no row is usable, or the folder holds a different import.
     """
-    if format is not None and format not in FORMATS:
+    if isinstance(format, str) and format not in FORMATS:
         raise UserError(f'unknown format "{format}" — {nearest(format, list(FORMATS))}')
     if limit is not None and limit < 1:
         raise UserError(
@@ -58,16 +59,17 @@ def import_file(
         )
     for file in (path, *beside):
         if not file.exists():
-            raise UserError(
-                f"{file}: no such file.", f"a file in the {format or 'same'} format", "check the path"
-            )
-    source = Source(FORMATS[format or format_of(path)], path, beside)
+            raise UserError(f"{file}: no such file.", "a file that exists", "check the path")
+    made = format if isinstance(format, Format) else FORMATS[format or format_of(path)]
+    source = Source(made, path, beside)
+    people = who or Annotator(kind="human", id=made.name)
     asked = source.asked() | {"limit": limit, "tags": [*tags]}
+    asked |= {"annotator": who.model_dump()} if who else {}
     _refuse_other(out, asked)
     out.mkdir(parents=True, exist_ok=True)
     try:
         with progress(f"{path.name}, rows", source.count(limit)) as tick:
-            counts = _write(source, limit, out, tuple(tags), tick)
+            counts = _write(source, limit, out, tuple(tags), people, tick)
         if not counts["kept"]:
             reasons = ", ".join(f"{n} × {reason}" for reason, n in counts["dropped"].items()) or "it is empty"
             raise UserError(
@@ -122,7 +124,7 @@ class Source:
                 for name in (name for name, row in found.items() if row is None):
                     left_out[f"verdict of {name}, which has none on this row"] += 1
                 raw = {**raw, BESIDE: {name: row for name, row in found.items() if row is not None}}
-            yield _read(self.format, raw)
+            yield self.format.parse(raw)
         for name, rows in side.items():
             left_out[f"row of {name} that belongs to none of these"] += len(rows)
 
@@ -160,16 +162,6 @@ def _by_key(file: Path, key: str) -> dict[Any, Any]:
     return found
 
 
-def _read(format: Format, raw: Any) -> ImportedRow | Unusable:
-    """One row; what a reader makes of text that is no Unicode is a reason, too."""
-    if isinstance(raw, Unusable):
-        return raw
-    try:
-        return format.read(raw)
-    except ValidationError:
-        return Unusable("not valid Unicode text")
-
-
 def _refuse_other(out: Path, asked: dict[str, Any]) -> None:
     record = out / "import.json"
     held = read_json(record) if record.exists() else asked
@@ -203,12 +195,14 @@ class Written:
         return found[0] if found else None
 
 
-def _write(source: Source, limit: int | None, out: Path, tags: tuple[str, ...], tick: Any) -> dict[str, Any]:
+def _write(
+    source: Source, limit: int | None, out: Path, tags: tuple[str, ...], people: Annotator, tick: Any
+) -> dict[str, Any]:
     dropped: Counter[str] = Counter()
     left_out: Counter[str] = Counter()
     rows: Counter[str] = Counter(dict.fromkeys(FILES, 0))
     written = Written()
-    make = RowMaker(source.format, tags, written, left_out)
+    make = RowMaker(source.format, tags, people, written, left_out)
     count = kept = 0
     with ExitStack() as stack:
         files = {
@@ -240,9 +234,15 @@ class RowMaker:
     """From an `ImportedRow` to those of our records that are new."""
 
     def __init__(
-        self, format: Format, tags: tuple[str, ...], written: Written, left_out: Counter[str]
+        self,
+        format: Format,
+        tags: tuple[str, ...],
+        people: Annotator,
+        written: Written,
+        left_out: Counter[str],
     ) -> None:
         self.format, self.tags, self.written, self.left_out = format, tags, written, left_out
+        self.people = people  # where the data does not say who labelled
 
     def __call__(self, row: ImportedRow) -> list[tuple[str, Record]] | Unusable:
         """The new rows by file, or why there are none."""
@@ -284,7 +284,7 @@ class RowMaker:
     def _votes(
         self, row: ImportedRow, prompt: Prompt, responses: Sequence[Response]
     ) -> list[tuple[Comparison, Label]]:
-        return [_label(vote, prompt, responses, self.format.sided) for vote in row.votes]
+        return [self._label(vote, prompt, responses) for vote in row.votes]
 
     def _rankings(
         self, row: ImportedRow, prompt: Prompt, responses: Sequence[Response]
@@ -299,12 +299,38 @@ class RowMaker:
                     prompt_id=prompt.id,
                     response_ids=tuple(responses[place].id for place in places),
                     ranks=tuple(given.ranks[place] or 0 for place in places),
-                    annotator=given.annotator,
+                    annotator=given.annotator or self.people,
                     seconds=given.seconds,
                 )
             )
-            found += [_label(v, prompt, responses, self.format.sided) for v in votes_of(given, places)]
+            found += [self._label(vote, prompt, responses) for vote in votes_of(given, places)]
         return found
+
+    def _label(self, vote: Vote, prompt: Prompt, responses: Sequence[Response]) -> tuple[Comparison, Label]:
+        """The comparison and its label.
+
+        Where the data has sides of its own, they are a and b. Where its first is always the better one, ids,
+        which are hashes, decide: the better response is then a in half of the pairs.
+        """
+        first, second = (responses[place] for place in vote.pair)
+        turned = not self.format.sided and first.id > second.id
+        a, b = (second, first) if turned else (first, second)
+        comparison = Comparison(prompt_id=prompt.id, a=a.id, b=b.id, origin="import")
+        p_first = P_A.get(vote.verdict) if vote.p_first is None else vote.p_first
+        who = vote.annotator or self.people
+        judge = {"principle": vote.principle[1]} if vote.principle else {}
+        return comparison, Label(
+            comparison_id=comparison.id,
+            annotator=who,
+            principle_id=vote.principle[0] if vote.principle else None,
+            order=vote.order,
+            p_a=1 - p_first if turned and p_first is not None else p_first,
+            verdict=SWAPPED.get(vote.verdict, vote.verdict) if turned else vote.verdict,
+            reason="refused" if vote.verdict == "invalid" and who.kind == "ai" else None,
+            rationale=vote.rationale,
+            seconds=vote.seconds,
+            judge=judge | ({"model": who.id} if who.kind == "ai" else {}),
+        )
 
     def _grades(self, row: ImportedRow, prompt: Prompt, responses: Sequence[Response]) -> list[Grade]:
         return [
@@ -345,34 +371,6 @@ def votes_of(given: Ranks, places: Sequence[int]) -> Iterator[Vote]:
         x, y = given.ranks[first] or 0, given.ranks[second] or 0
         verdict: Verdict = "tie" if x == y else "a" if x < y else "b"
         yield Vote(given.annotator, verdict, (first, second), seconds=seconds)
-
-
-def _label(
-    vote: Vote, prompt: Prompt, responses: Sequence[Response], sided: bool
-) -> tuple[Comparison, Label]:
-    """The comparison and its label.
-
-    Where the data has sides of its own, they are a and b. Where its first is always the better one, ids,
-    which are hashes, decide: the better response is then a in half of the pairs.
-    """
-    first, second = (responses[place] for place in vote.pair)
-    turned = not sided and first.id > second.id
-    a, b = (second, first) if turned else (first, second)
-    comparison = Comparison(prompt_id=prompt.id, a=a.id, b=b.id, origin="import")
-    p_first = P_A.get(vote.verdict) if vote.p_first is None else vote.p_first
-    judge = {"principle": vote.principle[1]} if vote.principle else {}
-    return comparison, Label(
-        comparison_id=comparison.id,
-        annotator=vote.annotator,
-        principle_id=vote.principle[0] if vote.principle else None,
-        order=vote.order,
-        p_a=1 - p_first if turned and p_first is not None else p_first,
-        verdict=SWAPPED.get(vote.verdict, vote.verdict) if turned else vote.verdict,
-        reason="refused" if vote.verdict == "invalid" and vote.annotator.kind == "ai" else None,
-        rationale=vote.rationale,
-        seconds=vote.seconds,
-        judge=judge | ({"model": vote.annotator.id} if vote.annotator.kind == "ai" else {}),
-    )
 
 
 def _partial(out: Path, name: str) -> Path:

@@ -12,14 +12,20 @@ from pathlib import Path
 from rlaif.errors import UserError
 from rlaif.human.files import raw_rows
 from rlaif.human.formats.base import Format, ImportedRow
+from rlaif.human.formats.chosen import KTO, NEMO, REWARDBENCH, SHAREGPT, TRL, UNPAIRED
 from rlaif.human.formats.dialogues import HH, HHH
+from rlaif.human.formats.ranked import ARGILLA, LABEL_STUDIO, RANKING, ULTRAFEEDBACK
+from rlaif.human.formats.tables import ARENA, TABLE
 from rlaif.human.formats.votes import ALPACA, ANNOTATED_PAIRS, ICAI, PANDALM
 
 __all__ = ["FORMATS", "Format", "ImportedRow", "format_of"]
 
-FORMATS: dict[str, Format] = {
-    format.name: format for format in (HH, HHH, PANDALM, ICAI, ANNOTATED_PAIRS, ALPACA)
-}
+_ALL = (
+    *(HH, HHH, TRL, UNPAIRED, SHAREGPT, KTO, REWARDBENCH, NEMO),
+    *(PANDALM, ICAI, ANNOTATED_PAIRS, ALPACA, ARENA, TABLE),
+    *(ULTRAFEEDBACK, RANKING, LABEL_STUDIO, ARGILLA),
+)
+FORMATS: dict[str, Format] = {format.name: format for format in _ALL}
 _LOOKED_AT = 20  # rows, of which the first that any format fits decides
 
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from rlaif.prompting.conversations import Turn, Unusable
 from rlaif.records import Annotator, Order, Verdict
 
@@ -30,7 +32,7 @@ class Vote:
     was shown first, which is also assumed where the data does not say.
     """
 
-    annotator: Annotator
+    annotator: Annotator | None  # None: the data does not say who
     verdict: Verdict
     pair: tuple[int, int] = (0, 1)
     p_first: float | None = None
@@ -44,7 +46,7 @@ class Vote:
 class Ranks:
     """One annotator's ranking of a row's responses: 1 is best, equal ranks are ties, None is not ranked."""
 
-    annotator: Annotator
+    annotator: Annotator | None
     ranks: tuple[int | None, ...]
     seconds: float | None = None
 
@@ -89,17 +91,19 @@ class Pair:
 
 NO_WINNER = Unusable("no winner")
 NOT_HELD = Unusable("the format cannot hold it")
-Read = Callable[[Any], ImportedRow | Unusable]
+Exported = dict[str, Any] | list[dict[str, Any]] | Unusable
+Read = Callable[[dict[str, Any]], ImportedRow | Unusable]
 
 
 @dataclass(frozen=True)
 class Format:
     """An interchange format: how it is recognised, read and written, and what it cannot keep.
 
-    `fits` says whether a row, or the whole document where rows stand in one, has the format's keys; `unfold`
-    gives the rows of such a document; `join` names the key by which rows of further files belong to those of
-    the first; `sided` that its first and second response are sides of its own, not the better and the worse;
-    `loses` what does not survive an export.
+    `fits` says whether a row, or the document where rows stand in one, has the format's keys; `read` takes an
+    object without blanks around its keys; `unfold` gives the rows of a document, `whole` makes one; `join`
+    names the key by which rows of further files belong to those of the first; `write` gives the rows of a
+    comparison, `write_row` that of a ranking or of a graded response; `sided` says that its first and second
+    response are sides of its own, not the better and the worse; `loses` what does not survive an export.
     """
 
     name: str
@@ -108,10 +112,22 @@ class Format:
     read: Read
     unfold: Callable[[Any, Path], Iterator[Any]] | None = None
     join: str | None = None
-    write: Callable[[Pair], dict[str, Any] | Unusable] | None = None
+    write: Callable[[Pair], Exported] | None = None
+    write_row: Callable[[ImportedRow], Exported] | None = None
     whole: Callable[[Sequence[Any]], Any] | None = None
     sided: bool = False
     loses: str = ""
+
+    def parse(self, raw: Any) -> ImportedRow | Unusable:
+        """What a row of the input says, or why it cannot be used; text that is no Unicode is a reason,
+        too."""
+        row = raw if isinstance(raw, Unusable) else stripped_keys(raw)
+        if isinstance(row, Unusable):
+            return row
+        try:
+            return self.read(row)
+        except ValidationError:
+            return Unusable("not valid Unicode text")
 
 
 def has(*keys: str, without: Sequence[str] = ()) -> Callable[[Any], bool]:

@@ -18,7 +18,6 @@ from rlaif.human.formats.base import (
     annotator,
     has,
     number_from,
-    stripped_keys,
     text_of,
     verdict_from,
 )
@@ -36,12 +35,9 @@ def instruction(row: dict[str, Any]) -> tuple[Turn, ...] | None:
     return (("user", "\n\n".join(texts)),) if texts else None
 
 
-def pandalm_row(row: Any) -> ImportedRow | Unusable:
+def pandalm_row(row: dict[str, Any]) -> ImportedRow | Unusable:
     """One item of PandaLM's test set: people are `annotator1` to `annotator3`, judges stand in files beside
     it."""
-    row = stripped_keys(row)
-    if isinstance(row, Unusable):
-        return row
     messages, responses = instruction(row), (text_of(row.get("response1")), text_of(row.get("response2")))
     if messages is None:
         return Unusable("no instruction")
@@ -84,11 +80,8 @@ def _is_pandalm(row: Any) -> bool:
     return has("response1", "response2", "annotator1")(row) and instruction(row) is not None
 
 
-def icai_row(row: Any) -> ImportedRow | Unusable:
+def icai_row(row: dict[str, Any]) -> ImportedRow | Unusable:
     """One row of `text_a`, `text_b`, `preferred_text`, the prompt in `input` or in front of both texts."""
-    row = stripped_keys(row)
-    if isinstance(row, Unusable):
-        return row
     texts = [text_of(row.get(key)) for key in ("text_a", "text_b")]
     if None in texts:
         return Unusable("a response is not text")
@@ -167,14 +160,12 @@ def unfold_annotated_pairs(document: Any, path: Path) -> Iterator[Any]:
         )
 
 
-def annotated_pair(row: Any) -> ImportedRow | Unusable:
+def annotated_pair(row: dict[str, Any]) -> ImportedRow | Unusable:
     """One comparison of AnnotatedPairs 2.0, with the document's annotators beside it.
 
     A principle's annotations are those of one AI annotator, "principles", under that principle; those of
     unknown type are people's, which the type says of the labels that a data set came with.
     """
-    if not isinstance(row, dict):
-        return Unusable("not an object")
     sides = [row.get(key) for key in ("response_a", "response_b")]
     texts = [text_of(side.get("text")) if isinstance(side, dict) else None for side in sides]
     if None in texts:
@@ -244,7 +235,8 @@ def _described(vote: Vote) -> tuple[str, dict[str, str]]:
     if vote.principle:
         id, text = vote.principle
         return id, {"description": text, "type": "principle"}
-    kind, name = vote.annotator.kind, vote.annotator.id
+    who = vote.annotator
+    kind, name = (who.kind, who.id) if who else ("human", "annotator")
     return _short_hash(name), {"name": name, "type": "human" if kind == "human" else kind}
 
 
@@ -284,16 +276,13 @@ ANNOTATED_PAIRS = Format(
 )
 
 
-def alpaca_row(row: Any) -> ImportedRow | Unusable:
+def alpaca_row(row: dict[str, Any]) -> ImportedRow | Unusable:
     """One row of AlpacaFarm or AlpacaEval: `preference` is 1 or 2, or a number between: 2 = output_2 wins.
 
     1.5 and 0 are ties, null and what is no such number are invalid. A named annotator is a model, a numbered
     one or none a person. `preference` is told about output_1 and output_2 as they stand, also where
     `is_switched_outputs` says that they were shown the other way round.
     """
-    row = stripped_keys(row)
-    if isinstance(row, Unusable):
-        return row
     messages, outputs = instruction(row), (text_of(row.get("output_1")), text_of(row.get("output_2")))
     if messages is None:
         return Unusable("no instruction")
@@ -334,7 +323,7 @@ def _write_alpaca(pair: Pair) -> dict[str, Any] | Unusable:
         return NO_WINNER if text is not None else NOT_HELD
     row: dict[str, Any] = {"instruction": text, "output_1": pair.first, "output_2": pair.second}
     row |= {key: m for key, m in zip(("generator_1", "generator_2"), pair.models, strict=True) if m}
-    names = {vote.annotator.id for vote in pair.votes}
+    names = {vote.annotator.id for vote in pair.votes if vote.annotator}
     row |= {"annotator": names.pop()} if len(names) == 1 else {}
     return row | {"preference": 2 - pair.p_first}
 

@@ -1,0 +1,367 @@
+"""Formats of a better and a worse response, or of single ones that are good or bad.
+
+TRL, ShareGPT, RewardBench, NeMo RL.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import takewhile
+from typing import Any, get_args
+
+from rlaif.human.formats.base import (
+    NO_WINNER,
+    NOT_HELD,
+    Format,
+    ImportedRow,
+    Pair,
+    Ranks,
+    Vote,
+    has,
+    number_from,
+    text_of,
+    truth_from,
+)
+from rlaif.prompting.conversations import Turn, Unusable, asked, shared_turns, turns_of
+from rlaif.records import Annotator, AnnotatorKind
+
+GOOD = "label"  # the name of the score that says whether a response is good
+SEVERAL_TURNS = Unusable("a response of several turns")
+
+
+def answer(value: Any, before: Sequence[Turn] = ()) -> str | Unusable:
+    """A response given as text, as a turn, or as a conversation that may repeat the prompt."""
+    if isinstance(value, dict):
+        value = [value]
+    if not isinstance(value, list):
+        text = text_of(value)
+        return Unusable("a response is not text") if text is None else text
+    turns = turns_of(value)
+    if isinstance(turns, Unusable):
+        return turns
+    role, text = turns[-1]
+    if turns[:-1] and list(turns[:-1]) != list(before):
+        return SEVERAL_TURNS
+    return text if role == "assistant" else Unusable("a response is not the assistant's turn")
+
+
+def question(value: Any, system: Any = None) -> tuple[Turn, ...] | Unusable:
+    """What is responded to: turns that end with the user's, after the system's where a row has it apart."""
+    turns = turns_of(value)
+    if isinstance(turns, Unusable):
+        return turns
+    if isinstance(system, str) and system.strip() and turns[0][0] != "system":
+        turns = (("system", system), *turns)
+    found = asked(turns)
+    if isinstance(found, Unusable):
+        return found
+    return Unusable("the prompt ends with a response") if found[1] else found[0]
+
+
+def two(messages: Sequence[Turn], chosen: Any, rejected: Any, **fields: Any) -> ImportedRow | Unusable:
+    """The row of a better and a worse response."""
+    better, worse = answer(chosen, messages), answer(rejected, messages)
+    for name, text in (("chosen", better), ("rejected", worse)):
+        if isinstance(text, Unusable):
+            return text
+        if not text.strip():
+            return Unusable(f"empty {name} response")
+    return ImportedRow(tuple(messages), (better, worse), **fields)
+
+
+def trl_row(row: dict[str, Any]) -> ImportedRow | Unusable:
+    """One row of TRL's preference format, the prompt explicit or what both conversations begin with.
+
+    `p_chosen` and `source` are those that rlaif exports.
+    """
+    chosen, rejected = row.get("chosen"), row.get("rejected")
+    if row.get("prompt") is not None:
+        messages = question(row["prompt"])
+    else:
+        messages, chosen, rejected = _implicit(chosen, rejected)
+    if isinstance(messages, Unusable):
+        return messages
+    return two(messages, chosen, rejected, votes=(_vote(row),))
+
+
+def _vote(row: dict[str, Any]) -> Vote:
+    p, source = number_from(row.get("p_chosen")), row.get("source")
+    known = source in get_args(AnnotatorKind)
+    return Vote(
+        Annotator.model_validate({"kind": source, "id": "trl"}) if known else None,
+        "a",
+        p_first=p if p is not None and 0.5 < p <= 1 else None,
+    )
+
+
+def _implicit(chosen: Any, rejected: Any) -> tuple[tuple[Turn, ...] | Unusable, Any, Any]:
+    """The prompt of two conversations, or of two texts that begin alike, and what is left of them."""
+    if isinstance(chosen, str) and isinstance(rejected, str):
+        same = sum(1 for _ in takewhile(lambda two: two[0] == two[1], zip(chosen, rejected, strict=False)))
+        same = chosen.rfind(" ", 0, same) + 1 or (same if chosen[:same].endswith("\n") else 0)
+        prompt = chosen[:same].rstrip(" ")
+        if not prompt.strip():
+            return Unusable("no shared prefix"), "", ""
+        return (("user", prompt),), chosen[len(prompt) :], rejected[len(prompt) :]
+    shared = shared_turns(chosen, rejected)
+    return (shared if isinstance(shared, Unusable) else question(_plain(shared))), chosen, rejected
+
+
+def _plain(turns: Sequence[Turn]) -> list[dict[str, str]]:
+    return [{"role": role, "content": content} for role, content in turns]
+
+
+def _write_trl(pair: Pair) -> dict[str, Any] | Unusable:
+    if pair.sorted is None or pair.p_first is None:
+        return NO_WINNER
+    chosen, rejected = ([{"role": "assistant", "content": text}] for text in pair.sorted)
+    p_chosen = max(pair.p_first, 1 - pair.p_first)
+    kinds = {vote.annotator.kind for vote in pair.votes if vote.annotator}
+    return {
+        "prompt": _plain(pair.messages),
+        "chosen": chosen,
+        "rejected": rejected,
+        "p_chosen": p_chosen,
+        "source": "+".join(sorted(kinds)),
+        "principle_ids": sorted({vote.principle[0] for vote in pair.votes if vote.principle}),
+        **pair.extra,
+    }
+
+
+TRL = Format(
+    "trl",
+    "TRL, preference (explicit and implicit prompt)",
+    lambda row: has("chosen", "rejected", without=("conversations", "subset"))(row) and not _is_dialogue(row),
+    trl_row,
+    write=_write_trl,
+    loses="ties, single labels",
+)
+
+
+def _is_dialogue(row: dict[str, Any]) -> bool:
+    texts = [row.get("chosen"), row.get("rejected")]
+    return any(isinstance(text, str) and "\n\nAssistant:" in text for text in texts)
+
+
+def unpaired_row(row: dict[str, Any]) -> ImportedRow | Unusable:
+    """One response that is good or bad: TRL's unpaired rows, and ShareGPT's for KTO."""
+    good = truth_from(row.get("kto_tag", row.get("label")))
+    if good is None:
+        return Unusable("a label that is neither true nor false")
+    if "completion" in row:
+        messages = question(row.get("prompt"))
+        if isinstance(messages, Unusable):
+            return messages
+        text = answer(row["completion"], messages)
+    else:
+        found = _with_answer(row)
+        if isinstance(found, Unusable):
+            return found
+        messages, text = found
+    if isinstance(text, Unusable):
+        return text
+    if not text.strip():
+        return Unusable("empty response")
+    return ImportedRow(tuple(messages), (text,), grades=({GOOD: float(good)},))
+
+
+def _with_answer(row: dict[str, Any]) -> tuple[tuple[Turn, ...], str] | Unusable:
+    """The prompt and the last turn of a conversation."""
+    turns = turns_of(row.get("messages", row.get("conversations")))
+    if isinstance(turns, Unusable):
+        return turns
+    if turns[-1][0] != "assistant":
+        return Unusable("the conversation does not end with a response")
+    messages = question(_plain(turns[:-1]) or None, row.get("system"))
+    return messages if isinstance(messages, Unusable) else (messages, turns[-1][1])
+
+
+def _good(row: ImportedRow) -> bool | Unusable:
+    score = row.grades[0].get(GOOD) if row.grades and len(row.responses) == 1 else None
+    return bool(score) if score in (0.0, 1.0) else NOT_HELD
+
+
+def _write_unpaired(row: ImportedRow) -> dict[str, Any] | Unusable:
+    good = _good(row)
+    return good if isinstance(good, Unusable) else _unpaired(row.messages, row.responses[0], good)
+
+
+def _unpaired(messages: Sequence[Turn], text: str, good: bool) -> dict[str, Any]:
+    said = [{"role": "assistant", "content": text}]
+    return {"prompt": _plain(messages), "completion": said, "label": good}
+
+
+def _write_unpaired_pair(pair: Pair) -> list[dict[str, Any]] | Unusable:
+    if pair.sorted is None:
+        return NO_WINNER
+    sides = zip(pair.sorted, (True, False), strict=True)
+    return [
+        {
+            "prompt": _plain(pair.messages),
+            "completion": [{"role": "assistant", "content": text}],
+            "label": good,
+        }
+        for text, good in sides
+    ]
+
+
+UNPAIRED = Format(
+    "trl-unpaired",
+    "TRL, unpaired",
+    has("prompt", "completion", "label"),
+    unpaired_row,
+    write=_write_unpaired_pair,
+    write_row=_write_unpaired,
+    loses="which two responses were compared, ties, how sure the preference is",
+)
+
+
+def sharegpt_row(row: dict[str, Any]) -> ImportedRow | Unusable:
+    """One ShareGPT pair: `conversations`, and two turns `chosen` and `rejected`."""
+    messages = question(row.get("conversations", row.get("messages")), row.get("system"))
+    if isinstance(messages, Unusable):
+        return messages
+    return two(messages, row.get("chosen"), row.get("rejected"), votes=(Vote(None, "a"),))
+
+
+_SPEAKERS = {"user": "human", "assistant": "gpt", "system": "system"}
+
+
+def _said(turns: Sequence[Turn]) -> list[dict[str, str]]:
+    return [{"from": _SPEAKERS[role], "value": content} for role, content in turns]
+
+
+def _write_sharegpt(pair: Pair) -> dict[str, Any] | Unusable:
+    if pair.sorted is None:
+        return NO_WINNER
+    chosen, rejected = (_said([("assistant", text)])[0] for text in pair.sorted)
+    return {"conversations": _said(pair.messages), "chosen": chosen, "rejected": rejected}
+
+
+def _write_kto(row: ImportedRow) -> dict[str, Any] | Unusable:
+    good = _good(row)
+    if isinstance(good, Unusable):
+        return good
+    return {"messages": _plain([*row.messages, ("assistant", row.responses[0])]), "label": good}
+
+
+SHAREGPT = Format(
+    "sharegpt",
+    "ShareGPT, DPO",
+    has("conversations", "chosen", "rejected"),
+    sharegpt_row,
+    write=_write_sharegpt,
+    loses="ties, how sure the preference is, who labelled",
+)
+KTO = Format(
+    "sharegpt-kto",
+    "ShareGPT, KTO",
+    lambda row: any(
+        has(turns, tag)(row) for turns in ("messages", "conversations") for tag in ("label", "kto_tag")
+    ),
+    unpaired_row,
+    write_row=_write_kto,
+    loses="what only pairs hold",
+)
+
+
+def rewardbench_row(row: dict[str, Any]) -> ImportedRow | Unusable:
+    """One row of RewardBench: version 1 has a response on each side, version 2 a list of them.
+
+    Every chosen response is better than every rejected one; nothing is said of two on one side. The subset is
+    the prompt's tag.
+    """
+    messages = question(row.get("prompt"))
+    if isinstance(messages, Unusable):
+        return messages
+    good, bad = (_as_list(row.get(key)) for key in ("chosen", "rejected"))
+    texts = [answer(value, messages) for value in (*good, *bad)]
+    for text in texts:
+        if isinstance(text, Unusable):
+            return text
+    if not good or not bad:
+        return Unusable("no chosen or no rejected response")
+    pairs = [(i, len(good) + j) for i in range(len(good)) for j in range(len(bad))]
+    subset = row.get("subset")
+    models = [*_models(row.get("chosen_model"), len(good)), *_models(row.get("rejected_model"), len(bad))]
+    return ImportedRow(
+        messages,
+        tuple(texts),
+        tuple(Vote(None, "a", pair) for pair in pairs),
+        models=tuple(models) if any(models) else (),
+        tags=(subset,) if isinstance(subset, str) and subset else (),
+    )
+
+
+def _as_list(value: Any) -> list[Any]:
+    turns = isinstance(value, list) and value and isinstance(value[0], dict)
+    return value if isinstance(value, list) and not turns else [value]
+
+
+def _models(given: Any, count: int) -> list[str]:
+    names = given if isinstance(given, list) else [given] * count
+    known = [name if isinstance(name, str) else "" for name in names]
+    return known if len(known) == count else [""] * count
+
+
+def _write_rewardbench(pair: Pair) -> dict[str, Any] | Unusable:
+    if pair.sorted is None:
+        return NO_WINNER
+    text = pair.messages[0][1] if len(pair.messages) == 1 and pair.messages[0][0] == "user" else None
+    prompt = text if text is not None else _plain(pair.messages)
+    subset = pair.extra.get("subset", "")
+    return {"prompt": prompt, "chosen": pair.sorted[0], "rejected": pair.sorted[1], "subset": subset}
+
+
+REWARDBENCH = Format(
+    "rewardbench",
+    "RewardBench 1 and 2",
+    has("prompt", "chosen", "rejected", "subset"),
+    rewardbench_row,
+    write=_write_rewardbench,
+    loses="ties, how sure the preference is, who labelled; the lists of version 2 become pairs",
+)
+
+
+def nemo_row(row: dict[str, Any]) -> ImportedRow | Unusable:
+    """One row of NeMo RL: completions with ranks, the lower the better, equal ones being ties."""
+    messages = question(row.get("context"))
+    if isinstance(messages, Unusable):
+        return messages
+    completions = row.get("completions")
+    if not isinstance(completions, list) or not all(isinstance(one, dict) for one in completions):
+        return Unusable("completions are no list of objects")
+    texts = [answer(one.get("completion"), messages) for one in completions]
+    for text in texts:
+        if isinstance(text, Unusable):
+            return text
+    ranks = tuple(_whole(one.get("rank")) for one in completions)
+    if sum(rank is not None for rank in ranks) < 2:
+        return Unusable("fewer than two ranked responses")
+    return ImportedRow(messages, tuple(texts), rankings=(Ranks(None, ranks),))
+
+
+def _whole(rank: Any) -> int | None:
+    """A rank from 0 as one from 1; None where it is none."""
+    return rank + 1 if isinstance(rank, int) and not isinstance(rank, bool) and rank >= 0 else None
+
+
+def _write_nemo(row: ImportedRow) -> dict[str, Any] | Unusable:
+    if len(row.rankings) != 1:
+        return NOT_HELD
+    completions = [
+        {"rank": rank - 1, "completion": [{"role": "assistant", "content": text}]}
+        for text, rank in zip(row.responses, row.rankings[0].ranks, strict=True)
+        if rank is not None
+    ]
+    return {"context": _plain(row.messages), "completions": completions}
+
+
+NEMO = Format(
+    "nemo-rl",
+    "NeMo RL",
+    has("context", "completions"),
+    nemo_row,
+    write_row=_write_nemo,
+    loses="who ranked, seconds",
+)

@@ -1,0 +1,98 @@
+"""Rows written as what a name says: JSON lines, JSON, CSV, Parquet, or a folder of `datasets`."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from rlaif.errors import UserError
+from rlaif.runs.storage import move_into_place
+
+Row = dict[str, Any]
+KINDS = (".jsonl", ".json", ".csv", ".parquet")
+_BATCH = 1024
+
+
+def write_rows(
+    rows: Iterable[Row], path: Path, whole: Callable[[Sequence[Any]], Any] | None = None, format: str = ""
+) -> None:
+    """Write rows to a path: a file by its suffix, a folder of `datasets` where it has none.
+
+    `whole` makes one JSON document of all rows. Raises UserError for any other suffix, and where something is
+    there that this would replace.
+    """
+    suffix = path.suffix.lower()
+    if suffix and suffix not in KINDS:
+        raise UserError(
+            f"--out {path}: a file of no kind that rlaif writes.",
+            f"a name that ends in {', '.join(KINDS)}, or a folder's",
+        )
+    if whole and suffix not in (".json", ".jsonl"):
+        raise UserError(f"--out {path}: {format} is one JSON document.", "a name that ends in .json")
+    if not suffix and path.exists():
+        raise UserError(f"--out {path}: exists already.", "the name of a folder to make", "name another one")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    if whole:
+        partial.write_text(json.dumps(whole(list(rows)), ensure_ascii=False, indent=1), encoding="utf-8")
+    elif suffix in (".parquet", ""):
+        _columns(rows, partial, suffix)
+    else:
+        with partial.open("w", encoding="utf-8", newline="") as file:
+            (_csv if suffix == ".csv" else _json)(rows, file, suffix)
+    move_into_place(partial, path)
+
+
+def _json(rows: Iterable[Row], file: Any, suffix: str) -> None:
+    lines = (json.dumps(row, ensure_ascii=False) for row in rows)
+    if suffix == ".jsonl":
+        file.writelines(line + "\n" for line in lines)
+    else:
+        file.write("[")
+        file.writelines(("," if number else "") + "\n" + line for number, line in enumerate(lines))
+        file.write("\n]\n")
+
+
+def _csv(rows: Iterable[Row], file: Any, suffix: str) -> None:
+    iterator: Iterator[Row] = iter(rows)
+    first = next(iterator, None)
+    if first is not None:
+        table = csv.DictWriter(file, list(first), extrasaction="ignore")
+        table.writeheader()
+        table.writerows(map(_cells, chain([first], iterator)))
+
+
+def _cells(row: Row) -> Row:
+    """Cells that hold lists or objects as JSON."""
+    return {
+        key: json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict) else value
+        for key, value in row.items()
+    }
+
+
+def _columns(rows: Iterable[Row], partial: Path, suffix: str) -> None:
+    """A table whose columns are those of all rows, for Parquet or for a folder of `datasets`."""
+    from datasets import Dataset
+
+    held = list(rows)
+    names = dict.fromkeys(key for row in held for key in row)
+    table = Dataset.from_dict({name: [row.get(name) for row in held] for name in names})
+    for name in ("principle_ids",):
+        table = _as_texts(table, name) if name in names else table
+    if suffix:
+        table.to_parquet(str(partial), batch_size=_BATCH)
+        return
+    shutil.rmtree(partial, ignore_errors=True)
+    table.save_to_disk(str(partial))
+
+
+def _as_texts(table: Any, name: str) -> Any:
+    """The table with a column as lists of texts, which lists that are all empty do not say."""
+    from datasets import List, Value
+
+    return table.cast_column(name, List(Value("string")))
