@@ -24,6 +24,7 @@ from rlaif.cli import (  # noqa: F401, I001
     options,
     constitution,
     data,
+    publish,
     check,
     playground,
 )

@@ -8,7 +8,7 @@ from typing import Annotated, Any, get_args
 import typer
 
 from rlaif.cli.groups import data_app
-from rlaif.cli.terminal import Progress, emit
+from rlaif.cli.terminal import NO_LICENCE, Json, Progress, emit, say
 from rlaif.errors import UserError
 
 
@@ -49,11 +49,35 @@ def data_export(
     out: Annotated[
         Path, typer.Option(help="A .jsonl, .json, .csv or .parquet file, or a folder of datasets to make.")
     ],
+    licence: Annotated[str, typer.Option("--license", help="The licence that the card names.")] = NO_LICENCE,
 ) -> None:
-    """Export comparisons and their labels; says how many were kept and why others were not."""
-    from rlaif.human.exporters import export_file
+    """Export comparisons and their labels, Parquet and `datasets` with a card; says what was left out."""
+    from rlaif.report.cards import export_with_card
 
-    emit(export_file(folder, format, out))
+    emit(export_with_card(folder, format, out, licence))
+
+
+@data_app.command("lint")
+def data_lint(
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILE...", help="Files, imported folders or runs.", exists=True)
+    ],
+    heldout: Annotated[
+        list[Path] | None,
+        typer.Option(help="Held-out data, whose prompts must not be in FILE; may be repeated.", exists=True),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Look for biases, duplicates, leaks and contradictions; exit code 1 where something was found."""
+    from rlaif.human.linting import in_words, lint
+
+    found = lint(files, heldout or ())
+    if as_json:
+        emit(found)
+    else:
+        say("\n".join(in_words(found)))
+    if found["findings"]:
+        raise typer.Exit(1)
 
 
 def _table(format: str | None, columns: list[str]) -> Any:

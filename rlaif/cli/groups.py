@@ -11,7 +11,7 @@ from rlaif.cli.terminal import say
 app = typer.Typer(name="rlaif", no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
 judge_app = typer.Typer(no_args_is_help=True, help="The feedback model as a judge.")
 constitution_app = typer.Typer(no_args_is_help=True, help="Work on a constitution file.")
-data_app = typer.Typer(no_args_is_help=True, help="Import other projects' preference data.")
+data_app = typer.Typer(no_args_is_help=True, help="Preference data: import, export, check.")
 playground_app = typer.Typer(no_args_is_help=True, help="The small world with a known truth.")
 app.add_typer(judge_app, name="judge", rich_help_panel="The loop")
 app.add_typer(constitution_app, name="constitution", rich_help_panel="Material")

@@ -77,22 +77,21 @@ def _cells(row: Row) -> Row:
 
 def _columns(rows: Iterable[Row], partial: Path, suffix: str) -> None:
     """A table whose columns are those of all rows, for Parquet or for a folder of `datasets`."""
-    from datasets import Dataset
+    import datasets
 
     held = list(rows)
     names = dict.fromkeys(key for row in held for key in row)
-    table = Dataset.from_dict({name: [row.get(name) for row in held] for name in names})
-    for name in ("principle_ids",):
-        table = _as_texts(table, name) if name in names else table
-    if suffix:
-        table.to_parquet(str(partial), batch_size=_BATCH)
-        return
-    shutil.rmtree(partial, ignore_errors=True)
-    table.save_to_disk(str(partial))
-
-
-def _as_texts(table: Any, name: str) -> Any:
-    """The table with a column as lists of texts, which lists that are all empty do not say."""
-    from datasets import List, Value
-
-    return table.cast_column(name, List(Value("string")))
+    table = datasets.Dataset.from_dict({name: [row.get(name) for row in held] for name in names})
+    shown = not datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    try:
+        if "principle_ids" in names:  # lists that are all empty do not say of what
+            table = table.cast_column("principle_ids", datasets.List(datasets.Value("string")))
+        if suffix:
+            table.to_parquet(str(partial), batch_size=_BATCH)
+        else:
+            shutil.rmtree(partial, ignore_errors=True)
+            table.save_to_disk(str(partial))
+    finally:
+        if shown:
+            datasets.enable_progress_bars()

@@ -1,0 +1,48 @@
+"""`rlaif publish`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rlaif.cli.groups import app
+from rlaif.cli.terminal import NO_LICENCE, Json, RunDir, emit, say, tell
+from rlaif.errors import UserError
+
+
+@app.command("publish", rich_help_panel="Material")
+def publish(
+    run: RunDir,
+    to: Annotated[str | None, typer.Option(metavar="HUB_ID", help="Push to it: OWNER/NAME.")] = None,
+    what: Annotated[
+        str, typer.Option(help="policy (the last one), policy:NAME, reward_model or preferences.")
+    ] = "policy",
+    public: Annotated[bool, typer.Option("--public", help="Everybody may read it; else private.")] = False,
+    licence: Annotated[str, typer.Option("--license", help="The licence that the card names.")] = NO_LICENCE,
+    out: Annotated[Path | None, typer.Option(help="Write what would be pushed to this folder.")] = None,
+    as_json: Json = False,
+) -> None:
+    """A policy, a reward model or the preferences with a card, pushed to a hub where --to says so."""
+    import tempfile
+
+    from rlaif.report.publish import prepare, push
+
+    if to is None and out is None:
+        raise UserError(
+            "rlaif publish: neither --to nor --out.",
+            "where to",
+            f"rlaif publish {run} --out FOLDER writes it; --to OWNER/NAME pushes it",
+        )
+    with tempfile.TemporaryDirectory(dir=run.parent if run.is_dir() else None) as place:
+        made = prepare(run, what, out or Path(place) / "folder", licence)
+        tell(f"{made['what']} {made['name']}: {', '.join(made['files'])}")
+        if to is not None:
+            made |= push(Path(made["folder"]), made["what"], to, public)
+    if out is None:
+        made.pop("folder")
+    if as_json:
+        emit(made)
+    else:
+        say(made.get("url", made.get("folder")))

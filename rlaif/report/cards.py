@@ -1,0 +1,326 @@
+"""Cards: what a data set or a model is made of, how good it is, and what is not known, in Markdown.
+
+Figures are those of the run, with its intervals; nothing is typed in. Texts of others (principles, names of
+annotators) are escaped, so that they stay text.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rlaif.constitution import Constitution
+from rlaif.human.exporters import export_file
+from rlaif.human.folder import read_folder
+from rlaif.human.formats import FORMATS
+from rlaif.metrics import METRICS
+from rlaif.records import Label, Preference, Prompt
+from rlaif.report.summary import summarise
+from rlaif.runs.folder import Run, Stage
+from rlaif.runs.rows import RowFile
+from rlaif.runs.storage import write_text
+
+UNKNOWN = "unknown"
+_ESCAPED = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", "|": "\\|", "`": "\\`", "[": "\\["})
+CARD = "README.md"
+SHOWN = 20  # lines of a table of annotators or sources
+
+
+def md(value: object) -> str:
+    """A text of others on one line of Markdown: no tag, no table cell, no heading of its own."""
+    text = " ".join(str(value).split())
+    for sign, spelt in (
+        ("&", "&amp;"),
+        ("<", "&lt;"),
+        (">", "&gt;"),
+        ("|", "\\|"),
+        ("`", "\\`"),
+        ("[", "\\["),
+    ):
+        text = text.replace(sign, spelt)
+    return text
+
+
+@dataclass
+class Facts:
+    """What is counted of the labels behind a data set."""
+
+    annotators: Counter[tuple[str, str]] = field(default_factory=Counter)
+    verdicts: Counter[str] = field(default_factory=Counter)
+    principles: Counter[str] = field(default_factory=Counter)
+    judges: dict[str, Counter[str]] = field(default_factory=dict)
+    sources: Counter[str] = field(default_factory=Counter)
+
+    def add(self, label: Label) -> None:
+        """Count a label."""
+        self.annotators[label.annotator.kind, label.annotator.id] += 1
+        self.verdicts[label.verdict] += 1
+        if label.principle_id is not None:
+            self.principles[label.principle_id] += 1
+        for key, value in label.judge.items():
+            if key != "principle":
+                self.judges.setdefault(key, Counter())[_named(value)] += 1
+
+
+def _named(model: str) -> str:
+    """A model as others may know it: a hub id, or the last part of a path on this machine."""
+    return Path(model).name if Path(model).is_absolute() or Path(model).exists() else model
+
+
+def export_with_card(source: Path, format: str, out: Path, licence: str = UNKNOWN) -> dict[str, Any]:
+    """`export_file`, and beside a `datasets` folder or a Parquet file its card; returns the counts."""
+    counts = export_file(source, format, out)
+    if out.suffix.lower() not in ("", ".parquet"):
+        return counts
+    card = out / CARD if out.is_dir() else out.with_suffix(".md")
+    write_text(card, data_card(source, format, counts, licence))
+    return {**counts, "card": str(card)}
+
+
+def data_card(source: Path, format: str, counts: Mapping[str, Any], licence: str = UNKNOWN) -> str:
+    """The card of what was exported from a folder or a run."""
+    run = Run.load(source) if (source / "config.json").is_file() else None
+    facts = facts_of_run(run) if run else facts_of_folder(source)
+    name = run.config.name if run else source.resolve().name
+    annotators = ((md(who), kind, n) for (kind, who), n in facts.annotators.most_common(SHOWN))
+    prompts = ((md(source or UNKNOWN), n) for source, n in facts.sources.most_common(SHOWN))
+    return "\n".join(
+        [
+            *_front({"license": licence, "tags": ["preference-data", "rlaif"]}),
+            f"# Preferences of {md(name)}",
+            "",
+            f"{counts['kept']:,} of {counts['in']:,} rows, in the format {FORMATS[format].title} "
+            f"(`{format}`). Left out: {_reasons(counts['dropped'])}.",
+            "",
+            "## Who says so",
+            "",
+            *_table(("annotator", "kind", "labels"), annotators),
+            "",
+            f"Verdicts: {_counts(facts.verdicts)}. One that could not be read is `invalid`: it is in no "
+            "preference.",
+            "",
+            "## Prompts",
+            "",
+            *_table(("source", "prompts"), prompts),
+            "",
+            *_judge(facts),
+            *(_principles(run.constitution, facts.principles) if run else []),
+            "## Licences",
+            "",
+            f"This data: {md(licence)}. Of the prompts, of imported responses and of the models that wrote "
+            "the others rlaif knows no licence: look at where they come from before passing this on.",
+            "",
+            "## Limits",
+            "",
+            *(f"- {limit}" for limit in _limits(facts, format, run)),
+            "",
+        ]
+    )
+
+
+def facts_of_folder(folder: Path) -> Facts:
+    """What is counted of an imported folder."""
+    facts, rows = Facts(), read_folder(folder)
+    for own in rows.labels().values():
+        for label in own:
+            facts.add(label)
+    facts.sources.update(prompt.source for prompt in rows.prompts.values())
+    return facts
+
+
+def facts_of_run(run: Run) -> Facts:
+    """What is counted of all label stages of a run."""
+    facts = Facts()
+    for stage in label_stages(run):
+        for label in RowFile(stage.dir / "labels.jsonl", Label):
+            facts.add(label)
+    for file in [run.path / "prompts.jsonl", *(stage.dir / "prompts.jsonl" for stage in run.stages)]:
+        facts.sources.update(prompt.source for prompt in RowFile(file, Prompt))
+    return facts
+
+
+def label_stages(run: Run) -> list[Stage[Any]]:
+    """The stages that have labelled."""
+    return [stage for stage in run.stages if "preferences" in stage.options.makes and stage.summary]
+
+
+def _limits(facts: Facts, format: str, run: Run | None) -> Iterator[str]:
+    kinds = {kind for kind, _ in facts.annotators}
+    if kinds == {"ai"}:
+        yield "All labels are a model's: they carry its biases, and people may say otherwise."
+    if "simulated" in kinds:
+        yield "Some labels are those of a program that stands for people."
+    if run and run.config.judge_card is None:
+        yield "The judge was not examined before it labelled."
+    yield "Texts were not searched for harmful content, personal data or copies of other people's work."
+    if FORMATS[format].loses:
+        yield f"The format cannot hold: {FORMATS[format].loses}."
+
+
+def model_card(run: Run, name: str, what: str, licence: str = UNKNOWN) -> str:
+    """The card of a policy of a run, or of its reward model (`what` is "policy" or "reward_model")."""
+    summary, constitution = summarise(run.path), run.constitution
+    base = _named(str(run.config.policy.model))
+    front = {
+        "license": licence,
+        "library_name": "transformers",
+        "tags": ["rlaif", what.replace("_", "-")],
+        **({"base_model": base} if "/" in base else {}),
+    }
+    figures = _policy_figures(summary, name) if what == "policy" else _reward_figures(summary)
+    return "\n".join(
+        [
+            *_front(front),
+            f"# {md(run.config.name)}: {md(name)}",
+            "",
+            _made_of(run, name, what, base),
+            "",
+            f"Constitution **{md(constitution.name)}**, hash `{constitution.hash}`; run `{run.id}`, seed "
+            f"{run.config.seed}, rlaif {md(run.manifest.get('versions', {}).get('rlaif', UNKNOWN))}.",
+            "",
+            *_principles(constitution, Counter()),
+            "## Data",
+            "",
+            *_table(("stage", "rows", "kept", "left out"), _data_rows(summary)),
+            "",
+            f"Preferences by who labelled: {_counts(_preference_sources(run)) or 'none'}.",
+            "",
+            "## Measured",
+            "",
+            *(figures or ["Nothing was measured in this run."]),
+            "",
+            "## Limits",
+            "",
+            *(f"- {limit}" for limit in _model_limits(run, summary, name, what)),
+            "",
+        ]
+    )
+
+
+def _made_of(run: Run, name: str, what: str, base: str) -> str:
+    stages = " → ".join(f"{stage.name}" for stage in run.stages if stage.is_done)
+    whose = f"the policy `{md(name)}`" if what == "policy" else "the reward model"
+    return f"This is {whose} of a run of rlaif on `{md(base)}`: {stages}."
+
+
+def _data_rows(summary: Mapping[str, Any]) -> Iterator[tuple[object, ...]]:
+    for stage in summary["stages"]:
+        if stage["in"] is not None:
+            yield stage["name"], stage["in"], stage["kept"], _reasons(stage["dropped"])
+
+
+def _preference_sources(run: Run) -> Counter[str]:
+    found: Counter[str] = Counter()
+    for stage in label_stages(run):
+        found.update("+".join(row.sources) for row in RowFile(stage.dir / "preferences.jsonl", Preference))
+    return found
+
+
+def _policy_figures(summary: Mapping[str, Any], name: str) -> list[str]:
+    found = summary["policies"].get(name)
+    if not found:
+        return []
+    rows: list[tuple[object, ...]] = []
+    win = found.get("win_rate") or {}
+    if win.get("value") is not None:
+        rows.append(
+            ("win rate over the base policy, by the run's judge", *_figure(win["value"], win.get("ci")))
+        )
+    for kind, title in (("gold", "gold"), ("compliance", "compliance by the judge")):
+        for principle, value in (found.get(kind) or {}).items():
+            ci = (found.get(f"{kind}_ci") or {}).get(principle)
+            rows.append((f"{title}: {md(principle)}", *_figure(value, ci)))
+    for metric in METRICS:
+        if found.get(metric.key) is not None:
+            rows.append((metric.label, *_figure(found[metric.key], found.get(f"{metric.key}_ci"))))
+    head = f"On {found.get('n', 0)} held-out prompts; intervals are 95 %, over groups of prompts."
+    return [head, "", *_table(("figure", "value", "interval"), rows)]
+
+
+def _reward_figures(summary: Mapping[str, Any]) -> list[str]:
+    found = summary["reward_model"]
+    if not found:
+        return []
+    rows = [
+        (label, *_figure(found[key], found.get(f"{key}_ci")))
+        for key, label in (
+            ("heldout_accuracy", "accuracy on decided held-out pairs"),
+            ("ece", "expected calibration error"),
+            ("ece_floor", "the same of a perfect forecaster"),
+            ("temperature", "temperature that fits best"),
+        )
+        if found.get(key) is not None
+    ]
+    for rule, value in found.get("baselines", {}).items():
+        rows.append((f"baseline: {md(rule)}", *_figure(value, found.get("baselines_ci", {}).get(rule))))
+    head = f"On {found.get('n_heldout', 0)} held-out preferences; {found.get('n_train', 0)} were trained on."
+    return [head, "", *_table(("figure", "value", "interval"), rows)]
+
+
+def _model_limits(run: Run, summary: Mapping[str, Any], name: str, what: str) -> Iterator[str]:
+    if what == "policy" and not summary["policies"].get(name):
+        yield "It was not evaluated in this run."
+    if what == "policy" and not run.config.gold:
+        yield "It was measured by the judge whose labels trained it, and by no truth outside the loop."
+    if what == "reward_model":
+        yield "It ranks responses like those it was trained on; far from them its reward means little."
+    yield "Safety beyond the principles above was not tested."
+    base = _named(str(run.config.policy.model))
+    yield f"The licence of the model it comes from ({md(base)}) holds for it, too."
+
+
+def _judge(facts: Facts) -> list[str]:
+    if not facts.judges:
+        return []
+    rows = (
+        (key, ", ".join(md(value) for value, _ in said.most_common(3)))
+        for key, said in sorted(facts.judges.items())
+    )
+    return ["## The judge", "", *_table(("part", "value"), rows), ""]
+
+
+def _principles(constitution: Constitution, labels: Counter[str]) -> list[str]:
+    rows = (
+        (f"`{md(p.id)}`", p.weight, md(p.text), *([labels[p.id]] if labels else []))
+        for p in constitution.principles
+    )
+    head = ("principle", "weight", "text", *(["labels"] if labels else []))
+    return [
+        "## Principles",
+        "",
+        f"Hash of the constitution: `{constitution.hash}`.",
+        "",
+        *_table(head, rows),
+        "",
+    ]
+
+
+def _figure(value: Any, ci: Any) -> tuple[str, str]:
+    edges = ["∞" if edge is None else f"{edge:.3g}" for edge in ci] if ci else []
+    return f"{value:.3g}", f"{edges[0]} to {edges[1]}" if edges else "–"
+
+
+def _front(fields: Mapping[str, Any]) -> list[str]:
+    """YAML of a card's head; JSON is YAML."""
+    return [
+        "---",
+        *(f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in fields.items()),
+        "---",
+    ]
+
+
+def _table(head: Sequence[str], rows: Any) -> list[str]:
+    body = [f"| {' | '.join(f'{n:,}' if isinstance(n, int) else str(n) for n in row)} |" for row in rows]
+    return [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}", *body]
+
+
+def _counts(counter: Counter[str]) -> str:
+    return ", ".join(f"{n:,} × {md(what)}" for what, n in counter.most_common())
+
+
+def _reasons(dropped: Mapping[str, int]) -> str:
+    return ", ".join(f"{n:,} × {md(reason)}" for reason, n in dropped.items()) or "nothing"

@@ -1,0 +1,107 @@
+"""A policy, a reward model or the preferences of a run as a folder with its card, and pushed to a hub.
+
+Nothing is pushed unless it is asked for, and a repository is made private unless that is asked for, too. The
+run folder is not touched: what is pushed is a copy (hard links where the file system has them).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from rlaif.errors import UserError
+from rlaif.human.exporters import export_file
+from rlaif.report.cards import CARD, UNKNOWN, data_card, model_card
+from rlaif.runs.folder import Run, chosen
+from rlaif.runs.storage import share, write_text
+
+What = Literal["policy", "reward_model", "preferences"]
+PARQUET = "data/train-00000-of-00001.parquet"  # where a hub looks for the rows of a data set
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+def prepare(path: Path, what: str, folder: Path, licence: str = UNKNOWN) -> dict[str, Any]:
+    """Write what is to be published into a new folder: {"what", "name", "folder", "files"}.
+
+    `what` is policy (the last one), policy:NAME, reward_model or preferences. Raises UserError where the run
+    has none, its files are damaged, or the folder exists.
+    """
+    kind, _, name = what.partition(":")
+    if kind not in get_args(What) or (name and kind != "policy"):
+        raise UserError(f'--what "{what}".', f"one of {', '.join(get_args(What))}, or policy:NAME")
+    if folder.exists() and any(folder.iterdir()):
+        raise UserError(
+            f"{folder}: holds something already.", "the name of a folder to make", "name another one"
+        )
+    run = Run.load(path)
+    run.verify()
+    if kind == "preferences":
+        folder.joinpath(PARQUET).parent.mkdir(parents=True)
+        counts = export_file(path, "trl", folder / PARQUET)
+        write_text(folder / CARD, data_card(path, "trl", counts, licence))
+    else:
+        name, source = _policy(run, name) if kind == "policy" else ("reward_model", _reward_model(run))
+        folder.mkdir(parents=True, exist_ok=True)
+        share(source, folder, leave_out=(CARD,))
+        write_text(folder / CARD, model_card(run, name, kind, licence))
+    files = sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
+    return {"what": kind, "name": name or kind, "folder": str(folder), "files": files}
+
+
+def _policy(run: Run, name: str) -> tuple[str, Path]:
+    made = {key: path for key, path in run.policies.items() if key != "base" and not chosen(path)}
+    if not made or (name and name not in made):
+        raise UserError(
+            f"{run.path}: has trained no policy {name}".rstrip() + ".",
+            f"one of {', '.join(made)}"
+            if made
+            else "a run with a finished sft, ppo, dpo, rloo or grpo stage",
+        )
+    name = name or list(made)[-1]
+    return name, made[name]
+
+
+def _reward_model(run: Run) -> Path:
+    made = [stage.dir / "reward_model" for stage in run.stages if "reward_model" in stage.options.makes]
+    there = [path for path in made if (path / "config.json").is_file()]
+    if not there:
+        raise UserError(f"{run.path}: has no reward model.", "a run with a finished reward stage")
+    return there[-1]
+
+
+def push(folder: Path, what: str, hub_id: str, public: bool = False) -> dict[str, Any]:
+    """Push a prepared folder to a repository of a hub (HF_ENDPOINT, HF_TOKEN): {"url", "private", "commit"}.
+
+    Raises UserError where the id is none, the hub refuses, or the repository is public and that was not asked
+    for.
+    """
+    from huggingface_hub import HfApi
+
+    if not _HUB_ID.fullmatch(hub_id):
+        raise UserError(f'--to "{hub_id}": no id of a repository.', "OWNER/NAME", "--to my-name/my-model")
+    api = HfApi(endpoint=os.environ.get("HF_ENDPOINT"), token=os.environ.get("HF_TOKEN"))
+    kind = "dataset" if what == "preferences" else "model"
+    try:
+        url = api.create_repo(hub_id, repo_type=kind, private=not public, exist_ok=True)
+        private = bool(api.repo_info(hub_id, repo_type=kind).private)
+        if not private and not public:
+            raise UserError(
+                f"--to {hub_id}: a repository that everybody can read is there already.",
+                "a private repository, or your word that all may read it",
+                "make it private on the hub, name another one, or add --public",
+            )
+        made = api.upload_folder(
+            repo_id=hub_id, folder_path=str(folder), repo_type=kind, commit_message="Publish with rlaif"
+        )
+    except UserError:
+        raise
+    except Exception as error:  # of the hub, of the network, of the library
+        first = str(error).strip().split("\n")[0]
+        raise UserError(
+            f"--to {hub_id}: the hub refused it ({first}).",
+            "a hub that can be reached, and a token that may write there (HF_TOKEN)",
+            "log in with `hf auth login`; what was to be pushed stays: --out FOLDER writes it without a hub",
+        ) from None
+    return {"url": str(url), "private": private, "commit": made.oid}

@@ -1,0 +1,137 @@
+"""What is exported is what trl trains on; cards say what is known and nothing of this machine; hostile text stays
+text."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from rlaif.errors import UserError
+from rlaif.human.exporters import export_file
+from rlaif.human.importers import import_file
+from rlaif.report.cards import data_card, export_with_card, md, model_card
+from rlaif.runs.folder import Run
+from tests.fake_run import fake_run
+from tests.tiny_models import tiny_policy
+
+
+def test_the_card_of_a_runs_preferences(tmp_path):
+    run = fake_run(tmp_path / "run", prompts=24)
+    counts = export_with_card(run, "trl", tmp_path / "out", "cc0-1.0")
+    card = (tmp_path / "out" / "README.md").read_text()
+    loaded = Run.load(run)
+    assert card.startswith('---\nlicense: "cc0-1.0"\n')
+    assert f"{counts['kept']} of {counts['in']} rows" in card
+    assert loaded.constitution.hash in card
+    for principle in loaded.constitution.principles:
+        assert f"| `{principle.id}` | 1.0 | {principle.text} |" in card
+    assert "All labels are a model's" in card
+    assert str(tmp_path) not in card
+
+
+def test_a_datasets_folder_and_parquet_hold_the_same_rows_and_are_read_back(tmp_path):
+    from datasets import load_dataset, load_from_disk
+
+    run = fake_run(tmp_path / "run", prompts=24)
+    for name in ("out", "out.parquet", "out.jsonl"):
+        export_with_card(run, "trl", tmp_path / name)
+    rows = [json.loads(line) for line in (tmp_path / "out.jsonl").open()]
+    assert list(load_from_disk(str(tmp_path / "out"))) == rows
+    cache = str(tmp_path / "cache")
+    assert (
+        list(load_dataset("parquet", data_files=str(tmp_path / "out.parquet"), cache_dir=cache)["train"])
+        == rows
+    )
+    for name in ("out", "out.parquet", "out.jsonl"):
+        counts = import_file(None, tmp_path / name, tmp_path / f"back-{name}")
+        assert (counts["format"], counts["kept"]) == ("trl", len(rows))
+    assert not (tmp_path / "out.partial").exists()
+    with pytest.raises(UserError, match="exists already"):
+        export_file(run, "trl", tmp_path / "out")
+    with pytest.raises(UserError, match="no kind that rlaif writes"):
+        export_file(run, "trl", tmp_path / "out.xlsx")
+
+
+@pytest.mark.slow
+def test_trls_trainers_take_it_as_it_is(tmp_path):
+    from datasets import load_from_disk
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+    from trl import DPOConfig, DPOTrainer, RewardConfig, RewardTrainer
+
+    export_with_card(fake_run(tmp_path / "run", prompts=24), "trl", tmp_path / "out")
+    rows = load_from_disk(str(tmp_path / "out"))
+    policy = str(tiny_policy(tmp_path / "policy"))
+    tokenizer = AutoTokenizer.from_pretrained(policy)
+    shared = {
+        "max_steps": 2,
+        "per_device_train_batch_size": 2,
+        "report_to": "none",
+        "use_cpu": True,
+        "bf16": False,
+    }
+    reward = AutoModelForSequenceClassification.from_pretrained(policy, num_labels=1)
+    reward.config.pad_token_id = tokenizer.pad_token_id
+    trainers = [
+        RewardTrainer(reward, RewardConfig(str(tmp_path / "rm"), **shared), train_dataset=rows, processing_class=tokenizer),
+        DPOTrainer(
+            AutoModelForCausalLM.from_pretrained(policy), args=DPOConfig(str(tmp_path / "dpo"), **shared),
+            train_dataset=rows, processing_class=tokenizer,
+        ),
+    ]  # fmt: skip
+    for trainer in trainers:
+        assert trainer.train().global_step == 2
+        assert len(trainer.train_dataset) == len(rows)
+
+
+def test_the_card_of_a_folder_counts_its_annotators(tmp_path, test_data):
+    folder = test_data / "pandalm"
+    import_file(
+        "pandalm", folder / "testset-v1.json", tmp_path / "in", beside=[folder / "pandalm-7b-testset-v1.json"]
+    )
+    card = data_card(tmp_path / "in", "table", {"in": 999, "kept": 999, "dropped": {}})
+    assert "| pandalm-7b | ai | 999 |" in card
+    assert "| annotator1 | human | 999 |" in card
+    assert "All labels are a model's" not in card
+
+
+def test_the_card_of_a_model_has_its_figures_with_intervals(tmp_path):
+    run = Run.load(fake_run(tmp_path / "run", prompts=24))
+    stage = run.stages[-1]
+    figures = {
+        "n": 6,
+        "win_rate": {"value": 0.625, "ci": [0.5, None]},
+        "gold": {"all": 0.9},
+        "gold_ci": {"all": [0.8, 0.95]},
+    }
+    made = json.loads((stage.dir / "stage.json").read_text())
+    made.pop("checksum", None)
+    made["metrics"]["policies"]["ppo"] = {**figures, "refusal_rate": 0.0, "refusal_rate_ci": [0, 0.4]}
+    (stage.dir / "stage.json").write_text(json.dumps(made))
+    card = model_card(run, "ppo", "policy")
+    assert "| win rate over the base policy, by the run's judge | 0.625 | 0.5 to ∞ |" in card
+    assert "| gold: all | 0.9 | 0.8 to 0.95 |" in card
+    assert "| refusals | 0 | 0 to 0.4 |" in card
+    assert "| accuracy on decided held-out pairs | 0.88 |" in model_card(run, "reward_model", "reward_model")
+
+
+def test_hostile_text_stays_text():
+    assert (
+        md("a|b\n# c <script>x</script> `d` [e](f) &amp;")
+        == "a\\|b # c &lt;script&gt;x&lt;/script&gt; \\`d\\` \\[e](f) &amp;amp;"
+    )
+
+
+def test_no_path_of_this_machine_is_in_a_card(tmp_path):
+    policy = tiny_policy(tmp_path / "secret-place" / "my-model")
+    run = Run.load(fake_run(tmp_path / "run", prompts=24))
+    object.__setattr__(run.config.policy, "model", str(policy))
+    card = model_card(run, "ppo", "policy")
+    assert "my-model" in card
+    assert "secret-place" not in card
+    assert "base_model" not in card
+
+
+def test_a_card_beside_parquet_is_named_after_it(tmp_path: Path):
+    counts = export_with_card(fake_run(tmp_path / "run", prompts=24), "trl", tmp_path / "prefs.parquet")
+    assert counts["card"] == str(tmp_path / "prefs.md")
+    assert "# Preferences of run" in (tmp_path / "prefs.md").read_text()
