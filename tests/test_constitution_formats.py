@@ -1,0 +1,609 @@
+"""Constitutions of other projects: recognised, read, written, and what is lost on the way is said."""
+
+import json
+import os
+import random
+import re
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from rlaif.cli import app
+from rlaif.constitution import Constitution, Example, Principle, Source, Votes
+from rlaif.errors import UserError
+from rlaif.prompting.prompt_files import load_prompts
+from rlaif.workbench.constitution_formats import FORMATS, recognised
+from rlaif.workbench.constitution_formats.document import Document
+from rlaif.workbench.constitution_formats.format import FIELDS, NAMES, differing, differing_names
+from rlaif.workbench.constitution_formats.votes import suggested_weight
+from rlaif.workbench.exchange import export, import_files, read_back
+from rlaif.workbench.yaml_text import to_yaml
+
+MUTATIONS = int(os.environ.get("RLAIF_MUTATIONS", "1000"))
+SL = {
+    "kind0": {
+        "prompt": ["\n\nCritiqueRequest: Where is it unkind?\n\nCritique:"],
+        "edit_request": "\n\nRevisionRequest: Make it kind.\n\nRevision:",
+    },
+    "kind one": {
+        "prompt": [
+            "\n\nCritiqueRequest: Is it rude?\n\nCritique:",
+            "\n\nCritiqueRequest: Again?\n\nCritique:",
+        ],
+        "edit_request": "\n\nRevisionRequest: Make it  polite.\n\nRevision:",
+        "tag": "tone",
+    },
+}
+RL = ["\nChoose the kinder response. Options:", "\nWhich response is more polite? Options:"]
+CHAT = ["Hi", "Go away.", "Where is it unkind?", "It sends the user away.", "Make it kind.", "Hello!"]
+SWARM = {
+    "constitutions": [
+        {"critic": "Where is it unkind?", "revision": "Make it kind."},
+        {"critic": "Is it rude?", "revision": "Make it polite."},
+    ],
+    "system_chat": [
+        [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(CHAT)],
+        [{"role": "user", "content": "Of another shape"}],
+    ],
+}
+TRAITS = [
+    {"trait": "I stay calm.", "questions": ["Why are you late?", "Are you angry?"]},
+    {"trait": "I ask before I act.", "questions": ["Delete it all!", "Are you angry?"]},
+]
+RUBRIC = """[[criteria]]
+name = "sources"
+text = "The reply names its sources."
+weight = 2.5
+choices = ["no", "partly", "yes"]
+
+[[criteria]]
+name = "no guesses"
+text = "The reply does not guess."
+"""
+GROUPS = """comment-id,comment,total-votes,total-agrees,total-disagrees,total-passes,group-a-votes,group-a-agrees,group-a-disagrees,group-a-passes,group-b-votes,group-b-agrees,group-b-disagrees,group-b-passes
+4,"It should be honest, always.",20,15,3,2,10,9,1,0,10,6,2,2
+5,It should obey.,10,2,8,0,6,2,4,0,4,0,4,0
+"""
+COMMENTS = """timestamp,datetime,comment-id,author-id,agrees,disagrees,moderated,comment-body
+1,Mon,0,7,8,1,1,It should be honest.
+2,Mon,1,7,3,3,-1,Buy now!
+"""
+SPEC = """---
+title: not read
+---
+# House rules
+
+What we ask of the assistant.
+
+## Honesty
+
+### Do not make up facts
+
+The reply states only what is known.
+
+Guesses do harm:
+
+- to the user
+- to everybody else
+
+### Uncertainty {#unsure}
+The reply says how sure it is.
+
+## Tone
+
+The reply is polite.
+"""
+LIST = """# Rules
+
+1. Be kind.
+2. Be brief,
+   in every reply.
+
+   It saves time.
+   - and paper
+3. Never guess.
+"""
+
+
+def texts(size: int = 40) -> st.SearchStrategy[str]:
+    odd = st.text(st.sampled_from("ab #->*_`[]{}()!\\|<>:.,'\"1.)\n\t=~+&é日\u200b\u2028"), max_size=size)
+    return st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=size) | odd
+
+
+def principles() -> st.SearchStrategy[Principle]:
+    named = st.text(st.sampled_from("abAB12"), min_size=1, max_size=1).flatmap(
+        lambda first: st.text(st.sampled_from("ab-_.1"), max_size=6).map(lambda rest: first + rest)
+    )
+    written = st.none() | texts()
+    example = st.builds(
+        Example, prompt=texts(9), better=texts(9), worse=texts(9), critique=st.none() | texts(9)
+    )
+    votes = st.builds(
+        Votes,
+        group=st.sampled_from(["total", "a", "b", "north-east"]),
+        agrees=st.integers(0, 9),
+        disagrees=st.integers(0, 9),
+        passes=st.integers(0, 9),
+    )
+    kept = st.dictionaries(
+        st.sampled_from(["prompt", "key", "questions", "choices", "name", "heading"]),
+        texts(9) | st.lists(texts(5), max_size=2) | st.integers(),
+        max_size=2,
+    )
+    origin = st.none() | st.builds(
+        Source,
+        format=st.sampled_from(sorted(FORMATS)),
+        link=texts(9),
+        votes=st.lists(votes, max_size=3).map(tuple),
+        kept=kept,
+    )
+    return st.builds(
+        Principle, id=named, text=texts().filter(str.strip), why=written, critique=written, revise=written,
+        compare=written, paraphrases=st.lists(texts(9), max_size=2).map(tuple),
+        weight=st.sampled_from([1.0, 0.0, 0.1, 2.5]) | st.floats(0, 1e6),
+        tags=st.lists(texts(5), max_size=2).map(tuple), applies_to=st.none() | st.lists(texts(5), max_size=2).map(tuple),
+        examples=st.lists(example, max_size=2).map(tuple), source=origin,
+    )  # fmt: skip
+
+
+def constitutions() -> st.SearchStrategy[Constitution]:
+    return st.builds(
+        Constitution, name=texts(12), version=st.integers(0, 9) | st.sampled_from(["1.0", "draft"]),
+        description=texts(60), source=st.none(),
+        principles=st.lists(principles(), min_size=1, max_size=4, unique_by=lambda p: p.id).map(tuple),
+    )  # fmt: skip
+
+
+SLOW = settings(
+    max_examples=int(os.environ.get("RLAIF_EXAMPLES", "25")), suppress_health_check=list(HealthCheck)
+)
+
+
+@SLOW
+@given(constitutions())
+def test_yaml_of_any_constitution_loads_as_it(constitution):
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "c.yaml"
+        path.write_text(to_yaml(constitution))
+        assert Constitution.load(path) == constitution
+
+
+@pytest.mark.parametrize("name", sorted(FORMATS))
+@SLOW
+@given(constitution=constitutions())
+def test_a_format_loses_only_what_it_says_and_then_nothing(name, constitution):
+    format = FORMATS[name]
+    first = read_back(format.write(constitution), format, constitution.name)
+    assert len(first.principles) == len(constitution.principles)
+    for before, after in zip(constitution.principles, first.principles, strict=True):
+        assert set(differing(before, after)) <= set(format.cannot_keep), (before, after)
+    assert set(differing_names(constitution, first)) <= set(format.loses)
+    again = read_back(format.write(first), format, first.name)
+    assert [differing(a, b) for a, b in zip(first.principles, again.principles, strict=True)] == [[]] * len(
+        first.principles
+    )
+    assert differing_names(first, again) in ([], ["name"])
+
+
+FULL = Principle(
+    id="12", text="Be kind.", why="```\nIt is nicer.", critique="Where is it unkind?", revise="Make it kind.",
+    compare="Prefer the kinder one.", paraphrases=("Be nice.",), weight=2.0, tags=("tone",), applies_to=("talk",),
+    examples=(Example(prompt="p", better="b", worse="w"),),
+    source=Source(votes=(Votes(group="a", agrees=0), Votes(group="total", agrees=3)), kept={"odd": 1}),
+)  # fmt: skip
+BARE = Principle(id="No_Id.1", text="Be brief.", why="It saves time.\r\n ")
+WHOLE = Constitution(
+    name="A *name*", version=2, description=" About.", principles=(FULL, BARE), source=Source(kept={"odd": 1})
+)
+
+
+@pytest.mark.parametrize("name", sorted(FORMATS))
+def test_what_a_format_is_said_to_lose_it_does_lose(name):
+    exported = export(WHOLE, name)
+    assert set(exported.not_kept) == set(FORMATS[name].cannot_keep)
+    assert {row["reason"] for row in exported.not_kept.values()} == set(FORMATS[name].cannot_keep.values())
+    assert exported.not_kept["weight" if name != "verifiers-rubric" else "tags"]["principles"] == ["12"]
+
+
+def write(folder: Path, name: str, content) -> Path:
+    path = folder / name
+    path.write_text(content if isinstance(content, str) else json.dumps(content, indent=1))
+    return path
+
+
+def read(folder: Path, name: str, content, format: str | None = None):
+    constitution, (report,) = import_files([write(folder, name, content)], format)
+    return constitution, report
+
+
+def rows(constitution: Constitution, *fields: str) -> list[tuple]:
+    return [tuple(getattr(p, field) for field in fields) for p in constitution.principles]
+
+
+def test_pairs_of_critique_and_revision(tmp_path):
+    constitution, report = read(tmp_path, "pairs.json", SL)
+    assert report.format == "anthropic-sl"
+    assert rows(constitution, "id", "text", "critique", "revise") == [
+        ("kind0", "Make it kind.", "Where is it unkind?", "Make it kind."),
+        ("kind-one", "Make it polite.", "Is it rude?", "Make it  polite."),
+    ]
+    assert constitution.principles[1].source.kept == {
+        "key": "kind one", "tag": "tone", "prompt": ["\n\nCritiqueRequest: Again?\n\nCritique:"]
+    }  # fmt: skip
+    assert constitution.principles[0].source.link == "pairs.json#/kind0"
+    assert json.loads(export(constitution, "anthropic-sl").text) == SL
+    assert report.not_kept == []
+
+
+def test_what_has_no_scaffolding_is_read_and_said_to_come_back_otherwise(tmp_path):
+    plain = {"a": {"prompt": "Is it rude?", "edit_request": " RevisionRequest: Make it kind. "}}
+    constitution, report = read(tmp_path, "pairs.json", plain)
+    assert rows(constitution, "critique", "revise") == [("Is it rude?", "Make it kind.")]
+    assert report.not_kept == ["/a/prompt: not as it stands there", "/a/edit_request: not as it stands there"]
+
+
+def test_questions_for_the_judge(tmp_path):
+    constitution, report = read(tmp_path, "rl.json", [*RL, "\n Options:"])
+    assert report.format == "anthropic-rl"
+    assert rows(constitution, "id", "text", "compare") == [
+        ("kinder", "Choose the kinder response.", None),
+        ("more-polite", "Which response is more polite?", None),
+    ]
+    assert (report.entries, report.principles, report.dropped) == (3, 2, {"an empty text": 1})
+    assert json.loads(export(constitution, "anthropic-rl").text) == RL
+
+
+def test_llm_swarm_with_its_chats_as_examples(tmp_path):
+    constitution, report = read(tmp_path, "swarm.json", SWARM)
+    assert report.format == "llm-swarm"
+    assert rows(constitution, "critique", "revise") == [
+        ("Where is it unkind?", "Make it kind."),
+        ("Is it rude?", "Make it polite."),
+    ]
+    assert constitution.principles[0].examples == (
+        Example(prompt="Hi", worse="Go away.", critique="It sends the user away.", better="Hello!"),
+    )
+    assert constitution.source.kept == {"system_chat": [SWARM["system_chat"][1]]}
+    assert json.loads(export(constitution, "llm-swarm").text) == SWARM
+
+
+def test_traits_and_their_questions(tmp_path):
+    constitution, report = read(tmp_path, "calm.txt", TRAITS)
+    assert report.format == "character"
+    assert rows(constitution, "id", "text") == [
+        ("stay-calm", "I stay calm."),
+        ("ask-before-act", "I ask before I act."),
+    ]
+    assert json.loads(export(constitution, "character").text) == TRAITS
+
+
+def test_a_rubric(tmp_path):
+    constitution, report = read(tmp_path, "rubric.toml", RUBRIC)
+    assert report.format == "verifiers-rubric"
+    assert rows(constitution, "id", "weight") == [("sources", 2.5), ("no-guesses", 1.0)]
+    assert constitution.principles[0].source.kept == {"choices": ["no", "partly", "yes"]}
+    assert export(constitution, "verifiers-rubric").text == RUBRIC
+    as_json = {"criteria": [{"name": "a", "text": "b"}]}
+    assert rows(read(tmp_path, "rubric.json", as_json)[0], "id", "text") == [("a", "b")]
+
+
+def test_votes_by_group_and_the_weight_they_suggest(tmp_path):
+    constitution, report = read(tmp_path, "groups.csv", GROUPS)
+    assert report.format == "votes"
+    # (10/12 · 7/12) ** ½ and (3/8 · 1/6) ** ½, by hand
+    assert rows(constitution, "id", "text", "weight") == [
+        ("statement-4", "It should be honest, always.", 0.7),
+        ("statement-5", "It should obey.", 0.25),
+    ]
+    assert constitution.principles[0].source == Source(
+        format="votes", link="groups.csv:2",
+        votes=(Votes(group="total", agrees=15, disagrees=3, passes=2), Votes(group="a", agrees=9, disagrees=1),
+               Votes(group="b", agrees=6, disagrees=2, passes=2)),
+    )  # fmt: skip
+    assert export(constitution, "votes").text == GROUPS.replace("0,4,0,4,0\n", "0,4,0,4,0\n").replace(
+        "It should be honest, always.", "It should be honest, always."
+    )
+
+
+def test_votes_without_groups_leave_out_what_a_moderator_rejected(tmp_path):
+    constitution, report = read(tmp_path, "comments.csv", COMMENTS)
+    assert rows(constitution, "id", "weight") == [("statement-0", round(9 / 11, 2))]
+    assert report.dropped == {"rejected by a moderator": 1}
+    assert report.not_kept == [
+        f"column {name}" for name in ("timestamp", "datetime", "author-id", "moderated")
+    ]
+
+
+def test_a_group_that_disagrees_counts_whatever_its_size():
+    large, small = Votes(group="a", agrees=1000), Votes(group="b", disagrees=10)
+    assert suggested_weight([large, small]) < 0.3 < 0.9 < suggested_weight([large])
+    assert suggested_weight([Votes(group="total", agrees=9), small]) == round(1 / 12, 2)
+    assert suggested_weight([]) == suggested_weight([Votes(group="a")]) == 1.0
+
+
+def test_sections_of_a_specification(tmp_path):
+    constitution, report = read(tmp_path, "spec.md", SPEC)
+    assert report.format == "markdown-spec"
+    assert (constitution.name, constitution.description) == ("House rules", "What we ask of the assistant.")
+    assert rows(constitution, "id", "text", "why") == [
+        ("do-not-make-up-facts", "Do not make up facts. The reply states only what is known.",
+         "Guesses do harm:\n\n- to the user\n- to everybody else"),
+        ("unsure", "Uncertainty. The reply says how sure it is.", None),
+        ("tone", "Tone. The reply is polite.", None),
+    ]  # fmt: skip
+    assert [p.source.link for p in constitution.principles] == [
+        "spec.md#do-not-make-up-facts", "spec.md#unsure", "spec.md#tone"
+    ]  # fmt: skip
+    assert constitution.principles[0].source.kept == {"heading": "Do not make up facts", "under": ["Honesty"]}
+    assert report.dropped == {"a heading without a text of its own": 1}
+    assert report.not_kept == ["the front matter, before the first line of text"]
+    again = read_back(export(constitution, "markdown-spec").text, FORMATS["markdown-spec"], "x")
+    assert rows(again, "id", "text", "why") == rows(constitution, "id", "text", "why")
+
+
+def test_a_specification_is_written_so_that_a_person_can_read_it():
+    constitution = Constitution(
+        name="tone", description="How to talk.",
+        principles=(Principle(id="kind", text="Be kind.", why="People leave otherwise."), Principle(id="short", text="# Be brief.")),
+    )  # fmt: skip
+    assert export(constitution, "markdown-spec").text == (
+        "# tone\n\nHow to talk.\n\n## `kind`\n\nBe kind.\n\nPeople leave otherwise.\n\n## `short`\n\n\\# Be brief.\n"
+    )
+
+
+def test_items_of_a_list(tmp_path):
+    constitution, report = read(tmp_path, "rules.md", LIST)
+    assert report.format == "markdown-list"
+    assert rows(constitution, "text", "why") == [
+        ("Be kind.", None), ("Be brief, in every reply.", "It saves time.\n- and paper"), ("Never guess.", None)
+    ]  # fmt: skip
+    assert [p.source.link for p in constitution.principles] == ["rules.md:3", "rules.md:4", "rules.md:9"]
+
+
+AMBIGUOUS = "# Rules\n\n## Safety\n\n- Do no harm.\n\n## Honesty\n\n- Do not lie.\n"
+
+
+def test_what_could_be_two_formats_is_named_by_the_user(tmp_path):
+    with pytest.raises(UserError, match=r"r\.md:1: could be read as markdown-spec or markdown-list"):
+        read(tmp_path, "r.md", AMBIGUOUS)
+    assert rows(read(tmp_path, "r.md", AMBIGUOUS, "markdown-list")[0], "id") == [
+        ("do-no-harm",),
+        ("do-not-lie",),
+    ]
+    assert rows(read(tmp_path, "r.md", AMBIGUOUS, "markdown-spec")[0], "id", "text") == [
+        ("safety", "Safety."), ("honesty", "Honesty.")
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.json", '[1, "x"]', r"a\.json:1: not recognised"),
+        ("a.json", '{"a": {"edit_request": "x"}', r"a\.json:1: not JSON \(Expecting ',' delimiter"),
+        ("a.json", '{"a": {"prompt": [],\n "edit_request": "x"}}', r"a\.json:1: a\.prompt is empty"),
+        ("a.json", '{"a": {"prompt": ["x"],\n "edit_request": 7}}', r"a\.json:2: a\.edit_request is a number"),
+        ("a.json", '{"a": {"edit_request": "x"},\n\n"a": {}}', r'a\.json:3: the key "a" stands twice'),
+        ("a.json", '[{"trait": "x"},\n{"questions": []}]', r'a\.json:2: 1 has no "trait"'),
+        ("a.json", '[{"trait": "x", "questions": ["q",\n 1]}]', r"a\.json:2: 0\.questions\.1 is a number"),
+        ("a.json", '{"constitutions": {}}', r"a\.json:1: constitutions is an object"),
+        ("a.json", "[" * 5000, r"a\.json:1: nested too deeply"),
+        ("a.toml", "[[criteria]]\nname = 1\ntext = 'x'\n", r"a\.toml:2: criteria\.0\.name is a number"),
+        ("a.toml", "[[criteria]]\nname = 'a'\ntext = 'x'\n[[criteria]]\nname = 'a'\ntext = 'x'", r'a\.toml:5: the name "a"'),
+        ("a.toml", "[[criteria]]\nname = 'a'\ntext = 'x'\nweight = -1", r"a\.toml:4: the weight is -1"),
+        ("a.toml", "[[criteria]]\nname = 'a'\ntext = 'x'\nwheight = 1", r'a\.toml:4: unknown key "wheight"'),
+        ("a.toml", "[[criteria]]\nname = \n", r"a\.toml:2: not TOML"),
+        ("a.csv", "participant,0,1\n7,1,-1\n", r"a\.csv:1: no column of statements with votes"),
+        ("a.csv", "comment,agrees,disagrees\nx,1,\ny,-2,0\n", r'a\.csv:3: agrees is "-2"'),
+        ("a.csv", "comment,comment-id,agrees\nx,1,1\ny,1,1\n", r"a\.csv:3: the comment-id \"1\" stands in line 2"),
+        ("a.md", "Only prose.\n", r"a\.md:1: not recognised"),
+        ("a.md", "  \n", r"a\.md:1: is empty"),
+        ("a.yaml", "name: x", r"a\.yaml:1: YAML, which is what an import writes"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_told_with_its_line(tmp_path, name, content, message):
+    with pytest.raises(UserError, match=message):
+        read(tmp_path, name, content)
+
+
+ODD = ['"', "[", "{", "\x00", "7", "null", "\n", "#", ",", "=", "-1", "", "\xff", "\ud800"]
+
+
+def damaged(whole: str, dice: random.Random) -> bytes:
+    """A file of which pieces are cut out, doubled or replaced, or the end is missing."""
+    text = whole
+    for _ in range(dice.randint(1, 3)):
+        at = dice.randrange(len(text) + 1)
+        piece = text[at : at + dice.randint(0, 9)]
+        ways = [
+            text[:at] + dice.choice(ODD) + text[at + len(piece) :],
+            text[:at] + piece + text[at:],
+            text[:at],
+        ]
+        text = dice.choice(ways) or "x"
+    encoding = "latin-1" if dice.random() < 0.1 else "utf-8"
+    return text.encode(encoding, "surrogatepass" if encoding == "utf-8" else "replace")
+
+
+def refusal(path: Path, format: str | None) -> str:
+    """What is told of a file that cannot be read; empty where it can."""
+    try:
+        import_files([path], format)
+    except UserError as error:
+        return error.found
+    return ""
+
+
+@pytest.mark.parametrize(
+    "content", [SL, RL, SWARM, TRAITS, RUBRIC, GROUPS, SPEC, LIST], ids=lambda c: str(c)[:9]
+)
+def test_a_damaged_file_is_read_or_refused_with_its_line(tmp_path, content):
+    whole = content if isinstance(content, str) else json.dumps(content, indent=1)
+    suffix = {"[[": ".toml", "co": ".csv", "--": ".md", "# ": ".md"}.get(whole[:2], ".json")
+    dice = random.Random(0)
+    told = []
+    for number in range(max(1, MUTATIONS // 8)):
+        path = tmp_path / f"{number}{suffix}"
+        path.write_bytes(damaged(whole, dice))
+        told += [(path, refusal(path, format)) for format in (None, dice.choice(sorted(FORMATS)))]
+    refused = [(path, found) for path, found in told if found]
+    assert len(refused) > len(told) // 8
+    assert [found for path, found in refused if not re.match(rf"{re.escape(str(path))}:\d+: ", found)] == []
+
+
+def test_the_sixteen_published_pairs_come_in_with_every_field_and_go_out_again(test_data):
+    path = test_data / "constitutions/nemo_aligner/CritiqueRevisionInstructions.json"
+    constitution, (report,) = import_files([path])
+    given = json.loads(path.read_text())
+    assert (report.entries, report.dropped, report.not_kept) == (16, {}, [])
+    assert constitution.ids == list(given) == [f"harmful{n}" for n in range(16)]
+    for principle, row in zip(constitution.principles, given.values(), strict=True):
+        assert row == {
+            "prompt": [f"\n\nCritiqueRequest: {principle.critique}\n\nCritique:"],
+            "edit_request": f"\n\nRevisionRequest: {principle.revise}\n\nRevision:",
+        }
+        assert principle.text == " ".join(principle.revise.split())
+    assert json.loads(export(constitution, "anthropic-sl").text) == given
+
+
+def test_the_published_traits_come_in_with_every_field_and_go_out_again(test_data):
+    files = sorted((test_data / "constitutions/open_character_training").glob("*.txt"))
+    files = [path for path in files if path.name != "template.txt"]
+    assert len(files) == 11
+    for path in files:
+        constitution, (report,) = import_files([path])
+        given = json.loads(path.read_text())
+        assert [(p.text, p.source.kept) for p in constitution.principles] == [
+            (row["trait"], {"questions": row["questions"]}) for row in given
+        ]
+        assert (report.entries, report.dropped, report.not_kept) == (len(given), {}, [])
+        assert json.loads(export(constitution, "character").text) == given
+    together, reports = import_files(files)
+    assert len(together.principles) == sum(r.principles for r in reports) == 115
+    assert len(set(together.ids)) == 115
+    with pytest.raises(UserError, match=r"holds no principle \(10 × an empty trait\)"):
+        import_files([files[0].parent / "template.txt"])
+
+
+def test_the_published_swarm_constitutions_lose_the_order_of_their_chats_alone(test_data):
+    folder = test_data / "constitutions/llm_swarm"
+    for path, pairs, examples, others in [
+        (folder / "constitution_anthropic.json", 16, 4, 0),
+        (folder / "constituion_grok.json", 2, 3, 1),
+    ]:
+        constitution, (report,) = import_files([path])
+        assert report.entries == len(constitution.principles) == pairs
+        assert sum(len(p.examples) for p in constitution.principles) == examples
+        assert len(constitution.source.kept.get("system_chat", ())) == others
+        assert report.not_kept == ["/system_chat: the order"]
+
+
+def test_sixteen_questions_for_the_judge_in_the_published_shape(test_data):
+    prompt = (test_data / "constitutions/nemo_aligner/sys_prompt_constitution").read_text()
+    said = [line.split(". ", 1)[1] for line in prompt.split("\n") if line.startswith("  ") and ". " in line]
+    assert len(said) == 16
+    with tempfile.TemporaryDirectory() as folder:
+        constitution, report = read(Path(folder), "rl.json", [f"\n{text} Options:" for text in said])
+    assert [p.text for p in constitution.principles] == said
+    assert report.not_kept == []
+
+
+def run(*words: object):
+    result = CliRunner().invoke(app, [str(word) for word in ("constitution", *words)])
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+def test_the_commands_write_files_that_lint_takes_and_configs_read(tmp_path):
+    path, out, prompts = write(tmp_path, "calm.txt", TRAITS), tmp_path / "c.yaml", tmp_path / "p.jsonl"
+    done = run("import", path, "--out", out, "--prompts", prompts)
+    assert done.stdout == ""
+    assert "calm.txt: character, 2 principles of 2 entries" in done.stderr
+    assert Constitution.load(out).ids == ["stay-calm", "ask-before-act"]
+    assert "2 principles" in run("lint", out).stdout
+    assert [(p.messages[0].content, p.tags) for p in load_prompts(prompts)] == [
+        ("Why are you late?", ("stay-calm",)),
+        ("Are you angry?", ("stay-calm", "ask-before-act")),
+        ("Delete it all!", ("ask-before-act",)),
+    ]
+    with pytest.raises(UserError, match=r"c\.yaml: exists"):
+        run("import", path, "--out", out)
+    done = run("export", out, "--format", "character")
+    assert json.loads(done.stdout) == TRAITS
+    assert "not kept: the constitution's name: the format has no place for it" not in done.stderr
+
+
+def test_the_commands_reports_as_json(tmp_path):
+    path = write(tmp_path, "groups.csv", GROUPS)
+    said = json.loads(run("import", path, "--json", "--name", "town").stdout)
+    assert said["files"][0]["entries"] == said["files"][0]["principles"] == 2
+    assert said["constitution"]["name"] == "town"
+    assert said["constitution"]["principles"][0]["source"]["votes"][1] == {
+        "group": "a",
+        "agrees": 9,
+        "disagrees": 1,
+        "passes": 0,
+    }
+    out = tmp_path / "c.yaml"
+    run("import", path, "--out", out)
+    said = json.loads(run("export", out, "--format", "anthropic-rl", "--json").stdout)
+    assert said["not_kept"]["votes"] == {
+        "reason": "the format has no place for it",
+        "principles": ["statement-4", "statement-5"],
+    }
+    assert json.loads(said["text"]) == [
+        "\nIt should be honest, always. Options:",
+        "\nIt should obey. Options:",
+    ]
+
+
+def test_several_files_make_one_constitution_in_which_ids_stay_apart(tmp_path):
+    first, second = write(tmp_path, "a.txt", TRAITS), write(tmp_path, "b.txt", TRAITS[:1])
+    constitution, reports = import_files([first, second])
+    assert constitution.ids == ["stay-calm", "ask-before-act", "stay-calm-2"]
+    assert reports[1].renamed == {"stay-calm": "stay-calm-2"}
+    assert constitution.name == "a+b"
+
+
+def test_an_unknown_format_names_the_nearest(tmp_path):
+    with pytest.raises(UserError, match='did you mean "anthropic-sl"'):
+        import_files([write(tmp_path, "a.json", SL)], "anthropic-s1")
+
+
+def test_every_format_recognises_what_it_writes(tmp_path):
+    constitution = Constitution(name="c", principles=(FULL, BARE))
+    for name, format in FORMATS.items():
+        path = tmp_path / f"{name}{format.suffix}"
+        path.write_text(format.write(constitution))
+        assert recognised(Document.load(path)).name == name
+
+
+PAGE = Path(__file__).parent.parent / "docs" / "constitution-formats.md"
+SECTIONS = dict(re.findall(r"\n### `([a-z-]+)`\n(.*?)(?=\n### `|\Z)", PAGE.read_text(), re.DOTALL))
+
+
+def test_the_page_has_a_section_for_every_format():
+    assert list(SECTIONS) == list(FORMATS)
+
+
+@pytest.mark.parametrize("name", sorted(FORMATS))
+def test_the_pages_example_is_read_as_it_says(tmp_path, name):
+    file, content = re.search(r"```\w+ (\S+)\n(.*?)\n```", SECTIONS[name], re.DOTALL).groups()
+    report = read(tmp_path, file, content)[1]
+    assert report.format == name
+    kept = re.search(r"Comes back: ([^.]*)\.", SECTIONS[name])[1]
+    fields = [field for field in FIELDS if field not in (*FORMATS[name].cannot_keep, "votes", "kept")]
+    fields += [field for field in NAMES if field not in (*FORMATS[name].loses, "kept")]
+    assert re.findall(r"`(\w+)`", kept) == fields
+
+
+def test_the_pages_commands_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path, "pairs.json", SL)
+    commands = re.findall(r"^rlaif constitution (.*)$", PAGE.read_text(), re.MULTILINE)
+    assert [run(*command.split()).exit_code for command in commands] == [0, 0]
+    assert (tmp_path / "mine.md").read_text().startswith("# pairs\n\n## `kind0`\n\nMake it kind.\n")
