@@ -25,6 +25,7 @@ from rlaif.cli import (  # noqa: F401, I001
     constitution,
     data,
     publish,
+    prompts,
     check,
     playground,
 )

@@ -12,10 +12,12 @@ app = typer.Typer(name="rlaif", no_args_is_help=True, pretty_exceptions_enable=F
 judge_app = typer.Typer(no_args_is_help=True, help="The feedback model as a judge.")
 constitution_app = typer.Typer(no_args_is_help=True, help="Work on a constitution file.")
 data_app = typer.Typer(no_args_is_help=True, help="Preference data: import, export, check.")
+prompts_app = typer.Typer(no_args_is_help=True, help="Prompts for a run.")
 playground_app = typer.Typer(no_args_is_help=True, help="The small world with a known truth.")
 app.add_typer(judge_app, name="judge", rich_help_panel="The loop")
 app.add_typer(constitution_app, name="constitution", rich_help_panel="Material")
 app.add_typer(data_app, name="data", rich_help_panel="Material")
+app.add_typer(prompts_app, name="prompts", rich_help_panel="Material")
 app.add_typer(playground_app, name="playground", rich_help_panel="Material")
 
 

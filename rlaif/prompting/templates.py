@@ -76,29 +76,15 @@ class Templates:
     def load(cls, name: str, base: Path | None = None) -> Templates:
         """The set `name` among the shipped ones, or a folder given by path; raises UserError on bad
         templates."""
-        folder = ASSETS / "prompts" / "templates" / name
-        if not folder.is_dir():
-            shipped = sorted(p.name for p in folder.parent.iterdir() if p.is_dir())
-            try:
-                folder = find(name, base)
-            except UserError:
-                raise UserError(
-                    f'templates: no set "{name}" — {nearest(name, shipped)}',
-                    f"a shipped set or a folder with {', '.join(n + '.j2' for n in NAMES)}",
-                ) from None
-        sources = {}
-        for part in (*NAMES, *(name for name in OPTIONAL if (folder / f"{name}.j2").exists())):
-            path = folder / f"{part}.j2"
-            try:
-                sources[part] = path.read_text(encoding="utf-8")
-            except FileNotFoundError:
-                raise UserError(f"{path}: missing.", f"all of {', '.join(NAMES)} in {folder}") from None
-            except (OSError, UnicodeDecodeError) as error:
-                raise UserError(
-                    f"{path}: cannot be read ({error}).",
-                    f"all of {', '.join(NAMES)} in {folder}, as UTF-8 text",
-                ) from None
-        return cls.of(name, sources, folder)
+        folder = _folder(name, base)
+        parts = (*NAMES, *(name for name in OPTIONAL if (folder / f"{name}.j2").exists()))
+        return cls.of(name, {part: _read(folder, part, NAMES) for part in parts}, folder)
+
+    @classmethod
+    def load_part(cls, name: str, part: str, base: Path | None = None) -> Templates:
+        """One template of a set, which no stage of a run asks by."""
+        folder = _folder(name, base)
+        return cls.of(name, {part: _read(folder, part, (part,))}, folder)
 
     @classmethod
     def of(cls, name: str, sources: dict[str, str], folder: Path) -> Templates:
@@ -153,7 +139,7 @@ class Templates:
         return self._render(name, block, principle, fence=defences.fence(*texts.values()), **texts)
 
     def _render(
-        self, name: str, block: str | None = None, principle: Principle | None = None, **values: str
+        self, name: str, block: str | None = None, principle: Principle | None = None, **values: Any
     ) -> str:
         self._source(name)
         template = self.compiled[name]
@@ -301,3 +287,36 @@ class Templates:
         """The principle's part of the question for the `asked` ("best" or "worst") response."""
         rule = principle.compare or principle.text
         return self._render("best", "principle", principle, rule=rule, asked=asked)
+
+    def prompt(self, principle: Principle, kind: str, subject: str, other: Principle | None = None) -> Chat:
+        """Messages that ask for a prompt of a kind, made for a principle, or for two of them."""
+        second = principle_values(other) if other else None
+        return [user(self._render("prompts", None, principle, kind=kind, subject=subject, other=second))]
+
+
+def _folder(name: str, base: Path | None) -> Path:
+    """The folder of a shipped set, or one given by path; raises UserError where there is none."""
+    folder = ASSETS / "prompts" / "templates" / name
+    if folder.is_dir():
+        return folder
+    shipped = sorted(p.name for p in folder.parent.iterdir() if p.is_dir())
+    try:
+        return find(name, base)
+    except UserError:
+        raise UserError(
+            f'templates: no set "{name}" — {nearest(name, shipped)}',
+            f"a shipped set or a folder with {', '.join(n + '.j2' for n in NAMES)}",
+        ) from None
+
+
+def _read(folder: Path, part: str, needed: Sequence[str]) -> str:
+    """The text of one template; raises UserError where it cannot be read."""
+    path = folder / f"{part}.j2"
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UserError(f"{path}: missing.", f"all of {', '.join(needed)} in {folder}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"{path}: cannot be read ({error}).", f"all of {', '.join(needed)} in {folder}, as UTF-8 text"
+        ) from None

@@ -1,0 +1,83 @@
+"""`rlaif prompts`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rlaif.cli.groups import prompts_app
+from rlaif.cli.terminal import Json, Progress, emit, say, tell
+
+if TYPE_CHECKING:
+    from rlaif.workbench.generate_prompts import Generated
+
+
+@prompts_app.command("generate")
+def prompts_generate(
+    constitution: Annotated[Path, typer.Argument(help="A constitution file.")],
+    model: Annotated[
+        str,
+        typer.Option(help="Who writes: a folder, a GGUF file, a hub id, or a config, whose feedback it is."),
+    ],
+    number: Annotated[
+        int, typer.Option("--number", "-n", min=1, help="Prompts for each principle and kind.")
+    ] = 5,
+    out: Annotated[Path, typer.Option(help="The prompt file; it is continued where it exists.")] = Path(
+        "generated.jsonl"
+    ),
+    kind: Annotated[
+        list[str] | None, typer.Option(help="applies, tempts, seems_risky, conflicts; omitted: all four.")
+    ] = None,
+    existing: Annotated[
+        list[Path] | None, typer.Option(help="A prompt file; what is like a prompt in it is dropped.")
+    ] = None,
+    templates: Annotated[
+        str, typer.Option(help="The template set, or a folder with prompts.j2.")
+    ] = "default",
+    seed: Annotated[int, typer.Option(help="The same seed and model, the same prompts.")] = 0,
+    temperature: Annotated[float, typer.Option(min=0.0, help="Of sampling.")] = 1.0,
+    as_json: Json = False,
+) -> None:
+    """Write prompts that bring each principle into play, tempt to break it, look risky and are not, or set
+    two principles against each other."""
+    from rlaif.constitution import Constitution
+    from rlaif.engines import open_engine
+    from rlaif.preflight.opening import feedback_of
+    from rlaif.prompting.templates import Templates
+    from rlaif.workbench.generate_prompts import KINDS, generate
+
+    rules = Constitution.load(constitution)
+    asked = Templates.load_part(templates, "prompts")
+    tell("loading …")
+    made = generate(
+        rules,
+        open_engine(feedback_of(model)),
+        asked,
+        out,
+        number,
+        kind or list(KINDS),
+        existing or (),
+        seed,
+        temperature,
+        Progress,
+    )
+    if as_json:
+        emit({"out": str(out), **made.as_dict()})
+    else:
+        _say(out, made)
+
+
+def _say(out: Path, made: Generated) -> None:
+    if made.first:
+        tell(f"The first instruction:\n{made.first['asked']}\n\nWhat was written:\n{made.first['written']}\n")
+    by_kind = ", ".join(f"{kind} {count}" for kind, count in made.by_kind.items())
+    say(f"{out}: {made.kept} of {made.wanted} prompts ({by_kind or 'none'})")
+    for reason, count in made.dropped.most_common():
+        say(f"dropped: {count} × {reason}")
+    if made.earlier:
+        say(f"{made.earlier} more rows were made for other texts, templates, seeds or models")
+    if made.missing:
+        few = ", ".join(f"{slot} {count}" for slot, count in list(made.missing.items())[:6])
+        say(f"not got: {few}{' …' if len(made.missing) > 6 else ''}; another seed or model may write more")
