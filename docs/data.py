@@ -8,7 +8,6 @@ stands here.
 
 from __future__ import annotations
 
-import fnmatch
 import re
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,6 @@ PAGE = Path(__file__).with_name("data.md")
 TOP = """# The files of a run, column by column
 
 Made by `python docs/data.py` from the code; a test compares it with the files of runs.
-
 Files ending in `.jsonl` have a JSON object a line. A key that a row has no value for is missing from it; in the other files it is
 missing or null, as said. `a.b` is the key `b` of the object `a`, `a[]` the entries of a list, `<name>` stands for any
 name. Intervals (`…_ci`, `ci`) are 95 %, pairs of a lower and an upper end; an end is null where nothing can be said of it, and the whole is
@@ -41,11 +39,7 @@ ROWS: list[tuple[str, type[Record], str]] = [
     ("revisions.jsonl", records.Revision, "`critique`"),
     ("comparisons.jsonl", records.Comparison, "`pair`"),
     ("labels.jsonl", records.Label, "`label`"),
-    (
-        "earlier_labels.jsonl",
-        records.Label,
-        "`label` with `labels_from`: labels of these pairs that were not taken over",
-    ),
+    ("earlier_labels.jsonl", records.Label, "`label` with `labels_from`: labels that were not taken over"),
     ("preferences.jsonl", records.Preference, "`label`"),
     ("rankings.jsonl", records.Ranking, "people, for `label.human`"),
     ("grades.jsonl", records.Grade, "`best_of_n`, `rejection`"),
@@ -454,44 +448,6 @@ def page() -> str:
         if columns
     ]
     return "\n".join([*parts, COPIES])
-
-
-def keys(data: Any, prefix: str = "") -> set[str]:
-    """The keys of parsed JSON, written as the page writes them."""
-    if isinstance(data, dict) and data:
-        return {k for key, value in data.items() for k in keys(value, f"{prefix}.{key}" if prefix else key)}
-    if isinstance(data, list) and any(isinstance(entry, dict) for entry in data):
-        return {k for entry in data for k in keys(entry, f"{prefix}[]")}
-    return {prefix}
-
-
-def undescribed(found: set[str], described: list[str]) -> set[str]:
-    """Those of `found` that no described key stands for; an empty object or null stands for what would be in
-    it."""
-    patterns = [re.sub(r"<[\w ]+>", "*", key).replace("[]", "") for key in described]
-    return {
-        key
-        for key in (key.replace("[]", "") for key in found)
-        if not any(fnmatch.fnmatchcase(key, p) or p.startswith(f"{key}.") for p in patterns)
-    }
-
-
-def described(path: Path) -> list[str]:
-    """The keys that the page has for a file of a run; empty where it says nothing of such a file."""
-    record = next((record for name, record, _ in ROWS if name == path.name), None)
-    known = record.model_fields if record else {}
-    found = [f"{key}.<name>" if "dict" in str(field.annotation) else key for key, field in known.items()]
-    nested = [key for key in found if key in ("messages", "annotator")]
-    found += [f"{key}.{field}" for key in nested for field in getattr(records, INSIDE[key]).model_fields]
-    stage = re.sub(r"^\d+_", "", path.parent.name)
-    for name, _, columns in OTHERS:
-        file, _, stages = name.partition(" of ")
-        if file == path.name and (not stages or stage in stages.split(", ")):
-            found += [key for key, _, _ in parsed(columns)]
-    if path.name == "stage.json":
-        of = next((columns for names, columns in METRICS.items() if stage in names.split(", ")), "")
-        found += [f"metrics.{key}" for key, _, _ in parsed(of)]
-    return [*found, "checksum"] if found else []
 
 
 if __name__ == "__main__":

@@ -366,6 +366,17 @@ class Figures:
         }
 
 
+def _bias(f: Figures) -> dict[str, Any]:
+    return {
+        "length": {
+            "prefers_longer": {**f.rate(), "of": f.whole()},
+            "right_where_longer_is_better": f.rate(),
+            "right_where_shorter_is_better": f.rate(),
+        },
+        **{name: {**f.rate(), "ties": f.rate()} for name in ("said_twice", "as_a_list")},
+    }
+
+
 def card() -> dict[str, Any]:
     """A judge card as `rlaif judge audit --json` prints it."""
     f, rules = Figures(), ("no-rude", "no-wrong")
@@ -397,14 +408,7 @@ def card() -> dict[str, Any]:
             "first_position_rate_ci": [0.461, 0.548],
             "by_principle": {rule: f.rate() for rule in rules},
         },
-        "bias": {
-            "length": {
-                "prefers_longer": {**f.rate(), "of": f.whole()},
-                "right_where_longer_is_better": f.rate(),
-                "right_where_shorter_is_better": f.rate(),
-            },
-            **{name: {**f.rate(), "ties": f.rate()} for name in ("said_twice", "as_a_list")},
-        },
+        "bias": _bias(f),
         "consistency": {
             **f.rate(),
             "turned": f.rate(),

@@ -1,10 +1,14 @@
 """docs/data.md is what the code gives, and describes every key of every file that runs leave."""
 
+import fnmatch
 import importlib.util
 import json
+import re
 from pathlib import Path
+from typing import Any
 
 import rlaif
+from rlaif import records
 
 ROOT = Path(__file__).parent.parent
 SPEC = importlib.util.spec_from_file_location("data_page", ROOT / "docs" / "data.py")
@@ -17,6 +21,46 @@ MODELS = (
     "policy",
     "adapter",
 )  # folders in the form of other libraries; of reward_model/ calibration.json is ours
+
+
+def keys(data: Any, prefix: str = "") -> set[str]:
+    """The keys of parsed JSON, written as the page writes them."""
+    if isinstance(data, dict) and data:
+        return {k for key, value in data.items() for k in keys(value, f"{prefix}.{key}" if prefix else key)}
+    if isinstance(data, list) and any(isinstance(entry, dict) for entry in data):
+        return {k for entry in data for k in keys(entry, f"{prefix}[]")}
+    return {prefix}
+
+
+def unknown_of(found: set[str], described: list[str]) -> set[str]:
+    """Those of `found` that no described key stands for; an empty object or null stands for what would be in
+    it."""
+    patterns = [re.sub(r"<[\w ]+>", "*", key).replace("[]", "") for key in described]
+    return {
+        key
+        for key in (key.replace("[]", "") for key in found)
+        if not any(fnmatch.fnmatchcase(key, p) or p.startswith(f"{key}.") for p in patterns)
+    }
+
+
+def described(path: Path) -> list[str]:
+    """The keys that the page has for a file of a run; empty where it says nothing of such a file."""
+    record = next((record for name, record, _ in data_page.ROWS if name == path.name), None)
+    known = record.model_fields if record else {}
+    found = [f"{key}.<name>" if "dict" in str(field.annotation) else key for key, field in known.items()]
+    nested = [key for key in found if key in ("messages", "annotator")]
+    found += [
+        f"{key}.{field}" for key in nested for field in getattr(records, data_page.INSIDE[key]).model_fields
+    ]
+    stage = re.sub(r"^\d+_", "", path.parent.name)
+    for name, _, columns in data_page.OTHERS:
+        file, _, stages = name.partition(" of ")
+        if file == path.name and (not stages or stage in stages.split(", ")):
+            found += [key for key, _, _ in data_page.parsed(columns)]
+    if path.name == "stage.json":
+        of = next((columns for names, columns in data_page.METRICS.items() if stage in names.split(", ")), "")
+        found += [f"metrics.{key}" for key, _, _ in data_page.parsed(of)]
+    return [*found, "checksum"] if found else []
 
 
 def undescribed(run: Path) -> dict[str, set[str]]:
@@ -32,8 +76,8 @@ def undescribed(run: Path) -> dict[str, set[str]]:
             continue
         text = path.read_text()
         rows = [text] if path.suffix == ".json" else text.splitlines()
-        there = {key for row in rows for key in data_page.keys(json.loads(row))}
-        unknown = data_page.undescribed(there, data_page.described(path))
+        there = {key for row in rows for key in keys(json.loads(row))}
+        unknown = unknown_of(there, described(path))
         if unknown:
             found[str(path.relative_to(run))] = unknown
     return found

@@ -3,6 +3,7 @@
 import importlib.util
 import inspect
 import math
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -21,12 +22,11 @@ SOURCE = Path(__file__).parent.parent / "benchmarks" / "coverage.py"
 
 
 def benchmark():
+    sys.path.insert(0, str(SOURCE.parent))  # it imports its data from beside it
     spec = importlib.util.spec_from_file_location("coverage_benchmark", SOURCE)
     module = importlib.util.module_from_spec(spec)
-    import sys
-
-    sys.modules[spec.name] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
+    sys.path.remove(str(SOURCE.parent))
     return module
 
 
@@ -326,7 +326,7 @@ def test_the_coverage_benchmark_holds_every_function_that_returns_an_interval():
 
 def test_no_other_interval_is_computed_elsewhere():
     for path in [*SOURCE.parent.parent.glob("rlaif/**/*.py"), *SOURCE.parent.glob("*.py")]:
-        if path.name not in ("intervals.py", "forecasts.py", "coverage.py"):
+        if path.name not in ("intervals.py", "forecasts.py", "coverage_cases.py"):
             text = path.read_text()
             for word in ("1.96", "quantile(", "wilson", "bootstrap_", "t.ppf"):
                 assert word not in text, f"{path.name}: {word}"

@@ -34,6 +34,10 @@ LAYERS = [
 ]
 LAYER = {name: depth for depth, names in enumerate(LAYERS) for name in names}
 MODULES = sorted((ROOT / "rlaif").rglob("*.py"))
+SCRIPTS = [
+    path for folder in ("benchmarks", "docs", "tests") for path in sorted((ROOT / folder).rglob("*.py"))
+]
+TEXTS = ("verdict_texts.py", "verdict_texts_again.py", "refusal_sentences.py")  # tables of examples
 
 
 def part(path: Path) -> str:
@@ -92,10 +96,10 @@ def test_nothing_in_the_loop_knows_the_playground():
             assert not any(names[0] == "playground" for names in imported(path)), path
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))
+@pytest.mark.parametrize("path", [*MODULES, *SCRIPTS], ids=lambda p: str(p.relative_to(ROOT)))
 def test_files_and_functions_stay_readable(path):
     text = path.read_text()
-    assert len(text.splitlines()) <= 450
+    assert len(text.splitlines()) <= 450 or path.name in TEXTS
     functions = [
         n for n in ast.walk(ast.parse(text)) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)
     ]

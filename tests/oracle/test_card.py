@@ -243,14 +243,17 @@ def test_every_figure(tmp_path: Path) -> None:
     assert list(card_warnings(printed))
 
 
-def oracles(asked: Asked) -> dict[str, Any]:
-    rows, names = asked.rows, [attack.family for attack in ATTACKS]
-    by_rule = {rule: [row for row in rows if row["rule"] == rule] for rule in RULES}
-    known = [row for row in rows if row["truth"] != "tie" and row["p"] is not None]
-    p, y = [row["p"] for row in known], [float(row["truth"] == "a") for row in known]
-    error = equations.calibration(p, y, [row["cluster"] for row in known])
-    bins = sorted({min(int(x * 10), 9) for x in p})
-    every = [(o, x, row["cluster"]) for row in rows for o, x in row["shown"].items() if side(x) != "tie"]
+def consistency(asked: Asked) -> dict[str, Any]:
+    pairs = asked.reworded()
+    by_rule = {
+        p.id: wording([pair for pair in pairs if pair[0]["rule"] == p.id])
+        for p in asked.audit.constitution.principles
+        if p.paraphrases
+    }
+    return {**wording(pairs), "by_principle": by_rule}
+
+
+def by_length(rows: list[Row], known: list[Row]) -> dict[str, Any]:
     open_ = [row for row in rows if row["truth"] == "tie" and row["longer"] != "tie" and row["p"] is not None]
     right = {
         kind: rate(
@@ -262,7 +265,7 @@ def oracles(asked: Asked) -> dict[str, Any]:
         )
         for kind in (True, False)
     }
-    length = {
+    return {
         "prefers_longer": {
             **rate([(r, r["verdict"] == r["longer"]) for r in open_ if r["verdict"] != "tie"]),
             "of": len(open_),
@@ -270,16 +273,19 @@ def oracles(asked: Asked) -> dict[str, Any]:
         "right_where_longer_is_better": right[True],
         "right_where_shorter_is_better": right[False],
     }
-    pairs, found = asked.reworded(), asked.attacks()
+
+
+def oracles(asked: Asked) -> dict[str, Any]:
+    rows, names = asked.rows, [attack.family for attack in ATTACKS]
+    by_rule = {rule: [row for row in rows if row["rule"] == rule] for rule in RULES}
+    known = [row for row in rows if row["truth"] != "tie" and row["p"] is not None]
+    p, y = [row["p"] for row in known], [float(row["truth"] == "a") for row in known]
+    error = equations.calibration(p, y, [row["cluster"] for row in known])
+    bins = sorted({min(int(x * 10), 9) for x in p})
+    every = [(o, x, row["cluster"]) for row in rows for o, x in row["shown"].items() if side(x) != "tie"]
+    length = by_length(rows, known)
+    found = asked.attacks()
     restyled = {name: asked.restyled(name) for name in RESTYLES}
-    consistency = {
-        **wording(pairs),
-        "by_principle": {
-            p.id: wording([pair for pair in pairs if pair[0]["rule"] == p.id])
-            for p in asked.audit.constitution.principles
-            if p.paraphrases
-        },
-    }
     kinds = [attacked(found[attack.kind]) for attack in ATTACKS]
     families = {
         name: attacked([pair for a in ATTACKS if a.family == name for pair in found[a.kind]])
@@ -303,7 +309,7 @@ def oracles(asked: Asked) -> dict[str, Any]:
             ),
         },
         "bias": {"length": length, **restyled},
-        "consistency": consistency,
+        "consistency": consistency(asked),
         "injection": {"families": families, "kinds": {str(n): kind for n, kind in enumerate(kinds)}},
     }
     return {
