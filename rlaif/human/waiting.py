@@ -1,13 +1,17 @@
-"""A run that waits for people: which comparisons to label, where to write the labels, and in what form."""
+"""People in a run: what they are to label, what a run that waits for them tells them, and their labels."""
 
 from __future__ import annotations
 
 import json
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
+from rlaif.config import find
 from rlaif.errors import Paused
-from rlaif.records import Comparison, Prompt, Response
+from rlaif.feedback.judge import JudgeQuestion
+from rlaif.human.rankings import load_human_labels, simulate_labels
+from rlaif.records import Comparison, Label, Prompt, Response
 from rlaif.runs.commands import resume_command
 from rlaif.runs.folder import Stage
 from rlaif.runs.lookup import Lookup
@@ -27,6 +31,31 @@ def for_people(stage: Stage, pairs: Iterable[Comparison]) -> list[Comparison]:
     """The comparisons that people are to label: the share that the config asks for, chosen by the seed."""
     share = stage.options.human.share
     return [pair for pair in pairs if derive_seed(stage.seed, "human", pair.id) / 2**31 < share]
+
+
+def people_labels(stage: Stage, questions: Iterable[JudgeQuestion]) -> dict[str, list[Label]]:
+    """People's labels by comparison id, from the file or the annotator that the stage's options name: unlike
+    a judge's, few enough to hold."""
+    human = stage.options.human
+    pairs = list(RowFile(stage.input("comparisons"), Comparison))
+    if human.file:
+        left_out: Counter[str] = Counter()
+        labels = load_human_labels(find(human.file, stage.run.base), pairs, left_out)
+        known = {None, *stage.constitution.ids}
+        left_out["label under a principle that the constitution lacks: it says nothing"] += sum(
+            label.principle_id not in known for label in labels
+        )
+        stage.notes += [f"{human.file}: {n} × {reason}" for reason, n in left_out.items() if n]
+    else:
+        labels = simulate_labels(
+            human.annotator, human.options, list(questions), stage.constitution, stage.seed
+        )
+    chosen = {pair.id for pair in for_people(stage, pairs)}
+    found: dict[str, list[Label]] = defaultdict(list)
+    for label in labels:
+        if label.comparison_id in chosen:
+            found[label.comparison_id].append(label)
+    return dict(found)
 
 
 def pause(stage: Stage) -> Paused | None:

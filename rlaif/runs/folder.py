@@ -233,6 +233,11 @@ class Run:
         return self.path / "cache.sqlite" if self.config.cache else None
 
     @property
+    def asked(self) -> Path:
+        """Labels on the run's pairs that were asked for after it, to see what an edited constitution does."""
+        return self.path / "asked" / "labels.jsonl"
+
+    @property
     def base(self) -> Path:
         """The folder paths of the config are relative to."""
         return Path(self.manifest["config_folder"])
@@ -382,6 +387,7 @@ def label_files(path: Path) -> list[Path]:
     run.verify(small=True)
     stages = [stage for stage in run.stages if stage.name == "label"]
     files = [stage.dir / name for stage in stages for name in ("labels.jsonl", "earlier_labels.jsonl")]
+    files += [run.asked] if run.asked.exists() else []
     if not any(file.exists() for file in files):
         raise UserError(f"labels_from: {path} holds no labels.", "a run whose label stage has begun")
     return files

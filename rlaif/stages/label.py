@@ -13,16 +13,15 @@ earlier_labels.jsonl.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any, TypeVar
 
 from rlaif.audit.gate import check_judge
-from rlaif.config import find
 from rlaif.constitution import Principle
-from rlaif.engines import open_engine
+from rlaif.engines import Engine, open_engine
 from rlaif.feedback.earlier_labels import TakenOver
 from rlaif.feedback.gold import Gold, load_gold
 from rlaif.feedback.judge import BROKEN, CHUNK, Judge, JudgeQuestion, Slot, slot_of
@@ -36,8 +35,7 @@ from rlaif.feedback.preferences import (
     ratio,
     require_one_rule,
 )
-from rlaif.human.rankings import load_human_labels, simulate_labels
-from rlaif.human.waiting import for_people, pause
+from rlaif.human.waiting import pause, people_labels
 from rlaif.options import LabelOptions
 from rlaif.options.modes import PAIRWISE
 from rlaif.records import Comparison, Label, Preference, Prompt, Response, with_content_id
@@ -72,9 +70,9 @@ def _run(stage: Stage[LabelOptions]) -> None:
         with stage.progress(total, "comparisons") as tick:
             for chunk in questions.chunks():
                 labels = desk.labelled(chunk, tick)
-                made = [_preference(stage, question, labels[question.comparison.id]) for question in chunk]
-                preferences.write(preference for preference in made if preference)
-                kept += sum(preference is not None for preference in made)
+                made = [preference(stage, question, labels[question.comparison.id]) for question in chunk]
+                preferences.write(row for row in made if row)
+                kept += sum(row is not None for row in made)
                 for question in chunk:
                     metrics.add(question, labels[question.comparison.id])
                 tick(len(chunk))
@@ -113,9 +111,10 @@ class Questions:
     def _question(self, pair: Comparison) -> JudgeQuestion:
         prompt = self.prompts[pair.prompt_id]
         texts = self.texts[pair.a].text, self.texts[pair.b].text
-        return JudgeQuestion(pair, prompt, *texts, self._principles(prompt, pair))
+        return JudgeQuestion(pair, prompt, *texts, self.principles_of(prompt, pair))
 
-    def _principles(self, prompt: Prompt, pair: Comparison) -> tuple[Principle, ...]:
+    def principles_of(self, prompt: Prompt, pair: Comparison) -> tuple[Principle, ...]:
+        """What a comparison is judged by."""
         constitution, options = self.stage.constitution, self.stage.options
         if options.principles == "drawn":
             # Responses that are shown together are judged by one principle.
@@ -136,7 +135,7 @@ class LabelSource:
         self.own = Lookup([self.file.path], Label, "comparison_id")
         self.kept = Lookup([self.beside.path], Label, "comparison_id")
         self.earlier = Lookup(_earlier(self.options.labels_from), Label, "comparison_id")
-        self.people = _human_labels(stage, questions) if self.options.human else {}
+        self.people = people_labels(stage, questions) if self.options.human else {}
         self.taken_over = TakenOver()
         self.opened: Judge | None = None
         self.examined = False
@@ -147,9 +146,7 @@ class LabelSource:
         """The feedback model, opened at the first chunk that it could be asked about."""
         if self.opened is None:
             engine = open_engine(self.stage.config.feedback, self.stage.run.cache, self.stage.account)
-            shots = self.stage.templates.comparison_shots(self.stage.constitution, self.options.few_shot)
-            cot = self.options.max_tokens if self.options.cot else 0
-            self.opened = Judge(engine, self.stage.templates, tuple(shots), cot, self.options.judge_mode)
+            self.opened = judge_of(self.stage, engine)
         return self.opened
 
     def _examine(self) -> None:
@@ -169,7 +166,7 @@ class LabelSource:
         people = {row.id: row for pair in pairs for row in self.people.get(pair, [])}
         self._write(people.values(), own)
         current = list(people.values())
-        if asked := self._not_yet_labelled(chunk):
+        if asked := asked_of_judge(self.stage, chunk, self.people):
             self.partial += _partial(asked) if self.options.judge_mode.listwise else 0
             expected = self.judge.expected_slots(asked)
             mine = _current(own.values(), expected)
@@ -187,18 +184,6 @@ class LabelSource:
         for row in sorted(current, key=lambda row: row.id):
             found[row.comparison_id].append(row)
         return found
-
-    def _not_yet_labelled(self, chunk: Sequence[JudgeQuestion]) -> list[JudgeQuestion]:
-        if not self.options.ai:
-            return []
-        every = self.options.ai is True
-        return [q for q in chunk if q.principles and (every or not self._decided(q.comparison.id))]
-
-    def _decided(self, pair: str) -> bool:
-        """Whether people's labels say anything of a pair: an abstention, or a principle that does not count,
-        does not."""
-        weights = {p.id: p.weight for p in self.stage.constitution.principles}
-        return bool(p_a_by_annotator(self.people.get(pair, ()), weights))
 
     def _reuse(
         self, asked: Sequence[JudgeQuestion], expected: set[Slot], own: dict[str, Label]
@@ -255,6 +240,29 @@ class LabelSource:
             stage.notes += self.taken_over.notes(self.options.labels_from, critiqued)
 
 
+def judge_of(stage: Stage[LabelOptions], engine: Engine) -> Judge:
+    """The judge as the stage's options and its constitution have it."""
+    options, templates = stage.options, stage.templates
+    shots = templates.comparison_shots(stage.constitution, options.few_shot)
+    cot = options.max_tokens if options.cot else 0
+    return Judge(engine, templates, tuple(shots), cot, options.judge_mode)
+
+
+def asked_of_judge(
+    stage: Stage[LabelOptions], questions: Sequence[JudgeQuestion], people: Mapping[str, Sequence[Label]]
+) -> list[JudgeQuestion]:
+    """The questions that the judge is asked; with `ai: rest` those of whose pairs people's labels say
+    nothing, as an abstention and a principle that does not count say nothing."""
+    weights, ai = {p.id: p.weight for p in stage.constitution.principles}, stage.options.ai
+    return [
+        q
+        for q in questions
+        if q.principles
+        and ai
+        and (ai is True or not p_a_by_annotator(people.get(q.comparison.id, ()), weights))
+    ]
+
+
 def _partial(questions: Sequence[JudgeQuestion]) -> int:
     """How many prompts lack a pair of responses that differ."""
     groups: dict[str, list[JudgeQuestion]] = defaultdict(list)
@@ -282,35 +290,10 @@ def _earlier(path: str | None) -> list[Path]:
     return label_files(Path(path)) if path else []
 
 
-def _human_labels(stage: Stage[LabelOptions], questions: Questions) -> dict[str, list[Label]]:
-    """People's labels by comparison id: unlike a judge's, few enough to hold."""
-    human = stage.options.human
-    assert human is not None
-    pairs = list(questions.pairs)
-    if human.file:
-        left_out: Counter[str] = Counter()
-        labels = load_human_labels(find(human.file, stage.run.base), pairs, left_out)
-        known = {None, *stage.constitution.ids}
-        left_out["label under a principle that the constitution lacks: it says nothing"] += sum(
-            label.principle_id not in known for label in labels
-        )
-        stage.notes += [f"{human.file}: {n} × {reason}" for reason, n in left_out.items() if n]
-    else:
-        assert human.annotator is not None
-        labels = simulate_labels(
-            human.annotator, human.options, list(questions), stage.constitution, stage.seed
-        )
-    chosen = {pair.id for pair in for_people(stage, pairs)}
-    found: dict[str, list[Label]] = defaultdict(list)
-    for label in labels:
-        if label.comparison_id in chosen:
-            found[label.comparison_id].append(label)
-    return dict(found)
-
-
-def _preference(
+def preference(
     stage: Stage[LabelOptions], question: JudgeQuestion, labels: Sequence[Label]
 ) -> Preference | None:
+    """What labels of a comparison make of it; None where nothing, which is counted in `stage.dropped`."""
     options = stage.options
     weight = options.human.weight if options.human else 1.0
     clamp = options.clamp or ((0.4, 0.6) if options.cot else (0.0, 1.0))

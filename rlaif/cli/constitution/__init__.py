@@ -3,6 +3,7 @@
 # The order of the help page.
 from rlaif.cli.constitution import (  # noqa: F401
     coverage,
+    diff,
     exchange,
     lint,
     schema,

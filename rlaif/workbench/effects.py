@@ -1,0 +1,252 @@
+"""What an edited constitution does to a run's verdicts and preferences: arithmetic on labels, no model call.
+
+A verdict is the judge's probability under one principle, both orders put together; it has turned where it is
+another one of a, tie and b. A preference is what the label stage makes of all labels of a pair. Intervals
+take prompts that ask the same as one.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from rlaif.constitution import Constitution
+from rlaif.feedback.preferences import DRAW, ShareByCluster, combine_orders
+from rlaif.intervals import UNIT, mean_interval
+from rlaif.prompting.templates import dialogue
+from rlaif.records import Label, Preference, verdict_of
+from rlaif.runs.folder import Run, Stage
+from rlaif.stages.label import preference
+from rlaif.stats import mean
+from rlaif.workbench.edits import Edit
+from rlaif.workbench.relabelling import PairLabels, Relabelling
+
+EXAMPLES = 6  # pairs that are shown of the preferences, and a third as many of each principle
+STEPS = (0.05, 0.25, 0.5)  # of the shift of a preference, between which pairs are counted
+Verdicts = dict[str, float]  # principle id → the judge's probability that a is better
+
+
+@dataclass(frozen=True)
+class Changed:
+    """One comparison before and after."""
+
+    pair: PairLabels
+    verdicts: tuple[Verdicts, Verdicts]
+    preferences: tuple[Preference | None, Preference | None]
+
+    @property
+    def cluster(self) -> str:
+        """What intervals take as one."""
+        return self.pair.question.prompt.cluster
+
+    def shift(self, principle: str | None = None) -> float:
+        """How far the preference, or the verdict under a principle, moved towards a; 0 where one is
+        missing."""
+        if principle is None:
+            sides = [row.p_a if row else None for row in self.preferences]
+        else:
+            sides = [said.get(principle) for said in self.verdicts]
+        before, after = sides
+        return 0.0 if before is None or after is None else after - before
+
+    def order(self, principle: str) -> tuple[float, str]:
+        """Where a principle stands among an example's: those no longer or newly judged first, then by
+        shift."""
+        both = all(principle in said for said in self.verdicts)
+        return (-round(abs(self.shift(principle)), 6) if both else -1.0), principle
+
+
+@dataclass
+class Shifts:
+    """Preferences before and after an edit, counted a pair at a time."""
+
+    both: int = 0
+    lost: int = 0
+    gained: int = 0
+    turned: Counter[tuple[str, str]] = field(default_factory=Counter)
+    changed: ShareByCluster = field(default_factory=ShareByCluster)  # another one of a, tie and b
+    flipped: ShareByCluster = field(default_factory=ShareByCluster)  # the other side of one half
+    moved: list[float] = field(default_factory=list)
+    clusters: list[str] = field(default_factory=list)
+
+    def add(self, before: float | None, after: float | None, cluster: str) -> None:
+        """Count one pair; None where there is no preference."""
+        if before is None or after is None:
+            self.lost += before is not None
+            self.gained += after is not None
+            return
+        self.both += 1
+        sides = verdict_of(before), verdict_of(after)
+        self.turned[sides] += sides[0] != sides[1]
+        self.changed.add(cluster, sides[0] != sides[1])
+        self.flipped.add(
+            cluster, min(abs(before - 0.5), abs(after - 0.5)) > DRAW and (before > 0.5) != (after > 0.5)
+        )
+        self.moved.append(after - before)
+        self.clusters.append(cluster)
+
+    def figures(self) -> dict[str, Any]:
+        """Counts, and shares of the pairs that have both with their intervals."""
+        sizes = [abs(x) for x in self.moved]
+        bins = Counter(sum(size > step for step in STEPS) for size in sizes)
+        return {
+            "both": self.both,
+            "lost": self.lost,
+            "gained": self.gained,
+            "changed": self.changed.hits.total(),
+            "changed_rate": self.changed.value,
+            "changed_ci": self.changed.ci,
+            "flipped": self.flipped.hits.total(),
+            "flipped_rate": self.flipped.value,
+            "flipped_ci": self.flipped.ci,
+            "groups": len(self.changed.of),
+            "turned": {f"{a} → {b}": n for (a, b), n in sorted(self.turned.items()) if n},
+            "shift": mean(sizes),
+            "shift_ci": mean_interval(sizes, UNIT, self.clusters) if sizes else None,
+            "shifts": {
+                name: bins[at] for at, name in enumerate(("≤ 0.05", "0.05–0.25", "0.25–0.5", "> 0.5"))
+            },
+        }
+
+
+class Effects:
+    """The effects of all edits on all label stages of a run, added up a comparison at a time."""
+
+    def __init__(self, edits: Sequence[Edit]) -> None:
+        self.edits = edits
+        self.verdicts: dict[str, Shifts] = defaultdict(Shifts)
+        self.alone: dict[str, Shifts] = defaultdict(Shifts)
+        self.preferences = Shifts()
+        self.waiting: Counter[str] = Counter()
+        self.deciding: tuple[Counter[str], Counter[str]] = Counter(), Counter()
+        self.dropped: tuple[Counter[str], Counter[str]] = Counter(), Counter()
+        self.furthest: dict[str | None, dict[str, Changed]] = defaultdict(dict)  # by cluster
+        self.unlike = 0  # preferences that this version computes otherwise than the run has them
+        self.texts: list[Relabelling] = []
+
+    def add(self, part: Relabelling) -> None:
+        """Count the comparisons of one label stage."""
+        self.texts.append(part)
+        stored = {row.comparison_id: row.p_a for row in part.before.rows("preferences", Preference)}
+        variants = self._variants(part)
+        for pair in part.pairs():
+            question = pair.question
+            rows = (
+                preference(part.before, question, pair.before),
+                preference(part.after, question, pair.after),
+            )
+            change = Changed(pair, (_verdicts(pair.before), _verdicts(pair.after)), rows)
+            self._count(change)
+            here = rows[0].p_a if rows[0] else None
+            there = stored.get(question.comparison.id)
+            self.unlike += (here is None) != (there is None) or abs((here or 0) - (there or 0)) > 1e-9
+            for name, stage in variants.items():
+                with_it = [row for row in pair.before if row.principle_id != name]
+                with_it += [row for row in pair.after if row.principle_id == name]
+                after = preference(stage, question, sorted(with_it, key=lambda row: row.id))
+                self.alone[name].add(here, after.p_a if after else None, change.cluster)
+        for counts, stage in zip(self.dropped, (part.before, part.after), strict=True):
+            counts.update(stage.dropped)
+
+    def _variants(self, part: Relabelling) -> dict[str, Stage[Any]]:
+        """By edit the label stage with that edit alone; where a principle is drawn for each pair, an edit
+        moves the draw of others too, and none stands alone."""
+        if part.before.options.principles == "drawn":
+            return {}
+        run, number = part.before.run, part.before.number
+        return {
+            edit.id: Run(run.path, run.config, alone(run.constitution, edit)).stages[number - 1]
+            for edit in self.edits
+        }
+
+    def _count(self, change: Changed) -> None:
+        before, after = change.verdicts
+        for name in {*before, *after}:
+            self.verdicts[name].add(before.get(name), after.get(name), change.cluster)
+            self._keep(name, change)
+        self.waiting.update(change.pair.waiting)
+        first, second = (row.p_a if row else None for row in change.preferences)
+        self.preferences.add(first, second, change.cluster)
+        for counts, row in zip(self.deciding, change.preferences, strict=True):
+            counts.update([row.deciding_principle or "none"] if row else [])
+        self._keep(None, change)
+
+    def _keep(self, name: str | None, change: Changed) -> None:
+        """Remember the change if it is the largest of its cluster so far, equals by their ids."""
+        best = self.furthest[name].get(change.cluster)
+        if abs(change.shift(name)) > 0.1 and (
+            best is None or _furthest(name)(change) < _furthest(name)(best)
+        ):
+            self.furthest[name][change.cluster] = change
+
+    def data(self) -> dict[str, Any]:
+        """Everything counted, for `--json`."""
+        edited = {edit.id for edit in self.edits}
+        shown = [
+            name for name, found in self.verdicts.items() if name in edited or found.changed.hits.total()
+        ]
+        return {
+            "principles": {
+                name: {
+                    "verdicts": self.verdicts[name].figures(),
+                    "waiting": self.waiting[name],
+                    "alone": None
+                    if self.waiting[name] or name not in self.alone
+                    else self.alone[name].figures(),
+                }
+                for name in [*(edit.id for edit in self.edits), *(n for n in shown if n not in edited)]
+            },
+            "preferences": {
+                **self.preferences.figures(),
+                "before": sum(self.deciding[0].values()),
+                "after": sum(self.deciding[1].values()),
+                "dropped": [dict(counts) for counts in self.dropped],
+                "deciding": [dict(counts) for counts in self.deciding],
+                "waiting_pairs": self.waiting.total(),
+            },
+            "examples": {
+                "preferences": self._examples(None, EXAMPLES),
+                **{edit.id: self._examples(edit.id, EXAMPLES // 3) for edit in self.edits},
+            },
+        }
+
+    def _examples(self, name: str | None, count: int) -> list[dict[str, Any]]:
+        """The changes that are furthest, one a cluster of prompts."""
+        return [self._example(c) for c in sorted(self.furthest[name].values(), key=_furthest(name))[:count]]
+
+    def _example(self, change: Changed) -> dict[str, Any]:
+        question, (before, after) = change.pair.question, change.verdicts
+        return {
+            "comparison_id": question.comparison.id,
+            "prompt": dialogue(question.prompt.chat),
+            "a": question.a,
+            "b": question.b,
+            "p_a": [row.p_a if row else None for row in change.preferences],
+            "verdicts": {
+                name: [before.get(name), after.get(name)]
+                for name in sorted({*before, *after}, key=change.order)
+                if before.get(name) != after.get(name) or verdict_of(after.get(name)) != "tie"
+            },
+        }
+
+
+def _furthest(name: str | None) -> Any:
+    """The order of examples: the largest change first, equals by their ids."""
+    return lambda change: (-round(abs(change.shift(name)), 6), change.pair.question.comparison.id)
+
+
+def _verdicts(labels: Sequence[Label]) -> Verdicts:
+    """The judge's probability by principle."""
+    read: Mapping[tuple[str, str | None], float] = combine_orders(labels)
+    return {name: p for (who, name), p in read.items() if name is not None and who.startswith("ai:")}
+
+
+def alone(old: Constitution, edit: Edit) -> Constitution:
+    """The old constitution with one edit; a removed principle stays with weight 0: it then says nothing."""
+    kept = [
+        p if p.id != edit.id else edit.after or p.model_copy(update={"weight": 0.0}) for p in old.principles
+    ]
+    kept += [edit.after] if edit.before is None and edit.after else []
+    return old.model_copy(update={"principles": tuple(kept)})
