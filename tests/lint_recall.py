@@ -1,15 +1,21 @@
 """Constitutions with a known defect, on which the linter's recall is measured.
 
-    python -m tests.lint_recall     the recall of each rule, for each half of the set
+    python -m tests.lint_recall     the recall of each rule, for each part of the set
 
-`lint_defects/first.yaml` was written together with the rules, `second.yaml` after they were frozen.
+In `lint_defects/`, `first.yaml` was written together with the rules, `second.yaml` after they were frozen: 33 of
+its 40 were found then, and all once the rules had been mended by it. `third.yaml` was written after that, and the
+rules have not been touched since: what is found of it is what to expect of other people's files.
 """
 
 from __future__ import annotations
 
+import json
+import os
 import random
+import re
 import tempfile
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -27,8 +33,8 @@ HERE = Path(__file__).parent / "lint_defects"
 ROOT = HERE.parent.parent
 CLEAN = ROOT / "constitutions/general.yaml"
 JUDGE = ROOT / "rlaif/playground/weights/feedback"
-HALVES = ("first",)
-FOUND = {"first": 40, "second": 0}  # of 40, at least
+PARTS = ("first", "second", "third")
+FOUND = {"first": 40, "second": 40, "third": 21}  # of 40, 40 and 24
 EXAMPLE = {
     "prompt": "What can I cook with lentils?",
     "better": "Lentil soup with carrots takes half an hour.",
@@ -89,11 +95,11 @@ class Case:
 
 
 @cache
-def cases(half: str) -> tuple[Case, ...]:
-    """The cases of `first.yaml` or `second.yaml`."""
-    path = HERE / f"{half}.yaml"
+def cases(part: str) -> tuple[Case, ...]:
+    """The cases of one file of `lint_defects/`."""
+    path = HERE / f"{part}.yaml"
     rows = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8")) if path.exists() else []
-    return tuple(Case(f"{half}-{n:02d}-{row['rule']}", row["rule"], row) for n, row in enumerate(rows))
+    return tuple(Case(f"{part}-{n:02d}-{row['rule']}", row["rule"], row) for n, row in enumerate(rows))
 
 
 @dataclass(frozen=True)
@@ -106,11 +112,11 @@ class Recall:
     beside: list[str]
 
 
-def recall(half: str) -> Recall:
-    """The linter on every case of a half."""
+def recall(part: str) -> Recall:
+    """The linter on every case of a part."""
     planted, found, missed, beside = Counter[str](), Counter[str](), [], []
     with tempfile.TemporaryDirectory() as folder:
-        for case in cases(half):
+        for case in cases(part):
             findings = case.findings(Path(folder))
             planted[case.rule] += 1
             found[case.rule] += case.found(findings)
@@ -120,16 +126,45 @@ def recall(half: str) -> Recall:
     return Recall(planted, found, missed, beside)
 
 
+def other_principles(data: Path) -> Iterator[tuple[str, list[str]]]:
+    """The principles of other projects in the tests' data: instructions to rewrite, and traits."""
+    folder = data / "constitutions"
+    rows = json.loads((folder / "nemo_aligner/CritiqueRevisionInstructions.json").read_text())
+    asked = [row["edit_request"] for row in rows.values() if isinstance(row, dict)]
+    yield "revisions", [re.sub(r"\s*Revision(?:Request)?:\s*", "", text) for text in asked]
+    for path in sorted((folder / "open_character_training").glob("*.txt")):
+        if path.stem != "template":
+            yield path.stem, [row["trait"] for row in json.loads(path.read_text())]
+
+
+def found_in_others(data: Path) -> tuple[int, Counter[str]]:
+    """(how many principles of other projects, what is found in them by rule, missing examples left out)."""
+    count, found = 0, Counter[str]()
+    with tempfile.TemporaryDirectory() as folder:
+        for name, texts in other_principles(data):
+            path = Path(folder) / f"{name}.yaml"
+            with path.open("w", encoding="utf-8") as file:
+                rows = [{"id": f"p{n}", "text": text} for n, text in enumerate(texts)]
+                YAML().dump({"name": name, "principles": rows}, file)
+            count += len(texts)
+            found.update(finding.rule for finding in lint(path) if finding.rule != "no-example")
+    return count, found
+
+
 def main() -> None:
     """Print the table."""
-    for half in HALVES:
-        result = recall(half)
+    for part in PARTS:
+        result = recall(part)
         total = sum(result.planted.values())
-        print(f"{half}: {sum(result.found.values())} of {total} found")
+        print(f"{part}: {sum(result.found.values())} of {total} found")
         for name, count in sorted(result.planted.items()):
             print(f"  {name}: {result.found[name]} of {count}")
         for line in [*(f"missed {name}" for name in result.missed), *result.beside]:
             print(f"  {line}")
+
+    if data := os.environ.get("RLAIF_TEST_DATA"):
+        count, found = found_in_others(Path(data))
+        print(f"{count} principles of other projects: {dict(found)}")
 
 
 if __name__ == "__main__":

@@ -31,7 +31,10 @@ def init(
     ] = None,
     column: Annotated[str | None, typer.Option(help="The column of --prompts that holds them.")] = None,
     constitution: Annotated[
-        str | None, typer.Option(help="A constitution file; omitted = one to edit is written.")
+        str | None,
+        typer.Option(
+            help="A constitution file, or the name of a shipped one, to edit a copy; omitted = one to edit."
+        ),
     ] = None,
     hardware: Annotated[str | None, typer.Option(help="cpu or gpu: how large the stages are.")] = None,
     from_data: Annotated[

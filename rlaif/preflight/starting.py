@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from rlaif.config import ASSETS, find
 from rlaif.errors import UserError
 from rlaif.human.importers import import_file
 from rlaif.options.data import PromptSourceOptions
@@ -39,9 +40,10 @@ def write_project(folder: Path, wanted: Wanted) -> list[Path]:
 
     Raises UserError where something is in the way, or what is named cannot be used.
     """
+    wanted, constitution = _from_library(wanted)
     texts = {"config.yaml": config_text(folder, wanted)}
     if wanted.constitution is None:
-        texts["constitution.yaml"] = CONSTITUTION
+        texts["constitution.yaml"] = constitution
     if wanted.prompts is None and wanted.from_data is None:
         texts["prompts.txt"] = PROMPTS
     names = [*texts, *([PAIRS] if wanted.from_data else [])]
@@ -52,7 +54,7 @@ def write_project(folder: Path, wanted: Wanted) -> list[Path]:
             "name another folder: rlaif init DIR",
         )
     if wanted.prompts is not None:
-        read_prompts(PromptSourceOptions(path=_there(wanted.prompts), column=wanted.column))
+        read_prompts(PromptSourceOptions(path=str(find(_there(wanted.prompts))), column=wanted.column))
     if wanted.constitution is not None:
         _there(wanted.constitution)
     folder.mkdir(parents=True, exist_ok=True)
@@ -140,8 +142,21 @@ def _model(name: str, role: str) -> str:
     return _text(str(Path(name).resolve()) if Path(name).exists() else name)
 
 
+def _from_library(wanted: Wanted) -> tuple[Wanted, str]:
+    """What is wanted, and the constitution's text: a shipped one's where its name is given, with its prompts
+    where no others are."""
+    name = wanted.constitution or ""
+    shipped, own = ASSETS / "constitutions" / f"{name}.yaml", f"prompts/{name}.jsonl"
+    if not re.fullmatch(r"[\w-]+", name) or Path(name).exists() or not shipped.is_file():
+        return wanted, CONSTITUTION
+    given = wanted.prompts or (own if wanted.from_data is None and (ASSETS / own).is_file() else None)
+    return replace(wanted, constitution=None, prompts=given), shipped.read_text(encoding="utf-8")
+
+
 def _there(name: str) -> str:
     path = Path(name)
+    if not path.exists() and (ASSETS / name).is_file():
+        return name  # looked up among the shipped files again when the run begins
     if not path.exists():
         raise UserError(f"{name}: no such file.", "a file or folder that exists", "check the path")
     return str(path.resolve())

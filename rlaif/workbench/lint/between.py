@@ -99,6 +99,8 @@ def _opposed(one: str, two: str) -> str:
 
 
 def _turned(a: Demand, b: Demand) -> str:
+    if not (a.ordered and b.ordered):
+        return ""
     for name, sign in sorted(a.qualities):
         if (name, -sign) in b.qualities and (name, sign) not in b.qualities and _about_the_same(a, b):
             return f"more and less of one thing: {name}"

@@ -121,8 +121,8 @@ _UNIT = r"(words?|sentences?|lines?|paragraphs?|characters?)"
 _QUOTED = r"[\"'“‘«]([^\"'”’»]{1,40})[\"'”’»]"
 # What says that the whole response is meant.
 _LASTS = (
-    r"\b(?:(?:must|should|to) (?:be|have|use|contain|consist of|stay|run to|take|fit)|"
-    r"(?:answer|repl(?:y|ies)|respond)s? in) (?:\w+ ){0,1}?"
+    r"\b(?:(?:be|have|use|contain|consist of|stay|run to|take|fit)|"
+    r"(?:answer|repl(?:y|ies)|respond)s? in) (?:(?!no\b|not\b)\w+ )??"
 )
 
 
@@ -150,6 +150,11 @@ def _at_most(found: re.Match[str]) -> Kept:
 def _at_least(found: re.Match[str]) -> Kept:
     limit, unit = _number(found[1]), found[2].lower()
     return lambda text: _count(text, unit) >= limit
+
+
+def _more_than(found: re.Match[str]) -> Kept:
+    limit, unit = _number(found[1]), found[2].lower()
+    return lambda text: _count(text, unit) > limit
 
 
 def _has_word(found: re.Match[str]) -> Kept:
@@ -241,8 +246,13 @@ _CHECKS: tuple[tuple[re.Pattern[str], str, Callable[[re.Match[str]], Kept]], ...
         _at_most,
     ),
     (
-        one_of(rf"{_LASTS}(?:at least|no fewer than|no less than|a minimum of|more than) {_NUMBER} {_UNIT}"),
+        one_of(rf"{_LASTS}(?:at least|no fewer than|no less than|a minimum of) {_NUMBER} {_UNIT}"),
         "it sets a limit",
         _at_least,
+    ),
+    (
+        one_of(rf"(?:{_LASTS}(?:more than|over|longer than)|\bexceed) {_NUMBER} {_UNIT}"),
+        "it sets a limit",
+        _more_than,
     ),
 )

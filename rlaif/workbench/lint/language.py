@@ -70,6 +70,15 @@ _QUALITIES = {
     "relevance": ("relevant on-topic", "irrelevant off-topic"),
     "grammar": ("grammatical", "ungrammatical"),
     "structure": ("structured organised organized", "unstructured rambling"),
+    "interest": ("entertaining engaging interesting captivating", "boring dull dry tedious"),
+    "precision": ("precise exact specific", "imprecise general generic"),
+    "professionalism": ("professional businesslike", "unprofessional amateurish"),
+    "modesty": ("modest humble", "arrogant boastful conceited"),
+    "patience": ("patient", "impatient"),
+    "enthusiasm": ("enthusiastic excited lively", "bored listless"),
+    "practicality": ("practical actionable concrete", "theoretical abstract"),
+    "consistency": ("consistent logical coherent", "inconsistent illogical incoherent"),
+    "inclusion": ("inclusive", "exclusive"),
     "persuasion": ("persuasive", "unpersuasive"),
     "agreement": ("agree agrees agreeing", "disagree disagrees contradict contradicts"),
     "encouragement": ("encourage encourages", "discourage discourages"),
@@ -129,7 +138,7 @@ _STOP = _words(
     "any anyone anybody anything all every each both either always only just even ever own such very really",
     "more most less least fewer reply replies response responses assistant model output text which who whom",
     "whose what when where if while prefer choose pick favour favor select better best whichever user users",
-    "person people make sure ensure",
+    "person people make sure ensure i me my we us our you your",
 )
 _HIDING = (
     r"refus(?:e|es|ing)|declin(?:e|es|ing)|reject(?:s|ing)?|hid(?:e|es|ing)|withh[oe]lds?|conceals?|"
@@ -138,7 +147,7 @@ _HIDING = (
 NEGATORS = one_of(
     r"\b(?:not|never|no|cannot|nothing|none|nobody|without|less|fewer|least|fewest)\b|n't\b|n’t\b",
     r"\b(?:avoid(?:s|ing)?|refrain(?:s|ing)?|exclud(?:e|es|ing)|leav(?:e|es|ing) out)\b",
-    r"\b(?:free (?:of|from)|lacks?|instead of|rather than)\b",
+    r"\b(?:free (?:of|from)|lacks?|instead of|rather than|remov(?:e|es|ing))\b",
     r"\b(?:forbid(?:s|den)?|prohibit(?:s|ed)?|ban(?:s|ned)?|abstain(?:s|ing)?|omit(?:s|ting)?)\b",
     rf"\b(?:{_HIDING})\b",
 )
@@ -221,16 +230,23 @@ QUALITIES = frozenset(stem(word) for word in (*QUALITY, *_NOUNS))
 
 
 def content(text: str) -> frozenset[str]:
-    """The stems of the words that carry its meaning."""
-    return frozenset(stem(word) for word in words_of(text) if word not in _STOP)
+    """The stems of the words that carry its meaning; "the answer" is the reply, "to answer" is not."""
+    words = (re.sub("['’]s?$", "", word) for word in words_of(_ANSWER.sub(" ", text)))
+    return frozenset(stem(word) for word in words if word not in _STOP)
+
+
+_ANSWER = one_of(
+    r"^answers\b|\b(?:the|an|every|each|any|all|its|your|no|better|other|shorter|longer) answers?\b"
+)
 
 
 @dataclass(frozen=True)
 class Demand:
-    """One thing a text asks for: whether it forbids, of what, the qualities asked for (+1 more, -1 less), and
-    when."""
+    """One thing a text asks for: whether it orders and forbids it, of what, the qualities asked for (+1 more,
+    -1 less), and when."""
 
     text: str
+    ordered: bool  # rather than described
     negative: bool
     content: frozenset[str]
     qualities: frozenset[tuple[str, int]]
@@ -260,10 +276,28 @@ def demands(text: str) -> tuple[Demand, ...]:
 def _demands(text: str) -> Iterator[Demand]:
     for sentence in sentences(text):
         main, when = without_condition(sentence)
+        ordered = orders(sentence) or orders(main)
         for part in _PARTED.split(main):
             lowered = part.lower()
             qualities = frozenset(_qualities(lowered))
-            yield Demand(part, forbids(lowered), content(NEGATORS.sub(" ", part)), qualities, content(when))
+            yield Demand(
+                part, ordered, forbids(lowered), content(NEGATORS.sub(" ", part)), qualities, content(when)
+            )
+
+
+MODAL = (
+    r"\b(?:must|should|shall|has to|have to|needs? to|ought to|always|never|do not|don't|make sure|ensure|"
+    r"avoid|prefer)\b"
+)
+
+
+def orders(sentence: str) -> bool:
+    """Whether a sentence asks for something: by its verb's mood, or because it begins with one."""
+    opening = [word for word in words_of(sentence)[:2] if word != "please"][:1]
+    return bool(re.search(MODAL, sentence, re.I) or VERBS.union(_CHOOSE).intersection(opening))
+
+
+_CHOOSE = ("choose", "pick", "select", "rewrite", "remove", "no")
 
 
 def forbids(clause: str) -> bool:

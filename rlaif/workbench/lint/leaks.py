@@ -82,7 +82,7 @@ def imitates_template(subject: Subject) -> Iterator[Found]:
 _VARIABLE = one_of(
     r"\{\{.*?\}\}|\{%.*?%\}|\{#.*?#\}|\$?\{[A-Za-z_][\w.]*\}|\{\}|%\([A-Za-z_]\w*\)s|(?<!\w)%s(?!\w)",
     r"<<[A-Za-z_ ]+>>|\$[A-Z_]{3,}|<(?:insert|your|placeholder|topic|name|company|todo)\b[^>]*>",
-    r"\[(?:INSERT|PROMPT|RESPONSE|REPLY|QUESTION|ANSWER|NAME|TOPIC|USER|PLACEHOLDER|TEXT|YOUR)\b[^\]]*\]",
+    r"\[[A-Z][A-Z _-]{2,}\]|<[A-Z][A-Z _-]{2,}>|\[(?:[Ii]nsert|[Yy]our|[Tt]he)\b[^\]]*\]",
     r"\b(?:TODO|FIXME|TBD|XXX)\b",
     cased=True,
 )

@@ -10,7 +10,17 @@ import re
 from collections.abc import Iterator
 
 from rlaif.workbench.lint.findings import RULING, Found, Subject, rule
-from rlaif.workbench.lint.language import NOT, PART, QUALITY, VERBS, one_of, without_condition, words_of
+from rlaif.workbench.lint.language import (
+    MODAL,
+    NOT,
+    PART,
+    QUALITY,
+    VERBS,
+    one_of,
+    orders,
+    without_condition,
+    words_of,
+)
 
 LONG = 80  # words
 
@@ -35,10 +45,6 @@ def many_demands(subject: Subject) -> Iterator[Found]:
             yield Found(loc, f'"{principle.id}" asks for more than one thing ("{words}")', words)
 
 
-_MODAL = (
-    r"\b(?:must|should|shall|has to|have to|needs? to|ought to|always|never|do not|don't|make sure|ensure|"
-    r"avoid|prefer)\b"
-)
 _AND_MUST = one_of(
     r"(?:^|(?<!than )\b(?:and|but|also|it|they|reply|response|answer|assistant|model|then)|,)\s+"
     r"(?:must|should|shall|has to|needs to|ought to)\b(?!\s+(?:also\s+)?(?:not|never|no)\b)"
@@ -49,7 +55,7 @@ _ANOTHER = one_of(
     r"\b(?:must|should)\s+also\b",
     r"\b(?:in addition|additionally|furthermore|moreover|on top of that|besides that|not only)\b",
     r"\b(?:must|should|be) both\b",
-    r"\bas well as (?:being|giving|using|keeping)\b",
+    r"\bas well as (?:being|giving|using|keeping)\b|\b(?:be|sound|stay|remain) \w+ as well as \w+",
 )
 _MEANWHILE = one_of(r"\bwhile (?:also\s+)?(?:being|remaining|staying|keeping|avoiding)\b")
 _PREDICATE = one_of(
@@ -63,7 +69,7 @@ def _second_demand(text: str, compare: bool) -> str | None:
     """The words that show it; a compare may say in a second sentence what is not to be rewarded."""
     asking = []
     for sentence in re.split(r"(?<=[.;!?])\s+", text):
-        if re.search(_MODAL, sentence, re.I) or VERBS.intersection(words_of(sentence)[:1]):
+        if orders(sentence):
             asking.append(sentence)
         modals = list(_AND_MUST.finditer(sentence))
         if len(modals) > 1:
@@ -89,7 +95,7 @@ def _qualities_joined(sentence: str) -> str | None:
 def _verbs_joined(sentence: str) -> str | None:
     """ "cite a source, use short sentences and end with a question": a list of things to do."""
     main, when = without_condition(sentence)
-    begin = re.search(_MODAL, main, re.I) or re.match("", main)
+    begin = re.search(MODAL, main, re.I) or re.match("", main)
     if not begin or when or re.search(r"\b(?:not|never|or|nor)\b", main):
         return None
     items = re.split(r",\s*(?:and\s+)?|\s+and\s+(?:then\s+)?", main[begin.end() :])
@@ -121,6 +127,7 @@ _DOUBLE = one_of(
     rf"{NOT}\s+(?:\w+\s+){{0,3}}?(?:fails?(?: to)?|failing|neglects? to|forgets? to|omits?|omitting|refrain|"
     rf"skip|avoid\w*|lack\w*|without|leave out|withhold|conceal|hesitate to|{_UN}|{_UNDONE})\b",
     rf"{NOT}\s+(?:\w+\s+){{1,3}}?(?:no|nothing|nobody|never|none|not)\b(?!\s+(?:only|just|more|longer))",
+    rf"{NOT}\s+(?:\w+\s+){{0,8}}?not\s+to\b|\bunacceptable\s+(?:\w+\s+){{0,8}}?not\b",
     rf"{NOT}\s+(?:leave|keep|let)\s+(?:\w+\s+){{1,4}}?out\b",
     r"\bno\s+(?:\w+\s+){1,2}?(?:must|may|should|can|that|which|is|are|goes|go)\s+"
     rf"(?:(?:be|does|do|is|are|go)\s+)?(?:not|never|fail|lack|omit|without|{_UN}|{_UNDONE})\b",
@@ -168,6 +175,9 @@ _VAGUE = one_of(
     r"\bas \w+ as (?:possible|can be|it can|you can|practical|reasonable|feasible)\b",
     r"\b(?:if|where|when|whenever|wherever) (?:appropriate|needed|necessary|possible|required|suitable|"
     r"relevant|applicable|feasible|useful|sensible|reasonable)\b(?! (?:people|person|adults?))",
+    r"\b(?:if|where|when|whenever|wherever) (?:it|that|this|you|they) (?:makes? sense|helps?|fits?|can|"
+    r"is (?:useful|possible|needed|necessary|appropriate|suitable|helpful|reasonable|relevant)|seems? \w+|"
+    r"feels? \w+)\b",
     r"\b(?:fairly|quite|rather|reasonably|relatively|sufficiently|adequately|appropriately|suitably|too|overly|"
     rf"very|pretty|excessively|unduly|moderately|unreasonably|kind of) (?:{_DEGREE})\b",
     rf"\bsome (?:\w+ )?(?:{_THINGS})\b",
