@@ -58,9 +58,7 @@ class Case:
 
     def write(self, folder: Path) -> Path:
         """The constitution with the defect, among three clean principles drawn by the case's name."""
-        clean = [
-            p.model_dump(mode="json", exclude_defaults=True) for p in Constitution.load(CLEAN).principles
-        ]
+        clean = [p.model_dump(mode="json", exclude_defaults=True) for p in clean_constitution().principles]
         drawn = [] if self.data.get("alone") else random.Random(self.name).sample(clean, 3)
         for principle in drawn:
             principle.pop("applies_to", None)

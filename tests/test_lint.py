@@ -182,6 +182,7 @@ def test_what_only_looks_opposed(tmp_path, one, two):
         ("The reply must be one sentence.", "Yes. Surely.", "Yes.", True),
         ("Never use the word garden.", "A garden.", "A field.", True),
         ("Never use the word garden.", "Gardening.", "A garden.", False),
+        ("Never use the word garden.", "A garden.", "No garden.", True),
         ('The reply must begin with "Dear".', "Hi, dear.", "Dear all.", True),
         ("The reply must not end with a question.", "Rice?", "Rice.", True),
         ("Prefer the shorter reply.", "One two three four five.", "One two.", True),
@@ -528,10 +529,23 @@ def test_a_config_names_constitution_prompts_templates_and_judge(tmp_path):
     config = tmp_path / "config.yaml"
     config.write_text(f"extends: {ROOT}/configs/quickstart.yaml\nconstitution: own.yaml\ngold: null\n")
     rows = json.loads(ran("--config", config, "--json").stdout)
+    assert json.loads(ran("--judge", config, "--json").stdout) == rows
     assert {row["rule"] for row in rows} == {"long-text", "many-demands", "over-context"}
     assert {row["path"] for row in rows} == {str(tmp_path / "own.yaml")}
     (long_one,) = [row for row in rows if row["rule"] == "over-context"]
     assert "two responses of 48 tokens (the config)" in long_one["message"]
+
+
+def test_a_judges_folder_and_a_template_set_do_without_a_config(tmp_path):
+    path = written(tmp_path, f"text: {'The reply must be polite. ' * 80}", "text: Be kind.\nrevise: Do.")
+    found = json.loads(ran(path, "--judge", JUDGE, "--select", "over-context", "--json").stdout)
+    assert [(row["principle"], row["line"]) for row in found] == [("p0", 4)]
+    assert "two responses of 0 tokens (the examples)" in found[0]["message"]
+    shutil.copytree(ROOT / "prompts/templates/brief", tmp_path / "mine")
+    (tmp_path / "mine/revision.j2").write_text("{{ principle.text }} {{ respnse }}")
+    words = ("--templates", tmp_path / "mine", "--select", "unused-text", "--select", "undefined-variable")
+    rows = json.loads(ran(path, *words, "--json").stdout)
+    assert [(row["rule"], row["line"]) for row in rows] == [("undefined-variable", 1), ("unused-text", 7)]
 
 
 def test_rules_are_listed():

@@ -402,4 +402,17 @@ MUTANTS = (
     ),
     Mutant("(now * then < 0)", "(now * then > 0)", "test_principles"),
     Mutant('ranked(pairs, "opposite")', 'ranked(pairs, "same")', "test_principles"),
+    # The linter.
+    Mutant("LEVELS[: LEVELS.index(level) + 1]", "LEVELS[: LEVELS.index(level)]", "test_lint", "exit_code"),
+    Mutant(
+        "subject.source.silenced(line, first)", "subject.source.silenced(line, line)", "test_lint", "silence"
+    ),
+    Mutant("asked + 2 * each + reasoning", "asked + each + reasoning", "test_lint", "does_not_fit"),
+    Mutant(
+        "return not better and (worse or self.firm)",
+        "return not better and worse",
+        "test_lint",
+        "contradicts",
+    ),
+    Mutant("if not (a.ordered and b.ordered):", "if a.ordered and b.ordered:", "test_lint", "opposed"),
 )

@@ -34,7 +34,13 @@ def constitution_lint(
         Path | None, typer.Option(help="A config: its constitution, prompts, templates, judge and gold.")
     ] = None,
     judge: Annotated[
-        Path | None, typer.Option(help="A model folder: do the longest questions fit its context?")
+        str | None,
+        typer.Option(
+            metavar="MODEL|CONFIG", help="Do the longest questions fit what it reads? No weights are opened."
+        ),
+    ] = None,
+    templates: Annotated[
+        str | None, typer.Option(help="A template set: does it show all texts, and use no unknown names?")
     ] = None,
     gold: Annotated[
         str | None, typer.Option(help="A config's gold scorer: which principles can it check?")
@@ -53,7 +59,7 @@ def constitution_lint(
     if list_rules:
         _rules(as_json)
         return
-    use = Use.of(config, prompts, gold, str(judge) if judge else None)
+    use = Use.of(config, prompts, gold, judge, templates)
     files = paths or ([use.constitution] if use.constitution else [])
     if not files:
         raise UserError("no constitution file.", "one or more, or --config", "rlaif constitution lint FILE")

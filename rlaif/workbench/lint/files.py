@@ -42,17 +42,21 @@ class Use:
         prompts: Path | None = None,
         gold: str | None = None,
         judge: str | None = None,
+        templates: str | None = None,
     ) -> Use:
-        """What a config says, options before it."""
+        """What a config says, options before it; a config that `judge` names is as good as `config`."""
+        if config is None and judge and Path(judge).suffix in (".yaml", ".yml"):
+            config, judge = Path(judge), None
         if config is None:
             loaded = tuple(load_prompts(prompts)) if prompts else ()
-            return cls(prompts=loaded, gold=gold, judge=judge)
+            own_set = Templates.load(templates) if templates else None
+            return cls(prompts=loaded, gold=gold, judge=judge, templates=own_set)
         own = resolve(load_config(config), config.parent)
         return cls(
             Path(own.constitution),
             tuple(load_prompts(prompts or own.prompts)),
             gold or own.gold,
-            Templates.load(own.templates, config.parent),
+            Templates.load(templates or own.templates, config.parent),
             judge or (own.feedback.model if own.feedback.kind.folder else None),
             own,
         )
@@ -66,7 +70,8 @@ class Use:
                 tell(f"over-context: not checked, the tokenizer of {name} is not in a folder here")
             return None
         if self.config is None:
-            return judge_context(self.judge, Templates.load("default"), constitution, self.prompts)
+            templates = self.templates or Templates.load("default")
+            return judge_context(self.judge, templates, constitution, self.prompts)
         stages = self.config.stages
         label = next((options for options in stages if isinstance(options, LabelOptions)), None)
         return judge_context(

@@ -33,7 +33,7 @@ _SHOWN_IN = {"critique": ("critique",), "revise": ("revision",), "compare": ("co
 
 @rule("undefined-variable", "error", "rendering stops at a name that nothing defines")
 def undefined_variable(subject: Subject) -> Iterator[Found]:
-    """Names in the templates that they are not rendered with; needs a config."""
+    """Names in the templates that they are not rendered with; needs a config or templates."""
     if subject.templates is None:
         return
     fields = set(principle_values(subject.constitution.principles[0]))
@@ -57,7 +57,7 @@ def _attributes(tree: nodes.Template) -> set[str]:
 
 @rule("unused-text", "warning", "it is written for a model, and no model reads it")
 def unused_text(subject: Subject) -> Iterator[Found]:
-    """Fields of principles that no template shows; needs a config."""
+    """Fields of principles that no template shows; needs a config or templates."""
     if subject.templates is None:
         return
     for field, names in _SHOWN_IN.items():
