@@ -20,17 +20,30 @@ def constitution(**texts: str) -> Constitution:
     return Constitution.model_validate({"name": "planted", "principles": rows})
 
 
-def pair(rng: Random) -> tuple[Prompt, Comparison, dict[str, int], tuple[str, str]]:
-    """A prompt, a comparison, by kind the better side (1, 0 or −1), and both texts."""
+def pair(
+    rng: Random, number: int = 0
+) -> tuple[Prompt, Comparison, dict[str, int], tuple[Response, Response]]:
+    """A prompt, a comparison, by kind the better side (1, 0 or −1), and both responses; those of another
+    number are others, though they say the same."""
     question = sample_question(rng)
     texts = [sample_response(rng, question, EVEN, WORD) for _ in range(2)]
     prompt = Prompt.model_validate({"messages": question.messages, "group": question.group})
-    a, b = (Response(prompt_id=prompt.id, text=text, index=n) for n, text in enumerate(texts))
+    a, b = (Response(prompt_id=prompt.id, text=text, index=2 * number + n) for n, text in enumerate(texts))
     better = {
         kind: world.keeps(kind, question, texts[0], WORD) - world.keeps(kind, question, texts[1], WORD)
         for kind in KINDS
     }
-    return prompt, Comparison(prompt_id=prompt.id, a=a.id, b=b.id), better, (texts[0], texts[1])
+    return prompt, Comparison(prompt_id=prompt.id, a=a.id, b=b.id), better, (a, b)
+
+
+def vote(comparison: Comparison, for_a: bool) -> Label:
+    """A person's verdict on the whole comparison."""
+    return Label(
+        comparison_id=comparison.id,
+        annotator=Annotator(kind="human", id="ann"),
+        p_a=float(for_a),
+        verdict="a" if for_a else "b",
+    )
 
 
 def label(

@@ -275,6 +275,10 @@ class Templates:
             ) from None
         return values
 
+    def proposal(self, conversation: Chat, better: str, worse: str) -> Chat:
+        """Messages that ask for the rule by which one response was preferred to another."""
+        return [user(self._asked("proposal", conversation=conversation, better=better, worse=worse))]
+
     def best(self, conversation: Chat, responses: dict[str, str]) -> Chat:
         """The shared part of the question which of several responses, by letter, is the best (or the
         worst)."""

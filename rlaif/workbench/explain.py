@@ -1,0 +1,219 @@
+"""Which principles explain labels: a sparse logistic model with weights that are not negative. Pure functions
+of numbers.
+
+The model is that of `feedback.preferences.aggregate`: the logit of "a is better" is the weighted sum of the
+principles' logits, so that a fitted weight is the weight of a principle in a constitution. Principles are
+added one at a time, each time the one with the smallest p-value of a score test, as long as that is
+significant after correction for all that could have been added (Rao's test, with a variance over clusters of
+prompts: Boos, The American Statistician 46, 1992). Held-out figures repeat all of it on the other clusters.
+
+Axes: N labels, J candidates.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Sequence
+from typing import Any, TypedDict
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rlaif.intervals import GAP, NAN, UNIT, Array, Interval, by_cluster, count, mean_interval, quantile
+from rlaif.intervals import shown as is_shown
+from rlaif.records import TIE_MARGIN
+from rlaif.stats import cross_entropy, mean, sigmoid
+
+LEVEL = 0.05  # of the test that lets a principle in
+PRIOR = 3.0  # standard deviation of a weight before any label, so that separable labels give finite weights
+FOLDS = 10
+FEWEST = 2  # clusters
+NOTHING = 1e-6  # a weight
+SAME = 1e-6  # share of a candidate's variance that the chosen ones leave
+Members = NDArray[np.intp]
+
+
+class Chosen(TypedDict):
+    """A principle that explains labels: its place among the candidates, the p-value with which it was let in,
+    corrected for the number of candidates, its weight and the weight's 95 % interval."""
+
+    at: int
+    p: float
+    weight: float
+    ci: Interval
+
+
+def fit(x_NJ: Array, y_N: Array, lowest_J: Sequence[float] | None = None) -> Array:
+    """The weights [J] of a logistic model without an intercept (which response stands first is chance), none
+    below its least, 0 by default."""
+    from scipy.optimize import minimize
+
+    if not x_NJ.shape[1]:
+        return np.zeros(0)
+
+    def loss(w: Array) -> tuple[float, Array]:
+        logits = x_NJ @ w
+        value = float((np.logaddexp(0.0, logits) - y_N * logits).sum()) + float(w @ w) / (2 * PRIOR**2)
+        return value, x_NJ.T @ (sigmoid(logits) - y_N) + w / PRIOR**2
+
+    start = np.zeros(x_NJ.shape[1])
+    least = [0.0] * len(start) if lowest_J is None else lowest_J
+    found: Any = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=[(low, None) for low in least])
+    return np.asarray(found.x, float)
+
+
+def choose(x_NJ: Array, y_N: Array, member_N: Members, level: float = LEVEL) -> list[tuple[int, float]]:
+    """(candidate, corrected p-value) in the order in which they were let in; see the top of the file."""
+    chosen: list[int] = []
+    entered: dict[int, float] = {}
+    left = [j for j in range(x_NJ.shape[1]) if x_NJ[:, j].any()]
+    while left and len(chosen) < len(y_N) // 10:
+        p = p_values(x_NJ, y_N, member_N, chosen, left)
+        best = int(np.argmin(p))
+        corrected = min(1.0, float(p[best]) * len(left))
+        if corrected > level:
+            break
+        chosen.append(left.pop(best))
+        entered[chosen[-1]] = corrected
+        weights = fit(x_NJ[:, chosen], y_N)
+        chosen = [j for j, w in zip(chosen, weights, strict=True) if w > NOTHING]
+    return [(j, entered[j]) for j in chosen]
+
+
+def p_values(x_NJ: Array, y_N: Array, member_N: Members, chosen: Sequence[int], left: Sequence[int]) -> Array:
+    """One-sided p-values of the `left` candidates: that each explains nothing beside the chosen ones."""
+    known = x_NJ[:, list(chosen)]
+    p = sigmoid(known @ fit(known, y_N))
+    others, weight = x_NJ[:, list(left)], p * (1 - p)
+    if chosen:
+        root = np.sqrt(weight)[:, None]
+        own = others - known @ np.linalg.lstsq(root * known, root * others)[0]
+        # What the chosen ones say already is not counted again, and neither is what rounding leaves of it.
+        others = np.where(((root * own) ** 2).sum(0) > SAME * ((root * others) ** 2).sum(0), own, 0.0)
+    parts = (others * (y_N - p)[:, None]).T
+    return np.array([positive(by_cluster(member_N, part), part) for part in parts])
+
+
+def positive(sums: Array, parts_N: Array) -> float:
+    """The one-sided p-value of a positive mean of clusters' sums of `parts`, by Student's t.
+
+    Only clusters in which the candidate has a say tell anything, and large ones tell most: they count as
+    (Σs²)²/Σs⁴ clusters. No p-value is below 2^−(the labels so counted), the least that changes of their signs
+    can give.
+    """
+    from scipy.special import stdtr
+
+    active = _count(sums)
+    z = float(sums.sum()) / math.sqrt(float((sums**2).sum())) if active else 0.0
+    if z <= 0 or active < FEWEST:
+        return 1.0
+    t = z * math.sqrt((active - 1) / (active - z * z)) if z * z < active else math.inf
+    return max(float(stdtr(active - 1, -t)), 0.5 ** _count(parts_N))
+
+
+def _count(amounts: Array) -> float:
+    """How many amounts share in the sum of squares: n where all are the same, 1 where one is all."""
+    squares = amounts**2
+    return float(squares.sum() ** 2 / (squares**2).sum()) if squares.any() else 0.0
+
+
+def explain(x_NJ: Array, y_N: Array, member_N: Members, level: float = LEVEL) -> list[Chosen]:
+    """The principles that explain the labels with their weights, in the order in which they were let in."""
+    chosen = choose(x_NJ, y_N, member_N, level)
+    x = x_NJ[:, [j for j, _ in chosen]]
+    weights = fit(x, y_N)
+    half = half_widths(x, y_N, member_N, weights)
+    return [
+        {"at": j, "p": p, "weight": float(w), "ci": (max(0.0, float(w - h)), float(w + h))}
+        for (j, p), w, h in zip(chosen, weights, half, strict=True)
+    ]
+
+
+def half_widths(x_NJ: Array, y_N: Array, member_N: Members, weights: Array) -> Array:
+    """Half the 95 % intervals of weights [J]: the sandwich variance over clusters (Liang and Zeger,
+    Biometrika 73, 1986)."""
+    if not len(weights):
+        return np.zeros(0)
+    p = sigmoid(x_NJ @ weights)
+    inside = np.linalg.inv((x_NJ.T * (p * (1 - p))) @ x_NJ + np.eye(len(weights)) / PRIOR**2)
+    sums = np.stack([by_cluster(member_N, column) for column in (x_NJ * (y_N - p)[:, None]).T])
+    groups = sums.shape[1]
+    if groups < FEWEST:
+        return np.full(len(weights), NAN)
+    middle = sums @ sums.T * groups / (groups - 1)
+    return quantile(groups - 1, 0.95) * np.sqrt(np.diag(inside @ middle @ inside))
+
+
+def fold_of(member_N: Members, seed: int = 0, folds: int = FOLDS) -> NDArray[np.intp]:
+    """Each label's fold; a cluster is whole in one, and folds differ by one cluster at most."""
+    groups = int(member_N.max()) + 1 if len(member_N) else 0
+    places = list(range(groups))
+    random.Random(seed).shuffle(places)
+    return np.array(places, np.intp)[member_N] % min(folds, max(1, groups))
+
+
+class HeldOut(TypedDict):
+    """How well labels are told that took no part in the fit.
+
+    `agreement` is the share of the decided labels on whose side the model is (½ where it takes none),
+    `length` the same of a model of the difference in length alone; gaps are the model's lead over 0.5 and
+    over that.
+    Cross-entropies are in nats; a model that knows nothing has 0.693.
+    """
+
+    agreement: dict[str, Any]
+    length: dict[str, Any]
+    over_chance: dict[str, Any]
+    over_length: dict[str, Any]
+    cross_entropy: dict[str, float]
+    folds: int
+    chosen_in: list[int]
+
+
+def held_out(x_NJ: Array, y_N: Array, length_N: Array, member_N: Members, level: float = LEVEL) -> HeldOut:
+    """Cross-validated figures; in each fold the principles are chosen anew from the other clusters."""
+    fold = fold_of(member_N)
+    model, length = np.zeros(len(y_N)), np.zeros(len(y_N))
+    chosen_in = [0] * x_NJ.shape[1]
+    for number in range(int(fold.max()) + 1 if len(fold) else 0):
+        out = fold == number
+        other = np.unique(member_N[~out], return_inverse=True)[1] if (~out).any() else member_N[~out]
+        picked = [j for j, _ in choose(x_NJ[~out], y_N[~out], other, level)] if len(other) else []
+        for j in picked:
+            chosen_in[j] += 1
+        model[out] = x_NJ[np.ix_(out, picked)] @ fit(x_NJ[np.ix_(~out, picked)], y_N[~out])
+        by_length = length_N[:, None]
+        length[out] = by_length[out] @ fit(by_length[~out], y_N[~out], [-math.inf])
+    decided = np.abs(y_N - 0.5) > TIE_MARGIN
+    keys = member_N[decided].tolist()
+    hits = {
+        name: _hits(logits[decided], y_N[decided]) for name, logits in (("model", model), ("length", length))
+    }
+    return {
+        "agreement": _rate(hits["model"], keys),
+        "length": _rate(hits["length"], keys),
+        "over_chance": _gap(hits["model"] - 0.5, keys, (-0.5, 0.5)),
+        "over_length": _gap(hits["model"] - hits["length"], keys, GAP),
+        "cross_entropy": {
+            "model": cross_entropy(model, y_N),
+            "length": cross_entropy(length, y_N),
+            "chance": cross_entropy(np.zeros(len(y_N)), y_N),
+        },
+        "folds": int(fold.max()) + 1 if len(fold) else 0,
+        "chosen_in": chosen_in,
+    }
+
+
+def _hits(logits: Array, y: Array) -> Array:
+    return np.where(logits == 0, 0.5, ((logits > 0) == (y > 0.5)).astype(float))
+
+
+def _rate(values: Array, keys: list[int]) -> dict[str, Any]:
+    ci = mean_interval(values, UNIT, keys) if len(values) else (NAN, NAN)
+    return {"value": mean(values), "ci": ci, "n": len(values), "groups": count(len(values), keys)}
+
+
+def _gap(values: Array, keys: list[int], bounds: Interval) -> dict[str, Any]:
+    ci = mean_interval(values, bounds, keys) if len(values) else (NAN, NAN)
+    return {"value": mean(values), "ci": ci, "shown": is_shown(values, ci, keys)}

@@ -1,0 +1,231 @@
+"""Which principles explain labels: the fit by hand and by simulation, real pairs, proposals, the command."""
+
+import json
+import math
+from pathlib import Path
+from random import Random
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from rlaif.cli import app
+from rlaif.constitution import Constitution
+from rlaif.engines import Scripted
+from rlaif.errors import UserError
+from rlaif.playground.wordings import KINDS
+from rlaif.records import Label
+from rlaif.workbench import explain
+from rlaif.workbench.inducing import Asked, induce
+from rlaif.workbench.pairs import asked, open_judge, read_pairs
+from rlaif.workbench.proposals import proposed, rule_in, together
+from tests import planted
+from tests.fake_run import fake_run
+from tests.icai_rules import KNOWN, OTHERS
+
+WORDS = ("tower", "bottle", "ladder", "tent", "spoon", "carpet")
+
+
+def own(n: int) -> np.ndarray:
+    return np.arange(n)
+
+
+def test_a_weight_solves_the_equation_of_its_fit():
+    x, y = np.ones((10, 1)), np.array([1.0] * 8 + [0.0] * 2)
+    (w,) = explain.fit(x, y)
+    assert sum(y) - 10 / (1 + math.exp(-w)) == pytest.approx(w / explain.PRIOR**2, abs=1e-4)
+    assert explain.fit(-x, y) == pytest.approx([0.0])  # never negative
+
+
+def test_p_values_by_hand():
+    # Ten equal sums: none of 2^10 changes of signs gives a larger one.
+    assert explain.positive(np.ones(10), np.ones(10)) == pytest.approx(2**-10)
+    assert explain.positive(-np.ones(10), np.ones(10)) == 1.0
+    # Sums 2 and 0, of many labels: mean 1, standard deviation √2, t = 1 with one degree of freedom; but the
+    # second tells nothing, so it is one cluster.
+    assert explain.positive(np.array([2.0, 0.0]), np.ones(8)) == 1.0
+
+
+def test_without_a_connection_hardly_anything_is_chosen():
+    rng = np.random.default_rng(0)
+    hits = 0
+    for _ in range(60):
+        x = rng.choice([-3.0, 0.0, 3.0], (120, 8), p=[0.2, 0.6, 0.2])
+        hits += bool(explain.choose(x, rng.integers(0, 2, 120).astype(float), own(120) // 3))
+    assert hits <= 8  # at a level of 0.05 three are expected; 9 or more have a chance of 0.003
+
+
+def test_of_two_that_say_the_same_one_is_chosen():
+    rng = np.random.default_rng(1)
+    x = rng.choice([-3.0, 0.0, 3.0], (300, 3))
+    x[:, 2] = x[:, 0]
+    y = ((x[:, 0] + rng.normal(0, 1, 300)) > 0).astype(float)
+    assert len(explain.choose(x, y, own(300))) == 1
+
+
+def simulated(folder: Path, seed: int, count: int = 500, flips: float = 0.1) -> set[str]:
+    """A folder of pairs with noisy verdicts under twelve candidates, and labels that three of them give, of
+    which a tenth is turned; returns the three."""
+    rng = Random(f"induce {seed}")
+    texts = {f"no-{word}": f"Never say {word}." for word in WORDS}
+    rules = planted.constitution(**texts)
+    rules = rules.model_copy(update={"principles": tuple(p for p in rules.principles if p.id != "no-word")})
+    true = set(rng.sample([kind for kind in KINDS if kind != "no-word"], 3))
+    rows: dict[str, list] = {name: [] for name in ("prompts", "responses", "comparisons", "labels")}
+    for number in range(count):
+        prompt, comparison, better, sides = planted.pair(rng, number)
+        for word in WORDS:
+            better[f"no-{word}"] = (word in sides[1].text) - (word in sides[0].text)
+        lead = sum(better[kind] for kind in true)
+        says = (lead > 0) != (rng.random() < flips) if lead else rng.random() < 0.5
+        rows["prompts"].append(prompt)
+        rows["responses"] += sides
+        rows["comparisons"].append(comparison)
+        rows["labels"] += [planted.label(comparison, i, better[i], rng) for i in rules.ids]
+        rows["labels"].append(planted.vote(comparison, says))
+    for name, found in rows.items():
+        unique = {row.id: row for row in found}
+        (folder / f"{name}.jsonl").write_text("".join(row.to_json() + "\n" for row in unique.values()))
+    (folder / "candidates.json").write_text(json.dumps(rules.model_dump(exclude_defaults=True)))
+    return true
+
+
+def test_the_true_principles_are_recovered_from_500_noisy_labels(tmp_path):
+    right = wrong = missed = 0
+    for seed in range(5):
+        folder = tmp_path / str(seed)
+        folder.mkdir()
+        true = simulated(folder, seed)
+        found = induce(folder, Asked(folder / "candidates.json"))
+        chosen = {row["id"] for row in found.figures["candidates"] if row["chosen"]}
+        right, wrong, missed = (
+            right + len(chosen & true),
+            wrong + len(chosen - true),
+            missed + len(true - chosen),
+        )
+        held = found.figures["held_out"]
+        assert held["over_chance"]["shown"]
+        assert held["cross_entropy"]["model"] < held["cross_entropy"]["length"]
+    assert right / (right + wrong) >= 0.9
+    assert right / (right + missed) >= 0.9
+
+
+def candidates(folder: Path) -> Path:
+    rows = [{"id": name, "text": text} for name, (text, _) in (KNOWN | OTHERS).items()]
+    path = folder / "candidates.yaml"
+    path.write_text(json.dumps({"name": "guesses", "principles": rows}))
+    return path
+
+
+def checks(folder: Path, **model: str) -> str:
+    """A config whose judge is the programs of tests/icai_rules.py."""
+    feedback = {"engine": "scripted", "model": "tests.icai_rules:judge"} | model
+    config = {
+        "name": "checks",
+        "constitution": "candidates.yaml",
+        "prompts": "prompts.jsonl",
+        "templates": "brief",
+        "policy": feedback,
+        "feedback": feedback,
+        "stages": [{"stage": "sample"}],
+    }
+    (folder / "prompts.jsonl").write_text('{"prompt": "x"}\n')
+    (folder / "judge.yaml").write_text(json.dumps(config))
+    return str(folder / "judge.yaml")
+
+
+@pytest.mark.parametrize(
+    ("name", "known"),
+    [
+        ("aligned_vqvtb", {"truthful", "specific", "willing"}),
+        ("orthogonal_adcbg", {"cats", "blue", "lemon"}),
+        ("mixed_vqvtb_adcbg", set(KNOWN)),
+    ],
+)
+def test_the_known_principles_of_real_pairs(name, known, tmp_path, test_data):
+    file = test_data / "icai_synthetic" / f"synthetic_data_{name}.csv"
+    found = induce(file, Asked(candidates(tmp_path), checks(tmp_path)))
+    assert {row["id"] for row in found.figures["candidates"] if row["chosen"]} == known
+    assert found.figures["over"] == "comparisons"  # three or six prompts are too few to resample
+    assert found.figures["held_out"]["over_length"]["shown"] or len(known) == 3
+    (tmp_path / "out.yaml").write_text(found.constitution_text())
+    assert set(Constitution.load(tmp_path / "out.yaml").ids) == known
+
+
+def test_a_runs_own_principles_explain_its_preferences(tmp_path):
+    run = fake_run(tmp_path / "run", prompts=240)
+    out = tmp_path / "found.yaml"
+    shown = CliRunner().invoke(app, ["constitution", "induce", str(run), "--out", str(out)])
+    assert shown.exit_code == 0, shown.output
+    assert "the preferences of the run's own principles" in shown.stdout
+    found = Constitution.load(out)
+    assert set(found.ids) == {"no-rude", "no-wrong", "no-sad"}
+    data = json.loads(CliRunner().invoke(app, ["constitution", "induce", str(run), "--json"]).stdout)
+    # The fitted weights are those by which the preferences were added up, but for the prior.
+    assert [row["weight"] for row in data["candidates"]] == pytest.approx([1, 1, 1], abs=0.15)
+    assert data["held_out"]["agreement"]["value"] == 1.0
+
+
+def test_what_cannot_be_explained_is_said(tmp_path):
+    simulated(tmp_path, 0, count=10)
+    with pytest.raises(UserError, match="10 labels on whole comparisons"):
+        induce(tmp_path, Asked(tmp_path / "candidates.json"))
+    simulated(tmp_path, 0, count=40)
+    with pytest.raises(UserError, match="no candidates"):
+        induce(tmp_path, Asked())
+    with pytest.raises(UserError, match="no verdict under a candidate is stored"):
+        induce(tmp_path, Asked(candidates(tmp_path)))
+    with pytest.raises(UserError, match="no such file"):
+        induce(tmp_path / "nowhere", Asked())
+
+
+def test_asked_labels_are_kept_and_not_asked_again(tmp_path):
+    run = fake_run(tmp_path / "run", prompts=40)
+    pairs = read_pairs(run)
+    candidates(tmp_path)
+    judge = open_judge(checks(tmp_path), (), Constitution.load(tmp_path / "candidates.yaml"))
+    rules = Constitution.load(tmp_path / "candidates.yaml").principles[:3]
+    questions = [pairs.question(pair, rules) for pair in pairs.comparisons]
+    keep = tmp_path / "kept.jsonl"
+    first = asked(judge, questions, (), keep)
+    lines = keep.read_text().splitlines(keepends=True)
+    assert len(lines) == len(questions) * 3 * 2
+    keep.write_text("".join(lines[:-7]) + lines[-7][:20])  # killed while it wrote
+    again = asked(judge, questions, (), keep)
+    assert again == first
+    assert len({Label.model_validate_json(line).id for line in keep.read_text().splitlines()}) == len(lines)
+
+
+def test_proposed_rules_are_put_together(tmp_path):
+    said = ["The reply must be kind to the user.", "- The reply must be kind to users and the user.", "No."]
+    said += ["I'm sorry, but I cannot help with that request.", "", "Rule: the reply must name a source"]
+    texts = iter(said * 50)
+    run = fake_run(tmp_path / "run", prompts=60)
+    pairs = read_pairs(run)
+    engine = Scripted(on_generate=lambda request: next(texts), name="proposer")
+    shown = list(pairs.comparisons)[:18]
+    found = proposed(engine, pairs, dict.fromkeys(pairs.comparisons, 1.0), shown, 5)
+    assert [p.text for p in found.candidates.principles] == [said[0], "the reply must name a source"]
+    assert found.times == [6, 3]
+    assert found.dropped == {"fewer than 3 words": 3, "a refusal": 3, "empty": 3}
+    assert len(set(found.candidates.ids)) == 2
+
+
+def test_no_rule_proposed_is_an_error(tmp_path):
+    pairs = read_pairs(fake_run(tmp_path / "run", prompts=60))
+    engine = Scripted(on_generate=lambda request: "No.", name="proposer")
+    with pytest.raises(UserError, match="proposed no rule for 5 comparisons"):
+        proposed(engine, pairs, dict.fromkeys(pairs.comparisons, 0.0), list(pairs.comparisons)[:5], 5)
+
+
+def test_rules_by_their_words():
+    assert together(["Be kind.", "The reply must be kind", "Name a source."])[0] == [
+        "Be kind.",
+        "The reply must be kind",
+    ]
+    dropped: dict = {}
+    from collections import Counter
+
+    dropped = Counter()
+    assert rule_in("x " * 60, dropped) is None
+    assert dropped == {"more than 40 words": 1}
