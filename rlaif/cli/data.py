@@ -111,7 +111,10 @@ def _format_and_files(words: list[str]) -> tuple[str | None, list[Path]]:
     """The format, where the first of several words is the name of one or of no file."""
     from rlaif.human.formats import FORMATS
 
-    first = words[0]
-    if len(words) > 1 and (first in FORMATS or not Path(first).exists()):
-        return first, [Path(word) for word in words[1:]]
+    first, *rest = words
+    named = first in FORMATS or (Path(first).name == first and not Path(first).suffix)
+    if rest and (first in FORMATS or (named and not Path(first).exists())):
+        return first, [Path(word) for word in rest]
+    if first in FORMATS and not Path(first).exists():
+        raise UserError(f"rlaif data import {first}: a format, and no file.", "a file", f"{first} FILE")
     return None, [Path(word) for word in words]

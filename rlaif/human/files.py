@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,12 @@ def raw_rows(path: Path) -> Iterator[Any]:
 
 def count_rows(path: Path, limit: int | None = None) -> int:
     """How many rows there are, of at most `limit`, without reading more of them than needed."""
+    if path.suffix.lower() == ".parquet":
+        import pyarrow.parquet
+
+        with suppress(pyarrow.ArrowException, OSError, ValueError):  # which the reader tells in words
+            total = pyarrow.parquet.read_metadata(path).num_rows
+            return total if limit is None else min(limit, total)
     if _container(path) == "lines":
         return sum(1 for _ in islice((1 for _, line in text_lines(path) if line.strip()), limit))
     return sum(1 for _ in islice(raw_rows(path), limit))

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rlaif.errors import UserError
+from rlaif.prompting.tables import require_library
 from rlaif.runs.storage import move_into_place
 
 Row = dict[str, Any]
@@ -77,6 +78,7 @@ def _cells(row: Row) -> Row:
 
 def _columns(rows: Iterable[Row], partial: Path, suffix: str) -> None:
     """A table whose columns are those of all rows, for Parquet or for a folder of `datasets`."""
+    require_library("datasets")
     import datasets
 
     held = list(rows)

@@ -240,7 +240,7 @@ def _refuse_doubled(names: list[str], where: object) -> None:
 
 
 def _parquet(path: Path) -> Rows:
-    _library("pyarrow")
+    require_library("pyarrow")
     import pyarrow
     import pyarrow.parquet
 
@@ -266,7 +266,7 @@ def _from_folder(path: Path, split: str | None) -> Iterator[Any]:
             "a file, or a folder with state.json or dataset_dict.json",
             "name one file of it",
         )
-    _library("datasets")
+    require_library("datasets")
     import datasets
 
     try:
@@ -287,7 +287,7 @@ def _from_folder(path: Path, split: str | None) -> Iterator[Any]:
 
 
 def _from_hub(source: DataSourceOptions) -> Iterator[Any]:
-    _library("datasets")
+    require_library("datasets")
     import datasets
 
     try:
@@ -315,7 +315,8 @@ def _unreadable(name: str, error: Exception) -> UserError:
     )
 
 
-def _library(name: str) -> None:
+def require_library(name: str) -> None:
+    """Raise UserError where a library of the extra `train` is not installed."""
     from importlib.util import find_spec
 
     if find_spec(name) is None:

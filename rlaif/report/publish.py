@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args
 
 from rlaif.errors import UserError
 from rlaif.human.exporters import export_file
+from rlaif.prompting.tables import require_library
 from rlaif.report.cards import CARD, UNKNOWN, data_card, model_card
 from rlaif.runs.folder import Run, chosen
 from rlaif.runs.storage import share, write_text
@@ -77,6 +78,7 @@ def push(folder: Path, what: str, hub_id: str, public: bool = False) -> dict[str
     Raises UserError where the id is none, the hub refuses, or the repository is public and that was not asked
     for.
     """
+    require_library("huggingface_hub")
     from huggingface_hub import HfApi
 
     if not _HUB_ID.fullmatch(hub_id):

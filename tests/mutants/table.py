@@ -415,4 +415,35 @@ MUTANTS = (
         "contradicts",
     ),
     Mutant("if not (a.ordered and b.ordered):", "if a.ordered and b.ordered:", "test_lint", "opposed"),
+    # Imported and exported data, what is wrong with it, and what is published.
+    Mutant(
+        '("a" if number < 1.5 else "b"), 2 - number',
+        '("a" if number < 1.5 else "b"), number - 1',
+        "test_formats_votes",
+    ),
+    Mutant("order = sorted({rating for", "order = sorted({-rating for", "test_formats_chosen", "ratings"),
+    Mutant(
+        "turned = not self.format.sided and first.id > second.id",
+        "turned = False",
+        "test_human_import",
+        "not_always",
+    ),
+    Mutant("if swapped and not preferred:", "if swapped:", "test_formats_chosen", "swapped"),
+    Mutant(
+        '"repeats" if self.written.verdict',
+        '"contradicts" if self.written.verdict',
+        "test_human_import",
+        "one_reason",
+    ),
+    Mutant(
+        '(label.verdict == "a") == (a > b)', '(label.verdict == "a") == (a < b)', "test_data_lint", "pandalm"
+    ),
+    Mutant(
+        "if a < b and (b, a) in own",
+        "if a < b and (a, b) in own",
+        "test_data_lint",
+        "contradictions or clean",
+    ),
+    Mutant("repo_type=kind, private=not public", "repo_type=kind, private=public", "test_publish", "private"),
+    Mutant("if not private and not public:", "if private and not public:", "test_publish", "unless_asked"),
 )

@@ -1,0 +1,72 @@
+"""`rlaif data import`: the format in front or left out, columns, annotators, and what is not there."""
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from rlaif.cli import app
+from rlaif.errors import UserError
+
+ROW = {"chosen": "\n\nHuman: q\n\nAssistant: x", "rejected": "\n\nHuman: q\n\nAssistant: y"}
+COLUMNS = ["--column", "prompt=q", "--column", "first=x", "--column", "second=y", "--column", "verdict=z"]
+
+
+@pytest.fixture(autouse=True)
+def files(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("x.jsonl").write_text(json.dumps(ROW) + "\n")
+    Path("more.jsonl").write_text(
+        json.dumps({key: text.replace("q", "r") for key, text in ROW.items()}) + "\n"
+    )
+    Path("t.csv").write_text("q,x,y,z\nWhy?,So.,No.,x\n")
+
+
+def told(*words: str) -> dict:
+    done = CliRunner().invoke(app, ["data", "import", *words, "--out", "out"], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("words", [["hh", "x.jsonl"], ["x.jsonl"], ["./x.jsonl"]])
+def test_the_format_may_be_left_out(words):
+    assert (told(*words)["format"], told(*words)["kept"]) == ("hh", 1)
+
+
+def test_further_files_are_more_of_the_same():
+    found = told("x.jsonl", "more.jsonl")
+    assert (found["in"], found["kept"], list(found["beside"])) == (2, 2, ["more.jsonl"])
+
+
+def test_a_file_may_be_called_like_a_format():
+    Path("hh").write_text(Path("x.jsonl").read_text())
+    assert told("hh")["source"] == "hh"
+    assert told("hh", "hh")["format"] == "hh"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["hhr", "x.jsonl"], r'unknown format "hhr" — did you mean "hh"'),
+        (["hh"], "a format, and no file"),
+        (["none.jsonl"], r"none\.jsonl: no such file"),
+        (["none.jsonl", "x.jsonl"], r"none\.jsonl: no such file"),
+        (["hh", "x.jsonl", "none"], "none: no such file"),
+        (["hh", "t.csv", *COLUMNS], "--column with the format hh"),
+        (["t.csv", "--column", "prompt"], r'--column "prompt"'),
+        (["t.csv", "--column", "prompts=q"], 'did you mean "prompt"'),
+        (["x.jsonl", "--annotator", "ann"], r'--annotator "ann"'),
+        (["t.csv"], "in no format that rlaif recognises"),
+    ],
+)
+def test_what_is_wrong_is_one_message(words, message):
+    with pytest.raises(UserError, match=message):
+        told(*words)
+    assert not Path("out").exists()
+
+
+def test_columns_and_who_labelled():
+    assert told("t.csv", *COLUMNS, "--annotator", "ai:judge-1")["kept"] == 1
+    label = json.loads(Path("out/labels.jsonl").read_text())
+    assert (label["verdict"], label["annotator"]) == ("a", {"kind": "ai", "id": "judge-1"})

@@ -1,0 +1,135 @@
+"""Whatever a file holds, an import ends in counted rows or in one message: rows of any shape, rows of every
+format with parts replaced, and real files with bytes changed."""
+
+import gzip
+import json
+import random
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from rlaif.errors import UserError
+from rlaif.human.exporters import export_file
+from rlaif.human.folder import read_folder
+from rlaif.human.formats import FORMATS, ImportedRow
+from rlaif.human.formats.base import Unusable
+from rlaif.human.importers import import_file
+from rlaif.human.rankings import load_human_labels
+from rlaif.records import Label, Ranking
+from rlaif.runs.rows import read_rows
+from tests.faults.fuzz import mutated
+from tests.test_formats_chosen import ROWS
+
+WRITABLE = [format.name for format in FORMATS.values() if format.write or format.write_row]
+scalars = (
+    st.none() | st.booleans() | st.integers(-2, 3) | st.floats() | st.text(max_size=6)
+    | st.sampled_from(["1", "tie", "TRUE", "\ud800", "\n\nHuman: q\n\nAssistant: x", '[{"role": 1}]', "assistant", 10**30])
+)  # fmt: skip
+anything = st.recursive(
+    scalars,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["role", "content", "from", "value", "pref", "rank", " x"]), inner, max_size=3),
+    max_leaves=6,
+)  # fmt: skip
+
+
+def places(value, path=()):
+    """Where parts of a JSON value stand."""
+    yield path
+    for key, inner in (
+        value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    ):
+        yield from places(inner, (*path, key))
+
+
+def replaced(value, path, new):
+    if not path:
+        return new
+    copy = dict(value) if isinstance(value, dict) else list(value)
+    copy[path[0]] = replaced(value[path[0]], path[1:], new)
+    return copy
+
+
+@st.composite
+def documents(draw):
+    """Rows of one format, some of their parts replaced by anything."""
+    name = draw(st.sampled_from(list(ROWS)))
+    rows = [*ROWS[name]]
+    for _ in range(draw(st.integers(0, 3))):
+        at = draw(st.integers(0, len(rows) - 1))
+        path = draw(st.sampled_from(list(places(rows[at]))))
+        rows[at] = replaced(rows[at], path, draw(anything))
+    return name, rows
+
+
+@given(st.sampled_from(list(FORMATS)), anything)
+@settings(deadline=None)
+def test_any_row_is_a_row_or_has_a_reason(name, row):
+    assert isinstance(FORMATS[name].parse(row), ImportedRow | Unusable)
+
+
+@given(documents(), st.booleans())
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow], deadline=None)
+def test_rows_with_parts_replaced_are_counted_and_what_is_kept_can_be_read_and_exported(
+    tmp_path_factory, document, lines
+):
+    name, rows = document
+    folder = tmp_path_factory.mktemp("any")
+    text = "".join(json.dumps(row) + "\n" for row in rows) if lines else json.dumps(rows)
+    (folder / "x.json").write_text(text)
+    try:
+        counts = import_file(name, folder / "x.json", folder / "out")
+    except UserError:
+        return
+    assert counts["in"] == counts["kept"] + sum(counts["dropped"].values())
+    read = read_folder(folder / "out")
+    said = sum(len(own) for own in read.labels().values())
+    assert said == counts["rows"]["labels"] == len(read_rows(folder / "out" / "labels.jsonl", Label))
+    if (folder / "out" / "rankings.jsonl").exists():
+        rankings = read_rows(folder / "out" / "rankings.jsonl", Ranking)
+        assert len(rankings) == counts["rows"]["rankings"]
+        load_human_labels(folder / "out" / "rankings.jsonl", read.comparisons.values())
+    for format in WRITABLE:
+        back = export_file(folder / "out", format, folder / f"{format}.json")
+        assert back["in"] == back["kept"] + sum(back["dropped"].values())
+
+
+REAL = {
+    "hh_rlhf/harmless-base-test.jsonl.gz": b"\n",
+    "pandalm/testset-v1.json": b"",
+    "icai_synthetic/example_ap.json": b"",
+    "icai_synthetic/synthetic_data_aligned_vqvtb.csv": b"",
+    "preference_demos/dpo_en_demo.json": b"",
+    "preference_demos/kto_en_demo.json": b"",
+    "hhh_alignment/hhh_alignment_eval.json": b"",
+}
+
+
+def beginning(path: Path) -> bytes:
+    """The first rows of a real file, in a file of the same kind."""
+    if path.suffix == ".gz":
+        return b"".join(gzip.open(path).readlines()[:8])
+    if path.suffix == ".json" and path.name != "example_ap.json":
+        return json.dumps(json.loads(path.read_bytes())[:8], indent=1).encode()
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_real_files_with_bytes_changed_end_in_counts_or_in_one_message(tmp_path, test_data, name):
+    whole, rng = beginning(test_data / name), random.Random(name)
+    path = tmp_path / Path(name).name.removesuffix(".gz")
+    kept = 0
+    for turn in range(40):
+        data = mutated(whole, rng)
+        path.write_bytes(
+            gzip.compress(data)[: rng.choice([-9, None, None])] if name.endswith(".gz") else data
+        )
+        try:
+            counts = import_file(None, path, tmp_path / f"out{turn}")
+        except UserError:
+            continue
+        kept += counts["kept"] > 0
+        assert counts["in"] == counts["kept"] + sum(counts["dropped"].values())
+        read_folder(tmp_path / f"out{turn}").labels()
+    assert kept > 3
