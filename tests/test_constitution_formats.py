@@ -130,7 +130,7 @@ def principles() -> st.SearchStrategy[Principle]:
         passes=st.integers(0, 9),
     )
     kept = st.dictionaries(
-        st.sampled_from(["prompt", "key", "questions", "choices", "name", "heading"]),
+        st.sampled_from(["prompt", "key", "questions", "choices", "name", "heading", "under"]),
         texts(9) | st.lists(texts(5), max_size=2) | st.integers(),
         max_size=2,
     )
@@ -341,8 +341,22 @@ def test_sections_of_a_specification(tmp_path):
     assert constitution.principles[0].source.kept == {"heading": "Do not make up facts", "under": ["Honesty"]}
     assert report.dropped == {"a heading without a text of its own": 1}
     assert report.not_kept == ["the front matter, before the first line of text"]
-    again = read_back(export(constitution, "markdown-spec").text, FORMATS["markdown-spec"], "x")
-    assert rows(again, "id", "text", "why") == rows(constitution, "id", "text", "why")
+    written = export(constitution, "markdown-spec")
+    assert (written.not_kept, written.lost) == ({}, {})
+    assert written.text == SPEC.split("---\n")[-1].replace("{#unsure}\n", "{#unsure}\n\n")
+
+
+def test_headings_that_stand_twice_get_ids_of_their_own_and_come_back(tmp_path):
+    text = (
+        "# T\n\n## Cookies\n\nOne.\n\n### Set\n\nTwo.\n\n## Files\n\n### Set\n\nThree.\n\n### Set\n\nFour.\n"
+    )
+    constitution, _ = read(tmp_path, "t.md", text)
+    assert constitution.ids == ["cookies", "set", "files-set", "files-set-2"]
+    written = export(constitution, "markdown-spec")
+    assert (written.not_kept, written.lost) == ({}, {})
+    assert written.text == text.replace("Set\n\nThree", "Set {#files-set}\n\nThree").replace(
+        "Set\n\nFour", "Set {#files-set-2}\n\nFour"
+    )
 
 
 def test_a_specification_is_written_so_that_a_person_can_read_it():
@@ -467,6 +481,14 @@ def test_the_sixteen_published_pairs_come_in_with_every_field_and_go_out_again(t
         }
         assert principle.text == " ".join(principle.revise.split())
     assert json.loads(export(constitution, "anthropic-sl").text) == given
+    assert errors_of(constitution) == 0
+
+
+def errors_of(constitution: Constitution) -> int:
+    """The exit code of the linter for a constitution as it is written, warnings and notes apart."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = write(Path(folder), "c.yaml", to_yaml(constitution))
+        return run("lint", path, "--fail-on", "error").exit_code
 
 
 def test_the_published_traits_come_in_with_every_field_and_go_out_again(test_data):
@@ -484,6 +506,7 @@ def test_the_published_traits_come_in_with_every_field_and_go_out_again(test_dat
     together, reports = import_files(files)
     assert len(together.principles) == sum(r.principles for r in reports) == 115
     assert len(set(together.ids)) == 115
+    assert errors_of(together) == 0
     with pytest.raises(UserError, match=r"holds no principle \(10 × an empty trait\)"):
         import_files([files[0].parent / "template.txt"])
 
@@ -524,7 +547,7 @@ def test_the_commands_write_files_that_lint_takes_and_configs_read(tmp_path):
     assert done.stdout == ""
     assert "calm.txt: character, 2 principles of 2 entries" in done.stderr
     assert Constitution.load(out).ids == ["stay-calm", "ask-before-act"]
-    assert "2 principles" in run("lint", out).stdout
+    assert run("lint", out, "--fail-on", "error").exit_code == 0
     assert [(p.messages[0].content, p.tags) for p in load_prompts(prompts)] == [
         ("Why are you late?", ("stay-calm",)),
         ("Are you angry?", ("stay-calm", "ask-before-act")),

@@ -311,6 +311,31 @@ def test_a_lint_rule(copy, project):
     assert "A text in capitals." in copy.rlaif("constitution", "lint", "--rules")
 
 
+def test_a_format_of_constitutions(copy):
+    table = copy.file("constitution_formats", "__init__.py")
+    package = copy.module("constitution_formats", "format.py").removesuffix(".format")
+    (table.parent / "lines.py").write_text(
+        f"from {package}.format import Format, Read, loses, source, without\n"
+        f"from {package}.document import Ids\n\n\n"
+        "def read(document):\n    found, ids = Read(), Ids()\n"
+        "    for number, line in enumerate(document.text.splitlines(), 1):\n"
+        "        rule = line.removeprefix('rule: ')\n"
+        "        found.add(document.principle(number, id=ids.made(rule), text=rule, source=source(document, 'lines', number)))\n"
+        "    return found\n\n\n"
+        "LINES = Format('lines', 'a rule a line', '.txt', lambda document: document.text.startswith('rule: '), read,\n"
+        "    lambda constitution: ''.join(f'rule: {p.text}\\n' for p in constitution.principles), without('text'), loses())\n"
+    )
+    copy.change("constitution_formats", "__init__.py", old="SPEC, LIST)}", new="SPEC, LIST, LINES)}")
+    text = table.read_text().replace("\n\nFORMATS", f"\nfrom {package}.lines import LINES\n\nFORMATS")
+    table.write_text(text)
+    (copy.folder / "r.txt").write_text("rule: Be kind.\nrule: Be brief.\n")
+    copy.rlaif("constitution", "import", "r.txt", "--out", "c.yaml")
+    assert (
+        copy.rlaif("constitution", "export", "c.yaml", "--format", "lines")
+        == (copy.folder / "r.txt").read_text()
+    )
+
+
 def test_every_recipe_is_followed():
     titles = [
         line.removeprefix("## ").replace(" ", "_").lower()

@@ -155,9 +155,10 @@ class Ids:
         """A name of the file where it is an id, else one made of its words."""
         return self._once(name if _ID.fullmatch(name) else slug(name))
 
-    def made(self, text: str) -> str:
-        """An id made of a text's words."""
-        return self._once(slug(text))
+    def made(self, text: str, above: str = "") -> str:
+        """An id made of a text's words, with those of what stands above it where it is taken."""
+        name = slug(text)
+        return self._once(slug(f"{above} {text}", 8) if above and name in self.given else name)
 
     def _once(self, base: str) -> str:
         name, number = base, 1

@@ -11,11 +11,20 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import takewhile
 from typing import Any
 
 from rlaif.constitution import Constitution, Principle
 from rlaif.workbench.constitution_formats.document import Document, Ids
-from rlaif.workbench.constitution_formats.format import Format, Read, kept_by, loses, source, without
+from rlaif.workbench.constitution_formats.format import (
+    Format,
+    Read,
+    kept_by,
+    loses,
+    source,
+    texts_in,
+    without,
+)
 
 _ATTRIBUTE = re.compile(r"\s*\{#([A-Za-z0-9][A-Za-z0-9_.-]*)\}\s*$")
 _CODE = re.compile(r"(`+)\s?([A-Za-z0-9][A-Za-z0-9_.-]*)\s?\1")
@@ -53,6 +62,16 @@ class Section:
         """The id that the heading names, as `## Title {#id}` or alone as code."""
         named = _ATTRIBUTE.search(self.heading) or _CODE.fullmatch(self.heading)
         return named[named.lastindex or 1] if named else None
+
+    @property
+    def sentence(self) -> str:
+        """The heading's words as a sentence of the rule."""
+        return self.words if not self.words or self.words[-1] in ".?!:" else f"{self.words}."
+
+    @property
+    def rule(self) -> str:
+        """Heading and first paragraph as one text."""
+        return " ".join(f"{self.sentence} {_unescaped(self.paragraph)}".split())
 
 
 def sections(text: str) -> list[Section]:
@@ -127,35 +146,30 @@ def _read_spec(document: Document) -> Read:
     if _FRONT_MATTER.match(document.text):
         read.not_kept.append("the front matter, before the first line of text")
     first, *rest = sections(document.text)
-    title = rest[0] if rest and rest[0].level == 1 and sum(s.level == 1 for s in rest) == 1 else None
-    if title is not None and not (first.paragraph or first.rest):
+    titled = bool(rest) and rest[0].level == 1 and sum(s.level == 1 for s in rest) == 1
+    if titled and not (first.paragraph or first.rest):
+        title = rest.pop(0)
         read.name = title.words
         read.description = "\n\n".join(part for part in (title.paragraph, _unquoted(title.rest)) if part)
-        rest = rest[1:]
     elif first.paragraph or first.rest:
         read.not_kept.append(f"the text before the first heading (line 1 to {rest[0].line if rest else 1})")
     for section in rest:
         if not section.paragraph and not section.rest:
             read.drop("a heading without a text of its own")
         else:
-            read.add(_principle(document, section, ids))
+            read.add(_principle(document, section, section.above[titled:], ids))
     return read
 
 
-def _principle(document: Document, section: Section, ids: Ids) -> Principle:
-    words = section.words
-    sentence = words if not words or words[-1] in ".?!:" else f"{words}."
-    paragraph = _unescaped(section.paragraph)
-    id = ids.take(section.id) if section.id else ids.made(words)
-    kept = {"heading": section.heading} if words else {}
-    under = [name for name in section.above[1:] if name]
-    kept |= {"under": under} if under else {}
+def _principle(document: Document, section: Section, under: tuple[str, ...], ids: Ids) -> Principle:
+    kept = {"heading": section.words} if section.words else {}
+    kept |= {"under": list(under)} if under else {}
     return document.principle(
         section.line,
-        id=id,
-        text=f"{sentence} {paragraph}".strip(),
+        id=ids.take(section.id) if section.id else ids.made(section.words, " ".join(under[-1:])),
+        text=section.rule,
         why=_unquoted(section.rest) or None,
-        source=source(document, "markdown-spec", section.id or _anchor(words), kept=kept),
+        source=source(document, "markdown-spec", section.id or _anchor(section.words), kept=kept),
     )
 
 
@@ -169,17 +183,34 @@ def _write_spec(constitution: Constitution) -> str:
     description = constitution.description.strip("\n")
     whole = len(sections(f"{title}\n\n{description}{_END}")) == 3
     parts = [title, description if whole else _quoted(description)]
-    return "\n\n".join([*filter(None, parts), *map(_section, constitution.principles)]) + "\n"
+    path: list[str] = []  # of the headings above the last section, and its own
+    for principle in constitution.principles:
+        made, under = _section(principle), _under(principle)
+        pairs = zip(path, under, strict=False)
+        shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+        parts += [f"{'#' * (2 + depth)} {under[depth]}" for depth in range(shared, len(under))]
+        parts.append("#" * len(under) + made)
+        head = Section(made.split("\n")[0].removeprefix("## "))
+        path = [*under, head.words or head.heading]
+    return "\n\n".join(filter(None, parts)) + "\n"
+
+
+def _under(principle: Principle) -> list[str]:
+    """The headings that a principle stood under, where they can be written as such."""
+    under = texts_in(kept_by(principle, "markdown-spec").get("under"))
+    if len(under) > 4 or not all(text.strip() for text in under):
+        return []
+    plain = [s for s in sections("\n\n".join(f"## {text}" for text in under)) if s.level]
+    return under if [s.words or s.heading for s in plain] == under else []
 
 
 def _section(principle: Principle) -> str:
-    heading = kept_by(principle, "markdown-spec").get("heading")
-    if isinstance(heading, str) and heading.strip() and "\n" not in heading:
-        words = Section(heading).words
-        sentence = words if not words or words[-1] in ".?!:" else f"{words}."
-        rest = principle.text.removeprefix(sentence).strip()
-        if words and principle.text.startswith(sentence):
-            made = _around(heading, rest, principle.why)
+    words = kept_by(principle, "markdown-spec").get("heading")
+    if isinstance(words, str) and words.strip() and "\n" not in words:
+        sentence = Section(words).sentence
+        if sentence and principle.text.startswith(sentence):
+            heading = words if Ids().made(words) == principle.id else f"{words} {{#{principle.id}}}"
+            made = _around(heading, principle.text.removeprefix(sentence).strip(), principle.why)
             if _comes_back(made, principle):
                 return made
     return _around(f"`{principle.id}`", principle.text, principle.why)
@@ -210,10 +241,10 @@ def _unquoted(rest: str) -> str:
 
 def _comes_back(made: str, principle: Principle) -> bool:
     found = [s for s in sections(made) if s.level]
-    if len(found) != 1:
+    if len(found) != 1 or found[0].rule != principle.text:
         return False
     named = found[0].id or Ids().made(found[0].words)
-    return named == principle.id
+    return named == principle.id and (_unquoted(found[0].rest) or None) == (principle.why or None)
 
 
 @dataclass
