@@ -206,6 +206,7 @@ def test_what_a_format_is_said_to_lose_it_does_lose(name):
     exported = export(WHOLE, name)
     assert set(exported.not_kept) == set(FORMATS[name].cannot_keep)
     assert {row["reason"] for row in exported.not_kept.values()} == set(FORMATS[name].cannot_keep.values())
+    assert "name" not in export(WHOLE.model_copy(update={"name": "plain-and-short"}), name).lost
     assert exported.not_kept["weight" if name != "verifiers-rubric" else "tags"]["principles"] == ["12"]
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -301,6 +302,34 @@ def test_killed_and_run_again_it_goes_on_without_repeating(tmp_path, rules):
     assert len(load_prompts(tmp_path / "p.jsonl")) == 24
     assert start().returncode == 0
     assert len((tmp_path / "asked.txt").read_text().split()) == len(asked)
+
+
+def interrupted_writer() -> Scripted:
+    """A model at whose fifth call the process is asked to end, as by Ctrl-C, which a test's shell may ignore."""
+    calls = iter(range(10**6))
+
+    def write(request: GenerateRequest) -> str:
+        if next(calls) == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return f"What is {request.seed}, please?"
+
+    return Scripted(write)
+
+
+def test_asked_to_end_it_keeps_what_was_written_and_says_how_to_go_on(tmp_path, rules):
+    (tmp_path / "config.yaml").write_text(CONFIG.replace("killed_writer", "interrupted_writer"))
+    (tmp_path / "prompts.jsonl").write_text('{"prompt": "Hi"}\n')
+    command = [sys.executable, "-m", "rlaif", "prompts", "generate", "rules.yaml", "--model", "config.yaml"]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 143
+    assert "Run the same command again to continue" in done.stderr
+    assert len(load_prompts(tmp_path / "generated.jsonl")) == 4
+
+
+def test_a_set_that_is_not_there_is_told_by_what_it_needs():
+    with pytest.raises(UserError, match=r'no set "nope".*\n.*a folder with prompts\.j2'):
+        Templates.load_part("nope", "prompts")
 
 
 def test_a_real_model_that_writes_no_prompts_is_counted_not_believed(tmp_path, rules):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rlaif.cli.groups import prompts_app
+from rlaif.cli.run import running
 from rlaif.cli.terminal import Json, Progress, emit, say, tell
 
 if TYPE_CHECKING:
@@ -51,18 +52,10 @@ def prompts_generate(
     rules = Constitution.load(constitution)
     asked = Templates.load_part(templates, "prompts")
     tell("loading …")
-    made = generate(
-        rules,
-        open_engine(feedback_of(model)),
-        asked,
-        out,
-        number,
-        kind or list(KINDS),
-        existing or (),
-        seed,
-        temperature,
-        Progress,
-    )
+    engine = open_engine(feedback_of(model))
+    kinds = kind or list(KINDS)
+    with running():
+        made = generate(rules, engine, asked, out, number, kinds, existing or (), seed, temperature, Progress)
     if as_json:
         emit({"out": str(out), **made.as_dict()})
     else:

@@ -76,14 +76,14 @@ class Templates:
     def load(cls, name: str, base: Path | None = None) -> Templates:
         """The set `name` among the shipped ones, or a folder given by path; raises UserError on bad
         templates."""
-        folder = _folder(name, base)
+        folder = _folder(name, base, NAMES)
         parts = (*NAMES, *(name for name in OPTIONAL if (folder / f"{name}.j2").exists()))
         return cls.of(name, {part: _read(folder, part, NAMES) for part in parts}, folder)
 
     @classmethod
     def load_part(cls, name: str, part: str, base: Path | None = None) -> Templates:
         """One template of a set, which no stage of a run asks by."""
-        folder = _folder(name, base)
+        folder = _folder(name, base, (part,))
         return cls.of(name, {part: _read(folder, part, (part,))}, folder)
 
     @classmethod
@@ -298,7 +298,7 @@ class Templates:
         return [user(self._render("prompts", None, principle, kind=kind, subject=subject, other=second))]
 
 
-def _folder(name: str, base: Path | None) -> Path:
+def _folder(name: str, base: Path | None, needed: Sequence[str]) -> Path:
     """The folder of a shipped set, or one given by path; raises UserError where there is none."""
     folder = ASSETS / "prompts" / "templates" / name
     if folder.is_dir():
@@ -309,7 +309,7 @@ def _folder(name: str, base: Path | None) -> Path:
     except UserError:
         raise UserError(
             f'templates: no set "{name}" — {nearest(name, shipped)}',
-            f"a shipped set or a folder with {', '.join(n + '.j2' for n in NAMES)}",
+            f"a shipped set or a folder with {', '.join(n + '.j2' for n in needed)}",
         ) from None
 
 

@@ -6,6 +6,7 @@ again: no report is typed in.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -154,7 +155,8 @@ def export(constitution: Constitution, format: str) -> Exported:
 def read_back(text: str, format: Format, name: str) -> Constitution:
     """The constitution that a text in a format holds, as if read from a file named as the constitution."""
     with TemporaryDirectory() as folder:
-        path = Path(folder) / f"{slug(name)}{format.suffix}"
+        stem = name if re.fullmatch(r"[\w-]{1,100}", name, re.ASCII) else slug(name)
+        path = Path(folder) / f"{stem}{format.suffix}"
         path.write_text(text, encoding="utf-8")
         document = Document.load(path)
         return format.read(document).constitution(document, format.name)
