@@ -97,8 +97,11 @@ def load_yaml(path: Path) -> tuple[Any, Lines]:
             f"{path}: cannot be read ({error.strerror}).", "an existing file", "check the path"
         ) from None
     except UnicodeDecodeError as error:
+        line = bytes(error.object[: error.start]).count(b"\n") + 1
         raise UserError(
-            f"{path}: not UTF-8 text (byte {error.start}).", "a UTF-8 text file", f"re-save {path}"
+            f"{path}:{line}: not UTF-8 text (byte 0x{error.object[error.start]:02X}).",
+            "a UTF-8 text file",
+            f"re-save {path}",
         ) from None
     root = _parse(text, path)
     for line, cut, comment in cut_texts(root):
@@ -185,7 +188,7 @@ def validate_yaml(cls: type[M], data: Any, lines: Lines, path: Path) -> M:
     """`data` as a `cls`, or a UserError that lists every mistake with its line."""
     if not isinstance(data, dict):
         found = "is empty" if data is None else f"holds a {type(data).__name__}, not keys and values"
-        raise UserError(f"{path}: {found}.", "keys such as " + ", ".join(list(cls.model_fields)[:4]))
+        raise UserError(f"{path}:1: {found}.", "keys such as " + ", ".join(_needed_first(cls)[:4]))
     try:
         return cls.model_validate(data)
     except ValidationError as error:
@@ -199,6 +202,11 @@ def validate_yaml(cls: type[M], data: Any, lines: Lines, path: Path) -> M:
         fix = path if not lines.origins else "what is named"
         fix = "the option" if all(text.startswith("-s ") for text in found.values()) else fix
         raise UserError("\n".join(found.values()), next=f"fix {fix} and run again") from None
+
+
+def _needed_first(cls: type[BaseModel]) -> list[str]:
+    """The keys of a model, those that it cannot do without before the others."""
+    return sorted(cls.model_fields, key=lambda name: not cls.model_fields[name].is_required())
 
 
 _TYPES = (

@@ -321,10 +321,18 @@ def mutations(count: int, folder: Path) -> None:
         for finding in result.findings:
             assert re.fullmatch(rf"{re.escape(str(path))}:[1-9]\d*:[1-9]\d*", finding.place)
         for error in result.errors:
-            # A file that is no UTF-8, or no keys and values at all, has no line.
-            whole = ("UTF-8", "is empty", "keys and values")
-            assert re.search(r"c\.yaml:\d+: ", str(error)) or any(text in str(error) for text in whole)
+            assert all(re.match(r".*c\.yaml:[1-9]\d*: ", line) for line in error.found.split("\n"))
     assert 0 < refused < count
+
+
+def test_a_byte_that_is_no_text_is_named_with_its_line(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_bytes(b"\xef\xbb\xbfname: x\nprinciples:\n  - {id: a, text: Fran\xe7ais}\n")
+    with pytest.raises(UserError, match=r"c\.yaml:3: not UTF-8 text \(byte 0xE7\)"):
+        lint(path)
+    path.write_text("")
+    with pytest.raises(UserError, match=r"c\.yaml:1: is empty"):
+        lint(path)
 
 
 def test_mutated_files_are_refused_with_their_line_or_linted(tmp_path):
