@@ -15,8 +15,7 @@ from ruamel.yaml.tokens import ScalarToken
 from rlaif.yamlfile import Lines, Loc
 
 IGNORE = re.compile(r"#\s*lint:\s*ignore\s*=\s*([^#\n]*)")
-
-
+_LINE_END = re.compile("\r\n|[\n\r\x85\u2028\u2029]")  # what YAML takes for one
 _NAMED = re.compile(r"(?:[&!]\S+\s+)*")  # anchors and tags before a value
 
 
@@ -49,7 +48,7 @@ class Source:
 
     @cached_property
     def _starts(self) -> list[int]:
-        return [0, *(found.end() for found in re.finditer("\r\n|[\n\r]", self.text))]
+        return [0, *(found.end() for found in _LINE_END.finditer(self.text))]
 
     @cached_property
     def _scalars(self) -> dict[int, int]:
