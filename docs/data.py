@@ -42,8 +42,16 @@ ROWS: list[tuple[str, type[Record], str]] = [
     ("labels.jsonl", records.Label, "`label`"),
     ("earlier_labels.jsonl", records.Label, "`label` with `labels_from`: labels that were not taken over"),
     ("preferences.jsonl", records.Preference, "`label`"),
-    ("rankings.jsonl", records.Ranking, "people, for `label.human`"),
-    ("grades.jsonl", records.Grade, "`best_of_n`, `rejection`"),
+    (
+        "rankings.jsonl",
+        records.Ranking,
+        "people, for `label.human`; `rlaif data import`, where the data has rankings",
+    ),
+    (
+        "grades.jsonl",
+        records.Grade,
+        "`best_of_n`, `rejection`; `rlaif data import`, where the data has scores of single responses",
+    ),
     ("evaluation.jsonl", records.Evaluation, "`evaluate`"),
 ]
 INSIDE = {"messages": "Message", "annotator": "Annotator"}  # objects inside rows

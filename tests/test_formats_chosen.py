@@ -326,3 +326,22 @@ def test_the_preferences_of_a_run_as_trl_reads_them(tmp_path):
             key: own[key] for key in ("prompt", "chosen", "rejected", "p_chosen")
         }
     assert any(row["principle_ids"] for row in rows)
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, format in FORMATS.items() if format.write or format.write_row]
+)
+def test_a_run_can_be_exported_to_every_format_that_holds_pairs(tmp_path, name):
+    run = fake_run(tmp_path / "run", prompts=24)
+    counts = export_file(run, name, tmp_path / "out.json")
+    assert counts["in"] == counts["kept"] + sum(counts["dropped"].values()) == 18
+    if name == "sharegpt-kto":
+        assert counts["dropped"] == {"the format cannot hold it": 18}
+        return
+    decided = (
+        18
+        if name in ("table", "annotated-pairs", "alpaca", "arena", "ranking", "nemo-rl", "ultrafeedback")
+        else 10
+    )
+    assert counts["kept"] == decided
+    assert import_file(name, tmp_path / "out.json", tmp_path / "back")["kept"] >= decided

@@ -179,8 +179,7 @@ def model_card(run: Run, name: str, what: str, licence: str = UNKNOWN) -> str:
             "",
             _made_of(run, name, what, base),
             "",
-            f"Constitution **{md(constitution.name)}**, hash `{constitution.hash}`; run `{run.id}`, seed "
-            f"{run.config.seed}, rlaif {md(run.manifest.get('versions', {}).get('rlaif', UNKNOWN))}.",
+            _provenance(run),
             "",
             *_principles(constitution, Counter()),
             "## Data",
@@ -205,6 +204,18 @@ def _made_of(run: Run, name: str, what: str, base: str) -> str:
     stages = " → ".join(f"{stage.name}" for stage in run.stages if stage.is_done)
     whose = f"the policy `{md(name)}`" if what == "policy" else "the reward model"
     return f"This is {whose} of a run of rlaif on `{md(base)}`: {stages}."
+
+
+def _provenance(run: Run) -> str:
+    """Which constitution, base model, run, seed and version."""
+    made, constitution = run.manifest, run.constitution
+    base = made.get("inputs", {}).get("policy.model")
+    return (
+        f"Constitution **{md(constitution.name)}**, hash `{constitution.hash}`; "
+        + (f"base model's fingerprint `{md(base)}`; " if base else "")
+        + f"run `{run.id}` of {md(str(made.get('created', UNKNOWN))[:10])}, seed {run.config.seed}, "
+        f"rlaif {md(made.get('rlaif', UNKNOWN))}."
+    )
 
 
 def _data_rows(summary: Mapping[str, Any]) -> Iterator[tuple[object, ...]]:

@@ -91,6 +91,7 @@ class Pair:
 
 NO_WINNER = Unusable("no winner")
 NOT_HELD = Unusable("the format cannot hold it")
+ONE_TURN = Unusable("a prompt that is not one user's turn, and the format holds no other")
 Exported = dict[str, Any] | list[dict[str, Any]] | Unusable
 Read = Callable[[dict[str, Any]], ImportedRow | Unusable]
 

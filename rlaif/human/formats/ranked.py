@@ -8,6 +8,7 @@ from typing import Any
 
 from rlaif.human.formats.base import (
     NOT_HELD,
+    ONE_TURN,
     Format,
     ImportedRow,
     Ranks,
@@ -66,7 +67,7 @@ def by_rating(ratings: Sequence[float | None]) -> tuple[int | None, ...]:
 def _write_ultrafeedback(row: ImportedRow) -> dict[str, Any] | Unusable:
     text = one_user_turn(row)
     if text is None or len(row.rankings) != 1:
-        return NOT_HELD
+        return ONE_TURN if text is None else NOT_HELD
     [given] = row.rankings
     name = given.annotator.id if given.annotator else ""
     ratings = [scores.get(name) for scores in row.grades] or [None] * len(row.responses)
@@ -245,7 +246,7 @@ def _ranks_of_ids(groups: Sequence[Sequence[str]], ids: Sequence[str]) -> tuple[
 def _write_label_studio(row: ImportedRow) -> dict[str, Any] | Unusable:
     text, orders = one_user_turn(row), [_order(given) for given in row.rankings]
     if text is None or not orders:
-        return NOT_HELD
+        return ONE_TURN if text is None else NOT_HELD
     items = [
         {"id": str(n), "title": f"Response {n + 1}", "body": body} for n, body in enumerate(row.responses)
     ]
@@ -319,7 +320,7 @@ def _argilla_question(row: dict[str, Any]) -> str | None:
 def _write_argilla(row: ImportedRow) -> dict[str, Any] | Unusable:
     text, orders = one_user_turn(row), [_order(given) for given in row.rankings]
     if text is None or not orders:
-        return NOT_HELD
+        return ONE_TURN if text is None else NOT_HELD
     if None in orders:
         return Unusable("a tie")
     return {

@@ -9,6 +9,7 @@ from typing import Any, get_args
 
 from rlaif.errors import UserError, nearest
 from rlaif.human.formats.base import (
+    NO_WINNER,
     NOT_HELD,
     SWAPPED,
     Format,
@@ -226,21 +227,29 @@ def _rounds(cell: Any) -> list[Any]:
 
 
 def _write_arena(pair: Pair) -> list[dict[str, Any]] | Unusable:
+    """A row for each verdict on the whole comparison; without one, a row of what all labels together say."""
     turns = [{"role": role, "content": content} for role, content in pair.messages]
     spelt = {"a": "model_a", "b": "model_b", "tie": "tie"}
+    said = [
+        (spelt[vote.verdict], vote.annotator.id if vote.annotator else "")
+        for vote in pair.votes
+        if vote.verdict in spelt and vote.principle is None
+    ]
+    if not said and pair.p_first is not None:
+        side = "tie" if pair.p_first == 0.5 else "a" if pair.p_first > 0.5 else "b"
+        said = [(spelt[side], "")]
     rows = [
         {
             "model_a": pair.models[0],
             "model_b": pair.models[1],
-            "winner": spelt[vote.verdict],
-            "judge": vote.annotator.id if vote.annotator else "",
+            "winner": winner,
+            "judge": judge,
             "conversation_a": [*turns, {"role": "assistant", "content": pair.first}],
             "conversation_b": [*turns, {"role": "assistant", "content": pair.second}],
         }
-        for vote in pair.votes
-        if vote.verdict in spelt and vote.principle is None
+        for winner, judge in said
     ]
-    return rows or Unusable("no verdict on the whole comparison")
+    return rows or NO_WINNER
 
 
 ARENA = Format(

@@ -10,7 +10,7 @@ from typing import Any
 
 from rlaif.human.formats.base import (
     NO_WINNER,
-    NOT_HELD,
+    ONE_TURN,
     Format,
     ImportedRow,
     Pair,
@@ -114,7 +114,7 @@ def _write_icai(pair: Pair) -> dict[str, Any] | Unusable:
         return NO_WINNER
     text = _one_turn(pair.messages)
     if text is None:
-        return NOT_HELD
+        return ONE_TURN
     row: dict[str, Any] = {
         "text_a": pair.first,
         "text_b": pair.second,
@@ -210,7 +210,7 @@ def _write_annotated_pair(pair: Pair) -> dict[str, Any] | Unusable:
     """One comparison, its annotators beside it: `_annotated_pairs` collects them in one place."""
     prompt = _one_turn(pair.messages)
     if prompt is None:
-        return NOT_HELD
+        return ONE_TURN
     sides = [
         {"text": text, **({"model": model} if model else {})}
         for text, model in zip((pair.first, pair.second), pair.models, strict=True)
@@ -320,7 +320,7 @@ def _alpaca_verdict(preference: Any) -> tuple[Verdict, float | None]:
 def _write_alpaca(pair: Pair) -> dict[str, Any] | Unusable:
     text = _one_turn(pair.messages)
     if text is None or pair.p_first is None:
-        return NO_WINNER if text is not None else NOT_HELD
+        return NO_WINNER if text is not None else ONE_TURN
     row: dict[str, Any] = {"instruction": text, "output_1": pair.first, "output_2": pair.second}
     row |= {key: m for key, m in zip(("generator_1", "generator_2"), pair.models, strict=True) if m}
     names = {vote.annotator.id for vote in pair.votes if vote.annotator}
