@@ -5,6 +5,7 @@ from rlaif.cli.constitution import (  # noqa: F401
     coverage,
     diff,
     exchange,
+    executors,
     induce,
     lint,
     schema,

@@ -1,0 +1,128 @@
+"""`rlaif constitution executors`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from rlaif.cli.groups import constitution_app
+from rlaif.cli.terminal import Json, Progress, emit, say, tell
+
+ASKED = 3  # clauses of which examples are printed
+TEXTS = (("prompt", "prompt"), ("A", "a"), ("B", "b"))
+
+
+@constitution_app.command("executors")
+def constitution_executors(
+    path: Annotated[Path, typer.Argument(metavar="FILE", help="A constitution file.")],
+    judges: Annotated[
+        list[str] | None,
+        typer.Option("--judge", "--judges", metavar="MODEL|CONFIG", help="A judge to ask; may be repeated."),
+    ] = None,
+    runs: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--run",
+            "--runs",
+            metavar="RUN",
+            help="A run, or a folder of pairs, with labels; may be repeated.",
+        ),
+    ] = None,
+    labels: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="People's labels, beside their comparisons.jsonl.")
+    ] = None,
+    pairs: Annotated[
+        int, typer.Option(min=0, help="Comparisons of each source, drawn by --seed; 0 = all.")
+    ] = 200,
+    seed: Annotated[int, typer.Option(help="Draws comparisons.")] = 0,
+    set_: Annotated[
+        list[str] | None, typer.Option("-s", "--set", help="key=value of the judges' configs.")
+    ] = None,
+    templates: Annotated[
+        str | None, typer.Option(help="With a model: the template set; omitted = the run's, else default.")
+    ] = None,
+    keep: Annotated[
+        Path | None,
+        typer.Option("--keep", metavar="FILE", help="Keep the judges' labels here, and go on from them."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Which clauses do judges, and people, read differently? Agreement by principle, with the pairs that show
+    it."""
+    from rlaif.report.run_reader import plain
+    from rlaif.workbench.reading import Sources, executors
+
+    tell("loading …")
+    how = Sources(
+        tuple(judges or ()), tuple(runs or ()), labels, tuple(set_ or ()), templates, pairs, seed, keep
+    )
+    found = executors(path, how, Progress)
+    if as_json:
+        emit(plain(found))
+        return
+    print_table(found)
+    for line in lines(found):
+        say(line)
+
+
+def print_table(found: dict[str, Any]) -> None:
+    """A line a clause, a column an executor: how far it agrees with the others beyond chance."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    from rlaif.errors import printable
+    from rlaif.pages.page import ci, fixed
+
+    def shown(text: str) -> str:
+        return escape(printable(text))
+
+    table = Table()
+    table.add_column("clause", no_wrap=True)
+    for name in ("kappa", *found["executors"]):
+        table.add_column(shown(name))
+    for row in [*found["clauses"], *([found["whole"]] if found["whole"] else [])]:
+        kappa, cells = row["kappa"], []
+        for who in found["executors"]:
+            cell = row["executors"].get(who)
+            says = (
+                "–" if cell is None else "silent" if who in row["silent"] else fixed(cell["kappa"]["value"])
+            )
+            cells.append(says)
+        table.add_row(shown(row["id"]), shown(f"{fixed(kappa['value'])} {ci(kappa['ci'])}"), *cells)
+    Console(highlight=False).print(table)
+
+
+def lines(found: dict[str, Any]) -> Iterator[str]:
+    """The result in sentences: agreement over all, and the clauses that are read most differently."""
+    whole = found["together"]
+    if whole["agreement"]["n"]:
+        yield (
+            f"All principles together: {_rate(whole['agreement'])} of {whole['agreement']['n']} verdicts are "
+            f"the same; kappa {_rate(whole['kappa'])}."
+        )
+    for row in found["clauses"]:
+        for who in row["silent"]:
+            yield f"{who} never decides under {row['id']}: it is left out of its kappa."
+    for row in [row for row in found["clauses"] if row["kappa"]["value"] is not None][:ASKED]:
+        yield from ("", f"{row['id']}: {row['text']}")
+        yield (
+            f"  the same verdict in {_rate(row['agreement'])} of {row['agreement']['n']}; where one decides, "
+            f"the other does not in {_rate(row['one_sided'])}; where both decide, opposite in "
+            f"{_rate(row['opposite'])}"
+        )
+        for example in row["examples"]:
+            said = ", ".join(f"{who} {p:.2f}" for who, p in example["p_a"].items())
+            yield f"  {example['comparison_id']}  P(A is better): {said}"
+            yield from (f"    {name}: {' '.join(example[key].split())}" for name, key in TEXTS)
+    for reason, n in found["left_out"].items():
+        yield f"left out: {n} × {reason}"
+
+
+def _rate(row: dict[str, Any]) -> str:
+    from rlaif.pages.page import ci, fixed
+
+    return f"{fixed(row['value'])} {ci(row['ci'])}".rstrip()

@@ -1,0 +1,147 @@
+"""The whole of `rlaif constitution executors`: pairs, stored and asked labels, people's labels, then the
+comparison."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rlaif.audit.cases import from_examples
+from rlaif.constitution import Constitution
+from rlaif.errors import UserError
+from rlaif.feedback.judge import JudgeQuestion
+from rlaif.records import Label
+from rlaif.runs.folder import silent_progress
+from rlaif.workbench.executors import PEOPLE, Verdicts, compared, flips_of, read_labels
+from rlaif.workbench.pairs import LabelledPairs, asked, drawn, of_this_wording, open_judge, read_pairs
+
+SHORT = 34  # characters of an executor's name
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What executors are compared on and who they are: runs or folders with pairs, people's labels, judges to
+    ask, by which templates, about how many pairs; what is asked is kept in `keep`."""
+
+    judges: tuple[str, ...] = ()
+    runs: tuple[Path, ...] = ()
+    labels: Path | None = None
+    overrides: tuple[str, ...] = ()
+    templates: str | None = None
+    pairs: int = 200
+    seed: int = 0
+    keep: Path | None = None
+
+
+def executors(file: Path, how: Sources, progress: Any = silent_progress) -> dict[str, Any]:
+    """The figures of `compared`, with the texts of their examples.
+
+    Raises UserError where fewer than two executors have labels on the same pairs.
+    """
+    constitution = Constitution.load(file)
+    paths = [*how.runs, *([how.labels] if how.labels else [])]
+    sources = [read_pairs(path) for path in paths]
+    questions = _questions(sources, constitution, how)
+    clusters = {name: question.prompt.cluster for name, question in questions.items()}
+    left_out: Counter[str] = Counter()
+    stored = _stored(sources, constitution, questions, left_out)
+    by = _by_executor(stored)
+    for what in how.judges:
+        name, labels = _asked(what, how, constitution, sources, questions, stored, progress)
+        by = {who: rows for who, rows in by.items() if who != name[1]}
+        by[_free(name[0], by)] = labels
+    verdicts: Verdicts = {who: read_labels(rows, constitution) for who, rows in by.items()}
+    flips = {who: flips_of(rows, constitution.ids) for who, rows in by.items()}
+    figures = compared(verdicts, constitution, clusters, flips)
+    if not figures["clauses"] and figures["whole"] is None:
+        raise UserError(
+            f"{file}: {len(by)} executors ({', '.join(by) or 'none'}) have no verdicts on the same pairs.",
+            "two executors or more: judges, runs that were labelled by these principles, people's labels",
+            "add --judge MODEL twice, or --run RUN",
+        )
+    for row in [*figures["clauses"], *([figures["whole"]] if figures["whole"] else [])]:
+        for example in row["examples"]:
+            question = questions[example["comparison_id"]]
+            said = question.prompt.messages[-1].content
+            example.update({"prompt": said, "a": question.a, "b": question.b})
+    return {**figures, "left_out": dict(+left_out)}
+
+
+def _questions(
+    sources: Sequence[LabelledPairs], constitution: Constitution, how: Sources
+) -> dict[str, JudgeQuestion]:
+    """The pairs to be judged by their ids: those that people or stored labels speak of first; without any
+    source the constitution's own examples, each under all principles."""
+    found: dict[str, JudgeQuestion] = {}
+    for source in sources:
+        known = [pair for pair in source.comparisons if source.labels.get(pair)] or list(source.comparisons)
+        for pair in drawn(known, how.pairs, how.seed):
+            found.setdefault(pair, source.question(pair, constitution.principles))
+    if sources:
+        return found
+    for case in from_examples(constitution, how.seed):
+        question = replace(case.question, principles=constitution.principles)
+        found.setdefault(question.comparison.id, question)
+    if not found:
+        raise UserError(
+            "No pairs: the constitution has no examples.", "pairs that executors can judge", "add --run RUN"
+        )
+    return found
+
+
+def _stored(
+    sources: Sequence[LabelledPairs],
+    constitution: Constitution,
+    questions: dict[str, JudgeQuestion],
+    left_out: Counter[str],
+) -> list[Label]:
+    """The stored labels of whole comparisons, and those under principles as they are worded here."""
+    known = {p.id: p for p in constitution.principles}
+    found: dict[str, Label] = {}
+    for source in sources:
+        for pair in source.comparisons:
+            for row in source.labels.get(pair, ()) if pair in questions else ():
+                principle = known.get(row.principle_id or "")
+                if row.principle_id is None or (
+                    principle and of_this_wording(row, principle, source.templates)
+                ):
+                    found[row.id] = row
+                else:
+                    left_out["label under another wording or principle"] += 1
+    return list(found.values())
+
+
+def _by_executor(labels: Sequence[Label]) -> dict[str, dict[str, list[Label]]]:
+    """Labels by executor and comparison; people are one executor, each judge one of its own."""
+    found: dict[str, dict[str, list[Label]]] = defaultdict(lambda: defaultdict(list))
+    for row in labels:
+        who = row.annotator.id if row.annotator.kind == "ai" else PEOPLE
+        found[who][row.comparison_id].append(row)
+    return {who: dict(rows) for who, rows in found.items()}
+
+
+def _asked(
+    what: str,
+    how: Sources,
+    constitution: Constitution,
+    sources: Sequence[LabelledPairs],
+    questions: dict[str, JudgeQuestion],
+    stored: Sequence[Label],
+    progress: Any,
+) -> tuple[tuple[str, str], dict[str, list[Label]]]:
+    """((a judge's name, what labels call it), its labels): stored ones that it would give, the rest asked."""
+    run = next((source for source in sources if source.templates), None)
+    judge = open_judge(what, how.overrides, constitution, how.templates, run)
+    labels = asked(judge, list(questions.values()), stored, how.keep, progress)
+    return (Path(what).name[:SHORT], judge.annotator.id), labels
+
+
+def _free(name: str, taken: dict[str, Any]) -> str:
+    """The name, numbered where another executor has it."""
+    number = 2
+    while name in taken:
+        name, number = f"{name.partition(' #')[0]} #{number}", number + 1
+    return name

@@ -1,0 +1,186 @@
+"""How several executors read the same clauses: figures by hand, a planted ambiguous clause, the command."""
+
+import json
+from pathlib import Path
+from random import Random
+
+import pytest
+from typer.testing import CliRunner
+
+from rlaif.cli import app
+from rlaif.constitution import Constitution
+from rlaif.errors import UserError
+from rlaif.playground.wordings import KINDS
+from rlaif.records import Annotator, Label, verdict_of
+from rlaif.workbench.executors import compared, read_labels
+from rlaif.workbench.reading import Sources, executors
+from tests import planted
+from tests.fake_run import fake_run
+
+RULES = Constitution.model_validate(
+    {"name": "two", "principles": [{"id": "x", "text": "Rule x."}, {"id": "y", "text": "Rule y."}]}
+)
+P = {"a": 0.9, "b": 0.1, "t": 0.5}
+
+
+def read(x: str, y: str = "") -> dict[str, dict[str, float]]:
+    """Verdicts a, b or t of both clauses, a letter a comparison."""
+    found = {"x": {f"{n}": P[side] for n, side in enumerate(x)}}
+    return found | ({"y": {f"{n}": P[side] for n, side in enumerate(y)}} if y else {})
+
+
+def clusters(n: int) -> dict[str, str]:
+    return {str(i): str(i) for i in range(n)}
+
+
+def test_figures_worked_by_hand():
+    # x: 20 of 40 the same; a, b and t in the same shares for both, so 0.375 by chance.
+    one, other = "a" * 20 + "b" * 10 + "t" * 10, "a" * 10 + "b" * 5 + "t" * 5 + "a" * 10 + "b" * 5 + "t" * 5
+    same = sum(p == q for p, q in zip(one, other, strict=True))
+    found = compared({"A": read(one, one), "B": read(other, one)}, RULES, clusters(40))
+    x, y = found["clauses"]
+    assert [x["id"], y["id"]] == ["x", "y"]  # the least agreement first
+    assert x["agreement"]["value"] == same / 40
+    assert x["kappa"]["value"] == pytest.approx((same / 40 - 0.375) / 0.625)
+    both = [(p, q) for p, q in zip(one, other, strict=True) if "t" not in (p, q)]
+    assert x["opposite"]["value"] == sum(p != q for p, q in both) / len(both)
+    some = [(p, q) for p, q in zip(one, other, strict=True) if (p, q) != ("t", "t")]
+    assert x["one_sided"]["value"] == sum("t" in pair for pair in some) / len(some)
+    assert (y["kappa"]["value"], y["agreement"]["value"]) == (1.0, 1.0)
+    assert y["examples"] == []
+    assert x["executors"]["A"]["decides"]["value"] == 0.75
+    assert x["examples"][0]["p_a"] in ({"A": 0.9, "B": 0.1}, {"A": 0.1, "B": 0.9})
+    assert found["together"]["agreement"]["value"] == (same + 40) / 80
+    assert list(x["two"]) == ["A · B"]
+
+
+def test_an_executor_that_never_decides_is_left_out():
+    sides = "ab" * 20
+    found = compared({"A": read(sides), "B": read(sides), "C": read("t" * 40)}, RULES, clusters(40))[
+        "clauses"
+    ][0]
+    assert found["silent"] == ["C"]
+    assert found["kappa"]["value"] == 1.0
+    assert found["executors"]["C"]["kappa"]["value"] is None
+    assert list(found["two"]) == ["A · B"]
+
+
+def test_a_clause_of_which_nothing_can_be_told_comes_last():
+    found = compared({"A": read("ab" * 20, "t" * 40), "B": read("ba" * 20, "t" * 40)}, RULES, clusters(40))
+    assert [row["id"] for row in found["clauses"]] == ["x", "y"]
+    assert found["clauses"][0]["kappa"]["value"] == -1.0
+    assert found["clauses"][1]["kappa"]["value"] is None
+
+
+def label(pair: str, who: tuple[str, str], principle: str | None, p: float, order: str = "ab") -> Label:
+    kind, name = who
+    annotator = Annotator.model_validate({"kind": kind, "id": name})
+    return Label.model_validate(
+        {
+            "comparison_id": pair,
+            "annotator": annotator,
+            "principle_id": principle,
+            "order": order,
+            "p_a": p,
+            "verdict": verdict_of(p),
+        }
+    )
+
+
+def test_people_are_one_executor_by_the_share_of_their_votes():
+    votes = [label("1", ("human", name), None, p) for name, p in (("ann", 1.0), ("ben", 1.0), ("cleo", 0.0))]
+    assert read_labels({"1": votes}, RULES) == {"all": {"1": (2 + 1 / 8) / (3 + 1 / 4)}}
+    judged = [label("1", ("ai", "j"), name, p) for name, p in (("x", 0.9), ("y", 0.9))]
+    found = read_labels({"1": judged}, RULES)
+    assert found["x"]["1"] == pytest.approx(0.9)
+    assert found["all"]["1"] == pytest.approx(81 / 82)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_planted_ambiguous_clause_comes_first(seed):
+    """Two readers of all clauses with noise; of the planted one each has in mind another of them."""
+    rng = Random(f"executors {seed}")
+    rules = planted.constitution(vague="Be good.")
+    meant = rng.sample(KINDS, 2)
+    said: dict[str, dict] = {name: {} for name in ("first", "second")}
+    of: dict[str, str] = {}
+    for number in range(250):
+        prompt, comparison, better, _ = planted.pair(rng, number)
+        of[comparison.id] = prompt.cluster
+        for name, kind in zip(said, meant, strict=True):
+            sides = {**better, "vague": better[kind]}
+            said[name][comparison.id] = [
+                planted.label(comparison, i, s, rng, noise=0.25) for i, s in sides.items()
+            ]
+    found = compared({name: read_labels(rows, rules) for name, rows in said.items()}, rules, of)
+    assert found["clauses"][0]["id"] == "vague"
+    assert found["clauses"][0]["kappa"]["ci"][1] < min(row["kappa"]["value"] for row in found["clauses"][1:])
+
+
+def project(folder: Path) -> Path:
+    """A constitution with an ambiguous clause and two judges' configs; returns its file."""
+    rules = [{"id": f"no-{word}", "text": f"Never say {word}."} for word in ("rude", "wrong")]
+    rules.append({"id": "nice", "text": "Be nice."})
+    (folder / "c.yaml").write_text(json.dumps({"name": "rules", "principles": rules}))
+    (folder / "p.jsonl").write_text('{"prompt": "x"}\n')
+    for name in ("first", "second"):
+        model = {"engine": "scripted", "model": f"tests.two_readers:{name}"}
+        config = {"name": name, "constitution": "c.yaml", "prompts": "p.jsonl", "templates": "brief"}
+        config |= {"policy": model, "feedback": model, "stages": [{"stage": "sample"}]}
+        (folder / f"{name}.yaml").write_text(json.dumps(config))
+    return folder / "c.yaml"
+
+
+def test_the_command_names_the_clause_and_shows_pairs(tmp_path):
+    file, run = project(tmp_path), fake_run(tmp_path / "run", prompts=160)
+    words = ["constitution", "executors", str(file), "--run", str(run)]
+    words += ["--judge", str(tmp_path / "first.yaml"), "--judge", str(tmp_path / "second.yaml")]
+    shown = CliRunner().invoke(app, words)
+    assert shown.exit_code == 0, shown.output
+    assert "nice: Be nice." in shown.stdout.split("All principles together")[1].split("no-rude:")[0]
+    assert "P(A is better): first.yaml 0.90" in shown.stdout or "first.yaml 0.10" in shown.stdout
+    data = json.loads(CliRunner().invoke(app, [*words, "--json"]).stdout)
+    assert data["clauses"][0]["id"] == "nice"
+    assert data["executors"][-2:] == ["first.yaml", "second.yaml"]
+    by_id = {row["id"]: row for row in data["clauses"]}
+    # The run's own judge has labels under the same wordings of two clauses, and none under the third.
+    assert set(by_id["no-rude"]["executors"]) == {"judge", "first.yaml", "second.yaml"}
+    assert set(by_id["nice"]["executors"]) == {"first.yaml", "second.yaml"}
+    assert by_id["no-rude"]["two"]["first.yaml · second.yaml"]["kappa"]["value"] == 1.0
+    assert data["left_out"] == {"label under another wording or principle": data["comparisons"] * 2}
+
+
+def test_people_are_compared_on_the_whole(tmp_path):
+    file, run = project(tmp_path), fake_run(tmp_path / "run", prompts=120)
+    rows = [json.loads(line) for line in (run / "05_pair" / "comparisons.jsonl").read_text().splitlines()]
+    folder = tmp_path / "people"
+    folder.mkdir()
+    for name in ("prompts", "responses", "comparisons"):
+        path = next(run.glob("prompts.jsonl" if name == "prompts" else f"0[45]_*/{name}.jsonl"))
+        (folder / f"{name}.jsonl").write_text(path.read_text())
+    votes = [label(row["id"], ("human", "ann"), None, 1.0) for row in rows]
+    (folder / "labels.jsonl").write_text("".join(row.to_json() + "\n" for row in votes))
+    found = executors(file, Sources((str(tmp_path / "first.yaml"),), labels=folder / "labels.jsonl", pairs=0))
+    assert found["executors"] == ["people", "first.yaml"]
+    assert found["clauses"] == []
+    assert found["whole"]["agreement"]["n"] == len(rows)
+
+
+def test_one_executor_is_not_enough(tmp_path):
+    file, run = project(tmp_path), fake_run(tmp_path / "run", prompts=60, words=("other",))
+    with pytest.raises(UserError, match="no verdicts on the same pairs"):
+        executors(file, Sources((str(tmp_path / "first.yaml"),), (run,)))
+    with pytest.raises(UserError, match="the constitution has no examples"):
+        executors(file, Sources((str(tmp_path / "first.yaml"),)))
+
+
+def test_without_pairs_the_examples_are_judged(tmp_path):
+    file = project(tmp_path)
+    data = json.loads(file.read_text())
+    data["principles"][0]["examples"] = [{"prompt": "Hi?", "better": "a nice day", "worse": "a rude sun"}]
+    file.write_text(json.dumps(data))
+    judges = tuple(str(tmp_path / f"{name}.yaml") for name in ("first", "second"))
+    found = executors(file, Sources(judges, keep=tmp_path / "kept.jsonl"))
+    assert found["comparisons"] == 1
+    assert [row["id"] for row in found["clauses"] if row["examples"]] == ["nice"]
+    assert len((tmp_path / "kept.jsonl").read_text().splitlines()) == 2 * 3 * 2
