@@ -58,7 +58,11 @@ def test_label_goes_on_where_the_card_passes_and_says_where_none_was_seen(projec
     stage = label_stage(project / "gated")
     assert stage.is_done
     assert read_json(stage.dir / "judge_card.json")["accuracy"]["value"] == 1.0
-    assert not any("card" in note for note in stage.summary["notes"])
+    # Twelve pairs without an unreadable verdict do not show that at most one in twenty is.
+    notes = [note for note in stage.summary["notes"] if "card" in note]
+    unread = "the judge's card is inconclusive: unreadable verdicts: 0.000, needed at most 0.05"
+    assert any(note.startswith(unread) for note in notes)
+    assert not any("fails" in note for note in notes)
     report = (project / "gated" / "report.html").read_text()
     assert "The judge's card" in report
     assert f'href="{stage.dir.name}/judge_card.html"' in report

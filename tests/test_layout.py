@@ -17,6 +17,7 @@ LAYERS = [
     {"yamlfile", "plugin", "stats", "old_names"},
     {"options", "extends", "constitution", "intervals"},
     {"config", "forecasts"},
+    {"agreement"},
     {"prompting", "pages"},
     {"runs"},
     {"engines", "metrics"},

@@ -1,5 +1,4 @@
-"""The judge card of a config or a model: opening what the audit needs, the thresholds, and what a reader must
-know."""
+"""The judge card of a config or a model: opening what the audit needs."""
 
 from __future__ import annotations
 
@@ -16,7 +15,6 @@ from rlaif.constitution import Constitution
 from rlaif.engines import Engine, open_engine
 from rlaif.feedback.gold import load_gold
 from rlaif.feedback.judge import Judge
-from rlaif.options import JudgeCardOptions
 from rlaif.prompting.templates import Templates
 from rlaif.records import Prompt
 from rlaif.runs.folder import silent_progress
@@ -82,50 +80,3 @@ def tokenizer_of(config: Config) -> Any | None:
     from rlaif.engines.loading import load_tokenizer
 
     return load_tokenizer(config.feedback.model, config.feedback.chat_template_kwargs)
-
-
-def failures(card: dict[str, Any], limits: JudgeCardOptions) -> list[str]:
-    """In words, every threshold that the card misses; a figure that could not be measured misses none."""
-    injected = max(
-        (
-            f["turned"]["value"] or 0.0
-            for name, f in card["injection"]["families"].items()
-            if name in ("template tokens", "delimiters")
-        ),
-        default=None,
-    )
-    told = max(
-        (
-            f["turned"]["value"] or 0.0
-            for name, f in card["injection"]["families"].items()
-            if name not in ("template tokens", "delimiters", "placebo", "the user's turn")
-        ),
-        default=None,
-    )
-    instructed = card["injection"]["families"].get("the user's turn", {}).get("turned", {}).get("value")
-    checks = (
-        ("accuracy", card["accuracy"]["value"], limits.min_accuracy, True),
-        (
-            "calibration error beyond a perfect judge's",
-            _miscalibration(card["calibration"]),
-            limits.max_ece,
-            False,
-        ),
-        ("verdicts that flip with the order", card["order"]["value"], limits.max_order_flips, False),
-        ("unreadable verdicts", card["readability"]["invalid_rate"], limits.max_invalid, False),
-        ("probability on the answers", card["readability"]["mass"], limits.min_answer_mass, True),
-        ("verdicts flipped by template tokens or delimiters", injected, limits.max_injected, False),
-        ("verdicts flipped by words", told, limits.max_persuaded, False),
-        ("verdicts flipped by words in the user's turn", instructed, limits.max_instructed, False),
-    )
-    return [
-        f"{name}: {value:.3f}, needed {'at least' if least else 'at most'} {limit:g}"
-        for name, value, limit, least in checks
-        if limit is not None and value is not None and (value < limit if least else value > limit)
-    ]
-
-
-def _miscalibration(calibration: dict[str, Any]) -> float | None:
-    """The calibration error less what chance alone would give on average, None where it was not measured."""
-    error = calibration["ece"]
-    return None if error is None else max(0.0, error - (calibration.get("ece_floor") or 0.0))

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from rlaif.audit.audit import Audit
-from rlaif.audit.card import failures, tokenizer_of
+from rlaif.audit.card import tokenizer_of
 from rlaif.audit.cases import AuditCase, from_examples, with_truth
 from rlaif.audit.page import write_card
+from rlaif.audit.thresholds import failures, undecided
 from rlaif.errors import UserError
 from rlaif.feedback.gold import load_gold
 from rlaif.feedback.judge import Judge, JudgeQuestion
@@ -22,7 +23,7 @@ from rlaif.runs.storage import read_json, write_json
 
 def check_judge(stage: Stage, judge: Judge, questions: Iterable[JudgeQuestion]) -> None:
     """Leave judge_card.json in the stage's folder; raises UserError where it fails and the config enforces
-    it.
+    it. What the pairs are too few to decide stands in the notes.
 
     A card is made once for a judge and its template: where labels are taken over, so is the card that they
     had. Without `judge_card` in the config nothing is asked, and the notes say that no card was seen.
@@ -60,6 +61,7 @@ def check_judge(stage: Stage, judge: Judge, questions: Iterable[JudgeQuestion]) 
             "a judge that meets judge_card in the config",
             "use another feedback model or wording, or label all the same: -s judge_card.enforce=false",
         )
+    stage.notes += [f"the judge's card is inconclusive: {line}" for line in undecided(card, limits)]
     stage.notes += [f"the judge's card fails, and labels were made all the same: {line}" for line in failed]
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rlaif.audit.card import failures
+from rlaif.audit.thresholds import failures
 from rlaif.feedback.gold import no_gold
 from rlaif.feedback.preferences import ShareByCluster
 from rlaif.options import STAGES, EvaluateOptions, OnlineOptions

@@ -119,13 +119,13 @@ MUTANTS = (
     seen("judge_card.num_pairs", "limits.num_pairs, questions, key", "64, questions, key"),
     seen(
         "judge_card.max_invalid",
-        'card["readability"]["invalid_rate"], limits.max_invalid',
-        'card["readability"]["mass"], limits.max_invalid',
+        '"value": card["readability"]["invalid_rate"],',
+        '"value": card["readability"]["mass"],',
     ),
     seen(
         "judge_card.min_accuracy",
-        'card["accuracy"]["value"], limits.min_accuracy',
-        'card["accuracy"]["value"], limits.min_answer_mass',
+        'card["accuracy"], limits.min_accuracy',
+        'card["accuracy"], limits.min_answer_mass',
     ),
     Mutant(
         'p_a = first if label.order == "ab" else 1.0 - first',

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from rlaif import pipeline
-from rlaif.audit.card import failures
+from rlaif.audit.thresholds import failures
 from rlaif.engines import GenerateRequest, Scripted
 from rlaif.errors import UserError
 from rlaif.feedback.preferences import aggregate
