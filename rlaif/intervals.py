@@ -207,9 +207,7 @@ def _tango(x: Array, bounds: Interval, k: float) -> Interval:
     up, down = float((x == high).mean()), float((x == low).mean())
 
     def beyond(delta: float) -> bool:
-        b = (2 - up + down) * delta - up - down
-        q = (math.sqrt(max(0.0, b * b + 8 * down * delta * (1 - delta))) - b) / 4
-        return (up - down - delta) ** 2 > k * max(0.0, 2 * q + delta - delta**2)
+        return (up - down - delta) ** 2 > k * _tied_variance(up, down, delta)
 
     edges = []
     for outside in (-1.0, 1.0):
@@ -219,6 +217,23 @@ def _tango(x: Array, bounds: Interval, k: float) -> Interval:
             inside, outside = (inside, between) if beyond(between) else (between, outside)
         edges.append(middle + half * outside)
     return edges[0], edges[1]
+
+
+def _tied_variance(up: float, down: float, delta: float) -> float:
+    """Tango's V at a difference δ of wins and losses, from the shares of wins and of losses found."""
+    b = (2 - up + down) * delta - up - down
+    q = (math.sqrt(max(0.0, b * b + 8 * down * delta * (1 - delta))) - b) / 4
+    return max(0.0, 2 * q + delta - delta**2)
+
+
+def variance_at(x: Array, bounds: Interval, mean: float) -> float:
+    """The V(μ) of `mean_interval` at a mean μ of values [n] between two bounds, on their scale."""
+    low, high = bounds
+    if not _stepwise(x, bounds) or np.isin(x, bounds).all():
+        return (mean - low) * (high - mean)
+    half = (high - low) / 2
+    up, down = float((x == high).mean()), float((x == low).mean())
+    return half**2 * _tied_variance(up, down, (mean - low) / half - 1)
 
 
 def _cubic(k: float) -> Interval:

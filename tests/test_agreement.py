@@ -152,7 +152,7 @@ def test_a_p_value_and_its_interval_agree():
     gaps = rng.choice([-1.0, 0.0, 1.0], 40, p=[0.2, 0.5, 0.3]).repeat(3).tolist()
     for limit in (0.15, 0.3, 0.5):
         p = p_below(gaps, limit, GAP, of)
-        assert mean_interval(gaps, GAP, of, 1 - 2 * p)[1] == pytest.approx(limit, abs=1e-3)
+        assert mean_interval(gaps, GAP, of, 1 - 2 * p)[1] == pytest.approx(limit, abs=1e-6)
     assert p_below([1.0] * 30, 0.5) == 1.0
 
 

@@ -12,12 +12,13 @@ from collections.abc import Sequence
 from statistics import NormalDist
 from typing import Literal, TypedDict
 
-from rlaif.intervals import UNIT, Clusters, Interval, mean_interval
+import numpy as np
+
+from rlaif.intervals import UNIT, Clusters, Interval, dispersion, members, variance_at
 
 Verdict = Literal["holds", "fails", "inconclusive"]
 POWER = 0.8  # what a sample of the right size has
 MOST_TIMES = 100  # as many labels again; beyond it a number of labels is no advice
-SMALLEST, LARGEST = 1e-9, 0.4999  # p-values that are told apart
 _NORMAL = NormalDist()
 
 
@@ -101,23 +102,23 @@ def more_labels(effect: float, error: float, n: int, level: float = 0.95) -> int
 def p_below(
     values: Sequence[float], limit: float, bounds: Interval = UNIT, clusters: Clusters = None
 ) -> float:
-    """One-sided p of the claim that the mean of values [n] is below `limit`, by inverting `mean_interval`.
+    """One-sided p of the claim that the mean of values [n] is below `limit`, 1 where the sample's is not.
 
-    It is half the complement of the level at which the interval's upper end is the limit, and 1 where the
-    mean is not below. So the test has the interval's clusters, and the variance at the limit and not at the
-    sample, which a t-test of differences that are rare takes for too small.
+    It is half the complement of the level at which the upper end of `mean_interval` is the limit. So the test
+    has the interval's clusters, and the variance at the limit and not at the sample, which a t-test of
+    differences that are rare takes for too small.
     """
+    from scipy.special import ndtr, stdtr
 
-    def excluded(p: float) -> bool:
-        return mean_interval(values, bounds, clusters, 1 - 2 * p)[1] < limit
-
-    if not len(values) or not excluded(LARGEST):
+    x = np.asarray(values, float)
+    if not len(x) or x.mean() >= limit:
         return 1.0
-    low, high = math.log(SMALLEST), math.log(LARGEST)
-    for _ in range(24):
-        middle = (low + high) / 2
-        low, high = (low, middle) if excluded(math.exp(middle)) else (middle, high)
-    return math.exp(high)
+    spread, freedom = dispersion(x, bounds, members(len(x), clusters))
+    variance = spread * variance_at(x, bounds, limit) / len(x)
+    if variance <= 0:
+        return 0.0
+    t = float(x.mean() - limit) / math.sqrt(variance)
+    return float(ndtr(t) if math.isinf(freedom) else stdtr(freedom, t))
 
 
 def false_discovery(p: Sequence[float]) -> list[float]:
