@@ -29,6 +29,7 @@ from rlaif.intervals import (
 )
 
 Indices = NDArray[np.intp]
+TUNED = 50  # clusters of labels below which these do not tell how far predictions can be trusted
 
 
 class Powered(TypedDict):
@@ -64,8 +65,9 @@ def powered_mean(
     mean(Y) + w·(mean of the other predictions − mean of the labelled ones), with the w in [0, 1] of the
     smallest variance (their power tuning). The variance is the sum over clusters of prompts of squared
     influences, so that a cluster may hold labelled and other items. The interval is a score interval, which
-    keeps within [0, 1], with the labels' dispersion times what predictions take from their variance; none
-    below 20 clusters of labels. The labelled items must be a random sample of all.
+    keeps within [0, 1], with the labels' dispersion times what predictions take from their variance. Below 50
+    clusters of labels the weight is 0 and the labels stand alone; below 20 there is no interval. The labelled
+    items must be a random sample of all.
     """
     y, f, g = (np.asarray(x, float) for x in (labels_n, predictions_n, others_N))
     of_n, of_N = _members(len(y), len(g), clusters_n, clusters_N)
@@ -86,13 +88,13 @@ def powered_mean(
     if not len(y):
         return found
     alone, helping = _influences(y, f, g, of_n, of_N)
-    weight = found["weight"] = _weight(alone, helping)
+    weight = found["weight"] = _weight(alone, helping) if groups >= TUNED else 0.0
     found["value"] = min(1.0, max(0.0, found["classical"] + weight * _shift(f, g)))
-    if groups < LEAST or not weight:
+    if not weight:
         found["ci"] = found["classical_ci"]
         return found
     own, whole = float((alone**2).sum()), float(((alone - weight * helping) ** 2).sum())
-    lost = groups / (groups - 1)  # the weight is found from the same labels
+    lost = groups / (groups - 2)  # the weight is found from the same labels
     ratio = whole / own * lost if own > ROUNDING else 1.0
     spread, freedom = dispersion(y, UNIT, members(len(y), clusters_n))
     k = quantile(min(freedom, groups - 1), level) ** 2 * spread / len(y) * ratio
