@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from rlaif.errors import UserError
 from rlaif.human.exporters import export_file
+from rlaif.human.files import raw_rows
 from rlaif.human.folder import read_folder
-from rlaif.human.formats import FORMATS, ImportedRow
+from rlaif.human.formats import FORMATS, ImportedRow, format_of
 from rlaif.human.formats.base import Unusable
 from rlaif.human.importers import import_file
 from rlaif.human.rankings import load_human_labels
@@ -133,3 +134,58 @@ def test_real_files_with_bytes_changed_end_in_counts_or_in_one_message(tmp_path,
         assert counts["in"] == counts["kept"] + sum(counts["dropped"].values())
         read_folder(tmp_path / f"out{turn}").labels()
     assert kept > 3
+
+
+@pytest.mark.parametrize(
+    ("name", "format"),
+    [("hh_rlhf/harmless-base-test.jsonl.gz", "hh"), ("pandalm/testset-v1.json", "pandalm"), ("icai_synthetic/example.csv", "icai"),
+     ("icai_synthetic/example_ap.json", "annotated-pairs"), ("preference_demos/dpo_en_demo.json", "sharegpt"),
+     ("preference_demos/kto_en_demo.json", "sharegpt-kto"), ("hhh_alignment/hhh_alignment_eval.json", "hhh")],
+)  # fmt: skip
+def test_real_files_are_recognised(test_data, name, format):
+    assert format_of(test_data / name) == format
+
+
+def test_what_is_no_preference_data_is_not_taken_for_some(test_data):
+    for name in (
+        "pandalm/gpt-3.5-turbo-testset-v1.json",
+        "constitutions/llm_swarm/constituion_grok.json",
+        "README.md",
+    ):
+        with pytest.raises(UserError, match="in no format that rlaif recognises"):
+            format_of(test_data / name)
+
+
+def test_folders_of_datasets_with_and_without_splits(tmp_path):
+    from datasets import Dataset, DatasetDict
+
+    table = Dataset.from_list(ROWS["nemo-rl"] * 2)
+    table.save_to_disk(str(tmp_path / "one"))
+    DatasetDict({"train": table, "test": table}).save_to_disk(str(tmp_path / "both"))
+    DatasetDict({"dev": table}).save_to_disk(str(tmp_path / "only"))
+    DatasetDict({"dev": table, "test": table}).save_to_disk(str(tmp_path / "neither"))
+    for name in ("one", "both", "only"):
+        counts = import_file(None, tmp_path / name, tmp_path / f"out-{name}")
+        assert (counts["format"], counts["in"], counts["kept"]) == ("nemo-rl", 2, 1)
+    with pytest.raises(UserError, match="the splits dev, test"):
+        import_file(None, tmp_path / "neither", tmp_path / "out")
+    assert import_file(None, tmp_path / "neither" / "dev", tmp_path / "out")["kept"] == 1
+
+
+def test_an_array_is_read_a_piece_at_a_time_and_refused_where_it_breaks_off(tmp_path):
+    rows = [
+        {**ROWS["hh"][0], "n": n, "chosen": ROWS["hh"][0]["chosen"] + " é" * 9000 + str(n)} for n in range(30)
+    ]
+    path = tmp_path / "x.json"
+    for indent in (None, 1):
+        text = json.dumps(rows, indent=indent)
+        path.write_text(text)
+        assert list(raw_rows(path)) == rows
+        for end in (len(text) - 1, len(text) // 2):
+            path.write_text(text[:end])
+            with pytest.raises(UserError, match="cannot be read"):
+                list(raw_rows(path))
+    path.write_text("[1, 2, 30]")
+    assert list(raw_rows(path)) == [1, 2, 30]
+    path.write_text("[]")
+    assert list(raw_rows(path)) == []

@@ -121,6 +121,7 @@ def test_the_run_stays_as_it_was_and_a_damaged_one_is_refused(run, tmp_path):
     stage.finish()
     before = {p: p.stat().st_mtime_ns for p in run.rglob("*") if p.is_file()}
     prepare(run, "policy", tmp_path / "made")
+    (tmp_path / "made" / "config.json").write_text("another")
     Run.load(run).verify()
     assert {p: p.stat().st_mtime_ns for p in run.rglob("*") if p.is_file()} == before
     (stage.dir / "policy" / "config.json").write_text("{}")

@@ -36,7 +36,7 @@ def publish(
             f"rlaif publish {run} --out FOLDER writes it; --to OWNER/NAME pushes it",
         )
     with tempfile.TemporaryDirectory(dir=run.parent if run.is_dir() else None) as place:
-        made = prepare(run, what, out or Path(place) / "folder", licence)
+        made = prepare(run, what, out or Path(place) / "folder", licence, kept=out is not None)
         tell(f"{made['what']} {made['name']}: {', '.join(made['files'])}")
         if to is not None:
             made |= push(Path(made["folder"]), made["what"], to, public)

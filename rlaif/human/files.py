@@ -54,10 +54,17 @@ def count_rows(path: Path, limit: int | None = None) -> int:
 
 def _train_split(path: Path) -> str:
     """The split that is imported of a folder with several: `train`, or the only one."""
-    names = json.loads((path / "dataset_dict.json").read_text(encoding="utf-8")).get("splits", [])
-    if "train" in names or len(names) != 1:
-        return "train"
-    return names[0]
+    try:
+        names = json.loads((path / "dataset_dict.json").read_text(encoding="utf-8"))["splits"]
+        if "train" in names or len(names) == 1:
+            return "train" if "train" in names else str(names[0])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise _broken(path / "dataset_dict.json", "it names no splits") from None
+    raise UserError(
+        f"{path}: a data set with the splits {', '.join(map(str, names))}.",
+        "a split",
+        f"name its folder: {path}/{names[0] if names else 'SPLIT'}",
+    )
 
 
 def _container(path: Path) -> str:

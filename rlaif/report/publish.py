@@ -1,7 +1,7 @@
 """A policy, a reward model or the preferences of a run as a folder with its card, and pushed to a hub.
 
 Nothing is pushed unless it is asked for, and a repository is made private unless that is asked for, too. The
-run folder is not touched: what is pushed is a copy (hard links where the file system has them).
+run folder is not touched: what is pushed, or kept, is a copy.
 """
 
 from __future__ import annotations
@@ -16,17 +16,18 @@ from rlaif.human.exporters import export_file
 from rlaif.prompting.tables import require_library
 from rlaif.report.cards import CARD, UNKNOWN, data_card, model_card
 from rlaif.runs.folder import Run, chosen
-from rlaif.runs.storage import share, write_text
+from rlaif.runs.storage import share, unshare, write_text
 
 What = Literal["policy", "reward_model", "preferences"]
 PARQUET = "data/train-00000-of-00001.parquet"  # where a hub looks for the rows of a data set
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
-def prepare(path: Path, what: str, folder: Path, licence: str = UNKNOWN) -> dict[str, Any]:
+def prepare(path: Path, what: str, folder: Path, licence: str = UNKNOWN, kept: bool = True) -> dict[str, Any]:
     """Write what is to be published into a new folder: {"what", "name", "folder", "files"}.
 
-    `what` is policy (the last one), policy:NAME, reward_model or preferences. Raises UserError where the run
+    `what` is policy (the last one), policy:NAME, reward_model or preferences. A folder that is not `kept` may
+    share its files with the run. Raises UserError where the run
     has none, its files are damaged, or the folder exists.
     """
     kind, _, name = what.partition(":")
@@ -46,6 +47,8 @@ def prepare(path: Path, what: str, folder: Path, licence: str = UNKNOWN) -> dict
         name, source = _policy(run, name) if kind == "policy" else ("reward_model", _reward_model(run))
         folder.mkdir(parents=True, exist_ok=True)
         share(source, folder, leave_out=(CARD,))
+        if kept:  # what is written into a file there must not reach the run
+            unshare(folder)
         write_text(folder / CARD, model_card(run, name, kind, licence))
     files = sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
     return {"what": kind, "name": name or kind, "folder": str(folder), "files": files}
