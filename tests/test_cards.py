@@ -90,7 +90,8 @@ def test_the_card_of_a_folder_counts_its_annotators(tmp_path, test_data):
     )
     card = data_card(tmp_path / "in", "table", {"in": 999, "kept": 999, "dropped": {}})
     assert "| pandalm-7b | ai | 999 |" in card
-    assert "| annotator1 | human | 999 |" in card
+    assert "| 3 people | human | 2,997 |" in card
+    assert "annotator1" not in card  # people are counted and not named
     assert "All labels are a model's" not in card
 
 

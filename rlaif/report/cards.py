@@ -10,6 +10,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,6 @@ def data_card(source: Path, format: str, counts: Mapping[str, Any], licence: str
     run = Run.load(source) if (source / "config.json").is_file() else None
     facts = facts_of_run(run) if run else facts_of_folder(source)
     name = run.config.name if run else source.resolve().name
-    annotators = ((md(who), kind, n) for (kind, who), n in facts.annotators.most_common(SHOWN))
     prompts = ((md(source or UNKNOWN), n) for source, n in facts.sources.most_common(SHOWN))
     return "\n".join(
         [
@@ -98,7 +98,7 @@ def data_card(source: Path, format: str, counts: Mapping[str, Any], licence: str
             "",
             "## Who says so",
             "",
-            *_table(("annotator", "kind", "labels"), annotators),
+            *_table(("annotator", "kind", "labels"), _annotators(facts)),
             "",
             f"Verdicts: {_counts(facts.verdicts)}. One that could not be read is `invalid`: it is in no "
             "preference.",
@@ -120,6 +120,16 @@ def data_card(source: Path, format: str, counts: Mapping[str, Any], licence: str
             "",
         ]
     )
+
+
+def _annotators(facts: Facts) -> Iterator[tuple[str, str, int]]:
+    """Who labelled, by number of labels; people are counted and not named."""
+    people = [n for (kind, _), n in facts.annotators.items() if kind == "human"]
+    if people:
+        yield f"{len(people)} {'person' if len(people) == 1 else 'people'}", "human", sum(people)
+    others = (item for item in facts.annotators.most_common() if item[0][0] != "human")
+    for (kind, who), n in islice(others, SHOWN):
+        yield md(_named(who)), kind, n
 
 
 def facts_of_folder(folder: Path) -> Facts:
