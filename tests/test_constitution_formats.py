@@ -158,8 +158,11 @@ def constitutions() -> st.SearchStrategy[Constitution]:
     )  # fmt: skip
 
 
+# The same examples every time, and others where more are asked for.
 SLOW = settings(
-    max_examples=int(os.environ.get("RLAIF_EXAMPLES", "25")), suppress_health_check=list(HealthCheck)
+    max_examples=int(os.environ.get("RLAIF_EXAMPLES", "25")),
+    derandomize="RLAIF_EXAMPLES" not in os.environ,
+    suppress_health_check=list(HealthCheck),
 )
 
 
@@ -319,6 +322,16 @@ def test_votes_without_groups_leave_out_what_a_moderator_rejected(tmp_path):
     ]
 
 
+def test_groups_come_back_in_one_order_whichever_votes_first():
+    late = tuple(Votes(group=group, agrees=1) for group in "ba")
+    constitution = Constitution(
+        name="c", principles=(Principle(id="p", text="One.", source=Source(votes=late[:1])), Principle(id="q", text="Two.", source=Source(votes=late)))
+    )  # fmt: skip
+    back = read_back(export(constitution, "votes").text, FORMATS["votes"], "c")
+    assert [[v.group for v in p.source.votes] for p in back.principles] == [["b"], ["a", "b"]]
+    assert export(back, "votes").not_kept == {}
+
+
 def test_a_group_that_disagrees_counts_whatever_its_size():
     large, small = Votes(group="a", agrees=1000), Votes(group="b", disagrees=10)
     assert suggested_weight([large, small]) < 0.3 < 0.9 < suggested_weight([large])
@@ -377,6 +390,35 @@ def test_items_of_a_list(tmp_path):
         ("Be kind.", None), ("Be brief, in every reply.", "It saves time.\n- and paper"), ("Never guess.", None)
     ]  # fmt: skip
     assert [p.source.link for p in constitution.principles] == ["rules.md:3", "rules.md:4", "rules.md:9"]
+
+
+@pytest.mark.parametrize(
+    "beginning",
+    [
+        "[![build](b.svg)](b)\n\n",
+        "[TOC]\nx = 3\n\n",
+        "```toml\n[[criteria]]\nname = 1\n```\n\n",
+        "{{ toc }}\n\n",
+    ],
+)
+def test_markdown_that_begins_like_another_format_is_markdown(tmp_path, beginning):
+    constitution, report = read(tmp_path, "spec.md", f"{beginning}# One\n\nBe kind.\n\n# Two\n\nBe brief.\n")
+    assert (report.format, rows(constitution, "text")) == (
+        "markdown-spec",
+        [("One. Be kind.",), ("Two. Be brief.",)],
+    )
+    lines = beginning.count("\n")
+    assert report.not_kept == [f"the text before the first heading (line 1 to {lines})"]
+
+
+def test_formats_are_recognised_without_a_name_that_helps(tmp_path):
+    for content, name in [
+        (SL, "anthropic-sl"),
+        (TRAITS, "character"),
+        (RUBRIC, "verifiers-rubric"),
+        (GROUPS, "votes"),
+    ]:
+        assert read(tmp_path, "principles", content)[1].format == name
 
 
 AMBIGUOUS = "# Rules\n\n## Safety\n\n- Do no harm.\n\n## Honesty\n\n- Do not lie.\n"

@@ -68,7 +68,7 @@ def test_every_principle_and_kind_gets_its_prompts_with_tags_group_and_provenanc
         assert ("risky" in row.tags) == ("no-harm" in ids)
         assert "odd" not in row.tags
         assert how["hashes"].split("+") == [hashes[id] for id in ids]
-        assert (how["template"], how["model"]) == (template, "scripted:scripted")
+        assert (how["template"], how["model"], how["temperature"]) == (template, "scripted:scripted", "0.8")
         assert how["seed"] in row.messages[0].content
         assert row.group.startswith("/".join(sorted(ids)) + "/")
         assert row.group.split("/")[-1] in SUBJECTS
@@ -192,6 +192,14 @@ def test_what_cannot_be_got_is_said_after_three_tries_each(tmp_path, rules):
     assert run(rules, tmp_path / "p.jsonl", 2, again, kinds=["applies"]).kept == 0
     assert again.usage.calls == 0
     assert run(rules, tmp_path / "p.jsonl", 2, writer(), kinds=["applies"], seed=1).kept == 6
+
+
+def test_rows_of_another_temperature_are_counted_apart(tmp_path, rules):
+    run(rules, tmp_path / "p.jsonl", 1, kinds=["applies"])
+    engine = writer(lambda request: f"{request.seed}, {request.temperature} or {request.top_p}?")
+    made = run(rules, tmp_path / "p.jsonl", 1, engine, kinds=["applies"], temperature=0.3)
+    assert (made.kept, made.earlier, engine.usage.calls) == (3, 3, 3)
+    assert ", 0.3 or 0.95?" in load_prompts(tmp_path / "p.jsonl")[-1].messages[0].content
 
 
 def test_what_is_like_a_prompt_of_another_file_is_dropped(tmp_path, rules):

@@ -38,7 +38,7 @@ def prompts_generate(
         str, typer.Option(help="The template set, or a folder with prompts.j2.")
     ] = "default",
     seed: Annotated[int, typer.Option(help="The same seed and model, the same prompts.")] = 0,
-    temperature: Annotated[float, typer.Option(min=0.0, help="Of sampling.")] = 1.0,
+    temperature: Annotated[float, typer.Option(min=0.0, help="Of sampling.")] = 0.8,
     as_json: Json = False,
 ) -> None:
     """Write prompts that bring each principle into play, tempt to break it, look risky and are not, or set

@@ -39,6 +39,7 @@ KINDS = {
 }
 TRIES = 3  # attempts for each prompt that is wanted
 MAX_TOKENS = 256
+TEMPERATURE, TOP_P = 0.8, 0.95  # below 1: what small models write at 1 is seldom a message
 SUBJECTS = tuple(
     re.split(
         ", ",
@@ -52,7 +53,7 @@ SUBJECTS = tuple(
 )
 _SOURCE = re.compile(
     r"generated; kind (?P<kind>\w+); principle (?P<ids>\S+) (?P<hashes>[0-9a-f+]+); seed (?P<seed>\d+); "
-    r"template (?P<template>[0-9a-f]+); model (?P<model>.*)",
+    r"temperature (?P<temperature>[\d.e-]+); template (?P<template>[0-9a-f]+); model (?P<model>.*)",
     re.DOTALL,
 )
 
@@ -88,14 +89,14 @@ class Attempt:
         """The principles it is made for."""
         return (self.principle, self.other) if self.other else (self.principle,)
 
-    def source(self, template: str, model: str) -> str:
+    def source(self, temperature: float, template: str, model: str) -> str:
         """How the prompt was made, as a row keeps it; `provenance` reads it."""
         ids, hashes = (
             "+".join(parts) for parts in zip(*((p.id, p.hash) for p in self.principles), strict=True)
         )
         return (
-            f"generated; kind {self.kind}; principle {ids} {hashes}; seed {self.seed}; template {template}; "
-            f"model {model}"
+            f"generated; kind {self.kind}; principle {ids} {hashes}; seed {self.seed}; "
+            f"temperature {temperature:g}; template {template}; model {model}"
         )
 
     def row(self, text: str, source: str) -> Prompt:
@@ -132,7 +133,7 @@ class Generated:
 
 
 def provenance(row: Prompt | DroppedPrompt) -> dict[str, str] | None:
-    """How a prompt was made: kind, ids, hashes, seed, template, model; None for one from elsewhere."""
+    """How a prompt was made: kind, ids, hashes, seed, temperature, template, model; None for others'."""
     found = _SOURCE.fullmatch(row.source)
     return found.groupdict() if found else None
 
@@ -146,7 +147,7 @@ def generate(
     kinds: Sequence[str] = tuple(KINDS),
     existing: Iterable[Path] = (),
     seed: int = 0,
-    temperature: float = 1.0,
+    temperature: float = TEMPERATURE,
     progress: Any = silent_progress,
 ) -> Generated:
     """Append prompts to `out` until there are `wanted` for each principle and kind, or no attempts are left.
@@ -228,7 +229,7 @@ class _Work:
     def _plan(self) -> dict[str, Attempt]:
         """Every attempt that may be made, by its source."""
         attempts = (self._attempt(p, kind, n) for p, kind in self.slots for n in range(TRIES * self.wanted))
-        return {a.source(self.template, self.model): a for a in attempts}
+        return {a.source(self.temperature, self.template, self.model): a for a in attempts}
 
     def _attempt(self, principle: Principle, kind: str, number: int) -> Attempt:
         seed = derive_seed(self.seed, "prompt", principle.id, kind, number)
@@ -257,7 +258,7 @@ class _Work:
     def _ask(self, attempts: Sequence[tuple[str, Attempt]], tick: Callable[..., None]) -> None:
         chats = [self.templates.prompt(a.principle, a.kind, a.subject, a.other) for _, a in attempts]
         requests = [
-            GenerateRequest(chat, MAX_TOKENS, self.temperature, seed=attempt.seed)
+            GenerateRequest(chat, MAX_TOKENS, self.temperature, TOP_P, attempt.seed)
             for chat, (_, attempt) in zip(chats, attempts, strict=True)
         ]
         for index, written in self.engine.generate(requests):

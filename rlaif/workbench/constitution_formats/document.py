@@ -19,8 +19,15 @@ from rlaif.records import content_hash
 
 Kind = Literal["json", "toml", "csv", "text"]
 Loc = tuple[str | int, ...]
-_SUFFIXES: dict[str, Kind] = {".json": "json", ".toml": "toml", ".csv": "csv", ".tsv": "csv"}
-_TOML_TABLE = re.compile(r"^\[\[?[\w.\- ]+\]\]?\s*(#.*)?$", re.MULTILINE)
+_SUFFIXES: dict[str, Kind] = {
+    ".json": "json",
+    ".toml": "toml",
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".md": "text",
+    ".markdown": "text",
+}
+_CRITERIA = re.compile(r"^\s*\[\[\s*criteria\s*\]\]", re.MULTILINE)
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 # Words that say nothing of what a principle is about.
 _SMALL_WORDS = frozenset(
@@ -50,16 +57,19 @@ class Document:
 
     @cached_property
     def kind(self) -> Kind:
-        """What the content looks like; its name decides where it looks like nothing but text."""
-        start = self.text.lstrip()[:1]
-        if _TOML_TABLE.search(self.text) and "=" in self.text and start != "{":
+        """What the content looks like; its name decides where it looks like nothing but text, and Markdown
+        may begin like anything."""
+        named = _SUFFIXES.get(self.path.suffix.lower())
+        if named == "text":
+            return named
+        if _CRITERIA.search(self.text) and named != "json":
             return "toml"
-        if start in ("{", "["):
+        if self.text.lstrip()[:1] in ("{", "["):
             return "json"
         first = self.text.lstrip().split("\n")[0].lower()
         if re.search(r"[,;\t]", first) and "comment" in first and "agrees" in first:
             return "csv"
-        return _SUFFIXES.get(self.path.suffix.lower(), "text")
+        return named or "text"
 
     @cached_property
     def value(self) -> Any:

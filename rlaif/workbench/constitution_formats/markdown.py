@@ -152,7 +152,9 @@ def _read_spec(document: Document) -> Read:
         read.name = title.words
         read.description = "\n\n".join(part for part in (title.paragraph, _unquoted(title.rest)) if part)
     elif first.paragraph or first.rest:
-        read.not_kept.append(f"the text before the first heading (line 1 to {rest[0].line if rest else 1})")
+        read.not_kept.append(
+            f"the text before the first heading (line 1 to {rest[0].line - 1 if rest else 1})"
+        )
     for section in rest:
         if not section.paragraph and not section.rest:
             read.drop("a heading without a text of its own")

@@ -103,7 +103,7 @@ def _votes(document: Document, line: int, row: Mapping[str, str]) -> tuple[Votes
                 counts[count] = _number(document, line, name, cell)
     return tuple(
         Votes(group=group, **counts)
-        for group, counts in sorted(found.items(), key=lambda item: item[0] != TOTAL)
+        for group, counts in sorted(found.items(), key=lambda item: (item[0] != TOTAL, item[0]))
         if any(counts.values())
     )
 
@@ -116,7 +116,7 @@ def _number(document: Document, line: int, column: str, cell: str) -> int:
 
 
 def _write(constitution: Constitution) -> str:
-    groups = dict.fromkeys(v.group for p in constitution.principles for v in _of(p) if v.group != TOTAL)
+    groups = sorted({v.group for p in constitution.principles for v in _of(p)} - {TOTAL})
     for group in groups:
         if not group.strip() or group != group.strip():
             raise UserError(f'the group of voters "{group}" has no name that a column can have.')
@@ -157,7 +157,7 @@ VOTES = Format(
         "text",
         id="an id of digits alone becomes statement-…",
         weight="on the way in, the weight is the one that the votes suggest",
-        votes="groups without a vote are left out, and all votes together stand first",
+        votes="groups without a vote are left out; all together come first, then groups by their names",
     ),
     loses=loses(),
     note="statements are candidates: reword, merge and leave out before anybody is trained by them",
