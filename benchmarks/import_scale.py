@@ -1,6 +1,6 @@
 """Memory and time of `rlaif data import` by the number of rows, and time for three real files.
 
-    python benchmarks/import_scale.py [--rows 10000 100000 1000000] [--data FOLDER] [--json FILE]
+    python benchmarks/import_scale.py [--rows 10000 100000] [--files jsonl] [--data FOLDER] [--json FILE]
 
 Rows are pairs in TRL's format with texts of their own, as JSON lines and as Parquet. Each import is a process
 of its own; its memory is its largest resident set (Linux alone says it). FOLDER holds the real files
@@ -87,13 +87,15 @@ def measured(words: list[str], out: Path) -> dict[str, Any]:
     return {"kept": kept, "seconds": round(seconds, 2), "peak_mib": round(kib / 1024, 1)}
 
 
-def scale(counts: list[int]) -> list[dict[str, Any]]:
+def scale(counts: list[int], kinds: list[str]) -> list[dict[str, Any]]:
     """A line for each number of rows and kind of file."""
     found = []
     for count in counts:
         with tempfile.TemporaryDirectory() as place:
             folder = Path(place)
             for file in write(count, folder):
+                if file.suffix[1:] not in kinds:
+                    continue
                 made = measured(["trl", str(file)], folder / "out")
                 found.append({"rows": count, "file": file.suffix[1:], **made})
                 print(
@@ -121,10 +123,14 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rows", type=int, nargs="*", default=[10_000, 100_000, 1_000_000])
+    parser.add_argument("--files", nargs="*", default=["jsonl", "parquet"])
     parser.add_argument("--data", type=Path, default=os.environ.get("RLAIF_TEST_DATA"))
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    found = {"scale": scale(options.rows), "real": real(Path(options.data)) if options.data else {}}
+    found = {
+        "scale": scale(options.rows, options.files),
+        "real": real(Path(options.data)) if options.data else {},
+    }
     if options.json:
         options.json.write_text(json.dumps(found, indent=1) + "\n")
 

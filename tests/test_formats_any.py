@@ -4,6 +4,7 @@ format with parts replaced, and real files with bytes changed."""
 import gzip
 import json
 import random
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -189,3 +190,42 @@ def test_an_array_is_read_a_piece_at_a_time_and_refused_where_it_breaks_off(tmp_
     assert list(raw_rows(path)) == [1, 2, 30]
     path.write_text("[]")
     assert list(raw_rows(path)) == []
+
+
+def test_memory_does_not_grow_with_the_rows_of_json_lines(tmp_path):
+    def peak(count: int) -> int:
+        path = tmp_path / f"{count}.jsonl"
+        with path.open("w") as file:
+            file.writelines(
+                json.dumps({"prompt": f"q{n} " * 20, "chosen": f"x{n} " * 20, "rejected": f"y{n} " * 20})
+                + "\n"
+                for n in range(count)
+            )
+        tracemalloc.start()
+        try:
+            assert import_file("trl", path, tmp_path / f"out{count}")["kept"] == count
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    peak(20)  # what is loaded once
+    assert peak(1500) < 1.3 * peak(150)
+
+
+def test_row_groups_of_parquet_are_let_go(tmp_path):
+    import pyarrow
+    import pyarrow.parquet
+
+    table = pyarrow.Table.from_pylist(
+        [{"prompt": f"{n} " * 50, "chosen": f"x{n} " * 50, "rejected": f"y{n} " * 50} for n in range(20000)]
+    )
+    pyarrow.parquet.write_table(
+        table, tmp_path / "x.parquet", row_group_size=1000, compression="none", use_dictionary=False
+    )
+    size, before = table.nbytes, pyarrow.total_allocated_bytes()
+    held = [
+        pyarrow.total_allocated_bytes() - before
+        for n, _ in enumerate(raw_rows(tmp_path / "x.parquet"))
+        if n % 500 == 0
+    ]
+    assert max(held) < size / 4

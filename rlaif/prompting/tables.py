@@ -246,7 +246,8 @@ def _parquet(path: Path) -> Rows:
 
     def rows() -> Iterator[Any]:
         try:
-            file = pyarrow.parquet.ParquetFile(path)
+            # Read a piece at a time: by default whole row groups are, and are held until the last one.
+            file = pyarrow.parquet.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20)
             _refuse_doubled(file.schema_arrow.names, path)
             for batch in file.iter_batches(1024):
                 yield from batch.to_pylist()
