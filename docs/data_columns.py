@@ -335,7 +335,10 @@ OTHERS: list[tuple[str, str, str]] = [
         "`rlaif data import`, beside the imported rows",
         "format | text | the format\nsource | text | name of the file\n"
         "sha256 | text | its digest\nbeside.<file> | text | digests of further files; missing where there are "
-        "none\nlimit | int | rows read at most; null: all\ntags[] | text | tags "
+        "none\n"
+        "columns.<what> | text | names of a table's columns; missing where they are not given\n"
+        "annotator | Annotator | who labelled where the data does not say so; missing where it is not given\n"
+        "limit | int | rows read at most; null: all\ntags[] | text | tags "
         "given to the prompts\n"
         "in | int | rows read\nkept | int | rows that gave a label, a ranking or a grade\n"
         "dropped.<reason> | int | rows left out, by reason\n"

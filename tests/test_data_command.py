@@ -66,6 +66,16 @@ def test_what_is_wrong_is_one_message(words, message):
     assert not Path("out").exists()
 
 
+def test_other_columns_are_another_import_and_two_files_of_one_name_are_refused():
+    told("t.csv", *COLUMNS)
+    with pytest.raises(UserError, match=r"holds another import \(columns differ"):
+        told("t.csv", *COLUMNS, "--column", "seconds=s")
+    Path("sub").mkdir()
+    Path("sub/x.jsonl").write_text(Path("more.jsonl").read_text())
+    with pytest.raises(UserError, match="two files called x"):
+        told("x.jsonl", "sub/x.jsonl")
+
+
 def test_columns_and_who_labelled():
     assert told("t.csv", *COLUMNS, "--annotator", "ai:judge-1")["kept"] == 1
     label = json.loads(Path("out/labels.jsonl").read_text())

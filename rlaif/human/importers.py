@@ -98,6 +98,10 @@ class Source:
 
     def __init__(self, format: Format, path: Path, beside: Sequence[Path]) -> None:
         self.format, self.path = format, path
+        names = Counter(file.stem for file in (path, *beside))
+        if len(names) <= len(beside):
+            double = names.most_common(1)[0][0]
+            raise UserError(f"{path}: two files called {double}.", "a name of its own for each file")
         self.joined = [file for file in beside if format.join and not _fits_first(format, file)]
         self.files = [path, *(file for file in beside if file not in self.joined)]
 
@@ -105,6 +109,7 @@ class Source:
         """What tells this import from another one into the same folder."""
         more = {file.name: _sha256(file) for file in (*self.files[1:], *self.joined)}
         asked = {"format": self.format.name, "source": self.path.name, "sha256": _sha256(self.path)}
+        asked |= {"columns": dict(self.format.columns)} if self.format.columns else {}
         return {**asked, **({"beside": more} if more else {})}
 
     def count(self, limit: int | None) -> int:

@@ -69,7 +69,7 @@ class Facts:
 
 def _named(model: str) -> str:
     """A model as others may know it: a hub id, or the last part of a path on this machine."""
-    return Path(model).name if Path(model).is_absolute() or Path(model).exists() else model
+    return Path(model).name if Path(model).is_absolute() else model
 
 
 def export_with_card(source: Path, format: str, out: Path, licence: str = UNKNOWN) -> dict[str, Any]:

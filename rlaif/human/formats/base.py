@@ -104,7 +104,8 @@ class Format:
     object without blanks around its keys; `unfold` gives the rows of a document, `whole` makes one; `join`
     names the key by which rows of further files belong to those of the first; `write` gives the rows of a
     comparison, `write_row` that of a ranking or of a graded response; `sided` says that its first and second
-    response are sides of its own, not the better and the worse; `loses` what does not survive an export.
+    response are sides of its own, not the better and the worse; `loses` what does not survive an export;
+    `columns` which names of a table's columns were asked for.
     """
 
     name: str
@@ -118,6 +119,7 @@ class Format:
     whole: Callable[[Sequence[Any]], Any] | None = None
     sided: bool = False
     loses: str = ""
+    columns: Mapping[str, str] = field(default_factory=dict)
 
     def parse(self, raw: Any) -> ImportedRow | Unusable:
         """What a row of the input says, or why it cannot be used; text that is no Unicode is a reason,

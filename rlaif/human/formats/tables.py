@@ -60,7 +60,8 @@ def table_format(columns: Mapping[str, str] | None = None) -> Format:
                 "--column prompt=question --column first=answer_1",
             )
     names = {what: columns.get(what, what) for what in COLUMNS}
-    return replace(TABLE, fits=has(*(names[n] for n in _NEEDED)), read=lambda row: table_row(row, names))
+    fits = has(*(names[what] for what in _NEEDED))
+    return replace(TABLE, fits=fits, read=lambda row: table_row(row, names), columns=columns)
 
 
 def table_row(row: dict[str, Any], names: Mapping[str, str]) -> ImportedRow | Unusable:
