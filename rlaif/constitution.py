@@ -179,9 +179,9 @@ class Constitution(Sourced):
         return cls.load_with_lines(path)[0]
 
     @classmethod
-    def load_with_lines(cls, path: Path) -> tuple[Constitution, Lines]:
-        """The same, and where in the file everything stands."""
-        data, lines = load_yaml(path)
+    def load_with_lines(cls, path: Path, content: bytes | None = None) -> tuple[Constitution, Lines]:
+        """The same, and where in the file everything stands; of `content` as if it stood there."""
+        data, lines = load_yaml(path, content)
         constitution = validate_yaml(cls, data, lines, path)
         seen: dict[str, int] = {}
         for index, principle in enumerate(constitution.principles):

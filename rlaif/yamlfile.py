@@ -88,10 +88,14 @@ class Lines:
         return found[0] + 1, found[1] + 1
 
 
-def load_yaml(path: Path) -> tuple[Any, Lines]:
-    """Plain data of a YAML file and the line of each key; no tags, no objects, no duplicate keys."""
+def load_yaml(path: Path, content: bytes | None = None) -> tuple[Any, Lines]:
+    """Plain data of a YAML file and the line of each key; no tags, no objects, no duplicate keys.
+
+    With `content` that is read as if it stood in the file.
+    """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = (path.read_bytes() if content is None else content).decode("utf-8-sig")
+        text = text.replace("\r\n", "\n").replace("\r", "\n")
     except OSError as error:
         raise UserError(
             f"{path}: cannot be read ({error.strerror}).", "an existing file", "check the path"

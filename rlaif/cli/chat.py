@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from rlaif.cli.groups import app
-from rlaif.cli.terminal import say, tell
+from rlaif.cli.terminal import say, tell, typed_lines
 
 if TYPE_CHECKING:
     from rlaif.chat import ChatResponse, Conversation
@@ -47,7 +46,7 @@ def chat(
     talk.system = system
     if sys.stdin.isatty():
         tell(HELP)
-    for line in _lines():
+    for line in typed_lines():
         if line.startswith("/"):
             if line.split()[0] in ("/quit", "/exit"):
                 return
@@ -55,20 +54,6 @@ def chat(
         elif line.strip():
             for said in talk.ask(line):
                 say(_as_text(said))
-
-
-def _lines() -> Iterator[str]:
-    """Lines from the terminal, which are asked for, or from a pipe."""
-    if not sys.stdin.isatty():
-        yield from (line.rstrip("\r\n") for line in sys.stdin)
-        return
-    import readline  # noqa: F401  - lets input() keep earlier lines
-
-    while True:
-        try:
-            yield input("> ")
-        except EOFError:
-            return
 
 
 def _run_command(talk: Conversation, line: str) -> str:

@@ -7,6 +7,7 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -54,6 +55,20 @@ def page_at(path: Path, option: str = "--out", example: str = "page.html") -> Pa
             f"{option} {path}: nothing can be written to {path.parent}.", "a folder that can be written"
         )
     return path
+
+
+def typed_lines() -> Iterator[str]:
+    """Lines from the terminal, which are asked for, or from a pipe."""
+    if not sys.stdin.isatty():
+        yield from (line.rstrip("\r\n") for line in sys.stdin)
+        return
+    import readline  # noqa: F401  - lets input() keep earlier lines
+
+    while True:
+        try:
+            yield input("> ")
+        except EOFError:
+            return
 
 
 SILENCE = 9.0  # seconds without a line, at most

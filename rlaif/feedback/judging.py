@@ -78,7 +78,7 @@ def judge(
         UserError: what is no pair, no constitution or no model.
     """
     rules = _constitution(constitution)
-    questions = [_question(pair, number, rules) for number, pair in enumerate(pairs)]
+    questions = [question_of(pair, number, rules) for number, pair in enumerate(pairs)]
     texts = Templates.load(templates)
     asked = Judge(
         _engine(model), texts, tuple(texts.comparison_shots(rules, few_shot)), reasoning_tokens, PAIRWISE
@@ -131,7 +131,7 @@ def _valid(kind: Any, given: Mapping[str, Any], what: str) -> Any:
         raise UserError(f"{where}: {first['msg']}.", f"the keys of a {what} as its file has them") from None
 
 
-def _question(pair: Any, number: int, constitution: Constitution) -> JudgeQuestion:
+def question_of(pair: Any, number: int, constitution: Constitution) -> JudgeQuestion:
     """The pair as the label stage asks about it; raises UserError for what is no pair."""
     where = f"pairs[{number}]"
     tags: Sequence[str] = ()

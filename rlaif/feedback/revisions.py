@@ -5,6 +5,9 @@ from __future__ import annotations
 
 import re
 
+from rlaif.constitution import Principle
+from rlaif.engines import Generation
+from rlaif.records import Prompt
 from rlaif.refusals import refuses
 
 _WHAT = r"(?:version|reply|response|answer|text|message|rewrite|revision)"
@@ -65,6 +68,25 @@ def without_preamble(text: str) -> tuple[str, str]:
     if len(rest) > 2 and rest[0] + rest[-1] in ('""', "“”") and not set(rest[1:-1]) & set('"“”'):
         rest = rest[1:-1].strip()
     return found[0].strip(), rest
+
+
+def why_no_revision(
+    made: Generation, prompt: Prompt, original: str, principle: Principle | None, critique: str | None
+) -> str | None:
+    """Why what was written is no revision, as it is counted; None where it is one.
+
+    `critique` is what the critic wrote, None where the revision was asked for directly.
+    """
+    if made.why_empty:
+        return made.why_empty
+    if critique == "":
+        return "without a critique"
+    if made.finish_reason != "stop":
+        return "cut off" if made.finish_reason == "length" else made.finish_reason.replace("_", " ")
+    assert principle is not None
+    rule = "\n".join(filter(None, (principle.text, principle.critique, principle.revise)))
+    question = next((m.content for m in reversed(prompt.messages) if m.role == "user"), "")
+    return fault_of(made.text, original, question, rule, critique or "")
 
 
 def fault_of(revision: str, original: str, question: str, rule: str, critique: str) -> str | None:

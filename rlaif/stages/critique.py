@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from rlaif.constitution import Principle
 from rlaif.engines import Engine, GenerateRequest, Generation, open_engine
-from rlaif.feedback.revisions import fault_of, without_preamble
+from rlaif.feedback.revisions import why_no_revision, without_preamble
 from rlaif.options import CritiqueOptions
 from rlaif.prompting.templates import Chat, Templates
 from rlaif.records import Prompt, Response, Revision, by_id
@@ -96,7 +96,8 @@ def _revise(
         for job, written in _write(stage, engine, todo, round, "revision", templates):
             preamble, text = without_preamble(written.text)
             made = replace(written, text=text, token_ids=None) if preamble else written
-            reason = _fault(job, made, stage.options.critique)
+            critique = job.critique if stage.options.critique else None
+            reason = why_no_revision(made, job.prompt, job.current.text, job.principle, critique)
             after = job.current if reason else _response(job, made, engine, stage, round)
             if not reason and made.text == job.current.text:
                 status, after = "unchanged", job.current
@@ -120,20 +121,6 @@ def _revise(
             )
             job.current = after
             yield 1
-
-
-def _fault(job: RevisionJob, made: Generation, criticised: bool) -> str | None:
-    """Why what was written is no revision, as it is counted; None where it is one."""
-    if made.why_empty:
-        return made.why_empty
-    if criticised and not job.critique:
-        return "without a critique"
-    if made.finish_reason != "stop":
-        return "cut off" if made.finish_reason == "length" else made.finish_reason.replace("_", " ")
-    assert job.principle is not None
-    rule = "\n".join(filter(None, (job.principle.text, job.principle.critique, job.principle.revise)))
-    question = next((m.content for m in reversed(job.prompt.messages) if m.role == "user"), "")
-    return fault_of(made.text, job.current.text, question, rule, job.critique)
 
 
 def _write(

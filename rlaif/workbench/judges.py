@@ -1,15 +1,32 @@
-"""The judge that `--judge MODEL|CONFIG` names, opened once for any number of constitutions."""
+"""What `--judge`, `--policy` and `--prompts` name: a judge opened once for any number of constitutions, a
+policy, prompts, and the pairs of responses on which a constitution is watched."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from rlaif.audit.card import JudgeSetting
-from rlaif.config import Config
+from rlaif.audit.cases import from_examples, sampled
+from rlaif.chat import ChatTarget
+from rlaif.config import Config, ModelConfig
+from rlaif.constitution import Constitution
+from rlaif.errors import UserError
+from rlaif.feedback.judging import FORMS, question_of
+from rlaif.options import CritiqueOptions
+from rlaif.options.data import DataSourceOptions
 from rlaif.preflight.opening import audited
+from rlaif.prompting.prompt_files import load_prompts
+from rlaif.prompting.tables import read_table
 from rlaif.records import Prompt
+from rlaif.report.run_reader import model_references, require_consent
+from rlaif.runs.folder import silent_progress
+from rlaif.workbench.probe import ProbePair
+
+SPARE = 1.25  # prompts asked for a pair that is wanted: two responses to one may be the same
 
 
 @dataclass(frozen=True)
@@ -30,3 +47,74 @@ class Named:
         """The judge as a run of the config would ask it, `few_shot` apart where that is given."""
         setting = JudgeSetting.of(self.config, self.base)
         return setting if few_shot is None else replace(setting, few_shot=few_shot)
+
+    @property
+    def critique(self) -> CritiqueOptions:
+        """How the config's first critique stage asks the critic, the defaults where it has none."""
+        found = next((o for o in self.config.stages if isinstance(o, CritiqueOptions)), None)
+        return found or CritiqueOptions(stage="critique")
+
+    @property
+    def policy(self) -> ModelConfig | None:
+        """The config's policy; a model that was named as the judge is none."""
+        return self.config.policy if self.prompts else None
+
+    def with_prompts(self, file: Path | None) -> Named:
+        """The same with the prompts of a file, where one is given."""
+        return replace(self, prompts=load_prompts(file)) if file else self
+
+
+def policy_named(name: str, trust: bool) -> ModelConfig:
+    """The policy that RUN, RUN:POLICY or a model names; raises UserError where a run's config names functions
+    or endpoints and `trust` is not given."""
+    target = ChatTarget.of(name)
+    asked = model_references(target.run.path, target.config) if target.run else []
+    require_consent("asking this policy", asked, trust, "add --trust")
+    return target.config
+
+
+def probe_pairs(
+    named: Named,
+    policy: ModelConfig | None,
+    constitution: Constitution,
+    file: Path | None,
+    count: int,
+    seed: int,
+    left_out: Counter[str],
+    progress: Any = silent_progress,
+) -> list[ProbePair]:
+    """At most `count` pairs: those of a file, else of the policy's responses to the prompts, else of the
+    constitution's examples.
+
+    `left_out` counts what made no pair, by reason. Raises UserError where there is no pair at all.
+    """
+    if file is not None:
+        pairs = pairs_of(file, constitution)
+    elif policy is not None and named.prompts:
+        config = named.config.model_copy(update={"policy": policy})
+        wanted = round(count * SPARE)
+        cases = sampled(config, constitution, named.prompts, wanted, seed, None, left_out, progress)
+        pairs = [ProbePair(c.question.prompt, c.question.a, c.question.b) for c in cases]
+    else:
+        cases = from_examples(constitution, seed)
+        pairs = [ProbePair(c.question.prompt, c.question.a, c.question.b) for c in cases]
+    if not pairs:
+        raise UserError(
+            "there is no pair of responses to watch.",
+            "a policy and prompts (a config as --judge, or --policy and --prompts), pairs in a file "
+            "(--probe), or examples in the constitution",
+        )
+    return pairs[:count]
+
+
+def pairs_of(file: Path, constitution: Constitution) -> list[ProbePair]:
+    """The pairs of a file: JSON, CSV or Parquet rows as `rlaif.judge` takes them; raises UserError, with the
+    line, for what is none."""
+    found = []
+    for place, row in read_table(DataSourceOptions(path=str(file))):
+        try:
+            question = question_of(row, 0, constitution)
+        except UserError as error:
+            raise UserError(f"{place}: {error.found.partition(': ')[2]}", FORMS) from None
+        found.append(ProbePair(question.prompt, question.a, question.b))
+    return found

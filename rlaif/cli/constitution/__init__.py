@@ -1,13 +1,15 @@
 """`rlaif constitution`: a command is a file of its own."""
 
 # The order of the help page.
-from rlaif.cli.constitution import (  # noqa: F401
-    coverage,
+from rlaif.cli.constitution import (  # noqa: F401, I001
+    lint,
+    test,
+    try_,
+    open,
     diff,
-    exchange,
+    coverage,
     executors,
     induce,
-    lint,
+    exchange,
     schema,
-    test,
 )

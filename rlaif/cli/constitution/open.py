@@ -1,0 +1,51 @@
+"""`rlaif constitution open`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from rlaif.cli.constitution.test import FewShot, JudgeName, Sets, TemplateSet
+from rlaif.cli.constitution.try_ import Count, File, Policy, Probes, PromptFile, Seed, Trust, probe_of
+from rlaif.cli.groups import constitution_app
+from rlaif.cli.terminal import Progress, say, tell
+
+
+@constitution_app.command("open")
+def constitution_open(
+    path: File,
+    judge: JudgeName,
+    policy: Policy = None,
+    prompts: PromptFile = None,
+    pairs: Count = 40,
+    probe: Probes = None,
+    seed: Seed = 0,
+    few_shot: FewShot = None,
+    set_: Sets = None,
+    templates: TemplateSet = "default",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 = any free one.")] = 0,
+    trust: Trust = False,
+) -> None:
+    """Edit a constitution in the browser, beside what each save turns; on this machine alone."""
+    from rlaif.constitution import Constitution
+    from rlaif.pages.server import PageServer
+    from rlaif.workbench.editor import Editor, static_files
+    from rlaif.workbench.judges import Named, policy_named
+    from rlaif.workbench.watching import Watch
+
+    static_files()  # what is missing is said before anything is asked
+    constitution = Constitution.load(path)
+    tell("loading …")
+    named = Named.of(judge, set_ or [], path, templates).with_prompts(prompts)
+    wanted = policy_named(policy, trust) if policy else named.policy
+    watch = Watch(path, probe_of(named, wanted, constitution, probe, pairs, seed, few_shot))
+    with Progress(f"verdicts on {len(watch.probe.pairs)} pairs", 1) as tick:
+        watch.start()
+        tick()
+    editor = Editor(watch, judge, tell)
+    server = PageServer(editor.site(), port)
+    editor.follow()
+    say(f"{path} is open at {server.address}")
+    tell("Whoever has this address can change the file. Ctrl-C ends.")
+    server.run()
