@@ -38,7 +38,7 @@ def opened(browser: Any, address: str, scheme: str = "light", width: int = 1280,
     """A page of its own session at an address; what its console calls an error is in `page.errors`."""
     context = browser.new_context(color_scheme=scheme, viewport={"width": width, "height": height})
     page = context.new_page()
-    page.set_default_timeout(20_000)
+    page.set_default_timeout(90_000)  # a busy machine is slow, not wrong
     page.errors = []
     page.on("pageerror", lambda error: page.errors.append(str(error)))
     page.on("console", lambda said: said.type == "error" and page.errors.append(said.text))

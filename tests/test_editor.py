@@ -15,7 +15,7 @@ from rlaif.errors import UserError
 from rlaif.pages.server import Conflict, PageServer
 from rlaif.prompting.templates import Templates
 from rlaif.records import Message, Prompt
-from rlaif.workbench.editor import Editor, as_bytes, as_text, problems, write_in_place
+from rlaif.workbench.editor import Editor, as_bytes, as_text, write_in_place
 from rlaif.workbench.probe import Probe, ProbePair
 from rlaif.workbench.watching import Watch, version_of
 from tests import scripts
@@ -116,10 +116,16 @@ def test_a_write_that_fails_leaves_the_file(file, monkeypatch):
 
 
 def test_problems_have_the_lines_of_the_loader(file, editor):
-    def found(text):
-        return editor.check({"text": text})["problems"]
+    def found(text, level="error"):
+        return [one for one in editor.check({"text": text})["problems"] if one["level"] == level]
 
     assert found(FILE) == []
+    noted = found(FILE, "note")  # the linter's
+    assert [(one["line"], one["message"]) for one in noted] == [
+        (4, '"no-rude" has no example'),
+        (7, '"no-wrong" has no example'),
+    ]
+    assert noted[0]["silence"] == "behind line 4: # lint: ignore=no-example"
     (one,) = found(FILE.replace("tags: [style]", "tagz: [style]"))
     assert one["line"] == 9
     assert one["message"].startswith('unknown key "tagz" — did you mean "tags"?')
@@ -130,14 +136,6 @@ def test_problems_have_the_lines_of_the_loader(file, editor):
     assert found("")[0]["line"] == 1
     with pytest.raises(UserError, match="no text was sent"):
         editor.check({"text": 3})
-
-
-def test_a_message_of_several_lines_stays_together():
-    error = UserError("/x/c.yaml:3: first\nmore of it\n/x/c.yaml:7: second", "both right")
-    assert problems(error, Path("/x/c.yaml")) == [
-        {"line": 3, "message": "first\nmore of it"},
-        {"line": 7, "message": "second\nNeeded: both right"},
-    ]
 
 
 def test_the_state_holds_verdicts_only_where_they_are_new(file, editor):
@@ -228,8 +226,8 @@ def test_typing_and_saving_shows_what_turned(page, file):
 
 def test_mistakes_are_marked_in_their_line(page, file):
     retype(page, "tags: [style]", "tagz: [style]")
-    page.wait_for_selector("#problems li")
-    assert page.inner_text("#problems li").startswith('line 9: unknown key "tagz"')
+    page.wait_for_selector("#problems .error")
+    assert page.inner_text("#problems .error").startswith('line 9: unknown key "tagz"')
     page.wait_for_selector(".CodeMirror-lint-marker-error")
     state(page, "not saved, line 9 is wrong")
     page.click("#save")
@@ -247,8 +245,9 @@ def test_a_change_elsewhere_is_loaded_or_asked_about(page, file):
     retype(page, "# a comment on top", "# mine")
     file.write_text(FILE + "# elsewhere again\n")
     page.wait_for_selector("#notice:not([hidden])")
-    page.click("#save")
-    page.wait_for_selector('#notice:has-text("since it was loaded here")')
+    with page.expect_response("**/api/save") as answer:
+        page.click("#save")
+    assert answer.value.status == 409
     assert file.read_text() == FILE + "# elsewhere again\n"
     page.click("#load")
     page.wait_for_selector('.CodeMirror-line:has-text("# elsewhere again")')
@@ -269,7 +268,7 @@ def test_hostile_texts_are_shown_as_texts(page, file):
         "'Never say sun. <img src=x onerror=\"document.title=1\"><script>x</script> {{ 7*7 }}'",
     )
     retype(page, "tags: [style]", "<b>bad</b>: [style]")
-    page.wait_for_selector("#problems li")
+    page.wait_for_selector("#problems .error")
     assert "<b>bad</b>" in page.inner_text("#problems")
     page.hover(".CodeMirror-lint-marker-error")
     page.wait_for_selector(".CodeMirror-lint-tooltip")

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import shutil
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,9 +21,12 @@ from rlaif.constitution import json_schema
 from rlaif.errors import UserError, printable
 from rlaif.pages.page import render_page
 from rlaif.pages.server import Conflict, Site
+from rlaif.records import Prompt
 from rlaif.runs.storage import move_into_place
+from rlaif.workbench.lint import lint
+from rlaif.workbench.lint.files import unreadable
 from rlaif.workbench.trying_text import headline
-from rlaif.workbench.watching import Saved, Watch, load_text, read_at_rest, version_of
+from rlaif.workbench.watching import Saved, Watch, read_at_rest, version_of
 
 STATIC = Path(__file__).parent.parent / "pages" / "static"
 CODEMIRROR = (
@@ -46,6 +49,7 @@ class Editor:
 
     watch: Watch
     judge: str
+    prompts: Sequence[Prompt] = ()  # what the linter checks tags against
     failed: Callable[[str], None] = lambda said: None  # told of an error inside
     _stop: threading.Event = field(default_factory=threading.Event)
 
@@ -111,13 +115,14 @@ class Editor:
         return found
 
     def check(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """What would be wrong with a text in this file, by line."""
-        text = _text(given)
+        """What the loader, or else the linter, would find in this text, by line."""
+        content, path = _text(given).encode(), self.watch.path
         try:
-            load_text(self.watch.path, text.encode())
+            found = lint(path, self.prompts, templates=self.watch.probe.setting.templates, content=content)
         except UserError as error:
-            return {"problems": problems(error, self.watch.path)}
-        return {"problems": []}
+            found = [*unreadable(path, error)]
+        keys = ("line", "column", "level", "message", "why", "silence")
+        return {"problems": [_printable({key: vars(one)[key] for key in keys}) for one in found]}
 
     def save(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Write a text where the file is still of the `version` that the page was given; raises Conflict
@@ -155,24 +160,6 @@ def verdicts_as_dict(watch: Watch) -> list[dict[str, Any]]:
         shown = [cell.as_dict() | {"principle": i} for i, cell in cells.items() if cell]
         rows.append({"principles": shown, "all": both.as_dict(), "deciding": deciding})
     return rows
-
-
-def problems(error: UserError, path: Path) -> list[dict[str, Any]]:
-    """A loader's message as a list of (line, message): each of its lines that names the file and a line is
-    one."""
-    head = f"{path}:"
-    found: list[dict[str, Any]] = []
-    for line in error.found.splitlines():
-        number, _, said = line.removeprefix(head).partition(":")
-        if line.startswith(head) and number.isdecimal():
-            found.append({"line": int(number), "message": printable(said.strip())})
-        elif found:
-            found[-1]["message"] += f"\n{printable(line)}"
-        else:
-            found.append({"line": 1, "message": printable(line)})
-    if error.need and found:
-        found[-1]["message"] += f"\nNeeded: {printable(error.need)}"
-    return found
 
 
 def _text(given: Mapping[str, Any]) -> str:

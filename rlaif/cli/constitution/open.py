@@ -43,7 +43,7 @@ def constitution_open(
     with Progress(f"verdicts on {len(watch.probe.pairs)} pairs", 1) as tick:
         watch.start()
         tick()
-    editor = Editor(watch, judge, tell)
+    editor = Editor(watch, judge, named.prompts, tell)
     server = PageServer(editor.site(), port)
     editor.follow()
     say(f"{path} is open at {server.address}")

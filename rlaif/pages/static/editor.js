@@ -5,6 +5,7 @@ import { completions } from "./hints.js";
 
 const EVERY = 300; // milliseconds between two questions to the server
 const MOST = 20; // pairs with turned verdicts that are shown
+const CHANGED = "The file has been changed elsewhere; your text is not saved.";
 const $ = (id) => document.getElementById(id);
 const page = { version: "", clean: "", seen: "", facts: null, verdicts: [], saved: null, problems: [], judging: false, lost: false };
 
@@ -26,7 +27,7 @@ const editor = CodeMirror.fromTextArea($("text"), {
   styleActiveLine: true,
   gutters: ["CodeMirror-lint-markers", "CodeMirror-linenumbers"],
   specialChars: /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u00ad\u061c\u200b-\u200f\u2028-\u202e\u2066-\u2069\ufeff]/,
-  lint: { async: true, getAnnotations: annotate, delay: 250 },
+  lint: { async: true, getAnnotations: annotate, delay: 400 },
   hintOptions: { hint: hints, completeSingle: false },
   extraKeys: {
     "Ctrl-S": save,
@@ -55,16 +56,17 @@ async function annotate(text, found) {
   try {
     ({ problems } = await tell("/api/check", { text }));
   } catch (error) {
-    problems = [{ line: 1, message: error.message }];
+    problems = [{ line: 1, level: "error", message: error.message }];
   }
   if (text !== editor.getValue()) return;
   page.problems = problems;
   found(
-    problems.map(({ line, message }) => {
+    problems.map(({ line, level, message, why }) => {
       const at = Math.min(line, editor.lineCount()) - 1;
       const end = editor.getLine(at).length;
       const start = Math.min(editor.getLine(at).search(/\S|$/), Math.max(0, end - 1));
-      return { message, severity: "error", from: { line: at, ch: start }, to: { line: at, ch: end } };
+      const severity = level === "error" ? "error" : "warning";
+      return { message: level === "error" ? message : `${message}: ${why}`, severity, from: { line: at, ch: start }, to: { line: at, ch: end } };
     }),
   );
   showProblems();
@@ -74,8 +76,9 @@ async function annotate(text, found) {
 function showProblems() {
   $("problems").hidden = !page.problems.length;
   $("problems").replaceChildren(
-    ...page.problems.map(({ line, message }) => {
-      const button = el("button", "", `line ${line}: ${message}`);
+    ...page.problems.map(({ line, level, message, why, silence }) => {
+      const button = el("button", level, `line ${line}: ${message}`);
+      button.title = [why, silence && `To silence it, ${silence}`].filter(Boolean).join("\n");
       button.type = "button";
       button.onclick = () => {
         editor.setCursor(line - 1, 0);
@@ -87,7 +90,8 @@ function showProblems() {
 }
 
 function showState() {
-  const wrong = page.problems.length ? `, line ${page.problems[0].line} is wrong` : "";
+  const first = page.problems.find(({ level }) => level === "error");
+  const wrong = first ? `, line ${first.line} is wrong` : "";
   let [words, kind] = ["saved", "good"];
   if (page.lost) [words, kind] = ["the server does not answer", "bad"];
   else if (page.judging) [words, kind] = ["judging what the save changed …", "busy"];
@@ -125,7 +129,7 @@ async function save() {
     notice("");
   } catch (error) {
     const changed = error instanceof Refusal && error.status === 409;
-    notice(changed ? "The file has been changed elsewhere since it was loaded here." : error.message, changed, changed);
+    notice(changed ? CHANGED : error.message, changed, changed);
   }
   showState();
 }
@@ -234,7 +238,7 @@ async function look() {
 async function changedElsewhere() {
   const { version } = await ask("/api/file");
   if (version === page.version) return; // the watch is behind
-  if (dirty()) notice("The file has been changed elsewhere; your text is not saved.", true, true);
+  if (dirty()) notice(CHANGED, true, true);
   else await load();
 }
 

@@ -31,14 +31,16 @@ def lint(
     templates: Templates | None = None,
     context: Context | None = None,
     gold: str | None = None,
+    content: bytes | None = None,
 ) -> list[Finding]:
     """What the rules (all, or those named) find in a constitution file, in the order of its lines.
 
     With `prompts`, also tags that no prompt has and prompts about which no principle speaks; with `templates`
     what they never show; with a judge's `context` principles too long for it; with `gold` (module:function)
-    principles that it cannot check. Raises UserError where the file cannot be loaded at all.
+    principles that it cannot check; `content` is read as if it stood in the file. Raises UserError where the
+    file cannot be loaded at all.
     """
-    constitution, lines = Constitution.load_with_lines(path)
+    constitution, lines = Constitution.load_with_lines(path, content)
     unchecked = ungraded(load_gold(gold, constitution), constitution, prompts)
     subject = Subject(constitution, Source(lines), tuple(prompts), templates, context, tuple(unchecked))
     wanted = [rule for name, rule in RULES.items() if rules is None or name in rules]
