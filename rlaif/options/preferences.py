@@ -74,7 +74,7 @@ class RewardOptions(PreferenceOptions):
     )
     heldout_sets: dict[Annotated[str, Field(pattern=r"^\w[\w.-]*$")], str] = Field(
         default_factory=dict,
-        description="name → labelled pairs to measure on: an import's folder, or an HH or HHH file",
+        description="name → labelled pairs to measure on: an import's folder, or a file that it reads",
         json_schema_extra=FILE,
     )
 
