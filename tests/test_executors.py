@@ -54,6 +54,20 @@ def test_figures_worked_by_hand():
     assert list(x["two"]) == ["A · B"]
 
 
+def test_three_executors_share_one_kappa():
+    sides = "ab" * 20
+    found = compared({"A": read(sides), "B": read(sides), "C": read("ba" * 20)}, RULES, clusters(40))
+    clause = found["clauses"][0]
+    # Each comparison: one pair of three agrees; by chance a half of them would.
+    assert clause["kappa"]["value"] == pytest.approx((1 / 3 - 0.5) / 0.5)
+    assert clause["executors"]["C"]["kappa"]["value"] == -1.0
+    assert {name: two["kappa"]["value"] for name, two in clause["two"].items()} == {
+        "A · B": 1.0,
+        "A · C": -1.0,
+        "B · C": -1.0,
+    }
+
+
 def test_an_executor_that_never_decides_is_left_out():
     sides = "ab" * 20
     found = compared({"A": read(sides), "B": read(sides), "C": read("t" * 40)}, RULES, clusters(40))[
@@ -134,7 +148,7 @@ def project(folder: Path) -> Path:
 def test_the_command_names_the_clause_and_shows_pairs(tmp_path):
     file, run = project(tmp_path), fake_run(tmp_path / "run", prompts=160)
     words = ["constitution", "executors", str(file), "--run", str(run)]
-    words += ["--judge", str(tmp_path / "first.yaml"), "--judge", str(tmp_path / "second.yaml")]
+    words += ["--judges", str(tmp_path / "first.yaml"), str(tmp_path / "second.yaml")]
     shown = CliRunner().invoke(app, words)
     assert shown.exit_code == 0, shown.output
     assert "nice: Be nice." in shown.stdout.split("All principles together")[1].split("no-rude:")[0]

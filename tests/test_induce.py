@@ -173,7 +173,7 @@ def test_what_cannot_be_explained_is_said(tmp_path):
     simulated(tmp_path, 0, count=40)
     with pytest.raises(UserError, match="no candidates"):
         induce(tmp_path, Asked())
-    with pytest.raises(UserError, match="no verdict under a candidate is stored"):
+    with pytest.raises(UserError, match="no verdict is stored under a candidate"):
         induce(tmp_path, Asked(candidates(tmp_path)))
     with pytest.raises(UserError, match="no such file"):
         induce(tmp_path / "nowhere", Asked())

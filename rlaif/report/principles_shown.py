@@ -30,7 +30,11 @@ def shown(figures: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "figures": figures,
         "words": in_words(figures),
-        "slots": SLOTS,
+        "slots": {
+            name: slot
+            for name, slot in SLOTS.items()
+            if any(row[name]["value"] for row in figures["principles"])
+        },
         "shares": charts.share_chart("What becomes of each principle's verdicts", bars),
         "same": matrix(ids, figures["pairs"], "same", "last"),
         "opposite": matrix(ids, figures["pairs"], "opposite", "mid0"),

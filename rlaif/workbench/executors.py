@@ -2,17 +2,21 @@
 
 An executor is a judge, or the people whose labels are at hand. A clause is a principle; "all" stands for the
 whole constitution, which people who label without principles judge by. Verdicts are a, b or tie, both orders
-together. Agreement is corrected for chance (Cohen's kappa), pooled over the executors two by two, with 95 %
-intervals over clusters of prompts.
+together. Agreement is corrected for chance by Fleiss' kappa, of two executors by Cohen's, with 95 % intervals
+over clusters of prompts.
 """
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
+import numpy as np
+
+from rlaif.agreement.coefficients import MISSING, fleiss_kappa
 from rlaif.constitution import Constitution
 from rlaif.feedback.preferences import (
     BOUND,
@@ -112,12 +116,24 @@ def _clause(
         },
         "silent": silent,
         **_agreement(_two_by_two(heard), clusters),
+        "kappa": beyond_chance(heard, clusters),
         "two": {
             f"{x} · {y}": _agreement([(pair, a, b) for pair, a, b in _both(heard[x], heard[y])], clusters)
             for x, y in combinations(heard, 2)
         },
         "examples": _examples(said),
     }
+
+
+def beyond_chance(heard: Mapping[str, Mapping[str, str]], clusters: Mapping[str, str]) -> dict[str, Any]:
+    """Fleiss' kappa of the executors that decide at all, on what two or more of them judged."""
+    pairs = list(dict.fromkeys(pair for by in heard.values() for pair in by))
+    if len(heard) < 2:
+        return {"value": None, "ci": None, "n": 0, "groups": 0}
+    numbers = {"a": 0, "b": 1, "tie": 2}
+    ratings = np.array([[numbers.get(by.get(pair, ""), MISSING) for by in heard.values()] for pair in pairs])
+    found = fleiss_kappa(ratings, len(numbers), [clusters[pair] for pair in pairs])
+    return {**found, "value": found["value"] if math.isfinite(found["value"]) else None}
 
 
 Two = tuple[str, str, str]  # comparison, verdicts of two executors
@@ -138,8 +154,8 @@ def _against(who: str, heard: Mapping[str, Mapping[str, str]]) -> list[Two]:
 
 
 def _agreement(rows: Sequence[Two], clusters: Mapping[str, str]) -> dict[str, Any]:
-    """Agreement, raw and beyond chance; of those that both decide the share on opposite sides, of those that
-    one decides the share on which the other does not."""
+    """Agreement of executors two by two, raw and by Cohen's kappa; of what both decide the share on opposite
+    sides, of what one decides the share that the other does not decide."""
     keys = [clusters[pair] for pair, *_ in rows]
     found = kappa_interval([a for _, a, _ in rows], [b for *_, b in rows], keys) if rows else None
     both = [(a != b, key) for (_, a, b), key in zip(rows, keys, strict=True) if "tie" not in (a, b)]

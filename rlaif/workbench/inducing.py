@@ -71,11 +71,12 @@ def induce(
         left_out += other
     found = evidence(pairs, said, verdicts, candidates.ids)
     if not found.read_NJ.any():
+        asked = "the judge gave no verdict that can be read" if how.judge else "no verdict is stored"
+        worded = f" ({other.total()} are under other wordings)" if other.total() and not how.judge else ""
         raise UserError(
-            f"{pairs.source}: no verdict under a candidate is stored"
-            f"{f' ({other.total()} under other wordings)' if other.total() else ''}.",
-            "a judge that gives them",
-            "add --judge MODEL or a config",
+            f"{pairs.source}: {asked} under a candidate{worded}.",
+            "verdicts under the candidates",
+            "name another --judge: a model or a config",
         )
     figures = induced(found, candidates)
     for row, n in zip(figures["candidates"], times, strict=False):

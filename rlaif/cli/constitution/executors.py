@@ -18,9 +18,14 @@ TEXTS = (("prompt", "prompt"), ("A", "a"), ("B", "b"))
 @constitution_app.command("executors")
 def constitution_executors(
     path: Annotated[Path, typer.Argument(metavar="FILE", help="A constitution file.")],
+    more: Annotated[
+        list[str] | None, typer.Argument(metavar="[JUDGE]...", help="More judges.", show_default=False)
+    ] = None,
     judges: Annotated[
         list[str] | None,
-        typer.Option("--judge", "--judges", metavar="MODEL|CONFIG", help="A judge to ask; may be repeated."),
+        typer.Option(
+            "--judge", "--judges", metavar="MODEL|CONFIG", help="A judge to ask; others may follow."
+        ),
     ] = None,
     runs: Annotated[
         list[Path] | None,
@@ -57,7 +62,14 @@ def constitution_executors(
 
     tell("loading …")
     how = Sources(
-        tuple(judges or ()), tuple(runs or ()), labels, tuple(set_ or ()), templates, pairs, seed, keep
+        (*(judges or ()), *(more or ())),
+        tuple(runs or ()),
+        labels,
+        tuple(set_ or ()),
+        templates,
+        pairs,
+        seed,
+        keep,
     )
     found = executors(path, how, Progress)
     if as_json:
