@@ -202,11 +202,19 @@ def test_proposed_rules_are_put_together(tmp_path):
     texts = iter(said * 50)
     run = fake_run(tmp_path / "run", prompts=60)
     pairs = read_pairs(run)
-    engine = Scripted(on_generate=lambda request: next(texts), name="proposer")
+    asked_of: list[str] = []
+
+    def propose(request):
+        asked_of.append(request.messages[-1]["content"])
+        return next(texts)
+
+    engine = Scripted(on_generate=propose, name="proposer")
     shown = list(pairs.comparisons)[:18]
     found = proposed(engine, pairs, dict.fromkeys(pairs.comparisons, 1.0), shown, 5)
     assert [p.text for p in found.candidates.principles] == [said[0], "the reply must name a source"]
     assert found.times == [6, 3]
+    preferred, other = pairs.texts(shown[0])
+    assert asked_of[0].index(preferred) < asked_of[0].index("=== Other reply ===") < asked_of[0].index(other)
     assert found.dropped == {"fewer than 3 words": 3, "a refusal": 3, "empty": 3}
     assert len(set(found.candidates.ids)) == 2
 

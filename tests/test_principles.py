@@ -54,13 +54,23 @@ def test_figures_worked_by_hand():
     assert (x["agreement"]["value"], x["agreement"]["n"]) == (0.5, 2)
     assert (x["agreement_with_rest"]["value"], x["agreement_with_rest"]["n"]) == (0.5, 2)
     # Without y the second is for a, the fourth a tie; without x the third is without any opinion.
-    assert y["without"]["turned"]["value"] == 0.25
+    assert (x["without"]["turned"]["value"], y["without"]["turned"]["value"]) == (0.0, 0.25)
     assert y["without"]["undecided"]["value"] == 0.25
     assert (x["without"]["gone"], y["without"]["gone"]) == (1, 0)
     assert found["pairs"][0]["same"]["value"] == pytest.approx(1 / 3)
     assert found["pairs"][0]["opposite"]["value"] == pytest.approx(1 / 3)
     # y decides the other comparison of the third prompt.
     assert (found["undecided"]["value"], found["undecided"]["n"]) == (0.0, 3)
+
+
+def test_an_abstention_is_no_tie_and_nothing_unread():
+    held = PrincipleReadings(rules(1.0, 1.0))
+    abstained = [row.model_copy(update={"verdict": "abstain"}) for row in labels("1", x=None)]
+    held.add(prompt("one"), [*abstained, *labels("1", y=0.9)])
+    x, y = held.figures()["principles"]
+    assert [x[name]["value"] for name in ("decides", "ties", "abstains", "unread")] == [0.0, 0.0, 1.0, 0.0]
+    assert y["decides"]["value"] == 1.0
+    assert "x never decides." in in_words(held.figures())
 
 
 def test_a_principle_of_weight_0_moves_nothing():
