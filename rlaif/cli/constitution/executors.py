@@ -15,27 +15,28 @@ ASKED = 3  # clauses of which examples are printed
 TEXTS = (("prompt", "prompt"), ("A", "a"), ("B", "b"))
 
 
+MoreJudges = Annotated[
+    list[str] | None, typer.Argument(metavar="[JUDGE]...", help="More judges.", show_default=False)
+]
+Runs = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--run", "--runs", metavar="RUN", help="A run, or a folder of pairs, with labels; may be repeated."
+    ),
+]
+
+
 @constitution_app.command("executors")
 def constitution_executors(
     path: Annotated[Path, typer.Argument(metavar="FILE", help="A constitution file.")],
-    more: Annotated[
-        list[str] | None, typer.Argument(metavar="[JUDGE]...", help="More judges.", show_default=False)
-    ] = None,
+    more: MoreJudges = None,
     judges: Annotated[
         list[str] | None,
         typer.Option(
             "--judge", "--judges", metavar="MODEL|CONFIG", help="A judge to ask; others may follow."
         ),
     ] = None,
-    runs: Annotated[
-        list[Path] | None,
-        typer.Option(
-            "--run",
-            "--runs",
-            metavar="RUN",
-            help="A run, or a folder of pairs, with labels; may be repeated.",
-        ),
-    ] = None,
+    runs: Runs = None,
     labels: Annotated[
         Path | None, typer.Option(metavar="FILE", help="People's labels, beside their comparisons.jsonl.")
     ] = None,
