@@ -160,6 +160,29 @@ def test_scores_are_scaled_by_samples_of_the_starting_policy(whole):
     assert abs(rows_of(whole)[0]["score"]) < 1.5  # its own samples: mean near 0 on the scale they fixed
 
 
+def test_other_weights_may_start_and_the_reference_stays_the_current_policy(tmp_path, whole, policy):
+    stage = stage_of(tmp_path / "on", policy, model=str(whole.dir / "policy"), updates=1, learning_rate=1e-9)
+    run_on_one_thread(stage)
+    scales = [json.loads((s.dir / "reward_scale.json").read_text()) for s in (stage, whole)]
+    assert scales[0] == scales[1]  # of the reference's samples
+    rows = rows_of(stage)
+    assert rows[0]["exact_kl"] > 0.5 * rows_of(whole)[-1]["exact_kl"] > 0  # from the reference, at once
+    trained, start = (
+        AutoModelForCausalLM.from_pretrained(p) for p in (stage.dir / "policy", whole.dir / "policy")
+    )
+    for a, b in zip(trained.parameters(), start.parameters(), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-6, rtol=0)
+    other = tiny_policy(tmp_path / "other", context=32)
+    config = json.loads((other / "config.json").read_text())
+    assert config["vocab_size"]
+    wide = tmp_path / "wide"
+    model = AutoModelForCausalLM.from_pretrained(other)
+    model.resize_token_embeddings(config["vocab_size"] + 8)
+    model.save_pretrained(wide)
+    with pytest.raises(UserError, match=r"model: .*wide is not of the shape of the policy"):
+        ppo.run(stage_of(tmp_path / "bad", policy, model=str(wide)))
+
+
 CHILD = """
 import sys, time
 from pathlib import Path

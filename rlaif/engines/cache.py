@@ -17,7 +17,7 @@ import sqlite3
 import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -215,6 +215,19 @@ class CachedEngine:
         self._db.execute("BEGIN IMMEDIATE")
         self._db.executemany("INSERT OR REPLACE INTO answers VALUES (?, ?)", self._rows)
         self._db.execute("COMMIT")
+
+
+def copy_cache(path: Path, new: Path) -> None:
+    """A cache's responses in another file; of one that is missing or damaged nothing: they are asked for
+    again."""
+    if not path.exists():
+        return
+    with suppress(sqlite3.Error):
+        theirs = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)
+        with closing(theirs), closing(sqlite3.connect(new)) as copy:
+            theirs.backup(copy)
+        return
+    new.unlink(missing_ok=True)
 
 
 def _connect(path: Path) -> sqlite3.Connection:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from rlaif.options.base import FILE, NO_EFFECT, Options
+from rlaif.options.base import FILE, MODEL, NO_EFFECT, Options
 from rlaif.options.plan import Plan, Work
 from rlaif.options.rewarded import OnlineOptions
 
@@ -39,6 +39,12 @@ class PpoOptions(OnlineOptions):
 
     makes = ("policy",)
     stage: Literal["ppo"]
+    model: str | None = Field(
+        default=None,
+        description="where the weights start, such as the policy of an earlier run; omitted = the current "
+        "policy, which is the reference in either case",
+        json_schema_extra=MODEL,
+    )
     minibatches: int = Field(default=1, ge=1, description="optimiser steps an epoch")
     epochs: int = Field(default=1, ge=1, description="passes over an update's episodes")
     learning_rate: float = Field(default=1e-5, gt=0, description="highest learning rate")
@@ -164,6 +170,12 @@ class PpoOptions(OnlineOptions):
     def _some_gradient(self) -> PpoOptions:
         if self.kl_in == "loss" and self.kl_estimator == "k1":
             raise ValueError("kl_in: loss needs kl_estimator k2 or k3: the gradient of k1 is zero on average")
+        return self
+
+    @model_validator(mode="after")
+    def _one_start(self) -> PpoOptions:
+        if self.model and self.lora:
+            raise ValueError("lora's reference is the model without adapters: it does not go with model")
         return self
 
     @model_validator(mode="after")

@@ -13,6 +13,7 @@ from typing import Any
 
 from rlaif import __version__
 from rlaif.config import find, option_name, stage_name, stage_number
+from rlaif.engines.cache import copy_cache
 from rlaif.errors import UserError
 from rlaif.feedback.earlier_labels import estimate_taken_over
 from rlaif.options import LabelOptions
@@ -44,6 +45,8 @@ class Fork:
         if filecmp.cmp(own, theirs, shallow=False):
             own.unlink()
             link(theirs, own)
+        if self.parent.cache:
+            copy_cache(self.parent.cache, making / self.parent.cache.name)
         return {
             "parent": {
                 "id": self.parent.id,

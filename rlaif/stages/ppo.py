@@ -89,7 +89,7 @@ def _open(stage: Stage[PpoOptions]) -> Parts:
     _check_launch(stage, ranks)
     tokenizer = load_tokenizer(start, stage.config.policy.chat_template_kwargs)
     # Adapters leave the weights alone, so those need not be in fp32.
-    policy = load_causal_lm(start, config.device, config.dtype if o.lora else "float32")
+    policy = load_causal_lm(o.model or start, config.device, config.dtype if o.lora else "float32")
     if llama.has_known_layers(policy) and llama.difference(policy):
         stage.notes.append(
             "the policy is read by transformers' own forward pass, which is slower here: "
@@ -109,7 +109,8 @@ def _open(stage: Stage[PpoOptions]) -> Parts:
     sampler = _sampler(stage, ranks, eos, tokenizer.pad_token_id, stops, precision, longest)
     autocast = precision != policy.dtype
     if not fix_scales(stage, opened.rewards, None):
-        made = reference_samples(stage, policy, tokenizer, prompts, eos, autocast)
+        sampled = _reference(stage, policy)
+        made = reference_samples(stage, sampled, tokenizer, prompts, eos, autocast)
         fix_scales(stage, opened.rewards, made)
     policy = shard(policy, ranks)  # one after the other, so that one is whole at a time
     value = shard(_value_model(stage, opened, policy), ranks)
@@ -132,6 +133,25 @@ def _open(stage: Stage[PpoOptions]) -> Parts:
         sampler=sampler,
     )
     return Parts(ppo, tokenizer, prompts, heldout, opened, adapter, sampler)
+
+
+def _reference(stage: Stage[PpoOptions], policy: Any) -> Any:
+    """The model whose samples fix the scores' scale: the reference, wherever the weights start, so that
+    kl_coef means the same. Raises UserError where the two are not of one shape."""
+    if stage.options.model is None:
+        return policy
+    from rlaif.engines.loading import load_causal_lm
+
+    start = stage.input("policy")
+    reference = load_causal_lm(start, stage.config.policy.device, "float32")
+    shapes = [[tuple(weight.shape) for weight in model.parameters()] for model in (policy, reference)]
+    if shapes[0] != shapes[1]:
+        raise UserError(
+            f"{stage.dir.name}: model: {stage.options.model} is not of the shape of the policy {start}.",
+            "weights of the same architecture and tokenizer",
+            "leave ppo.model out",
+        )
+    return reference
 
 
 def _check_launch(stage: Stage[PpoOptions], ranks: Ranks) -> None:

@@ -54,7 +54,7 @@ def diff(
             return plain(data)
         refuse_strangers(of, before, after, old)
         if ask:
-            reached = [*model_references(of.path, of.config.feedback), *_annotators(of)]
+            reached = [*model_references(of.path, of.config.feedback), *annotators(of)]
             require_consent("asking this run's feedback model", reached, trust, "add --trust")
         return plain(data | effects(of, after, found, ask, progress, tell))
 
@@ -69,14 +69,17 @@ def effects(
     more: Sequence[Path] = (),
 ) -> dict[str, Any]:
     """The effects on a run: `labels`, `principles`, `preferences`, `examples`; `more` are files of labels
-    beside the run's own."""
-    parts = [Relabelling(stage, new, more) for stage in label_stages(run)]
+    that were made since, beside the run's own."""
+    parts = [Relabelling(stage, new) for stage in label_stages(run)]
     surveys = [part.survey() for part in parts]
     labels = _labels(parts, surveys)
     asked = None
     if ask and labels["stale"]:
         stale = [survey.stale.total() for survey in surveys]
         asked = [part.ask(n, progress) for part, n in zip(parts, stale, strict=True) if n]
+        surveys = [part.survey() for part in parts]
+    if more:
+        parts = [Relabelling(stage, new, more) for stage in label_stages(run)]
         surveys = [part.survey() for part in parts]
     if ask:
         _refuse_unread(run, surveys, [edit.id for edit in found])
@@ -143,7 +146,7 @@ def _columns(surveys: Sequence[Survey]) -> tuple[list[Any], list[Any]]:
     return [survey.kept for survey in surveys], [survey.unread for survey in surveys]
 
 
-def _annotators(run: Run) -> list[str]:
+def annotators(run: Run) -> list[str]:
     """Functions outside rlaif that play people in the run."""
     humans = [stage.options.human for stage in label_stages(run)]
     names = {human.annotator for human in humans if human and human.annotator}

@@ -27,6 +27,7 @@ def write_edit(path: Path, data: Mapping[str, Any], policy: Mapping[str, Any] | 
         known="labels" in data and known(data),
         chart=_chart(data),
         policy=policy,
+        policy_chart=_policy_chart(policy) if policy else None,
     )
 
 
@@ -46,3 +47,20 @@ def _chart(data: Mapping[str, Any]) -> Any:
         rows += [(name, dots)] if dots else []
     edge = max((dot.ci[1] for _, dots in rows for dot in dots), default=0.0)
     return charts.dot_chart("What changes, by principle", rows, (0.0, max(0.02, edge))) if rows else None
+
+
+def _policy_chart(policy: Mapping[str, Any]) -> Any:
+    """Each principle's change of the policy with its interval: by gold, and in the judge's opinion."""
+    rows = []
+    for name, row in policy["principles"].items():
+        parts = [(row["gold"], "last", "gold"), (row["judge"], "mid0", "judge")]
+        dots = [
+            charts.Dot(change["value"], tuple(change["ci"]), slot, who)
+            for change, slot, who in parts
+            if change and None not in change["ci"]
+        ]
+        rows += [(name, dots)] if dots else []
+    edge = max((abs(x) for _, dots in rows for dot in dots for x in dot.ci), default=0.0)
+    return (
+        charts.dot_chart("Change of the policy", rows, (-max(edge, 0.05), max(edge, 0.05))) if rows else None
+    )

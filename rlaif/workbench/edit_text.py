@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rlaif.feedback.earlier_labels import REASONS
-from rlaif.pages.page import ci, fixed, percent
+from rlaif.pages.page import ci, fixed, percent, signed
 from rlaif.workbench.edits import in_brackets
 
 WIDTH = 90  # characters of a text in an example
@@ -43,7 +43,24 @@ def in_words(data: Mapping[str, Any]) -> list[str]:
     lines += [f"note: {note}" for note in data["notes"]]
     if "labels" in data:
         lines += ["", *_labels(data), "", *_effects(data), *_examples(data["examples"]["preferences"])]
+    if data.get("policy"):
+        lines += ["", *_policy(data["policy"])]
     return lines
+
+
+def _policy(policy: Mapping[str, Any]) -> list[str]:
+    """The change of the policy, principle by principle."""
+    lines = [policy["verdict"]]
+    for name, row in policy["principles"].items():
+        sides = [
+            f"{who} {fixed(row[who]['before'], 3)} → {fixed(row[who]['after'], 3)}, "
+            f"{signed(row[who]['value'], 3)} {ci(row[who]['ci'], 3)}"
+            + (" (shown)" if row[who]["different"] else "")
+            for who in ("gold", "judge")
+            if row[who]
+        ]
+        lines.append(f"  {name}{' (edited)' if row['edited'] else ''}: {'; '.join(sides) or 'not measured'}")
+    return [*lines, *(f"note: {note}" for note in policy["notes"])]
 
 
 def _sides(edit: Mapping[str, Any], name: str) -> str:

@@ -81,6 +81,9 @@ ELSEWHERE: dict[str, Elsewhere] = {
     ),
     **online("rloo"),
     **online("grpo"),
+    "ppo.model": Elsewhere(
+        STAGE, "test_other_weights_may_start_and_the_reference_stays_the_current_policy", "model=str("
+    ),
     "ppo.updates": Elsewhere(STAGE, "test_what_the_stage_writes", "[1, 2, 3, 4, 5, 6]"),
     "ppo.rewards": Elsewhere(REWARDS, "test_sources_are_scaled_weighed_and_reported", "rewards"),
     "ppo.sample_every": Elsewhere(REWARDS, "test_held_out_prompts_are_looked_at", "[1, 3, 4]"),

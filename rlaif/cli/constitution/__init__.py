@@ -1,15 +1,16 @@
 """`rlaif constitution`: a command is a file of its own."""
 
 # The order of the help page.
-from rlaif.cli.constitution import (  # noqa: F401, I001
-    lint,
-    test,
-    try_,
-    open,
-    diff,
+from rlaif.cli.constitution import (  # noqa: F401
+    apply,
     coverage,
+    diff,
+    exchange,
     executors,
     induce,
-    exchange,
+    lint,
+    open,
     schema,
+    test,
+    try_,
 )

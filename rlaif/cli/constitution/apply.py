@@ -1,0 +1,43 @@
+"""`rlaif constitution apply`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rlaif.cli.groups import constitution_app
+from rlaif.cli.run import Set, running
+from rlaif.cli.terminal import Json, Progress, RunDir, emit, say, tell
+
+
+@constitution_app.command("apply")
+def constitution_apply(
+    run: RunDir,
+    file: Annotated[Path, typer.Argument(metavar="NEW_FILE", help="The edited constitution.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the new run; default beside RUN, by the edit's hash.")
+    ] = None,
+    at: Annotated[
+        str, typer.Option(help="The first stage made anew; responses and pairs before it are kept.")
+    ] = "label",
+    anew: Annotated[
+        bool, typer.Option("--anew", help="Train PPO from the reference, not on from the run's policy.")
+    ] = False,
+    set_: Set = None,
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Allow the functions and endpoints that the run's config names.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Follow an edit to the policy: ask the stale labels alone, train what must be, compare the policies."""
+    from rlaif.workbench.apply import apply
+    from rlaif.workbench.edit_text import in_words
+
+    with running():
+        data = apply(run, file, out, at, anew, set_ or [], trust, Progress, tell)
+    if as_json:
+        emit(data)
+    else:
+        say("\n".join([*in_words(data), str(Path(data["fork"]) / "edit.html")]))
