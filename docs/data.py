@@ -39,7 +39,7 @@ ROWS: list[tuple[str, type[Record], str]] = [
     ("best.jsonl", records.Response, "`best_of_n`: the chosen response of each prompt"),
     ("revisions.jsonl", records.Revision, "`critique`"),
     ("comparisons.jsonl", records.Comparison, "`pair`"),
-    ("labels.jsonl", records.Label, "`label`"),
+    ("labels.jsonl", records.Label, "`label`; `rlaif constitution diff --ask`, in the folder `asked`"),
     ("earlier_labels.jsonl", records.Label, "`label` with `labels_from`: labels that were not taken over"),
     ("preferences.jsonl", records.Preference, "`label`"),
     (

@@ -98,17 +98,28 @@ MUTANTS = (
     # The judge, labels and preferences.
     seen(
         "label.few_shot",
-        "comparison_shots(self.stage.constitution, self.options.few_shot)",
-        "comparison_shots(self.stage.constitution, 0)",
+        "comparison_shots(stage.constitution, options.few_shot)",
+        "comparison_shots(stage.constitution, 0)",
     ),
     seen("label.cot", "((0.4, 0.6) if options.cot else (0.0, 1.0))", "(0.0, 1.0)"),
     seen("label.clamp", "clamp = options.clamp or", "clamp ="),
     seen(
         "label.max_tokens",
-        "cot = self.options.max_tokens if self.options.cot",
-        "cot = 256 if self.options.cot",
+        "cot = options.max_tokens if options.cot",
+        "cot = 256 if options.cot",
     ),
-    seen("label.mode", "tuple(shots), cot, self.options.judge_mode)", "tuple(shots), cot)"),
+    seen("label.mode", "tuple(shots), cot, options.judge_mode)", "tuple(shots), cot)"),
+    Mutant("(before > 0.5) != (after > 0.5)", "(before > 0.5) == (after > 0.5)", "test_edit", "predicts"),
+    Mutant("row.principle_id != name]", "row.principle_id == name]", "test_edit", "each_edit_alone"),
+    Mutant(
+        "fresh = {slot: row for slot, row in added.items() if slot not in given}",
+        "fresh: dict[Slot, Label] = {}",
+        "test_edit",
+        "kept_and_no_other",
+    ),
+    Mutant('row.annotator.kind == "ai" and row.principle_id in waiting', "False", "test_edit", "predicts"),
+    Mutant("load_causal_lm(o.model or start, ", "load_causal_lm(start, ", "test_ppo_stage", "other_weights"),
+    Mutant("theirs.backup(copy)", "pass", "test_apply", "takes_the_cache"),
     seen("label.principles", "if self.subset is None or p in self.subset", "if p"),
     seen(
         "label.human.weight",
