@@ -89,12 +89,19 @@ def _labels(data: Mapping[str, Any]) -> list[str]:
     if labels["stale"]:
         lines.append(f"  to refresh: {cost_in_words(labels['refresh'])}")
     if labels["asked"]:
-        lines.append(f"  asked now: {labels['asked']['calls']:,} calls, kept in {data['run']}/asked")
+        lines.append(f"  {asked_in_words(data)}")
     elif labels["asked_before"]:
         lines.append(f"  of those that stay, {labels['asked_before']:,} were asked for earlier, by --ask")
     if labels["waiting"]:
         lines.append("  what follows leaves the new wording out: add --ask to ask for the stale labels alone")
     return lines
+
+
+def asked_in_words(data: Mapping[str, Any]) -> str:
+    """What was asked for the labels, and where they are kept."""
+    asked, place = data["labels"]["asked"], data.get("fork") or f"{data['run']}/asked"
+    known = f" and {asked['cached']:,} answers known from a cache" if asked["cached"] else ""
+    return f"Asked: {asked['calls']:,} calls{known}; the labels are kept in {place}"
 
 
 def cost_in_words(cost: Mapping[str, Any]) -> str:
