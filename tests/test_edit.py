@@ -377,6 +377,13 @@ def test_bad_input_is_said(project, run, monkeypatch):
     )
 
 
+def test_a_principle_that_the_label_stage_names_and_the_file_lacks(project):
+    run = labelled(project, "label.principles=[no-rude, no-sun]")
+    new = constitution(project / "new.yaml", {0: {"id": "no-rudeness"}})
+    with pytest.raises(UserError, match=r'principles: "no-rude" is no id.*did you mean "no-rudeness"'):
+        diff(run, new)
+
+
 def test_a_label_stage_that_is_not_done_is_refused(project, run):
     (run / "05_label" / "stage.json").unlink()
     with pytest.raises(UserError, match="05_label is not done"):

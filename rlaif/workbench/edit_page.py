@@ -24,6 +24,10 @@ def write_edit(path: Path, data: Mapping[str, Any], policy: Mapping[str, Any] | 
         headline=headline(data),
         cost=cost_in_words(refresh) if refresh else "",
         asked=asked_in_words(data) if refresh and data["labels"]["asked"] else "",
+        titled=[
+            (f"Verdicts under {name}", cases)
+            for name, cases in data.get("examples", {}).get("principles", {}).items()
+        ],
         reasons=REASONS,
         known="labels" in data and known(data),
         chart=_chart(data),

@@ -208,7 +208,7 @@ class Effects:
             },
             "examples": {
                 "preferences": self._examples(None, EXAMPLES),
-                **{edit.id: self._examples(edit.id, EXAMPLES // 3) for edit in self.edits},
+                "principles": {edit.id: self._examples(edit.id, EXAMPLES // 3) for edit in self.edits},
             },
         }
 
