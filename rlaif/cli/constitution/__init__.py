@@ -1,16 +1,16 @@
 """`rlaif constitution`: a command is a file of its own."""
 
 # The order of the help page.
-from rlaif.cli.constitution import (  # noqa: F401
-    apply,
-    coverage,
-    diff,
-    exchange,
-    executors,
-    induce,
+from rlaif.cli.constitution import (  # noqa: F401, I001
     lint,
-    open,
-    schema,
     test,
     try_,
+    open,
+    diff,
+    apply,
+    coverage,
+    executors,
+    induce,
+    exchange,
+    schema,
 )
