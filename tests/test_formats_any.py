@@ -173,6 +173,21 @@ def test_folders_of_datasets_with_and_without_splits(tmp_path):
     assert import_file(None, tmp_path / "neither" / "dev", tmp_path / "out")["kept"] == 1
 
 
+def test_the_files_of_a_folder_are_those_of_its_training_split(tmp_path):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    (folder / "LICENSE").write_text("MIT")
+    with pytest.raises(UserError, match="a folder without a file of rows"):
+        import_file(None, folder, tmp_path / "out")
+    for name in ("a.jsonl", "b.jsonl"):
+        (folder / name).write_text(
+            json.dumps({**ROWS["sharegpt"][0], "chosen": {"from": "gpt", "value": name}}) + "\n"
+        )
+    assert import_file(None, folder, tmp_path / "out")["kept"] == 2
+    (folder / "a.jsonl").rename(folder / "train-0.jsonl")
+    assert import_file("sharegpt", folder, tmp_path / "out2")["source"] == "train-0.jsonl"
+
+
 def test_an_array_is_read_a_piece_at_a_time_and_refused_where_it_breaks_off(tmp_path):
     rows = [
         {**ROWS["hh"][0], "n": n, "chosen": ROWS["hh"][0]["chosen"] + " é" * 9000 + str(n)} for n in range(30)

@@ -67,6 +67,15 @@ def test_pandalm_as_published(tmp_path, test_data):
     assert {"True", "True.", ""} <= texts
 
 
+def test_a_folder_of_files_is_read_as_its_files(tmp_path, test_data):
+    people, *judges = pandalm(test_data)
+    one = import_file(None, people, tmp_path / "one", beside=judges)
+    two = import_file(None, people.parent, tmp_path / "two")
+    for key in ("format", "source", "beside", "kept", "rows"):
+        assert two[key] == one[key]
+    assert (tmp_path / "one/labels.jsonl").read_bytes() == (tmp_path / "two/labels.jsonl").read_bytes()
+
+
 def test_pandalm_joins_by_idx_and_counts_what_has_no_partner(tmp_path):
     rows = [{**PANDALM, "idx": n, "instruction": f"q{n}", "annotator1": n} for n in range(3)]
     judge = [

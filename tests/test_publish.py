@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from rlaif.errors import UserError
+from rlaif.human.importers import import_file
 from rlaif.report.publish import PARQUET, prepare, push
 from rlaif.runs.folder import Run
 from tests.fake_run import fake_run
@@ -70,9 +71,14 @@ def test_what_is_pushed_and_that_it_is_private(run, hub, tmp_path):
     assert prefs["private"]
     assert prefs["files"].keys() == {"README.md", PARQUET}
     assert b'license: "mit"' in prefs["files"]["README.md"]
+    from huggingface_hub import DatasetCard, ModelCard
     from pyarrow.parquet import read_table
 
-    assert len(read_table(io.BytesIO(prefs["files"][PARQUET]))) > 5
+    rows = len(read_table(io.BytesIO(prefs["files"][PARQUET])))
+    assert rows > 5
+    assert import_file(None, tmp_path / "3", tmp_path / "back")["kept"] == rows
+    for name, head in (("1", ModelCard), ("2", ModelCard), ("3", DatasetCard)):
+        assert head.load(tmp_path / name / "README.md").data.license == ("mit" if name == "3" else "unknown")
 
 
 def test_a_repository_that_all_can_read_is_not_pushed_to_unless_asked(run, hub, tmp_path):

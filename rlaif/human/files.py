@@ -16,8 +16,9 @@ from typing import Any
 from rlaif.errors import UserError
 from rlaif.options.data import DataSourceOptions
 from rlaif.prompting.conversations import Unusable
-from rlaif.prompting.tables import kind_of, parse_json, read_table, text_lines, unique_keys
+from rlaif.prompting.tables import is_saved_dataset, kind_of, parse_json, read_table, text_lines, unique_keys
 
+_ENDS = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
 _PIECE = 1 << 16  # characters of an array that are read at a time
 
 
@@ -37,6 +38,22 @@ def raw_rows(path: Path) -> Iterator[Any]:
     if path.is_dir() and (path / "dataset_dict.json").is_file():
         split = _train_split(path)
     return (row for _, row in read_table(DataSourceOptions(path=str(path), split=split)))
+
+
+def files_of(folder: Path) -> list[Path]:
+    """The files of a folder that rows can stand in, sorted; where some are called `train…`, these alone.
+
+    A folder that `save_to_disk` of `datasets` wrote is one file to all readers.
+    """
+    if is_saved_dataset(folder):
+        return [folder]
+    found = [path for path in sorted(folder.rglob("*")) if path.name.removesuffix(".gz").endswith(_ENDS)]
+    if not found:
+        raise UserError(
+            f"{folder}: a folder without a file of rows.",
+            f"files that end in {', '.join(_ENDS)}, or a folder that save_to_disk of datasets wrote",
+        )
+    return [path for path in found if path.name.startswith("train")] or found
 
 
 def count_rows(path: Path, limit: int | None = None) -> int:

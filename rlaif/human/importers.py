@@ -19,9 +19,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from rlaif.errors import UserError, nearest
-from rlaif.human.files import count_rows, raw_rows
+from rlaif.human.files import count_rows, files_of, raw_rows
 from rlaif.human.folder import P_A
-from rlaif.human.formats import FORMATS, Format, ImportedRow, format_of
+from rlaif.human.formats import FORMATS, Format, ImportedRow, fits_first, format_of_any
 from rlaif.human.formats.base import SWAPPED, Ranks, Vote
 from rlaif.human.formats.votes import BESIDE
 from rlaif.prompting.conversations import Unusable
@@ -57,18 +57,14 @@ def import_file(
         raise UserError(
             f"limit: {limit}.", "how many rows to read, 1 or more", "leave it out to read all rows"
         )
-    for file in (path, *beside):
-        if not file.exists():
-            raise UserError(f"{file}: no such file.", "a file that exists", "check the path")
-    made = format if isinstance(format, Format) else FORMATS[format or format_of(path)]
-    source = Source(made, path, beside)
-    people = who or Annotator(kind="human", id=made.name)
+    source = _source(format, (path, *beside))
+    people = who or Annotator(kind="human", id=source.format.name)
     asked = source.asked() | {"limit": limit, "tags": [*tags]}
     asked |= {"annotator": who.model_dump()} if who else {}
     _refuse_other(out, asked)
     out.mkdir(parents=True, exist_ok=True)
     try:
-        with progress(f"{path.name}, rows", source.count(limit)) as tick:
+        with progress(f"{source.path.name}, rows", source.count(limit)) as tick:
             counts = _write(source, limit, out, tuple(tags), people, tick)
         if not counts["kept"]:
             reasons = ", ".join(f"{n} × {reason}" for reason, n in counts["dropped"].items()) or "it is empty"
@@ -93,6 +89,23 @@ def import_hh(path: Path, out: Path, limit: int | None = None, tags: Sequence[st
     return import_file("hh", path, out, limit, tags)
 
 
+def _source(format: str | Format | None, paths: Sequence[Path]) -> Source:
+    """The files of these paths, folders among them opened, and their format."""
+    for path in paths:
+        if not path.exists():
+            raise UserError(f"{path}: no such file.", "a file that exists", "check the path")
+    files = [file for path in paths for file in (files_of(path) if path.is_dir() else [path])]
+    if isinstance(format, Format):
+        made = format
+    elif format is not None:
+        made = FORMATS[format]
+    else:
+        made = FORMATS[format_of_any(files)]
+    several = len(files) > 1
+    first = next((file for file in files if several and fits_first(made, file)), files[0])
+    return Source(made, first, [file for file in files if file != first])
+
+
 class Source:
     """The files of one import and how their rows are read."""
 
@@ -102,7 +115,7 @@ class Source:
         if len(names) <= len(beside):
             double = names.most_common(1)[0][0]
             raise UserError(f"{path}: two files called {double}.", "a name of its own for each file")
-        self.joined = [file for file in beside if format.join and not _fits_first(format, file)]
+        self.joined = [file for file in beside if format.join and not fits_first(format, file)]
         self.files = [path, *(file for file in beside if file not in self.joined)]
 
     def asked(self) -> dict[str, Any]:
@@ -145,10 +158,6 @@ class Source:
 def _is_whole(row: dict[str, Any]) -> bool:
     """Whether an object is a document with rows in it."""
     return any(isinstance(value, list) and value and isinstance(value[0], dict) for value in row.values())
-
-
-def _fits_first(format: Format, file: Path) -> bool:
-    return any(format.fits(row) for row in islice(raw_rows(file), 1))
 
 
 def _by_key(file: Path, key: str) -> dict[Any, Any]:

@@ -6,6 +6,7 @@ A format is recognised from the first rows of a file.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -27,6 +28,17 @@ _ALL = (
 )
 FORMATS: dict[str, Format] = {format.name: format for format in _ALL}
 _LOOKED_AT = 20  # rows, of which the first that any format fits decides
+
+
+def fits_first(format: Format, path: Path) -> bool:
+    """Whether a file's first row has the format's keys."""
+    return any(format.fits(row) for row in islice(raw_rows(path), 1))
+
+
+def format_of_any(paths: Sequence[Path]) -> str:
+    """The format of the first of several files that is in one: the others may belong to it."""
+    known = (path for path in paths if any(fits_first(format, path) for format in FORMATS.values()))
+    return format_of(next(known, paths[0]))
 
 
 def format_of(path: Path) -> str:
