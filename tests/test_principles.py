@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 from rlaif.cli import app
 from rlaif.constitution import Constitution
 from rlaif.errors import UserError
+from rlaif.feedback.preferences import aggregate, p_a_by_annotator, without_each
 from rlaif.playground.wordings import KINDS
 from rlaif.records import Annotator, Label, Prompt, verdict_of
 from rlaif.report.principles import PrincipleReadings
@@ -61,6 +62,37 @@ def test_figures_worked_by_hand():
     assert found["pairs"][0]["opposite"]["value"] == pytest.approx(1 / 3)
     # y decides the other comparison of the third prompt.
     assert (found["undecided"]["value"], found["undecided"]["n"]) == (0.0, 3)
+
+
+def test_without_each_is_what_the_other_labels_give():
+    rng = Random(3)
+    constitution = rules(1.0, 0.5, 2.0)
+    weights = {p.id: p.weight for p in constitution.principles}
+    for _ in range(50):
+        said = [row for who in ("one", "two") for row in given(rng, "ai", who, "xyz")]
+        said += [
+            row for who in ("ann", "ben") for row in given(rng, "human", who, rng.choice(["x", "", "xz"]))
+        ]
+        left = without_each(p_a_by_annotator(said, weights), weights, 1.5, (0.2, 0.8))
+        for name in "xyz":
+            rest = [row for row in said if row.principle_id != name]
+            found = aggregate(rest, constitution, 1.5, (0.2, 0.8))
+            if name in left:
+                assert left[name] == (pytest.approx(found[0]) if found else None)
+
+
+def given(rng: Random, kind: str, who: str, names: str) -> list[Label]:
+    """One annotator's verdicts under some principles, or on the whole."""
+    annotator = Annotator.model_validate({"kind": kind, "id": who})
+    kept = [name for name in names if rng.random() < 0.7] if names else [None]
+    return [
+        row.model_copy(update={"annotator": annotator}) for name in kept for row in one(name, rng.random())
+    ]
+
+
+def one(name: str | None, p: float) -> list[Label]:
+    label = labels("1", x=p)[0]
+    return [label.model_copy(update={"principle_id": name})]
 
 
 def test_an_abstention_is_no_tie_and_nothing_unread():

@@ -113,13 +113,10 @@ def mixed(
     clamp: Bounds = (0.0, 1.0),
 ) -> tuple[float, str | None] | None:
     """The same of what `p_a_by_annotator` found."""
-    counts = {who: 1.0 if who.startswith("ai:") else human_weight for who in said}
-    if not sum(counts.values()):
+    counts = _counts(said, human_weight)
+    p_a = pool({who: opinion(by, weights) for who, by in said.items()}, human_weight, clamp)
+    if p_a is None:
         return None
-    low, high = clamp
-    people = [opinion(by, weights) for who, by in said.items() if not who.startswith("ai:")]
-    judges = [min(high, max(low, opinion(by, weights))) for who, by in said.items() if who.startswith("ai:")]
-    p_a = (sum(judges) + human_weight * len(people) * share(people)) / sum(counts.values())
     pushed: dict[str, float] = defaultdict(float)
     for who, by in said.items():
         for principle, p in by.items():
@@ -128,6 +125,48 @@ def mixed(
                 pushed[principle] += towards * counts[who] * weights[principle] * logit(p, BOUND)
     deciding = max(pushed, key=lambda i: pushed[i], default=None)
     return p_a, deciding if deciding is not None and pushed[deciding] > 0 else None
+
+
+def pool(opinions: Mapping[str, float], human_weight: float, clamp: Bounds) -> float | None:
+    """Annotators' opinions of a comparison, by "kind:id", as one; None where none counts."""
+    low, high = clamp
+    total = sum(_counts(opinions, human_weight).values())
+    people = [p for who, p in opinions.items() if not who.startswith("ai:")]
+    judges = [min(high, max(low, p)) for who, p in opinions.items() if who.startswith("ai:")]
+    return (sum(judges) + human_weight * len(people) * share(people)) / total if total else None
+
+
+def _counts(annotators: Iterable[str], human_weight: float) -> dict[str, float]:
+    return {who: 1.0 if who.startswith("ai:") else human_weight for who in annotators}
+
+
+def without_each(
+    said: Mapping[str, Mapping[str | None, float]],
+    weights: Mapping[str, float],
+    human_weight: float = 1.0,
+    clamp: Bounds = (0.0, 1.0),
+) -> dict[str, float | None]:
+    """What `mixed` would be without each principle that takes part in it; None where nothing is left."""
+    fixed = {who: by[None] for who, by in said.items() if None in by}
+    logits = {
+        who: {i: weights[i] * logit(p, BOUND) for i, p in by.items() if i is not None}
+        for who, by in said.items()
+        if None not in by
+    }
+    sums = {who: sum(by.values()) for who, by in logits.items()}
+    return {
+        principle: pool(
+            fixed
+            | {
+                who: sigmoid(sums[who] - by.get(principle, 0.0))
+                for who, by in logits.items()
+                if by.keys() != {principle}
+            },
+            human_weight,
+            clamp,
+        )
+        for principle in dict.fromkeys(i for by in logits.values() for i in by)
+    }
 
 
 def require_one_rule(stage: Stage, rows: str) -> None:

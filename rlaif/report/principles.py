@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlaif.constitution import Constitution
-from rlaif.feedback.preferences import Bounds, combine_orders, mixed, p_a_by_annotator
+from rlaif.feedback.preferences import Bounds, combine_orders, mixed, p_a_by_annotator, without_each
 from rlaif.intervals import UNIT, count, mean_interval
 from rlaif.options import LabelOptions
 from rlaif.records import TIE_MARGIN, Comparison, Label, Prompt
@@ -111,10 +111,8 @@ class PrincipleReadings:
         p_a, deciding = whole or (NAN, None)
         self.p_C.append(p_a)
         self.deciding_C.append(self.number.get(deciding or "", -1))
-        part = {name for by in said.values() for name in by}
-        for name in self.number:
-            left = mixed(without(said, name), self.weights, self.human_weight, self.clamp)
-            self.rest_CP.append((left[0] if left else GONE) if whole and name in part else NAN)
+        left = without_each(said, self.weights, self.human_weight, self.clamp) if whole else {}
+        self.rest_CP.extend((GONE if p is None else p) for p in (left.get(i, NAN) for i in self.number))
 
     def figures(self) -> dict[str, Any]:
         """What is shown of them."""
@@ -221,14 +219,6 @@ class _Table:
                 "same": rate((both > 0).astype(float), of),
                 "opposite": rate((both < 0).astype(float), of),
             }
-
-
-def without(
-    said: Mapping[str, Mapping[str | None, float]], principle: str
-) -> dict[str, dict[str | None, float]]:
-    """What annotators said but for one principle; an annotator who said nothing else is not there."""
-    rest = {who: {name: p for name, p in by.items() if name != principle} for who, by in said.items()}
-    return {who: by for who, by in rest.items() if by}
 
 
 def ranked(pairs: Sequence[Mapping[str, Any]], what: str) -> list[list[str]]:
