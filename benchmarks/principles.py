@@ -128,6 +128,27 @@ def induce(seed: int, by_judge: bool, count: int = 500, flips: float = 0.1) -> d
     return {"right": len(names & true), "wrong": len(names - true), "missed": len(true - names)}
 
 
+def null(draws: int = 200, count: int = 200) -> dict[str, Any]:
+    """How often any of twelve candidates is chosen for labels that a coin draws."""
+    import numpy as np
+
+    from rlaif.feedback.preferences import logit
+
+    chosen = 0
+    for draw in range(draws):
+        rng = Random(f"null {draw}")
+        drawn = pairs(rng, count)
+        sides = [[better(pair, kind) for kind in CHECKED] for pair in drawn]
+        sides = [
+            [*row, *(better(pair, "no-word", noun) for noun in NOUNS)]
+            for row, pair in zip(sides, drawn, strict=True)
+        ]
+        x = np.array([[logit(noisy(rng, side), 4.0) for side in row] for row in sides])
+        y = np.array([float(rng.random() < 0.5) for _ in drawn])
+        chosen += bool(explain(x, y, members(count, [pair[0].group for pair in drawn])))
+    return {"any chosen": chosen, "draws": draws}
+
+
 def judged(drawn: list[Pair], constitution: Constitution, model: str) -> list[Judgement]:
     """A model's verdicts on pairs."""
     return judge([(q.messages, a, b) for q, a, b in drawn], constitution, model, templates="brief")
@@ -146,12 +167,29 @@ def executors(seed: int, second: str, count: int) -> Iterator[dict[str, Any]]:
         name: {row.labels[0].comparison_id: row.labels for row in found} for name, found in made.items()
     }
     of = {row.labels[0].comparison_id: pair[0].group for row, pair in zip(made["one"], drawn, strict=True)}
+    yield {
+        "right": {
+            name: {kind: right(found, drawn, kind) for kind in BOTH_READ} for name, found in made.items()
+        }
+    }
     for n, text in enumerate(PLANTED):
         own = rules({**texts, f"planted-{n}": text})
         found = compared({name: read_labels(read, own) for name, read in labels.items()}, own, of)
         order = [row["id"] for row in found["clauses"]]
         kappas = {row["id"]: row["kappa"]["value"] for row in found["clauses"]}
         yield {"clause": text, "place": order.index(f"planted-{n}") + 1, "kappas": kappas}
+
+
+def right(made: list[Judgement], drawn: list[Pair], kind: str) -> list[int]:
+    """[verdicts on the right side, of those whose side the truth knows]."""
+    sides = [
+        (verdict_of(row.by_principle[kind]), better(pair, kind))
+        for row, pair in zip(made, drawn, strict=True)
+    ]
+    return [
+        sum(said == ("a" if side > 0 else "b") for said, side in sides if side),
+        sum(map(abs, [s for _, s in sides])),
+    ]
 
 
 def over_seeds(seeds: int, part: Callable[[int], dict[str, Any]]) -> dict[str, int]:
@@ -180,6 +218,7 @@ def main() -> None:
                 "precision": sums["right"] / max(1, sums["right"] + sums["wrong"]),
                 "recall": sums["right"] / (sums["right"] + sums["missed"]),
             }
+        found["null"] = null()
     if "executors" in asked.part and asked.second:
         found["executors"] = [
             row for seed in range(asked.seeds) for row in executors(seed, asked.second, asked.pairs)
