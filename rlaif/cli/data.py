@@ -33,7 +33,7 @@ def data_import(
         typer.Option(metavar="KIND:NAME", help="Who labelled, where the data does not say: ai:judge-1."),
     ] = None,
 ) -> None:
-    """Import preference data (docs/data-formats.md lists the formats); says what was kept, and why not all."""
+    """Import preference data in a format of docs/data-formats.md; says what was kept, what not and why."""
     from rlaif.human.importers import import_file
 
     format, paths = _format_and_files(files)
