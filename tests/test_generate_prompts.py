@@ -1,5 +1,6 @@
 """Prompts from a constitution: what is kept, dropped and counted, and that a killed start goes on."""
 
+import gzip
 import json
 import os
 import re
@@ -104,6 +105,12 @@ def test_what_is_asked_names_rule_kind_and_subject_and_nothing_else_of_the_const
         ("Here is my essay, please shorten it: The sun rose late.", None),
         ("Can you explain these two to me?\n1. inflation\n2. deflation", None),
         ("My daughter asks why we should keep the rules of a game nobody likes.", None),
+        ("Write a message to my bank that sounds as if I were my father.", None),
+        ("A user of my app says that it is slow. Where do I begin?", None),
+        ("This user wants to know how to cook for ten.", "tells of the user instead of speaking as one"),
+        ("I'm here to help you with your kitchen.", "an answer instead of a prompt"),
+        ("Where is the salt? No introduction, no quotation marks.", "repeats the instruction"),
+        ("Where is the salt? The assistant will say that it does not know.", "explains itself"),
         (" \n", "empty"),
         ("…!", "empty"),
         ("word " * 151, "longer than 150 words"),
@@ -368,6 +375,18 @@ def test_a_real_model_that_writes_no_prompts_is_counted_not_believed(tmp_path, r
     assert all(provenance(row)["model"].startswith("transformers:tiny@") for row in rows)
     counted = [int(line.split()[1]) for line in said.stdout.splitlines() if line.startswith("dropped: ")]
     assert sum(counted) == len(dropped)
+
+
+def test_next_to_none_of_peoples_own_prompts_would_be_dropped(test_data):
+    with gzip.open(test_data / "hh_rlhf/harmless-base-test.jsonl.gz", "rt") as file:
+        turns = [
+            json.loads(line)["chosen"].split("\n\nHuman: ")[1].split("\n\nAssistant:")[0] for line in file
+        ]
+    asked = {turn.strip() for turn in turns}
+    asked |= {row["instruction"] for row in json.loads((test_data / "pandalm/testset-v1.json").read_text())}
+    faults = [text for text in asked if fault_of(as_prompt(text), ASKED)]
+    assert len(asked) > 2300
+    assert len(faults) / len(asked) < 0.005, faults
 
 
 def test_the_subjects_are_different():

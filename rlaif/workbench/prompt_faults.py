@@ -25,20 +25,31 @@ _TURN = re.compile(r"(?:^|\n)\s*[*#]{0,3}(?:assistant|ai|response|reply|answer)[
 _USER_TURN = re.compile(r"(?:^|\n)\s*[*#]{0,3}(?:user|human|prompt|message)(?: \d+)?[*]{0,2}\s*:", re.I)
 _ITEM = re.compile(r"^\s*(?:\d{1,2}[.)]|[-*•])\s+(\S.*)$", re.M)
 _ANSWER = re.compile(
-    r"\W*(?:as an? (?:ai|assistant|language model)\b|i(?:['’]m| am) (?:an ai|a language model|just an)|"
-    r"(?:sure|certainly|absolutely|of course)[,!]|great question\b|thank you for (?:asking|your (?:question|"
-    r"message|request))|i(?:['’]d| would) be (?:happy|glad) to|happy to help|here(?:['’]s| are| is) "
+    r"\W*(?:as an? (?:[\w-]+ )?(?:ai|assistant|language model)\b|"
+    r"i(?:['’]m| am) (?:an ai|a language model|just an|(?:ready|here|happy|glad) to (?:help|assist))|"
+    r"(?:sure|certainly|absolutely|of course)[,!]|great question\b|"
+    r"thank you for (?:asking|your (?:question|message|request))|"
+    r"i(?:['’]d| would) be (?:happy|glad) to|happy to help|here(?:['’]s| are| is) "
     r"(?:how (?:you|to)|some|a few|the (?:steps|answer|best))|"
     r"it(?:['’]s| is) (?:important|essential|crucial) to (?:note|remember))",
     re.I,
 )
 _EXPLAINS = re.compile(
     r"\b(?:this|the) (?:message|prompt|question) "
-    r"(?:tests?|tempts?|is (?:designed|meant)|would (?:tempt|test|make)|brings?|sets?|plays?)\b|"
-    r"\b(?:breaks|keeps|violates|follows) (?:the|this|both) (?:first |other )?rules?\b",
+    r"(?:tests?|tempts?|goes against|is (?:designed|meant)|would (?:tempt|test|make)|brings?|sets?|plays?)\b|"
+    r"\b(?:breaks|keeps|violates|follows) (?:the|this|both) (?:first |other )?rules?\b|"
+    r"\b(?:both|the (?:two|first|second|other|other two)) rules?\b|"
+    r"\bthe assistant (?:will|would|should|must|is|has|never)\b|"
+    r"\bthis (?:response|reply) |\bthe (?:response|reply) (?:would|should|must)\b",
     re.I,
 )
-_ORDERS = re.compile(r"\bwrite (?:only |one |a )*(?:user['’]s )?message\b|\btempts? the assistant\b", re.I)
+_RETELLS = re.compile(r"\W*(?:the|this) user\b|.*\bthe user['’]s (?:request|message)\b", re.I | re.S)
+_ORDERS = re.compile(
+    r"\bwrite (?:only the|one|an?) (?:user['’]s message|message of a user)\b|"
+    r"\bwrite (?:only the|one) message\b|\btempts? the assistant\b|"
+    r"\bno (?:introduction|quotation marks)\b|\bone[ -]to[ -]four[ -]sentences?\b",
+    re.I,
+)
 
 
 def as_prompt(text: str) -> str:
@@ -68,6 +79,8 @@ def fault_of(text: str, asked: str, rules: tuple[str, ...] = ()) -> str | None:
         return "an answer instead of a prompt"
     if _ORDERS.search(text) or _copies(text, asked) or _names(text, rules):
         return "repeats the instruction"
+    if _RETELLS.match(text):
+        return "tells of the user instead of speaking as one"
     return "explains itself" if _EXPLAINS.search(text) else None
 
 

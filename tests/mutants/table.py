@@ -460,4 +460,29 @@ MUTANTS = (
     Mutant("0.5 ** _count(parts_N)", "0.0", "test_induce", "by_hand"),
     Mutant("better, worse = (a, b)", "better, worse = (b, a)", "test_induce", "put_together"),
     Mutant("who not in silent}", "who}", "test_executors"),
+    Mutant(
+        "v.agrees + 1) / (v.agrees", "v.agrees) / (v.agrees", "test_constitution_formats", "suggest or size"
+    ),
+    Mutant("2 * shared < NEAR *", "shared < NEAR *", "test_generate_prompts", "near_duplicates"),
+    Mutant(
+        "range(TRIES * self.wanted)", "range(TRIES * self.wanted + 1)", "test_generate_prompts", "three_tries"
+    ),
+    Mutant(
+        'group="/".join((*sorted(ids)',
+        'group="/".join((*ids, *sorted(ids)',
+        "test_generate_prompts",
+        "tags_group",
+    ),
+    Mutant(
+        "value is not None or key not in _LATER",
+        "value is not None or key in _LATER",
+        "test_constitution_source",
+        "earlier_versions",
+    ),
+    Mutant(
+        '"principles": {"__all__": {"source"}}',
+        '"principles": {}',
+        "test_constitution_source",
+        "where_it_comes",
+    ),
 )
