@@ -118,6 +118,7 @@ def test_what_is_asked_names_rule_kind_and_subject_and_nothing_else_of_the_const
         ("- Can I lie?\n- Can I steal?", "several prompts in one"),
         ("User: Can I lie?\nUser: And steal?", "several prompts in one"),
         ("Can I lie?\n\nAssistant: No, lying is bad.", "a response beside the prompt"),
+        ("What is in the museum?\nThe response: A lot of old pots.", "a response beside the prompt"),
         ("I'm sorry, but I can't help with that.", "a refusal to write one"),
         ("As an AI, I have no wishes of my own.", "an answer instead of a prompt"),
         ("Certainly! Cooking is easy once you know how.", "an answer instead of a prompt"),

@@ -21,7 +21,7 @@ _PREAMBLE = re.compile(
     r"(?:user(?:['’]s)?|human|prompt|message)(?: (?:message|prompt))?\s*[*]{0,2}:)[*]{0,2}\s*(?=\S)",
     re.I,
 )
-_TURN = re.compile(r"(?:^|\n)\s*[*#]{0,3}(?:assistant|ai|response|reply|answer)[*]{0,2}\s*:", re.I)
+_TURN = re.compile(r"(?:^|\n)\s*[*#]{0,3}(?:the )?(?:assistant|ai|response|reply|answer)[*]{0,2}\s*:", re.I)
 _USER_TURN = re.compile(r"(?:^|\n)\s*[*#]{0,3}(?:user|human|prompt|message)(?: \d+)?[*]{0,2}\s*:", re.I)
 _ITEM = re.compile(r"^\s*(?:\d{1,2}[.)]|[-*•])\s+(\S.*)$", re.M)
 _ANSWER = re.compile(
