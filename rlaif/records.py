@@ -245,11 +245,8 @@ class Annotator(BaseModel):
 class Label(Record):
     """One annotator's verdict on one comparison, always told about (a, b) as the comparison stores them.
 
-    `p_a` is the probability that a is better, None where nothing could be read (`verdict="invalid"`); `order`
-    says which response was shown first; `answer_mass` is the probability the judge put on the answer tokens,
-    None where it gave no log-probabilities and its written text was parsed; `reason` says why a verdict is
-    invalid: "refused" (no verdict, or hardly any probability on one), "too long", or "not a number" (the
-    judge's scores are NaN); `rationale` is what a judge that reasons first wrote before its verdict.
+    `p_a` is None where nothing could be read (`verdict="invalid"`); `reason` then says why: "refused" (no
+    verdict, or hardly any probability on one), "too long", or "not a number" (the judge's scores are NaN).
     """
 
     comparison_id: str
@@ -269,9 +266,11 @@ class Label(Record):
     reason: Literal["refused", "too long", "not a number"] | None = None
     """Why the verdict is invalid; missing otherwise."""
     rationale: str | None = None
-    """What a judge wrote before its verdict; missing without `cot`."""
+    """What a judge wrote before its verdict, with `cot`, or a person's reason; missing where none is."""
     seconds: float | None = None
     """Seconds a person took; missing where not measured."""
+    anchored: bool | None = None
+    """True where the annotator had seen an AI's opinion before; missing of blind labels."""
     judge: dict[str, str] = Field(default_factory=dict)
     """What the judge's identity is made of: model, template, principle as it is worded, decoding; empty for
     people."""
@@ -284,6 +283,7 @@ class Label(Record):
             self.principle_id,
             self.order,
             sorted(self.judge.items()),
+            *(["anchored"] if self.anchored else []),
         )
 
 

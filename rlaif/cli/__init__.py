@@ -19,6 +19,7 @@ from rlaif.cli import (  # noqa: F401, I001
     runs,
     show,
     compare,
+    annotate,
     chat,
     judge,
     options,

@@ -1,0 +1,345 @@
+"""Annotating without a browser: queues, who gets what, the log, and the rows that runs read."""
+
+import json
+import random
+
+import pytest
+
+from rlaif.cli import main
+from rlaif.errors import UserError
+from rlaif.human.annotating.actions import ActionLog
+from rlaif.human.annotating.desk import Stale
+from rlaif.human.annotating.material import open_material
+from rlaif.human.annotating.queues import QUEUES, Evidence, ordered
+from rlaif.human.folder import read_folder
+from rlaif.human.rankings import load_human_labels
+from rlaif.records import Annotator, Label
+from tests.annotating import Person, rows, session, write_file
+from tests.fake_run import fake_run
+
+
+def label(p_a, principle="p", order="ab", judge="j"):
+    who = Annotator(kind="ai", id=judge)
+    return Label(
+        comparison_id="c", annotator=who, principle_id=principle, order=order, p_a=p_a, verdict="tie"
+    )
+
+
+def both(p_ab, p_ba=None, principle="p", judge="j"):
+    again = p_ab if p_ba is None else p_ba
+    return [label(p_ab, principle, "ab", judge), label(again, principle, "ba", judge)]
+
+
+# The first of each list is what its queue is to show first.
+CASES = {
+    "unsure": [both(0.52), both(0.7), both(0.05)],
+    "orders": [both(0.9, 0.1), both(0.6, 0.5), both(0.8)],
+    "principles": [both(0.9) + both(0.1, principle="q"), both(0.9) + both(0.4, principle="q"),
+                   both(0.9) + both(0.9, principle="q")],
+    "judges": [both(0.9) + both(0.1, judge="k"), both(0.6) + both(0.8, judge="k"),
+               both(0.9) + both(0.9, judge="k")],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("seed", range(3))
+def test_a_queue_shows_first_where_a_label_tells_most(name, seed):
+    found = {place: Evidence(labels) for place, labels in enumerate(CASES[name])} | {3: Evidence()}
+    mixed = random.Random(seed).sample(list(found), len(found))
+    assert ordered(QUEUES[name], mixed, lambda place: [found[place]], seed) == [0, 1, 2, 3]
+
+
+def test_a_queue_compares_the_reward_model_with_the_judge():
+    found = [Evidence(both(0.9), rewards=r) for r in [(0, 3), (0, 0), (3, 0)]]
+    assert ordered(QUEUES["reward"], [2, 0, 1], lambda place: [found[place]], 0) == [0, 1, 2]
+    assert QUEUES["reward"].score(Evidence(both(0.9), rewards=(1.0, 1.0))) == pytest.approx(0.4, abs=1e-6)
+
+
+def test_people_are_no_judges_to_a_queue():
+    who = Annotator(kind="human", id="ann")
+    people = [Label(comparison_id="c", annotator=who, p_a=0.5, verdict="tie")]
+    for name, queue in QUEUES.items():
+        assert queue.score is None or queue.score(Evidence(people, rewards=(0, 0))) is None, name
+
+
+def test_random_and_in_order():
+    assert ordered(QUEUES["in-order"], [3, 1, 2], lambda item: [], 0) == [3, 1, 2]
+    first, second = (ordered(QUEUES["random"], range(50), lambda item: [], seed) for seed in (0, 1))
+    assert sorted(first) == sorted(second) == list(range(50))
+    assert first != second
+    assert first == ordered(QUEUES["random"], range(50), lambda item: [], 0)
+
+
+def test_a_queue_without_its_rows_is_refused(tmp_path):
+    source = write_file(tmp_path / "f.jsonl")
+    with pytest.raises(UserError, match=r"--queue unsure.*\n.*a judge's labels\n.*--queue random"):
+        session(source, tmp_path / "out", queue="unsure")
+    with pytest.raises(UserError, match='did you mean "unsure"'):
+        session(source, tmp_path / "out", queue="unsur")
+
+
+def test_choices_become_labels_whatever_side_was_shown_first(tmp_path):
+    made = session(write_file(tmp_path / "f.jsonl", items=20), tmp_path / "out")
+    ana = Person(made)
+    for n in range(18):
+        assert ana.state["task"]["messages"] == [{"role": "user", "content": f"Question {n}?"}]
+        ana.prefers(f"item {n} {'xy'[n % 2]}")
+    ana.does("choice", [1, 1], note=" both  \n")
+    ana.does("skip")
+    assert ana.state["task"] is None
+    made.write()
+    found = rows(tmp_path / "out" / "labels.jsonl")
+    assert [row["verdict"] for row in found] == [*"ab" * 9, "tie"]
+    assert [row["p_a"] for row in found] == [*[1.0, 0.0] * 9, 0.5]
+    assert {row["order"] for row in found} == {"ab", "ba"}
+    assert found[-1]["rationale"] == "both"
+    assert found[0]["annotator"] == {"kind": "human", "id": "Ana"}
+    assert found[0]["seconds"] == 2.0
+    assert "anchored" not in found[0]
+    actions = rows(tmp_path / "out" / "actions.jsonl")
+    texts = {row["id"]: row["text"] for row in rows(tmp_path / "out" / "responses.jsonl")}
+    for action, row in zip(actions, found, strict=False):  # the order that is recorded is the one shown
+        assert row["order"] == ("ab" if action["order"] == [0, 1] else "ba")
+        assert [texts[id][-1] for id in action["response_ids"]] == ["x", "y"]
+    folder = read_folder(tmp_path / "out")
+    assert load_human_labels(tmp_path / "out" / "labels.jsonl", folder.comparisons.values()) == [
+        Label.model_validate(row) for row in found
+    ]
+    assert sum(map(len, folder.labels().values())) == 19
+
+
+def test_an_undo_is_a_row_and_takes_the_choice_back(tmp_path):
+    made = session(write_file(tmp_path / "f.jsonl"), tmp_path / "out")
+    ana = Person(made)
+    with pytest.raises(UserError, match="Nothing to undo"):
+        ana.does("undo")
+    ana.prefers("x")
+    before = ana.state["task"]["id"]
+    ana.prefers("x")
+    assert ana.does("undo")["task"]["id"] == before
+    assert ana.does("undo")["done"] == 0
+    ana.prefers("y")
+    made.write()
+    assert [row["verdict"] for row in rows(tmp_path / "out" / "labels.jsonl")] == ["b"]
+    kinds = [row["kind"] for row in rows(tmp_path / "out" / "actions.jsonl")]
+    assert kinds == ["choice", "choice", "undo", "undo", "choice"]
+
+
+def test_the_log_alone_brings_everything_back(tmp_path):
+    source, out = write_file(tmp_path / "f.jsonl", items=9), tmp_path / "out"
+    made = session(source, out, repeats=0.5)
+    ana, ben = Person(made), Person(made, "Ben")
+    for _ in range(4):
+        ana.prefers("x")
+        ben.prefers("y")
+    ana.does("undo")
+    shown = [ana.state, ben.state]
+    with (out / "actions.jsonl").open("ab") as file:
+        file.write(b'{"v":1,"id":"torn')  # a line that a kill cut short
+    (out / "labels.jsonl").unlink()
+    again = session(source, out, repeats=0.5)
+    assert [Person(again).state, Person(again, "Ben").state] == shown
+    assert len(rows(out / "labels.jsonl")) == 7
+    Person(again).prefers("x")
+    assert [row["step"] for row in rows(out / "actions.jsonl") if row["annotator"] == "Ana"] == list(range(6))
+
+
+def test_the_same_action_sent_twice_counts_once(tmp_path):
+    made = session(write_file(tmp_path / "f.jsonl"), tmp_path / "out")
+    task = Person(made).state["task"]["id"]
+    asked = {"annotator": "Ana", "step": 0, "kind": "choice", "task": task, "ranks": [1, 2], "seconds": 1}
+    once = made.desk.act(asked)
+    assert made.desk.act({**asked, "seconds": 9}) == once
+    assert len(rows(tmp_path / "out" / "actions.jsonl")) == 1
+    with pytest.raises(Stale):
+        made.desk.act({**asked, "ranks": [2, 1]})
+    undo = {"annotator": "Ana", "step": 1, "kind": "undo"}
+    assert made.desk.act(undo) == made.desk.act(undo)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"task": "0123456789abcdef"},
+        {"task": None},
+        {"step": True, "task": ""},
+        {"step": -1},
+        {"step": "0"},
+        {"kind": "label"},
+        {"kind": "final"},
+        {"ranks": [1]},
+        {"ranks": [1, 2, 3]},
+        {"ranks": [1, True]},
+        {"ranks": ["1", "2"]},
+        {"ranks": None},
+        {"seconds": -1},
+        {"seconds": "1"},
+        {"seconds": 1e9},
+        {"note": 5},
+        {"note": "x" * 10_001},
+        {"annotator": ""},
+        {"annotator": "a\x1b[31m"},
+        {"annotator": ["Ana"]},
+        {"annotator": "x" * 61},
+    ],
+)
+def test_what_no_page_sends_is_refused_and_leaves_no_row(tmp_path, wrong):
+    made = session(write_file(tmp_path / "f.jsonl"), tmp_path / "out")
+    task = Person(made).state["task"]["id"]
+    asked = {"annotator": "Ana", "step": 0, "kind": "choice", "task": task, "ranks": [1, 2], "seconds": 1}
+    with pytest.raises(UserError):
+        made.desk.act({**asked, **wrong})
+    assert not rows(tmp_path / "out" / "actions.jsonl")
+    made.desk.act(asked)
+
+
+def test_another_annotators_item_is_not_ones_own(tmp_path):
+    made = session(write_file(tmp_path / "f.jsonl"), tmp_path / "out")
+    theirs = Person(made, "Ben").state["task"]["id"]
+    asked = {"annotator": "Ana", "step": 0, "kind": "choice", "task": theirs, "ranks": [1, 2]}
+    with pytest.raises(UserError, match="not what is shown to Ana"):
+        made.desk.act(asked)
+
+
+def answer_all(person):
+    shown = []
+    while task := person.state["task"]:
+        shown.append(task["messages"][0]["content"])
+        person.does("choice", [1, 2])
+    return shown
+
+
+def test_only_the_overlap_is_shown_to_everyone(tmp_path):
+    source = write_file(tmp_path / "f.jsonl", items=200)
+    made = session(source, tmp_path / "out", overlap=0.25)
+    ana, ben = Person(made), Person(made, "Ben")
+    shown = {"Ana": [], "Ben": []}
+    while any(person.state["task"] for person in (ana, ben)):
+        for person in (ana, ben):
+            if task := person.state["task"]:
+                shown[person.name].append(task["messages"][0]["content"])
+                person.does("choice", [1, 2])
+    everything = {f"Question {n}?" for n in range(200)}
+    assert set(shown["Ana"]) | set(shown["Ben"]) == everything
+    assert 30 <= len(set(shown["Ana"]) & set(shown["Ben"])) <= 70
+    assert len(shown["Ana"]) == len(set(shown["Ana"]))
+    assert ana.state["done"] == ana.state["total"] == len(shown["Ana"])
+
+
+def test_what_another_one_holds_is_free_again_after_a_while(tmp_path):
+    made = session(write_file(tmp_path / "f.jsonl", items=3), tmp_path / "out", overlap=0.0)
+    ben, ana = Person(made, "Ben"), Person(made)
+    assert ben.state["task"]["messages"][0]["content"] == "Question 0?"  # and goes away
+    assert answer_all(ana) == ["Question 1?", "Question 2?"]
+    assert ana.state["done"] == ana.state["total"] == 2
+    later = made.desk.now() + 1000
+    made.desk.now = lambda: later
+    assert answer_all(ana) == ["Question 0?"]
+    assert ben.state["task"]["messages"][0]["content"] == "Question 0?"  # back again: it is still Ben's
+
+
+def test_repeated_items_come_later_and_stay_out_of_the_labels(tmp_path):
+    made = session(write_file(tmp_path / "f.jsonl", items=60), tmp_path / "out", repeats=0.3)
+    ana = Person(made)
+    total = ana.state["total"]
+    shown = answer_all(ana)
+    twice = {text for text in shown if shown.count(text) == 2}
+    assert len(shown) == total == 60 + len(twice)
+    assert 8 <= len(twice) <= 30
+    for text in twice:
+        first = shown.index(text)
+        later = shown.index(text, first + 1)
+        new = set(shown[first + 1 : later])
+        assert len(new) >= 10 or later >= 60, text
+    made.write()
+    labels, repeats = (rows(tmp_path / "out" / f"{name}.jsonl") for name in ("labels", "repeats"))
+    assert (len(labels), len(repeats)) == (60, len(twice))
+    # The first shown was always chosen, so a repeat agrees where it was shown in the same order.
+    orders = {row["comparison_id"]: row["order"] for row in labels}
+    same = sum(orders[row["comparison_id"]] == row["order"] for row in repeats)
+    figures = made.results.summary()["Ana"]
+    assert (figures["repeated"], figures["repeated_the_same"]) == (len(twice), same)
+    assert 0 < same < len(twice)
+
+
+def test_rankings_with_ties_become_rows_and_labels(tmp_path):
+    made = session(write_file(tmp_path / "f.jsonl", items=2, responses=3), tmp_path / "out", ranking=True)
+    ana = Person(made)
+    best = {"x": 7, "y": 2, "z": 7}
+    ana.does("choice", [best[text[-1]] for text in ana.state["task"]["responses"]])
+    made.write()
+    out = tmp_path / "out"
+    [ranking] = rows(out / "rankings.jsonl")
+    assert ranking["ranks"] == [2, 1, 2]
+    texts = {row["id"]: row["text"][-1] for row in rows(out / "responses.jsonl")}
+    pairs = {row["id"]: texts[row["a"]] + texts[row["b"]] for row in rows(out / "comparisons.jsonl")}
+    found = {pairs[row["comparison_id"]]: row["verdict"] for row in rows(out / "labels.jsonl")}
+    assert found == {"xy": "b", "xz": "tie", "yz": "a"}
+    folder = read_folder(out)
+    read = load_human_labels(out / "rankings.jsonl", folder.comparisons.values())
+    assert {pairs[each.comparison_id]: each.verdict for each in read} == found
+
+
+def test_files_of_any_format_are_opened(tmp_path):
+    trl = tmp_path / "trl.jsonl"
+    trl.write_text(json.dumps({"prompt": "Why?", "chosen": "So.", "rejected": "No."}) + "\n")
+    found = open_material(trl)
+    assert len(found.comparisons) == 1
+    assert len(found.labels(found.comparisons[0].id)) == 1
+    sheet = tmp_path / "sheet.jsonl"
+    pair = {"prompt": [{"role": "user", "content": "Why?"}], "a": "So.", "b": "No."}
+    lines = [pair, {**pair, "b": "So."}, {"prompt": "", "a": "x", "b": "y"}, {**pair, "a": 5}, 7]
+    sheet.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = open_material(sheet)
+    assert len(found.comparisons) == 1
+    assert sum(found.left_out.values()) == 4
+    for path, said in ((tmp_path / "none", "no such file"), (tmp_path, "neither a run nor a folder")):
+        with pytest.raises(UserError, match=said):
+            open_material(path)
+
+
+def test_a_runs_pairs_are_annotated_where_its_judge_is_unsure(tmp_path):
+    run = fake_run(tmp_path / "run", until=6, prompts=80)
+    made = session(run, tmp_path / "out", queue="unsure", most=10)
+    scores = [abs(made.opinions.on(item.id, None) - 0.5) for item in made.desk.items]
+    assert len(scores) == 10
+    assert scores == sorted(scores)
+    everything = session(run, tmp_path / "all", queue="random").desk.items
+    assert max(scores) <= min(
+        abs(made.opinions.on(item.id, None) - 0.5) for item in everything if item not in made.desk.items
+    )
+    state = Person(made).state
+    assert [rule["text"] for rule in state["task"]["principles"]] == [
+        f"Never say {word}." for word in ("rude", "wrong", "sad")
+    ]
+
+
+def test_what_the_page_gets_does_not_tell_who_wrote_or_what_was_thought(tmp_path):
+    run = fake_run(tmp_path / "run", until=6, prompts=40)
+    made = session(run, tmp_path / "out", queue="unsure", assisted=True)
+    task = Person(made).state["task"]
+    assert set(task) == {"id", "phase", "messages", "responses", "principles", "asked", "blur"}
+    assert all(isinstance(text, str) for text in task["responses"])
+
+
+def test_a_log_of_another_order_is_refused(tmp_path):
+    made = session(write_file(tmp_path / "f.jsonl"), tmp_path / "out")
+    for _ in range(2):
+        Person(made).prefers("x")
+    path = tmp_path / "out" / "actions.jsonl"
+    path.write_text("".join(reversed(path.read_text().splitlines(keepends=True))))
+    with pytest.raises(UserError, match="step 1 of Ana"):
+        ActionLog(path)
+    path.write_text("{}\n")
+    with pytest.raises(UserError, match=r"actions.jsonl:1: damaged"):
+        ActionLog(path)
+
+
+@pytest.mark.parametrize("words", [["--queue", "unsur"], ["--assist"], ["--assist", "--rank"]])
+def test_the_command_refuses_what_cannot_be(tmp_path, monkeypatch, capsys, words):
+    source = write_file(tmp_path / "f.jsonl")
+    monkeypatch.setattr("sys.argv", ["rlaif", "annotate", str(source), *words])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert words[0] in capsys.readouterr().err
