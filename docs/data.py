@@ -16,6 +16,7 @@ from data_columns import METRICS, OTHERS
 from pydantic import BaseModel
 
 from rlaif import records
+from rlaif.human.annotating.actions import Action
 from rlaif.records import Record
 
 PAGE = Path(__file__).with_name("data.md")
@@ -53,6 +54,7 @@ ROWS: list[tuple[str, type[Record], str]] = [
         "`best_of_n`, `rejection`; `rlaif data import`, where the data has scores of single responses",
     ),
     ("evaluation.jsonl", records.Evaluation, "`evaluate`"),
+    ("actions.jsonl", Action, "`rlaif annotate`, which makes `labels.jsonl` and `rankings.jsonl` of it"),
 ]
 INSIDE = {"messages": "Message", "annotator": "Annotator"}  # objects inside rows
 COPIES = """## Files without columns of their own
