@@ -14,81 +14,83 @@ from rlaif.errors import UserError
 if TYPE_CHECKING:
     from rlaif.human.annotating.page import Session
 
+Source = Annotated[
+    Path, typer.Argument(metavar="RUN|FILE|FOLDER", help="A run, a file of pairs, or an imported folder.")
+]
+Name = Annotated[str, typer.Option("--annotator", help="Your name; omitted = the page asks.")]
+QueueName = Annotated[str, typer.Option(help="random, in-order, unsure, orders, principles, reward, judges.")]
+Rank = Annotated[bool, typer.Option("--rank", help="Rank all responses to a prompt, not pairs.")]
+PerPrinciple = Annotated[bool, typer.Option(help="Ask under each principle, then on the whole.")]
+Reasons = Annotated[bool, typer.Option(help="Ask for a reason before each choice.")]
+Assist = Annotated[bool, typer.Option("--assist", help="Show the judge's verdict after each choice.")]
+Most = Annotated[int | None, typer.Option("-n", "--num", min=1, help="Only the queue's first so many.")]
+Overlap = Annotated[float, typer.Option(min=0, max=1, help="Share of items that every annotator gets.")]
+Repeats = Annotated[float, typer.Option(min=0, max=1, help="Share of items that an annotator gets twice.")]
+Blur = Annotated[
+    list[str] | None, typer.Option(help="Tag of prompts whose texts are blurred at first; may be repeated.")
+]
+Rules = Annotated[
+    Path | None, typer.Option(help="The constitution whose principles are shown; omitted = the run's.")
+]
+Out = Annotated[
+    Path | None, typer.Option(help="Folder of the labels; omitted = RUN/annotations, FILE-annotations.")
+]
+Seed = Annotated[int, typer.Option(help="Of the order of items and of responses.")]
+Port = Annotated[int, typer.Option(min=0, max=65535, help="0 = any free one.")]
+
 
 @app.command(rich_help_panel="The loop")
 def annotate(
-    path: Annotated[
-        Path,
-        typer.Argument(metavar="RUN|FILE|FOLDER", help="A run, a file of pairs, or an imported folder."),
-    ],
-    name: Annotated[str, typer.Option("--annotator", help="Your name; omitted = the page asks.")] = "",
-    queue: Annotated[
-        str, typer.Option(help="random, in-order, unsure, orders, principles, reward or judges.")
-    ] = "random",
-    ranking: Annotated[
-        bool, typer.Option("--rank", help="Rank all responses to a prompt instead of choosing from two.")
-    ] = False,
-    per_principle: Annotated[
-        bool, typer.Option("--per-principle", help="Ask under each principle, then on the whole.")
-    ] = False,
-    reasons: Annotated[bool, typer.Option("--reasons", help="Ask for a reason before each choice.")] = False,
-    assist: Annotated[
-        bool, typer.Option("--assist", help="Show the judge's verdict after each choice.")
-    ] = False,
-    most: Annotated[
-        int | None, typer.Option("-n", "--num", min=1, help="Only the first so many items of the queue.")
-    ] = None,
-    overlap: Annotated[
-        float, typer.Option(min=0, max=1, help="Share of items that every annotator gets.")
-    ] = 1.0,
-    repeats: Annotated[
-        float, typer.Option(min=0, max=1, help="Share of items that an annotator gets twice.")
-    ] = 0.0,
-    blur: Annotated[
-        list[str] | None,
-        typer.Option(help="Tag of prompts whose texts are blurred at first; may be repeated."),
-    ] = None,
-    constitution: Annotated[
-        Path | None, typer.Option(help="The principles to show; omitted = the run's.")
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder of the labels; omitted = RUN/annotations, FILE-annotations.")
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Of the order of items and responses.")] = 0,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 = any free one.")] = 0,
+    path: Source,
+    annotator: Name = "",
+    queue: QueueName = "random",
+    rank: Rank = False,
+    per_principle: PerPrinciple = False,
+    reasons: Reasons = False,
+    assist: Assist = False,
+    num: Most = None,
+    overlap: Overlap = 1.0,
+    repeats: Repeats = 0.0,
+    blur: Blur = None,
+    constitution: Rules = None,
+    out: Out = None,
+    seed: Seed = 0,
+    port: Port = 0,
 ) -> None:
-    """Choose or rank responses in the browser; labels as runs and `agree` read them; on this machine
-    alone."""
+    """Choose or rank responses in the browser, as labels that runs read; on this machine alone."""
     from rlaif.constitution import Constitution
     from rlaif.human.annotating.desk import Settings
     from rlaif.human.annotating.material import open_material
     from rlaif.human.annotating.page import BLURRED, Session, folder_of
-    from rlaif.pages.server import PageServer
     from rlaif.runs.locking import locked
 
-    if assist and (ranking or repeats):
+    if assist and (rank or repeats):
         raise UserError(
-            f"--assist with {'--rank' if ranking else '--repeats'}: not possible.",
+            f"--assist with {'--rank' if rank else '--repeats'}: not possible.",
             "pairs, each shown once",
             "leave one of the two out",
         )
-    rules = Constitution.load(constitution) if constitution else None
-    material = open_material(path, rules, Progress)
+    material = open_material(path, Constitution.load(constitution) if constitution else None, Progress)
     blurred = frozenset(blur) if blur else BLURRED
     settings = Settings(queue, seed, overlap, repeats, per_principle, assist, reasons, blurred)
     folder = out or folder_of(path)
     with locked(folder):
-        session = Session(material, folder, settings, ranking, most)
-        server = PageServer(session.site(name, tell), port)
-        for reason, number in material.left_out.items():
-            tell(f"left out: {number} × {reason}")
-        say(f"{len(session.desk.items)} items of {path}, {queue}: {server.address}")
-        tell("Whoever has this address can answer, under any name. Ctrl-C ends; nothing is lost.")
-        try:
-            server.run()
-        finally:
-            session.write()
-            _tell_results(session)
+        _serve(Session(material, folder, settings, rank, num), annotator, port)
+
+
+def _serve(session: Session, name: str, port: int) -> None:
+    from rlaif.pages.server import PageServer
+
+    server = PageServer(session.site(name, tell), port)
+    for reason, number in session.material.left_out.items():
+        tell(f"left out: {number} × {reason}")
+    say(f"{len(session.desk.items)} items of {session.material.path}: {server.address}")
+    tell("Whoever has this address can answer, under any name. Ctrl-C ends; nothing is lost.")
+    try:
+        server.run()
+    finally:
+        session.write()
+        _tell_results(session)
 
 
 def _tell_results(session: Session) -> None:
@@ -96,16 +98,16 @@ def _tell_results(session: Session) -> None:
     from rlaif.runs.commands import resume_command
 
     for name, done in session.results.summary().items():
-        seconds = f", {done['seconds_per_item']:.0f} s each" if done["seconds_per_item"] is not None else ""
-        same = (
-            f", {done['repeated_the_same']} of {done['repeated']} the same again" if done["repeated"] else ""
-        )
-        changed = (
-            f", {done['changed_after']} of {done['opinions_seen']} changed after the judge's verdict"
-            if done["opinions_seen"]
-            else ""
-        )
-        say(f"{name}: {done['items']} items, {done['skipped']} skipped{seconds}{same}{changed}")
+        said = [f"{done['items']} items", f"{done['skipped']} skipped"]
+        if done["seconds_per_item"] is not None:
+            said.append(f"{done['seconds_per_item']:.0f} s each")
+        if done["repeated"]:
+            said.append(f"{done['repeated_the_same']} of {done['repeated']} the same again")
+        if done["opinions_seen"]:
+            said.append(
+                f"{done['changed_after']} of {done['opinions_seen']} changed after the judge's verdict"
+            )
+        say(f"{name}: {', '.join(said)}")
     say(f"labels: {session.out / 'labels.jsonl'}")
     waiting = session.material.waits_for
     if waiting and session.results.kept_away:
