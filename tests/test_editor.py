@@ -15,7 +15,7 @@ from rlaif.errors import UserError
 from rlaif.pages.server import Conflict, PageServer
 from rlaif.prompting.templates import Templates
 from rlaif.records import Message, Prompt
-from rlaif.workbench.editor import Editor, as_bytes, as_text, write_in_place
+from rlaif.workbench.editor import Editor, as_bytes, as_text, static_files, write_in_place
 from rlaif.workbench.probe import Probe, ProbePair
 from rlaif.workbench.watching import Watch, version_of
 from tests import scripts
@@ -165,6 +165,19 @@ def test_a_judge_that_breaks_down_is_told_and_saving_goes_on(file):
     thread.join(20)
     assert told == ["judging has ended: RuntimeError: out of \\x1b[31mmemory"]
     assert editor.state({"seen": "0"})["saved"]["error"] == told[0]
+
+
+def test_without_the_extra_it_says_which_is_needed(monkeypatch):
+    monkeypatch.setattr("rlaif.workbench.editor.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"rlaif-loop\[editor\]"):
+        static_files()
+
+
+def test_every_file_of_the_page_is_there():
+    page = (ROOT / "rlaif/pages/templates/editor.html.j2").read_text()
+    named = set(re.findall(r"/static/([\w.-]+)", page))
+    assert named <= set(static_files()) | {"ask.js", "style.css"}
+    assert all(path.is_file() for path in static_files().values())
 
 
 # In a browser

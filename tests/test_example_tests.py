@@ -109,6 +109,13 @@ def test_a_flip_and_a_small_lead_are_told_apart(file):
         "the verdict flips with the order (0.50 for the better response: 0.90 shown first, 0.10 shown second)"
     )
 
+    def leaning(messages, suffix, choices):
+        return [0.99, 0.01] if "A: nice" in messages[-1]["content"] else [0.6, 0.4]
+
+    setting = JudgeSetting(Scripted(on_score=leaning, name="leaning"), Templates.load("brief"))
+    (result,) = run_tests(tests, constitution, setting)  # 0.89 both together, and yet
+    assert result.why.startswith("the verdict flips with the order (0.89 ")
+
     def weak(messages, suffix, choices):
         return [0.7, 0.3] if "A: nice" in messages[-1]["content"] else [0.3, 0.7]
 

@@ -135,6 +135,15 @@ def test_with_few_shot_turns_an_edited_example_makes_all_stale(file):
     assert watched.verdicts(edited(file, "better: q", "better: r")).asked == 4 * 2 * 3
 
 
+def test_a_judge_that_refuses_everything_is_the_users_to_change(file):
+    refusing = rlaif.engines.Scripted(
+        on_score=lambda messages, suffix, choices: [0.001, 0.001], name="refusing"
+    )
+    one = Probe(JudgeSetting(refusing, Templates.load("brief")), pairs())
+    with pytest.raises(UserError, match=r"gave no verdict that can be read \(16 × refused\)"):
+        one.verdicts(Constitution.load(file))
+
+
 class Watching:
     """A watch whose saves a thread collects."""
 
@@ -312,6 +321,33 @@ def test_hostile_text_does_no_harm_in_the_terminal(project, file):
     assert done.exit_code == 0
     assert "\x1b" not in done.output
     assert "\u202e" not in done.output
+
+
+@pytest.mark.slow
+def test_the_page_s_command_works_on_the_playground():
+    page = (ROOT / "docs/test-and-try.md").read_text()
+    (line,) = [
+        line for line in page.splitlines() if line.startswith("rlaif constitution try") and "--max" in line
+    ]
+    done = subprocess.run(
+        [sys.executable, "-m", *line.replace("rlaif", "rlaif.cli", 1).split()],
+        input="/pick forge a passport\n/pick 1\n",
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert "    critique:" in done.stdout
+    assert "  all together" in done.stdout
+    words = line.partition(" --max")[0].replace("rlaif", "rlaif.cli", 1).split()
+    process = subprocess.Popen(
+        [sys.executable, "-m", *words, "--watch", "--pairs", "4"], stderr=subprocess.PIPE, text=True, cwd=ROOT
+    )
+    said = iter(process.stderr.readline, "")
+    assert any("4 pairs, 28 verdicts, 56 asked" in one for one in said)
+    process.terminate()
+    assert process.wait(30) == 143
 
 
 def test_watch_prints_a_line_of_json_a_save_and_ends_in_order(project, file):

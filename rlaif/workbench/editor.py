@@ -98,9 +98,10 @@ class Editor:
         """What does not change while the page is open: the schema of the file, the tags that prompts have,
         the pairs."""
         pairs = self.watch.probe.pairs
+        prompts = [*self.prompts, *(pair.prompt for pair in pairs)]
         return {
             "schema": json_schema(),
-            "tags": sorted({tag for pair in pairs for tag in pair.prompt.tags}),
+            "tags": sorted({tag for prompt in prompts for tag in prompt.tags}),
             "pairs": [_printable(pair.as_dict()) for pair in pairs],
         }
 

@@ -23,6 +23,7 @@ from rlaif.constitution import Constitution, Example, Principle
 from rlaif.errors import UserError
 from rlaif.feedback.judge import ORDERS, Judge
 from rlaif.records import TIE_MARGIN, Label, Message, Order, Prompt
+from rlaif.workbench.probe import require_a_verdict
 from rlaif.yamlfile import Lines
 
 Outcome = Literal["passed", "failed", "error"]
@@ -161,13 +162,7 @@ def run_tests(
                 if result.unread is not None:
                     unread[result.unread] += 1
                 yield result
-    if asked and unread.total() == asked:
-        said = ", ".join(f"{n} × {reason}" for reason, n in unread.items())
-        raise UserError(
-            f"the judge {setting.engine.fingerprint} gave no verdict that can be read ({said}).",
-            "a judge that answers A or B",
-            "look at `rlaif judge audit`, or try another template set",
-        )
+    require_a_verdict(setting, asked, unread)
 
 
 def _groups(

@@ -45,6 +45,10 @@ class Named:
 
     def open(self, few_shot: int | None = None) -> JudgeSetting:
         """The judge as a run of the config would ask it, `few_shot` apart where that is given."""
+        if self.config.threads:
+            import torch
+
+            torch.set_num_threads(self.config.threads)
         setting = JudgeSetting.of(self.config, self.base)
         return setting if few_shot is None else replace(setting, few_shot=few_shot)
 

@@ -7,13 +7,14 @@ so an edit costs only the questions that it changes, and taking it back costs no
 from __future__ import annotations
 
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from rlaif.audit.card import JudgeSetting
 from rlaif.constitution import Constitution
+from rlaif.errors import UserError
 from rlaif.feedback.judge import JudgeQuestion, Slot, slot_of
 from rlaif.feedback.preferences import aggregate, combine_orders
 from rlaif.records import TIE_MARGIN, Comparison, Label, Order, Prompt, Response, Verdict, verdict_of
@@ -85,6 +86,17 @@ class Verdicts:
     seconds: float
 
 
+def require_a_verdict(setting: JudgeSetting, asked: int, unread: Counter[str]) -> None:
+    """Raise UserError where none of the verdicts that were asked for could be read."""
+    if asked and unread.total() == asked:
+        said = ", ".join(f"{n} × {reason}" for reason, n in unread.items())
+        raise UserError(
+            f"the judge {setting.engine.fingerprint} gave no verdict that can be read ({said}).",
+            "a judge that answers A or B",
+            "look at `rlaif judge audit`, or try another template set",
+        )
+
+
 class Probe:
     """The pairs and the judge that is asked about them."""
 
@@ -93,7 +105,10 @@ class Probe:
         self._labels: dict[Slot, Label] = {}
 
     def verdicts(self, constitution: Constitution) -> Verdicts:
-        """The verdicts by a constitution; only what no earlier one has asked is asked."""
+        """The verdicts by a constitution; only what no earlier one has asked is asked.
+
+        Raises UserError where none of them can be read.
+        """
         started = time.monotonic()
         judge = self.setting.judge(constitution)
         questions = [pair.question(constitution) for pair in self.pairs]
@@ -105,6 +120,9 @@ class Probe:
         found = defaultdict(list)
         for slot in wanted & self._labels.keys():
             found[slot[0]].append(self._labels[slot])
+        labels = [label for group in found.values() for label in group]
+        unread = Counter(label.reason or "refused" for label in labels if label.p_a is None)
+        require_a_verdict(self.setting, len(labels), unread)
         cells: dict[tuple[int, str], Cell] = {}
         preferences: dict[int, tuple[Cell, str | None]] = {}
         for number, question in enumerate(questions):

@@ -388,6 +388,20 @@ MUTANTS = (
     ),
     shown("run[m.key] | fixed(m.digits)", 'run["length"] | fixed(m.digits)'),
     shown("rate(card.order.to_first)", "rate(card.order.to_second)"),
+    Mutant(
+        "if min(first, second) > 0.5 and both", "if max(first, second) > 0.5 and both", "test_example_tests"
+    ),
+    Mutant("setting.judge(without(constitution, own)) if own else usual", "usual", "test_example_tests"),
+    Mutant("judge.compare(questions, done=self._labels.keys())", "judge.compare(questions)", "test_probe"),
+    Mutant(
+        "if one.before.verdict != one.after.verdict]",
+        "if one.before.p_a != one.after.p_a]",
+        "test_probe",
+        "moved",
+    ),
+    Mutant("if version_of(content) != version:", "if version is None:", "test_editor", "written_over"),
+    Mutant("if host not in self.hosts:", "if not host:", "test_server", "host"),
+    Mutant('origin not in (None, f"http://{host}")', 'origin == "null"', "test_server", "origin"),
     shown("{_rate(order)} clear verdicts", "{_rate(accuracy)} clear verdicts"),
     shown("rate(total.preferences, 3)", "rate(total.turned, 3)"),
     Mutant(

@@ -7,7 +7,17 @@ from typing import Annotated
 import typer
 
 from rlaif.cli.constitution.test import FewShot, JudgeName, Sets, TemplateSet
-from rlaif.cli.constitution.try_ import Count, File, Policy, Probes, PromptFile, Seed, Trust, probe_of
+from rlaif.cli.constitution.try_ import (
+    Count,
+    File,
+    Policy,
+    Probes,
+    PromptFile,
+    Seed,
+    Trust,
+    probe_of,
+    share_cores,
+)
 from rlaif.cli.groups import constitution_app
 from rlaif.cli.terminal import Progress, say, tell
 
@@ -34,6 +44,7 @@ def constitution_open(
     from rlaif.workbench.judges import Named, policy_named
     from rlaif.workbench.watching import Watch
 
+    share_cores()
     static_files()  # what is missing is said before anything is asked
     constitution = Constitution.load(path)
     tell("loading …")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import sys
 from collections import Counter
@@ -75,6 +76,7 @@ def constitution_try(
     from rlaif.workbench.judges import Named, policy_named
     from rlaif.workbench.trying import Trial
 
+    share_cores()
     constitution = Constitution.load(path)
     tell("loading …")
     named = Named.of(judge, set_ or [], path, templates).with_prompts(prompts)
@@ -93,6 +95,14 @@ def constitution_try(
 
     trial = Trial(open_engine(wanted), named.open(few_shot), named.critique, seed, temperature, max_tokens)
     Session(path, trial, named.prompts).run()
+
+
+def share_cores() -> None:
+    """Let the judge's threads sleep where they wait for each other, before torch is loaded.
+
+    By default they spin, which beside a run that uses the same cores made an answer ten times slower.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def probe_of(

@@ -52,6 +52,7 @@ function hints(cm) {
 }
 
 async function annotate(text, found) {
+  if (!page.version) return; // the file is not there yet
   let problems = [];
   try {
     ({ problems } = await tell("/api/check", { text }));
