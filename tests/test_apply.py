@@ -23,7 +23,7 @@ from rlaif.workbench.diff import diff
 from tests import scripts
 from tests.test_cli import refused
 from tests.test_cli import rlaif as command
-from tests.test_edit import REWORDED, asked, constitution, labelled, preferences, run  # noqa: F401
+from tests.test_edit import REWORDED, asked, constitution, lecturing, preferences, run  # noqa: F401
 from tests.test_quickstart import SMALL
 
 ROOT = Path(__file__).parent.parent
@@ -79,6 +79,7 @@ def test_killed_and_called_again_it_continues(project, run, asked):  # noqa: F81
     again = apply(run, new, project / "applied", trust=True)
     assert (project / "applied" / "05_label" / "labels.jsonl").stat().st_mtime_ns == before
     assert again["preferences"] == whole["preferences"]
+    assert again["policy"] == apply(run, new, project / "applied", trust=True)["policy"] == data["policy"]
 
 
 def test_where_no_preference_changes_nothing_is_trained(project, run):  # noqa: F811
@@ -114,6 +115,16 @@ def test_bad_input_is_said(project, run):  # noqa: F811
     said("has no labels", project / "young", new)
     message = refused(command("constitution", "apply", run, new, "--at", "labels", "--trust"))
     assert "--at labels: no such stage" in message
+
+
+def test_a_judge_that_refuses_the_new_wording_is_said_before_anything_is_trained(
+    project,
+    run,  # noqa: F811
+    monkeypatch,
+):
+    monkeypatch.setattr(scripts, "feedback", lecturing)
+    with pytest.raises(UserError, match=r"none of the judge's .* verdicts under no-rude can be read"):
+        apply(run, constitution(project / "new.yaml", REWORDED), project / "applied", trust=True)
 
 
 def test_a_file_that_changed_since_is_not_taken_for_the_same_edit(project, run):  # noqa: F811

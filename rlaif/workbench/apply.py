@@ -154,6 +154,7 @@ def _apply(wanted: Applied, kept: Path, progress: Any, tell: Tell) -> dict[str, 
     fork = pipeline.run(
         None, wanted.folder, wanted.overrides, "label", progress, tell, wanted.parent.path, wanted.at
     )
+    _refuse_unread(fork, [edit.id for edit in wanted.edits])
     if _same_preferences(wanted.parent, fork):
         tell("no preference changes: reward model and policy would be the same, nothing is trained")
         policy = None
@@ -169,7 +170,8 @@ def _apply(wanted: Applied, kept: Path, progress: Any, tell: Tell) -> dict[str, 
     data["notes"] = [*notes(wanted.parent.constitution, wanted.new, wanted.edits), *data.get("notes", [])]
     data["labels"]["asked"] = fork.ledger.figures(label_stages(fork)[0].dir.name)
     data["policy"] = policy or _untrained()
-    data["policy"]["notes"] = [*filter(None, wanted.told), *data["policy"]["notes"]]
+    said = [*filter(None, wanted.told), *data["policy"]["notes"]]
+    data["policy"]["notes"] = list(dict.fromkeys(said))  # a comparison that is kept has some of them already
     data["fork"] = str(fork.path)
     data = plain(data)
     write_json(kept, data)
@@ -179,6 +181,20 @@ def _apply(wanted: Applied, kept: Path, progress: Any, tell: Tell) -> dict[str, 
 
 def _named(constitution: Constitution, path: Path) -> dict[str, Any]:
     return {"path": str(path), "name": constitution.name, "hash": constitution.hash}
+
+
+def _refuse_unread(fork: Run, ids: Sequence[str]) -> None:
+    """UserError, before anything is trained, where no verdict under an edited principle could be read."""
+    stage = label_stages(fork)[0]
+    rows = stage.summary.get("metrics", {}).get("by_principle", {})
+    for name in ids:
+        if name in rows and rows[name]["n"] and rows[name]["mean_confidence"] is None:
+            raise UserError(
+                f"{stage.dir}: none of the judge's {rows[name]['n']} verdicts under {name} can be read: it "
+                "refused, or the questions are too long for it.",
+                "a judge that answers A or B to the new wording",
+                f"word {name} otherwise, or use another judge: -s feedback.model=…, and another --out",
+            )
 
 
 def _same_preferences(parent: Run, fork: Run) -> bool:
