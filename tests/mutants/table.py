@@ -151,8 +151,8 @@ MUTANTS = (
         "both_orders or position",
     ),
     Mutant(
-        "weights[i] * logit(p, BOUND) for i",
-        "logit(p, BOUND) for i",
+        "sigmoid(sum(weights[i] * logit(p, BOUND) for i",
+        "sigmoid(sum(logit(p, BOUND) for i",
         "test_judge",
         "add_up",
     ),
