@@ -20,6 +20,7 @@ from rlaif.cli import (  # noqa: F401, I001
     show,
     compare,
     annotate,
+    agree,
     chat,
     judge,
     options,

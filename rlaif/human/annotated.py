@@ -1,0 +1,374 @@
+"""Pairs and what annotators say of them, from all that holds labels: files of labels or rankings, imported
+folders, runs, and other projects' files as they are.
+
+An item is one pair. Of our own records it is a comparison, whichever way round and wherever it stands; of
+other projects' files it is a row, so that repeated rows and equal responses count as they stand there.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+from rlaif.errors import UserError
+from rlaif.feedback.preferences import opinion, p_a_by_annotator
+from rlaif.human.folder import P_A, RENAMED, ImportFolder, read_partial
+from rlaif.human.formats import FORMATS, format_of
+from rlaif.human.formats.base import SWAPPED, ImportedRow
+from rlaif.human.importers import Source, votes_of
+from rlaif.human.rankings import labels_from_rankings
+from rlaif.prompting.conversations import Unusable
+from rlaif.prompting.templates import dialogue
+from rlaif.records import (
+    Comparison,
+    Label,
+    Prompt,
+    Ranking,
+    Response,
+    Verdict,
+    content_hash,
+    verdict_of,
+    with_content_id,
+)
+from rlaif.runs.folder import Run
+from rlaif.runs.lookup import json_rows
+from rlaif.runs.rows import first_by_id, read_rows
+
+
+@dataclass(frozen=True)
+class Item:
+    """One pair: `cluster` is what intervals take as independent; texts are empty where they are not known.
+
+    `row` is the id of the comparison that a run's or folder's rows name; empty for other projects' rows.
+    """
+
+    id: str
+    cluster: str
+    tags: tuple[str, ...] = ()
+    prompt: str = ""
+    a: str = ""
+    b: str = ""
+    models: tuple[str, str] = ("", "")
+    shown_known: bool = True  # whether labels say which response was shown first
+    row: str = ""
+
+
+@dataclass(frozen=True)
+class Said:
+    """One annotator's opinion of one item, all its orders and principles put together."""
+
+    verdict: Verdict
+    p_a: float | None = None
+    by_principle: Mapping[str, float] = field(default_factory=dict)
+    first: tuple[bool, ...] = ()  # of each decided verdict: whether the response shown first won
+    flips: bool | None = None  # where both orders were shown and one was decided
+    seconds: float | None = None
+    rationale: str = ""
+
+
+@dataclass
+class Annotated:
+    """All items and opinions: `said` by annotator ("kind:name") and item id."""
+
+    items: dict[str, Item] = field(default_factory=dict)
+    said: dict[str, dict[str, Said]] = field(default_factory=dict)
+    dropped: Counter[str] = field(default_factory=Counter)
+    sources: list[dict[str, Any]] = field(default_factory=list)
+    costs: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def of_kind(self, *kinds: str) -> list[str]:
+        """The annotators of these kinds, in the order in which they were met."""
+        return [who for who in self.said if who.partition(":")[0] in kinds]
+
+
+def read_annotated(paths: Sequence[Path]) -> Annotated:
+    """Everything that these files and folders say; UserError where one cannot be read or nothing is said."""
+    found, rows, foreign = Annotated(), Rows(), []
+    for path in paths:
+        if not path.exists():
+            raise UserError(f"{path}: no such file or folder.", "labels, rankings or a run", "check the path")
+        if (path / "config.json").exists():
+            rows.add_run(path, found)
+        elif path.is_dir() and (path / "comparisons.jsonl").exists():
+            rows.add_folder(path, found)
+        elif kind := _own_rows(path):
+            rows.add_file(path, kind, found)
+        else:
+            foreign.append(path)
+    for source in _foreign(foreign):
+        _add_foreign(source, found)
+    rows.add_to(found)
+    if not any(found.said.values()):
+        raise UserError(
+            f"{', '.join(map(str, paths))}: no label that can be read.",
+            "labels of two annotators or more on the same pairs",
+            "rlaif data import, rlaif run or rlaif annotate make them",
+        )
+    return found
+
+
+def _own_rows(path: Path) -> type[Label] | type[Ranking] | None:
+    """What the rows of a JSONL file of ours are, None where it is none."""
+    if not path.is_file() or path.suffix != ".jsonl":
+        return None
+    try:
+        keys = next(iter(json_rows(path)), {}).keys()
+    except UserError:
+        return None
+    if {"comparison_id", "annotator", "verdict"} <= keys:
+        return Label
+    return Ranking if {"ranks", "response_ids"} <= keys else None
+
+
+# ---- our own records
+
+
+class Rows:
+    """Records of several sources by id, and their labels by source."""
+
+    def __init__(self) -> None:
+        self.prompts: dict[str, Prompt] = {}
+        self.responses: dict[str, Response] = {}
+        self.comparisons: dict[str, Comparison] = {}
+        self.labels: list[tuple[str, Mapping[str, float], list[Label]]] = []  # source, weights, labels
+
+    def add_run(self, path: Path, found: Annotated) -> None:
+        """A run's label stages, with what the judge cost."""
+        run = Run.load(path)
+        run.verify(small=True)
+        folders = [path, *(stage.dir for stage in run.stages)]
+        self.prompts |= first_by_id([f / "prompts.jsonl" for f in folders], Prompt)
+        self.responses |= first_by_id([f / "responses.jsonl" for f in folders], Response)
+        self.comparisons |= first_by_id([f / "comparisons.jsonl" for f in folders], Comparison)
+        stages = [stage for stage in run.stages if stage.name == "label" and stage.summary]
+        files = [stage.dir / "labels.jsonl" for stage in stages]
+        labels = list(first_by_id(files, Label).values())
+        self.labels.append((str(path), {p.id: p.weight for p in run.constitution.principles}, labels))
+        _source(found, path, "run", len(labels))
+        usage = Counter[str]()
+        for stage in stages:
+            usage.update(
+                {k: v for k, v in stage.summary.get("usage", {}).items() if isinstance(v, int | float)}
+            )
+            usage["seconds"] += round(stage.summary.get("seconds", 0.0))
+        found.costs[str(path)] = dict(usage)
+
+    def add_folder(self, path: Path, found: Annotated) -> None:
+        """A folder that `rlaif data import` wrote."""
+        folder = read_partial(path)
+        self._add(folder)
+        by_pair = folder.labels() if (path / "labels.jsonl").exists() else {}
+        labels = [label for own in by_pair.values() for label in own]
+        if (path / "rankings.jsonl").exists():
+            labels += self._ranked(read_rows(path / "rankings.jsonl", Ranking), folder, found)
+        self.labels.append((str(path), {}, labels))
+        found.dropped += Counter({reason: n for reason, n in folder.counts.items() if reason != RENAMED})
+        _source(found, path, "folder", len(labels))
+
+    def add_file(self, path: Path, kind: type[Label] | type[Ranking], found: Annotated) -> None:
+        """A file of labels or of rankings; texts and pairs may stand beside it, or in another source."""
+        folder = read_partial(path.parent)
+        self._add(folder)
+        if kind is Ranking:
+            labels = self._ranked(read_rows(path, Ranking), folder, found)
+        else:
+            labels = [
+                with_content_id(row, comparison_id=folder.id_of("comparisons", row.comparison_id))
+                for row in read_rows(path, Label)
+            ]
+        self.labels.append((str(path), {}, labels))
+        _source(found, path, "rankings" if kind is Ranking else "labels", len(labels))
+
+    def _add(self, folder: ImportFolder) -> None:
+        self.prompts |= folder.prompts
+        self.responses |= folder.responses
+        self.comparisons |= folder.comparisons
+
+    def _ranked(self, rankings: list[Ranking], folder: ImportFolder, found: Annotated) -> list[Label]:
+        """A label for every two responses of each ranking."""
+        pairs = {}
+        for row in rankings:
+            for one, other in combinations(sorted(row.response_ids), 2):
+                pair = Comparison(prompt_id=row.prompt_id, a=one, b=other, origin="import")
+                pairs[pair.id] = pair
+        self.comparisons |= pairs
+        labels, reasons = labels_from_rankings(rankings, pairs.values())
+        found.dropped += reasons
+        return labels
+
+    def add_to(self, found: Annotated) -> None:
+        """Every annotator's opinion of every comparison that has a label."""
+        seen: dict[tuple[str, str | None, str, str], Label] = {}
+        for source, weights, labels in self.labels:
+            names = self._names(source, labels)
+            of: defaultdict[tuple[str, str], list[Label]] = defaultdict(list)
+            for label in labels:
+                label, item = self._turned(label)
+                key = names[_judge_of(label)], label.principle_id, label.order, item
+                if key in seen:
+                    same = seen[key].verdict == label.verdict
+                    found.dropped[f"label that {'repeats' if same else 'contradicts'} an earlier one"] += 1
+                    continue
+                seen[key] = label
+                of[key[0], item].append(label)
+            for (who, item), own in of.items():
+                said = opinion_of(own, weights)
+                if found.said.setdefault(who, {}).setdefault(item, said) is not said:
+                    found.dropped["pair labelled again by the same annotator, in another source"] += 1
+                if item not in found.items:
+                    found.items[item] = self._item(item, own[0].comparison_id)
+                if who.startswith("ai:") and source in found.costs:
+                    found.costs[who] = found.costs[source]
+
+    def _names(self, source: str, labels: Sequence[Label]) -> dict[tuple[str, ...], str]:
+        """A name for each annotator; judges of one model that were asked in another way get the source's."""
+        judges = dict.fromkeys(map(_judge_of, labels))
+        taken = {name for other, _, rows in self.labels if other != source for name in _plain_names(rows)}
+        found: dict[tuple[str, ...], str] = {}
+        for judge in judges:
+            name = f"{judge[0]}:{judge[1]}"
+            if judge[0] == "ai" and (name in taken or name in found.values()):
+                name += f" ({Path(source).name})"
+            while name in found.values():
+                name += "+"
+            found[judge] = name
+        return found
+
+    def _turned(self, label: Label) -> tuple[Label, str]:
+        """The label as told about the pair in the order of its ids, and the item that the pair is."""
+        pair = self.comparisons.get(label.comparison_id)
+        if pair is None:
+            return label, label.comparison_id
+        a, b = sorted((pair.a, pair.b))
+        item = content_hash("item", pair.prompt_id, a, b)
+        if a == pair.a:
+            return label, item
+        turned = {
+            "verdict": SWAPPED.get(label.verdict, label.verdict),
+            "p_a": None if label.p_a is None else 1 - label.p_a,
+            "order": "ba" if label.order == "ab" else "ab",
+        }
+        return label.model_copy(update=turned), item
+
+    def _item(self, item: str, comparison_id: str) -> Item:
+        pair = self.comparisons.get(comparison_id)
+        if pair is None:
+            return Item(item, item, row=comparison_id)
+        prompt = self.prompts.get(pair.prompt_id)
+        texts = [self.responses.get(id) for id in sorted((pair.a, pair.b))]
+        models = tuple(text.model if text else "" for text in texts)
+        return Item(
+            item,
+            prompt.cluster if prompt else pair.prompt_id,
+            prompt.tags if prompt else (),
+            dialogue(prompt.chat) if prompt else "",
+            texts[0].text if texts[0] else "",
+            texts[1].text if texts[1] else "",
+            (models[0], models[1]),
+            pair.origin != "import",
+            comparison_id,
+        )
+
+
+def _judge_of(label: Label) -> tuple[str, ...]:
+    """What makes an annotator another one: of judges also how they were asked, but for the principle."""
+    asked = (label.judge.get("template", ""), label.judge.get("decoding", ""), label.judge.get("fit", ""))
+    who = label.annotator
+    return (who.kind, who.id, *asked) if who.kind == "ai" else (who.kind, who.id)
+
+
+def _plain_names(labels: Sequence[Label]) -> set[str]:
+    return {f"{label.annotator.kind}:{label.annotator.id}" for label in labels}
+
+
+def _source(found: Annotated, path: Path, kind: str, labels: int) -> None:
+    found.sources.append({"path": str(path), "kind": kind, "labels": labels})
+
+
+def opinion_of(labels: Sequence[Label], weights: Mapping[str, float]) -> Said:
+    """One annotator's labels of one item as one opinion, as `rlaif.feedback.preferences` puts them together.
+
+    `weights` are those of a constitution; without any, all principles weigh the same.
+    """
+    labels = [x if x.p_a is not None else x.model_copy(update={"p_a": P_A.get(x.verdict)}) for x in labels]
+    own = weights or {x.principle_id: 1.0 for x in labels if x.principle_id is not None}
+    said = next(iter(p_a_by_annotator(labels, own).values()), None)
+    p_a = None if said is None else opinion(said, own)
+    verdict = verdict_of(p_a)
+    if p_a is None:
+        verdict = "abstain" if all(x.verdict == "abstain" for x in labels) else "invalid"
+    shown = [(x.order, x.p_a) for x in labels if x.p_a is not None and verdict_of(x.p_a) != "tie"]
+    orders = {x.order: x.p_a for x in labels if x.p_a is not None}
+    times = [x.seconds for x in labels if x.seconds is not None]
+    return Said(
+        verdict,
+        p_a,
+        {i: p for i, p in (said or {}).items() if i is not None},
+        tuple((p > 0.5) == (order == "ab") for order, p in shown),
+        (orders["ab"] > 0.5) != (orders["ba"] > 0.5) if len(orders) == 2 and shown else None,
+        sum(times) if times else None,
+        next((x.rationale for x in labels if x.rationale), ""),
+    )
+
+
+# ---- other projects' files
+
+
+def _foreign(paths: Sequence[Path]) -> list[Source]:
+    """The files as one source a format; a file in no format belongs to the one before it, which joins it."""
+    groups: list[tuple[str, list[Path]]] = []
+    for path in paths:
+        try:
+            name = format_of(path)
+        except UserError:
+            if not groups or not FORMATS[groups[-1][0]].join:
+                raise
+            name = groups[-1][0]
+        if groups and groups[-1][0] == name:
+            groups[-1][1].append(path)
+        else:
+            groups.append((name, [path]))
+    return [Source(FORMATS[name], files[0], files[1:]) for name, files in groups]
+
+
+def _add_foreign(source: Source, found: Annotated) -> None:
+    left_out, labels = Counter[str](), 0
+    for number, row in enumerate(source.rows(left_out)):
+        if isinstance(row, Unusable):
+            found.dropped[str(row)] += 1
+            continue
+        labels += _add_row(f"{source.path.name} row {number + 1}", row, source, found)
+    found.dropped += +left_out
+    _source(found, source.path, source.format.title, labels)
+    found.sources[-1]["beside"] = [path.name for path in (*source.files[1:], *source.joined)]
+
+
+def _add_row(name: str, row: ImportedRow, source: Source, found: Annotated) -> int:
+    """The votes of one row, an item for each two responses they are on; how many there were."""
+    votes = [*row.votes]
+    for given in row.rankings:
+        votes += votes_of(given, [i for i, rank in enumerate(given.ranks) if rank is not None])
+    prompt = "\n\n".join(f"{role}: {text}" for role, text in row.messages) if row.messages else ""
+    models = row.models or ("",) * len(row.responses)
+    for vote in votes:
+        first, second = vote.pair
+        item = name if len(row.responses) == 2 else f"{name}, {first + 1} and {second + 1}"
+        texts = row.responses[first], row.responses[second]
+        if item not in found.items:
+            cluster, shown = content_hash(row.messages), source.format.sided
+            found.items[item] = Item(
+                item, cluster, row.tags, prompt, *texts, (models[first], models[second]), shown
+            )
+        who = vote.annotator
+        key = f"{who.kind}:{who.id}" if who else f"human:{source.format.name}"
+        p_a = P_A.get(vote.verdict) if vote.p_first is None else vote.p_first
+        read = p_a is not None and verdict_of(p_a) != "tie"
+        first_won = ((p_a > 0.5) == (vote.order == "ab"),) if p_a is not None and read else ()
+        said = Said(vote.verdict, p_a, {}, first_won, None, vote.seconds, vote.rationale or "")
+        if found.said.setdefault(key, {}).setdefault(item, said) is not said:
+            found.dropped["second vote of an annotator on one row"] += 1
+    return len(votes)

@@ -1,0 +1,245 @@
+"""`rlaif agree`: real figures, our own files whichever way they stand, runs, hostile texts, the docs' commands."""
+
+import json
+import os
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from rlaif.cli import app
+from rlaif.human.agree import agree
+from rlaif.human.agree_page import in_words, write_agreement
+from rlaif.human.annotated import read_annotated
+from rlaif.records import Annotator, Comparison, Label, Prompt, Ranking, Response
+from tests.fake_run import fake_run
+
+DATA = os.environ.get("RLAIF_TEST_DATA")
+PEOPLE = [Annotator(kind="human", id=name) for name in ("ann", "bo", "cy")]
+JUDGE = Annotator(kind="ai", id="judge")
+P = {"a": 0.9, "b": 0.1, "tie": 0.5}
+
+
+@pytest.fixture(scope="module")
+def pandalm():
+    if not DATA:
+        pytest.skip("RLAIF_TEST_DATA is not set")
+    names = ("testset", "gpt-3.5-turbo-testset", "pandalm-7b-testset")
+    return agree(read_annotated([Path(DATA) / "pandalm" / f"{name}-v1.json" for name in names]))
+
+
+def close(value):
+    return pytest.approx(value, abs=0.0005)
+
+
+def test_the_known_figures_of_pandalm(pandalm):
+    people = pandalm["groups"]["human–human"]
+    kappas = [row["kappa"] for row in pandalm["between"] if row["kind"] == "human–human"]
+    assert kappas == [close(0.8520), close(0.8789), close(0.8617)]
+    assert people["agreement"]["value"] == close(0.9199)
+    assert (people["fleiss"]["value"], people["alpha"]["value"]) == (close(0.8642), close(0.8642))
+    gpt, panda = pandalm["judges"]
+    assert (gpt["strict"]["agreement"]["value"], gpt["strict"]["kappa"]) == (close(0.6977), close(0.4755))
+    assert (gpt["unread"], gpt["n"], gpt["strict"]["agreement"]["n"]) == (25, 974, 999)
+    assert (panda["agreement"]["value"], panda["kappa"]) == (close(0.6677), close(0.4354))
+    longer = [row["leanings"]["longer"] for row in pandalm["annotators"] if row["kind"] == "ai"]
+    assert pandalm["majority"]["longer"]["value"] == close(0.6753)
+    assert [row["value"] for row in longer] == [close(0.6192), close(0.6553)]
+    for figure in (people["alpha"], gpt["strict"]["agreement"], *longer):
+        assert figure["ci"][0] < figure["value"] < figure["ci"][1]
+    assert people["alpha"]["groups"] == 170
+    text = "\n".join(in_words(pandalm))
+    assert "25 unreadable verdicts count as wrong" in text
+    assert [row["stand_in"]["verdict"] for row in pandalm["judges"]] == ["fails", "fails"]
+
+
+def test_fewer_labels_on_pandalm_give_the_same_answer_with_an_interval(pandalm):
+    """The people's labels of a third of the prompts and the judge's verdicts on all: near the labels of all."""
+    names = ("testset", "gpt-3.5-turbo-testset")
+    found = read_annotated([Path(DATA) / "pandalm" / f"{name}-v1.json" for name in names])
+    kept = sorted({item.cluster for item in found.items.values()})[::3]
+    for who in found.of_kind("human"):
+        found.said[who] = {i: x for i, x in found.said[who].items() if found.items[i].cluster in kept}
+    row = agree(found)["powered"][0]
+    whole = pandalm["powered"][0]
+    assert row["unlabelled"] > 600
+    assert row["ci"][0] < whole["value"] < row["ci"][1]
+    assert row["labels_alone"] > row["n"], "the judge's verdicts save labels"
+
+
+class Made:
+    """A folder of pairs and labels; `verdicts` of (ann, bo, cy, judge) an item, told about (first, second)."""
+
+    def __init__(self, folder, verdicts, turned=(), text="good"):
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder, self.pairs = folder, []
+        rows = {name: [] for name in ("prompts", "responses", "comparisons", "labels")}
+        for at, said in enumerate(verdicts):
+            tags = ("odd",) if at % 2 else ()
+            prompt = Prompt(messages=[{"role": "user", "content": f"Q{at} {text}"}], tags=tags)
+            two = [Response(prompt_id=prompt.id, text=f"{text} {'more ' * k}{at}") for k in (1, 0)]
+            a, b = (two[1], two[0]) if at in turned else two
+            pair = Comparison(prompt_id=prompt.id, a=a.id, b=b.id)
+            self.pairs.append(pair)
+            rows["prompts"].append(prompt)
+            rows["responses"] += two
+            rows["comparisons"].append(pair)
+            for who, verdict in zip((*PEOPLE, JUDGE), said, strict=False):
+                if verdict:
+                    rows["labels"] += self.labels(pair, who, verdict, at in turned)
+        self.rows = rows
+        for name, own in rows.items():
+            (folder / f"{name}.jsonl").write_text("".join(row.to_json() + "\n" for row in own))
+
+    def labels(self, pair, who, verdict, turned):
+        verdict = {"a": "b", "b": "a"}.get(verdict, verdict) if turned else verdict
+        kind = {"comparison_id": pair.id, "annotator": who, "verdict": verdict, "p_a": P.get(verdict)}
+        if who.kind == "human":
+            return [Label(**kind)]
+        ids = ("one", "two")
+        return [Label(**kind, principle_id=i, order=order) for i in ids for order in ("ab", "ba")]
+
+
+def figures(*paths, **options):
+    return agree(read_annotated([Path(path) for path in paths]), **options)
+
+
+VERDICTS = [
+    ("a", "a", "a", "a"),
+    ("a", "a", "b", "b"),
+    ("b", "b", "b", "invalid"),
+    ("tie", "tie", "a", "tie"),
+] * 10
+
+
+def test_our_own_files_by_hand(tmp_path):
+    made = Made(tmp_path / "one", VERDICTS)
+    found = figures(made.folder)
+    assert found == {**figures(made.folder / "labels.jsonl"), "sources": found["sources"]}
+    people = found["groups"]["human–human"]
+    assert people["agreement"]["value"] == pytest.approx((1 + 1 / 3 + 1 + 1 / 3) / 4)
+    judge = found["judges"][0]
+    assert (judge["agreement"]["value"], judge["n"], judge["unread"]) == (pytest.approx(2 / 3), 30, 10)
+    assert judge["strict"]["agreement"]["value"] == pytest.approx(0.5)
+    assert set(judge["principles"]) == {"one", "two"}
+    assert judge["principles"]["one"]["agreement"]["value"] == pytest.approx(2 / 3)
+    assert found["tags"]["odd"]["pairs"] == 20
+    assert found["tags"]["odd"]["judges"]["ai:judge"]["agreement"]["value"] == pytest.approx(0.5)
+    row = next(row for row in found["annotators"] if row["name"] == "ai:judge")
+    said = row["verdicts"]
+    assert (said["a"] + said["b"], said["tie"], said["abstain"], said["invalid"]) == (20, 10, 0, 10)
+    assert row["leanings"]["longer"]["n"] == 20, "each two responses differ by a word"
+    shown = [x for x in found["disagreements"] if "turns" in x["why"]]
+    assert shown[0]["verdicts"]["ai:judge"]["verdict"] != shown[0]["verdicts"]["human:ann"]["verdict"]
+    assert "more" in shown[0]["a"] + shown[0]["b"]
+    assert (
+        "10 of 40 verdicts of ai:judge could not be read"
+        in write_agreement(tmp_path / "a.html", found).read_text()
+    )
+
+
+def test_a_pair_is_one_item_whichever_way_it_stands(tmp_path):
+    plain, turned = Made(tmp_path / "x", VERDICTS), Made(tmp_path / "y", VERDICTS, turned=range(0, 40, 3))
+    keep = turned.folder / "labels.jsonl"
+    keep.write_text("".join(x + "\n" for x in keep.read_text().splitlines() if '"judge"' in x))
+    people = plain.folder / "labels.jsonl"
+    people.write_text("".join(x + "\n" for x in people.read_text().splitlines() if '"human"' in x))
+    found = figures(plain.folder, turned.folder)
+    assert found["pairs"] == 40
+    assert found["judges"][0]["agreement"]["value"] == pytest.approx(2 / 3)
+    assert found["judges"][0]["unread"] == 10
+
+
+def test_what_stands_twice_is_counted(tmp_path):
+    made = Made(tmp_path / "x", VERDICTS[:4])
+    file = made.folder / "labels.jsonl"
+    first = file.read_text().splitlines()[0]
+    wrong = json.dumps({**json.loads(first), "verdict": "b", "p_a": 0.1})
+    file.write_text("\n".join([*file.read_text().splitlines(), first, wrong]) + "\n")
+    dropped = figures(file)["dropped"]
+    assert dropped == {"label that contradicts an earlier one": 1, "label that repeats an earlier one": 1}
+
+
+def test_rankings(tmp_path):
+    made = Made(tmp_path / "x", VERDICTS[:4])
+    (made.folder / "labels.jsonl").unlink()
+    rows = [
+        Ranking(prompt_id=p.prompt_id, response_ids=(p.a, p.b), ranks=ranks, annotator=who)
+        for p in made.pairs
+        for who, ranks in ((PEOPLE[0], (1, 2)), (PEOPLE[1], (1, 1)))
+    ]
+    path = made.folder / "people.jsonl"
+    path.write_text("".join(row.to_json() + "\n" for row in rows))
+    found = figures(path)
+    assert found["between"][0]["agreement"]["value"] == 0
+    assert found["annotators"][1]["verdicts"]["tie"] == 4
+    assert found["annotators"][0]["leanings"]["longer"]["value"] == 1.0
+
+
+def test_runs_of_people_and_of_a_judge(tmp_path):
+    runs = [fake_run(tmp_path / name, human=name == "people") for name in ("people", "judge")]
+    found = figures(*runs)
+    assert [row["kind"] for row in found["sources"]] == ["run", "run"]
+    judge = next(row for row in found["annotators"] if row["kind"] == "ai")
+    assert judge["cost"]["seconds"] >= 0
+    assert judge["pairs"] > 0
+
+
+def test_texts_of_others_do_no_harm(tmp_path):
+    hostile = "<script>alert(1)</script> {{ 7*7 }} \x1b[31m"
+    made = Made(tmp_path / "x", VERDICTS, text=hostile)
+    result = CliRunner().invoke(app, ["agree", str(made.folder), "--out", str(tmp_path / "p.html")])
+    assert result.exit_code == 0, result.output
+    page = (tmp_path / "p.html").read_text()
+    assert "<script>" not in page
+    assert "&lt;script&gt;" in page
+    assert "\x1b" not in page + result.output
+    assert "{{ 7*7 }}" in page
+
+
+@pytest.mark.parametrize("text", ["", '{"x": 1}\n', "not JSON\n"])
+def test_a_file_that_says_nothing_is_refused_in_words(tmp_path, text):
+    path = tmp_path / "labels.jsonl"
+    path.write_text(text)
+    result = CliRunner().invoke(app, ["agree", str(path)])
+    assert result.exit_code != 0
+    assert type(result.exception).__name__ == "UserError", result.exception
+    missing = CliRunner().invoke(app, ["agree", str(tmp_path / "none")])
+    assert "no such file" in str(missing.exception)
+
+
+def test_the_commands_of_the_page_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Made(tmp_path, VERDICTS)
+    for name in ("people", "judge"):
+        fake_run(tmp_path / "runs" / name, human=name == "people")
+    items = [
+        {
+            "idx": i,
+            "instruction": f"q{i}",
+            "input": "",
+            "response1": "x",
+            "response2": "yy",
+            "annotator1": i % 3,
+            "annotator2": i % 3,
+            "annotator3": 1,
+        }
+        for i in range(40)
+    ]
+    (tmp_path / "testset-v1.json").write_text(json.dumps(items))
+    for name, key in (("gpt-3.5-turbo", "gpt"), ("pandalm-7b", "pandalm")):
+        rows = [
+            {"idx": i, f"{key}_result": "garbage" if i < 2 else "1", f"{key}_reason": ""} for i in range(40)
+        ]
+        (tmp_path / f"{name}-testset-v1.json").write_text(json.dumps(rows))
+    page = (Path(__file__).parent.parent / "docs" / "agree.md").read_text()
+    commands = re.findall(r"^rlaif (agree .*)$", page, re.M)
+    assert len(commands) >= 3
+    for command in commands:
+        result = CliRunner().invoke(app, shlex.split(command))
+        assert result.exit_code == 0, f"{command}: {result.output} {result.exception}"
+        if "--json" in command:
+            assert {"groups", "judges", "powered"} <= json.loads(result.stdout).keys()
+    assert (tmp_path / "agree.html").exists()
