@@ -38,12 +38,16 @@ def test_a_weight_solves_the_equation_of_its_fit():
 
 
 def test_p_values_by_hand():
-    # Ten equal sums: none of 2^10 changes of signs gives a larger one.
-    assert explain.positive(np.ones(10), np.ones(10)) == pytest.approx(2**-10)
-    assert explain.positive(-np.ones(10), np.ones(10)) == 1.0
-    # Sums 2 and 0, of many labels: mean 1, standard deviation √2, t = 1 with one degree of freedom; but the
-    # second tells nothing, so it is one cluster.
-    assert explain.positive(np.array([2.0, 0.0]), np.ones(8)) == 1.0
+    # Of 2^10 changes of signs one leaves all ten equal sums positive.
+    assert explain.positive(np.ones(10)) == 2**-10
+    assert explain.positive(-np.ones(10)) == 1.0
+    # ±3 ±2 ±1 is 4 or more in two of eight cases (3+2−1 and 3+2+1), and 2 or more in three.
+    assert explain.positive(np.array([3.0, 2.0, -1.0])) == 2 / 8
+    assert explain.positive(np.array([3.0, -2.0, 1.0, 0.0])) == 3 / 8
+    # Beyond fourteen sums changes are drawn; of a hundred sums with a mean of 0.2 the normal one is near.
+    sums = np.where(np.arange(100) % 5 < 3, 1.0, -1.0)
+    assert explain.positive(sums) == pytest.approx(0.0285, abs=0.006)
+    assert explain.positive(np.tile(sums, 9)) == pytest.approx(1e-9, abs=1e-9)
 
 
 def test_without_a_connection_hardly_anything_is_chosen():

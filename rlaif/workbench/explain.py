@@ -4,8 +4,8 @@ of numbers.
 The model is that of `feedback.preferences.aggregate`: the logit of "a is better" is the weighted sum of the
 principles' logits, so that a fitted weight is the weight of a principle in a constitution. Principles are
 added one at a time, each time the one with the smallest p-value of a score test, as long as that is
-significant after correction for all that could have been added (Rao's test, with a variance over clusters of
-prompts: Boos, The American Statistician 46, 1992). Held-out figures repeat all of it on the other clusters.
+significant after correction for all that could have been added (Rao's score; its p-value by changing the
+signs of whole clusters of prompts). Held-out figures repeat all of it on the other clusters.
 
 Axes: N labels, J candidates.
 """
@@ -15,12 +15,25 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Sequence
+from functools import cache
+from statistics import NormalDist
 from typing import Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rlaif.intervals import GAP, NAN, UNIT, Array, Interval, by_cluster, count, mean_interval, quantile
+from rlaif.intervals import (
+    GAP,
+    NAN,
+    ROUNDING,
+    UNIT,
+    Array,
+    Interval,
+    by_cluster,
+    count,
+    mean_interval,
+    quantile,
+)
 from rlaif.intervals import shown as is_shown
 from rlaif.records import TIE_MARGIN
 from rlaif.stats import cross_entropy, mean, sigmoid
@@ -29,6 +42,7 @@ LEVEL = 0.05  # of the test that lets a principle in
 PRIOR = 3.0  # standard deviation of a weight before any label, so that separable labels give finite weights
 FOLDS = 10
 FEWEST = 2  # clusters
+FEW, MANY, FLIPS = 14, 500, 20000  # sums of which all signs are changed, or none; changes drawn between
 NOTHING = 1e-6  # a weight
 SAME = 1e-6  # share of a candidate's variance that the chosen ones leave
 Members = NDArray[np.intp]
@@ -91,31 +105,31 @@ def p_values(x_NJ: Array, y_N: Array, member_N: Members, chosen: Sequence[int], 
         own = others - known @ np.linalg.lstsq(root * known, root * others)[0]
         # What the chosen ones say already is not counted again, and neither is what rounding leaves of it.
         others = np.where(((root * own) ** 2).sum(0) > SAME * ((root * others) ** 2).sum(0), own, 0.0)
-    parts = (others * (y_N - p)[:, None]).T
-    return np.array([positive(by_cluster(member_N, part), part) for part in parts])
+    return np.array([positive(by_cluster(member_N, part)) for part in (others * (y_N - p)[:, None]).T])
 
 
-def positive(sums: Array, parts_N: Array) -> float:
-    """The one-sided p-value of a positive mean of clusters' sums of `parts`, by Student's t.
-
-    Only clusters in which the candidate has a say tell anything, and large ones tell most: they count as
-    (Σs²)²/Σs⁴ clusters. No p-value is below 2^−(the labels so counted), the least that changes of their signs
-    can give.
+def positive(sums: Array) -> float:
+    """The one-sided p-value of a positive mean of clusters' sums: how often changing their signs by chance
+    makes as large a total (Fisher 1935). All changes are tried of few sums, `FLIPS` of more, and the normal
+    distribution stands for them where there are very many.
     """
-    from scipy.special import stdtr
-
-    active = _count(sums)
-    z = float(sums.sum()) / math.sqrt(float((sums**2).sum())) if active else 0.0
-    if z <= 0 or active < FEWEST:
+    own = sums[np.abs(sums) > ROUNDING]
+    total = float(own.sum())
+    if total <= 0:
         return 1.0
-    t = z * math.sqrt((active - 1) / (active - z * z)) if z * z < active else math.inf
-    return max(float(stdtr(active - 1, -t)), 0.5 ** _count(parts_N))
+    if len(own) > MANY:
+        return NormalDist().cdf(-total / math.sqrt(float((own**2).sum())))
+    signs = _signs(len(own))
+    as_large = int((signs @ own >= total - ROUNDING).sum())
+    return as_large / len(signs) if len(own) <= FEW else (1 + as_large) / (1 + len(signs))
 
 
-def _count(amounts: Array) -> float:
-    """How many amounts share in the sum of squares: n where all are the same, 1 where one is all."""
-    squares = amounts**2
-    return float(squares.sum() ** 2 / (squares**2).sum()) if squares.any() else 0.0
+@cache
+def _signs(count: int) -> NDArray[np.int8]:
+    """Changes of signs [changes, count]: all of them, or `FLIPS` drawn by chance, always the same."""
+    if count <= FEW:
+        return (1 - 2 * ((np.arange(2**count)[:, None] >> np.arange(count)) & 1)).astype(np.int8)
+    return np.random.default_rng(0).integers(0, 2, (FLIPS, count), np.int8) * 2 - 1
 
 
 def explain(x_NJ: Array, y_N: Array, member_N: Members, level: float = LEVEL) -> list[Chosen]:
