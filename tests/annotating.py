@@ -24,10 +24,10 @@ def write_file(path: Path, items: int = 6, responses: int = 2, tags=(), texts=No
     return path
 
 
-def session(source: Path, out: Path, ranking: bool = False, most=None, **settings) -> Session:
+def session(source: Path, out: Path, ranking: bool = False, most=None, material=None, **settings) -> Session:
     """A session on a file, a folder or a run."""
     asked = Settings(**{"queue": "in-order", "blurred": BLURRED, **settings})
-    return Session(open_material(source), out, asked, ranking, most)
+    return Session(material or open_material(source), out, asked, ranking, most)
 
 
 @contextmanager

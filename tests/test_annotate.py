@@ -1,14 +1,18 @@
 """Annotating without a browser: queues, who gets what, the log, and the rows that runs read."""
 
 import json
+import math
 import random
+import shutil
 
 import pytest
 
+from rlaif import pipeline
 from rlaif.cli import main
-from rlaif.errors import UserError
+from rlaif.errors import Paused, UserError
 from rlaif.human.annotating.actions import ActionLog
 from rlaif.human.annotating.desk import Stale
+from rlaif.human.annotating.grading import graded
 from rlaif.human.annotating.material import open_material
 from rlaif.human.annotating.queues import QUEUES, Evidence, ordered
 from rlaif.human.folder import read_folder
@@ -16,6 +20,7 @@ from rlaif.human.rankings import load_human_labels
 from rlaif.records import Annotator, Label
 from tests.annotating import Person, rows, session, write_file
 from tests.fake_run import fake_run
+from tests.tiny_models import tiny_policy
 
 
 def label(p_a, principle="p", order="ab", judge="j"):
@@ -320,6 +325,82 @@ def test_what_the_page_gets_does_not_tell_who_wrote_or_what_was_thought(tmp_path
     task = Person(made).state["task"]
     assert set(task) == {"id", "phase", "messages", "responses", "principles", "asked", "blur"}
     assert all(isinstance(text, str) for text in task["responses"])
+
+
+def test_a_runs_reward_model_scores_what_its_queue_goes_by(tmp_path):
+    from transformers import AutoTokenizer, LlamaForSequenceClassification
+
+    run = fake_run(tmp_path / "run", until=7, prompts=30)
+    model = tiny_policy(tmp_path / "tiny")
+    folder = run / "07_reward" / "reward_model"
+    LlamaForSequenceClassification.from_pretrained(model, num_labels=1).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(model).save_pretrained(folder)
+    (tmp_path / "out").mkdir()
+    found = graded(open_material(run), tmp_path / "out")
+    pairs = found.comparisons
+    scores = {id: found.grades(id)["reward_model"] for pair in pairs for id in (pair.a, pair.b)}
+    assert len(rows(tmp_path / "out" / "grades.jsonl")) == len(scores)
+    assert len(set(scores.values())) > len(scores) / 2
+
+    def apart(item):
+        return abs(
+            made.opinions.on(item.id, None)
+            - 1 / (1 + math.exp(scores[item.response_ids[1]] - scores[item.response_ids[0]]))
+        )
+
+    shutil.rmtree(folder)  # what is scored is not scored again
+    made = session(
+        run, tmp_path / "out", queue="reward", material=graded(open_material(run), tmp_path / "out")
+    )
+    distances = [apart(item) for item in made.desk.items]
+    assert distances == sorted(distances, reverse=True)
+    assert distances[0] > distances[-1]
+    with pytest.raises(UserError, match="has no reward model"):
+        graded(open_material(fake_run(tmp_path / "no", until=6, prompts=30)), tmp_path / "out")
+
+
+def test_a_run_that_waits_for_people_goes_on_with_what_was_annotated(project, monkeypatch):
+    config = project / "config.yaml"
+    config.write_text(
+        config.read_text().replace("{stage: label}", "{stage: label, ai: rest, human: {file: people.jsonl}}")
+    )
+    with pytest.raises(Paused, match="rlaif annotate"):
+        pipeline.run(config, project / "run")
+    run, out = project / "run", project / "run" / "annotations"
+    made = session(run, out, most=12)
+    ana = Person(made)
+    for _ in range(11):
+        ana.does("choice", [1, 2])
+    made.write()
+    again = session(run, out, most=12)
+    Person(again).does("choice", [1, 2])
+    again.write()
+    assert rows(project / "people.jsonl") == rows(out / "labels.jsonl")
+    assert pipeline.resume(run).stages[4].is_done
+    used = [row for row in rows(run / "05_label" / "labels.jsonl") if row["annotator"]["kind"] == "human"]
+    assert sorted(row["id"] for row in used) == sorted(row["id"] for row in rows(out / "labels.jsonl"))
+    assert len(used) == 12
+    before = (project / "people.jsonl").read_text()
+    later = session(run, out, queue="unsure")  # the run has gone on: its labels stay what it has read
+    Person(later).does("choice", [1, 2])
+    later.write()
+    assert (project / "people.jsonl").read_text() == before
+    assert len(rows(out / "labels.jsonl")) == 13
+
+
+def test_labels_that_somebody_else_wrote_are_left_alone(project):
+    config = project / "config.yaml"
+    config.write_text(
+        config.read_text().replace("{stage: label}", "{stage: label, human: {file: people.jsonl}}")
+    )
+    with pytest.raises(Paused):
+        pipeline.run(config, project / "run")
+    (project / "people.jsonl").write_text("theirs\n")
+    made = session(project / "run", project / "out")
+    Person(made).does("choice", [1, 2])
+    made.write()
+    assert (project / "people.jsonl").read_text() == "theirs\n"
+    assert made.results.kept_away
 
 
 def test_a_log_of_another_order_is_refused(tmp_path):

@@ -60,6 +60,7 @@ def annotate(
     """Choose or rank responses in the browser, as labels that runs read; on this machine alone."""
     from rlaif.constitution import Constitution
     from rlaif.human.annotating.desk import Settings
+    from rlaif.human.annotating.grading import graded
     from rlaif.human.annotating.material import open_material
     from rlaif.human.annotating.page import BLURRED, Session, folder_of
     from rlaif.runs.locking import locked
@@ -75,6 +76,7 @@ def annotate(
     settings = Settings(queue, seed, overlap, repeats, per_principle, assist, reasons, blurred)
     folder = out or folder_of(path)
     with locked(folder):
+        material = graded(material, folder, Progress) if queue == "reward" else material
         _serve(Session(material, folder, settings, rank, num), annotator, port)
 
 

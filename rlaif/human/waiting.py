@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from pathlib import Path
@@ -88,5 +89,6 @@ def pause(stage: Stage) -> Paused | None:
         f"a row of JSON for each judgement of one of the {len(pairs)} comparisons in {sheet}:\n"
         f"  {json.dumps(example, ensure_ascii=False)}\n"
         'verdict is "a" or "b" (the better response), "tie", or "abstain"; not every comparison needs one',
-        f"write that file, then {resume_command(stage.run.path)}",
+        f"rlaif annotate {shlex.quote(str(stage.run.path))}, or write that file; "
+        f"then {resume_command(stage.run.path)}",
     )

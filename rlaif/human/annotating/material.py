@@ -10,7 +10,6 @@ from itertools import combinations, islice
 from pathlib import Path
 from typing import Any
 
-from rlaif.config import find
 from rlaif.constitution import Constitution
 from rlaif.errors import UserError
 from rlaif.human.files import raw_rows
@@ -110,7 +109,7 @@ def _of_run(path: Path, constitution: Constitution | None) -> Material:
     waits_for = None
     if human is not None and human.file:
         pairs = for_people(stage, pairs)
-        waits_for = None if stage.is_done else find(human.file, run.base)
+        waits_for = None if stage.has_begun else Path(human.file)
     prompts, responses = Lookup(stage.files("prompts"), Prompt), Lookup(stage.files("responses"), Response)
     files = [stage.dir / "labels.jsonl", stage.dir / "earlier_labels.jsonl", run.asked]
     labels = Lookup(files, Label, "comparison_id")
