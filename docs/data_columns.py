@@ -315,6 +315,11 @@ OTHERS: list[tuple[str, str, str]] = [
         "| their standard deviation",
     ),
     ("calibration.json", "`reward`, in `reward_model/`", CALIBRATION),
+    (
+        "waits.json",
+        "`rlaif annotate`, of a run that waits for people's labels",
+        "file | text | the file that it waits for\nsha256[] | text | digests of what was written there",
+    ),
     ("judge_card.json", "`label` with `judge_card`, and `rlaif judge audit --json`", CARD),
     ("manifest.json", "a new run, and the end of every stage", MANIFEST),
     (

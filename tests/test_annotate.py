@@ -3,7 +3,9 @@
 import json
 import math
 import random
+import shlex
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +16,7 @@ from rlaif.human.annotating.actions import ActionLog
 from rlaif.human.annotating.desk import Stale
 from rlaif.human.annotating.grading import graded
 from rlaif.human.annotating.material import open_material
+from rlaif.human.annotating.page import BLURRED
 from rlaif.human.annotating.queues import QUEUES, Evidence, ordered
 from rlaif.human.folder import read_folder
 from rlaif.human.rankings import load_human_labels
@@ -21,6 +24,8 @@ from rlaif.records import Annotator, Label
 from tests.annotating import Person, rows, session, write_file
 from tests.fake_run import fake_run
 from tests.tiny_models import tiny_policy
+
+ROOT = Path(__file__).parent.parent
 
 
 def label(p_a, principle="p", order="ab", judge="j"):
@@ -424,3 +429,39 @@ def test_the_command_refuses_what_cannot_be(tmp_path, monkeypatch, capsys, words
         main()
     assert ended.value.code == 2
     assert words[0] in capsys.readouterr().err
+
+
+def test_the_pages_commands_have_the_arguments_they_are_given():
+    import typer
+
+    from rlaif.cli import app
+
+    page = (ROOT / "docs" / "annotate.md").read_text()
+    lines = page.split("```\n")[1].splitlines()
+    assert len(lines) == 3
+    for line in lines:
+        _, name, *words = shlex.split(line)
+        command = typer.main.get_command(app).get_command(None, name)
+        assert command.make_context(name, words).params["path"], line
+
+
+def test_the_page_names_every_queue_file_and_tag(tmp_path):
+    page = (ROOT / "docs" / "annotate.md").read_text()
+    made = session(write_file(tmp_path / "f.jsonl"), tmp_path / "out")
+    Person(made).does("choice", [1, 2])
+    made.write()
+    files = {f.name for f in (tmp_path / "out").iterdir()} | {
+        "rankings.jsonl",
+        "repeats.jsonl",
+        "anchored.jsonl",
+    }
+    for word in {*QUEUES, *BLURRED, *files}:
+        assert f"`{word}`" in page, word
+
+
+def test_real_pairs_are_opened(test_data):
+    found = open_material(test_data / "pandalm" / "testset-v1.json")
+    assert len(found.comparisons) == 999
+    hh = open_material(test_data / "hh_rlhf" / "harmless-base-test.jsonl.gz")
+    assert 2000 < len(hh.comparisons) <= 2312
+    assert hh.prompt(hh.comparisons[0].prompt_id).messages[-1].role == "user"
