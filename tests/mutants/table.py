@@ -471,7 +471,7 @@ MUTANTS = (
     ),
     Mutant("repo_type=kind, private=not public", "repo_type=kind, private=public", "test_publish", "private"),
     Mutant("if not private and not public:", "if private and not public:", "test_publish", "unless_asked"),
-    Mutant("signs @ own >= total", "signs @ own > total", "test_induce", "by_hand"),
+    Mutant("signs @ own >= total", "signs @ own <= total", "test_induce", "by_hand"),
     Mutant("better, worse = (a, b)", "better, worse = (b, a)", "test_induce", "put_together"),
     Mutant("who not in silent}", "who}", "test_executors"),
     Mutant(
