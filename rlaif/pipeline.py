@@ -25,7 +25,7 @@ from rlaif.preflight.estimate import estimate, in_words, totals
 from rlaif.preflight.fork import Fork, fork_of
 from rlaif.preflight.functions import try_functions
 from rlaif.preflight.opening import RunSpec
-from rlaif.preflight.readiness import Readiness, readiness
+from rlaif.preflight.readiness import Readiness, missing_models, readiness
 from rlaif.preflight.run_folder import open_run
 from rlaif.prompting.prompt_files import left_out_in_words
 from rlaif.report.following import describe
@@ -255,11 +255,15 @@ def dry_run(
     """What `run` would do: the resolved config, prompt counts, and each stage's rows and model calls.
 
     Seconds and memory stand there where the models' speed on this machine is known; `measure` measures it
-    where it is not.
+    where it is not. Under "problems" are models that are named and not there.
     """
     _, spec, fork = _wanted(config, out, overrides, source, at)
     speeds = calibrated(spec.config, spec.constitution, spec.prompts, spec.templates, measure, tell)
-    plan = planned(spec, last_stage(spec.config, until), speeds)
+    last = last_stage(spec.config, until)
+    plan = planned(spec, last, speeds)
+    first = fork.shared if fork else 0
+    plan["problems"], absent = missing_models(spec, [o for _, o in spec.config.expanded[first:last]])
+    plan["warnings"] += absent
     if fork:
         plan |= totals(plan["stages"][fork.shared :])
         plan["shared"] = [stage.dir.name for stage in fork.parent.stages[: fork.shared]]

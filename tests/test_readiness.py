@@ -209,3 +209,50 @@ def test_a_model_that_a_stage_names_is_looked_for_before_anything_runs(project, 
     result = CliRunner().invoke(app, ["check", str(path)])
     assert result.exit_code == 0, result.output
     assert "reward.model" in result.output
+
+
+def test_a_dry_run_says_what_check_says_of_models_that_are_not_there(project, tmp_path):
+    path, model = project / "config.yaml", tiny_policy(tmp_path / "model")
+    for name in ("bare", "weightless"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "weightless" / "config.json").write_text("{}")
+    text = path.read_text().replace(
+        '{engine: scripted, model: "tests.scripts:policy"}', f"{{model: {model}}}"
+    )
+    rewards = f"[{{source: {tmp_path / 'weightless'}}}, {{source: judge}}]"
+    path.write_text(
+        f"{text}  - {{stage: reward, model: {tmp_path / 'bare'}}}\n  - {{stage: dpo}}\n"
+        f"  - {{stage: ppo, updates: 1, rewards: {rewards}}}\n"
+    )
+    result = invoke("run", path, "--dry-run", "--no-check")
+    assert result.exit_code == 2
+    problems = pipeline.check(path).problems
+    assert [said.split(":")[0] for said in problems] == ["reward.model", "ppo.rewards.0.source"]
+    assert all(f"problem: {said.splitlines()[0]}" in result.output for said in problems)
+    assert pipeline.dry_run(path)["problems"] == problems
+    assert pipeline.dry_run(path, until="label")["problems"] == []
+    assert invoke("run", path, "--dry-run", "--no-check", "--until", "label").exit_code == 0
+    run = invoke("run", path, "--out", tmp_path / "run")
+    assert "reward.model" in str(run.exception)
+    away = pipeline.dry_run(path, ["reward.model=nobody/has-this"], until="reward")
+    assert away["problems"] == []
+    assert any("reward.model: nobody/has-this: not on this machine" in said for said in away["warnings"])
+
+
+def test_where_pretraining_begins_with_random_weights_a_tokenizer_is_enough(project, tmp_path):
+    model = tiny_policy(tmp_path / "model")
+    (model / "model.safetensors").unlink()
+    (model / "config.json").unlink()
+    (project / "text.txt").write_text("tell me about the weather " * 50)
+    path = project / "config.yaml"
+    text = path.read_text().replace(
+        '{engine: scripted, model: "tests.scripts:policy"}', f"{{model: {model}}}"
+    )
+    sizes = "{layers: 1, width: 8, inner: 8, heads: 1, context: 64}"
+    first = f"stages:\n  - {{stage: pretrain, text: text.txt, block_size: 16, architecture: {sizes}}}\n"
+    path.write_text(text.replace("stages:\n", first))
+    assert pipeline.check(path).problems == []
+    assert pipeline.dry_run(path)["problems"] == []
+    path.write_text(text)
+    (found,) = pipeline.check(path).problems
+    assert pipeline.dry_run(path)["problems"] == [found]

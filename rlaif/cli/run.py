@@ -68,6 +68,8 @@ def run_command(
     if dry_run:
         plan = pipeline.dry_run(config, set_ or [], source, at, out, until, measure=check, tell=tell)
         emit(plan) if as_json else print_plan(plan)
+        if plan["problems"]:
+            raise typer.Exit(2)
         return
     with running():
         this = pipeline.run(config, out, set_ or [], until, Progress, tell, source, at, check)
@@ -101,5 +103,7 @@ def print_plan(plan: dict[str, Any]) -> None:
     Console(highlight=False).print(table)
     for warning in plan["warnings"]:
         say(f"warning: {warning}")
+    for problem in plan["problems"]:
+        say(f"problem: {problem}")
     for line in [*budget_warnings(plan), *no_gold(plan["no_gold"], plan["config"]["gold"])]:
         say(line.strip())

@@ -234,12 +234,12 @@ def inputs(config: Config) -> dict[str, str]:
         key = f"{name}.model"
         if not role.kind.folder:
             found.pop(key, None)
-        elif key not in found and (folder := _downloaded(role.model)):
+        elif key not in found and (folder := downloaded(role.model)):
             found[key] = fingerprint(folder)
     return found
 
 
-def _downloaded(name: str) -> Path | None:
+def downloaded(name: str) -> Path | None:
     """Where this machine keeps a hub id's files, None where it has none."""
     try:
         from huggingface_hub import snapshot_download

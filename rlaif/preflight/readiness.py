@@ -18,8 +18,9 @@ from rlaif.engines import GenerateRequest, ScoreRequest, open_engine
 from rlaif.errors import UserError
 from rlaif.options import CritiqueOptions, LabelOptions, StageOptions
 from rlaif.options.base import marked
+from rlaif.options.sources import FolderSource
 from rlaif.preflight.calibration import calibrated, critique_request
-from rlaif.preflight.opening import RunSpec
+from rlaif.preflight.opening import RunSpec, downloaded
 
 PATIENCE = 20.0  # seconds that a server has to respond to a test question
 CRITIQUES = 16  # that a server is asked for, to see how many are cut off
@@ -65,7 +66,7 @@ def readiness(
                 one = model.model_copy(update={"base_url": url})
                 _endpoint(result, spec, role, one, stages, thorough)
         elif model.kind.folder:
-            _folder(result, spec, role, model)
+            _folder(result, spec, role, model, role == "policy" and _tokenizer_alone(stages))
         else:
             result.found[role] = f"{model.model}: a script"
     _stage_models(result, spec, stages)
@@ -86,30 +87,69 @@ def asked_roles(config: Config, stages: Sequence[StageOptions]) -> list[str]:
     return [role for role, used in (("policy", policy), ("feedback", feedback)) if used]
 
 
+def _named_models(config: Config, stages: Sequence[StageOptions]) -> dict[str, str]:
+    """Folders, files and hub ids of the models that the stages read, by what names them; each once."""
+    roles = {role: getattr(config, role) for role in asked_roles(config, stages)}
+    found = {role: model.model for role, model in roles.items() if model.kind.folder}
+    for options in stages:
+        own = {
+            name: getattr(options, name)
+            for name, field in type(options).model_fields.items()
+            if marked(field, "path") == "model"
+        }
+        for number, reward in enumerate(getattr(options, "rewards", ())):
+            own |= {f"rewards.{number}.source": reward.source} if reward.kind is FolderSource else {}
+        for name, model in own.items():
+            if model is not None and model not in found.values():
+                found[f"{options.stage}.{name}"] = model
+    return found
+
+
+def missing_models(spec: RunSpec, stages: Sequence[StageOptions]) -> tuple[list[str], list[str]]:
+    """(problems, warnings) of the models that the stages name, nothing fetched, converted or asked: folders
+    whose tokenizer does not load, and hub ids that this machine has no files of."""
+    from rlaif.engines.gguf import gguf_file
+    from rlaif.engines.loading import load_tokenizer
+
+    problems, warnings = [], []
+    for key, name in _named_models(spec.config, stages).items():
+        folder = Path(name).expanduser()
+        try:
+            if folder.is_dir() and not gguf_file(name):
+                load_tokenizer(name, alone=key == "policy" and _tokenizer_alone(stages))
+            elif not folder.exists() and downloaded(name) is None:
+                warnings.append(f"{key}: {name}: not on this machine; the hub is asked for it")
+        except UserError as error:
+            problems.append(f"{key}: {error}")
+    return problems, warnings
+
+
+def _tokenizer_alone(stages: Sequence[StageOptions]) -> bool:
+    """Whether the policy's weights are not read: the first stage makes others of random ones."""
+    return bool(stages) and stages[0].makes_base
+
+
 def _stage_models(result: Readiness, spec: RunSpec, stages: Sequence[StageOptions]) -> None:
     """The models that stages name themselves, such as reward.model: their tokenizers load."""
     from rlaif.engines.loading import load_tokenizer, model_folder
 
-    known = {spec.config.policy.model, spec.config.feedback.model}
-    for options in stages:
-        for option, mark in type(options).model_fields.items():
-            name = getattr(options, option)
-            if marked(mark, "path") != "model" or not isinstance(name, str) or name in known:
-                continue
-            try:
-                tokenizer = load_tokenizer(model_folder(name))
-                result.found[f"{options.stage}.{option}"] = f"{name}: tokenizer of {len(tokenizer)} tokens"
-            except UserError as error:
-                result.problems.append(f"{options.stage}.{option}: {error}")
+    for key, name in _named_models(spec.config, stages).items():
+        if key in ("policy", "feedback") or name in (spec.config.policy.model, spec.config.feedback.model):
+            continue
+        try:
+            result.found[key] = f"{name}: tokenizer of {len(load_tokenizer(model_folder(name)))} tokens"
+        except UserError as error:
+            result.problems.append(f"{key}: {error}")
 
 
-def _folder(result: Readiness, spec: RunSpec, role: str, model: ModelConfig) -> None:
+def _folder(result: Readiness, spec: RunSpec, role: str, model: ModelConfig, alone: bool) -> None:
     """A model of this machine: its tokenizer reads the first prompts as its chat template renders them."""
     from rlaif.engines.loading import load_tokenizer, model_folder
     from rlaif.prompting.chat import TemplateRefused, encode_chat, has_chat_template
 
     try:
-        tokenizer = load_tokenizer(model_folder(model.model), model.chat_template_kwargs)
+        folder = model.model if alone else model_folder(model.model)
+        tokenizer = load_tokenizer(folder, model.chat_template_kwargs, alone)
         refused = []
         for prompt in spec.prompts[:8]:
             try:
