@@ -92,7 +92,7 @@ def _wanted(
         raise UserError(
             f"{config}: a {'run ' if run else ''}folder.",
             "a config file",
-            f"rlaif resume {config}" if run else "name the file in it",
+            resume_command(Path(config)) if run else "name the file in it",
         )
     else:
         spec = RunSpec.of_config(find(str(config)), overrides)

@@ -63,6 +63,8 @@ def test_earlier_turns_a_system_prompt_and_the_group_are_kept():
         ({"messages": [GOOD]}, "no user's turn to respond to"),
         ({"messages": "x"}, "a conversation that is no list"),
         ({"prompt": "x", "response": "\ud800"}, "not valid Unicode text"),
+        ({"prompt": "x", "response": "a\0b"}, "a zero byte in its text"),
+        ({"prompt": "a\0b", "response": "x"}, "a zero byte in its text"),
     ],
 )
 def test_what_is_no_demonstration_has_a_reason(row, why):

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -128,6 +129,53 @@ def test_on_a_terminal_what_is_missing_is_asked_for(monkeypatch):
         "constitution": "mine.yaml",
     }
     assert len(shown) == 5  # not for what was given
+
+
+@pytest.mark.parametrize("name", ["null", "true", "1e5", "a b", "'q' #x: *&", "a\nb", "日本語", "no"])
+def test_a_folder_may_have_any_name(tmp_path, name):
+    done = CliRunner().invoke(app, ["init", str(tmp_path / name)])
+    assert done.exit_code == 0
+    assert load_config(tmp_path / name / "config.yaml").name
+    command = shlex.split(done.stdout.partition("Next: ")[2].partition(" --dry-run")[0])
+    assert command == ["rlaif", "run", str(tmp_path / name / "config.yaml")]
+
+
+def test_a_folder_whose_name_begins_with_a_dash(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert "rlaif run ./-x/config.yaml" in CliRunner().invoke(app, ["init", "--", "-x"]).stdout
+
+
+@pytest.mark.parametrize("name", ["true", "1e5", "null", "a: b # c"])
+def test_a_judge_may_have_any_name(tmp_path, name):
+    write_project(tmp_path, Wanted(policy="owner/small", judge="https://h/v1", judge_name=name))
+    assert load_config(tmp_path / "config.yaml").feedback.model == name
+
+
+@pytest.mark.parametrize(
+    ("wanted", "said"),
+    [
+        ({"column": "x"}, "--column x: of no file"),
+        ({"judge_name": "x"}, "--judge-name x: playground is no endpoint"),
+        ({"judge": "ftp://x"}, "--judge ftp://x: no model"),
+        ({"policy": "http://x"}, "--policy http://x: no model"),
+        ({"policy": "file.txt"}, "--policy file.txt: a file"),
+        ({"constitution": "file.txt"}, "file.txt"),
+        ({"constitution": "folder"}, "folder: cannot be read"),
+        ({"from_data": Path("file.txt")}, "file.txt"),
+        ({"from_data": Path("nothing.jsonl")}, "nothing.jsonl"),
+    ],
+)
+def test_what_cannot_be_used_is_refused_and_nothing_is_written(tmp_path, monkeypatch, wanted, said):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file.txt").write_text("only text\n")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(UserError, match=said):
+        write_project(Path("p"), Wanted(**wanted))
+    assert not Path("p").exists()
+    Path("p").mkdir()
+    with pytest.raises(UserError, match=said):
+        write_project(Path("p"), Wanted(**wanted))
+    assert list(Path("p").iterdir()) == []
 
 
 def test_unknown_hardware_is_refused(tmp_path):

@@ -70,6 +70,19 @@ def test_an_unknown_name_is_answered_with_the_nearest(words, nearest):
         explained.chosen(*words, *[None] * (2 - len(words)))
 
 
+def test_an_option_without_its_stage_names_the_stages_that_have_it():
+    with pytest.raises(UserError, match=r"kl_coef: no stage, but an option; .*ppo") as found:
+        explained.chosen("kl_coef", None)
+    assert found.value.next.startswith("rlaif options ")
+    with pytest.raises(UserError, match=r"reward: no option updates; .*ppo"):
+        explained.chosen("reward", "updates")
+    with pytest.raises(UserError, match="the list of stages"):
+        explained.chosen("stages", None)
+    assert printed("ppo[1].updates") == printed("ppo", "updates")
+    with pytest.raises(UserError, match="--schema with ppo"):
+        CliRunner().invoke(app, ["options", "ppo", "--schema"], catch_exceptions=False)
+
+
 def test_the_schema_has_every_key_and_takes_extending_configs():
     schema = json.loads(printed("--schema"))
     assert set(Config.model_fields) | {"extends"} == set(schema["properties"])

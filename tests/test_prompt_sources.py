@@ -137,6 +137,22 @@ def test_a_damaged_data_set_is_a_message(tmp_path):
         ),
         ("p.csv", "prompt\nGr\xfc\n".encode("latin-1"), "p.csv:2: not UTF-8"),
         ("p.jsonl", '{"prompt": "Hi"}\n'.encode("utf-16-le"), "p.jsonl:1: holds a zero byte.*UTF-16LE"),
+        ("p.txt", "Hi\n".encode("utf-32"), "UTF-32 text.*iconv -f UTF-32 "),
+        ("p.csv", "prompt\nHi\n".encode("utf-16-be"), "p.csv:1: holds a zero byte.*iconv -f UTF-16BE"),
+        ("a b.csv", b"prompt\nit\x92s\n", "iconv -f CP1252 -t UTF-8 '/.*/a b.csv' > '/.*/utf8_a b.csv'"),
+        ("p.csv", b"prompt\nh\0i\n", "p.csv:2: holds a zero byte"),
+        ("p.csv", b"prompt\rHi\rHo\r", "p.csv:1: a carriage return without a line feed"),
+        ("p.csv", b'{"prompt": "Hi"}\n{"prompt": "Ho"}\n', "begins with a brace, as JSON does.*format: json"),
+        ("p.jsonl", b'{"prompt": "h\\u0000i"}\n', "holds no prompt \\(1 × a zero byte in its text"),
+        (
+            "p.jsonl",
+            b'{"messages": [{"role": "user", "content": "h\\u0000i"}]}\n',
+            "p.jsonl:1: a zero byte in its text",
+        ),
+        ("p.jsonl", b'{"prompt": "Hi", "n": ' + b"9" * 5000 + b"}\n", "p.jsonl:1: .*more than 4,300 digits"),
+        ("p.json", b'[{"n": -' + b"9" * 5000 + b"}]", "p.json: .*more than 4,300 digits"),
+        ("p", b'{"prompt": "Hi", "n": ' + b"9" * 5000 + b"}\n", "p:1: .*more than 4,300 digits"),
+        ("p.jsonl", b'{"prompt": ' + b"[" * 100000 + b"]" * 100000 + b"}\n", "p.jsonl:1: nested too deeply"),
         ("p.jsonl", b'{"prompt": "Hi"}\n{"prompt": \n', "p.jsonl:2: not JSON"),
         ("p.jsonl", b'{"prompt": "Hi", "prompt": "Ho"}\n', 'p.jsonl:1: the key "prompt" stands twice'),
         ("p.jsonl", b"How are you?\n", "p.jsonl:1: not JSON.*format: text"),
@@ -369,3 +385,16 @@ def test_a_lone_carriage_return_is_a_message(tmp_path):
     (tmp_path / "f.csv").write_bytes(b"\r\x01")
     with pytest.raises(UserError):
         load_prompts(tmp_path / "f.csv")
+
+
+def test_a_zero_byte_and_an_empty_group_of_a_data_frame_are_counted_and_left_out(tmp_path):
+    rows = [
+        {"prompt": "h\0i"},
+        {"prompt": "Hi", "group": float("nan")},
+        {"prompt": "Ho", "group": "g"},
+        {"prompt": "Hm", "system": "a\0b"},
+    ]
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = read_prompts(tmp_path / "p.jsonl")
+    assert [(p.messages[-1].content, p.group) for p in found.prompts] == [("Hi", ""), ("Ho", "g")]
+    assert dict(found.dropped) == {"a zero byte in its text": 2}

@@ -129,9 +129,19 @@ def test_what_could_not_be_read_is_none():
         ("abc", "no pair"),
         (("p", "a"), "no pair"),
         ({"prompt": "p", "chosen": "a"}, "no rejected"),
-        (("p", 3, "b"), "neither text nor messages"),
-        ((3, "a", "b"), "neither text nor messages"),
-        (("p", [], "b"), "neither text nor messages"),
+        (("p", 3, "b"), "the first response: neither a text nor a list of turns"),
+        ((3, "a", "b"), "prompt: neither a text nor a list of turns"),
+        (("p", "a", []), "the second response: neither"),
+        (("p", float("nan"), "b"), "the first response: neither"),
+        (("", "a", "b"), "prompt: an empty text"),
+        ((b"p", b"a", b"b"), "prompt: neither"),
+        ({"p", "a", "b"}, "set is no pair"),
+        (("p", "\ud800", "b"), "not valid Unicode"),
+        (([{"role": "system", "content": "s"}], "a", "b"), "prompt: the conversation ends with the system"),
+        (([{"role": "user", "content": "p"}, {"role": "assistant", "content": "x"}], "a", "b"), "ends with"),
+        (("p", [{"role": "user", "content": "a"}], "b"), "the first response: it ends with the user"),
+        ({"prompt": "p", "a": "a", "b": "b", "tags": 5}, "tags: 5"),
+        ({"prompt": "p", "a": "a", "b": "b", "tags": ["x", None]}, r"tags: \['x', None\]"),
     ],
 )
 def test_what_is_no_pair_is_refused_by_its_number(pair, said):
@@ -139,7 +149,52 @@ def test_what_is_no_pair_is_refused_by_its_number(pair, said):
         judged([PAIR, pair])
 
 
+def test_tags_may_be_a_text_or_a_set_and_turns_as_others_write_them():
+    row = {"prompt": "Question?", "a": "nice", "b": "wrong"}
+    parts = [{"role": "user", "content": [{"type": "text", "text": "Question?"}]}]
+    several = [{**row, "tags": tags} for tags in ("talk, fact", {"fact"}, ("fact",), ["fact"], None, "fa")]
+    found = judged(iter([*several, {**row, "prompt": parts, "tags": "fact"}]))
+    assert [("no-wrong" in one.by_principle) for one in found] == [True, True, True, True, False, False, True]
+    assert found[-1].prompt == "Question?"
+    assert judged([]) == []
+
+
+@pytest.mark.parametrize("pairs", [None, 5, "abc", b"abc", {"prompt": "p", "a": "a", "b": "b"}])
+def test_what_is_no_list_of_pairs_is_refused(pairs):
+    with pytest.raises(UserError, match="is no list of pairs"):
+        judged(pairs)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"few_shot": -1}, "few_shot: -1"),
+        ({"few_shot": "x"}, "few_shot: 'x'"),
+        ({"reasoning_tokens": 1.5}, r"reasoning_tokens: 1\.5"),
+        ({"reasoning_tokens": float("nan")}, "reasoning_tokens: nan"),
+    ],
+)
+def test_numbers_that_count_nothing_are_refused(options, said):
+    with pytest.raises(UserError, match=said):
+        judged([PAIR], **options)
+
+
+def test_an_error_of_a_generator_is_its_own():
+    def broken():
+        yield PAIR
+        raise RuntimeError("mine")
+
+    with pytest.raises(RuntimeError, match="mine"):
+        judged(broken())
+
+
 def test_bad_constitutions_and_models_are_refused():
+    rules = {"name": "n", "principles": [{"id": "x", "text": "t"}]}
+    for model in (5, ["m"], object(), lambda: 0):
+        with pytest.raises(UserError, match=f"model: {type(model).__name__} is none"):
+            rlaif.judge([PAIR], rules, model)
+    with pytest.raises(UserError, match="constitution: NoneType is none"):
+        rlaif.judge([PAIR], None, Scripted())
     with pytest.raises(UserError, match=r"constitution\.principles"):
         rlaif.judge([PAIR], {"name": "x"}, Scripted())
     with pytest.raises(UserError, match=r"model\.engin"):

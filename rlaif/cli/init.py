@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from rlaif.cli.groups import app
-from rlaif.cli.terminal import say
+from rlaif.cli.terminal import as_argument, say
 from rlaif.errors import UserError
 
 MODEL = "a folder, a hub id or a GGUF file; playground = the small models that come with rlaif"
@@ -63,7 +64,7 @@ def init(
         raise UserError(f"--hardware {given['hardware']}.", "cpu or gpu")
     written = write_project(folder, Wanted(**given))
     say("\n".join(map(str, written)))
-    config = folder / "config.yaml"
+    config = shlex.quote(as_argument(folder / "config.yaml"))
     say(f"Next: rlaif run {config} --dry-run, then rlaif run {config}")
 
 

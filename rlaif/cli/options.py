@@ -8,6 +8,7 @@ import typer
 
 from rlaif.cli.groups import app
 from rlaif.cli.terminal import Json, emit, say
+from rlaif.errors import UserError
 
 if TYPE_CHECKING:
     from rlaif.preflight.explained import Explained
@@ -27,6 +28,8 @@ def options(
     """Explain the options of a config: meaning, type, default, range, source, and what goes with them."""
     from rlaif.preflight import explained
 
+    if schema and stage:
+        raise UserError(f"--schema with {stage}.", "the schema of a whole config", "rlaif options --schema")
     if schema:
         emit(explained.schema())
         return

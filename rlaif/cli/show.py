@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -29,7 +30,9 @@ def show(
     from rlaif.report.summary import summarise
 
     if following and (row_id or as_json):
-        raise UserError("--follow: with a row or --json.", "a run alone", f"rlaif show {run} --follow")
+        raise UserError(
+            "--follow: with a row or --json.", "a run alone", f"rlaif show {shlex.quote(str(run))} --follow"
+        )
     if following:
         print_as_it_goes(run)
     elif row_id and as_json:

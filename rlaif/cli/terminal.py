@@ -38,6 +38,11 @@ def say(text: object) -> None:
     print(printable(str(text)))
 
 
+def as_argument(path: Path) -> str:
+    """A path as a command's argument: one that begins with a dash would be read as an option."""
+    return f"./{path}" if str(path).startswith("-") else str(path)
+
+
 def tell(text: object) -> None:
     """Print progress, without control characters."""
     stderr.print(printable(str(text)))

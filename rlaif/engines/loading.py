@@ -36,6 +36,8 @@ def model_folder(name: str | Path) -> Path:
     if file := gguf_file(name):
         with _local_files_only(bars=True):  # a conversion takes a minute and more
             folder = converted(file)
+    elif folder.is_file():
+        raise UserError(f"{name}: a file, which no model is.", "a model's folder, a hub id or a GGUF file")
     elif not folder.is_dir():
         folder = _download(str(name))
     if not (folder / "config.json").is_file():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,10 @@ from rlaif.errors import UserError
 from rlaif.feedback.judge import Judge, JudgeQuestion
 from rlaif.feedback.preferences import aggregate, combine_orders
 from rlaif.options.modes import PAIRWISE
+from rlaif.prompting.conversations import Turn, Unusable, asked, turns_of
+from rlaif.prompting.prompt_files import tags_of
 from rlaif.prompting.templates import Templates
-from rlaif.records import Comparison, Label, Message, Prompt, Response, Verdict, verdict_of
+from rlaif.records import Comparison, Label, Prompt, Response, Verdict, verdict_of
 from rlaif.runs.folder import silent_progress
 
 FORMS = (
@@ -77,15 +79,13 @@ def judge(
     Raises:
         UserError: what is no pair, no constitution or no model.
     """
-    rules = _constitution(constitution)
-    questions = [question_of(pair, number, rules) for number, pair in enumerate(pairs)]
-    texts = Templates.load(templates)
-    asked = Judge(
-        _engine(model), texts, tuple(texts.comparison_shots(rules, few_shot)), reasoning_tokens, PAIRWISE
-    )
+    rules, texts = _constitution(constitution), Templates.load(str(templates))
+    few, reasons = _count("few_shot", few_shot), _count("reasoning_tokens", reasoning_tokens)
+    questions = [question_of(pair, number, rules) for number, pair in enumerate(_pairs(pairs))]
+    judge = Judge(_engine(model), texts, tuple(texts.comparison_shots(rules, few)), reasons, PAIRWISE)
     found: dict[str, dict[str, Label]] = {}
-    with (progress or silent_progress)("verdicts", len(asked.expected_slots(questions))) as tick:
-        for labels in asked.compare(questions):
+    with (progress or silent_progress)("verdicts", len(judge.expected_slots(questions))) as tick:
+        for labels in judge.compare(questions):
             for label in labels:
                 found.setdefault(label.comparison_id, {})[label.id] = label
             tick(len(labels))
@@ -111,7 +111,12 @@ def _constitution(given: Constitution | Mapping[str, Any] | Path | str) -> Const
         return given
     if isinstance(given, Mapping):
         return _valid(Constitution, given, "constitution")
-    return Constitution.load(find(str(given)))
+    if isinstance(given, Path | str):
+        return Constitution.load(find(str(given)))
+    raise UserError(
+        f"constitution: {type(given).__name__} is none.",
+        "a file, its content as a mapping, or a Constitution",
+    )
 
 
 def _engine(given: Engine | ModelConfig | Mapping[str, Any] | Path | str) -> Engine:
@@ -119,7 +124,21 @@ def _engine(given: Engine | ModelConfig | Mapping[str, Any] | Path | str) -> Eng
         return open_engine(ModelConfig(model=str(given)))
     if isinstance(given, Mapping):
         return open_engine(_valid(ModelConfig, given, "model"))
-    return open_engine(given) if isinstance(given, ModelConfig) else given
+    if isinstance(given, ModelConfig):
+        return open_engine(given)
+    if not (hasattr(given, "score_choices") and hasattr(given, "fingerprint")):
+        raise UserError(
+            f"model: {type(given).__name__} is none.",
+            "a model's folder or hub id, the keys of a config's `feedback`, or an engine",
+        )
+    return given
+
+
+def _count(name: str, value: Any) -> int:
+    """An option that counts something; raises UserError for what is no whole number from 0 on."""
+    if not isinstance(value, int) or value < 0:
+        raise UserError(f"{name}: {value!r}.", "a whole number from 0 on")
+    return value
 
 
 def _valid(kind: Any, given: Mapping[str, Any], what: str) -> Any:
@@ -131,31 +150,62 @@ def _valid(kind: Any, given: Mapping[str, Any], what: str) -> Any:
         raise UserError(f"{where}: {first['msg']}.", f"the keys of a {what} as its file has them") from None
 
 
+def _pairs(given: Any) -> Iterable[Any]:
+    if isinstance(given, str | bytes | Mapping) or not isinstance(given, Iterable):
+        raise UserError(f"pairs: {type(given).__name__} is no list of pairs.", f"a list of {FORMS}")
+    return given
+
+
 def question_of(pair: Any, number: int, constitution: Constitution) -> JudgeQuestion:
     """The pair as the label stage asks about it; raises UserError for what is no pair."""
     where = f"pairs[{number}]"
-    tags: Sequence[str] = ()
+    tags: Any = None
     if isinstance(pair, Mapping):
         names = ("a", "b") if "a" in pair else ("chosen", "rejected")
         missing = [name for name in ("prompt", *names) if name not in pair]
         if missing:
             raise UserError(f"{where}: no {' and no '.join(missing)}.", FORMS)
-        given, tags = tuple(pair[name] for name in ("prompt", *names)), pair.get("tags") or ()
+        given, tags = tuple(pair[name] for name in ("prompt", *names)), pair.get("tags")
     else:
         given = pair
-    if isinstance(given, str) or not isinstance(given, Sequence) or len(given) != 3:
+    if isinstance(given, str | bytes) or not isinstance(given, Sequence) or len(given) != 3:
         raise UserError(f"{where}: {type(pair).__name__} is no pair of responses.", FORMS)
+    labels = tags_of(list(tags) if isinstance(tags, Set) else tags)
+    if labels is None:
+        raise UserError(f"{where}: tags: {tags!r}.", "a list of texts, or a text with commas between them")
+    messages = _usable(where, "prompt", _prompt(given[0]))
+    a, b = (
+        side if isinstance(side, str) else _usable(where, name, _response(side))[-1][1]
+        for name, side in zip(("the first response", "the second response"), given[1:], strict=True)
+    )
     try:
-        messages = [{"role": "user", "content": given[0]}] if isinstance(given[0], str) else given[0]
-        prompt = Prompt(messages=tuple(Message.model_validate(m) for m in messages), tags=tuple(tags))
-        a, b = (_text(side) for side in given[1:])
+        turns = [{"role": role, "content": content} for role, content in messages]
+        prompt = Prompt.model_validate({"messages": turns, "tags": labels})
         ids = [Response(prompt_id=prompt.id, text=text).id for text in (a, b)]
-    except (ValidationError, TypeError, KeyError, IndexError):
-        raise UserError(f"{where}: its prompt or a response is neither text nor messages.", FORMS) from None
+    except (ValidationError, ValueError):
+        raise UserError(f"{where}: not valid Unicode text.", FORMS) from None
     comparison = Comparison(prompt_id=prompt.id, a=ids[0], b=ids[1])
     return JudgeQuestion(comparison, prompt, a, b, tuple(constitution.applicable(prompt.tags)))
 
 
-def _text(side: Any) -> str:
-    """A response that is given as text, or as messages of which the last one is it."""
-    return side if isinstance(side, str) else Message.model_validate(side[-1]).content
+def _usable(where: str, what: str, turns: Sequence[Turn] | Unusable) -> Sequence[Turn]:
+    if isinstance(turns, Unusable):
+        raise UserError(f"{where}: {what}: {turns}.", FORMS)
+    return turns
+
+
+def _prompt(given: Any) -> Sequence[Turn] | Unusable:
+    """A prompt that is given as text, or as messages that end with the user's turn."""
+    turns = turns_of(given)
+    parts = turns if isinstance(turns, Unusable) else asked(turns)
+    if isinstance(parts, Unusable):
+        return parts
+    return Unusable("the conversation ends with the assistant's turn") if parts[1] else parts[0]
+
+
+def _response(given: Any) -> Sequence[Turn] | Unusable:
+    """A response that is given as messages, of which the last one is it."""
+    turns = turns_of(given)
+    if isinstance(turns, Unusable) or turns[-1][0] == "assistant":
+        return turns
+    return Unusable(f"it ends with the {turns[-1][0]}'s turn")

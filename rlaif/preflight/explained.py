@@ -4,7 +4,7 @@ docs/config.md print what stands here; what is said of an option stands at the o
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from types import NoneType, UnionType
@@ -91,6 +91,7 @@ def chosen(section: str | None, option: str | None) -> list[Explained]:
     every = explained()
     if section is None:
         return [one for options in every.values() for one in options]
+    section = re.sub(r"^(\w+)\[\d*\]", r"\1", section)  # as -s names one of several stages
     if option is None and section not in every and "." in section:
         section, _, option = section.partition(".")
     if section not in every:
@@ -102,13 +103,28 @@ def chosen(section: str | None, option: str | None) -> list[Explained]:
         if option in (None, one.name) or one.name.startswith((f"{option}.", f"{option}["))
     ]
     if not inside:
-        known = [one.name for one in every[section]] + (list(every) if section == RUN else [])
-        raise UserError(
-            f"{section}: no option {option}." if section != RUN else f"{option}: no stage or option.",
-            nearest(str(option), known),
-            "`rlaif options` lists them",
-        )
+        raise _unknown(section, str(option), every)
     return inside
+
+
+def _unknown(section: str, option: str, every: Mapping[str, Sequence[Explained]]) -> UserError:
+    """What to say of a name that is none: the stages that have such an option, or the nearest name."""
+    owners = [name for name, own in every.items() if any(one.name == option for one in own)]
+    if owners:
+        found = f"{section}: no option {option}" if section != RUN else f"{option}: no stage, but an option"
+        return UserError(
+            f"{found}; {', '.join(owners)} {'have' if len(owners) > 1 else 'has'} it.",
+            "a stage and an option of it",
+            f"rlaif options {owners[0]} {option}",
+        )
+    if section == RUN and option == "stages":
+        return UserError("stages: the list of stages, each with options.", f"one of {', '.join(STAGES)}")
+    known = [one.name for one in every[section]]
+    return UserError(
+        f"{section}: no option {option}." if section != RUN else f"{option}: no stage or option.",
+        nearest(option, known + ([name for name in every if name != RUN] if section == RUN else [])),
+        "`rlaif options` lists them",
+    )
 
 
 def schema() -> dict[str, Any]:

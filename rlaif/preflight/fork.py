@@ -86,7 +86,7 @@ def fork_of(
         raise UserError(
             f"--out {folder}: inside the run {source}.",
             "a folder of its own: removing that run would remove this one",
-            f"--out {source.resolve().parent / folder.name}",
+            f"--out {shlex.quote(str(source.resolve().parent / folder.name))}",
         )
     if not out and (folder / "manifest.json").exists():
         return fork_of(source, folder, at, config, overrides)
@@ -209,7 +209,7 @@ def _refuse_other_parent(run: Run, source: Path, at: str | None) -> None:
         raise UserError(
             f"{run.path}: the folder of the run that is forked.",
             "another folder for the fork",
-            f"--out {run.path}-2, or -s name={run.config.name}-2",
+            "--out " + shlex.quote(f"{run.path}-2") + f", or -s name={run.config.name}-2",
         )
     recorded = run.manifest.get("parent") or {}
     there = (source / "manifest.json").is_file()

@@ -51,7 +51,7 @@ class RunSpec:
             config,
             path.parent,
             as_text(path),
-            f"rlaif run {path.name}{options_text(overrides)}",
+            f"rlaif run {shlex.quote(path.name)}{options_text(overrides)}",
             Constitution.load(Path(config.constitution)),
             Templates.load(config.templates, path.parent),
             inputs(config),
@@ -190,7 +190,7 @@ def audited(
         raise UserError(
             f"{what}: a model, but no constitution to judge by.",
             "a config, or a model and --constitution",
-            f"rlaif judge audit {what} --constitution constitutions/general.yaml",
+            f"rlaif judge audit {shlex.quote(what)} --constitution constitutions/general.yaml",
         )
     model = {"model": what}
     config = Config.model_validate(

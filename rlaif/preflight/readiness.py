@@ -109,7 +109,7 @@ def missing_models(spec: RunSpec, stages: Sequence[StageOptions]) -> tuple[list[
     """(problems, warnings) of the models that the stages name, nothing fetched, converted or asked: folders
     whose tokenizer does not load, and hub ids that this machine has no files of."""
     from rlaif.engines.gguf import gguf_file
-    from rlaif.engines.loading import load_tokenizer
+    from rlaif.engines.loading import load_tokenizer, model_folder
 
     problems, warnings = [], []
     for key, name in _named_models(spec.config, stages).items():
@@ -117,6 +117,8 @@ def missing_models(spec: RunSpec, stages: Sequence[StageOptions]) -> tuple[list[
         try:
             if folder.is_dir() and not gguf_file(name):
                 load_tokenizer(name, alone=key == "policy" and _tokenizer_alone(stages))
+            elif folder.exists() and not gguf_file(name):
+                model_folder(name)
             elif not folder.exists() and downloaded(name) is None:
                 warnings.append(f"{key}: {name}: not on this machine; the hub is asked for it")
         except UserError as error:

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from rlaif.config import ASSETS, find
+from rlaif.constitution import Constitution
+from rlaif.engines.gguf import gguf_file
 from rlaif.errors import UserError
 from rlaif.human.importers import import_file
 from rlaif.options.data import PromptSourceOptions
 from rlaif.prompting.prompt_files import read_prompts
+from rlaif.runs.storage import move_into_place
+from rlaif.yamlfile import parse_scalar
 
 Hardware = Literal["cpu", "gpu"]
 PLAYGROUND = "playground"
@@ -40,6 +45,7 @@ def write_project(folder: Path, wanted: Wanted) -> list[Path]:
 
     Raises UserError where something is in the way, or what is named cannot be used.
     """
+    _refuse_what_is_not_used(wanted)
     wanted, constitution = _from_library(wanted)
     texts = {"config.yaml": config_text(folder, wanted)}
     if wanted.constitution is None:
@@ -56,13 +62,52 @@ def write_project(folder: Path, wanted: Wanted) -> list[Path]:
     if wanted.prompts is not None:
         read_prompts(PromptSourceOptions(path=str(find(_there(wanted.prompts))), column=wanted.column))
     if wanted.constitution is not None:
-        _there(wanted.constitution)
+        Constitution.load(find(_there(wanted.constitution)))
+    new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     if wanted.from_data is not None:
-        import_file(None, wanted.from_data, folder / PAIRS)
+        _import_pairs(wanted.from_data, folder, new)
     for name in reversed(texts):
         (folder / name).write_text(texts[name], encoding="utf-8")
     return [folder / name for name in reversed(names)]
+
+
+def _import_pairs(data: Path, folder: Path, new: bool) -> None:
+    """People's pairs in their folder, or nothing: a file that cannot be imported leaves none in the way."""
+    partial = folder / f"{PAIRS}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        import_file(None, data, partial)
+    except UserError:
+        shutil.rmtree(partial, ignore_errors=True)
+        if new:
+            folder.rmdir()
+        raise
+    move_into_place(partial, folder / PAIRS)
+
+
+def _refuse_what_is_not_used(wanted: Wanted) -> None:
+    """UserError for what is named beside nothing that it could belong to."""
+    served = re.match("https?://", wanted.judge) is not None
+    if wanted.column is not None and wanted.prompts is None:
+        raise UserError(
+            f"--column {wanted.column}: of no file of prompts.", "a file that has it", "add --prompts FILE"
+        )
+    if wanted.judge_name and not served:
+        raise UserError(
+            f"--judge-name {wanted.judge_name}: {wanted.judge} is no endpoint.",
+            "the address of the server, for example http://localhost:8000/v1",
+            "add --judge URL",
+        )
+    for role in ("policy", "judge"):
+        name = getattr(wanted, role)
+        if "://" in name and not (served and role == "judge"):
+            kinds = "a folder, a hub id, a GGUF file" + (", or http://… or https://…" * (role == "judge"))
+            raise UserError(f"--{role} {name}: no model.", kinds)
+        if Path(name).is_file() and gguf_file(name) is None:
+            raise UserError(
+                f"--{role} {name}: a file, which no model is.", "a model's folder, a hub id or a GGUF file"
+            )
 
 
 def config_text(folder: Path, wanted: Wanted) -> str:
@@ -164,7 +209,8 @@ def _there(name: str) -> str:
 
 def _text(value: str) -> str:
     """A text as YAML takes it: quoted where it could be read as something else."""
-    return value if re.fullmatch(r"[A-Za-z/][\w./-]*", value) else json.dumps(value, ensure_ascii=False)
+    plain = re.fullmatch(r"[A-Za-z/][\w./-]*", value) and parse_scalar(value) == value
+    return value if plain else json.dumps(value, ensure_ascii=False)
 
 
 def _name(folder: Path) -> str:

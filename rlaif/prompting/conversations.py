@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import takewhile
+from math import isnan
 from typing import Any
 
 Turn = tuple[str, str]  # role, content
@@ -21,6 +22,20 @@ _HH_TURN = re.compile(r"\n\n(Human|Assistant):")
 
 class Unusable(str):
     """Why a row of the input cannot be used."""
+
+
+ZERO_BYTE = Unusable("a zero byte in its text")
+
+
+def holds_zero_byte(turns: Iterable[Turn]) -> bool:
+    """Whether a turn holds a zero byte, which no file of text may hold either: it is left of another
+    encoding, or of damage."""
+    return any("\0" in content for _, content in turns)
+
+
+def group_of(value: Any) -> str:
+    """The group in a cell, as text; none where the cell is empty, which data frames write as NaN."""
+    return "" if value is None or (isinstance(value, float) and isnan(value)) else str(value)
 
 
 def turns_of(value: Any) -> tuple[Turn, ...] | Unusable:

@@ -15,7 +15,15 @@ from pydantic import ValidationError
 
 from rlaif.errors import UserError
 from rlaif.options.data import DataSourceOptions
-from rlaif.prompting.conversations import Turn, Unusable, asked, turns_of
+from rlaif.prompting.conversations import (
+    ZERO_BYTE,
+    Turn,
+    Unusable,
+    asked,
+    group_of,
+    holds_zero_byte,
+    turns_of,
+)
 from rlaif.prompting.tables import read_table
 from rlaif.records import Prompt, Response
 
@@ -69,11 +77,13 @@ def demonstration(row: Any) -> tuple[Prompt, Response] | Unusable:
         if messages[0][0] == "system":
             return Unusable("two system prompts")
         messages = (("system", system), *messages)
+    if holds_zero_byte((*messages, *responses)):
+        return ZERO_BYTE
     try:
         prompt = Prompt.model_validate(
             {
                 "messages": [{"role": role, "content": content} for role, content in messages],
-                "group": "" if row.get("group") is None else str(row["group"]),
+                "group": group_of(row.get("group")),
             }
         )
         response = Response(prompt_id=prompt.id, text=responses[0][1])

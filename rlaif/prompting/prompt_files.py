@@ -16,7 +16,15 @@ from pydantic import ValidationError
 
 from rlaif.errors import UserError, nearest
 from rlaif.options.data import PromptSourceOptions
-from rlaif.prompting.conversations import Unusable, asked, shared_turns, turns_of
+from rlaif.prompting.conversations import (
+    ZERO_BYTE,
+    Unusable,
+    asked,
+    group_of,
+    holds_zero_byte,
+    shared_turns,
+    turns_of,
+)
 from rlaif.prompting.tables import Place, read_table
 from rlaif.records import Prompt
 
@@ -165,6 +173,8 @@ def _own(place: Place, row: Any) -> Prompt:
             "cut what stands behind the last user's turn, or leave responses out: "
             "{path: …, column: messages}",
         )
+    if holds_zero_byte((m.role, m.content) for m in prompt.messages):
+        raise UserError(f"{place}: {ZERO_BYTE}.", "text", "fix or leave out the row")
     if any(m.role == "user" and not m.content.strip() for m in prompt.messages):
         raise UserError(
             f"{place}: a user's turn is empty.", "text in every user's turn", "fix or leave out the row"
@@ -190,7 +200,9 @@ def _foreign(row: Any, source: PromptSourceOptions, column: str | None, counts: 
         if messages[0][0] == "system":
             return Unusable("two system prompts")
         messages = (("system", system), *messages)
-    labels = _tags(tags)
+    if holds_zero_byte(messages):
+        return ZERO_BYTE
+    labels = tags_of(tags)
     if labels is None:
         return Unusable("tags that are neither a list of texts nor a text")
     try:
@@ -198,7 +210,7 @@ def _foreign(row: Any, source: PromptSourceOptions, column: str | None, counts: 
             {
                 "messages": [{"role": role, "content": content} for role, content in messages],
                 "tags": labels,
-                "group": "" if group is None else str(group),
+                "group": group_of(group),
                 "source": Path(source.path).name if source.path else source.name,
             }
         )
@@ -209,7 +221,7 @@ def _foreign(row: Any, source: PromptSourceOptions, column: str | None, counts: 
     return prompt
 
 
-def _tags(value: Any) -> Iterable[str] | None:
+def tags_of(value: Any) -> Iterable[str] | None:
     """Tags of a cell: a list, or a text with commas between them; None where it is neither."""
     if value is None:
         return ()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import shlex
 import sys
 import zlib
 from collections import Counter
@@ -22,8 +23,14 @@ from rlaif.errors import UserError
 from rlaif.options.data import DataSourceOptions
 
 _SUFFIXES = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".ndjson": "json"}
-_UTF16 = (b"\xff\xfe", b"\xfe\xff")
+_MARKS = {  # of the encodings that are not read; the longer ones first
+    b"\xff\xfe\0\0": "UTF-32",
+    b"\0\0\xfe\xff": "UTF-32",
+    b"\xff\xfe": "UTF-16",
+    b"\xfe\xff": "UTF-16",
+}
 _BOM = b"\xef\xbb\xbf"
+_CARRIAGE_RETURN = "a carriage return without a line feed, outside quotes"
 
 
 @dataclass(frozen=True)
@@ -85,7 +92,7 @@ def kind_of(path: Path, format: str | None = None) -> str:
             f"{{path: {path.name}, format: json}}",
         )
     try:
-        value = json.loads(first)
+        value = json.loads(first, parse_int=float)  # of any length
     except (ValueError, RecursionError):
         return "text"
     rows = value if isinstance(value, list) else [value]
@@ -96,25 +103,28 @@ def text_lines(path: Path) -> Iterator[tuple[int, str]]:
     """The lines of a UTF-8 file, gzipped or not, with their numbers and ends."""
     with _opened(path) as file:
         for number, line in enumerate(_whole(file, path), 1):
-            if number == 1 and line.startswith(_UTF16):
-                raise _not_utf8(f"{path}: UTF-16 text, as its first bytes say.", path, "UTF-16")
+            mark = next((m for m in _MARKS if number == 1 and line.startswith(m)), None)
+            if mark:
+                raise _not_utf8(f"{path}: {_MARKS[mark]} text, as its first bytes say.", path, _MARKS[mark])
             try:
                 text = (line.removeprefix(_BOM) if number == 1 else line).decode("utf-8")
             except UnicodeDecodeError as error:
-                raise _not_utf8(
-                    f"{path}:{number}: not UTF-8 text (byte 0x{line[error.start]:02X}).", path, "ISO-8859-1"
-                ) from None
+                byte = line[error.start]
+                found = f"{path}:{number}: not UTF-8 text (byte 0x{byte:02X})."
+                # Control characters in ISO-8859-1, which no text holds: quotes and dashes in the other one.
+                raise _not_utf8(found, path, "CP1252" if 0x80 <= byte < 0xA0 else "ISO-8859-1") from None
             if "\0" in text:
-                raise _not_utf8(f"{path}:{number}: holds a zero byte.", path, "UTF-16LE")
+                order = "BE" if number == 1 and text.index("\0") % 2 == 0 else "LE"
+                raise _not_utf8(f"{path}:{number}: holds a zero byte.", path, f"UTF-16{order}")
             yield number, text
 
 
 def _not_utf8(found: str, path: Path, encoding: str) -> UserError:
-    name = path.name
+    there, new = (shlex.quote(str(p)) for p in (path, path.with_name(f"utf8_{path.name}")))
     return UserError(
         found,
         "text in UTF-8",
-        f"save it as UTF-8; if it is {encoding}: iconv -f {encoding} -t UTF-8 {name} > utf8_{name}",
+        f"save it as UTF-8; if it is {encoding}: iconv -f {encoding} -t UTF-8 {there} > {new}",
     )
 
 
@@ -127,6 +137,11 @@ def parse_json(line: str) -> Any:
         raise ValueError("nested too deeply") from None
     except json.JSONDecodeError as error:
         raise ValueError(f"not JSON ({error.msg}, character {error.pos + 1})") from None
+    except ValueError as error:
+        if str(error).startswith("Exceeds the limit"):
+            most = sys.get_int_max_str_digits()
+            raise ValueError(f"a whole number of more than {most:,} digits") from None
+        raise
 
 
 def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -193,6 +208,12 @@ def _array(path: Path) -> Rows:
 
 def _csv(path: Path) -> Rows:
     header = next((line for _, line in text_lines(path) if line.strip()), "")
+    if header.lstrip().startswith("{"):
+        raise UserError(
+            f"{path}: its first line begins with a brace, as JSON does.",
+            "a header with the columns' names",
+            f"{{path: {path.name}, format: json}}, or name the file .jsonl",
+        )
     delimiter = max(",;\t", key=lambda mark: _cells(header, mark))
     csv.field_size_limit(sys.maxsize)  # 131,072 by default, which a long conversation is beyond
     reader = csv.reader((line for _, line in text_lines(path)), delimiter=delimiter, strict=True)
@@ -202,7 +223,8 @@ def _csv(path: Path) -> Rows:
         try:
             cells = next(reader, None)
         except csv.Error as error:
-            raise UserError(f"{where}: {error}.", "a CSV file", f"fix the row of {where.short}") from None
+            why = _CARRIAGE_RETURN if "new-line character" in str(error) else str(error)
+            raise UserError(f"{where}: {why}.", "a CSV file", f"fix the row of {where.short}") from None
         if cells is None:
             return
         if cells and not names:

@@ -125,7 +125,7 @@ def remove(path: Path) -> list[str]:
         raise UserError(
             f"{path}: the run {inside} stands inside it.",
             "a folder of one run",
-            f"rlaif runs rm {inside} first",
+            f"rlaif runs rm {shlex.quote(str(inside))} first",
         )
     with locked(path):
         users = [other for other in _others(run) if _needs(other, run)]
@@ -133,7 +133,7 @@ def remove(path: Path) -> list[str]:
             raise UserError(
                 f"{path}: {users[0].path} names files of it ({', '.join(_needs(users[0], run))}).",
                 "a run that no other run beside it needs",
-                f"rlaif runs rm {users[0].path} first",
+                f"rlaif runs rm {shlex.quote(str(users[0].path))} first",
             )
         forks = [other.path.name for other in _others(run) if _parent(other).get("id") == run.id]
         # So that no half of a run is left in its place; by its id, so that it is nobody else's folder.
@@ -196,7 +196,11 @@ def _whole(path: Path) -> Path:
 
 def _existing(path: Path) -> Run:
     if not is_run(path):
-        raise UserError(f"{path}: not a run folder.", "a run folder", f"rlaif runs {path.parent} lists them")
+        raise UserError(
+            f"{path}: not a run folder.",
+            "a run folder",
+            f"rlaif runs {shlex.quote(str(path.parent))} lists them",
+        )
     return Run.load(path)
 
 
