@@ -261,6 +261,48 @@ def test_an_imported_folder_is_a_set_too(tmp_path):
     assert load_heldout(tmp_path / "folder", tmp_path / "unused").dropped["no readable label"] == 6
 
 
+def test_a_folder_of_datasets_is_a_set_and_nothing_is_done_in_silence(tmp_path, policy):
+    from datasets import Dataset
+
+    rows = [
+        {
+            "prompt": [{"role": "user", "content": f"tell me about number {n}"}],
+            "chosen": [{"role": "assistant", "content": "it is good"}],
+            "rejected": [{"role": "assistant", "content": "it is bad"}],
+        }
+        for n in range(6)
+    ]
+    Dataset.from_list(rows).save_to_disk(str(tmp_path / "saved"))
+    stage = stage_of(tmp_path / "run", policy, heldout_sets={"mine": str(tmp_path / "saved")})
+    shown = []
+
+    class Progress:
+        def __init__(self, what, total, done=0):
+            shown.append((what, total))
+
+        def __enter__(self):
+            return lambda n=1, note="": None
+
+        def __exit__(self, *_):
+            pass
+
+    stage.run.progress = Progress
+    kept, dropped = reward._named_set(
+        stage, "mine", tmp_path / "saved", reward_tokenizer(policy), stage.options.max_length
+    )
+    assert (len(kept), dropped) == (6, {})
+    assert {what for what, _ in shown} == {
+        f"{stage.dir.name} saved, rows",
+        f"{stage.dir.name} pairs of mine tokenised",
+    }
+
+
+def reward_tokenizer(policy):
+    from rlaif.engines.loading import load_tokenizer
+
+    return load_tokenizer(policy)
+
+
 def test_hhh_in_both_shapes(tmp_path):
     from rlaif.human.heldout import load_heldout
 

@@ -6,12 +6,15 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 from rlaif.errors import UserError
 from rlaif.feedback.preferences import opinions
 from rlaif.human.folder import STRAY, read_folder
 from rlaif.human.importers import import_file
+from rlaif.prompting.tables import is_saved_dataset
 from rlaif.records import Prompt, Response
+from rlaif.runs.folder import silent_progress
 from rlaif.runs.storage import read_json
 
 
@@ -34,14 +37,14 @@ class HeldoutSet:
     dropped: Counter[str] = field(default_factory=Counter)
 
 
-def load_heldout(path: Path, imported: Path) -> HeldoutSet:
-    """A folder written by `rlaif data import`, or a file that it can read, which is first imported to
-    `imported`.
+def load_heldout(path: Path, imported: Path, progress: Any = silent_progress) -> HeldoutSet:
+    """A folder written by `rlaif data import`, or a file or data set that it can read, which then is
+    first imported to `imported`.
 
     Raises UserError where the file cannot be read or holds no usable pair.
     """
-    if not path.is_dir():
-        import_file(None, path, imported)
+    if not path.is_dir() or is_saved_dataset(path):
+        import_file(None, path, imported, progress=progress)
         return load_heldout(imported, imported)
     folder = read_folder(path)
     said = folder.labels()

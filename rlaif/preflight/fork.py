@@ -177,6 +177,8 @@ def _labels_to_take_over(parent: Run, spec: RunSpec, number: int) -> tuple[str, 
         return ()
     options = before[at][1]
     assert isinstance(options, LabelOptions)
+    if parent.cache and parent.cache.exists() and spec.config.feedback.kind.cached:
+        return ()  # the fork has a copy of the cache, which has what the judge said
     labelled = any(stage.name == "label" and stage.has_begun for stage in parent.stages)
     if not (options.ai and labelled and (parent.path / "templates.json").exists()) or options.labels_from:
         return ()

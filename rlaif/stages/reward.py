@@ -202,16 +202,21 @@ def disagreement(margins: Sequence[Sequence[float]], pairs: Sequence[TokenPair])
 
 def _named_set(stage: Stage[RewardOptions], name: str, path: Path, tokenizer: Any, limit: int) -> Named:
     """The pairs of a held-out set as tokens, none of more than `limit`, and what was left out by reason."""
-    found = load_heldout(path, stage.dir / "heldout" / name)
+    found = load_heldout(
+        path, stage.dir / "heldout" / name, lambda what, total: stage.progress(total or 0, what)
+    )
     encode = encoder(tokenizer, found.prompts)
     made: list[TokenPair] = []
-    for row in found.pairs:
-        try:
-            pair = make_pair(row.a, row.b, row.p_a, encode)
-        except TemplateRefused as refused:
-            found.dropped[refused.reason] += 1
-            continue
-        made.append(pair | {"sources": (row.annotator,), "cluster": found.prompts[row.a.prompt_id].cluster})
+    with stage.progress(len(found.pairs), f"pairs of {name} tokenised") as tick:
+        for row in found.pairs:
+            tick(1)
+            try:
+                pair = make_pair(row.a, row.b, row.p_a, encode)
+            except TemplateRefused as refused:
+                found.dropped[refused.reason] += 1
+                continue
+            cluster = found.prompts[row.a.prompt_id].cluster
+            made.append(pair | {"sources": (row.annotator,), "cluster": cluster})
     kept = [pair for pair in made if max(len(pair["chosen_ids"]), len(pair["rejected_ids"])) <= limit]
     found.dropped[f"longer than {limit} tokens"] += len(made) - len(kept)
     return kept, dict(+found.dropped)
