@@ -103,6 +103,8 @@ def test_the_card_of_a_model_has_its_figures_with_intervals(tmp_path):
         "win_rate": {"value": 0.625, "ci": [0.5, None]},
         "gold": {"all": 0.9},
         "gold_ci": {"all": [0.8, 0.95]},
+        "compliance": {"kind": 0.7},
+        "compliance_ci": {"kind": [None, None]},
     }
     made = json.loads((stage.dir / "stage.json").read_text())
     made.pop("checksum", None)
@@ -111,6 +113,7 @@ def test_the_card_of_a_model_has_its_figures_with_intervals(tmp_path):
     card = model_card(run, "ppo", "policy")
     assert "| win rate over the base policy, by the run's judge | 0.625 | 0.5 to ∞ |" in card
     assert "| gold: all | 0.9 | 0.8 to 0.95 |" in card
+    assert "| compliance by the judge: kind | 0.7 | no interval |" in card
     assert "| refusals | 0 | 0 to 0.4 |" in card
     assert "| accuracy on decided held-out pairs | 0.88 |" in model_card(run, "reward_model", "reward_model")
 

@@ -51,6 +51,20 @@ def found_in(tmp_path: Path, data: list[dict]) -> dict[str, int]:
     return kinds(lint([table(tmp_path / "x.jsonl", data)]))
 
 
+def test_the_longer_ones_share_has_an_interval_over_groups_of_prompts(tmp_path):
+    data = [{**row, "first": row["first"] + " and more"} for row in rows(count=200)]
+    import_file(None, table(tmp_path / "x.jsonl", data), tmp_path / "rows")
+    [alone] = lint([tmp_path / "rows"])["longer_preferred"].values()
+    file = tmp_path / "rows" / "prompts.jsonl"
+    prompts = [Prompt.model_validate_json(line) for line in file.read_text().splitlines()]
+    grouped = [row.model_copy(update={"group": f"group {n // 20}"}) for n, row in enumerate(prompts)]
+    file.write_text("".join(row.to_json() + "\n" for row in grouped))
+    [together] = lint([tmp_path / "rows"])["longer_preferred"].values()
+    assert together["share"] == alone["share"]
+    assert together["n"] == alone["n"] == 200
+    assert together["ci"] != alone["ci"]
+
+
 def test_clean_data_has_no_finding(tmp_path):
     assert found_in(tmp_path, rows()) == {}
 

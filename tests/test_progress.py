@@ -1,10 +1,12 @@
 """Whatever takes its time has a bar, and no time left is told from the unit that models were loaded in."""
 
+import io
 import json
 import threading
 
 import pytest
 import torch
+from rich.console import Console
 
 import rlaif
 from rlaif.cli import terminal
@@ -184,3 +186,12 @@ def test_what_is_trained_on_is_tokenised_under_a_bar(tmp_path):
     assert stages[0].run.progress.whole("preferences tokenised") == 1
     sft._training_rows(stages[1], load_tokenizer(policy), 64)
     assert [bar[1:] for bar in stages[1].run.progress.bars] == [[1, 1], [0, 0]]
+
+
+def test_a_name_in_brackets_is_a_name_and_no_markup(monkeypatch):
+    shown = io.StringIO()
+    console = Console(file=shown, force_terminal=True, width=80)
+    monkeypatch.setattr(terminal, "stderr", console)
+    with terminal.Progress("a[/b].jsonl, rows", 2) as tick:
+        tick(1)
+    assert "a[/b].jsonl, rows" in shown.getvalue()

@@ -101,7 +101,7 @@ class Progress:
             from rich import progress as bars
 
             self.bar = bars.Progress(
-                bars.TextColumn("{task.description}"),
+                bars.TextColumn("{task.description}", markup=False),
                 bars.BarColumn(),
                 bars.MofNCompleteColumn(),
                 bars.TimeElapsedColumn(),

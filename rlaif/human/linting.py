@@ -156,13 +156,14 @@ def _findings(data: Data) -> tuple[list[Finding], dict[str, Any]]:
 
 def _lengths(data: Data) -> dict[str, list[tuple[float, str]]]:
     """By annotator, of each decided pair of unequal lengths: whether the longer one is preferred, and the
-    prompt."""
+    prompt's cluster."""
     found: defaultdict[str, list[tuple[float, str]]] = defaultdict(list)
     for pair, labels in data.pairs:
         a, b = map(len, data.texts(pair))
+        cluster = data.rows.prompts[pair.prompt_id].cluster
         for label in labels:
             if a != b and label.verdict in ("a", "b"):
-                found[_name(label)].append((float((label.verdict == "a") == (a > b)), pair.prompt_id))
+                found[_name(label)].append((float((label.verdict == "a") == (a > b)), cluster))
     return found
 
 
@@ -172,7 +173,7 @@ def _name(label: Label) -> str:
 
 def _shares(outcomes: Sequence[tuple[float, str]]) -> dict[str, Any]:
     values = [value for value, _ in outcomes]
-    ci = mean_interval(values, UNIT, [prompt for _, prompt in outcomes])
+    ci = mean_interval(values, UNIT, [cluster for _, cluster in outcomes])
     return {"share": sum(values) / len(values), "ci": known_edges(ci), "n": len(values)}
 
 

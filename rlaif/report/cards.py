@@ -33,17 +33,7 @@ SHOWN = 20  # lines of a table of annotators or sources
 
 def md(value: object) -> str:
     """A text of others on one line of Markdown: no tag, no table cell, no heading of its own."""
-    text = " ".join(str(value).split())
-    for sign, spelt in (
-        ("&", "&amp;"),
-        ("<", "&lt;"),
-        (">", "&gt;"),
-        ("|", "\\|"),
-        ("`", "\\`"),
-        ("[", "\\["),
-    ):
-        text = text.replace(sign, spelt)
-    return text
+    return " ".join(str(value).split()).translate(_ESCAPED)
 
 
 @dataclass
@@ -321,8 +311,10 @@ def _principles(constitution: Constitution, labels: Counter[str]) -> list[str]:
 
 
 def _figure(value: Any, ci: Any) -> tuple[str, str]:
-    edges = ["∞" if edge is None else f"{edge:.3g}" for edge in ci] if ci else []
-    return f"{value:.3g}", f"{edges[0]} to {edges[1]}" if edges else "–"
+    low, high = ci or (None, None)
+    if low is None:
+        return f"{value:.3g}", "no interval" if ci else "–"
+    return f"{value:.3g}", f"{low:.3g} to {'∞' if high is None else f'{high:.3g}'}"
 
 
 def _front(fields: Mapping[str, Any]) -> list[str]:
