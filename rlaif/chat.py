@@ -12,6 +12,7 @@ from rlaif.errors import UserError, nearest
 from rlaif.feedback.judge import Judge
 from rlaif.records import Prompt
 from rlaif.report.run_reader import model_references, require_consent
+from rlaif.runs.catalog import is_run
 from rlaif.runs.folder import Run, chosen
 from rlaif.runs.seeds import derive_seed
 
@@ -53,8 +54,8 @@ class ChatTarget:
         path, colon, policy = Path(text), "", ""
         if not path.exists():
             before, colon, policy = text.rpartition(":")
-            path = Path(before) if colon and _is_run(Path(before)) else path
-        if not _is_run(path):
+            path = Path(before) if colon and is_run(Path(before)) else path
+        if not is_run(path):
             return cls(path.name or text, ModelConfig(model=text), None)
         run = Run.load(path)
         run.verify(small=True)
@@ -67,10 +68,6 @@ class ChatTarget:
         if not given:  # what a run has trained is a folder, whatever answered for the policy it began with
             config = config.model_copy(update={"model": str(models[name])})
         return cls(f"{path.name}:{name}", config, run)
-
-
-def _is_run(path: Path) -> bool:
-    return (path / "manifest.json").is_file()
 
 
 class Conversation:

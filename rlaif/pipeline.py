@@ -30,6 +30,7 @@ from rlaif.preflight.run_folder import open_run
 from rlaif.prompting.prompt_files import left_out_in_words
 from rlaif.report.following import describe
 from rlaif.runs import processes
+from rlaif.runs.catalog import is_run
 from rlaif.runs.commands import resume_command
 from rlaif.runs.folder import Run, Stage
 from rlaif.runs.locking import locked
@@ -88,7 +89,7 @@ def _wanted(
     if isinstance(config, Mapping):
         spec = RunSpec.of_mapping(config, overrides)
     elif Path(config).is_dir():
-        run = (Path(config) / "manifest.json").is_file()
+        run = is_run(Path(config))
         raise UserError(
             f"{config}: a {'run ' if run else ''}folder.",
             "a config file",

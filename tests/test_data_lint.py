@@ -8,6 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from rlaif.cli import app
+from rlaif.errors import UserError
 from rlaif.human.duplicates import jaccard, near_duplicates
 from rlaif.human.importers import import_file
 from rlaif.human.linting import lint
@@ -174,6 +175,12 @@ def test_a_run_is_linted_by_its_last_labels_and_its_split(tmp_path):
     with (path / "prompts.jsonl").open("a") as file:
         file.write(leaked.to_json() + "\n")
     assert kinds(lint([path]))["leak"] == 1
+
+
+def test_the_folder_of_a_model_is_no_run(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(UserError, match=r"without a file of rows|in no format"):
+        lint([tmp_path])
 
 
 def test_exit_codes_and_json(tmp_path):

@@ -19,6 +19,7 @@ from rlaif.human.formats.base import NOT_HELD, Pair, Ranks, Vote
 from rlaif.human.tablefiles import write_rows
 from rlaif.prompting.conversations import Unusable
 from rlaif.records import Comparison, Grade, Label, Preference, Prompt, Ranking, Response
+from rlaif.runs.catalog import is_run
 from rlaif.runs.folder import Run, Stage
 from rlaif.runs.lookup import Lookup
 from rlaif.runs.rows import RowFile, read_rows
@@ -63,7 +64,7 @@ def writable(name: str) -> Format:
 
 def units(source: Path, format: Format) -> Iterator[Unit]:
     """What there is to export: rankings and graded responses where the format has them, else comparisons."""
-    if (source / "config.json").is_file():
+    if is_run(source):
         yield from pairs_of_run(Run.load(source))
         return
     folder = read_folder(source)

@@ -20,6 +20,7 @@ from rlaif.human.folder import ImportFolder, read_folder
 from rlaif.human.importers import import_file
 from rlaif.intervals import UNIT, known_edges, mean_interval
 from rlaif.records import Comparison, Label, Prompt
+from rlaif.runs.catalog import is_run
 from rlaif.runs.folder import Run, split_of
 from rlaif.runs.rows import RowFile
 from rlaif.runs.storage import read_json
@@ -84,7 +85,7 @@ def lint(paths: Sequence[Path], heldout: Sequence[Path] = ()) -> dict[str, Any]:
             found += own
             longer |= {f"{data.path}: {who}": figures for who, figures in lengths.items()}
         found += list(_leaks(*both)) if heldout else []
-        found += [leak for path in paths if _is_run(path) for leak in _leaks_of_run(path)]
+        found += [leak for path in paths if is_run(path) for leak in _leaks_of_run(path)]
     return {
         "files": [str(path) for path in (*paths, *heldout)],
         "pairs": sum(len(data.rows.comparisons) for group in both for data in group),
@@ -109,13 +110,9 @@ def in_words(found: dict[str, Any]) -> Iterator[str]:
         yield "nothing found"
 
 
-def _is_run(path: Path) -> bool:
-    return (path / "config.json").is_file()
-
-
 def _opened(path: Path, place: Path) -> Data:
     """A folder as it is; a file imported; of a run the pairs and labels of its last label stage."""
-    if _is_run(path):
+    if is_run(path):
         return _of_run(path)
     if path.is_dir() and (path / "comparisons.jsonl").is_file():
         rows = read_folder(path)

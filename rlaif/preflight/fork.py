@@ -19,6 +19,7 @@ from rlaif.feedback.earlier_labels import estimate_taken_over
 from rlaif.options import LabelOptions
 from rlaif.preflight.differences import Difference, differences
 from rlaif.preflight.opening import RunSpec
+from rlaif.runs.catalog import is_run
 from rlaif.runs.folder import Run
 from rlaif.runs.storage import link, read_json, share
 
@@ -109,7 +110,7 @@ def _spec(config: str | None, base: Run, overrides: Sequence[str]) -> RunSpec:
 
 def load_parent(source: Path) -> Run:
     """The run to fork; raises UserError where there is none, or where this version cannot go on with it."""
-    if not (source / "manifest.json").is_file():
+    if not is_run(source):
         raise UserError(
             f"--from {source}: no run there.",
             "a run folder",
@@ -214,7 +215,7 @@ def _refuse_other_parent(run: Run, source: Path, at: str | None) -> None:
             "--out " + shlex.quote(f"{run.path}-2") + f", or -s name={run.config.name}-2",
         )
     recorded = run.manifest.get("parent") or {}
-    there = (source / "manifest.json").is_file()
+    there = is_run(source)
     same = (
         Run.load(source).id == recorded.get("id") if there else str(source.resolve()) == recorded.get("path")
     )

@@ -21,6 +21,7 @@ from rlaif.human.formats import FORMATS
 from rlaif.metrics import METRICS
 from rlaif.records import Label, Preference, Prompt
 from rlaif.report.summary import summarise
+from rlaif.runs.catalog import is_run
 from rlaif.runs.folder import Run, Stage
 from rlaif.runs.rows import RowFile
 from rlaif.runs.storage import write_text
@@ -74,7 +75,7 @@ def export_with_card(source: Path, format: str, out: Path, licence: str = UNKNOW
 
 def data_card(source: Path, format: str, counts: Mapping[str, Any], licence: str = UNKNOWN) -> str:
     """The card of what was exported from a folder or a run."""
-    run = Run.load(source) if (source / "config.json").is_file() else None
+    run = Run.load(source) if is_run(source) else None
     facts = facts_of_run(run) if run else facts_of_folder(source)
     name = run.config.name if run else source.resolve().name
     prompts = ((md(source or UNKNOWN), n) for source, n in facts.sources.most_common(SHOWN))

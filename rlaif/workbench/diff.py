@@ -9,6 +9,7 @@ from typing import Any
 from rlaif.constitution import Constitution
 from rlaif.errors import UserError, nearest
 from rlaif.report.run_reader import model_references, plain, require_consent
+from rlaif.runs.catalog import is_run
 from rlaif.runs.folder import Run, silent_progress
 from rlaif.runs.storage import os_errors_as_user_errors
 from rlaif.workbench.counting import cost_of
@@ -36,7 +37,7 @@ def diff(
     where the files or the run cannot be used, or have nothing in common.
     """
     with os_errors_as_user_errors():
-        if run is None and (old / "manifest.json").is_file():
+        if run is None and is_run(old):
             run = old
         of = Run.load(run) if run else None
         before = of.constitution if of and run == old else load_at_rest(old)

@@ -28,6 +28,7 @@ from rlaif.preflight.opening import audited
 from rlaif.prompting.templates import Templates
 from rlaif.records import Comparison, Label, Prompt, content_hash
 from rlaif.report.run_reader import RunReader
+from rlaif.runs.catalog import is_run
 from rlaif.runs.folder import label_files, silent_progress
 from rlaif.runs.rows import RowFile
 
@@ -73,7 +74,7 @@ def read_pairs(path: Path) -> LabelledPairs:
     """What a path holds; raises UserError where it is none of what `FORMS` names."""
     if not path.exists():
         raise UserError(f"{path}: no such file or folder.", FORMS)
-    if (path / "config.json").is_file():
+    if is_run(path):
         return _run(path)
     if path.is_dir():
         return _folder(path, read_folder(path))

@@ -19,6 +19,7 @@ from rlaif.human.importers import import_file
 from rlaif.human.waiting import for_people
 from rlaif.prompting.conversations import Unusable, turns_of
 from rlaif.records import Comparison, Grade, Label, Prompt, Response, Revision
+from rlaif.runs.catalog import is_run
 from rlaif.runs.folder import Run, Stage, silent_progress
 from rlaif.runs.lookup import Lookup
 from rlaif.runs.rows import RowFile
@@ -56,7 +57,7 @@ def open_material(
     """
     if not path.exists():
         raise UserError(f"{path}: no such file or folder.", "a run, a folder of rows or a file")
-    if (path / "config.json").is_file():
+    if is_run(path):
         found = _of_run(path, constitution)
     elif (path / "comparisons.jsonl").is_file():
         rows = read_folder(path)
@@ -64,7 +65,7 @@ def open_material(
         found = _of_rows(path, rows, labels, constitution, _grades([path / "grades.jsonl"]))
     elif path.is_dir() and not any(path.glob("*.arrow")) and not (path / "dataset_dict.json").is_file():
         raise UserError(
-            f"{path}: neither a run nor a folder of rows (config.json and comparisons.jsonl are missing).",
+            f"{path}: neither a run nor a folder of rows (manifest.json and comparisons.jsonl are missing).",
             "a folder made by `rlaif run` or `rlaif data import`, or a file of pairs",
         )
     elif _is_unlabelled(path):
