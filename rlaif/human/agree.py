@@ -28,6 +28,7 @@ from rlaif.agreement.decisions import decide
 from rlaif.agreement.reliability import dawid_skene
 from rlaif.agreement.stand_in import alternative_annotator_test, human_ceiling
 from rlaif.forecasts import kappa_interval
+from rlaif.human.anchoring import anchoring
 from rlaif.human.annotated import Annotated, Said
 from rlaif.human.leanings import leanings
 from rlaif.human.powered import powered_estimates
@@ -96,6 +97,7 @@ def agree(found: Annotated, epsilon: float = 0.1) -> Figures:
         "judges": [_judge(table, at, epsilon) for at in table.judges] if table.people else [],
         "majority": leanings(_majority_said(table), found.items) if table.people else None,
         "tags": _tags(table),
+        "anchored": anchoring(found),
         "powered": powered_estimates(found),
         "disagreements": _disagreements(table),
     }

@@ -21,6 +21,7 @@ def write_agreement(path: Path, data: dict[str, Any]) -> Path:
         words=in_words(data),
         warnings=list(agreement_warnings(data)),
         stand_in=stand_in_words,
+        anchored=anchored_words,
         decided=decision_words,
     )
 
@@ -43,6 +44,7 @@ def in_words(data: dict[str, Any]) -> list[str]:
             )
     for row in data["judges"]:
         lines += _judge(row, data["epsilon"])
+    lines += [anchored_words(row) for row in data["anchored"]]
     longest = [(row["name"], row["leanings"]["longer"]) for row in data["annotators"]]
     for name, longer in [("The people's majority", (data["majority"] or {}).get("longer")), *longest]:
         if longer and longer["n"]:
@@ -97,6 +99,16 @@ def _judge(row: dict[str, Any], epsilon: float) -> Iterator[str]:
             f"{fixed(found['kappa'], 3)} {ci(found['kappa_ci'], 3)}, n {found['n']}; more than chance "
             f"(of {len(row['principles'])} principles): {decision_words(found['decision'])}."
         )
+
+
+def anchored_words(row: dict[str, Any]) -> str:
+    """What seeing a judge's verdict did to one person's labels."""
+    gap = row["gap"]
+    return (
+        f"{row['person']} agrees with {row['judge']} in {_rate(row['blind'], 3)} of {row['n']} pairs blind, "
+        f"and in {_rate(row['anchored'], 3)} once its verdict had been seen ({signed(gap['value'], 3)} "
+        f"{ci(gap['ci'], 3)}); {row['changed']} labels changed, {row['towards']} of them to the judge's."
+    )
 
 
 def stand_in_words(found: StandIn, full: bool = False) -> str:

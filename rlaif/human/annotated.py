@@ -72,10 +72,14 @@ class Said:
 
 @dataclass
 class Annotated:
-    """All items and opinions: `said` by annotator ("kind:name") and item id."""
+    """All items and opinions: `said` by annotator ("kind:name") and item id.
+
+    `anchored` are those of people who had seen an AI's opinion, from the anchored.jsonl of a folder.
+    """
 
     items: dict[str, Item] = field(default_factory=dict)
     said: dict[str, dict[str, Said]] = field(default_factory=dict)
+    anchored: dict[str, dict[str, Said]] = field(default_factory=dict)
     dropped: Counter[str] = field(default_factory=Counter)
     sources: list[dict[str, Any]] = field(default_factory=list)
     costs: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -135,6 +139,7 @@ class Rows:
         self.responses: dict[str, Response] = {}
         self.comparisons: dict[str, Comparison] = {}
         self.labels: list[tuple[str, Mapping[str, float], list[Label]]] = []  # source, weights, labels
+        self.anchored: list[Label] = []
 
     def add_run(self, path: Path, found: Annotated) -> None:
         """A run's label stages, with what the judge cost."""
@@ -164,7 +169,11 @@ class Rows:
         by_pair = folder.labels() if (path / "labels.jsonl").exists() else {}
         labels = [label for own in by_pair.values() for label in own]
         if (path / "rankings.jsonl").exists():
-            labels += self._ranked(read_rows(path / "rankings.jsonl", Ranking), folder, found)
+            ranked = self._ranked(read_rows(path / "rankings.jsonl", Ranking), folder, found)
+            there = {self._about(label) for label in labels}
+            labels += [label for label in ranked if self._about(label) not in there]
+        if (path / "anchored.jsonl").exists():
+            self.anchored += _renamed(read_rows(path / "anchored.jsonl", Label), folder)
         self.labels.append((str(path), {}, labels))
         found.dropped += Counter({reason: n for reason, n in folder.counts.items() if reason != RENAMED})
         _source(found, path, "folder", len(labels))
@@ -176,12 +185,13 @@ class Rows:
         if kind is Ranking:
             labels = self._ranked(read_rows(path, Ranking), folder, found)
         else:
-            labels = [
-                with_content_id(row, comparison_id=folder.id_of("comparisons", row.comparison_id))
-                for row in read_rows(path, Label)
-            ]
+            labels = _renamed(read_rows(path, Label), folder)
         self.labels.append((str(path), {}, labels))
         _source(found, path, "rankings" if kind is Ranking else "labels", len(labels))
+
+    def _about(self, label: Label) -> tuple[str, str, str]:
+        """Whose label it is, and of which item."""
+        return label.annotator.kind, label.annotator.id, self._turned(label)[1]
 
     def _add(self, folder: ImportFolder) -> None:
         self.prompts |= folder.prompts
@@ -223,6 +233,11 @@ class Rows:
                     found.items[item] = self._item(item, own[0].comparison_id)
                 if who.startswith("ai:") and source in found.costs:
                     found.costs[who] = found.costs[source]
+        again: defaultdict[tuple[str, str], list[Label]] = defaultdict(list)
+        for label, item in map(self._turned, self.anchored):
+            again[f"{label.annotator.kind}:{label.annotator.id}", item].append(label)
+        for (who, item), own in again.items():
+            found.anchored.setdefault(who, {})[item] = opinion_of(own, {})
 
     def _names(self, source: str, labels: Sequence[Label]) -> dict[tuple[str, ...], str]:
         """A name for each annotator; judges of one model that were asked in another way get the source's."""
@@ -272,6 +287,13 @@ class Rows:
             pair.origin != "import",
             comparison_id,
         )
+
+
+def _renamed(rows: Sequence[Label], folder: ImportFolder) -> list[Label]:
+    """Labels under the ids that the content of the folder's comparisons gives."""
+    return [
+        with_content_id(row, comparison_id=folder.id_of("comparisons", row.comparison_id)) for row in rows
+    ]
 
 
 def _judge_of(label: Label) -> tuple[str, ...]:
