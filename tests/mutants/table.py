@@ -499,4 +499,28 @@ MUTANTS = (
         "test_constitution_source",
         "where_it_comes",
     ),
+    # Agreement of annotators.
+    Mutant("(counts_IC * (counts_IC - 1)).sum(1)", "(counts_IC**2).sum(1)", "test_agreement", "published"),
+    Mutant(
+        "np.sign(scores[kept, 1] - scores[kept, 0])",
+        "np.sign(scores[kept, 0] - scores[kept, 1])",
+        "test_agreement",
+        "its_paper",
+    ),
+    Mutant("+ weight * _shift(f, g)", "- weight * _shift(f, g)", "test_agreement", "its_authors"),
+    Mutant(
+        '"p_a": None if label.p_a is None else 1 - label.p_a,',
+        '"p_a": label.p_a,',
+        "test_agree",
+        "whichever_way",
+    ),
+    Mutant(
+        '[check.line for check in checks(card, limits) if check.decision["verdict"] == "fails"]',
+        '[check.line for check in checks(card, limits) if check.decision["verdict"] != "holds"]',
+        "test_auditing",
+        "inconclusive",
+    ),
+    Mutant(
+        "ci[0] >= limit if at_least else", "value >= limit if at_least else", "test_agreement", "verdicts"
+    ),
 )
