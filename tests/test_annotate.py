@@ -290,6 +290,21 @@ def test_rankings_with_ties_become_rows_and_labels(tmp_path):
     assert {pairs[each.comparison_id]: each.verdict for each in read} == found
 
 
+def test_a_ranking_of_two_is_a_ranking_too(tmp_path):
+    source, out = write_file(tmp_path / "f.jsonl", items=2), tmp_path / "out"
+    made = session(source, out, ranking=True)
+    Person(made).prefers("y")
+    made.write()
+    assert [row["ranks"] for row in rows(out / "rankings.jsonl")] == [[2, 1]]
+    assert [row["verdict"] for row in rows(out / "labels.jsonl")] == ["b"]
+    with pytest.raises(UserError, match="holds choices on rankings"):
+        session(source, out)
+    made = session(source, tmp_path / "pairs")
+    Person(made).prefers("y")
+    with pytest.raises(UserError, match="holds choices on pairs"):
+        session(source, tmp_path / "pairs", ranking=True)
+
+
 def test_files_of_any_format_are_opened(tmp_path):
     trl = tmp_path / "trl.jsonl"
     trl.write_text(json.dumps({"prompt": "Why?", "chosen": "So.", "rejected": "No."}) + "\n")

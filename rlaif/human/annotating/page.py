@@ -15,7 +15,7 @@ from rlaif.human.annotating.queues import ordered, queue_named
 from rlaif.human.annotating.results import Results
 from rlaif.pages.page import render_page
 from rlaif.records import Comparison, Prompt, Response
-from rlaif.runs.rows import Rows
+from rlaif.runs.rows import RowFile, Rows
 from rlaif.runs.seeds import derive_seed
 
 STATIC = Path(__file__).parents[2] / "pages" / "static"
@@ -46,6 +46,7 @@ class Session:
         chosen = ordered(queue, items, self._evidence, derive_seed(settings.seed, "queue"))[:most]
         out.mkdir(parents=True, exist_ok=True)
         self.log = ActionLog(out / "actions.jsonl")
+        _refuse_mixed(out, self.log, ranking)
         self.desk = Desk(chosen, material, self.opinions, self.log, settings)
         self.harmful = self._write_rows(chosen)
         self.results = Results(out, self.log, material.waits_for)
@@ -101,6 +102,16 @@ class Session:
             tells={"/api/act": act},
             files={name: STATIC / name for name in ("annotate.js", "ranking.js", "annotate.css")},
             failed=failed,
+        )
+
+
+def _refuse_mixed(out: Path, log: ActionLog, ranking: bool) -> None:
+    """A pair that is chosen on and ranked would count twice."""
+    pairs = {pair.id for pair in RowFile(out / "comparisons.jsonl", Comparison)}
+    if any((action.item in pairs) == ranking for action in log.live()):
+        held, asked = ("pairs", "--rank") if ranking else ("rankings", "no --rank")
+        raise UserError(
+            f"{out}: holds choices on {held}, and there is {asked}.", "a folder for each", "--out"
         )
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import combinations
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -18,27 +17,29 @@ from rlaif.runs.rows import RowFile
 from rlaif.runs.storage import digest, read_json, write_json, write_text
 
 MOST_OF_TIME = 0.05  # that rows are made anew in
-Pairs = Mapping[tuple[str, str], Sequence[str]]  # (a, b) → ids of the comparisons of them
 
 
 def rows_of(log: ActionLog, pairs: Iterable[Comparison]) -> dict[str, list[Record]]:
     """What the live actions say, by file.
 
-    labels: the blind choices, one an annotator, comparison and principle; rankings: those of more than two;
-    repeats: the choices when an item was shown again; anchored: the choices once an AI's opinion had been
-    seen, changed or kept.
+    labels: the blind choices, one an annotator, comparison and principle; rankings: those of all
+    responses to a prompt; repeats: the choices when an item was shown again; anchored: the choices once an
+    AI's opinion had been seen, changed or kept.
     """
     found: dict[str, list[Record]] = {"labels": [], "rankings": [], "repeats": [], "anchored": []}
-    comparisons: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
-    for pair in pairs:
-        comparisons[pair.a, pair.b].append(pair.id)
+    comparisons = {pair.id: pair for pair in pairs}
+    by_prompt: defaultdict[str, list[Comparison]] = defaultdict(list)
+    for pair in comparisons.values():
+        by_prompt[pair.prompt_id].append(pair)
     for action in log.live():
         if not action.ranks:
             continue
         after = action.kind == "final" or action.anchored
         file = "anchored" if after else "repeats" if action.repeat else "labels"
-        found[file] += _labels(action, comparisons, after)
-        if file == "labels" and len(action.ranks) > 2:
+        is_pair = action.item in comparisons
+        asked = [comparisons[action.item]] if is_pair else by_prompt[action.item]
+        found[file] += _labels(action, asked, after)
+        if file == "labels" and not is_pair:
             found["rankings"].append(
                 Ranking(
                     prompt_id=action.item,
@@ -53,23 +54,19 @@ def rows_of(log: ActionLog, pairs: Iterable[Comparison]) -> dict[str, list[Recor
     return found
 
 
-def _labels(action: Action, comparisons: Pairs, after: bool) -> list[Label]:
+def _labels(action: Action, asked: Sequence[Comparison], after: bool) -> list[Label]:
     """The choice as a label on every comparison of two of its responses; seconds are shared out evenly."""
-    places = list(range(len(action.response_ids)))
-    asked = [
-        (first, second, comparison)
-        for first, second in [*combinations(places, 2), *((y, x) for x, y in combinations(places, 2))]
-        for comparison in comparisons.get((action.response_ids[first], action.response_ids[second]), ())
-        if len(places) > 2 or comparison == action.item
-    ]
+    place = {id: at for at, id in enumerate(action.response_ids)}
+    asked = [pair for pair in asked if pair.a in place and pair.b in place]
     made = []
-    for first, second, comparison in asked:
+    for pair in asked:
+        first, second = place[pair.a], place[pair.b]
         x, y = action.ranks[first], action.ranks[second]
         verdict: Verdict = "tie" if x == y else "a" if x < y else "b"
         shown: Order = "ab" if action.order.index(first) < action.order.index(second) else "ba"
         made.append(
             Label(
-                comparison_id=comparison,
+                comparison_id=pair.id,
                 annotator=Annotator(kind="human", id=action.annotator),
                 principle_id=action.principle_id,
                 order=shown,
@@ -121,7 +118,8 @@ class Results:
     def summary(self) -> dict[str, Any]:
         """By annotator: items, ties, skipped, undone, seconds an item, and how often a repeated item got the
         same choice."""
-        return {name: _figures(history.actions, history.live) for name, history in self.log.histories.items()}
+        known = {name: history for name, history in self.log.histories.items() if history.actions}
+        return {name: _figures(history.actions, history.live) for name, history in known.items()}
 
 
 def _text(rows: Sequence[Record]) -> str:
