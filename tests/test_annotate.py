@@ -423,6 +423,27 @@ def test_labels_that_somebody_else_wrote_are_left_alone(project):
     assert made.results.kept_away
 
 
+def test_a_choice_after_the_judge_was_seen_is_anchored_though_it_was_taken_back(tmp_path):
+    made = session(fake_run(tmp_path / "run", until=6, prompts=30), tmp_path / "out", assisted=True)
+    ana = Person(made)
+    shown = ana.does("choice", [1, 2])
+    assert shown["task"]["chosen"] == [1, 2]
+    assert shown["task"]["phase"] == "final"
+    ana.does("final", [1, 2])
+    ana.does("choice", [2, 1])
+    ana.does("undo")
+    assert "opinion" not in ana.state["task"]
+    ana.does("choice", [1, 2])
+    ana.does("final", [2, 1])
+    made.write()
+    blind, anchored = (rows(tmp_path / "out" / f"{name}.jsonl") for name in ("labels", "anchored"))
+    first, second = [action["item"] for action in rows(tmp_path / "out" / "actions.jsonl")][::3][:2]
+    assert [row["comparison_id"] for row in blind] == [first]
+    assert [row["comparison_id"] for row in anchored] == [first, second]
+    assert [row["anchored"] for row in anchored] == [True, True]
+    assert (anchored[1]["verdict"] == "b") == (anchored[1]["order"] == "ab")  # the last word
+
+
 def test_a_log_of_another_order_is_refused(tmp_path):
     made = session(write_file(tmp_path / "f.jsonl"), tmp_path / "out")
     for _ in range(2):

@@ -92,7 +92,8 @@ def test_no_vote_is_lost_or_doubled_over_many_kills(tmp_path):
         assert not client.is_alive()
     process.send_signal(signal.SIGINT)
     assert process.wait(30) in (0, 130)
-    print(f"{kills} kills, {sum(c.resent for c in clients)} requests without an answer")
+    votes = sum(len(client.acknowledged) for client in clients)
+    print(f"{votes} actions, {kills} kills, {sum(c.resent for c in clients)} requests without an answer")
     assert kills >= 4
     for client in clients:
         log = [row for row in rows(out / "actions.jsonl") if row["annotator"] == client.name_]

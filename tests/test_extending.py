@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.fake_run import fake_run
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -254,6 +256,34 @@ def test_an_alarm(copy):
         "range(40)])))"
     )
     assert said.split()[0] == "toy"
+
+
+def test_a_queue_of_the_ranking_page(copy, tmp_path):
+    copy.change(
+        "annotating",
+        "queues.py",
+        old='    Queue("judges",',
+        new='    Queue("sure", "where the judge is surest", "a judge\'s labels", sure),\n    Queue("judges",',
+    )
+    copy.change(
+        "annotating",
+        "queues.py",
+        old="_ALL = (",
+        new="def sure(found: Evidence) -> float | None:\n    said = found.opinions()\n"
+        "    return abs(said[0] - 0.5) if said else None\n\n\n_ALL = (",
+    )
+    run = fake_run(tmp_path / "run", until=6, prompts=40)
+    said = copy.python(
+        "import sys; from pathlib import Path; from tests.annotating import session\n"
+        "made = session(Path(sys.argv[1]), Path(sys.argv[2]), queue='sure', most=5)\n"
+        "print(*(round(made.opinions.on(item.id, None), 3) for item in made.desk.items))",
+        run,
+        tmp_path / "out",
+    )
+    found = [abs(float(p) - 0.5) for p in said.split()]
+    assert len(found) == 5
+    assert found == sorted(found, reverse=True)
+    assert found[0] > 0.3
 
 
 def test_a_command(copy):
