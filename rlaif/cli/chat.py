@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rlaif.cli.arguments import Trust
 from rlaif.cli.groups import app
 from rlaif.cli.terminal import say, tell, typed_lines
 
@@ -34,9 +35,7 @@ def chat(
     seed: Annotated[int, typer.Option(help="The same seed and turns, the same responses.")] = 0,
     temperature: Annotated[float, typer.Option(min=0.0, help="0 = the likeliest token.")] = 0.7,
     max_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of a response.")] = 256,
-    trust: Annotated[
-        bool, typer.Option("--trust", help="Allow the functions and endpoints that the runs' configs name.")
-    ] = False,
+    trust: Trust = False,
 ) -> None:
     """Talk to a policy, or to several side by side; each line is a turn, from a terminal or a pipe."""
     from rlaif.chat import open_conversation

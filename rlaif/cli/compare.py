@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from rlaif.cli.arguments import Trust
 from rlaif.cli.groups import app
 from rlaif.cli.terminal import Json, Progress, emit, page_at, say, tell
 
@@ -16,9 +17,7 @@ from rlaif.cli.terminal import Json, Progress, emit, page_at, say, tell
 def compare(
     runs: Annotated[list[Path], typer.Argument(help="Two or more run folders.")],
     out: Annotated[Path | None, typer.Option(help="Where to write the page; default compare.html.")] = None,
-    trust: Annotated[
-        bool, typer.Option("--trust", help="Allow the functions and endpoints that the runs' configs name.")
-    ] = False,
+    trust: Trust = False,
     as_json: Json = False,
 ) -> None:
     """Compare runs on the same held-out prompts."""

@@ -33,7 +33,7 @@ def data_import(
         typer.Option(metavar="KIND:NAME", help="Who labelled, where the data does not say: ai:judge-1."),
     ] = None,
 ) -> None:
-    """Import preference data in a format of docs/data-formats.md; says what was kept, what not and why."""
+    """Import preference data in a format of docs/data-formats.md; say what was kept, what not and why."""
     from rlaif.human.importers import import_file
 
     format, paths = _format_and_files(files)
@@ -44,14 +44,16 @@ def data_import(
 
 @data_app.command("export")
 def data_export(
-    folder: Annotated[Path, typer.Argument(help="A run, or a folder written by rlaif data import.")],
+    folder: Annotated[
+        Path, typer.Argument(metavar="RUN|FOLDER", help="A run, or what rlaif data import wrote.")
+    ],
     format: Annotated[str, typer.Option(help="The format, e.g. trl.")],
     out: Annotated[
         Path, typer.Option(help="A .jsonl, .json, .csv or .parquet file, or a folder of datasets to make.")
     ],
     licence: Annotated[str, typer.Option("--license", help="The licence that the card names.")] = NO_LICENCE,
 ) -> None:
-    """Export comparisons and their labels, Parquet and `datasets` with a card; says what was left out."""
+    """Export comparisons and their labels, Parquet and `datasets` with a card; say what was left out."""
     from rlaif.report.cards import export_with_card
 
     emit(export_with_card(folder, format, out, licence))

@@ -7,24 +7,27 @@ from typing import Annotated
 
 import typer
 
+from rlaif.cli.arguments import JudgeSet, TemplateSet
 from rlaif.cli.groups import judge_app
 from rlaif.cli.terminal import Json, Progress, emit, page_at, say, tell
 
 
 @judge_app.command("audit")
 def judge_audit(
-    what: Annotated[str, typer.Argument(help="A config file, or a model: a folder or a hub id.")],
+    what: Annotated[
+        str, typer.Argument(metavar="MODEL|CONFIG", help="A config file, or a model: a folder or a hub id.")
+    ],
     out: Annotated[
         Path | None, typer.Option(help="Where to write the page; default judge_card.html.")
     ] = None,
     pairs: Annotated[
         int, typer.Option(min=0, help="Pairs of the policy's responses; 0 = the examples alone.")
     ] = 200,
-    set_: Annotated[list[str] | None, typer.Option("-s", "--set", help="key=value of the config.")] = None,
+    set_: JudgeSet = None,
     constitution: Annotated[
         Path | None, typer.Option(help="With a model: the constitution to judge by.")
     ] = None,
-    templates: Annotated[str, typer.Option(help="With a model: the template set.")] = "default",
+    templates: TemplateSet = "default",
     as_json: Json = False,
 ) -> None:
     """Make the judge card: accuracy, calibration, biases, consistency, and what attacks turn."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rlaif.cli.arguments import ConstitutionFile
 from rlaif.cli.groups import prompts_app
 from rlaif.cli.run import running
 from rlaif.cli.terminal import Json, Progress, emit, say, tell
@@ -17,10 +18,13 @@ if TYPE_CHECKING:
 
 @prompts_app.command("generate")
 def prompts_generate(
-    constitution: Annotated[Path, typer.Argument(help="A constitution file.")],
+    constitution: ConstitutionFile,
     model: Annotated[
         str,
-        typer.Option(help="Who writes: a folder, a GGUF file, a hub id, or a config, whose feedback it is."),
+        typer.Option(
+            metavar="MODEL|CONFIG",
+            help="Who writes: a config, whose feedback model it is, or a model.",
+        ),
     ],
     number: Annotated[
         int, typer.Option("--number", "-n", min=1, help="Prompts for each principle and kind.")

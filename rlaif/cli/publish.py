@@ -24,7 +24,7 @@ def publish(
     out: Annotated[Path | None, typer.Option(help="Write what would be pushed to this folder.")] = None,
     as_json: Json = False,
 ) -> None:
-    """A policy, a reward model or the preferences with a card, pushed to a hub where --to says so."""
+    """Give a policy, a reward model or the preferences a card; push it to a hub where --to names one."""
     import tempfile
 
     from rlaif.report.publish import prepare, push

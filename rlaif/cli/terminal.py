@@ -19,7 +19,7 @@ from rlaif.errors import OBEYED, UserError, printable
 stderr = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
 NO_LICENCE = "unknown"  # in a card, where nobody has said which
-RunDir = Annotated[Path, typer.Argument(help="A run folder.")]
+RunDir = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
 
 
 def emit(data: Any) -> None:

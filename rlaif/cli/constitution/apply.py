@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from rlaif.cli.arguments import Trust
 from rlaif.cli.groups import constitution_app
 from rlaif.cli.run import Set, running
 from rlaif.cli.terminal import Json, Progress, RunDir, emit, say, tell
@@ -26,9 +27,7 @@ def constitution_apply(
         bool, typer.Option("--anew", help="Train PPO from the reference, not on from the run's policy.")
     ] = False,
     set_: Set = None,
-    trust: Annotated[
-        bool, typer.Option("--trust", help="Allow the functions and endpoints that the run's config names.")
-    ] = False,
+    trust: Trust = False,
     as_json: Json = False,
 ) -> None:
     """Follow an edit to the policy: ask the stale labels alone, train what must be, compare the policies."""

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import typer
-
+from rlaif.cli.arguments import PageFile
 from rlaif.cli.groups import constitution_app
 from rlaif.cli.terminal import Json, RunDir, emit, page_at, say, tell
 
@@ -14,10 +12,10 @@ from rlaif.cli.terminal import Json, RunDir, emit, page_at, say, tell
 @constitution_app.command("coverage")
 def constitution_coverage(
     run: RunDir,
-    out: Annotated[Path | None, typer.Option(help="Write a page, too.")] = None,
+    out: PageFile = None,
     as_json: Json = False,
 ) -> None:
-    """What each principle does to a run's preferences, from its labels: no model is asked."""
+    """Show what each principle does to a run's preferences, from its labels: no model is asked."""
     from rlaif.report.principles_shown import in_words, report_of, write_coverage
     from rlaif.report.run_reader import plain
 

@@ -7,28 +7,27 @@ from typing import Annotated
 
 import typer
 
+from rlaif.cli.arguments import PageFile, Trust
 from rlaif.cli.groups import constitution_app
 from rlaif.cli.terminal import Json, Progress, emit, page_at, say, tell
 
 
 @constitution_app.command("diff")
 def constitution_diff(
-    old: Annotated[Path, typer.Argument(help="The old file, or a run: its constitution.")],
-    new: Annotated[Path, typer.Argument(help="The edited file.")],
+    old: Annotated[Path, typer.Argument(metavar="OLD", help="The old file, or a run: its constitution.")],
+    new: Annotated[Path, typer.Argument(metavar="NEW", help="The edited file.")],
     run: Annotated[
-        Path | None, typer.Option(help="A run labelled by the old one: what turns in its verdicts?")
+        Path | None,
+        typer.Option(metavar="RUN", help="A run labelled by the old one: what turns?"),
     ] = None,
     ask: Annotated[
         bool, typer.Option("--ask", help="Ask the run's feedback model for the stale labels, and keep them.")
     ] = False,
-    out: Annotated[Path | None, typer.Option(help="Also write a page.", metavar="FILE.html")] = None,
-    trust: Annotated[
-        bool,
-        typer.Option("--trust", help="With --ask: allow the endpoints and functions of the run's config."),
-    ] = False,
+    out: PageFile = None,
+    trust: Trust = False,
     as_json: Json = False,
 ) -> None:
-    """What an edit does: stale labels and their cost; with a run, turned verdicts and changed preferences."""
+    """Show what an edit does: stale labels and their cost; with a run, what verdicts and preferences turn."""
     from rlaif.cli.run import running
     from rlaif.workbench.diff import diff
     from rlaif.workbench.edit_page import write_edit

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rlaif.cli.arguments import ConstitutionFile
 from rlaif.cli.groups import constitution_app
 from rlaif.cli.terminal import Json, emit, say, tell
 from rlaif.errors import UserError
@@ -20,7 +21,9 @@ Out = Annotated[Path | None, typer.Option(help="A new file for it; omitted: it i
 
 @constitution_app.command("import")
 def constitution_import(
-    files: Annotated[list[Path], typer.Argument(help="Files of other projects; several make one.")],
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILE...", help="Other projects' files; several make one.")
+    ],
     format: Annotated[str | None, typer.Option(help="Their format; omitted: recognised.")] = None,
     out: Out = None,
     name: Annotated[str | None, typer.Option(help="The constitution's name; omitted: the file's.")] = None,
@@ -29,7 +32,7 @@ def constitution_import(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Make a constitution of principles in another project's format; says what was not kept."""
+    """Make a constitution of principles in another project's format; say what was not kept."""
     from rlaif.runs.storage import write_text
     from rlaif.workbench.exchange import import_files, questions
     from rlaif.workbench.yaml_text import to_yaml
@@ -55,12 +58,12 @@ def constitution_import(
 
 @constitution_app.command("export")
 def constitution_export(
-    file: Annotated[Path, typer.Argument(help="A constitution file.")],
+    file: ConstitutionFile,
     format: Annotated[str, typer.Option(help="The format; docs/constitution-formats.md lists them.")],
     out: Out = None,
     as_json: Json = False,
 ) -> None:
-    """Write a constitution in another project's format; says what that cannot keep."""
+    """Write a constitution in another project's format; say what that cannot keep."""
     from rlaif.constitution import Constitution
     from rlaif.runs.storage import write_text
     from rlaif.workbench.exchange import export

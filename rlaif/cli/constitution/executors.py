@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from rlaif.cli.arguments import ConstitutionFile, DrawnPairs, DrawSeed, JudgeSet, KeepLabels, RunTemplates
 from rlaif.cli.groups import constitution_app
 from rlaif.cli.terminal import Json, Progress, emit, say, tell
 
@@ -28,7 +29,7 @@ Runs = Annotated[
 
 @constitution_app.command("executors")
 def constitution_executors(
-    path: Annotated[Path, typer.Argument(metavar="FILE", help="A constitution file.")],
+    path: ConstitutionFile,
     more: MoreJudges = None,
     judges: Annotated[
         list[str] | None,
@@ -40,24 +41,15 @@ def constitution_executors(
     labels: Annotated[
         Path | None, typer.Option(metavar="FILE", help="People's labels, beside their comparisons.jsonl.")
     ] = None,
-    pairs: Annotated[
-        int, typer.Option(min=0, help="Comparisons of each source, drawn by --seed; 0 = all.")
-    ] = 200,
-    seed: Annotated[int, typer.Option(help="Draws comparisons.")] = 0,
-    set_: Annotated[
-        list[str] | None, typer.Option("-s", "--set", help="key=value of the judges' configs.")
-    ] = None,
-    templates: Annotated[
-        str | None, typer.Option(help="With a model: the template set; omitted = the run's, else default.")
-    ] = None,
-    keep: Annotated[
-        Path | None,
-        typer.Option("--keep", metavar="FILE", help="Keep the judges' labels here, and go on from them."),
-    ] = None,
+    pairs: DrawnPairs = 200,
+    seed: DrawSeed = 0,
+    set_: JudgeSet = None,
+    templates: RunTemplates = None,
+    keep: KeepLabels = None,
     as_json: Json = False,
 ) -> None:
-    """Which clauses do judges, and people, read differently? Agreement by principle, with the pairs that show
-    it."""
+    """Find the clauses that judges, and people, read differently: agreement by principle, with the pairs that
+    show it."""
     from rlaif.report.run_reader import plain
     from rlaif.workbench.reading import Sources, executors
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from rlaif.cli.arguments import DrawnPairs, DrawSeed, JudgeSet, KeepLabels, RunTemplates
 from rlaif.cli.groups import constitution_app
 from rlaif.cli.terminal import Json, Progress, emit, page_at, say, tell
 
@@ -38,22 +39,17 @@ def constitution_induce(
     by: Annotated[
         Literal["human", "ai", "simulated"] | None, typer.Option(help="Whose labels are to be explained.")
     ] = None,
-    pairs: Annotated[int, typer.Option(min=0, help="Comparisons to use, drawn by --seed; 0 = all.")] = 0,
-    seed: Annotated[int, typer.Option(help="Draws comparisons.")] = 0,
-    set_: Annotated[
-        list[str] | None, typer.Option("-s", "--set", help="key=value of the judge's config.")
+    pairs: DrawnPairs = 0,
+    seed: DrawSeed = 0,
+    set_: JudgeSet = None,
+    templates: RunTemplates = None,
+    keep: KeepLabels = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write what was found as a constitution file.")
     ] = None,
-    templates: Annotated[
-        str | None, typer.Option(help="With a model: the template set; omitted = the run's, else default.")
-    ] = None,
-    keep: Annotated[
-        Path | None,
-        typer.Option("--keep", metavar="FILE", help="Keep the judge's labels here, and go on from them."),
-    ] = None,
-    out: Annotated[Path | None, typer.Option(help="Write what was found as a constitution file.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Which principles explain labels: weights, held-out agreement, and a constitution of them."""
+    """Find the principles that explain labels: weights, held-out agreement, and a constitution of them."""
     from rlaif.report.run_reader import plain
     from rlaif.runs.storage import write_text
     from rlaif.workbench.inducing import Asked, induce

@@ -6,15 +6,13 @@ from typing import Annotated
 
 import typer
 
-from rlaif.cli.constitution.test import FewShot, JudgeName, Sets, TemplateSet
+from rlaif.cli.arguments import ConstitutionFile, FewShot, JudgeName, JudgeSet, TemplateSet, Trust
 from rlaif.cli.constitution.try_ import (
     Count,
-    File,
     Policy,
     Probes,
     PromptFile,
     Seed,
-    Trust,
     probe_of,
     share_cores,
 )
@@ -24,7 +22,7 @@ from rlaif.cli.terminal import Progress, say, tell
 
 @constitution_app.command("open")
 def constitution_open(
-    path: File,
+    path: ConstitutionFile,
     judge: JudgeName,
     policy: Policy = None,
     prompts: PromptFile = None,
@@ -32,7 +30,7 @@ def constitution_open(
     probe: Probes = None,
     seed: Seed = 0,
     few_shot: FewShot = None,
-    set_: Sets = None,
+    set_: JudgeSet = None,
     templates: TemplateSet = "default",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 = any free one.")] = 0,
     trust: Trust = False,

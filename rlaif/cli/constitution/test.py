@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rlaif.cli.arguments import ConstitutionFile, FewShot, JudgeName, JudgeSet, TemplateSet
 from rlaif.cli.groups import constitution_app
 from rlaif.cli.terminal import Json, emit, page_at, say, tell
 from rlaif.records import TIE_MARGIN
@@ -15,19 +16,10 @@ from rlaif.records import TIE_MARGIN
 if TYPE_CHECKING:
     from rlaif.workbench.example_tests import ExampleResult
 
-JUDGE = "A config file, whose feedback model judges as its label stage asks it, or a model: folder or hub id."
-JudgeName = Annotated[str, typer.Option("--judge", metavar="MODEL|CONFIG", help=JUDGE)]
-Sets = Annotated[list[str] | None, typer.Option("-s", "--set", help="key=value of the judge's config.")]
-TemplateSet = Annotated[str, typer.Option(help="With a model: the template set.")]
-FewShot = Annotated[
-    int | None,
-    typer.Option(min=0, help="Solved examples shown before each question; omitted = the config's."),
-]
-
 
 @constitution_app.command("test")
 def constitution_test(
-    path: Annotated[Path, typer.Argument(metavar="FILE", help="A constitution file.")],
+    path: ConstitutionFile,
     judge: JudgeName,
     select: Annotated[
         str, typer.Option("-k", help='Parts of test ids and tags, as in "polite and not wording".')
@@ -39,12 +31,12 @@ def constitution_test(
         float, typer.Option(min=0.0, max=0.5, help="Least lead beyond ½, both orders together.")
     ] = TIE_MARGIN,
     few_shot: FewShot = None,
-    set_: Sets = None,
+    set_: JudgeSet = None,
     templates: TemplateSet = "default",
     junit: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write JUnit XML.")] = None,
     as_json: Json = False,
 ) -> None:
-    """A principle's examples are its tests: does the judge prefer the better response, in both orders, under
+    """Test principles by their examples: does the judge prefer the better response, in both orders, under
     each wording? Exit code 1 where one fails."""
     from rlaif.constitution import Constitution
     from rlaif.runs.storage import write_text

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rlaif.cli.constitution.test import FewShot, JudgeName, Sets, TemplateSet
+from rlaif.cli.arguments import ConstitutionFile, FewShot, JudgeName, JudgeSet, TemplateSet, Trust
 from rlaif.cli.groups import constitution_app
 from rlaif.cli.terminal import Progress, say, tell, typed_lines
 from rlaif.errors import UserError, nearest
@@ -31,7 +31,6 @@ HELP = (
 )
 SHOWN = 10  # prompts that /pick lists
 
-File = Annotated[Path, typer.Argument(metavar="FILE", help="A constitution file.")]
 Policy = Annotated[
     str | None, typer.Option(help="RUN, RUN:POLICY or a model; omitted = the policy of --judge's config.")
 ]
@@ -44,14 +43,11 @@ Probes = Annotated[
 ]
 Count = Annotated[int, typer.Option("--pairs", min=1, help="Most pairs to watch.")]
 Seed = Annotated[int, typer.Option(help="Of the policy's responses and of the prompts that are drawn.")]
-Trust = Annotated[
-    bool, typer.Option("--trust", help="Allow the functions and endpoints that a run's config names.")
-]
 
 
 @constitution_app.command("try")
 def constitution_try(
-    path: File,
+    path: ConstitutionFile,
     judge: JudgeName,
     policy: Policy = None,
     prompts: PromptFile = None,
@@ -65,7 +61,7 @@ def constitution_try(
     temperature: Annotated[float, typer.Option(min=0.0, help="Of the policy's responses.")] = 1.0,
     max_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of a response.")] = 256,
     few_shot: FewShot = None,
-    set_: Sets = None,
+    set_: JudgeSet = None,
     templates: TemplateSet = "default",
     trust: Trust = False,
     as_json: Annotated[bool, typer.Option("--json", help="With --watch: a line of JSON a save.")] = False,

@@ -1,0 +1,39 @@
+"""Arguments and options that several commands have: spelt and explained once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+JUDGE = "A config file, whose feedback model judges as its label stage asks it, or a model: folder or hub id."
+
+ConstitutionFile = Annotated[Path, typer.Argument(metavar="FILE", help="A constitution file.")]
+JudgeName = Annotated[str, typer.Option("--judge", metavar="MODEL|CONFIG", help=JUDGE)]
+JudgeSet = Annotated[
+    list[str] | None, typer.Option("-s", "--set", help="key=value of the judge's config, repeatable.")
+]
+TemplateSet = Annotated[str, typer.Option("--templates", help="With a model: the template set.")]
+RunTemplates = Annotated[
+    str | None,
+    typer.Option("--templates", help="With a model: the template set; omitted = the run's, else default."),
+]
+FewShot = Annotated[
+    int | None,
+    typer.Option(
+        "--few-shot", min=0, help="Solved examples shown before each question; omitted = the config's."
+    ),
+]
+DrawnPairs = Annotated[
+    int, typer.Option("--pairs", min=0, help="Comparisons of each source, drawn by --seed; 0 = all.")
+]
+DrawSeed = Annotated[int, typer.Option("--seed", help="Draws comparisons.")]
+KeepLabels = Annotated[
+    Path | None,
+    typer.Option("--keep", metavar="FILE", help="Keep the judge's labels here, and go on from them."),
+]
+PageFile = Annotated[Path | None, typer.Option("--out", metavar="FILE.html", help="Also write a page.")]
+Trust = Annotated[
+    bool, typer.Option("--trust", help="Allow the functions and endpoints that a run's config names.")
+]
