@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from rlaif.cli.arguments import PageFile
 from rlaif.cli.groups import app
 from rlaif.cli.terminal import Json, emit, page_at, say, tell
 
@@ -17,14 +18,14 @@ def agree(
         list[Path],
         typer.Argument(metavar="FILE|RUN...", help="Labels, rankings, imported folders, runs, other data."),
     ],
-    out: Annotated[Path | None, typer.Option(help="Where to write a page of it.")] = None,
+    out: PageFile = None,
     epsilon: Annotated[
         float,
         typer.Option(min=0, max=1, help="What a judge saves, as the share it may be worse than a person."),
     ] = 0.1,
     as_json: Json = False,
 ) -> None:
-    """How far people and judges agree, and whether a judge may stand in for people."""
+    """Measure how far people and judges agree, and whether a judge may stand in for people."""
     from rlaif.human.agree import agree as agreement
     from rlaif.human.agree_page import in_words, write_agreement
     from rlaif.human.annotated import read_annotated

@@ -9,11 +9,15 @@ import typer
 from rlaif.cli.terminal import say
 
 app = typer.Typer(name="rlaif", no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
-judge_app = typer.Typer(no_args_is_help=True, help="The feedback model as a judge.")
-constitution_app = typer.Typer(no_args_is_help=True, help="Work on a constitution file.")
-data_app = typer.Typer(no_args_is_help=True, help="Preference data: import, export, check.")
-prompts_app = typer.Typer(no_args_is_help=True, help="Prompts for a run.")
-playground_app = typer.Typer(no_args_is_help=True, help="The small world with a known truth.")
+judge_app = typer.Typer(no_args_is_help=True, help="Examine the feedback model as a judge.")
+constitution_app = typer.Typer(
+    no_args_is_help=True, help="Check, test, try, edit and measure constitutions; import and export them."
+)
+data_app = typer.Typer(no_args_is_help=True, help="Import, export and check preference data.")
+prompts_app = typer.Typer(no_args_is_help=True, help="Write prompts for a run.")
+playground_app = typer.Typer(
+    no_args_is_help=True, help="Build the small world with a known truth, and sample from it."
+)
 app.add_typer(judge_app, name="judge", rich_help_panel="The loop")
 app.add_typer(constitution_app, name="constitution", rich_help_panel="Material")
 app.add_typer(data_app, name="data", rich_help_panel="Material")
