@@ -9,9 +9,9 @@ benchmarks/coverage.py and printed in docs/results/coverage.md.
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from statistics import NormalDist
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -118,6 +118,14 @@ def mean_interval(
     below, above = _cubic((t * error / (x.mean() - low)) ** 2)
     above = math.inf if groups < needed else above
     return float(low + (x.mean() - low) * below), float(low + (x.mean() - low) * above)
+
+
+def rate(values: ArrayLike, clusters: Iterable[Hashable]) -> dict[str, Any]:
+    """A mean of values [n] in [0, 1] with its interval, n and the number of clusters; None where n is 0."""
+    x = np.asarray(values, float)
+    keys = clusters.tolist() if isinstance(clusters, np.ndarray) else list(clusters)
+    ci = mean_interval(x, UNIT, keys) if len(x) else None
+    return {"value": mean(x) if len(x) else None, "ci": ci, "n": len(x), "groups": len(set(keys))}
 
 
 def dispersion(x: Array, bounds: Interval, member: NDArray[np.intp]) -> tuple[float, float]:

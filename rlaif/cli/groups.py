@@ -11,12 +11,12 @@ from rlaif.cli.terminal import say
 app = typer.Typer(name="rlaif", no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
 judge_app = typer.Typer(no_args_is_help=True, help="Examine the feedback model as a judge.")
 constitution_app = typer.Typer(
-    no_args_is_help=True, help="Check, test, try, edit and measure constitutions; import and export them."
+    no_args_is_help=True, help="Check, test, edit and measure constitutions; import and export them."
 )
 data_app = typer.Typer(no_args_is_help=True, help="Import, export and check preference data.")
 prompts_app = typer.Typer(no_args_is_help=True, help="Write prompts for a run.")
 playground_app = typer.Typer(
-    no_args_is_help=True, help="Build the small world with a known truth, and sample from it."
+    no_args_is_help=True, help="Build the small world with a known truth; sample from it."
 )
 app.add_typer(judge_app, name="judge", rich_help_panel="The loop")
 app.add_typer(constitution_app, name="constitution", rich_help_panel="Material")

@@ -32,7 +32,7 @@ from rlaif.human.anchoring import anchoring
 from rlaif.human.annotated import Annotated, Said
 from rlaif.human.leanings import leanings
 from rlaif.human.powered import powered_estimates
-from rlaif.intervals import UNIT, count, mean_interval
+from rlaif.intervals import rate
 from rlaif.records import Verdict, verdict_of
 from rlaif.stats import mean
 
@@ -104,17 +104,6 @@ def agree(found: Annotated, epsilon: float = 0.1) -> Figures:
     data["between"] = [row for row in data["between"] if row["n"]]
     _principles(table, data["judges"])
     return data
-
-
-def rate(values: Sequence[float], clusters: Sequence[str]) -> Figures:
-    """A mean of values in [0, 1] with its interval, n and the number of clusters."""
-    n = len(values)
-    return {
-        "value": mean(values) if n else None,
-        "ci": list(mean_interval(values, UNIT, clusters)) if n else None,
-        "n": n,
-        "groups": count(n, list(clusters)),
-    }
 
 
 def _annotator(table: Table, at: int) -> Figures:

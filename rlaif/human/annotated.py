@@ -34,6 +34,7 @@ from rlaif.records import (
     verdict_of,
     with_content_id,
 )
+from rlaif.runs.catalog import is_run
 from rlaif.runs.folder import Run
 from rlaif.runs.lookup import json_rows
 from rlaif.runs.rows import first_by_id, read_rows
@@ -95,7 +96,7 @@ def read_annotated(paths: Sequence[Path]) -> Annotated:
     for path in paths:
         if not path.exists():
             raise UserError(f"{path}: no such file or folder.", "labels, rankings or a run", "check the path")
-        if (path / "config.json").exists():
+        if is_run(path):
             rows.add_run(path, found)
         elif path.is_dir() and (path / "comparisons.jsonl").exists():
             rows.add_folder(path, found)

@@ -21,11 +21,10 @@ from numpy.typing import NDArray
 
 from rlaif.constitution import Constitution
 from rlaif.feedback.preferences import Bounds, combine_orders, mixed, p_a_by_annotator, without_each
-from rlaif.intervals import UNIT, count, mean_interval
+from rlaif.intervals import rate
 from rlaif.options import LabelOptions
 from rlaif.records import TIE_MARGIN, Comparison, Label, Prompt
 from rlaif.report.run_reader import RunReader
-from rlaif.stats import mean
 
 Array = NDArray[Any]
 Rate = dict[str, Any]
@@ -37,15 +36,6 @@ LISTED = 5  # prompts that no principle decides
 def sides(p: Array) -> Array:
     """The verdicts of probabilities: 1 for a, −1 for b, 0 for a tie and for no opinion (nan)."""
     return np.where(np.abs(p - 0.5) > TIE_MARGIN, np.sign(p - 0.5), 0.0)
-
-
-def rate(values: Array, clusters: Array) -> Rate:
-    """A mean of values in [0, 1] with its interval, and how many values and clusters it rests on."""
-    if not len(values):
-        return {"value": None, "ci": None, "n": 0, "groups": 0}
-    keys = clusters.tolist()
-    ci = mean_interval(values, UNIT, keys)
-    return {"value": mean(values), "ci": ci, "n": len(values), "groups": count(len(keys), keys)}
 
 
 class PrincipleReadings:

@@ -28,9 +28,8 @@ from rlaif.feedback.preferences import (
     sigmoid,
 )
 from rlaif.forecasts import kappa_interval
-from rlaif.intervals import UNIT, count, mean_interval
+from rlaif.intervals import rate
 from rlaif.records import Label, verdict_of
-from rlaif.stats import mean
 
 ALL = "all"
 PEOPLE = "people"
@@ -108,7 +107,7 @@ def _clause(
         "executors": {
             who: {
                 "n": len(by),
-                "decides": _rate([side != "tie" for side in by.values()], [clusters[pair] for pair in by]),
+                "decides": rate([side != "tie" for side in by.values()], [clusters[pair] for pair in by]),
                 "flip_rate": flips.get(who, {}).get(name),
                 "kappa": _agreement(_against(who, heard), clusters)["kappa"],
             }
@@ -162,23 +161,15 @@ def _agreement(rows: Sequence[Two], clusters: Mapping[str, str]) -> dict[str, An
     some = [("tie" in (a, b), key) for (_, a, b), key in zip(rows, keys, strict=True) if {a, b} != {"tie"}]
     kappa = found["kappa"] if found and found["kappa"] == found["kappa"] else None
     return {
-        "agreement": _rate([a == b for _, a, b in rows], keys),
+        "agreement": rate([a == b for _, a, b in rows], keys),
         "kappa": {"value": kappa, "ci": found["kappa_ci"] if found else None, "n": len(rows)},
-        "opposite": _rate(*_columns(both)),
-        "one_sided": _rate(*_columns(some)),
+        "opposite": rate(*_columns(both)),
+        "one_sided": rate(*_columns(some)),
     }
 
 
 def _columns(rows: Sequence[tuple[bool, str]]) -> tuple[list[bool], list[str]]:
     return [hit for hit, _ in rows], [key for _, key in rows]
-
-
-def _rate(hits: Sequence[bool], keys: Sequence[str]) -> dict[str, Any]:
-    if not hits:
-        return {"value": None, "ci": None, "n": 0, "groups": 0}
-    values = [float(hit) for hit in hits]
-    ci = mean_interval(values, UNIT, list(keys))
-    return {"value": mean(values), "ci": ci, "n": len(values), "groups": count(len(keys), list(keys))}
 
 
 def _examples(said: Mapping[str, Read]) -> list[dict[str, Any]]:

@@ -26,13 +26,12 @@ from rlaif.intervals import (
     GAP,
     NAN,
     ROUNDING,
-    UNIT,
     Array,
     Interval,
     by_cluster,
-    count,
     mean_interval,
     quantile,
+    rate,
 )
 from rlaif.intervals import shown as is_shown
 from rlaif.records import TIE_MARGIN
@@ -205,8 +204,8 @@ def held_out(x_NJ: Array, y_N: Array, length_N: Array, member_N: Members, level:
         name: _hits(logits[decided], y_N[decided]) for name, logits in (("model", model), ("length", length))
     }
     return {
-        "agreement": _rate(hits["model"], keys),
-        "length": _rate(hits["length"], keys),
+        "agreement": rate(hits["model"], keys),
+        "length": rate(hits["length"], keys),
         "over_chance": _gap(hits["model"] - 0.5, keys, (-0.5, 0.5)),
         "over_length": _gap(hits["model"] - hits["length"], keys, GAP),
         "cross_entropy": {
@@ -221,11 +220,6 @@ def held_out(x_NJ: Array, y_N: Array, length_N: Array, member_N: Members, level:
 
 def _hits(logits: Array, y: Array) -> Array:
     return np.where(logits == 0, 0.5, ((logits > 0) == (y > 0.5)).astype(float))
-
-
-def _rate(values: Array, keys: list[int]) -> dict[str, Any]:
-    ci = mean_interval(values, UNIT, keys) if len(values) else (NAN, NAN)
-    return {"value": mean(values), "ci": ci, "n": len(values), "groups": count(len(values), keys)}
 
 
 def _gap(values: Array, keys: list[int], bounds: Interval) -> dict[str, Any]:

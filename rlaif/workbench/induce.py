@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from rlaif.constitution import Constitution, Principle
 from rlaif.errors import UserError
 from rlaif.feedback.preferences import BOUND, aggregate, combine_orders, logit, opinions
-from rlaif.intervals import LEAST, UNIT, Array, count, mean_interval, members
+from rlaif.intervals import LEAST, Array, count, members, rate
+from rlaif.pages.page import fixed
 from rlaif.records import TIE_MARGIN, AnnotatorKind, Label
-from rlaif.stats import mean
 from rlaif.workbench import explain
 from rlaif.workbench.pairs import LabelledPairs, of_this_wording
 
@@ -193,8 +193,8 @@ def _candidate(
         "id": principle.id,
         "text": principle.text,
         "read": int(read.sum()),
-        "decides": _rate(decides[read].astype(float), _of(found, read)),
-        "agreement": _rate(((x > 0) == (found.y_N > 0.5))[both].astype(float), _of(found, both)),
+        "decides": rate(decides[read].astype(float), _of(found, read)),
+        "agreement": rate(((x > 0) == (found.y_N > 0.5))[both].astype(float), _of(found, both)),
         "chosen": None,
         "alike": {"id": ids[i], "r": r} if i >= 0 else None,
     }
@@ -202,13 +202,6 @@ def _candidate(
 
 def _of(found: Evidence, rows: Bools) -> list[str]:
     return [cluster for cluster, kept in zip(found.clusters, rows, strict=True) if kept]
-
-
-def _rate(values: Array, keys: list[str]) -> dict[str, Any]:
-    if not len(values):
-        return {"value": None, "ci": None, "n": 0, "groups": 0}
-    ci = mean_interval(values, UNIT, keys)
-    return {"value": mean(values), "ci": ci, "n": len(values), "groups": count(len(keys), keys)}
 
 
 def constitution_of(figures: Mapping[str, Any], candidates: Constitution, source: str) -> Constitution:
@@ -230,7 +223,7 @@ def constitution_of(figures: Mapping[str, Any], candidates: Constitution, source
         update={
             "name": f"{candidates.name}-induced",
             "description": f"What explains {figures['labels']} labels of {source}: {len(rows)} of "
-            f"{len(figures['candidates'])} candidates, held-out agreement {agreement['value']:.2f}.",
+            f"{len(figures['candidates'])} candidates, held-out agreement {fixed(agreement['value'])}.",
             "principles": kept,
         }
     )
