@@ -276,7 +276,7 @@ def test_a_queue_of_the_ranking_page(copy, tmp_path):
     said = copy.python(
         "import sys; from pathlib import Path; from tests.annotating import session\n"
         "made = session(Path(sys.argv[1]), Path(sys.argv[2]), queue='sure', most=5)\n"
-        "print(*(round(made.opinions.on(item.id, None), 3) for item in made.desk.items))",
+        "print(*(round(made.opinions.on(item.id), 3) for item in made.desk.items))",
         run,
         tmp_path / "out",
     )

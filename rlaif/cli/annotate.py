@@ -32,6 +32,10 @@ Blur = Annotated[
 Rules = Annotated[
     Path | None, typer.Option(help="The constitution whose principles are shown; omitted = the run's.")
 ]
+Labels = Annotated[
+    list[Path] | None,
+    typer.Option(help="More judges' labels on the same pairs: a run, folder or file; may be repeated."),
+]
 Out = Annotated[
     Path | None, typer.Option(help="Folder of the labels; omitted = RUN/annotations, FILE-annotations.")
 ]
@@ -53,6 +57,7 @@ def annotate(
     repeats: Repeats = 0.0,
     blur: Blur = None,
     constitution: Rules = None,
+    labels: Labels = None,
     out: Out = None,
     seed: Seed = 0,
     port: Port = 0,
@@ -61,7 +66,7 @@ def annotate(
     from rlaif.constitution import Constitution
     from rlaif.human.annotating.desk import Settings
     from rlaif.human.annotating.grading import graded
-    from rlaif.human.annotating.material import open_material
+    from rlaif.human.annotating.material import open_material, with_labels
     from rlaif.human.annotating.page import BLURRED, Session, folder_of
     from rlaif.runs.locking import locked
 
@@ -72,6 +77,7 @@ def annotate(
             "leave one of the two out",
         )
     material = open_material(path, Constitution.load(constitution) if constitution else None, Progress)
+    material = with_labels(material, labels) if labels else material
     blurred = frozenset(blur) if blur else BLURRED
     settings = Settings(queue, seed, overlap, repeats, per_principle, assist, reasons, blurred)
     folder = out or folder_of(path)

@@ -527,7 +527,7 @@ MUTANTS = (
     Mutant('kind == "final" or action.anchored', 'kind == "final"', "test_annotate", "seen"),
     Mutant("order.index(first) < action", "order.index(first) > action", "test_annotate", "whatever_side"),
     Mutant("].since < HELD", "].since > HELD", "test_annotate", "another_one_holds"),
-    Mutant("-abs(fmean(said) - 0.5)", "abs(fmean(said) - 0.5)", "test_annotate", "queue_shows"),
+    Mutant("-abs(fmean(said) - 0.5)", "abs(fmean(said) - 0.5)", "test_annotate_queues", "queue_shows"),
     Mutant('"repeats" if action.repeat', '"labels" if action.repeat', "test_annotate", "repeated_items"),
     Mutant("there not in ours", "there in ours", "test_annotate", "waits or somebody"),
     Mutant("return 1 - p_a if turned", "return p_a if turned", "test_anchoring", "apart"),

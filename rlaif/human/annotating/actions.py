@@ -82,10 +82,9 @@ class History:
         else:
             self.live.append(action)
 
-    def has_seen_opinion(self, item: str, principle_id: str | None) -> bool:
-        """Whether the AI's opinion was ever shown to the annotator, taken back or not."""
-        seen = [each for each in self.actions if each.opinion_shown]
-        return any(each.item == item and each.principle_id == principle_id for each in seen)
+    def has_seen_opinion(self, item: str) -> bool:
+        """Whether the AI's opinion on an item was ever shown to the annotator, taken back or not."""
+        return any(each.opinion_shown and each.item == item for each in self.actions)
 
 
 class ActionLog:

@@ -178,7 +178,7 @@ class Desk:
         note: str | None,
         seconds: float | None,
     ) -> Action:
-        seen = history.has_seen_opinion(task.item.id, task.principle_id)
+        seen = history.has_seen_opinion(task.item.id)
         return Action(
             annotator=history.name,
             step=len(history.actions),
@@ -305,8 +305,9 @@ class Desk:
         return share > 0 and derive_seed(self.settings.seed, "repeat", name, item) / 2**31 < share
 
     def _shows_opinion(self, task: Task) -> bool:
-        known = self.settings.assisted and not task.repeat and len(task.item.response_ids) == 2
-        return known and self.opinions.on(task.item.id, task.principle_id) is not None
+        """After the last question on an item: an opinion under one principle is one on the next, too."""
+        asked = self.settings.assisted and task.principle_id is None and not task.repeat
+        return asked and self.opinions.on(task.item.id) is not None
 
     # What is shown
 
@@ -351,7 +352,7 @@ class Desk:
         }
         if task.chosen:
             shown["chosen"] = [task.chosen.ranks[place] for place in task.order]
-            shown["opinion"] = self.opinions.shown(task.item.id, task.principle_id, ids, task.order[0] == 1)
+            shown["opinion"] = self.opinions.shown(task.item.id, ids, task.order[0] == 1)
         return shown
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import combinations, islice
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,9 @@ from rlaif.human.waiting import for_people
 from rlaif.prompting.conversations import Unusable, turns_of
 from rlaif.records import Comparison, Grade, Label, Prompt, Response, Revision
 from rlaif.runs.catalog import is_run
-from rlaif.runs.folder import Run, Stage, silent_progress
+from rlaif.runs.folder import Run, Stage, label_files, silent_progress
 from rlaif.runs.lookup import Lookup
-from rlaif.runs.rows import RowFile
+from rlaif.runs.rows import RowFile, read_rows
 
 Scores = Mapping[str, float]  # by source of reward
 
@@ -82,6 +82,26 @@ def open_material(
     return found
 
 
+def with_labels(material: Material, paths: Sequence[Path]) -> Material:
+    """The material with the labels of further runs, folders or labels files on its comparisons, too."""
+    files, folders = [], []
+    for path in paths:
+        if (path / "comparisons.jsonl").is_file():
+            folders.append(read_folder(path).labels())
+        elif path.is_dir():
+            files += label_files(path)
+        else:
+            read_rows(path, Label)  # which says what is wrong with it
+            files.append(path)
+    further = Lookup(files, Label, "comparison_id")
+
+    def labels(id: str) -> list[Label]:
+        found = [*material.labels(id), *further.all(id), *(row for own in folders for row in own.get(id, ()))]
+        return list({row.id: row for row in found}.values())
+
+    return replace(material, labels=labels)
+
+
 def _of_rows(
     path: Path,
     rows: ImportFolder,
@@ -112,7 +132,7 @@ def _of_run(path: Path, constitution: Constitution | None) -> Material:
         pairs = for_people(stage, pairs)
         waits_for = None if stage.has_begun else Path(human.file)
     prompts, responses = Lookup(stage.files("prompts"), Prompt), Lookup(stage.files("responses"), Response)
-    files = [stage.dir / "labels.jsonl", stage.dir / "earlier_labels.jsonl", run.asked]
+    files = [stage.dir / "labels.jsonl", stage.dir / "earlier_labels.jsonl"]
     labels = Lookup(files, Label, "comparison_id")
     said = {row.from_id: row.critique for file in stage.files("revisions") for row in RowFile(file, Revision)}
     grades = _grades([each.dir / "grades.jsonl" for each in run.stages])

@@ -27,37 +27,32 @@ class Opinions:
         rewards = (a[shared], b[shared]) if shared is not None else None
         return Evidence(self.material.labels(pair.id), self.weights, rewards)
 
-    def on(self, comparison_id: str, principle_id: str | None) -> float | None:
-        """The judges' probability that a is better, under a principle or on the whole; None without one."""
-        found = Evidence(self.material.labels(comparison_id), self.weights)
-        said = found.opinions() if principle_id is None else [
-            p for by in found.judges().values() if (p := by.get(principle_id)) is not None
-        ]  # fmt: skip
+    def on(self, comparison_id: str) -> float | None:
+        """The judges' mean probability that a is better, None without a judge."""
+        said = Evidence(self.material.labels(comparison_id), self.weights).opinions()
         return fmean(said) if said else None
 
-    def shown(
-        self, comparison_id: str, principle_id: str | None, response_ids: Sequence[str], turned: bool
-    ) -> dict[str, Any]:
+    def shown(self, comparison_id: str, response_ids: Sequence[str], turned: bool) -> dict[str, Any]:
         """The opinion as the page shows it, told of the response that stands first."""
 
         def first(p_a: float) -> float:
             return 1 - p_a if turned else p_a
 
-        p_a = self.on(comparison_id, principle_id)
-        labels = [label for label in self.material.labels(comparison_id) if label.annotator.kind == "ai"]
-        asked = [label for label in labels if principle_id in (None, label.principle_id)]
-        by_principle = self._by_principle(comparison_id) if principle_id is None else {}
+        labels = self.material.labels(comparison_id)
+        said = dict.fromkeys(label.rationale for label in labels if label.annotator.kind == "ai")
+        p_a = self.on(comparison_id)
         return {
             "p_first": None if p_a is None else first(p_a),
-            "principles": [{"id": id, "p_first": first(p)} for id, p in by_principle.items()],
-            "said": [printable(text) for text in dict.fromkeys(label.rationale for label in asked) if text],
+            "principles": [
+                {"id": id, "p_first": first(p)} for id, p in self._by_principle(comparison_id).items()
+            ],
+            "said": [printable(text) for text in said if text],
             "critiques": [printable(self.material.critique(id)) for id in response_ids],
         }
 
     def _by_principle(self, comparison_id: str) -> dict[str, float]:
-        judges = Evidence(self.material.labels(comparison_id), self.weights).judges().values()
         found: dict[str, list[float]] = {}
-        for said in judges:
+        for said in Evidence(self.material.labels(comparison_id), self.weights).judges():
             for id, p in said.items():
                 if id is not None:
                     found.setdefault(id, []).append(p)

@@ -61,7 +61,7 @@ class Session:
         return [self.opinions.evidence(pair) for pair in item.comparisons]
 
     def _has_opinion(self, item: Item) -> bool:
-        return len(item.response_ids) == 2 and self.opinions.on(item.id, None) is not None
+        return len(item.response_ids) == 2 and self.opinions.on(item.id) is not None
 
     def _write_rows(self, items: Sequence[Item]) -> int:
         """The rows that the labels are about, each once; returns how many prompts are blurred."""

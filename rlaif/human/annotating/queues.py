@@ -28,17 +28,23 @@ class Evidence:
     weights: Mapping[str, float] = field(default_factory=dict)
     rewards: tuple[float, float] | None = None
 
-    def judges(self) -> dict[str, Mapping[str | None, float]]:
-        """judge → principle → p_a, both orders together."""
-        ai = [label for label in self.labels if label.annotator.kind == "ai"]
-        weights = self.weights or {label.principle_id: 1.0 for label in ai if label.principle_id}
-        return dict(p_a_by_annotator(ai, weights))
+    def judges(self) -> list[Mapping[str | None, float]]:
+        """Of each judge, by principle, p_a of both orders together; asked in another way it is another
+        judge."""
+        asked: defaultdict[tuple[str, ...], list[Label]] = defaultdict(list)
+        for label in self.labels:
+            if label.annotator.kind == "ai":
+                how = (label.judge.get(part, "") for part in ("template", "decoding", "fit"))
+                asked[label.annotator.id, *how].append(label)
+        ids = {label.principle_id for own in asked.values() for label in own if label.principle_id}
+        weights = self.weights or dict.fromkeys(ids, 1.0)
+        return [said for own in asked.values() for said in p_a_by_annotator(own, weights).values()]
 
     def opinions(self) -> list[float]:
         """Each judge's probability that a is better."""
         judges = self.judges()
-        weights = {p: self.weights.get(p, 1.0) for said in judges.values() for p in said if p is not None}
-        return [opinion(said, weights) for said in judges.values()]
+        weights = {p: self.weights.get(p, 1.0) for said in judges for p in said if p is not None}
+        return [opinion(said, weights) for said in judges]
 
 
 Score = Callable[[Evidence], float | None]
@@ -73,7 +79,7 @@ def orders_disagree(found: Evidence) -> float | None:
 def principles_conflict(found: Evidence) -> float | None:
     """How strongly the principles of the weaker side speak for it, a mean over judges."""
     conflicts = []
-    for said in found.judges().values():
+    for said in found.judges():
         leads = [found.weights.get(p, 1.0) * (p_a - 0.5) for p, p_a in said.items() if p is not None]
         if len(leads) > 1:
             conflicts.append(min(sum(x for x in leads if x > 0), -sum(x for x in leads if x < 0)))
