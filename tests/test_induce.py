@@ -37,6 +37,19 @@ def test_a_weight_solves_the_equation_of_its_fit():
     assert explain.fit(-x, y) == pytest.approx([0.0])  # never negative
 
 
+def test_a_weights_interval_holds_the_true_one_in_95_of_100_draws():
+    rng, true, hits = np.random.default_rng(1), np.array([0.8, 0.4]), []
+    member = np.repeat(np.arange(60), 3)
+    for _ in range(200):
+        x = np.clip(rng.normal(0, 2, (180, 2)), -4, 4)
+        y = (rng.random(180) < 1 / (1 + np.exp(-x @ true))).astype(float)
+        weights = explain.fit(x, y)
+        hits.append(np.abs(weights - true) <= explain.half_widths(x, y, member, weights))
+    covered = np.mean(hits, axis=0)  # with a standard error of 0.015
+    assert (covered >= 0.91).all()
+    assert (covered <= 0.985).all()
+
+
 def test_p_values_by_hand():
     # Of 2^10 changes of signs one leaves all ten equal sums positive.
     assert explain.positive(np.ones(10)) == 2**-10
