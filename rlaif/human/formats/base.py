@@ -156,6 +156,21 @@ def text_of(value: Any) -> str | None:
     return str(value) if isinstance(value, str | bool) else None
 
 
+def as_messages(turns: Sequence[Turn]) -> list[dict[str, str]]:
+    """Turns as the messages of a chat."""
+    return [{"role": role, "content": content} for role, content in turns]
+
+
+def one_user_turn(turns: Sequence[Turn]) -> str | None:
+    """The text of a prompt that is one user's turn, None for any other."""
+    return turns[0][1] if len(turns) == 1 and turns[0][0] == "user" else None
+
+
+def models_of(given: Sequence[Any]) -> tuple[str, ...]:
+    """What wrote each response, "" where that is no text; nothing where no response says so."""
+    return tuple(name if isinstance(name, str) else "" for name in given) if any(given) else ()
+
+
 def verdict_from(value: Any) -> Verdict:
     """The verdict that a cell spells; `invalid` where it is none ("garbage", or a lecture instead)."""
     if isinstance(value, bool) or value is None:

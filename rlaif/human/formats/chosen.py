@@ -17,11 +17,14 @@ from rlaif.human.formats.base import (
     Pair,
     Ranks,
     Vote,
+    as_messages,
     has,
     number_from,
+    one_user_turn,
     text_of,
     truth_from,
 )
+from rlaif.human.formats.dialogues import is_dialogue
 from rlaif.prompting.conversations import Turn, Unusable, asked, shared_turns, turns_of
 from rlaif.records import Annotator, AnnotatorKind
 
@@ -104,11 +107,7 @@ def _implicit(chosen: Any, rejected: Any) -> tuple[tuple[Turn, ...] | Unusable, 
             return Unusable("no shared prefix"), "", ""
         return (("user", prompt),), chosen[len(prompt) :], rejected[len(prompt) :]
     shared = shared_turns(chosen, rejected)
-    return (shared if isinstance(shared, Unusable) else question(_plain(shared))), chosen, rejected
-
-
-def _plain(turns: Sequence[Turn]) -> list[dict[str, str]]:
-    return [{"role": role, "content": content} for role, content in turns]
+    return (shared if isinstance(shared, Unusable) else question(as_messages(shared))), chosen, rejected
 
 
 def _write_trl(pair: Pair) -> dict[str, Any] | Unusable:
@@ -118,7 +117,7 @@ def _write_trl(pair: Pair) -> dict[str, Any] | Unusable:
     p_chosen = max(pair.p_first, 1 - pair.p_first)
     kinds = {vote.annotator.kind for vote in pair.votes if vote.annotator}
     return {
-        "prompt": _plain(pair.messages),
+        "prompt": as_messages(pair.messages),
         "chosen": chosen,
         "rejected": rejected,
         "p_chosen": p_chosen,
@@ -131,16 +130,11 @@ def _write_trl(pair: Pair) -> dict[str, Any] | Unusable:
 TRL = Format(
     "trl",
     "TRL, preference (explicit and implicit prompt)",
-    lambda row: has("chosen", "rejected", without=("conversations", "subset"))(row) and not _is_dialogue(row),
+    lambda row: has("chosen", "rejected", without=("conversations", "subset"))(row) and not is_dialogue(row),
     trl_row,
     write=_write_trl,
     loses="ties, single labels",
 )
-
-
-def _is_dialogue(row: dict[str, Any]) -> bool:
-    texts = [row.get("chosen"), row.get("rejected")]
-    return any(isinstance(text, str) and "\n\nAssistant:" in text for text in texts)
 
 
 def unpaired_row(row: dict[str, Any]) -> ImportedRow | Unusable:
@@ -172,7 +166,7 @@ def _with_answer(row: dict[str, Any]) -> tuple[tuple[Turn, ...], str] | Unusable
         return turns
     if turns[-1][0] != "assistant":
         return Unusable("the conversation does not end with a response")
-    messages = question(_plain(turns[:-1]) or None, row.get("system"))
+    messages = question(as_messages(turns[:-1]) or None, row.get("system"))
     return messages if isinstance(messages, Unusable) else (messages, turns[-1][1])
 
 
@@ -188,7 +182,7 @@ def _write_unpaired(row: ImportedRow) -> dict[str, Any] | Unusable:
 
 def _unpaired(messages: Sequence[Turn], text: str, good: bool) -> dict[str, Any]:
     said = [{"role": "assistant", "content": text}]
-    return {"prompt": _plain(messages), "completion": said, "label": good}
+    return {"prompt": as_messages(messages), "completion": said, "label": good}
 
 
 def _write_unpaired_pair(pair: Pair) -> list[dict[str, Any]] | Unusable:
@@ -197,7 +191,7 @@ def _write_unpaired_pair(pair: Pair) -> list[dict[str, Any]] | Unusable:
     sides = zip(pair.sorted, (True, False), strict=True)
     return [
         {
-            "prompt": _plain(pair.messages),
+            "prompt": as_messages(pair.messages),
             "completion": [{"role": "assistant", "content": text}],
             "label": good,
         }
@@ -242,7 +236,7 @@ def _write_kto(row: ImportedRow) -> dict[str, Any] | Unusable:
     good = _good(row)
     if isinstance(good, Unusable):
         return good
-    return {"messages": _plain([*row.messages, ("assistant", row.responses[0])]), "label": good}
+    return {"messages": as_messages([*row.messages, ("assistant", row.responses[0])]), "label": good}
 
 
 SHAREGPT = Format(
@@ -307,8 +301,8 @@ def _models(given: Any, count: int) -> list[str]:
 def _write_rewardbench(pair: Pair) -> dict[str, Any] | Unusable:
     if pair.sorted is None:
         return NO_WINNER
-    text = pair.messages[0][1] if len(pair.messages) == 1 and pair.messages[0][0] == "user" else None
-    prompt = text if text is not None else _plain(pair.messages)
+    text = one_user_turn(pair.messages)
+    prompt = text if text is not None else as_messages(pair.messages)
     subset = pair.extra.get("subset", "")
     return {"prompt": prompt, "chosen": pair.sorted[0], "rejected": pair.sorted[1], "subset": subset}
 
@@ -354,7 +348,7 @@ def _write_nemo(row: ImportedRow) -> dict[str, Any] | Unusable:
         for text, rank in zip(row.responses, row.rankings[0].ranks, strict=True)
         if rank is not None
     ]
-    return {"context": _plain(row.messages), "completions": completions}
+    return {"context": as_messages(row.messages), "completions": completions}
 
 
 NEMO = Format(

@@ -91,7 +91,8 @@ def _write_hh(pair: Pair) -> dict[str, Any] | Unusable:
     return hh_row(pair.messages, *pair.sorted) if pair.sorted else NO_WINNER
 
 
-def _is_dialogue(row: Any) -> bool:
+def is_dialogue(row: Any) -> bool:
+    """Whether a response is the end of a dialogue that is one text."""
     sides = [row.get(key) for key in ("chosen", "rejected")] if isinstance(row, dict) else []
     return any(isinstance(text, str) and "\n\nAssistant:" in text for text in sides)
 
@@ -115,7 +116,7 @@ def _unfold_hhh(document: Any, path: Path) -> Iterator[Any]:
 HH = Format(
     "hh",
     "HH-RLHF",
-    _is_dialogue,
+    is_dialogue,
     hh_pair,
     write=_write_hh,
     loses="system turns, ties, how sure the preference is, who labelled",

@@ -13,8 +13,10 @@ from rlaif.human.formats.base import (
     ImportedRow,
     Ranks,
     annotator,
+    as_messages,
     has,
     number_from,
+    one_user_turn,
     text_of,
 )
 from rlaif.human.formats.chosen import question
@@ -65,7 +67,7 @@ def by_rating(ratings: Sequence[float | None]) -> tuple[int | None, ...]:
 
 
 def _write_ultrafeedback(row: ImportedRow) -> dict[str, Any] | Unusable:
-    text = one_user_turn(row)
+    text = one_user_turn(row.messages)
     if text is None or len(row.rankings) != 1:
         return ONE_TURN if text is None else NOT_HELD
     [given] = row.rankings
@@ -76,11 +78,6 @@ def _write_ultrafeedback(row: ImportedRow) -> dict[str, Any] | Unusable:
     made: dict[str, Any] = {"instruction": text, "generations": [*row.responses], "ratings": ratings}
     made |= {"generation_models": [*row.models]} if any(row.models) else {}
     return made | ({"model_name": name} if name else {})
-
-
-def one_user_turn(row: ImportedRow) -> str | None:
-    """The text of a prompt that is one user's turn."""
-    return row.messages[0][1] if len(row.messages) == 1 and row.messages[0][0] == "user" else None
 
 
 ULTRAFEEDBACK = Format(
@@ -151,7 +148,7 @@ def _ranks_of(ordering: Any, count: int) -> tuple[int | None, ...] | None:
 def _write_ranking(row: ImportedRow) -> list[dict[str, Any]] | Unusable:
     if not row.rankings:
         return NOT_HELD
-    messages = [{"role": role, "content": content} for role, content in row.messages]
+    messages = as_messages(row.messages)
     made = []
     for given in row.rankings:
         line: dict[str, Any] = {"prompt": messages, "responses": [*row.responses], "ranks": [*given.ranks]}
@@ -244,7 +241,7 @@ def _ranks_of_ids(groups: Sequence[Sequence[str]], ids: Sequence[str]) -> tuple[
 
 
 def _write_label_studio(row: ImportedRow) -> dict[str, Any] | Unusable:
-    text, orders = one_user_turn(row), [_order(given) for given in row.rankings]
+    text, orders = one_user_turn(row.messages), [_order(given) for given in row.rankings]
     if text is None or not orders:
         return ONE_TURN if text is None else NOT_HELD
     items = [
@@ -318,7 +315,7 @@ def _argilla_question(row: dict[str, Any]) -> str | None:
 
 
 def _write_argilla(row: ImportedRow) -> dict[str, Any] | Unusable:
-    text, orders = one_user_turn(row), [_order(given) for given in row.rankings]
+    text, orders = one_user_turn(row.messages), [_order(given) for given in row.rankings]
     if text is None or not orders:
         return ONE_TURN if text is None else NOT_HELD
     if None in orders:

@@ -17,8 +17,10 @@ from rlaif.human.formats.base import (
     Pair,
     Vote,
     annotator,
+    as_messages,
     has,
     number_from,
+    one_user_turn,
     text_of,
     truth_from,
     verdict_from,
@@ -127,9 +129,9 @@ def _messages(cell: Any) -> Any:
 
 def _write_table(pair: Pair) -> list[dict[str, Any]] | Unusable:
     """A row for each label."""
-    one = len(pair.messages) == 1 and pair.messages[0][0] == "user"
-    turns = [{"role": role, "content": content} for role, content in pair.messages]
-    prompt = pair.messages[0][1] if one else json.dumps(turns, ensure_ascii=False)
+    prompt = one_user_turn(pair.messages)
+    if prompt is None:
+        prompt = json.dumps(as_messages(pair.messages), ensure_ascii=False)
     if not pair.votes:
         return NOT_HELD
     rows = []
@@ -229,7 +231,7 @@ def _rounds(cell: Any) -> list[Any]:
 
 def _write_arena(pair: Pair) -> list[dict[str, Any]] | Unusable:
     """A row for each verdict on the whole comparison; without one, a row of what all labels together say."""
-    turns = [{"role": role, "content": content} for role, content in pair.messages]
+    turns = as_messages(pair.messages)
     spelt = {"a": "model_a", "b": "model_b", "tie": "tie"}
     said = [
         (spelt[vote.verdict], vote.annotator.id if vote.annotator else "")

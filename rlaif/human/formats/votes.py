@@ -17,7 +17,9 @@ from rlaif.human.formats.base import (
     Vote,
     annotator,
     has,
+    models_of,
     number_from,
+    one_user_turn,
     text_of,
     verdict_from,
 )
@@ -91,7 +93,13 @@ def icai_row(row: dict[str, Any]) -> ImportedRow | Unusable:
         annotator("human", "preferred_text"), verdict, rationale=_lecture(row.get("preferred_text"), verdict)
     )
     lost = () if messages[0][1] else (NO_PROMPT,)
-    return ImportedRow(messages, (first, second), (vote,), models=_models(row), lost=lost)
+    return ImportedRow(
+        messages,
+        (first, second),
+        (vote,),
+        models=models_of([row.get(key) for key in ("model_a", "model_b")]),
+        lost=lost,
+    )
 
 
 def _prompt_of(given: Any, first: str, second: str) -> tuple[tuple[Turn, ...], str, str]:
@@ -104,15 +112,10 @@ def _prompt_of(given: Any, first: str, second: str) -> tuple[tuple[Turn, ...], s
     return (("user", ""),), first, second
 
 
-def _models(row: dict[str, Any]) -> tuple[str, ...]:
-    models = [row.get(key) for key in ("model_a", "model_b")]
-    return tuple(m if isinstance(m, str) else "" for m in models) if any(models) else ()
-
-
 def _write_icai(pair: Pair) -> dict[str, Any] | Unusable:
     if pair.sorted is None:
         return NO_WINNER
-    text = _one_turn(pair.messages)
+    text = one_user_turn(pair.messages)
     if text is None:
         return ONE_TURN
     row: dict[str, Any] = {
@@ -122,11 +125,6 @@ def _write_icai(pair: Pair) -> dict[str, Any] | Unusable:
         "input": text,
     }
     return row | dict(zip(("model_a", "model_b"), pair.models, strict=True))
-
-
-def _one_turn(messages: Sequence[Turn]) -> str | None:
-    """The text of a prompt that is one user's turn, None for any other."""
-    return messages[0][1] if len(messages) == 1 and messages[0][0] == "user" else None
 
 
 ICAI = Format(
@@ -182,7 +180,7 @@ def annotated_pair(row: dict[str, Any]) -> ImportedRow | Unusable:
         messages,
         (first, second),
         tuple(votes),
-        models=tuple(m if isinstance(m, str) else "" for m in models) if any(models) else (),
+        models=models_of(models),
         lost=tuple(lost),
     )
 
@@ -208,7 +206,7 @@ def _annotation(id: str, said: Any, who: Any) -> Vote | None:
 
 def _write_annotated_pair(pair: Pair) -> dict[str, Any] | Unusable:
     """One comparison, its annotators beside it: `_annotated_pairs` collects them in one place."""
-    prompt = _one_turn(pair.messages)
+    prompt = one_user_turn(pair.messages)
     if prompt is None:
         return ONE_TURN
     sides = [
@@ -304,7 +302,7 @@ def alpaca_row(row: dict[str, Any]) -> ImportedRow | Unusable:
         messages,
         (str(outputs[0]), str(outputs[1])),
         (vote,),
-        models=tuple(m if isinstance(m, str) else "" for m in models) if any(models) else (),
+        models=models_of(models),
     )
 
 
@@ -318,7 +316,7 @@ def _alpaca_verdict(preference: Any) -> tuple[Verdict, float | None]:
 
 
 def _write_alpaca(pair: Pair) -> dict[str, Any] | Unusable:
-    text = _one_turn(pair.messages)
+    text = one_user_turn(pair.messages)
     if text is None or pair.p_first is None:
         return NO_WINNER if text is not None else ONE_TURN
     row: dict[str, Any] = {"instruction": text, "output_1": pair.first, "output_2": pair.second}
