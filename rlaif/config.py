@@ -225,6 +225,11 @@ class Config(Options):
         return [(r, options) for r in range(1, self.rounds + 1) for options in self.stages]
 
 
+def names_config(what: str | Path) -> bool:
+    """Whether an argument names a config file; anything else is a model."""
+    return Path(what).suffix in (".yaml", ".yml")
+
+
 def find(path: str, base: Path | None = None) -> Path:
     """A file named in a config: beside the config, in the working directory, or among the shipped ones."""
     tried = [root / path for root in (base, Path.cwd(), ASSETS) if root is not None]

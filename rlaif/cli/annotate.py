@@ -20,10 +20,12 @@ Source = Annotated[
 Name = Annotated[str, typer.Option("--annotator", help="Your name; omitted = the page asks.")]
 QueueName = Annotated[str, typer.Option(help="random, in-order, unsure, orders, principles, reward, judges.")]
 Rank = Annotated[bool, typer.Option("--rank", help="Rank all responses to a prompt, not pairs.")]
-PerPrinciple = Annotated[bool, typer.Option(help="Ask under each principle, then on the whole.")]
-Reasons = Annotated[bool, typer.Option(help="Ask for a reason before each choice.")]
+PerPrinciple = Annotated[
+    bool, typer.Option("--per-principle", help="Ask under each principle, then on the whole.")
+]
+Reasons = Annotated[bool, typer.Option("--reasons", help="Ask for a reason before each choice.")]
 Assist = Annotated[bool, typer.Option("--assist", help="Show the judge's verdict after each choice.")]
-Most = Annotated[int | None, typer.Option("-n", "--num", min=1, help="Only the queue's first so many.")]
+Most = Annotated[int | None, typer.Option("-n", "--limit", min=1, help="Only the queue's first so many.")]
 Overlap = Annotated[float, typer.Option(min=0, max=1, help="Share of items that every annotator gets.")]
 Repeats = Annotated[float, typer.Option(min=0, max=1, help="Share of items that an annotator gets twice.")]
 Blur = Annotated[
@@ -52,7 +54,7 @@ def annotate(
     per_principle: PerPrinciple = False,
     reasons: Reasons = False,
     assist: Assist = False,
-    num: Most = None,
+    limit: Most = None,
     overlap: Overlap = 1.0,
     repeats: Repeats = 0.0,
     blur: Blur = None,
@@ -83,7 +85,7 @@ def annotate(
     folder = out or folder_of(path)
     with locked(folder):
         material = graded(material, folder, Progress) if queue == "reward" else material
-        _serve(Session(material, folder, settings, rank, num), annotator, port)
+        _serve(Session(material, folder, settings, rank, limit), annotator, port)
 
 
 def _serve(session: Session, name: str, port: int) -> None:

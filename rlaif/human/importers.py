@@ -7,7 +7,6 @@ format is an object in `rlaif.human.formats`.
 
 from __future__ import annotations
 
-import hashlib
 import sqlite3
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -27,7 +26,7 @@ from rlaif.human.formats.votes import BESIDE
 from rlaif.prompting.conversations import Unusable
 from rlaif.records import Annotator, Comparison, Grade, Label, Prompt, Ranking, Record, Response, Verdict
 from rlaif.runs.folder import silent_progress
-from rlaif.runs.storage import fingerprint, read_json, write_json
+from rlaif.runs.storage import digest, fingerprint, move_into_place, read_json, write_json
 
 FILES = ("prompts", "responses", "comparisons", "labels")
 MORE_FILES = ("rankings", "grades")  # written where there are any
@@ -77,7 +76,7 @@ def import_file(
         raise
     for name in (*FILES, *MORE_FILES):
         if name in FILES or counts["rows"].get(name):
-            _partial(out, name).replace(out / f"{name}.jsonl")
+            move_into_place(_partial(out, name), out / f"{name}.jsonl")
         else:
             _partial(out, name).unlink()
     write_json(out / "import.json", {**asked, **counts})
@@ -392,7 +391,4 @@ def _partial(out: Path, name: str) -> Path:
 
 
 def _sha256(path: Path) -> str:
-    if path.is_dir():
-        return fingerprint(path)
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return fingerprint(path) if path.is_dir() else digest(path)["sha256"]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rlaif.config import ASSETS, Config, ModelConfig, config_of, load_config, overridden
+from rlaif.config import ASSETS, Config, ModelConfig, config_of, load_config, names_config, overridden
 from rlaif.config import find as look_up
 from rlaif.constitution import Constitution
 from rlaif.errors import UserError
@@ -182,7 +182,7 @@ def audited(
 
     A model is audited on the examples of the constitution, which then must be named.
     """
-    if Path(what).suffix in (".yaml", ".yml"):
+    if names_config(what):
         path = look_up(what)
         config = resolve(load_config(path, overrides), path.parent)
         return config, path.parent, load_prompts(config.prompts)
@@ -209,7 +209,7 @@ def audited(
 
 def feedback_of(what: str) -> ModelConfig:
     """The model that a command names: a config's feedback model, or a folder, a GGUF file or a hub id."""
-    if Path(what).suffix in (".yaml", ".yml"):
+    if names_config(what):
         path = look_up(what)
         return resolve(load_config(path, []), path.parent).feedback
     return ModelConfig(model=what)

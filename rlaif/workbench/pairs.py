@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from rlaif.audit.card import judge_of
-from rlaif.config import find
+from rlaif.config import find, names_config
 from rlaif.constitution import Constitution, Principle
 from rlaif.errors import UserError
 from rlaif.feedback.judge import Judge, JudgeQuestion, slot_of
@@ -153,7 +153,7 @@ def open_judge(
     config, base, _ = audited(what, list(overrides), find(NAMED), templates or "default")
     rules = constitution or Constitution.load(find(NAMED))
     judge = judge_of(config, base, rules)
-    own = None if templates or pairs is None or Path(what).suffix in (".yaml", ".yml") else pairs.templates
+    own = None if templates or pairs is None or names_config(what) else pairs.templates
     return replace(judge, templates=own) if own else judge
 
 

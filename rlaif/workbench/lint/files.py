@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rlaif.config import Config, load_config
+from rlaif.config import Config, load_config, names_config
 from rlaif.constitution import Constitution
 from rlaif.engines.gguf import gguf_file
 from rlaif.errors import UserError
@@ -45,7 +45,7 @@ class Use:
         templates: str | None = None,
     ) -> Use:
         """What a config says, options before it; a config that `judge` names is as good as `config`."""
-        if config is None and judge and Path(judge).suffix in (".yaml", ".yml"):
+        if config is None and judge and names_config(judge):
             config, judge = Path(judge), None
         if config is None:
             loaded = tuple(load_prompts(prompts)) if prompts else ()
