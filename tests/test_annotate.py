@@ -1,5 +1,6 @@
 """Annotating without a browser: who gets what, the log, and the rows that runs read."""
 
+import json
 import shlex
 from pathlib import Path
 
@@ -219,6 +220,17 @@ def test_rankings_with_ties_become_rows_and_labels(tmp_path):
     folder = read_folder(out)
     read = load_human_labels(out / "rankings.jsonl", folder.comparisons.values())
     assert {pairs[each.comparison_id]: each.verdict for each in read} == found
+
+
+def test_a_ranking_has_a_key_for_each_response(tmp_path):
+    source = tmp_path / "f.jsonl"
+    source.write_text(json.dumps({"prompt": "Why?", "responses": [f"item {n}" for n in range(11)]}) + "\n")
+    made = session(source, tmp_path / "out", ranking=True)
+    assert len(Person(made).state["task"]["responses"]) == 9
+    assert +made.material.left_out == {"response after the first 9 to a prompt": 2}
+    Person(made).does("choice", list(range(9, 0, -1)))
+    made.write()
+    assert len(rows(tmp_path / "out" / "labels.jsonl")) == 9 * 8 / 2
 
 
 def test_a_ranking_of_two_is_a_ranking_too(tmp_path):

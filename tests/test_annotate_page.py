@@ -231,6 +231,19 @@ def test_hostile_text_does_no_harm(chromium, tmp_path):
     assert rows(tmp_path / "out" / "labels.jsonl")[0]["annotator"]["id"] == "<b>Ana</b>"
 
 
+def test_a_long_conversation_shows_its_last_turn(chromium, tmp_path):
+    turns = [
+        {"role": ("user", "assistant")[n % 2], "content": f"turn {n} " + "and more " * 60} for n in range(15)
+    ]
+    source = tmp_path / "f.jsonl"
+    source.write_text(json.dumps({"prompt": turns, "a": "x", "b": "y"}) + "\n")
+    with served(session(source, tmp_path / "out")) as address:
+        page = Tab(chromium, address).page
+        box, last = (page.locator(where).bounding_box() for where in ("#prompt", "#prompt .turn:last-child"))
+        assert box["height"] < 300
+        assert last["y"] + last["height"] <= box["y"] + box["height"] + 8
+
+
 def test_harmful_text_is_blurred_until_asked_for(chromium, tmp_path):
     made = session(write_file(tmp_path / "f.jsonl", items=2, tags=["harmful"]), tmp_path / "out")
     with served(made) as address:

@@ -92,7 +92,7 @@ def _serve(session: Session, name: str, port: int) -> None:
     from rlaif.pages.server import PageServer
 
     server = PageServer(session.site(name, tell), port)
-    for reason, number in session.material.left_out.items():
+    for reason, number in (+session.material.left_out).items():
         tell(f"left out: {number} × {reason}")
     say(f"{len(session.desk.items)} items of {session.material.path}: {server.address}")
     tell("Whoever has this address can answer, under any name. Ctrl-C ends; nothing is lost.")

@@ -10,6 +10,7 @@ import math
 import random
 import threading
 import time
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -87,16 +88,21 @@ class Claim:
     since: float
 
 
-def items_of(comparisons: Sequence[Comparison], ranking: bool) -> list[Item]:
-    """Each comparison, or the responses to each prompt that comparisons name; of these at most nine."""
+def items_of(
+    comparisons: Sequence[Comparison], ranking: bool, left_out: Counter[str] | None = None
+) -> list[Item]:
+    """Each comparison, or the responses to each prompt that comparisons name, of these at most nine;
+    `left_out` counts the others."""
     if not ranking:
         return [Item(pair.id, pair.prompt_id, (pair.a, pair.b), (pair,)) for pair in comparisons]
-    by_prompt: dict[str, list[Comparison]] = {}
+    by_prompt: defaultdict[str, list[Comparison]] = defaultdict(list)
     for pair in comparisons:
-        by_prompt.setdefault(pair.prompt_id, []).append(pair)
-    found = []
+        by_prompt[pair.prompt_id].append(pair)
+    found, left_out = [], Counter() if left_out is None else left_out
     for prompt_id, pairs in by_prompt.items():
-        ids = tuple(dict.fromkeys(id for pair in pairs for id in (pair.a, pair.b)))[:MOST_RANKED]
+        every = tuple(dict.fromkeys(id for pair in pairs for id in (pair.a, pair.b)))
+        ids = every[:MOST_RANKED]
+        left_out[f"response after the first {MOST_RANKED} to a prompt"] += len(every) - len(ids)
         shown = tuple(pair for pair in pairs if {pair.a, pair.b} <= set(ids))
         found.append(Item(prompt_id, prompt_id, ids, shown))
     return found

@@ -36,7 +36,7 @@ class Session:
         self.material, self.out, self.settings, self.ranking = material, out, settings, ranking
         queue = queue_named(settings.queue)
         self.opinions = Opinions(material)
-        items = items_of(material.comparisons, ranking)
+        items = items_of(material.comparisons, ranking, material.left_out)
         if settings.assisted and not any(self._has_opinion(item) for item in items):
             raise UserError(
                 f"--assist: {material.path} holds no judge's label on these items.",

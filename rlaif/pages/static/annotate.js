@@ -134,6 +134,7 @@ function show(next) {
   if (ranking) ranking.draw();
   show_keys();
   window.scrollTo(0, 0);
+  $("prompt").scrollTop = $("prompt").scrollHeight; // the last turn is what is responded to
   watch_time();
   if (Number(options.reasons) && task.phase === "choice" && !$("note").value) $("note").focus();
   else document.activeElement?.blur();
