@@ -120,11 +120,11 @@ def mean_interval(
     return float(low + (x.mean() - low) * below), float(low + (x.mean() - low) * above)
 
 
-def rate(values: ArrayLike, clusters: Iterable[Hashable]) -> dict[str, Any]:
-    """A mean of values [n] in [0, 1] with its interval, n and the number of clusters; None where n is 0."""
+def rate(values: ArrayLike, clusters: Iterable[Hashable], bounds: Interval = UNIT) -> dict[str, Any]:
+    """A mean of values [n] within bounds, its interval, n and the number of clusters; None where n is 0."""
     x = np.asarray(values, float)
     keys = clusters.tolist() if isinstance(clusters, np.ndarray) else list(clusters)
-    ci = mean_interval(x, UNIT, keys) if len(x) else None
+    ci = mean_interval(x, bounds, keys) if len(x) else None
     return {"value": mean(x) if len(x) else None, "ci": ci, "n": len(x), "groups": len(set(keys))}
 
 

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from rlaif.cli import app
 from rlaif.human.agree import agree
 from rlaif.human.agree_page import in_words, write_agreement
-from rlaif.human.annotated import read_annotated
+from rlaif.human.annotated import Annotated, Item, Said, read_annotated
 from rlaif.records import Annotator, Comparison, Label, Prompt, Ranking, Response
 from tests.fake_run import fake_run
 
@@ -138,6 +138,13 @@ def test_our_own_files_by_hand(tmp_path):
         "10 of 40 verdicts of ai:judge could not be read"
         in write_agreement(tmp_path / "a.html", found).read_text()
     )
+
+
+def test_the_surest_judge_that_turns_a_majority_comes_first():
+    said = {f"human:{who}": {"x": Said("a", 1.0), "y": Said("a", 1.0)} for who in ("ann", "bo")}
+    said["ai:judge"] = {"x": Said("b", 0.3), "y": Said("b", 0.0)}
+    found = agree(Annotated({id: Item(id, id) for id in "xy"}, said))
+    assert [row["id"] for row in found["disagreements"]] == ["y", "x"]
 
 
 def test_a_pair_is_one_item_whichever_way_it_stands(tmp_path):

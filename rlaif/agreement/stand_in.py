@@ -189,8 +189,9 @@ def human_ceiling(people_IH: Ratings, judge_I: NDArray[np.intp], clusters: Clust
     are over persons and items; people's disagreement is the ceiling of what any judge can reach here.
     """
     mine, judge, of = [], [], []
+    categories = int(max(people_IH.max(initial=0), judge_I.max(initial=0))) + 1
     for h in range(people_IH.shape[1]):
-        lead_IC, kept = _majority(np.delete(people_IH, h, 1))
+        lead_IC, kept = _majority(np.delete(people_IH, h, 1), categories)
         kept &= people_IH[:, h] != MISSING
         at = np.flatnonzero(kept)
         mine += lead_IC[at, people_IH[at, h]].tolist()
@@ -209,11 +210,10 @@ def human_ceiling(people_IH: Ratings, judge_I: NDArray[np.intp], clusters: Clust
     }
 
 
-def _majority(people_IH: Ratings) -> tuple[NDArray[np.float64], Bools]:
+def _majority(people_IH: Ratings, categories: int) -> tuple[NDArray[np.float64], Bools]:
     """Each category's share of the lead [I, C] (1 for the only most frequent one), and where there is any."""
-    categories = int(people_IH.max(initial=0)) + 1
     counts = np.stack([(people_IH == c).sum(1) for c in range(categories)], 1)
     most = counts.max(1)
     leads = (counts == most[:, None]) & (counts > 0)
     shares = leads / np.maximum(leads.sum(1), 1)[:, None]
-    return np.pad(shares, ((0, 0), (0, 8))), most > 0
+    return shares, most > 0

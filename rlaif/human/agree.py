@@ -261,7 +261,7 @@ def _disagreements(table: Table) -> list[Figures]:
         people = table.codes[row, table.people]
         people = people[people != MISSING]
         turned = [
-            abs((said[table.names[at]].p_a or 0.5) - 0.5)
+            abs(_p_a(said[table.names[at]]) - 0.5)
             for at in table.judges
             if majority[row] in (0, 2) and table.codes[row, at] == 2 - majority[row]
         ]
@@ -275,6 +275,10 @@ def _disagreements(table: Table) -> list[Figures]:
         _shown(table, row, said, "people are split" if split else "a judge turns the people's majority")
         for split, *_, row, said in first
     ]
+
+
+def _p_a(said: Said) -> float:
+    return 0.5 if said.p_a is None else said.p_a
 
 
 def _shown(table: Table, row: int, said: Any, why: str) -> Figures:

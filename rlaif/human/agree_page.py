@@ -33,8 +33,8 @@ def in_words(data: dict[str, Any]) -> list[str]:
     if people:
         lines.append(
             f"People among themselves ({people['annotators']}): agreement {_rate(people['agreement'])}, "
-            f"Fleiss' kappa {_value(people['fleiss'])}, Krippendorff's alpha {_value(people['alpha'])}, "
-            f"ordinal {_value(people['alpha_ordinal'])}, n {people['agreement']['n']}."
+            f"Fleiss' kappa {_rate(people['fleiss'])}, Krippendorff's alpha {_rate(people['alpha'])}, "
+            f"ordinal {_rate(people['alpha_ordinal'])}, n {people['agreement']['n']}."
         )
     for row in data["between"]:
         if row["kind"] != "human–AI":
@@ -68,7 +68,7 @@ def _headline(data: dict[str, Any]) -> str:
     if group:
         return (
             f"{group['annotators']} annotators agree in {_rate(group['agreement'], 3)} of "
-            f"{group['agreement']['n']} pairs, Krippendorff's alpha {_value(group['alpha'], 3)}."
+            f"{group['agreement']['n']} pairs, Krippendorff's alpha {_rate(group['alpha'], 3)}."
         )
     return f"One annotator labelled {data['pairs']} pairs: there is nobody to agree with."
 
@@ -187,8 +187,4 @@ def agreement_warnings(data: dict[str, Any]) -> Iterator[str]:
 
 
 def _rate(row: dict[str, Any], digits: int = 4) -> str:
-    return f"{fixed(row['value'], digits)} {ci(row['ci'], 3)}"
-
-
-def _value(row: dict[str, Any], digits: int = 4) -> str:
     return f"{fixed(row['value'], digits)} {ci(row['ci'], 3)}"

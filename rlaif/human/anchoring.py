@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from rlaif.human.annotated import Annotated
-from rlaif.intervals import GAP, UNIT, Interval, mean_interval
-from rlaif.stats import mean
+from rlaif.intervals import GAP, rate
 
 READ = ("a", "b", "tie")
 
@@ -37,15 +36,11 @@ def _figures(kept: Sequence[tuple[str, str, str, str]]) -> dict[str, Any]:
     clusters = [cluster for *_, cluster in kept]
     blind = [float(x == judge) for x, _, judge, _ in kept]
     anchored = [float(y == judge) for _, y, judge, _ in kept]
-
-    def rate(values: Sequence[float], bounds: Interval) -> dict[str, Any]:
-        return {"value": mean(values), "ci": list(mean_interval(values, bounds, clusters)), "n": len(values)}
-
     return {
         "n": len(kept),
-        "blind": rate(blind, UNIT),
-        "anchored": rate(anchored, UNIT),
-        "gap": rate([y - x for x, y in zip(blind, anchored, strict=True)], GAP),
+        "blind": rate(blind, clusters),
+        "anchored": rate(anchored, clusters),
+        "gap": rate([y - x for x, y in zip(blind, anchored, strict=True)], clusters, GAP),
         "changed": sum(x != y for x, y, *_ in kept),
         "towards": sum(x != y == judge for x, y, judge, _ in kept),
     }

@@ -7,9 +7,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from rlaif.human.annotated import Item, Said
-from rlaif.intervals import UNIT, count, mean_interval
+from rlaif.intervals import rate
 from rlaif.refusals import refuses
-from rlaif.stats import mean
 
 _LIST = re.compile(r"^\s*(?:[-*•]|\d+[.)])\s", re.M)
 _MARKUP = re.compile(r"^#{1,6} |\*\*\S|```|^\|.*\|\s*$", re.M)
@@ -45,10 +44,4 @@ def _hits(decided: list[tuple[bool, Item]], of: Callable[[str], float]) -> list[
 
 
 def _rate(hits: list[tuple[float, str]]) -> dict[str, Any]:
-    values, of = [x for x, _ in hits], [cluster for _, cluster in hits]
-    return {
-        "value": mean(values) if values else None,
-        "ci": list(mean_interval(values, UNIT, of)) if values else None,
-        "n": len(values),
-        "groups": count(len(values), of),
-    }
+    return rate([x for x, _ in hits], [cluster for _, cluster in hits])
