@@ -183,10 +183,15 @@ def _row(
     return ImportedRow(turns_of_prompt(prompt), texts, (), rankings, models, scores if any(scores) else ())
 
 
+def label_stages(run: Run) -> list[Stage[Any]]:
+    """The stages that have labelled."""
+    return [stage for stage in run.stages if "preferences" in stage.options.makes and stage.summary]
+
+
 def pairs_of_run(run: Run) -> Iterator[Pair]:
     """The preferences of all label stages of a run with their texts and labels, read as they are asked
     for."""
-    stages = [stage for stage in run.stages if "preferences" in stage.options.makes and stage.summary]
+    stages = label_stages(run)
     if not any((stage.dir / "preferences.jsonl").exists() for stage in stages):
         raise UserError(f"{run.path}: no preferences.", "a run whose label stage has begun")
     for stage in stages:

@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from rlaif.constitution import Constitution
-from rlaif.human.exporters import export_file
+from rlaif.human.exporters import export_file, label_stages
 from rlaif.human.folder import read_folder
 from rlaif.human.formats import FORMATS
 from rlaif.metrics import METRICS
 from rlaif.records import Label, Preference, Prompt
 from rlaif.report.summary import summarise
 from rlaif.runs.catalog import is_run
-from rlaif.runs.folder import Run, Stage
+from rlaif.runs.folder import Run
 from rlaif.runs.rows import RowFile
 from rlaif.runs.storage import write_text
 
@@ -142,11 +142,6 @@ def facts_of_run(run: Run) -> Facts:
     for file in [run.path / "prompts.jsonl", *(stage.dir / "prompts.jsonl" for stage in run.stages)]:
         facts.sources.update(prompt.source for prompt in RowFile(file, Prompt))
     return facts
-
-
-def label_stages(run: Run) -> list[Stage[Any]]:
-    """The stages that have labelled."""
-    return [stage for stage in run.stages if "preferences" in stage.options.makes and stage.summary]
 
 
 def _limits(facts: Facts, format: str, run: Run | None) -> Iterator[str]:
