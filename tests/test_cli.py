@@ -294,7 +294,7 @@ def test_readme_commands_are_commands(command, tmp_path):
 def test_readme_constitution_is_valid(tmp_path):
     from rlaif.constitution import Constitution
 
-    block = (ROOT / "README.md").read_text().split("```yaml\n")[1].split("```")[0]
+    block = (ROOT / "docs" / "constitutions.md").read_text().split("```yaml\n")[1].split("```")[0]
     (tmp_path / "c.yaml").write_text(block)
     assert Constitution.load(tmp_path / "c.yaml").ids == ["no-harm"]
 
