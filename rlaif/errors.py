@@ -42,6 +42,11 @@ class Paused(UserError):
     code = 4
 
 
+class Conflict(UserError):
+    """What is asked for cannot be done because something has changed meanwhile; a page's server answers
+    409."""
+
+
 def nearest(word: str, known: "list[str] | tuple[str, ...]") -> str:
     """' (did you mean "x"?)' for the closest known word, or the list of known ones."""
     import difflib

@@ -8,9 +8,8 @@ import pytest
 
 from rlaif import pipeline
 from rlaif.cli import main
-from rlaif.errors import Paused, UserError
+from rlaif.errors import Conflict, Paused, UserError
 from rlaif.human.annotating.actions import ActionLog
-from rlaif.human.annotating.desk import Stale
 from rlaif.human.folder import read_folder
 from rlaif.human.rankings import load_human_labels
 from rlaif.records import Label
@@ -93,7 +92,7 @@ def test_the_same_action_sent_twice_counts_once(tmp_path):
     once = made.desk.act(asked)
     assert made.desk.act({**asked, "seconds": 9}) == once
     assert len(rows(tmp_path / "out" / "actions.jsonl")) == 1
-    with pytest.raises(Stale):
+    with pytest.raises(Conflict):
         made.desk.act({**asked, "ranks": [2, 1]})
     undo = {"annotator": "Ana", "step": 1, "kind": "undo"}
     assert made.desk.act(undo) == made.desk.act(undo)

@@ -11,8 +11,8 @@ import pytest
 
 from rlaif.audit.card import JudgeSetting
 from rlaif.engines import Scripted
-from rlaif.errors import UserError
-from rlaif.pages.server import Conflict, PageServer
+from rlaif.errors import Conflict, UserError
+from rlaif.pages.server import PageServer
 from rlaif.prompting.templates import Templates
 from rlaif.records import Message, Prompt
 from rlaif.workbench.editor import Editor, as_bytes, as_text, static_files, write_in_place

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from rlaif.errors import UserError
+from rlaif.errors import Conflict, UserError
 from rlaif.pages.page import render_page
-from rlaif.pages.server import Conflict, PageServer, Site
+from rlaif.pages.server import PageServer, Site
 from tests.browser import opened
 
 ROOT = Path(__file__).parent.parent

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rlaif.errors import UserError
+from rlaif.errors import Conflict, UserError
 
 try:
     import uvicorn
@@ -57,12 +57,6 @@ HEADERS = {
 Answer = Callable[[dict[str, Any]], Any]
 
 
-class Conflict(UserError):
-    """What a page asks for cannot be done because something has changed meanwhile."""
-
-    status = 409
-
-
 @dataclass(frozen=True)
 class Site:
     """One page and what it asks its server.
@@ -70,7 +64,7 @@ class Site:
     `page` gives the HTML, anew for each load. `asks` and `tells` are the answers to GET and POST by path
     ("/api/…"): a function from the query's values (texts), or from the body's JSON object, to what JSON can
     hold. They run in threads, several at once; a UserError is sent as {"error": its words} with status 400,
-    or with the error's `status`. `files` are served as /static/NAME, beside style.css and ask.js.
+    a Conflict with 409. `files` are served as /static/NAME, beside style.css and ask.js.
     """
 
     page: Callable[[], str]
@@ -215,7 +209,7 @@ def _application(site: Site) -> Starlette:
     async def refused(request: Request, error: Exception) -> Response:
         if isinstance(error, HTTPException):
             return _error(error.status_code, str(error.detail))
-        return _error(getattr(error, "status", 400), str(error))
+        return _error(409 if isinstance(error, Conflict) else 400, str(error))
 
     async def failed(request: Request, error: Exception) -> Response:
         site.failed(f"{request.method} {request.url.path}: {type(error).__name__}: {error}")

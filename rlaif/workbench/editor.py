@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from rlaif.constitution import json_schema
-from rlaif.errors import UserError, printable
+from rlaif.errors import Conflict, UserError, printable
 from rlaif.pages.page import render_page
-from rlaif.pages.server import Conflict, Site
+from rlaif.pages.server import Site
 from rlaif.records import Prompt
 from rlaif.runs.storage import move_into_place
 from rlaif.workbench.lint import lint

@@ -18,7 +18,7 @@ from statistics import median
 from typing import Any, get_args
 
 from rlaif.constitution import Principle
-from rlaif.errors import OBEYED, UserError, printable
+from rlaif.errors import OBEYED, Conflict, UserError, printable
 from rlaif.human.annotating.actions import Action, ActionLog, History, Kind, Showing
 from rlaif.human.annotating.material import Material
 from rlaif.human.annotating.opinions import Opinions
@@ -32,12 +32,6 @@ HELD = 900.0  # seconds after which what nobody answers goes to another annotato
 LONGEST_NOTE, LONGEST_NAME = 10_000, 60  # characters
 KINDS: tuple[Kind, ...] = get_args(Kind)
 PACE = 20  # items that the time left is told from
-
-
-class Stale(UserError):
-    """The page shows what was answered meanwhile, in another tab."""
-
-    status = 409
 
 
 @dataclass(frozen=True)
@@ -139,7 +133,7 @@ class Desk:
     def act(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """Take in one action, and say what is shown next.
 
-        The same action sent again, because its answer was lost, is taken in once. Raises Stale where the
+        The same action sent again, because its answer was lost, is taken in once. Raises Conflict where the
         annotator has gone on elsewhere, UserError where the action is none.
         """
         with self.lock:
@@ -150,7 +144,7 @@ class Desk:
             if step < len(history.actions) and _is_again(history.actions[step], values):
                 return self._state(history)
             if step != len(history.actions):
-                raise Stale(f"{history.name} has gone on in another tab.", "what is shown there")
+                raise Conflict(f"{history.name} has gone on in another tab.", "what is shown there")
             action = self._action(history, values)
             self.log.append(action)
             self.claims[history.name] = Claim(action.showing, self.now())

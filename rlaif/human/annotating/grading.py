@@ -11,6 +11,7 @@ from rlaif.errors import UserError
 from rlaif.human.annotating.material import Material
 from rlaif.prompting.chat import TemplateRefused
 from rlaif.records import Grade, Response
+from rlaif.runs.catalog import is_run
 from rlaif.runs.folder import Run, silent_progress
 from rlaif.runs.rows import Rows, pieces
 
@@ -26,7 +27,7 @@ def graded(material: Material, out: Path, progress: Any = silent_progress) -> Ma
     the run has no reward model.
     """
     ids = list(dict.fromkeys(id for pair in material.comparisons for id in (pair.a, pair.b)))
-    if not (material.path / "config.json").is_file() or all(material.grades(id) for id in ids):
+    if not is_run(material.path) or all(material.grades(id) for id in ids):
         return material
     run = Run.load(material.path)
     made = [stage for stage in run.stages if "reward_model" in stage.options.makes and stage.is_done]
