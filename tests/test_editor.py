@@ -273,6 +273,15 @@ def test_a_change_elsewhere_is_loaded_or_asked_about(page, file):
     assert file.read_text() == FILE.replace("# a comment on top", "# mine") + "# elsewhere again\n"
 
 
+def test_a_file_that_is_no_text_any_more_is_told_in_the_servers_words(page, file):
+    file.write_bytes(b"\xff")
+    page.wait_for_selector('#notice:has-text("not UTF-8 text")')
+    state(page, "saved, and not judged")
+    file.write_text(FILE + "# back\n")
+    page.wait_for_selector('.CodeMirror-line:has-text("# back")')
+    assert page.is_hidden("#notice")
+
+
 def test_hostile_texts_are_shown_as_texts(page, file):
     assert "<script>document.title" in page.inner_text("#pairs .pair:nth-of-type(3)")
     retype(

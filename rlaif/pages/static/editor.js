@@ -229,8 +229,9 @@ async function look() {
       showPairs();
     }
     if (state.version !== page.version) await changedElsewhere();
-  } catch {
-    page.lost = true;
+  } catch (error) {
+    page.lost = !error.status; // a refusal is an answer, and has its words
+    if (!page.lost) notice(error.message);
   }
   showState();
   setTimeout(look, EVERY);
