@@ -12,7 +12,7 @@ JUDGE = "A config file, whose feedback model judges as its label stage asks it, 
 ConstitutionFile = Annotated[Path, typer.Argument(metavar="FILE", help="A constitution file.")]
 JudgeName = Annotated[str, typer.Option("--judge", metavar="MODEL|CONFIG", help=JUDGE)]
 JudgeSet = Annotated[
-    list[str] | None, typer.Option("-s", "--set", help="key=value of the judge's config, repeatable.")
+    list[str] | None, typer.Option("-s", "--set", help="key=value of the judge's config; may be repeated.")
 ]
 TemplateSet = Annotated[str, typer.Option("--templates", help="With a model: the template set.")]
 RunTemplates = Annotated[

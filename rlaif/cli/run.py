@@ -13,7 +13,7 @@ from rlaif.cli.groups import app
 from rlaif.cli.terminal import Json, Progress, emit, say, stderr, tell
 from rlaif.runs import stopping
 
-Set = Annotated[list[str] | None, typer.Option("-s", "--set", help="stage.option=value, repeatable.")]
+Set = Annotated[list[str] | None, typer.Option("-s", "--set", help="stage.option=value; may be repeated.")]
 Check = Annotated[
     bool,
     typer.Option(

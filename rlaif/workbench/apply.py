@@ -28,7 +28,7 @@ from rlaif.report.run_reader import RunReader, plain, require_consent, untrusted
 from rlaif.runs.folder import Run, label_files, silent_progress
 from rlaif.runs.spending import Account
 from rlaif.runs.storage import os_errors_as_user_errors, read_json, write_json
-from rlaif.workbench.diff import annotators, effects, notes, refuse_strangers
+from rlaif.workbench.diff import annotators, effects, no_verdict, notes, refuse_strangers
 from rlaif.workbench.edit_page import write_edit
 from rlaif.workbench.edits import Edit, as_data, edits, load_at_rest
 from rlaif.workbench.relabelling import label_stages
@@ -189,12 +189,8 @@ def _refuse_unread(fork: Run, ids: Sequence[str]) -> None:
     rows = stage.summary.get("metrics", {}).get("by_principle", {})
     for name in ids:
         if name in rows and rows[name]["n"] and rows[name]["mean_confidence"] is None:
-            raise UserError(
-                f"{stage.dir}: none of the judge's {rows[name]['n']} verdicts under {name} can be read: it "
-                "refused, or the questions are too long for it.",
-                "a judge that answers A or B to the new wording",
-                f"word {name} otherwise, or use another judge: -s feedback.model=…, and another --out",
-            )
+            other = "use another judge: -s feedback.model=…, and another --out"
+            raise no_verdict(stage.dir, name, rows[name]["n"], other)
 
 
 def _same_preferences(parent: Run, fork: Run) -> bool:

@@ -135,12 +135,17 @@ def _refuse_unread(run: Run, surveys: Sequence[Survey], ids: Sequence[str]) -> N
     for name in ids:
         kept, unread = (sum(c[name] for c in counts) for counts in _columns(surveys))
         if kept and kept == unread:
-            raise UserError(
-                f"{run.path}: none of the judge's {kept} verdicts under {name} can be read: it refused, or "
-                "the questions are too long for it.",
-                "a judge that answers A or B to the new wording",
-                f"word {name} otherwise, or ask another judge; {run.asked} has what it was asked",
-            )
+            raise no_verdict(run.path, name, kept, f"ask another judge; {run.asked} has what it was asked")
+
+
+def no_verdict(place: Path, name: str, asked: int, other: str) -> UserError:
+    """What to say where none of the judge's verdicts under a principle can be read."""
+    return UserError(
+        f"{place}: none of the judge's {asked} verdicts under {name} can be read: it refused, or the "
+        "questions are too long for it.",
+        "a judge that answers A or B to the new wording",
+        f"word {name} otherwise, or {other}",
+    )
 
 
 def _columns(surveys: Sequence[Survey]) -> tuple[list[Any], list[Any]]:

@@ -106,8 +106,8 @@ def lines(found: dict[str, Any]) -> Iterator[str]:
     whole = found["together"]
     if whole["agreement"]["n"]:
         yield (
-            f"All principles together: {_rate(whole['agreement'])} of {whole['agreement']['n']} verdicts are "
-            f"the same; kappa {_rate(whole['kappa'])}."
+            f"All principles together: {_rate(whole['agreement'])} of {whole['agreement']['n']} pairs of "
+            f"verdicts are the same; kappa {_rate(whole['kappa'])}."
         )
     for row in found["clauses"]:
         for who in row["silent"]:

@@ -45,8 +45,8 @@ def constitution_lint(
     gold: Annotated[
         str | None, typer.Option(help="A config's gold scorer: which principles can it check?")
     ] = None,
-    select: Annotated[Names, typer.Option(help="Only this rule, repeatable.")] = None,
-    ignore: Annotated[Names, typer.Option(help="Not this rule, repeatable.")] = None,
+    select: Annotated[Names, typer.Option(help="Only this rule; may be repeated.")] = None,
+    ignore: Annotated[Names, typer.Option(help="Not this rule; may be repeated.")] = None,
     fail_on: Annotated[FailOn, typer.Option(help="Exit code 1 from this level on.")] = FailOn.warning,
     list_rules: Annotated[bool, typer.Option("--rules", help="List the rules and why they matter.")] = False,
     sarif: Annotated[bool, typer.Option("--sarif", help="A SARIF 2.1.0 log, for code hosts.")] = False,
