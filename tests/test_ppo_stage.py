@@ -334,7 +334,8 @@ def test_a_learning_rate_that_blows_up_says_what_to_lower(tmp_path, policy):
     stage = stage_of(tmp_path / "run", policy, learning_rate=1e30, updates=6, warmup=0)
     with pytest.raises(UserError, match=r"update \d of 6: \w+ is (nan|inf|-inf)") as caught:
         run_on_one_thread(stage)
-    assert "ppo.learning_rate (now 1e+30)" in caught.value.next
+    assert "ppo.learning_rate is 1e+30" in caught.value.found
+    assert "-s ppo.learning_rate=0.001 --from" in caught.value.next
 
 
 def test_a_reward_model_with_its_own_tokenizer_reads_text(tmp_path, policy):

@@ -390,7 +390,7 @@ ALONE: dict[str, Row] = {
     "judge_card.max_order_flips": Row(
         0.01, lambda v: missed("max_order_flips", v), ["verdicts that flip with the order: 0.451"]
     ),
-    "judge_card.max_invalid": Row(0.01, lambda v: missed("max_invalid", v), ["unreadable verdicts: 0.061"]),
+    "judge_card.max_invalid": Row(0.001, lambda v: missed("max_invalid", v), ["unreadable verdicts: 0.061"]),
     "judge_card.min_answer_mass": Row(
         0.99, lambda v: missed("min_answer_mass", v), ["probability on the answers: 0.431"]
     ),
