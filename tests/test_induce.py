@@ -16,8 +16,8 @@ from rlaif.errors import UserError
 from rlaif.playground.wordings import KINDS
 from rlaif.records import Label
 from rlaif.workbench import explain
-from rlaif.workbench.inducing import Asked, induce
-from rlaif.workbench.pairs import asked, open_judge, read_pairs
+from rlaif.workbench.inducing import CandidateSources, induce
+from rlaif.workbench.pairs import judge_labels, open_judge, read_pairs
 from rlaif.workbench.proposals import proposed, rule_in, together
 from tests import planted
 from tests.fake_run import fake_run
@@ -113,7 +113,7 @@ def test_the_true_principles_are_recovered_from_500_noisy_labels(tmp_path):
         folder = tmp_path / str(seed)
         folder.mkdir()
         true = simulated(folder, seed)
-        found = induce(folder, Asked(folder / "candidates.json"))
+        found = induce(folder, CandidateSources(folder / "candidates.json"))
         chosen = {row["id"] for row in found.figures["candidates"] if row["chosen"]}
         right, wrong, missed = (
             right + len(chosen & true),
@@ -161,7 +161,7 @@ def checks(folder: Path, **model: str) -> str:
 )
 def test_the_known_principles_of_real_pairs(name, known, tmp_path, test_data):
     file = test_data / "icai_synthetic" / f"synthetic_data_{name}.csv"
-    found = induce(file, Asked(candidates(tmp_path), checks(tmp_path)))
+    found = induce(file, CandidateSources(candidates(tmp_path), checks(tmp_path)))
     assert {row["id"] for row in found.figures["candidates"] if row["chosen"]} == known
     assert found.figures["over"] == "comparisons"  # three or six prompts are too few to resample
     assert found.figures["held_out"]["over_length"]["shown"] or len(known) == 3
@@ -186,14 +186,14 @@ def test_a_runs_own_principles_explain_its_preferences(tmp_path):
 def test_what_cannot_be_explained_is_said(tmp_path):
     simulated(tmp_path, 0, count=10)
     with pytest.raises(UserError, match="10 labels on whole comparisons"):
-        induce(tmp_path, Asked(tmp_path / "candidates.json"))
+        induce(tmp_path, CandidateSources(tmp_path / "candidates.json"))
     simulated(tmp_path, 0, count=40)
     with pytest.raises(UserError, match="no candidates"):
-        induce(tmp_path, Asked())
+        induce(tmp_path, CandidateSources())
     with pytest.raises(UserError, match="no verdict is stored under a candidate"):
-        induce(tmp_path, Asked(candidates(tmp_path)))
+        induce(tmp_path, CandidateSources(candidates(tmp_path)))
     with pytest.raises(UserError, match="no such file"):
-        induce(tmp_path / "nowhere", Asked())
+        induce(tmp_path / "nowhere", CandidateSources())
 
 
 def test_asked_labels_are_kept_and_not_asked_again(tmp_path):
@@ -204,11 +204,11 @@ def test_asked_labels_are_kept_and_not_asked_again(tmp_path):
     rules = Constitution.load(tmp_path / "candidates.yaml").principles[:3]
     questions = [pairs.question(pair, rules) for pair in pairs.comparisons]
     keep = tmp_path / "kept.jsonl"
-    first = asked(judge, questions, (), keep)
+    first = judge_labels(judge, questions, (), keep)
     lines = keep.read_text().splitlines(keepends=True)
     assert len(lines) == len(questions) * 3 * 2
     keep.write_text("".join(lines[:-7]) + lines[-7][:20])  # killed while it wrote
-    again = asked(judge, questions, (), keep)
+    again = judge_labels(judge, questions, (), keep)
     assert again == first
     assert len({Label.model_validate_json(line).id for line in keep.read_text().splitlines()}) == len(lines)
 

@@ -13,13 +13,13 @@ from rlaif.errors import UserError
 from rlaif.records import AnnotatorKind, Label
 from rlaif.runs.folder import silent_progress
 from rlaif.workbench.induce import constitution_of, evidence, induced, stored_verdicts, target
-from rlaif.workbench.pairs import LabelledPairs, asked, drawn, open_judge, read_pairs
+from rlaif.workbench.pairs import LabelledPairs, drawn, judge_labels, open_judge, read_pairs
 from rlaif.workbench.proposals import proposed
 from rlaif.workbench.yaml_text import to_yaml
 
 
 @dataclass(frozen=True)
-class Asked:
+class CandidateSources:
     """Where candidates and their verdicts come from: a file, or a judge who proposes `most` candidates from
     `propose` pairs; whose labels are kept in `keep`."""
 
@@ -47,7 +47,7 @@ class Induced:
 
 def induce(
     path: Path,
-    how: Asked,
+    how: CandidateSources,
     by: AnnotatorKind | None = None,
     most_pairs: int = 0,
     seed: int = 0,
@@ -85,7 +85,7 @@ def induce(
 
 
 def _candidates(
-    pairs: LabelledPairs, said: dict[str, float], how: Asked, seed: int, progress: Any
+    pairs: LabelledPairs, said: dict[str, float], how: CandidateSources, seed: int, progress: Any
 ) -> tuple[Constitution, list[int], Counter[str]]:
     """The candidates, how often each was proposed (nothing for those of a file), and what was dropped."""
     if how.candidates:
@@ -106,7 +106,7 @@ def _candidates(
 def _asked(
     pairs: LabelledPairs,
     candidates: Constitution,
-    how: Asked,
+    how: CandidateSources,
     chosen: list[str],
     stored: list[Label],
     progress: Any,
@@ -115,4 +115,4 @@ def _asked(
     assert how.judge is not None
     judge = open_judge(how.judge, how.overrides, candidates, how.templates, pairs)
     questions = [pairs.question(pair, candidates.principles) for pair in chosen]
-    return asked(judge, questions, stored, how.keep, progress)
+    return judge_labels(judge, questions, stored, how.keep, progress)

@@ -157,7 +157,7 @@ def open_judge(
     return replace(judge, templates=own) if own else judge
 
 
-def asked(
+def judge_labels(
     judge: Judge,
     questions: Sequence[JudgeQuestion],
     stored: Iterable[Label] = (),

@@ -16,7 +16,7 @@ from rlaif.feedback.judge import JudgeQuestion
 from rlaif.records import Label
 from rlaif.runs.folder import silent_progress
 from rlaif.workbench.executors import PEOPLE, Verdicts, compared, flips_of, read_labels
-from rlaif.workbench.pairs import LabelledPairs, asked, drawn, of_this_wording, open_judge, read_pairs
+from rlaif.workbench.pairs import LabelledPairs, drawn, judge_labels, of_this_wording, open_judge, read_pairs
 
 SHORT = 34  # characters of an executor's name
 
@@ -135,7 +135,7 @@ def _asked(
     """((a judge's name, what labels call it), its labels): stored ones that it would give, the rest asked."""
     run = next((source for source in sources if source.templates), None)
     judge = open_judge(what, how.overrides, constitution, how.templates, run)
-    labels = asked(judge, list(questions.values()), stored, how.keep, progress)
+    labels = judge_labels(judge, list(questions.values()), stored, how.keep, progress)
     return (Path(what).name[:SHORT], judge.annotator.id), labels
 
 

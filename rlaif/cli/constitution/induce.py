@@ -52,12 +52,12 @@ def constitution_induce(
     """Find the principles that explain labels: weights, held-out agreement, and a constitution of them."""
     from rlaif.report.run_reader import plain
     from rlaif.runs.storage import write_text
-    from rlaif.workbench.inducing import Asked, induce
+    from rlaif.workbench.inducing import CandidateSources, induce
 
     path = page_at(out) if out else None
     tell("reading the labels …")
-    asked = Asked(candidates, judge, tuple(set_ or ()), templates, propose, most, keep)
-    found = induce(labels, asked, by, pairs, seed, Progress)
+    sources = CandidateSources(candidates, judge, tuple(set_ or ()), templates, propose, most, keep)
+    found = induce(labels, sources, by, pairs, seed, Progress)
     if path:
         write_text(path, found.constitution_text())
     if as_json:
