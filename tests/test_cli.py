@@ -9,11 +9,16 @@ import subprocess
 import sys
 import time
 import tomllib
+from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from typer.main import get_command
 
 from rlaif import DISTRIBUTION, __version__
+from rlaif.cli import app
 from rlaif.preflight.provenance import other_owners
 from rlaif.runs.storage import read_json, write_json
 from tests.fake_run import fake_run
@@ -308,3 +313,24 @@ def test_every_shipped_config_passes_a_dry_run(path, tmp_path):
         changed = [word for key, name in texts.items() for word in ("-s", f"{key}={tmp_path / name}.jsonl")]
     result = rlaif("run", path, "--dry-run", "--no-check", *changed)
     assert result.returncode == 0, result.stderr
+
+
+def options_of(command: Any, name: str = "rlaif") -> Iterator[tuple[str, Any]]:
+    """Every option of every command, with the command's name."""
+    for word, inner in getattr(command, "commands", {}).items():
+        yield from options_of(inner, f"{name} {word}")
+    yield from ((name, option) for option in command.params if option.param_type_name == "option")
+
+
+def test_neighbours_spell_and_explain_the_same_option_alike():
+    told: defaultdict[str, set[str]] = defaultdict(set)
+    switched_off = set()
+    for name, option in options_of(get_command(app)):
+        for spelling in option.opts:
+            told[spelling].add(option.help)
+        switched_off |= {(name, spelling) for spelling in option.secondary_opts}
+        assert not re.search(r"repeatable|omitted:|; default", option.help or ""), (name, option.opts)
+    assert switched_off == {("rlaif run", "--no-check"), ("rlaif resume", "--no-check")}
+    for spelling in ("--trust", "--few-shot", "--keep", "--port"):
+        assert len(told[spelling]) == 1, spelling
+    assert len(told["--set"]) == 2, "a run's, and a judge's"

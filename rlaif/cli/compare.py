@@ -16,7 +16,7 @@ from rlaif.cli.terminal import Json, Progress, emit, page_at, say, tell
 @app.command(rich_help_panel="The loop")
 def compare(
     runs: Annotated[list[Path], typer.Argument(help="Two or more run folders.")],
-    out: Annotated[Path | None, typer.Option(help="Where to write the page; default compare.html.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Where to write the page; omitted = compare.html.")] = None,
     trust: Trust = False,
     as_json: Json = False,
 ) -> None:

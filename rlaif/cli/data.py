@@ -47,7 +47,7 @@ def data_export(
     folder: Annotated[
         Path, typer.Argument(metavar="RUN|FOLDER", help="A run, or what rlaif data import wrote.")
     ],
-    format: Annotated[str, typer.Option(help="The format, e.g. trl.")],
+    format: Annotated[str, typer.Option(help="The format; docs/data-formats.md lists them.")],
     out: Annotated[
         Path, typer.Option(help="A .jsonl, .json, .csv or .parquet file, or a folder of datasets to make.")
     ],

@@ -18,7 +18,7 @@ def judge_audit(
         str, typer.Argument(metavar="MODEL|CONFIG", help="A config file, or a model: a folder or a hub id.")
     ],
     out: Annotated[
-        Path | None, typer.Option(help="Where to write the page; default judge_card.html.")
+        Path | None, typer.Option(help="Where to write the page; omitted = judge_card.html.")
     ] = None,
     pairs: Annotated[
         int, typer.Option(min=0, help="Pairs of the policy's responses; 0 = the examples alone.")

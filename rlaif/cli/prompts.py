@@ -33,7 +33,7 @@ def prompts_generate(
         "generated.jsonl"
     ),
     kind: Annotated[
-        list[str] | None, typer.Option(help="applies, tempts, seems_risky, conflicts; omitted: all four.")
+        list[str] | None, typer.Option(help="applies, tempts, seems_risky, conflicts; omitted = all four.")
     ] = None,
     existing: Annotated[
         list[Path] | None, typer.Option(help="A prompt file; what is like a prompt in it is dropped.")

@@ -39,7 +39,7 @@ def run_command(
     config: Annotated[
         Path | None, typer.Argument(help="A config file, e.g. configs/quickstart.yaml; with --from optional.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Run folder; default runs/<name>.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder; omitted = runs/<name>.")] = None,
     set_: Set = None,
     until: Until = None,
     source: Annotated[
@@ -50,7 +50,7 @@ def run_command(
     ] = None,
     at: Annotated[
         str | None,
-        typer.Option(help="The first stage that the fork runs itself; default: the first that differs."),
+        typer.Option(help="The first stage that the fork runs itself; omitted = the first that differs."),
     ] = None,
     dry_run: Annotated[
         bool,

@@ -18,7 +18,7 @@ def constitution_apply(
     run: RunDir,
     file: Annotated[Path, typer.Argument(metavar="NEW_FILE", help="The edited constitution.")],
     out: Annotated[
-        Path | None, typer.Option(help="Folder of the new run; default beside RUN, by the edit's hash.")
+        Path | None, typer.Option(help="Folder of the new run; omitted = beside RUN, by the edit's hash.")
     ] = None,
     at: Annotated[
         str, typer.Option(help="The first stage made anew; responses and pairs before it are kept.")

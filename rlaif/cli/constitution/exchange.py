@@ -16,7 +16,7 @@ from rlaif.errors import UserError
 if TYPE_CHECKING:
     from rlaif.workbench.exchange import Exported, Imported
 
-Out = Annotated[Path | None, typer.Option(help="A new file for it; omitted: it is printed.")]
+Out = Annotated[Path | None, typer.Option(help="A new file for it; omitted = it is printed.")]
 
 
 @constitution_app.command("import")
@@ -24,9 +24,9 @@ def constitution_import(
     files: Annotated[
         list[Path], typer.Argument(metavar="FILE...", help="Other projects' files; several make one.")
     ],
-    format: Annotated[str | None, typer.Option(help="Their format; omitted: recognised.")] = None,
+    format: Annotated[str | None, typer.Option(help="Their format; omitted = recognised.")] = None,
     out: Out = None,
-    name: Annotated[str | None, typer.Option(help="The constitution's name; omitted: the file's.")] = None,
+    name: Annotated[str | None, typer.Option(help="The constitution's name; omitted = the file's.")] = None,
     prompts: Annotated[
         Path | None, typer.Option(help="A new file for the questions that come with traits.")
     ] = None,
