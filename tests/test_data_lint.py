@@ -156,8 +156,10 @@ def test_rows_that_could_not_be_used_are_findings_of_files_and_of_folders(tmp_pa
     bad = [*rows(), {"prompt": "q"}, {**rows(2, 1)[0], "first": 7}]
     path = table(tmp_path / "x.jsonl", bad)
     assert kinds(lint([path])) == {"unusable row": 2}
-    import_file("table", path, tmp_path / "folder")
-    assert kinds(lint([tmp_path / "folder"])) == {"unusable row": 2}
+    again = [{**row, "annotator": "bob"} for row in rows()]  # of the same pairs
+    import_file("table", table(tmp_path / "y.jsonl", [*bad, *again]), tmp_path / "folder")
+    [found] = lint([tmp_path / "folder"])["findings"]
+    assert (found["kind"], found["count"], found["of"]) == ("unusable row", 2, 122)
 
 
 def test_a_run_is_linted_by_its_last_labels_and_its_split(tmp_path):

@@ -50,6 +50,7 @@ class Data:
     rows: ImportFolder
     labels: dict[str, list[Label]]
     left_out: dict[str, int]
+    read: int = 0  # rows of the file that an import read
 
     @property
     def pairs(self) -> Iterator[tuple[Comparison, list[Label]]]:
@@ -117,12 +118,13 @@ def _opened(path: Path, place: Path) -> Data:
     if path.is_dir() and (path / "comparisons.jsonl").is_file():
         rows = read_folder(path)
         record = path / "import.json"
-        left_out = dict(read_json(record).get("dropped", {})) if record.exists() else {}
-        return Data(path, rows, rows.labels() if (path / "labels.jsonl").exists() else {}, left_out)
+        counts = read_json(record) if record.exists() else {}
+        labels = rows.labels() if (path / "labels.jsonl").exists() else {}
+        return Data(path, rows, labels, dict(counts.get("dropped", {})), counts.get("in", 0))
     folder = Path(tempfile.mkdtemp(dir=place))
     counts = import_file(None, path, folder / "rows")
     rows = read_folder(folder / "rows")
-    return Data(path, rows, rows.labels(), counts["dropped"])
+    return Data(path, rows, rows.labels(), counts["dropped"], counts["in"])
 
 
 def _of_run(path: Path) -> Data:
@@ -296,7 +298,7 @@ def _left_out(data: Data) -> Iterator[Finding]:
     total = sum(data.left_out.values())
     if total:
         said = ", ".join(f"{n:,} × {reason}" for reason, n in data.left_out.items())
-        yield Finding("unusable row", total, total + len(data.labels), f"{data.path}: {said}")
+        yield Finding("unusable row", total, data.read, f"{data.path}: {said}")
 
 
 def _leaks(train: Sequence[Data], heldout: Sequence[Data]) -> Iterator[Finding]:

@@ -19,6 +19,7 @@ from markupsafe import Markup
 
 from rlaif.errors import printable
 
+STATIC = Path(__file__).parent / "static"  # scripts and styles of served pages
 MOST_CHARACTERS = 1500  # of one shown text, so that a page of examples stays small
 
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from rlaif.errors import Conflict, UserError
+from rlaif.pages.page import STATIC
 
 try:
     import uvicorn
@@ -39,7 +40,7 @@ HOST = "127.0.0.1"
 MOST_BYTES = 1 << 20  # of a request's body
 SECONDS_TO_END = 3  # for requests that are being answered when the server is stopped
 STYLE = Path(__file__).parent / "templates" / "style.css"
-ASK = Path(__file__).parent / "static" / "ask.js"
+ASK = STATIC / "ask.js"
 TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "

@@ -19,7 +19,7 @@ from typing import Any
 
 from rlaif.constitution import json_schema
 from rlaif.errors import Conflict, UserError, printable
-from rlaif.pages.page import render_page
+from rlaif.pages.page import STATIC, render_page
 from rlaif.pages.server import Site
 from rlaif.records import Prompt
 from rlaif.runs.storage import move_into_place
@@ -28,7 +28,6 @@ from rlaif.workbench.lint.files import unreadable
 from rlaif.workbench.trying_text import headline
 from rlaif.workbench.watching import Saved, Watch, read_at_rest, version_of
 
-STATIC = Path(__file__).parent.parent / "pages" / "static"
 CODEMIRROR = (
     "lib/codemirror.js",
     "lib/codemirror.css",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rlaif.feedback.judge import ORDERS
+from rlaif.records import TIE_MARGIN
 from rlaif.workbench.edits import in_brackets
 from rlaif.workbench.probe import Cell, Effect, ProbePair, Turned, Verdicts
 from rlaif.workbench.trying import Revised
@@ -79,7 +80,7 @@ def headline(effect: Effect) -> str:
     if not effect.edits:
         return "no principle differs"
     asked = f"{effect.asked} verdicts asked in {effect.seconds:.1f} s" if effect.asked else "nothing to ask"
-    moved = f" ({effect.moved} more moved by over 0.1)" if effect.moved else ""
+    moved = f" ({effect.moved} more moved by over {TIE_MARGIN:g})" if effect.moved else ""
     return (
         f"{len(effect.turned)} of {effect.compared} verdicts turned{moved}, "
         f"{len(effect.preferences)} of {effect.pairs} preferences; {asked}"

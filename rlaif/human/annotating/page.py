@@ -13,12 +13,11 @@ from rlaif.human.annotating.material import Material
 from rlaif.human.annotating.opinions import Opinions
 from rlaif.human.annotating.queues import ordered, queue_named
 from rlaif.human.annotating.results import Results
-from rlaif.pages.page import render_page
+from rlaif.pages.page import STATIC, render_page
 from rlaif.records import Comparison, Prompt, Response
 from rlaif.runs.rows import RowFile, Rows
 from rlaif.runs.seeds import derive_seed
 
-STATIC = Path(__file__).parents[2] / "pages" / "static"
 BLURRED = frozenset({"harmful", "risky", "unsafe", "toxic", "red-team", "nsfw"})
 
 
