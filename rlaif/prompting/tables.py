@@ -207,10 +207,10 @@ def _array(path: Path) -> Rows:
 
 
 def _csv(path: Path) -> Rows:
-    header = next((line for _, line in text_lines(path) if line.strip()), "")
+    number, header = next(((at, line) for at, line in text_lines(path) if line.strip()), (1, ""))
     if header.lstrip().startswith("{"):
         raise UserError(
-            f"{path}: its first line begins with a brace, as JSON does.",
+            f"{path}:{number}: the first line begins with a brace, as JSON does.",
             "a header with the columns' names",
             f"{{path: {path.name}, format: json}}, or name the file .jsonl",
         )
