@@ -155,6 +155,8 @@ def _parse(text: str, path: Path) -> Any:
         line, problem = 1, "nested too deeply"
     except (YAMLError, ValueError) as error:  # ValueError: a date such as 2024-13-45
         line, problem = 1, str(error).split("\n")[0]
+        if "integer string conversion" in problem:
+            problem = "a whole number of more than 4,300 digits"
     raise UserError(f"{path}:{line}: {problem}.", "valid YAML", f"fix line {line} of {path}")
 
 

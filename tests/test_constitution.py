@@ -79,6 +79,7 @@ def bomb(depth: int) -> str:
         ("kind", r"c\.yaml:1: holds a str"),
         (BASE.replace("kind.", "\x01"), r"c\.yaml:4: the character U\+0001 is not allowed"),
         (BASE.encode("utf-16"), r"c\.yaml:1: not UTF-8 text"),
+        (f"name: {'7' * 5000}\n", r"c\.yaml:1: a whole number of more than 4,300 digits\."),
         ("name: 2024-13-45\n", r"c\.yaml:1: month must be in 1\.\.12"),
         (bomb(8), r"c\.yaml:1: its anchors stand for more than 200,000 values"),
         ("name: &x {a: *x}\n", r"c\.yaml:1: "),
