@@ -273,7 +273,7 @@ def test_a_folder_of_datasets_is_a_set_and_nothing_is_done_in_silence(tmp_path, 
         for n in range(6)
     ]
     Dataset.from_list(rows).save_to_disk(str(tmp_path / "saved"))
-    stage = stage_of(tmp_path / "run", policy, heldout_sets={"mine": str(tmp_path / "saved")})
+    stage = stage_of(tmp_path, policy, heldout_sets={"mine": str(tmp_path / "saved")})
     shown = []
 
     class Progress:
