@@ -1,6 +1,7 @@
 """Whatever a file holds, an import ends in counted rows or in one message: rows of any shape, rows of every
 format with parts replaced, and real files with bytes changed."""
 
+import gc
 import gzip
 import json
 import random
@@ -216,6 +217,7 @@ def test_memory_does_not_grow_with_the_rows_of_json_lines(tmp_path):
                 + "\n"
                 for n in range(count)
             )
+        gc.collect()  # what earlier tests left is no part of it
         tracemalloc.start()
         try:
             assert import_file("trl", path, tmp_path / f"out{count}")["kept"] == count
@@ -224,7 +226,7 @@ def test_memory_does_not_grow_with_the_rows_of_json_lines(tmp_path):
             tracemalloc.stop()
 
     peak(20)  # what is loaded once
-    assert peak(1500) < 1.3 * peak(150)
+    assert peak(3000) < 2 * peak(150)  # the rows themselves take twenty times as much
 
 
 def test_row_groups_of_parquet_are_let_go(tmp_path):
