@@ -1,7 +1,6 @@
 """`rlaif agree`: real figures, our own files whichever way they stand, runs, hostile texts, the docs' commands."""
 
 import json
-import os
 import re
 import shlex
 from pathlib import Path
@@ -16,18 +15,15 @@ from rlaif.human.annotated import Annotated, Item, Said, read_annotated
 from rlaif.records import Annotator, Comparison, Label, Prompt, Ranking, Response
 from tests.fake_run import fake_run
 
-DATA = os.environ.get("RLAIF_TEST_DATA")
 PEOPLE = [Annotator(kind="human", id=name) for name in ("ann", "bo", "cy")]
 JUDGE = Annotator(kind="ai", id="judge")
 P = {"a": 0.9, "b": 0.1, "tie": 0.5}
 
 
 @pytest.fixture(scope="module")
-def pandalm():
-    if not DATA:
-        pytest.skip("RLAIF_TEST_DATA is not set")
+def pandalm(test_data):
     names = ("testset", "gpt-3.5-turbo-testset", "pandalm-7b-testset")
-    return agree(read_annotated([Path(DATA) / "pandalm" / f"{name}-v1.json" for name in names]))
+    return agree(read_annotated([test_data / "pandalm" / f"{name}-v1.json" for name in names]))
 
 
 def close(value):
@@ -55,10 +51,10 @@ def test_the_known_figures_of_pandalm(pandalm):
     assert [row["stand_in"]["verdict"] for row in pandalm["judges"]] == ["fails", "fails"]
 
 
-def test_fewer_labels_on_pandalm_give_the_same_answer_with_an_interval(pandalm):
+def test_fewer_labels_on_pandalm_give_the_same_answer_with_an_interval(pandalm, test_data):
     """The people's labels of a third of the prompts and the judge's verdicts on all: near the labels of all."""
     names = ("testset", "gpt-3.5-turbo-testset")
-    found = read_annotated([Path(DATA) / "pandalm" / f"{name}-v1.json" for name in names])
+    found = read_annotated([test_data / "pandalm" / f"{name}-v1.json" for name in names])
     kept = sorted({item.cluster for item in found.items.values()})[::3]
     for who in found.of_kind("human"):
         found.said[who] = {i: x for i, x in found.said[who].items() if found.items[i].cluster in kept}

@@ -160,8 +160,10 @@ def test_two_people_at_once(chromium, tmp_path):
                     tab.prefers(word)
         assert not ana.page.errors + ben.page.errors
     found = rows(tmp_path / "out" / "labels.jsonl")
-    by = {name: {r["comparison_id"]: r["verdict"] for r in found if r["annotator"]["id"] == name}
-          for name in ("Ana", "Ben")}  # fmt: skip
+    by = {
+        name: {r["comparison_id"]: r["verdict"] for r in found if r["annotator"]["id"] == name}
+        for name in ("Ana", "Ben")
+    }
     assert set(by["Ana"].values()) == {"a"}
     assert set(by["Ben"].values()) == {"b"}
     assert len(by["Ana"].keys() | by["Ben"].keys()) == 8

@@ -37,11 +37,17 @@ def both(p_ab, p_ba=None, principle="p", judge="j"):
 CASES = {
     "unsure": [both(0.52), both(0.7), both(0.05)],
     "orders": [both(0.9, 0.1), both(0.6, 0.5), both(0.8)],
-    "principles": [both(0.9) + both(0.1, principle="q"), both(0.9) + both(0.4, principle="q"),
-                   both(0.9) + both(0.9, principle="q")],
-    "judges": [both(0.9) + both(0.1, judge="k"), both(0.6) + both(0.8, judge="k"),
-               both(0.9) + both(0.9, judge="k")],
-}  # fmt: skip
+    "principles": [
+        both(0.9) + both(0.1, principle="q"),
+        both(0.9) + both(0.4, principle="q"),
+        both(0.9) + both(0.9, principle="q"),
+    ],
+    "judges": [
+        both(0.9) + both(0.1, judge="k"),
+        both(0.6) + both(0.8, judge="k"),
+        both(0.9) + both(0.9, judge="k"),
+    ],
+}
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -156,8 +162,12 @@ def test_further_judges_labels_are_added(tmp_path):
         for row in rows(run / "06_label" / "labels.jsonl")
     ]
     pair = other[-1].comparison_id
-    turned = [x.model_copy(update={"p_a": 1 - x.p_a, "verdict": "tie"}) if x.comparison_id == pair and x.p_a != 0.5
-              else x for x in other]  # fmt: skip
+    turned = [
+        x.model_copy(update={"p_a": 1 - x.p_a, "verdict": "tie"})
+        if x.comparison_id == pair and x.p_a != 0.5
+        else x
+        for x in other
+    ]
     path = tmp_path / "other.jsonl"
     path.write_text("".join(row.to_json() + "\n" for row in turned))
     made = session(

@@ -2,6 +2,7 @@
 gate."""
 
 import json
+import math
 import re
 from pathlib import Path
 
@@ -313,7 +314,10 @@ def test_a_threshold_holds_fails_or_is_inconclusive():
     )
     card["accuracy"] |= {"value": 0.699, "ci": [0.6, 0.79]}
     assert "too near for a number of pairs" in undecided(card, JudgeCardOptions())[0]
-    card["accuracy"]["ci"] = None
+    for ends in ([0.1, None], [None, None], [math.nan, math.nan]):
+        assert verdict(0.3, ends, 40) == "inconclusive"
+    assert any(line.startswith("accuracy: 0.300, needed") for line in undecided(card, JudgeCardOptions()))
+    card["accuracy"] |= {"value": 0.699, "ci": None}
     assert failures(card, JudgeCardOptions())[0] == "accuracy: 0.699, needed at least 0.7"
 
 

@@ -72,12 +72,19 @@ def test_trls_trainers_take_it_as_it_is(tmp_path):
     reward = AutoModelForSequenceClassification.from_pretrained(policy, num_labels=1)
     reward.config.pad_token_id = tokenizer.pad_token_id
     trainers = [
-        RewardTrainer(reward, RewardConfig(str(tmp_path / "rm"), **shared), train_dataset=rows, processing_class=tokenizer),
-        DPOTrainer(
-            AutoModelForCausalLM.from_pretrained(policy), args=DPOConfig(str(tmp_path / "dpo"), **shared),
-            train_dataset=rows, processing_class=tokenizer,
+        RewardTrainer(
+            reward,
+            RewardConfig(str(tmp_path / "rm"), **shared),
+            train_dataset=rows,
+            processing_class=tokenizer,
         ),
-    ]  # fmt: skip
+        DPOTrainer(
+            AutoModelForCausalLM.from_pretrained(policy),
+            args=DPOConfig(str(tmp_path / "dpo"), **shared),
+            train_dataset=rows,
+            processing_class=tokenizer,
+        ),
+    ]
     for trainer in trainers:
         assert trainer.train().global_step == 2
         assert len(trainer.train_dataset) == len(rows)

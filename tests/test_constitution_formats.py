@@ -142,20 +142,31 @@ def principles() -> st.SearchStrategy[Principle]:
         kept=kept,
     )
     return st.builds(
-        Principle, id=named, text=texts().filter(str.strip), why=written, critique=written, revise=written,
-        compare=written, paraphrases=st.lists(texts(9), max_size=2).map(tuple),
+        Principle,
+        id=named,
+        text=texts().filter(str.strip),
+        why=written,
+        critique=written,
+        revise=written,
+        compare=written,
+        paraphrases=st.lists(texts(9), max_size=2).map(tuple),
         weight=st.sampled_from([1.0, 0.0, 0.1, 2.5]) | st.floats(0, 1e6),
-        tags=st.lists(texts(5), max_size=2).map(tuple), applies_to=st.none() | st.lists(texts(5), max_size=2).map(tuple),
-        examples=st.lists(example, max_size=2).map(tuple), source=origin,
-    )  # fmt: skip
+        tags=st.lists(texts(5), max_size=2).map(tuple),
+        applies_to=st.none() | st.lists(texts(5), max_size=2).map(tuple),
+        examples=st.lists(example, max_size=2).map(tuple),
+        source=origin,
+    )
 
 
 def constitutions() -> st.SearchStrategy[Constitution]:
     return st.builds(
-        Constitution, name=texts(12), version=st.integers(0, 9) | st.sampled_from(["1.0", "draft"]),
-        description=texts(60), source=st.none(),
+        Constitution,
+        name=texts(12),
+        version=st.integers(0, 9) | st.sampled_from(["1.0", "draft"]),
+        description=texts(60),
+        source=st.none(),
         principles=st.lists(principles(), min_size=1, max_size=4, unique_by=lambda p: p.id).map(tuple),
-    )  # fmt: skip
+    )
 
 
 # The same examples every time, and others where more are asked for.
@@ -193,11 +204,19 @@ def test_a_format_loses_only_what_it_says_and_then_nothing(name, constitution):
 
 
 FULL = Principle(
-    id="12", text="Be kind.", why="```\nIt is nicer.", critique="Where is it unkind?", revise="Make it kind.",
-    compare="Prefer the kinder one.", paraphrases=("Be nice.",), weight=2.0, tags=("tone",), applies_to=("talk",),
+    id="12",
+    text="Be kind.",
+    why="```\nIt is nicer.",
+    critique="Where is it unkind?",
+    revise="Make it kind.",
+    compare="Prefer the kinder one.",
+    paraphrases=("Be nice.",),
+    weight=2.0,
+    tags=("tone",),
+    applies_to=("talk",),
     examples=(Example(prompt="p", better="b", worse="w"),),
     source=Source(votes=(Votes(group="a", agrees=0), Votes(group="total", agrees=3)), kept={"odd": 1}),
-)  # fmt: skip
+)
 BARE = Principle(id="No_Id.1", text="Be brief.", why="It saves time.\r\n ")
 WHOLE = Constitution(
     name="A *name*", version=2, description=" About.", principles=(FULL, BARE), source=Source(kept={"odd": 1})
@@ -236,8 +255,10 @@ def test_pairs_of_critique_and_revision(tmp_path):
         ("kind-one", "Make it polite.", "Is it rude?", "Make it  polite."),
     ]
     assert constitution.principles[1].source.kept == {
-        "key": "kind one", "tag": "tone", "prompt": ["\n\nCritiqueRequest: Again?\n\nCritique:"]
-    }  # fmt: skip
+        "key": "kind one",
+        "tag": "tone",
+        "prompt": ["\n\nCritiqueRequest: Again?\n\nCritique:"],
+    }
     assert constitution.principles[0].source.link == "pairs.json#/kind0"
     assert json.loads(export(constitution, "anthropic-sl").text) == SL
     assert report.not_kept == []
@@ -304,10 +325,14 @@ def test_votes_by_group_and_the_weight_they_suggest(tmp_path):
         ("statement-5", "It should obey.", 0.25),
     ]
     assert constitution.principles[0].source == Source(
-        format="votes", link="groups.csv:2",
-        votes=(Votes(group="total", agrees=15, disagrees=3, passes=2), Votes(group="a", agrees=9, disagrees=1),
-               Votes(group="b", agrees=6, disagrees=2, passes=2)),
-    )  # fmt: skip
+        format="votes",
+        link="groups.csv:2",
+        votes=(
+            Votes(group="total", agrees=15, disagrees=3, passes=2),
+            Votes(group="a", agrees=9, disagrees=1),
+            Votes(group="b", agrees=6, disagrees=2, passes=2),
+        ),
+    )
     assert export(constitution, "votes").text == GROUPS.replace("0,4,0,4,0\n", "0,4,0,4,0\n").replace(
         "It should be honest, always.", "It should be honest, always."
     )
@@ -325,8 +350,12 @@ def test_votes_without_groups_leave_out_what_a_moderator_rejected(tmp_path):
 def test_groups_come_back_in_one_order_whichever_votes_first():
     late = tuple(Votes(group=group, agrees=1) for group in "ba")
     constitution = Constitution(
-        name="c", principles=(Principle(id="p", text="One.", source=Source(votes=late[:1])), Principle(id="q", text="Two.", source=Source(votes=late)))
-    )  # fmt: skip
+        name="c",
+        principles=(
+            Principle(id="p", text="One.", source=Source(votes=late[:1])),
+            Principle(id="q", text="Two.", source=Source(votes=late)),
+        ),
+    )
     back = read_back(export(constitution, "votes").text, FORMATS["votes"], "c")
     assert [[v.group for v in p.source.votes] for p in back.principles] == [["b"], ["a", "b"]]
     assert export(back, "votes").not_kept == {}
@@ -344,14 +373,19 @@ def test_sections_of_a_specification(tmp_path):
     assert report.format == "markdown-spec"
     assert (constitution.name, constitution.description) == ("House rules", "What we ask of the assistant.")
     assert rows(constitution, "id", "text", "why") == [
-        ("do-not-make-up-facts", "Do not make up facts. The reply states only what is known.",
-         "Guesses do harm:\n\n- to the user\n- to everybody else"),
+        (
+            "do-not-make-up-facts",
+            "Do not make up facts. The reply states only what is known.",
+            "Guesses do harm:\n\n- to the user\n- to everybody else",
+        ),
         ("unsure", "Uncertainty. The reply says how sure it is.", None),
         ("tone", "Tone. The reply is polite.", None),
-    ]  # fmt: skip
+    ]
     assert [p.source.link for p in constitution.principles] == [
-        "spec.md#do-not-make-up-facts", "spec.md#unsure", "spec.md#tone"
-    ]  # fmt: skip
+        "spec.md#do-not-make-up-facts",
+        "spec.md#unsure",
+        "spec.md#tone",
+    ]
     assert constitution.principles[0].source.kept == {"heading": "Do not make up facts", "under": ["Honesty"]}
     assert report.dropped == {"a heading without a text of its own": 1}
     assert report.not_kept == ["the front matter, before the first line of text"]
@@ -375,9 +409,13 @@ def test_headings_that_stand_twice_get_ids_of_their_own_and_come_back(tmp_path):
 
 def test_a_specification_is_written_so_that_a_person_can_read_it():
     constitution = Constitution(
-        name="tone", description="How to talk.",
-        principles=(Principle(id="kind", text="Be kind.", why="People leave otherwise."), Principle(id="short", text="# Be brief.")),
-    )  # fmt: skip
+        name="tone",
+        description="How to talk.",
+        principles=(
+            Principle(id="kind", text="Be kind.", why="People leave otherwise."),
+            Principle(id="short", text="# Be brief."),
+        ),
+    )
     assert export(constitution, "markdown-spec").text == (
         "# tone\n\nHow to talk.\n\n## `kind`\n\nBe kind.\n\nPeople leave otherwise.\n\n## `short`\n\n\\# Be brief.\n"
     )
@@ -387,8 +425,10 @@ def test_items_of_a_list(tmp_path):
     constitution, report = read(tmp_path, "rules.md", LIST)
     assert report.format == "markdown-list"
     assert rows(constitution, "text", "why") == [
-        ("Be kind.", None), ("Be brief, in every reply.", "It saves time.\n- and paper"), ("Never guess.", None)
-    ]  # fmt: skip
+        ("Be kind.", None),
+        ("Be brief, in every reply.", "It saves time.\n- and paper"),
+        ("Never guess.", None),
+    ]
     assert [p.source.link for p in constitution.principles] == ["rules.md:3", "rules.md:4", "rules.md:9"]
 
 
@@ -432,8 +472,9 @@ def test_what_could_be_two_formats_is_named_by_the_user(tmp_path):
         ("do-not-lie",),
     ]
     assert rows(read(tmp_path, "r.md", AMBIGUOUS, "markdown-spec")[0], "id", "text") == [
-        ("safety", "Safety."), ("honesty", "Honesty.")
-    ]  # fmt: skip
+        ("safety", "Safety."),
+        ("honesty", "Honesty."),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -442,25 +483,37 @@ def test_what_could_be_two_formats_is_named_by_the_user(tmp_path):
         ("a.json", '[1, "x"]', r"a\.json:1: not recognised"),
         ("a.json", '{"a": {"edit_request": "x"}', r"a\.json:1: not JSON \(Expecting ',' delimiter"),
         ("a.json", '{"a": {"prompt": [],\n "edit_request": "x"}}', r"a\.json:1: a\.prompt is empty"),
-        ("a.json", '{"a": {"prompt": ["x"],\n "edit_request": 7}}', r"a\.json:2: a\.edit_request is a number"),
+        (
+            "a.json",
+            '{"a": {"prompt": ["x"],\n "edit_request": 7}}',
+            r"a\.json:2: a\.edit_request is a number",
+        ),
         ("a.json", '{"a": {"edit_request": "x"},\n\n"a": {}}', r'a\.json:3: the key "a" stands twice'),
         ("a.json", '[{"trait": "x"},\n{"questions": []}]', r'a\.json:2: 1 has no "trait"'),
         ("a.json", '[{"trait": "x", "questions": ["q",\n 1]}]', r"a\.json:2: 0\.questions\.1 is a number"),
         ("a.json", '{"constitutions": {}}', r"a\.json:1: constitutions is an object"),
         ("a.json", "[" * 5000, r"a\.json:1: nested too deeply"),
         ("a.toml", "[[criteria]]\nname = 1\ntext = 'x'\n", r"a\.toml:2: criteria\.0\.name is a number"),
-        ("a.toml", "[[criteria]]\nname = 'a'\ntext = 'x'\n[[criteria]]\nname = 'a'\ntext = 'x'", r'a\.toml:5: the name "a"'),
+        (
+            "a.toml",
+            "[[criteria]]\nname = 'a'\ntext = 'x'\n[[criteria]]\nname = 'a'\ntext = 'x'",
+            r'a\.toml:5: the name "a"',
+        ),
         ("a.toml", "[[criteria]]\nname = 'a'\ntext = 'x'\nweight = -1", r"a\.toml:4: the weight is -1"),
         ("a.toml", "[[criteria]]\nname = 'a'\ntext = 'x'\nwheight = 1", r'a\.toml:4: unknown key "wheight"'),
         ("a.toml", "[[criteria]]\nname = \n", r"a\.toml:2: not TOML"),
         ("a.csv", "participant,0,1\n7,1,-1\n", r"a\.csv:1: no column of statements with votes"),
         ("a.csv", "comment,agrees,disagrees\nx,1,\ny,-2,0\n", r'a\.csv:3: agrees is "-2"'),
-        ("a.csv", "comment,comment-id,agrees\nx,1,1\ny,1,1\n", r"a\.csv:3: the comment-id \"1\" stands in line 2"),
+        (
+            "a.csv",
+            "comment,comment-id,agrees\nx,1,1\ny,1,1\n",
+            r"a\.csv:3: the comment-id \"1\" stands in line 2",
+        ),
         ("a.md", "Only prose.\n", r"a\.md:1: not recognised"),
         ("a.md", "  \n", r"a\.md:1: is empty"),
         ("a.yaml", "name: x", r"a\.yaml:1: YAML, which is what an import writes"),
     ],
-)  # fmt: skip
+)
 def test_what_is_wrong_is_told_with_its_line(tmp_path, name, content, message):
     with pytest.raises(UserError, match=message):
         read(tmp_path, name, content)

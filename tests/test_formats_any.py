@@ -27,14 +27,25 @@ from tests.test_formats_chosen import ROWS
 
 WRITABLE = [format.name for format in FORMATS.values() if format.write or format.write_row]
 scalars = (
-    st.none() | st.booleans() | st.integers(-2, 3) | st.floats() | st.text(max_size=6)
-    | st.sampled_from(["1", "tie", "TRUE", "\ud800", "\n\nHuman: q\n\nAssistant: x", '[{"role": 1}]', "assistant", 10**30])
-)  # fmt: skip
+    st.none()
+    | st.booleans()
+    | st.integers(-2, 3)
+    | st.floats()
+    | st.text(max_size=6)
+    | st.sampled_from(
+        ["1", "tie", "TRUE", "\ud800", "\n\nHuman: q\n\nAssistant: x", '[{"role": 1}]', "assistant", 10**30]
+    )
+)
 anything = st.recursive(
     scalars,
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["role", "content", "from", "value", "pref", "rank", " x"]), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["role", "content", "from", "value", "pref", "rank", " x"]), inner, max_size=3
+        )
+    ),
     max_leaves=6,
-)  # fmt: skip
+)
 
 
 def places(value, path=()):
@@ -140,10 +151,16 @@ def test_real_files_with_bytes_changed_end_in_counts_or_in_one_message(tmp_path,
 
 @pytest.mark.parametrize(
     ("name", "format"),
-    [("hh_rlhf/harmless-base-test.jsonl.gz", "hh"), ("pandalm/testset-v1.json", "pandalm"), ("icai_synthetic/example.csv", "icai"),
-     ("icai_synthetic/example_ap.json", "annotated-pairs"), ("preference_demos/dpo_en_demo.json", "sharegpt"),
-     ("preference_demos/kto_en_demo.json", "sharegpt-kto"), ("hhh_alignment/hhh_alignment_eval.json", "hhh")],
-)  # fmt: skip
+    [
+        ("hh_rlhf/harmless-base-test.jsonl.gz", "hh"),
+        ("pandalm/testset-v1.json", "pandalm"),
+        ("icai_synthetic/example.csv", "icai"),
+        ("icai_synthetic/example_ap.json", "annotated-pairs"),
+        ("preference_demos/dpo_en_demo.json", "sharegpt"),
+        ("preference_demos/kto_en_demo.json", "sharegpt-kto"),
+        ("hhh_alignment/hhh_alignment_eval.json", "hhh"),
+    ],
+)
 def test_real_files_are_recognised(test_data, name, format):
     assert format_of(test_data / name) == format
 

@@ -47,38 +47,121 @@ def same(one: Path, two: Path) -> None:
 
 ROWS = {
     "trl": [
-        {"prompt": [user("q")], "chosen": [said("x")], "rejected": [said("y")], "p_chosen": 0.75, "source": "ai"},
+        {
+            "prompt": [user("q")],
+            "chosen": [said("x")],
+            "rejected": [said("y")],
+            "p_chosen": 0.75,
+            "source": "ai",
+        },
         {"prompt": "r", "chosen": "x", "rejected": "y"},
         {"chosen": [user("s"), said("x")], "rejected": [user("s"), said("y")]},
     ],
-    "trl-unpaired": [{"prompt": [user("q")], "completion": [said("x")], "label": True},
-                     {"prompt": "q", "completion": "y", "label": "FALSE"}],
-    "sharegpt": [{"conversations": [{"from": "system", "value": "s"}, {"from": "human", "value": "q"}],
-                  "chosen": {"from": "gpt", "value": "x"}, "rejected": {"from": "gpt", "value": "y"}}],
+    "trl-unpaired": [
+        {"prompt": [user("q")], "completion": [said("x")], "label": True},
+        {"prompt": "q", "completion": "y", "label": "FALSE"},
+    ],
+    "sharegpt": [
+        {
+            "conversations": [{"from": "system", "value": "s"}, {"from": "human", "value": "q"}],
+            "chosen": {"from": "gpt", "value": "x"},
+            "rejected": {"from": "gpt", "value": "y"},
+        }
+    ],
     "sharegpt-kto": [{"messages": [user("q"), said("x")], "label": False}],
     "rewardbench": [{"prompt": "q", "chosen": "x", "rejected": "y", "subset": "math", "id": 1}],
-    "nemo-rl": [{"context": [user("q")], "completions": [{"rank": 0, "completion": [said("x")]},
-                 {"rank": 2, "completion": [said("y")]}, {"rank": 2, "completion": [said("z")]}]}],
-    "ultrafeedback": [{"instruction": "q", "generations": ["x", "y", "z"], "ratings": [4, 5, 4], "rationales": ["", None, ""],
-                       "generation_models": ["k", "l", "m"]}],
-    "ranking": [{"prompt": "q", "responses": ["x", "y", "z"], "ranks": [1, 2, 2], "annotator": "ann", "seconds": 12.5},
-                {"prompt": "q", "responses": ["x", "y", "z"], "ordering": [[2], [0, 1]], "annotator": {"kind": "simulated", "id": "s"}}],
-    "label-studio": [{"data": {"prompt": "q", "items": [{"id": "a", "title": "", "body": "x"}, {"id": "b", "title": "", "body": "y"}]},
-                      "annotations": [{"completed_by": 7, "lead_time": 3.5, "result": [{"type": "ranker", "value": {"ranker": ["b", "a"]}}]}]}],
-    "argilla": [{"instruction": "q", "response1": "x", "response2": "y", "ranking.responses": [["response2", "response1"]],
-                 "ranking.responses.users": ["u1"]}],
-    "arena": [{"model_a": "m", "model_b": "n", "winner": "model_b", "judge": "u", "conversation_a": [user("q"), said("x")],
-               "conversation_b": [user("q"), said("y")]}],
-    "table": [{"prompt": "q", "first": "x", "second": "y", "verdict": "2", "annotator": "ann", "seconds": "4.5"},
-              {"prompt": "q", "first": "x", "second": "y", "verdict": "tie", "annotator": "bob", "seconds": ""}],
+    "nemo-rl": [
+        {
+            "context": [user("q")],
+            "completions": [
+                {"rank": 0, "completion": [said("x")]},
+                {"rank": 2, "completion": [said("y")]},
+                {"rank": 2, "completion": [said("z")]},
+            ],
+        }
+    ],
+    "ultrafeedback": [
+        {
+            "instruction": "q",
+            "generations": ["x", "y", "z"],
+            "ratings": [4, 5, 4],
+            "rationales": ["", None, ""],
+            "generation_models": ["k", "l", "m"],
+        }
+    ],
+    "ranking": [
+        {
+            "prompt": "q",
+            "responses": ["x", "y", "z"],
+            "ranks": [1, 2, 2],
+            "annotator": "ann",
+            "seconds": 12.5,
+        },
+        {
+            "prompt": "q",
+            "responses": ["x", "y", "z"],
+            "ordering": [[2], [0, 1]],
+            "annotator": {"kind": "simulated", "id": "s"},
+        },
+    ],
+    "label-studio": [
+        {
+            "data": {
+                "prompt": "q",
+                "items": [{"id": "a", "title": "", "body": "x"}, {"id": "b", "title": "", "body": "y"}],
+            },
+            "annotations": [
+                {
+                    "completed_by": 7,
+                    "lead_time": 3.5,
+                    "result": [{"type": "ranker", "value": {"ranker": ["b", "a"]}}],
+                }
+            ],
+        }
+    ],
+    "argilla": [
+        {
+            "instruction": "q",
+            "response1": "x",
+            "response2": "y",
+            "ranking.responses": [["response2", "response1"]],
+            "ranking.responses.users": ["u1"],
+        }
+    ],
+    "arena": [
+        {
+            "model_a": "m",
+            "model_b": "n",
+            "winner": "model_b",
+            "judge": "u",
+            "conversation_a": [user("q"), said("x")],
+            "conversation_b": [user("q"), said("y")],
+        }
+    ],
+    "table": [
+        {"prompt": "q", "first": "x", "second": "y", "verdict": "2", "annotator": "ann", "seconds": "4.5"},
+        {"prompt": "q", "first": "x", "second": "y", "verdict": "tie", "annotator": "bob", "seconds": ""},
+    ],
     "hh": [{"chosen": "\n\nHuman: q\n\nAssistant: x", "rejected": "\n\nHuman: q\n\nAssistant: y"}],
     "alpaca": [{"instruction": "q", "output_1": "x", "output_2": "y", "preference": 2}],
     "icai": [{"text_a": "x", "text_b": "y", "preferred_text": "text_b", "input": "q"}],
-    "annotated-pairs": [{"metadata": {"version": "2.0"}, "annotators": {}, "comparisons": [
-        {"prompt": "q", "response_a": {"text": "x"}, "response_b": {"text": "y"}, "annotations": {"1": {"pref": "b"}}}]}],
+    "annotated-pairs": [
+        {
+            "metadata": {"version": "2.0"},
+            "annotators": {},
+            "comparisons": [
+                {
+                    "prompt": "q",
+                    "response_a": {"text": "x"},
+                    "response_b": {"text": "y"},
+                    "annotations": {"1": {"pref": "b"}},
+                }
+            ],
+        }
+    ],
     "pandalm": [{"instruction": "q", "response1": "x", "response2": "y", "annotator1": 2}],
     "hhh": [{"input": "q", "target_scores": {"x": 0, "y": 1}}],
-}  # fmt: skip
+}
 
 
 def test_every_format_has_an_example_here():
@@ -107,9 +190,13 @@ def test_its_rows_are_recognised_and_what_is_exported_gives_the_same_rows_back(t
 
 
 def test_a_verdict_is_the_same_after_every_way_through_another_format(tmp_path):
-    source = lines(tmp_path / "in.jsonl", [
-        {"prompt": f"q{n}", "first": "x", "second": f"y{n}", "verdict": "12"[n % 2], "annotator": "ann"} for n in range(8)
-    ])  # fmt: skip
+    source = lines(
+        tmp_path / "in.jsonl",
+        [
+            {"prompt": f"q{n}", "first": "x", "second": f"y{n}", "verdict": "12"[n % 2], "annotator": "ann"}
+            for n in range(8)
+        ],
+    )
     import_file("table", source, tmp_path / "one")
 
     def better(folder: Path) -> dict[str, str]:
@@ -231,10 +318,16 @@ def test_ratings_become_a_ranking_and_are_kept(tmp_path):
 
 @pytest.mark.parametrize(
     ("value", "ranks"),
-    [(["b", "a"], (2, 1, None)), ({"rank": ["c", "a", "b"]}, (2, 3, 1)), ({"rank 2": ["a"], "rank 1": ["b", "c"]}, (2, 1, 1)),
-     ({"good": ["a"], "bad": ["b"]}, "buckets whose names have no order"), (["a", "a"], "a ranking that names an unknown item, or one twice"),
-     (["a"], "fewer than two ranked responses"), ("a", "a ranker's value is no list and no buckets")],
-)  # fmt: skip
+    [
+        (["b", "a"], (2, 1, None)),
+        ({"rank": ["c", "a", "b"]}, (2, 3, 1)),
+        ({"rank 2": ["a"], "rank 1": ["b", "c"]}, (2, 1, 1)),
+        ({"good": ["a"], "bad": ["b"]}, "buckets whose names have no order"),
+        (["a", "a"], "a ranking that names an unknown item, or one twice"),
+        (["a"], "fewer than two ranked responses"),
+        ("a", "a ranker's value is no list and no buckets"),
+    ],
+)
 def test_a_label_studio_ranker_is_a_list_or_buckets(value, ranks):
     items = [{"id": id, "body": body} for id, body in (("a", "x"), ("b", "y"), ("c", "z"))]
     result = [{"type": "choices"}, {"type": "ranker", "value": {"ranker": value}}]

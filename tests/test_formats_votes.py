@@ -110,9 +110,22 @@ def test_a_boolean_where_text_is_expected_is_its_word():
 
 @pytest.mark.parametrize(
     ("cell", "verdict"),
-    [(0, "tie"), (1, "a"), (2.0, "b"), ("2", "b"), ("Tie", "tie"), ("garbage", "invalid"), (3, "invalid"),
-     (None, "invalid"), (True, "invalid"), ("", "abstain"), ("text_b", "b"), (" A ", "a"), ("Both are fine, but", "invalid")],
-)  # fmt: skip
+    [
+        (0, "tie"),
+        (1, "a"),
+        (2.0, "b"),
+        ("2", "b"),
+        ("Tie", "tie"),
+        ("garbage", "invalid"),
+        (3, "invalid"),
+        (None, "invalid"),
+        (True, "invalid"),
+        ("", "abstain"),
+        ("text_b", "b"),
+        (" A ", "a"),
+        ("Both are fine, but", "invalid"),
+    ],
+)
 def test_verdicts_as_files_spell_them(cell, verdict):
     assert verdict_from(cell) == verdict
 
@@ -183,8 +196,11 @@ def test_annotated_pairs_there_and_back(tmp_path, test_data):
     import_file(None, source, tmp_path / "one")
     said = labels(tmp_path / "one")
     assert [(label.annotator.kind, label.principle_id, label.verdict) for label in said] == [
-        ("human", None, "a"), ("ai", "2f45a6d0", "a"), ("ai", "fafd12b9", "abstain"), ("ai", "435cef52", "a")
-    ]  # fmt: skip
+        ("human", None, "a"),
+        ("ai", "2f45a6d0", "a"),
+        ("ai", "fafd12b9", "abstain"),
+        ("ai", "435cef52", "a"),
+    ]
     assert said[1].judge["principle"] == "Select the response that evokes a sense of mystery."
     export_file(tmp_path / "one", "annotated-pairs", tmp_path / "back.json")
     there, back = json.loads(source.read_text()), json.loads((tmp_path / "back.json").read_text())
@@ -218,9 +234,20 @@ def test_why_an_annotation_prefers_neither():
 
 @pytest.mark.parametrize(
     ("preference", "verdict", "p"),
-    [(1, "a", 1.0), (2, "b", 0.0), (1.25, "a", 0.75), (1.5, "tie", 0.5), (0, "tie", 0.5), (None, "invalid", None),
-     (3, "invalid", None), (float("nan"), "invalid", None), ("2.0", "b", 0.0), ("garbage", "invalid", None), (True, "invalid", None)],
-)  # fmt: skip
+    [
+        (1, "a", 1.0),
+        (2, "b", 0.0),
+        (1.25, "a", 0.75),
+        (1.5, "tie", 0.5),
+        (0, "tie", 0.5),
+        (None, "invalid", None),
+        (3, "invalid", None),
+        (float("nan"), "invalid", None),
+        ("2.0", "b", 0.0),
+        ("garbage", "invalid", None),
+        (True, "invalid", None),
+    ],
+)
 def test_alpaca_two_means_that_the_second_output_wins(preference, verdict, p):
     row = alpaca_row({"instruction": "q", "output_1": "x", "output_2": "y", "preference": preference})
     assert (row.votes[0].verdict, row.votes[0].p_first) == (verdict, p)

@@ -184,8 +184,11 @@ def test_every_reason_is_counted_and_what_was_dropped_is_kept_with_it(tmp_path, 
     asked = engine.usage.calls
     assert made.kept + sum(made.dropped.values()) == asked <= TRIES * 9
     assert set(made.dropped) == {
-        "empty", "an answer instead of a prompt", "repeats another prompt", "longer than 150 words"
-    }  # fmt: skip
+        "empty",
+        "an answer instead of a prompt",
+        "repeats another prompt",
+        "longer than 150 words",
+    }
     dropped = read_rows(tmp_path / "p.dropped.jsonl", DroppedPrompt)
     assert len(dropped) == sum(made.dropped.values())
     assert all(provenance(row)["kind"] == "applies" for row in dropped)

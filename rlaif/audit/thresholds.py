@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,9 +90,10 @@ def _check(name: str, figure: dict[str, Any], limit: float | None, at_least: boo
     if limit is None or value is None:
         return None
     given = figure.get("ci")
-    ci = (given[0], given[1]) if given and None not in given else None
-    edges = ci or (value, value)
-    return Check(name, value, ci, decide(value, edges, limit, MARGIN, figure.get("n") or 0, at_least))
+    # An end of which nothing can be said leaves the check open; a figure that has no interval is taken as is.
+    low, high = (value, value) if given is None else (math.nan if x is None else x for x in given)
+    ci = (low, high) if given is not None and math.isfinite(low + high) else None
+    return Check(name, value, ci, decide(value, (low, high), limit, MARGIN, figure.get("n") or 0, at_least))
 
 
 def _worst(turned: list[dict[str, Any]]) -> dict[str, Any]:

@@ -428,7 +428,9 @@ MUTANTS = (
     Mutant("(now * then < 0)", "(now * then > 0)", "test_principles"),
     Mutant('ranked(pairs, "opposite")', 'ranked(pairs, "same")', "test_principles"),
     # The linter.
-    Mutant("LEVELS[: LEVELS.index(level) + 1]", "LEVELS[: LEVELS.index(level)]", "test_lint", "exit_code"),
+    Mutant(
+        "LEVELS[: LEVELS.index(level) + 1]", "LEVELS[: LEVELS.index(level)]", "test_lint_command", "exit_code"
+    ),
     Mutant(
         "subject.source.silenced(line, first)", "subject.source.silenced(line, line)", "test_lint", "silence"
     ),
