@@ -75,7 +75,7 @@ main()
 
 def measured(words: list[str], out: Path) -> dict[str, Any]:
     """One import in a process of its own: rows kept, seconds, peak memory in MiB."""
-    command = [sys.executable, "-c", PROCESS, "data", "import", *words, "--out", str(out)]
+    command = [sys.executable, "-c", PROCESS, "data", "import", *words, "--out", str(out), "--json"]
     began = time.monotonic()
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     seconds = time.monotonic() - began

@@ -1,4 +1,5 @@
-"""`rlaif data import`: the format in front or left out, columns, annotators, and what is not there."""
+"""`rlaif data import` and `export`: the format in front or left out, columns, annotators, what is not there, and
+what is printed."""
 
 import json
 from pathlib import Path
@@ -24,7 +25,9 @@ def files(tmp_path, monkeypatch):
 
 
 def told(*words: str) -> dict:
-    done = CliRunner().invoke(app, ["data", "import", *words, "--out", "out"], catch_exceptions=False)
+    done = CliRunner().invoke(
+        app, ["data", "import", *words, "--out", "out", "--json"], catch_exceptions=False
+    )
     assert done.exit_code == 0, done.output
     return json.loads(done.stdout)
 
@@ -80,3 +83,31 @@ def test_columns_and_who_labelled():
     assert told("t.csv", *COLUMNS, "--annotator", "ai:judge-1")["kept"] == 1
     label = json.loads(Path("out/labels.jsonl").read_text())
     assert (label["verdict"], label["annotator"]) == ("a", {"kind": "ai", "id": "judge-1"})
+
+
+def test_counts_in_words_are_those_in_json():
+    Path("t.csv").write_text("q,x,y,z\nWhy?,So.,No.,x\nWho?,I.,I.,x\nWhen?,Now.,Then.,tie\n")
+    counts = told("t.csv", *COLUMNS)
+    assert (counts["in"], counts["kept"], sum(counts["dropped"].values())) == (
+        3,
+        counts["kept"],
+        3 - counts["kept"],
+    )
+    words = ["t.csv", *COLUMNS, "--out", "again"]
+    lines = CliRunner().invoke(app, ["data", "import", *words], catch_exceptions=False).stdout.splitlines()
+    assert lines[0] == f"t.csv, format table: {counts['kept']} of 3 rows kept"
+    assert lines[1:-1] == [f"dropped: {n} × {why}" for why, n in counts["dropped"].items()]
+    rows = counts["rows"]
+    assert lines[-1] == "again: " + ", ".join(f"{n} {name}" for name, n in rows.items())
+    assert rows["labels"] == len(Path("again/labels.jsonl").read_text().splitlines())
+
+
+def test_an_export_in_words_and_in_json():
+    Path("t.csv").write_text("q,x,y,z\nWhy?,So.,No.,x\nWhen?,Now.,Then.,tie\n")
+    told("t.csv", *COLUMNS)
+    asked = ["data", "export", "out", "--format", "hh", "--out", "made.parquet"]
+    counts = json.loads(CliRunner().invoke(app, [*asked, "--json"], catch_exceptions=False).stdout)
+    assert (counts["in"], counts["kept"], sum(counts["dropped"].values())) == (2, 1, 1)
+    (why,) = counts["dropped"]
+    said = CliRunner().invoke(app, asked, catch_exceptions=False).stdout.splitlines()
+    assert said == ["made.parquet, format hh: 1 of 2 rows kept", f"dropped: 1 × {why}", "card: made.md"]

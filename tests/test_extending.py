@@ -140,7 +140,9 @@ def test_an_import_format(copy, tmp_path):
     )
     (tmp_path / "toy.jsonl").write_text('{"q": "Why?", "good": "So.", "bad": "No."}\n')
     for words in (["toy"], []):
-        said = copy.rlaif("data", "import", *words, tmp_path / "toy.jsonl", "--out", tmp_path / "made")
+        said = copy.rlaif(
+            "data", "import", *words, tmp_path / "toy.jsonl", "--out", tmp_path / "made", "--json"
+        )
         assert '"format": "toy"' in said
         assert '"kept": 1' in said
         assert (tmp_path / "made" / "labels.jsonl").exists()

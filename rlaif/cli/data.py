@@ -32,6 +32,7 @@ def data_import(
         str | None,
         typer.Option(metavar="KIND:NAME", help="Who labelled, where the data does not say: ai:judge-1."),
     ] = None,
+    as_json: Json = False,
 ) -> None:
     """Import preference data in a format of docs/data-formats.md; say what was kept, what not and why."""
     from rlaif.human.importers import import_file
@@ -39,7 +40,12 @@ def data_import(
     format, paths = _format_and_files(files)
     made = _table(format, column) if column else format
     who = _annotator(annotator) if annotator else None
-    emit(import_file(made, paths[0], out, limit, tag or (), Progress, paths[1:], who))
+    counts = import_file(made, paths[0], out, limit, tag or (), Progress, paths[1:], who)
+    if as_json:
+        emit(counts)
+        return
+    say(f"{counts['source']}, format {counts['format']}: {_kept(counts)}")
+    say("\n".join([*_left_out(counts), f"{out}: {_numbers(counts['rows'])}"]))
 
 
 @data_app.command("export")
@@ -52,11 +58,17 @@ def data_export(
         Path, typer.Option(help="A .jsonl, .json, .csv or .parquet file, or a folder of datasets to make.")
     ],
     licence: Annotated[str, typer.Option("--license", help="The licence that the card names.")] = NO_LICENCE,
+    as_json: Json = False,
 ) -> None:
     """Export comparisons and their labels, Parquet and `datasets` with a card; say what was left out."""
     from rlaif.report.cards import export_with_card
 
-    emit(export_with_card(folder, format, out, licence))
+    counts = export_with_card(folder, format, out, licence)
+    if as_json:
+        emit(counts)
+        return
+    card = [f"card: {counts['card']}"] if "card" in counts else []
+    say("\n".join([f"{out}, format {format}: {_kept(counts)}", *_left_out(counts), *card]))
 
 
 @data_app.command("lint")
@@ -80,6 +92,22 @@ def data_lint(
         say("\n".join(in_words(found)))
     if found["findings"]:
         raise typer.Exit(1)
+
+
+def _kept(counts: dict[str, Any]) -> str:
+    return f"{counts['kept']:,} of {counts['in']:,} rows kept"
+
+
+def _left_out(counts: dict[str, Any]) -> list[str]:
+    """What was dropped, and what is missing of rows that were kept, a line a reason."""
+    kinds = {"dropped": "dropped", "left_out": "left out of rows that were kept"}
+    return [
+        f"{words}: {n:,} × {why}" for key, words in kinds.items() for why, n in counts.get(key, {}).items()
+    ]
+
+
+def _numbers(rows: dict[str, int]) -> str:
+    return ", ".join(f"{n:,} {name}" for name, n in rows.items())
 
 
 def _table(format: str | None, columns: list[str]) -> Any:
