@@ -14,13 +14,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from rlaif.audit.cases import AuditCase, Side
-from rlaif.feedback.preferences import logit, sigmoid
+from rlaif.constitution import Constitution
+from rlaif.feedback.preferences import aggregate, logit, sigmoid
 from rlaif.forecasts import calibration_error
 from rlaif.intervals import UNIT, count, mean_interval
 from rlaif.records import Label, Order, verdict_of
 from rlaif.stats import mean, reliability
 
 Rate = dict[str, Any]
+ALL = "all"  # the whole constitution, where it stands beside the ids of principles
 _LIST = re.compile(r"^\s*(?:[-*•]|\d+[.)])\s", re.M)
 
 
@@ -60,6 +62,19 @@ class Reading:
         return "tie" if a == b else "a" if a > b else "b"
 
 
+@dataclass(frozen=True)
+class WholeReading(Reading):
+    """One case under the whole constitution; `preferred` is what the label stage would make of all
+    verdicts."""
+
+    preferred: float | None = None
+
+    @property
+    def p_a(self) -> float | None:
+        """The preference, None where nothing could be read."""
+        return self.preferred
+
+
 def readings(cases: Sequence[AuditCase], labels: Sequence[Label]) -> list[Reading]:
     """The readings of cases under all their principles, in the order of the cases."""
     found: dict[tuple[str, str | None], dict[Order, float]] = defaultdict(dict)
@@ -71,6 +86,28 @@ def readings(cases: Sequence[AuditCase], labels: Sequence[Label]) -> list[Readin
         for case in cases
         for principle in case.question.principles
     ]
+
+
+def whole_readings(
+    cases: Sequence[AuditCase], labels: Sequence[Label], constitution: Constitution
+) -> list[WholeReading]:
+    """The readings of cases under the whole constitution, by the weights of its principles."""
+    by_pair: dict[str, list[Label]] = defaultdict(list)
+    for label in labels:
+        by_pair[label.comparison_id].append(label)
+    found = []
+    for case in cases:
+        own = by_pair[case.question.comparison.id]
+        sides: dict[Order, list[Label]] = {"ab": [], "ba": []}
+        for label in own:
+            sides[label.order].append(label)
+        shown: dict[Order, float] = {}
+        for order, rows in sides.items():
+            if said := aggregate(rows, constitution):
+                shown[order] = said[0]
+        p_a = aggregate(own, constitution)
+        found.append(WholeReading(case, ALL, shown, p_a[0] if p_a else None))
+    return found
 
 
 def rate(hits: Iterable[tuple[Reading, float]]) -> Rate:

@@ -73,10 +73,15 @@ class Table:
     @cached_property
     def majority(self) -> Ratings:
         """The people's most frequent verdict [items], MISSING where none was read or two share the lead."""
-        counts = counts_of(self.codes[:, self.people], 3)
-        most = counts.max(1, initial=0)
-        alone = ((counts == most[:, None]).sum(1) == 1) & (most > 0)
-        return np.where(alone, counts.argmax(1), MISSING)
+        return majority_of(self.codes[:, self.people])
+
+
+def majority_of(codes_IA: Ratings) -> Ratings:
+    """The most frequent code of each item [I], MISSING where none was read or two share the lead."""
+    counts = counts_of(codes_IA, 3)
+    most = counts.max(1, initial=0)
+    alone = ((counts == most[:, None]).sum(1) == 1) & (most > 0)
+    return np.where(alone, counts.argmax(1), MISSING)
 
 
 def agree(found: Annotated, epsilon: float = 0.1) -> Figures:

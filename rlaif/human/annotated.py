@@ -259,9 +259,8 @@ class Rows:
         pair = self.comparisons.get(label.comparison_id)
         if pair is None:
             return label, label.comparison_id
-        a, b = sorted((pair.a, pair.b))
-        item = content_hash("item", pair.prompt_id, a, b)
-        if a == pair.a:
+        item = item_of(pair)
+        if pair.a < pair.b:
             return label, item
         turned = {
             "verdict": SWAPPED.get(label.verdict, label.verdict),
@@ -288,6 +287,12 @@ class Rows:
             pair.origin != "import",
             comparison_id,
         )
+
+
+def item_of(pair: Comparison) -> str:
+    """The id of the item that a comparison is, whichever way round it stands; the item's a is the smaller
+    id."""
+    return content_hash("item", pair.prompt_id, *sorted((pair.a, pair.b)))
 
 
 def _renamed(rows: Sequence[Label], folder: ImportFolder) -> list[Label]:
