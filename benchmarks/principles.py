@@ -6,7 +6,7 @@
 coverage: a principle that another repeats and one that contradicts another, verdicts by the truth plus noise.
 induce: three true principles among twelve, 500 labels, a tenth turned, verdicts by the truth plus noise; and
 the same with the verdicts of the shipped judge.
-executors: a clause that two judges read differently beside clauses that both can read; `--second` is another
+executors: a principle that two judges read differently beside ones that both can read; `--second` is another
 judge, such as `rlaif playground build` trains.
 """
 
@@ -28,8 +28,8 @@ from rlaif.playground.grammar import EVEN, PlaygroundQuestion, sample_question, 
 from rlaif.playground.wordings import KINDS, SEEN
 from rlaif.records import Annotator, Comparison, Label, Prompt, Response, verdict_of
 from rlaif.report.principles import PrincipleReadings
-from rlaif.workbench.executors import compared, read_labels
-from rlaif.workbench.explain import explain
+from rlaif.workbench.executor_agreement import compared, read_labels
+from rlaif.workbench.sparse_fit import explain
 
 WORD = "garden"
 NOUNS = ("tower", "bottle", "ladder", "tent", "spoon", "carpet")
@@ -155,7 +155,7 @@ def judged(drawn: list[Pair], constitution: Constitution, model: str) -> list[Ju
 
 
 def executors(seed: int, second: str, count: int) -> Iterator[dict[str, Any]]:
-    """For each planted clause its place among the clauses that both judges read, and all kappas."""
+    """For each planted principle its place among those that both judges read, and all kappas."""
     rng = Random(f"executors {seed}")
     drawn = pairs(rng, count)
     texts = {kind: SEEN[kind][0].format(x=WORD) for kind in BOTH_READ}
@@ -175,9 +175,9 @@ def executors(seed: int, second: str, count: int) -> Iterator[dict[str, Any]]:
     for n, text in enumerate(PLANTED):
         own = rules({**texts, f"planted-{n}": text})
         found = compared({name: read_labels(read, own) for name, read in labels.items()}, own, of)
-        order = [row["id"] for row in found["clauses"]]
-        kappas = {row["id"]: row["kappa"]["value"] for row in found["clauses"]}
-        yield {"clause": text, "place": order.index(f"planted-{n}") + 1, "kappas": kappas}
+        order = [row["id"] for row in found["principles"]]
+        kappas = {row["id"]: row["kappa"]["value"] for row in found["principles"]}
+        yield {"principle": text, "place": order.index(f"planted-{n}") + 1, "kappas": kappas}
 
 
 def right(made: list[Judgement], drawn: list[Pair], kind: str) -> list[int]:

@@ -1,4 +1,4 @@
-"""How several executors read the same clauses: figures by hand, a planted ambiguous clause, the command."""
+"""How several executors read the same principles: figures by hand, a planted ambiguous one, the command."""
 
 import json
 from pathlib import Path
@@ -12,9 +12,11 @@ from rlaif.constitution import Constitution
 from rlaif.errors import UserError
 from rlaif.playground.wordings import KINDS
 from rlaif.records import Annotator, Label, verdict_of
-from rlaif.workbench.executors import compared, read_labels
-from rlaif.workbench.reading import Sources, executors
+from rlaif.workbench.executor_agreement import compared, read_labels
+from rlaif.workbench.executors import Sources, executors
+from rlaif.workbench.executors_page import DARKEST, heat, write_executors
 from tests import planted
+from tests.browser import chromium, opened  # noqa: F401  - a fixture
 from tests.fake_run import fake_run
 
 RULES = Constitution.model_validate(
@@ -24,7 +26,7 @@ P = {"a": 0.9, "b": 0.1, "t": 0.5}
 
 
 def read(x: str, y: str = "") -> dict[str, dict[str, float]]:
-    """Verdicts a, b or t of both clauses, a letter a comparison."""
+    """Verdicts a, b or t under both principles, a letter a comparison."""
     found = {"x": {f"{n}": P[side] for n, side in enumerate(x)}}
     return found | ({"y": {f"{n}": P[side] for n, side in enumerate(y)}} if y else {})
 
@@ -38,7 +40,7 @@ def test_figures_worked_by_hand():
     one, other = "a" * 20 + "b" * 10 + "t" * 10, "a" * 10 + "b" * 5 + "t" * 5 + "a" * 10 + "b" * 5 + "t" * 5
     same = sum(p == q for p, q in zip(one, other, strict=True))
     found = compared({"A": read(one, one), "B": read(other, one)}, RULES, clusters(40))
-    x, y = found["clauses"]
+    x, y = found["principles"]
     assert [x["id"], y["id"]] == ["x", "y"]  # the least agreement first
     assert x["agreement"]["value"] == same / 40
     assert x["kappa"]["value"] == pytest.approx((same / 40 - 0.375) / 0.625)
@@ -57,11 +59,11 @@ def test_figures_worked_by_hand():
 def test_three_executors_share_one_kappa():
     sides = "ab" * 20
     found = compared({"A": read(sides), "B": read(sides), "C": read("ba" * 20)}, RULES, clusters(40))
-    clause = found["clauses"][0]
+    row = found["principles"][0]
     # Each comparison: one pair of three agrees; by chance a half of them would.
-    assert clause["kappa"]["value"] == pytest.approx((1 / 3 - 0.5) / 0.5)
-    assert clause["executors"]["C"]["kappa"]["value"] == -1.0
-    assert {name: two["kappa"]["value"] for name, two in clause["two"].items()} == {
+    assert row["kappa"]["value"] == pytest.approx((1 / 3 - 0.5) / 0.5)
+    assert row["executors"]["C"]["kappa"]["value"] == -1.0
+    assert {name: two["kappa"]["value"] for name, two in row["two"].items()} == {
         "A · B": 1.0,
         "A · C": -1.0,
         "B · C": -1.0,
@@ -71,7 +73,7 @@ def test_three_executors_share_one_kappa():
 def test_an_executor_that_never_decides_is_left_out():
     sides = "ab" * 20
     found = compared({"A": read(sides), "B": read(sides), "C": read("t" * 40)}, RULES, clusters(40))[
-        "clauses"
+        "principles"
     ][0]
     assert found["silent"] == ["C"]
     assert found["kappa"]["value"] == 1.0
@@ -79,11 +81,11 @@ def test_an_executor_that_never_decides_is_left_out():
     assert list(found["two"]) == ["A · B"]
 
 
-def test_a_clause_of_which_nothing_can_be_told_comes_last():
+def test_a_principle_of_which_nothing_can_be_told_comes_last():
     found = compared({"A": read("ab" * 20, "t" * 40), "B": read("ba" * 20, "t" * 40)}, RULES, clusters(40))
-    assert [row["id"] for row in found["clauses"]] == ["x", "y"]
-    assert found["clauses"][0]["kappa"]["value"] == -1.0
-    assert found["clauses"][1]["kappa"]["value"] is None
+    assert [row["id"] for row in found["principles"]] == ["x", "y"]
+    assert found["principles"][0]["kappa"]["value"] == -1.0
+    assert found["principles"][1]["kappa"]["value"] is None
 
 
 def label(pair: str, who: tuple[str, str], principle: str | None, p: float, order: str = "ab") -> Label:
@@ -111,8 +113,8 @@ def test_people_are_one_executor_by_the_share_of_their_votes():
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_a_planted_ambiguous_clause_comes_first(seed):
-    """Two readers of all clauses with noise; of the planted one each has in mind another of them."""
+def test_a_planted_ambiguous_principle_comes_first(seed):
+    """Two readers of all principles with noise; of the planted one each has in mind another of them."""
     rng = Random(f"executors {seed}")
     rules = planted.constitution(vague="Be good.")
     meant = rng.sample(KINDS, 2)
@@ -127,12 +129,14 @@ def test_a_planted_ambiguous_clause_comes_first(seed):
                 planted.label(comparison, i, s, rng, noise=0.25) for i, s in sides.items()
             ]
     found = compared({name: read_labels(rows, rules) for name, rows in said.items()}, rules, of)
-    assert found["clauses"][0]["id"] == "vague"
-    assert found["clauses"][0]["kappa"]["ci"][1] < min(row["kappa"]["value"] for row in found["clauses"][1:])
+    assert found["principles"][0]["id"] == "vague"
+    assert found["principles"][0]["kappa"]["ci"][1] < min(
+        row["kappa"]["value"] for row in found["principles"][1:]
+    )
 
 
 def project(folder: Path) -> Path:
-    """A constitution with an ambiguous clause and two judges' configs; returns its file."""
+    """A constitution with an ambiguous principle and two judges' configs; returns its file."""
     rules = [{"id": f"no-{word}", "text": f"Never say {word}."} for word in ("rude", "wrong")]
     rules.append({"id": "nice", "text": "Be nice."})
     (folder / "c.yaml").write_text(json.dumps({"name": "rules", "principles": rules}))
@@ -145,7 +149,7 @@ def project(folder: Path) -> Path:
     return folder / "c.yaml"
 
 
-def test_the_command_names_the_clause_and_shows_pairs(tmp_path):
+def test_the_command_names_the_principle_and_shows_pairs(tmp_path):
     file, run = project(tmp_path), fake_run(tmp_path / "run", prompts=160)
     words = ["constitution", "executors", str(file), "--run", str(run)]
     words += ["--judges", str(tmp_path / "first.yaml"), str(tmp_path / "second.yaml")]
@@ -154,10 +158,10 @@ def test_the_command_names_the_clause_and_shows_pairs(tmp_path):
     assert "nice: Be nice." in shown.stdout.split("All principles together")[1].split("no-rude:")[0]
     assert "P(A is better): first.yaml 0.90" in shown.stdout or "first.yaml 0.10" in shown.stdout
     data = json.loads(CliRunner().invoke(app, [*words, "--json"]).stdout)
-    assert data["clauses"][0]["id"] == "nice"
+    assert data["principles"][0]["id"] == "nice"
     assert data["executors"][-2:] == ["first.yaml", "second.yaml"]
-    by_id = {row["id"]: row for row in data["clauses"]}
-    # The run's own judge has labels under the same wordings of two clauses, and none under the third.
+    by_id = {row["id"]: row for row in data["principles"]}
+    # The run's own judge has labels under the same wordings of two principles, and none under the third.
     assert set(by_id["no-rude"]["executors"]) == {"judge", "first.yaml", "second.yaml"}
     assert set(by_id["nice"]["executors"]) == {"first.yaml", "second.yaml"}
     assert by_id["no-rude"]["two"]["first.yaml · second.yaml"]["kappa"]["value"] == 1.0
@@ -176,7 +180,7 @@ def test_people_are_compared_on_the_whole(tmp_path):
     (folder / "labels.jsonl").write_text("".join(row.to_json() + "\n" for row in votes))
     found = executors(file, Sources((str(tmp_path / "first.yaml"),), labels=folder / "labels.jsonl", pairs=0))
     assert found["executors"] == ["people", "first.yaml"]
-    assert found["clauses"] == []
+    assert found["principles"] == []
     assert found["whole"]["agreement"]["n"] == len(rows)
 
 
@@ -196,5 +200,47 @@ def test_without_pairs_the_examples_are_judged(tmp_path):
     judges = tuple(str(tmp_path / f"{name}.yaml") for name in ("first", "second"))
     found = executors(file, Sources(judges, keep=tmp_path / "kept.jsonl"))
     assert found["comparisons"] == 1
-    assert [row["id"] for row in found["clauses"] if row["examples"]] == ["nice"]
+    assert [row["id"] for row in found["principles"] if row["examples"]] == ["nice"]
     assert len((tmp_path / "kept.jsonl").read_text().splitlines()) == 2 * 3 * 2
+
+
+def test_the_page_has_every_principle_under_every_executor(tmp_path, chromium):  # noqa: F811
+    file, run = project(tmp_path), fake_run(tmp_path / "run", prompts=160)
+    words = ["constitution", "executors", str(file), "--run", str(run), "--out", str(tmp_path / "page.html")]
+    words += ["--judges", str(tmp_path / "first.yaml"), str(tmp_path / "second.yaml"), "--json"]
+    data = json.loads(CliRunner().invoke(app, words).stdout)
+    for scheme in ("light", "dark"):
+        page = opened(chromium, (tmp_path / "page.html").as_uri(), scheme)
+        assert page.errors == []
+        assert "“nice” is read most differently" in page.inner_text("h1")
+        names = page.locator("thead th").all_inner_texts()[2:5]
+        assert names == data["executors"] == ["judge", "first.yaml", "second.yaml"]
+        rows = page.locator("tbody tr").all()
+        assert [row.locator("td").first.inner_text().split("\n")[0] for row in rows] == [
+            *(row["id"] for row in data["principles"]),
+            "all",
+        ]
+        for shown, row in zip(rows, [*data["principles"], data["whole"]], strict=True):
+            assert f"{row['kappa']['value']:.2f}".replace("-", "−") in shown.locator("td").nth(1).inner_text()
+            colours = [
+                cell.evaluate("x => getComputedStyle(x).backgroundColor")
+                for cell in shown.locator(".heat").all()
+            ]
+            alike = [heat(row, who) for who in names]
+            assert (len(set(colours)) == 1) == (len(set(alike)) == 1)
+        assert page.locator("h3").first.inner_text() == "1. nice: Be nice."
+        first = data["principles"][0]["examples"][0]
+        assert first["a"] in page.locator(".card").first.inner_text()
+        page.context.close()
+
+
+def test_the_page_escapes_what_others_wrote(tmp_path):
+    sides = "ab" * 20
+    found = compared({"<b>A</b>": read(sides), "B": read("ba" * 20)}, RULES, clusters(40))
+    for example in found["principles"][0]["examples"]:
+        example.update({"prompt": "<script>alert(1)</script>", "a": "{{ 7 * 7 }}", "b": "\x1b[31mred"})
+    text = write_executors(tmp_path / "page.html", {**found, "left_out": {}}, "<i>").read_text()
+    assert "&lt;b&gt;A&lt;/b&gt;" in text
+    assert not any(word in text for word in ("<script>", "<b>A", "<i>", "\x1b"))
+    assert "{{ 7 * 7 }}" in text
+    assert (heat(found["principles"][0], "B"), DARKEST) == (0, 38)

@@ -15,8 +15,8 @@ from rlaif.engines import Scripted
 from rlaif.errors import UserError
 from rlaif.playground.wordings import KINDS
 from rlaif.records import Label
-from rlaif.workbench import explain
-from rlaif.workbench.inducing import CandidateSources, induce
+from rlaif.workbench import sparse_fit
+from rlaif.workbench.induce import CandidateSources, induce
 from rlaif.workbench.pairs import judge_labels, open_judge, read_pairs
 from rlaif.workbench.proposals import proposed, rule_in, together
 from tests import planted
@@ -32,9 +32,9 @@ def own(n: int) -> np.ndarray:
 
 def test_a_weight_solves_the_equation_of_its_fit():
     x, y = np.ones((10, 1)), np.array([1.0] * 8 + [0.0] * 2)
-    (w,) = explain.fit(x, y)
-    assert sum(y) - 10 / (1 + math.exp(-w)) == pytest.approx(w / explain.PRIOR**2, abs=1e-4)
-    assert explain.fit(-x, y) == pytest.approx([0.0])  # never negative
+    (w,) = sparse_fit.fit(x, y)
+    assert sum(y) - 10 / (1 + math.exp(-w)) == pytest.approx(w / sparse_fit.PRIOR**2, abs=1e-4)
+    assert sparse_fit.fit(-x, y) == pytest.approx([0.0])  # never negative
 
 
 def test_a_weights_interval_holds_the_true_one_in_95_of_100_draws():
@@ -43,8 +43,8 @@ def test_a_weights_interval_holds_the_true_one_in_95_of_100_draws():
     for _ in range(200):
         x = np.clip(rng.normal(0, 2, (180, 2)), -4, 4)
         y = (rng.random(180) < 1 / (1 + np.exp(-x @ true))).astype(float)
-        weights = explain.fit(x, y)
-        hits.append(np.abs(weights - true) <= explain.half_widths(x, y, member, weights))
+        weights = sparse_fit.fit(x, y)
+        hits.append(np.abs(weights - true) <= sparse_fit.half_widths(x, y, member, weights))
     covered = np.mean(hits, axis=0)  # with a standard error of 0.015
     assert (covered >= 0.91).all()
     assert (covered <= 0.985).all()
@@ -52,15 +52,15 @@ def test_a_weights_interval_holds_the_true_one_in_95_of_100_draws():
 
 def test_p_values_by_hand():
     # Of 2^10 changes of signs one leaves all ten equal sums positive.
-    assert explain.positive(np.ones(10)) == 2**-10
-    assert explain.positive(-np.ones(10)) == 1.0
+    assert sparse_fit.positive(np.ones(10)) == 2**-10
+    assert sparse_fit.positive(-np.ones(10)) == 1.0
     # ±3 ±2 ±1 is 4 or more in two of eight cases (3+2−1 and 3+2+1), and 2 or more in three.
-    assert explain.positive(np.array([3.0, 2.0, -1.0])) == 2 / 8
-    assert explain.positive(np.array([3.0, -2.0, 1.0, 0.0])) == 3 / 8
+    assert sparse_fit.positive(np.array([3.0, 2.0, -1.0])) == 2 / 8
+    assert sparse_fit.positive(np.array([3.0, -2.0, 1.0, 0.0])) == 3 / 8
     # Beyond fourteen sums changes are drawn; of a hundred sums with a mean of 0.2 the normal one is near.
     sums = np.where(np.arange(100) % 5 < 3, 1.0, -1.0)
-    assert explain.positive(sums) == pytest.approx(0.0285, abs=0.006)
-    assert explain.positive(np.tile(sums, 9)) == pytest.approx(1e-9, abs=1e-9)
+    assert sparse_fit.positive(sums) == pytest.approx(0.0285, abs=0.006)
+    assert sparse_fit.positive(np.tile(sums, 9)) == pytest.approx(1e-9, abs=1e-9)
 
 
 def test_without_a_connection_hardly_anything_is_chosen():
@@ -68,7 +68,7 @@ def test_without_a_connection_hardly_anything_is_chosen():
     hits = 0
     for _ in range(60):
         x = rng.choice([-3.0, 0.0, 3.0], (120, 8), p=[0.2, 0.6, 0.2])
-        hits += bool(explain.choose(x, rng.integers(0, 2, 120).astype(float), own(120) // 3))
+        hits += bool(sparse_fit.choose(x, rng.integers(0, 2, 120).astype(float), own(120) // 3))
     assert hits <= 8  # at a level of 0.05 three are expected; 9 or more have a chance of 0.003
 
 
@@ -77,7 +77,7 @@ def test_of_two_that_say_the_same_one_is_chosen():
     x = rng.choice([-3.0, 0.0, 3.0], (300, 3))
     x[:, 2] = x[:, 0]
     y = ((x[:, 0] + rng.normal(0, 1, 300)) > 0).astype(float)
-    assert len(explain.choose(x, y, own(300))) == 1
+    assert len(sparse_fit.choose(x, y, own(300))) == 1
 
 
 def simulated(folder: Path, seed: int, count: int = 500, flips: float = 0.1) -> set[str]:

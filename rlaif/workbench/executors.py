@@ -1,214 +1,147 @@
-"""How several executors read the same principles: which clauses they read differently, and on which pairs.
-
-An executor is a judge, or the people whose labels are at hand. A clause is a principle; "all" stands for the
-whole constitution, which people who label without principles judge by. Verdicts are a, b or tie, both orders
-together. Agreement is corrected for chance by Fleiss' kappa, of two executors by Cohen's, with 95 % intervals
-over clusters of prompts.
-"""
+"""The whole of `rlaif constitution executors`: pairs, stored and asked labels, people's labels, then the
+comparison."""
 
 from __future__ import annotations
 
-import math
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import combinations
+from collections import Counter, defaultdict
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from rlaif.agreement.coefficients import MISSING, fleiss_kappa
+from rlaif.audit.cases import from_examples
 from rlaif.constitution import Constitution
-from rlaif.feedback.preferences import (
-    BOUND,
-    aggregate,
-    combine_orders,
-    logit,
-    order_statistics,
-    share,
-    sigmoid,
-)
-from rlaif.forecasts import kappa_interval
-from rlaif.intervals import rate
-from rlaif.records import Label, verdict_of
+from rlaif.errors import UserError
+from rlaif.feedback.judge import JudgeQuestion
+from rlaif.records import Label
+from rlaif.runs.folder import silent_progress
+from rlaif.workbench.executor_agreement import PEOPLE, Verdicts, compared, flips_of, read_labels
+from rlaif.workbench.pairs import LabelledPairs, drawn, judge_labels, of_this_wording, open_judge, read_pairs
 
-ALL = "all"
-PEOPLE = "people"
-EXAMPLES = 3  # comparisons of a clause
-Read = dict[str, float]  # comparison → P(a is better)
-Verdicts = dict[str, dict[str, Read]]  # executor → clause → what was read
+SHORT = 34  # characters of an executor's name
 
 
-def read_labels(labels: Mapping[str, Sequence[Label]], constitution: Constitution) -> dict[str, Read]:
-    """What one executor's labels say by clause: each principle's own, and all of them by the constitution's
-    weights; of people the share of their votes."""
-    found: dict[str, Read] = defaultdict(dict)
-    for pair, rows in labels.items():
-        people = [row for row in rows if row.annotator.kind != "ai"]
-        judged = [row for row in rows if row.annotator.kind == "ai"]
-        votes: dict[str, list[float]] = defaultdict(list)
-        for (_, principle), p in combine_orders(people).items():
-            votes[principle or ALL].append(p)
-        for clause, given in votes.items():
-            found[clause][pair] = share(given)
-        for principle, p in _by_principle(judged).items():
-            found[principle or ALL][pair] = p
-        whole = aggregate(judged, constitution)
-        if judged and whole and ALL not in votes:
-            found[ALL][pair] = whole[0]
-    return dict(found)
+@dataclass(frozen=True)
+class Sources:
+    """What executors are compared on and who they are: runs or folders with pairs, people's labels, judges to
+    ask, by which templates, about how many pairs; what is asked is kept in `keep`."""
+
+    judges: tuple[str, ...] = ()
+    runs: tuple[Path, ...] = ()
+    labels: Path | None = None
+    overrides: tuple[str, ...] = ()
+    templates: str | None = None
+    pairs: int = 200
+    seed: int = 0
+    keep: Path | None = None
 
 
-def _by_principle(labels: Sequence[Label]) -> dict[str | None, float]:
-    logits: dict[str | None, list[float]] = defaultdict(list)
-    for (_, principle), p in combine_orders(labels).items():
-        logits[principle].append(logit(p, BOUND))
-    return {principle: sigmoid(sum(x) / len(x)) for principle, x in logits.items()}
+def executors(file: Path, how: Sources, progress: Any = silent_progress) -> dict[str, Any]:
+    """The figures of `compared`, with the texts of their examples.
+
+    Raises UserError where fewer than two executors have labels on the same pairs.
+    """
+    constitution = Constitution.load(file)
+    paths = [*how.runs, *([how.labels] if how.labels else [])]
+    sources = [read_pairs(path) for path in paths]
+    questions = _questions(sources, constitution, how)
+    clusters = {name: question.prompt.cluster for name, question in questions.items()}
+    left_out: Counter[str] = Counter()
+    stored = stored_labels(sources, constitution, questions, left_out)
+    by = _by_executor(stored)
+    for what in how.judges:
+        name, labels = _asked(what, how, constitution, sources, questions, stored, progress)
+        by = {who: rows for who, rows in by.items() if who != name[1]}
+        by[free_name(name[0], by)] = labels
+    verdicts: Verdicts = {who: read_labels(rows, constitution) for who, rows in by.items()}
+    flips = {who: flips_of(rows, constitution.ids) for who, rows in by.items()}
+    figures = compared(verdicts, constitution, clusters, flips)
+    if not figures["principles"] and figures["whole"] is None:
+        raise UserError(
+            f"{file}: {len(by)} executors ({', '.join(by) or 'none'}) have no verdicts on the same pairs.",
+            "two executors or more: judges, runs that were labelled by these principles, people's labels",
+            "add --judge MODEL twice, or --run RUN",
+        )
+    for row in [*figures["principles"], *([figures["whole"]] if figures["whole"] else [])]:
+        for example in row["examples"]:
+            question = questions[example["comparison_id"]]
+            said = question.prompt.messages[-1].content
+            example.update({"prompt": said, "a": question.a, "b": question.b})
+    return {**figures, "left_out": dict(+left_out)}
 
 
-def compared(
-    verdicts: Verdicts,
+def _questions(
+    sources: Sequence[LabelledPairs], constitution: Constitution, how: Sources
+) -> dict[str, JudgeQuestion]:
+    """The pairs to be judged by their ids: those that people or stored labels speak of first; without any
+    source the constitution's own examples, each under all principles."""
+    found: dict[str, JudgeQuestion] = {}
+    for source in sources:
+        known = [pair for pair in source.comparisons if source.labels.get(pair)] or list(source.comparisons)
+        for pair in drawn(known, how.pairs, how.seed):
+            found.setdefault(pair, source.question(pair, constitution.principles))
+    if sources:
+        return found
+    for case in from_examples(constitution, how.seed):
+        question = replace(case.question, principles=constitution.principles)
+        found.setdefault(question.comparison.id, question)
+    if not found:
+        raise UserError(
+            "No pairs: the constitution has no examples.", "pairs that executors can judge", "add --run RUN"
+        )
+    return found
+
+
+def stored_labels(
+    sources: Sequence[LabelledPairs],
     constitution: Constitution,
-    clusters: Mapping[str, str],
-    flips: Mapping[str, Mapping[str, Any]] | None = None,
-) -> dict[str, Any]:
-    """The figures: a row a clause, the one on which executors agree least first, those of which nothing can
-    be told last; `clusters` holds that of each comparison's prompt."""
-    clauses = [*constitution.ids, ALL]
-    rows = [_clause(name, verdicts, clusters, flips or {}) for name in clauses]
-    rows = [row for row in rows if len(row["executors"]) > 1]
-    principles = sorted((row for row in rows if row["id"] != ALL), key=_order)
-    texts = {p.id: p.text for p in constitution.principles}
-    for row in rows:
-        row["text"] = texts.get(row["id"], "the whole constitution")
-    return {
-        "executors": list(verdicts),
-        "comparisons": len({pair for by in verdicts.values() for read in by.values() for pair in read}),
-        "clauses": principles,
-        "whole": next((row for row in rows if row["id"] == ALL), None),
-        "together": _together(principles, verdicts, clusters),
-    }
+    questions: Collection[str],
+    left_out: Counter[str],
+) -> list[Label]:
+    """The stored labels of whole comparisons, and those under principles as they are worded here."""
+    known = {p.id: p for p in constitution.principles}
+    found: dict[str, Label] = {}
+    for source in sources:
+        for pair in source.comparisons:
+            for row in source.labels.get(pair, ()) if pair in questions else ():
+                principle = known.get(row.principle_id or "")
+                if row.principle_id is None or (
+                    principle and of_this_wording(row, principle, source.templates)
+                ):
+                    found[row.id] = row
+                else:
+                    left_out["label under another wording or principle"] += 1
+    return list(found.values())
 
 
-def _order(row: Mapping[str, Any]) -> tuple[bool, float]:
-    """Least agreement first; where nothing can be told last."""
-    kappa = row["kappa"]
-    return kappa["value"] is None, kappa["value"] or 0.0
+def _by_executor(labels: Sequence[Label]) -> dict[str, dict[str, list[Label]]]:
+    """Labels by executor and comparison; people are one executor, each judge one of its own."""
+    found: dict[str, dict[str, list[Label]]] = defaultdict(lambda: defaultdict(list))
+    for row in labels:
+        who = row.annotator.id if row.annotator.kind == "ai" else PEOPLE
+        found[who][row.comparison_id].append(row)
+    return {who: dict(rows) for who, rows in found.items()}
 
 
-def _clause(
-    name: str, verdicts: Verdicts, clusters: Mapping[str, str], flips: Mapping[str, Mapping[str, Any]]
-) -> dict[str, Any]:
-    said = {who: by[name] for who, by in verdicts.items() if by.get(name)}
-    sides = {who: {pair: verdict_of(p) for pair, p in read.items()} for who, read in said.items()}
-    silent = [who for who, by in sides.items() if not any(side != "tie" for side in by.values())]
-    heard = {who: by for who, by in sides.items() if who not in silent}
-    return {
-        "id": name,
-        "executors": {
-            who: {
-                "n": len(by),
-                "decides": rate([side != "tie" for side in by.values()], [clusters[pair] for pair in by]),
-                "flip_rate": flips.get(who, {}).get(name),
-                "kappa": _agreement(_against(who, heard), clusters)["kappa"],
-            }
-            for who, by in sides.items()
-        },
-        "silent": silent,
-        **_agreement(_two_by_two(heard), clusters),
-        "kappa": beyond_chance(heard, clusters),
-        "two": {
-            f"{x} · {y}": _agreement([(pair, a, b) for pair, a, b in _both(heard[x], heard[y])], clusters)
-            for x, y in combinations(heard, 2)
-        },
-        "examples": _examples(said),
-    }
+def _asked(
+    what: str,
+    how: Sources,
+    constitution: Constitution,
+    sources: Sequence[LabelledPairs],
+    questions: dict[str, JudgeQuestion],
+    stored: Sequence[Label],
+    progress: Any,
+) -> tuple[tuple[str, str], dict[str, list[Label]]]:
+    """((a judge's name, what labels call it), its labels): stored ones that it would give, the rest asked."""
+    run = next((source for source in sources if source.templates), None)
+    judge = open_judge(what, how.overrides, constitution, how.templates, run)
+    labels = judge_labels(judge, list(questions.values()), stored, how.keep, progress)
+    return (Path(what).name[:SHORT], judge.annotator.id), labels
 
 
-def beyond_chance(heard: Mapping[str, Mapping[str, str]], clusters: Mapping[str, str]) -> dict[str, Any]:
-    """Fleiss' kappa of the executors that decide at all, on what two or more of them judged."""
-    pairs = list(dict.fromkeys(pair for by in heard.values() for pair in by))
-    if len(heard) < 2:
-        return {"value": None, "ci": None, "n": 0, "groups": 0}
-    numbers = {"a": 0, "b": 1, "tie": 2}
-    ratings = np.array([[numbers.get(by.get(pair, ""), MISSING) for by in heard.values()] for pair in pairs])
-    found = fleiss_kappa(ratings, len(numbers), [clusters[pair] for pair in pairs])
-    return {**found, "value": found["value"] if math.isfinite(found["value"]) else None}
-
-
-Two = tuple[str, str, str]  # comparison, verdicts of two executors
-
-
-def _both(x: Mapping[str, str], y: Mapping[str, str]) -> Iterator[Two]:
-    return ((pair, x[pair], y[pair]) for pair in x if pair in y)
-
-
-def _two_by_two(heard: Mapping[str, Mapping[str, str]]) -> list[Two]:
-    return [row for x, y in combinations(heard, 2) for row in _both(heard[x], heard[y])]
-
-
-def _against(who: str, heard: Mapping[str, Mapping[str, str]]) -> list[Two]:
-    """An executor against each other one; nothing of one that never decides."""
-    others = [name for name in heard if name != who] if who in heard else []
-    return [row for other in others for row in _both(heard[who], heard[other])]
-
-
-def _agreement(rows: Sequence[Two], clusters: Mapping[str, str]) -> dict[str, Any]:
-    """Agreement of executors two by two, raw and by Cohen's kappa; of what both decide the share on opposite
-    sides, of what one decides the share that the other does not decide."""
-    keys = [clusters[pair] for pair, *_ in rows]
-    found = kappa_interval([a for _, a, _ in rows], [b for *_, b in rows], keys) if rows else None
-    both = [(a != b, key) for (_, a, b), key in zip(rows, keys, strict=True) if "tie" not in (a, b)]
-    some = [("tie" in (a, b), key) for (_, a, b), key in zip(rows, keys, strict=True) if {a, b} != {"tie"}]
-    kappa = found["kappa"] if found and found["kappa"] == found["kappa"] else None
-    return {
-        "agreement": rate([a == b for _, a, b in rows], keys),
-        "kappa": {"value": kappa, "ci": found["kappa_ci"] if found else None, "n": len(rows)},
-        "opposite": rate(*_columns(both)),
-        "one_sided": rate(*_columns(some)),
-    }
-
-
-def _columns(rows: Sequence[tuple[bool, str]]) -> tuple[list[bool], list[str]]:
-    return [hit for hit, _ in rows], [key for _, key in rows]
-
-
-def _examples(said: Mapping[str, Read]) -> list[dict[str, Any]]:
-    """The comparisons on which executors lie furthest apart, with what each says."""
-    seen: dict[str, dict[str, float]] = defaultdict(dict)
-    for who, read in said.items():
-        for pair, p in read.items():
-            seen[pair][who] = p
-    apart = {
-        pair: max(map(_bounded, by.values())) - min(map(_bounded, by.values())) for pair, by in seen.items()
-    }
-    first = sorted(apart, key=lambda pair: (-apart[pair], pair))[:EXAMPLES]
-    differ = [pair for pair in first if len({verdict_of(p) for p in seen[pair].values()}) > 1]
-    return [{"comparison_id": pair, "p_a": seen[pair]} for pair in differ]
-
-
-def _bounded(p: float) -> float:
-    return logit(p, BOUND)
-
-
-def _together(
-    rows: Sequence[Mapping[str, Any]], verdicts: Verdicts, clusters: Mapping[str, str]
-) -> dict[str, Any]:
-    """Agreement over all principles at once, as it is published: the share of equal verdicts."""
-    pooled: list[Two] = []
-    for row in rows:
-        heard = {
-            who: {pair: verdict_of(p) for pair, p in by[row["id"]].items()}
-            for who, by in verdicts.items()
-            if by.get(row["id"]) and who not in row["silent"]
-        }
-        pooled += _two_by_two(heard)
-    return _agreement(pooled, clusters)
-
-
-def flips_of(labels: Mapping[str, Sequence[Label]], ids: Sequence[str]) -> dict[str, float | None]:
-    """By principle the share of one judge's decided verdicts that flip with the order."""
-    flat = [row for rows in labels.values() for row in rows]
-    return {
-        name: order_statistics([row for row in flat if row.principle_id == name])["order_flip_rate"]
-        for name in ids
-    }
+def free_name(name: str, taken: dict[str, Any]) -> str:
+    """The name, numbered where another executor has it."""
+    number = 2
+    while name in taken:
+        name, number = f"{name.partition(' #')[0]} #{number}", number + 1
+    return name

@@ -1,229 +1,118 @@
-"""Which principles explain labels: the verdicts under each candidate, a sparse fit, what it tells of held-out
-labels, and a constitution of what was found.
-
-    labels ─► P(a is better)          candidates ─► verdicts, stored or asked
-         └────────────── sparse fit (explain) ──────────┘
-                              └─► weights, held-out agreement, a constitution file
-"""
+"""The whole of `rlaif constitution induce`: labels, candidates and their verdicts from files or a model, then
+the fit."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from statistics import fmean
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from rlaif.constitution import Constitution, Principle
+from rlaif.constitution import Constitution
 from rlaif.errors import UserError
-from rlaif.feedback.preferences import BOUND, aggregate, combine_orders, logit, opinions
-from rlaif.intervals import LEAST, Array, count, members, rate
-from rlaif.pages.page import fixed
-from rlaif.records import TIE_MARGIN, AnnotatorKind, Label
-from rlaif.workbench import explain
-from rlaif.workbench.pairs import LabelledPairs, of_this_wording
-
-FEWEST = 20  # labels
-Bools = NDArray[np.bool_]
-DIGITS = 3  # of a written weight
+from rlaif.records import AnnotatorKind, Label
+from rlaif.runs.folder import silent_progress
+from rlaif.workbench.pairs import LabelledPairs, drawn, judge_labels, open_judge, read_pairs
+from rlaif.workbench.principle_evidence import constitution_of, evidence, induced, stored_verdicts, target
+from rlaif.workbench.proposals import proposed
+from rlaif.workbench.yaml_text import to_yaml
 
 
 @dataclass(frozen=True)
-class Target:
-    """What is to be explained: P(a is better) by comparison, whose labels it is made of, and what was left
-    out, by reason."""
+class CandidateSources:
+    """Where candidates and their verdicts come from: a file, or a judge who proposes `most` candidates from
+    `propose` pairs; whose labels are kept in `keep`."""
 
-    p: dict[str, float]
-    of: str
-    left_out: Counter[str] = field(default_factory=Counter)
+    candidates: Path | None = None
+    judge: str | None = None
+    overrides: tuple[str, ...] = ()
+    templates: str | None = None
+    propose: int = 64
+    most: int = 24
+    keep: Path | None = None
 
 
-def target(pairs: LabelledPairs, kind: AnnotatorKind | None = None) -> Target:
-    """The labels on whole comparisons, of people where there are any, else of a judge; of a run that has none
-    the preferences that its own principles give.
+@dataclass(frozen=True)
+class Induced:
+    """The figures, and the candidates that they are about."""
 
-    `kind` names whose labels count. Raises UserError where too few are left.
+    figures: dict[str, Any]
+    candidates: Constitution
+    source: str
+
+    def constitution_text(self) -> str:
+        """What explains the labels as a constitution file; raises UserError where nothing does."""
+        return to_yaml(constitution_of(self.figures, self.candidates, Path(self.source).name))
+
+
+def induce(
+    path: Path,
+    how: CandidateSources,
+    by: AnnotatorKind | None = None,
+    most_pairs: int = 0,
+    seed: int = 0,
+    progress: Any = silent_progress,
+) -> Induced:
+    """Which principles explain the labels of `path`.
+
+    Raises UserError where there are no labels, no candidates, or no verdicts under these.
     """
-    whole = {
-        pair: [row for row in labels if row.principle_id is None and kind in (None, row.annotator.kind)]
-        for pair, labels in pairs.labels.items()
-    }
-    kinds = {row.annotator.kind for rows in whole.values() for row in rows}
-    chosen = next((k for k in ("human", "simulated", "ai") if k in kinds), None)
-    said: dict[str, float] = {}
-    left_out: Counter[str] = Counter()
-    for pair, labels in pairs.labels.items():
-        own = [row for row in whole[pair] if row.annotator.kind == chosen]
-        p = fmean(found.values()) if (found := opinions(own)) else None
-        if chosen is None and kind in (None, "ai"):
-            p = _preference(pairs, labels)
-        if p is None:
-            left_out["no readable label of a whole comparison"] += 1
-        else:
-            said[pair] = p
-    of = chosen or "the preferences of the run's own principles"
-    if len(said) < FEWEST:
+    pairs = read_pairs(path)
+    goal = target(pairs, by)
+    chosen = drawn(list(goal.p), most_pairs, seed)
+    said = {pair: goal.p[pair] for pair in chosen}
+    candidates, times, left_out = _candidates(pairs, said, how, seed, progress)
+    verdicts, other = stored_verdicts(pairs, candidates)
+    left_out += pairs.left_out + goal.left_out + Counter({"comparison not drawn": len(goal.p) - len(said)})
+    if how.judge:
+        stored = [row for rows in verdicts.values() for row in rows]
+        verdicts = _asked(pairs, candidates, how, chosen, stored, progress)
+    else:
+        left_out += other
+    found = evidence(pairs, said, verdicts, candidates.ids)
+    if not found.read_NJ.any():
+        asked = "the judge gave no verdict that can be read" if how.judge else "no verdict is stored"
+        worded = f" ({other.total()} are under other wordings)" if other.total() and not how.judge else ""
         raise UserError(
-            f"{pairs.source}: {len(said)} labels on whole comparisons{f' of kind {kind}' if kind else ''}.",
-            f"{FEWEST} or more: which of two responses is better, without a principle",
-            "name a run, or a file or folder of preference data",
+            f"{pairs.source}: {asked} under a candidate{worded}.",
+            "verdicts under the candidates",
+            "name another --judge: a model or a config",
         )
-    return Target(said, of, left_out)
+    figures = induced(found, candidates)
+    for row, n in zip(figures["candidates"], times, strict=False):
+        row["proposed"] = n
+    return Induced({"target": goal.of, "left_out": dict(+left_out), **figures}, candidates, pairs.source)
 
 
-def _preference(pairs: LabelledPairs, labels: Sequence[Label]) -> float | None:
-    options = pairs.options()
-    if options is None or pairs.run is None:
-        return None
-    found = aggregate(labels, pairs.run.run.constitution, options.human_weight, options.bounds)
-    return found[0] if found else None
+def _candidates(
+    pairs: LabelledPairs, said: dict[str, float], how: CandidateSources, seed: int, progress: Any
+) -> tuple[Constitution, list[int], Counter[str]]:
+    """The candidates, how often each was proposed (nothing for those of a file), and what was dropped."""
+    if how.candidates:
+        return Constitution.load(how.candidates), [], Counter()
+    if how.judge:
+        engine = open_judge(how.judge, how.overrides, None, how.templates, pairs).engine
+        found = proposed(engine, pairs, said, drawn(list(said), how.propose, seed), how.most, progress)
+        return found.candidates, found.times, found.dropped
+    if pairs.run:
+        return pairs.run.run.constitution, [], Counter()
+    raise UserError(
+        f"{pairs.source}: no candidates.",
+        "principles that may explain the labels",
+        "add --candidates FILE, or --judge MODEL whose model proposes some",
+    )
 
 
-def stored_verdicts(
-    pairs: LabelledPairs, candidates: Constitution
-) -> tuple[dict[str, list[Label]], Counter[str]]:
-    """The stored labels under candidates as they are worded here, and how many are under another wording."""
-    known = {p.id: p for p in candidates.principles}
-    found: dict[str, list[Label]] = {}
-    other: Counter[str] = Counter()
-    for pair, labels in pairs.labels.items():
-        rows = [row for row in labels if row.principle_id in known]
-        own = [row for row in rows if of_this_wording(row, known[str(row.principle_id)], pairs.templates)]
-        other["label under another wording of a candidate"] += len(rows) - len(own)
-        found[pair] = own
-    return found, other
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """What is fitted, a row a comparison: the candidates' bounded logits, which of them could be read, the
-    labels, the difference in length, and what is taken as independent."""
-
-    pairs: list[str]
-    x_NJ: Array
-    read_NJ: Bools
-    y_N: Array
-    length_N: Array
-    clusters: list[str]
-    unit: str  # what an interval is over
-
-    @property
-    def member_N(self) -> explain.Members:
-        """The number of each label's cluster."""
-        return members(len(self.pairs), self.clusters)
-
-
-def evidence(
+def _asked(
     pairs: LabelledPairs,
-    said: Mapping[str, float],
-    verdicts: Mapping[str, Sequence[Label]],
-    ids: Sequence[str],
-) -> Evidence:
-    """The verdicts beside the labels; an unread verdict is no evidence for either side.
-
-    Clusters are groups of prompts; where there are fewer than 20 of them they say too little, and each
-    comparison is taken on its own: then nothing is said of other prompts.
-    """
-    at, rows = {name: j for j, name in enumerate(ids)}, list(said)
-    p_NJ = np.full((len(rows), len(ids)), np.nan)
-    for n, pair in enumerate(rows):
-        seen: dict[str, list[float]] = {}
-        for (_, principle), p in combine_orders(verdicts.get(pair, ())).items():
-            if principle in at:
-                seen.setdefault(principle, []).append(logit(p, BOUND))
-        for principle, logits in seen.items():
-            p_NJ[n, at[principle]] = fmean(logits)
-    prompts = [pairs.prompt(pair).cluster for pair in rows]
-    few = count(len(rows), prompts) < LEAST
-    gaps = np.array([len(a) - len(b) for a, b in map(pairs.texts, rows)], float)
-    return Evidence(
-        rows,
-        np.nan_to_num(p_NJ),
-        ~np.isnan(p_NJ),
-        np.array([said[pair] for pair in rows], float),
-        np.tanh(gaps / (gaps.std() or 1.0)),
-        rows if few else prompts,
-        "comparisons" if few else "groups of prompts",
-    )
-
-
-def induced(found: Evidence, candidates: Constitution, level: float = explain.LEVEL) -> dict[str, Any]:
-    """The figures: each candidate, those that explain the labels, and how well they tell held-out ones."""
-    member = found.member_N
-    chosen = explain.explain(found.x_NJ, found.y_N, member, level)
-    order = [row["at"] for row in chosen]
-    outside = explain.held_out(found.x_NJ, found.y_N, found.length_N, member, level)
-    beside = explain.fit(
-        np.column_stack([found.x_NJ[:, order], found.length_N]), found.y_N, [0.0] * len(order) + [-np.inf]
-    )
-    rows = [_candidate(found, j, p, order, candidates.ids) for j, p in enumerate(candidates.principles)]
-    for place, row in enumerate(chosen):
-        rows[row["at"]] |= {
-            "chosen": place + 1,
-            "p": row["p"],
-            "weight": row["weight"],
-            "weight_ci": row["ci"],
-            "weight_beside_length": float(beside[place]),
-        }
-    for j, row in enumerate(rows):
-        row["chosen_in_folds"] = outside["chosen_in"][j]
-    return {
-        "labels": len(found.pairs),
-        "groups": count(len(found.pairs), found.clusters),
-        "over": found.unit,
-        "candidates": rows,
-        "held_out": {key: value for key, value in outside.items() if key != "chosen_in"},
-    }
-
-
-def _candidate(
-    found: Evidence, j: int, principle: Principle, chosen: Sequence[int], ids: Sequence[str]
-) -> dict[str, Any]:
-    """One candidate on its own: how often it decides, and how often the label is then on its side."""
-    x, read = found.x_NJ[:, j], found.read_NJ[:, j]
-    edge = logit(0.5 + TIE_MARGIN)
-    decides = np.abs(x) > edge
-    both = decides & (np.abs(found.y_N - 0.5) > TIE_MARGIN)
-    alike = [(float(np.corrcoef(x, found.x_NJ[:, i])[0, 1]), i) for i in chosen if i != j and x.std() > 0]
-    r, i = max(alike, default=(0.0, -1))
-    return {
-        "id": principle.id,
-        "text": principle.text,
-        "read": int(read.sum()),
-        "decides": rate(decides[read].astype(float), _of(found, read)),
-        "agreement": rate(((x > 0) == (found.y_N > 0.5))[both].astype(float), _of(found, both)),
-        "chosen": None,
-        "alike": {"id": ids[i], "r": r} if i >= 0 else None,
-    }
-
-
-def _of(found: Evidence, rows: Bools) -> list[str]:
-    return [cluster for cluster, kept in zip(found.clusters, rows, strict=True) if kept]
-
-
-def constitution_of(figures: Mapping[str, Any], candidates: Constitution, source: str) -> Constitution:
-    """The chosen candidates with their weights, most telling first; UserError where none was chosen."""
-    rows = sorted((row for row in figures["candidates"] if row["chosen"]), key=lambda row: row["chosen"])
-    if not rows:
-        raise UserError(
-            f"None of the {len(figures['candidates'])} candidates explains the labels of {source}.",
-            "a candidate whose verdicts go with the labels",
-            "try other candidates, or a judge that reads them better",
-        )
-    known = {p.id: p for p in candidates.principles}
-    agreement = figures["held_out"]["agreement"]
-    kept = tuple(
-        known[row["id"]].model_copy(update={"weight": max(10**-DIGITS, round(row["weight"], DIGITS))})
-        for row in rows
-    )
-    return candidates.model_copy(
-        update={
-            "name": f"{candidates.name}-induced",
-            "description": f"What explains {figures['labels']} labels of {source}: {len(rows)} of "
-            f"{len(figures['candidates'])} candidates, held-out agreement {fixed(agreement['value'])}.",
-            "principles": kept,
-        }
-    )
+    candidates: Constitution,
+    how: CandidateSources,
+    chosen: list[str],
+    stored: list[Label],
+    progress: Any,
+) -> dict[str, list[Label]]:
+    """The judge's verdicts under every candidate, stored ones first."""
+    assert how.judge is not None
+    judge = open_judge(how.judge, how.overrides, candidates, how.templates, pairs)
+    questions = [pairs.question(pair, candidates.principles) for pair in chosen]
+    return judge_labels(judge, questions, stored, how.keep, progress)

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from rlaif.cli.arguments import ConstitutionFile, DrawnPairs, DrawSeed, JudgeSet, KeepLabels, RunTemplates
+from rlaif.cli.arguments import (
+    ConstitutionFile,
+    DrawnPairs,
+    DrawSeed,
+    JudgeSet,
+    KeepLabels,
+    PageFile,
+    RunTemplates,
+)
 from rlaif.cli.groups import constitution_app
-from rlaif.cli.terminal import Json, Progress, emit, say, tell
-
-ASKED = 3  # clauses of which examples are printed
-TEXTS = (("prompt", "prompt"), ("A", "a"), ("B", "b"))
-
+from rlaif.cli.terminal import Json, Progress, emit, page_at, say, tell
 
 MoreJudges = Annotated[
     list[str] | None, typer.Argument(metavar="[JUDGE]...", help="More judges.", show_default=False)
@@ -46,13 +49,15 @@ def constitution_executors(
     set_: JudgeSet = None,
     templates: RunTemplates = None,
     keep: KeepLabels = None,
+    out: PageFile = None,
     as_json: Json = False,
 ) -> None:
-    """Find the clauses that judges, and people, read differently: agreement by principle, with the pairs that
-    show it."""
+    """Find the principles that judges, and people, read differently, with the pairs that show it."""
     from rlaif.report.run_reader import plain
-    from rlaif.workbench.reading import Sources, executors
+    from rlaif.workbench.executors import Sources, executors
+    from rlaif.workbench.executors_page import in_words, write_executors
 
+    page = page_at(out) if out else None
     tell("loading …")
     how = Sources(
         (*(judges or ()), *(more or ())),
@@ -64,70 +69,35 @@ def constitution_executors(
         seed,
         keep,
     )
-    found = executors(path, how, Progress)
+    found = plain(executors(path, how, Progress))
+    if page:
+        write_executors(page, found, path.name)
     if as_json:
-        emit(plain(found))
+        emit(found)
         return
     print_table(found)
-    for line in lines(found):
+    for line in [*in_words(found), *([page] if page else [])]:
         say(line)
 
 
 def print_table(found: dict[str, Any]) -> None:
-    """A line a clause, a column an executor: how far it agrees with the others beyond chance."""
+    """A line a principle, a column an executor: how far it agrees with the others beyond chance."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
     from rlaif.errors import printable
     from rlaif.pages.page import ci, fixed
+    from rlaif.workbench.executors_page import says
 
     def shown(text: str) -> str:
         return escape(printable(text))
 
     table = Table()
-    table.add_column("clause", no_wrap=True)
+    table.add_column("principle", no_wrap=True)
     for name in ("kappa", *found["executors"]):
         table.add_column(shown(name))
-    for row in [*found["clauses"], *([found["whole"]] if found["whole"] else [])]:
-        kappa, cells = row["kappa"], []
-        for who in found["executors"]:
-            cell = row["executors"].get(who)
-            says = (
-                "–" if cell is None else "silent" if who in row["silent"] else fixed(cell["kappa"]["value"])
-            )
-            cells.append(says)
+    for row in [*found["principles"], *([found["whole"]] if found["whole"] else [])]:
+        kappa, cells = row["kappa"], [says(row, who) for who in found["executors"]]
         table.add_row(shown(row["id"]), shown(f"{fixed(kappa['value'])} {ci(kappa['ci'])}"), *cells)
     Console(highlight=False).print(table)
-
-
-def lines(found: dict[str, Any]) -> Iterator[str]:
-    """The result in sentences: agreement over all, and the clauses that are read most differently."""
-    whole = found["together"]
-    if whole["agreement"]["n"]:
-        yield (
-            f"All principles together: {_rate(whole['agreement'])} of {whole['agreement']['n']} pairs of "
-            f"verdicts are the same; kappa {_rate(whole['kappa'])}."
-        )
-    for row in found["clauses"]:
-        for who in row["silent"]:
-            yield f"{who} never decides under {row['id']}: it is left out of its kappa."
-    for row in [row for row in found["clauses"] if row["kappa"]["value"] is not None][:ASKED]:
-        yield from ("", f"{row['id']}: {row['text']}")
-        yield (
-            f"  the same verdict in {_rate(row['agreement'])} of {row['agreement']['n']}; where one decides, "
-            f"the other does not in {_rate(row['one_sided'])}; where both decide, opposite in "
-            f"{_rate(row['opposite'])}"
-        )
-        for example in row["examples"]:
-            said = ", ".join(f"{who} {p:.2f}" for who, p in example["p_a"].items())
-            yield f"  {example['comparison_id']}  P(A is better): {said}"
-            yield from (f"    {name}: {' '.join(example[key].split())}" for name, key in TEXTS)
-    for reason, n in found["left_out"].items():
-        yield f"left out: {n} × {reason}"
-
-
-def _rate(row: dict[str, Any]) -> str:
-    from rlaif.pages.page import ci, fixed
-
-    return f"{fixed(row['value'])} {ci(row['ci'])}".rstrip()

@@ -52,7 +52,7 @@ def constitution_induce(
     """Find the principles that explain labels: weights, held-out agreement, and a constitution of them."""
     from rlaif.report.run_reader import plain
     from rlaif.runs.storage import write_text
-    from rlaif.workbench.inducing import CandidateSources, induce
+    from rlaif.workbench.induce import CandidateSources, induce
 
     path = page_at(out) if out else None
     tell("reading the labels …")
