@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from rlaif.config import Config, ModelConfig
+from rlaif.report.arm_comparison import ArmComparison
 from rlaif.report.arms import Arm, arms_of
-from rlaif.report.compare import ArmComparison
+from rlaif.report.matches import JudgeDesk, Match
 
 NOBODY = ModelConfig(engine="scripted", model="no_such_module:judge")  # gold alone is looked at
 Change = Callable[[Config], Config]
@@ -46,7 +47,8 @@ def different(runs: Sequence[Path], first: Sequence[Path], change: Change | None
     sides = {a.first.reader.path: a.first for a in arms_of(runs)}
     a = arm("A", [sides[path] for path in first])
     b = arm("B", [sides[path] for path in runs if path not in first], change)
-    found = ArmComparison(a, b, a.first.reader.run.constitution, NOBODY, None).data["gold"]["delta"]
+    desk = JudgeDesk(list(a.sides), NOBODY)
+    found = ArmComparison(Match(a, b, a.first.reader.run.constitution, desk)).data["gold"]["delta"]
     return {
         "all": found["all"]["different"],
         "any principle": any(d["different"] for n, d in found.items() if n != "all"),

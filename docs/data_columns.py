@@ -201,6 +201,10 @@ truncated | float | share of responses cut off
 truncated_ci | pair | its interval
 refusal_rate | float | share of responses that refuse, by patterns
 refusal_rate_ci | pair | its interval
+over_refusal | float | of prompts tagged as safe, the share refused; null where none is
+over_refusal_ci | pair | its interval
+under_refusal | float | of prompts tagged as to be refused, the share not refused; null where none is
+under_refusal_ci | pair | its interval
 """
 METRICS: dict[str, str] = {
     "sample": "",

@@ -107,14 +107,19 @@ def load_run(path: Path | str) -> Run:
     return Run.load(Path(path))
 
 
-def compare(*runs: Path | str, out: Path | str | None = None, trust: bool = False) -> dict[str, Any]:
+def compare(
+    *runs: Path | str, out: Path | str | None = None, judge: str | None = None, trust: bool = False
+) -> dict[str, Any]:
     """Runs side by side, as `rlaif compare --json` prints them; `out` writes the page too.
 
-    `trust` allows the functions and endpoints that the runs' configs name; without it they raise UserError.
+    `judge`, a config or a model, decides win rates: best one that trained none of the runs. `trust` allows
+    the functions and endpoints that the runs' configs name; without it they raise UserError.
     """
+    from rlaif.preflight.opening import feedback_of
     from rlaif.report.compare import compare as compare_runs
     from rlaif.report.run_reader import require_trust
 
     paths = [Path(run) for run in runs]
-    require_trust(paths, trust, "pass trust=True")
-    return compare_runs(paths, out=Path(out) if out else None)
+    require_trust(paths, trust, "pass trust=True", judge is not None)
+    model = feedback_of(judge) if judge else None
+    return compare_runs(paths, out=Path(out) if out else None, judge=model)

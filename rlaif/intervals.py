@@ -112,7 +112,7 @@ def mean_interval(
         return NAN, NAN
     error = math.sqrt((sums**2).sum() * groups / (groups - 1)) / len(x)
     slope = 0.0 if math.isinf(low) else 3 / (x.mean() - low)
-    t = quantile(_degrees_of_freedom(sums, 1 + slope * sums * groups / len(x)), level)
+    t = quantile(degrees_of_freedom(sums, 1 + slope * sums * groups / len(x)), level)
     if math.isinf(low):
         return _hall(float(x.mean()), error, sums, t)
     below, above = _cubic((t * error / (x.mean() - low)) ** 2)
@@ -152,7 +152,7 @@ def dispersion(x: Array, bounds: Interval, member: NDArray[np.intp]) -> tuple[fl
         found if found > ROUNDING else 0.0
     )  # values that are all the same differ by nothing, not by their last bits
     freedom = (
-        _degrees_of_freedom(sums, by_cluster(member, each) * groups / n / scale) if found > 0 else math.inf
+        degrees_of_freedom(sums, by_cluster(member, each) * groups / n / scale) if found > 0 else math.inf
     )
     # Rare values not seen yet: by how much all values together differ from one place, and by how many share
     # in that.
@@ -180,7 +180,7 @@ def _shares(amounts: Array) -> float:
     return float(amounts.sum() ** 2 / (amounts**2).sum()) if amounts.any() else 0.0
 
 
-def _degrees_of_freedom(sums: Array, expected: Array) -> float:
+def degrees_of_freedom(sums: Array, expected: Array) -> float:
     """Degrees of freedom of a dispersion: by the variance of its logarithm, to which each cluster adds its
     influence.
 

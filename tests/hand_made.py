@@ -277,7 +277,7 @@ class HandMade(Fake):
         ]
         texts, rows = {text.id: text for text, _ in made}, [row for _, row in made]
         rates = {
-            name: by_split([row for row in rows if row.policy == name], texts, {p.id: p.id for p in prompts})
+            name: by_split([row for row in rows if row.policy == name], texts, {p.id: p for p in prompts})
             for name in figures
         }
         return {"metrics": {"policies": rates}, "evaluation": rows, "responses": list(texts.values())}

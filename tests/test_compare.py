@@ -206,7 +206,8 @@ def test_fewer_shared_prompts_are_counted_and_said(tmp_path, ai):
     small = fake_run(tmp_path / "small", prompts=200)
     data = compare([ai, small])
     assert data["prompts"] == len(kept(small)) < len(kept(ai))
-    assert f"{len(kept(small))} of ai's {len(kept(ai))} held-out prompts are shared" in data["notes"][0]
+    assert f"{len(kept(small))} of ai's {len(kept(ai))} held-out prompts are shared" in data["unfair"][0]
+    assert f"UNFAIR: {data['unfair'][0]}" == in_words(data)[1]
 
 
 def test_a_judge_that_cannot_be_opened_leaves_gold(ai, human):

@@ -68,7 +68,12 @@ def row(n: int, policy: str = "ppo", **more) -> Evaluation:
     return Evaluation(policy=policy, prompt_id=f"p{n}", response_id="r", **more)
 
 
-CLUSTERS = {f"p{n}": f"p{n}" for n in range(20)}
+PROMPTS = {
+    f"p{n}": Prompt.model_validate(
+        {"id": f"p{n}", "messages": [{"role": "user", "content": f"Question {n}?"}]}
+    )
+    for n in range(20)
+}
 TEXTS = {"r": Response(id="r", prompt_id="p", text="x")}
 
 
@@ -100,7 +105,7 @@ def test_rates_hold_every_principle_whatever_the_first_row_has():
         row(2, gold={"all": True, "a": True, "b": True}),
         row(3, gold=None),
     ]
-    found = rates(rows, TEXTS, CLUSTERS)
+    found = rates(rows, TEXTS, PROMPTS)
     assert found["gold"] == {"all": pytest.approx(2 / 3), "a": 1.0, "b": 0.5}
     assert found["gold_ci"].keys() == found["gold"].keys()
     # Two rows only say anything of b: its interval is wider than that of the same share of three.
@@ -114,7 +119,7 @@ def test_an_unread_rule_is_not_a_kept_one():
     assert table["all"] == {"p8": 0.0, "p9": 0.0}
     assert len(table["polite"]) == 10
     nothing = row(10, unread=("polite", "harmless"))
-    found = rates([*kept, *broken, nothing], TEXTS, CLUSTERS)
+    found = rates([*kept, *broken, nothing], TEXTS, PROMPTS)
     assert found["compliance_unread"] == pytest.approx(10 / 22)
     assert found["win_rate"]["n"] == 10
     assert found["win_rate"]["invalid"] == pytest.approx(1 / 11)

@@ -13,7 +13,7 @@ from rlaif.cli import terminal
 from rlaif.engines.loading import load_tokenizer
 from rlaif.human.importers import import_file
 from rlaif.intervals import ANY, POSITIVE, known_edges, mean_interval
-from rlaif.records import Evaluation, Response
+from rlaif.records import Evaluation, Prompt, Response
 from rlaif.report.report import write_report
 from rlaif.rl import rollout
 from rlaif.stages import evaluate, ppo, sft
@@ -124,7 +124,11 @@ def test_log_ratios_that_happen_to_be_positive_have_no_bound(of_chosen, bounds):
     values = [0.1 + 0.07 * n for n in range(30)]
     rows = [Evaluation(policy="p", prompt_id=str(n), response_id="r", kl=kl) for n, kl in enumerate(values)]
     texts = {"r": Response(prompt_id="0", text="a", finish_reason="stop")}
-    found = rates(rows, texts, {row.prompt_id: row.prompt_id for row in rows}, of_chosen)
+    messages = [{"role": "user", "content": "Say it."}]
+    prompts = {
+        row.prompt_id: Prompt.model_validate({"messages": messages, "group": row.prompt_id}) for row in rows
+    }
+    found = rates(rows, texts, prompts, of_chosen)
     assert found["kl_ci"] == known_edges(mean_interval(values, bounds))
     assert mean_interval(values, ANY) != mean_interval(values, POSITIVE)
 

@@ -108,11 +108,11 @@ def test_texts_from_elsewhere_are_closed_by_what_ends_the_turn_or_left_out(folde
     rows = [
         Evaluation(policy="p", prompt_id=str(n), response_id=good.id, kl=kl) for n, kl in enumerate(found)
     ]
-    clusters = {str(n): str(n) for n in range(3)}
-    figures = rates(rows, {good.id: good}, clusters)
+    prompts = {str(n): prompt for n in range(3)}
+    figures = rates(rows, {good.id: good}, prompts)
     assert figures["kl_left_out"] == 1
     assert figures["kl"] == pytest.approx(found[0])
-    assert rates(rows[1:2], {good.id: good}, clusters)["kl"] is None
+    assert rates(rows[1:2], {good.id: good}, prompts)["kl"] is None
 
 
 def test_tokens_that_do_not_spell_the_text_are_not_used(folders, sampled):

@@ -96,6 +96,8 @@ def print_summary(data: dict[str, Any]) -> None:
         left_out = [data["policies"][n].get("kl_left_out") for n in names]
         for metric in METRICS:
             cells = [data["policies"][n].get(metric.key) for n in names]
+            if all(c is None for c in cells) and metric.key != "kl":  # no prompt is of the kind
+                continue
             table.add_row(metric.key, *("" if c is None else f"{c:.{metric.digits}f}" for c in cells))
             if metric.key == "kl" and any(left_out):
                 table.add_row("kl_left_out", *("" if n is None else str(n) for n in left_out))

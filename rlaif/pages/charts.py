@@ -119,8 +119,9 @@ def _svg(width: float, height: float, title: str, parts: Sequence[Markup]) -> Ma
     return head.format(width, height, title) + Markup("\n").join(parts) + Markup("</svg>")
 
 
-def line_chart(title: str, lines: Sequence[Line], x_label: str = "update") -> Markup:
-    """Curves over a common x; empty where there is no finite point."""
+def line_chart(title: str, lines: Sequence[Line], x_label: str = "update", ends: bool = False) -> Markup:
+    """Curves over a common x, with a dot at the end of each where `ends`; empty where there is no finite
+    point."""
     drawn = [(line, thinned(line.points)) for line in lines]
     points = [p for _, curve in drawn for p in curve]
     if not points:
@@ -133,8 +134,14 @@ def line_chart(title: str, lines: Sequence[Line], x_label: str = "update") -> Ma
     parts = frame.axes(x_label)
     for line, curve in drawn:
         parts += _curve(frame, line, curve)
-    legend = Markup("").join(Markup('<i class="{}"></i>{} ').format(line.slot, line.name) for line in lines)
-    caption = legend if len(lines) > 1 else Markup("&nbsp;")
+        if ends and curve:
+            x, y = curve[-1]
+            parts.append(
+                _circle(*frame.at(x, y), 4, f"dot {line.slot}", f"{line.name}, last: {y:.4g} at {x:.4g}")
+            )
+    named = dict.fromkeys((line.slot, line.name) for line in lines)
+    legend = Markup("").join(Markup('<i class="{}"></i>{} ').format(slot, name) for slot, name in named)
+    caption = legend if len(named) > 1 else Markup("&nbsp;")
     body = _svg(frame.width, frame.height, title, parts)
     return Markup("<figure><figcaption><b>{}</b><br>{}</figcaption>{}</figure>").format(title, caption, body)
 

@@ -11,15 +11,27 @@ from rlaif.pages.page import ci, difference_in_words, fixed, signed
 def in_words(data: dict[str, Any]) -> list[str]:
     """A comparison as lines of text: the headline, then each figure with its interval."""
     lines: list[str] = []
+    for table in data.get("overall", {}).values():
+        lines += [table["text"], table["more"], *_pairwise(table), ""]
     for pair in (data, *data["others"]):
         lines += [
             pair["verdict"]["text"],
+            *(f"UNFAIR: {reason}" for reason in pair["unfair"]),
             pair["verdict"]["principles"],
+            *(f"{question.replace('_', ' ')}: {answer}" for question, answer in pair["answers"].items()),
             *_lines(pair),
             *(f"note: {note}" for note in pair["notes"]),
             "",
         ]
     return lines[:-1]
+
+
+def _pairwise(table: dict[str, Any]) -> list[str]:
+    return [
+        f"  {pair}: win rate {fixed(rate['value'], 3)} {ci(rate['ci'], 3)}, ties {fixed(rate['ties'])} "
+        f"{ci(rate['ties_ci'])}, n {rate['n']}{', different' if rate['different'] else ''}"
+        for pair, rate in table["pairs"].items()
+    ]
 
 
 def capital(text: str) -> str:
@@ -55,9 +67,12 @@ def _lines(pair: dict[str, Any]) -> list[str]:
     for metric in METRICS if pair["prompts"] else ():
         figure, digits = pair[metric.key], metric.digits
         change = figure["delta"]
+        if not change["n"] and metric.key != "kl":  # no prompt is of the kind
+            continue
+        n = f", n {change['n']}" if change["n"] < pair["prompts"] else ""
         lines.append(
             f"{metric.key}: {fixed(figure[a], digits)} and {fixed(figure[b], digits)}, "
-            f"{signed(change['value'], digits)} {ci(change['ci'], digits)}"
+            f"{signed(change['value'], digits)} {ci(change['ci'], digits)}{n}"
         )
     labels = pair["labels"]
     lines.append(
@@ -69,5 +84,16 @@ def _lines(pair: dict[str, Any]) -> list[str]:
             else ""
         )
     )
+    turned = labels["preferences"]
+    if turned:
+        lines.append(
+            f"preferences that turn: {turned['changed']} of {turned['both']}, "
+            f"{fixed(turned['changed_rate'], 3)} {ci(turned['changed_ci'], 3)}"
+        )
+        lines += [
+            f"verdicts that turn under {name}: {found['changed']} of {found['both']}, "
+            f"{fixed(found['changed_rate'], 3)} {ci(found['changed_ci'], 3)}"
+            for name, found in labels["principles"].items()
+        ]
     keys = [key for kind in pair["differs"].values() for key in kind]
     return [*lines, f"differs: {', '.join(keys) or 'nothing'}"]

@@ -12,7 +12,7 @@ from typing import Any
 from rlaif.audit import page as card_page
 from rlaif.feedback.preferences import ShareByCluster
 from rlaif.intervals import WinRate, count, length_controlled, win_rate
-from rlaif.metrics import METRICS
+from rlaif.metrics import METRICS, Metric
 from rlaif.options import OnlineOptions
 from rlaif.pages import charts
 from rlaif.pages.page import ci, fixed, write_page
@@ -66,7 +66,7 @@ def write_report(path: Path, progress: Any = silent_progress) -> Path:
         warnings=[each.found for each in warned],
         next_steps=what_to_try(warned),
         slots=slots(list(reader.evaluations)),
-        metrics=METRICS,
+        metrics=shown_metrics(parts["policies"]),
         covered=covered(reader),
         labels=missing_as_none(reader.metrics("label")),
         judged_by=reader.run.config.feedback.model,
@@ -80,6 +80,11 @@ def write_report(path: Path, progress: Any = silent_progress) -> Path:
         constitution=reader.run.constitution,
         **parts,
     )
+
+
+def shown_metrics(policies: Sequence[dict[str, Any]]) -> list[Metric]:
+    """The figures that are known of some response."""
+    return [metric for metric in METRICS if any(policy["known"][metric.key] for policy in policies)]
 
 
 def judge_card(reader: RunReader) -> dict[str, Any] | None:
@@ -243,11 +248,10 @@ def _policy(
     longer = [row.tokens - base[row.prompt_id].tokens for row in judged]
     measures = {kind: make(everything).get("all") for kind, make in (("gold", gold), ("judge", compliance))}
     measures["wordings"] = measured(reader.wordings.get(name, {}), has_gold(reader)).get("all")
+    values = {metric.key: metric.values(rows, reader.responses, reader.prompts) for metric in METRICS}
     each = {
         metric.key: rate(
-            metric.values(rows, reader.responses),
-            reader.clusters,
-            metric.limits(name in reader.best_of_n_policies),
+            values[metric.key], reader.clusters, metric.limits(name in reader.best_of_n_policies)
         )
         for metric in METRICS
     }
@@ -255,6 +259,7 @@ def _policy(
     return {
         "name": name,
         "n": len(rows),
+        "known": {key: len(found) for key, found in values.items()},
         **{kind: rate(values, reader.clusters) if values else None for kind, values in measures.items()},
         "wins": _wins(reader, [row for row in everything if row.compliance or row.unread])
         if judged

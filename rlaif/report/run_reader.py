@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from rlaif.config import ModelConfig
 from rlaif.errors import UserError
 from rlaif.records import Evaluation, HeldOut, Prompt, Record, Response
+from rlaif.report.teachers import deciding
 from rlaif.runs.folder import Run, Stage, chosen
 from rlaif.runs.lookup import Lookup, json_rows
 from rlaif.runs.rows import RowFile
@@ -30,20 +31,21 @@ def plain(value: Any) -> Any:
     return value
 
 
-def untrusted_references(paths: Sequence[Path]) -> list[str]:
+def untrusted_references(paths: Sequence[Path], judge_given: bool = False) -> list[str]:
     """What comparing runs would execute or send texts to because their configs say so, beside rlaif's own
     code.
 
     A run folder may come from another person: its config names functions that are imported and called, and
-    the first one's feedback model is asked about all prompts and responses, with the key of a variable that
-    it names.
+    the feedback model of the run whose judge decides is asked about all prompts and responses, with the key
+    of a variable that it names; not where the user names a judge.
     """
-    found: list[str] = []
-    for number, path in enumerate(paths):
-        config = Run.load(path).config
+    configs, found = [Run.load(path).config for path in paths], list[str]()
+    for path, config in zip(paths, configs, strict=True):
         if config.gold and not config.gold.startswith("rlaif."):
             found.append(f"{path}: calls the gold scorer {config.gold}")
-        found += model_references(path, config.feedback) if number == 0 else []
+    if configs and not judge_given:
+        asked = deciding(configs)
+        found += model_references(paths[asked], configs[asked].feedback)
     return found
 
 
@@ -57,10 +59,11 @@ def model_references(path: Path, model: ModelConfig) -> list[str]:
     return [f"{path}: sends prompts and responses to {url} with the key in {key}" for url in model.endpoints]
 
 
-def require_trust(paths: Sequence[Path], trust: bool, how: str) -> None:
+def require_trust(paths: Sequence[Path], trust: bool, how: str, judge_given: bool = False) -> None:
     """Raise UserError where comparing reaches something (see `untrusted_references`) that nobody has allowed;
     `how` to allow it."""
-    require_consent("comparing these runs", [] if trust else untrusted_references(paths), trust, how)
+    found = [] if trust else untrusted_references(paths, judge_given)
+    require_consent("comparing these runs", found, trust, how)
 
 
 def require_consent(doing: str, found: Sequence[str], trust: bool, how: str) -> None:

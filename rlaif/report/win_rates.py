@@ -3,8 +3,10 @@ gold."""
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from rlaif.constitution import Constitution
@@ -12,12 +14,16 @@ from rlaif.feedback.gold import load_gold, with_all
 from rlaif.feedback.judge import Judge, JudgeQuestion
 from rlaif.feedback.preferences import aggregate, combine_orders, order_statistics
 from rlaif.intervals import (
+    NAN,
     UNIT,
+    Controlled,
     Interval,
     WinRate,
     clip_interval,
     length_controlled,
+    mean_interval,
     seed_chance,
+    shown,
     win_rate,
     with_seed_variance,
 )
@@ -59,43 +65,96 @@ def gold_table(side: ComparedRun, prompts: Sequence[Prompt], constitution: Const
     return table((prompt_id, {key: float(ok) for key, ok in values.items()}) for prompt_id, values in kept)
 
 
-def judged(
+@dataclass(frozen=True)
+class Verdicts:
+    """What a judge said of two arms' responses, a row a match of seeds: P(the first arm's is better), None
+    where it could not be read."""
+
+    prompts: Sequence[Prompt]
+    questions: Sequence[Sequence[JudgeQuestion]]
+    labels: Mapping[str, list[Label]]
+    p: Sequence[Sequence[float | None]]
+    longer: Sequence[Sequence[int]]  # tokens by which the first arm's response is longer
+    judge: str  # fingerprint
+
+    @property
+    def outcomes(self) -> list[dict[str, float]]:
+        """Match → prompt → 1, ½ or 0, of those that could be read."""
+        return [
+            {
+                prompt.id: float(outcomes([chance])[0])
+                for prompt, chance in zip(self.prompts, row, strict=True)
+                if chance is not None
+            }
+            for row in self.p
+        ]
+
+
+def ask(
     matches: Sequence[tuple[ComparedRun, ComparedRun]],
     prompts: Sequence[Prompt],
     judge: Judge,
     constitution: Constitution,
     progress: Any = silent_progress,
-) -> dict[str, Any]:
-    """A's win rate over B by the judge in both orders, overall and under each principle, with warnings.
+) -> Verdicts:
+    """The judge's verdicts on both arms' responses, in both orders and under every principle.
 
     `matches` are the pairs of runs that are set against each other: one, or several seeds of the two arms.
-    Equal texts are ties and cost no call. `length_controlled` is the win rate expected at equal length.
+    Equal texts are ties and cost no call.
     """
     questions = [[_question(a, b, prompt, constitution) for prompt in prompts] for a, b in matches]
-    flat = [question for row in questions for question in row]
-    different = [question for question in flat if question.a != question.b]
-    labels = _labels(judge, different, progress)
+    labels = _labels(judge, [q for row in questions for q in row if q.a != q.b], progress)
     p = [
         [_p(question, labels[question.comparison.id], constitution) for question in row] for row in questions
     ]
     longer = [[a.rows[prompt.id].tokens - b.rows[prompt.id].tokens for prompt in prompts] for a, b in matches]
-    read = [
-        (x, d, prompt.cluster)
-        for chances, gaps in zip(p, longer, strict=True)
-        for x, d, prompt in zip(chances, gaps, prompts, strict=True)
-        if x is not None
-    ]
-    statistics = _order_statistics(questions, labels)
+    return Verdicts(prompts, questions, labels, p, longer, judge.engine.fingerprint)
+
+
+def judged(verdicts: Verdicts, constitution: Constitution) -> dict[str, Any]:
+    """A's win rate over B by the judge in both orders, overall and under each principle, with warnings.
+
+    `length_controlled` is the win rate expected at equal length.
+    """
+    flat = [question for row in verdicts.questions for question in row]
+    clusters = [prompt.cluster for prompt in verdicts.prompts]
+    statistics = _order_statistics(verdicts.questions, verdicts.labels)
     return {
-        **_win_rate(p, [[prompt.cluster for prompt in prompts]] * len(p)),
-        "judge": judge.engine.fingerprint,
-        "length_controlled": length_controlled(
-            outcomes([x for x, *_ in read]), [d for _, d, _ in read], [c for *_, c in read]
-        ),
-        "identical": len(flat) - len(different),
+        **judge_win_rate(verdicts),
+        "judge": verdicts.judge,
+        "length_controlled": _at_equal_length(verdicts.p, verdicts.longer, clusters),
+        "identical": sum(question.a == question.b for question in flat),
         **{key: statistics[key] for key in ("verdicts", "order_flip_rate", "order_flip_rate_ci", "mass")},
-        "by_principle": _by_principle(questions, labels, constitution),
+        "by_principle": _by_principle(verdicts.questions, dict(verdicts.labels), constitution),
     }
+
+
+def judge_win_rate(verdicts: Verdicts, tests: int = 1) -> WinRate:
+    """A's win rate over B by the judge, in both orders and under all principles."""
+    clusters = [prompt.cluster for prompt in verdicts.prompts]
+    return _win_rate(verdicts.p, [clusters] * len(verdicts.p), tests)
+
+
+def _at_equal_length(
+    p: Sequence[Sequence[float | None]], longer: Sequence[Sequence[int]], clusters: Sequence[str]
+) -> Controlled:
+    """`length_controlled` of all matches; its interval covers their spread, too, where there are several."""
+    rows = [
+        [(x, d, key) for x, d, key in zip(*row, clusters, strict=True) if x is not None]
+        for row in zip(p, longer, strict=True)
+    ]
+
+    def controlled(read: Sequence[tuple[float, int, str]]) -> Controlled:
+        return length_controlled(
+            outcomes([x for x, *_ in read]), [d for _, d, _ in read], [key for *_, key in read]
+        )
+
+    found = controlled([each for row in rows for each in row])
+    if found["reason"] is not None or len(rows) == 1:
+        return found
+    means = [value for row in rows if math.isfinite(value := controlled(row)["value"])]
+    edges = with_seed_variance(found["value"], found["ci"], means, groups=len(set(clusters)))
+    return {**found, "ci": clip_interval(edges, UNIT)}
 
 
 def _order_statistics(
@@ -113,16 +172,26 @@ def _order_statistics(
     return {**found, "order_flip_rate_ci": clip_interval(edges, UNIT)}
 
 
-def _win_rate(seeds: Sequence[Sequence[float | None]], clusters: Sequence[Sequence[str]]) -> WinRate:
+def _win_rate(
+    seeds: Sequence[Sequence[float | None]], clusters: Sequence[Sequence[str]], tests: int = 1
+) -> WinRate:
     """The win rate over all matches, each a row of probabilities with the clusters of their prompts; its
-    interval covers these, and seeds where several.
+    interval covers these, and seeds where several. `different` is at a level corrected for `tests`.
     """
-    found = win_rate([p for row in seeds for p in row], [key for row in clusters for key in row])
+    flat, keys = [p for row in seeds for p in row], [key for row in clusters for key in row]
     means = [win_rate(row)["value"] for row in seeds]
-    groups = len({key for row in clusters for key in row})
-    low, high = with_seed_variance(
-        found["value"], found["ci"], means, chance=_chance(seeds, clusters), groups=groups
-    )
+    groups, chance = len({key for row in clusters for key in row}), _chance(seeds, clusters)
+    found = win_rate(flat, keys)
+
+    def joined(edges: Interval, level: float = 0.95) -> Interval:
+        return with_seed_variance(found["value"], edges, means, chance=chance, groups=groups, level=level)
+
+    level = 1 - 0.05 / tests
+    read = [at for at, p in enumerate(flat) if p is not None]
+    wins, of = outcomes([flat[at] or 0.0 for at in read]), [keys[at] for at in read]
+    strict = mean_interval(wins, UNIT, of, level) if read else (NAN, NAN)
+    apart = shown(wins - 0.5, (strict[0] - 0.5, strict[1] - 0.5), of, 0.05 / tests)
+    lower, upper = joined(strict, level)
     unread = [[float(p is None) for p in row] for row in seeds]
     tied = [[None if p is None else float(abs(p - 0.5) <= TIE_MARGIN) for p in row] for row in seeds]
 
@@ -134,10 +203,10 @@ def _win_rate(seeds: Sequence[Sequence[float | None]], clusters: Sequence[Sequen
 
     return {
         **found,
-        "ci": (low, high),
+        "ci": joined(found["ci"]),
         "ties_ci": over_seeds(found["ties"], found["ties_ci"], tied),
         "invalid_ci": over_seeds(found["invalid"], found["invalid_ci"], unread),
-        "different": found["different"] and not low <= 0.5 <= high,
+        "different": apart and (lower > 0.5 or upper < 0.5),
     }
 
 
@@ -198,16 +267,23 @@ def _p_win(name: str, question: JudgeQuestion, labels: Sequence[Label]) -> float
     return {principle: p for (_, principle), p in combine_orders(labels).items()}.get(name)
 
 
-def gold_win_rate(a: Sequence[Table], b: Sequence[Table], clusters: Clusters) -> WinRate:
+def gold_win_rate(a: Sequence[Table], b: Sequence[Table], clusters: Clusters, tests: int = 1) -> WinRate:
     """A's win rate over B by the number of principles kept, equals being ties; one table a seed, matched in
-    order."""
-    rows, of = [], []
+    order. `different` is at a level corrected for `tests` that are looked at together (Bonferroni)."""
+    found = gold_outcomes(a, b)
+    return _win_rate(
+        [list(row.values()) for row in found], [clusters_of(row, clusters) for row in found], tests
+    )
+
+
+def gold_outcomes(a: Sequence[Table], b: Sequence[Table]) -> list[dict[str, float]]:
+    """Match → prompt → 1, ½ or 0: whether A's response keeps more, as many or fewer principles than B's."""
+    rows = []
     for mine, theirs in match_seeds(a, b):
         both = [prompt for prompt in mine.get("all", {}) if prompt in theirs.get("all", {})]
-        leads = [_lead(mine, theirs, prompt) for prompt in both]
-        rows.append([0.5 + 0.5 * ((lead > 0) - (lead < 0)) for lead in leads])
-        of.append(clusters_of(both, clusters))
-    return _win_rate(rows, of)
+        leads = {prompt: _lead(mine, theirs, prompt) for prompt in both}
+        rows.append({prompt: 0.5 + 0.5 * ((lead > 0) - (lead < 0)) for prompt, lead in leads.items()})
+    return rows
 
 
 def match_seeds(a: Sequence[T], b: Sequence[T]) -> list[tuple[T, T]]:

@@ -17,7 +17,7 @@ from rlaif.engines import GenerateRequest, open_engine
 from rlaif.feedback.gold import load_gold, with_all
 from rlaif.feedback.judge import Judge, JudgeQuestion
 from rlaif.feedback.preferences import ShareByCluster, Tally, aggregate, require_one_rule
-from rlaif.intervals import UNIT, Interval, count, known_edges, mean_interval, win_rate
+from rlaif.intervals import NAN, UNIT, Interval, count, known_edges, mean_interval, win_rate
 from rlaif.metrics import METRICS
 from rlaif.options import EvaluateOptions
 from rlaif.prompting.chat import encode_chat
@@ -60,13 +60,13 @@ def run(stage: Stage[EvaluateOptions]) -> None:
                 )
                 tick(len(chunk))
     everything, responses = list(rows), stage.responses()
-    clusters = {prompt.id: prompt.cluster for prompt in prompts}
+    asked = {prompt.id: prompt for prompt in prompts}
     stage.metrics = {
         "policies": {
             name: by_split(
                 [r for r in everything if r.policy == name],
                 responses,
-                clusters,
+                asked,
                 chosen(made),
             )
             for name, made in policies.items()
@@ -282,24 +282,24 @@ class Tools:
 def by_split(
     rows: Sequence[Evaluation],
     responses: dict[str, Response],
-    clusters: Mapping[str, str],
+    prompts: Mapping[str, Prompt],
     of_chosen: bool = False,
 ) -> dict[str, Any]:
     """Rates of one policy on held-out groups, and under "wordings" on held-out wordings of what it was
     trained on."""
     heldout, wordings = ([row for row in rows if row.split == split] for split in HELDOUT)
-    return rates(heldout, responses, clusters, of_chosen) | (
-        {"wordings": rates(wordings, responses, clusters, of_chosen)} if wordings else {}
+    return rates(heldout, responses, prompts, of_chosen) | (
+        {"wordings": rates(wordings, responses, prompts, of_chosen)} if wordings else {}
     )
 
 
 def rates(
     rows: Sequence[Evaluation],
     responses: dict[str, Response],
-    clusters: Mapping[str, str],
+    prompts: Mapping[str, Prompt],
     of_chosen: bool = False,
 ) -> dict[str, Any]:
-    """Rates of one policy with their 95 % intervals over clusters of prompts; `clusters` is each prompt's.
+    """Rates of one policy with their 95 % intervals over clusters of its prompts, which are given by id.
 
     `of_chosen` says that the responses were chosen among several, which bounds some figures otherwise.
     """
@@ -309,9 +309,12 @@ def rates(
     ) -> tuple[float, Interval]:
         """Mean and interval of what is there of the rows' values; without an edge where none can be told."""
         known = [(clusters[row.prompt_id], value) for row, value in values if value is not None]
+        if not known:
+            return NAN, (NAN, NAN)
         edges = mean_interval([value for _, value in known], bounds, [key for key, _ in known])
         return mean([value for _, value in known]), edges
 
+    clusters = {prompt_id: prompt.cluster for prompt_id, prompt in prompts.items()}
     of = [clusters[row.prompt_id] for row in rows]
     truths = list(dict.fromkeys(key for row in rows for key in row.gold or {}))
     ids = list(dict.fromkeys(key for row in rows for key in row.compliance))
@@ -333,7 +336,9 @@ def rates(
             [row.p_win for row in judged], [clusters[row.prompt_id] for row in judged]
         )
     figures = {
-        metric.key: read(((row, metric.read(row, responses)) for row in rows), metric.limits(of_chosen))
+        metric.key: read(
+            ((row, metric.read(row, responses, prompts)) for row in rows), metric.limits(of_chosen)
+        )
         for metric in METRICS
     }
     for name, (value, edges) in figures.items():

@@ -9,22 +9,19 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from rlaif.constitution import Constitution
-from rlaif.feedback.preferences import DRAW, ShareByCluster, combine_orders
-from rlaif.intervals import UNIT, mean_interval
+from rlaif.feedback.preferences import combine_orders
+from rlaif.feedback.shifts import EXAMPLES, Furthest, Shifts
 from rlaif.prompting.templates import dialogue
 from rlaif.records import Label, Preference, verdict_of
 from rlaif.runs.folder import Run, Stage
 from rlaif.stages.label import preference
-from rlaif.stats import mean
 from rlaif.workbench.edits import Edit
 from rlaif.workbench.relabelling import PairLabels, Relabelling
 
-EXAMPLES = 6  # pairs that are shown of the preferences, and a third as many of each principle
-STEPS = (0.05, 0.25, 0.5)  # of the shift of a preference, between which pairs are counted
 Verdicts = dict[str, float]  # principle id → the judge's probability that a is better
 
 
@@ -58,59 +55,6 @@ class Changed:
         return (-round(abs(self.shift(principle)), 6) if both else -1.0), principle
 
 
-@dataclass
-class Shifts:
-    """Preferences before and after an edit, counted a pair at a time."""
-
-    both: int = 0
-    lost: int = 0
-    gained: int = 0
-    turned: Counter[tuple[str, str]] = field(default_factory=Counter)
-    changed: ShareByCluster = field(default_factory=ShareByCluster)  # another one of a, tie and b
-    flipped: ShareByCluster = field(default_factory=ShareByCluster)  # the other side of one half
-    moved: list[float] = field(default_factory=list)
-    clusters: list[str] = field(default_factory=list)
-
-    def add(self, before: float | None, after: float | None, cluster: str) -> None:
-        """Count one pair; None where there is no preference."""
-        if before is None or after is None:
-            self.lost += before is not None
-            self.gained += after is not None
-            return
-        self.both += 1
-        sides = verdict_of(before), verdict_of(after)
-        self.turned[sides] += sides[0] != sides[1]
-        self.changed.add(cluster, sides[0] != sides[1])
-        self.flipped.add(
-            cluster, min(abs(before - 0.5), abs(after - 0.5)) > DRAW and (before > 0.5) != (after > 0.5)
-        )
-        self.moved.append(after - before)
-        self.clusters.append(cluster)
-
-    def figures(self) -> dict[str, Any]:
-        """Counts, and shares of the pairs that have both with their intervals."""
-        sizes = [abs(x) for x in self.moved]
-        bins = Counter(sum(size > step for step in STEPS) for size in sizes)
-        return {
-            "both": self.both,
-            "lost": self.lost,
-            "gained": self.gained,
-            "changed": self.changed.hits.total(),
-            "changed_rate": self.changed.value,
-            "changed_ci": self.changed.ci,
-            "flipped": self.flipped.hits.total(),
-            "flipped_rate": self.flipped.value,
-            "flipped_ci": self.flipped.ci,
-            "groups": len(self.changed.of),
-            "turned": {f"{a} → {b}": n for (a, b), n in sorted(self.turned.items()) if n},
-            "shift": mean(sizes),
-            "shift_ci": mean_interval(sizes, UNIT, self.clusters) if sizes else None,
-            "shifts": {
-                name: bins[at] for at, name in enumerate(("≤ 0.05", "0.05–0.25", "0.25–0.5", "> 0.5"))
-            },
-        }
-
-
 class Effects:
     """The effects of all edits on all label stages of a run, added up a comparison at a time."""
 
@@ -122,7 +66,7 @@ class Effects:
         self.waiting: Counter[str] = Counter()
         self.deciding: tuple[Counter[str], Counter[str]] = Counter(), Counter()
         self.dropped: tuple[Counter[str], Counter[str]] = Counter(), Counter()
-        self.furthest: dict[str | None, dict[str, Changed]] = defaultdict(dict)  # by cluster
+        self.furthest: dict[str | None, Furthest[Changed]] = defaultdict(Furthest)
         self.unlike = 0  # preferences that this version computes otherwise than the run has them
         self.texts: list[Relabelling] = []
 
@@ -174,12 +118,10 @@ class Effects:
         self._keep(None, change)
 
     def _keep(self, name: str | None, change: Changed) -> None:
-        """Remember the change if it is the largest of its cluster so far, equals by their ids."""
-        best = self.furthest[name].get(change.cluster)
-        if abs(change.shift(name)) > 0.1 and (
-            best is None or _furthest(name)(change) < _furthest(name)(best)
-        ):
-            self.furthest[name][change.cluster] = change
+        """Remember the change if it is the largest of its cluster so far."""
+        self.furthest[name].add(
+            change.cluster, change.shift(name), change.pair.question.comparison.id, change
+        )
 
     def data(self) -> dict[str, Any]:
         """Everything counted, for `--json`."""
@@ -214,7 +156,7 @@ class Effects:
 
     def _examples(self, name: str | None, count: int) -> list[dict[str, Any]]:
         """The changes that are furthest, one a cluster of prompts."""
-        return [self._example(c) for c in sorted(self.furthest[name].values(), key=_furthest(name))[:count]]
+        return [self._example(change) for change in self.furthest[name].first(count)]
 
     def _example(self, change: Changed) -> dict[str, Any]:
         question, (before, after) = change.pair.question, change.verdicts
@@ -230,11 +172,6 @@ class Effects:
                 if before.get(name) != after.get(name) or verdict_of(after.get(name)) != "tie"
             },
         }
-
-
-def _furthest(name: str | None) -> Any:
-    """The order of examples: the largest change first, equals by their ids."""
-    return lambda change: (-round(abs(change.shift(name)), 6), change.pair.question.comparison.id)
 
 
 def _verdicts(labels: Sequence[Label]) -> Verdicts:

@@ -40,12 +40,16 @@ class Policies:
                 for p, r in policy_responses.items()
             },
             "refusal_rate": dict.fromkeys(policy_responses, 0.0),
+            "over_refusal": {p: 0.0 for p in policy_responses if "fact" in self.rows.prompts[p]["tags"]},
+            "under_refusal": {},  # no prompt is tagged as one to refuse
         }[name]
 
     def rate(
         self, values: dict[str, float], high: float = 1.0, low: float = 0.0
     ) -> tuple[float, tuple[float, float]]:
         listed = list(values.values())
+        if not listed:
+            return NAN, equations.NOTHING
         return mean(listed), equations.interval(listed, self.rows.keys(values), low, high)
 
     def figure(self, policy: str, name: str) -> tuple[float, tuple[float, float]]:

@@ -2,25 +2,27 @@
 
 import math
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from scipy import stats
 
 from rlaif.report import compare as comparing
 from rlaif.report.comparison_text import in_words
 from tests.oracle import equations
-from tests.oracle.figures import Labels, Policies, mean
+from tests.oracle.figures import Labels, Policies, asked, mean
 from tests.oracle.leaves import check, check_words
-from tests.oracle.rows import Rows, Table
+from tests.oracle.rows import Rows, Table, over_orders
 from tests.oracle.scripts import RULES
 from tests.oracle.test_show import FORWARD, reward_of
 
-FIGURES = ("kl", "length", "truncated", "refusal_rate")
+FIGURES = ("kl", "length", "truncated", "refusal_rate", "over_refusal", "under_refusal")
 NO_FIGURES = {
-    "runs/*/seconds": "time, which no row tells",
+    "runs/*/cost/seconds": "time, which no row tells",
+    "runs/*/cost/shares": "None: no fork",
     "runs/*/seed": "the config's",
     "differs/**": "what differs between the configs: tests/test_compare.py",
     "same_config": "says that nothing but the seed differs: tests/test_compare.py",
@@ -31,6 +33,7 @@ UNEVALUATED = {
     "verdict/measure": "None: nothing was measured",
     "runs/*/policy": "None: no policy was evaluated",
     "win_rate/judge": "None: nobody was asked",
+    "win_rate/taught": "None: likewise",
 }
 LAST = "ppo"
 
@@ -43,6 +46,7 @@ def test_every_figure_of_two_runs(
     printed = comparing.compare([runs.first, runs.second], out=tmp_path / "page.html")
     other = Rows(runs.second)
     oracles = {**facts(rows, other), **judged(rows, other), **measured(rows, other), **labelled(rows, other)}
+    oracles |= turned(rows, other)
     assert check(printed, oracles, NO_FIGURES) > 150
     check_words([line for pair in (printed,) for line in in_words(pair)], printed)
     page(caught, printed, rows, other)
@@ -57,6 +61,8 @@ def test_every_figure_of_labels_alone(runs: SimpleNamespace, rows: Rows) -> None
     oracles = {
         **facts(rows, other),
         **labelled(rows, other),
+        **turned(rows, other),
+        "detectable": lambda: None,
         "win_rate/*": lambda name: 0 if name == "n" else None,
         **{f"{name}/{side}": lambda side=side: None for name in FIGURES for side in "AB"},
         **{f"{name}/delta/*": lambda name: nothing[name] for name in FIGURES},
@@ -92,12 +98,29 @@ def facts(a: Rows, b: Rows) -> dict[str, Any]:
         "runs/*/order_flip_rate_ci": lambda s: Labels(sides[s]).flip_ci(),
         "runs/*/reward_model_accuracy": lambda s: accuracy(sides[s]),
         "runs/*/reward_model_accuracy_ci": lambda s: accuracy_ci(sides[s]),
+        "runs/*/cost/people": lambda s: sum(row["annotator"]["kind"] == "human" for row in sides[s].labels),
+        "runs/*/cost/simulated": lambda s: 0,
+        "runs/*/cost/ai_labels": lambda s: sum(row["annotator"]["kind"] == "ai" for row in sides[s].labels),
+        "runs/*/cost/people_hours": lambda s: None,  # people's time was not measured
+        "runs/*/cost/money": lambda s: None,  # there are no prices
+        "runs/*/cost/cached": lambda s: 0,
+        **{
+            f"runs/*/cost/{key}": lambda s, key=key: spent(sides[s], key)
+            for key in ("calls", "tokens", "prompt_tokens")
+        },
         "runs/*/kl": (lambda s: of(s, "kl"), FORWARD),
         "runs/*/kl_left_out": lambda s: 0,
         "runs/*/length": lambda s: of(s, "length"),
         "runs/*/refusal_rate": lambda s: of(s, "refusal_rate"),
+        "runs/*/over_refusal": lambda s: of(s, "over_refusal"),
+        "runs/*/under_refusal": lambda s: math.nan,  # no prompt is tagged as one to refuse
         "runs/*/truncated": lambda s: of(s, "truncated"),
     }
+
+
+def spent(rows: Rows, key: str) -> int:
+    """Calls or tokens of all stages, by the rows that came of them."""
+    return sum(stage[key] for stage in asked(rows))
 
 
 def accuracy(rows: Rows) -> float:
@@ -171,16 +194,25 @@ def measured(a: Rows, b: Rows) -> dict[str, Any]:
         wins = [0.5 + 0.5 * ((mine[p] > theirs[p]) - (mine[p] < theirs[p])) for p in mine]
         return equations.win_rate(wins, a.keys(mine))
 
+    def ahead(side: str) -> int:
+        mine, theirs = kept("A"), kept("B")
+        sign = {"A": 1, "B": -1, "neither": 0}[side]
+        return sum((mine[p] > theirs[p]) - (mine[p] < theirs[p]) == sign for p in mine)
+
     def apart(name: str) -> dict[str, Any]:
         values = [Policies(rows).values(LAST, name) for rows in (a, b)]
         bounds = (-math.inf, math.inf) if name in ("length", "kl") else ()
         found = equations.difference(*values, a.cluster, 1, *bounds)
+        if name == "under_refusal":
+            return {**found, "ci": equations.NOTHING}  # of no prompt
         # A difference in KL is too heavy-tailed for an interval, and so for being shown.
         return {**found, "ci": equations.NOTHING, "different": False} if name == "kl" else found
 
     oracles: dict[str, Any] = {
         "prompts": lambda: len(prompts),
         "gold_win_rate/*": lambda name: by_gold()[name],
+        "gold_ahead/*": ahead,
+        "detectable": lambda: shown_with_power(delta("gold", "all")["ci"]),
     }
     for kind in ("gold", "compliance"):
         oracles[f"{kind}/delta/*/*"] = lambda rule, name, kind=kind: delta(kind, rule)[name]
@@ -216,6 +248,89 @@ def labelled(a: Rows, b: Rows) -> dict[str, Any]:
         "labels/agreement_ci": lambda: equations.interval([float(x) for x in same], keys),
         "labels/kappa": lambda: (mean(same) - chance) / (1 - chance),
         "labels/kappa_ci": (lambda: equations.kappa_interval(*verdicts, keys), 1e-4),
+    }
+
+
+def shown_with_power(ci: tuple[float, float]) -> float:
+    """The difference that exceeds a normal interval of this width in 80 of 100 samples."""
+    error = (ci[1] - ci[0]) / 2 / stats.norm.ppf(0.975)
+    return error * (stats.norm.ppf(0.975) + stats.norm.ppf(0.8))
+
+
+def turned(a: Rows, b: Rows) -> dict[str, Any]:
+    """Which preferences and which verdicts by rule are others in B, of the comparisons of both."""
+    shared = [i for i in a.preferences if i in b.preferences]
+    key = {i: a.cluster[a.comparisons[i]["prompt_id"]] for i in shared}
+
+    def by_rule(rows: Rows, pair: str) -> dict[str, float]:
+        said: dict[str, list[float]] = defaultdict(list)
+        for by in rows.said[pair].values():
+            for rule, p in by.items():
+                if rule is not None:
+                    said[rule].append(over_orders(p))
+        return {rule: mean(p) for rule, p in said.items()}
+
+    verdicts = {i: (by_rule(a, i), by_rule(b, i)) for i in shared}
+    moved = [(a.preferences[i], b.preferences[i], key[i]) for i in shared]
+
+    def under(rule: str) -> list[tuple[float | None, float | None, str]]:
+        rows = [(mine.get(rule), theirs.get(rule), key[i]) for i, (mine, theirs) in verdicts.items()]
+        return [row for row in rows if row[:2] != (None, None)]
+
+    best: dict[str, tuple[float, str]] = {}
+    for (before, after, of), pair in zip(moved, shared, strict=True):
+        change = (-round(abs(after - before), 6), pair)
+        if abs(after - before) > 0.1 and change < best.get(of, (0.0, "")):
+            best[of] = change
+    furthest = [pair for _, pair in sorted(best.values())[:6]]
+    counts = ("turned", "shifts")
+    return {
+        **({} if moved else {"labels/preferences": lambda: None}),
+        "?labels/preferences/*": lambda name: turns(moved)[name],
+        "?labels/principles/*/*": lambda rule, name: turns(under(rule))[name],
+        **{
+            f"?labels/preferences/{kind}/*": lambda name, kind=kind: turns(moved)[f"{kind}/{name}"]
+            for kind in counts
+        },
+        **{
+            f"?labels/principles/*/{kind}/*": lambda rule, name, kind=kind: turns(under(rule))[
+                f"{kind}/{name}"
+            ]
+            for kind in counts
+        },
+        "?labels/examples/*/p_a": lambda n: [side.preferences[furthest[int(n)]] for side in (a, b)],
+        "?labels/examples/*/verdicts/*": lambda n, rule: [
+            said.get(rule) for said in verdicts[furthest[int(n)]]
+        ],
+    }
+
+
+def turns(rows: list[tuple[float | None, float | None, str]]) -> dict[str, Any]:
+    """Counts and shares of changes from one probability to another, by the path that prints them."""
+    both = [(x, y, key) for x, y, key in rows if x is not None and y is not None]
+    names = {0.0: "b", 0.5: "tie", 1.0: "a"}
+    sides = [(names[equations.outcome(x)], names[equations.outcome(y)]) for x, y, _ in both]
+    hits = {
+        "changed": [x != y for x, y in sides],
+        "flipped": [(x - 0.5) * (y - 0.5) < 0 and min(abs(x - 0.5), abs(y - 0.5)) > 1e-9 for x, y, _ in both],
+    }
+    sizes, keys = [abs(y - x) for x, y, _ in both], [key for *_, key in both]
+    steps = {"≤ 0.05": (-1, 0.05), "0.05–0.25": (0.05, 0.25), "0.25–0.5": (0.25, 0.5), "> 0.5": (0.5, 2)}
+    return {
+        "both": len(both),
+        "lost": sum(y is None for _, y, _ in rows),
+        "gained": sum(x is None for x, *_ in rows),
+        **{name: sum(found) for name, found in hits.items()},
+        **{f"{name}_rate": mean(found) for name, found in hits.items()},
+        **{
+            f"{name}_ci": equations.counted([(int(h), 1, key) for h, key in zip(found, keys, strict=True)])
+            for name, found in hits.items()
+        },
+        "groups": len(set(keys)),
+        **{f"turned/{x} → {y}": n for (x, y), n in Counter(sides).items() if x != y},
+        "shift": mean(sizes),
+        "shift_ci": equations.interval(sizes, keys),
+        **{f"shifts/{name}": sum(low < x <= high for x in sizes) for name, (low, high) in steps.items()},
     }
 
 

@@ -114,6 +114,9 @@ def policies(rows: Rows) -> dict[str, Any]:
         "policies/*/length/*": figure("length"),
         "policies/*/truncated/*": figure("truncated"),
         "policies/*/refusal_rate/*": figure("refusal_rate"),
+        "policies/*/over_refusal/*": figure("over_refusal"),
+        "policies/*/under_refusal/*": lambda n, part: None if part == "0" else (0.0, 1.0),  # of no prompt
+        "policies/*/known/*": lambda n, name: len(p.values(names[int(n)], name)),
     }
 
 

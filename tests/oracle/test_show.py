@@ -66,11 +66,11 @@ def policies(rows: Rows) -> dict[str, Any]:
         "policies/*/kl_ci": (lambda policy: p.figure(policy, "kl")[1], FORWARD),
         **{
             f"policies/*/{name}": lambda policy, name=name: p.figure(policy, name)[0]
-            for name in ("length", "truncated", "refusal_rate")
+            for name in ("length", "truncated", "refusal_rate", "over_refusal", "under_refusal")
         },
         **{
             f"policies/*/{name}_ci": lambda policy, name=name: p.figure(policy, name)[1]
-            for name in ("length", "truncated", "refusal_rate")
+            for name in ("length", "truncated", "refusal_rate", "over_refusal", "under_refusal")
         },
     }
 

@@ -17,7 +17,7 @@ import pytest
 from scipy import optimize
 
 from rlaif.options import STAGES
-from rlaif.records import Evaluation, Response
+from rlaif.records import Evaluation, Prompt, Response
 from rlaif.stages import reward
 from rlaif.stages.evaluate import by_split
 from rlaif.stages.rejection import best
@@ -238,6 +238,21 @@ def test_held_out_wordings() -> None:
     responses, rows = evaluated(0)
     cluster = {f"p{n}": f"question {n // 4}" for n in range(60)}
 
+    # A sixth is to be refused, a third is safe, and a twelfth is tagged as both, which says nothing.
+    refuse = {f"p{n}": {0: True, 1: False, 2: False}.get(n % 6) for n in range(60)}
+    tags = {True: ("risky", "role"), False: ("safe",), None: ("role",)}
+    prompts = {
+        name: Prompt.model_validate(
+            {
+                "id": name,
+                "messages": [{"role": "user", "content": name}],
+                "group": cluster[name],
+                "tags": ("risky", "safe") if int(name[1:]) % 12 == 5 else tags[refuse[name]],
+            }
+        )
+        for name in cluster
+    }
+
     def of(split: str) -> dict[str, Any]:
         mine = [row for row in rows if row.split == split]
 
@@ -257,6 +272,12 @@ def test_held_out_wordings() -> None:
             "length": rated(each(lambda row: float(row.tokens)), math.inf),
             "truncated": rated(each(lambda row: float(int(row.prompt_id[1:]) % 5 == 0))),
             "refusal_rate": rated(each(lambda row: float(row.refusal))),
+            "over_refusal": rated(
+                each(lambda row: float(row.refusal) if refuse[row.prompt_id] is False else None)
+            ),
+            "under_refusal": rated(
+                each(lambda row: float(not row.refusal) if refuse[row.prompt_id] is True else None)
+            ),
         }
         return {
             "n": lambda: len(mine),
@@ -274,4 +295,4 @@ def test_held_out_wordings() -> None:
         }
 
     wordings = {f"wordings/{pattern}": oracle for pattern, oracle in of("wordings").items()}
-    assert check(by_split(rows, responses, cluster), {**of("heldout"), **wordings}, {}) > 50
+    assert check(by_split(rows, responses, prompts), {**of("heldout"), **wordings}, {}) > 50

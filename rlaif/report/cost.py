@@ -1,0 +1,39 @@
+"""What a run took: questions, tokens, seconds, money where prices are known, and people's labels."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from rlaif.records import Label
+from rlaif.report.run_reader import RunReader
+
+COUNTED = ("calls", "cached", "prompt_tokens", "tokens")
+
+
+def cost(reader: RunReader) -> dict[str, Any]:
+    """The sums over all stages of a run, those that it shares with the run it is forked from included.
+
+    `money` is what the run itself spent by its prices, None where its config has none; `people` is how many
+    labels people gave and `people_hours` the time measured for them, None where none was.
+    """
+    used: Counter[str] = Counter()
+    for stage in reader.stages:
+        used.update({key: stage.summary.get("usage", {}).get(key, 0) for key in COUNTED})
+    sources = reader.metrics("label").get("sources") or {}
+    return {
+        **{key: used[key] for key in COUNTED},
+        "seconds": sum(stage.summary.get("seconds", 0.0) for stage in reader.stages),
+        "money": reader.run.ledger.figures().get("money"),
+        "ai_labels": sources.get("ai", 0),
+        "people": sources.get("human", 0),
+        "simulated": sources.get("simulated", 0),
+        "people_hours": _hours(reader) if sources.get("human") else None,
+        "shares": (reader.manifest.get("parent") or {}).get("path"),
+    }
+
+
+def _hours(reader: RunReader) -> float | None:
+    rows = reader.each(reader.last("label"), "labels", Label)
+    known = [row.seconds for row in rows if row.annotator.kind == "human" and row.seconds is not None]
+    return sum(known) / 3600 if known else None
