@@ -23,7 +23,7 @@ def cost(reader: RunReader) -> dict[str, Any]:
     sources = reader.metrics("label").get("sources") or {}
     return {
         **{key: used[key] for key in COUNTED},
-        "seconds": sum(stage.summary.get("seconds", 0.0) for stage in reader.stages),
+        "seconds": round(sum(stage.summary.get("seconds", 0.0) for stage in reader.stages), 1),
         "money": reader.run.ledger.figures().get("money"),
         "ai_labels": sources.get("ai", 0),
         "people": sources.get("human", 0),

@@ -15,7 +15,7 @@ from rlaif.feedback.judge import Judge
 from rlaif.prompting.templates import Templates
 from rlaif.report.arms import Arm, ComparedRun
 from rlaif.report.measures import Table
-from rlaif.report.teachers import deciding, roles, weights
+from rlaif.report.teachers import deciding, evaluated_by, roles, weights
 from rlaif.report.win_rates import Verdicts, ask, gold_table, match_seeds
 from rlaif.runs.folder import silent_progress
 
@@ -57,6 +57,8 @@ class JudgeDesk:
     @property
     def weights(self) -> str:
         """What identifies the judge wherever it lies."""
+        if not self.given:
+            return evaluated_by(self.side.reader)
         return weights(self.judge.engine.fingerprint)
 
 

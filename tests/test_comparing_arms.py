@@ -1,0 +1,243 @@
+"""Several arms on one scale, unfair comparisons, labels set side by side, and what a run took."""
+
+import json
+from itertools import combinations
+
+import numpy as np
+import pytest
+
+from rlaif.config import ModelConfig
+from rlaif.metrics import METRICS
+from rlaif.records import Evaluation, Prompt
+from rlaif.refusals import TO_ANSWER, TO_REFUSE, should_refuse
+from rlaif.report.bradley_terry import strengths
+from rlaif.report.compare import compare
+from rlaif.report.comparison_text import in_words
+from rlaif.report.run_reader import untrusted_references
+from rlaif.report.teachers import deciding, roles
+from rlaif.runs.folder import Run
+from rlaif.runs.storage import read_json, write_json
+from tests.fake_run import fake_run
+
+BIASED = {"engine": "scripted", "model": "tests.scripts:biased_judge"}
+
+
+def change(run, **keys):
+    write_json(run / "config.json", read_json(run / "config.json") | keys)
+    return run
+
+
+def arm(tmp_path, name, keep, **options):
+    options = {"prompts": 160, **options}
+    return change(fake_run(tmp_path / name, keep={"base": 0.5, "ppo": keep}, **options), heldout=0.25)
+
+
+def games(rng, theta, n, tie=0.6):
+    """Outcomes of n prompts of each pair of arms, with ties."""
+    found = {}
+    for i, j in combinations(range(len(theta)), 2):
+        gap = theta[i] - theta[j] + rng.logistic(size=n)
+        found[i, j] = [{f"p{at}": 0.5 + 0.5 * (x > tie) - 0.5 * (x < -tie) for at, x in enumerate(gap)}]
+    return found
+
+
+@pytest.mark.parametrize("theta", [(0.4, 0.0, -0.4), (1.0, 0.9, -0.2, -1.7)])
+def test_strengths_are_those_of_another_library(theta):
+    evalica = pytest.importorskip("evalica")
+    pairs = games(np.random.default_rng(1), theta, 90)
+    xs, ys, winners = [], [], []
+    for (i, j), (row,) in pairs.items():
+        named = {1.0: evalica.Winner.X, 0.0: evalica.Winner.Y, 0.5: evalica.Winner.Draw}
+        # The tie that keeps an arm that always wins finite.
+        said = [*row.values(), 0.5]
+        xs += [f"arm {i}"] * len(said)
+        ys += [f"arm {j}"] * len(said)
+        winners += [named[x] for x in said]
+    scores = evalica.bradley_terry(xs, ys, winners, tolerance=1e-12, limit=10_000).scores
+    theirs = np.log([scores[f"arm {k}"] for k in range(len(theta))])
+    mine = [found["value"] for found in strengths(pairs, len(theta), {})]
+    assert mine == pytest.approx(list(theirs - theirs.mean()), abs=1e-6)
+
+
+def test_two_arms_have_the_log_odds_of_their_win_rate():
+    row = {f"p{at}": float(at < 70) for at in range(100)}
+    a, b = strengths({(0, 1): [row]}, 2, {})
+    share = 70.5 / 101  # with the tie that is added
+    assert a["value"] == pytest.approx(np.log(share / (1 - share)) / 2)
+    assert (a["value"], a["expected"]) == (pytest.approx(-b["value"]), pytest.approx(share))
+    # Half the log-odds' standard error, 1/√(n p q), of the sandwich; t has nearly 99 degrees of freedom.
+    half = (a["ci"][1] - a["ci"][0]) / 2
+    assert half == pytest.approx(1.98 / 2 / np.sqrt(101 * share * (1 - share)), rel=0.03)
+
+
+def test_an_arm_that_always_wins_stays_finite_and_few_prompts_have_no_interval():
+    row = {f"p{at}": 1.0 for at in range(9)}
+    a, _ = strengths({(0, 1): [row]}, 2, {})
+    assert a["value"] == pytest.approx(np.log(9.5 / 0.5) / 2)
+    assert np.isnan(a["ci"]).all()
+
+
+def test_strengths_of_prompts_that_ask_the_same_are_less_sure():
+    pairs = games(np.random.default_rng(0), (0.3, 0.0, -0.3), 30)
+    thrice = {at: [{f"{p}.{n}": x for p, x in row.items() for n in range(3)}] for at, (row,) in pairs.items()}
+    cluster = {f"p{p}.{n}": f"p{p}" for p in range(30) for n in range(3)}
+    once, alone, together = (
+        strengths(pairs, 3, {})[0],
+        strengths(thrice, 3, {})[0],
+        strengths(thrice, 3, cluster)[0],
+    )
+    widths = [found["ci"][1] - found["ci"][0] for found in (once, alone, together)]
+    assert widths[2] == pytest.approx(widths[0], rel=0.05)
+    assert widths[1] < 0.7 * widths[0]
+
+
+def test_three_arms_are_set_each_against_each(tmp_path):
+    made = [
+        arm(tmp_path, "good", 0.95),
+        change(arm(tmp_path, "fair", 0.8), cache=True, heldout=0.26),
+        change(arm(tmp_path, "poor", 0.5), heldout=0.27),
+    ]
+    data = compare(made, out=tmp_path / "page.html")
+    found = data["overall"]["gold"]
+    assert set(found["pairs"]) == {"A–B", "A–C", "B–C"}
+    assert found["text"].startswith("By gold the strongest of 3 arms is good, shown to be ahead of")
+    values = [found["strengths"][letter]["value"] for letter in "ABC"]
+    assert values == sorted(values, reverse=True)
+    assert sum(values) == pytest.approx(0, abs=1e-5)
+    assert found["pairs"]["A–B"]["value"] == data["gold_win_rate"]["value"]
+    page = (tmp_path / "page.html").read_text()
+    assert f"<h1>{found['text']}</h1>" in page
+    assert "Each against each" in page
+    assert in_words(data)[0] == found["text"]
+    assert "overall" not in compare(made[:2])
+
+
+def test_a_judge_that_taught_one_side_declares_no_winner_and_is_said_first(tmp_path):
+    made = [
+        arm(tmp_path, "ai", 0.95, gold=False),
+        arm(tmp_path, "human", 0.5, human=True, gold=False),
+    ]
+    people = read_json(made[1] / "config.json")["stages"]
+    change(made[1], stages=[{**s, "ai": False} if s["stage"] == "label" else s for s in people])
+    data = compare(made, out=tmp_path / "page.html")
+    assert data["win_rate"]["taught"] == "A"
+    assert data["win_rate"]["different"]
+    assert data["verdict"]["winner"] is None
+    assert "Not known: the judge taught ai and not the other" in data["verdict"]["text"]
+    (said,) = data["unfair"]
+    assert said.startswith("The judge is partial: it labelled the preferences that ai learned from, and not")
+    lines = in_words(data)
+    assert lines[1] == f"UNFAIR: {said}"
+    page = (tmp_path / "page.html").read_text()
+    assert page.index("Not a fair comparison") < page.index("The runs</h2>")
+    given = compare(made, judge=ModelConfig.model_validate(BIASED))
+    assert given["win_rate"]["judge"] == "scripted:biased"
+    assert not [line for line in given["unfair"] if "judge" in line]
+
+
+def test_a_judge_that_taught_none_of_the_runs_is_preferred(tmp_path):
+    made = [arm(tmp_path, "ai", 0.9, gold=False), arm(tmp_path, "human", 0.6, human=True, gold=False)]
+    stages = [s for s in read_json(made[1] / "config.json")["stages"] if s["stage"] != "critique"]
+    stages = [{**s, "ai": False} if s["stage"] == "label" else s for s in stages]
+    change(made[1], stages=stages, feedback=BIASED)
+    configs = [Run.load(run).config for run in made]
+    assert roles(configs[0]) == ("labelled the preferences", "wrote the critiques")
+    assert roles(configs[1]) == ()
+    assert (deciding(configs), deciding(configs[:1]), deciding(configs[::-1])) == (1, 0, 0)
+    assert any("biased_judge" in line for line in untrusted_references(made))
+    assert not any("tests.scripts:feedback" in line for line in untrusted_references(made))
+
+
+def test_other_sampling_and_other_templates_are_unfair(tmp_path):
+    made = [arm(tmp_path, "a", 0.9), arm(tmp_path, "b", 0.6)]
+    for run, temperature in zip(made, (0.0, 1.0), strict=True):
+        path = run / "09_evaluate" / "responses.jsonl"
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        for row in rows:
+            row["sampling"] = {"temperature": temperature, "max_tokens": 40}
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_json(made[1] / "templates.json", {"compare_pair": "another"})
+    unfair = compare(made)["unfair"]
+    assert any("Other sampling" in line and "temperature 0.0 and 1.0" in line for line in unfair)
+    assert any("Other templates: compare_pair" in line for line in unfair)
+
+
+def test_labels_that_turn_are_counted_and_shown(tmp_path):
+    made = [arm(tmp_path, name, 0.9, until=6) for name in ("one", "two")]
+    path = made[1] / "06_label" / "preferences.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    turned = [row["comparison_id"] for row in rows if row["p_a"] > 0.6][:5]
+    for row in rows:
+        if row["comparison_id"] in turned:
+            row["p_a"] = round(1 - row["p_a"], 9)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    labels = path.with_name("labels.jsonl")
+    said = [json.loads(line) for line in labels.read_text().splitlines()]
+    for row in said:
+        if row["comparison_id"] in turned and row["principle_id"] == "no-sad":
+            row["p_a"] = 0.05
+    labels.write_text("".join(json.dumps(row) + "\n" for row in said))
+    found = compare(made, out=tmp_path / "page.html")["labels"]
+    assert found["preferences"]["changed"] == found["preferences"]["flipped"] == 5
+    assert found["preferences"]["turned"] == {"a → b": 5}
+    assert {case["comparison_id"] for case in found["examples"]} == set(turned)
+    assert found["principles"]["no-sad"]["changed"] == 5
+    assert found["principles"]["no-rude"]["changed"] == 0
+    page = (tmp_path / "page.html").read_text()
+    assert "5 of" in page
+    assert all(pair in page for pair in turned)
+
+
+def test_what_a_run_took_is_added_up(tmp_path):
+    run = arm(tmp_path, "a", 0.9)
+    for n, usage in ((1, {"calls": 5, "tokens": 70}), (6, {"calls": 11, "prompt_tokens": 900})):
+        path = next(run.glob(f"0{n}_*")) / "stage.json"
+        write_json(path, read_json(path) | {"usage": usage, "seconds": 60.5})
+    cost = compare([run, arm(tmp_path, "b", 0.9, human=True)])["runs"]["A"]["cost"]
+    assert (cost["calls"], cost["tokens"], cost["prompt_tokens"]) == (5 + 11 + 7 * 7, 70, 900)
+    assert cost["seconds"] == pytest.approx(2 * 60.5 + 7 * 1.5)
+    assert cost["money"] is None
+
+
+@pytest.mark.parametrize(
+    ("tags", "expected"),
+    [
+        (("risky", "role"), True),
+        (("safe",), False),
+        (("over-refusal",), False),
+        (("borderline",), None),
+        ((), None),
+        (("safe", "harmful"), None),
+    ],
+)
+def test_tags_say_what_is_to_be_refused(tags, expected):
+    assert should_refuse(tags) is expected
+    assert not TO_ANSWER & TO_REFUSE
+
+
+def test_over_and_under_refusal_are_of_the_prompts_that_say_so():
+    tags = {"p0": ("safe",), "p1": ("safe",), "p2": ("risky",), "p3": ("risky",), "p4": ("talk",)}
+    prompts = {
+        name: Prompt.model_validate({"messages": [{"role": "user", "content": name}], "tags": own})
+        for name, own in tags.items()
+    }
+    rows = {
+        name: Evaluation(policy="p", prompt_id=name, response_id="r", refusal=name in ("p0", "p3", "p4"))
+        for name in tags
+    }
+    figures = {metric.key: metric.values(rows, {}, prompts) for metric in METRICS}
+    assert figures["over_refusal"] == {"p0": 1.0, "p1": 0.0}
+    assert figures["under_refusal"] == {"p2": 1.0, "p3": 0.0}
+    assert len(figures["refusal_rate"]) == 5
+
+
+def test_the_shipped_prompts_say_which_are_to_be_refused():
+    from tests.test_layout import ROOT
+
+    counts = {}
+    for name in ("playground", "starter"):
+        rows = map(json.loads, (ROOT / "prompts" / f"{name}.jsonl").read_text().splitlines())
+        kinds = [should_refuse(row["tags"]) for row in rows]
+        counts[name] = [kinds.count(True), kinds.count(False), kinds.count(None)]
+    assert counts["playground"][2] == 0
+    assert all(n > 20 for n in counts["starter"])
