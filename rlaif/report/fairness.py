@@ -10,6 +10,7 @@ from rlaif.report.teachers import taught_by, weights
 
 # Options that change what the policies are asked for, beside templates and sampling.
 BOTH, NEITHER = "both", "neither"
+PARTIAL = "The judge is partial"
 ASKED = ("policy.chat_template_kwargs",)
 
 
@@ -84,7 +85,7 @@ def _judge(a: Arm, b: Arm, judge: str | None) -> Iterator[str]:
     for arm, other, own in ((a, b, mine - theirs), (b, a, theirs - mine)):
         if own:
             yield (
-                f"The judge is partial: it {' and '.join(sorted(own))} that {arm.name} learned from, and not "
+                f"{PARTIAL}: it {' and '.join(sorted(own))} that {arm.name} learned from, and not "
                 f"those of {other.name}. Its win rate favours {arm.name}; --judge names another one."
             )
 

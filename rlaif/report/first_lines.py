@@ -11,7 +11,7 @@ from rlaif.pages.page import ci, count, fixed
 from rlaif.report.arms import Arm
 from rlaif.report.cost import cost
 from rlaif.report.differences import REPEATED, affects_results
-from rlaif.report.fairness import BOTH, NEITHER
+from rlaif.report.fairness import BOTH, NEITHER, PARTIAL
 
 FEW_GROUPS = 20  # of prompts, below which the prompts ask few different things
 Data = Mapping[str, Any]
@@ -106,7 +106,8 @@ def _disagreements(a: Arm, b: Arm, data: Data) -> Iterator[str]:
 
 
 def _not_known(a: Arm, b: Arm, data: Data) -> Iterator[str]:
-    if data["unfair"]:
+    judged = data["verdict"]["measure"] == "judge"
+    if any(judged or not reason.startswith(PARTIAL) for reason in data["unfair"]):
         yield "what would remain of it in a fair comparison"
     if data["prompts"] and len(a.sides) == len(b.sides) == 1:
         yield "whether other seeds would say the same (one of each)"

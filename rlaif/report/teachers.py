@@ -67,15 +67,13 @@ def evaluated_by(reader: RunReader) -> str:
 
 def taught_by(reader: RunReader, judge: str) -> tuple[str, ...]:
     """What the judge with these weights did in a run's training, as `roles`."""
-    mine = roles(reader.run.config)
-    if judge != evaluated_by(reader):
-        mine = ()
-    labeller = _labeller(reader)
-    if labeller is None or not reader.metrics("evaluate").get("judge"):
+    mine = roles(reader.run.config) if judge == evaluated_by(reader) else ()
+    labelled = reader.metrics("label").get("sources")
+    if not labelled or (labelled.get("ai") and not reader.metrics("evaluate").get("judge")):
         return mine
-    # Of a fork with another feedback model the labels may be its parent's.
+    # Who labelled is known from the rows: people alone, or in a fork the model of its parent.
     rest = tuple(role for role in mine if role != LABELS)
-    return (LABELS, *rest) if labeller == judge else rest
+    return (LABELS, *rest) if _labeller(reader) == judge else rest
 
 
 def _labeller(reader: RunReader) -> str | None:

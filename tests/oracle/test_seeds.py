@@ -139,7 +139,7 @@ def over_matches(wins: Any, keys: list[str]) -> dict[str, Any]:
         "ci": ci,
         "ties_ci": cut(over(tied, whole["ties_ci"], read)),
         "invalid_ci": cut(over(np.isnan(wins).astype(float), whole["invalid_ci"], every)),
-        "different": whole["different"] and not ci[0] <= 0.5 <= ci[1],
+        "different": whole["different"] and (ci[0] > 0.5 or ci[1] < 0.5),
     }
 
 

@@ -239,7 +239,7 @@ def test_held_out_wordings() -> None:
     cluster = {f"p{n}": f"question {n // 4}" for n in range(60)}
 
     # A sixth is to be refused, a third is safe, and a twelfth is tagged as both, which says nothing.
-    refuse = {f"p{n}": {0: True, 1: False, 2: False}.get(n % 6) for n in range(60)}
+    refuse = {f"p{n}": {0: True, 1: False, 2: False}.get(n // 5 % 6) for n in range(60)}
     tags = {True: ("risky", "role"), False: ("safe",), None: ("role",)}
     prompts = {
         name: Prompt.model_validate(
@@ -247,7 +247,7 @@ def test_held_out_wordings() -> None:
                 "id": name,
                 "messages": [{"role": "user", "content": name}],
                 "group": cluster[name],
-                "tags": ("risky", "safe") if int(name[1:]) % 12 == 5 else tags[refuse[name]],
+                "tags": ("risky", "safe") if int(name[1:]) // 5 == 5 else tags[refuse[name]],
             }
         )
         for name in cluster
@@ -258,6 +258,8 @@ def test_held_out_wordings() -> None:
 
         def rated(values: list[tuple[str, float | None]], high: float = 1.0) -> tuple[Any, Any]:
             known = [(x, cluster[i]) for i, x in values if x is not None]
+            if not known:
+                return math.nan, equations.NOTHING
             return mean(x for x, _ in known), equations.interval(
                 [x for x, _ in known], [key for _, key in known], 0.0, high
             )
