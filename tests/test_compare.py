@@ -283,8 +283,8 @@ def test_several_seeds_are_one_arm(tmp_path):
     human = seeds(tmp_path, "human", [0.7, 0.6], human=True)
     data = compare([ai[0], human[0], ai[1], human[1], ai[2]], out=tmp_path / "page.html")
     assert data["arms"] == {
-        "A": {"name": "ai0 and 2 more seeds", "runs": ["A1", "A2", "A3"]},
-        "B": {"name": "human0 and 1 more seed", "runs": ["B1", "B2"]},
+        "A": {"name": "ai0 (3 seeds)", "runs": ["A1", "A2", "A3"]},
+        "B": {"name": "human0 (2 seeds)", "runs": ["B1", "B2"]},
     }
     assert [data["runs"][name]["name"] for name in ("A1", "A2", "A3", "B1", "B2")] == [
         "ai0",
@@ -305,9 +305,7 @@ def test_several_seeds_are_one_arm(tmp_path):
     half = scipy.stats.t.ppf(0.975, 3) * np.sqrt(pooled * (1 / 3 + 1 / 2))
     assert (shift["ci"][1] - shift["ci"][0]) / 2 > half - 1e-5
     assert "spread among seeds (3 of A, 2 of B)" in data["notes"][-1]
-    assert (
-        "A against B: ai0 and 2 more seeds and human0 and 1 more seed" in (tmp_path / "page.html").read_text()
-    )
+    assert "A against B: ai0 (3 seeds) and human0 (2 seeds)" in (tmp_path / "page.html").read_text()
 
 
 def test_seeds_that_scatter_more_than_the_arms_differ_show_no_difference(tmp_path):

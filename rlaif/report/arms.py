@@ -55,11 +55,7 @@ class Arm:
     def name(self) -> str:
         """The run's name, or the first run's with the number of seeds."""
         seeds = len(self.sides)
-        return (
-            self.first.name
-            if seeds == 1
-            else f"{self.first.name} and {seeds - 1} more seed{'s'[: seeds - 2]}"
-        )
+        return self.first.name if seeds == 1 else f"{self.first.name} ({seeds} seeds)"
 
     @property
     def rows(self) -> dict[str, Evaluation]:

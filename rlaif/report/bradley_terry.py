@@ -57,11 +57,11 @@ def strengths(
         sides_CK[at, i], sides_CK[at, j] = 1.0, -1.0
     prompts = list(dict.fromkeys(p for rows in pairs.values() for row in rows for p in row))
     wins_CMP, games_CMP = _tables(list(pairs.values()), prompts)
-    theta_K, inverse_KK = _fit(wins_CMP.sum((1, 2)), games_CMP.sum((1, 2)), sides_CK)
+    theta_K, inverse_KK = fit(wins_CMP.sum((1, 2)), games_CMP.sum((1, 2)), sides_CK)
     left_CMP = wins_CMP - games_CMP * sigmoid(sides_CK @ theta_K)[:, None, None]
     influence_MPK = np.einsum("cmp,ck->mpk", left_CMP, sides_CK) @ inverse_KK
     each_MK = np.array(
-        [_fit(wins_CMP[:, m].sum(1), games_CMP[:, m].sum(1), sides_CK)[0] for m in range(wins_CMP.shape[1])]
+        [fit(wins_CMP[:, m].sum(1), games_CMP[:, m].sum(1), sides_CK)[0] for m in range(wins_CMP.shape[1])]
     )
     keys = [clusters.get(prompt, prompt) for prompt in prompts]
     chances_KK = sigmoid(theta_K[:, None] - theta_K[None, :])
@@ -88,7 +88,7 @@ def _tables(pairs: Sequence[Outcomes], prompts: Sequence[str]) -> tuple[Array, A
     return wins, games
 
 
-def _fit(wins_C: Array, games_C: Array, sides_CK: Array) -> tuple[Array, Array]:
+def fit(wins_C: Array, games_C: Array, sides_CK: Array) -> tuple[Array, Array]:
     """(θ [K], generalised inverse of the information [K, K]) by Newton's method, its steps bounded."""
     wins, games = wins_C + ONE_TIE / 2, games_C + ONE_TIE
     theta: Array = np.zeros(sides_CK.shape[1])

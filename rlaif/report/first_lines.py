@@ -9,6 +9,7 @@ from typing import Any
 
 from rlaif.pages.page import ci, count, fixed
 from rlaif.report.arms import Arm
+from rlaif.report.comparison_text import capital
 from rlaif.report.cost import cost
 from rlaif.report.differences import REPEATED, affects_results
 from rlaif.report.fairness import BOTH, NEITHER, PARTIAL
@@ -29,7 +30,7 @@ def first_lines(a: Arm, b: Arm, data: Data) -> dict[str, str]:
         "disagreements": " ".join(_disagreements(a, b, data)),
         "not_known": "; ".join(_not_known(a, b, data)) + ".",
     }
-    return {question: answer for question, answer in found.items() if answer}
+    return {question: capital(answer) for question, answer in found.items() if answer}
 
 
 def _judge(a: Arm, b: Arm, data: Data) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rlaif.pages import charts
-from rlaif.pages.page import ci, fixed
+from rlaif.pages.page import ci, signed
 from rlaif.report.arms import Arm
 from rlaif.report.bradley_terry import Outcomes, strengths
 from rlaif.report.matches import Match
@@ -60,7 +60,7 @@ def _in_words(names: Mapping[str, str], kind: str, table: Mapping[str, Any], pai
     level = [names[letter] for letter in order[1:] if (best, letter) not in ahead]
     said = [f"shown to be ahead of {' and '.join(beaten)}"] if beaten else []
     said += [f"not shown to be ahead of {' or '.join(level)}"] if level else []
-    each = [f"{names[letter]} {fixed(table[letter]['value'])} {ci(table[letter]['ci'])}" for letter in order]
+    each = [f"{names[letter]} {signed(table[letter]['value'])} {ci(table[letter]['ci'])}" for letter in order]
     others = [f"{names[better]} of {names[worse]}" for better, worse in ahead if better != best]
     further = f" Also shown to be ahead: {', '.join(others)}." if others else ""
     return {

@@ -138,7 +138,8 @@ def judge_win_rate(verdicts: Verdicts, tests: int = 1) -> WinRate:
 def _at_equal_length(
     p: Sequence[Sequence[float | None]], longer: Sequence[Sequence[int]], clusters: Sequence[str]
 ) -> Controlled:
-    """`length_controlled` of all matches; its interval covers their spread, too, where there are several."""
+    """`length_controlled` of all matches; where there are several its interval covers their spread, too, and
+    is missing where one of them alone allows no figure."""
     rows = [
         [(x, d, key) for x, d, key in zip(*row, clusters, strict=True) if x is not None]
         for row in zip(p, longer, strict=True)
@@ -152,7 +153,9 @@ def _at_equal_length(
     found = controlled([each for row in rows for each in row])
     if found["reason"] is not None or len(rows) == 1:
         return found
-    means = [value for row in rows if math.isfinite(value := controlled(row)["value"])]
+    means = [controlled(row)["value"] for row in rows]
+    if not all(map(math.isfinite, means)):  # their spread cannot be told
+        return {**found, "ci": (NAN, NAN)}
     edges = with_seed_variance(found["value"], found["ci"], means, groups=len(set(clusters)))
     return {**found, "ci": clip_interval(edges, UNIT)}
 
