@@ -36,6 +36,7 @@ EFFECT = 0.05
 ARMS = (  # groups, prompts a group, seeds of either arm, standard deviation of a seed's shift
     (300, 1, 1, 0.0),
     (600, 1, 1, 0.0),
+    (600, 1, 1, 0.02),
     (2400, 1, 1, 0.0),
     (100, 6, 1, 0.0),
     (14, 45, 1, 0.0),
@@ -199,7 +200,8 @@ def setting_in_words(setting: list[float]) -> str:
     """Groups, seeds and their spread of a row."""
     groups, size, seeds, sd = setting
     prompts = f"{groups:.0f} prompts" if size == 1 else f"{groups * size:.0f} prompts in {groups:.0f} groups"
-    return prompts + (f", {seeds:.0f} seeds an arm (sd {sd})" if seeds > 1 else ", one seed each")
+    spread = f" (sd {sd})" if sd else ""
+    return f"{prompts}, {f'{seeds:.0f} seeds an arm' if seeds > 1 else 'one seed each'}{spread}"
 
 
 def tables(found: dict[str, Any]) -> str:

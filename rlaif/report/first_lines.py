@@ -28,9 +28,9 @@ def first_lines(a: Arm, b: Arm, data: Data) -> dict[str, str]:
         )
         + ".",
         "disagreements": " ".join(_disagreements(a, b, data)),
-        "not_known": "; ".join(_not_known(a, b, data)) + ".",
+        "not_known": capital("; ".join(_not_known(a, b, data))) + ".",
     }
-    return {question: capital(answer) for question, answer in found.items() if answer}
+    return {question: answer for question, answer in found.items() if answer}
 
 
 def _judge(a: Arm, b: Arm, data: Data) -> str:
