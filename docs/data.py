@@ -17,6 +17,7 @@ from pydantic import BaseModel
 
 from rlaif import records
 from rlaif.human.annotating.actions import Action
+from rlaif.human.routing import Routed
 from rlaif.records import Record
 
 PAGE = Path(__file__).with_name("data.md")
@@ -44,6 +45,11 @@ ROWS: list[tuple[str, type[Record], str]] = [
     ("earlier_labels.jsonl", records.Label, "`label` with `labels_from`: labels that were not taken over"),
     ("preferences.jsonl", records.Preference, "`label`"),
     (
+        "routed.jsonl",
+        Routed,
+        "`label` with `human.route`, in the order of the queue, where that goes by labels",
+    ),
+    (
         "rankings.jsonl",
         records.Ranking,
         "people, for `label.human`; `rlaif data import`, where the data has rankings",
@@ -51,7 +57,7 @@ ROWS: list[tuple[str, type[Record], str]] = [
     (
         "grades.jsonl",
         records.Grade,
-        "`best_of_n`, `rejection`; `rlaif data import`, where the data has scores of single responses",
+        "`best_of_n`, `rejection`, `label` with `human.route: reward`; `rlaif data import`, where the data has scores of single responses",
     ),
     ("evaluation.jsonl", records.Evaluation, "`evaluate`"),
     ("actions.jsonl", Action, "`rlaif annotate`, which makes `labels.jsonl` and `rankings.jsonl` of it"),

@@ -25,6 +25,7 @@ from rlaif.preflight.estimate import estimate, in_words, totals
 from rlaif.preflight.fork import Fork, fork_of
 from rlaif.preflight.functions import try_functions
 from rlaif.preflight.opening import RunSpec
+from rlaif.preflight.people import check_people
 from rlaif.preflight.readiness import Readiness, missing_models, readiness
 from rlaif.preflight.run_folder import open_run
 from rlaif.prompting.prompt_files import left_out_in_words
@@ -287,6 +288,7 @@ def check(
 def planned(spec: RunSpec, last: int, speeds: Mapping[str, Speed] | None = None) -> dict[str, Any]:
     """The estimate of what is asked for, up to the `last` stage; the gold scorer is opened on the way."""
     gold = load_gold(spec.config.gold, spec.constitution)
+    check_people(spec.config, spec.prompts)
     try_functions(spec.config, spec.constitution, spec.prompts)
     asked = spec.config, spec.constitution, spec.prompts, spec.templates
     plan = estimate(*asked)

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from rlaif.human.annotating.desk import Settings
-from rlaif.human.annotating.material import open_material
+from rlaif.human.annotating.opening import open_material
 from rlaif.human.annotating.page import BLURRED, Session
 from rlaif.pages.server import PageServer
 

@@ -10,7 +10,8 @@ import pytest
 
 from rlaif.errors import UserError
 from rlaif.human.annotating.grading import graded
-from rlaif.human.annotating.material import open_material, with_labels
+from rlaif.human.annotating.material import with_labels
+from rlaif.human.annotating.opening import open_material
 from rlaif.human.annotating.page import BLURRED
 from rlaif.human.annotating.queues import QUEUES, Evidence, ordered
 from rlaif.records import Annotator, Label

@@ -56,6 +56,7 @@ ALONE_CASES = [
     (label(max_tokens=64), "max_tokens does nothing without cot"),
     (label(ai=False, human=PEOPLE, labels_from="earlier"), "labels_from does nothing with ai: false"),
     (label(human=PEOPLE), "ai: rest asks it only"),
+    (label(human={**PEOPLE, "weight": 1, "route": "unsure"}), "route does nothing without share or num_pairs"),
     (
         label(human={"file": "labels.jsonl", "weight": 1, "options": {"a": 1}}),
         "label.human: options does nothing",
@@ -115,6 +116,11 @@ REFUSED = [
         LABELLED + stage("reward", source_weights={"human": 0, "ai": 0, "simulated": 0}),
         "no preference would count",
     ),
+    (
+        label(ai="rest", human=PEOPLE) + stage("dpo", human_ratio=0.5, source_weights={"ai": 2}),
+        "human_ratio and source_weights both weigh people",
+    ),
+    (LABELLED + stage("reward", human_ratio=0.5), "human_ratio, but no label stage has people's labels"),
     (ppo(rewards=[{"source": "reward_model", "weight": 0}]), "nothing would be rewarded"),
     (ppo(rewards=[{"source": "reward_model", "pool": "worst"}]), "pool: worst of one reward model"),
     (stage("sample") + stage("critique", few_shot=2), "critique: few_shot 2, but no principle"),

@@ -68,7 +68,8 @@ def annotate(
     from rlaif.constitution import Constitution
     from rlaif.human.annotating.desk import Settings
     from rlaif.human.annotating.grading import graded
-    from rlaif.human.annotating.material import open_material, with_labels
+    from rlaif.human.annotating.material import with_labels
+    from rlaif.human.annotating.opening import open_material
     from rlaif.human.annotating.page import BLURRED, Session, folder_of
     from rlaif.runs.locking import locked
 

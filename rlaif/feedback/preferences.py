@@ -99,8 +99,11 @@ def aggregate(
 ) -> tuple[float, str | None] | None:
     """(p_a, the id of the principle that decided) of one comparison's labels; None where nothing was said.
 
-    A judge has weight 1, each person `human_weight`; a judge's opinion is kept within `clamp`. The principle
-    that decided moved the mixed opinion furthest towards its side; None where that was no principle.
+    A judge has weight 1, each person `human_weight`: where that is infinite, a judge counts only where people
+    say nothing. A judge's opinion is kept within `clamp`.
+
+    The principle that decided moved the mixed opinion furthest towards its side; None where that was no
+    principle.
     """
     weights = {p.id: p.weight for p in constitution.principles}
     return mixed(p_a_by_annotator(labels, weights), weights, human_weight, clamp)
@@ -130,14 +133,34 @@ def mixed(
 def pool(opinions: Mapping[str, float], human_weight: float, clamp: Bounds) -> float | None:
     """Annotators' opinions of a comparison, by "kind:id", as one; None where none counts."""
     low, high = clamp
+    people = [p for who, p in opinions.items() if not is_judge(who)]
+    if people and math.isinf(human_weight):
+        return share(people)
+    judges = [min(high, max(low, p)) for who, p in opinions.items() if is_judge(who)]
     total = sum(_counts(opinions, human_weight).values())
-    people = [p for who, p in opinions.items() if not who.startswith("ai:")]
-    judges = [min(high, max(low, p)) for who, p in opinions.items() if who.startswith("ai:")]
-    return (sum(judges) + human_weight * len(people) * share(people)) / total if total else None
+    voted = human_weight * len(people) * share(people) if people else 0.0
+    return (sum(judges) + voted) / total if total else None
 
 
 def _counts(annotators: Iterable[str], human_weight: float) -> dict[str, float]:
-    return {who: 1.0 if who.startswith("ai:") else human_weight for who in annotators}
+    """What each annotator counts."""
+    counted = {who: 1.0 if is_judge(who) else human_weight for who in annotators}
+    if math.inf in counted.values():
+        return {who: float(count == math.inf) for who, count in counted.items()}
+    return counted
+
+
+def is_judge(who: str) -> bool:
+    """Whether an annotator, as "kind:id", is a model."""
+    return who.startswith("ai:")
+
+
+def counting(labels: Sequence[Label], weights: Mapping[str, float], human_weight: float) -> list[Label]:
+    """The labels that an aggregate goes by: people's alone where their weight is infinite and they say
+    anything."""
+    people = [label for label in labels if label.annotator.kind != "ai"]
+    alone = math.isinf(human_weight) and p_a_by_annotator(people, weights)
+    return people if alone else list(labels)
 
 
 def without_each(

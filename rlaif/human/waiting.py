@@ -5,19 +5,20 @@ from __future__ import annotations
 import json
 import shlex
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from rlaif.config import find
 from rlaif.errors import Paused
 from rlaif.feedback.judge import JudgeQuestion
 from rlaif.human.rankings import load_human_labels, simulate_labels
+from rlaif.human.routing import for_people, goes_by_labels, in_words
 from rlaif.records import Comparison, Label, Prompt, Response
 from rlaif.runs.commands import resume_command
 from rlaif.runs.folder import Stage
 from rlaif.runs.lookup import Lookup
 from rlaif.runs.rows import RowFile
-from rlaif.runs.seeds import derive_seed
 from rlaif.runs.storage import write_text
 
 
@@ -28,17 +29,21 @@ def awaited(stage: Stage) -> Path | None:
     return path if path and not path.exists() else None
 
 
-def for_people(stage: Stage, pairs: Iterable[Comparison]) -> list[Comparison]:
-    """The comparisons that people are to label: the share that the config asks for, chosen by the seed."""
-    share = stage.options.human.share
-    return [pair for pair in pairs if derive_seed(stage.seed, "human", pair.id) / 2**31 < share]
+@dataclass(frozen=True)
+class People:
+    """How many comparisons people were asked about, and what they said, by comparison id: unlike a judge's
+    labels, few enough to hold."""
+
+    asked: int
+    labels: Mapping[str, Sequence[Label]]
 
 
-def people_labels(stage: Stage, questions: Iterable[JudgeQuestion]) -> dict[str, list[Label]]:
-    """People's labels by comparison id, from the file or the annotator that the stage's options name: unlike
-    a judge's, few enough to hold."""
+def people_of(stage: Stage, questions: Iterable[JudgeQuestion]) -> People:
+    """People's labels from the file or the annotator that the stage's options name, on those comparisons that
+    they get."""
     human = stage.options.human
     pairs = list(RowFile(stage.input("comparisons"), Comparison))
+    chosen = {pair.id for pair in for_people(stage, pairs)}
     if human.file:
         left_out: Counter[str] = Counter()
         labels = load_human_labels(find(human.file, stage.run.base), pairs, left_out)
@@ -46,28 +51,51 @@ def people_labels(stage: Stage, questions: Iterable[JudgeQuestion]) -> dict[str,
         left_out["label under a principle that the constitution lacks: it says nothing"] += sum(
             label.principle_id not in known for label in labels
         )
+        left_out["label on a pair that people are not asked about (share, num_pairs, tags, route)"] += sum(
+            label.comparison_id not in chosen for label in labels
+        )
         stage.notes += [f"{human.file}: {n} × {reason}" for reason, n in left_out.items() if n]
     else:
         labels = simulate_labels(
             human.annotator, human.options, list(questions), stage.constitution, stage.seed
         )
-    chosen = {pair.id for pair in for_people(stage, pairs)}
     found: dict[str, list[Label]] = defaultdict(list)
     for label in labels:
         if label.comparison_id in chosen:
             found[label.comparison_id].append(label)
-    return dict(found)
+    stage.notes.append(f"people get {len(chosen)} of {len(pairs)} comparisons: {in_words(human)}")
+    return People(len(chosen), found)
 
 
-def pause(stage: Stage) -> Paused | None:
-    """What to tell people before a stage that waits for them, None where it does not; the comparisons are
-    written out with their texts.
+def pause(stage: Stage, judged: bool = False) -> Paused | None:
+    """What to tell people before a stage that waits for them, None where it does not, or where the judge's
+    labels on all comparisons, which say what people get, are not there yet; the comparisons are written out
+    with their texts.
     """
     path = awaited(stage)
-    if path is None:
+    if path is None or (goes_by_labels(stage) and not judged):
         return None
     pairs = for_people(stage, RowFile(stage.input("comparisons"), Comparison))
     sheet = stage.run.path / f"{stage.dir.name}_pairs.jsonl"
+    _write_sheet(stage, pairs, sheet)
+    example = {
+        "comparison_id": pairs[0].id if pairs else "…",
+        "annotator": {"kind": "human", "id": "your name"},
+        "verdict": "a",
+    }
+    return Paused(
+        f"{stage.dir.name}: waits for people's labels in {path}, which is not there yet.",
+        f"a row of JSON for each judgement of one of the {len(pairs)} comparisons in {sheet}\n"
+        f"({in_words(stage.options.human)}):\n"
+        f"  {json.dumps(example, ensure_ascii=False)}\n"
+        'verdict is "a" or "b" (the better response), "tie", or "abstain"; not every comparison needs one',
+        f"rlaif annotate {shlex.quote(str(stage.run.path))}, or write that file; "
+        f"then {resume_command(stage.run.path)}",
+    )
+
+
+def _write_sheet(stage: Stage, pairs: Sequence[Comparison], sheet: Path) -> None:
+    """The comparisons with their texts."""
     prompts, texts = Lookup(stage.files("prompts"), Prompt), Lookup(stage.files("responses"), Response)
     rows = [
         {
@@ -79,16 +107,3 @@ def pause(stage: Stage) -> Paused | None:
         for p in pairs
     ]
     write_text(sheet, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-    example = {
-        "comparison_id": pairs[0].id if pairs else "…",
-        "annotator": {"kind": "human", "id": "your name"},
-        "verdict": "a",
-    }
-    return Paused(
-        f"{stage.dir.name}: waits for people's labels in {path}, which is not there yet.",
-        f"a row of JSON for each judgement of one of the {len(pairs)} comparisons in {sheet}:\n"
-        f"  {json.dumps(example, ensure_ascii=False)}\n"
-        'verdict is "a" or "b" (the better response), "tie", or "abstain"; not every comparison needs one',
-        f"rlaif annotate {shlex.quote(str(stage.run.path))}, or write that file; "
-        f"then {resume_command(stage.run.path)}",
-    )

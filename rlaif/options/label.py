@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
@@ -65,14 +66,35 @@ class HumanOptions(Options):
         json_schema_extra=ANNOTATOR,
     )
     options: dict[str, Any] = Field(default_factory=dict, description="keyword arguments of the annotator")
-    share: float = Field(default=1.0, gt=0, le=1, description="share of the comparisons that people label")
+    tags: tuple[str, ...] = Field(
+        default=(), description="people label responses to prompts with one of these tags; empty = to any"
+    )
+    route: str = Field(
+        default="random",
+        description="the order in which comparisons go to people, up to share or num_pairs: a queue of "
+        "`rlaif annotate`; for one that goes by labels the judge labels every comparison first",
+    )
+    share: float = Field(
+        default=1.0, gt=0, le=1, description="share of the comparisons (with these tags) that people label"
+    )
+    num_pairs: int | None = Field(
+        default=None, ge=1, description="how many comparisons people label at most, in place of share"
+    )
     weight: float = Field(default=1.0, ge=0, description="what each person counts against the judge's 1")
 
     @model_validator(mode="after")
     def _one_source(self) -> HumanOptions:
         if (self.file is None) == (self.annotator is None):
             raise ValueError("name exactly one of file and annotator")
+        if self.num_pairs and self.share < 1:
+            raise ValueError(
+                "share and num_pairs both say how many comparisons people label: set one of them"
+            )
         return self
+
+    def count(self, comparisons: int) -> int:
+        """How many of so many comparisons people label."""
+        return min(comparisons, self.num_pairs or round(self.share * comparisons))
 
 
 class LabelOptions(StageOptions):
@@ -116,7 +138,10 @@ class LabelOptions(StageOptions):
 
     @property
     def human_weight(self) -> float:
-        """What each person counts against the judge's 1."""
+        """What each person counts against the judge's 1: with `ai: rest` the judge counts where people say
+        nothing."""
+        if self.ai == "rest":
+            return math.inf
         return self.human.weight if self.human else 1.0
 
     @property
@@ -162,8 +187,7 @@ class LabelOptions(StageOptions):
             return 0, []
         prompt, response, applicable = plan.pair
         each = self._principles_of(plan, applicable)
-        share = self.human.share if self.human and self.ai == "rest" else 0.0
-        rows = round_up(plan.comparisons * each * 2 * (1 - share))
+        rows = round_up((plan.comparisons - self._left_to_people(plan.comparisons)) * each * 2)
         model, own, group = plan.config.feedback, plan.suffix(), max(1, each)
         shared = plan.template() + prompt + 2 * response
         card = plan.examined(shared + own, each, plan.comparisons)
@@ -181,6 +205,13 @@ class LabelOptions(StageOptions):
             Asked(model, rows, reasoned + self.max_tokens, written=plan.verdict_tokens()),
             *card,
         ]
+
+    def _left_to_people(self, comparisons: int) -> float:
+        """How many comparisons the judge is surely not asked about, where people label those they get."""
+        human = self.human
+        if human is None or self.ai != "rest" or human.tags or human.route != "random":
+            return 0.0
+        return min(comparisons, human.num_pairs) if human.num_pairs else human.share * comparisons
 
     def _principles_of(self, plan: Plan, applicable: float) -> float:
         """Principles a pair is judged by, of those that apply on average."""

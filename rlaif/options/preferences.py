@@ -38,6 +38,13 @@ class PreferenceOptions(StageOptions):
     source_weights: dict[Literal["human", "ai", "simulated"], float] = Field(
         default_factory=dict, description="weight of preferences by who labelled; omitted = 1"
     )
+    human_ratio: float | None = Field(
+        default=None,
+        gt=0,
+        le=1,
+        description="share that preferences with people's labels have of the whole weight, however few they "
+        "are; omitted = by their number",
+    )
     max_length: int = Field(default=1024, ge=8, description="longer pairs are dropped and counted")
 
     @field_validator("source_weights")

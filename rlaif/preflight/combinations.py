@@ -112,6 +112,19 @@ ALONE: tuple[Alone, ...] = (
         "with a file: they are the annotator's arguments",
     ),
     Alone(
+        HumanOptions,
+        ("route", "share", "num_pairs"),
+        lambda o: o.route != "random" and o.share == 1 and not o.num_pairs,
+        "route does nothing without share or num_pairs: people get every comparison",
+    ),
+    Alone(
+        PreferenceOptions,
+        ("human_ratio", "source_weights"),
+        lambda o: o.human_ratio is not None and bool(o.source_weights),
+        "human_ratio and source_weights both weigh people against the judge: set one of them",
+        refused=True,
+    ),
+    Alone(
         PreferenceOptions,
         ("micro_batch", "batch_size"),
         lambda o: (o.micro_batch or 0) > o.batch_size,
@@ -373,6 +386,9 @@ def _of_run(config: Config) -> Said:
         yield "judge_card: no stage asks the judge to label, so that nothing is examined", False
     humans = [label.human for label in labels if label.human]
     sources = {"ai": any(label.ai for label in labels), "simulated": any(h.annotator for h in humans)}
+    for options in config.stages:
+        if getattr(options, "human_ratio", None) is not None and not humans:
+            yield f"{options.stage}: human_ratio, but no label stage has people's labels (label.human)", True
     for options in config.stages if labels else ():
         for name in sorted(getattr(options, "source_weights", {})):
             if not sources.get(name, True):

@@ -14,6 +14,7 @@ from typing import Any
 
 from rlaif.config import Config, stage_name
 from rlaif.errors import UserError
+from rlaif.human.routing import goes_by_labels, people_are_in
 from rlaif.preflight.differences import Difference, differences
 from rlaif.preflight.opening import RunSpec
 from rlaif.preflight.provenance import asked, endpoints, manifest
@@ -53,7 +54,7 @@ def open_run(
     shutil.rmtree(making, ignore_errors=True)
     run = Run.load(folder)
     run.verify()
-    found = differences(run, spec)
+    found = [difference for difference in differences(run, spec) if not _awaited(run, difference)]
     begun = max((stage.number for stage in run.stages if stage.has_begun), default=0)
     if any(difference.number <= begun for difference in found):
         raise _refused(folder, spec, [d for d in found if d.number <= begun])
@@ -64,6 +65,14 @@ def open_run(
         _remove_begun([s for s in run.stages if found and s.number >= found[0].number], tell)
         _change(run, spec, found)
     return Run.load(folder)
+
+
+def _awaited(run: Run, difference: Difference) -> bool:
+    """Whether it is the file of people's labels of a stage that has asked the judge and not yet people."""
+    if not difference.key.endswith(".human.file") or not 1 <= difference.number <= len(run.stages):
+        return False
+    stage = run.stages[difference.number - 1]
+    return goes_by_labels(stage) and not people_are_in(stage)
 
 
 def _make(folder: Path, spec: RunSpec, share: Share) -> None:

@@ -23,19 +23,11 @@ from rlaif.audit.gate import check_judge
 from rlaif.constitution import Principle
 from rlaif.engines import Engine, open_engine
 from rlaif.feedback.earlier_labels import TakenOver
-from rlaif.feedback.gold import Gold, load_gold
 from rlaif.feedback.judge import BROKEN, CHUNK, Judge, JudgeQuestion, Slot, slot_of
-from rlaif.feedback.preferences import (
-    ShareByCluster,
-    Tally,
-    TallyByCluster,
-    aggregate,
-    combine_orders,
-    p_a_by_annotator,
-    ratio,
-    require_one_rule,
-)
-from rlaif.human.waiting import pause, people_labels
+from rlaif.feedback.label_figures import LabelFigures
+from rlaif.feedback.preferences import aggregate, counting, p_a_by_annotator, require_one_rule
+from rlaif.human.routing import goes_by_labels, route
+from rlaif.human.waiting import People, pause, people_of
 from rlaif.options import LabelOptions
 from rlaif.options.modes import PAIRWISE
 from rlaif.records import Comparison, Label, Preference, Prompt, Response, with_content_id
@@ -59,12 +51,15 @@ def _run(stage: Stage[LabelOptions]) -> None:
     if waiting := pause(stage):
         raise waiting
     questions = Questions(stage, pairs)
-    desk = LabelSource(stage, questions)
+    judge = _judge_first(stage, questions, total) if goes_by_labels(stage) else None
+    people = people_of(stage, questions) if stage.options.human else People(0, {})
+    desk = LabelSource(stage, questions, people.labels, judge)
     path = stage.dir / "preferences.jsonl"
     path.unlink(missing_ok=True)
     require_one_rule(stage, "preferences")
+    path.touch()  # from here on people's labels are in
     preferences = RowFile(path, Preference)
-    metrics = Metrics(stage)
+    metrics = LabelFigures(stage)
     kept = 0
     try:
         with stage.progress(total, "comparisons") as tick:
@@ -73,16 +68,34 @@ def _run(stage: Stage[LabelOptions]) -> None:
                 made = [preference(stage, question, labels[question.comparison.id]) for question in chunk]
                 preferences.write(row for row in made if row)
                 kept += sum(row is not None for row in made)
-                for question in chunk:
-                    metrics.add(question, labels[question.comparison.id])
+                for question, row in zip(chunk, made, strict=True):
+                    metrics.add(question, labels[question.comparison.id], row)
                 tick(len(chunk))
     finally:  # what went wrong is said of a stage that fails, too
         desk.close()
         stage.notes += [BROKEN] if metrics.not_numbers else []
-        stage.notes += [metrics.by_whom()] if stage.options.human else []
+        stage.notes += metrics.by_whom() if stage.options.human else []
     refuse_none_taken(stage, total, kept)
     stage.metrics = metrics.figures() | (desk.taken_over.figures() if stage.options.labels_from else {})
+    if human := stage.options.human:
+        said = {"route": human.route, "asked": people.asked, "labelled": len(people.labels)}
+        stage.metrics["people"] = said
     stage.save("running", **{"in": total, "kept": kept})
+
+
+def _judge_first(stage: Stage[LabelOptions], questions: Questions, total: int) -> Judge | None:
+    """Have the judge label every comparison, and choose by that what people get; the judge, where it was
+    opened. Raises Paused where people's labels are not there."""
+    source = LabelSource(stage, questions, {})
+    if not (stage.dir / "routed.jsonl").exists():
+        with stage.progress(total, "comparisons, by the judge") as tick:
+            for chunk in questions.chunks():
+                source.labelled(chunk, tick)
+                tick(len(chunk))
+        route(stage)
+    if waiting := pause(stage, judged=True):
+        raise waiting
+    return source.opened
 
 
 class Questions:
@@ -128,16 +141,21 @@ class Questions:
 class LabelSource:
     """Where a chunk gets its labels: the stage's own rows, an earlier run's, people's, and the judge's."""
 
-    def __init__(self, stage: Stage[LabelOptions], questions: Questions) -> None:
+    def __init__(
+        self,
+        stage: Stage[LabelOptions],
+        questions: Questions,
+        people: Mapping[str, Sequence[Label]],
+        judge: Judge | None = None,
+    ) -> None:
         self.stage, self.options, self.questions = stage, stage.options, questions
+        self.people, self.opened = people, judge
         self.file = RowFile(stage.dir / "labels.jsonl", Label)
         self.beside = RowFile(stage.dir / "earlier_labels.jsonl", Label)
         self.own = Lookup([self.file.path], Label, "comparison_id")
         self.kept = Lookup([self.beside.path], Label, "comparison_id")
         self.earlier = Lookup(_earlier(self.options.labels_from), Label, "comparison_id")
-        self.people = people_labels(stage, questions) if self.options.human else {}
         self.taken_over = TakenOver()
-        self.opened: Judge | None = None
         self.examined = False
         self.partial = 0  # prompts that are shown whole, though some pairs of their responses are missing
 
@@ -252,8 +270,10 @@ def asked_of_judge(
     stage: Stage[LabelOptions], questions: Sequence[JudgeQuestion], people: Mapping[str, Sequence[Label]]
 ) -> list[JudgeQuestion]:
     """The questions that the judge is asked; with `ai: rest` those of whose pairs people's labels say
-    nothing, as an abstention and a principle that does not count say nothing."""
+    nothing, as an abstention and a principle that does not count say nothing, unless what people get goes by
+    what the judge says of all."""
     weights, ai = {p.id: p.weight for p in stage.constitution.principles}, stage.options.ai
+    ai = True if ai and goes_by_labels(stage) else ai
     return [
         q
         for q in questions
@@ -294,10 +314,12 @@ def preference(
     stage: Stage[LabelOptions], question: JudgeQuestion, labels: Sequence[Label]
 ) -> Preference | None:
     """What labels of a comparison make of it; None where nothing, which is counted in `stage.dropped`."""
-    options = stage.options
-    weight = options.human.weight if options.human else 1.0
-    clamp = options.clamp or ((0.4, 0.6) if options.cot else (0.0, 1.0))
-    result = aggregate(labels, stage.constitution, weight, clamp)
+    weights, human_weight = (
+        {p.id: p.weight for p in stage.constitution.principles},
+        stage.options.human_weight,
+    )
+    labels = counting(labels, weights, human_weight)
+    result = aggregate(labels, stage.constitution, human_weight, stage.options.bounds)
     if result is None:
         stage.dropped[_why_missing(question, labels)] += 1
         return None
@@ -321,113 +343,3 @@ def _why_missing(question: JudgeQuestion, labels: Sequence[Label]) -> str:
         return "no verdict under a principle, or by an annotator, that counts"
     abstained = any(label.verdict == "abstain" for label in labels)
     return "every verdict is an abstention" if abstained else "no verdict could be read"
-
-
-class Metrics:
-    """What the labels are worth, added up a comparison at a time."""
-
-    def __init__(self, stage: Stage[LabelOptions]) -> None:
-        self.gold: Gold | None = load_gold(stage.config.gold, stage.constitution)
-        self.ids = stage.constitution.ids
-        self.comparisons = 0
-        self.by_principle: dict[str | None, Tally] = defaultdict(Tally)
-        self.by_cluster = TallyByCluster()
-        self.flips: dict[str | None, ShareByCluster] = defaultdict(ShareByCluster)  # by principle
-        self.sources: Counter[str] = Counter()
-        self.annotators: Counter[str] = Counter()
-        # By whose verdicts: how many are right, of those that the truth decides.
-        self.right: dict[str, ShareByCluster] = defaultdict(ShareByCluster)
-        self.ties = 0
-        self.tie_distance = 0.0
-
-    def add(self, question: JudgeQuestion, labels: Sequence[Label]) -> None:
-        """Count one comparison's labels."""
-        self.comparisons += 1
-        self.sources.update(label.annotator.kind for label in labels)
-        self.annotators.update(f"{label.annotator.kind} ({label.annotator.id})" for label in labels)
-        rows: dict[str | None, list[Label]] = defaultdict(list)
-        for label in labels:
-            rows[label.principle_id].append(label)
-        for principle_id, own in rows.items():
-            self.by_principle[principle_id].add(own)
-            tally = Tally().add(own)
-            self.by_cluster.add(question.prompt.cluster, tally)
-            self.flips[principle_id].add(question.prompt.cluster, tally.flips, tally.decided)
-        if self.gold and labels:
-            self._gold_agreement(self.gold, question, labels)
-
-    def _gold_agreement(self, gold: Gold, question: JudgeQuestion, labels: Sequence[Label]) -> None:
-        """Agreement with the truth where the truth decides: per principle, and people by how many principles
-        are kept."""
-        truths = gold(question.prompt, question.a), gold(question.prompt, question.b)
-        shared = truths[0].keys() & truths[1].keys()
-        for (annotator, principle_id), p in combine_orders(labels).items():
-            a, b = (
-                sum(t[i] for i in shared) if principle_id is None else t.get(principle_id) for t in truths
-            )
-            if a is None or b is None:
-                continue
-            if a == b:
-                self.ties += principle_id is not None
-                self.tie_distance += abs(p - 0.5) if principle_id is not None else 0.0
-                continue
-            for name in (
-                "all",
-                annotator.split(":")[0],
-                *([f"principle {principle_id}"] if principle_id else []),
-            ):
-                self.right[name].add(question.prompt.cluster, (p > 0.5) == (a > b) and p != 0.5)
-
-    def by_whom(self) -> str:
-        """How many labels came from whom."""
-        counts = ", ".join(f"{n} by {who}" for who, n in sorted(self.annotators.items()))
-        return f"labels: {counts or 'none'}"
-
-    def figures(self) -> dict[str, Any]:
-        """The stage's metrics."""
-        table = {i: self._row(i) for i in self.ids if self.by_principle[i].rows}
-        metrics = {
-            "comparisons": self.comparisons,
-            **Tally.total(self.by_principle.values()).figures(),
-            **self.by_cluster.intervals(),
-            "sources": dict(self.sources),
-            "by_principle": table,
-        }
-        if self.gold is None:
-            return metrics
-        sources = {kind: self.right[kind] for kind in ("ai", "human", "simulated") if self.right[kind].of}
-        return metrics | {
-            **self._agreement("all"),
-            "gold_tie_distance": ratio(self.tie_distance, self.ties),
-            "agreement_by_source": {kind: share.value for kind, share in sources.items()},
-            "agreement_by_source_ci": {kind: share.ci for kind, share in sources.items()},
-        }
-
-    @property
-    def not_numbers(self) -> int:
-        """How many verdicts were NaN."""
-        return sum(tally.not_numbers for tally in self.by_principle.values())
-
-    def _row(self, principle_id: str) -> dict[str, Any]:
-        tally, flips = self.by_principle[principle_id], self.flips[principle_id]
-        row = {
-            "n": tally.rows,
-            "decided": tally.decided,
-            "flip_rate": flips.value,
-            "flip_rate_ci": flips.ci,
-            "mean_confidence": ratio(tally.confidence, tally.read),
-        }
-        if self.gold:
-            row |= self._agreement(f"principle {principle_id}")
-        return row
-
-    def _agreement(self, name: str) -> dict[str, Any]:
-        """The share right with its interval over clusters of prompts, None where the truth decides
-        nothing."""
-        right = self.right[name]
-        return {
-            "agreement_with_gold": right.value,
-            "gold_decided": right.of.total(),
-            "gold_groups": len(right.of),
-            "agreement_with_gold_ci": right.ci,
-        }

@@ -57,6 +57,10 @@ def load_pairs(stage: Stage, tokenizer: Any, context: int) -> list[TokenPair]:
                 stage.dropped[reason] += 1
             else:
                 pairs.append(pair | ({"p_a": float(round(pair["p_a"]))} if stage.options.hard_labels else {}))
+    if pairs and stage.options.human_ratio is not None:
+        pairs, before = weighed(pairs, stage.options.human_ratio, stage.dir.name), len(pairs)
+        if before > len(pairs):
+            stage.dropped["by the judge alone, with human_ratio: 1"] += before - len(pairs)
     stage.save("running", **{"in": len(preferences), "kept": len(pairs)})
     if not pairs:
         raise UserError(
@@ -83,6 +87,29 @@ def make_pair(a: Response, b: Response, p_a: float, encode: Encode) -> TokenPair
         "weight": 1.0,
         "sources": (),
     }
+
+
+def weighed(pairs: Sequence[TokenPair], ratio: float, where: str) -> list[TokenPair]:
+    """The pairs so weighed that those with people's labels have `ratio` of the whole weight, which stays as
+    it was; without those that then weigh nothing. Raises UserError where all pairs are of one kind."""
+    people = [any(source != "ai" for source in pair["sources"]) for pair in pairs]
+    theirs = sum(pair["weight"] for pair, human in zip(pairs, people, strict=True) if human)
+    whole = sum(pair["weight"] for pair in pairs)
+    if not theirs or (theirs == whole and ratio < 1):
+        raise UserError(
+            f"{where}: human_ratio: {ratio:g}, but {'none' if not theirs else 'each'} of {len(pairs)} "
+            "preferences has people's labels.",
+            "preferences by people and preferences by the judge alone",
+            "leave human_ratio out, or look at label.human: `rlaif show` says who labelled how many",
+        )
+    by_people, by_judge = (
+        part * whole / own if own else 0.0 for part, own in ((ratio, theirs), (1 - ratio, whole - theirs))
+    )
+    found = [
+        pair | {"weight": pair["weight"] * (by_people if human else by_judge)}
+        for pair, human in zip(pairs, people, strict=True)
+    ]
+    return [pair for pair in found if pair["weight"]]
 
 
 def _weight(stage: Stage, preference: Preference) -> float:

@@ -19,7 +19,7 @@ from rlaif.engines import open_engine
 from rlaif.errors import UserError
 from rlaif.feedback.earlier_labels import TakenOver
 from rlaif.feedback.judge import Judge, JudgeQuestion, Slot, slot_of
-from rlaif.human.waiting import people_labels
+from rlaif.human.waiting import people_of
 from rlaif.options import LabelOptions
 from rlaif.records import Comparison, Label
 from rlaif.runs.commands import resume_command
@@ -73,10 +73,10 @@ class Relabelling:
         self.own = Lookup([stage.dir / "labels.jsonl"], Label, "comparison_id")
         self.people = self._simulated()
 
-    def _simulated(self) -> dict[str, list[Label]] | None:
+    def _simulated(self) -> Mapping[str, Sequence[Label]] | None:
         """What simulated people say under the new constitution; None where real ones, or nobody, labelled."""
         human = self.after.options.human
-        return people_labels(self.after, self.questions) if human and human.annotator else None
+        return people_of(self.after, self.questions).labels if human and human.annotator else None
 
     def judge(self, engine: Any) -> Judge:
         """The judge of the stage under the new constitution, over any engine."""

@@ -136,7 +136,11 @@ class Case:
         (self.folder / "constitution.json").write_text(json.dumps(principles))
         (self.folder / "other.json").write_text(json.dumps({**principles, "principles": rules[1:]}))
         rows = [
-            {"messages": [{"role": "user", "content": f"Question {n}?"}], "group": f"g{n // 2}"}
+            {
+                "messages": [{"role": "user", "content": f"Question {n}?"}],
+                "group": f"g{n // 2}",
+                "tags": ["even", "odd"][n % 2 :][:1],
+            }
             for n in range(60)
         ]
         for name, count in (("prompts", 60), ("few", 40)):
@@ -256,6 +260,19 @@ def threads(case: Case) -> int:
     return torch.get_num_threads()
 
 
+def of_people(case: Case) -> set[str]:
+    """The comparisons that people labelled."""
+    rows = case.rows("label", "labels")
+    return {row["comparison_id"] for row in rows if row["annotator"]["kind"] == "simulated"}
+
+
+def tags_of_people(case: Case) -> set[tuple[str, ...]]:
+    """The tags of the prompts whose responses people labelled."""
+    tags = {p.id: p.tags for p in Rows(case.path / "prompts.jsonl", Prompt)}
+    asked = of_people(case)
+    return {tags[row["prompt_id"]] for row in case.rows("pair", "comparisons") if row["id"] in asked}
+
+
 PEOPLE = f"label.human={{annotator: '{HERE}:annotate'}}"
 JUDGED = {"ai", "simulated"}
 ROWS: dict[str, Row] = {
@@ -356,6 +373,14 @@ ROWS: dict[str, Row] = {
         (PEOPLE, "label.ai=rest"),
     ),
     "label.human.weight": Row(3.0, mixed, {0.0}, (PEOPLE,)),
+    "label.human.num_pairs": Row(3, lambda c: len(of_people(c)), 3, (PEOPLE,)),
+    "label.human.route": Row(
+        "unsure",
+        lambda c: ({row["route"] for row in c.rows("label", "routed")}, len(of_people(c))),
+        ({"unsure"}, 3),
+        (PEOPLE, "label.human.num_pairs=3"),
+    ),
+    "label.human.tags": Row(["odd"], tags_of_people, {("odd",)}, (PEOPLE,)),
     "evaluate.num_prompts": Row(3, lambda c: len(c.rows("evaluate", "evaluation")), 3),
     "evaluate.temperature": Row(0.37, asked("policy", "temperature"), {0.37}),
     "evaluate.max_tokens": Row(4, asked("policy", "max_tokens"), {4}),

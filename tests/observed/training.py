@@ -152,6 +152,13 @@ def weighed(t: Training) -> float:
     return round(of_p[0.9] / of_p[0.7], 3)
 
 
+def weight_of_people(t: Training) -> float:
+    """The share of the whole weight that preferences of people have, held-out ones included."""
+    weights = [(p, w) for row in t.rows for p, w in zip(row["p_a"], row["weight"], strict=True)]
+    theirs = sum(w for p, w in weights if round(p, 6) == 0.7)
+    return round(theirs / sum(w for _, w in weights), 6)
+
+
 def penalty(t: Training) -> float:
     """What a response that was cut pays."""
     scorer = t.more[0]
@@ -185,6 +192,7 @@ def on_preferences(name: str) -> dict[str, Row]:
         f"{name}.hard_labels": Row(True, lambda t: {p for row in t.rows for p in row["p_a"]}, {0.0, 1.0}),
         f"{name}.margin": Row(1.5, lambda t: t.loss("margin"), True),
         f"{name}.source_weights": Row({"ai": 3.0}, weighed, 3.0),
+        f"{name}.human_ratio": Row(0.75, weight_of_people, 0.75),
     }
 
 

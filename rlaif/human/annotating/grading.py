@@ -19,7 +19,9 @@ SOURCE = "reward_model"
 BATCH = 32
 
 
-def graded(material: Material, out: Path, progress: Any = silent_progress) -> Material:
+def graded(
+    material: Material, out: Path, progress: Any = silent_progress, option: str = "--queue"
+) -> Material:
     """The material with the raw score of the run's last reward model on every response.
 
     Scores are appended to grades.jsonl of `out` as they are made; responses that the model cannot read have
@@ -33,9 +35,9 @@ def graded(material: Material, out: Path, progress: Any = silent_progress) -> Ma
     made = [stage for stage in run.stages if "reward_model" in stage.options.makes and stage.is_done]
     if not made:
         raise UserError(
-            f"--queue reward: {material.path} has no reward model.",
+            f"{option} reward: {material.path} has no reward model.",
             "a run whose reward stage is done",
-            "--queue random",
+            f"{option} random",
         )
     rows = Rows(out / "grades.jsonl", Grade)
     have = {row.response_id for row in rows}

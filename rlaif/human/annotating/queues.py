@@ -1,5 +1,6 @@
 """In which order people see what they annotate: a table of queues, each a pure function of stored rows.
 
+`rlaif annotate --queue` orders by them, and `label.human.route` sends people the first of them.
 Only a random order gives figures that hold for all pairs. The others find the pairs on which a label tells
 most, so that agreement measured on their first labels is that on hard pairs.
 """
@@ -34,8 +35,7 @@ class Evidence:
         asked: defaultdict[tuple[str, ...], list[Label]] = defaultdict(list)
         for label in self.labels:
             if label.annotator.kind == "ai":
-                how = (label.judge.get(part, "") for part in ("template", "decoding", "fit"))
-                asked[label.annotator.id, *how].append(label)
+                asked[judge_of(label)].append(label)
         ids = {label.principle_id for own in asked.values() for label in own if label.principle_id}
         weights = self.weights or dict.fromkeys(ids, 1.0)
         return [said for own in asked.values() for said in p_a_by_annotator(own, weights).values()]
@@ -45,6 +45,11 @@ class Evidence:
         judges = self.judges()
         weights = {p: self.weights.get(p, 1.0) for said in judges for p in said if p is not None}
         return [opinion(said, weights) for said in judges]
+
+
+def judge_of(label: Label) -> tuple[str, ...]:
+    """Who gave a judge's label: the model, and how it was asked."""
+    return label.annotator.id, *(label.judge.get(part, "") for part in ("template", "decoding", "fit"))
 
 
 Score = Callable[[Evidence], float | None]
@@ -117,16 +122,20 @@ _ALL = (
 QUEUES: dict[str, Queue] = {queue.name: queue for queue in _ALL}
 
 
-def queue_named(name: str) -> Queue:
-    """The queue of that name; UserError where there is none."""
+def queue_named(name: str, option: str = "--queue") -> Queue:
+    """The queue of that name, which `option` asks for; UserError where there is none."""
     if name not in QUEUES:
         known = "; ".join(f"{queue.name} ({queue.title})" for queue in QUEUES.values())
-        raise UserError(f'--queue "{name}" — {nearest(name, list(QUEUES))}', known)
+        raise UserError(f'{option} "{name}" — {nearest(name, list(QUEUES))}', known)
     return QUEUES[name]
 
 
 def ordered(
-    queue: Queue, items: Sequence[T], evidence: Callable[[T], Sequence[Evidence]], seed: int
+    queue: Queue,
+    items: Sequence[T],
+    evidence: Callable[[T], Sequence[Evidence]],
+    seed: int,
+    option: str = "--queue",
 ) -> list[T]:
     """The items as the queue orders them; one of several comparisons goes by their mean.
 
@@ -148,6 +157,6 @@ def ordered(
             unknown.append(item)
     if not known:
         raise UserError(
-            f"--queue {queue.name}: nothing stored says {queue.title}.", queue.needs, "--queue random"
+            f"{option} {queue.name}: nothing stored says {queue.title}.", queue.needs, f"{option} random"
         )
     return [item for _, item in sorted(known, key=lambda pair: -pair[0])] + unknown
