@@ -56,7 +56,10 @@ ALONE_CASES = [
     (label(max_tokens=64), "max_tokens does nothing without cot"),
     (label(ai=False, human=PEOPLE, labels_from="earlier"), "labels_from does nothing with ai: false"),
     (label(human=PEOPLE), "ai: rest asks it only"),
-    (label(human={**PEOPLE, "weight": 1, "route": "unsure"}), "route does nothing without share or num_pairs"),
+    (
+        label(human={**PEOPLE, "weight": 1, "route": "unsure"}),
+        "route does nothing without share or num_pairs",
+    ),
     (
         label(human={"file": "labels.jsonl", "weight": 1, "options": {"a": 1}}),
         "label.human: options does nothing",

@@ -1,5 +1,6 @@
 """Every figure of `rlaif show --json`, computed again from the rows of a run with awkward content."""
 
+from collections import defaultdict
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,6 +19,11 @@ NO_FIGURES = {
     "stages/*/seconds": "time, which no row tells",
     "ppo/seconds_per_update": "time, which no row tells",
     "?ppo/alarms/*/update": "where an alarm rang: tests/test_alarms.py",
+}
+WHOSE = {
+    frozenset({"ai"}): "the judge",
+    frozenset({"human"}): "people",
+    frozenset({"ai", "human"}): "people and the judge",
 }
 FORWARD = 1e-4  # one response at a time against batches, in fp32
 
@@ -78,6 +84,9 @@ def policies(rows: Rows) -> dict[str, Any]:
 def labels(rows: Rows) -> dict[str, Any]:
     found = Labels(rows)
     kinds = [row["annotator"]["kind"] for row in rows.labels]
+    by: defaultdict[str, set[str]] = defaultdict(set)
+    for row in rows.labels:
+        by[row["comparison_id"]].add(row["annotator"]["kind"])
     return {
         "labels/comparisons": lambda: len(rows.comparisons),
         "labels/verdicts": lambda: len(found.of()),
@@ -96,6 +105,11 @@ def labels(rows: Rows) -> dict[str, Any]:
         "labels/not_numbers": lambda: found.reasons("not a number"),
         "labels/abstained": lambda: sum(row["verdict"] == "abstain" for row in found.of()),
         "labels/sources/*": kinds.count,
+        "labels/preferences_by/*": lambda whom: sum(
+            WHOSE[frozenset(by[i])] == whom for i in rows.preferences
+        ),
+        "labels/people/asked": lambda: len(rows.comparisons),  # this config leaves nothing out
+        "labels/people/labelled": lambda: sum(bool(found - {"ai"}) for found in by.values()),
         "labels/by_principle/*/n": lambda rule: len(found.of(rule)),
         "labels/by_principle/*/decided": lambda rule: len(found.both(rule)),
         "labels/by_principle/*/flip_rate": found.flip_rate,
