@@ -58,6 +58,7 @@ class Audit:
         """Every figure, as plain data."""
         before = self.judge.engine.usage.calls
         rows, labels = self.ask(self.cases, "verdicts")
+        known = [*rows, *self._whole(labels)]
         clusters = {c.question.comparison.id: c.question.prompt.cluster for c in self.cases}
         statistics = order_statistics(labels, clusters)
         card = {
@@ -66,17 +67,17 @@ class Audit:
             "pairs": len(self.cases),
             "verdicts": statistics["verdicts"],
             "accuracy": {
-                **measures.accuracy(rows),
-                "by_principle": measures.by_principle(rows, measures.accuracy),
+                **measures.accuracy(known),
+                "by_principle": measures.by_principle(known, measures.accuracy),
             },
-            "calibration": measures.calibration(rows),
+            "calibration": measures.calibration(known),
             "order": {
                 **measures.order(rows),
                 "first_position_rate": statistics["first_position_rate"],
                 "first_position_rate_ci": statistics["first_position_rate_ci"],
-                "by_principle": measures.by_principle(rows, measures.order),
+                "by_principle": measures.by_principle(known, measures.order),
             },
-            "bias": {"length": measures.length(rows), **self._restyled()},
+            "bias": {"length": measures.length(known), **self._restyled()},
             "consistency": self._reworded(rows),
             "readability": {
                 "invalid_rate": statistics["invalid_rate"],
@@ -88,6 +89,11 @@ class Audit:
             "no_gold": ungraded(self.gold, self.constitution, [case.question.prompt for case in self.cases]),
         }
         return {**card, "calls": self.judge.engine.usage.calls - before}
+
+    def _whole(self, labels: Sequence[Label]) -> list[Reading]:
+        """Verdicts under the whole constitution, of the cases whose truth speaks of that."""
+        cases = [case for case in self.cases if measures.ALL in case.truth]
+        return [*measures.whole_readings(cases, labels, self.constitution)]
 
     def _identity(self) -> dict[str, Any]:
         first = self.constitution.principles[0]

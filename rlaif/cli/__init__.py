@@ -23,6 +23,7 @@ from rlaif.cli import (  # noqa: F401, I001
     agree,
     chat,
     judge,
+    judge_compare,
     options,
     constitution,
     data,

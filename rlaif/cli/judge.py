@@ -21,8 +21,18 @@ def judge_audit(
         Path | None, typer.Option(help="Where to write the page; omitted = judge_card.html.")
     ] = None,
     pairs: Annotated[
-        int, typer.Option(min=0, help="Pairs of the policy's responses; 0 = the examples alone.")
+        int,
+        typer.Option(
+            min=0,
+            help="Pairs of the policy's responses, 0 = the examples alone; of --labels, 0 = all.",
+        ),
     ] = 200,
+    labels: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="People's labels: their pairs are asked about, they are the truth."
+        ),
+    ] = None,
     set_: JudgeSet = None,
     constitution: Annotated[
         Path | None, typer.Option(help="With a model: the constitution to judge by.")
@@ -38,7 +48,12 @@ def judge_audit(
     page = page_at(out or Path("judge_card.html"))
     tell("loading …")
     config, base, prompts = audited(what, set_ or [], constitution, templates)
-    data = card.judge_card(config, base, prompts, pairs, Progress)
+    if labels:
+        from rlaif.workbench.people_truth import card_on_labels
+
+        data = card_on_labels(config, base, labels, pairs, Progress)
+    else:
+        data = card.judge_card(config, base, prompts, pairs, Progress)
     write_card(page, data)
     if as_json:
         emit(data)

@@ -1,0 +1,106 @@
+"""`rlaif judge compare`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from rlaif.cli.arguments import DrawSeed, FewShot, JudgeSet
+from rlaif.cli.groups import judge_app
+from rlaif.cli.terminal import Json, Progress, emit, page_at, say, tell
+
+Judges = Annotated[
+    list[str], typer.Argument(metavar="MODEL|CONFIG...", help="Config files, or models: folders, hub ids.")
+]
+Runs = Annotated[
+    list[Path] | None, typer.Option("--run", metavar="RUN", help="A run's pairs; may be repeated.")
+]
+
+
+@judge_app.command("compare")
+def judge_compare(
+    judges: Judges,
+    labels: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="People's labels: what the judges are measured by.")
+    ] = None,
+    runs: Runs = None,
+    constitution: Annotated[
+        Path | None,
+        typer.Option(help="What all of them judge by; omitted = the run's, else the first config's."),
+    ] = None,
+    templates: Annotated[
+        list[str] | None,
+        typer.Option(help="A template set every judge is asked with; may be repeated; omitted = its own."),
+    ] = None,
+    few_shot: FewShot = None,
+    pairs: Annotated[
+        int | None,
+        typer.Option(
+            min=0, help="Pairs, drawn by --seed; 0 = all; omitted = all labelled ones, 200 of a run."
+        ),
+    ] = None,
+    seed: DrawSeed = 0,
+    bar: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Say of each judge whether it is right in at least this share."),
+    ] = None,
+    set_: JudgeSet = None,
+    keep: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Keeps verdicts as they come; omitted = beside the page."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE.html", help="The page; omitted = judge_compare.html.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Put the same pairs to several judges: accuracy, calibration, flips, agreement, cost, side by side."""
+    from rlaif.report.run_reader import plain
+    from rlaif.workbench.judge_comparison import JudgesAsked, compare_judges
+    from rlaif.workbench.judge_comparison_page import in_words, write_judge_comparison
+
+    page = page_at(out or Path("judge_compare.html"))
+    tell("loading …")
+    most = pairs if pairs is not None else 0 if labels else 200
+    how = JudgesAsked(
+        tuple(judges),
+        labels,
+        tuple(runs or ()),
+        constitution,
+        tuple(templates or ()),
+        tuple(set_ or ()),
+        few_shot,
+        most,
+        seed,
+        bar,
+        keep or page.with_suffix(""),
+    )
+    data = plain(compare_judges(how, Progress))
+    write_judge_comparison(page, data)
+    if as_json:
+        emit(data)
+    else:
+        print_table(data)
+        say("\n".join([*in_words(data), str(page)]))
+    if data["failed"]:
+        raise typer.Exit(data["failed"][0]["code"])
+
+
+def print_table(data: dict[str, Any]) -> None:
+    """A line a judge."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    from rlaif.errors import printable
+    from rlaif.workbench.judge_comparison_page import table_rows
+
+    columns, rows = table_rows(data)
+    table = Table()
+    for number, name in enumerate(columns):
+        table.add_column(name, no_wrap=number == 0)
+    for row in rows:
+        table.add_row(*(escape(printable(cell)) for cell in row))
+    Console(highlight=False).print(table)
