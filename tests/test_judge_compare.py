@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -18,13 +19,13 @@ from rlaif.constitution import Constitution
 from rlaif.engines import Scripted
 from rlaif.errors import UserError
 from rlaif.records import Annotator, Comparison, Label, Prompt, Response
+from rlaif.report.run_reader import plain
 from rlaif.workbench.judge_comparison import JudgesAsked, compare_judges, names_of
 from rlaif.workbench.people_truth import labelled_cases
 from tests.browser import chromium, opened  # noqa: F401  - a fixture
 from tests.fake_run import fake_run
 
 ROOT = Path(__file__).parent.parent
-DATA = os.environ.get("RLAIF_TEST_DATA")
 PAIRS = 60
 RULES = {"no-rude": "Never say rude.", "no-sad": "Never say sad."}
 
@@ -66,6 +67,10 @@ def other() -> Scripted:
 
 def contrary() -> Scripted:
     return Scripted(on_score=lambda *asked: _score(*asked)[::-1], name="contrary")
+
+
+def constant() -> Scripted:
+    return Scripted(on_score=lambda *asked: [0.8, 0.1], name="constant")
 
 
 def refusing() -> Scripted:
@@ -122,31 +127,30 @@ def compared(folder: Path, words: list[str], **environment: str) -> subprocess.C
     )
 
 
-def test_a_kill_loses_and_repeats_nothing(tmp_path):
+def test_a_kill_loses_and_repeats_nothing(tmp_path, monkeypatch):
     words = project(tmp_path, "counted", "other")
     each = PAIRS * 2 * len(RULES)
-    killed = [compared(tmp_path, words, KILLED_AT=str(at)).returncode for at in (50, each + 31)]
-    assert killed == [-signal.SIGKILL] * 2
+    assert compared(tmp_path, words, KILLED_AT=str(each + 31)).returncode == -signal.SIGKILL
     done = compared(tmp_path, words)
     assert done.returncode == 0, done.stderr
     asked = Counter((tmp_path / "asked").read_text().split())
-    # A question whose two suffixes were being asked is asked again: no more.
-    assert 2 * each < sum(asked.values()) <= 2 * each + 2 * len(RULES)
+    assert asked["counted"] == each
+    # Of the question in hand its two suffixes are asked again, and no more.
+    assert each <= asked["other"] <= each + 2
     labels = [json.loads(line) for line in (tmp_path / "page" / "labels.jsonl").read_text().splitlines()]
     assert len(labels) == len({row["id"] for row in labels}) == 2 * each
-    again = json.loads(compared(tmp_path, words).stdout)
-    assert Counter((tmp_path / "asked").read_text().split()) == asked
-    whole = tmp_path / "whole"
-    whole.mkdir()
-    undisturbed = json.loads(compared(whole, project(whole, "counted", "other")).stdout)
+    monkeypatch.setenv("ASKED", str(tmp_path / "asked again"))
+    judges, people = tuple(words[:2]), tmp_path / "labels.jsonl"
+    again = plain(compare_judges(JudgesAsked(judges, people, keep=tmp_path / "page")))
+    assert not (tmp_path / "asked again").exists()
+    whole = plain(compare_judges(JudgesAsked(judges, people, keep=tmp_path / "whole")))
     data = json.loads(done.stdout)
-    for found in (data, again, undisturbed):
+    assert [row["cost"]["calls"] for row in whole["judges"]] == [each, each]
+    for found in (data, again, whole):
         for row in found["judges"]:
-            assert each <= row.pop("cost")["calls"] <= each + 2 * len(RULES)
-            row["asked"].pop("judge")
-        found.pop("sources")
+            assert row.pop("cost")["calls"] <= each + 2
         found.pop("kept")
-    assert data == again == undisturbed
+    assert data == again == whole
     assert [row["accuracy"]["value"] for row in data["judges"]] == [1.0, 1.0]
 
 
@@ -219,14 +223,18 @@ def test_the_same_judge_with_several_templates_has_a_name_for_each(tmp_path):
         "one · default #2",
         "one · brief #2",
     ]
-    words = project(tmp_path, "good")
+    words = project(tmp_path, "constant")
     data = compare_judges(
         JudgesAsked(
             (words[0],), tmp_path / "labels.jsonl", templates=("brief", "default"), keep=tmp_path / "k"
         )
     )
-    assert [row["asked"]["templates"] for row in data["judges"]] == ["brief", "default"]
-    assert data["judges"][0]["accuracy"]["value"] == 1.0
+    assert sorted(row["asked"]["templates"] for row in data["judges"]) == ["brief", "default"]
+    # It prefers the place, whatever is shown: both orders together it says nothing.
+    assert [row["order"]["value"] for row in data["judges"]] == [1.0, 1.0]
+    assert [row["ties"]["value"] for row in data["judges"]] == [1.0, 1.0]
+    rows = (tmp_path / "k" / "labels.jsonl").read_text().splitlines()
+    assert len(rows) == 2 * 2 * len(RULES) * PAIRS
 
 
 def test_without_labels_judges_are_compared_with_each_other_on_a_runs_pairs(tmp_path):
@@ -316,29 +324,26 @@ def test_a_pair_stored_both_ways_round_is_one(tmp_path):
     assert own.truth["all"] == verdicts[0]  # three for it, one, told of the turned pair, against
 
 
-@pytest.mark.skipif(not DATA, reason="RLAIF_TEST_DATA names no folder")
-def test_the_truth_of_pandalm_is_its_annotators_majority():
-    path = Path(str(DATA)) / "pandalm" / "testset-v1.json"
+def test_the_truth_of_pandalm_is_its_annotators_majority(test_data):
+    path = test_data / "pandalm" / "testset-v1.json"
     rules = Constitution.model_validate({"name": "one", "principles": [{"id": "x", "text": "Be good."}]})
     found = labelled_cases([path], rules, 0, 0)
-    truths: dict[tuple[str, str, str], str | None] = {}
+    truths: dict[tuple[str, ...], str | None] = {}
     for row in json.loads(path.read_text()):
         votes = Counter(row[f"annotator{n}"] for n in (1, 2, 3)).most_common()
         first = votes[0][0] if len(votes) == 1 or votes[0][1] > votes[1][1] else None
-        said = {None: None, 0: "tie", 1: "a", 2: "b"}[first]
-        truths.setdefault((row["instruction"], str(row["response1"]), str(row["response2"])), said)
-    sides = Counter(case.truth.get("all") for case in found.cases)
-    assert len(found.cases) > 900
-    assert abs(len(found.cases) - len(truths)) <= 20
-    by_texts: dict[tuple[str, str], list[str | None]] = {}
-    for (_, a, b), said in truths.items():
-        by_texts.setdefault((a.strip(), b.strip()), []).append(said)
-    unique = {texts: said[0] for texts, said in by_texts.items() if len(said) == 1}
-    known = [case for case in found.cases if (case.question.a.strip(), case.question.b.strip()) in unique]
-    assert len(known) > 900
-    for case in known:
-        assert case.truth.get("all") == unique[case.question.a.strip(), case.question.b.strip()]
-    assert sides["a"] + sides["b"] == found.facts["decided"]
+        texts = (row["cmp_key"], row["input"] or row["instruction"], row["response1"], row["response2"])
+        truths[tuple(map(str, texts))] = {None: None, 0: "tie", 1: "a", 2: "b"}[first]
+    assert len(found.cases) == len(truths)
+    sides, own = Counter(truths.values()), Counter(case.truth.get("all") for case in found.cases)
+    assert own == sides
+    assert found.facts["decided"] == sides["a"] + sides["b"]
+    assert (found.facts["ties"], found.facts["no_majority"]) == (sides["tie"], sides[None])
+    by_texts: dict[tuple[str, str], set[str | None]] = {}
+    for (*_, a, b), said in truths.items():
+        by_texts.setdefault((a.strip(), b.strip()), set()).add(said)
+    for case in found.cases:
+        assert case.truth.get("all") in by_texts[case.question.a.strip(), case.question.b.strip()]
 
 
 def test_the_page_is_whole_in_a_browser(tmp_path, chromium):  # noqa: F811
@@ -371,3 +376,19 @@ def test_hostile_texts_are_shown_as_texts(tmp_path):
     assert "<script>" not in text
     assert "&lt;script&gt;alert(1)&lt;/script&gt; {{ 7 * 7 }} \\x1b[31m" in text
     assert "\x1b" not in done.stdout
+
+
+def test_the_commands_of_the_page_are_what_the_program_takes(monkeypatch, tmp_path):
+    page = (ROOT / "docs" / "judge-compare.md").read_text()
+    commands = re.findall(r"```sh\n(.*?)```", page, re.S)[0].replace("\\\n", " ").splitlines()
+    monkeypatch.chdir(tmp_path)
+
+    def parsed(*_: object) -> None:
+        raise UserError("parsed")
+
+    monkeypatch.setattr("rlaif.workbench.judge_comparison.compare_judges", parsed)
+    monkeypatch.setattr("rlaif.workbench.people_truth.card_on_labels", parsed)
+    assert len(commands) == 4
+    for command in commands:
+        done = CliRunner().invoke(app, shlex.split(command)[1:])
+        assert (type(done.exception), str(done.exception)) == (UserError, "parsed"), (command, done.output)

@@ -26,7 +26,8 @@ from rlaif.errors import UserError
 from rlaif.feedback.judge import Judge
 from rlaif.preflight.opening import resolve
 from rlaif.records import Label, content_hash
-from rlaif.runs.folder import silent_progress
+from rlaif.runs.catalog import is_run
+from rlaif.runs.folder import Run, silent_progress
 from rlaif.runs.locking import locked
 from rlaif.runs.spending import Account, Ledger
 from rlaif.workbench.executor_agreement import furthest_apart
@@ -117,8 +118,8 @@ def _constitution(how: JudgesAsked) -> Constitution:
     if how.constitution:
         return Constitution.load(find(str(how.constitution)))
     for run in how.runs:
-        if (run / "constitution.json").is_file():
-            return Constitution.load(run / "constitution.json")
+        if is_run(run):
+            return Run.load(run).constitution
     for what in how.judges:
         if names_config(what):
             path = find(what)

@@ -87,12 +87,7 @@ def in_words(data: Mapping[str, Any]) -> Iterator[str]:
                 f"{decision_words(row['decision'])}."
             )
     yield from (difference_words(row) for row in data["differences"])
-    for row in data["between"]:
-        x, y = row["between"]
-        yield (
-            f"{x} and {y}: the same verdict in {_rate(row['agreement'])} of {count(row['agreement']['n'])}, "
-            f"opposite in {_rate(row['opposite'])}, kappa {fixed(row['kappa'], 3)} {ci(row['kappa_ci'], 3)}."
-        )
+    yield from (between_words(row) for row in data["between"])
     yield from (f"Read with care: {warning}" for warning in judge_warnings(data))
 
 
@@ -142,6 +137,17 @@ def difference_words(row: Row) -> str:
     )
 
 
+def between_words(row: Row) -> str:
+    """How far two judges agree."""
+    x, y = row["between"]
+    if not row["agreement"]["n"]:
+        return f"{x} and {y}: no pair that both could read."
+    return (
+        f"{x} and {y}: the same verdict in {_rate(row['agreement'])} of {count(row['agreement']['n'])}, "
+        f"opposite in {_rate(row['opposite'])}, kappa {fixed(row['kappa'], 3)} {ci(row['kappa_ci'], 3)}."
+    )
+
+
 def judge_warnings(data: Mapping[str, Any]) -> Iterator[str]:
     """What a reader should be wary of."""
     for row in data["failed"]:
@@ -151,9 +157,16 @@ def judge_warnings(data: Mapping[str, Any]) -> Iterator[str]:
         yield "One person's labels are the truth here: nothing says how far people agree."
     if people and people["no_majority"]:
         yield f"{count(people['no_majority'])} pairs have no majority of people: nothing is right on them."
-    best = _best_rule(data)
+    if best := _best_rule(data):
+        rows = [row for row in data["judges"] if row["accuracy"]["n"]]
+        behind = [row["name"] for row in rows if row["accuracy"]["value"] <= best[1]["value"]]
+        if behind:
+            yield (
+                f"“{best[0]}”, a rule that reads no principle, is right at least as often as "
+                f"{', '.join(behind)}."
+            )
     for row in data["judges"]:
-        yield from _of_judge(row, best)
+        yield from _of_judge(row)
     models = [row["asked"].get("model") for row in data["judges"]]
     if len(set(models)) < len(models):
         yield "Some of the judges are the same model, asked differently: they share its mistakes."
@@ -161,18 +174,14 @@ def judge_warnings(data: Mapping[str, Any]) -> Iterator[str]:
         yield f"{count(n)} left out: {reason}."
 
 
-def _of_judge(row: Row, best: tuple[str, Row] | None) -> Iterator[str]:
+def _of_judge(row: Row) -> Iterator[str]:
     name, right = row["name"], row["accuracy"]
     if 0 < right["n"] < FEW:
         yield f"{name} is measured on {right['n']} pairs only."
-    if best and right["n"] and right["value"] <= best[1]["value"]:
-        yield f"“{best[0]}”, a rule that reads no principle, does as well as {name}."
     if row["unread"]:
-        refused = row["readability"]["refused"]
         yield (
-            f"{count(row['unread'])} of {count(row['pairs'])} pairs got no readable verdict from {name} "
-            f"({count(refused)} of {count(row['readability']['verdicts'])} single verdicts refused); they "
-            "count as wrong."
+            f"{count(row['unread'])} of {count(row['pairs'])} pairs got no readable verdict from {name}, and "
+            f"count as wrong (single verdicts: {_why_unread(row['readability'])})."
         )
     if (row["order"]["value"] or 0.0) > FLIPS:
         yield f"{_rate(row['order'])} of {name}'s clear verdicts flip with the order; a coin's do in half."
@@ -186,6 +195,12 @@ def _of_judge(row: Row, best: tuple[str, Row] | None) -> Iterator[str]:
         yield f"{name}: {note}"
 
 
+def _why_unread(readability: Row) -> str:
+    reasons = {"refused": "refused", "too_long": "too long for its context", "not_numbers": "no numbers"}
+    said = [f"{count(readability[key])} {words}" for key, words in reasons.items() if readability[key]]
+    return f"{', '.join(said) or 'without a reason'} of {count(readability['verdicts'])}"
+
+
 def _best_rule(data: Mapping[str, Any]) -> tuple[str, Row] | None:
     """The rule that reads no principle and is right most often, None where no truth is known."""
     rules = {name: row for name, row in (data["rules"] or {}).items() if row["n"]}
@@ -195,10 +210,11 @@ def _best_rule(data: Mapping[str, Any]) -> tuple[str, Row] | None:
 def accuracy_chart(data: Mapping[str, Any]) -> Markup:
     """How often each judge is right, beside the rules that read no principle."""
     rows = [("last", row["name"], row["accuracy"]) for row in data["judges"] if row["accuracy"]["n"]]
-    rows += [("base", name, row) for name, row in (data["rules"] or {}).items() if rows and row["n"]]
-    people = data["people_labels"]
-    if rows and people and people["ceiling"]:
-        rows.append(("mid2", "a person, by the others", people["ceiling"]))
+    rows += [
+        ("base", f"the rule “{name}”", row)
+        for name, row in (data["rules"] or {}).items()
+        if rows and row["n"]
+    ]
     dots = [
         (name, [charts.Dot(row["value"], (row["ci"][0], row["ci"][1]), slot)]) for slot, name, row in rows
     ]
@@ -222,22 +238,22 @@ def kappa_chart(data: Mapping[str, Any]) -> Markup:
 def table_rows(data: Mapping[str, Any]) -> tuple[Sequence[str], list[list[str]]]:
     """The side-by-side table of a terminal: its columns, and a row a judge."""
     known = data["people_labels"] is not None
-    columns = ["judge", *(["right", "kappa", "ECE (perfect)"] if known else [])]
-    columns += ["flips", "ties", "unread", "longer", "calls", "tokens", "s"]
+    columns = [
+        "judge",
+        *(["right", "kappa", "ECE"] if known else []),
+        "flips",
+        "ties",
+        "unread",
+        "calls",
+        "s",
+    ]
     rows = []
     for row in data["judges"]:
-        cost, error = row["cost"] or {}, row["calibration"]
-        cells = [row["name"]]
-        if known:
-            cells += [
-                _rate(row["accuracy"]),
-                fixed(row["people"]["kappa"]),
-                f"{fixed(error['ece'], 3)} ({fixed(error['ece_floor'], 3)})",
-            ]
-        tokens = cost["prompt_tokens"] + cost["tokens"] if cost else None
-        cells += [fixed(row[key]["value"]) for key in ("order", "ties")]
-        cells += [str(row["unread"]), fixed(row["prefers_longer"]["value"]), count(cost.get("calls"))]
-        rows.append([*cells, count(tokens), fixed(cost.get("seconds"), 1)])
+        cost = row["cost"] or {}
+        right = [row["accuracy"]["value"], row["people"]["kappa"], row["calibration"]["ece"]]
+        shown = [*(right if known else []), row["order"]["value"], row["ties"]["value"]]
+        took = [count(cost.get("calls")), fixed(cost.get("seconds"), 1)]
+        rows.append([row["name"], *map(fixed, shown), count(row["unread"]), *took])
     return columns, rows
 
 

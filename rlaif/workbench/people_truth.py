@@ -116,7 +116,7 @@ def _add_truth(found: LabelledCases, constitution: Constitution) -> None:
         "decided": sides["a"] + sides["b"],
         "ties": sides["tie"],
         "no_majority": sum(
-            read and code == MISSING for read, code in zip(_any(table), table.majority, strict=True)
+            read and code == MISSING for read, code in zip(_any(table), table.majority.tolist(), strict=True)
         ),
         "repeated": dict(whole.dropped),
         "ceiling": ceiling(table),

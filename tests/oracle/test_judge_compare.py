@@ -9,11 +9,14 @@ from typing import Any
 
 import pytest
 
+from rlaif.audit.page import in_words as in_words_of_card
 from rlaif.engines import Scripted
+from rlaif.preflight.opening import audited
 from rlaif.records import Annotator, Comparison, Label, Prompt, Response
 from rlaif.report.run_reader import plain
 from rlaif.workbench.judge_comparison import JudgesAsked, compare_judges
 from rlaif.workbench.judge_comparison_page import in_words, write_judge_comparison
+from rlaif.workbench.people_truth import card_on_labels
 from tests.oracle import equations
 from tests.oracle.figures import mean
 from tests.oracle.leaves import check, check_words
@@ -387,6 +390,24 @@ def test_every_figure(compared: tuple[Path, Row]) -> None:
     assert check(printed, oracles, NO_FIGURES) > 150
     check_words(list(in_words(printed)), printed)
     assert write_judge_comparison(folder / "page.html", printed).stat().st_size > 10_000
+
+
+def test_the_card_on_peoples_labels_has_the_same_figures(compared: tuple[Path, Row]) -> None:
+    """What the card says of the whole constitution is what stands beside the other judge, checked above."""
+    folder, printed = compared
+    config, base, _ = audited(str(folder / "first.yaml"), [], None, "default")
+    card = plain(card_on_labels(config, base, folder / "labels.jsonl", 0))
+    row = next(row for row in printed["judges"] if row["name"] == "first.yaml")
+    for found in (card["accuracy"], card["accuracy"]["by_principle"]["all"]):
+        assert {key: found[key] for key in row["readable"]} == row["readable"]
+        assert found["ties"] == row["tie_distance"]
+        assert found["baselines"].keys() == printed["rules"].keys()
+    assert card["accuracy"]["unread"] == row["accuracy"]["n"] - row["readable"]["n"]
+    assert card["calibration"] == row["calibration"]
+    assert {key: card["order"][key] for key in row["order"]} == row["order"]
+    assert card["readability"]["invalid_rate"] == row["readability"]["invalid_rate"]
+    assert {key: card["people"][key] for key in printed["people_labels"]} == printed["people_labels"]
+    check_words(in_words_of_card(card), card)
 
 
 def unreadable(read: Read, name: str) -> Counter[str]:
