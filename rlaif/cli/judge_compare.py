@@ -14,46 +14,51 @@ from rlaif.cli.terminal import Json, Progress, emit, page_at, say, tell
 Judges = Annotated[
     list[str], typer.Argument(metavar="MODEL|CONFIG...", help="Config files, or models: folders, hub ids.")
 ]
+Labels = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="People's labels: what the judges are measured by.")
+]
 Runs = Annotated[
     list[Path] | None, typer.Option("--run", metavar="RUN", help="A run's pairs; may be repeated.")
+]
+Rules = Annotated[
+    Path | None,
+    typer.Option(help="What all of them judge by; omitted = the run's, else the first config's."),
+]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option(help="A template set every judge is asked with; may be repeated; omitted = its own."),
+]
+Most = Annotated[
+    int | None,
+    typer.Option(min=0, help="Pairs, drawn by --seed; 0 = all; omitted = all labelled ones, 200 of a run."),
+]
+Bar = Annotated[
+    float | None,
+    typer.Option(min=0, max=1, help="Say of each judge whether it is right in at least this share."),
+]
+Keep = Annotated[
+    Path | None,
+    typer.Option(metavar="FOLDER", help="Keeps verdicts as they come; omitted = beside the page."),
+]
+Page = Annotated[
+    Path | None, typer.Option(metavar="FILE.html", help="The page; omitted = judge_compare.html.")
 ]
 
 
 @judge_app.command("compare")
 def judge_compare(
     judges: Judges,
-    labels: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="People's labels: what the judges are measured by.")
-    ] = None,
+    labels: Labels = None,
     runs: Runs = None,
-    constitution: Annotated[
-        Path | None,
-        typer.Option(help="What all of them judge by; omitted = the run's, else the first config's."),
-    ] = None,
-    templates: Annotated[
-        list[str] | None,
-        typer.Option(help="A template set every judge is asked with; may be repeated; omitted = its own."),
-    ] = None,
+    constitution: Rules = None,
+    templates: Sets = None,
     few_shot: FewShot = None,
-    pairs: Annotated[
-        int | None,
-        typer.Option(
-            min=0, help="Pairs, drawn by --seed; 0 = all; omitted = all labelled ones, 200 of a run."
-        ),
-    ] = None,
+    pairs: Most = None,
     seed: DrawSeed = 0,
-    bar: Annotated[
-        float | None,
-        typer.Option(min=0, max=1, help="Say of each judge whether it is right in at least this share."),
-    ] = None,
+    bar: Bar = None,
     set_: JudgeSet = None,
-    keep: Annotated[
-        Path | None,
-        typer.Option(metavar="FOLDER", help="Keeps verdicts as they come; omitted = beside the page."),
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option(metavar="FILE.html", help="The page; omitted = judge_compare.html.")
-    ] = None,
+    keep: Keep = None,
+    out: Page = None,
     as_json: Json = False,
 ) -> None:
     """Put the same pairs to several judges: accuracy, calibration, flips, agreement, cost, side by side."""

@@ -210,11 +210,7 @@ def _best_rule(data: Mapping[str, Any]) -> tuple[str, Row] | None:
 def accuracy_chart(data: Mapping[str, Any]) -> Markup:
     """How often each judge is right, beside the rules that read no principle."""
     rows = [("last", row["name"], row["accuracy"]) for row in data["judges"] if row["accuracy"]["n"]]
-    rows += [
-        ("base", f"the rule “{name}”", row)
-        for name, row in (data["rules"] or {}).items()
-        if rows and row["n"]
-    ]
+    rows += [("base", name, row) for name, row in (data["rules"] or {}).items() if rows and row["n"]]
     dots = [
         (name, [charts.Dot(row["value"], (row["ci"][0], row["ci"][1]), slot)]) for slot, name, row in rows
     ]
