@@ -5,9 +5,10 @@ import shlex
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from rlaif import pipeline
-from rlaif.cli import main
+from rlaif.cli import app, main
 from rlaif.errors import Conflict, Paused, UserError
 from rlaif.human.annotating.actions import ActionLog
 from rlaif.human.folder import read_folder
@@ -372,3 +373,13 @@ def test_the_pages_commands_have_the_arguments_they_are_given():
         _, name, *words = shlex.split(line)
         command = typer.main.get_command(app).get_command(None, name)
         assert command.make_context(name, words).params["path"], line
+
+
+@pytest.mark.parametrize(
+    ("words", "why"), [(["--rank"], "are on pairs"), (["--repeats", "0.2"], "once its verdict")]
+)
+def test_assisted_is_of_pairs_shown_once(tmp_path, words, why):
+    file = write_file(tmp_path / "f.jsonl")
+    done = CliRunner().invoke(app, ["annotate", str(file), "--assist", *words])
+    assert isinstance(done.exception, UserError)
+    assert why in str(done.exception)

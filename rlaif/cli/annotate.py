@@ -74,8 +74,12 @@ def annotate(
     from rlaif.runs.locking import locked
 
     if assist and (rank or repeats):
+        # Nobody judged rankings, and who saw the verdict on a pair does not choose blind a second time.
+        why = (
+            "judges' verdicts are on pairs" if rank else "an item would come again once its verdict was seen"
+        )
         raise UserError(
-            f"--assist with {'--rank' if rank else '--repeats'}: not possible.",
+            f"--assist with {'--rank' if rank else '--repeats'}: {why}.",
             "pairs, each shown once",
             "leave one of the two out",
         )
