@@ -95,6 +95,7 @@ def judge_compare(
 
 def print_table(data: dict[str, Any]) -> None:
     """A line a judge."""
+    from rich.box import SIMPLE
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
@@ -103,7 +104,7 @@ def print_table(data: dict[str, Any]) -> None:
     from rlaif.workbench.judge_comparison_page import table_rows
 
     columns, rows = table_rows(data)
-    table = Table()
+    table = Table(box=SIMPLE, padding=(0, 1, 0, 0))
     for number, name in enumerate(columns):
         table.add_column(name, no_wrap=number == 0)
     for row in rows:

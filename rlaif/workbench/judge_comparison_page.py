@@ -248,7 +248,7 @@ def table_rows(data: Mapping[str, Any]) -> tuple[Sequence[str], list[list[str]]]
         cost = row["cost"] or {}
         right = [row["accuracy"]["value"], row["people"]["kappa"], row["calibration"]["ece"]]
         shown = [*(right if known else []), row["order"]["value"], row["ties"]["value"]]
-        took = [count(cost.get("calls")), fixed(cost.get("seconds"), 1)]
+        took = [count(cost.get("calls")), fixed(cost.get("seconds"), 0)]
         rows.append([row["name"], *map(fixed, shown), count(row["unread"]), *took])
     return columns, rows
 
