@@ -21,6 +21,7 @@ from rlaif.errors import UserError
 from rlaif.records import Annotator, Comparison, Label, Prompt, Response
 from rlaif.report.run_reader import plain
 from rlaif.workbench.judge_comparison import JudgesAsked, compare_judges, names_of
+from rlaif.workbench.judge_comparison_page import judge_warnings
 from rlaif.workbench.people_truth import labelled_cases
 from tests.browser import chromium, opened  # noqa: F401  - a fixture
 from tests.fake_run import fake_run
@@ -259,8 +260,11 @@ def test_people_who_call_everything_a_tie_decide_nothing(tmp_path):
     how = JudgesAsked(
         (str(tmp_path / "good.yaml"),), tmp_path / "labels.jsonl", keep=tmp_path / "kept", bar=0.7
     )
+    path = tmp_path / "labels.jsonl"
+    path.write_text(path.read_text().replace('"human"', '"simulated"'))
     data = compare_judges(how)
     assert (data["people_labels"]["decided"], data["people_labels"]["ties"]) == (0, PAIRS)
+    assert "Some of the people are simulated annotators." in judge_warnings(data)
     assert data["judges"][0]["accuracy"]["n"] == 0
     assert data["judges"][0]["decision"] is None
 

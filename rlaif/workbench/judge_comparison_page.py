@@ -155,6 +155,8 @@ def judge_warnings(data: Mapping[str, Any]) -> Iterator[str]:
     people = data["people_labels"]
     if people and people["annotators"] == 1:
         yield "One person's labels are the truth here: nothing says how far people agree."
+    if people and people["simulated"]:
+        yield "Some of the people are simulated annotators."
     if people and people["no_majority"]:
         yield f"{count(people['no_majority'])} pairs have no majority of people: nothing is right on them."
     if best := _best_rule(data):

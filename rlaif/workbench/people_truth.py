@@ -113,6 +113,7 @@ def _add_truth(found: LabelledCases, constitution: Constitution) -> None:
     found.facts = {
         "annotators": len(table.people),
         "labels": len(found.people),
+        "simulated": any(row.annotator.kind == "simulated" for row in found.people),
         "decided": sides["a"] + sides["b"],
         "ties": sides["tie"],
         "no_majority": sum(

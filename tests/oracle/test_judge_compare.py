@@ -372,6 +372,7 @@ def test_every_figure(compared: tuple[Path, Row]) -> None:
         "bar": lambda: BAR,
         "people_labels/annotators": lambda: 3,
         "people_labels/labels": lambda: read.labels,
+        "people_labels/simulated": lambda: False,
         "people_labels/decided": lambda: truths.count("a") + truths.count("b"),
         "people_labels/ties": lambda: truths.count("tie"),
         "people_labels/no_majority": lambda: truths.count(None),
