@@ -241,3 +241,19 @@ def test_the_shipped_prompts_say_which_are_to_be_refused():
         counts[name] = [kinds.count(True), kinds.count(False), kinds.count(None)]
     assert counts["playground"][2] == 0
     assert all(n > 20 for n in counts["starter"])
+
+
+def test_two_paths_to_the_same_content_are_no_difference(tmp_path):
+    made = [arm(tmp_path, name, 0.9, seed=n) for n, name in enumerate(("here", "there"))]
+    for run, where in zip(made, ("/one", "/two"), strict=True):
+        stages = read_json(run / "config.json")["stages"]
+        stages = [{**s, "model": f"{where}/judge"} if s["stage"] == "reward" else s for s in stages]
+        change(run, prompts=f"{where}/p.jsonl", constitution=f"{where}/c.yaml", stages=stages)
+        manifest = read_json(run / "manifest.json")
+        write_json(run / "manifest.json", manifest | {"inputs": {"prompts": "1", "stages.6.model": "2"}})
+    data = compare(made)
+    assert set(data["differs"]["config"]) == {"name", "seed"}
+    assert data["same_config"]
+    manifest = read_json(made[1] / "manifest.json")
+    write_json(made[1] / "manifest.json", manifest | {"inputs": {"prompts": "1", "stages.6.model": "3"}})
+    assert set(compare(made)["differs"]["config"]) == {"name", "seed", "reward.model"}

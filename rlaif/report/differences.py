@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import Any, get_args
 
 from pydantic import BaseModel
@@ -20,13 +19,33 @@ REPEATED = ("name", "seed")  # runs that differ in these alone repeat one experi
 
 def differences(a: RunReader, b: RunReader) -> dict[str, dict[str, Any]]:
     """Differing keys by kind: `config` and `templates` key → [A, B], `constitution` principle → field → [A,
-    B]."""
+    B].
+
+    Two paths to the same content are no difference.
+    """
+    config = changes(flat_config(a.run.config), flat_config(b.run.config))
+    constitution, templates = _constitution(a, b), changes(_templates(a), _templates(b))
+    mine, theirs = _inputs(a), _inputs(b)
+    same = {key for key in mine if mine[key] == theirs.get(key)}
+    same |= {"constitution"} if a.run.constitution.hash == b.run.constitution.hash else set()
+    same |= {"templates"} if _templates(a) and not templates else set()
     return {
-        "config": changes(flat_config(a.run.config), flat_config(b.run.config)),
-        "constitution": _constitution(a, b),
-        "templates": changes(_templates(a), _templates(b)),
+        "config": {key: change for key, change in config.items() if key not in same},
+        "constitution": constitution,
+        "templates": templates,
         "data": changes(_data(a), _data(b)),
     }
+
+
+def _inputs(side: RunReader) -> dict[str, str]:
+    """The fingerprints of the files and folders that the config names, by the keys of `flat_config`."""
+    names = _stage_names(side.run.config)
+    found = {}
+    for key, fingerprint in side.manifest.get("inputs", {}).items():
+        first, _, rest = key.partition(".")
+        number, _, option = rest.partition(".")
+        found[f"{names[int(number)]}.{option}" if first == "stages" else key] = fingerprint
+    return found
 
 
 def same_experiment(differs: dict[str, dict[str, Any]]) -> bool:
@@ -62,13 +81,19 @@ def flat_config(config: Config) -> dict[str, Any]:
     twice)."""
     data = config.model_dump(mode="json")
     stages = data.pop("stages")
-    times, seen = Counter(stage["stage"] for stage in stages), Counter[str]()
-    flat = {**_flat(data), "stages": [stage["stage"] for stage in stages]}
-    for stage in stages:
-        name = stage.pop("stage")
-        flat |= _flat(stage, f"{name}[{seen[name]}]" if times[name] > 1 else name)
-        seen[name] += 1
+    flat = {**_flat(data), "stages": [stage.pop("stage") for stage in stages]}
+    for name, stage in zip(_stage_names(config), stages, strict=True):
+        flat |= _flat(stage, name)
     return flat
+
+
+def _stage_names(config: Config) -> list[str]:
+    """What a stage's options go by, in the order of the stages."""
+    stages = [stage.stage for stage in config.stages]
+    return [
+        f"{name}[{stages[:at].count(name)}]" if stages.count(name) > 1 else name
+        for at, name in enumerate(stages)
+    ]
 
 
 def _flat(data: Any, prefix: str = "") -> dict[str, Any]:

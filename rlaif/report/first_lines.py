@@ -44,9 +44,9 @@ def _judge(a: Arm, b: Arm, data: Data) -> str:
         "ties counting half"
     )
     if win["taught"] == NEITHER:
-        return f"{model}, which taught neither, {rate}."
+        return f"The judge {model}, which taught neither, {rate}."
     arm = {a.letter: a.name, b.letter: b.name, BOTH: "both"}[win["taught"]]
-    return f"{model}, which taught {arm}, {rate}. No judge that taught neither was asked (--judge)."
+    return f"The judge {model}, which taught {arm}, {rate}. No judge that taught neither was asked (--judge)."
 
 
 def _labels(a: Arm, b: Arm, data: Data) -> str:
@@ -124,7 +124,7 @@ def _not_known(a: Arm, b: Arm, data: Data) -> Iterator[str]:
         others = [key for key in apart if key not in labels]
         yield f"what the labels alone do: {', '.join(others)} differ, too"
     if detectable := data["detectable"]:
-        yield f"differences below about {fixed(detectable, 3)}, which such a sample would seldom show"
+        yield f"differences below about {fixed(detectable, 3)}, which this sample has a power below 0.8 for"
 
 
 def _explains(key: str) -> bool:
