@@ -51,6 +51,12 @@ class ModelConfig(Options):
         "scripted for tests",
     )
     model: str = Field(description="a local folder, a GGUF file or a hub id; for scripted, module:function")
+    fit: str | None = Field(
+        default=None,
+        description="of feedback: a folder that `rlaif judge fit` wrote; it corrects the model's verdicts "
+        "on pairs",
+        json_schema_extra=FILE,
+    )
     base_url: str | tuple[str, ...] | None = Field(
         default=None,
         description="openai: the endpoint, e.g. http://localhost:8000/v1, or a list of them",
@@ -198,6 +204,12 @@ class Config(Options):
     @classmethod
     def _old_names(cls, given: Any) -> Any:
         return with_new_names(given)  # also those of a run folder's config.json
+
+    @model_validator(mode="after")
+    def _fit_of_a_judge(self) -> Config:
+        if self.policy.fit is not None:
+            raise ValueError("policy.fit: a fit corrects a judge's verdicts: name it under feedback")
+        return self
 
     @model_validator(mode="after")
     def _prices_fit(self) -> Config:

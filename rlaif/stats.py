@@ -19,6 +19,7 @@ from rlaif.records import TIE_MARGIN
 
 Array = NDArray[np.float64]
 NAN = float("nan")
+MAX_LOGIT = 8.0  # of one verdict: 0 and 1 have no logit
 
 
 def mean(values: ArrayLike) -> float:

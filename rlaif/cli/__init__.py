@@ -24,6 +24,7 @@ from rlaif.cli import (  # noqa: F401, I001
     chat,
     judge,
     judge_compare,
+    judge_fit,
     options,
     constitution,
     data,

@@ -77,6 +77,21 @@ _UNWRITTEN = {"too_long": "prompt longer than the model's context", "refused": "
 
 
 @dataclass(frozen=True)
+class Subject:
+    """What a question is about: a conversation, and its responses in the order in which they are shown (two
+    of a pair, or the one that is scored). For an engine that reads more than the answer (`fitted`).
+
+    `wording` identifies how a pair is asked about; `worth` is what each choice stands for where one response
+    is scored.
+    """
+
+    prompt: Chat
+    responses: tuple[str, ...]
+    wording: str = ""
+    worth: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
 class ScoreRequest:
     """One question about a shared text: each suffix is appended to the last turn, each choice is a possible
     answer.
@@ -90,6 +105,7 @@ class ScoreRequest:
     choices: tuple[str, ...]
     again: bool = False
     worst: bool = False
+    subject: Subject | None = None
 
 
 UNNAMED = -1e9  # stands for the log-probability of a choice that a written answer does not name
@@ -230,10 +246,16 @@ def open_engine(config: ModelConfig, cache: Path | None = None, account: Account
     """The engine a config names; with `cache`, responses are kept in that SQLite file; with `account`, they
     are paid for.
 
-    Raises UserError where the model, the endpoint or the script cannot be opened.
+    Raises UserError where the model, the endpoint or the script cannot be opened, or a fit is not of it.
     """
     engine: Engine = own(config.kind.opens)(config)
-    if cache is not None and config.kind.cached:
+    caches = cache is not None and config.kind.cached
+    if config.fit is not None:
+        from rlaif.engines.fitted import fitted
+
+        # A fit without a head is arithmetic on the model's scores: these are kept, and hold for any fit.
+        engine, caches = fitted(engine, config, cache if caches else None)
+    if cache is not None and caches:
         from rlaif.engines.cache import CachedEngine
 
         engine = CachedEngine(engine, cache)

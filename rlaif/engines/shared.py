@@ -231,25 +231,48 @@ def _attention_replaced(model: Any) -> Iterator[None]:
 
 
 @torch.inference_mode()
-def score_shared(
-    model: Any, prefixes: Sequence[Sequence[int]], suffixes: Sequence[Sequence[Sequence[int]]]
-) -> Tensor:
+def score_shared(model: Any, prefixes: Rows, suffixes: Sequence[Rows]) -> Tensor:
     """Log-probabilities [N, V] in fp32 of the token after each prefix + suffix; N counts suffixes, request by
     request."""
+    return score_with_states_shared(model, prefixes, suffixes)[0]
+
+
+@torch.inference_mode()
+def score_with_states_shared(
+    model: Any, prefixes: Rows, suffixes: Sequence[Rows], layers: Sequence[int] = ()
+) -> tuple[Tensor, Tensor]:
+    """What `score_shared` returns, and the hidden states [N, L, D] in fp32 of each suffix's last token after
+    these layers (0 = the embeddings)."""
+    ends = torch.tensor([len(s) for row in suffixes for s in row], device=model.device).cumsum(0) - 1
+    out = _read_suffixes(
+        model, model, prefixes, suffixes, logits_to_keep=ends, output_hidden_states=bool(layers)
+    )
+    states = [out.hidden_states[layer][0, ends].float() for layer in layers]
+    return out.logits[0].float().log_softmax(-1), torch.stack(states, 1) if layers else torch.empty(0)
+
+
+@torch.inference_mode()
+def mean_states_shared(model: Any, prefixes: Rows, suffixes: Sequence[Rows], layers: Sequence[int]) -> Tensor:
+    """Hidden states [N, L, D] in fp32 after these layers, the mean over each suffix's tokens."""
+    out = _read_suffixes(model, model.base_model, prefixes, suffixes, output_hidden_states=True)
+    lengths = [len(s) for row in suffixes for s in row]
+    parts = [out.hidden_states[layer][0].float().split(lengths) for layer in layers]
+    return torch.stack([torch.stack([part.mean(0) for part in row]) for row in parts], 1)
+
+
+def _read_suffixes(model: Any, reader: Any, prefixes: Rows, suffixes: Sequence[Rows], **options: Any) -> Any:
+    """What `reader` (the model, or its body alone) makes of all suffixes, packed one after another."""
     device, store = model.device, {}
     levels, leaves = tree(prefixes)
-    lengths = [len(s) for row in suffixes for s in row]
     group = Block.of([sum(map(len, row)) for row in suffixes], device)
     after = [range(len(p), len(p) + len(s)) for p, row in zip(prefixes, suffixes, strict=True) for s in row]
-    ends = torch.tensor(lengths, device=device).cumsum(0) - 1
     with _attention_replaced(model):
         for nodes in levels:
             _read(model, nodes, store)
-        before = Before.of([leaf.path for leaf in leaves], group)
-        second = Shared(store, Block.of(lengths, device), before)
         flat = [s for row in suffixes for s in row]
-        logits = _forward_rows(model, flat, after, second, device, logits_to_keep=ends).logits[0]
-    return logits.float().log_softmax(-1)
+        before = Before.of([leaf.path for leaf in leaves], group)
+        second = Shared(store, Block.of([len(s) for s in flat], device), before)
+        return _forward_rows(reader, flat, after, second, device, **options)
 
 
 def _read(model: Any, nodes: Sequence[Node], store: Store) -> None:
@@ -281,20 +304,48 @@ def _forward_rows(
 def score_plain(model: Any, prefixes: Rows, suffixes: Sequence[Rows], budget: int = 16384) -> Tensor:
     """What `score_shared` returns, by ordinary left-padded forwards of whole rows, `budget` tokens at a
     time."""
-    rows = [[*p, *s] for p, group in zip(prefixes, suffixes, strict=True) for s in group]
-    count = max(1, budget // max(map(len, rows)))
-    tables = []
-    for start in range(0, len(rows), count):
-        ids, mask = left_pad(rows[start : start + count], 0, model.device)
-        out = model(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=positions(mask),
-            use_cache=False,
-            logits_to_keep=1,
-        )
+    return score_with_states_plain(model, prefixes, suffixes, (), budget)[0]
+
+
+@torch.inference_mode()
+def score_with_states_plain(
+    model: Any, prefixes: Rows, suffixes: Sequence[Rows], layers: Sequence[int], budget: int = 16384
+) -> tuple[Tensor, Tensor]:
+    """What `score_with_states_shared` returns, likewise."""
+    tables, states = [], []
+    wanted = bool(layers)
+    for out, _ in _plain(model, prefixes, suffixes, budget, logits_to_keep=1, output_hidden_states=wanted):
         tables.append(out.logits[:, -1].float().log_softmax(-1))
-    return torch.cat(tables)
+        if layers:
+            states.append(torch.stack([out.hidden_states[layer][:, -1].float() for layer in layers], 1))
+    return torch.cat(tables), torch.cat(states) if layers else torch.empty(0)
+
+
+@torch.inference_mode()
+def mean_states_plain(
+    model: Any, prefixes: Rows, suffixes: Sequence[Rows], layers: Sequence[int], budget: int = 16384
+) -> Tensor:
+    """What `mean_states_shared` returns, likewise."""
+    found = []
+    for out, lengths in _plain(model.base_model, prefixes, suffixes, budget, output_hidden_states=True):
+        states = torch.stack([out.hidden_states[layer] for layer in layers], 2).float()
+        found += [row[-length:].mean(0) for row, length in zip(states, lengths, strict=True)]
+    return torch.stack(found)
+
+
+def _plain(
+    reader: Any, prefixes: Rows, suffixes: Sequence[Rows], budget: int, **options: Any
+) -> Iterator[tuple[Any, list[int]]]:
+    """(what `reader` makes of the next rows, left-padded; how many tokens of each are its suffix's)."""
+    rows = [([*p, *s], len(s)) for p, group in zip(prefixes, suffixes, strict=True) for s in group]
+    count = max(1, budget // max(len(ids) for ids, _ in rows))
+    for start in range(0, len(rows), count):
+        part = rows[start : start + count]
+        ids, mask = left_pad([ids for ids, _ in part], 0, reader.device)
+        out = reader(
+            input_ids=ids, attention_mask=mask, position_ids=positions(mask), use_cache=False, **options
+        )
+        yield out, [length for _, length in part]
 
 
 def exact_limit(model: Any) -> tuple[int, str]:

@@ -14,8 +14,11 @@ from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from rlaif.config import ModelConfig
-from rlaif.engines import TEMPLATE, GenerateRequest, Generation, ScoreRequest, Scores, Usage
+from rlaif.engines import TEMPLATE, Chat, GenerateRequest, Generation, ScoreRequest, Scores, Usage
 from rlaif.engines.loading import (
     context_length,
     eos_ids,
@@ -30,6 +33,8 @@ from rlaif.prompting.chat import (
     TemplateRefused,
     control_of,
     encode_chat,
+    encode_turn,
+    end_of_turn,
     has_chat_template,
     split_chat,
     token_ids,
@@ -42,6 +47,9 @@ if TYPE_CHECKING:
     import torch
 
 T = TypeVar("T")
+States = NDArray[np.float32]
+NO_STATES: States = np.empty(0, np.float32)
+NO_QUESTION = ScoreRequest([], (), ())  # of responses that are read without a question
 Task = tuple[int, GenerateRequest, list[int]]  # a text's place, what is asked, and the prompt's tokens
 _WINDOW = 4096
 
@@ -93,6 +101,11 @@ class TransformersEngine:
                 "serve it and use engine: openai",
             )
         return model
+
+    @cached_property
+    def depth(self) -> int:
+        """How many layers the model has: hidden states stand after 0 (the embeddings) to so many."""
+        return int(self.model.config.get_text_config().num_hidden_layers)
 
     @cached_property
     def shared_limit(self) -> int:
@@ -172,6 +185,14 @@ class TransformersEngine:
 
     def score_choices(self, requests: Sequence[ScoreRequest]) -> Iterator[tuple[int, Scores]]:
         """Read the choices' log-probabilities at the answer position after each request's suffixes."""
+        for index, scores, _ in self.score_with_states(requests, ()):
+            yield index, scores
+
+    def score_with_states(
+        self, requests: Sequence[ScoreRequest], layers: Sequence[int]
+    ) -> Iterator[tuple[int, Scores, States]]:
+        """The same with the hidden states [S, L, D] of the answer positions after these layers; empty without
+        layers and where nothing was read."""
         for window in windows(len(requests)):
             questions: list[TokenizedQuestion] = []
             for index in window:
@@ -179,9 +200,43 @@ class TransformersEngine:
                     questions.append(self._question(index, requests[index]))
                 except TemplateRefused as refused:
                     self._count_refused(refused)
-                    yield index, Scores(((),) * len(requests[index].suffixes), refused=True)
+                    yield index, Scores(((),) * len(requests[index].suffixes), refused=True), NO_STATES
             if questions:
-                yield from self._score(questions)
+                yield from self._score(questions, layers)
+
+    def response_states(
+        self, asked: Sequence[tuple[Chat, Sequence[str]]], layers: Sequence[int]
+    ) -> Iterator[tuple[int, States]]:
+        """Hidden states [K, L, D] of the K responses to each prompt after these layers, the mean over a
+        response's tokens and the one that ends its turn; empty where they do not fit the context or the
+        template."""
+        from rlaif.engines.shared import mean_states_plain, mean_states_shared
+
+        limit, budget, end = context_length(self.model), self.config.batch_tokens, end_of_turn(self.tokenizer)
+        for window in windows(len(asked)):
+            rows: list[TokenizedQuestion] = []
+            for index in window:
+                prompt, texts = asked[index]
+                try:
+                    turns = [encode_turn(self.tokenizer, prompt, text, end) for text in texts]
+                except TemplateRefused as refused:
+                    self._count_refused(refused)
+                    yield index, NO_STATES
+                    continue
+                row = TokenizedQuestion(index, NO_QUESTION, turns[0][0], [ids for _, ids in turns])
+                if row.longest > limit or not all(row.suffixes):
+                    yield index, NO_STATES
+                else:
+                    rows.append(row)
+            for shares in (True, False):
+                part = [row for row in rows if (row.longest <= self.shared_limit) == shares]
+                size = (lambda q: q.tokens) if shares else (lambda q: q.longest * len(q.suffixes))
+                for batch in batches(part, size, budget):
+                    read = mean_states_shared if shares else mean_states_plain
+                    table = read(self.model, *_rows(batch), layers).cpu().numpy()
+                    for row, own in zip(batch, _parts(table, batch), strict=True):
+                        self._count(row.tokens, 0, 0)
+                        yield row.index, own
 
     def _question(self, index: int, request: ScoreRequest) -> TokenizedQuestion:
         prefix, tail = split_chat(self.tokenizer, request.messages)
@@ -193,35 +248,41 @@ class TransformersEngine:
             ids.pop()
         return TokenizedQuestion(index, request, ids, suffixes)
 
-    def _score(self, questions: list[TokenizedQuestion]) -> Iterator[tuple[int, Scores]]:
-        from rlaif.engines.shared import score_plain, score_shared
+    def _score(
+        self, questions: list[TokenizedQuestion], layers: Sequence[int]
+    ) -> Iterator[tuple[int, Scores, States]]:
+        from rlaif.engines.shared import score_with_states_plain, score_with_states_shared
 
         limit, budget = context_length(self.model), self.config.batch_tokens
         for question in questions:
             if question.longest > limit:
-                yield question.index, Scores((), len(question.prefix), too_long=True)
+                yield question.index, Scores((), len(question.prefix), too_long=True), NO_STATES
         fitting = [q for q in questions if q.longest <= limit]
         shared = [q for q in fitting if q.prefix and q.longest <= self.shared_limit]
         plain = [q for q in fitting if not (q.prefix and q.longest <= self.shared_limit)]
         for batch in batches(shared, lambda q: q.tokens, budget):
             self.usage.shared_tokens += sum((len(q.suffixes) - 1) * len(q.prefix) for q in batch)
-            yield from self._read(batch, score_shared(self.model, *_rows(batch)))
+            yield from self._read(batch, *score_with_states_shared(self.model, *_rows(batch), layers))
         for batch in batches(plain, lambda q: q.longest * len(q.suffixes), budget):
-            yield from self._read(batch, score_plain(self.model, *_rows(batch), budget))
+            yield from self._read(batch, *score_with_states_plain(self.model, *_rows(batch), layers, budget))
 
-    def _read(self, batch: list[TokenizedQuestion], table: torch.Tensor) -> Iterator[tuple[int, Scores]]:
+    def _read(
+        self, batch: list[TokenizedQuestion], table: torch.Tensor, states: torch.Tensor
+    ) -> Iterator[tuple[int, Scores, States]]:
         """Sum each choice's variants in a table [suffixes of all questions, V] of log-probabilities."""
-        for question, rows in zip(batch, table.split([len(q.suffixes) for q in batch]), strict=True):
+        own = _parts(states.cpu().numpy(), batch) if states.numel() else [NO_STATES] * len(batch)
+        for question, rows, at in zip(batch, table.split([len(q.suffixes) for q in batch]), own, strict=True):
             self._count(question.unshared, 0, len(question.suffixes))
             columns = [
                 rows[:, ids].logsumexp(-1).tolist() for ids in self._variants(question.request.choices)
             ]
-            yield question.index, Scores(tuple(zip(*columns, strict=True)), question.tokens)
+            yield question.index, Scores(tuple(zip(*columns, strict=True)), question.tokens), at
 
 
 @dataclass
 class TokenizedQuestion:
-    """A tokenised ScoreRequest: the shared prefix and the suffixes, each with the chat template's tail."""
+    """A tokenised ScoreRequest: the shared prefix and the suffixes, each with the chat template's tail; or a
+    prompt and its responses."""
 
     index: int
     request: ScoreRequest
@@ -242,6 +303,11 @@ class TokenizedQuestion:
     def unshared(self) -> int:
         """Tokens of all its whole questions: what they would take one by one."""
         return len(self.prefix) * len(self.suffixes) + sum(map(len, self.suffixes))
+
+
+def _parts(table: States, batch: list[TokenizedQuestion]) -> list[States]:
+    """The rows of a table [suffixes of all questions, …] question by question."""
+    return np.split(table, np.cumsum([len(q.suffixes) for q in batch])[:-1])
 
 
 def _rows(batch: list[TokenizedQuestion]) -> tuple[list[list[int]], list[list[list[int]]]]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import os
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from importlib import import_module
 from importlib.util import find_spec
@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 from rlaif import DISTRIBUTION
 from rlaif.config import ModelConfig
 from rlaif.engines import GenerateRequest, Generation, Scores
-from rlaif.engines.transformers import Task, TokenizedQuestion, TransformersEngine
+from rlaif.engines.transformers import NO_STATES, States, Task, TokenizedQuestion, TransformersEngine
 from rlaif.errors import UserError
 from rlaif.prompting.chat import HUMAN_STOP, end_of_turn
 
@@ -151,11 +151,13 @@ class VllmEngine(TransformersEngine):
             **stops,
         }
 
-    def _score(self, questions: list[TokenizedQuestion]) -> Iterator[tuple[int, Scores]]:
+    def _score(
+        self, questions: list[TokenizedQuestion], layers: Sequence[int]
+    ) -> Iterator[tuple[int, Scores, States]]:
         fitting = {q.index: q for q in questions if q.longest < self.limit}  # the answer takes a place, too
         for question in questions:
             if question.index not in fitting:
-                yield question.index, Scores((), len(question.prefix), too_long=True)
+                yield question.index, Scores((), len(question.prefix), too_long=True), NO_STATES
         rows: dict[int, dict[int, tuple[float, ...]]] = {index: {} for index in fitting}
         for (index, place), output in self._run(self._verdicts(fitting.values())):
             question = fitting[index]
@@ -164,7 +166,7 @@ class VllmEngine(TransformersEngine):
                 found = rows.pop(index)
                 self.usage.shared_tokens += question.unshared - question.tokens
                 self._count(question.unshared, 0, len(found))
-                yield index, Scores(tuple(found[place] for place in sorted(found)), question.tokens)
+                yield index, Scores(tuple(found[at] for at in sorted(found)), question.tokens), NO_STATES
 
     def _verdicts(
         self, questions: Iterable[TokenizedQuestion]

@@ -13,11 +13,12 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from operator import mul
 from string import ascii_uppercase
 from typing import cast
 
 from rlaif.constitution import Principle
-from rlaif.engines import UNNAMED, Engine, GenerateRequest, Generation, ScoreRequest, Scores
+from rlaif.engines import UNNAMED, Engine, GenerateRequest, Generation, ScoreRequest, Scores, Subject
 from rlaif.errors import UserError
 from rlaif.options.modes import PAIRWISE, JudgeMode
 from rlaif.prompting.templates import Chat, Templates, assistant, user
@@ -25,9 +26,7 @@ from rlaif.records import Annotator, Comparison, Label, Order, Prompt, content_h
 from rlaif.refusals import opens_with_refusal
 
 CHUNK = 256  # questions in flight: enough to sort by length, few enough to keep memory flat
-MIN_MASS = (
-    0.01  # less probability than this on all answers together is a refusal or a lecture, and no verdict
-)
+MIN_MASS = 0.01  # less probability on all answers together is a refusal or a lecture, and no verdict
 BROKEN = (
     "some of the judge's scores are not numbers, which are no verdicts: its arithmetic overflows; "
     "try dtype: float32"
@@ -35,13 +34,8 @@ BROKEN = (
 ORDERS: tuple[Order, ...] = ("ab", "ba")
 # Comparison, principle, order, and the judge's identity: what a label is known by, cheaper than its id.
 Slot = tuple[str, str | None, str, tuple[str | None, ...]]
-IDENTITY = (
-    "model",
-    "template",
-    "principle",
-    "decoding",
-    "shown",
-)  # "shown": the line-up, where it is no pair
+# "shown": the line-up, where it is no pair; a judge's fit is part of "model"
+IDENTITY = ("model", "template", "principle", "decoding", "shown")
 Item = tuple[Prompt, str, Sequence[Principle]]
 
 
@@ -55,10 +49,13 @@ class JudgeQuestion:
     b: str
     principles: tuple[Principle, ...]
 
+    def shown(self, order: Order) -> tuple[str, str]:
+        """The responses, the one that is shown first before the other."""
+        return (self.a, self.b) if order == "ab" else (self.b, self.a)
 
-LabelJob = tuple[
-    list[Label], JudgeQuestion, Order
-]  # blank labels, and the question in the order in which it is shown
+
+# Blank labels, and the question in the order in which it is shown.
+LabelJob = tuple[list[Label], JudgeQuestion, Order]
 
 
 @dataclass(frozen=True)
@@ -80,6 +77,11 @@ class Judge:
     def annotator(self) -> Annotator:
         """The judge as an annotator."""
         return Annotator(kind="ai", id=self.engine.fingerprint)
+
+    @cached_property
+    def wording(self) -> str:
+        """How a pair is asked about, but for the principle: the template and the few-shot turns."""
+        return content_hash(self.templates.hash("comparison"), self.shots)
 
     def identity(self, principle: Principle) -> dict[str, str]:
         """What a label depends on besides the pair: model, template, principle as the judge reads it,
@@ -185,17 +187,24 @@ class Judge:
         return {}
 
     def _shared(self, question: JudgeQuestion, order: Order) -> Chat:
-        first, second = (question.a, question.b) if order == "ab" else (question.b, question.a)
-        cot = self.max_tokens > 0
-        return self.templates.comparison(question.prompt.chat, first, second, list(self.shots), cot=cot)
+        shown, cot = question.shown(order), self.max_tokens > 0
+        return self.templates.comparison(question.prompt.chat, *shown, list(self.shots), cot=cot)
 
     def _scored(self, jobs: list[LabelJob], again: bool) -> Iterator[list[Label]]:
-        requests = []
-        for labels, question, order in jobs:
-            suffixes = tuple(self._suffix(_principle(question, m)) for m in labels)
-            requests.append(ScoreRequest(self._shared(question, order), suffixes, ("A", "B"), again))
+        requests = [
+            self.request(question, order, [_principle(question, label) for label in labels], again)
+            for labels, question, order in jobs
+        ]
         for index, scores in self._read(requests):
             yield [_filled(label, scores, at) for at, label in enumerate(jobs[index][0])]
+
+    def request(
+        self, question: JudgeQuestion, order: Order, principles: Sequence[Principle], again: bool = False
+    ) -> ScoreRequest:
+        """What the engine is asked about a pair, shown in this order."""
+        about = Subject(question.prompt.chat, question.shown(order), self.wording)
+        suffixes = tuple(map(self._suffix, principles))
+        return ScoreRequest(self._shared(question, order), suffixes, ("A", "B"), again, subject=about)
 
     def _read(self, requests: Sequence[ScoreRequest]) -> Iterator[tuple[int, Scores]]:
         """The engine's scores; a score that is not a number is always noted."""
@@ -282,22 +291,16 @@ class Judge:
         values: Mapping[str, float],
     ) -> Iterator[tuple[int, dict[str, float]]]:
         asked = [(index, item) for index, item in enumerate(items) if item[2]]
-        requests = [
-            ScoreRequest(shared(prompt.chat, response), tuple(map(suffix, principles)), tuple(values))
-            for _, (prompt, response, principles) in asked
-        ]
+        requests = []
+        for _, (prompt, response, principles) in asked:
+            about = Subject(prompt.chat, (response,), worth=tuple(values.values()))
+            chat, suffixes = shared(prompt.chat, response), tuple(map(suffix, principles))
+            requests.append(ScoreRequest(chat, suffixes, tuple(values), subject=about))
         for at, scores in self._read(requests):
             index, (_, _, principles) = asked[at]
-            yield (
-                index,
-                {
-                    principle.id: sum(
-                        p * v for p, v in zip(scores.probability(i), values.values(), strict=True)
-                    )
-                    for i, principle in enumerate(principles)
-                    if _why_invalid(scores, i) is None
-                },
-            )
+            read = [i for i in range(len(principles)) if _why_invalid(scores, i) is None]
+            means = [sum(map(mul, scores.probability(i), values.values())) for i in read]
+            yield index, {principles[i].id: mean for i, mean in zip(read, means, strict=True)}
 
 
 @dataclass(frozen=True)

@@ -22,10 +22,10 @@ from rlaif.errors import UserError
 from rlaif.intervals import UNIT, Interval, mean_interval
 from rlaif.records import Label, verdict_of
 from rlaif.runs.folder import Stage
+from rlaif.stats import MAX_LOGIT
 
 RULE = "2: votes as shares, bounded principles, annotators mixed as probabilities"
 OLD_RULE = "1: annotators averaged as logits"  # of runs whose stage.json names none
-MAX_LOGIT = 8.0  # of one verdict: 0 and 1 have no logit
 BOUND = 4.0  # of one principle under one annotator: benchmarks/annotators.py measures 2 to 8
 PRIOR = 0.125  # votes for either side before any vote: a vote on its own is stated as 0.9
 DRAW = 1e-9  # rounding: nothing decides where the mixed opinion is no further than this from ½

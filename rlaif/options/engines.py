@@ -15,12 +15,16 @@ class EngineKind:
     served: bool = False  # it sends texts to the endpoints of `base_url`, and writes its verdicts
     runs_code: bool = False  # its `model` is module:function, which is called
     shares_prefixes: bool = False  # it reads what several questions have in common once
+    gives_states: bool = False  # its hidden states can be read
     cached: bool = True  # its fingerprint covers all that its responses depend on, so they may be kept
 
 
 ENGINES = {
     "transformers": EngineKind(
-        "rlaif.engines.transformers:TransformersEngine", folder=True, shares_prefixes=True
+        "rlaif.engines.transformers:TransformersEngine",
+        folder=True,
+        shares_prefixes=True,
+        gives_states=True,
     ),
     "vllm": EngineKind("rlaif.engines.vllm:VllmEngine", folder=True, shares_prefixes=True),
     "openai": EngineKind("rlaif.engines.openai:OpenAIEngine", served=True),

@@ -140,7 +140,8 @@ def resolve(config: Config, base: Path, known: Collection[str] = ()) -> Config:
             return name
 
     def served(role: Any) -> Any:
-        return role.model_copy(update={"model": model(role.model)}) if role.kind.folder else role
+        placed = role.with_paths({"file": file})
+        return placed.model_copy(update={"model": model(role.model)}) if role.kind.folder else placed
 
     def file(path: str) -> str:
         return str(find(path, base))

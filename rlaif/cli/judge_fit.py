@@ -1,0 +1,56 @@
+"""`rlaif judge fit`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rlaif.cli.arguments import JudgeSet, TemplateSet
+from rlaif.cli.groups import judge_app
+from rlaif.cli.terminal import Json, Progress, as_argument, emit, say, tell
+
+
+@judge_app.command("fit")
+def judge_fit(
+    what: Annotated[
+        str, typer.Argument(metavar="MODEL|CONFIG", help="A config file, or a model: a folder or a hub id.")
+    ],
+    out: Annotated[Path, typer.Option(help="The folder to write: name it as feedback.fit in a config.")],
+    labels: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE|FOLDER|RUN",
+            help="People's labels, in any format of `rlaif data import`; may be repeated. "
+            "Omitted = only what the order adds is removed, measured on pairs of the config's policy.",
+        ),
+    ] = None,
+    pairs: Annotated[int, typer.Option(min=1, help="Without labels: pairs of the policy's responses.")] = 200,
+    seed: Annotated[int | None, typer.Option(help="Draws the folds; omitted = the config's.")] = None,
+    set_: JudgeSet = None,
+    constitution: Annotated[
+        Path | None, typer.Option(help="With a model: the constitution to judge by.")
+    ] = None,
+    templates: TemplateSet = "default",
+    as_json: Json = False,
+) -> None:
+    """Fit the judge on a few labels of people, and refuse where held-out labels do not improve.
+
+    From 50 labels a temperature, from 200 a linear head on its hidden states; the order's prior needs none.
+    """
+    from rlaif.audit.fit_page import fit_in_words, refused
+    from rlaif.preflight.opening import audited
+    from rlaif.workbench.judge_fitting import fit_judge
+
+    config, base, prompts = audited(what, set_ or [], constitution, templates)
+    tell("loading …")
+    report = fit_judge(config, base, prompts, labels or [], out, pairs, seed, Progress)
+    if as_json:
+        emit(report)
+    else:
+        say("\n".join(fit_in_words(report)))
+    if not report["taken"]:
+        raise refused(report)
+    if not as_json:
+        say(f"{out}: use it with -s feedback.fit={as_argument(out)}")

@@ -1,0 +1,151 @@
+"""What a judge fitted on people's labels adds to the model: a small safetensors file beside its name.
+
+With l the log-odds of A over B that the model gives a pair, bounded as every verdict's are, the fitted
+judge's log-odds that the response shown first is better are
+
+    z = scale · (l − prior) + head · x
+
+for each principle on its own. The prior is what the order and the letters A and B add to the log-odds
+whatever the responses are; both are known only together, because the first response is always A (Zheng et
+al., arXiv 2309.03882; Zhou et al., arXiv 2309.17249). 1/scale is a temperature (Guo et al., arXiv
+1706.04599). x are hidden states: the difference of the two responses', each the mean over its tokens
+(`responses`), or that of the verdict's position, less its mean over both orders (`verdicts`).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rlaif.errors import UserError
+from rlaif.records import content_hash
+from rlaif.runs.storage import move_into_place
+from rlaif.stats import MAX_LOGIT
+
+Kind = Literal["prior", "temperature", "responses", "verdicts"]
+KINDS: tuple[Kind, ...] = ("prior", "temperature", "responses", "verdicts")
+HEADS = ("responses", "verdicts")
+FILE = "judge_fit.safetensors"
+FORMAT = "rlaif judge fit 1"
+SHARED = ""  # the key of what holds under principles that have no numbers of their own
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class JudgeFit:
+    """The numbers of a fit: a row for each principle, by the hash of what the model is shown of it, and one
+    that holds for all others (`SHARED`).
+
+    prior [G], scale [G]; head [G, D] and, of the kind `verdicts`, middle [G, D]: the mean state over both
+    orders. D is 0 without a head. `model` is the fingerprint of the model it was fitted on, `wording` how
+    pairs were asked about, `about` what was measured when it was fitted.
+    """
+
+    kind: Kind
+    model: str
+    wording: str
+    keys: tuple[str, ...]
+    prior: Floats
+    scale: Floats
+    head: Floats
+    middle: Floats
+    layer: int = 0
+    about: dict[str, Any] | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        """Identity of the numbers, and of what they are used on."""
+        numbers = [np.asarray(x, np.float32).tobytes().hex() for x in self._arrays().values()]
+        return content_hash(self.kind, self.layer, self.model, self.wording, list(self.keys), numbers)
+
+    def row(self, suffix: str) -> int:
+        """The row of a principle as the model is shown it; the shared one where it has none."""
+        key = content_hash(suffix)
+        return self.keys.index(key if key in self.keys else SHARED)
+
+    def logit(self, row: int, raw: float, states: Floats | None = None) -> float:
+        """z of one verdict from its raw log-odds and, with a head, x [D]."""
+        bounded = min(MAX_LOGIT, max(-MAX_LOGIT, raw))
+        z = float(self.scale[row]) * (bounded - float(self.prior[row]))
+        if self.kind in HEADS:
+            if states is None or not np.isfinite(states).all():
+                return float("nan")
+            x = states - self.middle[row] if self.kind == "verdicts" else states
+            z += float(self.head[row] @ x)
+        return z
+
+    def _arrays(self) -> dict[str, Floats]:
+        return {"prior": self.prior, "scale": self.scale, "head": self.head, "middle": self.middle}
+
+    def save(self, folder: Path) -> None:
+        """Write the fit into a folder, which is made."""
+        from safetensors.numpy import save_file
+
+        facts = {name: getattr(self, name) for name in ("kind", "model", "wording", "keys", "layer", "about")}
+        arrays = {name: np.ascontiguousarray(x, np.float32) for name, x in self._arrays().items()}
+        folder.mkdir(parents=True, exist_ok=True)
+        partial = folder / f"{FILE}.partial"
+        save_file(arrays, partial, {"format": FORMAT, "fit": json.dumps(facts, ensure_ascii=True)})
+        move_into_place(partial, folder / FILE)
+
+    @classmethod
+    def load(cls, path: Path) -> JudgeFit:
+        """The fit of a folder or file; raises UserError where there is none or it is damaged."""
+        from safetensors import SafetensorError, safe_open
+
+        file = path / FILE if path.is_dir() else path
+        if not file.is_file():
+            raise UserError(
+                f"{file}: no such file.", "a folder that `rlaif judge fit` wrote", "check the path"
+            )
+        try:
+            with safe_open(file, "np") as opened:
+                facts = opened.metadata() or {}
+                arrays = {name: opened.get_tensor(name).astype(float) for name in opened.keys()}  # noqa: SIM118
+            if facts.get("format") != FORMAT:
+                raise ValueError("it has no numbers of a judge's fit")
+            fit = cls(**{**json.loads(facts["fit"]), **arrays})
+            return fit._checked()
+        except (SafetensorError, OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            reason = str(error).split("\n")[0] or type(error).__name__
+            raise UserError(
+                f"{file}: not a fit of a judge that can be read ({reason}).",
+                f"{FILE} as `rlaif judge fit` wrote it",
+                "copy it again, or fit again",
+            ) from None
+
+    def _checked(self) -> JudgeFit:
+        """The same with its keys as a tuple; raises ValueError for numbers that fit no judge."""
+        rows, width = len(self.keys), self.head.shape[-1]
+        shapes = (self.prior.shape, self.scale.shape, self.head.shape, self.middle.shape)
+        if self.kind not in KINDS or SHARED not in self.keys or not isinstance(self.layer, int):
+            raise ValueError("its kind, keys or layer are not those of a fit")
+        if shapes != ((rows,), (rows,), (rows, width), (rows, width)):
+            raise ValueError("its tensors have other shapes than their keys say")
+        if not all(np.isfinite(x).all() for x in self._arrays().values()):
+            raise ValueError("it holds numbers that are not finite")
+        if (self.kind in HEADS) != bool(width):
+            raise ValueError("its head is not that of its kind")
+        return JudgeFit(**{**vars(self), "keys": tuple(map(str, self.keys))})
+
+    def require(self, fingerprint: str, where: Path) -> None:
+        """UserError where the fit is of another model than this."""
+        if _weights(self.model) != _weights(fingerprint):
+            raise UserError(
+                f"{where}: the fit of another model ({self.model}; this one is {fingerprint}).",
+                "the model that it was fitted on",
+                "name that model, or fit this one: rlaif judge fit",
+            )
+
+
+def _weights(fingerprint: str) -> str:
+    """A model's fingerprint without its number format, which moves verdicts by rounding alone, and, where
+    the content is hashed, without its folder's name."""
+    plain = re.sub(r":(float32|bfloat16|float16)(?=:|$)", "", fingerprint)
+    return re.sub(r"^\w+:[^@]*@", "@", plain)

@@ -1,0 +1,143 @@
+"""`rlaif judge fit`: opening what a fit needs, and writing it where held-out labels improve."""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rlaif.audit.card import JudgeSetting
+from rlaif.audit.cases import from_examples, sampled
+from rlaif.audit.fit import Fitting
+from rlaif.audit.fit_numerics import PRIOR_FROM
+from rlaif.config import Config
+from rlaif.constitution import Constitution
+from rlaif.engines.fit import KINDS
+from rlaif.errors import UserError
+from rlaif.feedback.judge import JudgeQuestion
+from rlaif.feedback.labelled import LabelledPair
+from rlaif.human.folder import P_A
+from rlaif.records import Label, Prompt
+from rlaif.runs.folder import silent_progress
+from rlaif.workbench.pairs import read_pairs
+
+
+def fit_judge(
+    config: Config,
+    base: Path,
+    prompts: Sequence[Prompt],
+    labels: Sequence[Path],
+    out: Path,
+    pairs: int = 200,
+    seed: int | None = None,
+    progress: Any = silent_progress,
+    kinds: Sequence[str] = KINDS,
+) -> dict[str, Any]:
+    """Fit a config's feedback model on people's labels, or without any on the two orders alone, and write the
+    folder `out` where that is better on what the fit has not seen (`taken` in the report).
+
+    Readings of a command that was killed or refused stay in `out` with the ending .readings, and are taken
+    from there. Raises UserError where `out` holds something, or nothing can be fitted.
+    """
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise UserError(
+            f"{out}: is there already.", "a folder of its own for each fit", "name another, or remove it"
+        )
+    constitution = Constitution.load(Path(config.constitution))
+    dropped: Counter[str] = Counter()
+    read = people_labels(labels, constitution, dropped) if labels else []
+    plain = config.model_copy(update={"feedback": config.feedback.model_copy(update={"fit": None})})
+    setting = JudgeSetting.of(plain, base)
+    if setting.reasoning:
+        raise UserError(
+            "the label stage lets the judge reason first (cot), and a fit is of verdicts read at once.",
+            "cot: false",
+            "-s label.cot=false",
+        )
+    judge = setting.judge(constitution)
+    kept = out.with_name(out.name + ".readings")
+    number = config.seed if seed is None else seed
+    states = config.feedback.kind.gives_states
+    fitting = Fitting(judge, constitution, states, kept, number, kinds, progress, dropped)
+    if labels:
+        fit, report = fitting.from_labels(read)
+    else:
+        questions = _unlabelled(plain, constitution, prompts, pairs, number, fitting)
+        fit, report = fitting.from_orders(questions)
+    report = {"out": str(out), "model": config.feedback.model, **report}
+    if report["taken"]:
+        fit.save(out)
+        shutil.rmtree(kept)
+    return report | {"fit": fit.fingerprint if report["taken"] else None}
+
+
+def people_labels(
+    paths: Sequence[Path], constitution: Constitution, dropped: Counter[str]
+) -> list[LabelledPair]:
+    """The pairs that people labelled, with their texts; `dropped` counts what was left out, by reason.
+
+    Raises UserError where a path cannot be read or no label can be used.
+    """
+    found: dict[str, LabelledPair] = {}
+    for path in paths:
+        pairs = read_pairs(path)
+        dropped.update(pairs.left_out)
+        for comparison, labels in pairs.labels.items():
+            if comparison not in pairs.comparisons:
+                dropped["label on a pair that is not there"] += len(labels)
+                continue
+            reasons = [_why_not(label, constitution) for label in labels]
+            dropped.update(reason for reason in reasons if reason)
+            said = [_with_p(x) for x, reason in zip(labels, reasons, strict=True) if not reason]
+            before = found[comparison].labels if comparison in found else ()
+            new = [x for x in said if x.id not in {old.id for old in before}]
+            dropped["label that stands twice"] += len(said) - len(new)
+            if new:
+                pair, texts = pairs.comparisons[comparison], pairs.texts(comparison)
+                found[comparison] = LabelledPair(pair, pairs.prompt(comparison), *texts, (*before, *new))
+    if not found:
+        reasons = ", ".join(f"{n} × {reason}" for reason, n in sorted((+dropped).items())) or "there is none"
+        raise UserError(
+            f"{', '.join(map(str, paths))}: no label can be used ({reasons}).",
+            "people's labels on pairs, under the constitution's principles or on the whole",
+            "rlaif annotate makes them, rlaif data import reads those of other projects",
+        )
+    return list(found.values())
+
+
+def _why_not(label: Label, constitution: Constitution) -> str | None:
+    """Why a label says nothing here, None where it does."""
+    if label.annotator.kind == "ai":
+        return "label by a judge"
+    if label.verdict in ("abstain", "invalid"):
+        return "label without a verdict"
+    known = label.principle_id is None or label.principle_id in constitution.ids
+    return None if known else "label under a principle that the constitution lacks"
+
+
+def _with_p(label: Label) -> Label:
+    return label.model_copy(update={"p_a": P_A.get(label.verdict) if label.p_a is None else label.p_a})
+
+
+def _unlabelled(
+    config: Config,
+    constitution: Constitution,
+    prompts: Sequence[Prompt],
+    pairs: int,
+    seed: int,
+    fitting: Fitting,
+) -> list[JudgeQuestion]:
+    """The examples of the constitution, and pairs of the policy's own responses where there are prompts."""
+    cases = from_examples(constitution, seed, fitting.judge.shots)
+    if prompts:
+        cases += sampled(config, constitution, prompts, pairs, seed, None, fitting.dropped, fitting.progress)
+    found = {(c.question.comparison.id, c.question.principles): c.question for c in cases}
+    if len(found) < PRIOR_FROM:
+        raise UserError(
+            f"{len(found)} pairs to ask about in both orders.",
+            f"{PRIOR_FROM} at least: a config with prompts, or labelled pairs",
+            "rlaif judge fit CONFIG, or --labels people.jsonl",
+        )
+    return list(found.values())
