@@ -243,6 +243,17 @@ def test_the_shipped_prompts_say_which_are_to_be_refused():
     assert all(n > 20 for n in counts["starter"])
 
 
+def test_two_seeds_and_few_prompts_have_a_page_without_intervals(tmp_path):
+    made = [arm(tmp_path, f"a{n}", 0.9, seed=n) for n in (0, 1)]
+    made += [change(arm(tmp_path, name, 0.6), heldout=share) for name, share in (("b", 0.26), ("c", 0.27))]
+    data = compare(made, out=tmp_path / "page.html")
+    assert data["prompts"] < 50
+    assert data["gold"]["delta"]["all"]["ci"] == [None, None]
+    assert data["overall"]["gold"]["strengths"]["A"]["ci"] == [None, None]
+    assert not data["overall"]["gold"]["pairs"]["A–B"]["different"]
+    assert "[no interval]" in (tmp_path / "page.html").read_text()
+
+
 def test_two_paths_to_the_same_content_are_no_difference(tmp_path):
     made = [arm(tmp_path, name, 0.9, seed=n) for n, name in enumerate(("here", "there"))]
     for run, where in zip(made, ("/one", "/two"), strict=True):

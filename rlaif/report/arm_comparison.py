@@ -218,7 +218,7 @@ class ArmComparison:
                 [
                     charts.Dot(table[name]["value"], table[name]["ci"], slot, who)
                     for table, slot, who in parts
-                    if name in table
+                    if name in table and all(map(math.isfinite, table[name]["ci"]))
                 ],
             )
             for name in ids

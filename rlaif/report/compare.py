@@ -76,7 +76,7 @@ def compare(
             runs=data["runs"],
             arms=data["arms"],
             overall=data.get("overall", {}),
-            strengths=strength_chart(whole, {arm.letter: arm.name for arm in arms}) if whole else None,
+            strengths=strength_chart(data["overall"], {a.letter: a.name for a in arms}) if whole else None,
             pictures=pictures(arms),
             colours=colours(arms),
             unfair=list(dict.fromkeys(said for pair in pairs for said in pair.data["unfair"])),

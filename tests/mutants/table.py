@@ -344,8 +344,8 @@ MUTANTS = (
         "test_evaluated",
     ),
     Mutant("refusal=refuses(response.text)", "refusal=not refuses(response.text)", "test_evaluated"),
-    shown("lambda row, texts: row.refusal", "lambda row, texts: not row.refusal"),
-    shown("lambda row, texts: row.tokens", "lambda row, texts: row.kl"),
+    shown("lambda row, texts, prompts: row.refusal", "lambda row, texts, prompts: not row.refusal"),
+    shown("lambda row, texts, prompts: row.tokens", "lambda row, texts, prompts: row.kl"),
     # What is spent.
     seen(
         "prices.completion",
@@ -365,7 +365,7 @@ MUTANTS = (
         'cells = [data["policies"][n].get(group, {}).get(key) for n in reversed(names)]',
     ),
     shown("next(reversed(self.evaluations), None)", "next(iter(self.evaluations), None)"),
-    shown("lambda row, texts: row.kl", "lambda row, texts: row.tokens"),
+    shown("lambda row, texts, prompts: row.kl", "lambda row, texts, prompts: row.tokens"),
     shown('float(text.finish_reason == "length")', 'float(text.finish_reason != "length")'),
     shown("cell(p[m.key], m.digits)", 'cell(p["length"], m.digits)'),
     shown(
@@ -411,10 +411,18 @@ MUTANTS = (
         "flips",
     ),
     Mutant(
-        '(self.a if change["value"] > 0 else self.b)',
-        '(self.a if change["value"] < 0 else self.b)',
+        '(a if change["value"] > 0 else b)',
+        '(a if change["value"] < 0 else b)',
         "test_compare",
         "figures_are or human_or_ai or judge_and_gold",
+    ),
+    Mutant("None if refuse == answer else refuse", "refuse", "test_comparing_arms", "tags or over_and_under"),
+    Mutant("wins_C + ONE_TIE / 2", "wins_C", "test_comparing_arms", "another_library or two_arms"),
+    Mutant(
+        'data["win_rate"]["taught"] == winner.letter',
+        'data["win_rate"]["taught"] != winner.letter',
+        "test_comparing_arms",
+        "taught_one_side",
     ),
     Mutant(
         "JudgeQuestion(pair, prompt, mine.text, theirs.text, tuple(",
