@@ -256,7 +256,7 @@ def find(path: str, base: Path | None = None) -> Path:
     )
 
 
-def load_config(path: Path, overrides: tuple[str, ...] | list[str] = ()) -> Config:
+def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     """A config file with `-s` overrides applied and its stage order checked."""
     return _checked(*load_extended(path), path, overrides)
 

@@ -20,8 +20,18 @@ from rlaif.options.data import PromptSourceOptions
 from rlaif.prompting.prompt_files import load_prompts, read_prompts
 from rlaif.prompting.templates import Templates
 from rlaif.records import Prompt
+from rlaif.runs.locking import locked_file
 from rlaif.runs.rows import read_rows
-from rlaif.workbench.generate_prompts import KINDS, SUBJECTS, TRIES, DroppedPrompt, generate, provenance
+from rlaif.runs.spending import BudgetReached
+from rlaif.workbench.generate_prompts import (
+    KINDS,
+    SUBJECTS,
+    TRIES,
+    DroppedPrompt,
+    Wanted,
+    generate,
+    provenance,
+)
 from rlaif.workbench.prompt_faults import Known, as_prompt, fault_of
 from tests.tiny_models import tiny_policy
 
@@ -50,7 +60,11 @@ def writer(
 
 
 def run(rules: Constitution, out: Path, n: int = 2, engine=None, **more):
-    return generate(rules, engine or writer(), Templates.load_part("default", "prompts"), out, n, **more)
+    existing = more.pop("existing", ())
+    wanted = Wanted(n, tuple(more.pop("kinds", KINDS)), **more)
+    return generate(
+        rules, engine or writer(), Templates.load_part("default", "prompts"), out, wanted, existing
+    )
 
 
 def test_every_principle_and_kind_gets_its_prompts_with_tags_group_and_provenance(tmp_path, rules):
@@ -246,15 +260,6 @@ def test_one_principle_alone_has_no_conflicts_and_an_unknown_kind_is_named(tmp_p
     assert not (tmp_path / "q.jsonl").exists()
 
 
-def test_two_processes_do_not_write_one_file(tmp_path, rules):
-    def ask(request: GenerateRequest) -> str:
-        with pytest.raises(UserError, match="another process is writing it"):
-            run(rules, tmp_path / "p.jsonl")
-        return f"Who is {request.seed}?"
-
-    assert run(rules, tmp_path / "p.jsonl", 1, writer(ask), kinds=["applies"]).kept == 3
-
-
 def test_a_group_is_on_one_side_of_the_split(tmp_path, rules):
     run(rules, tmp_path / "p.jsonl", 30, kinds=["applies", "tempts"])
     rows = read_prompts(PromptSourceOptions(path=str(tmp_path / "p.jsonl"))).prompts
@@ -333,6 +338,37 @@ def interrupted_writer() -> Scripted:
         return f"What is {request.seed}, please?"
 
     return Scripted(write)
+
+
+def command(folder: Path, *words: str):
+    """The command in this process, in the project of `CONFIG`, whose model writes five-token texts."""
+    (folder / "config.yaml").write_text(CONFIG)
+    (folder / "prompts.jsonl").write_text('{"prompt": "Hi"}\n')
+    start = ["prompts", "generate", "rules.yaml", "--model", "config.yaml", "--out", "p.jsonl", *words]
+    return CliRunner().invoke(app, start)
+
+
+def test_two_processes_do_not_write_one_file(tmp_path, rules, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with locked_file(tmp_path / "p.jsonl"):
+        done = command(tmp_path)
+    assert "p.jsonl: another process is writing it" in str(done.exception)
+    assert (tmp_path / "p.jsonl").read_text() == ""
+
+
+def test_a_budget_holds_over_all_starts_and_s_reaches_the_config(tmp_path, rules, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        done = command(tmp_path, "-s", "budget.calls=5")
+        assert isinstance(done.exception, BudgetReached)
+        assert "5 of 5 calls spent" in str(done.exception)
+    asked = (tmp_path / "asked.txt").read_text().split()
+    assert len(asked) == 5
+    assert sum(json.loads(line)["calls"] for line in (tmp_path / "p.spending.jsonl").open()) == 5
+    assert len(load_prompts(tmp_path / "p.jsonl")) == sum(int(seed) % 3 > 0 for seed in asked)
+    done = command(tmp_path, "-n", "1", "-s", "budget.calls=500", "--json")
+    assert done.exit_code == 0, done.output
+    assert len(set((tmp_path / "asked.txt").read_text().split())) > 5
 
 
 def test_asked_to_end_it_keeps_what_was_written_and_says_how_to_go_on(tmp_path, rules):

@@ -253,7 +253,7 @@ def test_a_place_where_no_run_can_be_kept_is_said(project):
         [] if os.access(project / "closed", os.W_OK) else [project / "closed", project / "closed" / "run"]
     )
     for place in places:
-        with pytest.raises(UserError, match=f"{place}: no run can be kept there"):
+        with pytest.raises(UserError, match=f"{place}: nothing can be kept there"):
             pipeline.run(project / "config.yaml", place)
 
 

@@ -14,6 +14,10 @@ JudgeName = Annotated[str, typer.Option("--judge", metavar="MODEL|CONFIG", help=
 JudgeSet = Annotated[
     list[str] | None, typer.Option("-s", "--set", help="key=value of the judge's config; may be repeated.")
 ]
+ConfigSet = Annotated[
+    list[str] | None,
+    typer.Option("-s", "--set", help="key=value of the config, e.g. budget.calls=500; may be repeated."),
+]
 TemplateSet = Annotated[str, typer.Option("--templates", help="With a model: the template set.")]
 RunTemplates = Annotated[
     str | None,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rlaif.cli.arguments import ConstitutionFile
+from rlaif.cli.arguments import ConfigSet, ConstitutionFile
 from rlaif.cli.groups import prompts_app
 from rlaif.cli.run import running
 from rlaif.cli.terminal import Json, Progress, emit, say, tell
@@ -43,23 +43,28 @@ def prompts_generate(
     ] = "default",
     seed: Annotated[int, typer.Option(help="The same seed and model, the same prompts.")] = 0,
     temperature: Annotated[float, typer.Option(min=0.0, help="Of sampling.")] = 0.8,
+    set_: ConfigSet = None,
     as_json: Json = False,
 ) -> None:
     """Write prompts that bring each principle into play, tempt to break it, look risky and are not, or set
     two principles against each other."""
     from rlaif.constitution import Constitution
     from rlaif.engines import open_engine
-    from rlaif.preflight.opening import feedback_of
+    from rlaif.preflight.opening import config_or_model
     from rlaif.prompting.templates import Templates
-    from rlaif.workbench.generate_prompts import KINDS, generate
+    from rlaif.runs.locking import locked_file
+    from rlaif.runs.spending import Account, Ledger
+    from rlaif.workbench.generate_prompts import KINDS, Wanted, generate
 
     rules = Constitution.load(constitution)
     asked = Templates.load_part(templates, "prompts")
     tell("loading …")
-    engine = open_engine(feedback_of(model))
-    kinds = kind or list(KINDS)
-    with running():
-        made = generate(rules, engine, asked, out, number, kinds, existing or (), seed, temperature, Progress)
+    config, _ = config_or_model(model, set_ or [], constitution, "default")
+    wanted = Wanted(number, tuple(kind or KINDS), seed, temperature)
+    with running(), locked_file(out):
+        ledger = Ledger(out.with_suffix(".spending.jsonl"), config)
+        engine = open_engine(config.feedback, account=Account(ledger, "prompts"))
+        made = generate(rules, engine, asked, out, wanted, existing or (), Progress)
     if as_json:
         emit({"out": str(out), **made.as_dict()})
     else:

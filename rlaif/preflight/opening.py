@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rlaif.config import ASSETS, Config, ModelConfig, config_of, load_config, names_config, overridden
+from rlaif.config import ASSETS, Config, config_of, load_config, names_config, overridden
 from rlaif.config import find as look_up
 from rlaif.constitution import Constitution
 from rlaif.errors import UserError
@@ -177,16 +177,23 @@ def resolve(config: Config, base: Path, known: Collection[str] = ()) -> Config:
 
 
 def audited(
-    what: str, overrides: list[str], constitution: Path | None, templates: str
+    what: str, overrides: Sequence[str], constitution: Path | None, templates: str
 ) -> tuple[Config, Path, list[Prompt]]:
-    """(config, its folder, prompts) of what `rlaif judge audit` names: a config, or a model without prompts.
+    """(config, its folder, prompts) of what a command names as MODEL|CONFIG; a model has no prompts."""
+    config, base = config_or_model(what, overrides, constitution, templates)
+    return config, base, load_prompts(config.prompts) if names_config(what) else []
 
-    A model is audited on the examples of the constitution, which then must be named.
+
+def config_or_model(
+    what: str, overrides: Sequence[str], constitution: Path | None, templates: str
+) -> tuple[Config, Path]:
+    """(config, its folder) of what a command names as MODEL|CONFIG, with `-s` overrides.
+
+    Of a model it is a config with nothing but that model and the constitution, which then must be named.
     """
     if names_config(what):
         path = look_up(what)
-        config = resolve(load_config(path, overrides), path.parent)
-        return config, path.parent, load_prompts(config.prompts)
+        return resolve(load_config(path, overrides), path.parent), path.parent
     if constitution is None:
         raise UserError(
             f"{what}: a model, but no constitution to judge by.",
@@ -205,15 +212,7 @@ def audited(
             "stages": [{"stage": "sample"}],
         }
     )
-    return config, Path.cwd(), []
-
-
-def feedback_of(what: str) -> ModelConfig:
-    """The model that a command names: a config's feedback model, or a folder, a GGUF file or a hub id."""
-    if names_config(what):
-        path = look_up(what)
-        return resolve(load_config(path, []), path.parent).feedback
-    return ModelConfig(model=what)
+    return overridden(config, overrides, Path(what)) if overrides else config, Path.cwd()
 
 
 def inputs(config: Config) -> dict[str, str]:

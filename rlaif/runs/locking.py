@@ -1,4 +1,4 @@
-"""One process a run folder."""
+"""One process a run folder, and one a file of rows that a command appends to."""
 
 from __future__ import annotations
 
@@ -13,23 +13,36 @@ from rlaif.errors import UserError
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Hold a run folder: a second process is refused instead of writing into the same files."""
+    with _held(folder / ".lock", folder, "working in this run", "a run folder", "folder"):
+        yield
+
+
+@contextmanager
+def locked_file(path: Path) -> Iterator[None]:
+    """The same of a file that is appended to; it is made where it is missing."""
+    with _held(path, path, "writing it", "a file", "file"):
+        yield
+
+
+@contextmanager
+def _held(lock: Path, what: Path, doing: str, one: str, kind: str) -> Iterator[None]:
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / ".lock").open("w")
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        handle = lock.open("a")
     except OSError as error:
         raise UserError(
-            f"{folder}: no run can be kept there ({error.strerror}).",
-            "a folder that can be made and written",
-            "name another folder with --out",
+            f"{what}: nothing can be kept there ({error.strerror}).",
+            f"a {kind} that can be made and written",
+            f"name another {kind} with --out",
         ) from None
-    with lock as handle:
+    with handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise UserError(
-                f"{folder}: another process is working in this run.",
-                "one process a run folder",
-                "wait for it, or name another folder with --out",
+                f"{what}: another process is {doing}.",
+                f"one process {one}",
+                f"wait for it, or name another {kind} with --out",
             ) from None
         yield
 

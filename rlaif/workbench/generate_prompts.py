@@ -9,11 +9,9 @@ with the reason.
 
 from __future__ import annotations
 
-import fcntl
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -138,45 +136,42 @@ def provenance(row: Prompt | DroppedPrompt) -> dict[str, str] | None:
     return found.groupdict() if found else None
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """What is to be written: how many prompts for each principle and kind, which kinds, and how they are
+    sampled; raises UserError for an unknown kind."""
+
+    number: int = 5
+    kinds: tuple[str, ...] = tuple(KINDS)
+    seed: int = 0
+    temperature: float = TEMPERATURE
+
+    def __post_init__(self) -> None:
+        for kind in self.kinds:
+            if kind not in KINDS:
+                raise UserError(f'unknown kind "{kind}" — {nearest(kind, list(KINDS))}')
+
+
 def generate(
     constitution: Constitution,
     engine: Engine,
     templates: Templates,
     out: Path,
-    wanted: int,
-    kinds: Sequence[str] = tuple(KINDS),
+    wanted: Wanted,
     existing: Iterable[Path] = (),
-    seed: int = 0,
-    temperature: float = TEMPERATURE,
     progress: Any = silent_progress,
 ) -> Generated:
-    """Append prompts to `out` until there are `wanted` for each principle and kind, or no attempts are left.
+    """Append prompts to `out` until there is what is wanted, or no attempts are left; the caller sees to it
+    that no other process does (`locked_file`).
 
-    Raises UserError for an unknown kind, and where `out` holds prompts that were not generated.
+    Raises UserError where `out` holds prompts that were not generated.
     """
-    for kind in kinds:
-        if kind not in KINDS:
-            raise UserError(f'unknown kind "{kind}" — {nearest(kind, list(KINDS))}')
     others = [prompt.messages[-1].content for path in existing for prompt in load_prompts(path)]
-    with _held(out):
-        work = _Work(constitution, engine, templates, out, wanted, kinds, seed, temperature)
-        for text in others:
-            work.known.add(text)
-        work.run(progress)
-        return work.summary()
-
-
-@contextmanager
-def _held(out: Path) -> Iterator[None]:
-    """Keep a second process from writing the same file."""
-    with out.open("a") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(
-                f"{out}: another process is writing it.", "one process a file", "wait, or name another --out"
-            ) from None
-        yield
+    work = _Work(constitution, engine, templates, out, wanted)
+    for text in others:
+        work.known.add(text)
+    work.run(progress)
+    return work.summary()
 
 
 class _Work:
@@ -188,15 +183,12 @@ class _Work:
         engine: Engine,
         templates: Templates,
         out: Path,
-        wanted: int,
-        kinds: Sequence[str],
-        seed: int,
-        temperature: float,
+        wanted: Wanted,
     ) -> None:
         self.constitution, self.engine, self.templates, self.out = constitution, engine, templates, out
-        self.wanted, self.seed, self.temperature = wanted, seed, temperature
+        self.wanted, self.temperature = wanted, wanted.temperature
         self.template, self.model = templates.hash("prompts"), engine.fingerprint
-        kinds = [kind for kind in kinds if kind != "conflicts" or len(constitution.principles) > 1]
+        kinds = [kind for kind in wanted.kinds if kind != "conflicts" or len(constitution.principles) > 1]
         self.slots = [(p, kind) for p in constitution.principles for kind in kinds]
         self.kept = Rows(out, Prompt)
         self.dropped = Rows(out.with_suffix(".dropped.jsonl"), DroppedPrompt)
@@ -228,11 +220,13 @@ class _Work:
 
     def _plan(self) -> dict[str, Attempt]:
         """Every attempt that may be made, by its source."""
-        attempts = (self._attempt(p, kind, n) for p, kind in self.slots for n in range(TRIES * self.wanted))
+        attempts = (
+            self._attempt(p, kind, n) for p, kind in self.slots for n in range(TRIES * self.wanted.number)
+        )
         return {a.source(self.temperature, self.template, self.model): a for a in attempts}
 
     def _attempt(self, principle: Principle, kind: str, number: int) -> Attempt:
-        seed = derive_seed(self.seed, "prompt", principle.id, kind, number)
+        seed = derive_seed(self.wanted.seed, "prompt", principle.id, kind, number)
         draw = Random(seed)
         others = [p for p in self.constitution.principles if p.id != principle.id]
         other = draw.choice(others) if kind == "conflicts" else None
@@ -240,14 +234,14 @@ class _Work:
 
     def run(self, progress: Any) -> None:
         """Ask in rounds: in each as many as are missing, until none is or no attempt is left."""
-        total = len(self.slots) * self.wanted
+        total = len(self.slots) * self.wanted.number
         with progress("prompts", total, sum(self.have.values())) as tick:
             while attempts := self._round():
                 self._ask(attempts, tick)
         sync(self.out)
 
     def _round(self) -> list[tuple[str, Attempt]]:
-        missing = {(p.id, kind): self.wanted - self.have[p.id, kind] for p, kind in self.slots}
+        missing = {(p.id, kind): self.wanted.number - self.have[p.id, kind] for p, kind in self.slots}
         chosen: list[tuple[str, Attempt]] = []
         for source, attempt in self.planned.items():
             if missing[attempt.slot] > 0 and source not in self.made:
@@ -291,15 +285,15 @@ class _Work:
         """The counts."""
         kept = sum(self.have.values())
         short = {
-            f"{p.id}/{kind}": self.wanted - self.have[p.id, kind]
+            f"{p.id}/{kind}": self.wanted.number - self.have[p.id, kind]
             for p, kind in self.slots
-            if self.have[p.id, kind] < self.wanted
+            if self.have[p.id, kind] < self.wanted.number
         }
         by_kind = Counter[str]()
         for (_, kind), count in self.have.items():
             by_kind[kind] += count
         return Generated(
-            wanted=len(self.slots) * self.wanted,
+            wanted=len(self.slots) * self.wanted.number,
             kept=kept,
             dropped=self.reasons,
             by_kind=by_kind,

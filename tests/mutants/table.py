@@ -489,7 +489,10 @@ MUTANTS = (
     ),
     Mutant("2 * shared < NEAR *", "shared < NEAR *", "test_generate_prompts", "near_duplicates"),
     Mutant(
-        "range(TRIES * self.wanted)", "range(TRIES * self.wanted + 1)", "test_generate_prompts", "three_tries"
+        "range(TRIES * self.wanted.number)",
+        "range(TRIES * self.wanted.number + 1)",
+        "test_generate_prompts",
+        "three_tries",
     ),
     Mutant(
         'group="/".join((*sorted(ids)',
