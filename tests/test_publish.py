@@ -7,7 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from rlaif.cli import app
 from rlaif.errors import UserError
 from rlaif.human.importers import import_file
 from rlaif.report.publish import PARQUET, prepare, push
@@ -119,6 +121,59 @@ def test_the_command_pushes_nothing_without_to(run, hub, tmp_path):
     assert json.loads(said.stdout)["private"]
     assert hub.repos["model", "me/policy"]["files"].keys() == {*FILES, "README.md"}
     assert [path.name for path in run.parent.iterdir() if path.name.startswith("tmp")] == []
+
+
+@pytest.mark.parametrize(("at", "lands"), [("/repos/create", True), ("/commit/", False), ("/commit/", True)])
+def test_killed_while_it_pushes_the_same_command_ends_it(run, hub, at, lands):
+    command = [sys.executable, "-m", "rlaif", "publish", str(run), "--to", "me/policy", "--license", "mit"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+
+        def loses(path: str) -> bool:
+            if at not in path or process.poll() is not None:
+                return False
+            process.kill()
+            process.wait()
+            return not lands
+
+        hub.loses = loses
+        assert process.wait() == -9
+    assert [p.name for p in run.parent.iterdir() if "publishing" in p.name] == [".run.publishing"]
+    there = hub.repos["model", "me/policy"]
+    assert set(there["files"]) == ({*FILES, "README.md"} if at == "/commit/" and lands else set())
+    done = CliRunner().invoke(app, command[3:])
+    assert done.exception is None, done.output
+    assert there["private"]
+    assert there["files"].keys() == {*FILES, "README.md"}
+    assert there["files"]["model.safetensors"] == b"weightsppo"
+    assert [p.name for p in run.parent.iterdir() if "publishing" in p.name] == []
+
+
+def test_a_folder_is_whole_or_not_there_and_the_same_call_goes_on(run, tmp_path, monkeypatch):
+    class Killed(BaseException):
+        pass
+
+    def kill(*_: object) -> None:
+        raise Killed
+
+    out = tmp_path / "made"
+    with monkeypatch.context() as patch:
+        patch.setattr("rlaif.report.publish.unshare", kill)
+        patch.setattr("rlaif.report.publish.shutil.rmtree", lambda *_, **__: None)  # a kill ends before it
+        with pytest.raises(Killed):
+            prepare(run, "policy", out)
+    assert not out.exists()
+    assert (tmp_path / ".made.making" / "model.safetensors").exists()
+    for what in ("policy", "preferences"):
+        first = prepare(run, what, tmp_path / what)
+        before = {p: p.stat().st_mtime_ns for p in (tmp_path / what).rglob("*")}
+        assert prepare(run, what, tmp_path / what) == first  # whole: nothing is left to do
+        assert {p: p.stat().st_mtime_ns for p in (tmp_path / what).rglob("*")} == before
+    prepare(run, "policy", out)
+    assert list(tmp_path.glob(".*making")) == []
+    (out / "README.md").write_text("mine")
+    with pytest.raises(UserError, match="holds something else already"):
+        prepare(run, "policy", out)
+    assert (out / "README.md").read_text() == "mine"
 
 
 def test_the_run_stays_as_it_was_and_a_damaged_one_is_refused(run, tmp_path):

@@ -25,9 +25,9 @@ def publish(
     as_json: Json = False,
 ) -> None:
     """Give a policy, a reward model or the preferences a card; push it to a hub where --to names one."""
-    import tempfile
+    from contextlib import nullcontext
 
-    from rlaif.report.publish import prepare, push
+    from rlaif.report.publish import folder_to_push, prepare, push
 
     if to is None and out is None:
         raise UserError(
@@ -35,8 +35,8 @@ def publish(
             "where to",
             f"rlaif publish {run} --out FOLDER writes it; --to OWNER/NAME pushes it",
         )
-    with tempfile.TemporaryDirectory(dir=run.parent if run.is_dir() else None) as place:
-        made = prepare(run, what, out or Path(place) / "folder", licence, kept=out is not None)
+    with nullcontext(out) if out else folder_to_push(run) as folder:
+        made = prepare(run, what, folder, licence, kept=out is not None)
         tell(f"{made['what']} {made['name']}: {', '.join(made['files'])}")
         if to is not None:
             made |= push(Path(made["folder"]), made["what"], to, public)

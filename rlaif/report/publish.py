@@ -1,13 +1,18 @@
 """A policy, a reward model or the preferences of a run as a folder with its card, and pushed to a hub.
 
 Nothing is pushed unless it is asked for, and a repository is made private unless that is asked for, too. The
-run folder is not touched: what is pushed, or kept, is a copy.
+run folder is not touched: what is pushed, or kept, is a copy. A call that was killed is finished by the same
+call: a folder gets its name when it is whole, and a hub gets all files in one commit.
 """
 
 from __future__ import annotations
 
+import filecmp
 import os
 import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -16,7 +21,8 @@ from rlaif.human.exporters import export_file
 from rlaif.prompting.tables import require_library
 from rlaif.report.cards import CARD, UNKNOWN, data_card, model_card
 from rlaif.runs.folder import Run, chosen
-from rlaif.runs.storage import share, unshare, write_text
+from rlaif.runs.locking import locked
+from rlaif.runs.storage import move_into_place, share, unshare, write_text
 
 What = Literal["policy", "reward_model", "preferences"]
 PARQUET = "data/train-00000-of-00001.parquet"  # where a hub looks for the rows of a data set
@@ -27,31 +33,69 @@ def prepare(path: Path, what: str, folder: Path, licence: str = UNKNOWN, kept: b
     """Write what is to be published into a new folder: {"what", "name", "folder", "files"}.
 
     `what` is policy (the last one), policy:NAME, reward_model or preferences. A folder that is not `kept` may
-    share its files with the run. Raises UserError where the run
-    has none, its files are damaged, or the folder exists.
+    share its files with the run. Raises UserError where the run has none, its files are damaged, or the
+    folder holds something else.
     """
     kind, _, name = what.partition(":")
     if kind not in get_args(What) or (name and kind != "policy"):
         raise UserError(f'--what "{what}".', f"one of {', '.join(get_args(What))}, or policy:NAME")
-    if folder.exists() and any(folder.iterdir()):
-        raise UserError(
-            f"{folder}: holds something already.", "the name of a folder to make", "name another one"
-        )
     run = Run.load(path)
     run.verify()
+    making = folder.with_name(f".{folder.name}.making")
+    shutil.rmtree(making, ignore_errors=True)  # of a call that was killed
+    try:
+        name = _fill(making, run, kind, name, licence)
+        if folder.exists() and any(folder.iterdir()):
+            _require_same(making, folder)
+        else:
+            if kept:  # what is written into a file there must not reach the run
+                unshare(making)
+            move_into_place(making, folder)
+    finally:
+        shutil.rmtree(making, ignore_errors=True)
+    return {"what": kind, "name": name or kind, "folder": str(folder), "files": _files(folder)}
+
+
+@contextmanager
+def folder_to_push(path: Path) -> Iterator[Path]:
+    """The name of a folder for what is pushed and not kept. It is beside the run, so that both can share
+    files; what a killed call left there is removed."""
+    run = Run.load(path).path.resolve()
+    place = run.with_name(f".{run.name}.publishing")
+    with locked(place):
+        shutil.rmtree(place / "pushed", ignore_errors=True)
+        try:
+            yield place / "pushed"
+        finally:
+            shutil.rmtree(place)
+
+
+def _fill(folder: Path, run: Run, kind: str, name: str, licence: str) -> str:
+    """Write files and card; → the policy's name, where it is one."""
     if kind == "preferences":
         folder.joinpath(PARQUET).parent.mkdir(parents=True)
-        counts = export_file(path, "trl", folder / PARQUET)
-        write_text(folder / CARD, data_card(path, "trl", counts, licence))
-    else:
-        name, source = _policy(run, name) if kind == "policy" else ("reward_model", _reward_model(run))
-        folder.mkdir(parents=True, exist_ok=True)
-        share(source, folder, leave_out=(CARD,))
-        if kept:  # what is written into a file there must not reach the run
-            unshare(folder)
-        write_text(folder / CARD, model_card(run, name, kind, licence))
-    files = sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
-    return {"what": kind, "name": name or kind, "folder": str(folder), "files": files}
+        counts = export_file(run.path, "trl", folder / PARQUET)
+        write_text(folder / CARD, data_card(run.path, "trl", counts, licence))
+        return name
+    name, source = _policy(run, name) if kind == "policy" else ("reward_model", _reward_model(run))
+    folder.mkdir(parents=True)
+    share(source, folder, leave_out=(CARD,))
+    write_text(folder / CARD, model_card(run, name, kind, licence))
+    return name
+
+
+def _files(folder: Path) -> list[str]:
+    return sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
+
+
+def _require_same(made: Path, folder: Path) -> None:
+    """Raise UserError where a folder that is there holds something else than what was to be written."""
+    names = _files(made)
+    same = names == _files(folder) and filecmp.cmpfiles(made, folder, names, shallow=False)[0] == names
+    if not same:
+        raise UserError(
+            f"{folder}: holds something else already.", "the name of a folder to make", "name another one"
+        )
 
 
 def _policy(run: Run, name: str) -> tuple[str, Path]:
