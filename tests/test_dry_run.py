@@ -179,6 +179,8 @@ def test_the_table_has_money_and_warnings(project):
     assert "money" in output
     assert "warning: label: max_tokens does nothing without cot" in output
     assert "this may exceed the budget of 10 calls" in output
+    output = CliRunner().invoke(app, [*words, *prices[:2], "-s", "budget.money=0.5"]).output
+    assert "this may exceed the budget of 0.5 in the currency of the prices" in output
 
 
 def test_calibrated_measures_nothing_behind_servers(project):

@@ -24,7 +24,7 @@ from rlaif.records import Prompt
 from rlaif.runs.folder import HELDOUT, split_of
 from rlaif.runs.lookup import json_rows
 from rlaif.runs.rows import numbered_rows
-from rlaif.runs.spending import COUNTED, money
+from rlaif.runs.spending import COUNTED, amount_in_words, money
 
 
 def amounts(asked: Asked) -> dict[str, int]:
@@ -167,7 +167,7 @@ def _line(row: dict[str, Any]) -> str:
         f"{row['tokens']:,} written",
     ]
     parts += [f"{row['seconds']:,.0f} s"] if row["seconds"] is not None else []
-    parts += [f"{row['money']:,.2f} money"] if row["money"] is not None else []
+    parts += [amount_in_words("money", row["money"], ",.2f")] if row["money"] is not None else []
     return ", ".join(parts)
 
 
@@ -175,7 +175,7 @@ def budget_warnings(plan: dict[str, Any]) -> list[str]:
     """That a run may reach its budget."""
     needs = {**plan, "tokens": plan["tokens"] + plan["prompt_tokens"]}
     caps = plan["budget"] or {}
-    over = [f"{cap:,.10g} {key}" for key, cap in caps.items() if (needs[key] or 0) > cap]
+    over = [amount_in_words(key, cap) for key, cap in caps.items() if (needs[key] or 0) > cap]
     return [f"  this may exceed the budget of {', '.join(over)}: the run then stops there"] if over else []
 
 

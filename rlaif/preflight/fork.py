@@ -108,11 +108,12 @@ def _spec(config: str | None, base: Run, overrides: Sequence[str]) -> RunSpec:
     return RunSpec.of_config(find(config), overrides) if config else RunSpec.of_run(base, overrides)
 
 
-def load_parent(source: Path) -> Run:
-    """The run to fork; raises UserError where there is none, or where this version cannot go on with it."""
+def load_parent(source: Path, option: str = "--from ") -> Run:
+    """The run to fork, as `option` names it; raises UserError where there is none, or where this version
+    cannot go on with it."""
     if not is_run(source):
         raise UserError(
-            f"--from {source}: no run there.",
+            f"{option}{source}: no run there.",
             "a run folder",
             f"rlaif runs {shlex.quote(str(source.parent))} lists those that there are",
         )
@@ -123,16 +124,16 @@ def load_parent(source: Path) -> Run:
     except UserError as error:
         if theirs == __version__:
             raise
-        raise _other_version(source, theirs, f" ({error.found})") from None
+        raise _other_version(f"{option}{source}", theirs, f" ({error.found})") from None
     if parent is None:
-        raise _other_version(source, theirs)
+        raise _other_version(f"{option}{source}", theirs)
     parent.verify()
     return parent
 
 
-def _other_version(source: Path, theirs: str, why: str = "") -> UserError:
+def _other_version(named: str, theirs: str, why: str = "") -> UserError:
     return UserError(
-        f"--from {source}: made by rlaif {theirs}, and this is {__version__}{why}.",
+        f"{named}: made by rlaif {theirs}, and this is {__version__}{why}.",
         "a run that this version can read",
         f"fork it with rlaif {theirs}, or start anew",
     )

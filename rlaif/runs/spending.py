@@ -42,6 +42,11 @@ def money(used: Amounts, price: PriceOptions | None) -> float:
     return (fresh * price.prompt + shared * cached + used.get("tokens", 0) * price.completion) / 1e6
 
 
+def amount_in_words(what: str, amount: float, digits: str = ",.10g") -> str:
+    """An amount of calls, tokens or money; of money a config says how much, and not in which currency."""
+    return f"{amount:{digits}} {'in the currency of the prices' if what == 'money' else what}"
+
+
 class Ledger:
     """The spending of one run, added up over all its starts."""
 
@@ -128,7 +133,9 @@ class Ledger:
     def _reached(self) -> BudgetReached:
         left = self.remaining()
         caps = self.budget.model_dump(exclude_none=True)
-        spent = ", ".join(f"{caps[key] - left[key]:,.10g} of {caps[key]:,.10g} {key}" for key in caps)
+        spent = ", ".join(
+            f"{caps[key] - left[key]:,.10g} of {amount_in_words(key, caps[key])}" for key in caps
+        )
         return BudgetReached(
             f"The budget is reached: {spent} spent, and the next question could exceed it.",
             "a larger budget",

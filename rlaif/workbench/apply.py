@@ -82,7 +82,7 @@ def _wanted(
     source: Path, file: Path, out: Path | None, at: str, anew: bool, overrides: Sequence[str]
 ) -> Applied:
     """The edit and the fork that follows it; UserError where the run is not finished."""
-    parent = load_parent(source)
+    parent = load_parent(source, option="")
     label_stages(parent)
     if waiting := [stage for stage in parent.stages if not stage.is_done]:
         raise UserError(

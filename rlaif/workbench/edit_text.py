@@ -7,6 +7,7 @@ from typing import Any
 
 from rlaif.feedback.earlier_labels import REASONS
 from rlaif.pages.page import ci, fixed, percent, signed
+from rlaif.runs.spending import amount_in_words
 from rlaif.workbench.edits import in_brackets
 
 WIDTH = 90  # characters of a text in an example
@@ -110,7 +111,7 @@ def cost_in_words(cost: Mapping[str, Any]) -> str:
     parts = [f"{cost['calls']:,} calls", f"about {cost['prompt_tokens']:,} tokens read{shared}"]
     parts += [f"{cost['tokens']:,} written at most"] if cost["tokens"] else []
     parts += [f"about {cost['seconds']:,.0f} s"] if cost["seconds"] is not None else []
-    parts += [f"{cost['money']:,.2f} money"] if cost["money"] is not None else []
+    parts += [amount_in_words("money", cost["money"], ",.2f")] if cost["money"] is not None else []
     return ", ".join(parts)
 
 
