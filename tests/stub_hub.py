@@ -19,6 +19,7 @@ class Hub:
         self.tokens: set[str | None] = set()
         self.token = "hf_test"
         self.address = ""
+        self.landed = threading.Semaphore(0)  # commits and repositories that were made
         self.loses: Callable[[str], bool] = lambda path: False  # a request: it is then not answered
 
     def create(self, body: dict) -> tuple[int, dict]:
@@ -69,7 +70,9 @@ def handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             elif self.path == "/api/validate-yaml":
                 self.answer(*hub.validate(json.loads(data)["content"]))
             elif self.path.startswith("/api/repos/create"):
-                self.answer(*hub.create(json.loads(data)))
+                found = hub.create(json.loads(data))
+                hub.landed.release()
+                self.answer(*found)
             elif "/preupload/" in self.path:
                 files = [
                     {"path": file["path"], "uploadMode": "regular", "shouldIgnore": False}
@@ -77,9 +80,9 @@ def handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
                 ]
                 self.answer(200, {"files": files})
             elif "/commit/" in self.path:
-                self.answer(
-                    *hub.commit(*self.repo(), [json.loads(line) for line in data.splitlines() if line])
-                )
+                found = hub.commit(*self.repo(), [json.loads(line) for line in data.splitlines() if line])
+                hub.landed.release()
+                self.answer(*found)
             else:
                 self.answer(404, {"error": self.path})
 

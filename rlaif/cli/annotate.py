@@ -87,7 +87,7 @@ def annotate(
     material = with_labels(material, labels) if labels else material
     blurred = frozenset(blur) if blur else BLURRED
     settings = Settings(queue, seed, overlap, repeats, per_principle, assist, reasons, blurred)
-    folder = out or folder_of(path)
+    folder = out or folder_of(material.path)
     with locked(folder):
         material = graded(material, folder, Progress) if queue == "reward" else material
         _serve(Session(material, folder, settings, rank, limit), annotator, port)

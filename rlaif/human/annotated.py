@@ -20,6 +20,7 @@ from rlaif.human.folder import P_A, RENAMED, ImportFolder, read_partial
 from rlaif.human.formats import FORMATS, format_of
 from rlaif.human.formats.base import SWAPPED, ImportedRow
 from rlaif.human.importers import Source, votes_of
+from rlaif.human.labelled import form_of, run_labels
 from rlaif.human.rankings import labels_from_rankings
 from rlaif.prompting.conversations import Unusable
 from rlaif.prompting.templates import dialogue
@@ -34,8 +35,6 @@ from rlaif.records import (
     verdict_of,
     with_content_id,
 )
-from rlaif.runs.catalog import is_run
-from rlaif.runs.folder import Run
 from rlaif.runs.lookup import json_rows
 from rlaif.runs.rows import first_by_id, read_rows
 
@@ -94,11 +93,10 @@ def read_annotated(paths: Sequence[Path]) -> Annotated:
     """Everything that these files and folders say; UserError where one cannot be read or nothing is said."""
     found, rows, foreign = Annotated(), Rows(), []
     for path in paths:
-        if not path.exists():
-            raise UserError(f"{path}: no such file or folder.", "labels, rankings or a run", "check the path")
-        if is_run(path):
+        form = form_of(path)
+        if form == "run":
             rows.add_run(path, found)
-        elif path.is_dir() and (path / "comparisons.jsonl").exists():
+        elif form == "rows":
             rows.add_folder(path, found)
         elif kind := _own_rows(path):
             rows.add_file(path, kind, found)
@@ -144,19 +142,17 @@ class Rows:
 
     def add_run(self, path: Path, found: Annotated) -> None:
         """A run's label stages, with what the judge cost."""
-        run = Run.load(path)
-        run.verify(small=True)
-        folders = [path, *(stage.dir for stage in run.stages)]
+        held = run_labels(path)
+        folders = [held.run.path, *(stage.dir for stage in held.run.stages)]
         self.prompts |= first_by_id([f / "prompts.jsonl" for f in folders], Prompt)
         self.responses |= first_by_id([f / "responses.jsonl" for f in folders], Response)
-        self.comparisons |= first_by_id([f / "comparisons.jsonl" for f in folders], Comparison)
-        stages = [stage for stage in run.stages if stage.name == "label" and stage.summary]
-        files = [stage.dir / "labels.jsonl" for stage in stages]
-        labels = list(first_by_id(files, Label).values())
-        self.labels.append((str(path), {p.id: p.weight for p in run.constitution.principles}, labels))
+        self.comparisons |= held.comparisons
+        labels = list(held.each_label())
+        weights = {p.id: p.weight for p in held.run.constitution.principles}
+        self.labels.append((str(path), weights, labels))
         _source(found, path, "run", len(labels))
         usage = Counter[str]()
-        for stage in stages:
+        for stage in held.stages:
             usage.update(
                 {k: v for k, v in stage.summary.get("usage", {}).items() if isinstance(v, int | float)}
             )

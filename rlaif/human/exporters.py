@@ -16,11 +16,11 @@ from rlaif.feedback.preferences import opinions
 from rlaif.human.folder import ImportFolder, read_folder
 from rlaif.human.formats import FORMATS, Format, ImportedRow
 from rlaif.human.formats.base import NOT_HELD, Pair, Ranks, Vote
+from rlaif.human.labelled import RunLabels, form_of, run_labels
 from rlaif.human.tablefiles import write_rows
 from rlaif.prompting.conversations import Unusable
 from rlaif.records import Comparison, Grade, Label, Preference, Prompt, Ranking, Response
-from rlaif.runs.catalog import is_run
-from rlaif.runs.folder import Run, Stage
+from rlaif.runs.folder import Stage
 from rlaif.runs.lookup import Lookup
 from rlaif.runs.rows import RowFile, read_rows
 
@@ -64,8 +64,8 @@ def writable(name: str) -> Format:
 
 def units(source: Path, format: Format) -> Iterator[Unit]:
     """What there is to export: rankings and graded responses where the format has them, else comparisons."""
-    if is_run(source):
-        yield from pairs_of_run(Run.load(source))
+    if form_of(source) == "run":
+        yield from pairs_of_run(run_labels(source))
         return
     folder = read_folder(source)
     ranked = list(rows_of(folder)) if format.write_row else []
@@ -183,18 +183,11 @@ def _row(
     return ImportedRow(turns_of_prompt(prompt), texts, (), rankings, models, scores if any(scores) else ())
 
 
-def label_stages(run: Run) -> list[Stage[Any]]:
-    """The stages that have labelled."""
-    return [stage for stage in run.stages if "preferences" in stage.options.makes and stage.summary]
-
-
-def pairs_of_run(run: Run) -> Iterator[Pair]:
-    """The preferences of all label stages of a run with their texts and labels, read as they are asked
-    for."""
-    stages = label_stages(run)
-    if not any((stage.dir / "preferences.jsonl").exists() for stage in stages):
-        raise UserError(f"{run.path}: no preferences.", "a run whose label stage has begun")
-    for stage in stages:
+def pairs_of_run(held: RunLabels) -> Iterator[Pair]:
+    """The preferences of a run's label stages with their texts and labels, read as they are asked for."""
+    if not any((stage.dir / "preferences.jsonl").exists() for stage in held.stages):
+        raise UserError(f"{held.path}: no preferences.", "a run whose label stage has begun")
+    for stage in held.stages:
         yield from _pairs_of_stage(stage)
 
 

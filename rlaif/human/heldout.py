@@ -12,7 +12,7 @@ from rlaif.errors import UserError
 from rlaif.feedback.preferences import opinions
 from rlaif.human.folder import STRAY, read_folder
 from rlaif.human.importers import import_file
-from rlaif.prompting.tables import is_saved_dataset
+from rlaif.human.labelled import form_of
 from rlaif.records import Prompt, Response
 from rlaif.runs.folder import silent_progress
 from rlaif.runs.storage import read_json
@@ -43,7 +43,14 @@ def load_heldout(path: Path, imported: Path, progress: Any = silent_progress) ->
 
     Raises UserError where the file cannot be read or holds no usable pair.
     """
-    if not path.is_dir() or is_saved_dataset(path):
+    form = form_of(path)
+    if form == "run":
+        raise UserError(
+            f"{path}: a run, and its labels are opinions under principles.",
+            "pairs whose labels say which response is better",
+            f"rlaif data export {path} --format trl --out FILE.jsonl, and name that file",
+        )
+    if form == "data":
         import_file(None, path, imported, progress=progress)
         return load_heldout(imported, imported)
     folder = read_folder(path)

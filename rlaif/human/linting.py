@@ -14,16 +14,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rlaif.errors import UserError
 from rlaif.human.duplicates import SAME, jaccard, near_duplicates, plain
-from rlaif.human.folder import ImportFolder, read_folder
-from rlaif.human.importers import import_file
+from rlaif.human.folder import ImportFolder
+from rlaif.human.labelled import folder_labels, form_of, run_labels
 from rlaif.intervals import UNIT, known_edges, mean_interval
 from rlaif.records import Comparison, Label, Prompt
 from rlaif.runs.catalog import is_run
 from rlaif.runs.folder import Run, split_of
 from rlaif.runs.rows import RowFile
-from rlaif.runs.storage import read_json
 
 LENGTH = 0.05  # how far from one half the share of longer winners may be, its interval included
 FEWEST = 10  # labels of an annotator from which always the same answer is a finding
@@ -112,32 +110,15 @@ def in_words(found: dict[str, Any]) -> Iterator[str]:
 
 
 def _opened(path: Path, place: Path) -> Data:
-    """A folder as it is; a file imported; of a run the pairs and labels of its last label stage."""
-    if is_run(path):
-        return _of_run(path)
-    if path.is_dir() and (path / "comparisons.jsonl").is_file():
-        rows = read_folder(path)
-        record = path / "import.json"
-        counts = read_json(record) if record.exists() else {}
-        labels = rows.labels() if (path / "labels.jsonl").exists() else {}
-        return Data(path, rows, labels, dict(counts.get("dropped", {})), counts.get("in", 0))
-    folder = Path(tempfile.mkdtemp(dir=place))
-    counts = import_file(None, path, folder / "rows")
-    rows = read_folder(folder / "rows")
-    return Data(path, rows, rows.labels(), counts["dropped"], counts["in"])
-
-
-def _of_run(path: Path) -> Data:
-    stages = [stage for stage in Run.load(path).stages if "labels" in stage.options.makes and stage.summary]
-    if not stages:
-        raise UserError(f"{path}: no labels.", "a run whose label stage has begun")
-    stage = stages[-1]
-    pairs = {pair.id: pair for pair in stage.load("comparisons", Comparison)}
-    rows = ImportFolder(path, stage.prompts_by_id(), stage.responses(), pairs)
-    labels: defaultdict[str, list[Label]] = defaultdict(list)
-    for label in RowFile(stage.dir / "labels.jsonl", Label):
-        labels[label.comparison_id].append(label)
-    return Data(path, rows, labels, {})
+    """What a path holds, imported where it is another project's."""
+    if form_of(path) == "run":
+        held = run_labels(path)
+        last = held.stages[-1]
+        rows = ImportFolder(path, last.prompts_by_id(), last.responses(), held.comparisons)
+        return Data(path, rows, held.labels, {})
+    held = folder_labels(path, Path(tempfile.mkdtemp(dir=place)) / "rows")
+    left_out = dict(held.left_out) or dict(held.imported.get("dropped", {}))
+    return Data(path, held.rows, held.labels, left_out, held.imported.get("in", 0))
 
 
 def _findings(data: Data) -> tuple[list[Finding], dict[str, Any]]:

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from rlaif.constitution import Constitution
-from rlaif.human.exporters import export_file, label_stages
+from rlaif.human.exporters import export_file
 from rlaif.human.folder import read_folder
 from rlaif.human.formats import FORMATS
+from rlaif.human.labelled import RunLabels, form_of, run_labels
 from rlaif.metrics import METRICS
 from rlaif.records import Label, Preference, Prompt
 from rlaif.report.summary import summarise
-from rlaif.runs.catalog import is_run
 from rlaif.runs.folder import Run
 from rlaif.runs.rows import RowFile
 from rlaif.runs.storage import write_text
@@ -75,8 +75,9 @@ def export_with_card(source: Path, format: str, out: Path, licence: str = UNKNOW
 
 def data_card(source: Path, format: str, counts: Mapping[str, Any], licence: str = UNKNOWN) -> str:
     """The card of what was exported from a folder or a run."""
-    run = Run.load(source) if is_run(source) else None
-    facts = facts_of_run(run) if run else facts_of_folder(source)
+    held = run_labels(source) if form_of(source) == "run" else None
+    run = held.run if held else None
+    facts = facts_of_run(held) if held else facts_of_folder(source)
     name = run.config.name if run else source.resolve().name
     prompts = ((md(source or UNKNOWN), n) for source, n in facts.sources.most_common(SHOWN))
     return "\n".join(
@@ -133,13 +134,12 @@ def facts_of_folder(folder: Path) -> Facts:
     return facts
 
 
-def facts_of_run(run: Run) -> Facts:
-    """What is counted of all label stages of a run."""
+def facts_of_run(held: RunLabels) -> Facts:
+    """What is counted of a run's labels."""
     facts = Facts()
-    for stage in label_stages(run):
-        for label in RowFile(stage.dir / "labels.jsonl", Label):
-            facts.add(label)
-    for file in [run.path / "prompts.jsonl", *(stage.dir / "prompts.jsonl" for stage in run.stages)]:
+    for label in held.each_label():
+        facts.add(label)
+    for file in held.run.stages[-1].files("prompts"):
         facts.sources.update(prompt.source for prompt in RowFile(file, Prompt))
     return facts
 
@@ -222,7 +222,7 @@ def _data_rows(summary: Mapping[str, Any]) -> Iterator[tuple[object, ...]]:
 
 def _preference_sources(run: Run) -> Counter[str]:
     found: Counter[str] = Counter()
-    for stage in label_stages(run):
+    for stage in run.stages:
         found.update("+".join(row.sources) for row in RowFile(stage.dir / "preferences.jsonl", Preference))
     return found
 

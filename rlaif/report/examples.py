@@ -9,6 +9,7 @@ from rlaif.feedback.preferences import combine_orders
 from rlaif.prompting.templates import dialogue
 from rlaif.records import TIE_MARGIN, Comparison, Evaluation, Label, Preference, Revision
 from rlaif.report.run_reader import RunReader
+from rlaif.runs.lookup import Lookup
 
 
 @dataclass(frozen=True)
@@ -147,7 +148,7 @@ def doubtful(reader: RunReader, count: int = 4) -> dict[str, list[ComparisonExam
     disagree most."""
     stage = reader.last("label")
     labels = reader.lookup(stage, "labels", Label, "comparison_id")
-    pairs = reader.lookup(reader.last("pair"), "comparisons", Comparison, "id")
+    pairs = Lookup([stage.input("comparisons")] if stage else [], Comparison)
     ties, uncertain, disputed = (Fewest(count), Fewest(count), Fewest(2 * count))
     some_decide = False
     for row in reader.each(stage, "preferences", Preference):

@@ -21,10 +21,11 @@ from numpy.typing import NDArray
 
 from rlaif.constitution import Constitution
 from rlaif.feedback.preferences import Bounds, combine_orders, mixed, p_a_by_annotator, without_each
+from rlaif.human.labelled import RunLabels
 from rlaif.intervals import rate
 from rlaif.options import LabelOptions
-from rlaif.records import TIE_MARGIN, Comparison, Label, Prompt
-from rlaif.report.run_reader import RunReader
+from rlaif.records import TIE_MARGIN, Label, Prompt
+from rlaif.runs.lookup import Lookup
 
 Array = NDArray[Any]
 Rate = dict[str, Any]
@@ -218,16 +219,15 @@ def ranked(pairs: Sequence[Mapping[str, Any]], what: str) -> list[list[str]]:
     return [[pair["a"], pair["b"]] for pair in sorted(some, key=lambda pair: -pair[what]["ci"][0])]
 
 
-def coverage(reader: RunReader) -> dict[str, Any] | None:
-    """The figures of a run's last label stage; None where no label is by principle."""
-    stage = reader.last("label")
-    if stage is None or not isinstance(stage.options, LabelOptions):
+def coverage(held: RunLabels | None, prompts: Lookup[Prompt]) -> dict[str, Any] | None:
+    """The figures of a run's labels, mixed as its last label stage mixes them; None where no label is by
+    principle."""
+    options = held.stages[-1].options if held else None
+    if held is None or not isinstance(options, LabelOptions):
         return None
-    options = stage.options
-    held = PrincipleReadings(reader.run.constitution, options.human_weight, options.bounds)
-    labels = reader.lookup(stage, "labels", Label, "comparison_id")
-    for pair in reader.each(reader.last("pair"), "comparisons", Comparison):
-        prompt = reader.prompts.get(pair.prompt_id)
+    found = PrincipleReadings(held.run.constitution, options.human_weight, options.bounds)
+    for pair in held.each_comparison():
+        prompt = prompts.get(pair.prompt_id)
         if prompt is not None:
-            held.add(prompt, labels.all(pair.id))
-    return held.figures() if len(held.comparison_R) else None
+            found.add(prompt, held.labels_of(pair.id))
+    return found.figures() if len(found.comparison_R) else None

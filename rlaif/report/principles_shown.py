@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rlaif.errors import UserError
+from rlaif.human.labelled import run_labels
 from rlaif.pages import charts
 from rlaif.pages.page import ci, fixed, percent, write_page
 from rlaif.report import examples
@@ -92,8 +93,9 @@ def _pairs(
 
 def report_of(path: Path) -> tuple[RunReader, dict[str, Any]]:
     """A run and its figures; raises UserError where no label is by principle."""
-    reader = RunReader(path)
-    figures = coverage(reader)
+    held = run_labels(path)
+    reader = RunReader(held.run.path)
+    figures = coverage(held, reader.prompts)
     if figures is None:
         raise UserError(
             f"{path}: holds no labels by principle.",

@@ -11,6 +11,7 @@ from typing import Any
 
 from rlaif.audit import page as card_page
 from rlaif.feedback.preferences import ShareByCluster
+from rlaif.human.labelled import RunLabels
 from rlaif.intervals import WinRate, count, length_controlled, win_rate
 from rlaif.metrics import METRICS, Metric
 from rlaif.options import OnlineOptions
@@ -106,8 +107,10 @@ def judge_card(reader: RunReader) -> dict[str, Any] | None:
 
 
 def coverage_shown(reader: RunReader) -> dict[str, Any] | None:
-    """What each principle does to the preferences; None where no label is by principle."""
-    figures = coverage(reader)
+    """What each principle does to the preferences of the last label stage, as the report's other figures of
+    labels are; None where no label is by principle."""
+    stage = reader.last("label")
+    figures = coverage(RunLabels(reader.path, reader.run, (stage,)), reader.prompts) if stage else None
     return shown(figures) if figures else None
 
 

@@ -381,16 +381,20 @@ class Run:
 
 
 def label_files(path: Path) -> list[Path]:
-    """The label files of a run that another run may take labels from; raises UserError where there are
-    none."""
+    """The label files of a run that another may take labels from; raises UserError where there are none."""
     run = Run.load(path)
     run.verify(small=True)
-    stages = [stage for stage in run.stages if stage.name == "label"]
-    files = [stage.dir / name for stage in stages for name in ("labels.jsonl", "earlier_labels.jsonl")]
-    files += [run.asked] if run.asked.exists() else []
+    files = stored_labels(run, [stage for stage in run.stages if "labels" in stage.options.makes])
     if not any(file.exists() for file in files):
         raise UserError(f"labels_from: {path} holds no labels.", "a run whose label stage has begun")
     return files
+
+
+def stored_labels(run: Run, stages: list[Stage]) -> list[Path]:
+    """The files of all labels that a run keeps: those that the stages used or set aside, and those that were
+    asked for since."""
+    files = [stage.dir / name for stage in stages for name in ("labels.jsonl", "earlier_labels.jsonl")]
+    return files + ([run.asked] if run.asked.exists() else [])
 
 
 def policies_of(run: Run, stages: list[Stage]) -> dict[str, Path]:

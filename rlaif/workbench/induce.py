@@ -95,7 +95,7 @@ def _candidates(
         found = proposed(engine, pairs, said, drawn(list(said), how.propose, seed), how.most, progress)
         return found.candidates, found.times, found.dropped
     if pairs.run:
-        return pairs.run.run.constitution, [], Counter()
+        return pairs.run.constitution, [], Counter()
     raise UserError(
         f"{pairs.source}: no candidates.",
         "principles that may explain the labels",

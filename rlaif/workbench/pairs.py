@@ -1,14 +1,10 @@
-"""Pairs of responses with the labels that are stored about them, wherever they lie; and a judge's verdicts on
-them, stored ones first.
-
-A run, a folder written by `rlaif data import`, a file of labels beside its comparisons.jsonl, or a file of
-preference data in a format that can be imported.
-"""
+"""Pairs of responses with the labels that are stored about them, wherever they lie (`rlaif.human.labelled`);
+and a judge's verdicts on them, stored ones first."""
 
 from __future__ import annotations
 
 import random
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,22 +14,16 @@ from typing import Any
 from rlaif.audit.card import judge_of
 from rlaif.config import find, names_config
 from rlaif.constitution import Constitution, Principle
-from rlaif.errors import UserError
 from rlaif.feedback.judge import Judge, JudgeQuestion, slot_of
-from rlaif.human.folder import ImportFolder, read_folder
-from rlaif.human.importers import import_file
-from rlaif.human.rankings import load_human_labels
+from rlaif.human.labelled import RunLabels, folder_labels, form_of, grouped, run_labels
 from rlaif.options import LabelOptions
 from rlaif.preflight.opening import audited
 from rlaif.prompting.templates import Templates
 from rlaif.records import Comparison, Label, Prompt, content_hash
-from rlaif.report.run_reader import RunReader
-from rlaif.runs.catalog import is_run
-from rlaif.runs.folder import label_files, silent_progress
+from rlaif.runs.folder import Run, silent_progress
 from rlaif.runs.rows import RowFile
 
 NAMED = "constitutions/general.yaml"
-FORMS = "a run, a folder written by `rlaif data import`, a file of labels, or preference data to import"
 
 
 @dataclass
@@ -45,8 +35,7 @@ class LabelledPairs:
     prompts: dict[str, Prompt]
     text: Callable[[str], str]  # of a response, by its id
     labels: dict[str, list[Label]]
-    templates: Templates | None = None  # of the run, where it is one
-    run: RunReader | None = None
+    held: RunLabels | None = None  # by a run, where it is one
     left_out: Counter[str] = field(default_factory=Counter)
 
     def prompt(self, pair: str) -> Prompt:
@@ -64,69 +53,59 @@ class LabelledPairs:
         own = tuple(p for p in principles if p.applies(prompt.tags))
         return JudgeQuestion(self.comparisons[pair], prompt, *self.texts(pair), own)
 
+    @property
+    def run(self) -> Run | None:
+        """The run, where it is one."""
+        return self.held.run if self.held else None
+
+    @property
+    def templates(self) -> Templates | None:
+        """The templates of the run, where it is one."""
+        return self.held.run.templates if self.held else None
+
     def options(self) -> LabelOptions | None:
         """How the run's last label stage made preferences of its labels."""
-        stage = self.run.last("label") if self.run else None
-        return stage.options if stage is not None and isinstance(stage.options, LabelOptions) else None
+        options = self.held.stages[-1].options if self.held else None
+        return options if isinstance(options, LabelOptions) else None
 
 
 def read_pairs(path: Path) -> LabelledPairs:
-    """What a path holds; raises UserError where it is none of what `FORMS` names."""
-    if not path.exists():
-        raise UserError(f"{path}: no such file or folder.", FORMS)
-    if is_run(path):
+    """What a path holds, of a run the labels that it only keeps, too; raises UserError where it is nothing
+    that holds labels."""
+    if form_of(path) == "run":
         return _run(path)
-    if path.is_dir():
-        return _folder(path, read_folder(path))
-    if path.suffix == ".jsonl" and path.with_name("comparisons.jsonl").is_file():
-        found = _folder(path, read_folder(path.parent))
-        found.labels = grouped(load_human_labels(path, found.comparisons.values(), found.left_out))
-        return found
-    with TemporaryDirectory() as folder:
-        counts = import_file(None, path, Path(folder))
-        found = _folder(path, read_folder(Path(folder)))
-    found.left_out.update(counts["dropped"])
-    return found
-
-
-def grouped(labels: Iterable[Label]) -> dict[str, list[Label]]:
-    """Labels by comparison id."""
-    found: dict[str, list[Label]] = defaultdict(list)
-    for label in labels:
-        found[label.comparison_id].append(label)
-    return dict(found)
-
-
-def _folder(path: Path, held: ImportFolder) -> LabelledPairs:
-    texts = {name: row.text for name, row in held.responses.items()}
-    there = (held.path / "labels.jsonl").is_file()
-    labels = held.labels() if there else {}
+    with TemporaryDirectory() as place:
+        held = folder_labels(path, Path(place) / "rows")
+    rows = held.rows
+    texts = {name: row.text for name, row in rows.responses.items()}
     return LabelledPairs(
-        str(path), held.comparisons, held.prompts, texts.__getitem__, labels, left_out=Counter(held.counts)
+        str(path),
+        rows.comparisons,
+        rows.prompts,
+        texts.__getitem__,
+        held.labels,
+        left_out=held.left_out + rows.counts,
     )
 
 
 def _run(path: Path) -> LabelledPairs:
-    reader = RunReader(path)
-    rows = [pair for stage in reader.stages for pair in reader.each(stage, "comparisons", Comparison)]
-    if not rows:
-        raise UserError(f"{path}: no comparisons.", "a run whose pair stage is done", f"rlaif resume {path}")
-    pairs = {row.id: row for row in rows}
-    labels = {row.id: row for file in label_files(path) for row in RowFile(file, Label)}
+    held = run_labels(path)
     prompts = {
-        row.prompt_id: reader.prompts[row.prompt_id] for row in rows if row.prompt_id in reader.prompts
+        row.prompt_id: prompt
+        for row in held.comparisons.values()
+        if (prompt := held.prompts.get(row.prompt_id)) is not None
     }
-    kept = {name: row for name, row in pairs.items() if row.prompt_id in prompts}
+    kept = {name: row for name, row in held.comparisons.items() if row.prompt_id in prompts}
+    labels = held.labels_and_stored
     found = LabelledPairs(
         str(path),
         kept,
         prompts,
-        lambda name: reader.responses[name].text,
-        grouped(row for row in labels.values() if row.comparison_id in kept),
-        reader.run.templates,
-        reader,
+        lambda name: held.responses[name].text,
+        {name: rows for name, rows in labels.items() if name in kept},
+        held,
     )
-    found.left_out["comparison whose prompt is not stored"] += len(pairs) - len(kept)
+    found.left_out["comparison whose prompt is not stored"] += len(held.comparisons) - len(kept)
     return found
 
 

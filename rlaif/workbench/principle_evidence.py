@@ -78,7 +78,7 @@ def _preference(pairs: LabelledPairs, labels: Sequence[Label]) -> float | None:
     options = pairs.options()
     if options is None or pairs.run is None:
         return None
-    found = aggregate(labels, pairs.run.run.constitution, options.human_weight, options.bounds)
+    found = aggregate(labels, pairs.run.constitution, options.human_weight, options.bounds)
     return found[0] if found else None
 
 

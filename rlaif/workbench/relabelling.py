@@ -19,6 +19,7 @@ from rlaif.engines import open_engine
 from rlaif.errors import UserError
 from rlaif.feedback.earlier_labels import TakenOver
 from rlaif.feedback.judge import Judge, JudgeQuestion, Slot, slot_of
+from rlaif.human.labelled import labelling
 from rlaif.human.waiting import people_of
 from rlaif.options import LabelOptions
 from rlaif.records import Comparison, Label
@@ -225,7 +226,7 @@ def _judge_of_labels(files: Sequence[Path]) -> str:
 
 def label_stages(run: Run) -> list[Stage[Any]]:
     """The finished label stages; UserError where there is none, or one is not done."""
-    found = [stage for stage in run.stages if stage.name == "label"]
+    found = labelling(run)
     begun = [stage for stage in found if (stage.dir / "labels.jsonl").exists()]
     if not begun:
         raise UserError(

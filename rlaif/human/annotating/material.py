@@ -8,10 +8,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from rlaif.constitution import Constitution
+from rlaif.errors import UserError
 from rlaif.human.annotating.queues import judge_of
 from rlaif.human.folder import read_folder
+from rlaif.human.labelled import form_of, run_labels
 from rlaif.records import Comparison, Grade, Label, Prompt, Response, Revision
-from rlaif.runs.folder import Stage, label_files
+from rlaif.runs.folder import Stage
 from rlaif.runs.lookup import Lookup
 from rlaif.runs.rows import RowFile, read_rows
 
@@ -42,10 +44,13 @@ def with_labels(material: Material, paths: Sequence[Path]) -> Material:
     """The material with the labels of further runs, folders or labels files on its comparisons, too."""
     files, folders = [], []
     for path in paths:
-        if (path / "comparisons.jsonl").is_file():
+        form = form_of(path)
+        if form == "run":
+            files += run_labels(path).stored
+        elif form == "rows":
             folders.append(read_folder(path).labels())
         elif path.is_dir():
-            files += label_files(path)
+            raise UserError(f"{path}: holds no labels.", "a run, a folder of rows or a file of labels")
         else:
             read_rows(path, Label)  # which says what is wrong with it
             files.append(path)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations, islice
 from pathlib import Path
@@ -14,13 +14,13 @@ from rlaif.constitution import Constitution
 from rlaif.errors import UserError
 from rlaif.human.annotating.material import Material, Scores, grades_in, of_stage
 from rlaif.human.files import raw_rows
-from rlaif.human.folder import ImportFolder, read_folder
+from rlaif.human.folder import ImportFolder
 from rlaif.human.formats import FORMATS
-from rlaif.human.importers import import_file
+from rlaif.human.labelled import folder_labels, form_of, label_stages
 from rlaif.human.routing import for_people, people_are_in
 from rlaif.prompting.conversations import Unusable, turns_of
 from rlaif.records import Comparison, Label, Prompt, Response
-from rlaif.runs.catalog import is_run
+from rlaif.runs.commands import resume_command
 from rlaif.runs.folder import Run, Stage, silent_progress
 from rlaif.runs.rows import RowFile
 
@@ -33,28 +33,17 @@ def open_material(
     A file is in a format that `rlaif data import` reads, or has rows {"prompt", "responses"} or {"prompt",
     "a", "b"} without a verdict. Raises UserError where there is nothing to compare.
     """
-    if not path.exists():
-        raise UserError(f"{path}: no such file or folder.", "a run, a folder of rows or a file")
-    if is_run(path):
+    form = form_of(path)
+    if form == "run":
         found = _of_run(path, constitution)
-    elif (path / "comparisons.jsonl").is_file():
-        rows = read_folder(path)
-        labels = rows.labels() if (path / "labels.jsonl").exists() else {}
-        found = _of_rows(path, rows, labels, constitution, grades_in([path / "grades.jsonl"]))
-    elif path.is_dir() and not any(path.glob("*.arrow")) and not (path / "dataset_dict.json").is_file():
-        raise UserError(
-            f"{path}: neither a run nor a folder of rows (manifest.json and comparisons.jsonl are missing).",
-            "a folder made by `rlaif run` or `rlaif data import`, or a file of pairs",
-        )
-    elif _is_unlabelled(path):
+    elif form == "data" and path.is_file() and _is_unlabelled(path):
         found = _of_unlabelled(path, constitution)
     else:
         with tempfile.TemporaryDirectory() as place:
-            counts = import_file(None, path, Path(place) / "rows", progress=progress)
-            rows = read_folder(Path(place) / "rows")
-            grades = grades_in([Path(place) / "rows" / "grades.jsonl"])
-            found = _of_rows(path, rows, rows.labels(), constitution, grades)
-            found.left_out.update(counts["dropped"])
+            held = folder_labels(path, Path(place) / "rows", progress)
+            grades = grades_in([held.rows.path / "grades.jsonl"])
+        found = _of_rows(path, held.rows, held.labels, constitution, grades)
+        found.left_out.update(held.left_out)
     if not found.comparisons:
         raise UserError(f"{path}: holds no pair to compare.", "two responses to one prompt")
     return found
@@ -80,28 +69,45 @@ def _of_rows(
 
 
 def _of_run(path: Path, constitution: Constitution | None) -> Material:
-    """The pairs that the last begun label stage is about, or those that the next one will be."""
-    run = Run.load(path)
-    stage = _label_stage(run)
-    pairs = list(RowFile(stage.input("comparisons"), Comparison))
-    human = getattr(stage.options, "human", None)
-    waits_for = None
-    if human is not None and human.file:
-        pairs = for_people(stage, pairs)
-        waits_for = None if people_are_in(stage) else Path(human.file)
-    found = of_stage(stage, pairs)
-    return replace(found, constitution=constitution or run.constitution, waits_for=waits_for)
+    """The pairs of the label stage that waits for people, else those of all that have labelled, else those
+    that the next one will have."""
+    run, stages = label_stages(path)
+    parts = [(stage, of_stage(stage, _pairs(stage))) for stage in _for_people(run, stages)]
+    last, found = parts[-1]
+    pairs = {pair.id: pair for _, part in parts for pair in part.comparisons}
 
+    def labels(id: str) -> list[Label]:
+        return list({row.id: row for _, part in parts for row in part.labels(id)}.values())
 
-def _label_stage(run: Run) -> Stage:
-    labelling = [stage for stage in run.stages if "labels" in stage.options.makes]
-    begun = [stage for stage in labelling if stage.summary]
-    for stage in [*reversed(begun), *labelling]:
-        if stage.input("comparisons").exists():
-            return stage
-    raise UserError(
-        f"{run.path}: no comparisons yet.", "a run whose pair stage is done", f"rlaif resume {run.path}"
+    return replace(
+        found,
+        comparisons=list(pairs.values()),
+        labels=labels,
+        constitution=constitution or run.constitution,
+        waits_for=None if people_are_in(last) else _people_file(last),
     )
+
+
+def _people_file(stage: Stage[Any]) -> Path | None:
+    """The file of people's labels that a stage is to have."""
+    human = getattr(stage.options, "human", None)
+    return Path(human.file) if human is not None and human.file else None
+
+
+def _pairs(stage: Stage[Any]) -> list[Comparison]:
+    pairs = RowFile(stage.input("comparisons"), Comparison)
+    return for_people(stage, pairs) if _people_file(stage) else list(pairs)
+
+
+def _for_people(run: Run, stages: Sequence[Stage[Any]]) -> list[Stage[Any]]:
+    there = [stage for stage in stages if stage.input("comparisons").exists()]
+    waiting = [stage for stage in there if _people_file(stage) and not people_are_in(stage)]
+    begun = [stage for stage in there if (stage.dir / "labels.jsonl").exists()]
+    if not there:
+        raise UserError(
+            f"{run.path}: no comparisons yet.", "a run whose pair stage is done", resume_command(run.path)
+        )
+    return waiting[:1] or begun or there[:1]
 
 
 def _is_unlabelled(path: Path) -> bool:
