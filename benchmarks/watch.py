@@ -89,7 +89,7 @@ def in_terminal(folder: Path, pairs: int, saves: int) -> list[dict[str, Any]]:
     """Seconds from each save to its line in the terminal, how many verdicts it asked for and turned."""
     path = Path(shutil.copy(SHIPPED, folder / "terminal.yaml"))
     rows: list[dict[str, Any]] = []
-    with started("try", str(path), "--watch", "--json", "--pairs", str(pairs)) as process:
+    with started("try", str(path), "--watch", "--json", "--num-pairs", str(pairs)) as process:
         line_with(process.stderr, "Save the file")
         for word in WORDS[:saves]:
             at = save(path, word)
@@ -106,7 +106,7 @@ def on_page(folder: Path, pairs: int, saves: int) -> list[dict[str, Any]]:
 
     path = Path(shutil.copy(SHIPPED, folder / "page.yaml"))
     rows: list[dict[str, Any]] = []
-    with started("open", str(path), "--pairs", str(pairs)) as process, sync_playwright() as driver:
+    with started("open", str(path), "--num-pairs", str(pairs)) as process, sync_playwright() as driver:
         address = line_with(process.stdout, "http").split()[-1]
         program = shutil.which("chromium")
         browser = driver.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-gpu"])

@@ -1,9 +1,10 @@
-"""Options that had other names before: configs, `-s` and run folders may still use those."""
+"""Options that had other names before: configs, `-s`, run folders and commands may still use those."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from rlaif.errors import UserError
@@ -38,6 +39,9 @@ OLD_NAMES: dict[str, dict[str, str]] = {
         "instructed": "max_instructed",
     },
 }
+
+
+_OLD_WORDS = {"--probe": "--pairs"}  # options of commands
 
 
 class RenamedWarning(FutureWarning):
@@ -80,3 +84,21 @@ def with_new_name(keys: Sequence[str], value: Any) -> tuple[list[str], Any]:
         ((name, data),) = data.items()
         names.append(name)
     return names, data
+
+
+def with_new_words(words: Sequence[str]) -> list[str]:
+    """The words of a command under the names that its options have now, with a `RenamedWarning` for each old
+    one.
+
+    `--pairs` says where pairs come from and `--num-pairs` how many: it was the number in some commands, and
+    `--probe` the file in others.
+    """
+    found: list[str] = []
+    for word, following in zip(words, [*words[1:], ""], strict=False):
+        option, _, value = word.partition("=")
+        number = (value or following).isdecimal() and not Path(value or following).exists()
+        new = "--num-pairs" if option == "--pairs" and number else _OLD_WORDS.get(option, option)
+        if new != option:
+            warnings.warn(f"{option} is now {new}", RenamedWarning, stacklevel=2)
+        found.append(new + word[len(option) :])
+    return found

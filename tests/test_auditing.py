@@ -387,7 +387,16 @@ def test_paraphrases_cost_no_label_and_are_in_the_schema():
 
 def test_the_command_on_a_config(project: Path):
     out = project / "card.html"
-    arguments = ["judge", "audit", str(project / "config.yaml"), "--pairs", "20", "--out", str(out), "--json"]
+    arguments = [
+        "judge",
+        "audit",
+        str(project / "config.yaml"),
+        "--num-pairs",
+        "20",
+        "--out",
+        str(out),
+        "--json",
+    ]
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 0, done.output
     card = json.loads(done.stdout)
@@ -402,9 +411,9 @@ def test_mistakes_are_said_before_the_audit_is_paid_for(project: Path, monkeypat
     command = ["judge", "audit", str(project / "config.yaml")]
     with pytest.raises(UserError, match="a folder"):
         CliRunner().invoke(app, [*command, "--out", str(project)], catch_exceptions=False)
-    refused = CliRunner().invoke(app, [*command, "--pairs", "-1"])
+    refused = CliRunner().invoke(app, [*command, "--num-pairs", "-1"])
     assert refused.exit_code == 2
-    assert "--pairs" in refused.output
+    assert "--num-pairs" in refused.output
 
 
 @pytest.mark.parametrize(

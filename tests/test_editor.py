@@ -353,7 +353,7 @@ def test_the_command_serves_the_page_and_ends_in_order(project):
         str(project / "constitution.yaml"),
         "--judge",
         str(project / "config.yaml"),
-        "--pairs",
+        "--num-pairs",
         "4",
     ]
     process = subprocess.Popen(

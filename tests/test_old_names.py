@@ -6,7 +6,7 @@ import pytest
 from rlaif import pipeline
 from rlaif.config import STAGES, load_config
 from rlaif.errors import UserError
-from rlaif.old_names import OLD_NAMES, RenamedWarning, with_new_names
+from rlaif.old_names import OLD_NAMES, RenamedWarning, with_new_names, with_new_words
 from rlaif.options import JudgeCardOptions, PtxOptions
 from rlaif.runs.folder import Run
 from rlaif.runs.storage import read_json, write_json
@@ -95,3 +95,45 @@ def test_a_run_folder_of_before_is_continued(project):
     pipeline.run(project / "config.yaml", folder, ["sample[0].prompts=12"], until="critique")
     assert (folder / "01_sample" / "responses.jsonl").read_bytes() == rows
     assert Run.load(folder).stages[1].is_done
+
+
+def test_options_of_commands_that_had_other_names_are_read_with_a_note(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for words, new, told in (
+        (["try", "--pairs", "40", "x"], ["try", "--num-pairs", "40", "x"], "--pairs is now --num-pairs"),
+        (["--pairs=40"], ["--num-pairs=40"], "--pairs is now --num-pairs"),
+        (["--probe", "p.jsonl"], ["--pairs", "p.jsonl"], "--probe is now --pairs"),
+        (["--probe=p.jsonl"], ["--pairs=p.jsonl"], "--probe is now --pairs"),
+    ):
+        with pytest.warns(RenamedWarning, match=told):
+            assert with_new_words(words) == new
+    (tmp_path / "40").write_text("")  # a file of that name is where pairs come from
+    for words in (["--pairs", "p.jsonl"], ["--pairs", "40"], ["--num-pairs", "4"], ["--pairs"], []):
+        assert with_new_words(words) == words
+
+
+def test_every_command_means_the_same_by_pairs():
+    from rlaif.cli import app
+
+    def commands(group):
+        yield from group.registered_commands
+        for inner in group.registered_groups:
+            yield from commands(inner.typer_instance)
+
+    from pathlib import Path
+    from typing import get_args, get_type_hints
+
+    seen = set()
+    for command in commands(app):
+        for name, hint in get_type_hints(command.callback, include_extras=True).items():
+            if get_args(hint) and hasattr(get_args(hint)[-1], "param_decls"):
+                kind, option = get_args(hint)[0], get_args(hint)[-1]
+                names = [option.default, *(option.param_decls or ())]  # typer takes the first for a default
+                plain = not any(str(given).startswith("--") for given in names)
+                if "--pairs" in names or (name == "pairs" and plain):
+                    assert Path in (kind, *get_args(kind)), command.callback.__name__
+                    seen.add("--pairs")
+                if "--num-pairs" in names:
+                    assert kind is int, command.callback.__name__
+                    seen.add("--num-pairs")
+    assert seen == {"--pairs", "--num-pairs"}

@@ -7,7 +7,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections import Counter
 from pathlib import Path
 from queue import Queue
 
@@ -22,7 +21,7 @@ from rlaif.constitution import Constitution
 from rlaif.errors import UserError
 from rlaif.prompting.templates import Templates
 from rlaif.records import Message, Prompt
-from rlaif.workbench.judges import Named, pairs_of, probe_pairs
+from rlaif.workbench.judges import Named, PairSource, pairs_of, probe_pairs
 from rlaif.workbench.probe import Effect, Probe, ProbePair
 from rlaif.workbench.trying_text import saved_in_words
 from rlaif.workbench.watching import Watch, read_at_rest
@@ -218,24 +217,28 @@ def test_a_file_that_is_written_all_the_time_is_not_half_read(file):
 
 
 def test_pairs_come_from_a_file_the_policy_or_the_examples(project, file):
-    constitution, left = Constitution.load(file), Counter()
+    constitution = Constitution.load(file)
     named = Named.of(str(project / "config.yaml"), [], file, "brief")
-    found = probe_pairs(named, named.policy, constitution, None, 10, 0, left)
+
+    def probed(constitution=constitution, **source) -> list[ProbePair]:
+        return probe_pairs(named, constitution, PairSource(**source))[0]
+
+    found = probed(policy=named.policy, number=10)
     assert len(found) == 10
-    assert found == probe_pairs(named, named.policy, constitution, None, 10, 0, left)
-    assert found != probe_pairs(named, named.policy, constitution, None, 10, 1, left)
+    assert found == probed(policy=named.policy, number=10)
+    assert found != probed(policy=named.policy, number=10, seed=1)
     rows = [
         {"prompt": "Hi?", "a": "x", "b": "y", "tags": ["t"]},
         {"prompt": "Ho?", "chosen": "x", "rejected": "z"},
     ]
     (project / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    found = probe_pairs(named, None, constitution, project / "pairs.jsonl", 40, 0, left)
+    found = probed(file=project / "pairs.jsonl")
     assert [(p.prompt.messages[-1].content, p.a, p.b, p.prompt.tags) for p in found] == [
         ("Hi?", "x", "y", ("t",)),
         ("Ho?", "x", "z", ()),
     ]
     with pytest.raises(UserError, match="no pair of responses"):
-        probe_pairs(named, None, constitution, None, 40, 0, left)
+        probed()
     (project / "pairs.jsonl").write_text(
         '{"prompt": "Hi?", "a": "x", "b": "y"}\n{"prompt": "Hi?", "a": "x"}\n'
     )
@@ -246,7 +249,7 @@ def test_pairs_come_from_a_file_the_policy_or_the_examples(project, file):
         + "  - {id: x, text: Never say day., examples: [{prompt: p, better: q, worse: day}]}\n"
     )
     file.write_text(text)
-    (one,) = probe_pairs(named, None, Constitution.load(file), None, 40, 0, left)
+    (one,) = probed(Constitution.load(file))
     assert {one.a, one.b} == {"q", "day"}
 
 
@@ -342,7 +345,10 @@ def test_the_page_s_command_works_on_the_playground():
     assert "  all together" in done.stdout
     words = line.partition(" --max")[0].replace("rlaif", "rlaif.cli", 1).split()
     process = subprocess.Popen(
-        [sys.executable, "-m", *words, "--watch", "--pairs", "4"], stderr=subprocess.PIPE, text=True, cwd=ROOT
+        [sys.executable, "-m", *words, "--watch", "--num-pairs", "4"],
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
     )
     said = iter(process.stderr.readline, "")
     assert any("4 pairs, 28 verdicts, 56 asked" in one for one in said)
@@ -351,7 +357,7 @@ def test_the_page_s_command_works_on_the_playground():
 
 
 def test_watch_prints_a_line_of_json_a_save_and_ends_in_order(project, file):
-    words = [sys.executable, "-m", "rlaif.cli", *command(project, "--watch", "--json", "--pairs", "12")]
+    words = [sys.executable, "-m", "rlaif.cli", *command(project, "--watch", "--json", "--num-pairs", "12")]
     process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
     while "Save the file" not in (line := process.stderr.readline()):
         assert line, "it has ended"

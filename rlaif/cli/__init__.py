@@ -36,7 +36,7 @@ from rlaif.cli import (  # noqa: F401, I001
 from rlaif.cli.groups import app
 from rlaif.cli.terminal import tell
 from rlaif.errors import UserError
-from rlaif.old_names import RenamedWarning
+from rlaif.old_names import RenamedWarning, with_new_words
 from rlaif.runs import stopping
 from rlaif.runs.storage import os_errors_as_user_errors
 
@@ -60,7 +60,7 @@ def main() -> None:
     )
     try:
         with os_errors_as_user_errors():
-            app()
+            app(with_new_words(sys.argv[1:]))
     except UserError as error:
         if processes.is_rank0():
             tell(f"Error: {error}" if error.code == 2 else str(error))

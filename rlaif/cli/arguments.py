@@ -30,7 +30,7 @@ FewShot = Annotated[
     ),
 ]
 DrawnPairs = Annotated[
-    int, typer.Option("--pairs", min=0, help="Comparisons of each source, drawn by --seed; 0 = all.")
+    int, typer.Option("--num-pairs", min=0, help="Comparisons of each source, drawn by --seed; 0 = all.")
 ]
 DrawSeed = Annotated[int, typer.Option("--seed", help="Draws comparisons.")]
 KeepLabels = Annotated[

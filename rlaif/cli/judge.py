@@ -23,6 +23,7 @@ def judge_audit(
     pairs: Annotated[
         int,
         typer.Option(
+            "--num-pairs",
             min=0,
             help="Pairs of the policy's responses, 0 = the examples alone; of --labels, 0 = all.",
         ),

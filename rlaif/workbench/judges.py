@@ -77,38 +77,41 @@ def policy_named(name: str, trust: bool) -> ModelConfig:
     return target.config
 
 
-def probe_pairs(
-    named: Named,
-    policy: ModelConfig | None,
-    constitution: Constitution,
-    file: Path | None,
-    count: int,
-    seed: int,
-    left_out: Counter[str],
-    progress: Any = silent_progress,
-) -> list[ProbePair]:
-    """At most `count` pairs: those of a file, else of the policy's responses to the prompts, else of the
-    constitution's examples.
+@dataclass(frozen=True)
+class PairSource:
+    """Which pairs are watched: those of the file, else of the policy's responses to prompts drawn by the
+    seed, else of the constitution's examples; at most `number` of them."""
 
-    `left_out` counts what made no pair, by reason. Raises UserError where there is no pair at all.
-    """
-    if file is not None:
-        pairs = pairs_of(file, constitution)
-    elif policy is not None and named.prompts:
-        config = named.config.model_copy(update={"policy": policy})
-        wanted = round(count * SPARE)
-        cases = sampled(config, constitution, named.prompts, wanted, seed, None, left_out, progress)
-        pairs = [ProbePair(c.question.prompt, c.question.a, c.question.b) for c in cases]
+    file: Path | None = None
+    policy: ModelConfig | None = None
+    number: int = 40
+    seed: int = 0
+
+
+def probe_pairs(
+    named: Named, constitution: Constitution, source: PairSource, progress: Any = silent_progress
+) -> tuple[list[ProbePair], Counter[str]]:
+    """The pairs, and what made no pair, by reason; raises UserError where there is no pair at all."""
+    left_out: Counter[str] = Counter()
+    if source.file is not None:
+        pairs = pairs_of(source.file, constitution)
     else:
-        cases = from_examples(constitution, seed)
+        if source.policy is not None and named.prompts:
+            config = named.config.model_copy(update={"policy": source.policy})
+            wanted = round(source.number * SPARE)
+            cases = sampled(
+                config, constitution, named.prompts, wanted, source.seed, None, left_out, progress
+            )
+        else:
+            cases = from_examples(constitution, source.seed)
         pairs = [ProbePair(c.question.prompt, c.question.a, c.question.b) for c in cases]
     if not pairs:
         raise UserError(
             "there is no pair of responses to watch.",
             "a policy and prompts (a config as --judge, or --policy and --prompts), pairs in a file "
-            "(--probe), or examples in the constitution",
+            "(--pairs), or examples in the constitution",
         )
-    return pairs[:count]
+    return pairs[: source.number], left_out
 
 
 def pairs_of(file: Path, constitution: Constitution) -> list[ProbePair]:

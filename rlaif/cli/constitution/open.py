@@ -8,9 +8,9 @@ import typer
 
 from rlaif.cli.arguments import ConstitutionFile, FewShot, JudgeName, JudgeSet, TemplateSet, Trust
 from rlaif.cli.constitution.try_ import (
-    Count,
+    NumPairs,
+    PairFile,
     Policy,
-    Probes,
     PromptFile,
     Seed,
     probe_of,
@@ -26,8 +26,8 @@ def constitution_open(
     judge: JudgeName,
     policy: Policy = None,
     prompts: PromptFile = None,
-    pairs: Count = 40,
-    probe: Probes = None,
+    pairs: PairFile = None,
+    num_pairs: NumPairs = 40,
     seed: Seed = 0,
     few_shot: FewShot = None,
     set_: JudgeSet = None,
@@ -39,7 +39,7 @@ def constitution_open(
     from rlaif.constitution import Constitution
     from rlaif.pages.server import PageServer
     from rlaif.workbench.editor import Editor, static_files
-    from rlaif.workbench.judges import Named, policy_named
+    from rlaif.workbench.judges import Named, PairSource, policy_named
     from rlaif.workbench.watching import Watch
 
     share_cores()
@@ -48,7 +48,8 @@ def constitution_open(
     tell("loading …")
     named = Named.of(judge, set_ or [], path, templates).with_prompts(prompts)
     wanted = policy_named(policy, trust) if policy else named.policy
-    watch = Watch(path, probe_of(named, wanted, constitution, probe, pairs, seed, few_shot))
+    source = PairSource(pairs, wanted, num_pairs, seed)
+    watch = Watch(path, probe_of(named, constitution, source, few_shot))
     with Progress(f"verdicts on {len(watch.probe.pairs)} pairs", 1) as tick:
         watch.start()
         tick()

@@ -6,7 +6,6 @@ import json
 import os
 import random
 import sys
-from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,10 +17,9 @@ from rlaif.cli.terminal import Progress, say, tell, typed_lines
 from rlaif.errors import UserError, nearest
 
 if TYPE_CHECKING:
-    from rlaif.config import ModelConfig
     from rlaif.constitution import Constitution
     from rlaif.records import Prompt
-    from rlaif.workbench.judges import Named
+    from rlaif.workbench.judges import Named, PairSource
     from rlaif.workbench.probe import Probe
     from rlaif.workbench.trying import Trial
 
@@ -37,11 +35,11 @@ Policy = Annotated[
 PromptFile = Annotated[
     Path | None, typer.Option("--prompts", help="Prompts to pick from; omitted = the config's.")
 ]
-Probes = Annotated[
+PairFile = Annotated[
     Path | None,
-    typer.Option("--probe", help="Pairs to watch, as rows with prompt, a and b; omitted = the policy's."),
+    typer.Option("--pairs", help="Pairs to watch, as rows with prompt, a and b; omitted = the policy's."),
 ]
-Count = Annotated[int, typer.Option("--pairs", min=1, help="Most pairs to watch.")]
+NumPairs = Annotated[int, typer.Option("--num-pairs", min=1, help="Most pairs to watch.")]
 Seed = Annotated[int, typer.Option(help="Of the policy's responses and of the prompts that are drawn.")]
 
 
@@ -55,8 +53,8 @@ def constitution_try(
         bool,
         typer.Option("--watch", help="Judge a fixed set of pairs anew on each save, and print what turned."),
     ] = False,
-    pairs: Count = 40,
-    probe: Probes = None,
+    pairs: PairFile = None,
+    num_pairs: NumPairs = 40,
     seed: Seed = 0,
     temperature: Annotated[float, typer.Option(min=0.0, help="Of the policy's responses.")] = 1.0,
     max_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of a response.")] = 256,
@@ -69,7 +67,7 @@ def constitution_try(
     """Try a constitution on a prompt: responses, each principle's critique and revision, verdicts in both
     orders."""
     from rlaif.constitution import Constitution
-    from rlaif.workbench.judges import Named, policy_named
+    from rlaif.workbench.judges import Named, PairSource, policy_named
     from rlaif.workbench.trying import Trial
 
     share_cores()
@@ -78,8 +76,8 @@ def constitution_try(
     named = Named.of(judge, set_ or [], path, templates).with_prompts(prompts)
     wanted = policy_named(policy, trust) if policy else named.policy
     if watch:
-        watching = probe_of(named, wanted, constitution, probe, pairs, seed, few_shot)
-        _watch(path, watching, as_json)
+        source = PairSource(pairs, wanted, num_pairs, seed)
+        _watch(path, probe_of(named, constitution, source, few_shot), as_json)
         return
     if wanted is None:
         raise UserError(
@@ -101,21 +99,12 @@ def share_cores() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
-def probe_of(
-    named: Named,
-    policy: ModelConfig | None,
-    constitution: Constitution,
-    file: Path | None,
-    count: int,
-    seed: int,
-    few_shot: int | None,
-) -> Probe:
+def probe_of(named: Named, constitution: Constitution, source: PairSource, few_shot: int | None) -> Probe:
     """The pairs to watch and their judge; says what was left out."""
     from rlaif.workbench.judges import probe_pairs
     from rlaif.workbench.probe import Probe
 
-    left_out: Counter[str] = Counter()
-    found = probe_pairs(named, policy, constitution, file, count, seed, left_out, Progress)
+    found, left_out = probe_pairs(named, constitution, source, Progress)
     for reason, n in left_out.items():
         tell(f"{n} × no pair: {reason}")
     return Probe(named.open(few_shot), found)
