@@ -178,7 +178,11 @@ def trl(options: dict[str, Any]) -> None:
     """TRL's last PPO, from the folder on PYTHONPATH; "nogc" as an order runs an update without its garbage
     collections."""
     import trl as package
-    from trl.experimental.ppo import PPOConfig, PPOTrainer, ppo_trainer  # pyright: ignore[reportMissingImports]
+    from trl.experimental.ppo import (  # pyright: ignore[reportMissingImports]
+        PPOConfig,
+        PPOTrainer,
+        ppo_trainer,
+    )
 
     assert package.__version__ == "1.12.0", package.__version__
     models, meter, asked = build(options), Meter(), orders()

@@ -16,13 +16,18 @@ from rlaif.preflight.explained import Explained, explained, purpose
 PAGE = Path(__file__).with_name("config.md")
 TOP = """# The options of a config, one by one
 
-Made by `python docs/config.py` from the code; a test compares them. `rlaif options STAGE OPTION` prints the same for one
+Made by `python docs/config.py` from the code; a test compares them. `rlaif options STAGE OPTION` prints the \
+same for one
 option, and `rlaif options --schema` the JSON Schema with which an editor completes and checks a config.
 
-A config has the keys of the run and a list `stages`, each entry with the key `stage` and that stage's options. `-s` names
-an option as this page does: `-s ppo.updates=10`, `-s seed=1`. `a.b` is the key `b` of `a`, `a[].b` the key `b` of each entry
-of the list `a`, and `<name>` stands for any name. A file is looked up beside the config, in the working directory and
-among those that come with rlaif. `extends: FILE` takes over another config and changes some of its keys. What is marked ° changes
+A config has the keys of the run and a list `stages`, each entry with the key `stage` and that stage's \
+options. `-s` names
+an option as this page does: `-s ppo.updates=10`, `-s seed=1`. `a.b` is the key `b` of `a`, `a[].b` the key \
+`b` of each entry
+of the list `a`, and `<name>` stands for any name. A file is looked up beside the config, in the working \
+directory and
+among those that come with rlaif. `extends: FILE` takes over another config and changes some of its keys. \
+What is marked ° changes
 how a run is carried out or watched, and its results by rounding at most.
 """
 

@@ -24,10 +24,14 @@ PAGE = Path(__file__).with_name("data.md")
 TOP = """# The files of a run, column by column
 
 Made by `python docs/data.py` from the code; a test compares it with the files of runs.
-Files ending in `.jsonl` have a JSON object a line. A key that a row has no value for is missing from it; in the other files it is
-missing or null, as said. `a.b` is the key `b` of the object `a`, `a[]` the entries of a list, `<name>` stands for any
-name. Intervals (`…_ci`, `ci`) are 95 %, pairs of a lower and an upper end; an end is null where nothing can be said of it, and the whole is
-null where there is nothing to compute it from. A NaN stands where an interval needs more prompts than there are. KL is in nats, probabilities
+Files ending in `.jsonl` have a JSON object a line. A key that a row has no value for is missing from it; in \
+the other files it is
+missing or null, as said. `a.b` is the key `b` of the object `a`, `a[]` the entries of a list, `<name>` \
+stands for any
+name. Intervals (`…_ci`, `ci`) are 95 %, pairs of a lower and an upper end; an end is null where nothing can \
+be said of it, and the whole is
+null where there is nothing to compute it from. A NaN stands where an interval needs more prompts than there \
+are. KL is in nats, probabilities
 and shares between 0 and 1, lengths in tokens, times in seconds.
 JSON files that rlaif writes carry a `checksum`, the first 16 hex digits of the SHA-256 of the rest.
 """
@@ -65,8 +69,11 @@ ROWS: list[tuple[str, type[Record], str]] = [
 INSIDE = {"messages": "Message", "annotator": "Annotator"}  # objects inside rows
 COPIES = """## Files without columns of their own
 
-`config.yaml` is the config as given, `config.json` the resolved one, `constitution.json` and `templates.json` what the run used,
-`report.html` and `judge_card.html` are for people (the ids on the report's cards are rows for `rlaif show RUN ROW`; "What to try next" stands there where a warning or an alarm points somewhere), `policy/`, `reward_model/` and `adapter/` are model folders as transformers and PEFT write them.
+`config.yaml` is the config as given, `config.json` the resolved one, `constitution.json` and \
+`templates.json` what the run used,
+`report.html` and `judge_card.html` are for people (the ids on the report's cards are rows for `rlaif show \
+RUN ROW`; "What to try next" stands there where a warning or an alarm points somewhere), `policy/`, \
+`reward_model/` and `adapter/` are model folders as transformers and PEFT write them.
 """
 
 

@@ -8,7 +8,8 @@ episodes | int | responses sampled so far
 reward | float | mean of what an episode earns: the score less the penalty for a missing EOS
 score | float | mean weighted sum of the scaled scores
 score/<source> | float | mean of a source's scores as it gave them
-unread/<source> | float | share of responses that the source could not read, or not to their end; missing where it is 0
+unread/<source> | float | share of responses that the source could not read, or not to their end; missing \
+where it is 0
 length | float | mean length of a response
 truncated | float | share of responses that were cut off
 refusals | float | share of responses that refuse, by patterns
@@ -16,14 +17,16 @@ boilerplate | float | largest share of responses with the same four words
 gold | float | share of responses that keep every principle; missing without a gold scorer that knows one
 heldout | int | held-out prompts that were answered; missing between looks
 heldout_gold | float | the same share of their responses; missing between looks or without a gold scorer
-heldout_judge | float | mean score of them by the judge; missing between looks or without `judge_watched_prompts`
+heldout_judge | float | mean score of them by the judge; missing between looks or without \
+`judge_watched_prompts`
 heldout_judge_error | float | its standard error
 alarms[].kind | text | alarms that were raised in this update, each once a training; missing where none was
 alarms[].found | text | what was found
 alarms[].advice | text | what to try
 grad_norm | float | gradient norm before clipping; PPO: of the policy, missing while the critic trains alone
 entropy | float | mean entropy of a token, nats
-kl | float | KL to the reference policy of a response: PPO k1 at the sampled tokens; RLOO and GRPO trl's estimate, missing where `kl_coef` is 0
+kl | float | KL to the reference policy of a response: PPO k1 at the sampled tokens; RLOO and GRPO trl's \
+estimate, missing where `kl_coef` is 0
 exact_kl | float | KL of a response over the whole vocabulary; RLOO and GRPO: missing between looks
 """
 SAMPLES = """
@@ -54,11 +57,14 @@ sampler_ratio | float | mean of trainer's over sampler's probability of a token
 sampler_ratio_max | float | the largest of these ratios
 value_loss | float | mean over the update's steps
 policy_loss | float | likewise; missing while the critic trains alone
-clip_fraction | float | share of tokens whose ratio is outside the clip range; missing while the critic trains alone
-approx_kl | float | k3 estimate of the KL a token from the policy that sampled; missing while the critic trains alone
+clip_fraction | float | share of tokens whose ratio is outside the clip range; missing while the critic \
+trains alone
+approx_kl | float | k3 estimate of the KL a token from the policy that sampled; missing while the critic \
+trains alone
 ptx_loss | float | loss on the pre-training text; missing without `ptx`
 value_grad_norm | float | gradient norm of the value model before clipping
-ratio_first | float | the first step's ratio furthest from 1, which should be 1; null while the critic trains alone
+ratio_first | float | the first step's ratio furthest from 1, which should be 1; null while the critic \
+trains alone
 explained_variance | float | share of the returns' variance that the old values explain
 steps | int | optimiser steps of the update
 seconds | float | duration of the update
@@ -138,7 +144,8 @@ status | text | `running`, `stopped` or `done`
 CALIBRATION = """
 n_train | int | preferences trained on
 n_heldout | int | preferences measured on
-heldout_accuracy | float | share of decided held-out pairs with the right winner; null where nothing is held out
+heldout_accuracy | float | share of decided held-out pairs with the right winner; null where nothing is held \
+out
 heldout_accuracy_ci | pair | its interval, over groups of prompts
 n_decided | int | held-out pairs whose label is not near ½
 groups_decided | int | groups of prompts these are of
@@ -152,7 +159,8 @@ temperature | float | what fits the margins best on held-out pairs; above 1: the
 by_source.<who>.n | int | decided pairs by who labelled them; empty where there is one source
 by_source.<who>.accuracy | float | accuracy on these
 by_source.<who>.accuracy_ci | pair | its interval
-baselines.longer | float | accuracy of choosing the longer response; `baselines` is empty where no pair is decided
+baselines.longer | float | accuracy of choosing the longer response; `baselines` is empty where no pair is \
+decided
 baselines.constant | float | accuracy of always choosing the side that wins more often in training
 baselines_ci.<rule> | pair | the interval of each
 reward_mean | float | mean reward of responses trained on
@@ -184,15 +192,18 @@ POLICY = """
 n | int | held-out prompts
 groups | int | groups of prompts
 kl_left_out | int | responses without KL
-gold.<principle> | float | share of responses that keep the principle by the gold scorer (`all`: every one); missing without a gold scorer
+gold.<principle> | float | share of responses that keep the principle by the gold scorer (`all`: every one); \
+missing without a gold scorer
 gold_ci.<principle> | pair | its interval
 compliance.<principle> | float | mean probability by the judge that the principle is kept
 compliance_ci.<principle> | pair | its interval
 compliance_unread | float | share of the judge's answers that could not be read; null where it was not asked
 compliance_unread_ci | pair | its interval
-win_rate.value | float | share of responses that beat the base policy's by the judge, a tie counting ½; missing for the base policy, and without a judge
+win_rate.value | float | share of responses that beat the base policy's by the judge, a tie counting ½; \
+missing for the base policy, and without a judge
 win_rate.ci | pair | its interval
-win_rate.<figure> | – | ties, invalid: shares; ties_ci, invalid_ci: their intervals; n, groups: prompts; different: whether it is shown not to be ½
+win_rate.<figure> | – | ties, invalid: shares; ties_ci, invalid_ci: their intervals; n, groups: prompts; \
+different: whether it is shown not to be ½
 kl | float | mean KL to the base policy of a response; null where it cannot be told
 kl_ci | pair | its interval
 length | float | mean length
@@ -247,8 +258,10 @@ by_principle.<principle>.decided | int | its decided pairs of orders
 by_principle.<principle>.flip_rate | float | share of these that flip
 by_principle.<principle>.flip_rate_ci | pair | its interval
 by_principle.<principle>.mean_confidence | float | mean distance of a label's `p_a` from ½
-by_principle.<principle>.<agreement> | – | `agreement_with_gold`, `gold_decided`, `gold_groups`, `agreement_with_gold_ci` under the principle
-agreement_with_gold | float | share of opinions on the side of the truth where the truth decides; missing without a gold scorer
+by_principle.<principle>.<agreement> | – | `agreement_with_gold`, `gold_decided`, `gold_groups`, \
+`agreement_with_gold_ci` under the principle
+agreement_with_gold | float | share of opinions on the side of the truth where the truth decides; missing \
+without a gold scorer
 agreement_with_gold_ci | pair | its interval
 gold_decided | int | opinions that the truth decides
 gold_groups | int | groups of prompts these are of
@@ -288,7 +301,8 @@ curve[].gold_ci | pair | its interval
 gao.<figure> | – | the fit of d(α − βd) to gold; missing without a gold scorer
 """,
     "evaluate": f"""
-{below("policies.<policy>.", POLICY)}policies.<policy>.wordings.<figure> | – | the same on held-out wordings; missing where there are none
+{below("policies.<policy>.", POLICY)}policies.<policy>.wordings.<figure> | – | the same on held-out \
+wordings; missing where there are none
 judge | text | fingerprint of the judge
 kl_temperature | float | temperature at which KL is measured
 """,
@@ -298,11 +312,13 @@ judge.<part> | text | what the judge's identity is made of
 seed | int | seed of the audit
 pairs | int | pairs it was asked about
 verdicts | int | verdicts on them
-accuracy.<figure> | – | share right (`value`, `ci`, `n`, `groups`), `baselines`, `baselines_ci`, `ties`, `unread`, and the same `by_principle`
+accuracy.<figure> | – | share right (`value`, `ci`, `n`, `groups`), `baselines`, `baselines_ci`, `ties`, \
+`unread`, and the same `by_principle`
 calibration.<figure> | – | calibration error `ece`, `ece_floor`, `n` and `bins`
 order.<figure> | – | share of clear verdicts that flip with the order, to which place, and `by_principle`
 bias.<figure> | – | leanings: length, a response said twice, the same as a list
-consistency.<figure> | – | clear verdicts that stay under other wordings, those `turned`, `accuracy` under them, `by_principle`
+consistency.<figure> | – | clear verdicts that stay under other wordings, those `turned`, `accuracy` under \
+them, `by_principle`
 readability.<figure> | – | unreadable verdicts, probability on the answers, written answers
 injection.<figure> | – | verdicts flipped by attacks, by kind and family
 no_gold[] | text | principles that no truth is known of
@@ -347,7 +363,8 @@ OTHERS: list[tuple[str, str, str]] = [
         "import.json",
         "`rlaif data import`, beside the imported rows",
         "format | text | the format\nsource | text | name of the file\n"
-        "sha256 | text | its digest\nbeside.<file> | text | digests of further files; missing where there are "
+        "sha256 | text | its digest\nbeside.<file> | text | digests of further files; missing where "
+        "there are "
         "none\n"
         "columns.<what> | text | names of a table's columns; missing where they are not given\n"
         "annotator | Annotator | who labelled where the data does not say so; missing where it is not given\n"

@@ -1,4 +1,5 @@
-"""A real headless Chromium for the tests of pages: Debian's, driven by playwright; no other host can be reached.
+"""A real headless Chromium for the tests of pages: Debian's, driven by playwright; no other host can be
+reached.
 
 Tests that ask for `chromium` are skipped where there is none.
 """

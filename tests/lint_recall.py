@@ -2,9 +2,10 @@
 
     python -m tests.lint_recall     the recall of each rule, for each part of the set
 
-In `lint_defects/`, `first.yaml` was written together with the rules, `second.yaml` after they were frozen: 33 of
-its 40 were found then, and all once the rules had been mended by it. `third.yaml` was written after that, and the
-rules have not been touched since: what is found of it is what to expect of other people's files.
+In `lint_defects/`, `first.yaml` was written together with the rules, `second.yaml` after they were frozen:
+33 of its 40 were found then, and all once the rules had been mended by it. `third.yaml` was written after
+that, and the rules have not been touched since: what is found of it is what to expect of other people's
+files.
 """
 
 from __future__ import annotations

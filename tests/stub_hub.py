@@ -1,5 +1,6 @@
-"""A hub on this machine: the requests that huggingface_hub makes to create a repository and to commit files to
-it, answered over HTTP. All files are asked for in the commit itself, as a hub does with small ones."""
+"""A hub on this machine: the requests that huggingface_hub makes to create a repository and to commit
+files to it, answered over HTTP. All files are asked for in the commit itself, as a hub does with small
+ones."""
 
 import base64
 import json

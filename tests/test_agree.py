@@ -1,4 +1,5 @@
-"""`rlaif agree`: real figures, our own files whichever way they stand, runs, hostile texts, the docs' commands."""
+"""`rlaif agree`: real figures, our own files whichever way they stand, runs, hostile texts, the docs'
+commands."""
 
 import json
 import re
@@ -52,7 +53,7 @@ def test_the_known_figures_of_pandalm(pandalm):
 
 
 def test_fewer_labels_on_pandalm_give_the_same_answer_with_an_interval(pandalm, test_data):
-    """The people's labels of a third of the prompts and the judge's verdicts on all: near the labels of all."""
+    """People's labels of a third of the prompts and the judge's verdicts on all: near the labels of all."""
     names = ("testset", "gpt-3.5-turbo-testset")
     found = read_annotated([test_data / "pandalm" / f"{name}-v1.json" for name in names])
     kept = sorted({item.cluster for item in found.items.values()})[::3]
@@ -66,7 +67,7 @@ def test_fewer_labels_on_pandalm_give_the_same_answer_with_an_interval(pandalm, 
 
 
 class Made:
-    """A folder of pairs and labels; `verdicts` of (ann, bo, cy, judge) an item, told about (first, second)."""
+    """A folder of pairs and labels; `verdicts` of (ann, bo, cy, judge) an item, of (first, second)."""
 
     def __init__(self, folder, verdicts, turned=(), text="good"):
         folder.mkdir(parents=True, exist_ok=True)

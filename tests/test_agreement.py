@@ -166,7 +166,7 @@ def test_false_discoveries_by_hand():
 
 
 def by_loops(people, judge, h):
-    """The scores of Calderon et al., section 3.1, as loops: (person at least as good, judge at least as good)."""
+    """The scores of Calderon et al., section 3.1, as loops: (person, judge) is at least as good."""
     wins = []
     for row, said in zip(people.tolist(), judge.tolist(), strict=True):
         others = [x for k, x in enumerate(row) if k != h and x != MISSING]
@@ -215,8 +215,8 @@ def test_the_ceiling_by_hand():
     people = np.array([[0, 0, 0], [0, 0, 1], [0, 1, 2], [0, 1, MISSING]])
     judge = np.array([0, 1, 2, MISSING])
     found = human_ceiling(people, judge)
-    # Majorities without one person. Row 1: all agree. Row 2: {0, 1} shared twice, then 0 alone. Row 3: each time
-    # the other two share the lead. Row 4: one other.
+    # Majorities without one person. Row 1: all agree. Row 2: {0, 1} shared twice, then 0 alone. Row 3: each
+    # time the other two share the lead. Row 4: one other.
     assert found["people"] == pytest.approx((3 + (0.5 + 0.5 + 0) + 0 + 0) / 11)
     assert found["judge"] == pytest.approx((3 + (0.5 + 0.5 + 0) + (0.5 + 0.5 + 0) + 0) / 11)
     assert found["n"] == 11

@@ -1,4 +1,5 @@
-"""The ranking page in a real browser: keys, drag, reloads, two people at once, a killed server, hostile text."""
+"""The ranking page in a real browser: keys, drag, reloads, two people at once, a killed server, hostile
+text."""
 
 import http.client
 import json

@@ -1,4 +1,5 @@
-"""`rlaif constitution apply`: an edit followed to the policy by a fork that asks and trains what the edit reaches."""
+"""`rlaif constitution apply`: an edit followed to the policy by a fork that asks and trains what the edit
+reaches."""
 
 import json
 import re

@@ -310,7 +310,8 @@ def test_a_threshold_holds_fails_or_is_inconclusive():
     line = next(line for line in undecided(card, JudgeCardOptions()) if line.startswith("accuracy"))
     # (1.96 + 0.84)² standard errors of 0.14 / 1.96 over five points: 16.01 times as many
     assert line == (
-        "accuracy: 0.650, needed at least 0.7 (95 % interval 0.500 to 0.780, n 40; about 601 more would decide)"
+        "accuracy: 0.650, needed at least 0.7 (95 % interval 0.500 to 0.780, n 40; about 601 more "
+        "would decide)"
     )
     card["accuracy"] |= {"value": 0.699, "ci": [0.6, 0.79]}
     assert "too near for a number of pairs" in undecided(card, JudgeCardOptions())[0]

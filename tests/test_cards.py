@@ -1,5 +1,5 @@
-"""What is exported is what trl trains on; cards say what is known and nothing of this machine; hostile text stays
-text."""
+"""What is exported is what trl trains on; cards say what is known and nothing of this machine; hostile
+text stays text."""
 
 import json
 from pathlib import Path

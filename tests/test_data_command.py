@@ -1,5 +1,5 @@
-"""`rlaif data import` and `export`: the format in front or left out, columns, annotators, what is not there, and
-what is printed."""
+"""`rlaif data import` and `export`: the format in front or left out, columns, annotators, what is not
+there, and what is printed."""
 
 import json
 from pathlib import Path

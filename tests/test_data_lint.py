@@ -1,4 +1,5 @@
-"""`rlaif data lint`: each thing that can be wrong is planted, found, counted and shown; clean data has none."""
+"""`rlaif data lint`: each thing that can be wrong is planted, found, counted and shown; clean data has
+none."""
 
 import json
 import random

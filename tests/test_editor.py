@@ -22,7 +22,10 @@ from tests import scripts
 from tests.browser import opened
 
 ROOT = Path(__file__).parent.parent
-HOSTILE = "<script>document.title='run'</script><img src=x onerror=\"document.title='run'\"> {{ 7*7 }} \x1b[31m\u202e rude"
+HOSTILE = (
+    "<script>document.title='run'</script><img src=x onerror=\"document.title='run'\"> {{ 7*7 }} "
+    "\x1b[31m\u202e rude"
+)
 FILE = """# a comment on top
 name: words
 principles:
@@ -310,7 +313,8 @@ def completed(page, text, tags=()):
         """async ([text, cursor, tags]) => {
         const { completions } = await import("/static/hints.js");
         const facts = await (await fetch("/api/facts")).json();
-        return completions(text, cursor, facts.schema, tags).list.map((one) => one.text.replace(/: $/, "")); }""",
+        return completions(text, cursor, facts.schema, tags).list.map((one) => one.text.replace(/: $/, "")); \
+}""",
         [text.replace("|", ""), {"line": line, "ch": column}, list(tags)],
     )
 

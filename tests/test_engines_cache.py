@@ -168,7 +168,8 @@ def slow(request):
     time.sleep(0.01)
     return str(request.seed)
 engine = CachedEngine(Scripted(slow), Path(sys.argv[1]))
-for _ in engine.generate([GenerateRequest([{"role": "user", "content": "x"}], 4, seed=s) for s in range(100000)]):
+for _ in engine.generate([GenerateRequest([{"role": "user", "content": "x"}], 4, seed=s) for s in \
+range(100000)]):
     pass
 """
 

@@ -74,7 +74,8 @@ def test_a_stage(copy, project):
     (options.parent / "kto.py").write_text(
         "from typing import Literal\n\nfrom pydantic import Field\n\n"
         f"from {copy.module('options', 'preferences.py')} import PreferenceOptions\n\n\n"
-        'class KtoOptions(PreferenceOptions):\n    """A toy."""\n\n    needs, makes = ("preferences",), ("policy",)\n'
+        'class KtoOptions(PreferenceOptions):\n    """A toy."""\n\n    needs, makes = '
+        '("preferences",), ("policy",)\n'
         '    stage: Literal["kto"]\n    desirable: float = Field(default=1.0, gt=0)\n'
     )
     (copy.file("stages", "dpo.py").parent / "kto.py").write_text(
@@ -119,7 +120,8 @@ def test_a_reward_source(copy):
         "tokenizer)\n",
     )
     said = copy.python(
-        f"from {copy.module('options', 'ppo.py')} import PpoOptions; from {copy.module('plugin.py')} import own\n"
+        f"from {copy.module('options', 'ppo.py')} import PpoOptions; from {copy.module('plugin.py')} "
+        f"import own\n"
         "ppo = PpoOptions.model_validate({'stage': 'ppo', 'rewards': [{'source': 'length'}]}); option = "
         "ppo.rewards[0]\n"
         "print(ppo.required_artefacts, own(option.kind.opens)(None, option, None, None).ask([None], "
@@ -352,10 +354,13 @@ def test_a_format_of_constitutions(copy):
         "def read(document):\n    found, ids = Read(), Ids()\n"
         "    for number, line in enumerate(document.text.splitlines(), 1):\n"
         "        rule = line.removeprefix('rule: ')\n"
-        "        found.add(document.principle(number, id=ids.made(rule), text=rule, source=source(document, 'lines', number)))\n"
+        "        found.add(document.principle(number, id=ids.made(rule), text=rule, "
+        "source=source(document, 'lines', number)))\n"
         "    return found\n\n\n"
-        "LINES = Format('lines', 'a rule a line', '.txt', lambda document: document.text.startswith('rule: '), read,\n"
-        "    lambda constitution: ''.join(f'rule: {p.text}\\n' for p in constitution.principles), without('text'), loses())\n"
+        "LINES = Format('lines', 'a rule a line', '.txt', lambda document: "
+        "document.text.startswith('rule: '), read,\n"
+        "    lambda constitution: ''.join(f'rule: {p.text}\\n' for p in constitution.principles), "
+        "without('text'), loses())\n"
     )
     copy.change("constitution_formats", "__init__.py", old="SPEC, LIST)}", new="SPEC, LIST, LINES)}")
     text = table.read_text().replace("\n\nFORMATS", f"\nfrom {package}.lines import LINES\n\nFORMATS")

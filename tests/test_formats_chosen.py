@@ -1,5 +1,5 @@
-"""TRL, ShareGPT, RewardBench, NeMo RL, K-wise rankings, UltraFeedback, annotation tools, tables, Arena: what each
-row says, and the way back."""
+"""TRL, ShareGPT, RewardBench, NeMo RL, K-wise rankings, UltraFeedback, annotation tools, tables, Arena:
+what each row says, and the way back."""
 
 import json
 from pathlib import Path

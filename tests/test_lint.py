@@ -220,7 +220,10 @@ def test_templates_that_use_what_nothing_defines_and_leave_out_what_is_written(t
     assert said(path, *rules, templates=Templates.load("brief")) == []
     templates = sources(
         critique="{{ conversation }} {{ principle.text }} {{ principle.weight }} {{ answer }}",
-        comparison="{% block shared %}{{ a }}{{ b }}{% endblock %}{% block principle %}{{ principle.text }}{% endblock %}",
+        comparison=(
+            "{% block shared %}{{ a }}{{ b }}{% endblock %}{% block principle %}{{ "
+            "principle.text }}{% endblock %}"
+        ),
         comparison_cot="{{ a }}",
     )
     assert said(path, *rules, templates=templates) == [

@@ -363,9 +363,12 @@ def test_on_a_shared_trunk_the_value_loss_moves_the_policy():
     assert all(weight.grad is None for weight in warm.policy.parameters())
 
 
-TRL = """dataset_num_proc num_mini_batches total_episodes local_rollout_forward_batch_size num_sample_generations
-response_length stop_token stop_token_id temperature missing_eos_penalty sft_model_path world_size num_total_batches
-micro_batch_size local_batch_size batch_size local_mini_batch_size mini_batch_size push_to_hub reward_model_path
+TRL = """dataset_num_proc num_mini_batches total_episodes local_rollout_forward_batch_size \
+num_sample_generations
+response_length stop_token stop_token_id temperature missing_eos_penalty sft_model_path world_size \
+num_total_batches
+micro_batch_size local_batch_size batch_size local_mini_batch_size mini_batch_size push_to_hub \
+reward_model_path
 model_adapter_name ref_adapter_name num_ppo_epochs whiten_rewards kl_coef kl_estimator cliprange vf_coef
 cliprange_value gamma lam ds3_gather_for_generation learning_rate gradient_checkpointing bf16 logging_steps"""
 

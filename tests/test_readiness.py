@@ -99,7 +99,8 @@ def test_a_server_that_responds_is_asked_one_question(project):
         name = url.removeprefix("http://")
         assert result.exit_code == 0
         assert result.stdout == (
-            f"rlaif: here\npolicy: tests.scripts:policy: a script\nfeedback at {name}: well; serves judge; responds "
+            f"rlaif: here\npolicy: tests.scripts:policy: a script\nfeedback at {name}: well; serves "
+            f"judge; responds "
             "with log-probabilities; 0.90 of the probability is on A and B\n"
         )
         asked = len(stub.asked)
@@ -177,7 +178,10 @@ def test_models_of_this_machine(project, tmp_path):
         pipeline.run(config, project / "run", asked, tell=told.append, check=True)
     assert any("cuts" in line for line in told), told
     template = (folder / "chat_template.jinja").read_text()
-    no = "{% for m in messages %}{% if 'Question' in m.content %}{{ raise_exception('no') }}{% endif %}{% endfor %}"
+    no = (
+        "{% for m in messages %}{% if 'Question' in m.content %}{{ raise_exception('no') }}{% endif "
+        "%}{% endfor %}"
+    )
     (folder / "chat_template.jinja").write_text(no + template)
     assert any("refuses every prompt" in said for said in pipeline.check(config).problems)
     (folder / "chat_template.jinja").write_text("{{ raise_exception('no') }}")

@@ -124,7 +124,10 @@ def test_the_stage_counts_by_reason_and_goes_on_from_the_response_before(project
 
 
 def test_old_rows_are_read_and_new_ones_keep_their_reason():
-    old = '{"v":1,"id":"x","prompt_id":"p","round":1,"principle_id":"q","from_id":"a","to_id":"a","critique":"","status":"invalid"}'
+    old = (
+        '{"v":1,"id":"x","prompt_id":"p","round":1,"principle_id":"q","from_id":"a","to_id":"a",'
+        '"critique":"","status":"invalid"}'
+    )
     assert Revision.model_validate_json(old).reason is None
     new = Revision(
         prompt_id="p",

@@ -26,7 +26,8 @@ stages:
   - {{stage: pair}}
   - {{stage: label}}
   - {{stage: reward, batch_size: 4, learning_rate: 1.0e-3}}
-  - {{stage: ppo, updates: 1, batch_size: 4, max_tokens: 6, learning_rate: 1.0e-3, warmup: 0, num_watched_prompts: 0}}
+  - {{stage: ppo, updates: 1, batch_size: 4, max_tokens: 6, learning_rate: 1.0e-3, warmup: 0, \
+num_watched_prompts: 0}}
 """
 
 

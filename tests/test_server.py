@@ -251,7 +251,10 @@ def test_a_signal_ends_it_in_order(number, code):
 
 
 def test_a_browser_opens_it_and_runs_no_script_of_a_text(chromium):
-    page = "<title>kept</title><script>document.title = 'run'</script><img src=x onerror=\"document.title = 'run'\">"
+    page = (
+        "<title>kept</title><script>document.title = 'run'</script><img src=x "
+        "onerror=\"document.title = 'run'\">"
+    )
     with PageServer(Site(page=lambda: page, asks={"/api/n": lambda values: [1]})).running() as address:
         shown = opened(chromium, address)
         assert shown.url == address[: address.index("?")]  # the token has left the address

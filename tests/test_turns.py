@@ -53,7 +53,8 @@ def sampled(folders):
 
 
 def tools(folders) -> Tools:
-    return Tools(None, ModelConfig(model=str(folders[0]), device="cpu"), str(folders[0]), {})  # type: ignore[arg-type]
+    config = ModelConfig(model=str(folders[0]), device="cpu")
+    return Tools(None, config, str(folders[0]), {})  # type: ignore[arg-type]
 
 
 def by_hand(folders, prompts, rows, temperature):

@@ -1,4 +1,5 @@
-"""Two judges that read one principle differently: what is nice is no "day" for one and no "sun" for the other."""
+"""Two judges that read one principle differently: what is nice is no "day" for one and no "sun" for the
+other."""
 
 import re
 

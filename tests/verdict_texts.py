@@ -1,10 +1,10 @@
 """What judges write when asked which of two responses is better, and how a careful person reads it.
 
-Each row is (style, announced, reading, text): `announced` says whether the text states its verdict as one, so
-that a parser should read it; `reading` is the choice a careful person takes it for, None where there is none.
-The rows of DESIGN were written together with the parser, those of FROZEN after it had been committed and
-declared frozen, those of AGAIN (`tests.verdict_texts_again`) after it had been fixed on FROZEN and frozen again.
-docs/results/written-verdicts.md states each result as it first was.
+Each row is (style, announced, reading, text): `announced` says whether the text states its verdict as one,
+so that a parser should read it; `reading` is the choice a careful person takes it for, None where there is
+none. The rows of DESIGN were written together with the parser, those of FROZEN after it had been committed
+and declared frozen, those of AGAIN (`tests.verdict_texts_again`) after it had been fixed on FROZEN and
+frozen again. docs/results/written-verdicts.md states each result as it first was.
 """
 
 Row = tuple[str, bool, str | None, str]

@@ -1,5 +1,5 @@
-"""More of what judges write: AGAIN was written after the parser had been fixed on FROZEN and frozen again, OTHER
-holds the other questions that are answered in writing. See `tests.verdict_texts`."""
+"""More of what judges write: AGAIN was written after the parser had been fixed on FROZEN and frozen again,
+OTHER holds the other questions that are answered in writing. See `tests.verdict_texts`."""
 
 from tests.verdict_texts import Row, _rows
 
