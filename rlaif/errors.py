@@ -47,6 +47,16 @@ class Conflict(UserError):
     409."""
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of what another library's error says, or its class where it says nothing."""
+    return (str(error).strip() or type(error).__name__).split("\n")[0][:300]
+
+
+def reason_of(error: BaseException) -> str:
+    """The same with its class in front, for what a function of the user raises."""
+    return f"{type(error).__name__}: {error}".split("\n")[0]
+
+
 def nearest(word: str, known: "list[str] | tuple[str, ...]") -> str:
     """' (did you mean "x"?)' for the closest known word, or the list of known ones."""
     import difflib

@@ -20,8 +20,6 @@ from rlaif.workbench.constitution_formats.format import FIELDS, NAMES
 from rlaif.workbench.exchange import export, import_files
 from rlaif.workbench.yaml_text import to_yaml
 from tests.test_constitution_formats import (
-    BARE,
-    FULL,
     GROUPS,
     LIST,
     RL,
@@ -33,6 +31,7 @@ from tests.test_constitution_formats import (
     read,
     write,
 )
+from tests.test_constitution_round_trips import BARE, FULL
 
 MUTATIONS = int(os.environ.get("RLAIF_MUTATIONS", "1000"))
 

@@ -133,6 +133,8 @@ def test_killed_while_it_pushes_the_same_command_ends_it(run, hub, at, lands):
                 return False
             process.kill()
             process.wait()
+            while hub.landed.acquire(blocking=False):  # what landed before
+                pass
             return not lands
 
         hub.loses = loses

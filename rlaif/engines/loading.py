@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from rlaif.engines import weights
 from rlaif.engines.gguf import converted, gguf_file
-from rlaif.errors import UserError
+from rlaif.errors import UserError, first_line
 from rlaif.prompting.chat import end_of_turn, turn_tokens
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def load_tokenizer(
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # a missing or broken tokenizer surfaces as anything from OSError to TypeError
         raise UserError(
-            f"{path}: its tokenizer cannot be loaded ({_first_line(error)}).",
+            f"{path}: its tokenizer cannot be loaded ({first_line(error)}).",
             "tokenizer.json and tokenizer_config.json beside the weights, as UTF-8",
             "save it there with tokenizer.save_pretrained(…)",
         ) from None
@@ -180,7 +180,7 @@ def resolve_device(name: str = "auto") -> torch.device:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise UserError(
-            f'device "{name}" cannot be used here ({_first_line(error)}).',
+            f'device "{name}" cannot be used here ({first_line(error)}).',
             "auto, cpu, cuda, cuda:1 or mps",
             "set device: auto",
         ) from None
@@ -298,7 +298,7 @@ def _load(auto: Any, path: str | Path, device: str, dtype: str, labels: int = 0)
 
 def _unloadable(path: str | Path, kind: str, error: Exception) -> UserError:
     return UserError(
-        f"{path}: cannot be loaded as {kind} ({_first_line(error)}).",
+        f"{path}: cannot be loaded as {kind} ({first_line(error)}).",
         "a model transformers knows without remote code, saved whole",
         "check the folder with `rlaif check`, or use another model",
     )
@@ -347,7 +347,3 @@ def context_length(model: Any) -> int:
 
 def _some(names: list[str]) -> str:
     return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).split("\n")[0][:300]

@@ -22,7 +22,7 @@ from rlaif import DISTRIBUTION
 from rlaif.config import ModelConfig
 from rlaif.engines import GenerateRequest, Generation, Scores
 from rlaif.engines.transformers import NO_STATES, States, Task, TokenizedQuestion, TransformersEngine
-from rlaif.errors import UserError
+from rlaif.errors import UserError, first_line
 from rlaif.prompting.chat import HUMAN_STOP, end_of_turn
 
 K = TypeVar("K")
@@ -70,9 +70,8 @@ def load_llm(vllm: Any, name: str, room: str, **settings: Any) -> Any:
             **settings,
         )
     except Exception as error:  # memory, architecture and driver troubles come in many classes
-        reason = (str(error).strip() or type(error).__name__).split("\n")[0][:300]
         raise UserError(
-            f"{name}: vLLM cannot load it here ({reason}).",
+            f"{name}: vLLM cannot load it here ({first_line(error)}).",
             "a model vLLM knows, and room for its weights and for one context of keys and values",
             f"see vLLM's own words above; set {room}",
         ) from None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from rlaif.constitution import Constitution
-from rlaif.errors import UserError
+from rlaif.errors import UserError, reason_of
 from rlaif.plugin import check_call, load_function
 from rlaif.records import Prompt
 
@@ -31,9 +31,8 @@ def load_gold(spec: str | None, constitution: Constitution) -> Gold | None:
             given = dict(score(prompt.chat, response, principles)) if principles else {}
             return {p["id"]: _verdict(given[p["id"]]) for p in principles if given.get(p["id"]) is not None}
         except Exception as error:  # a user's function may raise anything
-            reason = f"{type(error).__name__}: {error}".split("\n")[0]
             raise UserError(
-                f"gold: {spec} failed ({reason}) on the response {response[:80]!r}.",
+                f"gold: {spec} failed ({reason_of(error)}) on the response {response[:80]!r}.",
                 "{principle id: kept or not}",
                 "fix it and run the same command again: it continues",
             ) from error

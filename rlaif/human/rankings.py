@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rlaif.constitution import Constitution, Principle
-from rlaif.errors import UserError
+from rlaif.errors import UserError, reason_of
 from rlaif.feedback.judge import JudgeQuestion
 from rlaif.human.folder import P_A, ImportFolder, read_partial, with_p
 from rlaif.plugin import load_function
@@ -171,9 +171,8 @@ def simulate(
         try:
             given = list(annotator(prompt.chat, [r.text for r in responses], rules, seed=seed, **options))
         except Exception as error:  # a user's function may raise anything
-            reason = f"{type(error).__name__}: {error}".split("\n")[0]
             raise UserError(
-                f"annotator {name} failed ({reason}) on the prompt {prompt.id}.",
+                f"annotator {name} failed ({reason_of(error)}) on the prompt {prompt.id}.",
                 "a rank for each response",
                 "fix it and run the same command again: it continues",
             ) from error

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from rlaif.config import Config
 from rlaif.constitution import Constitution
-from rlaif.errors import UserError
+from rlaif.errors import UserError, reason_of
 from rlaif.human.rankings import simulate
 from rlaif.options.sources import FunctionSource
 from rlaif.plugin import check_call, load_function
@@ -45,9 +45,8 @@ def _try_reward(source: str, prompt: Prompt) -> None:
     except UserError:
         raise
     except Exception as error:  # a user's function may raise anything
-        reason = f"{type(error).__name__}: {error}".split("\n")[0]
         raise UserError(
-            f"rewards: {source} failed when it was tried ({reason}).",
+            f"rewards: {source} failed when it was tried ({reason_of(error)}).",
             "a list of numbers, one for each response",
             "see docs/functions.md",
         ) from error

@@ -19,7 +19,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import IO, Any
 
-from rlaif.errors import UserError
+from rlaif.errors import UserError, first_line
 from rlaif.options.data import DataSourceOptions
 
 _SUFFIXES = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".ndjson": "json"}
@@ -330,9 +330,8 @@ def _rows_of(table: Any, name: str) -> Iterator[Any]:
 
 
 def _unreadable(name: str, error: Exception) -> UserError:
-    first = str(error).split("\n")[0] or type(error).__name__
     return UserError(
-        f"{name}: datasets cannot read it ({first}).",
+        f"{name}: datasets cannot read it ({first_line(error)}).",
         "a data set that datasets can load on this machine",
         "check the name, the split and, for a hub id, the network",
     )

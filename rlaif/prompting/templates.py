@@ -22,7 +22,7 @@ from jinja2.meta import find_undeclared_variables
 
 from rlaif.config import ASSETS, find
 from rlaif.constitution import Constitution, Example, Principle
-from rlaif.errors import UserError, nearest
+from rlaif.errors import UserError, nearest, reason_of
 from rlaif.prompting import defences
 from rlaif.prompting.chat_templates import Bounded, metered
 from rlaif.records import content_hash
@@ -155,9 +155,8 @@ class Templates:
                 "the blocks named in prompts/templates/README.md",
             ) from None
         except Exception as error:  # a template is a program: it may divide by zero or add text to numbers
-            reason = f"{type(error).__name__}: {error}".split("\n")[0]
             raise UserError(
-                f"template {self.name}/{name}.j2: cannot be rendered ({reason}).",
+                f"template {self.name}/{name}.j2: cannot be rendered ({reason_of(error)}).",
                 "only the names documented in prompts/templates/README.md",
                 f"fix {name}.j2 in the template set",
             ) from None

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from rlaif.errors import UserError
+from rlaif.errors import UserError, first_line
 from rlaif.human.exporters import export_file
 from rlaif.prompting.tables import require_library
 from rlaif.report.cards import CARD, UNKNOWN, data_card, model_card
@@ -147,9 +147,8 @@ def push(folder: Path, what: str, hub_id: str, public: bool = False) -> dict[str
     except UserError:
         raise
     except Exception as error:  # of the hub, of the network, of the library
-        first = str(error).strip().split("\n")[0]
         raise UserError(
-            f"--to {hub_id}: the hub refused it ({first}).",
+            f"--to {hub_id}: the hub refused it ({first_line(error)}).",
             "a hub that can be reached, and a token that may write there (HF_TOKEN)",
             "log in with `hf auth login`; what was to be pushed stays: --out FOLDER writes it without a hub",
         ) from None

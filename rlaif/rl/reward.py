@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from rlaif.errors import UserError
+from rlaif.errors import UserError, reason_of
 from rlaif.prompting.chat import TemplateRefused, encode_chat, encode_turn, end_of_turn
 from rlaif.records import Prompt
 from rlaif.rl.episodes import Episodes, join, micro_batches
@@ -163,9 +163,8 @@ class FunctionReward:
         except UserError:
             raise
         except Exception as error:  # a user's function may raise anything
-            reason = f"{type(error).__name__}: {error}".split("\n")[0]
             raise RewardFailed(
-                f"the reward {self.name} failed ({reason}).",
+                f"the reward {self.name} failed ({reason_of(error)}).",
                 "a list of numbers, one for each response",
                 "fix it and run the same command again: it continues",
             ) from error

@@ -19,7 +19,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from rlaif.engines.vllm import load_llm, package, require, sampled_log_probs
-from rlaif.errors import UserError
+from rlaif.errors import UserError, first_line
 from rlaif.options import PpoOptions
 from rlaif.rl.episodes import Episodes, join
 from rlaif.rl.lora import merged
@@ -131,7 +131,7 @@ class VllmSampler:
         except UserError:
             raise
         except Exception as error:  # vLLM's, from its process
-            raise self._refused((str(error).strip() or type(error).__name__).split("\n")[0][:300]) from error
+            raise self._refused(first_line(error)) from error
         if missed:
             raise self._refused(f"{len(missed)} of its weights have no counterpart, {missed[0]} first")
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from rlaif.errors import UserError
+from rlaif.errors import UserError, first_line
 from rlaif.prompting.chat import token_ids
 
 KINDS = "UTF-8 text (.txt), .jsonl rows with a text, or a folder of datasets' save_to_disk with a text column"
@@ -46,9 +46,8 @@ def _of_dataset(path: Path, option: str) -> list[str]:
         table = found["train"] if isinstance(found, DatasetDict) else found
         return [_text(text) for text in table["text"]]
     except Exception as error:  # a broken folder surfaces in many classes
-        reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise UserError(
-            f"{option}: no texts can be read from the folder {path} ({reason}).",
+            f"{option}: no texts can be read from the folder {path} ({first_line(error)}).",
             "a folder written by save_to_disk, whose rows (of the split train, where it has splits) have a "
             "text",
         ) from None

@@ -116,7 +116,9 @@ def _parts(item: str) -> set[str]:
 
 _UN = (
     r"(?:un(?:helpful|kind|friendly|truthful|true|safe|clear|fair|reasonable|respectful|pleasant|professional|"
+    r""
     r"necessary|natural|grateful|sympathetic|supportive|willing|able|aware|related|ethical|responsive|certain|"
+    r""
     r"usual|like|common|important|readable|suitable)|in(?:accurate|correct|complete|sincere|sensitive|"
     r"considerate|appropriate|consistent|coherent|attentive|comprehensible|flexible|tolerant|valid|adequate)|"
     r"im(?:polite|precise|proper|patient|partial|possible|personal)|ir(?:relevant|responsible|rational)|"
@@ -150,15 +152,20 @@ def double_negative(subject: Subject) -> Iterator[Found]:
 
 
 _DEGREE = (
-    "long|short|longer|shorter|detailed|formal|informal|brief|polite|simple|technical|complex|concise|confident|"
+    "long|short|longer|shorter|detailed|formal|informal|brief|polite|simple|technical|complex|concise|"
+    "confident|"
     "cautious|positive|negative|friendly|direct|much|many|often|few|little|strict|complicated|wordy|verbose|"
-    "high|low|large|small|big|good|bad|close|similar|different|likely|sure|certain|careful|serious|funny|warm|"
+    "high|low|large|small|big|good|bad|close|similar|different|likely|sure|certain|careful|serious|funny|"
+    "warm|"
     "clear|quick|early|late|far|deep|personal|harsh|soft|strong|weak"
 )
 _THINGS = (
-    "details?|examples?|context|humou?r|facts?|sources?|links?|steps?|questions?|warnings?|caveats?|background|"
-    "explanations?|information|emojis?|data|evidence|advice|jokes?|words|degree|extent|empathy|structure|warmth|"
-    "encouragement|references|sentences|paragraphs|ideas|options|tips|suggestions|alternatives|praise|sense|space"
+    "details?|examples?|context|humou?r|facts?|sources?|links?|steps?|questions?|warnings?|caveats?|"
+    "background|"
+    "explanations?|information|emojis?|data|evidence|advice|jokes?|words|degree|extent|empathy|structure|"
+    "warmth|"
+    "encouragement|references|sentences|paragraphs|ideas|options|tips|suggestions|alternatives|praise|sense|"
+    "space"
 )
 _ENOUGH = "enough|sufficient|adequate|ample|appropriate|suitable|reasonable|proper|sensible|moderate"
 _VAGUE = one_of(
@@ -178,7 +185,8 @@ _VAGUE = one_of(
     r"\b(?:if|where|when|whenever|wherever) (?:it|that|this|you|they) (?:makes? sense|helps?|fits?|can|"
     r"is (?:useful|possible|needed|necessary|appropriate|suitable|helpful|reasonable|relevant)|seems? \w+|"
     r"feels? \w+)\b",
-    r"\b(?:fairly|quite|rather|reasonably|relatively|sufficiently|adequately|appropriately|suitably|too|overly|"
+    r"\b(?:fairly|quite|rather|reasonably|relatively|sufficiently|adequately|appropriately|suitably|too|"
+    r"overly|"
     rf"very|pretty|excessively|unduly|moderately|unreasonably|kind of) (?:{_DEGREE})\b",
     rf"\bsome (?:\w+ )?(?:{_THINGS})\b",
     rf"\b(?:{_ENOUGH}) (?:\w+ )?(?:{_THINGS}|amount|number|length|level|tone|manner|time|language|way|size|"
