@@ -15,16 +15,14 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
-import platform
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from facts import where_and_when
 from numpy.random import Generator
 
 from rlaif.agreement.coefficients import (
@@ -392,10 +390,7 @@ def main() -> None:
     ]
     print(tables(rows))
     if options.json:
-        facts = {
-            "machine": f"{os.cpu_count()} CPU cores ({platform.machine()})",
-            "date": datetime.now(UTC).date().isoformat(),
-        }
+        facts = where_and_when()
         options.json.write_text(
             json.dumps({**facts, "draws": options.draws, "seed": options.seed, "rows": rows}, indent=1) + "\n"
         )

@@ -20,14 +20,12 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
-import platform
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from facts import where_and_when
 from ruamel.yaml import YAML
 from soft_labels import HELD, ROOT, sampled, train
 
@@ -326,8 +324,7 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     base = sampled(options)
     results = {
-        "machine": f"{os.cpu_count()} CPU cores ({platform.machine()})",
-        "date": datetime.now(UTC).date().isoformat(),
+        **where_and_when(),
         "seeds": options.seeds,
         "epochs": options.epochs,
         "prior": PRIOR,

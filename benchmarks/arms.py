@@ -20,15 +20,14 @@ import argparse
 import json
 import math
 import os
-import platform
 import shutil
 import subprocess
 import sys
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from facts import where_and_when
 from ruamel.yaml import YAML
 
 import rlaif
@@ -226,8 +225,7 @@ def compare(start: Start, options: argparse.Namespace) -> dict[str, Any]:
     for arm in arms:
         del found[arm]["each"]
     return {
-        "machine": f"{os.cpu_count()} CPU cores ({platform.machine()})",
-        "date": datetime.now(UTC).date().isoformat(),
+        **where_and_when(),
         "seeds": options.seeds,
         "responses": options.updates * options.batch,
         "prompts": len(at_start["gold"]),

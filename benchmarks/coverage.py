@@ -21,14 +21,12 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
-import platform
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from coverage_cases import CASES, Case
+from facts import where_and_when
 
 SIZES = (5, 10, 20, 50, 100, 300, 1000)
 AIM = (0.93, 0.97)  # coverage of a 95 % interval from n = 20 on; at least 0.90 below
@@ -133,10 +131,7 @@ def main() -> None:
     ]
     print(table(rows))
     if options.json:
-        facts = {
-            "machine": f"{os.cpu_count()} CPU cores ({platform.machine()})",
-            "date": datetime.now(UTC).date().isoformat(),
-        }
+        facts = where_and_when()
         options.json.write_text(
             json.dumps({**facts, "draws": options.draws, "seed": options.seed, "rows": rows}, indent=1) + "\n"
         )

@@ -16,14 +16,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import random
 import sys
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from facts import where_and_when
 from ruamel.yaml import YAML
 
 import rlaif
@@ -177,8 +175,7 @@ def main() -> None:
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     results: dict[str, Any] = {
-        "machine": f"{os.cpu_count()} CPU cores ({platform.machine()})",
-        "date": datetime.now(UTC).date().isoformat(),
+        **where_and_when(),
         "updates": options.updates,
         "seeds": options.seeds,
         "noisy": [],

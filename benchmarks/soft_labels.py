@@ -20,14 +20,12 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
-import platform
 import random
 import shutil
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from facts import where_and_when
 from ruamel.yaml import YAML
 
 import rlaif
@@ -184,8 +182,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             "less_hard": {kind: less(rows[kind], rows["hard"]) for kind in KINDS if kind != "hard"},
         }
     return {
-        "machine": f"{os.cpu_count()} CPU cores ({platform.machine()})",
-        "date": datetime.now(UTC).date().isoformat(),
+        **where_and_when(),
         "errors": options.errors,
         "seeds": options.seeds,
         "epochs": options.epochs,

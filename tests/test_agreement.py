@@ -29,10 +29,12 @@ SOURCE = Path(__file__).parent.parent / "benchmarks" / "agreement_coverage.py"
 
 
 def benchmark():
+    sys.path.insert(0, str(SOURCE.parent))  # it imports what stands beside it
     spec = importlib.util.spec_from_file_location("agreement_coverage", SOURCE)
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
+    sys.path.remove(str(SOURCE.parent))
     return module
 
 

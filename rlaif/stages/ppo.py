@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 from rlaif.errors import UserError
 from rlaif.options import PpoOptions
-from rlaif.prompting.chat import has_chat_template
 from rlaif.rl.checkpoints import publish, train_once, write_model
 from rlaif.runs.commands import command_with_lower_rate
 from rlaif.runs.folder import Stage
@@ -98,11 +97,6 @@ def _open(stage: Stage[PpoOptions]) -> Parts:
     opened = open_rewards(stage, tokenizer)
     room = min(context_length(policy), opened.context) - o.max_tokens
     prompts, heldout = fitting_prompts(stage, tokenizer, room, opened.rewards)
-    if not has_chat_template(tokenizer):
-        stage.notes.append(
-            "the policy has no chat template: plain Human/Assistant turns are used, and a response ends "
-            "where it writes the next Human turn"
-        )
     eos, stops = eos_ids(policy, tokenizer), turn_end(tokenizer)
     precision = resolve_dtype(config.dtype, policy.device, policy.num_parameters())
     longest = max(len(p.ids) for p in [*prompts, *heldout]) + o.max_tokens

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from rlaif.engines.loading import context_length, eos_ids, load_causal_lm, load_tokenizer
-from rlaif.prompting.chat import has_chat_template
 from rlaif.rl.checkpoints import publish, train_once, write_model
 from rlaif.rl.episodes import Episodes, PromptTokens, join
 from rlaif.rl.forward import compare_responses
@@ -229,11 +228,6 @@ def train_in_groups(stage: Stage, trainer: Any, config: Any, **settings: Any) ->
     opened = open_rewards(stage, tokenizer)
     room = min(context_length(model), opened.context) - o.max_tokens
     prompts, heldout = fitting_prompts(stage, tokenizer, room, opened.rewards)
-    if not has_chat_template(tokenizer):
-        stage.notes.append(
-            "the policy has no chat template: plain Human/Assistant turns are used, and a response ends "
-            "where it writes the next Human turn"
-        )
 
     def train() -> None:
         eos = eos_ids(model, tokenizer)

@@ -18,7 +18,7 @@ from rlaif.feedback.preferences import weighted_mean
 from rlaif.options.rewarded import RewardSourceOptions
 from rlaif.options.sources import source_kind
 from rlaif.plugin import load_function, own
-from rlaif.prompting.chat import TemplateRefused, encode_chat
+from rlaif.prompting.chat import TemplateRefused, encode_chat, has_chat_template
 from rlaif.prompting.turns import turn_of
 from rlaif.records import Grade, Prompt, Response
 from rlaif.runs.folder import Stage
@@ -131,7 +131,6 @@ def model_score(
 
 def _member(stage: Stage, where: Path, judge_tokenizer: Any, tokenizer: Any, same: bool) -> ModelReward:
     from rlaif.engines.loading import context_length, load_reward_model
-    from rlaif.prompting.chat import has_chat_template
     from rlaif.rl.reward import ModelReward
 
     model = load_reward_model(where, stage.config.policy.device, stage.config.policy.dtype)
@@ -205,10 +204,16 @@ def fitting_prompts(
     """Training prompts, and the held-out ones that are watched, as tokens, at most `room` of them.
 
     Training prompts that leave no room for a response, or that the chat template or a source cannot read, are
-    dropped and counted.
+    dropped and counted; that there is no template is noted.
     """
     from rlaif.rl.episodes import PromptTokens
     from rlaif.rl.reward import NO_ROOM
+
+    if not has_chat_template(tokenizer):
+        stage.notes.append(
+            "the policy has no chat template: plain Human/Assistant turns are used, and a response ends "
+            "where it writes the next Human turn"
+        )
 
     def fitting(prompts: list[Prompt], dropped: Counter[str]) -> list[PromptTokens]:
         kept: list[PromptTokens] = []
