@@ -10,11 +10,12 @@ from typer.testing import CliRunner
 
 from rlaif.cli import app
 from rlaif.errors import UserError
-from rlaif.human.duplicates import jaccard, near_duplicates
+from rlaif.human.duplicates import near_duplicates
 from rlaif.human.importers import import_file
 from rlaif.human.linting import lint
 from rlaif.records import Prompt
 from rlaif.runs.folder import Run, split_of
+from rlaif.similarity import overlap, phrases
 from tests.fake_run import fake_run
 
 WORDS = [f"word{n}" for n in range(400)]
@@ -207,7 +208,9 @@ def test_near_duplicates_are_those_that_a_full_search_finds():
             words[at] = rng.choice(WORDS)
         texts.append(" ".join(words))
     held = dict(enumerate(texts))
-    full = {(a, b) for a in held for b in held if a < b and jaccard(held[a], held[b]) >= 0.8}
+    full = {
+        (a, b) for a in held for b in held if a < b and overlap(phrases(held[a]), phrases(held[b])) >= 0.8
+    }
     assert {tuple(sorted(pair)) for pair in near_duplicates(held)} == full
     assert len(full) > 5
 

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent
 # is.
 LAYERS = [
     {"errors", "records", "refusals"},
-    {"yamlfile", "plugin", "stats", "old_names"},
+    {"yamlfile", "plugin", "stats", "similarity", "old_names"},
     {"options", "extends", "constitution", "intervals"},
     {"config", "forecasts"},
     {"agreement"},

@@ -1,12 +1,11 @@
 """Texts that are nearly the same: MinHash in bands (Broder 1997), candidates checked by their Jaccard index.
 
-Two texts are near duplicates where their sets of three-word sequences have at least `SAME` in common, after
-case, punctuation and spaces are taken off. Memory grows with the number of texts by a few hundred bytes each.
+Two texts are near duplicates by `TEXTS` of rlaif.similarity. Memory grows with the number of texts by a few
+hundred bytes each.
 """
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Hashable, Iterator, Mapping
 from typing import Any, TypeVar
@@ -14,24 +13,12 @@ from zlib import crc32
 
 import numpy as np
 
+from rlaif.similarity import TEXTS, phrases, plain
+
 K = TypeVar("K", bound=Hashable)
-SAME = 0.8  # Jaccard index from which two texts are near duplicates
-_WORDS = 3  # of one sequence
 _BANDS, _ROWS = 16, 4  # a pair at 0.8 is found with probability 1 − (1 − 0.8⁴)¹⁶ = 0.9998, at 0.5 with 0.64
 _AT_MOST = 50  # texts after it in a band that each is compared with: many equal bands stay linear
 _PRIME = np.uint64((1 << 31) - 1)
-_WORD = re.compile(r"\w+")
-
-
-def plain(text: str) -> str:
-    """A text without case, punctuation and spaces of its own."""
-    return " ".join(_WORD.findall(text.lower()))
-
-
-def jaccard(a: str, b: str) -> float:
-    """The share of three-word sequences that two texts have in common, of those of either."""
-    one, two = _sequences(plain(a)), _sequences(plain(b))
-    return len(one & two) / len(one | two)
 
 
 def near_duplicates(texts: Mapping[K, str]) -> Iterator[tuple[K, K]]:
@@ -44,15 +31,10 @@ def near_duplicates(texts: Mapping[K, str]) -> Iterator[tuple[K, K]]:
             yield first[words], key
         elif words:
             first[words] = key
-            sequences[key] = _sequences(words)
+            sequences[key] = phrases(words)
     for a, b in _candidates(sequences):
-        if len(sequences[a] & sequences[b]) >= SAME * len(sequences[a] | sequences[b]):
+        if TEXTS.alike(sequences[a], sequences[b]):
             yield a, b
-
-
-def _sequences(words: str) -> frozenset[str]:
-    parts = words.split(" ")
-    return frozenset(" ".join(parts[i : i + _WORDS]) for i in range(max(1, len(parts) - _WORDS + 1)))
 
 
 def _candidates(sequences: Mapping[K, frozenset[str]]) -> Iterator[tuple[K, K]]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rlaif.human.duplicates import SAME, jaccard, near_duplicates, plain
+from rlaif.human.duplicates import near_duplicates
 from rlaif.human.folder import ImportFolder
 from rlaif.human.labelled import folder_labels, form_of, run_labels
 from rlaif.intervals import UNIT, known_edges, mean_interval
@@ -22,6 +22,7 @@ from rlaif.records import Comparison, Label, Prompt
 from rlaif.runs.catalog import is_run
 from rlaif.runs.folder import Run, split_of
 from rlaif.runs.rows import RowFile
+from rlaif.similarity import TEXTS, plain
 
 LENGTH = 0.05  # how far from one half the share of longer winners may be, its interval included
 FEWEST = 10  # labels of an annotator from which always the same answer is a finding
@@ -179,7 +180,7 @@ def _same_texts(data: Data) -> Iterator[Finding]:
         seen[plain_prompt(data, pair), frozenset((a.strip(), b.strip()))].append(pair.id)
         if a.strip() == b.strip():
             equal.append(pair.id)
-        elif plain(a) == plain(b) or jaccard(a, b) >= SAME:
+        elif plain(a) == plain(b) or TEXTS.same(a, b):
             near.append(pair.id)
     again = [ids for ids in seen.values() if len(ids) > 1]
     total = len(data.rows.comparisons)

@@ -7,13 +7,13 @@ the words that two prompts have in common, in order.
 from __future__ import annotations
 
 import re
-from collections import Counter, defaultdict
-from difflib import SequenceMatcher
+from collections import defaultdict
 
 from rlaif.refusals import opens_with_refusal
+from rlaif.similarity import PROMPTS
+from rlaif.similarity import words as words_of
 
 MOST_WORDS = 150
-NEAR = 0.85  # share of the words of two prompts that stand in both, in the same order
 COPIED = 8  # words in a row that are no accident
 _PREAMBLE = re.compile(
     r"\s*(?:(?:sure|certainly|of course|okay|ok|absolutely)[,!.]?\s+)?"
@@ -94,20 +94,16 @@ def _several(text: str) -> bool:
 
 
 def _copies(text: str, asked: str) -> bool:
-    known = _words(asked)
+    known = words_of(asked)
     grams = {tuple(known[i : i + COPIED]) for i in range(len(known) - COPIED + 1)}
-    words = _words(text)
+    words = words_of(text)
     return any(tuple(words[i : i + COPIED]) in grams for i in range(len(words) - COPIED + 1))
 
 
 def _names(text: str, rules: tuple[str, ...]) -> bool:
     """Whether a whole rule stands in it, one of fewer words than `COPIED` included."""
-    said = f" {' '.join(_words(text))} "
-    return any(f" {' '.join(_words(rule))} " in said for rule in rules if len(_words(rule)) > 2)
-
-
-def _words(text: str) -> list[str]:
-    return re.findall(r"\w+", text.lower().replace("’", "'").replace("'", ""))
+    said = f" {' '.join(words_of(text))} "
+    return any(f" {' '.join(words_of(rule))} " in said for rule in rules if len(words_of(rule)) > 2)
 
 
 class Known:
@@ -120,7 +116,7 @@ class Known:
 
     def add(self, text: str) -> None:
         """Take a prompt."""
-        words = _words(text)
+        words = words_of(text)
         if tuple(words) not in self.exact:
             self.exact.add(tuple(words))
             for word in set(words):
@@ -129,7 +125,7 @@ class Known:
 
     def fault_of(self, text: str) -> str | None:
         """Why a prompt is not new, None where it is."""
-        words = _words(text)
+        words = words_of(text)
         if tuple(words) in self.exact:
             return "repeats another prompt"
         return (
@@ -138,14 +134,11 @@ class Known:
 
     def _like(self, words: list[str]) -> set[int]:
         """The prompts that can be near: a near one has most of the words, so one of the rarest few."""
-        least = NEAR / (2 - NEAR)  # of the words; with fewer in common the shares cannot reach NEAR
+        # With fewer of the words in common the share cannot reach the bound.
+        least = PROMPTS.least / (2 - PROMPTS.least)
         few = len(words) - int(least * len(words)) + 1
         rarest = sorted(words, key=lambda word: (len(self.by_word.get(word, ())), word))[:few]
         return {number for word in rarest for number in self.by_word.get(word, ())}
 
     def _near(self, words: list[str], number: int) -> bool:
-        other = self.texts[number]
-        shared = sum((Counter(words) & Counter(other)).values())
-        if 2 * shared < NEAR * (len(words) + len(other)):
-            return False
-        return SequenceMatcher(None, words, other, autojunk=False).ratio() >= NEAR
+        return PROMPTS.alike(words, self.texts[number])

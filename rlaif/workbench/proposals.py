@@ -16,18 +16,12 @@ from rlaif.errors import UserError
 from rlaif.prompting.templates import Templates
 from rlaif.refusals import opens_with_refusal
 from rlaif.runs.folder import silent_progress
+from rlaif.similarity import EMPTY, PROPOSALS
 from rlaif.workbench.pairs import LabelledPairs
 
 TOKENS = 64
 WORDS = (3, 40)  # the fewest and the most of a proposed rule
-SAME = 0.5  # share of their words in common from which two rules are one candidate
 _LEAD = re.compile(r"^\s*(?:[-*•]|\d+[.)]|rule:|principle:)\s*", re.IGNORECASE)
-_EMPTY = frozenset(
-    re.findall(
-        r"\w+",
-        "a an the and or of to in is it its be by for with that this should must reply response",
-    )
-)
 
 
 @dataclass(frozen=True)
@@ -99,19 +93,12 @@ def rule_in(text: str, dropped: Counter[str]) -> str | None:
     return None if reason else rule
 
 
-def words_of(rule: str) -> frozenset[str]:
-    """The words of a rule that tell it from others."""
-    return frozenset(re.findall(r"[^\W_]+", rule.lower())) - _EMPTY
-
-
 def together(rules: Sequence[str]) -> list[list[str]]:
     """Rules in groups that say about the same, by their words; the first of a group stands for it."""
     groups: list[list[str]] = []
     for rule in rules:
-        mine = words_of(rule)
         for group in groups:
-            theirs = words_of(group[0])
-            if mine == theirs or len(mine & theirs) >= SAME * max(1, len(mine | theirs)):
+            if PROPOSALS.same(rule, group[0]):
                 group.append(rule)
                 break
         else:
@@ -124,7 +111,7 @@ def _constitution(rules: Sequence[str]) -> Constitution:
     principles = []
     for rule in rules:
         words = re.findall(r"[a-z0-9]+", rule.lower())
-        name = "-".join([word for word in words if word not in _EMPTY][:4]) or "rule"
+        name = "-".join([word for word in words if word not in EMPTY][:4]) or "rule"
         ids[name] += 1
         principles.append(Principle(id=name if ids[name] == 1 else f"{name}-{ids[name]}", text=rule))
     return Constitution(name="proposed", principles=tuple(principles))

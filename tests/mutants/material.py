@@ -57,7 +57,8 @@ MATERIAL = (
     Mutant(
         "v.agrees + 1) / (v.agrees", "v.agrees) / (v.agrees", "test_constitution_formats", "suggest or size"
     ),
-    Mutant("2 * shared < NEAR *", "shared < NEAR *", "test_generate_prompts", "near_duplicates"),
+    Mutant("Likeness(words, 0.85", "Likeness(words, 0.45", "test_similarity"),
+    Mutant("(phrases, 0.8)", "(phrases, 0.7)", "test_similarity"),
     Mutant(
         "range(TRIES * self.wanted.number)",
         "range(TRIES * self.wanted.number + 1)",

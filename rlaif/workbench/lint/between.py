@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from difflib import SequenceMatcher
 from itertools import combinations
 
 from rlaif.constitution import Principle
+from rlaif.similarity import PRINCIPLES
 from rlaif.workbench.lint.findings import Found, Subject, rule
 from rlaif.workbench.lint.language import QUALITIES, Demand, demands, one_of
 
-ALIKE = 0.85  # share of characters in common, in order
 SHARED = 0.8  # of the meaning words of two demands
-READ = 2000  # characters of a text that are compared
 
 
 @rule("duplicate", "warning", "the same rule then counts twice, and is paid for twice")
@@ -36,10 +34,7 @@ def _alike(one: str, two: str) -> bool:
     """Whether two texts say the same: nearly the same letters, or the same words in another order."""
     if _opposed(one, two):
         return False
-    matcher = SequenceMatcher(None, one[:READ].lower(), two[:READ].lower(), autojunk=False)
-    if matcher.real_quick_ratio() >= ALIKE and matcher.quick_ratio() >= ALIKE and matcher.ratio() >= ALIKE:
-        return True
-    return _same_demands(demands(one), demands(two))
+    return PRINCIPLES.same(one, two) or _same_demands(demands(one), demands(two))
 
 
 def _same_demands(one: tuple[Demand, ...], two: tuple[Demand, ...]) -> bool:

@@ -115,9 +115,11 @@ def _parts(item: str) -> set[str]:
 
 
 _UN = (
-    r"(?:un(?:helpful|kind|friendly|truthful|true|safe|clear|fair|reasonable|respectful|pleasant|professional|"
+    r"(?:un(?:helpful|kind|friendly|truthful|true|safe|clear|fair|reasonable|respectful|pleasant|"
+    r"professional|"
     r""
-    r"necessary|natural|grateful|sympathetic|supportive|willing|able|aware|related|ethical|responsive|certain|"
+    r"necessary|natural|grateful|sympathetic|supportive|willing|able|aware|related|ethical|responsive|"
+    r"certain|"
     r""
     r"usual|like|common|important|readable|suitable)|in(?:accurate|correct|complete|sincere|sensitive|"
     r"considerate|appropriate|consistent|coherent|attentive|comprehensible|flexible|tolerant|valid|adequate)|"
