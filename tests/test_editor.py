@@ -228,7 +228,7 @@ def test_typing_and_saving_shows_what_turned(page, file):
     page.wait_for_selector("#turned .pair")
     assert file.read_text() == FILE.replace("say rude.", "say sun.")
     state(page, "saved")
-    assert page.inner_text("#headline").startswith("3 of 6 verdicts turned, ")
+    assert page.inner_text("#headline").startswith("3 of 6 verdicts changed, ")
     assert page.inner_text("#edits del") == "rude."
     assert page.inner_text("#edits ins") == "sun."
     assert "no-rude: b 0.10 → tie 0.50" in page.inner_text("#turned .pair:has-text('rude day')")

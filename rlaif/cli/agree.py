@@ -21,7 +21,7 @@ def agree(
     out: PageFile = None,
     epsilon: Annotated[
         float,
-        typer.Option(min=0, max=1, help="What a judge saves, as the share it may be worse than a person."),
+        typer.Option(min=0, max=1, help="How much worse than a person a judge may be, as it costs less."),
     ] = 0.1,
     as_json: Json = False,
 ) -> None:

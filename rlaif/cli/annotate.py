@@ -15,17 +15,25 @@ if TYPE_CHECKING:
     from rlaif.human.annotating.page import Session
 
 Source = Annotated[
-    Path, typer.Argument(metavar="RUN|FILE|FOLDER", help="A run, a file of pairs, or an imported folder.")
+    Path,
+    typer.Argument(
+        metavar="RUN|FILE|FOLDER",
+        help="A run or one of its label stages, a file of pairs, an imported folder.",
+    ),
 ]
 Name = Annotated[str, typer.Option("--annotator", help="Your name; omitted = the page asks.")]
-QueueName = Annotated[str, typer.Option(help="random, in-order, unsure, orders, principles, reward, judges.")]
+QueueName = Annotated[
+    str, typer.Option(help="Order: random, in-order, unsure, orders, principles, reward, judges.")
+]
 Rank = Annotated[bool, typer.Option("--rank", help="Rank all responses to a prompt, not pairs.")]
 PerPrinciple = Annotated[
     bool, typer.Option("--per-principle", help="Ask under each principle, then on the whole.")
 ]
 Reasons = Annotated[bool, typer.Option("--reasons", help="Ask for a reason before each choice.")]
 Assist = Annotated[bool, typer.Option("--assist", help="Show the judge's verdict after each choice.")]
-Most = Annotated[int | None, typer.Option("-n", "--limit", min=1, help="Only the queue's first so many.")]
+Most = Annotated[
+    int | None, typer.Option("-n", "--limit", min=1, help="Only this many items, the queue's first.")
+]
 Overlap = Annotated[float, typer.Option(min=0, max=1, help="Share of items that every annotator gets.")]
 Repeats = Annotated[float, typer.Option(min=0, max=1, help="Share of items that an annotator gets twice.")]
 Blur = Annotated[
@@ -41,8 +49,8 @@ Labels = Annotated[
 Out = Annotated[
     Path | None, typer.Option(help="Folder of the labels; omitted = RUN/annotations, FILE-annotations.")
 ]
-Seed = Annotated[int, typer.Option(help="Of the order of items and of responses.")]
-Port = Annotated[int, typer.Option(min=0, max=65535, help="0 = any free one.")]
+Seed = Annotated[int, typer.Option(help="Seed of the order of items and of responses.")]
+Port = Annotated[int, typer.Option(min=0, max=65535, help="0 = any free port.")]
 
 
 @app.command(rich_help_panel="The loop")
@@ -64,7 +72,7 @@ def annotate(
     seed: Seed = 0,
     port: Port = 0,
 ) -> None:
-    """Choose or rank responses in the browser, as labels that runs read; on this machine alone."""
+    """Label pairs or rank responses in the browser, on this machine only; runs read the labels."""
     from rlaif.constitution import Constitution
     from rlaif.human.annotating.desk import Settings
     from rlaif.human.annotating.grading import graded

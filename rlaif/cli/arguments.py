@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-JUDGE = "A config file, whose feedback model judges as its label stage asks it, or a model: folder or hub id."
+JUDGE = "A config, whose feedback model judges as its label stage says, or a model: a folder or a hub id."
 
 ConstitutionFile = Annotated[Path, typer.Argument(metavar="FILE", help="A constitution file.")]
 JudgeName = Annotated[str, typer.Option("--judge", metavar="MODEL|CONFIG", help=JUDGE)]
@@ -32,12 +32,15 @@ FewShot = Annotated[
 DrawnPairs = Annotated[
     int, typer.Option("--num-pairs", min=0, help="Comparisons of each source, drawn by --seed; 0 = all.")
 ]
-DrawSeed = Annotated[int, typer.Option("--seed", help="Draws comparisons.")]
+DrawSeed = Annotated[int, typer.Option("--seed", help="Seed of the draw of comparisons.")]
 KeepLabels = Annotated[
     Path | None,
-    typer.Option("--keep", metavar="FILE", help="Keep the judge's labels here, and go on from them."),
+    typer.Option("--keep", metavar="FILE", help="A file for the judge's labels; a later call continues it."),
 ]
 PageFile = Annotated[Path | None, typer.Option("--out", metavar="FILE.html", help="Also write a page.")]
 Trust = Annotated[
     bool, typer.Option("--trust", help="Allow the functions and endpoints that a run's config names.")
+]
+LabelsOf = Annotated[
+    Path, typer.Argument(metavar="RUN", help="A run, or the folder of one of its label stages.")
 ]

@@ -51,7 +51,8 @@ def data_import(
 @data_app.command("export")
 def data_export(
     folder: Annotated[
-        Path, typer.Argument(metavar="RUN|FOLDER", help="A run, or what rlaif data import wrote.")
+        Path,
+        typer.Argument(metavar="RUN|FOLDER", help="A run or one of its label stages, or an imported folder."),
     ],
     format: Annotated[str, typer.Option(help="The format; docs/data-formats.md lists them.")],
     out: Annotated[

@@ -41,7 +41,7 @@ def judge_audit(
     templates: TemplateSet = "default",
     as_json: Json = False,
 ) -> None:
-    """Make the judge card: accuracy, calibration, biases, consistency, and what attacks turn."""
+    """Make the judge card: accuracy, calibration, biases, consistency, and which attacks flip verdicts."""
     from rlaif.audit import card
     from rlaif.audit.page import card_warnings, in_words, write_card
     from rlaif.preflight.opening import audited

@@ -23,26 +23,27 @@ def prompts_generate(
         str,
         typer.Option(
             metavar="MODEL|CONFIG",
-            help="Who writes: a config, whose feedback model it is, or a model.",
+            help="The model that writes: a config's feedback model, a folder or a hub id.",
         ),
     ],
     number: Annotated[
         int, typer.Option("--number", "-n", min=1, help="Prompts for each principle and kind.")
     ] = 5,
-    out: Annotated[Path, typer.Option(help="The prompt file; it is continued where it exists.")] = Path(
+    out: Annotated[Path, typer.Option(help="The prompt file; one that exists is continued.")] = Path(
         "generated.jsonl"
     ),
     kind: Annotated[
         list[str] | None, typer.Option(help="applies, tempts, seems_risky, conflicts; omitted = all four.")
     ] = None,
     existing: Annotated[
-        list[Path] | None, typer.Option(help="A prompt file; what is like a prompt in it is dropped.")
+        list[Path] | None,
+        typer.Option(help="A prompt file; prompts nearly the same as one of its are dropped."),
     ] = None,
     templates: Annotated[
         str, typer.Option(help="The template set, or a folder with prompts.j2.")
     ] = "default",
-    seed: Annotated[int, typer.Option(help="The same seed and model, the same prompts.")] = 0,
-    temperature: Annotated[float, typer.Option(min=0.0, help="Of sampling.")] = 0.8,
+    seed: Annotated[int, typer.Option(help="Seed of the draw of subjects and of sampling.")] = 0,
+    temperature: Annotated[float, typer.Option(min=0.0, help="Sampling temperature.")] = 0.8,
     set_: ConfigSet = None,
     as_json: Json = False,
 ) -> None:

@@ -15,16 +15,20 @@ from rlaif.errors import UserError
 @app.command("publish", rich_help_panel="Material")
 def publish(
     run: RunDir,
-    to: Annotated[str | None, typer.Option(metavar="HUB_ID", help="Push to it: OWNER/NAME.")] = None,
+    to: Annotated[
+        str | None, typer.Option(metavar="HUB_ID", help="The repository to push to: OWNER/NAME.")
+    ] = None,
     what: Annotated[
         str, typer.Option(help="policy (the last one), policy:NAME, reward_model or preferences.")
     ] = "policy",
-    public: Annotated[bool, typer.Option("--public", help="Everybody may read it; else private.")] = False,
+    public: Annotated[
+        bool, typer.Option("--public", help="Make the repository public; omitted = private.")
+    ] = False,
     licence: Annotated[str, typer.Option("--license", help="The licence that the card names.")] = NO_LICENCE,
     out: Annotated[Path | None, typer.Option(help="Write what would be pushed to this folder.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Give a policy, a reward model or the preferences a card; push it to a hub where --to names one."""
+    """Write a card for a policy, a reward model or the preferences; push them to a hub with --to."""
     from contextlib import nullcontext
 
     from rlaif.report.publish import folder_to_push, prepare, push

@@ -32,7 +32,7 @@ def diff(
     """What the edit from `old` to `new` changes, JSON-able; `old` may be a run, whose constitution then
     counts.
 
-    With a run also which of its labels go stale, which verdicts turn, which preferences change. `ask` asks
+    With a run also which of its labels go stale, which verdicts and which preferences change. `ask` asks
     the run's feedback model for the stale labels alone and keeps them in the run's folder. Raises UserError
     where the files or the run cannot be used, or have nothing in common.
     """

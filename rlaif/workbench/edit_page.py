@@ -41,7 +41,7 @@ def _chart(data: Mapping[str, Any]) -> Any:
     rows = []
     for name, row in data.get("principles", {}).items():
         parts = [
-            (row["verdicts"], "mid0", "verdicts that turn"),
+            (row["verdicts"], "mid0", "verdicts that change"),
             (row["alone"], "last", "preferences that change"),
         ]
         dots = [

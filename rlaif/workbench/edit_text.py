@@ -116,7 +116,7 @@ def cost_in_words(cost: Mapping[str, Any]) -> str:
 
 
 def _effects(data: Mapping[str, Any]) -> list[str]:
-    lines = ["verdicts that turn (another one of a, tie and b; both orders put together):"]
+    lines = ["verdicts that change (from one of a, tie and b to another; both orders combined):"]
     for name, row in data["principles"].items():
         lines.append(f"  {name}: {_verdicts(row)}")
     found = data["preferences"]
@@ -125,7 +125,7 @@ def _effects(data: Mapping[str, Any]) -> list[str]:
     lines += [
         f"preferences that change: {_share(found, 'changed')}; "
         f"on the other side of ½ {_share(found, 'flipped')}",
-        f"  {turns(found)}" if found["turned"] else "  none turns",
+        f"  {turns(found)}" if found["turned"] else "  none changes",
         *(
             f"  {name} alone: {_share(row['alone'], 'changed')}"
             for name, row in data["principles"].items()
@@ -151,7 +151,7 @@ def _verdicts(row: Mapping[str, Any]) -> str:
 
 
 def turns(found: Mapping[str, Any]) -> str:
-    """What turned into what, the most frequent first."""
+    """From what to what verdicts change, the most frequent first."""
     return ", ".join(
         f"{name} {n:,}" for name, n in sorted(found["turned"].items(), key=lambda item: -item[1])
     )

@@ -1,6 +1,6 @@
 """What an edited constitution does to a run's verdicts and preferences: arithmetic on labels, no model call.
 
-A verdict is the judge's probability under one principle, both orders put together; it has turned where it is
+A verdict is the judge's probability under one principle, both orders combined; it has changed where it is
 another one of a, tie and b. A preference is what the label stage makes of all labels of a pair. Intervals
 take prompts that ask the same as one.
 """

@@ -12,7 +12,7 @@ from rlaif.workbench.trying import Revised
 from rlaif.workbench.watching import Saved
 
 WIDTH = 100  # characters of a text in a line
-MOST = 20  # turned verdicts that are shown
+MOST = 20  # changed verdicts that are shown
 
 
 def short(text: str, width: int = WIDTH) -> str:
@@ -58,7 +58,7 @@ def verdicts_in_words(verdicts: Verdicts, number: int = 0) -> list[str]:
 
 
 def saved_in_words(saved: Saved, pairs: Sequence[ProbePair]) -> list[str]:
-    """What one save turned: nothing else."""
+    """What one save changed: nothing else."""
     if saved.error:
         return [f"save {saved.number}: {saved.error}"]
     effect = saved.effect
@@ -68,7 +68,7 @@ def saved_in_words(saved: Saved, pairs: Sequence[ProbePair]) -> list[str]:
         marked = [f"    {name}: {in_brackets(words)}" for name, words in edit.marked().items()]
         lines += [f"  {edit.id}: {', '.join(edit.kinds)}", *marked]
     for name, rows in (("verdicts", effect.turned), ("preferences", effect.preferences)):
-        lines += [f"  {name} that turned"] if rows else []
+        lines += [f"  {name} that changed"] if rows else []
         for one in rows[:MOST]:
             lines += _turned(one, pairs[one.pair])
         lines += [f"    and {len(rows) - MOST} more"] if len(rows) > MOST else []
@@ -76,13 +76,13 @@ def saved_in_words(saved: Saved, pairs: Sequence[ProbePair]) -> list[str]:
 
 
 def headline(effect: Effect) -> str:
-    """What a save turned, in one line."""
+    """What a save changed, in one line."""
     if not effect.edits:
         return "no principle differs"
     asked = f"{effect.asked} verdicts asked in {effect.seconds:.1f} s" if effect.asked else "nothing to ask"
     moved = f" ({effect.moved} more moved by over {TIE_MARGIN:g})" if effect.moved else ""
     return (
-        f"{len(effect.turned)} of {effect.compared} verdicts turned{moved}, "
+        f"{len(effect.turned)} of {effect.compared} verdicts changed{moved}, "
         f"{len(effect.preferences)} of {effect.pairs} preferences; {asked}"
     )
 

@@ -21,16 +21,17 @@ def constitution_apply(
         Path | None, typer.Option(help="Folder of the new run; omitted = beside RUN, by the edit's hash.")
     ] = None,
     at: Annotated[
-        str, typer.Option(help="The first stage made anew; responses and pairs before it are kept.")
+        str, typer.Option(help="The first stage that is run again; those before it are shared with RUN.")
     ] = "label",
     anew: Annotated[
-        bool, typer.Option("--anew", help="Train PPO from the reference, not on from the run's policy.")
+        bool,
+        typer.Option("--anew", help="Train PPO from the reference policy; omitted = from the run's policy."),
     ] = False,
     set_: Set = None,
     trust: Trust = False,
     as_json: Json = False,
 ) -> None:
-    """Follow an edit to the policy: ask the stale labels alone, train what must be, compare the policies."""
+    """Carry an edit through to the policy: ask for the stale labels only, train, compare the policies."""
     from rlaif.workbench.apply import apply
     from rlaif.workbench.edit_text import in_words
 

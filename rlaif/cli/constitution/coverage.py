@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from rlaif.cli.arguments import PageFile
+from rlaif.cli.arguments import LabelsOf, PageFile
 from rlaif.cli.groups import constitution_app
-from rlaif.cli.terminal import Json, RunDir, emit, page_at, say, tell
+from rlaif.cli.terminal import Json, emit, page_at, say, tell
 
 
 @constitution_app.command("coverage")
 def constitution_coverage(
-    run: RunDir,
+    run: LabelsOf,
     out: PageFile = None,
     as_json: Json = False,
 ) -> None:

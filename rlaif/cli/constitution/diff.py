@@ -18,7 +18,7 @@ def constitution_diff(
     new: Annotated[Path, typer.Argument(metavar="NEW", help="The edited file.")],
     run: Annotated[
         Path | None,
-        typer.Option(metavar="RUN", help="A run labelled by the old one: what turns?"),
+        typer.Option(metavar="RUN", help="A run labelled by OLD: which verdicts change?"),
     ] = None,
     ask: Annotated[
         bool, typer.Option("--ask", help="Ask the run's feedback model for the stale labels, and keep them.")
@@ -27,7 +27,7 @@ def constitution_diff(
     trust: Trust = False,
     as_json: Json = False,
 ) -> None:
-    """Show what an edit does: stale labels and their cost; with a run, what verdicts and preferences turn."""
+    """Show what an edit does: stale labels and their cost; with a run, which preferences change."""
     from rlaif.cli.run import running
     from rlaif.workbench.diff import diff
     from rlaif.workbench.edit_page import write_edit

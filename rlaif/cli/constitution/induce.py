@@ -12,10 +12,7 @@ from rlaif.cli.arguments import DrawnPairs, DrawSeed, JudgeSet, KeepLabels, RunT
 from rlaif.cli.groups import constitution_app
 from rlaif.cli.terminal import Json, Progress, emit, page_at, say, tell
 
-WHAT = (
-    "A run, a folder written by rlaif data import, a labels.jsonl beside its comparisons.jsonl, or a file of "
-    "preference data."
-)
+WHAT = "A run or one of its label stages, an imported folder, a labels.jsonl beside its pairs, or other data."
 
 
 @constitution_app.command("induce")
@@ -28,16 +25,17 @@ def constitution_induce(
         str | None,
         typer.Option(
             metavar="MODEL|CONFIG",
-            help="Asked for verdicts under the candidates that are not stored, and for proposals.",
+            help="The judge: asked for verdicts that are not stored, and for proposals.",
         ),
     ] = None,
     propose: Annotated[
         int,
-        typer.Option(min=0, help="Without candidates: pairs about which the judge's model proposes some."),
+        typer.Option(min=0, help="Without candidates: pairs from which the judge's model proposes some."),
     ] = 64,
     most: Annotated[int, typer.Option(min=1, help="Proposed candidates to keep.")] = 24,
     by: Annotated[
-        Literal["human", "ai", "simulated"] | None, typer.Option(help="Whose labels are to be explained.")
+        Literal["human", "ai", "simulated"] | None,
+        typer.Option(help="Whose labels to explain; omitted = people's, if any."),
     ] = None,
     pairs: DrawnPairs = 0,
     seed: DrawSeed = 0,

@@ -36,14 +36,17 @@ def constitution_lint(
     judge: Annotated[
         str | None,
         typer.Option(
-            metavar="MODEL|CONFIG", help="Do the longest questions fit what it reads? No weights are opened."
+            metavar="MODEL|CONFIG",
+            help="Check that the longest questions fit its context; no weights are loaded.",
         ),
     ] = None,
     templates: Annotated[
-        str | None, typer.Option(help="A template set: does it show all texts, and use no unknown names?")
+        str | None,
+        typer.Option(help="Check a template set: that it shows all texts and uses no unknown names."),
     ] = None,
     gold: Annotated[
-        str | None, typer.Option(help="A config's gold scorer: which principles can it check?")
+        str | None,
+        typer.Option(help="Check which principles a gold scorer, named as in a config, can score."),
     ] = None,
     select: Annotated[Names, typer.Option(help="Only this rule; may be repeated.")] = None,
     ignore: Annotated[Names, typer.Option(help="Not this rule; may be repeated.")] = None,
@@ -52,8 +55,7 @@ def constitution_lint(
     sarif: Annotated[bool, typer.Option("--sarif", help="A SARIF 2.1.0 log, for code hosts.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Check constitutions for what is probably not meant: each finding with its place, and how to silence
-    it."""
+    """Check constitutions for likely mistakes: where each is, why it matters, and how to silence it."""
     from rlaif.workbench.lint.files import Use, lint_files
 
     if list_rules:

@@ -32,10 +32,10 @@ def constitution_open(
     few_shot: FewShot = None,
     set_: JudgeSet = None,
     templates: TemplateSet = "default",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 = any free one.")] = 0,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 = any free port.")] = 0,
     trust: Trust = False,
 ) -> None:
-    """Edit a constitution in the browser, beside what each save turns; on this machine alone."""
+    """Edit a constitution in the browser and see which verdicts each save changes; on this machine only."""
     from rlaif.constitution import Constitution
     from rlaif.pages.server import PageServer
     from rlaif.workbench.editor import Editor, static_files

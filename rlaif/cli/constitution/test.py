@@ -28,7 +28,8 @@ def constitution_test(
         bool, typer.Option("--failed-first", help="Ask what failed last time first.")
     ] = False,
     margin: Annotated[
-        float, typer.Option(min=0.0, max=0.5, help="Least lead beyond ½, both orders together.")
+        float,
+        typer.Option(min=0.0, max=0.5, help="How far beyond ½ P(better) must be, both orders combined."),
     ] = TIE_MARGIN,
     few_shot: FewShot = None,
     set_: JudgeSet = None,
@@ -36,8 +37,8 @@ def constitution_test(
     junit: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write JUnit XML.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Test principles by their examples: does the judge prefer the better response, in both orders, under
-    each wording? Exit code 1 where one fails."""
+    """Test principles by their examples: the judge must prefer the better response in both orders and under
+    each wording. Exit code 1 where a test fails."""
     from rlaif.constitution import Constitution
     from rlaif.runs.storage import write_text
     from rlaif.workbench.example_report import TestReport, last_failed, remember

@@ -39,8 +39,8 @@ PairFile = Annotated[
     Path | None,
     typer.Option("--pairs", help="Pairs to watch, as rows with prompt, a and b; omitted = the policy's."),
 ]
-NumPairs = Annotated[int, typer.Option("--num-pairs", min=1, help="Most pairs to watch.")]
-Seed = Annotated[int, typer.Option(help="Of the policy's responses and of the prompts that are drawn.")]
+NumPairs = Annotated[int, typer.Option("--num-pairs", min=1, help="How many pairs to watch, at most.")]
+Seed = Annotated[int, typer.Option(help="Seed of the policy's responses and of the draw of prompts.")]
 
 
 @constitution_app.command("try")
@@ -51,12 +51,14 @@ def constitution_try(
     prompts: PromptFile = None,
     watch: Annotated[
         bool,
-        typer.Option("--watch", help="Judge a fixed set of pairs anew on each save, and print what turned."),
+        typer.Option(
+            "--watch", help="Judge a fixed set of pairs again on each save, and print what changed."
+        ),
     ] = False,
     pairs: PairFile = None,
     num_pairs: NumPairs = 40,
     seed: Seed = 0,
-    temperature: Annotated[float, typer.Option(min=0.0, help="Of the policy's responses.")] = 1.0,
+    temperature: Annotated[float, typer.Option(min=0.0, help="Sampling temperature of the policy.")] = 1.0,
     max_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of a response.")] = 256,
     few_shot: FewShot = None,
     set_: JudgeSet = None,
@@ -120,7 +122,7 @@ def _watch(path: Path, probe: Probe, as_json: bool) -> None:
         tick()
     tell(
         f"{path}: {len(probe.pairs)} pairs, {len(first.cells)} verdicts, {first.asked} asked in "
-        f"{first.seconds:.1f} s. Save the file, and what turns is shown; Ctrl-C ends."
+        f"{first.seconds:.1f} s. Save the file to see what changes; Ctrl-C ends."
     )
     for saved in watch.saves():
         if as_json:
