@@ -103,6 +103,15 @@ def test_functions_stay_readable(path):
     assert not [f.name for f in functions if f.end_lineno - f.lineno >= 60]
 
 
+def test_commands_name_what_they_hand_over():
+    for path in sorted((ROOT / "rlaif" / "cli").rglob("*.py")):
+        for call in (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)):
+            rich = ast.unparse(call.func).split(".")[-1] in ("Table", "add_row", "Progress")
+            assert rich or len(call.args) <= 4, (
+                f"{path}:{call.lineno}: more than four arguments without names"
+            )
+
+
 def test_no_file_or_line_is_long():
     for path in [*MODULES, *SCRIPTS, *TESTS]:
         lines = [_UNTYPED.sub("", line) for line in path.read_text().splitlines()]

@@ -94,11 +94,20 @@ def annotate(
     material = open_material(path, Constitution.load(constitution) if constitution else None, Progress)
     material = with_labels(material, labels) if labels else material
     blurred = frozenset(blur) if blur else BLURRED
-    settings = Settings(queue, seed, overlap, repeats, per_principle, assist, reasons, blurred)
+    settings = Settings(
+        queue,
+        seed,
+        overlap=overlap,
+        repeats=repeats,
+        per_principle=per_principle,
+        assisted=assist,
+        reasons=reasons,
+        blurred=blurred,
+    )
     folder = out or folder_of(material.path)
     with locked(folder):
         material = graded(material, folder, Progress) if queue == "reward" else material
-        _serve(Session(material, folder, settings, rank, limit), annotator, port)
+        _serve(Session(material, folder, settings, ranking=rank, most=limit), annotator, port)
 
 
 def _serve(session: Session, name: str, port: int) -> None:

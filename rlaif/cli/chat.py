@@ -41,7 +41,9 @@ def chat(
     from rlaif.chat import open_conversation
 
     tell("loading …")
-    talk = open_conversation(policies, judge, seed, temperature, max_tokens, trust)
+    talk = open_conversation(
+        policies, judge, seed=seed, temperature=temperature, max_tokens=max_tokens, trust=trust
+    )
     talk.system = system
     if sys.stdin.isatty():
         tell(HELP)

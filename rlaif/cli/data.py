@@ -40,7 +40,9 @@ def data_import(
     format, paths = _format_and_files(files)
     made = _table(format, column) if column else format
     who = _annotator(annotator) if annotator else None
-    counts = import_file(made, paths[0], out, limit, tag or (), Progress, paths[1:], who)
+    counts = import_file(
+        made, paths[0], out, limit, tags=tag or (), progress=Progress, beside=paths[1:], who=who
+    )
     if as_json:
         emit(counts)
         return

@@ -52,9 +52,9 @@ def judge_audit(
     if labels:
         from rlaif.workbench.people_truth import card_on_labels
 
-        data = card_on_labels(config, base, labels, pairs, Progress)
+        data = card_on_labels(config, base, labels, pairs, progress=Progress)
     else:
-        data = card.judge_card(config, base, prompts, pairs, Progress)
+        data = card.judge_card(config, base, prompts, pairs, progress=Progress)
     write_card(page, data)
     if as_json:
         emit(data)

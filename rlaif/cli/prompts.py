@@ -65,7 +65,7 @@ def prompts_generate(
     with running(), locked_file(out):
         ledger = Ledger(out.with_suffix(".spending.jsonl"), config)
         engine = open_engine(config.feedback, account=Account(ledger, "prompts"))
-        made = generate(rules, engine, asked, out, wanted, existing or (), Progress)
+        made = generate(rules, engine, asked, out, wanted=wanted, existing=existing or (), progress=Progress)
     if as_json:
         emit({"out": str(out), **made.as_dict()})
     else:

@@ -13,5 +13,5 @@ def resume(run: RunDir, set_: Set = None, until: Until = None, check: Check = Tr
     from rlaif import pipeline
 
     with running():
-        this = pipeline.resume(run, set_ or [], until, Progress, tell, check)
+        this = pipeline.resume(run, set_ or [], until=until, progress=Progress, tell=tell, check=check)
     say(this.path / "report.html")

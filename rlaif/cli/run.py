@@ -66,13 +66,25 @@ def run_command(
     from rlaif import pipeline
 
     if dry_run:
-        plan = pipeline.dry_run(config, set_ or [], source, at, out, until, measure=check, tell=tell)
+        plan = pipeline.dry_run(
+            config, set_ or [], source=source, at=at, out=out, until=until, measure=check, tell=tell
+        )
         emit(plan) if as_json else print_plan(plan)
         if plan["problems"]:
             raise typer.Exit(2)
         return
     with running():
-        this = pipeline.run(config, out, set_ or [], until, Progress, tell, source, at, check)
+        this = pipeline.run(
+            config,
+            out,
+            set_ or [],
+            until=until,
+            progress=Progress,
+            tell=tell,
+            source=source,
+            at=at,
+            check=check,
+        )
     page = this.path / "report.html"
     emit({"run": str(this.path), "report": str(page)}) if as_json else say(page)
 

@@ -36,7 +36,17 @@ def constitution_apply(
     from rlaif.workbench.edit_text import in_words
 
     with running():
-        data = apply(run, file, out, at, anew, set_ or [], trust, Progress, tell)
+        data = apply(
+            run,
+            file,
+            out,
+            at=at,
+            anew=anew,
+            overrides=set_ or [],
+            trust=trust,
+            progress=Progress,
+            tell=tell,
+        )
     if as_json:
         emit(data)
     else:

@@ -35,7 +35,7 @@ def constitution_diff(
 
     page = page_at(out) if out else None
     with running():
-        data = diff(old, new, run, ask, trust, Progress, tell)
+        data = diff(old, new, run, ask=ask, trust=trust, progress=Progress, tell=tell)
     if page:
         write_edit(page, data)
     if as_json:

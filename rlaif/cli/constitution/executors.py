@@ -60,14 +60,14 @@ def constitution_executors(
     page = page_at(out) if out else None
     tell("loading …")
     how = Sources(
-        (*(judges or ()), *(more or ())),
-        tuple(runs or ()),
-        labels,
-        tuple(set_ or ()),
-        templates,
-        pairs,
-        seed,
-        keep,
+        judges=(*(judges or ()), *(more or ())),
+        runs=tuple(runs or ()),
+        labels=labels,
+        overrides=tuple(set_ or ()),
+        templates=templates,
+        pairs=pairs,
+        seed=seed,
+        keep=keep,
     )
     found = plain(executors(path, how, Progress))
     if page:

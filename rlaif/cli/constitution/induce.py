@@ -54,8 +54,16 @@ def constitution_induce(
 
     path = page_at(out) if out else None
     tell("reading the labels …")
-    sources = CandidateSources(candidates, judge, tuple(set_ or ()), templates, propose, most, keep)
-    found = induce(labels, sources, by, pairs, seed, Progress)
+    sources = CandidateSources(
+        candidates,
+        judge,
+        overrides=tuple(set_ or ()),
+        templates=templates,
+        propose=propose,
+        most=most,
+        keep=keep,
+    )
+    found = induce(labels, sources, by, most_pairs=pairs, seed=seed, progress=Progress)
     if path:
         write_text(path, found.constitution_text())
     if as_json:

@@ -61,11 +61,11 @@ def constitution_lint(
     if list_rules:
         _rules(as_json)
         return
-    use = Use.of(config, prompts, gold, judge, templates)
+    use = Use.of(config, prompts, gold=gold, judge=judge, templates=templates)
     files = paths or ([use.constitution] if use.constitution else [])
     if not files:
         raise UserError("no constitution file.", "one or more, or --config", "rlaif constitution lint FILE")
-    result = lint_files(files, use, select or (), ignore or (), tell)
+    result = lint_files(files, use, select=select or (), ignore=ignore or (), tell=tell)
     if sarif:
         from rlaif import __version__
         from rlaif.workbench.lint.sarif import sarif as log

@@ -56,7 +56,7 @@ def constitution_test(
     started = time.monotonic()
     first = last_failed(path) if failed_first else []
     results: list[ExampleResult] = []
-    for result in run_tests(asked, constitution, setting, margin, first):
+    for result in run_tests(asked, constitution, setting, margin=margin, first=first):
         results.append(result)
         if not as_json:
             _dot(result, len(results), len(asked))
@@ -65,7 +65,14 @@ def constitution_test(
     remember(path, ended, tests)
     missing = () if select else tuple(untested(constitution))
     took = time.monotonic() - started
-    report = TestReport(path, setting.engine.fingerprint, ended, missing, len(tests) - len(asked), took)
+    report = TestReport(
+        path,
+        judge=setting.engine.fingerprint,
+        results=ended,
+        untested=missing,
+        left_out=len(tests) - len(asked),
+        seconds=took,
+    )
     if out:
         write_text(out, report.junit())
     if as_json:

@@ -89,7 +89,14 @@ def constitution_try(
         )
     from rlaif.engines import open_engine
 
-    trial = Trial(open_engine(wanted), named.open(few_shot), named.critique, seed, temperature, max_tokens)
+    trial = Trial(
+        open_engine(wanted),
+        named.open(few_shot),
+        named.critique,
+        seed=seed,
+        temperature=temperature,
+        max_tokens=max_tokens,
+    )
     Session(path, trial, named.prompts).run()
 
 
