@@ -101,7 +101,8 @@ def test_files_of_any_format_are_opened(tmp_path):
     found = open_material(sheet)
     assert len(found.comparisons) == 1
     assert sum(found.left_out.values()) == 4
-    for path, said in ((tmp_path / "none", "no such file"), (tmp_path, "neither a run nor a folder")):
+    (tmp_path / "empty").mkdir()
+    for path, said in ((tmp_path / "none", "no such file"), (tmp_path / "empty", "without a file of rows")):
         with pytest.raises(UserError, match=said):
             open_material(path)
 
