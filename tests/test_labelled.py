@@ -102,6 +102,9 @@ def test_every_reader_takes_the_same_pairs_and_labels(run, inside, stages, pairs
     if EARLIER in stages:
         _, figures = report_of(path)  # coverage
         assert figures["comparisons"] == len(given)
+    else:
+        with pytest.raises(UserError, match="holds no labels by principle"):
+            report_of(path)
 
 
 def test_of_equal_rows_the_later_stage_counts(run):

@@ -157,5 +157,5 @@ def test_the_command_prints_and_writes_a_page(tmp_path):
 
 
 def test_a_run_without_labels_by_principle_is_refused(tmp_path):
-    with pytest.raises(UserError, match="no labels by principle"):
+    with pytest.raises(UserError, match="holds no labels"):
         report_of(fake_run(tmp_path / "run", until=5, prompts=20))
