@@ -61,7 +61,10 @@ ROWS: list[tuple[str, type[Record], str]] = [
     (
         "grades.jsonl",
         records.Grade,
-        "`best_of_n`, `rejection`, `label` with `human.route: reward`; `rlaif data import`, where the data has scores of single responses",
+        (
+            "`best_of_n`, `rejection`, `label` with `human.route: reward`; `rlaif data import`, where the "
+            "data has scores of single responses"
+        ),
     ),
     ("evaluation.jsonl", records.Evaluation, "`evaluate`"),
     ("actions.jsonl", Action, "`rlaif annotate`, which makes `labels.jsonl` and `rankings.jsonl` of it"),

@@ -249,7 +249,8 @@ too_long | int | of these, questions longer than the context
 not_numbers | int | of these, scores that are NaN
 abstained | int | abstentions
 sources.<kind> | int | labels by kind of annotator
-preferences_by.<whom> | int | preferences made of the labels of `people`, of `the judge`, or of `people and the judge`
+preferences_by.<whom> | int | preferences made of the labels of `people`, of `the judge`, or of `people and \
+the judge`
 people.route | text | the queue in whose order people got comparisons; `people` is missing without `human`
 people.asked | int | comparisons that they got
 people.labelled | int | of these, those with labels by people

@@ -188,7 +188,8 @@ def test_a_metric(copy, tmp_path):
     copy.change(
         "metrics.py",
         old="METRICS = (\n",
-        new='METRICS = (\n    Metric("words", "words a response", "as split at blanks", lambda row, texts, prompts: '
+        new='METRICS = (\n    Metric("words", "words a response", "as split at blanks", lambda row, '
+        "texts, prompts: "
         'len(texts[row.response_id].text.split()), bounds=POSITIVE, digits=1, better="less"),\n',
     )
     page, code = tmp_path / "page.html", "from pathlib import Path; from tests.hand_made import hand_made; "

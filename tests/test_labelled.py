@@ -7,7 +7,7 @@ import pytest
 
 from rlaif.errors import UserError
 from rlaif.human.annotated import read_annotated
-from rlaif.human.annotating.material import open_material
+from rlaif.human.annotating.opening import open_material
 from rlaif.human.exporters import units
 from rlaif.human.formats import FORMATS
 from rlaif.human.heldout import load_heldout

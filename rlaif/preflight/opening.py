@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rlaif.config import ASSETS, Config, config_of, load_config, names_config, overridden
+from rlaif.config import ASSETS, Config, ModelConfig, config_of, load_config, names_config, overridden
 from rlaif.config import find as look_up
 from rlaif.constitution import Constitution
 from rlaif.errors import UserError
@@ -213,6 +213,14 @@ def config_or_model(
         }
     )
     return overridden(config, overrides, Path(what)) if overrides else config, Path.cwd()
+
+
+def feedback_of(what: str) -> ModelConfig:
+    """The model that a command names: a config's feedback model, or a folder, a GGUF file or a hub id."""
+    if names_config(what):
+        path = look_up(what)
+        return resolve(load_config(path), path.parent).feedback
+    return ModelConfig(model=what)
 
 
 def inputs(config: Config) -> dict[str, str]:

@@ -87,11 +87,11 @@ def _lines(pair: dict[str, Any]) -> list[str]:
     turned = labels["preferences"]
     if turned:
         lines.append(
-            f"preferences that turn: {turned['changed']} of {turned['both']}, "
+            f"preferences that change: {turned['changed']} of {turned['both']}, "
             f"{fixed(turned['changed_rate'], 3)} {ci(turned['changed_ci'], 3)}"
         )
         lines += [
-            f"verdicts that turn under {name}: {found['changed']} of {found['both']}, "
+            f"verdicts that change under {name}: {found['changed']} of {found['both']}, "
             f"{fixed(found['changed_rate'], 3)} {ci(found['changed_ci'], 3)}"
             for name, found in labels["principles"].items()
         ]

@@ -45,7 +45,7 @@ def constitution_test(
     from rlaif.workbench.example_tests import chosen, collect, run_tests, untested
     from rlaif.workbench.judges import Named
 
-    out = page_at(junit, "--junit", "tests.xml") if junit else None
+    xml = page_at(junit, "--junit", "tests.xml") if junit else None
     constitution, lines = Constitution.load_with_lines(path)
     tests = collect(constitution, lines)
     asked = chosen(tests, select, path) if select else tests
@@ -53,9 +53,8 @@ def constitution_test(
     setting = Named.of(judge, set_ or [], path, templates).open(few_shot)
     if not as_json:
         say(f"{path}: {len(asked)} tests of {len(constitution.principles)} principles, judge {judge}")
-    started = time.monotonic()
+    started, results = time.monotonic(), list[ExampleResult]()
     first = last_failed(path) if failed_first else []
-    results: list[ExampleResult] = []
     for result in run_tests(asked, constitution, setting, margin=margin, first=first):
         results.append(result)
         if not as_json:
@@ -63,18 +62,16 @@ def constitution_test(
     order = {test.id: at for at, test in enumerate(asked)}
     ended = tuple(sorted(results, key=lambda result: order[result.test.id]))
     remember(path, ended, tests)
-    missing = () if select else tuple(untested(constitution))
-    took = time.monotonic() - started
     report = TestReport(
         path,
         judge=setting.engine.fingerprint,
         results=ended,
-        untested=missing,
+        untested=() if select else tuple(untested(constitution)),
         left_out=len(tests) - len(asked),
-        seconds=took,
+        seconds=time.monotonic() - started,
     )
-    if out:
-        write_text(out, report.junit())
+    if xml:
+        write_text(xml, report.junit())
     if as_json:
         emit(report.as_dict())
     else:
