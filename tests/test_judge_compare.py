@@ -1,4 +1,5 @@
-"""`rlaif judge compare` and `judge audit --labels`: kills, judges that fail, people's real labels, the page."""
+"""`rlaif judge compare` and `judge audit --labels`: kills, judges that fail, people's real labels, the
+page."""
 
 import json
 import os
@@ -41,7 +42,7 @@ def _score(messages: list[dict[str, str]], suffix: str, choices: tuple[str, ...]
 
 
 def _counted(name: str):
-    """The same, each question written down; the process is killed at the one whose number a variable names."""
+    """The same, each question written down; the process is killed at the one that a variable names."""
 
     def score(messages: list[dict[str, str]], suffix: str, choices: tuple[str, ...]) -> list[float]:
         log = Path(os.environ["ASKED"])
@@ -241,7 +242,14 @@ def test_the_same_judge_with_several_templates_has_a_name_for_each(tmp_path):
 def test_without_labels_judges_are_compared_with_each_other_on_a_runs_pairs(tmp_path):
     project(tmp_path, "good", "contrary")
     run = fake_run(tmp_path / "run", prompts=80)
-    words = [str(tmp_path / "good.yaml"), str(tmp_path / "contrary.yaml"), "--run", str(run), "--pairs", "40"]
+    words = [
+        str(tmp_path / "good.yaml"),
+        str(tmp_path / "contrary.yaml"),
+        "--run",
+        str(run),
+        "--num-pairs",
+        "40",
+    ]
     words += ["--out", str(tmp_path / "page.html")]
     done = CliRunner().invoke(app, ["judge", "compare", *words], catch_exceptions=False)
     assert done.exit_code == 0, done.output
@@ -281,7 +289,7 @@ def test_a_card_has_peoples_labels_as_truth(tmp_path):
     words = project(tmp_path, "good")
     done = CliRunner().invoke(
         app,
-        ["judge", "audit", *words, "--pairs", "0", "--json", "--out", str(tmp_path / "card.html")],
+        ["judge", "audit", *words, "--num-pairs", "0", "--json", "--out", str(tmp_path / "card.html")],
         catch_exceptions=False,
     )
     assert done.exit_code == 0, done.output

@@ -30,7 +30,11 @@ Sets = Annotated[
 ]
 Most = Annotated[
     int | None,
-    typer.Option(min=0, help="Pairs, drawn by --seed; 0 = all; omitted = all labelled ones, 200 of a run."),
+    typer.Option(
+        "--num-pairs",
+        min=0,
+        help="Pairs, drawn by --seed; 0 = all; omitted = all labelled ones, 200 of a run.",
+    ),
 ]
 Bar = Annotated[
     float | None,
@@ -71,16 +75,16 @@ def judge_compare(
     most = pairs if pairs is not None else 0 if labels else 200
     how = JudgesAsked(
         tuple(judges),
-        labels,
-        tuple(runs or ()),
-        constitution,
-        tuple(templates or ()),
-        tuple(set_ or ()),
-        few_shot,
-        most,
-        seed,
-        bar,
-        keep or page.with_suffix(""),
+        labels=labels,
+        runs=tuple(runs or ()),
+        constitution=constitution,
+        templates=tuple(templates or ()),
+        overrides=tuple(set_ or ()),
+        few_shot=few_shot,
+        pairs=most,
+        seed=seed,
+        bar=bar,
+        keep=keep or page.with_suffix(""),
     )
     data = plain(compare_judges(how, Progress))
     write_judge_comparison(page, data)

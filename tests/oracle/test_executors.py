@@ -1,4 +1,5 @@
-"""Every figure of `rlaif constitution executors`, computed again from two scripts' verdicts and people's votes."""
+"""Every figure of `rlaif constitution executors`, computed again from two scripts' verdicts and people's
+votes."""
 
 import math
 from collections.abc import Iterable
