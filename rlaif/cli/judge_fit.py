@@ -26,7 +26,9 @@ def judge_fit(
             "Omitted = only what the order adds is removed, measured on pairs of the config's policy.",
         ),
     ] = None,
-    pairs: Annotated[int, typer.Option(min=1, help="Without labels: pairs of the policy's responses.")] = 200,
+    pairs: Annotated[
+        int, typer.Option("--num-pairs", min=1, help="Without labels: pairs of the policy's responses.")
+    ] = 200,
     seed: Annotated[int | None, typer.Option(help="Draws the folds; omitted = the config's.")] = None,
     set_: JudgeSet = None,
     constitution: Annotated[
@@ -45,7 +47,9 @@ def judge_fit(
 
     config, base, prompts = audited(what, set_ or [], constitution, templates)
     tell("loading …")
-    report = fit_judge(config, base, prompts, labels or [], out, pairs, seed, Progress)
+    report = fit_judge(
+        config, base, prompts, labels or [], out=out, pairs=pairs, seed=seed, progress=Progress
+    )
     if as_json:
         emit(report)
     else:

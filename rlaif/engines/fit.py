@@ -107,7 +107,8 @@ class JudgeFit:
         try:
             with safe_open(file, "np") as opened:
                 facts = opened.metadata() or {}
-                arrays = {name: opened.get_tensor(name).astype(float) for name in opened.keys()}  # noqa: SIM118
+                names = opened.keys()
+                arrays = {name: opened.get_tensor(name).astype(float) for name in names}
             if facts.get("format") != FORMAT:
                 raise ValueError("it has no numbers of a judge's fit")
             fit = cls(**{**json.loads(facts["fit"]), **arrays})

@@ -44,7 +44,9 @@ ELSEWHERE: dict[str, Elsewhere] = {
     "model.batch_tokens": Elsewhere(
         "test_engines_transformers", "test_small_batches_change_nothing", "batch_tokens="
     ),
-    "model.fit": Elsewhere("test_judge_fit", "test_the_command_writes_a_fit_that_a_config_names", "fit="),
+    "model.fit": Elsewhere(
+        "test_judge_fit_command", "test_the_command_writes_a_fit_that_a_config_names", "fit="
+    ),
     "label.labels_from": Elsewhere(
         "test_taken_over", "test_on_the_same_comparisons_only_the_edited_principle_is_asked", "labels_from"
     ),

@@ -1,0 +1,123 @@
+"""`rlaif judge fit`: whose labels it reads, and the command."""
+
+import json
+from collections import Counter
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from rlaif.cli import app
+from rlaif.config import Config, ModelConfig
+from rlaif.engines import Scripted, open_engine
+from rlaif.errors import UserError
+from rlaif.feedback.labelled import LabelledPair
+from rlaif.records import Annotator, Response
+from rlaif.workbench.judge_fitting import people_labels
+from tests.test_judge_fit import (
+    RULES,
+    biased,
+    some_pairs,
+)
+
+
+def labels_folder(path, pairs):
+    path.mkdir()
+    rows = {"prompts": [], "responses": [], "comparisons": [], "labels": []}
+    for p in pairs:
+        rows["prompts"].append(p.prompt)
+        rows["responses"] += [Response(prompt_id=p.prompt.id, text=text) for text in (p.a, p.b)]
+        rows["comparisons"].append(p.comparison)
+        rows["labels"] += p.labels
+    for name, own in rows.items():
+        (path / f"{name}.jsonl").write_text("".join(row.to_json() + "\n" for row in own))
+    return path
+
+
+def test_labels_of_people_alone_are_read(tmp_path):
+    pairs = some_pairs(4)
+    ai = pairs[0].labels[0].model_copy(update={"annotator": Annotator(kind="ai", id="x")})
+    odd = pairs[1].labels[0].model_copy(update={"principle_id": "unknown"})
+    folder = labels_folder(tmp_path / "people", [LabelledPair(*vars(pairs[0]).values())])
+    with (folder / "labels.jsonl").open("a") as file:
+        file.write(ai.to_json() + "\n")
+    dropped: Counter = Counter()
+    read = people_labels([folder], RULES, dropped)
+    assert [(p.a, p.b, p.opinions()) for p in read] == [(pairs[0].a, pairs[0].b, pairs[0].opinions())]
+    assert dropped["label by a judge"] == 1
+    (folder / "labels.jsonl").write_text(odd.to_json() + "\n")
+    with pytest.raises(UserError, match="no label can be used"):
+        people_labels([folder], RULES, Counter())
+    with pytest.raises(UserError, match="no such file"):
+        people_labels([tmp_path / "none"], RULES, Counter())
+
+
+def test_other_projects_files_are_read(tmp_path):
+    rows = [
+        {"chosen": f"\n\nHuman: question {n}\n\nAssistant: good {n}",
+         "rejected": f"\n\nHuman: question {n}\n\nAssistant: bad {n}"}
+        for n in range(30)
+    ]  # fmt: skip
+    (tmp_path / "hh.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    read = people_labels([tmp_path / "hh.jsonl"], RULES, Counter())
+    assert len(read) == 30
+    assert {p.opinions()[None] for p in read} == {0.0, 1.0}  # the better one is a in some, b in others
+
+
+def engine() -> Scripted:
+    """For configs: the module's biased judge."""
+    return Scripted(on_score=biased, on_generate=lambda request: "worth 1.0")
+
+
+@pytest.fixture
+def config(tmp_path):
+    (tmp_path / "rules.yaml").write_text(yaml.safe_dump(RULES.model_dump(mode="json", exclude_defaults=True)))
+    judge = {"engine": "scripted", "model": "tests.test_judge_fit_command:engine"}
+    given = {
+        "name": "x",
+        "constitution": "rules.yaml",
+        "prompts": "prompts/starter.jsonl",
+        "policy": judge,
+        "feedback": judge,
+        "stages": [{"stage": "sample"}],
+    }
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(given))
+    return tmp_path / "config.yaml"
+
+
+def test_the_command_writes_a_fit_that_a_config_names(tmp_path, config):
+    folder, out = labels_folder(tmp_path / "people", some_pairs(80)), tmp_path / "fit"
+    words = ["judge", "fit", str(config), "--labels", str(folder), "--out", str(out)]
+    done = CliRunner().invoke(app, [*words, "--json"])
+    assert done.exit_code == 0, done.output
+    report = json.loads(done.stdout)
+    assert report["taken"]
+    assert report["labels"] == 80
+    opened = open_engine(
+        ModelConfig(engine="scripted", model="tests.test_judge_fit_command:engine", fit=str(out))
+    )
+    assert opened.fingerprint.endswith("+fit@" + report["fit"])
+    assert not (tmp_path / "fit.readings").exists()
+    again = CliRunner().invoke(app, words)
+    assert isinstance(again.exception, UserError)
+    assert "is there already" in str(again.exception)
+
+
+def test_a_refused_fit_leaves_nothing_and_says_the_figures(tmp_path, config):
+    folder, out = labels_folder(tmp_path / "people", some_pairs(80, wrong=0.5)), tmp_path / "fit"
+    done = CliRunner().invoke(app, ["judge", "fit", str(config), "--labels", str(folder), "--out", str(out)])
+    assert isinstance(done.exception, UserError)
+    assert done.exception.code == 2
+    assert "nothing is written" in str(done.exception)
+    assert "accuracy" in done.stdout
+    assert not out.exists()
+
+
+def test_a_fit_is_of_the_feedback_model_alone():
+    judge = {"engine": "scripted", "model": "x:y"}
+    given = {
+        "name": "x", "constitution": "c", "prompts": "p", "feedback": judge,
+        "policy": judge | {"fit": "f"}, "stages": [{"stage": "sample"}],
+    }  # fmt: skip
+    with pytest.raises(ValueError, match="name it under feedback"):
+        Config.model_validate(given)
