@@ -408,7 +408,7 @@ def test_the_command_on_a_config(project: Path):
 
 
 def test_mistakes_are_said_before_the_audit_is_paid_for(project: Path, monkeypatch):
-    monkeypatch.setattr("rlaif.audit.card.judge_card", lambda *_: pytest.fail("the judge was asked"))
+    monkeypatch.setattr("rlaif.audit.card.judge_card", lambda *_, **__: pytest.fail("the judge was asked"))
     command = ["judge", "audit", str(project / "config.yaml")]
     with pytest.raises(UserError, match="a folder"):
         CliRunner().invoke(app, [*command, "--out", str(project)], catch_exceptions=False)

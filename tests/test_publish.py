@@ -131,10 +131,10 @@ def test_killed_while_it_pushes_the_same_command_ends_it(run, hub, at, lands):
         def loses(path: str) -> bool:
             if at not in path or process.poll() is not None:
                 return False
-            process.kill()
-            process.wait()
             while hub.landed.acquire(blocking=False):  # what landed before
                 pass
+            process.kill()
+            process.wait()
             return not lands
 
         hub.loses = loses

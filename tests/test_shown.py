@@ -95,7 +95,7 @@ def test_compare_and_the_cells_of_its_page(first, tmp_path, monkeypatch):
 
 
 def test_judge_audit_and_the_cells_of_its_page(project, tmp_path, monkeypatch):
-    monkeypatch.setattr(cards, "judge_card", lambda *_: card())
+    monkeypatch.setattr(cards, "judge_card", lambda *_, **__: card())
     page = tmp_path / "card.html"
     text = printed(monkeypatch, "judge", "audit", project / "config.yaml", "--out", page)
     check("judge_audit", text.replace(str(tmp_path), "TMP"))
