@@ -249,6 +249,7 @@ def test_two_seeds_and_few_prompts_have_a_page_without_intervals(tmp_path):
     data = compare(made, out=tmp_path / "page.html")
     assert data["prompts"] < 50
     assert data["gold"]["delta"]["all"]["ci"] == [None, None]
+    assert "Not known, so few prompts and seeds allow no interval: a0 (2 seeds)" in data["verdict"]["text"]
     assert data["overall"]["gold"]["strengths"]["A"]["ci"] == [None, None]
     assert not data["overall"]["gold"]["pairs"]["A–B"]["different"]
     assert "[no interval]" in (tmp_path / "page.html").read_text()

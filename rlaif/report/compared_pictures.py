@@ -57,7 +57,7 @@ def pictures(arms: Sequence[Arm]) -> list[Markup]:
     policies = [
         charts.Line(arm.name, list(_policies(side, measured)), slot[arm.letter]) for arm, side in sides
     ]
-    title = f"Held out: every principle kept ({measured}) against KL"
+    title = f"Held out: {measured} against KL"
     drawn.append(charts.line_chart(title, policies, "KL to base, nats; one point a policy", ends=True))
     return [chart for chart in drawn if chart]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -29,6 +30,8 @@ def verdict(a: Arm, b: Arm, data: Data) -> dict[str, Any]:
     if winner and measure == "judge" and data["win_rate"]["taught"] == winner.letter:
         said = f"Not known: the judge taught {winner.name} and not the other; {figures}."
         winner = None
+    elif winner is None and not _known(change["ci"]):
+        said = f"Not known, so few prompts and seeds allow no interval: {figures}."
     else:
         said = f"{_called(winner, a, b)}: {figures}." if winner else f"No difference shown: {figures}."
     more = "A gap of this size is within seed noise." if data["same_config"] else _principles(data, measure)
@@ -38,6 +41,10 @@ def verdict(a: Arm, b: Arm, data: Data) -> dict[str, Any]:
         "text": f"{_question(a, b, data)} {said}",
         "principles": more,
     }
+
+
+def _known(edges: Any) -> bool:
+    return edges is not None and all(edge is not None and math.isfinite(edge) for edge in edges)
 
 
 def _question(a: Arm, b: Arm, data: Data) -> str:
@@ -66,7 +73,11 @@ def _figures(a: Arm, b: Arm, data: Data) -> tuple[str | None, Mapping[str, Any],
         )
         return "gold", shift, words
     if win["n"]:
-        change = {"value": win["value"] - 0.5, "different": win["different"] and not data["same_config"]}
+        change = {
+            "value": win["value"] - 0.5,
+            "ci": win["ci"],
+            "different": win["different"] and not data["same_config"],
+        }
         words = (
             f"the judge prefers {a.name} in {fixed(win['value'])} {ci(win['ci'])} of {win['n']} held-out "
             f"responses, ties ({fixed(win['ties'])} {ci(win['ties_ci'])}) counting half; of its decided "
