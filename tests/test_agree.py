@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from rlaif.cli import app
 from rlaif.human.agree import agree
 from rlaif.human.agree_page import in_words, write_agreement
-from rlaif.human.annotated import Annotated, Item, Said, read_annotated
+from rlaif.human.annotated import Annotated, Item, Said, flips, read_annotated
 from rlaif.records import Annotator, Comparison, Label, Prompt, Ranking, Response
 from tests.fake_run import fake_run
 
@@ -50,6 +50,35 @@ def test_the_known_figures_of_pandalm(pandalm):
     text = "\n".join(in_words(pandalm))
     assert "25 unreadable verdicts count as wrong" in text
     assert [row["stand_in"]["verdict"] for row in pandalm["judges"]] == ["fails", "fails"]
+
+
+@pytest.mark.parametrize(
+    ("read", "expected"),
+    [
+        ({"one": (0.9, 0.1), "two": (0.98, 0.98)}, False),  # 2.20 + 3.89 and -2.20 + 3.89
+        ({"one": (0.9, 0.1), "two": (0.6, 0.6)}, True),  # 2.20 + 0.41 and -2.20 + 0.41
+        ({"one": (0.9, 0.9), "two": (0.6, 0.4)}, False),
+        ({"one": (0.9, 0.9), "two": (0.001, None)}, False),  # what was read in one order alone says nothing
+        ({"one": (0.5, 0.5), "two": (0.5, 0.5)}, None),
+        ({"one": (0.9, None)}, None),
+    ],
+)
+def test_a_judge_of_several_principles_flips_where_its_whole_opinion_does(read, expected):
+    weights = dict.fromkeys(read, 1.0)
+    labels = [
+        Label(
+            comparison_id="c",
+            annotator=JUDGE,
+            principle_id=principle,
+            order=order,
+            p_a=p,
+            verdict="invalid" if p is None else "a" if p > 0.5 else "b" if p < 0.5 else "tie",
+        )
+        for principle, values in read.items()
+        for order, p in zip(("ab", "ba"), values, strict=True)
+    ]
+    assert flips(labels, weights) is expected
+    assert flips(labels[::-1], weights) is expected
 
 
 def test_fewer_labels_on_pandalm_give_the_same_answer_with_an_interval(pandalm, test_data):

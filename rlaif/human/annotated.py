@@ -313,6 +313,23 @@ def _source(found: Annotated, path: Path, kind: str, labels: int) -> None:
     found.sources.append({"path": str(path), "kind": kind, "labels": labels})
 
 
+def flips(labels: Sequence[Label], weights: Mapping[str, float]) -> bool | None:
+    """Whether one annotator's opinion of one item changes with the order; None where that is not known.
+
+    Both opinions are of the principles that were read in both orders, so that they differ by the order alone.
+    At least one of them must be decided.
+    """
+    orders = [[x for x in labels if x.p_a is not None and x.order == order] for order in ("ab", "ba")]
+    both = {x.principle_id for x in orders[0]} & {x.principle_id for x in orders[1]}
+    opinions = []
+    for own in orders:
+        said = p_a_by_annotator([x for x in own if x.principle_id in both], weights)
+        opinions += [opinion(of, weights) for of in said.values()]
+    if len(opinions) < 2 or all(verdict_of(p) == "tie" for p in opinions):
+        return None
+    return (opinions[0] > 0.5) != (opinions[1] > 0.5)
+
+
 def opinion_of(labels: Sequence[Label], weights: Mapping[str, float]) -> Said:
     """One annotator's labels of one item as one opinion, as `rlaif.feedback.preferences` puts them together.
 
@@ -326,14 +343,13 @@ def opinion_of(labels: Sequence[Label], weights: Mapping[str, float]) -> Said:
     if p_a is None:
         verdict = "abstain" if all(x.verdict == "abstain" for x in labels) else "invalid"
     shown = [(x.order, x.p_a) for x in labels if x.p_a is not None and verdict_of(x.p_a) != "tie"]
-    orders = {x.order: x.p_a for x in labels if x.p_a is not None}
     times = [x.seconds for x in labels if x.seconds is not None]
     return Said(
         verdict,
         p_a,
         {i: p for i, p in (said or {}).items() if i is not None},
         tuple((p > 0.5) == (order == "ab") for order, p in shown),
-        (orders["ab"] > 0.5) != (orders["ba"] > 0.5) if len(orders) == 2 and shown else None,
+        flips(labels, own),
         sum(times) if times else None,
         next((x.rationale for x in labels if x.rationale), ""),
     )
