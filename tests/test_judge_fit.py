@@ -1,6 +1,7 @@
 """`rlaif judge fit`: the numbers against other code, what is refused, and the fitted judge as an engine."""
 
 import math
+import re
 from collections import Counter
 from random import Random
 
@@ -49,8 +50,8 @@ def quality(text: str) -> float:
 
 def biased(asked, suffix, choices):
     """A judge that sees the quality with noise, three times too sure, and likes the first by 0.8."""
-    text = asked[0]["content"]
-    values = [quality(line) for line in text.splitlines() if line.startswith("worth ")][:2]
+    found = re.findall(r"worth (-?\d\.\d+)", asked[0]["content"])
+    values = [float(x) for x in [*found, "0", "0"][:2]]
     noise = Random(content_hash(sorted(values), suffix)).gauss(0, 1.0) * (1 if values[0] < values[1] else -1)
     z = 3 * (values[0] - values[1] + noise) + 0.8
     return [1 / (1 + math.exp(-z)), 1 / (1 + math.exp(z))]
@@ -378,7 +379,9 @@ def test_states_are_those_of_a_plain_forward(small):
 def test_a_head_needs_an_engine_with_states(tmp_path):
     a_fit(kind="responses", layer=2).save(tmp_path)
     with pytest.raises(UserError, match="does not give"):
-        open_engine(ModelConfig(engine="scripted", model="tests.test_judge_fit:engine", fit=str(tmp_path)))
+        open_engine(
+            ModelConfig(engine="scripted", model="tests.test_judge_fit_command:engine", fit=str(tmp_path))
+        )
 
 
 @pytest.mark.parametrize("kind", ["responses", "verdicts"])

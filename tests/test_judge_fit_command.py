@@ -7,6 +7,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+from rlaif.audit.page import in_words
 from rlaif.cli import app
 from rlaif.config import Config, ModelConfig
 from rlaif.engines import Scripted, open_engine
@@ -14,11 +15,7 @@ from rlaif.errors import UserError
 from rlaif.feedback.labelled import LabelledPair
 from rlaif.records import Annotator, Response
 from rlaif.workbench.judge_fitting import people_labels
-from tests.test_judge_fit import (
-    RULES,
-    biased,
-    some_pairs,
-)
+from tests.test_judge_fit import RULES, a_fit, biased, some_pairs
 
 
 def labels_folder(path, pairs):
@@ -101,6 +98,28 @@ def test_the_command_writes_a_fit_that_a_config_names(tmp_path, config):
     again = CliRunner().invoke(app, words)
     assert isinstance(again.exception, UserError)
     assert "is there already" in str(again.exception)
+
+
+def test_the_card_says_what_the_judge_was_without_its_fit(tmp_path, config):
+    a_fit().save(tmp_path / "fit")
+    rules = yaml.safe_load((tmp_path / "rules.yaml").read_text())
+    rules["principles"][0]["examples"] = [
+        {"prompt": f"question {n}", "better": f"worth {n % 3}.4", "worse": "worth 0.1"} for n in range(24)
+    ]
+    (tmp_path / "rules.yaml").write_text(yaml.safe_dump(rules))
+    out = str(tmp_path / "card.html")
+    words = ["judge", "audit", str(config), "--num-pairs", "12", "--out", out, "--json"]
+    plain = json.loads(CliRunner().invoke(app, words).stdout)
+    done = CliRunner().invoke(app, [*words, "-s", f"feedback.fit={tmp_path / 'fit'}"])
+    assert done.exit_code == 0, done.output
+    card = json.loads(done.stdout)
+    assert "before" not in plain
+    assert card["before"]["order"] == {k: plain["order"][k] for k in card["before"]["order"]}
+    assert card["before"]["accuracy"]["value"] == plain["accuracy"]["value"]
+    assert card["before"]["model"] == plain["judge"]["model"]
+    assert card["judge"]["model"].startswith(plain["judge"]["model"] + "+fit@")
+    said = f"Without its fit: right in {plain['accuracy']['value']:.2f}"
+    assert [said in sentence for sentence in in_words(card)].count(True) == 1
 
 
 def test_a_refused_fit_leaves_nothing_and_says_the_figures(tmp_path, config):

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from rlaif.audit import measures
 from rlaif.audit.audit import Audit
 from rlaif.audit.cases import from_examples, sampled
 from rlaif.config import Config
@@ -27,7 +28,23 @@ def judge_card(
     policy."""
     left_out = Counter[str]()
     audit = audit_of(config, base, prompts, pairs, progress, left_out)
-    return {**audit.card(), "gold": config.gold, "left_out": dict(left_out)}
+    card = {**audit.card(), "gold": config.gold, "left_out": dict(left_out)}
+    return card | before_fit(audit, config, base)
+
+
+def before_fit(audit: Audit, config: Config, base: Path) -> dict[str, Any]:
+    """The figures of the same cases without the judge's fit, as `before`; empty where it has none."""
+    if config.feedback.fit is None:
+        return {}
+    plain = config.model_copy(update={"feedback": config.feedback.model_copy(update={"fit": None})})
+    judge = judge_of(plain, base, audit.constitution)
+    rows, _ = replace(audit, judge=judge).ask(audit.cases, "verdicts without the fit")
+    figures = {
+        "accuracy": measures.accuracy(rows),
+        "calibration": measures.calibration(rows),
+        "order": measures.order(rows),
+    }
+    return {"before": {"fit": config.feedback.fit, "model": judge.engine.fingerprint, **figures}}
 
 
 def audit_of(

@@ -85,7 +85,7 @@ class Fitting:
     def _fitted(self, read: Collected, opinions: Opinions, votes: int) -> tuple[JudgeFit, dict[str, Any]]:
         groups = len(self.constitution.principles)
         prior = order_priors(read.readings, groups)
-        settings = settings_for(read.readings, opinions, groups, self.kinds)
+        settings = settings_for(read.readings, opinions, self.kinds)
         with self.progress("held-out folds", len(opinions.p_a)) as tick:
             found = []
             for held, numbers in nested(settings, read.readings, opinions, prior, self.seed):

@@ -25,7 +25,7 @@ TEMPERATURE_FROM = 50  # opinions from which a temperature is fitted; of a princ
 HEAD_FROM = 200  # opinions from which a head is fitted
 OWN_HEAD_FROM = 50  # opinions of a principle from which its head may differ from the shared one
 PRIOR_FROM = 20  # readings of a principle from which it has a prior of its own
-STRENGTHS = (10.0, 3.0, 1.0, 0.3, 0.1)  # of the ridge, from strong to weak, by the number of opinions
+STRENGTHS = (10.0, 2.0, 0.5, 0.1)  # of the ridge, from strong to weak, by the number of opinions
 OUTER, INNER = 5, 4  # folds that measure, and that choose
 
 
@@ -209,18 +209,16 @@ def _middles(setting: Setting, readings: Readings, groups: int, width: int) -> F
     return np.array([x.mean(0) if len(x) >= PRIOR_FROM else shared for x in own] + [shared])
 
 
-def settings_for(readings: Readings, opinions: Opinions, groups: int, kinds: Sequence[str]) -> list[Setting]:
-    """What may be chosen with so many opinions, from simple to rich."""
+def settings_for(readings: Readings, opinions: Opinions, kinds: Sequence[str]) -> list[Setting]:
+    """What may be chosen with so many opinions, from simple to rich; `choose` adds numbers of principles' own
+    to the best of each kind."""
     n, found = len(opinions.p_a), [Setting("prior")]
-    several = groups > 1
     if "temperature" in kinds and n >= TEMPERATURE_FROM:
         found += [Setting("temperature")]
-        found += [Setting("temperature", own=True)] if several else []
-    heads = [k for k in HEADS if k in kinds and k in readings.differs] if n >= HEAD_FROM else []
-    for kind in heads:
-        layers = readings.differs[kind].shape[1]
-        for own in (False, True) if several else (False,):
-            found += [Setting(kind, at, s, own) for at in range(layers) for s in STRENGTHS]  # type: ignore
+    for kind in HEADS if n >= HEAD_FROM else ():
+        if kind in kinds and kind in readings.differs:
+            layers = range(readings.differs[kind].shape[1])
+            found += [Setting(kind, at, strength) for at in layers for strength in STRENGTHS]
     return found
 
 
@@ -241,18 +239,26 @@ def choose(
     settings: Sequence[Setting], readings: Readings, opinions: Opinions, prior: Floats, seed: int
 ) -> tuple[Setting, dict[Setting, float]]:
     """The setting with the smallest mean cross-entropy on inner folds, the simpler one of equals; and that of
-    each."""
+    each. The best of each kind is also tried with numbers of principles' own, where there are several."""
     fold = folds(opinions.cluster, INNER, seed)
-    losses: dict[Setting, list[float]] = {setting: [] for setting in settings}
-    for held in range(INNER):
-        fitted, other = opinions.of(fold != held), opinions.of(fold == held)
-        if not len(fitted.p_a) or not len(other.p_a):
-            continue
-        for setting in settings:
-            p = forecast(fit_numbers(setting, readings, fitted, prior), readings, other)
-            losses[setting] += list(cross_entropies(p, other.p_a))
-    means = {setting: float(np.mean(own)) if own else np.inf for setting, own in losses.items()}
-    return min(settings, key=lambda s: round(means[s], 9)), means
+    parts = [(opinions.of(fold != held), opinions.of(fold == held)) for held in range(INNER)]
+    parts = [(fitted, other) for fitted, other in parts if len(fitted.p_a) and len(other.p_a)]
+
+    def loss(setting: Setting) -> float:
+        found = [
+            cross_entropies(
+                forecast(fit_numbers(setting, readings, fitted, prior), readings, other), other.p_a
+            )
+            for fitted, other in parts
+        ]
+        return float(np.concatenate(found).mean()) if found else np.inf
+
+    means = {setting: loss(setting) for setting in settings}
+    if len(prior) > 2:  # of several principles
+        for kind in dict.fromkeys(s.kind for s in settings if s.kind != "prior"):
+            best = min((s for s in settings if s.kind == kind), key=means.__getitem__)
+            means[replace(best, own=True)] = loss(replace(best, own=True))
+    return min(means, key=lambda s: round(means[s], 9)), means
 
 
 def nested(

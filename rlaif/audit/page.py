@@ -60,6 +60,7 @@ def in_words(card: dict[str, Any]) -> list[str]:
     ]
     return [
         first,
+        *_before(card),
         *unchecked,
         f"{_rate(order)} clear verdicts flip with the order of the responses."
         if order["n"]
@@ -68,6 +69,19 @@ def in_words(card: dict[str, Any]) -> list[str]:
         if turned
         else "No verdict was clear enough to be attacked.",
     ]
+
+
+def _before(card: dict[str, Any]) -> Iterator[str]:
+    """What the judge was without its fit, and is with it."""
+    if "before" in card:
+        said = [
+            f"right in {_rate(part['accuracy'])}, probabilities off by "
+            f"{fixed(part['calibration']['ece'], 3)}, order flips {_rate(part['order'])}"
+            for part in (card["before"], card)
+            if part["accuracy"]["n"] and part["order"]["n"]
+        ]
+        if len(said) == 2:
+            yield f"Without its fit: {said[0]}. With it: {said[1]}."
 
 
 def _rate(row: dict[str, Any], digits: int = 2) -> str:
