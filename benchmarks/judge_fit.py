@@ -1,13 +1,15 @@
 """A judge fitted on few labels: the playground's judge spoiled on purpose, and SmolLM2 on people's labels.
 
-    python benchmarks/judge_fit.py playground --seeds 0 1 2 3 4 --json fit.json
-    python benchmarks/judge_fit.py people MODEL HH.jsonl.gz --keep states --json people.json
+    python benchmarks/judge_fit.py playground --seeds 0 1 2 3 4 --json fit.jsonl
+    python benchmarks/judge_fit.py table --json fit.jsonl
+    python benchmarks/judge_fit.py people MODEL HH.jsonl.gz --keep states --json people.jsonl
 
 The spoiled judge adds 0.8 to the log-odds of the first response, multiplies them by 3, and is asked about one
 principle in words that say nothing of it. It is fitted on 0, 50 and 300 labels of the truth, 10 % of them
 wrong, and on 300 that are coin flips; what is measured is on fresh pairs, through the labels that a run
-would store. `people` reads the hidden states of each response once (16 of SmolLM2's 30 layers), keeps them,
-and fits a head on 50, 200 and 1,000 pairs of HH-RLHF; all other pairs are held out.
+would store: accuracy and flips by the truth, the calibration error by what people say. `people` reads the
+hidden states of each response once (16 of SmolLM2's 30 layers), keeps them, and fits a head on 50, 200 and
+1,000 pairs of HH-RLHF; all other pairs are held out. `table` prints the playground's rows.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import argparse
 import json
 import tempfile
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -25,7 +28,7 @@ import torch
 from measuring import machine
 
 from rlaif.audit import measures
-from rlaif.audit.cases import AuditCase
+from rlaif.audit.cases import AuditCase, Side
 from rlaif.audit.fit import Fitting
 from rlaif.audit.fit_numerics import (
     STRENGTHS,
@@ -130,8 +133,18 @@ def labelled(case: AuditCase, rng: Random, wrong: float) -> LabelledPair:
     return LabelledPair(asked.comparison, asked.prompt, asked.a, asked.b, (label,))
 
 
+def said_of(cases: Sequence[AuditCase], rng: Random) -> list[AuditCase]:
+    """The cases with what people would say of them in place of the truth: 10 % the other side."""
+    turned: dict[Side, Side] = {"a": "b", "b": "a", "tie": "tie"}
+    return [
+        replace(case, truth={k: turned[v] if rng.random() < WRONG else v for k, v in case.truth.items()})
+        for case in cases
+    ]
+
+
 def tested(judge: Judge, cases: Sequence[AuditCase]) -> dict[str, Any]:
-    """Accuracy, ECE and order flips of the judge's labels on cases."""
+    """Accuracy and order flips of the judge's labels on cases, and their ECE by what people say of them."""
+    said = {case.question.comparison.id: case for case in said_of(cases, Random(0))}
     labels = [label for batch in judge.compare([case.question for case in cases]) for label in batch]
     rows = readings(cases, labels)
     of = {name: [r for r in rows if r.principle_id == name] for name in PRINCIPLES}
@@ -143,7 +156,9 @@ def tested(judge: Judge, cases: Sequence[AuditCase]) -> dict[str, Any]:
     return {
         name: {
             "accuracy": measures.accuracy(own)["value"],
-            "ece": measures.calibration(own)["ece"],
+            "ece": measures.calibration(
+                [replace(row, case=said[row.case.question.comparison.id]) for row in own]
+            )["ece"],
             "flips": measures.order(own)["value"],
         }
         for name, own in found.items()
@@ -333,14 +348,17 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     if options.what == "table":
-        print("\n".join(table(json.loads(options.json.read_text())["rows"])))
+        # What is printed is rows, so that what a pass that goes on has printed can be shown, too.
+        lines = [line for line in options.json.read_text().splitlines() if line.startswith('{"seed"')]
+        print("\n".join(table([json.loads(line) for line in lines])))
         return
     if options.what == "playground":
         rows = playground(options.seeds)
     else:
         rows = people(options.model, options.source, options.keep, options.seeds, options.pairs)
     if options.json:
-        options.json.write_text(json.dumps({"machine": machine("cpu"), "rows": rows}, indent=1) + "\n")
+        print(json.dumps(machine("cpu")))
+        options.json.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 if __name__ == "__main__":
