@@ -395,7 +395,7 @@ def test_the_commands_of_the_page_are_what_the_program_takes(monkeypatch, tmp_pa
     commands = re.findall(r"```sh\n(.*?)```", page, re.S)[0].replace("\\\n", " ").splitlines()
     monkeypatch.chdir(tmp_path)
 
-    def parsed(*_: object) -> None:
+    def parsed(*_: object, **__: object) -> None:
         raise UserError("parsed")
 
     monkeypatch.setattr("rlaif.workbench.judge_comparison.compare_judges", parsed)
