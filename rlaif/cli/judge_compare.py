@@ -84,7 +84,7 @@ def judge_compare(
         pairs=most,
         seed=seed,
         bar=bar,
-        keep=keep or page.with_suffix(""),
+        keep=keep or page.with_name(page.stem if page.suffix else f"{page.name}.verdicts"),
     )
     data = plain(compare_judges(how, Progress))
     write_judge_comparison(page, data)

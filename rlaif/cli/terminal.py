@@ -18,6 +18,7 @@ from rlaif.errors import OBEYED, UserError, printable
 
 stderr = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
+PAGE = (b"<!doctype html",)
 NO_LICENCE = "unknown"  # in a card, where nobody has said which
 RunDir = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
 
@@ -48,11 +49,23 @@ def tell(text: object) -> None:
     stderr.print(printable(str(text)))
 
 
-def page_at(path: Path, option: str = "--out", example: str = "page.html") -> Path:
-    """Where a page will be written, its folder made: said before anything is asked, not after."""
+def page_at(
+    path: Path, option: str = "--out", example: str = "page.html", begins: tuple[bytes, ...] = PAGE
+) -> Path:
+    """Where a page will be written, its folder made: said before anything is asked, not after.
+
+    A page takes the place of an earlier one, which `begins` tells from labels, configs and devices: these are
+    not to be lost by a mistyped option.
+    """
     if path.is_dir():
         raise UserError(
             f"{option} {path}: a folder.", "the name of a file to write", f"{option} {path / example}"
+        )
+    if path.exists() and not (path.is_file() and _replaceable(path, begins)):
+        raise UserError(
+            f"{option} {path}: holds something else, which would be lost.",
+            "a new name, or a file that this command wrote before",
+            f"{option} {path.with_name(example)}",
         )
     path.parent.mkdir(parents=True, exist_ok=True)
     if not os.access(path.parent, os.W_OK):
@@ -60,6 +73,13 @@ def page_at(path: Path, option: str = "--out", example: str = "page.html") -> Pa
             f"{option} {path}: nothing can be written to {path.parent}.", "a folder that can be written"
         )
     return path
+
+
+def _replaceable(path: Path, begins: tuple[bytes, ...]) -> bool:
+    """Whether a file is empty or begins like one that may be replaced."""
+    with path.open("rb") as file:
+        head = file.read(200).lstrip(b"\xef\xbb\xbf \r\n\t").lower()
+    return not head or head.startswith(begins)
 
 
 def typed_lines() -> Iterator[str]:

@@ -30,6 +30,7 @@ from rlaif.runs.catalog import is_run
 from rlaif.runs.folder import Run, silent_progress
 from rlaif.runs.locking import locked
 from rlaif.runs.spending import Account, Ledger
+from rlaif.runs.storage import os_errors_as_user_errors
 from rlaif.workbench.executor_agreement import furthest_apart
 from rlaif.workbench.executors import free_name, stored_labels
 from rlaif.workbench.judges import Named
@@ -38,6 +39,7 @@ from rlaif.workbench.people_truth import ALL, LabelledCases, labelled_cases, req
 
 SHORT = 40  # characters of a judge's name
 APART, ALL_WRONG = 8, 4  # pairs shown: where judges lie furthest apart, and where all turn a clear majority
+KEPT = {"labels.jsonl", "spending.jsonl", ".lock"}  # the folder of the verdicts
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ def compare_judges(how: JudgesAsked, progress: Any = silent_progress) -> dict[st
     found = labelled_cases(paths, constitution, how.pairs, how.seed)
     if how.labels:
         require_people(found, how.labels)
-    how.keep.mkdir(parents=True, exist_ok=True)
+    _require_own(how.keep)
     with locked(how.keep):
         judged, failed = _asked(how, constitution, found, progress)
     judged += _stored(found, constitution, judged)
@@ -144,6 +146,25 @@ def names_of(how: JudgesAsked) -> list[Asked]:
     return list(found.values())
 
 
+def _require_own(folder: Path) -> None:
+    """Raise UserError where verdicts would be written among files of something else, as people's labels."""
+    if folder.is_dir():
+        names = {path.name for path in folder.iterdir()}
+        other = names - KEPT or (names if ".lock" not in names else set())
+        if not other:
+            return
+        what = f"holds {min(other)}, which this command did not write"
+    elif folder.exists():
+        what = "a file"
+    else:
+        return
+    raise UserError(
+        f"{folder}: {what}; the judges' verdicts are kept in a folder of that name.",
+        "a folder that is new, or one that this command made",
+        "name one with --keep, or the page otherwise with --out",
+    )
+
+
 def _asked(
     how: JudgesAsked, constitution: Constitution, found: LabelledCases, progress: Any
 ) -> tuple[list[JudgedCases], list[dict[str, Any]]]:
@@ -153,7 +174,8 @@ def _asked(
     stored = stored_labels(found.sources, constitution, found.ids, found.left_out)
     for asked in names_of(how):
         try:
-            judged.append(_ask(asked, how, constitution, found, stored, progress))
+            with os_errors_as_user_errors():
+                judged.append(_ask(asked, how, constitution, found, stored, progress))
         except UserError as error:
             failed.append({"name": asked.name, "error": str(error), "code": error.code})
         except Exception as error:  # whatever a library raises is this judge's failure, and no other's

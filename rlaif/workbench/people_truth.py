@@ -200,10 +200,17 @@ def card_on_labels(
 
 
 def require_people(found: LabelledCases, path: Path) -> None:
-    """Raise UserError where no person's label is on any of the cases."""
+    """Raise UserError where no person's label is on any of the cases, or none says what most prefer."""
     if not found.people:
         raise UserError(
             f"{path}: holds no person's label on its pairs.",
             "labels of people: a file that rlaif annotate wrote, or preference data that can be imported",
             "rlaif data import says who labelled what; --annotator human:NAME where the data does not say",
+        )
+    if not any(case.truth for case in found.cases):
+        raise UserError(
+            f"{path}: {found.facts['labels']} labels of people, and of none of {len(found.cases)} pairs do "
+            f"these say which response most prefer ({found.facts['no_majority']} pairs without a majority).",
+            "labels whose verdict is a, b or tie",
+            "label more of the pairs (rlaif annotate), or compare judges with each other alone: --run",
         )

@@ -52,7 +52,7 @@ def constitution_induce(
     from rlaif.runs.storage import write_text
     from rlaif.workbench.induce import CandidateSources, induce
 
-    path = page_at(out) if out else None
+    path = page_at(out, example="found.yaml", begins=(b"name:",)) if out else None
     tell("reading the labels …")
     sources = CandidateSources(
         candidates,

@@ -45,7 +45,7 @@ def constitution_test(
     from rlaif.workbench.example_tests import chosen, collect, run_tests, untested
     from rlaif.workbench.judges import Named
 
-    xml = page_at(junit, "--junit", "tests.xml") if junit else None
+    xml = page_at(junit, "--junit", "tests.xml", (b"<?xml",)) if junit else None
     constitution, lines = Constitution.load_with_lines(path)
     tests = collect(constitution, lines)
     asked = chosen(tests, select, path) if select else tests

@@ -1,0 +1,101 @@
+"""A command's output takes the place of nothing but its own earlier output, and labels that say nothing are
+refused before a judge is asked."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from rlaif.cli import app
+from rlaif.cli.terminal import page_at
+from rlaif.errors import UserError
+from tests.test_judge_compare import project
+
+
+def _command(*words: object):
+    return CliRunner().invoke(app, ["judge", "compare", *map(str, words)])
+
+
+def _rewritten(path: Path, **fields: object) -> None:
+    rows = [json.loads(line) | fields for line in path.read_text().splitlines()]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+@pytest.mark.parametrize("content", ['{"verdict": "a"}\n', "name: mine\n", "\x00\x01"])
+def test_a_page_replaces_no_labels_and_no_config(tmp_path, content):
+    path = tmp_path / "file"
+    path.write_text(content)
+    with pytest.raises(UserError, match="something else"):
+        page_at(path)
+    assert path.read_text() == content
+
+
+def test_a_page_replaces_an_earlier_page_and_an_empty_file(tmp_path):
+    for content in ("<!doctype html>\n<p>", "<!DOCTYPE html>", ""):
+        path = tmp_path / "file"
+        path.write_text(content)
+        assert page_at(path) == path
+
+
+def test_a_page_replaces_no_device(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/null")):
+        with pytest.raises(UserError, match="something else"):
+            page_at(path)
+
+
+@pytest.mark.parametrize("verdict", ["abstain", "invalid"])
+def test_labels_without_a_verdict_are_refused_before_a_judge_is_asked(tmp_path, monkeypatch, verdict):
+    monkeypatch.setenv("ASKED", str(tmp_path / "asked"))
+    words = project(tmp_path, "counted")
+    _rewritten(tmp_path / "labels.jsonl", verdict=verdict, p_a=None)
+    found = _command(*words, "--out", tmp_path / "page.html")
+    assert isinstance(found.exception, UserError)
+    assert found.exception.code == 2
+    assert "180 labels of people, and of none of 60 pairs" in str(found.exception)
+    assert not (tmp_path / "asked").exists()
+
+
+def test_people_who_never_agree_are_refused(tmp_path):
+    words = project(tmp_path, "good")
+    rows = [json.loads(line) for line in (tmp_path / "labels.jsonl").read_text().splitlines()]
+    split = {"ann": ("a", 1.0), "ben": ("b", 0.0)}
+    rows = [row for row in rows if row["annotator"]["id"] in split]
+    for row in rows:
+        row["verdict"], row["p_a"] = split[row["annotator"]["id"]]
+    (tmp_path / "labels.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = _command(*words, "--out", tmp_path / "page.html")
+    assert "60 pairs without a majority" in str(found.exception)
+
+
+def test_verdicts_are_not_written_among_peoples_labels(tmp_path):
+    """The folder of the verdicts is named as the page: `people.html` beside `people/labels.jsonl`."""
+    people = tmp_path / "people"
+    people.mkdir()
+    words = project(people, "good")
+    before = (people / "labels.jsonl").read_bytes()
+    found = _command(*words, "--out", tmp_path / "people.html", "--num-pairs", 4)
+    assert "which this command did not write" in str(found.exception)
+    assert (people / "labels.jsonl").read_bytes() == before
+    lone = tmp_path / "lone"
+    lone.mkdir()
+    (lone / "labels.jsonl").write_bytes(before)
+    assert _command(*words, "--out", tmp_path / "x.html", "--keep", lone, "--num-pairs", 4).exit_code
+    assert (lone / "labels.jsonl").read_bytes() == before
+
+
+def test_a_page_without_an_ending_has_its_verdicts_beside_it_and_goes_on(tmp_path):
+    words = [*project(tmp_path, "good"), "--out", tmp_path / "page", "--num-pairs", 4]
+    for _ in range(2):
+        assert _command(*words).exit_code == 0
+    assert (tmp_path / "page").is_file()
+    assert (tmp_path / "page.verdicts" / "labels.jsonl").is_file()
+
+
+def test_a_name_that_no_file_can_have_is_the_users_mistake(tmp_path):
+    words = ["x" * 5000, *project(tmp_path, "good")]
+    found = _command(*words, "--out", tmp_path / "page.html", "--num-pairs", 4)
+    assert found.exit_code == 2
+    assert "File name too long" in found.output
