@@ -121,5 +121,5 @@ def compare(
 
     paths = [Path(run) for run in runs]
     require_trust(paths, trust, "pass trust=True", judge is not None)
-    model = feedback_of(judge) if judge else None
+    model = feedback_of(judge) if judge is not None else None
     return compare_runs(paths, out=Path(out) if out else None, judge=model)

@@ -6,7 +6,9 @@ from itertools import combinations
 import numpy as np
 import pytest
 
+import rlaif
 from rlaif.config import ModelConfig
+from rlaif.errors import UserError
 from rlaif.metrics import METRICS
 from rlaif.records import Evaluation, Prompt
 from rlaif.refusals import TO_ANSWER, TO_REFUSE, should_refuse
@@ -269,3 +271,13 @@ def test_two_paths_to_the_same_content_are_no_difference(tmp_path):
     manifest = read_json(made[1] / "manifest.json")
     write_json(made[1] / "manifest.json", manifest | {"inputs": {"prompts": "1", "stages.6.model": "3"}})
     assert set(compare(made)["differs"]["config"]) == {"name", "seed", "reward.model"}
+
+
+@pytest.mark.parametrize("judge", ["nowhere/judge", "", "run"])
+def test_a_judge_that_is_named_and_cannot_be_opened_is_a_mistake(tmp_path, judge):
+    """A run's own judge that cannot be asked leaves a note; one that was named is not passed over."""
+    runs = [fake_run(tmp_path / name, seed=seed, prompts=30) for seed, name in enumerate(("run", "other"))]
+    named = str(tmp_path / judge) if judge else judge
+    with pytest.raises(UserError) as found:
+        rlaif.compare(*runs, judge=named, trust=True)
+    assert found.value.code == 2

@@ -39,7 +39,9 @@ def compare(
     require_trust(runs, trust, "add --trust", judge is not None)
     page = page_at(out or Path("compare.html"))
     tell("reading the runs …")
-    data = compare_runs(runs, out=page, judge=feedback_of(judge) if judge else None, progress=Progress)
+    data = compare_runs(
+        runs, out=page, judge=feedback_of(judge) if judge is not None else None, progress=Progress
+    )
     if as_json:
         emit(data)
     else:

@@ -53,6 +53,8 @@ def compare(
     matches = {
         (i, j): Match(arms[i], arms[j], constitution, desk) for i, j in combinations(range(len(arms)), 2)
     }
+    if desk.given and any(match.prompts for match in matches.values()):
+        _ = desk.judge  # one that was named and cannot be opened is a mistake; a run's own is a note
     pairs = [ArmComparison(matches[0, at]) for at in range(1, len(arms))]
     answered = {at: match for at, match in matches.items() if match.prompts}
     whole = overall(arms, matches) if len(arms) > 2 and answered == matches else {}
