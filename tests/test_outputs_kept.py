@@ -99,3 +99,23 @@ def test_a_name_that_no_file_can_have_is_the_users_mistake(tmp_path):
     found = _command(*words, "--out", tmp_path / "page.html", "--num-pairs", 4)
     assert found.exit_code == 2
     assert "File name too long" in found.output
+
+
+@pytest.mark.parametrize("stage", [False, True])
+def test_what_a_judge_is_asked_is_not_kept_among_other_labels(tmp_path, stage):
+    """`--keep people/labels.jsonl` appended the judge's labels to the people's, or to a run's."""
+    config, *_ = project(tmp_path, "good")
+    keep = tmp_path / "labels.jsonl"
+    if stage:
+        keep = tmp_path / "06_label" / "labels.jsonl"
+        keep.parent.mkdir()
+        keep.write_text("")
+        (keep.parent / "stage.json").write_text("{}")
+    before = keep.read_bytes()
+    words = ["constitution", "executors", tmp_path / "c.yaml", "--labels", tmp_path / "labels.jsonl"]
+    words += ["--judge", config, "--num-pairs", 4, "--keep"]
+    found = CliRunner().invoke(app, [*map(str, words), str(keep)])
+    assert "holds other labels" in str(found.exception)
+    assert keep.read_bytes() == before
+    for _ in range(2):  # one of its own is made, and gone on from
+        assert CliRunner().invoke(app, [*map(str, words), str(tmp_path / "own.jsonl")]).exit_code == 0

@@ -14,6 +14,7 @@ from typing import Any
 from rlaif.audit.card import judge_of
 from rlaif.config import find, names_config
 from rlaif.constitution import Constitution, Principle
+from rlaif.errors import UserError
 from rlaif.feedback.judge import Judge, JudgeQuestion, slot_of
 from rlaif.human.labelled import RunLabels, folder_labels, form_of, grouped, run_labels
 from rlaif.options import LabelOptions
@@ -145,11 +146,19 @@ def judge_labels(
 ) -> dict[str, list[Label]]:
     """The judge's labels by comparison: those stored that it would give, the rest asked for.
 
-    What is asked is appended to `keep` as it comes, and taken from there by a command that goes on.
+    What is asked is appended to `keep` as it comes, and taken from there by a command that goes on. Raises
+    UserError where `keep` is a file of people's labels or of a run's stage, which would be mixed with these.
     """
     file = RowFile(keep, Label) if keep else None
+    kept = list(file or ())
+    if keep and ((keep.parent / "stage.json").exists() or any(row.annotator.kind != "ai" for row in kept)):
+        raise UserError(
+            f"{keep}: holds other labels than this command's, and these would be mixed with them.",
+            "a file of its own for what the judge is asked",
+            "--keep with a new name",
+        )
     expected = judge.expected_slots(questions)
-    known = [*stored, *(file or ())]
+    known = [*stored, *kept]
     given = {
         slot: row for row in known if (slot := slot_of(row)) in expected and row.reason != "not a number"
     }
