@@ -132,6 +132,10 @@ def test_hostile_text_stays_text():
     )
 
 
+def test_control_characters_are_spelt_out():
+    assert md("a\x1b[31mb\u202ec") == "a\\x1b\\[31mb\\u202ec"
+
+
 def test_no_path_of_this_machine_is_in_a_card(tmp_path):
     policy = tiny_policy(tmp_path / "secret-place" / "my-model")
     run = Run.load(fake_run(tmp_path / "run", prompts=24))

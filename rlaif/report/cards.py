@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from rlaif.constitution import Constitution
+from rlaif.errors import printable
 from rlaif.human.exporters import export_file
 from rlaif.human.folder import read_folder
 from rlaif.human.formats import FORMATS
@@ -33,8 +34,9 @@ SHOWN = 20  # lines of a table of annotators or sources
 
 
 def md(value: object) -> str:
-    """A text of others on one line of Markdown: no tag, no table cell, no heading of its own."""
-    return " ".join(str(value).split()).translate(_ESCAPED)
+    """A text of others on one line of Markdown: no tag, no table cell, no heading of its own, control
+    characters spelt out."""
+    return printable(" ".join(str(value).split())).translate(_ESCAPED)
 
 
 @dataclass
