@@ -74,8 +74,8 @@ MUTANTS = (
         "comparison_shots(stage.constitution, options.few_shot)",
         "comparison_shots(stage.constitution, 0)",
     ),
-    seen("label.cot", "((0.4, 0.6) if options.cot else (0.0, 1.0))", "(0.0, 1.0)"),
-    seen("label.clamp", "clamp = options.clamp or", "clamp ="),
+    seen("label.cot", "self.clamp or ((0.4, 0.6) if self.cot else (0.0, 1.0))", "self.clamp or (0.0, 1.0)"),
+    seen("label.clamp", "return self.clamp or", "return"),
     seen(
         "label.max_tokens",
         "cot = options.max_tokens if options.cot",
@@ -96,10 +96,10 @@ MUTANTS = (
     seen("label.principles", "if self.subset is None or p in self.subset", "if p"),
     seen(
         "label.human.weight",
-        "aggregate(labels, stage.constitution, weight, clamp)",
-        "aggregate(labels, stage.constitution, 1.0, clamp)",
+        "aggregate(labels, stage.constitution, human_weight, stage.options.bounds)",
+        "aggregate(labels, stage.constitution, 1.0, stage.options.bounds)",
     ),
-    seen("label.human.share", "/ 2**31 < share]", "/ 2**31 < 1.0]"),
+    seen("label.human.share", "/ 2**31 < human.share]", "/ 2**31 < 1.0]"),
     seen("judge_card.num_pairs", "limits.num_pairs, questions, key", "64, questions, key"),
     seen(
         "judge_card.max_invalid",
@@ -118,8 +118,8 @@ MUTANTS = (
         "both_orders or position",
     ),
     Mutant(
-        '(question.a, question.b) if order == "ab" else (question.b, question.a)',
-        "(question.a, question.b)",
+        '(self.a, self.b) if order == "ab" else (self.b, self.a)',
+        "(self.a, self.b)",
         "test_judge",
         "both_orders or position",
     ),
@@ -136,8 +136,8 @@ MUTANTS = (
         "averaged",
     ),
     Mutant(
-        "(sum(judges) + human_weight * len(people)",
-        "(sum(judges) + len(people)",
+        "voted = human_weight * len(people) * share(people)",
+        "voted = len(people) * share(people)",
         "test_preferences",
         "votes or weight or added or clamped",
     ),
