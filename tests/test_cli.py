@@ -333,4 +333,4 @@ def test_neighbours_spell_and_explain_the_same_option_alike():
     assert switched_off == {("rlaif run", "--no-check"), ("rlaif resume", "--no-check")}
     for spelling in ("--trust", "--few-shot", "--keep", "--port"):
         assert len(told[spelling]) == 1, spelling
-    assert len(told["--set"]) == 2, "a run's, and a judge's"
+    assert len(told["--set"]) == 3, "a run's, a judge's, and that of the model that writes prompts"

@@ -33,10 +33,8 @@ DrawnPairs = Annotated[
     int, typer.Option("--num-pairs", min=0, help="Comparisons of each source, drawn by --seed; 0 = all.")
 ]
 DrawSeed = Annotated[int, typer.Option("--seed", help="Seed of the draw of comparisons.")]
-KeepLabels = Annotated[
-    Path | None,
-    typer.Option("--keep", metavar="FILE", help="A file for the judge's labels; a later call continues it."),
-]
+KEPT = "Where judges' labels are kept; a later call goes on from there."
+KeepLabels = Annotated[Path | None, typer.Option("--keep", metavar="FILE", help=KEPT)]
 PageFile = Annotated[Path | None, typer.Option("--out", metavar="FILE.html", help="Also write a page.")]
 Trust = Annotated[
     bool, typer.Option("--trust", help="Allow the functions and endpoints that a run's config names.")

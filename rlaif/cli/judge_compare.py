@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from rlaif.cli.arguments import DrawSeed, FewShot, JudgeSet
+from rlaif.cli.arguments import KEPT, DrawSeed, FewShot, JudgeSet
 from rlaif.cli.groups import judge_app
 from rlaif.cli.terminal import Json, Progress, emit, page_at, say, tell
 
@@ -40,10 +40,7 @@ Bar = Annotated[
     float | None,
     typer.Option(min=0, max=1, help="Say of each judge whether it is right in at least this share."),
 ]
-Keep = Annotated[
-    Path | None,
-    typer.Option(metavar="FOLDER", help="Keeps verdicts as they come; omitted = beside the page."),
-]
+Keep = Annotated[Path | None, typer.Option("--keep", metavar="FOLDER", help=KEPT)]
 Page = Annotated[
     Path | None, typer.Option(metavar="FILE.html", help="The page; omitted = judge_compare.html.")
 ]
@@ -65,7 +62,8 @@ def judge_compare(
     out: Page = None,
     as_json: Json = False,
 ) -> None:
-    """Put the same pairs to several judges: accuracy, calibration, flips, agreement, cost, side by side."""
+    """Put the same pairs to several judges: accuracy, calibration, flips, agreement, cost, side by side.
+    Without --keep their labels are kept beside the page."""
     from rlaif.report.run_reader import plain
     from rlaif.workbench.judge_comparison import JudgesAsked, compare_judges
     from rlaif.workbench.judge_comparison_page import in_words, write_judge_comparison

@@ -53,8 +53,8 @@ def constitution_test(
     setting = Named.of(judge, set_ or [], path, templates).open(few_shot)
     if not as_json:
         say(f"{path}: {len(asked)} tests of {len(constitution.principles)} principles, judge {judge}")
-    started, results = time.monotonic(), list[ExampleResult]()
-    first = last_failed(path) if failed_first else []
+    results: list[ExampleResult] = []
+    started, first = time.monotonic(), last_failed(path) if failed_first else ()
     for result in run_tests(asked, constitution, setting, margin=margin, first=first):
         results.append(result)
         if not as_json:
