@@ -51,7 +51,7 @@ from rlaif.feedback.judge import Judge, JudgeQuestion
 from rlaif.feedback.labelled import LabelledPair
 from rlaif.human.files import raw_rows
 from rlaif.human.formats import FORMATS, ImportedRow
-from rlaif.intervals import mean_interval
+from rlaif.intervals import UNIT, clip_interval, mean_interval, with_seed_variance
 from rlaif.playground import FEEDBACK, world
 from rlaif.playground.grammar import EVEN, sample_question, sample_response
 from rlaif.prompting.chat import encode_turn, end_of_turn
@@ -331,8 +331,10 @@ def table(rows: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def _mean(values: Sequence[float]) -> str:
-    low, high = mean_interval(values)
-    return f"{np.mean(values):.3f} [{low:.3f}, {high:.3f}]"
+    """A mean over seeds with Student's interval, kept within 0 and 1."""
+    value = float(np.mean(values))
+    low, high = clip_interval(with_seed_variance(value, (value, value), values), UNIT)
+    return f"{value:.3f} [{low:.3f}, {high:.3f}]"
 
 
 def main() -> None:
