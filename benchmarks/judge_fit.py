@@ -9,7 +9,7 @@ principle in words that say nothing of it. It is fitted on 0, 50 and 300 labels 
 wrong, and on 300 that are coin flips; what is measured is on fresh pairs, through the labels that a run
 would store: accuracy and flips by the truth, the calibration error by what people say. `people` reads the
 hidden states of each response once (16 of SmolLM2's 30 layers), keeps them, and fits a head on 50, 200 and
-1,000 pairs of HH-RLHF; all other pairs are held out. `table` prints the playground's rows.
+1,000 pairs of HH-RLHF; all other pairs are held out. `table` prints the rows of either.
 """
 
 from __future__ import annotations
@@ -330,6 +330,30 @@ def table(rows: Sequence[dict[str, Any]]) -> list[str]:
     return lines
 
 
+def people_table(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """The people's rows as a table: means over seeds, the least and the greatest, and one seed's interval."""
+    lines = [
+        "| labels | held-out pairs | right, mean of seeds | of each seed | seed 0 [95 %, over prompts] | "
+        "less the shorter one, seed 0 | fits taken |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for labels in sorted({row["labels"] for row in rows}):
+        own = [row for row in rows if row["labels"] == labels]
+        low, high = own[0]["ci"]
+        gap = own[0]["more_than_shorter_ci"]
+        cells = (
+            str(labels),
+            str(own[0]["held_out"]),
+            f"{np.mean([row['accuracy'] for row in own]):.3f}",
+            ", ".join(f"{row['accuracy']:.3f}" for row in own),
+            f"{own[0]['accuracy']:.3f} [{low:.3f}, {high:.3f}]",
+            f"{own[0]['accuracy'] - own[0]['shorter']:+.3f} [{gap[0]:+.3f}, {gap[1]:+.3f}]",
+            f"{sum(row['taken'] for row in own)} of {len(own)}",
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
 def _mean(values: Sequence[float]) -> str:
     """A mean over seeds with Student's interval, kept within 0 and 1."""
     value = float(np.mean(values))
@@ -352,7 +376,8 @@ def main() -> None:
     if options.what == "table":
         # What is printed is rows, so that what a pass that goes on has printed can be shown, too.
         lines = [line for line in options.json.read_text().splitlines() if line.startswith('{"seed"')]
-        print("\n".join(table([json.loads(line) for line in lines])))
+        rows = [json.loads(line) for line in lines]
+        print("\n".join((people_table if "shorter" in rows[0] else table)(rows)))
         return
     if options.what == "playground":
         rows = playground(options.seeds)
