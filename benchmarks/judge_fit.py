@@ -21,7 +21,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -181,7 +181,7 @@ def playground(seeds: Sequence[int]) -> list[dict[str, Any]]:
     for seed in seeds:
         rng = Random(f"judge fit {seed}")
         cases = [drawn(rng, kind, constitution, n) for n in range(TEST) for kind in PRINCIPLES]
-        plain = Judge(engine, templates)
+        plain = Judge(cast(Any, engine), templates)
         found.append({"seed": seed, "labels": None, "wrong": None, "taken": None, **tested(plain, cases)})
         print(json.dumps(found[-1]), flush=True)
         for count, wrong in [*((n, WRONG) for n in LABELS), (max(LABELS), 0.5)]:
@@ -235,7 +235,7 @@ def people(model: str, source: Path, keep: Path, seeds: Sequence[int], most: int
             setting, _ = choose(settings, read, few, prior, seed)
             numbers = fit_numbers(setting, read, few, prior)
             right = ((forecast(numbers, read, opinions) > 0.5) == side)[held].astype(float)
-            base = np.array([shorter[i] for i in ids])[held]
+            base, groups = np.array([shorter[i] for i in ids])[held], cluster[held].tolist()
             folds = list(nested(settings, read, few, prior, seed))
             told = measured_on_labels(folds, read, few, ["all"])
             found.append(
@@ -244,10 +244,10 @@ def people(model: str, source: Path, keep: Path, seeds: Sequence[int], most: int
                     "labels": int(fitted.sum()),
                     "held_out": int(held.sum()),
                     "accuracy": float(right.mean()),
-                    "ci": mean_interval(right, clusters=cluster[held]),
+                    "ci": mean_interval(right, clusters=groups),
                     "shorter": float(base.mean()),
-                    "shorter_ci": mean_interval(base, clusters=cluster[held]),
-                    "more_than_shorter_ci": mean_interval(right - base, (-1.0, 1.0), cluster[held]),
+                    "shorter_ci": mean_interval(base, clusters=groups),
+                    "more_than_shorter_ci": mean_interval(right - base, (-1.0, 1.0), groups),
                     "layer": HH_LAYERS[setting.layer],
                     "strength": setting.strength,
                     "taken": told["taken"],

@@ -34,7 +34,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from scipy.optimize import minimize
@@ -44,6 +44,7 @@ from rlaif.feedback.gold import load_gold
 from rlaif.feedback.preferences import aggregate, logit, sigmoid
 from rlaif.human.annotating.queues import QUEUES, Evidence, ordered
 from rlaif.intervals import with_seed_variance
+from rlaif.options import RewardOptions
 from rlaif.playground.annotators import annotate
 from rlaif.records import Annotator, Comparison, Label, verdict_of
 from rlaif.runs.folder import Run
@@ -163,7 +164,7 @@ class Laboratory:
 
         from rlaif.engines.loading import load_reward_model, load_tokenizer
 
-        start = self.reward.options.model or self.run.config.policy.model
+        start = cast(RewardOptions, self.reward.options).model or self.run.config.policy.model
         model = load_reward_model(start, "cpu", dtype="float32", new_head=True).eval()
         encode = encoder(load_tokenizer(start), self.prompts)
         tokens = {id: encode(self.texts[id])[0] for id in self.ids}
