@@ -51,10 +51,12 @@ def test_labels_of_people_alone_are_read(tmp_path):
 
 def test_other_projects_files_are_read(tmp_path):
     rows = [
-        {"chosen": f"\n\nHuman: question {n}\n\nAssistant: good {n}",
-         "rejected": f"\n\nHuman: question {n}\n\nAssistant: bad {n}"}
+        {
+            "chosen": f"\n\nHuman: question {n}\n\nAssistant: good {n}",
+            "rejected": f"\n\nHuman: question {n}\n\nAssistant: bad {n}",
+        }
         for n in range(30)
-    ]  # fmt: skip
+    ]
     (tmp_path / "hh.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     read = people_labels([tmp_path / "hh.jsonl"], RULES, Counter())
     assert len(read) == 30
@@ -135,8 +137,12 @@ def test_a_refused_fit_leaves_nothing_and_says_the_figures(tmp_path, config):
 def test_a_fit_is_of_the_feedback_model_alone():
     judge = {"engine": "scripted", "model": "x:y"}
     given = {
-        "name": "x", "constitution": "c", "prompts": "p", "feedback": judge,
-        "policy": judge | {"fit": "f"}, "stages": [{"stage": "sample"}],
-    }  # fmt: skip
+        "name": "x",
+        "constitution": "c",
+        "prompts": "p",
+        "feedback": judge,
+        "policy": judge | {"fit": "f"},
+        "stages": [{"stage": "sample"}],
+    }
     with pytest.raises(ValueError, match="name it under feedback"):
         Config.model_validate(given)

@@ -103,7 +103,7 @@ class Fitting:
         return self._fit(numbers, read.layers, report), report
 
     def from_orders(self, questions: Sequence[JudgeQuestion]) -> tuple[JudgeFit, dict[str, Any]]:
-        """The same without labels: the prior alone, measured by how many verdicts the order still turns."""
+        """The same without labels: the prior alone, measured by the verdicts that change with the order."""
         read = self._collect(questions, False)
         groups = len(self.constitution.principles)
         clusters = {q.comparison.id: q.prompt.cluster for q in questions}

@@ -5,8 +5,8 @@ A fit is taken where three things hold on held-out labels, and refused otherwise
 1. *The labels tell something*: the fitted judge is right more often than a coin, by a 99 % interval. A
    temperature alone makes an overconfident judge look better on labels that are coin flips, because it learns
    to say ½; this asks for more than that. Of fits on such labels 0.5 % get past it.
-2. *It is better for it*: accuracy, the Brier score or the share of verdicts that the order turns improves, by
-   the 95 % interval of the paired differences.
+2. *It is better for it*: accuracy, the Brier score or the share of verdicts that change with the order
+   improves, by the 95 % interval of the paired differences.
 3. *It is not worse for it*: neither accuracy nor the Brier score is worse, by such an interval.
 
 The Brier score and not the cross-entropy decides: it is bounded, so that one confident mistake does not
@@ -163,7 +163,7 @@ def _words(names: Sequence[str]) -> str:
 def measured_on_orders(
     readings: Readings, cluster: Ints, groups: int, names: Sequence[str], seed: int
 ) -> Figures:
-    """The share of verdicts that the order turns, before and after a prior from the other folds' pairs."""
+    """The share of verdicts that change with the order, before and after a prior from the other folds."""
     fold = folds(cluster, OUTER, seed)
     before, after = flips(unfitted(groups), readings), np.zeros(len(readings.own))
     for held in range(OUTER):
@@ -184,8 +184,8 @@ def measured_on_orders(
     }
     taken = bool(rows and rows["all"]["flips"]["gain"]["ci"][0] > 0)
     why = (
-        "fewer verdicts turn with the order"
+        "fewer verdicts change with the order"
         if taken
-        else "the order turns no fewer verdicts on held-out pairs"
+        else "no fewer verdicts on held-out pairs change with the order"
     )
     return {"heldout": rows, "taken": taken, "why": why, "more": None}

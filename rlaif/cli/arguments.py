@@ -33,6 +33,9 @@ DrawnPairs = Annotated[
     int, typer.Option("--num-pairs", min=0, help="Comparisons of each source, drawn by --seed; 0 = all.")
 ]
 DrawSeed = Annotated[int, typer.Option("--seed", help="Seed of the draw of comparisons.")]
+JudgedBy = Annotated[
+    Path | None, typer.Option("--constitution", help="With a model: the constitution to judge by.")
+]
 KEPT = "Where judges' labels are kept; a later call goes on from there."
 KeepLabels = Annotated[Path | None, typer.Option("--keep", metavar="FILE", help=KEPT)]
 PageFile = Annotated[Path | None, typer.Option("--out", metavar="FILE.html", help="Also write a page.")]

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from rlaif.cli.arguments import JudgeSet, TemplateSet
+from rlaif.cli.arguments import JudgedBy, JudgeSet, TemplateSet
 from rlaif.cli.groups import judge_app
 from rlaif.cli.terminal import Json, Progress, emit, page_at, say, tell
 
@@ -35,9 +35,7 @@ def judge_audit(
         ),
     ] = None,
     set_: JudgeSet = None,
-    constitution: Annotated[
-        Path | None, typer.Option(help="With a model: the constitution to judge by.")
-    ] = None,
+    constitution: JudgedBy = None,
     templates: TemplateSet = "default",
     as_json: Json = False,
 ) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from rlaif.cli.arguments import JudgeSet, TemplateSet
+from rlaif.cli.arguments import JudgedBy, JudgeSet, TemplateSet
 from rlaif.cli.groups import judge_app
 from rlaif.cli.terminal import Json, Progress, as_argument, emit, say, tell
 
@@ -31,9 +31,7 @@ def judge_fit(
     ] = 200,
     seed: Annotated[int | None, typer.Option(help="Draws the folds; omitted = the config's.")] = None,
     set_: JudgeSet = None,
-    constitution: Annotated[
-        Path | None, typer.Option(help="With a model: the constitution to judge by.")
-    ] = None,
+    constitution: JudgedBy = None,
     templates: TemplateSet = "default",
     as_json: Json = False,
 ) -> None:

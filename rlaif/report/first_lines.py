@@ -95,10 +95,10 @@ def cost_in_words(runs: Sequence[Mapping[str, Any]]) -> str:
 def _disagreements(a: Arm, b: Arm, data: Data) -> Iterator[str]:
     turned, ahead = data["labels"]["preferences"], data.get("gold_ahead")
     if turned:
-        yield f"{turned['changed']} of {turned['both']} preferences turn from {a.name} to {b.name}."
+        yield f"{turned['changed']} of {turned['both']} preferences change from {a.name} to {b.name}."
         most = max(data["labels"]["principles"].items(), key=lambda row: row[1]["changed"], default=None)
         if most and most[1]["changed"]:
-            yield f"Most verdicts turn under {most[0]}: {most[1]['changed']} of {most[1]['both']}."
+            yield f"Most verdicts change under {most[0]}: {most[1]['changed']} of {most[1]['both']}."
     if ahead:
         yield (
             f"By gold {a.name} keeps more principles on {ahead[a.letter]} responses, {b.name} on "

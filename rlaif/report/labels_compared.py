@@ -1,4 +1,4 @@
-"""Two arms' labels on the comparisons that both labelled: which preferences and verdicts turned."""
+"""Two arms' labels on the comparisons that both labelled: which preferences and verdicts changed."""
 
 from __future__ import annotations
 
