@@ -210,8 +210,16 @@ def test_fewer_shared_prompts_are_counted_and_said(tmp_path, ai):
     assert f"UNFAIR: {data['unfair'][0]}" == in_words(data)[1]
 
 
-def test_a_judge_that_cannot_be_opened_leaves_gold(ai, human):
-    data = compare([ai, human], judge=ModelConfig(engine="scripted", model="tests.scripts:nobody"))
+def test_a_named_judge_that_cannot_be_opened_is_a_mistake(ai, human):
+    with pytest.raises(UserError, match=r'"tests.scripts" has no function "missing"'):
+        compare([ai, human], judge=ModelConfig(engine="scripted", model="tests.scripts:missing"))
+
+
+def test_a_judge_of_the_runs_that_cannot_be_opened_leaves_gold(tmp_path):
+    runs = [fake_run(tmp_path / "ai"), fake_run(tmp_path / "human", human=True)]
+    for run in runs:
+        set_config(run, feedback={"engine": "scripted", "model": "tests.scripts:missing"})
+    data = compare(runs)
     assert data["win_rate"]["value"] is None
     assert data["verdict"]["measure"] == "gold"
     assert any("the judge could not be asked" in note for note in data["notes"])

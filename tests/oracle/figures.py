@@ -365,6 +365,8 @@ def flow(rows: Rows) -> list[dict[str, Any]]:
         rows.text(chain[0]["from_id"]) == rows.text(end_of(final, chain[0]["from_id"])) for chain in revised
     )
     unconfirmed = len(rows.opinions_of_pairs) - len(rows.preferences)
+    unread = pairs.keys() - rows.opinions_of_pairs.keys()
+    abstained = unread & {row["comparison_id"] for row in rows.labels if row["verdict"] == "abstain"}
     empty = sum(not rows.text(row["to_id"]).strip() for row in revisions)
     prompts, kept = len(train), len(rows.preferences)
     return [
@@ -382,7 +384,9 @@ def flow(rows: Rows) -> list[dict[str, Any]]:
             "in": len(pairs),
             "kept": kept,
             "revision not confirmed by the judge": unconfirmed,
-            "no verdict could be read": len(pairs) - len(rows.opinions_of_pairs),
+            "no verdict could be read": len(unread - abstained),
+            # None on some processors: who abstains depends on the responses, which differ in their last bits.
+            "every verdict is an abstention": len(abstained),
         },
         {"in": kept, "kept": kept},
         {"in": 4 * len(heldout), "kept": len(rows.of("best_of_n", "responses"))},
