@@ -211,7 +211,7 @@ def test_a_folder_with_another_import_is_refused(tmp_path):
         (b"", "it is empty"),
         (b'{"prompt": "x"}\n', "1 × chosen or rejected is not text"),
         (b"\xff\xfe", "UTF-16"),
-        (gzip.compress(b"{}\n" * 2000)[:-12], "cannot be read"),
+        (gzip.compress(b"{}\n" * 2000, mtime=0)[:-12], "cannot be read"),
         (b"\x1f\x8b broken", "cannot be read"),
     ],
 )
