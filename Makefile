@@ -6,8 +6,9 @@ BIN := .venv/bin
 demo: .venv/.installed
 	$(BIN)/rlaif run configs/quickstart.yaml
 
+# One process a core; the tests of a file share fixtures and stay in one process.
 test: .venv/.installed
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto --dist loadfile
 
 test-slow: .venv/.installed
 	$(BIN)/pytest -m slow

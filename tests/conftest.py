@@ -10,6 +10,9 @@ from hypothesis import settings
 
 from tests.browser import chromium  # noqa: F401
 
+# pytest-xdist already runs one process a core.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Nothing is kept in, or taken from, the cache of whoever runs the tests.
 os.environ["RLAIF_CACHE"] = tempfile.mkdtemp(prefix="rlaif-tests-")
 settings.register_profile("rlaif", deadline=None)  # a busy machine is slow, not wrong
