@@ -1,7 +1,6 @@
 """The rows a run is made of: one type for each thing, ids that are content hashes, a version in every row.
 
-Human, AI and simulated labels are one `Label`; comparing sources of feedback is a filter, not another code
-path.
+Human, AI and simulated labels are one `Label`; comparing sources of feedback is a filter on its rows.
 """
 
 from __future__ import annotations
@@ -22,6 +21,7 @@ SCHEMA = 1
 AnnotatorKind = Literal["human", "ai", "simulated"]
 Verdict = Literal["a", "b", "tie", "abstain", "invalid"]
 Order = Literal["ab", "ba"]
+ORDERS: tuple[Order, ...] = get_args(Order)  # the judge is asked about every comparison once in each
 # Held-out prompts whose whole group is held out, and held-out wordings of what is asked in training.
 HeldOut = Literal["heldout", "wordings"]
 

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from rlaif.audit.fit_numerics import Readings
 from rlaif.engines import Scores
-from rlaif.feedback.judge import MIN_MASS, ORDERS, Judge, JudgeQuestion
-from rlaif.records import Order, content_hash
+from rlaif.feedback.judge import MIN_MASS, Judge, JudgeQuestion
+from rlaif.records import ORDERS, Order, content_hash
 from rlaif.runs.folder import silent_progress
 from rlaif.runs.storage import move_into_place
 from rlaif.stats import MAX_LOGIT

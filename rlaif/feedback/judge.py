@@ -22,7 +22,7 @@ from rlaif.engines import UNNAMED, Engine, GenerateRequest, Generation, ScoreReq
 from rlaif.errors import UserError
 from rlaif.options.modes import PAIRWISE, JudgeMode
 from rlaif.prompting.templates import Chat, Templates, assistant, user
-from rlaif.records import Annotator, Comparison, Label, Order, Prompt, content_hash, verdict_of
+from rlaif.records import ORDERS, Annotator, Comparison, Label, Order, Prompt, content_hash, verdict_of
 from rlaif.refusals import opens_with_refusal
 
 CHUNK = 256  # questions in flight: enough to sort by length, few enough to keep memory flat
@@ -31,7 +31,6 @@ BROKEN = (
     "some of the judge's scores are not numbers, which are no verdicts: its arithmetic overflows; "
     "try dtype: float32"
 )
-ORDERS: tuple[Order, ...] = ("ab", "ba")
 # Comparison, principle, order, and the judge's identity: what a label is known by, cheaper than its id.
 Slot = tuple[str, str | None, str, tuple[str | None, ...]]
 # "shown": the line-up, where it is no pair; a judge's fit is part of "model"

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from rlaif.options.base import StageOptions
 from rlaif.options.plan import Asked, Plan, Work, round_up
+from rlaif.records import ORDERS
 
 
 class EvaluateOptions(StageOptions):
@@ -44,7 +45,7 @@ class EvaluateOptions(StageOptions):
         single = plan.template() + plan.prompt + self.max_tokens
         model, own, written = plan.config.feedback, plan.suffix(), plan.verdict_tokens()
         opinions = round_up(judged * plan.policies * each)
-        preferences = round_up(judged * (plan.policies - 1) * each * 2)
+        preferences = round_up(judged * (plan.policies - 1) * each * len(ORDERS))
         return rows, [
             Asked(plan.config.policy, rows, plan.prompt, written=self.max_tokens),
             Asked(model, opinions, single, own, written, group),

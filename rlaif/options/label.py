@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from rlaif.options.base import ANNOTATOR, LATER_FILE, NO_EFFECT, RUN, Options, StageOptions
 from rlaif.options.modes import MODES, JudgeMode, ModeName
 from rlaif.options.plan import Asked, Plan, round_up
+from rlaif.records import ORDERS
 
 
 class JudgeCardOptions(Options):
@@ -187,13 +188,13 @@ class LabelOptions(StageOptions):
             return 0, []
         prompt, response, applicable = plan.pair
         each = self._principles_of(plan, applicable)
-        rows = round_up((plan.comparisons - self._left_to_people(plan.comparisons)) * each * 2)
+        rows = round_up((plan.comparisons - self._left_to_people(plan.comparisons)) * each * len(ORDERS))
         model, own, group = plan.config.feedback, plan.suffix(), max(1, each)
         shared = plan.template() + prompt + 2 * response
         card = plan.examined(shared + own, each, plan.comparisons)
         if self.judge_mode.listwise:
             questions = self.judge_mode.questions
-            calls = round_up(plan.paired * each * 2 * questions)
+            calls = round_up(plan.paired * each * len(ORDERS) * questions)
             together = shared + (plan.k - 2) * response
             return rows * questions, [Asked(model, calls, together, own, of=group), *card]
         shared += self.few_shot * (plan.template() + own + prompt + 2 * response)

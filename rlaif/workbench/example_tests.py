@@ -21,8 +21,8 @@ from rlaif.audit.cases import AuditCase, pair
 from rlaif.audit.measures import Reading
 from rlaif.constitution import Constitution, Example, Principle
 from rlaif.errors import UserError
-from rlaif.feedback.judge import ORDERS, Judge
-from rlaif.records import TIE_MARGIN, Label, Message, Order, Prompt
+from rlaif.feedback.judge import Judge
+from rlaif.records import ORDERS, TIE_MARGIN, Label, Message, Order, Prompt
 from rlaif.workbench.probe import require_a_verdict
 from rlaif.yamlfile import Lines
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rlaif.feedback.judge import ORDERS
-from rlaif.records import TIE_MARGIN
+from rlaif.records import ORDERS, TIE_MARGIN
 from rlaif.workbench.edits import in_brackets
 from rlaif.workbench.probe import Cell, Effect, ProbePair, Turned, Verdicts
 from rlaif.workbench.trying import Revised
