@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, model_validator
 
 from rlaif.errors import UserError, nearest
-from rlaif.extends import ASSETS, extended, load_extended, stages_named
+from rlaif.extends import ASSETS, extended, load_extended, shipped, stages_named
 from rlaif.extends import PACKAGE as PACKAGE
 from rlaif.old_names import with_new_name, with_new_names
 from rlaif.options import (
@@ -244,15 +244,15 @@ def names_config(what: str | Path) -> bool:
 
 def find(path: str, base: Path | None = None) -> Path:
     """A file named in a config: beside the config, in the working directory, or among the shipped ones."""
-    tried = [root / path for root in (base, Path.cwd(), ASSETS) if root is not None]
-    for candidate in tried:
-        if candidate.exists():
+    tried = [root / path for root in (base, Path.cwd()) if root is not None]
+    for candidate in (*tried, shipped(path)):
+        if candidate is not None and candidate.exists():
             return candidate.resolve()
     raise UserError(
         f"{path}: no such file.",
         "a path that exists, relative to the config, to the working directory "
         "or to the files shipped with rlaif",
-        f"check the spelling; looked in {', '.join(str(t.parent) for t in tried)}",
+        f"check the spelling; looked in {', '.join(str(t.parent) for t in (*tried, ASSETS / path))}",
     )
 
 

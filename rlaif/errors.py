@@ -48,8 +48,10 @@ class Conflict(UserError):
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of what another library's error says, or its class where it says nothing."""
-    return (str(error).strip() or type(error).__name__).split("\n")[0][:300]
+    """The first line of what another library's error says, or its class where it says nothing; of the
+    system's errors what they mean, without their number and the path."""
+    said = getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
+    return said.split("\n")[0][:300]
 
 
 def reason_of(error: BaseException) -> str:

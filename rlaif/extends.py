@@ -17,6 +17,7 @@ among the shipped files.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from io import StringIO
@@ -45,6 +46,13 @@ def load_extended(path: Path, below: Sequence[Path] = ()) -> tuple[Any, Lines]:
     return extended(*load_yaml(path), path, below)
 
 
+def shipped(name: str) -> Path | None:
+    """The file or folder of that name among those that come with rlaif, None where there is none; a name that
+    leads out of them is none."""
+    path = Path(os.path.normpath(ASSETS / name))
+    return path if path.is_relative_to(ASSETS) and path.exists() else None
+
+
 def extended(data: Any, own: Lines, path: Path, below: Sequence[Path] = ()) -> tuple[Any, Lines]:
     """The same of plain data that stands, or would stand, in the file `path`."""
     data = with_new_names(data)
@@ -54,8 +62,8 @@ def extended(data: Any, own: Lines, path: Path, below: Sequence[Path] = ()) -> t
     where = own.where(path, ("extends",))
     if not isinstance(name, str) or not name:
         raise UserError(f"{where}: extends: {name!r} is no file.", EXAMPLE)
-    there = next((file for root in (path.parent, ASSETS) if (file := root / name).is_file()), None)
-    if there is None:
+    there = path.parent / name if (path.parent / name).is_file() else shipped(name)
+    if there is None or not there.is_file():
         looked = f"{path.parent / name} was looked for, and {name} among the shipped files"
         raise UserError(f"{where}: extends: {name}: no such file.", EXAMPLE, looked)
     chain = [*below, path]

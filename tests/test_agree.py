@@ -13,6 +13,7 @@ from rlaif.cli import app
 from rlaif.human.agree import agree
 from rlaif.human.agree_page import in_words, write_agreement
 from rlaif.human.annotated import Annotated, Item, Said, flips, read_annotated
+from rlaif.human.folder import REPEATED, REPLACED
 from rlaif.records import Annotator, Comparison, Label, Prompt, Ranking, Response
 from tests.fake_run import fake_run
 
@@ -192,7 +193,7 @@ def test_what_stands_twice_is_counted(tmp_path):
     wrong = json.dumps({**json.loads(first), "verdict": "b", "p_a": 0.1})
     file.write_text("\n".join([*file.read_text().splitlines(), first, wrong]) + "\n")
     dropped = figures(file)["dropped"]
-    assert dropped == {"label that contradicts an earlier one": 1, "label that repeats an earlier one": 1}
+    assert dropped == {REPLACED: 1, REPEATED: 1}
 
 
 def test_rankings(tmp_path):

@@ -11,6 +11,7 @@ from rlaif.cli import app
 from rlaif.constitution import Constitution
 from rlaif.engines import Scripted
 from rlaif.errors import UserError
+from rlaif.extends import ASSETS, shipped
 from rlaif.options.data import PromptSourceOptions
 from rlaif.prompting.prompt_files import load_prompts, read_prompts
 from rlaif.prompting.templates import Templates
@@ -263,6 +264,29 @@ def test_a_group_is_on_one_side_of_the_split(tmp_path, rules):
 def test_a_set_that_is_not_there_is_told_by_what_it_needs():
     with pytest.raises(UserError, match=r'no set "nope".*\n.*a folder with prompts\.j2'):
         Templates.load_part("nope", "prompts")
+
+
+@pytest.mark.parametrize("name", ["../../nope", "../workbench/nope", "/nope/nope", "./nope"])
+def test_templates_by_a_path_that_is_not_there_say_so_and_list_no_neighbours(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError) as told:
+        Templates.load(name)
+    assert told.value.found == f"templates: {name}: no such folder."
+    assert "a shipped set (brief, default) or a folder with critique.j2" in told.value.need
+
+
+def test_a_name_does_not_climb_out_of_the_shipped_files(tmp_path, monkeypatch):
+    """`../docs` is a folder beside the shipped sets' folder's parent, and no set."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("../../docs", "../../prompts"):
+        with pytest.raises(UserError, match="no such folder"):
+            Templates.load(name)
+    assert shipped(f"../{ASSETS.name}/prompts") == ASSETS / "prompts"
+    for name in (f"../{ASSETS.parent.name}", "prompts/../..", "prompts/nope"):
+        assert not shipped(name)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="templates: file: a file"):
+        Templates.load("file")
 
 
 def test_a_real_model_that_writes_no_prompts_is_counted_not_believed(tmp_path, rules):

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from rlaif.constitution import Constitution
 from rlaif.errors import UserError
 from rlaif.feedback.judge import JudgeQuestion
+from rlaif.human.folder import REPLACED
 from rlaif.human.rankings import labels_from_rankings, load_human_labels, simulate, simulate_labels
 from rlaif.records import Annotator, Comparison, Label, Prompt, Ranking, Response
 from rlaif.runs.rows import read_rows
@@ -57,10 +58,8 @@ def test_what_a_ranking_cannot_say_is_counted():
         ranking("yz", [1, 2]),
     ]
     labels, dropped = labels_from_rankings(rankings, [pair("x", "y")])
-    assert [(label.annotator.id, label.verdict) for label in labels] == [("ann", "a"), ("bob", "b")]
-    assert dropped == Counter(
-        {"ranking without a comparison": 2, "pair ranked again by the same annotator": 1}
-    )
+    assert [(label.annotator.id, label.verdict) for label in labels] == [("ann", "b"), ("bob", "b")]
+    assert dropped == Counter({"ranking without a comparison": 2, REPLACED: 1})
 
 
 @given(st.lists(st.integers(1, 4), min_size=2, max_size=6))
@@ -129,8 +128,8 @@ def test_repeated_labels_are_counted(tmp_path):
     path = write(tmp_path / "labels.jsonl", [label, label.model_copy(update={"verdict": "b"})])
     dropped: Counter[str] = Counter()
     [kept] = load_human_labels(path, [pair("x", "y")], dropped)
-    assert kept.verdict == "a"
-    assert dropped == {"pair labelled again by the same annotator": 1}
+    assert kept.verdict == "b"  # the last
+    assert dropped == {REPLACED: 1}
 
 
 def test_rankings_of_another_run_are_refused(tmp_path):
@@ -220,3 +219,10 @@ def test_human_labels_of_the_imported_folder_fit_its_comparisons(tmp_path):
     import_hh(tmp_path / "x.jsonl", tmp_path / "hh")
     pairs = read_rows(tmp_path / "hh/comparisons.jsonl", Comparison)
     assert len(load_human_labels(tmp_path / "hh/labels.jsonl", pairs)) == 8
+
+
+def test_a_folder_is_told_by_the_file_to_name(tmp_path):
+    with pytest.raises(UserError, match=r"a folder\.\n.*\n.*labels\.jsonl"):
+        load_human_labels(tmp_path, [pair("x", "y")])
+    with pytest.raises(UserError, match=r"nope\.jsonl: cannot be read \(No such file or directory\)\."):
+        load_human_labels(tmp_path / "nope.jsonl", [pair("x", "y")])

@@ -21,6 +21,7 @@ from rlaif.engines import Scripted
 from rlaif.errors import UserError
 from rlaif.records import Annotator, Comparison, Label, Prompt, Response
 from rlaif.report.run_reader import plain
+from rlaif.runs.folder import Run
 from rlaif.workbench.judge_comparison import JudgesAsked, compare_judges, names_of
 from rlaif.workbench.judge_comparison_page import judge_warnings
 from rlaif.workbench.people_truth import labelled_cases
@@ -261,6 +262,16 @@ def test_without_labels_judges_are_compared_with_each_other_on_a_runs_pairs(tmp_
     stored = data["judges"][2]
     assert (stored["cost"], stored["asked"]["stored"]) == (None, True)
     assert data["between"][0]["opposite"]["value"] > 0
+
+
+def test_a_label_stages_folder_has_its_runs_constitution(tmp_path):
+    """As the run itself has, by --run and by --labels: not that of the first config."""
+    project(tmp_path, "good")
+    run = fake_run(tmp_path / "run", prompts=40, words=("sun", "rain"), human=True)
+    for inside in ("", "06_label"):
+        for where in ({"runs": (run / inside,)}, {"labels": run / inside}):
+            how = JudgesAsked((str(tmp_path / "good.yaml"),), pairs=4, keep=tmp_path / "kept", **where)
+            assert compare_judges(how)["constitution"]["hash"] == Run.load(run).constitution.hash
 
 
 def test_people_who_call_everything_a_tie_decide_nothing(tmp_path):

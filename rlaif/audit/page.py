@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from rlaif.feedback.gold import no_gold
 from rlaif.pages import charts
-from rlaif.pages.page import ci, fixed, percent, write_page
+from rlaif.pages.page import ci, count, fixed, percent, write_page
 
 # Beyond these a figure stops meaning what a reader takes it for.
 FEW, FLIPS, MASS, SAME, TURNED, LEAN, CALIBRATION = 30, 0.25, 0.5, 0.8, 0.02, 0.1, 0.1
@@ -98,6 +98,8 @@ def card_warnings(card: dict[str, Any]) -> Iterator[str]:
             yield (
                 f"“{row['kind']}” ({row['family']}) flips {_rate(row['turned'])} verdicts it is used against."
             )
+    for reason, n in card["left_out"].items() if card.get("people") else ():
+        yield f"Of people's labels {count(n)} left out: {reason}."
 
 
 def _truth(accuracy: dict[str, Any], calibration: dict[str, Any]) -> Iterator[str]:

@@ -14,7 +14,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from rlaif.errors import UserError
+from rlaif.errors import UserError, first_line
 
 Shapes = dict[str, tuple[int, ...]]
 _HEADER = 100_000_000  # bytes, the format's own limit
@@ -55,7 +55,7 @@ def _read_object(file: Path) -> dict[str, Any]:
         found = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(
-            f"{file}: cannot be read ({error}).",
+            f"{file}: cannot be read ({first_line(error)}).",
             "a JSON object, as UTF-8",
             "copy or download the folder again",
         ) from None
@@ -120,7 +120,7 @@ def read_header(file: Path) -> Shapes:
         return {name: _shape(name, header[name], room) for name in header if name != "__metadata__"}
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise UserError(
-            f"{file}: not a whole safetensors file ({error}).",
+            f"{file}: not a whole safetensors file ({first_line(error)}).",
             "weights saved by save_pretrained",
             "copy or download the file again",
         ) from None

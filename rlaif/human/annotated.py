@@ -16,11 +16,11 @@ from typing import Any
 
 from rlaif.errors import UserError
 from rlaif.feedback.preferences import opinion, p_a_by_annotator
-from rlaif.human.folder import P_A, RENAMED, ImportFolder, read_partial
+from rlaif.human.folder import P_A, RENAMED, ImportFolder, keep_last, read_partial
 from rlaif.human.formats import FORMATS, format_of
 from rlaif.human.formats.base import SWAPPED, ImportedRow
 from rlaif.human.importers import Source, votes_of
-from rlaif.human.labelled import form_of, run_labels
+from rlaif.human.labelled import form_of, own_rows, run_labels
 from rlaif.human.rankings import labels_from_rankings
 from rlaif.prompting.conversations import Unusable
 from rlaif.prompting.templates import dialogue
@@ -35,7 +35,6 @@ from rlaif.records import (
     verdict_of,
     with_content_id,
 )
-from rlaif.runs.lookup import json_rows
 from rlaif.runs.rows import first_by_id, read_rows
 
 
@@ -98,7 +97,7 @@ def read_annotated(paths: Sequence[Path]) -> Annotated:
             rows.add_run(path, found)
         elif form == "rows":
             rows.add_folder(path, found)
-        elif kind := _own_rows(path):
+        elif kind := own_rows(path):
             rows.add_file(path, kind, found)
         else:
             foreign.append(path)
@@ -112,19 +111,6 @@ def read_annotated(paths: Sequence[Path]) -> Annotated:
             "rlaif data import, rlaif run or rlaif annotate make them",
         )
     return found
-
-
-def _own_rows(path: Path) -> type[Label] | type[Ranking] | None:
-    """What the rows of a JSONL file of ours are, None where it is none."""
-    if not path.is_file() or path.suffix != ".jsonl":
-        return None
-    try:
-        keys = next(iter(json_rows(path)), {}).keys()
-    except UserError:
-        return None
-    if {"comparison_id", "annotator", "verdict"} <= keys:
-        return Label
-    return Ranking if {"ranks", "response_ids"} <= keys else None
 
 
 # ---- our own records
@@ -163,8 +149,11 @@ class Rows:
         """A folder that `rlaif data import` wrote."""
         folder = read_partial(path)
         self._add(folder)
-        by_pair = folder.labels() if (path / "labels.jsonl").exists() else {}
-        labels = [label for own in by_pair.values() for label in own]
+        labels: list[Label] = []
+        if (path / "labels.jsonl").exists() and (path / "comparisons.jsonl").exists():
+            labels = [label for own in folder.labels().values() for label in own]
+        elif (path / "labels.jsonl").exists():  # who agrees can be told without the pairs' texts
+            labels = read_rows(path / "labels.jsonl", Label)
         if (path / "rankings.jsonl").exists():
             ranked = self._ranked(read_rows(path / "rankings.jsonl", Ranking), folder, found)
             there = {self._about(label) for label in labels}
@@ -208,24 +197,20 @@ class Rows:
         return labels
 
     def add_to(self, found: Annotated) -> None:
-        """Every annotator's opinion of every comparison that has a label."""
-        seen: dict[tuple[str, str | None, str, str], Label] = {}
+        """Every annotator's opinion of every comparison that has a label; of two the last counts, in the
+        order of the sources."""
         for source, weights, labels in self.labels:
             names = self._names(source, labels)
-            of: defaultdict[tuple[str, str], list[Label]] = defaultdict(list)
+            last: dict[tuple[str, str | None, str, str], Label] = {}
             for label in labels:
                 label, item = self._turned(label)
                 key = names[_judge_of(label)], label.principle_id, label.order, item
-                if key in seen:
-                    same = seen[key].verdict == label.verdict
-                    found.dropped[f"label that {'repeats' if same else 'contradicts'} an earlier one"] += 1
-                    continue
-                seen[key] = label
-                of[key[0], item].append(label)
+                keep_last(last, key, label, found.dropped)
+            of: defaultdict[tuple[str, str], list[Label]] = defaultdict(list)
+            for (who, _, _, item), label in last.items():
+                of[who, item].append(label)
             for (who, item), own in of.items():
-                said = opinion_of(own, weights)
-                if found.said.setdefault(who, {}).setdefault(item, said) is not said:
-                    found.dropped["pair labelled again by the same annotator, in another source"] += 1
+                keep_last(found.said.setdefault(who, {}), item, opinion_of(own, weights), found.dropped)
                 if item not in found.items:
                     found.items[item] = self._item(item, own[0].comparison_id)
                 if who.startswith("ai:") and source in found.costs:
@@ -409,6 +394,5 @@ def _add_row(name: str, row: ImportedRow, source: Source, found: Annotated) -> i
         read = p_a is not None and verdict_of(p_a) != "tie"
         first_won = ((p_a > 0.5) == (vote.order == "ab"),) if p_a is not None and read else ()
         said = Said(vote.verdict, p_a, {}, first_won, None, vote.seconds, vote.rationale or "")
-        if found.said.setdefault(key, {}).setdefault(item, said) is not said:
-            found.dropped["second vote of an annotator on one row"] += 1
+        keep_last(found.said.setdefault(key, {}), item, said, found.dropped)
     return len(votes)

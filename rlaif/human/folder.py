@@ -7,18 +7,21 @@ id that stands for two rows is refused with both lines: what refers to it could 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from rlaif.errors import UserError
 from rlaif.records import Comparison, Label, Prompt, Record, Response, Verdict, with_content_id
 from rlaif.runs.rows import numbered_rows
 
 R = TypeVar("R", bound=Record)
+NEEDED = ("prompts", "responses", "comparisons")
 RENAMED = "row under an id that is not that of its content: computed again"
 STRAY = "label on no pair of the folder"
+REPEATED = "label that a later one of the same annotator on the same pair repeats"
+REPLACED = "label that a later one of the same annotator on the same pair replaces"
 P_A: dict[Verdict, float] = {"a": 1.0, "b": 0.0, "tie": 0.5}
 Ids = dict[str, str]  # the id a row came with → the id its content gives
 
@@ -40,16 +43,20 @@ class ImportFolder:
         return self.ids.get(file, {}).get(given, given)
 
     def labels(self) -> dict[str, list[Label]]:
-        """The labels of the folder by comparison; those on no comparison of it are counted."""
-        found: defaultdict[str, list[Label]] = defaultdict(list)
+        """The labels of the folder by comparison; those on no comparison of it are counted, and those that a
+        later one takes the place of."""
+        last: dict[str, Label] = {}
         path = self.path / "labels.jsonl"
         for line, row in numbered_rows(path, Label):
             label = with_p(row, f"{path}:{line}")
             label = with_content_id(label, comparison_id=self.id_of("comparisons", row.comparison_id))
             if label.comparison_id in self.comparisons:
-                found[label.comparison_id].append(label)
+                keep_last(last, label.id, label, self.counts)
             else:
                 self.counts[STRAY] += 1
+        found: defaultdict[str, list[Label]] = defaultdict(list)
+        for label in last.values():
+            found[label.comparison_id].append(label)
         return found
 
 
@@ -57,10 +64,22 @@ def read_folder(path: Path) -> ImportFolder:
     """prompts.jsonl, responses.jsonl and comparisons.jsonl of a folder, everything that a comparison names in
     it.
 
-    Raises UserError where a file cannot be read, an id stands for two rows, or a comparison names what is not
-    there.
+    Raises UserError where a file is missing or cannot be read, an id stands for two rows, or a comparison
+    names what is not there.
     """
-    found = read_partial(path, ("prompts", "responses", "comparisons"))
+    if path.is_file():
+        raise UserError(
+            f"{path}: a file.",
+            f"a folder with {_files(NEEDED)}",
+            "name the folder it is in; rlaif data import makes one of other projects' files",
+        )
+    if missing := [name for name in NEEDED if not (path / f"{name}.jsonl").exists()]:
+        raise UserError(
+            f"{path}: {_files(missing)} {'is' if len(missing) == 1 else 'are'} missing.",
+            f"{_files(NEEDED)} in one folder: the pairs that labels are on, and their texts",
+            f"copy {_files(missing)} to {path} from where the labels were made",
+        )
+    found = read_partial(path, NEEDED)
     for row in found.comparisons.values():
         a, b = found.responses.get(row.a), found.responses.get(row.b)
         if row.prompt_id not in found.prompts or a is None or b is None:
@@ -78,6 +97,12 @@ def read_folder(path: Path) -> ImportFolder:
                 "fix the prompt_id of the comparison or of its responses",
             )
     return found
+
+
+def _files(names: Sequence[str]) -> str:
+    """Names of files as a list in words."""
+    *first, last = (f"{name}.jsonl" for name in names)
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def read_partial(path: Path, needed: tuple[str, ...] = ()) -> ImportFolder:
@@ -125,6 +150,27 @@ def _read(path: Path, record: type[R], own: Callable[[R], R]) -> tuple[dict[str,
         repeated += row.id in rows
         rows.setdefault(row.id, row)
     return rows, ids, repeated
+
+
+class Said(Protocol):
+    """What one annotator says of one pair."""
+
+    @property
+    def verdict(self) -> Verdict:
+        """The choice."""
+        ...
+
+
+S = TypeVar("S", bound=Said)
+K = TypeVar("K", bound=Hashable)
+
+
+def keep_last(kept: dict[K, S], key: K, given: S, counts: Counter[str]) -> None:
+    """Keep what an annotator says under the `key` of annotator and pair; of two the last counts, and `counts`
+    says that there was an earlier one."""
+    if key in kept:
+        counts[REPEATED if kept[key].verdict == given.verdict else REPLACED] += 1
+    kept[key] = given
 
 
 def with_p(label: Label, where: str) -> Label:

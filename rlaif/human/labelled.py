@@ -25,17 +25,18 @@ from rlaif.errors import UserError
 from rlaif.human.folder import ImportFolder, read_folder
 from rlaif.human.importers import import_file
 from rlaif.human.rankings import load_human_labels
-from rlaif.records import Comparison, Label, Prompt, Record, Response
+from rlaif.records import Comparison, Label, Prompt, Ranking, Record, Response
 from rlaif.runs.catalog import is_run
 from rlaif.runs.commands import resume_command
 from rlaif.runs.folder import Run, Stage, silent_progress, stored_labels
-from rlaif.runs.lookup import Lookup
+from rlaif.runs.lookup import Lookup, json_rows
 from rlaif.runs.rows import RowFile
 from rlaif.runs.storage import read_json
 
 R = TypeVar("R", bound=Record)
 Form = Literal["run", "rows", "labels", "data"]
 Labels = dict[str, list[Label]]  # by comparison id
+LABELS = ("labels.jsonl", "rankings.jsonl")
 FORMS = (
     "a run, or the folder of one of its label stages; a folder written by `rlaif data import`; a file of "
     "labels; or preference data to import"
@@ -43,16 +44,32 @@ FORMS = (
 
 
 def form_of(path: Path) -> Form:
-    """Which of these a path is: a run or a label stage's folder, a folder of rows, a file of labels beside
-    the comparisons that they are on, or data to import; raises UserError where there is nothing."""
+    """Which of these a path is: a run or a label stage's folder, a folder of rows, a file of labels (the
+    comparisons that they are on belong beside it), or data to import; raises UserError where there is
+    nothing."""
     if not path.exists():
         raise UserError(f"{path}: no such file or folder.", FORMS)
     if is_run(path) or _run_around(path):
         return "run"
     if path.is_dir():
-        return "rows" if (path / "comparisons.jsonl").is_file() else "data"
+        ours = (path / "comparisons.jsonl").is_file() or any(own_rows(path / name) for name in LABELS)
+        return "rows" if ours else "data"
     pairs = path.with_name("comparisons.jsonl")
-    return "labels" if path.suffix == ".jsonl" and path != pairs and pairs.is_file() else "data"
+    beside = path.suffix == ".jsonl" and path != pairs and pairs.is_file()
+    return "labels" if beside or own_rows(path) else "data"
+
+
+def own_rows(path: Path) -> type[Label] | type[Ranking] | None:
+    """What the rows of a JSONL file of labels or rankings are, None where it is none."""
+    if not path.is_file() or path.suffix != ".jsonl":
+        return None
+    try:
+        keys = next(iter(json_rows(path)), {}).keys()
+    except UserError:
+        return None
+    if {"comparison_id", "annotator", "verdict"} <= keys:
+        return Label
+    return Ranking if {"ranks", "response_ids"} <= keys else None
 
 
 def _run_around(path: Path) -> Run | None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from rlaif.human.duplicates import near_duplicates
-from rlaif.human.folder import ImportFolder
+from rlaif.human.folder import RENAMED, ImportFolder
 from rlaif.human.labelled import folder_labels, form_of, run_labels
 from rlaif.intervals import UNIT, known_edges, mean_interval
 from rlaif.records import Comparison, Label, Prompt
@@ -118,8 +118,9 @@ def _opened(path: Path, place: Path) -> Data:
         rows = ImportFolder(path, last.prompts_by_id(), last.responses(), held.comparisons)
         return Data(path, rows, held.labels, {})
     held = folder_labels(path, Path(tempfile.mkdtemp(dir=place)) / "rows")
-    left_out = dict(held.left_out) or dict(held.imported.get("dropped", {}))
-    return Data(path, held.rows, held.labels, left_out, held.imported.get("in", 0))
+    left_out = held.left_out or Counter(held.imported.get("dropped", {}))
+    left_out += Counter({reason: n for reason, n in held.rows.counts.items() if reason != RENAMED})
+    return Data(path, held.rows, held.labels, dict(left_out), held.imported.get("in", 0))
 
 
 def _findings(data: Data) -> tuple[list[Finding], dict[str, Any]]:

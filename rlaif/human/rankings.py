@@ -11,7 +11,7 @@ from typing import Any
 from rlaif.constitution import Constitution, Principle
 from rlaif.errors import UserError, reason_of
 from rlaif.feedback.judge import JudgeQuestion
-from rlaif.human.folder import P_A, ImportFolder, read_partial, with_p
+from rlaif.human.folder import P_A, ImportFolder, keep_last, read_partial, with_p
 from rlaif.plugin import load_function
 from rlaif.records import Annotator, Comparison, Label, Prompt, Ranking, Response, Verdict, with_content_id
 from rlaif.runs.rows import numbered_rows, read_rows
@@ -22,7 +22,8 @@ def labels_from_rankings(
 ) -> tuple[list[Label], Counter[str]]:
     """One label for every comparison whose two responses a ranking holds, and what was left out by reason.
 
-    A ranking's seconds are shared out evenly over its labels.
+    A ranking's seconds are shared out evenly over its labels; of two rankings of one pair by one annotator
+    the last counts.
     """
     by_prompt: defaultdict[str, list[Comparison]] = defaultdict(list)
     for comparison in comparisons:
@@ -35,8 +36,7 @@ def labels_from_rankings(
         if not pairs:
             dropped["ranking without a comparison"] += 1
         for label in _labels(ranking, pairs):
-            if labels.setdefault(label.id, label) is not label:
-                dropped["pair ranked again by the same annotator"] += 1
+            keep_last(labels, label.id, label, dropped)
     return list(labels.values()), +dropped
 
 
@@ -55,11 +55,14 @@ def load_human_labels(
     """The labels that a JSONL file of labels or rankings gives on `comparisons`; a verdict alone implies its
     p_a.
 
-    `dropped` collects what was left out, by reason. Raises UserError naming the line of a label that
+    `dropped` collects what was left out, by reason; of two labels of one annotator on one pair the last
+    counts. Raises UserError naming the line of a label that
     contradicts itself or is on a comparison found neither here nor in the comparisons.jsonl beside the file,
     and where no ranking fits any comparison.
     """
     dropped = Counter() if dropped is None else dropped
+    if path.is_dir():
+        raise UserError(f"{path}: a folder.", "a file of labels or rankings", f"{path / 'labels.jsonl'}")
     if path.is_file() and not path.read_bytes().strip():
         raise UserError(
             f"{path}: holds no label.", "a row of labels or rankings a line", "name the file that holds them"
@@ -122,8 +125,8 @@ def _checked_labels(path: Path, here: set[str], beside: ImportFolder, dropped: C
         checked = with_p(label, f"{path}:{line}")
         if label.comparison_id not in here:
             dropped["label on a pair that this run leaves out"] += 1
-        elif labels.setdefault(label.id, checked) is not checked:
-            dropped["pair labelled again by the same annotator"] += 1
+        else:
+            keep_last(labels, label.id, checked, dropped)
     return list(labels.values())
 
 

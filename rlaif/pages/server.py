@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rlaif.errors import Conflict, UserError
+from rlaif.errors import Conflict, UserError, first_line
 from rlaif.pages.page import STATIC
 
 try:
@@ -176,7 +176,9 @@ def _listening(port: int) -> socket.socket:
         made.bind((HOST, port))
     except (OSError, OverflowError) as error:
         made.close()
-        raise UserError(f"port {port}: cannot be listened on ({error}).", "a free port", "--port 0") from None
+        raise UserError(
+            f"port {port}: cannot be listened on ({first_line(error)}).", "a free port", "--port 0"
+        ) from None
     made.listen(64)
     return made
 

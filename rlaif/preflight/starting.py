@@ -13,6 +13,7 @@ from rlaif.config import ASSETS, find
 from rlaif.constitution import Constitution
 from rlaif.engines.gguf import gguf_file
 from rlaif.errors import UserError
+from rlaif.extends import shipped as shipped_file
 from rlaif.human.importers import import_file
 from rlaif.options.data import PromptSourceOptions
 from rlaif.prompting.prompt_files import read_prompts
@@ -200,7 +201,7 @@ def _from_library(wanted: Wanted) -> tuple[Wanted, str]:
 
 def _there(name: str) -> str:
     path = Path(name)
-    if not path.exists() and (ASSETS / name).is_file():
+    if not path.exists() and (found := shipped_file(name)) and found.is_file():
         return name  # looked up among the shipped files again when the run begins
     if not path.exists():
         raise UserError(f"{name}: no such file.", "a file or folder that exists", "check the path")

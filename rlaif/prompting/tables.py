@@ -169,7 +169,7 @@ def _whole(file: IO[bytes], path: Path) -> Iterator[bytes]:
         yield from file
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(
-            f"{path}: cannot be read ({error}).", "a whole file", "fetch the file again"
+            f"{path}: cannot be read ({first_line(error)}).", "a whole file", "fetch the file again"
         ) from None
 
 

@@ -22,7 +22,7 @@ from jinja2.meta import find_undeclared_variables
 
 from rlaif.config import ASSETS, find
 from rlaif.constitution import Constitution, Example, Principle
-from rlaif.errors import UserError, nearest, reason_of
+from rlaif.errors import UserError, first_line, nearest, reason_of
 from rlaif.prompting import defences
 from rlaif.prompting.chat_templates import Bounded, metered
 from rlaif.records import content_hash
@@ -299,17 +299,20 @@ class Templates:
 
 def _folder(name: str, base: Path | None, needed: Sequence[str]) -> Path:
     """The folder of a shipped set, or one given by path; raises UserError where there is none."""
-    folder = ASSETS / "prompts" / "templates" / name
-    if folder.is_dir():
-        return folder
-    shipped = sorted(p.name for p in folder.parent.iterdir() if p.is_dir())
+    sets = ASSETS / "prompts" / "templates"
+    shipped = sorted(path.name for path in sets.iterdir() if path.is_dir())
+    if name in shipped:
+        return sets / name
+    wanted = f"a shipped set ({', '.join(shipped)}) or a folder with {', '.join(n + '.j2' for n in needed)}"
     try:
-        return find(name, base)
+        folder = find(name, base)
     except UserError:
-        raise UserError(
-            f'templates: no set "{name}" — {nearest(name, shipped)}',
-            f"a shipped set or a folder with {', '.join(n + '.j2' for n in needed)}",
-        ) from None
+        if Path(name).name != name:
+            raise UserError(f"templates: {name}: no such folder.", wanted) from None
+        raise UserError(f'templates: no set "{name}" — {nearest(name, shipped)}', wanted) from None
+    if not folder.is_dir():
+        raise UserError(f"templates: {name}: a file.", wanted)
+    return folder
 
 
 def _read(folder: Path, part: str, needed: Sequence[str]) -> str:
@@ -321,5 +324,6 @@ def _read(folder: Path, part: str, needed: Sequence[str]) -> str:
         raise UserError(f"{path}: missing.", f"all of {', '.join(needed)} in {folder}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(
-            f"{path}: cannot be read ({error}).", f"all of {', '.join(needed)} in {folder}, as UTF-8 text"
+            f"{path}: cannot be read ({first_line(error)}).",
+            f"all of {', '.join(needed)} in {folder}, as UTF-8 text",
         ) from None

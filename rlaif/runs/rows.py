@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import ValidationError
 
-from rlaif.errors import UserError
+from rlaif.errors import UserError, first_line
 from rlaif.prompting.tables import parse_json
 from rlaif.records import ROWS, Record
 from rlaif.runs.lookup import complete_lines, damaged_line, drop_torn_line, json_rows, key_of
@@ -130,7 +130,7 @@ def numbered_rows(path: Path, record: type[R]) -> Iterator[tuple[int, R]]:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(
-            f"{path}: cannot be read ({error}).", f"a JSONL file of {record.__name__} rows"
+            f"{path}: cannot be read ({first_line(error)}).", f"a JSONL file of {record.__name__} rows"
         ) from None
     # Not splitlines: JSON leaves U+2028 and its like unescaped inside a row.
     for number, line in enumerate(text.split("\n"), 1):

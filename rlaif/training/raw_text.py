@@ -20,7 +20,7 @@ def read_texts(path: Path, option: str) -> list[str]:
     try:
         content = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{option}: {path} cannot be read ({error}).", KINDS) from None
+        raise UserError(f"{option}: {path} cannot be read ({first_line(error)}).", KINDS) from None
     if path.suffix != ".jsonl":
         return [content.strip()]
     texts = []

@@ -24,10 +24,10 @@ from rlaif.constitution import Constitution
 from rlaif.engines.metered import MeteredEngine
 from rlaif.errors import UserError
 from rlaif.feedback.judge import Judge
+from rlaif.human.labelled import form_of, label_stages
 from rlaif.preflight.opening import resolve
 from rlaif.records import Label, content_hash
-from rlaif.runs.catalog import is_run
-from rlaif.runs.folder import Run, silent_progress
+from rlaif.runs.folder import silent_progress
 from rlaif.runs.locking import locked
 from rlaif.runs.spending import Account, Ledger
 from rlaif.runs.storage import os_errors_as_user_errors
@@ -119,9 +119,9 @@ def _constitution(how: JudgesAsked) -> Constitution:
     config."""
     if how.constitution:
         return Constitution.load(find(str(how.constitution)))
-    for run in how.runs:
-        if is_run(run):
-            return Run.load(run).constitution
+    for path in (*how.runs, *([how.labels] if how.labels else [])):
+        if form_of(path) == "run":
+            return label_stages(path)[0].constitution
     for what in how.judges:
         if names_config(what):
             path = find(what)

@@ -18,7 +18,7 @@ from rlaif.engines.fit import KINDS
 from rlaif.errors import UserError
 from rlaif.feedback.judge import JudgeQuestion
 from rlaif.feedback.labelled import LabelledPair
-from rlaif.human.folder import P_A
+from rlaif.human.folder import P_A, keep_last
 from rlaif.records import Label, Prompt
 from rlaif.runs.folder import silent_progress
 from rlaif.workbench.pairs import read_pairs
@@ -76,7 +76,8 @@ def fit_judge(
 def people_labels(
     paths: Sequence[Path], constitution: Constitution, dropped: Counter[str]
 ) -> list[LabelledPair]:
-    """The pairs that people labelled, with their texts; `dropped` counts what was left out, by reason.
+    """The pairs that people labelled, with their texts; `dropped` counts what was left out, by reason. Of two
+    labels of one person on one pair the last counts, in the order of the paths.
 
     Raises UserError where a path cannot be read or no label can be used.
     """
@@ -88,15 +89,15 @@ def people_labels(
             if comparison not in pairs.comparisons:
                 dropped["label on a pair that is not there"] += len(labels)
                 continue
-            reasons = [_why_not(label, constitution) for label in labels]
-            dropped.update(reason for reason in reasons if reason)
-            said = [_with_p(x) for x, reason in zip(labels, reasons, strict=True) if not reason]
-            before = found[comparison].labels if comparison in found else ()
-            new = [x for x in said if x.id not in {old.id for old in before}]
-            dropped["label that stands twice"] += len(said) - len(new)
-            if new:
+            said = {row.id: row for row in found[comparison].labels} if comparison in found else {}
+            for label in labels:
+                if reason := _why_not(label, constitution):
+                    dropped[reason] += 1
+                else:
+                    keep_last(said, label.id, _with_p(label), dropped)
+            if said:
                 pair, texts = pairs.comparisons[comparison], pairs.texts(comparison)
-                found[comparison] = LabelledPair(pair, pairs.prompt(comparison), *texts, (*before, *new))
+                found[comparison] = LabelledPair(pair, pairs.prompt(comparison), *texts, tuple(said.values()))
     if not found:
         reasons = ", ".join(f"{n} × {reason}" for reason, n in sorted((+dropped).items())) or "there is none"
         raise UserError(

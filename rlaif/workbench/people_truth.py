@@ -107,6 +107,7 @@ def _add_truth(found: LabelledCases, constitution: Constitution) -> None:
             if row.principle_id == principle
         ]
         truths[principle] = majority(annotated(found, [("people", {}, own)])) if own else {}
+    found.left_out += whole.dropped
     found.cases = [replace(case, truth=_truth(case, truths)) for case in found.cases]
     table = Table(whole)
     sides = Counter(case.truth.get(ALL) for case in found.cases)
@@ -119,7 +120,6 @@ def _add_truth(found: LabelledCases, constitution: Constitution) -> None:
         "no_majority": sum(
             read and code == MISSING for read, code in zip(_any(table), table.majority.tolist(), strict=True)
         ),
-        "repeated": dict(whole.dropped),
         "ceiling": ceiling(table),
     }
 
