@@ -34,6 +34,7 @@ from rlaif.records import Label, verdict_of
 
 PEOPLE = "people"
 EXAMPLES = 3  # comparisons of a principle
+NO_FLIPS = {"flip_rate": None, "flip_rate_ci": None, "flips_n": 0}
 Read = dict[str, float]  # comparison → P(a is better)
 Verdicts = dict[str, dict[str, Read]]  # executor → principle → what was read
 
@@ -69,7 +70,7 @@ def compared(
     verdicts: Verdicts,
     constitution: Constitution,
     clusters: Mapping[str, str],
-    flips: Mapping[str, Mapping[str, Any]] | None = None,
+    flips: Mapping[str, Mapping[str, Mapping[str, Any]]] | None = None,
 ) -> dict[str, Any]:
     """The figures: a row a principle, the one on which executors agree least first, those of which nothing
     can be told last; `clusters` holds that of each comparison's prompt."""
@@ -95,7 +96,10 @@ def _order(row: Mapping[str, Any]) -> tuple[bool, float]:
 
 
 def _principle(
-    name: str, verdicts: Verdicts, clusters: Mapping[str, str], flips: Mapping[str, Mapping[str, Any]]
+    name: str,
+    verdicts: Verdicts,
+    clusters: Mapping[str, str],
+    flips: Mapping[str, Mapping[str, Mapping[str, Any]]],
 ) -> dict[str, Any]:
     said = {who: by[name] for who, by in verdicts.items() if by.get(name)}
     sides = {who: {pair: verdict_of(p) for pair, p in read.items()} for who, read in said.items()}
@@ -107,7 +111,7 @@ def _principle(
             who: {
                 "n": len(by),
                 "decides": rate([side != "tie" for side in by.values()], [clusters[pair] for pair in by]),
-                "flip_rate": flips.get(who, {}).get(name),
+                **flips.get(who, {}).get(name, NO_FLIPS),
                 "kappa": _agreement(_against(who, heard), clusters)["kappa"],
             }
             for who, by in sides.items()
@@ -204,10 +208,18 @@ def _together(
     return _agreement(pooled, clusters)
 
 
-def flips_of(labels: Mapping[str, Sequence[Label]], ids: Sequence[str]) -> dict[str, float | None]:
-    """By principle the share of one judge's decided verdicts that flip with the order."""
+def flips_of(
+    labels: Mapping[str, Sequence[Label]], ids: Sequence[str], clusters: Mapping[str, str]
+) -> dict[str, dict[str, Any]]:
+    """By principle the share of one judge's decided verdicts that flip with the order, its interval, and of
+    how many it is."""
     flat = [row for rows in labels.values() for row in rows]
-    return {
-        name: order_statistics([row for row in flat if row.principle_id == name])["order_flip_rate"]
-        for name in ids
-    }
+    found = {}
+    for name in ids:
+        counted = order_statistics([row for row in flat if row.principle_id == name], clusters)
+        found[name] = {
+            "flip_rate": counted["order_flip_rate"],
+            "flip_rate_ci": counted["order_flip_rate_ci"],
+            "flips_n": counted["decided"],
+        }
+    return found

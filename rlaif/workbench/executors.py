@@ -54,7 +54,7 @@ def executors(file: Path, how: Sources, progress: Any = silent_progress) -> dict
         by = {who: rows for who, rows in by.items() if who != name[1]}
         by[free_name(name[0], by)] = labels
     verdicts: Verdicts = {who: read_labels(rows, constitution) for who, rows in by.items()}
-    flips = {who: flips_of(rows, constitution.ids) for who, rows in by.items()}
+    flips = {who: flips_of(rows, constitution.ids, clusters) for who, rows in by.items()}
     figures = compared(verdicts, constitution, clusters, flips)
     if not figures["principles"] and figures["whole"] is None:
         raise UserError(

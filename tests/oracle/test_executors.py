@@ -117,7 +117,7 @@ def agreement(rows: list[Two]) -> Row:
     }
 
 
-def figures(said: Said, keys: dict[str, str], flips: dict[str, float | None]) -> Row:
+def figures(said: Said, keys: dict[str, str], flips: dict[str, Row]) -> Row:
     """One principle's figures; no executor of these is silent."""
     pairs = list(dict.fromkeys(pair for by in said.values() for pair in by))
     ratings = [[side(by[pair]) for by in said.values() if pair in by] for pair in pairs]
@@ -126,7 +126,7 @@ def figures(said: Said, keys: dict[str, str], flips: dict[str, float | None]) ->
             who: {
                 "n": len(by),
                 "decides": rate([(side(p) != "tie", keys[pair]) for pair, p in by.items()]),
-                "flip_rate": flips.get(who),
+                **flips.get(who, {"flip_rate": None, "flip_rate_ci": None, "flips_n": 0}),
                 "kappa": agreement(two_by_two(said, keys, [(who, o) for o in said if o != who]))["kappa"],
             }
             for who, by in said.items()
@@ -137,12 +137,22 @@ def figures(said: Said, keys: dict[str, str], flips: dict[str, float | None]) ->
     }
 
 
-def flips_under(read: Read, rule: str) -> dict[str, float | None]:
+def flips_under(read: Read, rule: str) -> dict[str, Row]:
     found = {}
     for name in JUDGES:
-        both = [row["read"][rule] for row in read.verdicts(name) if len(row["read"].get(rule, ())) == 2]
-        firm = [by for by in both if any(side(p) != "tie" for p in by.values())]
-        found[f"{name}.yaml"] = mean((by["ab"] > 0.5) != (by["ba"] > 0.5) for by in firm)
+        asked = [(row["read"].get(rule, {}), row["key"]) for row in read.verdicts(name)]
+        both = [(by, key) for by, key in asked if len(by) == 2]
+        firm = [
+            ((by["ab"] > 0.5) != (by["ba"] > 0.5), key)
+            for by, key in both
+            if any(side(p) != "tie" for p in by.values())
+        ]
+        share = rate(firm)
+        found[f"{name}.yaml"] = {
+            "flip_rate": share["value"],
+            "flip_rate_ci": share["ci"],
+            "flips_n": share["n"],
+        }
     return found
 
 
