@@ -8,8 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from rlaif.audit.card import JudgeSetting
+from rlaif.cli import app
 from rlaif.engines import Scripted
 from rlaif.errors import Conflict, UserError
 from rlaif.pages.server import PageServer
@@ -197,6 +199,40 @@ def page(chromium, editor):
     editor.stop()
 
 
+def test_a_file_that_cannot_be_loaded_is_opened_and_judged_once_it_can_be(chromium, file, editor):
+    file.write_text(FILE.replace("tags: [style]", "tagz: [style]"))
+    pairs = editor.watch.probe.pairs
+    asked = []
+    watch = Watch(file, Probe(editor.watch.probe.setting, ()), lambda rules: asked.append(rules) or pairs)
+    with pytest.raises(UserError, match=r"c\.yaml:9: unknown key"):
+        watch.start()  # a terminal has no way to mend it
+    watch.open()
+    broken = Editor(watch, "the judge")
+    assert (broken.state({})["verdicts"], asked, len(broken.facts()["pairs"])) == ([], [], 0)
+    broken.follow()
+    with PageServer(broken.site()).running() as address:
+        shown = opened(chromium, address)
+        shown.wait_for_selector("#headline.bad")
+        assert 'c.yaml:9: unknown key "tagz" — did you mean "tags"?' in shown.inner_text("#headline")
+        assert shown.inner_text("#size") == "0 pairs"
+        shown.wait_for_selector('#problems .error:has-text("line 9")')
+        state(shown, "saved, line 9 is wrong")
+        retype(shown, "tagz: [style]", "tags: [style]")
+        shown.click("#save")
+        shown.wait_for_selector("#pairs .pair")
+        assert shown.inner_text("#headline") == "the file can be loaded, and 3 pairs are judged."
+        assert shown.inner_text("#size") == "3 pairs"
+        assert len(asked) == 1
+        retype(shown, "Never say rude.", "Never say sun.")  # from now on as ever
+        shown.click("#save")
+        shown.wait_for_selector("#turned .pair")
+        assert shown.inner_text("#headline").startswith("3 of 6 verdicts changed, ")
+        assert [saved.number for saved in watch.history] == [0, 1, 2]
+        assert shown.errors == []
+        shown.context.close()
+    broken.stop()
+
+
 def retype(page, old, new):
     page.evaluate(
         """([old, to]) => { const cm = document.querySelector(".CodeMirror").CodeMirror;
@@ -351,7 +387,10 @@ def test_a_server_that_has_ended_is_said(chromium, editor):
     shown.context.close()
 
 
-def test_the_command_serves_the_page_and_ends_in_order(project):
+@pytest.mark.parametrize("broken", [False, True])
+def test_the_command_serves_the_page_and_ends_in_order(project, broken):
+    if broken:
+        (project / "constitution.yaml").write_text("name: words\nprinciples: [{id: a, tekst: b}]\n")
     words = [
         "open",
         str(project / "constitution.yaml"),
@@ -372,4 +411,13 @@ def test_the_command_serves_the_page_and_ends_in_order(project):
     assert re.fullmatch(r".*constitution\.yaml is open at http://127\.0\.0\.1:\d+/\?token=\S+\n", said)
     process.send_signal(signal.SIGTERM)
     assert process.wait(20) == 143
-    assert "Traceback" not in process.stderr.read()
+    told = process.stderr.read()
+    assert "Traceback" not in told
+    assert ('constitution.yaml:2: unknown key "tekst"' in told) == broken
+
+
+def test_what_is_no_text_is_not_opened(project):
+    (project / "constitution.yaml").write_bytes(b"\xff")
+    words = ["open", str(project / "constitution.yaml"), "--judge", str(project / "config.yaml")]
+    done = CliRunner().invoke(app, ["constitution", *words])
+    assert "not UTF-8 text" in str(done.exception)

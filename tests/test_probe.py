@@ -313,6 +313,23 @@ def test_a_model_as_the_judge_needs_a_policy(project, file):
     assert "no policy" in str(done.exception)
 
 
+@pytest.mark.parametrize("command", ["try", "open"])
+@pytest.mark.parametrize(("given", "lacks"), [("--prompts", "policy"), ("--policy", "prompts")])
+def test_a_judges_model_is_no_policy_and_prompts_and_policy_belong_together(
+    project, file, command, given, lacks
+):
+    """Its model never wrote the responses that are watched: with prompts and no policy it once did."""
+    model = str(ROOT / "rlaif/playground/weights/feedback")
+    (project / "some.jsonl").write_text('{"prompt": "Hi?"}\n')
+    value = str(project / "some.jsonl") if given == "--prompts" else model
+    words = ["constitution", command, str(file), "--judge", model, given, value]
+    done = CliRunner().invoke(app, [*words, *(["--watch"] if command == "try" else [])])
+    assert isinstance(done.exception, UserError)
+    assert f" and no {lacks}: the pairs to watch" in done.exception.found
+    named = Named.of(model, [], file, "brief").with_prompts(project / "some.jsonl")
+    assert named.policy is None
+
+
 def test_hostile_text_does_no_harm_in_the_terminal(project, file):
     watched = probe()
     hostile = "\x1b[31m<script>{{ 7*7 }}\u202e rude"

@@ -54,8 +54,7 @@ class Editor:
 
     def site(self) -> Site:
         """The page and its answers."""
-        path, pairs = self.watch.path, self.watch.probe.pairs
-        values = {"path": str(path), "judge": self.judge, "pairs": len(pairs)}
+        values = {"path": str(self.watch.path), "judge": self.judge}
         return Site(
             page=lambda: render_page("editor.html.j2", **values),
             asks={
@@ -82,7 +81,9 @@ class Editor:
         except Exception as error:  # an engine's: the page says so, and the text can still be saved
             said = f"judging has ended: {type(error).__name__}: {printable(str(error))}"
             self.failed(said)
-            watch.history.append(Saved(len(watch.history) + 1, watch.version, error=said))
+            watch.history.append(
+                Saved(watch.history[-1].number + 1 if watch.history else 1, watch.version, error=said)
+            )
 
     def stop(self) -> None:
         """Judge no further save."""
@@ -94,8 +95,8 @@ class Editor:
         return {"text": as_text(content, self.watch.path), "version": version_of(content)}
 
     def facts(self) -> dict[str, Any]:
-        """What does not change while the page is open: the schema of the file, the tags that prompts have,
-        the pairs."""
+        """What does not change once the file could be loaded: the schema of the file, the tags that prompts
+        have, the pairs."""
         pairs = self.watch.probe.pairs
         prompts = [*self.prompts, *(pair.prompt for pair in pairs)]
         return {
@@ -111,7 +112,7 @@ class Editor:
         number = len(watch.history)
         found: dict[str, Any] = {"number": number, "version": watch.version, "judging": watch.judging}
         if given.get("seen") != str(number):
-            found |= {"verdicts": verdicts_as_dict(watch), "saved": _saved(watch.history)}
+            found |= {"verdicts": verdicts_as_dict(watch), "saved": _saved(watch)}
         return found
 
     def check(self, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -142,17 +143,20 @@ class Editor:
         return {"version": version_of(made)}
 
 
-def _saved(history: list[Saved]) -> dict[str, Any] | None:
+def _saved(watch: Watch) -> dict[str, Any] | None:
     """The last save, with its headline in words."""
-    if not history:
+    if not watch.history:
         return None
-    last = history[-1]
-    return last.as_dict() | {"headline": headline(last.effect) if last.effect else ""}
+    last, first = watch.history[-1], f"the file can be loaded, and {len(watch.probe.pairs)} pairs are judged"
+    return last.as_dict() | {"headline": headline(last.effect) if last.effect else first}
 
 
 def verdicts_as_dict(watch: Watch) -> list[dict[str, Any]]:
-    """Every pair's verdicts, by principle in the order of the file, and its preference."""
+    """Every pair's verdicts, by principle in the order of the file, and its preference; none where the file
+    could not be loaded yet."""
     verdicts = watch.verdicts
+    if verdicts is None:
+        return []
     rows: list[dict[str, Any]] = []
     for number in range(len(watch.probe.pairs)):
         both, deciding = verdicts.preferences[number]

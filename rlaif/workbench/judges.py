@@ -12,7 +12,7 @@ from typing import Any
 from rlaif.audit.card import JudgeSetting
 from rlaif.audit.cases import from_examples, sampled
 from rlaif.chat import ChatTarget
-from rlaif.config import Config, ModelConfig
+from rlaif.config import Config, ModelConfig, names_config
 from rlaif.constitution import Constitution
 from rlaif.errors import UserError
 from rlaif.feedback.judging import FORMS, question_of
@@ -31,17 +31,19 @@ SPARE = 1.25  # prompts asked for a pair that is wanted: two responses to one ma
 
 @dataclass(frozen=True)
 class Named:
-    """What `--judge` names: its config, the folder that names in it are looked up beside, its prompts."""
+    """What `--judge` names: its config, the folder that names in it are looked up beside, its prompts;
+    `alone` where it is a model, whose config names nothing else."""
 
     config: Config
     base: Path
     prompts: list[Prompt]
+    alone: bool = False
 
     @classmethod
     def of(cls, what: str, overrides: Sequence[str], constitution: Path, templates: str) -> Named:
         """A config file, or a model, which has no prompts of its own; raises UserError where it is
         neither."""
-        return cls(*audited(what, list(overrides), constitution, templates))
+        return cls(*audited(what, list(overrides), constitution, templates), not names_config(what))
 
     def open(self, few_shot: int | None = None) -> JudgeSetting:
         """The judge as a run of the config would ask it, `few_shot` apart where that is given."""
@@ -61,7 +63,7 @@ class Named:
     @property
     def policy(self) -> ModelConfig | None:
         """The config's policy; a model that was named as the judge is none."""
-        return self.config.policy if self.prompts else None
+        return None if self.alone else self.config.policy
 
     def with_prompts(self, file: Path | None) -> Named:
         """The same with the prompts of a file, where one is given."""
@@ -86,6 +88,29 @@ class PairSource:
     policy: ModelConfig | None = None
     number: int = 40
     seed: int = 0
+
+    @classmethod
+    def of(
+        cls, named: Named, file: Path | None, policy: ModelConfig | None, number: int, seed: int
+    ) -> PairSource:
+        """The source that a command names; raises UserError where prompts have no policy to respond to them,
+        or a policy no prompts."""
+        if file is None and bool(policy) != bool(named.prompts):
+            has, lacks = (f"a policy, {policy.model},", "prompts") if policy else ("prompts", "policy")
+            raise UserError(
+                f"{has} and no {lacks}: the pairs to watch are a policy's responses to prompts.",
+                "both of them (a config as --judge has both), or neither, for pairs of the constitution's "
+                "examples",
+                f"add {'--prompts FILE' if policy else '--policy RUN:POLICY'}, or --pairs FILE",
+            )
+        return cls(file, policy, number, seed)
+
+    @property
+    def in_words(self) -> str:
+        """Whose responses the pairs are."""
+        if self.file is not None:
+            return f"those of {self.file}"
+        return f"responses of {self.policy.model}" if self.policy else "the examples of the constitution"
 
 
 def probe_pairs(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 from rlaif.constitution import Constitution
 from rlaif.errors import UserError
 from rlaif.records import content_hash
-from rlaif.workbench.probe import Effect, Probe, Verdicts
+from rlaif.workbench.probe import Effect, Probe, ProbePair, Verdicts
 
 LOOK = 0.1  # seconds between two looks at the file
 Stamp = tuple[int, int, int]  # inode, size, nanoseconds of the last change
@@ -26,7 +26,8 @@ Stamp = tuple[int, int, int]  # inode, size, nanoseconds of the last change
 class Saved:
     """What came of one save: its effect, or why it could not be loaded or judged.
 
-    `number` counts the saves from 1; 0 is the file as it was at the start. `version` is the text's hash.
+    `number` counts the saves from 1; 0 is the file as it was at the start. `version` is the text's hash. The
+    first text that could be judged, after others that could not, has neither an effect nor an error.
     """
 
     number: int
@@ -44,22 +45,43 @@ class Saved:
 class Watch:
     """A file, its probe set, and what its saves have turned so far.
 
-    `start` judges the file as it is. `saves` then yields each save's effect, for as long as it is read;
-    another thread may read `verdicts` and `history` meanwhile.
+    `start` judges the file as it is; `open` does so where it can be loaded. `saves` then yields each save's
+    effect, for as long as it is read; another thread may read `verdicts` and `history` meanwhile. `pairs`
+    makes the probe's pairs, where it has none, once a text could be loaded.
     """
 
     path: Path
     probe: Probe
-    verdicts: Verdicts = field(init=False)
+    pairs: Callable[[Constitution], Sequence[ProbePair]] | None = None
+    verdicts: Verdicts | None = None
     version: str = ""  # of the text that was read last
     judging: bool = False
     history: list[Saved] = field(default_factory=list)
 
     def start(self) -> Verdicts:
         """Judge the file as it is; raises UserError where it cannot be loaded."""
+        return self._judge(load_text(self.path, self._read()))
+
+    def open(self) -> None:
+        """The same; that the file cannot be loaded is told as of a save, and what is saved next is judged.
+        Raises UserError where there is no file, or the judge cannot be asked."""
+        text = self._read()
+        try:
+            constitution = load_text(self.path, text)
+        except UserError as error:
+            self.history.append(Saved(0, self.version, error=str(error)))
+        else:
+            self._judge(constitution)
+
+    def _read(self) -> bytes:
         text, self._stamp = read_at_rest(self.path)
         self.version = version_of(text)
-        self.verdicts = self.probe.verdicts(load_text(self.path, text))
+        return text
+
+    def _judge(self, constitution: Constitution) -> Verdicts:
+        if self.pairs and not self.probe.pairs:
+            self.probe.pairs = list(self.pairs(constitution))
+        self.verdicts = self.probe.verdicts(constitution)
         return self.verdicts
 
     def saves(self, stop: threading.Event | None = None) -> Iterator[Saved]:
@@ -75,7 +97,7 @@ class Watch:
 
     def _saved(self) -> Saved | None:
         """What came of the text that stands in the file now; None where it is as it was."""
-        number = len(self.history) + 1
+        number, before = self.history[-1].number + 1 if self.history else 1, self.verdicts
         try:
             text, self._stamp = read_at_rest(self.path)
         except UserError as error:
@@ -85,14 +107,12 @@ class Watch:
             return None
         self.version, self.judging = version_of(text), True
         try:
-            verdicts = self.probe.verdicts(load_text(self.path, text))
+            verdicts = self._judge(load_text(self.path, text))
         except UserError as error:
             return Saved(number, self.version, error=str(error))
         finally:
             self.judging = False
-        effect = Effect.of(self.verdicts, verdicts)
-        self.verdicts = verdicts
-        return Saved(number, self.version, effect)
+        return Saved(number, self.version, Effect.of(before, verdicts) if before else None)
 
 
 def stamp_of(path: Path) -> Stamp | None:

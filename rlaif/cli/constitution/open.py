@@ -13,7 +13,7 @@ from rlaif.cli.constitution.try_ import (
     Policy,
     PromptFile,
     Seed,
-    probe_of,
+    pairs_told,
     share_cores,
 )
 from rlaif.cli.groups import constitution_app
@@ -35,25 +35,28 @@ def constitution_open(
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 = any free port.")] = 0,
     trust: Trust = False,
 ) -> None:
-    """Edit a constitution in the browser and see which verdicts each save changes; on this machine only."""
-    from rlaif.constitution import Constitution
+    """Edit a constitution in the browser and see which verdicts each save changes; on this machine only.
+    A file that cannot be loaded is opened, too, and judged once it can be."""
     from rlaif.pages.server import PageServer
     from rlaif.workbench.editor import Editor, static_files
     from rlaif.workbench.judges import Named, PairSource, policy_named
+    from rlaif.workbench.probe import Probe
     from rlaif.workbench.watching import Watch
 
     share_cores()
     static_files()  # what is missing is said before anything is asked
-    constitution = Constitution.load(path)
     tell("loading …")
     named = Named.of(judge, set_ or [], path, templates).with_prompts(prompts)
     wanted = policy_named(policy, trust) if policy else named.policy
-    source = PairSource(pairs, wanted, num_pairs, seed)
-    watch = Watch(path, probe_of(named, constitution, source, few_shot))
-    with Progress(f"verdicts on {len(watch.probe.pairs)} pairs", 1) as tick:
-        watch.start()
-        tick()
+    source = PairSource.of(named, pairs, wanted, num_pairs, seed)
+    watch = Watch(path, Probe(named.open(few_shot), ()), lambda rules: pairs_told(named, rules, source))
     editor = Editor(watch, judge, named.prompts, tell)
+    editor.file()  # what is no text is refused, and what is no constitution is opened
+    with Progress("verdicts", 1) as tick:
+        watch.open()
+        tick()
+    for failed in watch.history:
+        tell(f"It cannot be loaded yet, and is judged once it can be:\n{failed.error}")
     server = PageServer(editor.site(), port)
     editor.follow()
     say(f"{path} is open at {server.address}")

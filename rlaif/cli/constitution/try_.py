@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rlaif.constitution import Constitution
     from rlaif.records import Prompt
     from rlaif.workbench.judges import Named, PairSource
-    from rlaif.workbench.probe import Probe
+    from rlaif.workbench.probe import Probe, ProbePair
     from rlaif.workbench.trying import Trial
 
 HELP = (
@@ -30,10 +30,14 @@ HELP = (
 SHOWN = 10  # prompts that /pick lists
 
 Policy = Annotated[
-    str | None, typer.Option(help="RUN, RUN:POLICY or a model; omitted = the policy of --judge's config.")
+    str | None,
+    typer.Option(
+        help="RUN, RUN:POLICY or a model, whose responses are tried; omitted = that of --judge's config."
+    ),
 ]
 PromptFile = Annotated[
-    Path | None, typer.Option("--prompts", help="Prompts to pick from; omitted = the config's.")
+    Path | None,
+    typer.Option("--prompts", help="Prompts that the policy responds to; omitted = the config's."),
 ]
 PairFile = Annotated[
     Path | None,
@@ -70,6 +74,7 @@ def constitution_try(
     orders."""
     from rlaif.constitution import Constitution
     from rlaif.workbench.judges import Named, PairSource, policy_named
+    from rlaif.workbench.probe import Probe
     from rlaif.workbench.trying import Trial
 
     share_cores()
@@ -78,8 +83,9 @@ def constitution_try(
     named = Named.of(judge, set_ or [], path, templates).with_prompts(prompts)
     wanted = policy_named(policy, trust) if policy else named.policy
     if watch:
-        source = PairSource(pairs, wanted, num_pairs, seed)
-        _watch(path, probe_of(named, constitution, source, few_shot), as_json)
+        source = PairSource.of(named, pairs, wanted, num_pairs, seed)
+        found = pairs_told(named, constitution, source)
+        _watch(path, Probe(named.open(few_shot), found), as_json)
         return
     if wanted is None:
         raise UserError(
@@ -108,15 +114,15 @@ def share_cores() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
-def probe_of(named: Named, constitution: Constitution, source: PairSource, few_shot: int | None) -> Probe:
-    """The pairs to watch and their judge; says what was left out."""
+def pairs_told(named: Named, constitution: Constitution, source: PairSource) -> list[ProbePair]:
+    """The pairs to watch; says whose responses they are, and what was left out."""
     from rlaif.workbench.judges import probe_pairs
-    from rlaif.workbench.probe import Probe
 
     found, left_out = probe_pairs(named, constitution, source, Progress)
+    tell(f"{len(found)} pairs: {source.in_words}")
     for reason, n in left_out.items():
         tell(f"{n} × no pair: {reason}")
-    return Probe(named.open(few_shot), found)
+    return found
 
 
 def _watch(path: Path, probe: Probe, as_json: bool) -> None:

@@ -110,6 +110,11 @@ function notice(words, load = false, over = false) {
   $("over").hidden = !over;
 }
 
+async function learn() {
+  page.facts = await ask("/api/facts");
+  $("size").textContent = `${page.facts.pairs.length} pairs`;
+}
+
 async function load() {
   const { text, version } = await ask("/api/file");
   const cursor = editor.getCursor();
@@ -223,6 +228,7 @@ async function look() {
     const state = await ask("/api/state", { seen: page.seen });
     Object.assign(page, { judging: state.judging, lost: false });
     if (state.verdicts) {
+      if (state.verdicts.length !== page.facts.pairs.length) await learn();
       Object.assign(page, { seen: state.number, verdicts: state.verdicts, saved: state.saved });
       showPrinciples();
       showSaved();
@@ -254,7 +260,7 @@ editor.on("inputRead", (cm, change) => {
   if (/^[\w-]$/.test(change.text[0]) && !cm.state.completionActive) cm.showHint();
 });
 window.addEventListener("beforeunload", (event) => dirty() && event.preventDefault());
-page.facts = await ask("/api/facts");
+await learn();
 await load();
 editor.clearHistory();
 look();
