@@ -2,7 +2,13 @@
 
 import ast
 import re
+import shlex
 from pathlib import Path
+
+import pytest
+import typer
+
+from rlaif.cli import app
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -59,3 +65,28 @@ def test_the_table_of_changes_names_what_exists():
         assert not missing, (file, missing)
     for folder in re.findall(r"`([\w/]+/)`", "\n".join(rows)):
         assert (ROOT / "rlaif" / folder).is_dir() or (ROOT / folder).is_dir(), folder
+
+
+def commands() -> list[tuple[str, str]]:
+    """(page, command) of every line of a block of commands that begins with rlaif."""
+    found = []
+    for page in PAGES:
+        for block in re.findall(r"```(?:sh|bash)?\n(.*?)```", page.read_text(), re.S):
+            lines = block.replace("\\\n", " ").splitlines()
+            found += [(page.name, line) for line in lines if line.startswith(("rlaif ", ".venv/bin/rlaif "))]
+    return found
+
+
+@pytest.mark.parametrize(("page", "command"), commands())
+def test_every_command_of_a_page_is_one_that_the_program_takes(page, command):
+    """Its arguments and options are there; what they name need not be."""
+    words = shlex.split(command, comments=True)[1:]
+    for end in ("||", "&&", "|", ">", "&"):
+        words = words[: words.index(end)] if end in words else words
+    group = typer.main.get_command(app)
+    context = group.make_context("rlaif", list(words))
+    name, sub, rest = group.resolve_command(context, list(words))
+    while hasattr(sub, "resolve_command"):
+        context = sub.make_context(name, rest, parent=context)
+        name, sub, rest = sub.resolve_command(context, rest)
+    sub.make_context(name, rest, parent=context)

@@ -1,7 +1,12 @@
 """`rlaif judge fit`: whose labels it reads, and the command."""
 
+import gzip
 import json
+import re
+import shlex
 from collections import Counter
+from pathlib import Path
+from random import Random
 
 import pytest
 import yaml
@@ -13,9 +18,12 @@ from rlaif.config import Config, ModelConfig
 from rlaif.engines import Scripted, open_engine
 from rlaif.errors import UserError
 from rlaif.feedback.labelled import LabelledPair
-from rlaif.records import Annotator, Response
+from rlaif.records import Annotator, Label, Response
+from rlaif.runs.rows import read_rows
 from rlaif.workbench.judge_fitting import people_labels
 from tests.test_judge_fit import RULES, a_fit, biased, some_pairs
+
+ROOT = Path(__file__).parent.parent
 
 
 def labels_folder(path, pairs):
@@ -82,6 +90,50 @@ def config(tmp_path):
     }
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(given))
     return tmp_path / "config.yaml"
+
+
+def writes(request) -> str:
+    return f"worth {Random(request.seed).gauss(0, 1):.3f}"
+
+
+def policy() -> Scripted:
+    """For configs: its responses differ in what they are worth."""
+    return Scripted(on_generate=writes, name="writer")
+
+
+def test_the_commands_of_the_page_run_one_after_another(tmp_path, monkeypatch, config):
+    """As they stand there: on a scripted judge, MODEL is the playground's."""
+    given = yaml.safe_load(config.read_text()) | {"constitution": "../rules.yaml"}
+    given["policy"] = given["policy"] | {"model": "tests.test_judge_fit_command:policy"}
+    given["stages"] = [{"stage": "sample", "k": 2}, {"stage": "pair"}, {"stage": "label"}]
+    (tmp_path / "configs").mkdir()
+    for name in ("quickstart", "mine"):
+        (tmp_path / "configs" / f"{name}.yaml").write_text(yaml.safe_dump(given | {"name": name}))
+    folder = labels_folder(tmp_path / "people", some_pairs(80))
+    for rows in folder.iterdir():
+        rows.rename(tmp_path / {"labels.jsonl": "people.jsonl"}.get(rows.name, rows.name))
+    said = [pair for pair in some_pairs(60, seed=1) if pair.a != pair.b]
+    with gzip.open(tmp_path / "hh.jsonl.gz", "wt") as file:
+        for pair in said:
+            better, worse = (pair.a, pair.b) if pair.labels[0].p_a else (pair.b, pair.a)
+            asked = f"\n\nHuman: {pair.prompt.chat[0]['content']}\n\nAssistant: "
+            file.write(json.dumps({"chosen": asked + better, "rejected": asked + worse}) + "\n")
+    monkeypatch.chdir(tmp_path)
+    page = (ROOT / "docs" / "judge-fit.md").read_text()
+    commands = re.findall(r"```sh\n(.*?)```", page, re.S)[0].splitlines()
+    assert len(commands) == 5
+    model = str(ROOT / "rlaif/playground/weights/feedback")
+    for command in commands:
+        words = [{"MODEL": model}.get(word, word) for word in shlex.split(command, comments=True)[1:]]
+        done = CliRunner().invoke(app, words)
+        if "hh.jsonl.gz" in words:  # the playground's judge knows nothing of these pairs, and is not fitted
+            assert "nothing is written" in str(done.exception), done.output
+        else:
+            assert done.exit_code == 0, (command, done.output, done.exception)
+    for name in ("order", "people"):
+        assert (tmp_path / "fits" / name / "judge_fit.safetensors").is_file()
+    (made,) = (tmp_path / "runs").iterdir()
+    assert all("+fit@" in row.judge["model"] for row in read_rows(made / "03_label" / "labels.jsonl", Label))
 
 
 def test_the_command_writes_a_fit_that_a_config_names(tmp_path, config):
