@@ -11,6 +11,7 @@ from rlaif import pipeline
 from rlaif.errors import UserError
 from rlaif.preflight import opening
 from rlaif.records import Comparison, Response
+from rlaif.report.compare import compare
 from rlaif.runs import storage
 from rlaif.runs.folder import Run, label_files
 from rlaif.runs.rows import JsonlLog, Rows
@@ -22,6 +23,7 @@ from rlaif.runs.storage import (
     sync_and_digest,
     write_json,
 )
+from tests.fake_run import fake_run
 
 
 def run(project, *overrides, **options):
@@ -151,6 +153,18 @@ def test_a_run_without_digests_is_still_read(project):
     (project / "run" / "05_label" / "stage.json").unlink()
     run(project)
     assert "inputs" in read_json(manifest)
+
+
+@pytest.mark.parametrize("inside", ["06_label/labels", "06_label/preferences", "09_evaluate/evaluation"])
+def test_rows_that_are_gone_are_missed_without_digests_too(tmp_path, inside):
+    """compare said of such a run that it shares no prompts, or compared its labels alone."""
+    runs = [fake_run(tmp_path / name, prompts=40) for name in "ab"]
+    assert compare(runs)
+    emptied = runs[1] / f"{inside}.jsonl"
+    emptied.write_text("")
+    with pytest.raises(UserError, match=rf"{inside}\.jsonl: holds no rows, and the stage kept 100") as told:
+        compare(runs)
+    assert told.value.code == 2
 
 
 def test_a_large_file_is_read_again_only_if_it_was_touched(tmp_path, monkeypatch):

@@ -42,7 +42,7 @@ from rlaif.records import (
 from rlaif.runs.rows import Rows, first_by_id, named_rows
 from rlaif.runs.seeds import derive_seed
 from rlaif.runs.spending import Account, Ledger
-from rlaif.runs.storage import MANIFEST, SUMMARY, find_damage, read_json, sync_and_digest, unshare, write_json
+from rlaif.runs.storage import MANIFEST, SUMMARY, damage_of, read_json, sync_and_digest, unshare, write_json
 
 R = TypeVar("R", bound=Record)
 O_co = TypeVar("O_co", bound=StageOptions, covariant=True)
@@ -276,18 +276,18 @@ class Run:
         """Raises UserError where the files of a finished stage, or the prompts, are no longer what was
         written.
 
-        What an earlier version wrote without digests is believed; `small` leaves out large files (weights).
+        Without digests, as in an earlier version's run, rows are believed where there are any; `small` leaves
+        out large files (weights).
         """
         made = self.manifest if (self.path / "manifest.json").exists() else {}
-        found = find_damage(self.path, made.get("files", {}), small)
+        found = damage_of(self.path, made, small)
         fix = "restore it from a copy, or start anew in another folder"
         for stage in self.stages:
             if not found and (summary := stage.summary).get("status") == "done":
-                found = find_damage(stage.dir, summary.get("files", {}), small)
+                found = damage_of(stage.dir, summary, small)
                 fix = (
                     f"restore what is named, or remove {stage.dir.name} and every later stage's folder: "
-                    "the same "
-                    "command makes them again"
+                    "the same command makes them again"
                 )
         if found:
             raise UserError("\n".join(found[:8]), "the files of a finished stage as it left them", fix)

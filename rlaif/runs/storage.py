@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from rlaif.errors import UserError
+from rlaif.records import ROWS
 
 LARGE = 16 << 20  # bytes; a larger file is not read again while its size and time of change are those sealed
 CHECKSUM = "checksum"
@@ -192,6 +193,16 @@ def find_damage(folder: Path, sealed: Mapping[str, Mapping[str, Any]], small: bo
             counts = f"{then[unit]:,} {unit} were written, {now[unit]:,} are there"
             found.append(f"{path}: {counts if now[unit] != then[unit] else 'its content has changed'}")
     return found
+
+
+def damage_of(folder: Path, record: Mapping[str, Any], small: bool = False) -> list[str]:
+    """The same of a folder with the record that was written of it (stage.json or manifest.json). Without
+    digests, a file of rows that holds none though the stage kept some is all that can be seen."""
+    if record.get("files") or not record.get("kept"):
+        return find_damage(folder, record.get("files") or {}, small)
+    files = (folder / f"{name}.jsonl" for name in ROWS)
+    empty = [path for path in files if path.is_file() and not path.stat().st_size]
+    return [f"{path}: holds no rows, and the stage kept {record['kept']:,}" for path in empty]
 
 
 def folder_hash(folder: Path) -> str:

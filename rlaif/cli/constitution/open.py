@@ -48,7 +48,7 @@ def constitution_open(
     tell("loading …")
     named = Named.of(judge, set_ or [], path, templates).with_prompts(prompts)
     wanted = policy_named(policy, trust) if policy else named.policy
-    source = PairSource.of(named, pairs, wanted, num_pairs, seed)
+    source = PairSource.of(named, pairs, wanted, number=num_pairs, seed=seed)
     watch = Watch(path, Probe(named.open(few_shot), ()), lambda rules: pairs_told(named, rules, source))
     editor = Editor(watch, judge, named.prompts, tell)
     editor.file()  # what is no text is refused, and what is no constitution is opened

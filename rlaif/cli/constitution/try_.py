@@ -83,7 +83,7 @@ def constitution_try(
     named = Named.of(judge, set_ or [], path, templates).with_prompts(prompts)
     wanted = policy_named(policy, trust) if policy else named.policy
     if watch:
-        source = PairSource.of(named, pairs, wanted, num_pairs, seed)
+        source = PairSource.of(named, pairs, wanted, number=num_pairs, seed=seed)
         found = pairs_told(named, constitution, source)
         _watch(path, Probe(named.open(few_shot), found), as_json)
         return
