@@ -17,7 +17,7 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import product
+from itertools import combinations, product
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ from rlaif.agreement.coefficients import (
 from rlaif.agreement.decisions import decide
 from rlaif.agreement.prediction_powered import powered_mean
 from rlaif.agreement.stand_in import alternative_annotator_test
+from rlaif.audit.side_by_side import paired_difference
 from rlaif.forecasts import kappa_interval
 from rlaif.intervals import UNIT, Array, Interval, by_cluster, mean_interval, members, win_rate
 
@@ -323,7 +324,40 @@ def decisions() -> list[Case]:
     ]
 
 
-CASES = [*win_rates(), *coefficients(), *powered(), *stand_ins(), *decisions()]
+def judges_compared() -> list[Case]:
+    """Judges side by side on n pairs (or groups): equal ones, and one that is right five points more often.
+
+    Pairs are hard or easy for all judges alike; in groups each judge has a taste of its own, of mean 0.
+    """
+
+    def draw_of(judges: int, alike: bool) -> Draw:
+        def draw(rng: Generator, n: int) -> list[Outcome]:
+            of = groups_of(rng, n, alike)
+            hard = 0.1 + 0.75 * rng.beta(7, 3, len(of))
+            taste = 0.1 * rng.uniform(-1, 1, (judges + 1, n))[:, of] if alike else 0.0
+            better = np.array([0.0] * judges + [0.05])[:, None]
+            right = (rng.random((judges + 1, len(of))) < hard + taste + better).astype(float)
+            keys, tests = of.tolist(), judges * (judges - 1) // 2
+            equal = [paired_difference((x - y).tolist(), keys, tests) for x, y in combinations(right[:-1], 2)]
+            ahead = paired_difference((right[-1] - right[0]).tolist(), keys, 1)
+            return [
+                ("equal judges, any two called different", float(any(x["different"] for x in equal))),
+                ("one difference: 95 % interval holds 0", covered(equal[0]["ci"], 0.0)),
+                ("five points better: shown", float(ahead["different"] and ahead["value"] > 0)),
+            ]
+
+        return draw
+
+    return [
+        Case(
+            "judges side by side", f"{judges} judges{', in groups' if alike else ''}", draw_of(judges, alike)
+        )
+        for alike in (False, True)
+        for judges in (2, 3, 5)
+    ]
+
+
+CASES = [*win_rates(), *coefficients(), *powered(), *stand_ins(), *decisions(), *judges_compared()]
 
 
 def measure(case: Case, n: int, draws: int, seed: int = 0) -> dict[str, Any]:

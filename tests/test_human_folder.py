@@ -147,7 +147,12 @@ def test_a_held_out_set_and_an_export_read_foreign_ids(tmp_path):
         (f"text {2 * n}", float(n % 2 == 0)) for n in range(4)
     ]
     assert found.dropped == {"label on no pair of the folder": 1}
-    assert export_file(folder, "hh", tmp_path / "back.jsonl") == {"in": 4, "kept": 4, "dropped": {}}
+    assert export_file(folder, "hh", tmp_path / "back.jsonl") == {
+        "in": 4,
+        "kept": 4,
+        "dropped": {},
+        "left_out": {"label on no pair of the folder": 1},
+    }
 
 
 CONFIG = """name: small

@@ -178,6 +178,16 @@ def test_sarif_has_what_the_standard_requires(tmp_path, monkeypatch):
     assert places[2]["region"] == {"startLine": 6, "startColumn": 5}
 
 
+def test_what_a_constitution_says_is_no_link_of_the_sarif_log(tmp_path):
+    """SARIF reads [text](target) in a message as a link, and the file is another person's."""
+    (tmp_path / "c.yaml").write_text(
+        'name: x\nprinciples:\n  - id: a\n    text: Be kind.\n    "[fix](http://evil)": 1\n'
+    )
+    log = json.loads(ran(tmp_path / "c.yaml", "--sarif").stdout)
+    (said,) = [result["message"]["text"] for result in log["runs"][0]["results"]]
+    assert 'unknown key "[fix] (http://evil)"' in said
+
+
 def test_unknown_names_and_missing_files_are_the_users_mistake(tmp_path):
     path = written(tmp_path, "text: Be kind.")
     for words, text in (

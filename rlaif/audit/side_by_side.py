@@ -7,7 +7,7 @@ what most people say, where it is known. Intervals are 95 %, over clusters of pr
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any
@@ -148,19 +148,23 @@ def _people(judges: Sequence[JudgedCases]) -> Figures:
 
 
 def _difference(x: JudgedCases, y: JudgedCases, tests: int) -> Figures:
-    """How much more often x is right than y, on the pairs that both were asked about.
-
-    `different` says that it is shown not to be 0, at a level corrected for the `tests` differences looked at
-    together (Bonferroni), which is that of `ci_corrected`.
-    """
+    """How much more often x is right than y, on the pairs that both were asked about."""
     mine, theirs = x.by_pair, y.by_pair
     both = [pair for pair, row in mine.items() if row.truth in ("a", "b") and pair in theirs]
     gaps = [float(is_correct(mine[pair])) - float(is_correct(theirs[pair])) for pair in both]
     of = [mine[pair].cluster for pair in both]
+    return {"between": [x.name, y.name], **paired_difference(gaps, of, tests)}
+
+
+def paired_difference(gaps: Sequence[float], of: Sequence[Hashable], tests: int) -> Figures:
+    """The mean of the gaps of pairs (1 = the first judge alone is right, −1 = the second), by clusters.
+
+    `different` says that it is shown not to be 0, at a level corrected for the `tests` differences looked at
+    together (Bonferroni), which is that of `ci_corrected`.
+    """
     alpha = 0.05 / max(1, tests)
     strict = mean_interval(gaps, GAP, of, 1 - alpha)
     return {
-        "between": [x.name, y.name],
         "value": mean(gaps) if gaps else None,
         "ci": mean_interval(gaps, GAP, of),
         "ci_corrected": strict,

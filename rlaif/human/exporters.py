@@ -13,7 +13,7 @@ from typing import Any
 
 from rlaif.errors import UserError, nearest
 from rlaif.feedback.preferences import opinions
-from rlaif.human.folder import ImportFolder, read_folder
+from rlaif.human.folder import RENAMED, ImportFolder, read_folder
 from rlaif.human.formats import FORMATS, Format, ImportedRow
 from rlaif.human.formats.base import NOT_HELD, Pair, Ranks, Vote
 from rlaif.human.labelled import RunLabels, form_of, run_labels
@@ -33,15 +33,16 @@ def export_file(source: Path, format: str, path: Path) -> dict[str, Any]:
 
     Of a folder the winner is that of the annotators' mean opinion, of a run that of its preferences. Left out
     and counted: a comparison without a winner where the format has no ties, and whatever would not be read
-    back the same.
+    back the same. `left_out` counts labels of a folder on none of its pairs, and those that a later one
+    replaces, where there are any.
     """
     made = writable(format)
-    dropped: Counter[str] = Counter()
+    dropped, left_out = Counter[str](), Counter[str]()
     kept = 0
 
     def rows() -> Iterator[dict[str, Any]]:
         nonlocal kept
-        for unit in units(source, made):
+        for unit in units(source, made, left_out):
             found = exported(made, unit)
             if isinstance(found, Unusable):
                 dropped[found] += 1
@@ -50,7 +51,8 @@ def export_file(source: Path, format: str, path: Path) -> dict[str, Any]:
                 yield from found
 
     write_rows(rows(), path, made.whole, made.name)
-    return {"in": kept + dropped.total(), "kept": kept, "dropped": dict(sorted(dropped.items()))}
+    counts = {"in": kept + dropped.total(), "kept": kept, "dropped": dict(sorted(dropped.items()))}
+    return counts | ({"left_out": dict(sorted(left_out.items()))} if left_out else {})
 
 
 def writable(name: str) -> Format:
@@ -62,14 +64,17 @@ def writable(name: str) -> Format:
     return FORMATS[name]
 
 
-def units(source: Path, format: Format) -> Iterator[Unit]:
-    """What there is to export: rankings and graded responses where the format has them, else comparisons."""
+def units(source: Path, format: Format, left_out: Counter[str] | None = None) -> Iterator[Unit]:
+    """What there is to export: rankings and graded responses where the format has them, else comparisons;
+    `left_out` collects why labels of a folder are not."""
     if form_of(source) == "run":
         yield from pairs_of_run(run_labels(source))
         return
     folder = read_folder(source)
     ranked = list(rows_of(folder)) if format.write_row else []
     yield from ranked or pairs_of(folder)
+    if left_out is not None:
+        left_out.update(+Counter({reason: n for reason, n in folder.counts.items() if reason != RENAMED}))
 
 
 def exported(format: Format, unit: Unit) -> list[dict[str, Any]] | Unusable:

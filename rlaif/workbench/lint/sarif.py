@@ -33,7 +33,8 @@ def sarif(findings: Sequence[Finding], version: str) -> dict[str, Any]:
 
 
 def _result(finding: Finding, index: int) -> dict[str, Any]:
-    text = f"{finding.message} — {finding.why}."
+    # What a constitution says must not pose as a link: SARIF reads [text](target) in a message as one.
+    text = f"{finding.message} — {finding.why}.".replace("](", "] (")
     region = {"startLine": finding.line, "startColumn": finding.column}
     place = {"artifactLocation": {"uri": _uri(finding.path)}, "region": region}
     return {
