@@ -1,5 +1,6 @@
 """`rlaif chat`: policies side by side, turns kept apart, verdicts, and nothing that a terminal would obey."""
 
+import io
 import os
 import subprocess
 import sys
@@ -9,7 +10,7 @@ import pytest
 
 from rlaif.chat import ChatPolicy, ChatTarget, Conversation, open_conversation
 from rlaif.cli.chat import _as_text, _run_command
-from rlaif.cli.terminal import say
+from rlaif.cli.terminal import say, typed_lines
 from rlaif.engines import Scripted
 from rlaif.errors import UserError
 from tests.fake_run import fake_run
@@ -125,6 +126,15 @@ def test_lines_come_through_a_pipe(tmp_path):
     assert "    no-rude: " in done.stdout
     assert "The system prompt is set." in done.stderr
     assert done.stderr.count("\n") < 6  # nothing but progress
+
+
+def test_a_line_that_is_no_text_is_the_users_mistake(monkeypatch):
+    typed = io.TextIOWrapper(io.BytesIO("Hello, Zoë?\r\n".encode() + b"caf\xe9\n"), encoding="utf-8")
+    monkeypatch.setattr(sys, "stdin", typed)
+    lines = typed_lines()
+    assert next(lines) == "Hello, Zoë?"
+    with pytest.raises(UserError, match=r"line 2 of what is typed: not UTF-8 text \(byte 0xE9\)"):
+        next(lines)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rlaif.errors import UserError
+from rlaif.human import formats
 from rlaif.human.exporters import export_file
 from rlaif.human.files import raw_rows
 from rlaif.human.folder import read_folder
@@ -20,6 +21,7 @@ from rlaif.human.formats import FORMATS, ImportedRow, format_of
 from rlaif.human.formats.base import Unusable
 from rlaif.human.importers import import_file
 from rlaif.human.rankings import load_human_labels
+from rlaif.prompting import tables
 from rlaif.records import Label, Ranking
 from rlaif.runs.rows import read_rows
 from tests.faults.fuzz import mutated
@@ -173,6 +175,50 @@ def test_what_is_no_preference_data_is_not_taken_for_some(test_data):
     ):
         with pytest.raises(UserError, match="in no format that rlaif recognises"):
             format_of(test_data / name)
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        ("", "empty"),
+        ("\n\n", "empty"),
+        ("[1, 2]x", "its first row is not JSON"),
+        ('{"a": 1, "a": 2}', "its first row is a key that stands twice"),
+        ("[1, 2]", "its first row is no object"),
+    ],
+)
+def test_a_file_without_rows_is_not_said_to_be_in_another_format(tmp_path, content, why):
+    (tmp_path / "x.jsonl").write_text(content)
+    with pytest.raises(UserError, match=f"recognises \\({why}\\)"):
+        format_of(tmp_path / "x.jsonl")
+
+
+def test_one_file_is_opened_as_often_whatever_the_number_of_formats(tmp_path, monkeypatch):
+    """A first row may be the whole file."""
+    opened = []
+    monkeypatch.setattr(formats, "raw_rows", lambda path: opened.append(path) or iter([{"apples": 1}]))
+    for names, times in ((["a"], 1), (["a", "b"], 3)):
+        opened.clear()
+        with pytest.raises(UserError):
+            formats.format_of_any([tmp_path / name for name in names])
+        assert len(opened) == times
+
+
+@pytest.mark.parametrize("piece", [b" ", b"\n"])
+def test_a_packed_file_that_no_text_packs_to_is_refused_before_it_is_unpacked(tmp_path, monkeypatch, piece):
+    bomb = tmp_path / "x.jsonl.gz"
+    bomb.write_bytes(gzip.compress(piece * (4 << 20)))
+    monkeypatch.setattr(tables, "_PLAUSIBLE", 1 << 20)
+    with pytest.raises(UserError, match="more than 100 times as many"):
+        import_file(None, bomb, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_long_lines_of_a_packed_file_are_whole(tmp_path, monkeypatch):
+    lines = [f'{{"text": "{"x" * n}"}}\n' for n in (3, 90, 200, 5)]
+    (tmp_path / "x.jsonl.gz").write_bytes(gzip.compress("".join(lines).encode()))
+    monkeypatch.setattr(tables, "_PIECE", 64)
+    assert [line for _, line in tables.text_lines(tmp_path / "x.jsonl.gz")] == lines
 
 
 def test_folders_of_datasets_with_and_without_splits(tmp_path):

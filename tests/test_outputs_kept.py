@@ -11,6 +11,10 @@ from typer.testing import CliRunner
 from rlaif.cli import app
 from rlaif.cli.terminal import page_at
 from rlaif.errors import UserError
+from rlaif.human import importers
+from rlaif.human.exporters import export_file
+from rlaif.human.importers import import_file
+from rlaif.report.cards import export_with_card
 from tests.test_judge_compare import project
 
 
@@ -119,3 +123,67 @@ def test_what_a_judge_is_asked_is_not_kept_among_other_labels(tmp_path, stage):
     assert keep.read_bytes() == before
     for _ in range(2):  # one of its own is made, and gone on from
         assert CliRunner().invoke(app, [*map(str, words), str(tmp_path / "own.jsonl")]).exit_code == 0
+
+
+def _table(path: Path, n: int = 4) -> Path:
+    rows = [{"prompt": f"Question {i}?", "chosen": f"good {i}", "rejected": f"bad {i}"} for i in range(n)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.mark.parametrize("name", ["prompts.jsonl", "notes.txt"])
+def test_an_import_is_not_written_among_other_files(tmp_path, name):
+    """The folder of a run has a prompts.jsonl, too."""
+    source, out = _table(tmp_path / "x.jsonl"), tmp_path / "out"
+    out.mkdir()
+    (out / name).write_text("mine\n")
+    with pytest.raises(UserError, match="not empty, and holds no import"):
+        import_file(None, source, out)
+    assert [path.name for path in out.iterdir()] == [name]
+    assert (out / name).read_text() == "mine\n"
+
+
+@pytest.mark.parametrize("file", ["prompts", "labels"])
+def test_an_import_that_was_killed_is_finished_by_the_same_call(tmp_path, monkeypatch, file):
+    source = _table(tmp_path / "x.jsonl")
+    import_file(None, source, tmp_path / "whole")
+
+    def dies(partial: Path, final: Path) -> None:
+        if final.stem == file:
+            os._exit(9)
+        os.replace(partial, final)
+
+    if not (child := os.fork()):
+        monkeypatch.setattr(importers, "move_into_place", dies)
+        import_file(None, source, tmp_path / "out")
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    assert not (tmp_path / "out" / "import.json").exists()
+    import_file(None, source, tmp_path / "out")
+    whole, again = ({p.name: p.read_text() for p in (tmp_path / n).iterdir()} for n in ("whole", "out"))
+    assert again == whole
+
+
+@pytest.mark.parametrize("end", [".jsonl", ".json", ".csv", ".parquet"])
+def test_an_export_replaces_nothing_else(tmp_path, end):
+    import_file(None, _table(tmp_path / "x.jsonl"), tmp_path / "rows")
+    out = tmp_path / f"file{end}"
+    out.write_text("mine\n")
+    with pytest.raises(UserError, match="holds something else already"):
+        export_file(tmp_path / "rows", "trl", out)
+    assert out.read_text() == "mine\n"
+    assert not out.with_name(out.name + ".partial").exists()
+    out.unlink()
+    for _ in range(2):  # the same content may be written again
+        export_file(tmp_path / "rows", "trl", out)
+
+
+def test_the_card_of_an_export_replaces_nothing_else(tmp_path):
+    import_file(None, _table(tmp_path / "x.jsonl"), tmp_path / "rows")
+    (tmp_path / "README.md").write_text("mine\n")
+    with pytest.raises(UserError, match="its card would be"):
+        export_with_card(tmp_path / "rows", "trl", tmp_path / "README.parquet")
+    assert (tmp_path / "README.md").read_text() == "mine\n"
+    for licence in ("mit", "apache-2.0"):
+        export_with_card(tmp_path / "rows", "trl", tmp_path / "data.parquet", licence)
+    assert "apache-2.0" in (tmp_path / "data.md").read_text()

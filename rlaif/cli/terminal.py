@@ -83,9 +83,18 @@ def _replaceable(path: Path, begins: tuple[bytes, ...]) -> bool:
 
 
 def typed_lines() -> Iterator[str]:
-    """Lines from the terminal, which are asked for, or from a pipe."""
+    """Lines from the terminal, which are asked for, or from a pipe; UserError for one that is no text."""
     if not sys.stdin.isatty():
-        yield from (line.rstrip("\r\n") for line in sys.stdin)
+        for number, line in enumerate(sys.stdin.buffer, 1):
+            try:
+                yield line.decode(sys.stdin.encoding).rstrip("\r\n")
+            except UnicodeDecodeError as error:
+                raise UserError(
+                    f"line {number} of what is typed: not {error.encoding.upper()} text "
+                    f"(byte 0x{line[error.start]:02X}).",
+                    "a line of text",
+                    "save what is piped in as UTF-8",
+                ) from None
         return
     import readline  # noqa: F401  - lets input() keep earlier lines
 

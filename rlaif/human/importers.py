@@ -30,6 +30,7 @@ from rlaif.runs.storage import digest, fingerprint, move_into_place, read_json, 
 
 FILES = ("prompts", "responses", "comparisons", "labels")
 MORE_FILES = ("rankings", "grades")  # written where there are any
+BEGUN = "import.partial"  # in the folder of an import that is not finished, which the same call may finish
 
 
 def import_file(
@@ -62,6 +63,7 @@ def import_file(
     asked |= {"annotator": who.model_dump()} if who else {}
     _refuse_other(out, asked)
     out.mkdir(parents=True, exist_ok=True)
+    (out / BEGUN).touch()
     try:
         with progress(f"{source.path.name}, rows", source.count(limit)) as tick:
             counts = _write(source, limit, out, tuple(tags), people, tick)
@@ -73,6 +75,7 @@ def import_file(
     except BaseException:
         for name in (*FILES, *MORE_FILES):
             _partial(out, name).unlink(missing_ok=True)
+        (out / BEGUN).unlink()
         raise
     for name in (*FILES, *MORE_FILES):
         if name in FILES or counts["rows"].get(name):
@@ -80,6 +83,7 @@ def import_file(
         else:
             _partial(out, name).unlink()
     write_json(out / "import.json", {**asked, **counts})
+    (out / BEGUN).unlink()
     return {**asked, **counts}
 
 
@@ -101,7 +105,7 @@ def _source(format: str | Format | None, paths: Sequence[Path]) -> Source:
     else:
         made = FORMATS[format_of_any(files)]
     several = len(files) > 1
-    first = next((file for file in files if several and fits_first(made, file)), files[0])
+    first = next((file for file in files if several and fits_first(file, [made])), files[0])
     return Source(made, first, [file for file in files if file != first])
 
 
@@ -114,7 +118,7 @@ class Source:
         if len(names) <= len(beside):
             double = names.most_common(1)[0][0]
             raise UserError(f"{path}: two files called {double}.", "a name of its own for each file")
-        self.joined = [file for file in beside if format.join and not fits_first(format, file)]
+        self.joined = [file for file in beside if format.join and not fits_first(file, [format])]
         self.files = [path, *(file for file in beside if file not in self.joined)]
 
     def asked(self) -> dict[str, Any]:
@@ -184,6 +188,12 @@ def _refuse_other(out: Path, asked: dict[str, Any]) -> None:
             f"{out}: holds another import ({', '.join(differing)} differ).",
             "a folder of its own",
             "name another folder, or remove this one",
+        )
+    if out.is_dir() and not record.exists() and not (out / BEGUN).exists() and any(out.iterdir()):
+        raise UserError(
+            f"{out}: not empty, and holds no import.",
+            "a new folder, or that of the same import",
+            "name another folder with --out",
         )
 
 

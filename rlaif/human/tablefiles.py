@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import filecmp
 import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -24,8 +25,8 @@ def write_rows(
 ) -> None:
     """Write rows to a path: a file by its suffix, a folder of `datasets` where it has none.
 
-    `whole` makes one JSON document of all rows. Raises UserError for any other suffix, and where something is
-    there that this would replace.
+    `whole` makes one JSON document of all rows. Raises UserError for any other suffix, and where something
+    else is there, which this would replace.
     """
     suffix = path.suffix.lower()
     if suffix and suffix not in KINDS:
@@ -46,6 +47,11 @@ def write_rows(
     else:
         with partial.open("w", encoding="utf-8", newline="") as file:
             (_csv if suffix == ".csv" else _json)(rows, file, suffix)
+    if path.exists() and not filecmp.cmp(partial, path, shallow=False):
+        partial.unlink()
+        raise UserError(
+            f"--out {path}: holds something else already.", "the name of a new file", "name another one"
+        )
     move_into_place(partial, path)
 
 

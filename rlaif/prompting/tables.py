@@ -30,6 +30,10 @@ _MARKS = {  # of the encodings that are not read; the longer ones first
     b"\xfe\xff": "UTF-16",
 }
 _BOM = b"\xef\xbb\xbf"
+_PIECE = 1 << 20  # bytes of a packed line that are unpacked at a time
+# Bytes that any packed file may unpack to, and how many times its own size a larger one may: texts pack 3 to
+# 30 times, and gzip at most 1,032 times.
+_PLAUSIBLE, _MOST_PACKED = 1 << 26, 100
 _CARRIAGE_RETURN = "a carriage return without a line feed, outside quotes"
 
 
@@ -165,12 +169,33 @@ def _opened(path: Path) -> IO[bytes]:
 
 
 def _whole(file: IO[bytes], path: Path) -> Iterator[bytes]:
+    """The lines of an open file; UserError where it is cut short, or unpacks to what no text unpacks to."""
     try:
-        yield from file
+        yield from _unpacked(file, path) if isinstance(file, gzip.GzipFile) else file
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(
             f"{path}: cannot be read ({first_line(error)}).", "a whole file", "fetch the file again"
         ) from None
+
+
+def _unpacked(file: gzip.GzipFile, path: Path) -> Iterator[bytes]:
+    pieces: list[bytes] = []
+    size = 0
+    while piece := file.readline(_PIECE):
+        size += len(piece)
+        packed = file.fileobj.tell() if file.fileobj else size
+        if size > _PLAUSIBLE and size > _MOST_PACKED * packed:
+            raise UserError(
+                f"{path}: {packed:,} bytes of it unpack to {size:,}, more than {_MOST_PACKED} times as many.",
+                "a file of texts, which never packs so well",
+                "look at what is in it; to read it all the same, unpack it",
+            )
+        pieces.append(piece)
+        if piece.endswith(b"\n"):
+            yield b"".join(pieces)
+            pieces = []
+    if pieces:
+        yield b"".join(pieces)
 
 
 def _texts(path: Path) -> Rows:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from rlaif.constitution import Constitution
-from rlaif.errors import printable
+from rlaif.errors import UserError, printable
 from rlaif.human.exporters import export_file
 from rlaif.human.folder import read_folder
 from rlaif.human.formats import FORMATS
@@ -67,10 +67,16 @@ def _named(model: str) -> str:
 
 def export_with_card(source: Path, format: str, out: Path, licence: str = UNKNOWN) -> dict[str, Any]:
     """`export_file`, and beside a `datasets` folder or a Parquet file its card; returns the counts."""
-    counts = export_file(source, format, out)
     if out.suffix.lower() not in ("", ".parquet"):
-        return counts
-    card = out / CARD if out.is_dir() else out.with_suffix(".md")
+        return export_file(source, format, out)
+    card = out.with_suffix(".md") if out.suffix else out / CARD
+    if card.exists() and not out.exists():
+        raise UserError(
+            f"--out {out}: its card would be {card}, which is there already.",
+            "a name whose card is free",
+            "name another one",
+        )
+    counts = export_file(source, format, out)
     write_text(card, data_card(source, format, counts, licence))
     return {**counts, "card": str(card)}
 

@@ -6,7 +6,7 @@ A format is recognised from the first rows of a file.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from rlaif.human.formats.dialogues import HH, HHH
 from rlaif.human.formats.ranked import ARGILLA, LABEL_STUDIO, RANKING, ULTRAFEEDBACK
 from rlaif.human.formats.tables import ARENA, TABLE
 from rlaif.human.formats.votes import ALPACA, ANNOTATED_PAIRS, ICAI, PANDALM
+from rlaif.prompting.conversations import Unusable
 
 __all__ = ["FORMATS", "Format", "ImportedRow", "format_of"]
 
@@ -30,20 +31,22 @@ FORMATS: dict[str, Format] = {format.name: format for format in _ALL}
 _LOOKED_AT = 20  # rows, of which the first that any format fits decides
 
 
-def fits_first(format: Format, path: Path) -> bool:
-    """Whether a file's first row has the format's keys."""
-    return any(format.fits(row) for row in islice(raw_rows(path), 1))
+def fits_first(path: Path, formats: Iterable[Format]) -> bool:
+    """Whether a file's first row has the keys of one of these formats."""
+    first = list(islice(raw_rows(path), 1))
+    return any(format.fits(row) for format in formats for row in first)
 
 
 def format_of_any(paths: Sequence[Path]) -> str:
     """The format of the first of several files that is in one: the others may belong to it."""
-    known = (path for path in paths if any(fits_first(format, path) for format in FORMATS.values()))
+    known = (path for path in paths if len(paths) > 1 and fits_first(path, FORMATS.values()))
     return format_of(next(known, paths[0]))
 
 
 def format_of(path: Path) -> str:
     """The name of the format that a file's first rows are in; UserError where there is none, or several."""
-    for row in islice(raw_rows(path), _LOOKED_AT):
+    rows = list(islice(raw_rows(path), _LOOKED_AT))
+    for row in rows:
         fitting = [format.name for format in FORMATS.values() if format.fits(row)]
         if len(fitting) == 1:
             return fitting[0]
@@ -53,9 +56,17 @@ def format_of(path: Path) -> str:
                 "the name of its format",
                 f"rlaif data import {fitting[0]} {path.name} --out FOLDER",
             )
-    keys = next((", ".join(map(str, row)) for row in raw_rows(path) if isinstance(row, dict)), "none")
+    keys = next((", ".join(map(str, row)) for row in rows if isinstance(row, dict)), "")
+    if keys:
+        why = f"the keys of its first row: {keys[:200]}"
+    else:
+        why = (
+            f"its first row is {rows[0] if isinstance(rows[0], Unusable) else 'no object'}"
+            if rows
+            else "empty"
+        )
     raise UserError(
-        f"{path}: in no format that rlaif recognises (the keys of its first row: {keys[:200]}).",
+        f"{path}: in no format that rlaif recognises ({why}).",
         f"one of {', '.join(FORMATS)}",
         "name the format, e.g. rlaif data import hh FILE --out FOLDER (docs/data-formats.md)",
     )
