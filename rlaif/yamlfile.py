@@ -11,12 +11,14 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.reader import ReaderError
+from ruamel.yaml.scanner import RoundTripScanner
 
 from rlaif.errors import UserError, nearest
 
 M = TypeVar("M", bound=BaseModel)
 Loc = Sequence[str | int]
 MAX_NODES = 200_000  # far above any real file, far below what an anchor bomb expands to
+DEEPEST = 200  # brackets within each other
 PLAIN_WORDS = {
     "tuple_type": "should be a list",
     "string_type": "should be text",
@@ -133,9 +135,20 @@ def cut_texts(root: Any) -> Iterator[tuple[int, str, str]]:
         yield from cut_texts(value)
 
 
+class _Scanner(RoundTripScanner):
+    """Gives up where brackets are nested deeper than any file's: the time to scan them grows with the square
+    of the depth."""
+
+    def fetch_flow_collection_start(self, TokenClass: Any, to_push: str) -> None:
+        if self.flow_level >= DEEPEST:
+            raise RecursionError
+        super().fetch_flow_collection_start(TokenClass, to_push)
+
+
 def _parse(text: str, path: Path) -> Any:
     try:
         loader = YAML(typ="rt")
+        loader.Scanner = _Scanner
         loader.preserve_quotes = True  # see cut_texts
         root = loader.load(text)
         if expanded_size(root) <= MAX_NODES:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from rlaif.errors import UserError, first_line
 from rlaif.options.data import DataSourceOptions
@@ -180,10 +180,10 @@ def _whole(file: IO[bytes], path: Path) -> Iterator[bytes]:
 
 def _unpacked(file: gzip.GzipFile, path: Path) -> Iterator[bytes]:
     pieces: list[bytes] = []
-    size = 0
+    size, behind = 0, cast(IO[bytes], file.fileobj)
     while piece := file.readline(_PIECE):
         size += len(piece)
-        packed = file.fileobj.tell() if file.fileobj else size
+        packed = behind.tell()
         if size > _PLAUSIBLE and size > _MOST_PACKED * packed:
             raise UserError(
                 f"{path}: {packed:,} bytes of it unpack to {size:,}, more than {_MOST_PACKED} times as many.",
