@@ -15,6 +15,7 @@ from rlaif.human import importers
 from rlaif.human.exporters import export_file
 from rlaif.human.importers import import_file
 from rlaif.report.cards import export_with_card
+from tests.annotating import Person, session, write_file
 from tests.test_judge_compare import project
 
 
@@ -187,3 +188,25 @@ def test_the_card_of_an_export_replaces_nothing_else(tmp_path):
     for licence in ("mit", "apache-2.0"):
         export_with_card(tmp_path / "rows", "trl", tmp_path / "data.parquet", licence)
     assert "apache-2.0" in (tmp_path / "data.md").read_text()
+
+
+@pytest.mark.parametrize("name", ["labels.jsonl", "config.yaml"])
+def test_the_ranking_page_is_not_written_among_other_files(tmp_path, name):
+    """An imported folder has a labels.jsonl, too."""
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / name).write_text("mine\n")
+    with pytest.raises(UserError, match="holds other files"):
+        session(write_file(tmp_path / "x.jsonl"), out)
+    assert [path.name for path in out.iterdir()] == [name]
+    assert (out / name).read_text() == "mine\n"
+
+
+def test_the_ranking_page_goes_on_in_its_folder_before_and_after_an_answer(tmp_path):
+    source = write_file(tmp_path / "x.jsonl")
+    for _ in range(2):
+        made = session(source, tmp_path / "out")
+    Person(made).does("choice", [1, 2])
+    made.write()
+    assert len((tmp_path / "out" / "labels.jsonl").read_text().splitlines()) == 1
+    assert Person(session(source, tmp_path / "out")).state["done"] == 1

@@ -20,6 +20,9 @@ from rlaif.runs.seeds import derive_seed
 
 BLURRED = frozenset({"harmful", "risky", "unsafe", "toxic", "red-team", "nsfw"})
 
+# What a call leaves before the first answer, and in which nothing is replaced.
+_BEFORE = {"prompts.jsonl", "responses.jsonl", "comparisons.jsonl", "grades.jsonl"}
+
 
 class Session:
     """The items of one session in their order, written to a folder beside the log of what people do."""
@@ -44,6 +47,7 @@ class Session:
             )
         chosen = ordered(queue, items, self._evidence, derive_seed(settings.seed, "queue"))[:most]
         out.mkdir(parents=True, exist_ok=True)
+        _refuse_others(out)
         self.log = ActionLog(out / "actions.jsonl")
         _refuse_mixed(out, self.log, ranking)
         self.desk = Desk(chosen, material, self.opinions, self.log, settings)
@@ -101,6 +105,17 @@ class Session:
             tells={"/api/act": act},
             files={name: STATIC / name for name in ("annotate.js", "ranking.js", "annotate.css")},
             failed=failed,
+        )
+
+
+def _refuse_others(out: Path) -> None:
+    """The rows beside the log are made anew from it: without a log they would be lost."""
+    held = [path for path in out.iterdir() if path.name not in _BEFORE and path.name[:1] != "."]
+    if not (out / "actions.jsonl").exists() and any(path.is_dir() or path.stat().st_size for path in held):
+        raise UserError(
+            f"{out}: holds other files, and nothing that was answered on this page.",
+            "a new folder, or that of an earlier call",
+            "name another folder with --out",
         )
 
 
