@@ -241,6 +241,10 @@ def test_an_edited_principle_gets_new_prompts_and_the_others_keep_theirs(tmp_pat
 def test_a_file_of_other_prompts_is_left_alone(tmp_path, rules):
     row = Prompt(messages=({"role": "user", "content": "Hi"},)).to_json() + "\n"
     (tmp_path / "p.jsonl").write_text(row)
+    (tmp_path / "notes.txt").write_text("my notes")
+    with pytest.raises(UserError, match=r"notes\.txt: ends in 'my notes', which is no row"):
+        run(rules, tmp_path / "notes.txt")
+    assert (tmp_path / "notes.txt").read_text() == "my notes"
     with pytest.raises(UserError, match=r"p\.jsonl:1: a prompt that was not generated"):
         run(rules, tmp_path / "p.jsonl")
     assert (tmp_path / "p.jsonl").read_text() == row

@@ -14,7 +14,10 @@ from rlaif.errors import UserError
 from rlaif.human import importers
 from rlaif.human.exporters import export_file
 from rlaif.human.importers import import_file
+from rlaif.records import Annotator, Label
 from rlaif.report.cards import export_with_card
+from rlaif.runs.rows import RowFile, require_rows
+from rlaif.workbench.pairs import judge_labels
 from tests.annotating import Person, session, write_file
 from tests.test_judge_compare import project
 
@@ -210,3 +213,33 @@ def test_the_ranking_page_goes_on_in_its_folder_before_and_after_an_answer(tmp_p
     made.write()
     assert len((tmp_path / "out" / "labels.jsonl").read_text().splitlines()) == 1
     assert Person(session(source, tmp_path / "out")).state["done"] == 1
+
+
+_ROW = Label(comparison_id="c1", annotator=Annotator(kind="human", id="ana"), verdict="a", p_a=1.0).to_json()
+
+
+@pytest.mark.parametrize("content", ['[{"verdict": "a"}]', "mine", f"{_ROW}\n[]", "\u00e9"])
+def test_a_last_line_without_an_end_that_is_no_row_is_not_cut_off(tmp_path, content):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(content)
+    with pytest.raises(UserError, match="which is no row"):
+        require_rows(path, Label)
+    assert path.read_text() == content
+
+
+def test_a_last_row_gets_the_end_that_an_editor_left_out_and_one_cut_short_is_written_again(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    for content, rows in ((_ROW, 1), (f"{_ROW}\n{_ROW[:40]}", 1), (f"{_ROW}\n" + '{"v', 1), ("", 0)):
+        path.write_text(content)
+        require_rows(path, Label)
+        assert len(list(RowFile(path, Label))) == rows
+    require_rows(tmp_path / "none.jsonl", Label)
+    assert not (tmp_path / "none.jsonl").exists()
+
+
+def test_one_label_of_people_without_an_end_is_not_taken_for_a_judges_row_cut_short(tmp_path):
+    path = tmp_path / "labels.jsonl"
+    path.write_text(_ROW)
+    with pytest.raises(UserError, match="holds other labels"):
+        judge_labels(None, (), keep=path)  # type: ignore[arg-type]
+    assert path.read_text().strip() == _ROW

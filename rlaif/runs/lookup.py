@@ -37,6 +37,15 @@ def drop_torn_line(path: Path) -> None:
         os.truncate(path, _end_of_last_line(path))
 
 
+def torn_line(path: Path) -> bytes:
+    """What stands behind the last whole line of a file."""
+    if not path.exists():
+        return b""
+    with path.open("rb") as file:
+        file.seek(_end_of_last_line(path))
+        return file.read()
+
+
 def _end_of_last_line(path: Path) -> int:
     """Where the last whole line ends, searched from the back."""
     with path.open("rb") as file:

@@ -12,14 +12,36 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import ValidationError
 
-from rlaif.errors import UserError, first_line
+from rlaif.errors import UserError, first_line, printable
 from rlaif.prompting.tables import parse_json
 from rlaif.records import ROWS, Record
-from rlaif.runs.lookup import complete_lines, damaged_line, drop_torn_line, json_rows, key_of
+from rlaif.runs.lookup import complete_lines, damaged_line, drop_torn_line, json_rows, key_of, torn_line
 from rlaif.runs.storage import sync, write_text
 
 R = TypeVar("R", bound=Record)
 T = TypeVar("T")
+_BEGINS = b'{"v":'  # every row
+
+
+def require_rows(path: Path, record: type[Record]) -> None:
+    """Before a file that the user names is appended to: its last row gets the end of line that an editor
+    left out.
+
+    Raises UserError where it ends neither in a row nor in one that a kill cut short: that would be cut off.
+    """
+    rest = torn_line(path)
+    try:
+        record.model_validate_json(rest)
+    except ValidationError:
+        if not _BEGINS.startswith(rest[: len(_BEGINS)]):
+            raise UserError(
+                f"{path}: ends in {printable(rest[:40].decode(errors='replace'))!r}, which is no row.",
+                f"a new file, or one of {record.__name__} rows, a line each",
+                "name another file",
+            ) from None
+    else:
+        with path.open("ab") as file:
+            file.write(b"\n")
 
 
 class RowFile(Generic[R]):

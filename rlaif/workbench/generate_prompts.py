@@ -24,7 +24,7 @@ from rlaif.prompting.prompt_files import load_prompts
 from rlaif.prompting.templates import Templates
 from rlaif.records import Message, Prompt, Record
 from rlaif.runs.folder import silent_progress
-from rlaif.runs.rows import Rows
+from rlaif.runs.rows import Rows, require_rows
 from rlaif.runs.seeds import derive_seed
 from rlaif.runs.storage import sync
 from rlaif.workbench.prompt_faults import Known, as_prompt, fault_of
@@ -190,6 +190,7 @@ class _Work:
         self.template, self.model = templates.hash("prompts"), engine.fingerprint
         kinds = [kind for kind in wanted.kinds if kind != "conflicts" or len(constitution.principles) > 1]
         self.slots = [(p, kind) for p in constitution.principles for kind in kinds]
+        require_rows(out, Prompt)
         self.kept = Rows(out, Prompt)
         self.dropped = Rows(out.with_suffix(".dropped.jsonl"), DroppedPrompt)
         self.known = Known()

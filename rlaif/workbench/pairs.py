@@ -22,7 +22,7 @@ from rlaif.preflight.opening import audited
 from rlaif.prompting.templates import Templates
 from rlaif.records import Comparison, Label, Prompt, content_hash
 from rlaif.runs.folder import Run, silent_progress
-from rlaif.runs.rows import RowFile
+from rlaif.runs.rows import RowFile, require_rows
 
 NAMED = "constitutions/general.yaml"
 
@@ -149,6 +149,8 @@ def judge_labels(
     What is asked is appended to `keep` as it comes, and taken from there by a command that goes on. Raises
     UserError where `keep` is a file of people's labels or of a run's stage, which would be mixed with these.
     """
+    if keep:
+        require_rows(keep, Label)
     file = RowFile(keep, Label) if keep else None
     kept = list(file or ())
     if keep and ((keep.parent / "stage.json").exists() or any(row.annotator.kind != "ai" for row in kept)):
