@@ -90,7 +90,7 @@ def differences(draws: int, effect: float) -> list[dict[str, Any]]:
 
 
 LENGTHS = {
-    "as the model has it": np.tanh,
+    "levels off (tanh)": np.tanh,
     "straight in the difference": lambda x: 0.6 * x,
     "whichever is longer": lambda x: 0.7 * np.sign(x),
 }

@@ -29,7 +29,7 @@ from coverage_cases import CASES, Case
 from facts import where_and_when
 
 SIZES = (5, 10, 20, 50, 100, 300, 1000)
-AIM = (0.93, 0.97)  # coverage of a 95 % interval from n = 20 on; at least 0.90 below
+AIM, AIM_BELOW_20 = (0.93, 0.97), (0.90, 1.0)  # coverage of a 95 % interval from n = 20 on, and below
 
 
 def measure(case: Case, n: int, draws: int, seed: int = 0) -> dict[str, Any]:
@@ -41,6 +41,7 @@ def measure(case: Case, n: int, draws: int, seed: int = 0) -> dict[str, Any]:
             "function": case.function,
             "data": case.data,
             "n": n,
+            "aimed": case.aimed,
             **known,
             "not_printed": 0.0,
             "open": 0.0,
@@ -61,6 +62,7 @@ def measure(case: Case, n: int, draws: int, seed: int = 0) -> dict[str, Any]:
         "function": case.function,
         "data": case.data,
         "n": n,
+        "aimed": case.aimed,
         "coverage": hits / shown if shown else None,
         "not_printed": missing / draws,
         "open": opened / draws,
@@ -69,9 +71,20 @@ def measure(case: Case, n: int, draws: int, seed: int = 0) -> dict[str, Any]:
     }
 
 
+def told(row: dict[str, Any] | None) -> bool:
+    """Whether a cell has a coverage: where hardly any interval is printed there is none."""
+    return row is not None and row["coverage"] is not None and row["not_printed"] <= 0.98
+
+
+def held(row: dict[str, Any]) -> bool:
+    """Whether a coverage is within the aim."""
+    low, high = AIM if row["n"] >= 20 else AIM_BELOW_20
+    return low <= row["coverage"] <= high
+
+
 def cell(row: dict[str, Any] | None) -> str:
     """A cell of the table."""
-    if row is None or row["coverage"] is None or row["not_printed"] > 0.98:
+    if row is None or not told(row):
         return "—"
     beside = [
         f"{row[key]:.0%} {name}"
@@ -82,12 +95,27 @@ def cell(row: dict[str, Any] | None) -> str:
         beside.append(f"{row['missed']:.3f} of all miss")
     if row["function"] == "length_controlled":
         beside.append(f"{row['bias']:+.3f}")
-    if "attainable" in row and not (AIM[0] if row["n"] >= 20 else 0.9) <= row["coverage"] <= (
-        AIM[1] if row["n"] >= 20 else 1
-    ):
+    if "attainable" in row and not held(row):
         beside.append("attainable {:.3f} or {:.3f}".format(*row["attainable"]))
     return f"{row['coverage']:.3f}{'*' * ('attainable' in row)}" + (
         f" ({', '.join(beside)})" if beside else ""
+    )
+
+
+def statement(rows: list[dict[str, Any]], facts: dict[str, str], draws: int, seed: int) -> str:
+    """Where, when and how the cells were measured, how many are within the aim and which are not."""
+    counted = [row for row in rows if told(row) and row["aimed"]]
+    outside = [row for row in counted if not held(row)]
+    error, within = math.sqrt(0.0475 / draws), len(counted) - len(outside)
+    return "\n".join(
+        [
+            f"Measured on {facts['date']} ({facts['machine']}, seed {seed}).",
+            f"Cells with a star are exact: sums over all samples. All others have {draws} draws",
+            f"(one standard error at 0.95 is {error:.3f}).",
+            f"Within the aim: {within} of {len(counted)} cells. Outside:",
+            "",
+            *(f"* {row['data']}, n {row['n']}: {cell(row)}" for row in outside),
+        ]
     )
 
 
@@ -129,9 +157,9 @@ def main() -> None:
         for n in options.sizes
         if n >= case.least
     ]
-    print(table(rows))
+    facts = where_and_when()
+    print(statement(rows, facts, options.draws, options.seed) + "\n\n" + table(rows))
     if options.json:
-        facts = where_and_when()
         options.json.write_text(
             json.dumps({**facts, "draws": options.draws, "seed": options.seed, "rows": rows}, indent=1) + "\n"
         )

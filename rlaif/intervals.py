@@ -28,7 +28,7 @@ GAP: Interval = (-1.0, 1.0)  # bounds of a difference of two rates
 POSITIVE: Interval = (0.0, math.inf)  # lengths, divergences
 ANY: Interval = (-math.inf, math.inf)
 ROUNDING = 1e-12  # of a dispersion
-UNSEEN = (3, 30)  # clusters off the commonest value (of other values: off a bound) after which it was seen
+UNSEEN = 3  # clusters off the commonest value after which it was seen
 LEAST = 20  # clusters below which values that nothing bounds get no interval
 TWO_SEEDS = 50  # clusters that two seeds of one arm need, which are all that tells of their spread
 # times the squared skewness, clusters that normal intervals need (Cochran, Sampling Techniques, 1977, 2.15)
@@ -42,9 +42,10 @@ def by_cluster(member: NDArray[np.intp], values: Array) -> Array:
 
 def members(n: int, clusters: Clusters) -> NDArray[np.intp]:
     """The number of each value's cluster, counted from 0; every value is its own where there are none."""
-    keys = range(n) if clusters is None else clusters
-    place = {key: at for at, key in enumerate(dict.fromkeys(keys))}
-    return np.array([place[key] for key in keys], np.intp)
+    if clusters is None:
+        return np.arange(n)
+    place = {key: at for at, key in enumerate(dict.fromkeys(clusters))}
+    return np.array([place[key] for key in clusters], np.intp)
 
 
 def count(n: int, clusters: Clusters) -> int:
@@ -91,7 +92,8 @@ def mean_interval(
     Wins, losses and ties (values at both bounds and halfway between them) have Tango's score interval, which
     is Wilson's where there are no ties. t has Satterthwaite's degrees of freedom for the dispersion, which
     these need not estimate. Values without bounds get no interval below 20 clusters, nor below 25 times their
-    squared skewness (`LEAST`, `SKEWED`); of values with a lower bound alone the upper end is open there.
+    squared skewness (`LEAST`, `SKEWED`). Below the latter the upper end of positive values is open; their
+    skewness counts as twice their coefficient of variation at least, as the gamma distribution's is.
     """
     x = np.asarray(values, float)
     low, high = bounds
@@ -107,8 +109,8 @@ def mean_interval(
         tied = _stepwise(x, bounds) and not np.isin(x, bounds).all()
         return _tango(x, bounds, k) if tied else score_edges(float(x.mean()), bounds, k)
     sums = by_cluster(member, x - x.mean())
-    needed = SKEWED * _skewness(sums) ** 2
-    if (x == x[0]).all() or (math.isinf(low) and groups < max(LEAST, needed)):
+    skewness = abs(_skewness(sums))
+    if (x == x[0]).all() or (math.isinf(low) and groups < max(LEAST, SKEWED * skewness**2)):
         return NAN, NAN
     error = math.sqrt((sums**2).sum() * groups / (groups - 1)) / len(x)
     slope = 0.0 if math.isinf(low) else 3 / (x.mean() - low)
@@ -116,7 +118,8 @@ def mean_interval(
     if math.isinf(low):
         return _hall(float(x.mean()), error, sums, t)
     below, above = _cubic((t * error / (x.mean() - low)) ** 2)
-    above = math.inf if groups < needed else above
+    skewness = max(skewness, 2 * math.sqrt(groups) * error / (x.mean() - low))
+    above = math.inf if groups < SKEWED * skewness**2 else above
     return float(low + (x.mean() - low) * below), float(low + (x.mean() - low) * above)
 
 
@@ -148,20 +151,19 @@ def dispersion(x: Array, bounds: Interval, member: NDArray[np.intp]) -> tuple[fl
     each = (x - m) ** 2 if steps else (m - low) * (high - m) + (low + high - 2 * m) * (x - m)
     sums, scale = by_cluster(member, x - m), float(each.mean())
     found = float((sums**2).sum()) / n * groups / (groups - 1) / scale if scale > 0 else 0.0
-    found = (
-        found if found > ROUNDING else 0.0
-    )  # values that are all the same differ by nothing, not by their last bits
+    # Values that are all the same differ by nothing, not by their last bits.
+    found = found if found > ROUNDING else 0.0
     freedom = (
         degrees_of_freedom(sums, by_cluster(member, each) * groups / n / scale) if found > 0 else math.inf
     )
     # Rare values not seen yet: by how much all values together differ from one place, and by how many share
-    # in that.
-    places = (low, (low + high) / 2, high) if steps else bounds
-    unseen = max(
-        math.exp(-float(off.sum()) * groups / n - _shares(off) / UNSEEN[0 if steps else 1])
-        for place in places
-        for off in [by_cluster(member, x != place if steps else np.abs(x - place) / (high - low))]
-    )
+    # in that; of soft values also how equally, since a sure judge's differ from 1 by very unequal amounts.
+    unseen = 0.0
+    for place in (low, (low + high) / 2, high) if steps else bounds:
+        off = by_cluster(member, x != place if steps else np.abs(x - place) / (high - low))
+        shared, total = _shares(off), float(off.sum()) * groups / n
+        seen = total + shared / UNSEEN if steps else 0.75 * total + shared * (shared / groups) ** 2
+        unseen = max(unseen, math.exp(-seen))
     found += max(0.0, alike - found) * unseen
     if not steps:
         off = by_cluster(member, np.abs(x - np.median(x)))
@@ -400,11 +402,11 @@ def length_controlled(wins: ArrayLike, length_difference: ArrayLike, clusters: C
     """The win rate expected if length did not matter, from outcomes 0, ½ and 1 and length differences [n].
 
     In the spirit of length-controlled AlpacaEval (arXiv 2404.04475, section 3): a logistic model of the
-    decided outcomes on θ + φ·tanh(Δ/sd Δ), read at Δ = 0, with the sample's share of ties; there is no term
-    for an instruction's difficulty, since each is seen once. A tie between equal lengths and a wide normal
-    prior on φ (sd 10) keep a separable set finite. Nothing is said (`reason`) where fewer than ten decided
-    pairs, or than a tenth of them, have the longer response on one of the two sides: the value at equal
-    length would then be the model's and not the data's.
+    decided outcomes on θ + φ·tanh u + ψ·(u − tanh u), u = Δ/sd, at Δ = 0, with the sample's share of ties.
+    ψ is added here, for effects that do not level off; a term for an instruction's difficulty is left out,
+    since each is seen once. A tie between equal lengths and normal priors on φ (sd 10) and ψ (sd 1) keep what
+    is separable finite. Nothing is said (`reason`) where fewer than ten decided pairs, or than a tenth of
+    them, have the longer response on one of the two sides: the value would be the model's and not the data's.
     """
     y, delta = np.asarray(wins, float), np.asarray(length_difference, float)
     decided = y != 0.5
@@ -419,7 +421,7 @@ def length_controlled(wins: ArrayLike, length_difference: ArrayLike, clusters: C
     member = members(len(y), clusters)
     of_decided = members(int(decided.sum()), list(member[decided]))
     spread, freedom = dispersion(y[decided], UNIT, of_decided)
-    theta, variance = _at_equal_length(y[decided], np.tanh(delta[decided] / (delta.std() or 1.0)))
+    theta, variance = _at_equal_length(y[decided], delta[decided] / (delta.std() or 1.0))
     q, ties = float(sigmoid(theta)), 1 - float(decided.mean())
     value = ties / 2 + (1 - ties) * q
     error = ((1 - ties) * q * (1 - q)) ** 2 * variance + (0.5 - q) ** 2 * ties * (1 - ties) / len(y)
@@ -433,10 +435,10 @@ def length_controlled(wins: ArrayLike, length_difference: ArrayLike, clusters: C
 
 
 def _at_equal_length(wins: Array, x: Array) -> tuple[float, float]:
-    """The θ of a logistic model of 0/1 wins on θ + φ·x with its variance; see `length_controlled` for the
-    priors."""
-    design = np.stack([np.ones(len(x) + 1), np.append(x, 0.0)], 1)
-    y, prior, theta = np.append(wins, 0.5), np.diag([0.0, 0.01]), np.zeros(2)
+    """θ and its variance by `length_controlled`'s model of 0/1 wins [n] and length differences in sds [n]."""
+    x = np.append(x, 0.0)
+    design = np.stack([np.ones(len(x)), np.tanh(x), x - np.tanh(x)], 1)
+    y, prior, theta = np.append(wins, 0.5), np.diag([0.0, 0.01, 1.0]), np.zeros(3)
     information = prior
     for _ in range(60):  # damped Newton; the objective is strictly convex
         fitted = sigmoid(design @ theta)

@@ -154,6 +154,22 @@ def test_skewed_positive_numbers_need_25_times_their_squared_skewness_for_an_upp
     assert math.isfinite(mean_interval(np.linspace(1, 3, 60), POSITIVE)[1])
 
 
+def test_the_skewness_of_positive_numbers_is_at_least_twice_their_coefficient_of_variation():
+    x = np.r_[[0.1] * 30, [2.0] * 30]  # not skewed; 25 times the square of twice 0.91 is 83
+    assert math.isinf(mean_interval(x, POSITIVE)[1])
+    assert math.isfinite(mean_interval(np.r_[x, x], POSITIVE)[1])
+
+
+def test_probabilities_alike_leave_no_room_for_unseen_ones_and_very_unequal_ones_do():
+    alike = np.linspace(0.7, 0.9, 20)
+    student = ttest_1samp(alike, 0).confidence_interval()
+    low, high = mean_interval(alike)
+    assert high - low == pytest.approx(student.high - student.low, rel=0.05)
+    sure = 1 - np.geomspace(1e-5, 0.2, 50)  # as of a judge who would be at 0 for few prompts
+    student = ttest_1samp(sure, 0).confidence_interval()
+    assert sure.mean() - mean_interval(sure)[0] > 1.5 * (sure.mean() - student.low)
+
+
 def test_two_seeds_against_one_need_50_prompts():
     def edges(groups, *arms):
         return intervals.with_seed_variance(0.5, (0.4, 0.6), *arms, chance=0.5, groups=groups)
@@ -254,6 +270,14 @@ def test_length_control_removes_what_length_explains():
     found = intervals.length_controlled(wins, delta)
     assert found["value"] == pytest.approx(1 / (1 + math.exp(-0.4)), abs=0.03)
     assert found["ci"][0] < 1 / (1 + math.exp(-0.4)) < found["ci"][1]
+
+
+def test_length_control_removes_what_rises_in_proportion_to_length():
+    delta = np.random.default_rng(1).normal(10, 10, 20_000)
+    chances = 1 / (1 + np.exp(-1.0 - 2.0 * delta / delta.std()))
+    wins = (np.random.default_rng(2).random(20_000) < chances).astype(float)
+    # By the curve that levels off alone it would be 0.747.
+    assert intervals.length_controlled(wins, delta)["value"] == pytest.approx(0.731, abs=0.006)
 
 
 def test_length_control_by_hand():

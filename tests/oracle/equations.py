@@ -81,7 +81,14 @@ def dispersion(values: Sequence[float], keys: Sequence[Any], low: float, high: f
         off = [[float(sum(x != place for x in c)) for c in clusters] for place in places]
     else:
         off = [[sum(abs(x - place) for x in c) / (high - low) for c in clusters] for place in (low, high)]
-    unseen = max(math.exp(-sum(part) * groups / n - shares(part) / (3 if steps else 30)) for part in off)
+    unseen = 0.0
+    for part in off:
+        mean_off = sum(part) / n  # times clusters: how much all of them are off one place
+        if steps:
+            unseen = max(unseen, math.exp(-groups * mean_off) * math.exp(-shares(part) / 3))
+        else:
+            unequal = 1 + float(np.var(part)) / float(np.mean(part)) ** 2 if any(part) else math.inf
+            unseen = max(unseen, math.exp(-groups * (0.75 * mean_off + unequal**-3)))
     if alike > found:
         found += (alike - found) * unseen
     if not steps:
@@ -144,7 +151,8 @@ def interval(
     if min(values) < low:
         low = -math.inf
     sums = [sum(x - m for x in c) for c in grouped(values, keys)]
-    few = groups < 25 * skewness(sums) ** 2
+    skew = abs(skewness(sums))
+    few = groups < 25 * skew**2
     if len(set(values)) < 2 or (math.isinf(low) and (few or groups < LEAST)):
         return NOTHING
     error = math.sqrt(sum(s * s for s in sums) * groups / (groups - 1)) / n
@@ -158,7 +166,8 @@ def interval(
 
     # (r − 1)²/r³ is largest at r = 3: beyond it no mean is far enough.
     upper = edge(off_by, m, low + 3 * (m - low))
-    closed = off_by(low + 3 * (m - low)) >= 0 and not few
+    relative = error * math.sqrt(groups) / (m - low)  # the coefficient of variation
+    closed = off_by(low + 3 * (m - low)) >= 0 and groups >= 25 * max(skew, 2 * relative) ** 2
     return edge(off_by, m, low), upper if closed else math.inf
 
 
@@ -255,19 +264,19 @@ def at_equal_length(wins: Sequence[float], longer: Sequence[float], keys: Sequen
     if least < max(10, math.ceil(len(decided) / 10)):
         return {"value": math.nan, "ci": NOTHING}
     sd = float(np.std(longer)) or 1.0
-    x = np.append(np.tanh([d / sd for _, d, _ in decided]), 0.0)
+    u = np.append([d / sd for _, d, _ in decided], 0.0)
     y = np.append([w for w, *_ in decided], 0.5)
+    terms = [np.ones(len(u)), np.tanh(u), u - np.tanh(u)]
 
     def loss(theta: Any) -> float:
-        z = theta[0] + theta[1] * x
-        return float((np.logaddexp(0, z) - y * z).sum() + 0.005 * theta[1] ** 2)
+        z = sum(t * term for t, term in zip(theta, terms, strict=True))
+        return float((np.logaddexp(0, z) - y * z).sum() + theta[1] ** 2 / 200 + theta[2] ** 2 / 2)
 
-    theta = optimize.minimize(loss, [0.0, 0.0], method="BFGS", options={"gtol": 1e-9}).x
-    p = 1 / (1 + np.exp(-(theta[0] + theta[1] * x)))
-    information = np.array(
-        [[(p * (1 - p) * x**i).sum() for i in (0, 1)], [(p * (1 - p) * x**i).sum() for i in (1, 2)]]
-    )
+    theta = optimize.minimize(loss, [0.0, 0.0, 0.0], method="BFGS", options={"gtol": 1e-9}).x
+    p = 1 / (1 + np.exp(-(theta[0] + theta[1] * terms[1] + theta[2] * terms[2])))
+    information = np.array([[(p * (1 - p) * a * b).sum() for a in terms] for b in terms])
     information[1, 1] += 0.01
+    information[2, 2] += 1
     q, ties = 1 / (1 + math.exp(-theta[0])), 1 - len(decided) / len(rows)
     value = ties / 2 + (1 - ties) * q
     variance = ((1 - ties) * q * (1 - q)) ** 2 * np.linalg.inv(information)[0, 0]
