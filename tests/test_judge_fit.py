@@ -3,6 +3,7 @@
 import math
 import re
 from collections import Counter
+from dataclasses import replace
 from random import Random
 
 import numpy as np
@@ -212,10 +213,18 @@ def test_without_labels_the_order_is_removed(tmp_path):
     assert report["heldout"]["all"]["n"] == 240
 
 
+TIE = {"verdict": "tie", "p_a": 0.5}
+
+
 def test_labels_of_one_side_are_refused(tmp_path):
     pairs = [p for p in some_pairs(60, wrong=0.0) if p.labels[0].verdict == "a"]
-    with pytest.raises(UserError, match="prefer the first response"):
+    with pytest.raises(UserError, match=f"of {len(pairs)} labels {len(pairs)} prefer the first response"):
         fitting(tmp_path).from_labels(pairs)
+    ties = [replace(p, labels=tuple(row.model_copy(update=TIE) for row in p.labels)) for p in pairs]
+    with pytest.raises(UserError, match=f"none of {len(pairs)} labels prefers a response"):
+        fitting(tmp_path).from_labels(ties)
+    with pytest.raises(UserError, match=f"of {len(pairs)} labels 1 prefer the first response"):
+        fitting(tmp_path).from_labels([*ties[1:], pairs[0]])
 
 
 def test_what_was_asked_before_a_kill_is_not_asked_again(tmp_path):

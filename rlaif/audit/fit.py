@@ -61,9 +61,11 @@ class Fitting:
         tell."""
         for_a, for_b = sides(pairs)
         if not (for_a and for_b):
+            n, side = sum(len(pair.labels) for pair in pairs), "first" if for_a else "second"
             raise UserError(
-                f"all {for_a + for_b} labels prefer {'the first' if for_a else 'the second'} response, or "
-                "neither.",
+                f"of {n} labels {for_a + for_b} prefer the {side} response, and none the other."
+                if for_a + for_b
+                else f"none of {n} labels prefers a response.",
                 "labels on both sides: which response stands first must not tell which is better",
                 "swap a and b in half of the rows, or import the file: rlaif data import",
             )
