@@ -39,10 +39,6 @@ def plain_token_log_probs(final: Any, tokens_N: Tensor, temperature: float = 1.0
 # Part → what is patched to switch it off.
 PARTS: dict[str, list[Any]] = {
     "llama.py, all of it": [patch.dict("os.environ", RLAIF_PLAIN_FORWARD="1")],
-    "llama.py: gradient of the embedding added in place": [
-        patch.object(decoder, "_embedded", lambda table, ids: table(ids))
-    ],
-    "llama.py: RMS norm as one function": [patch.object(decoder, "_normed", lambda norm, x: norm(x))],
     "llama.py: weights packed while decoding": [
         patch.object(decoder, "PackedLayers", lambda: lambda layer, x: layer(x))
     ],

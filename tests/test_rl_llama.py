@@ -110,19 +110,9 @@ def test_states_and_gradients_are_the_models_own(model):
     assert all(gradient.norm() > 0 for gradient in expected_grads.values())
 
 
-def test_a_norm_goes_back_as_its_formula_does():
-    torch.manual_seed(0)
-    x, weight = (torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in ((2, 3, 5), (5,)))
-    torch.testing.assert_close(
-        llama._Norm.apply(x, weight, 0.1), torch.nn.functional.rms_norm(x, (5,), weight, 0.1)
-    )
-    assert torch.autograd.gradcheck(llama._Norm.apply, (x, weight, 0.1))
-
-
 @pytest.mark.parametrize("tied", [False, True])
-def test_an_embeddings_gradient_goes_to_the_one_that_stands(tied):
+def test_gradients_of_several_batches_add_up_as_the_models_own_do(tied):
     model = made(LlamaConfig(**SIZES, tie_word_embeddings=tied, pad_token_id=7))
-    table = model.get_input_embeddings()
     draw = torch.Generator().manual_seed(2)
     parts = torch.randint(0, 40, (3, 4, 11), generator=draw)
     parts[:, 0, :3] = 7  # which learns nothing as a word
@@ -131,21 +121,11 @@ def test_an_embeddings_gradient_goes_to_the_one_that_stands(tied):
         model.zero_grad()
         for ids in parts:
             states = read(model, ids, *batch()[1:], own)
-            if own:
-                stands = table.weight.grad
             (model.lm_head(states) * torch.arange(40).cos()).sum().backward()
-            assert not own or stands is None or table.weight.grad is stands
         found.append({name: w.grad.clone() for name, w in model.named_parameters()})
     for name, gradient in found[1].items():
         assert (found[0][name] - gradient).norm() <= 1e-4 * gradient.norm(), name
     assert tied or not found[0]["model.embed_tokens.weight"][7].any()
-
-
-def test_an_embedding_of_another_kind_is_called_as_it_is():
-    ids = torch.tensor([[1, 2]])
-    for table in (torch.nn.Embedding(5, 3, max_norm=0.1), torch.nn.Embedding(5, 3, scale_grad_by_freq=True)):
-        assert llama._embedded(table, ids).grad_fn.name() == "EmbeddingBackward0"
-    assert llama._embedded(torch.nn.Embedding(5, 3), ids).grad_fn.name() == "_EmbeddedBackward"
 
 
 @pytest.mark.parametrize("short", [0, 512])

@@ -1,7 +1,7 @@
 """Llama-type decoders, read no further than PPO needs: the last layer computes the states asked for and no
 others.
 
-The model's own embedding and linear layers are called, so adapters and autocast work as they do in its
+The model's own embedding, norms and linear layers are called, so adapters and autocast work as they do in its
 forward; what happens between them is computed here. A state is cast once for all the products it goes into,
 short sequences on a CPU attend by plain products, and decoding neither copies keys and values nor lays out
 the same weights at every step.
@@ -26,7 +26,7 @@ from rlaif.rl.cpu import PackedLayers, to_working_dtype, working_dtype
 
 FAMILIES = ("Llama", "Mistral", "Qwen2", "Qwen3")
 _DIFFERENCES: WeakKeyDictionary[Any, str] = WeakKeyDictionary()  # of each model, once it has been compared
-LAYERS, NORMS = ({f"{family}{part}" for family in FAMILIES} for part in ("DecoderLayer", "RMSNorm"))
+LAYERS = {f"{family}DecoderLayer" for family in FAMILIES}
 SHORT = (
     512  # tokens up to which bf16 on a CPU attends by plain products: the flash kernel there is far slower
 )
@@ -123,7 +123,7 @@ def _probe(model: Any) -> str:
 def states_at(model: Any, ids_BT: Tensor, rows_N: Tensor, columns_N: Tensor) -> Tensor:
     """The last hidden states at some positions, row by row, of sequences padded on the right. → ND"""
     base, (rows, length) = model.base_model, ids_BT.shape
-    x_BTD = _embedded(base.embed_tokens, ids_BT)
+    x_BTD = base.embed_tokens(ids_BT)
     place_T = torch.arange(length, device=ids_BT.device)
     rope = _rope(base, x_BTD, place_T[None])
     for layer in base.layers[:-1]:
@@ -139,7 +139,7 @@ def states_at(model: Any, ids_BT: Tensor, rows_N: Tensor, columns_N: Tensor) -> 
     wanted = LastQueries(
         (first_B1 + columns_BR).flatten(), (rows, most), (cos, sin), _bias(unseen_B1RT, x_BTD)
     )
-    return _normed(base.norm, _layer(base.layers[-1], x_BTD, rope, wanted=wanted)[taken_BR])
+    return base.norm(_layer(base.layers[-1], x_BTD, rope, wanted=wanted)[taken_BR])
 
 
 def next_states(model: Any, ids_BT: Tensor, mask_BC: Tensor, cache: KVCache) -> Tensor:
@@ -148,7 +148,7 @@ def next_states(model: Any, ids_BT: Tensor, mask_BC: Tensor, cache: KVCache) -> 
     `ids_BT` are the positions that `cache` does not have yet, `mask_BC` covers all of them.
     """
     base, (rows, new) = model.base_model, ids_BT.shape
-    x_BTD = _embedded(base.embed_tokens, ids_BT)
+    x_BTD = base.embed_tokens(ids_BT)
     rope = _rope(base, x_BTD, positions(mask_BC)[:, -new:])
     real_BP = F.pad(mask_BC, (0, -mask_BC.shape[1] % GROWTH))
     place_P = torch.arange(real_BP.shape[1], device=ids_BT.device)
@@ -161,41 +161,7 @@ def next_states(model: Any, ids_BT: Tensor, mask_BC: Tensor, cache: KVCache) -> 
     wanted = LastQueries(last_B, (rows, 1), (cos, sin), bias[:, :, -1:])
     x_B1D = _layer(base.layers[-1], x_BTD, rope, bias, cache, wanted)
     cache.used += new
-    return _normed(base.norm, x_B1D[:, 0])
-
-
-def _embedded(table: Any, ids_BT: Tensor) -> Tensor:
-    """What `table(ids)` gives; what is on a GPU or of another kind gives it itself. → BTD"""
-    own = type(table) is torch.nn.Embedding and not (
-        table.max_norm or table.sparse or table.scale_grad_by_freq
-    )
-    if not own or ids_BT.device.type != "cpu":
-        return table(ids_BT)
-    found: Any = _Embedded.apply(ids_BT, table.weight, -1 if table.padding_idx is None else table.padding_idx)
-    return found
-
-
-class _Embedded(torch.autograd.Function):
-    """Rows of a table. Going back, they are added to the table's gradient where one stands already.
-
-    torch would add them to zeros as large as the table, and these to that gradient. It is `backward`'s way
-    and not `autograd.grad`'s, which leaves alone what stands.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, ids_BT: Tensor, weight_VD: Tensor, padding: int) -> Tensor:
-        ctx.save_for_backward(ids_BT, weight_VD)
-        ctx.padding = padding
-        return F.embedding(ids_BT, weight_VD)
-
-    @staticmethod
-    def backward(ctx: Any, gradient_BTD: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-        ids_BT, weight_VD = ctx.saved_tensors
-        stands = weight_VD.grad is not None
-        whole_VD = weight_VD.grad if stands else torch.zeros_like(weight_VD)
-        learns_BT = ids_BT != ctx.padding
-        whole_VD.index_add_(0, ids_BT[learns_BT], gradient_BTD[learns_BT])
-        return None, None if stands else whole_VD, None
+    return base.norm(x_B1D[:, 0])
 
 
 def _rope(base: Any, x_BTD: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
@@ -240,9 +206,9 @@ def _layer(
         """Queries, keys or values, normed where the model does that: [B, T, H or K, W]."""
         found = linear(getattr(attention, f"{kind}_proj"), h).unflatten(-1, (-1, attention.head_dim))
         norm = getattr(attention, f"{kind}_norm", None)
-        return found if norm is None else to_working_dtype(_normed(norm, found))
+        return found if norm is None else to_working_dtype(norm(found))
 
-    h_BTD = to_working_dtype(_normed(layer.input_layernorm, x_BTD))
+    h_BTD = to_working_dtype(layer.input_layernorm(x_BTD))
     keys = _rotated(heads("k", h_BTD), *rope)
     values = heads("v", h_BTD).transpose(1, 2).contiguous()
     if cache is not None:
@@ -255,41 +221,13 @@ def _layer(
     cos, sin = (attention.scaling * x for x in rope)
     queries = _rotated(heads("q", h_BTD), cos, sin)
     x_BTD = x_BTD + linear(attention.o_proj, _attend(queries, keys, values, bias))
-    h_BTD = to_working_dtype(_normed(layer.post_attention_layernorm, x_BTD))
+    h_BTD = to_working_dtype(layer.post_attention_layernorm(x_BTD))
     gated = mlp.act_fn(linear(mlp.gate_proj, h_BTD)) * linear(mlp.up_proj, h_BTD)
     return x_BTD + linear(mlp.down_proj, gated)
 
 
 def _call(layer: Any, x: Tensor) -> Tensor:
     return layer(x)
-
-
-def _normed(norm: Any, x: Tensor) -> Tensor:
-    """What `norm(x)` gives; what is in bf16 or of another kind gives it itself."""
-    own = type(norm).__name__ in NORMS and x.dtype == norm.weight.dtype == torch.float32
-    found: Any = _Norm.apply(x, norm.weight, norm.variance_epsilon) if own else norm(x)
-    return found
-
-
-class _Norm(torch.autograd.Function):
-    """RMS norm (arXiv 1910.07467, eq. 4), going back in fewer passes over memory than its parts would
-    take."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight_D: Tensor, epsilon: float) -> Tensor:
-        scale = torch.rsqrt(torch.linalg.vector_norm(x, dim=-1, keepdim=True) ** 2 / len(weight_D) + epsilon)
-        ctx.save_for_backward(x, weight_D, scale)
-        return (x * scale).mul_(weight_D)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-        x, weight_D, scale = ctx.saved_tensors
-        x_ND, scale_N1, gradient_ND = (y.flatten(0, -2) for y in (x, scale, gradient))
-        both_ND = gradient_ND * x_ND
-        # With g the gradient, w the weight, s the scale: s·w·g − x·s³/D · Σ w·g·x.
-        along_N1 = (both_ND @ weight_D)[:, None] * scale_N1**3 / len(weight_D)
-        back_ND = (gradient_ND * weight_D).mul_(scale_N1).addcmul_(x_ND, along_N1, value=-1)
-        return back_ND.view_as(x), scale_N1[:, 0] @ both_ND if ctx.needs_input_grad[1] else None, None
 
 
 def _attend(q_BHTW: Tensor, k_BKPW: Tensor, v_BKPW: Tensor, bias: Tensor | None) -> Tensor:
