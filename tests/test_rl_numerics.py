@@ -168,3 +168,15 @@ def test_gradients_agree_with_finite_differences_on_a_two_token_toy():
     logits = t([0.2, -0.1], [0.0, 0.3]).requires_grad_()
     values = t(0.35, 0.05).requires_grad_()
     assert torch.autograd.gradcheck(objective, (logits, values), eps=1e-6, atol=1e-6)
+
+
+def test_a_linear_schedule_rises_and_falls_and_never_learns_at_zero():
+    shares = [numerics.rate_share(step, 10, 4, "linear") for step in range(1, 11)]
+    assert shares == pytest.approx([1 / 4, 2 / 4, 3 / 4, 1, 1, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6])
+    assert [numerics.rate_share(step, 3, 0, "linear") for step in (1, 2, 3)] == pytest.approx(
+        [1, 2 / 3, 1 / 3]
+    )
+    assert {numerics.rate_share(step, 10, 0, "constant") for step in (1, 5, 10)} == {1.0}
+    assert (
+        min(numerics.rate_share(step, 3, 9, "linear") for step in (1, 2, 3)) > 0
+    )  # a warm-up that never ends

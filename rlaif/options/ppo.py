@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from rlaif.options.base import FILE, MODEL, NO_EFFECT, Options
 from rlaif.options.plan import Plan, Work
-from rlaif.options.rewarded import OnlineOptions
+from rlaif.options.rewarded import LrSchedule, OnlineOptions
 
 
 class PtxOptions(Options):
@@ -49,7 +49,11 @@ class PpoOptions(OnlineOptions):
     epochs: int = Field(default=1, ge=1, description="passes over an update's episodes")
     learning_rate: float = Field(default=1e-5, gt=0, description="highest learning rate")
     value_learning_rate: float | None = Field(default=None, gt=0, description="omitted = learning_rate")
-    warmup: int = Field(default=10, ge=0, description="updates of linear warm-up, then constant")
+    warmup: int = Field(default=10, ge=0, description="updates of linear warm-up of the learning rate")
+    lr_schedule: LrSchedule = Field(
+        default="constant",
+        description="the learning rate after the warm-up: constant, or falling linearly to 0 at the end",
+    )
     critic_warmup: int = Field(default=0, ge=0, description="first updates that train the value model only")
     temperature: float = Field(
         default=1.0, gt=0, description="of sampling; 1 = the policy's own distribution"

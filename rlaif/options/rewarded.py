@@ -11,6 +11,8 @@ from rlaif.options.base import NO_EFFECT, REWARD, Options, StageOptions
 from rlaif.options.plan import Asked, Plan, Work, training
 from rlaif.options.sources import SourceKind, source_kind
 
+LrSchedule = Literal["constant", "linear"]
+
 
 class RewardSourceOptions(Options):
     """One thing a policy is rewarded by or a response graded by."""
@@ -202,7 +204,11 @@ class GroupOptions(OnlineOptions):
     minibatches: int = Field(default=1, ge=1, description="optimiser steps an epoch")
     epochs: int = Field(default=1, ge=1, description="passes over an update's responses")
     learning_rate: float = Field(default=1e-5, gt=0, description="highest learning rate")
-    warmup: int = Field(default=10, ge=0, description="updates of linear warm-up, then constant")
+    warmup: int = Field(default=10, ge=0, description="updates of linear warm-up of the learning rate")
+    lr_schedule: LrSchedule = Field(
+        default="constant",
+        description="the learning rate after the warm-up: constant, or falling linearly to 0 at the end",
+    )
     temperature: float = Field(
         default=1.0, gt=0, description="of sampling; 1 = the policy's own distribution"
     )

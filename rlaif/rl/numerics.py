@@ -145,6 +145,14 @@ class UpdateNotFinite(ArithmeticError):
         super().__init__(f"{name} is {value}")
 
 
+def rate_share(step: int, steps: int, warmup: int, schedule: Literal["constant", "linear"]) -> float:
+    """The share of the highest learning rate in step 1 … `steps`: it rises linearly in the first `warmup`
+    steps; a linear schedule then falls and would reach 0 one step after the last."""
+    rising = min(1.0, step / warmup) if warmup else 1.0
+    falling = (steps - step + 1) / max(1, steps - warmup) if schedule == "linear" else 1.0
+    return min(rising, falling)
+
+
 def require_finite(**numbers: Tensor) -> None:
     for name, value in numbers.items():
         if not torch.isfinite(value):

@@ -291,7 +291,7 @@ class PPO:
             (self.optimizer, o.learning_rate, o.critic_warmup),
             (self.value_optimizer, o.value_learning_rate or o.learning_rate, 0),
         ):
-            share = min(1.0, (number - first) / o.warmup) if o.warmup else 1.0
+            share = numerics.rate_share(number - first, o.updates - first, o.warmup, o.lr_schedule)
             optimizer.param_groups[0]["lr"] = rate * share
 
     def _step(

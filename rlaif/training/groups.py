@@ -18,9 +18,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from rlaif.engines.loading import context_length, eos_ids, load_causal_lm, load_tokenizer
+from rlaif.options.rewarded import LrSchedule
 from rlaif.rl.checkpoints import publish, train_once, write_model
 from rlaif.rl.episodes import Episodes, PromptTokens, join
 from rlaif.rl.forward import compare_responses
+from rlaif.rl.numerics import rate_share
 from rlaif.rl.ranks import SINGLE_PROCESS, Ranks, gather_episodes
 from rlaif.rl.rollout import Stops, rollout
 from rlaif.rl.texts import texts_of, turn_end
@@ -134,11 +136,12 @@ class Scorer:
 
 
 class GroupTrainer(QuietTrainer):
-    """Mixin of trl's RLOO and GRPO trainers: prompts as tokens, and a rate that stays after its warm-up."""
+    """Mixin of trl's RLOO and GRPO trainers: prompts as tokens, and PPO's learning rates."""
 
     prompt_ids: dict[str, list[int]]
     stops: Stops | None = None
     warmup = 0
+    lr_schedule: LrSchedule = "constant"
 
     def _tokenize_prompts(self, prompts: list[str]) -> Any:
         return [self.prompt_ids[i] for i in prompts], None, {}
@@ -160,10 +163,10 @@ class GroupTrainer(QuietTrainer):
         return super()._generate_and_score_completions(inputs)  # type: ignore[misc]
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
-        """Linear warm-up over `warmup` steps, then constant, as in PPO."""
+        """Linear warm-up over `warmup` steps, then `lr_schedule`, as in PPO."""
         rate = torch.optim.lr_scheduler.LambdaLR(
             optimizer or self.optimizer,  # type: ignore[attr-defined]
-            lambda step: min(1.0, (step + 1) / self.warmup) if self.warmup else 1.0,
+            lambda step: rate_share(step + 1, num_training_steps, self.warmup, self.lr_schedule),
         )
         self.lr_scheduler, self._created_lr_scheduler = rate, True
         return rate
@@ -277,6 +280,7 @@ def _trainer(stage: Stage, trainer: Any, args: Any, scorer: Scorer, prompts: Seq
     kind: Any = type(trainer.__name__, (GroupTrainer, trainer), {})
     kind.prompt_ids = {p.source.id: p.ids for p in prompts}
     kind.warmup, kind.stops = o.warmup * steps_of(o), scorer.actor.stops
+    kind.lr_schedule = o.lr_schedule
     rows = Dataset.from_list([{"prompt": i} for i in order])
     return kind(
         scorer.actor.policy, scorer, args, train_dataset=rows, processing_class=scorer.actor.tokenizer

@@ -250,7 +250,10 @@ MUTANTS = (
     ),
     seen("ppo.ptx.coef", "ptx.batch_size, ptx.coef,", "ptx.batch_size, 27.8,"),
     seen("ppo.lora.alpha", "lora_alpha=options.alpha", "lora_alpha=32"),
-    Mutant("(number - first) / o.warmup", "number / o.warmup", "test_ppo", "warms_up"),
+    Mutant("rate_share(number - first, o", "rate_share(number, o", "test_ppo", "warms_up"),
+    Mutant("(steps - step + 1) / max", "(steps - step) / max", "test_rl_numerics", "falls"),
+    seen("ppo.lr_schedule", "o.warmup, o.lr_schedule)", 'o.warmup, "constant")'),
+    seen("rloo.lr_schedule", "kind.lr_schedule = o.lr_schedule", 'kind.lr_schedule = "constant"'),
     Mutant('kl_coef if o.kl_in == "reward" else 0.0', "kl_coef", "test_ppo_options", "kl_in"),
     Mutant("else ends.score_B - o.missing_eos_penalty", "else ends.score_B - 1.0", "test_ppo", "truncated"),
     Mutant(

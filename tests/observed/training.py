@@ -173,6 +173,13 @@ def warm(t: Training) -> float:
     return t.made.create_scheduler(10, optimizer).get_last_lr()[0]
 
 
+def last_rate(t: Training) -> float:
+    """The share of the rate at which the last of 1,000 steps learns."""
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], 1.0)
+    share = t.made.create_scheduler(1000, optimizer).lr_lambdas[0]
+    return round(share(999), 3)
+
+
 def shared(name: str) -> dict[str, Row]:
     """What sft, reward models, DPO and rejection have in common."""
     return {
@@ -209,6 +216,7 @@ def grouped(name: str) -> dict[str, Row]:
         f"{name}.epochs": Row(3, lambda t: (t.args.num_iterations, t.args.max_steps), (3, 6)),
         f"{name}.learning_rate": Row(0.0123, arg("learning_rate"), 0.0123),
         f"{name}.warmup": Row(4, warm, 0.25),
+        f"{name}.lr_schedule": Row("linear", last_rate, 0.001),
         f"{name}.max_tokens": Row(5, arg("max_completion_length"), 5),
         f"{name}.temperature": Row(0.37, arg("temperature"), 0.37),
         f"{name}.clip": Row(0.31, arg("epsilon"), 0.31),
@@ -405,6 +413,9 @@ PARTS: dict[str, Row] = {
     "ppo.learning_rate": Row(0.02, lambda v, _: rate(v), 0.02),
     "ppo.value_learning_rate": Row(0.03, lambda v, _: rates(1, value_learning_rate=v), (0.01, 0.03)),
     "ppo.warmup": Row(4, lambda v, _: rates(1, warmup=v), (0.0025, 0.0025)),
+    "ppo.lr_schedule": Row(
+        "linear", lambda v, _: rates(8, updates=10, warmup=4, lr_schedule=v), (0.005, 0.005)
+    ),
     "ppo.ptx.file": Row("text.txt", lambda v, folder: len(ptx(folder).blocks) > 1, True),
     "ppo.ptx.coef": Row(2.5, lambda v, folder: ptx(folder, coef=v).coef, 2.5),
     "ppo.ptx.batch_size": Row(
