@@ -154,6 +154,16 @@ def test_the_command_writes_a_fit_that_a_config_names(tmp_path, config):
     assert "is there already" in str(again.exception)
 
 
+def test_a_command_killed_while_it_wrote_the_fit_can_be_given_again(tmp_path, config):
+    folder, out = labels_folder(tmp_path / "people", some_pairs(80)), tmp_path / "fit"
+    words = ["judge", "fit", str(config), "--labels", str(folder), "--out", str(out)]
+    out.mkdir()
+    (out / "judge_fit.safetensors.partial").write_bytes(b"half")
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0, (done.output, done.exception)
+    assert [path.name for path in out.iterdir()] == ["judge_fit.safetensors"]
+
+
 def test_the_card_says_what_the_judge_was_without_its_fit(tmp_path, config):
     a_fit().save(tmp_path / "fit")
     rules = yaml.safe_load((tmp_path / "rules.yaml").read_text())

@@ -197,6 +197,16 @@ def test_a_save_that_cannot_be_loaded_is_told_with_its_line(file, watching):
     assert (saved.error, len(saved.effect.turned)) == ("", 4)
 
 
+def test_a_file_that_is_back_as_it_was_is_told(file, watching):
+    same = file.read_bytes()
+    for number in (1, 3):
+        file.unlink()
+        assert "no such file" in watching.next().error.lower()
+        file.write_bytes(same)
+        saved = watching.next()
+        assert (saved.number, saved.error, len(saved.effect.turned)) == (number + 1, "", 0)
+
+
 def test_a_file_that_is_written_all_the_time_is_not_half_read(file):
     stop = threading.Event()
 

@@ -32,6 +32,7 @@ Kind = Literal["prior", "temperature", "responses", "verdicts"]
 KINDS: tuple[Kind, ...] = ("prior", "temperature", "responses", "verdicts")
 HEADS = ("responses", "verdicts")
 FILE = "judge_fit.safetensors"
+PARTIAL = f"{FILE}.partial"
 FORMAT = "rlaif judge fit 1"
 SHARED = ""  # the key of what holds under principles that have no numbers of their own
 Floats = NDArray[np.float64]
@@ -90,7 +91,7 @@ class JudgeFit:
         facts = {name: getattr(self, name) for name in ("kind", "model", "wording", "keys", "layer", "about")}
         arrays = {name: np.ascontiguousarray(x, np.float32) for name, x in self._arrays().items()}
         folder.mkdir(parents=True, exist_ok=True)
-        partial = folder / f"{FILE}.partial"
+        partial = folder / PARTIAL
         save_file(arrays, partial, {"format": FORMAT, "fit": json.dumps(facts, ensure_ascii=True)})
         move_into_place(partial, folder / FILE)
 
@@ -143,6 +144,11 @@ class JudgeFit:
                 "the model that it was fitted on",
                 "name that model, or fit this one: rlaif judge fit",
             )
+
+
+def is_unwritten(folder: Path) -> bool:
+    """Whether a folder holds nothing, or only what a kill left of a fit that was being written."""
+    return all(path.name == PARTIAL for path in folder.iterdir())
 
 
 def _weights(fingerprint: str) -> str:

@@ -14,7 +14,7 @@ from rlaif.audit.fit import Fitting
 from rlaif.audit.fit_numerics import PRIOR_FROM
 from rlaif.config import Config
 from rlaif.constitution import Constitution
-from rlaif.engines.fit import KINDS
+from rlaif.engines.fit import KINDS, is_unwritten
 from rlaif.errors import UserError
 from rlaif.feedback.judge import JudgeQuestion
 from rlaif.feedback.labelled import LabelledPair
@@ -41,7 +41,7 @@ def fit_judge(
     Readings of a command that was killed or refused stay in `out` with the ending .readings, and are taken
     from there. Raises UserError where `out` holds something, or nothing can be fitted.
     """
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+    if out.exists() and not (out.is_dir() and is_unwritten(out)):
         raise UserError(
             f"{out}: is there already.", "a folder of its own for each fit", "name another, or remove it"
         )

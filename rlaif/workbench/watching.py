@@ -57,6 +57,7 @@ class Watch:
     version: str = ""  # of the text that was read last
     judging: bool = False
     history: list[Saved] = field(default_factory=list)
+    _gone: bool = False  # whether the file could not be read when it was looked at last
 
     def start(self) -> Verdicts:
         """Judge the file as it is; raises UserError where it cannot be loaded."""
@@ -96,16 +97,17 @@ class Watch:
                 yield saved
 
     def _saved(self) -> Saved | None:
-        """What came of the text that stands in the file now; None where it is as it was."""
+        """What came of the text that stands in the file now; None where it is as it was. A file that is back
+        as it was is told, too: the last that was told is that it cannot be read."""
         number, before = self.history[-1].number + 1 if self.history else 1, self.verdicts
         try:
             text, self._stamp = read_at_rest(self.path)
         except UserError as error:
-            self._stamp = stamp_of(self.path)
+            self._stamp, self._gone = stamp_of(self.path), True
             return Saved(number, self.version, error=str(error))
-        if version_of(text) == self.version:
+        if version_of(text) == self.version and not self._gone:
             return None
-        self.version, self.judging = version_of(text), True
+        self.version, self.judging, self._gone = version_of(text), True, False
         try:
             verdicts = self._judge(load_text(self.path, text))
         except UserError as error:
