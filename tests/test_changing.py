@@ -304,3 +304,11 @@ def test_the_advice_names_the_stage_as_options_do():
         assert command_with_lower_rate(stage) == (
             "rlaif run -s 'sft[1].learning_rate=1e-05' --from 'a run' --at 'sft[1]' --out 'a run-2'"
         )
+
+
+def test_a_fork_that_differs_in_no_option_has_a_command_without_a_gap(tmp_path):
+    from rlaif.runs.commands import fork_command
+
+    folder = tmp_path / "mine"
+    assert fork_command(folder, "label", "") == f"rlaif run --from {folder} --at label --out {folder}-2"
+    assert fork_command(folder, "label", "-s a=1").startswith("rlaif run -s a=1 --from ")

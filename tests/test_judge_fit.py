@@ -23,7 +23,7 @@ from rlaif.audit.fit_numerics import (
     order_priors,
     unfitted,
 )
-from rlaif.audit.fit_verdict import flips
+from rlaif.audit.fit_verdict import flips, verdict
 from rlaif.config import ModelConfig
 from rlaif.constitution import Constitution
 from rlaif.engines import ScoreRequest, Scripted, Subject, open_engine
@@ -202,6 +202,15 @@ def test_a_judge_that_needs_no_fit_is_refused(tmp_path):
     _, report = fitting(tmp_path, Scripted(on_score=sure)).from_labels(some_pairs(80))
     assert not report["taken"]
     assert report["heldout"]["all"]["accuracy"]["before"]["value"] == pytest.approx(0.9, abs=0.1)
+
+
+def test_what_is_better_and_what_is_worse_is_named(tmp_path):
+    _, report = fitting(tmp_path).from_labels(some_pairs(80))
+    row, worse = report["heldout"]["all"], {"gain": {"value": -0.2, "ci": (-0.3, -0.1)}}
+    assert report["why"].startswith("on held-out labels better: ")
+    assert (
+        verdict(row | {"brier": row["brier"] | worse})["why"] == "on held-out labels worse: the Brier score"
+    )
 
 
 def test_without_labels_the_order_is_removed(tmp_path):

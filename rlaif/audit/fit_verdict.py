@@ -141,9 +141,9 @@ def verdict(row: Figures) -> Figures:
     worse = [k for k in ("accuracy", "brier") if gains[k]["ci"][1] < 0]
     better = [k for k, gain in gains.items() if gain["ci"][0] > 0]
     if better and not worse:
-        return {"taken": True, "why": f"{_words(better)} improve on held-out labels", "more": None}
+        return {"taken": True, "why": f"on held-out labels better: {_words(better)}", "more": None}
     if worse:
-        return {"taken": False, "why": f"{_words(worse)} get worse on held-out labels", "more": None}
+        return {"taken": False, "why": f"on held-out labels worse: {_words(worse)}", "more": None}
     need = [
         more_labels(g["value"], standard_error(g["ci"]), row["n"]) for g in gains.values() if g["value"] > 0
     ]

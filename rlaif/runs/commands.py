@@ -23,7 +23,7 @@ def fork_command(folder: Path, at: str, words: str) -> str:
     typed."""
     new = next(path for n in count(2) if not (path := Path(f"{folder}-{n}")).exists())
     there, out = (shlex.quote(str(path)) for path in (folder, new))
-    return f"rlaif run {words} --from {there} --at {shlex.quote(at)} --out {out}"
+    return " ".join(filter(None, ("rlaif run", words, f"--from {there} --at {shlex.quote(at)} --out {out}")))
 
 
 def command_with_lower_rate(stage: Stage[Any]) -> str:
