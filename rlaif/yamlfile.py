@@ -18,6 +18,7 @@ from rlaif.errors import UserError, nearest
 M = TypeVar("M", bound=BaseModel)
 Loc = Sequence[str | int]
 MAX_NODES = 200_000  # far above any real file, far below what an anchor bomb expands to
+MOST_BYTES = 1 << 20  # the same; a file of other data, named by mistake, would be parsed for minutes
 DEEPEST = 200  # brackets within each other
 PLAIN_WORDS = {
     "tuple_type": "should be a list",
@@ -96,7 +97,14 @@ def load_yaml(path: Path, content: bytes | None = None) -> tuple[Any, Lines]:
     With `content` that is read as if it stood in the file.
     """
     try:
-        text = (path.read_bytes() if content is None else content).decode("utf-8-sig")
+        if content is None:
+            with path.open("rb") as file:
+                content = file.read(MOST_BYTES + 1)
+        if len(content) > MOST_BYTES:
+            raise UserError(
+                f"{path}: more than {MOST_BYTES >> 20} MB.", "a file that people write", "check the path"
+            )
+        text = content.decode("utf-8-sig")
         text = text.replace("\r\n", "\n").replace("\r", "\n")
     except OSError as error:
         raise UserError(

@@ -84,6 +84,7 @@ def bomb(depth: int) -> str:
         (bomb(8), r"c\.yaml:1: its anchors stand for more than 200,000 values"),
         ("name: &x {a: *x}\n", r"c\.yaml:1: "),
         ("name: " + "[" * 500 + "]" * 500, r"c\.yaml:1: nested too deeply"),
+        pytest.param("[" + "{a: b}," * 200_000 + "]", r"c\.yaml: more than 1 MB", id="large"),  # took minutes
         pytest.param("[" * 50_000, r"c\.yaml:1: nested too deeply", id="brackets"),  # took minutes
         (
             "name: !!python/object/apply:os.getcwd []\nprinciples: [{id: a, text: b}]\n",

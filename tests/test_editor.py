@@ -5,6 +5,8 @@ import re
 import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -89,6 +91,30 @@ def test_a_file_changed_meanwhile_is_not_written_over(file, editor):
     with pytest.raises(UserError, match="cannot be read"):
         editor.save({"text": "name: mine", "version": version})
     assert not file.exists()
+
+
+def test_of_two_saves_at_once_one_is_told_of_the_other(file, editor, monkeypatch):
+    def slow(path, content):
+        time.sleep(0.3)
+        write_in_place(path, content)
+
+    monkeypatch.setattr("rlaif.workbench.editor.write_in_place", slow)
+    version, told = editor.file()["version"], []
+
+    def save(text):
+        try:
+            editor.save({"text": text, "version": version})
+            told.append(text)
+        except Conflict:
+            told.append(None)
+
+    threads = [threading.Thread(target=save, args=(FILE + f"# {n}\n",)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert told.count(None) == 3
+    assert file.read_text() in told
 
 
 def test_line_ends_a_mark_and_a_link_stay(file, editor):

@@ -51,6 +51,7 @@ class Editor:
     prompts: Sequence[Prompt] = ()  # what the linter checks tags against
     failed: Callable[[str], None] = lambda said: None  # told of an error inside
     _stop: threading.Event = field(default_factory=threading.Event)
+    _saving: threading.Lock = field(default_factory=threading.Lock)
 
     def site(self) -> Site:
         """The page and its answers."""
@@ -130,16 +131,17 @@ class Editor:
         where it is not."""
         text, version = _text(given), given.get("version")
         path = self.watch.path.resolve()
-        content, _ = read_at_rest(path)
-        if version_of(content) != version:
-            raise Conflict(
-                f"{self.watch.path} has changed since it was opened here.",
-                "the text that it has now",
-                "load it, or save once more to write over it",
-            )
-        made = as_bytes(text, content)
-        if made != content:
-            write_in_place(path, made)
+        with self._saving:  # of two pages that save at once one is told of the other
+            content, _ = read_at_rest(path)
+            if version_of(content) != version:
+                raise Conflict(
+                    f"{self.watch.path} has changed since it was opened here.",
+                    "the text that it has now",
+                    "load it, or save once more to write over it",
+                )
+            made = as_bytes(text, content)
+            if made != content:
+                write_in_place(path, made)
         return {"version": version_of(made)}
 
 
