@@ -278,10 +278,11 @@ def test_a_fit_comes_back_as_it_was_written(tmp_path):
     assert a_fit(scale=np.array([2.0, 0.6])).fingerprint != fit.fingerprint
 
 
-@pytest.mark.parametrize("damage", ["cut", "text", "nan", "shape", "kind", "missing"])
+@pytest.mark.parametrize("damage", ["cut", "text", "nan", "shape", "kind", "model", "keys", "missing"])
 def test_a_damaged_fit_is_refused(tmp_path, damage):
     file = tmp_path / FILE
     changes = {"nan": {"prior": np.array([np.nan, 0])}, "shape": {"scale": np.ones(3)}, "kind": {"kind": "x"}}
+    changes |= {"model": {"model": None}, "keys": {"keys": (SHARED, SHARED)}}
     if damage != "missing":
         a_fit(**changes.get(damage, {})).save(tmp_path)
     if damage == "cut":

@@ -126,8 +126,12 @@ class JudgeFit:
         """The same with its keys as a tuple; raises ValueError for numbers that fit no judge."""
         rows, width = len(self.keys), self.head.shape[-1]
         shapes = (self.prior.shape, self.scale.shape, self.head.shape, self.middle.shape)
-        if self.kind not in KINDS or SHARED not in self.keys or not isinstance(self.layer, int):
+        if self.kind not in KINDS or SHARED not in self.keys or type(self.layer) is not int or self.layer < 0:
             raise ValueError("its kind, keys or layer are not those of a fit")
+        if not (
+            isinstance(self.model, str) and isinstance(self.wording, str) and len(set(self.keys)) == rows
+        ):
+            raise ValueError("its model, wording or keys are not those of a fit")
         if shapes != ((rows,), (rows,), (rows, width), (rows, width)):
             raise ValueError("its tensors have other shapes than their keys say")
         if not all(np.isfinite(x).all() for x in self._arrays().values()):
