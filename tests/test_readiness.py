@@ -215,6 +215,19 @@ def test_a_model_that_a_stage_names_is_looked_for_before_anything_runs(project, 
     assert "reward.model" in result.output
 
 
+def test_responses_that_fill_the_policys_context_stop_the_run_before_it_begins(project, tmp_path):
+    path, model = project / "config.yaml", tiny_policy(tmp_path / "model")
+    context = json.loads((model / "config.json").read_text())["max_position_embeddings"]
+    text = path.read_text().replace(
+        '{engine: scripted, model: "tests.scripts:policy"}', f"{{model: {model}}}"
+    )
+    path.write_text(text + "  - {stage: reward}\n  - {stage: ppo, updates: 1}\n")
+    (said,) = pipeline.check(path, [f"ppo.max_tokens={context}"]).problems
+    assert said.startswith(f"ppo.max_tokens: responses of {context} tokens leave no room")
+    assert pipeline.dry_run(path, [f"ppo.max_tokens={context}"])["problems"] == [said]
+    assert pipeline.check(path, [f"ppo.max_tokens={context - 1}"]).problems == []
+
+
 def test_a_dry_run_says_what_check_says_of_models_that_are_not_there(project, tmp_path):
     path, model = project / "config.yaml", tiny_policy(tmp_path / "model")
     for name in ("bare", "weightless"):
@@ -226,7 +239,7 @@ def test_a_dry_run_says_what_check_says_of_models_that_are_not_there(project, tm
     rewards = f"[{{source: {tmp_path / 'weightless'}}}, {{source: judge}}]"
     path.write_text(
         f"{text}  - {{stage: reward, model: {tmp_path / 'bare'}}}\n  - {{stage: dpo}}\n"
-        f"  - {{stage: ppo, updates: 1, rewards: {rewards}}}\n"
+        f"  - {{stage: ppo, updates: 1, max_tokens: 8, rewards: {rewards}}}\n"
     )
     result = invoke("run", path, "--dry-run", "--no-check")
     assert result.exit_code == 2

@@ -340,8 +340,8 @@ def eos_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
 
 
 def context_length(model: Any) -> int:
-    """The most tokens the model can read, `UNBOUNDED` where its config sets no limit."""
-    config = model.config.get_text_config()
+    """The most tokens a model, or the model of a config, can read; `UNBOUNDED` where no limit is set."""
+    config = getattr(model, "config", model).get_text_config()
     return int(getattr(config, "max_position_embeddings", None) or UNBOUNDED)
 
 

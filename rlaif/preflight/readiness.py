@@ -18,6 +18,7 @@ from rlaif.engines import GenerateRequest, ScoreRequest, open_engine
 from rlaif.errors import UserError
 from rlaif.options import CritiqueOptions, LabelOptions, StageOptions
 from rlaif.options.base import marked
+from rlaif.options.rewarded import OnlineOptions
 from rlaif.options.sources import FolderSource
 from rlaif.preflight.calibration import calibrated, critique_request
 from rlaif.preflight.opening import RunSpec, downloaded
@@ -66,7 +67,7 @@ def readiness(
                 one = model.model_copy(update={"base_url": url})
                 _endpoint(result, spec, role, one, stages, thorough)
         elif model.kind.folder:
-            _folder(result, spec, role, model, role == "policy" and _tokenizer_alone(stages))
+            _folder(result, spec, role, model, stages)
         else:
             result.found[role] = f"{model.model}: a script"
     _stage_models(result, spec, stages)
@@ -116,7 +117,9 @@ def missing_models(spec: RunSpec, stages: Sequence[StageOptions]) -> tuple[list[
         folder = Path(name).expanduser()
         try:
             if folder.is_dir() and not gguf_file(name):
-                load_tokenizer(name, alone=key == "policy" and _tokenizer_alone(stages))
+                alone = key == "policy" and _tokenizer_alone(stages)
+                load_tokenizer(name, alone=alone)
+                problems += _without_room(folder, stages) if key == "policy" and not alone else []
             elif folder.exists() and not gguf_file(name):
                 model_folder(name)
             elif not folder.exists() and downloaded(name) is None:
@@ -144,11 +147,14 @@ def _stage_models(result: Readiness, spec: RunSpec, stages: Sequence[StageOption
             result.problems.append(f"{key}: {error}")
 
 
-def _folder(result: Readiness, spec: RunSpec, role: str, model: ModelConfig, alone: bool) -> None:
+def _folder(
+    result: Readiness, spec: RunSpec, role: str, model: ModelConfig, stages: Sequence[StageOptions]
+) -> None:
     """A model of this machine: its tokenizer reads the first prompts as its chat template renders them."""
     from rlaif.engines.loading import load_tokenizer, model_folder
     from rlaif.prompting.chat import TemplateRefused, encode_chat, has_chat_template
 
+    alone = role == "policy" and _tokenizer_alone(stages)
     try:
         folder = model.model if alone else model_folder(model.model)
         tokenizer = load_tokenizer(folder, model.chat_template_kwargs, alone)
@@ -170,8 +176,28 @@ def _folder(result: Readiness, spec: RunSpec, role: str, model: ModelConfig, alo
         result.warnings.append(
             f"{role}: its chat template refuses {len(refused)} of {tried} prompts ({refused[0]})"
         )
+    if role == "policy" and not alone:
+        result.problems += _without_room(folder, stages)
     template = "its chat template" if has_chat_template(tokenizer) else "no chat template: plain turns"
     result.found[role] = f"{model.model}: tokenizer of {len(tokenizer)} tokens, {template}"
+
+
+def _without_room(folder: str | Path, stages: Sequence[StageOptions]) -> list[str]:
+    """The stages that would drop every prompt: their responses alone fill the policy's context."""
+    from transformers import AutoConfig
+
+    from rlaif.engines.loading import context_length
+
+    try:
+        context = context_length(AutoConfig.from_pretrained(folder))
+    except (OSError, ValueError):  # no model's config, which is told where the weights are loaded
+        return []
+    return [
+        f"{options.stage}.max_tokens: responses of {options.max_tokens} tokens leave no room for a prompt in "
+        f"the policy's context of {context}"
+        for options in stages
+        if isinstance(options, OnlineOptions) and options.max_tokens >= context
+    ]
 
 
 def _endpoint(
