@@ -1,6 +1,7 @@
 """`rlaif init`: what it writes can be run, and nothing is overwritten."""
 
 import json
+import os
 import re
 import shlex
 from pathlib import Path
@@ -41,6 +42,48 @@ def test_nothing_is_overwritten_and_nothing_else_written(tmp_path, name):
     with pytest.raises(UserError, match=f"there is a {name} already"):
         write_project(tmp_path, Wanted())
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [(name, "mine")]
+
+
+@pytest.mark.parametrize("pairs", [False, True])
+def test_the_same_call_finishes_one_that_was_killed_anywhere(tmp_path, monkeypatch, pairs):
+    data = tmp_path / "pairs.jsonl"
+    data.write_text(json.dumps({"prompt": "p", "chosen": "a", "rejected": "b"}) + "\n")
+    wanted = Wanted(from_data=data if pairs else None)
+    write_project(tmp_path / "whole", wanted)
+    whole = contents(tmp_path / "whole")
+    for kill_at in range(len(FILES)):
+        folder = tmp_path / f"{kill_at}" / "whole"
+        left = [kill_at]
+
+        def replace(partial, final, left=left, real=os.replace):
+            if not left[0]:
+                raise KeyboardInterrupt
+            left[0] -= 1
+            real(partial, final)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "replace", replace)
+            with pytest.raises(KeyboardInterrupt):
+                write_project(folder, wanted)
+        made = {name: text for name, text in contents(folder).items() if ".partial" not in name}
+        assert made.items() < whole.items()
+        assert "config.yaml" not in made
+        write_project(folder, wanted)
+        assert contents(folder) == whole
+
+
+def contents(folder):
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_pairs_that_differ_are_not_overwritten(tmp_path):
+    data = tmp_path / "pairs.jsonl"
+    data.write_text(json.dumps({"prompt": "p", "chosen": "a", "rejected": "b"}) + "\n")
+    (tmp_path / "p" / "pairs").mkdir(parents=True)
+    (tmp_path / "p" / "pairs" / "labels.jsonl").write_text("mine")
+    with pytest.raises(UserError, match="there is a pairs already"):
+        write_project(tmp_path / "p", Wanted(from_data=data))
+    assert contents(tmp_path / "p") == {"pairs/labels.jsonl": b"mine"}
 
 
 def test_models_and_hardware_choose_what_is_extended(tmp_path):

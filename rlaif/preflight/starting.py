@@ -17,7 +17,7 @@ from rlaif.extends import shipped as shipped_file
 from rlaif.human.importers import import_file
 from rlaif.options.data import PromptSourceOptions
 from rlaif.prompting.prompt_files import read_prompts
-from rlaif.runs.storage import move_into_place
+from rlaif.runs.storage import move_into_place, write_text
 from rlaif.yamlfile import parse_scalar
 
 Hardware = Literal["cpu", "gpu"]
@@ -42,7 +42,8 @@ class Wanted:
 
 
 def write_project(folder: Path, wanted: Wanted) -> list[Path]:
-    """The files of a new project in `folder`, the config last; nothing that exists is overwritten.
+    """The files of a new project in `folder`, each whole or not there, the config last. What a killed call
+    left is kept, so the same call finishes it; nothing else that exists is overwritten.
 
     Raises UserError where something is in the way, or what is named cannot be used.
     """
@@ -53,13 +54,7 @@ def write_project(folder: Path, wanted: Wanted) -> list[Path]:
         texts["constitution.yaml"] = constitution
     if wanted.prompts is None and wanted.from_data is None:
         texts["prompts.txt"] = PROMPTS
-    names = [*texts, *([PAIRS] if wanted.from_data else [])]
-    if there := [name for name in names if (folder / name).exists()]:
-        raise UserError(
-            f"{folder}: there is a {' and a '.join(there)} already.",
-            "a folder without them: nothing is overwritten",
-            "name another folder: rlaif init DIR",
-        )
+    _refuse_overwriting(folder, [name for name, text in texts.items() if _differs(folder / name, text)])
     if wanted.prompts is not None:
         read_prompts(PromptSourceOptions(path=str(find(_there(wanted.prompts))), column=wanted.column))
     if wanted.constitution is not None:
@@ -69,22 +64,47 @@ def write_project(folder: Path, wanted: Wanted) -> list[Path]:
     if wanted.from_data is not None:
         _import_pairs(wanted.from_data, folder, new)
     for name in reversed(texts):
-        (folder / name).write_text(texts[name], encoding="utf-8")
+        if not (folder / name).exists():
+            write_text(folder / name, texts[name])
+    names = [*texts, *([PAIRS] if wanted.from_data else [])]
     return [folder / name for name in reversed(names)]
+
+
+def _differs(path: Path, text: str) -> bool:
+    """Whether something else than this text stands there."""
+    there = path.exists() or path.is_symlink()
+    return there and not (path.is_file() and path.read_bytes() == text.encode())
+
+
+def _refuse_overwriting(folder: Path, there: list[str]) -> None:
+    if there:
+        raise UserError(
+            f"{folder}: there is a {' and a '.join(there)} already.",
+            "a folder without them, or with what this command writes: nothing is overwritten",
+            "name another folder: rlaif init DIR",
+        )
 
 
 def _import_pairs(data: Path, folder: Path, new: bool) -> None:
     """People's pairs in their folder, or nothing: a file that cannot be imported leaves none in the way."""
-    partial = folder / f"{PAIRS}.partial"
+    partial, final = folder / f"{PAIRS}.partial", folder / PAIRS
     shutil.rmtree(partial, ignore_errors=True)
     try:
         import_file(None, data, partial)
+        if final.exists():
+            _refuse_overwriting(folder, [] if _contents(final) == _contents(partial) else [PAIRS])
+            shutil.rmtree(partial)
+            return
     except UserError:
         shutil.rmtree(partial, ignore_errors=True)
         if new:
             folder.rmdir()
         raise
-    move_into_place(partial, folder / PAIRS)
+    move_into_place(partial, final)
+
+
+def _contents(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
 def _refuse_what_is_not_used(wanted: Wanted) -> None:
