@@ -16,7 +16,11 @@ from typer.testing import CliRunner
 
 from rlaif.audit import card as cards
 from rlaif.cli import app
+from rlaif.report.following import state as state_line
 from rlaif.report.report import write_report
+from rlaif.runs.catalog import list_runs
+from rlaif.runs.folder import Run
+from rlaif.runs.storage import read_json, write_json
 from tests.hand_made import card, hand_made
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -81,6 +85,42 @@ def first(tmp_path):
 
 def test_show(first, monkeypatch):
     check("show", printed(monkeypatch, "show", first))
+
+
+@pytest.mark.parametrize(
+    ("state", "shown", "said"),
+    [
+        (
+            {"status": "failed", "error": "out of [memory]"},
+            "failed",
+            "ppo failed: out of [memory]\nNext: rlaif resume RUN; to change an option of the stage: "
+            "rlaif resume RUN -s ppo.OPTION=VALUE\n",
+        ),
+        ({"status": "running"}, "interrupted", "Next: rlaif resume RUN\n"),
+    ],
+)
+def test_show_says_how_an_unfinished_run_stands_as_runs_does_and_what_to_do(
+    first, monkeypatch, state, shown, said
+):
+    path = first / "08_ppo" / "stage.json"
+    kept = {key: value for key, value in read_json(path).items() if key not in ("in", "kept", "files")}
+    write_json(path, kept | state)
+    text = printed(monkeypatch, "show", first)
+    assert said.replace("RUN", str(first)) in text
+    assert re.search(rf"│ ppo +│ {shown} +│ 8.8 +│ +│ +│", text)
+    assert "None" not in text
+    assert f"{shown}: 08_ppo" in [row["status"] for row in list_runs(first.parent)]
+    assert state_line(Run.load(first).stages[7]).startswith(f"08_ppo: {shown}")
+
+
+def test_show_names_the_file_that_a_run_waits_for(first, monkeypatch):
+    config, labels = read_json(first / "config.json"), first / "people.jsonl"
+    next(s for s in config["stages"] if s["stage"] == "label")["human"] = {"file": str(labels)}
+    write_json(first / "config.json", config)
+    path = first / "06_label" / "stage.json"
+    write_json(path, read_json(path) | {"status": "paused", "error": "waits"})
+    text = printed(monkeypatch, "show", first)
+    assert f"Next: write people's labels to {labels} (rlaif annotate {first} does), then rlaif resume" in text
 
 
 def test_the_cells_of_the_report(first):

@@ -79,10 +79,14 @@ def print_summary(data: dict[str, Any]) -> None:
     given = [{"name": "prompts", "status": "read", "seconds": 0.0, **data["prompt_rows"]}]
     for s in [*(given if data.get("prompt_rows") else []), *data["stages"]]:
         why = ", ".join(f"{n} × {reason}" for reason, n in s["dropped"].items() if n)
-        stages.add_row(
-            s["name"], s["status"], f"{s['seconds']:.1f}", str(s.get("in", "")), str(s.get("kept", "")), why
-        )
+        counts = ("" if s.get(key) is None else str(s[key]) for key in ("in", "kept"))
+        stages.add_row(s["name"], s["status"], f"{s['seconds']:.1f}", *counts, why)
     console.print(stages)
+    for s in data["stages"]:
+        if s["error"]:
+            console.print(f"{s['name']} {s['status']}: {s['error']}", soft_wrap=True)
+    if data["next"]:
+        console.print(f"Next: {data['next']}", soft_wrap=True)
     if data.get("policies"):
         names = list(data["policies"])
         table = Table("", *names)
@@ -102,7 +106,7 @@ def print_summary(data: dict[str, Any]) -> None:
             if metric.key == "kl" and any(left_out):
                 table.add_row("kl_left_out", *("" if n is None else str(n) for n in left_out))
         console.print(table)
-    others = ("name", "status", "parent", "prompt_rows", "stages", "policies", "spent")
+    others = ("name", "status", "parent", "prompt_rows", "stages", "policies", "spent", "next")
     for part, figures in ((key, value) for key, value in data.items() if key not in others):
         numbers = {k: v for k, v in figures.items() if isinstance(v, (int, float))}
         line = ", ".join(f"{k} {_figure(v)}" for k, v in numbers.items())

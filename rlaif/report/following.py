@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from rlaif.runs.catalog import status_of
 from rlaif.runs.folder import Run, Stage
 from rlaif.runs.locking import is_locked
 from rlaif.runs.lookup import complete_lines, json_rows
@@ -41,7 +42,7 @@ def state(stage: Stage) -> str:
 
     if stage.is_done:
         return describe(stage.summary).splitlines()[0]
-    parts = [stage.summary.get("status", "waiting")]
+    parts = [status_of(stage)]
     for file in sorted(stage.dir.glob("*.jsonl")):
         if file.stem == "metrics":
             rows = list(json_rows(file))

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
+from rlaif.config import option_name
+from rlaif.human.waiting import awaited
 from rlaif.report.run_reader import RunReader, plain
+from rlaif.runs.catalog import status_of
+from rlaif.runs.commands import resume_command
 from rlaif.runs.folder import Stage
+from rlaif.runs.locking import is_locked
 
 ALWAYS = ("labels", "reward_model", "ppo")  # there in every summary, empty where the run has no such stage
 
@@ -27,8 +33,24 @@ def summarise(path: Path) -> dict[str, Any]:
             "policies": reader.metrics("evaluate").get("policies", {}),
             **figures(reader),
             "spent": reader.run.ledger.figures(),
+            "next": following(reader),
         }
     )
+
+
+def following(reader: RunReader) -> str | None:
+    """What to do so that the run goes on; None where it is done, or a process is working in it."""
+    stage = reader.unfinished
+    if stage is None or is_locked(reader.path):
+        return None
+    command = resume_command(reader.path)
+    if path := awaited(stage):
+        there = shlex.quote(str(reader.path))
+        return f"write people's labels to {path} (rlaif annotate {there} does), then {command}"
+    if stage.summary.get("status") != "failed":
+        return command
+    option = option_name(stage.config, (stage.number - 1) % len(stage.config.stages))
+    return f"{command}; to change an option of the stage: {command} -s {shlex.quote(option)}.OPTION=VALUE"
 
 
 def figures(reader: RunReader) -> dict[str, dict[str, Any]]:
@@ -51,7 +73,8 @@ def _stage(stage: Stage) -> dict[str, Any]:
     return {
         "name": stage.name,
         "round": stage.round,
-        "status": summary.get("status", "waiting"),
+        "status": status_of(stage),
+        "error": summary.get("error"),
         "seconds": summary.get("seconds", 0.0),
         "in": summary.get("in"),
         "kept": summary.get("kept"),

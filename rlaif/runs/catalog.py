@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from rlaif.errors import UserError
-from rlaif.runs.folder import Run
+from rlaif.runs.folder import Run, Stage
 from rlaif.runs.locking import is_locked, locked
 from rlaif.runs.storage import read_json, write_json
 
@@ -86,11 +86,17 @@ def _status(run: Run) -> str:
     stage = next((stage for stage in run.stages if not stage.is_done), None)
     if stage is None:
         return "done"
-    status = stage.summary.get("status", "waiting")
-    if status in ("running", "waiting"):
-        # A process that was killed leaves "running".
-        status = "running" if is_locked(run.path) else "waiting" if status == "waiting" else "interrupted"
+    status = status_of(stage)
+    if status == "waiting" and is_locked(run.path):
+        status = "running"
     return f"{status}: {stage.dir.name}"
+
+
+def status_of(stage: Stage) -> str:
+    """How a stage stands: what its stage.json says, but "interrupted" where a killed process left "running",
+    and "waiting" before it has begun."""
+    status = stage.summary.get("status", "waiting")
+    return "interrupted" if status == "running" and not is_locked(stage.run.path) else status
 
 
 def headline(run: Run) -> dict[str, Any] | None:
