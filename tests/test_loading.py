@@ -9,6 +9,7 @@ import torch
 
 from rlaif.engines import loading
 from rlaif.errors import UserError
+from rlaif.extends import shipped
 from tests.tiny_models import tiny_policy
 
 
@@ -29,6 +30,13 @@ def test_a_folder_gives_a_model_ready_to_run(tiny: Path):
     assert model.dtype == torch.float32
     assert loading.context_length(model) == 64
     assert sum(p.numel() for p in model.parameters()) == loading.count_params(tiny)
+
+
+def test_a_model_that_comes_with_rlaif_is_found_from_any_folder(tmp_path, monkeypatch):
+    name = "rlaif/playground/weights/feedback"
+    monkeypatch.chdir(tmp_path)
+    assert loading.model_folder(name) == shipped(name)
+    assert len(loading.load_tokenizer(name)) > 0
 
 
 def test_padding_is_on_the_left_and_pad_is_not_eos(tiny: Path):

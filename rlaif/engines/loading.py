@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from rlaif.engines import weights
 from rlaif.engines.gguf import converted, gguf_file
 from rlaif.errors import UserError, first_line
+from rlaif.extends import shipped
 from rlaif.prompting.chat import end_of_turn, turn_tokens
 
 if TYPE_CHECKING:
@@ -30,8 +31,8 @@ _SMALL = 100_000_000
 
 
 def model_folder(name: str | Path) -> Path:
-    """The local folder of a model, downloading a hub id's safetensors and tokenizer or converting a GGUF file
-    first; checks what it holds."""
+    """The local folder of a model, from the working directory or among what comes with rlaif, downloading a
+    hub id's safetensors and tokenizer or converting a GGUF file first; checks what it holds."""
     folder = Path(name).expanduser()
     if file := gguf_file(name):
         with _local_files_only(bars=True):  # a conversion takes a minute and more
@@ -39,7 +40,8 @@ def model_folder(name: str | Path) -> Path:
     elif folder.is_file():
         raise UserError(f"{name}: a file, which no model is.", "a model's folder, a hub id or a GGUF file")
     elif not folder.is_dir():
-        folder = _download(str(name))
+        own = shipped(str(name))
+        folder = own if own and (own / "config.json").is_file() else _download(str(name))
     if not (folder / "config.json").is_file():
         raise UserError(
             f"{name}: not a model folder (no config.json).", "a folder written by save_pretrained"
