@@ -114,7 +114,7 @@ class Fake:
                 "round": 1,
                 "status": "done",
                 "in": 100,
-                "kept": 100 - lost,
+                "kept": 100 - lost if all(rows.values()) else 0,
                 "seconds": 1.5,
                 "dropped": dropped or {},
                 "metrics": metrics or {},
