@@ -129,7 +129,8 @@ def test_a_training_is_followed_by_its_last_row(project, monkeypatch):
     (stage.dir / "metrics.jsonl").write_text(
         '{"update": 1, "reward": 0.5, "exact_kl": 0.25, "length": 9.0}\n'
     )
-    assert state(stage) == "05_label: running, update 1, reward 0.500, KL 0.250, tokens 9.0"
+    # begun, and no process holds the run
+    assert state(stage) == "05_label: interrupted, update 1, reward 0.500, KL 0.250, tokens 9.0"
     stage.save("failed", error="x")
     (lines,) = follow(run.path)  # nobody works there: it ends
     assert lines[-1].startswith("05_label: failed")

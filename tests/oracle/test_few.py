@@ -39,7 +39,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_one_comparison_and_no_response_and_then_one(folder: Path) -> None:
     run, reasons = (
         folder / "run",
-        dict.fromkeys(("stages/**", "spent/**", "?pair/*", "?prompt_rows/*"), "tested on the whole run"),
+        dict.fromkeys(
+            ("stages/**", "spent/**", "?pair/*", "?prompt_rows/*", "?next"), "tested on the whole run"
+        ),
     )
     pipeline.run(folder / "config.yaml", run, until="label")
     printed = summarise(run)

@@ -17,6 +17,8 @@ NO_FIGURES = {
     "pair/*": "counts of the stage itself: tests/test_pipeline.py",
     "stages/*/round": "the number of a round, as the config asks",
     "stages/*/seconds": "time, which no row tells",
+    "stages/*/error": "words, of a stage that failed",
+    "next": "a command, of a run that is not done",
     "ppo/seconds_per_update": "time, which no row tells",
     "?ppo/alarms/*/update": "where an alarm rang: tests/test_alarms.py",
 }
