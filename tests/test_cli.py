@@ -22,6 +22,7 @@ from rlaif.cli import app
 from rlaif.preflight.provenance import other_owners
 from rlaif.runs.storage import read_json, write_json
 from tests.fake_run import fake_run
+from tests.launching import parse_command
 
 ROOT = Path(__file__).parent.parent
 
@@ -276,10 +277,6 @@ def commands_of_readme() -> list[str]:
 @pytest.mark.parametrize("command", commands_of_readme())
 def test_readme_commands_are_commands(command, tmp_path):
     """Configs named in the README pass a dry run; other commands have the arguments they are given."""
-    import typer
-
-    from rlaif.cli import app
-
     words = shlex.split(command)[1:]
     if words[0] == "run":
         if "constitution=my.yaml" in words:
@@ -287,13 +284,7 @@ def test_readme_commands_are_commands(command, tmp_path):
         result = rlaif(*words, *("--no-check", *(() if "--dry-run" in words else ("--dry-run",))))
         assert result.returncode == 0, result.stderr
     else:
-        group = typer.main.get_command(app)
-        context = group.make_context("rlaif", list(words))
-        name, sub, rest = group.resolve_command(context, list(words))
-        while hasattr(sub, "resolve_command"):
-            context = sub.make_context(name, rest, parent=context)
-            name, sub, rest = sub.resolve_command(context, rest)
-        sub.make_context(name, rest, parent=context)
+        parse_command(words)
 
 
 def test_readme_constitution_is_valid(tmp_path):

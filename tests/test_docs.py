@@ -6,9 +6,8 @@ import shlex
 from pathlib import Path
 
 import pytest
-import typer
 
-from rlaif.cli import app
+from tests.launching import parse_command
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -83,10 +82,4 @@ def test_every_command_of_a_page_is_one_that_the_program_takes(page, command):
     words = shlex.split(command, comments=True)[1:]
     for end in ("||", "&&", "|", ">", "&"):
         words = words[: words.index(end)] if end in words else words
-    group = typer.main.get_command(app)
-    context = group.make_context("rlaif", list(words))
-    name, sub, rest = group.resolve_command(context, list(words))
-    while hasattr(sub, "resolve_command"):
-        context = sub.make_context(name, rest, parent=context)
-        name, sub, rest = sub.resolve_command(context, rest)
-    sub.make_context(name, rest, parent=context)
+    parse_command(words)

@@ -184,13 +184,11 @@ def _folder(
 
 def _without_room(folder: str | Path, stages: Sequence[StageOptions]) -> list[str]:
     """The stages that would drop every prompt: their responses alone fill the policy's context."""
-    from transformers import AutoConfig
-
-    from rlaif.engines.loading import context_length
+    from rlaif.engines.loading import context_length, load_model_config
 
     try:
-        context = context_length(AutoConfig.from_pretrained(folder))
-    except (OSError, ValueError):  # no model's config, which is told where the weights are loaded
+        context = context_length(load_model_config(folder))
+    except UserError:  # told where the weights are loaded
         return []
     return [
         f"{options.stage}.max_tokens: responses of {options.max_tokens} tokens leave no room for a prompt in "

@@ -33,12 +33,12 @@ def summarise(path: Path) -> dict[str, Any]:
             "policies": reader.metrics("evaluate").get("policies", {}),
             **figures(reader),
             "spent": reader.run.ledger.figures(),
-            "next": following(reader),
+            "next": next_command(reader),
         }
     )
 
 
-def following(reader: RunReader) -> str | None:
+def next_command(reader: RunReader) -> str | None:
     """What to do so that the run goes on; None where it is done, or a process is working in it."""
     stage = reader.unfinished
     if stage is None or is_locked(reader.path):

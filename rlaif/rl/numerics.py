@@ -12,6 +12,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from rlaif.options.rewarded import LrSchedule
+
 KlEstimator = Literal["k1", "k2", "k3"]
 
 
@@ -145,7 +147,7 @@ class UpdateNotFinite(ArithmeticError):
         super().__init__(f"{name} is {value}")
 
 
-def rate_share(step: int, steps: int, warmup: int, schedule: Literal["constant", "linear"]) -> float:
+def rate_share(step: int, steps: int, warmup: int, schedule: LrSchedule) -> float:
     """The share of the highest learning rate in step 1 … `steps`: it rises linearly in the first `warmup`
     steps; a linear schedule then falls and would reach 0 one step after the last."""
     rising = min(1.0, step / warmup) if warmup else 1.0
