@@ -275,7 +275,8 @@ def _describe(cls: type[BaseModel], item: Any, lines: Lines, path: Path) -> str:
             "around it"
         )
     shown = f" (found: {value!r})" if isinstance(value, (str, int, float, bool)) else ""
-    return f"{where}: {key}: {message}{shown}"
+    named = f"{key}: " if key else ""  # what concerns the whole file names no key
+    return f"{where}: {named}{message}{shown}"
 
 
 def fields_at(cls: type[BaseModel], loc: Loc) -> list[str]:

@@ -168,7 +168,7 @@ def test_prices_and_budgets_that_cannot_be_meant_are_refused(project):
         UserError, match=r'prices: no model "tests.scripts:polcy" — did you mean "tests.scripts:policy"'
     ):
         load_config(project / "config.yaml", ['prices={"tests.scripts:polcy": {"prompt": 1}}'])
-    with pytest.raises(UserError, match="a budget of money needs prices"):
+    with pytest.raises(UserError, match=r"config\.yaml:1: a budget of money needs prices"):
         load_config(project / "config.yaml", ["budget.money=3"])
 
 
