@@ -5,12 +5,16 @@ import json
 import os
 import shlex
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from rlaif import pipeline
+from rlaif.cli import app
 from rlaif.errors import UserError
+from rlaif.options.engines import ENGINES
 from rlaif.preflight import fork as forking
 from rlaif.records import Label
 from rlaif.report.run_reader import RunReader
@@ -117,6 +121,28 @@ def test_labels_that_need_not_be_asked_again_are_offered_where_they_are(project,
     (project / "all.yaml").write_text(OTHER.replace("wrong", "other"))
     assert told(f"constitution={project / 'all.yaml'}", at="label") == []
     assert len(told("pair.limit=20")) == 1
+
+
+def test_a_fork_that_copies_the_cache_says_that_labels_cost_no_call(project, parent, monkeypatch):
+    def told(*overrides):
+        said = []
+        words = [f"constitution={project / 'other.yaml'}", *overrides]
+        pipeline.dry_run(None, words, source=parent, tell=said.append, at="label")
+        return [line for line in said if "1 of 2 principles in the words of the parent" in line]
+
+    monkeypatch.setitem(ENGINES, "scripted", replace(ENGINES["scripted"], cached=True))
+    (parent / "cache.sqlite").touch()
+    (line,) = told()
+    assert "a copy of its cache" in line
+    assert "labels_from" not in line
+    (line,) = told("cache=false")
+    assert "labels_from" in line
+
+
+def test_the_table_of_a_dry_run_says_which_labels_are_taken_over(project, parent):
+    other = ["-s", f"constitution={project / 'other.yaml'}", "-s", f"label.labels_from={parent}"]
+    shown = CliRunner().invoke(app, ["run", "--from", str(parent), "--at", "label", *other, "--dry-run"])
+    assert f"labels_from {parent}: the judge reads 1 of 2 principles in the same words" in shown.stdout
 
 
 def test_without_at_it_begins_at_the_first_stage_that_differs(project, parent):

@@ -95,7 +95,7 @@ def print_plan(plan: dict[str, Any]) -> None:
     from rich.table import Table
 
     from rlaif.feedback.gold import no_gold
-    from rlaif.preflight.estimate import budget_warnings
+    from rlaif.preflight.estimate import budget_warnings, taken_over_in_words
 
     counts = ", ".join(f"{plan['prompts'][split]} {split}" for split in ("train", "heldout", "wordings"))
     say(f"{plan['config']['name']}: {plan['principles']} principles; prompts: {counts}")
@@ -113,6 +113,8 @@ def print_plan(plan: dict[str, Any]) -> None:
             cells.append(f"{row['money'] or 0:,.2f}")
         table.add_row(name, *(["", *cells[1:5], "", *cells[6:]] if name == "all" else cells))
     Console(highlight=False).print(table)
+    for line in taken_over_in_words(plan):
+        say(line)
     for warning in plan["warnings"]:
         say(f"warning: {warning}")
     for problem in plan["problems"]:

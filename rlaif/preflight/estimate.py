@@ -150,13 +150,18 @@ def totals(stages: list[dict[str, Any]]) -> dict[str, Any]:
 def in_words(plan: dict[str, Any]) -> list[str]:
     """The estimate in a line a stage that asks models, and one for all of them."""
     lines = [f"  {stage['stage']}: {_line(stage)}" for stage in plan["stages"] if stage["calls"]]
-    taken = [stage["labels_from"] for stage in plan["stages"] if "labels_from" in stage]
-    told = [f"  {line}" for said in taken for line in earlier.in_words(said)]
+    told = [f"  {line}" for line in taken_over_in_words(plan)]
     return (
         ["estimate, at most:", *lines, f"  all: {_line(plan)}", *told, *budget_warnings(plan)]
         if lines
         else []
     )
+
+
+def taken_over_in_words(plan: dict[str, Any]) -> list[str]:
+    """Which labels are taken over from which run (`labels_from`), as far as that is known before."""
+    taken = [stage["labels_from"] for stage in plan["stages"] if "labels_from" in stage]
+    return [line for said in taken for line in earlier.in_words(said)]
 
 
 def _line(row: dict[str, Any]) -> str:

@@ -172,15 +172,13 @@ def _fork(parent: Run, spec: RunSpec, at: str | None) -> Fork:
 
 
 def _labels_to_take_over(parent: Run, spec: RunSpec, number: int) -> tuple[str, ...]:
-    """That the parent has labels which a fork at that stage would ask for again, where it has."""
+    """That a fork at that stage need not ask again for labels that the parent has, and how, where it has."""
     before = spec.config.expanded[number - 1 :]
     at = next((n for n, (_, options) in enumerate(before) if isinstance(options, LabelOptions)), None)
     if at is None or any("responses" in o.makes or "revisions" in o.makes for _, o in before[:at]):
         return ()
     options = before[at][1]
     assert isinstance(options, LabelOptions)
-    if parent.cache and parent.cache.exists() and spec.config.feedback.kind.cached:
-        return ()  # the fork has a copy of the cache, which has what the judge said
     labelled = any(stage.name == "label" and stage.has_begun for stage in parent.stages)
     if not (options.ai and labelled and (parent.path / "templates.json").exists()) or options.labels_from:
         return ()
@@ -189,11 +187,13 @@ def _labels_to_take_over(parent: Run, spec: RunSpec, number: int) -> tuple[str, 
     same = said["same_wording"]
     if not same or not (said["same_judge"] and said["same_template"] and said["same_decoding"]):
         return ()
+    begins = f"the judge reads {same} of {said['principles']} principles in the words of the parent:"
+    if spec.config.cache and parent.cache and parent.cache.exists() and spec.config.feedback.kind.cached:
+        return (f"{begins} the fork has a copy of its cache, so its labels of the same pairs cost no call",)
     name = option_name(spec.config, (number - 1 + at) % len(spec.config.stages))
     override = shlex.quote(f"{name}.labels_from={parent.path}")
     return (
-        f"the judge reads {same} of {said['principles']} principles in the words of the parent: with "
-        f"-s {override} its labels of the same pairs are taken over and not asked for again",
+        f"{begins} with -s {override} its labels of the same pairs are taken over and not asked for again",
     )
 
 
