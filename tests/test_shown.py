@@ -84,7 +84,8 @@ def first(tmp_path):
 
 
 def test_show(first, monkeypatch):
-    check("show", printed(monkeypatch, "show", first))
+    monkeypatch.chdir(first.parent)
+    check("show", printed(monkeypatch, "show", first.name))
 
 
 @pytest.mark.parametrize(

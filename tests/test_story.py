@@ -60,6 +60,37 @@ def test_a_revision_is_told_with_its_principle_and_both_texts(run):
     assert f"critique: {revision['critique']}" in told(run, response)  # what came of the response
 
 
+def test_a_response_is_told_through_every_round_of_critique_with_its_verdicts(run):
+    steps = run.dataset("revisions")
+    first = {step["from_id"]: step for step in steps if step["round"] == 1 and step["status"] == "ok"}
+    second = next(s for s in steps if s["round"] == 2 and s["status"] == "ok" and s["from_id"] not in first)
+    begun = next(step for step in first.values() if step["to_id"] == second["from_id"])
+    for name in (begun["from_id"], second["from_id"], second["to_id"]):  # before, between and after
+        said = told(run, {"id": name})
+        places = [said.index(f"{step['id']}, round {step['round']}") for step in (begun, second)]
+        assert places == sorted(places)
+        assert said.count("  critique: ") == said.count("  revision: ok") == 2
+    pair = next(row for row in run.dataset("comparisons") if second["to_id"] in (row["a"], row["b"]))
+    labels = [row for row in run.dataset("labels") if row["comparison_id"] == pair["id"]]
+    _, verdicts = told(run, {"id": second["to_id"]}).split(f"{pair['id']}, as ")
+    for label in labels:
+        assert re.search(rf"^ +{label['principle_id']} .*first {label['p_a']:.3f}", verdicts, re.M)
+
+
+def test_a_graded_response_is_told_with_its_scores(run):
+    row = run.dataset("responses")[0]
+    grade = {"id": "graded", "prompt_id": row["prompt_id"], "response_id": row["id"], "scores": {"judge": 2}}
+    (run.stages[0].dir / "grades.jsonl").write_text(json.dumps(grade) + "\n")
+    assert "grades graded: score judge 2.000" in told(run, row)
+
+
+def test_the_summary_says_which_rows_can_be_shown(run):
+    shown = CliRunner().invoke(app, ["show", "run"]).output
+    pair, prompt = re.findall(r"rlaif show run (\w{16})", shown)
+    assert "verdicts of ai" in told(run, {"id": pair})
+    assert told(run, {"id": prompt}).startswith(f"prompts {prompt}")
+
+
 def test_a_prompt_lists_its_responses(run):
     prompt = json.loads((run.path / "prompts.jsonl").read_text().splitlines()[0])
     said = told(run, prompt)

@@ -106,12 +106,14 @@ def print_summary(data: dict[str, Any]) -> None:
             if metric.key == "kl" and any(left_out):
                 table.add_row("kl_left_out", *("" if n is None else str(n) for n in left_out))
         console.print(table)
-    others = ("name", "status", "parent", "prompt_rows", "stages", "policies", "spent", "next")
+    others = ("name", "status", "parent", "prompt_rows", "stages", "policies", "spent", "next", "rows")
     for part, figures in ((key, value) for key, value in data.items() if key not in others):
         numbers = {k: v for k, v in figures.items() if isinstance(v, (int, float))}
         line = ", ".join(f"{k} {_figure(v)}" for k, v in numbers.items())
         if line:
             console.print(f"{part}: {line}")
+    for what, command in data["rows"].items():
+        console.print(f"{what}: {command}", soft_wrap=True)
 
 
 def _figure(value: float) -> str:

@@ -1,7 +1,7 @@
 """One row of a run as a story for people: `rlaif show RUN ROW`.
 
-What led to the row comes first and what came of it last: prompt, response, critique, revision, pair, verdicts
-by principle and order, preference, evaluation.
+What led to the row comes first and what came of it last: prompt, response, every round of critique and
+revision, pair, preference, verdicts by principle and order, score, evaluation.
 """
 
 from __future__ import annotations
@@ -87,49 +87,64 @@ class Story:
 
     def _response(self, row: Row) -> Iterator[str]:
         yield from self._prompt(self.index.get(row["prompt_id"]))
-        rows = self.about[row["id"]]
-        made = [r for r in rows if r.get("to_id") == row["id"] and r.get("from_id") != row["id"]]
-        for revision in made:
-            yield from self._revision(revision)
+        steps = self._rounds(row["id"])
+        made = [step["round"] for step in steps if row["id"] == step["to_id"] != step["from_id"]]
+        earlier = [step for step in steps if made and step["round"] <= max(made)]
         if not made:
             yield _title(row)
             yield from _text("assistant", row.get("text", ""))
+        for step in earlier:
+            yield from self._revision(step, with_before=step is earlier[0])
         sampling = ", ".join(f"{key} {value}" for key, value in row.get("sampling", {}).items())
         details = [row.get("model"), sampling, row.get("finish_reason")]
         yield f"  by {', '.join(d for d in details if d)}"
-        for later in rows:
-            if later.get("from_id") == row["id"] and later["to_id"] != row["id"]:
-                yield from self._revision(later)
-            elif later.get("from_id") == row["id"]:
-                yield f"{_title(later)}: {later['principle_id']}: kept as it is ({later['status']})"
-                yield from _text("critique", later["critique"])
-            elif "a" in later and "b" in later:
-                yield self._outcome(later, row["id"])
+        for step in steps[len(earlier) :]:
+            yield from self._revision(step, with_before=False)
+        for later in self.about[row["id"]]:
+            if "a" in later and "b" in later:
+                yield from self._outcome(later, row["id"])
+            elif "scores" in later:
+                yield f"{_title(later)}: score {_named(later['scores'])}"
             elif "response_id" in later:
                 yield from self._evaluation(later)
 
-    def _revision(self, row: Row) -> Iterator[str]:
+    def _rounds(self, response: str) -> list[Row]:
+        """The rounds of critique that led to a response and those that followed it, in their order."""
+        found: dict[str, Row] = {}
+        waiting, seen = [response], set[str]()
+        while waiting:
+            name = waiting.pop()
+            if name not in seen:
+                seen.add(name)
+                steps = [row for row in self.about[name] if "from_id" in row and "to_id" in row]
+                found |= {step["id"]: step for step in steps}
+                waiting += [step[end] for step in steps for end in ("from_id", "to_id")]
+        return sorted(found.values(), key=lambda step: step["round"])
+
+    def _revision(self, row: Row, with_before: bool = True) -> Iterator[str]:
         before, after = self.index.get(row["from_id"]), self.index.get(row["to_id"])
-        yield _title(row)
+        yield f"{_title(row)}, round {row['round']}"
         yield f"  principle {row['principle_id']}: {self.principles.get(row['principle_id'], '')}"
-        if before:
+        if before and with_before:
             yield from _text(f"before {before['id']}", before["text"])
         if row["critique"]:
             yield from _text("critique", row["critique"])
         reason = f" ({row['reason']})" if row.get("reason") else ""
-        yield f"  revision: {row['status']}{reason}"
+        stays = ": kept as it is" if row["from_id"] == row["to_id"] else ""
+        yield f"  revision: {row['status']}{reason}{stays}"
         if after and after is not before:
             yield from _text(f"after {after['id']}", after["text"])
 
-    def _outcome(self, pair: Row, response: str) -> str:
-        """One line on a pair that a response is in."""
-        side = "a" if pair["a"] == response else "b"
-        for row in self.about[pair["id"]]:
-            if Path(row["file"]).stem == "preferences":
-                p = row["p_a"] if side == "a" else 1 - row["p_a"]
-                why = _decided_by(row)
-                return f"{_title(pair)}: better than the other with probability {_rounded(p)}{why}"
-        return f"{_title(pair)}: no preference"
+    def _outcome(self, pair: Row, response: str) -> Iterator[str]:
+        """A pair that a response is in: the preference, and the verdicts behind it."""
+        rows, side = self.about[pair["id"]], "a" if pair["a"] == response else "b"
+        preference = next((row for row in rows if Path(row["file"]).stem == "preferences"), None)
+        said = "no preference"
+        if preference:
+            p = preference["p_a"] if side == "a" else 1 - preference["p_a"]
+            said = f"better than the other with probability {_rounded(p)}{_decided_by(preference)}"
+        yield f"{_title(pair)}, as {side}: {said}"
+        yield from (f"  {line}" for line in self._verdicts([row for row in rows if "annotator" in row]))
 
     def _pair(self, row: Row) -> Iterator[str]:
         yield from self._prompt(self.index.get(row["prompt_id"]))
@@ -169,7 +184,9 @@ class Story:
                         yield from _text("reasons", label["rationale"])
 
     def _evaluation(self, row: Row) -> Iterator[str]:
-        yield f"{_title(row)}: {row['policy']}"
+        figures = {"P(beats the base policy's)": row.get("p_win"), "KL": row.get("kl")}
+        measured = _named({name: value for name, value in figures.items() if value is not None})
+        yield f"{_title(row)}: {row['policy']}{measured and ', '}{measured}"
         gold, judged = row.get("gold") or {}, row.get("compliance") or {}
         width = max(map(len, (*gold, *judged)), default=0)
         for principle in dict.fromkeys((*gold, *judged)):
@@ -188,6 +205,11 @@ def _probability(label: Row) -> str:
 def _rounded(p: float) -> str:
     """A probability to three digits, never 0 or 1 where it is not."""
     return "<0.001" if 0 < p < 0.0005 else ">0.999" if 0.9995 < p < 1 else f"{p:.3f}"
+
+
+def _named(figures: Mapping[str, float]) -> str:
+    """Figures with their names."""
+    return ", ".join(f"{name} {value:.3f}" for name, value in figures.items())
 
 
 def _decided_by(preference: Row) -> str:

@@ -13,6 +13,7 @@ from rlaif.runs.catalog import status_of
 from rlaif.runs.commands import resume_command
 from rlaif.runs.folder import Stage
 from rlaif.runs.locking import is_locked
+from rlaif.runs.lookup import json_rows
 
 ALWAYS = ("labels", "reward_model", "ppo")  # there in every summary, empty where the run has no such stage
 
@@ -34,6 +35,7 @@ def summarise(path: Path) -> dict[str, Any]:
             **figures(reader),
             "spent": reader.run.ledger.figures(),
             "next": next_command(reader),
+            "rows": row_commands(reader.path),
         }
     )
 
@@ -51,6 +53,18 @@ def next_command(reader: RunReader) -> str | None:
         return command
     option = option_name(stage.config, (stage.number - 1) % len(stage.config.stages))
     return f"{command}; to change an option of the stage: {command} -s {shlex.quote(option)}.OPTION=VALUE"
+
+
+def row_commands(path: Path) -> dict[str, str]:
+    """Commands that tell one row's story, by what the row is: of the last pair, or response, and its
+    prompt."""
+    for name, what in (("comparisons", "a pair with its verdicts"), ("responses", "a response")):
+        for file in sorted(path.glob(f"*/{name}.jsonl"), reverse=True):
+            if row := next(json_rows(file), None):
+                show = f"rlaif show {shlex.quote(str(path))}"
+                prompt = f"{show} {row['prompt_id']}"
+                return {what: f"{show} {row['id']}", "its prompt, with the ids of all responses": prompt}
+    return {}
 
 
 def figures(reader: RunReader) -> dict[str, dict[str, Any]]:
