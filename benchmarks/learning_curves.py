@@ -25,18 +25,16 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
-import platform
 import random
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+from facts import where_and_when
 from scipy.optimize import minimize
 from scipy.special import expit
 
@@ -305,6 +303,10 @@ class Draw:
         """The figures of one arm, and how often the two kinds of labels are right."""
         rows = self.preferences(arm)
         head = self.laboratory.fit(*([row[key] for row in rows] for key in ("pair", "p_a", "weight")))
+        return {**self.laboratory.measured(head), "preferences": len(rows), "right": self.right(rows)}
+
+    def right(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
+        """By who gave them, the share of preferences on the side of the truth where it decides."""
         truths = [self.laboratory.truth(row["pair"]) for row in rows]
         decided = [(row, truth) for row, truth in zip(rows, truths, strict=True) if truth != 0.5]
         right = {
@@ -315,8 +317,7 @@ class Draw:
             ]
             for kind in ("simulated", "ai")
         }
-        shares = {kind: mean(own) if own else None for kind, own in right.items()}
-        return {**self.laboratory.measured(head), "preferences": len(rows), "right": shares}
+        return {kind: mean(own) if own else None for kind, own in right.items()}
 
 
 def over_seeds(values: Sequence[float]) -> dict[str, Any]:
@@ -334,8 +335,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Every arm's figures, seed by seed, written after each."""
     laboratories = [Laboratory(path, options) for path in options.runs]
     found: dict[str, Any] = {
-        "machine": f"{os.cpu_count()} CPU cores ({platform.machine()})",
-        "date": datetime.now(UTC).date().isoformat(),
+        **where_and_when(),
         "options": {key: str(value) for key, value in vars(options).items()},
         "limits": [one.limits() for one in laboratories],
         "cells": {arm.name: [] for arm in arms(options)},
@@ -399,28 +399,30 @@ def shown(figure: dict[str, Any] | None, sign: str) -> str:
     return f"{figure['value']:{sign}.3f} [{low:{sign}.3f}, {high:{sign}.3f}]"
 
 
+def parser(description: str | None) -> argparse.ArgumentParser:
+    """What both benchmarks of learning curves are told."""
+    words = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    words.add_argument("runs", type=Path, nargs="+")
+    words.add_argument("--seeds", type=int, default=10)
+    words.add_argument("--pairs", type=int, default=1500, help="trained on in all")
+    words.add_argument("--errors", type=float, default=0.2, help="share of people's votes that are wrong")
+    words.add_argument("--temperature", type=float, default=3.0)
+    words.add_argument("--noise", type=float, default=1.0, help="of the judge's logits, a standard deviation")
+    words.add_argument("--blind", type=int, default=2, help="principles that the judge knows nothing of")
+    words.add_argument("--people", type=int, nargs="+", default=[50, 150, 500, 1500])
+    words.add_argument("--judged", type=int, nargs="+", default=[50, 150, 500])
+    words.add_argument("--routed", type=int, nargs=2, default=[150, 500])
+    words.add_argument("--queues", nargs="+", default=["random", "unsure", "orders", "principles", "reward"])
+    words.add_argument("--penalty", type=float, default=30.0)
+    words.add_argument("--json", type=Path)
+    return words
+
+
 def main() -> None:
     """Measure everything and print the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("runs", type=Path, nargs="+")
-    parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("--pairs", type=int, default=1500, help="trained on in all")
-    parser.add_argument("--errors", type=float, default=0.2, help="share of people's votes that are wrong")
-    parser.add_argument("--temperature", type=float, default=3.0)
-    parser.add_argument(
-        "--noise", type=float, default=1.0, help="of the judge's logits, a standard deviation"
-    )
-    parser.add_argument("--blind", type=int, default=2, help="principles that the judge knows nothing of")
-    parser.add_argument("--people", type=int, nargs="+", default=[50, 150, 500, 1500])
-    parser.add_argument("--judged", type=int, nargs="+", default=[50, 150, 500])
-    parser.add_argument("--routed", type=int, nargs=2, default=[150, 500])
-    parser.add_argument("--queues", nargs="+", default=["random", "unsure", "orders", "principles", "reward"])
-    parser.add_argument("--penalty", type=float, default=30.0)
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
-    found = measure(options)
+    found = measure(parser(__doc__).parse_args())
     print(json.dumps(found["limits"]))
     print(table(found))
 
