@@ -19,7 +19,6 @@ UPDATES, KILLS = 40, 20
 CHILD = """
 import json, sys
 from pathlib import Path
-from rlaif.rl import checkpoint
 from tests.test_ppo_stage import run_on_one_thread, stage_of
 run_on_one_thread(stage_of(Path(sys.argv[1]), Path(sys.argv[2]), **json.loads(sys.argv[3])))
 """
