@@ -156,7 +156,7 @@ def test_problems_have_the_lines_of_the_loader(file, editor):
         (4, '"no-rude" has no example'),
         (7, '"no-wrong" has no example'),
     ]
-    assert noted[0]["silence"] == "behind line 4: # lint: ignore=no-example"
+    assert noted[0]["silence"] == "at the end of line 4: # lint: ignore=no-example"
     (one,) = found(FILE.replace("tags: [style]", "tagz: [style]"))
     assert one["line"] == 9
     assert one["message"].startswith('unknown key "tagz" — did you mean "tags"?')

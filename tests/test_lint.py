@@ -127,7 +127,7 @@ def test_every_finding_says_how_to_silence_it_and_that_does(tmp_path):
     assert {"many-demands", "vague", "no-example", "duplicate"} & {f.rule for f in before}
     for finding in before:
         path = written(tmp_path, "text: >-\n  Be brief and\n  kind.", "text: Be brief, as far as possible.")
-        line, comment = re.fullmatch(r"behind line (\d+): (# lint: .*)", finding.silence).groups()
+        line, comment = re.fullmatch(r"at the end of line (\d+): (# lint: .*)", finding.silence).groups()
         lines = path.read_text().split("\n")
         lines[int(line) - 1] += f"  {comment}"
         path.write_text("\n".join(lines))

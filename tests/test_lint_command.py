@@ -46,10 +46,10 @@ def test_text_names_place_rule_reason_and_silencer_of_every_file(tmp_path):
     result = ran(path, GENERAL)
     assert result.output.splitlines() == [
         f'{path}:7:5: warning: "p1" has the same text as "p0" [duplicate]',
-        "    the same rule then counts twice, and is paid for twice. To silence it, behind line 6: "
+        "    the same rule then counts twice, and is paid for twice. To silence it, at the end of line 6: "
         "# lint: ignore=duplicate",
         f'{path}:8:17: warning: an example of "p1" stands in "p0" already ("Hi") [repeated-example]',
-        "    it is tested twice and shown twice, and says nothing new. To silence it, behind line 6: "
+        "    it is tested twice and shown twice, and says nothing new. To silence it, at the end of line 6: "
         "# lint: ignore=repeated-example",
         f"{path}: 2 principles, hash {Constitution.load(path).hash}",
         f"{GENERAL}: 24 principles, hash {Constitution.load(GENERAL).hash}",
@@ -81,7 +81,7 @@ def test_json_has_every_part_of_a_finding(tmp_path):
             "level": "note",
             "message": '"p0" has no example',
             "why": RULES["no-example"].why,
-            "silence": "behind line 3: # lint: ignore=no-example",
+            "silence": "at the end of line 3: # lint: ignore=no-example",
             "principle": "p0",
         }
     ]

@@ -57,7 +57,7 @@ def _finding(path: Path, subject: Subject, rule: Rule, found: Found) -> Finding 
         first = subject.source.place(("principles", owner)).line
     if rule.name in subject.source.silenced(line, first):
         return None
-    silence = f"behind line {first}: # lint: ignore={rule.name}"
+    silence = f"at the end of line {first}: # lint: ignore={rule.name}"
     return Finding(path, line, column, rule.name, rule.level, found.message, rule.why, silence, principle)
 
 
