@@ -116,6 +116,14 @@ def test_a_hub_id_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch):
     assert "no network" in said
 
 
+def test_a_run_in_place_of_a_model_names_its_config(tmp_path: Path):
+    for name in ("manifest.json", "config.yaml", "config.json"):
+        (tmp_path / name).write_text("{}")
+    said = refused(tmp_path)
+    assert "a run, which no model is" in said
+    assert str(tmp_path / "config.yaml") in said
+
+
 def test_pickled_weights_are_refused_by_name(copy: Path):
     (copy / "model.safetensors").rename(copy / "pytorch_model.bin")
     said = refused(copy)

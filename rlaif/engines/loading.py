@@ -42,6 +42,12 @@ def model_folder(name: str | Path) -> Path:
     elif not folder.is_dir():
         own = shipped(str(name))
         folder = own if own and (own / "config.json").is_file() else _download(str(name))
+    if (folder / "manifest.json").is_file() and (folder / "config.yaml").is_file():
+        raise UserError(
+            f"{name}: a run, which no model is.",
+            "a model's folder, a hub id or a GGUF file, or a config where one may be named",
+            f"name the run's config ({folder / 'config.yaml'}), or one of the models in its stages' folders",
+        )
     if not (folder / "config.json").is_file():
         raise UserError(
             f"{name}: not a model folder (no config.json).", "a folder written by save_pretrained"
