@@ -22,8 +22,8 @@ from rlaif.errors import UserError
 from rlaif.prompting.templates import Templates
 from rlaif.records import Message, Prompt
 from rlaif.workbench.judges import Named, PairSource, pairs_of, probe_pairs
-from rlaif.workbench.probe import Effect, Probe, ProbePair
-from rlaif.workbench.trying_text import saved_in_words
+from rlaif.workbench.probe import Cell, Effect, Probe, ProbePair
+from rlaif.workbench.trying_text import _decided_by, saved_in_words
 from rlaif.workbench.watching import Watch, read_at_rest
 from tests import scripts
 
@@ -184,12 +184,19 @@ def test_each_save_is_told_once(file, watching):
     assert (saved.number, saved.effect.asked, len(saved.effect.turned)) == (2, 0, 4)
 
 
+def test_no_principle_decides_a_tie():
+    assert _decided_by(Cell(p_a=0.49, shown={}), "no-rude") == ""
+    assert _decided_by(Cell(p_a=0.39, shown={}), "no-rude") == ", decided by no-rude"
+
+
 def test_a_save_that_cannot_be_loaded_is_told_with_its_line(file, watching):
     good = file.read_text()
     file.write_text(good.replace("text: Never say rude.", "txt: Never say rude."))
     saved = watching.next()
     assert 'constitution.yaml:3: unknown key "txt"' in saved.error
-    assert saved_in_words(saved, watching.watch.probe.pairs)[0].startswith("save 1: ")
+    told = saved_in_words(saved, watching.watch.probe.pairs)[0]
+    assert told.startswith("save 1: ")
+    assert told.endswith("and save it again")
     file.unlink()
     assert "no such file" in watching.next().error.lower()
     file.write_text(good.replace("Never say rude.", "Never say sun."))

@@ -51,7 +51,7 @@ def verdicts_in_words(verdicts: Verdicts, number: int = 0) -> list[str]:
         first, second = (_p(cell.shown.get(order)) for order in ORDERS)
         lines.append(f"  {principle:<{width}}  {first:>7}  {second:>7}  {_p(cell.p_a):>7}  {_said(cell)}")
     both, deciding = verdicts.preferences[number]
-    why = f", decided by {deciding}" if deciding else ""
+    why = _decided_by(both, deciding)
     lines.append(f"  {'all together':<{width}}  {'':>7}  {'':>7}  {_p(both.p_a):>7}  {_said(both)}{why}")
     return lines
 
@@ -78,7 +78,7 @@ def headline(effect: Effect) -> str:
     """What a save changed, in one line."""
     if not effect.edits:
         return "no principle differs"
-    asked = f"{effect.asked} verdicts asked in {effect.seconds:.1f} s" if effect.asked else "nothing to ask"
+    asked = f"{effect.asked} questions asked in {effect.seconds:.1f} s" if effect.asked else "nothing to ask"
     moved = f" ({effect.moved} more moved by over {TIE_MARGIN:g})" if effect.moved else ""
     return (
         f"{len(effect.turned)} of {effect.compared} verdicts changed{moved}, "
@@ -88,7 +88,7 @@ def headline(effect: Effect) -> str:
 
 def _turned(one: Turned, pair: ProbePair) -> list[str]:
     whose = f"{one.principle}: " if one.principle else ""
-    why = f", decided by {one.deciding}" if one.deciding else ""
+    why = _decided_by(one.after, one.deciding)
     prompt = short(pair.prompt.messages[-1].content, 60)
     line = f"    #{one.pair + 1} {whose}{_said(one.before)} {_p(one.before.p_a)} → {_said(one.after)} "
     return [
@@ -96,6 +96,11 @@ def _turned(one: Turned, pair: ProbePair) -> list[str]:
         f"        a: {short(pair.a)}",
         f"        b: {short(pair.b)}",
     ]
+
+
+def _decided_by(cell: Cell, principle: str | None) -> str:
+    """Which principle decided; nothing of a tie, which none did."""
+    return f", decided by {principle}" if principle and cell.verdict in ("a", "b") else ""
 
 
 def _said(cell: Cell) -> str:

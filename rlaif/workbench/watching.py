@@ -111,7 +111,7 @@ class Watch:
         try:
             verdicts = self._judge(load_text(self.path, text))
         except UserError as error:
-            return Saved(number, self.version, error=str(error))
+            return Saved(number, self.version, error=str(error).replace("and run again", "and save it again"))
         finally:
             self.judging = False
         return Saved(number, self.version, Effect.of(before, verdicts) if before else None)

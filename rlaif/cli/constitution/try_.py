@@ -134,7 +134,7 @@ def _watch(path: Path, probe: Probe, as_json: bool) -> None:
         first = watch.start()
         tick()
     tell(
-        f"{path}: {len(probe.pairs)} pairs, {len(first.cells)} verdicts, {first.asked} asked in "
+        f"{path}: {len(probe.pairs)} pairs, {len(first.cells)} verdicts, {first.asked} questions asked in "
         f"{first.seconds:.1f} s. Save the file to see what changes; Ctrl-C ends."
     )
     for saved in watch.saves():
