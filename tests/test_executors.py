@@ -14,7 +14,7 @@ from rlaif.playground.wordings import KINDS
 from rlaif.records import Annotator, Label, verdict_of
 from rlaif.workbench.executor_agreement import compared, read_labels
 from rlaif.workbench.executors import Sources, executors
-from rlaif.workbench.executors_page import DARKEST, heat, write_executors
+from rlaif.workbench.executors_page import DARKEST, heat, silent, write_executors
 from tests import planted
 from tests.browser import chromium, opened  # noqa: F401  - a fixture
 from tests.fake_run import fake_run
@@ -186,10 +186,17 @@ def test_people_are_compared_on_the_whole(tmp_path):
 
 def test_one_executor_is_not_enough(tmp_path):
     file, run = project(tmp_path), fake_run(tmp_path / "run", prompts=60, words=("other",))
-    with pytest.raises(UserError, match="no verdicts on the same pairs"):
+    message = r"no verdicts on the same pairs \(first.yaml: \d+ of \d+ labels can be read\)"
+    with pytest.raises(UserError, match=message):
         executors(file, Sources((str(tmp_path / "first.yaml"),), (run,)))
     with pytest.raises(UserError, match="the constitution has no examples"):
         executors(file, Sources((str(tmp_path / "first.yaml"),)))
+
+
+def test_the_principles_under_which_an_executor_is_silent_stand_in_one_line():
+    found = compared({"A": read("ab" * 10, "ab" * 10), "B": read("t" * 20, "t" * 20)}, RULES, clusters(20))
+    (line,) = silent(found)
+    assert line == "B never decides under x, y (silent): it is left out of their kappa."
 
 
 def test_without_pairs_the_examples_are_judged(tmp_path):

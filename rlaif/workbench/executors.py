@@ -4,7 +4,7 @@ comparison."""
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -57,17 +57,28 @@ def executors(file: Path, how: Sources, progress: Any = silent_progress) -> dict
     flips = {who: flips_of(rows, constitution.ids, clusters) for who, rows in by.items()}
     figures = compared(verdicts, constitution, clusters, flips)
     if not figures["principles"] and figures["whole"] is None:
-        raise UserError(
-            f"{file}: {len(by)} executors ({', '.join(by) or 'none'}) have no verdicts on the same pairs.",
-            "two executors or more: judges, runs that were labelled by these principles, people's labels",
-            "add --judge MODEL twice, or --run RUN",
-        )
+        raise _nothing_in_common(file, by)
     for row in [*figures["principles"], *([figures["whole"]] if figures["whole"] else [])]:
         for example in row["examples"]:
             question = questions[example["comparison_id"]]
             said = question.prompt.messages[-1].content
             example.update({"prompt": said, "a": question.a, "b": question.b})
     return {**figures, "left_out": dict(+left_out)}
+
+
+def _nothing_in_common(file: Path, by: Mapping[str, Mapping[str, Sequence[Label]]]) -> UserError:
+    """What each executor's labels hold, where no two have verdicts on the same pairs."""
+    held = []
+    for who, rows in by.items():
+        labels = [label for of_pair in rows.values() for label in of_pair]
+        read = sum(label.p_a is not None for label in labels)
+        held.append(f"{who}: {read} of {len(labels)} labels can be read")
+    return UserError(
+        f"{file}: {len(by)} executors have no verdicts on the same pairs ({'; '.join(held) or 'no labels'}).",
+        "two executors or more: judges, runs that were labelled by these principles, people's labels",
+        "add --judge MODEL twice, or --run RUN; a judge of which nothing can be read needs other templates "
+        "(--templates) or is no judge",
+    )
 
 
 def _questions(

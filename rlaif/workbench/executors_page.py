@@ -75,10 +75,12 @@ def together(found: Mapping[str, Any]) -> Iterator[str]:
 
 
 def silent(found: Mapping[str, Any]) -> Iterator[str]:
-    """Who never decides under which principle."""
-    for row in found["principles"]:
-        for who in row["silent"]:
-            yield f"{who} never decides under {row['id']}: it is left out of its kappa."
+    """Who never decides under which principles."""
+    for who in found["executors"]:
+        under = [row["id"] for row in found["principles"] if who in row["silent"]]
+        if under:
+            its = "its kappa" if len(under) == 1 else "their kappa"
+            yield f"{who} never decides under {', '.join(under)} (silent): it is left out of {its}."
 
 
 def numbers(row: Mapping[str, Any]) -> str:
