@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from rlaif.cli import app
 from rlaif.errors import UserError
+from rlaif.human.exporters import writable
 
 ROW = {"chosen": "\n\nHuman: q\n\nAssistant: x", "rejected": "\n\nHuman: q\n\nAssistant: y"}
 COLUMNS = ["--column", "prompt=q", "--column", "first=x", "--column", "second=y", "--column", "verdict=z"]
@@ -100,6 +101,14 @@ def test_counts_in_words_are_those_in_json():
     rows = counts["rows"]
     assert lines[-1] == "again: " + ", ".join(f"{n} {name}" for name, n in rows.items())
     assert rows["labels"] == len(Path("again/labels.jsonl").read_text().splitlines())
+
+
+def test_a_format_that_is_none_is_listed_once():
+    with pytest.raises(UserError) as error:
+        writable("dpo")
+    assert str(error.value).count("alpaca") == 1
+    with pytest.raises(UserError, match='did you mean "trl"'):
+        writable("trls")
 
 
 def test_an_export_in_words_and_in_json():

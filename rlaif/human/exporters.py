@@ -60,6 +60,8 @@ def writable(name: str) -> Format:
     names = [format.name for format in FORMATS.values() if format.write or format.write_row]
     if name not in names:
         known = f"{FORMATS[name].title} can only be read" if name in FORMATS else nearest(name, names)
+        if known.startswith("known: "):  # all of them, which are listed as what is needed
+            known = "no such format"
         raise UserError(f'--format "{name}": {known}.', f"one of {', '.join(names)}")
     return FORMATS[name]
 
