@@ -92,7 +92,8 @@ def _judge(row: dict[str, Any], epsilon: float) -> Iterator[str]:
             f"{ci(ceiling['gap_ci'], 3)}. That it is at most {epsilon:g} worse: "
             f"{decision_words(row['ceiling_decision'])}."
         )
-    yield f"May {row['judge']} stand in for these people? {stand_in_words(own, full=True)}."
+    said = stand_in_words(own, full=True)
+    yield f"{row['judge']} in place of people: {said[:1].lower()}{said[1:]}."
     for name, found in row["principles"].items():
         yield (
             f"{row['judge']} under {name}: agreement {_rate(found['agreement'])}, kappa "
