@@ -32,7 +32,9 @@ ROOT = Path(__file__).parent.parent
 
 def test_it_asks_the_edited_principle_alone_and_shares_the_rest(project, run, asked):  # noqa: F811
     new = constitution(project / "new.yaml", REWORDED)
-    data = apply(run, new, project / "applied", trust=True)
+    told: list[str] = []
+    data = apply(run, new, project / "applied", trust=True, tell=told.append)
+    assert not [line for line in told if "to go on" in line]
     this = Run.load(project / "applied")
     edited = [row for row in this.stages[4].rows("labels", Label) if row.principle_id == "no-rude"]
     assert (asked["SAMPLE"], asked["CRITIQUE"]) == (0, 0)

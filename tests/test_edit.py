@@ -244,6 +244,15 @@ def test_each_edit_alone_and_the_pairs_that_moved_furthest(project, run):
     assert len({row["prompt"] for row in shown}) == len(shown)
 
 
+def test_an_added_principle_says_how_it_decides(project, run):
+    new = constitution(project / "new.yaml", more=[{"id": "no-rain", "text": "Never say rain."}])
+    data = diff(run, new, ask=True, trust=True)
+    row = data["principles"]["no-rain"]
+    assert sum(row["new"].values()) == row["verdicts"]["gained"] > 0
+    told = ", ".join(f"{side} {n}" for side, n in sorted(row["new"].items()))
+    assert f"  no-rain: {row['verdicts']['gained']} pairs newly judged ({told})" in in_words(data)
+
+
 def test_what_it_costs(project, run, monkeypatch):
     new = constitution(project / "new.yaml", REWORDED)
     config = Run.load(run).config

@@ -151,8 +151,13 @@ def _going_on(parent: Run) -> list[tuple[str, str]]:
 
 
 def _apply(wanted: Applied, kept: Path, progress: Any, tell: Tell) -> dict[str, Any]:
+
+    def goes_on(line: str) -> None:  # by itself, so how to continue is not said after the labels
+        if not line.startswith("next: "):
+            tell(line)
+
     fork = pipeline.run(
-        None, wanted.folder, wanted.overrides, "label", progress, tell, wanted.parent.path, wanted.at
+        None, wanted.folder, wanted.overrides, "label", progress, goes_on, wanted.parent.path, wanted.at
     )
     _refuse_unread(fork, [edit.id for edit in wanted.edits])
     if _same_preferences(wanted.parent, fork):
@@ -231,11 +236,13 @@ def _by_principle(wanted: Applied, fork: Run, found: dict[str, Any]) -> dict[str
     a, b = found["between"]
     other = {edit.id for edit in wanted.edits if edit.rule[0] != edit.rule[1] and edit.after}
     asked = _under_new_wordings(wanted, fork, other)
+    kinds = {edit.id: list(edit.kinds) for edit in wanted.edits}
     rows: dict[str, Any] = {}
     for principle in wanted.new.principles:
         name = principle.id
         rows[name] = {
-            "edited": name in {edit.id for edit in wanted.edits},
+            "edited": name in kinds,
+            "kinds": kinds.get(name, []),
             "gold": _row(gold, name, a, b),
             "judge": asked.get(name) if name in other else _row(judged, name, a, b),
         }

@@ -60,8 +60,13 @@ def _policy(policy: Mapping[str, Any]) -> list[str]:
             for who in ("gold", "judge")
             if row[who]
         ]
-        lines.append(f"  {name}{' (edited)' if row['edited'] else ''}: {'; '.join(sides) or 'not measured'}")
+        lines.append(f"  {name}{_kinds(row)}: {'; '.join(sides) or 'not measured'}")
     return [*lines, *(f"note: {note}" for note in policy["notes"])]
+
+
+def _kinds(row: Mapping[str, Any]) -> str:
+    """What the edit did to a principle; pages of earlier versions say no more than that it did something."""
+    return f" ({', '.join(row.get('kinds') or ['edited'])})" if row["edited"] else ""
 
 
 def _sides(edit: Mapping[str, Any], name: str) -> str:
@@ -145,7 +150,9 @@ def _verdicts(row: Mapping[str, Any]) -> str:
         return f"not known: {row['waiting']:,} pairs are to be asked about"
     if said["both"]:
         parts.append(f"{_share(said, 'changed')} verdicts" + (f" ({turns(said)})" if said["turned"] else ""))
-    parts += [f"{said['gained']:,} pairs newly judged"] if said["gained"] else []
+    if said["gained"]:
+        counts = ", ".join(f"{name} {n:,}" for name, n in row.get("new", {}).items())
+        parts.append(f"{said['gained']:,} pairs newly judged" + (f" ({counts})" if counts else ""))
     parts += [f"{said['lost']:,} no longer judged"] if said["lost"] else []
     return ", ".join(parts) or "no verdict"
 

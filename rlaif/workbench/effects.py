@@ -63,6 +63,7 @@ class Effects:
         self.verdicts: dict[str, Shifts] = defaultdict(Shifts)
         self.alone: dict[str, Shifts] = defaultdict(Shifts)
         self.preferences = Shifts()
+        self.new: dict[str, Counter[str]] = defaultdict(Counter)  # verdicts where there were none
         self.waiting: Counter[str] = Counter()
         self.deciding: tuple[Counter[str], Counter[str]] = Counter(), Counter()
         self.dropped: tuple[Counter[str], Counter[str]] = Counter(), Counter()
@@ -110,6 +111,8 @@ class Effects:
         for name in {*before, *after}:
             self.verdicts[name].add(before.get(name), after.get(name), change.cluster)
             self._keep(name, change)
+            if name not in before:
+                self.new[name][verdict_of(after[name])] += 1
         self.waiting.update(change.pair.waiting)
         first, second = (row.p_a if row else None for row in change.preferences)
         self.preferences.add(first, second, change.cluster)
@@ -133,6 +136,7 @@ class Effects:
             "principles": {
                 name: {
                     "verdicts": self.verdicts[name].figures(),
+                    "new": dict(sorted(self.new[name].items())),
                     "waiting": self.waiting[name],
                     "alone": None
                     if self.waiting[name] or name not in self.alone
