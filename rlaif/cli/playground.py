@@ -40,8 +40,8 @@ def playground_sample(
 @playground_app.command("text")
 def playground_text(
     out: Annotated[Path, typer.Argument(help="Folder for text.jsonl and demonstrations.jsonl.")],
-    texts: Annotated[int, typer.Option(min=1, help="Texts to pretrain on.")] = 40000,
-    demonstrations: Annotated[int, typer.Option(min=1, help="Questions with a response.")] = 12000,
+    texts: Annotated[int, typer.Option(min=1, help="Texts to pretrain on.")] = 100000,
+    demonstrations: Annotated[int, typer.Option(min=1, help="Questions with a response.")] = 30000,
     seed: Annotated[int, typer.Option(help="Everything follows from it.")] = 0,
 ) -> None:
     """Write the playground's corpus, from which configs/pretrain.yaml makes a policy of random weights."""
