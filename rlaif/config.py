@@ -309,6 +309,12 @@ def _numbered(names: Sequence[str], at: int) -> str:
     return name if names.count(name) == 1 else f"{name}[{names[:at].count(name)}]"
 
 
+_REPLACED = (
+    "; a list under stages: stands for all stages of the extended config, a mapping such as "
+    "{ppo: {updates: 10}} changes some of them"
+)
+
+
 def check_order(config: Config, path: Path, lines: Lines) -> None:
     """Refuse a stage that needs what no earlier stage makes."""
     have = {"prompts", "policy"}
@@ -321,7 +327,7 @@ def check_order(config: Config, path: Path, lines: Lines) -> None:
                     f'{lines.where(path, ("stages", index))}: stage "{options.stage}" needs {need}, which '
                     "no earlier stage makes.",
                     f"{' or '.join(makers)} before {options.stage}",
-                    f"add it to the stages of {path}",
+                    f"add it to the stages of {path}{_REPLACED if lines.origins else ''}",
                 )
         have.update(options.makes)
         k = options.k if isinstance(options, SampleOptions) else k

@@ -1,6 +1,7 @@
 """Several arms on one scale, unfair comparisons, labels set side by side, and what a run took."""
 
 import json
+import shutil
 from itertools import combinations
 
 import numpy as np
@@ -112,6 +113,16 @@ def test_three_arms_are_set_each_against_each(tmp_path):
     assert "Each against each" in page
     assert in_words(data)[0] == found["text"]
     assert "overall" not in compare(made[:2])
+
+
+def test_a_run_and_its_copy_are_no_two_seeds(tmp_path):
+    other = change(arm(tmp_path, "other", 0.5), heldout=0.27)
+    first = arm(tmp_path, "first", 0.8)
+    shutil.copytree(first, tmp_path / "copy")
+    with pytest.raises(UserError, match="the same experiment with the same seed") as refused:
+        compare([first, tmp_path / "copy", other])
+    assert f"leave {tmp_path / 'copy'} out" in str(refused.value.next)
+    assert compare([first, tmp_path / "copy"])["verdict"]["winner"] is None
 
 
 def test_a_judge_that_taught_one_side_declares_no_winner_and_is_said_first(tmp_path):

@@ -124,6 +124,10 @@ def test_a_config_extends_one_that_extends_another(write, tmp_path):
         ("extends: base.yaml\nstages:\n  sample[2]: {k: 1}\n", "own.yaml:3: there are 2 sample stages"),
         ("extends: base.yaml\nstages:\n  ppo: {stage: dpo}\n", "own.yaml:3: ppo: neither options nor a list"),
         ("extends: base.yaml\nstages:\n  ppo:\n", "own.yaml:3: ppo: neither options nor a list"),
+        (
+            "extends: base.yaml\nstages:\n- stage: ppo\n",
+            "a mapping such as {ppo: {updates: 10}} changes",
+        ),
         ("extends: base.yaml\nstages:\n  reward: []\n", 'base.yaml:18: stage "ppo" needs reward_model'),
     ],
 )

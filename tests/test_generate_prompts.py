@@ -323,6 +323,32 @@ def test_a_real_model_that_writes_no_prompts_is_counted_not_believed(tmp_path, r
     assert sum(counted) == len(dropped)
 
 
+def test_the_templates_of_a_config_are_its_own(tmp_path):
+    (tmp_path / "one.yaml").write_text("name: one\nprinciples: [{id: kind, text: Be kind.}]\n")
+    words = [
+        "prompts",
+        "generate",
+        str(tmp_path / "one.yaml"),
+        "--model",
+        "configs/quickstart.yaml",
+        "-n",
+        "1",
+    ]
+    for more, templates in (([], "brief"), (["--templates", "default"], "default")):
+        out = tmp_path / f"{templates}.jsonl"
+        said = CliRunner().invoke(app, [*words, "--kind", "applies", "--out", str(out), *more])
+        assert said.exception is None, said.output
+        rows = [
+            row
+            for path, kind in ((out, Prompt), (out.with_suffix(".dropped.jsonl"), DroppedPrompt))
+            for row in (read_rows(path, kind) if path.exists() else [])
+        ]
+        template = Templates.load_part(templates, "prompts").hash("prompts")
+        assert rows
+        assert all(provenance(row)["template"] == template for row in rows)
+        assert ("too long for this model" in said.stdout) == (templates == "default")
+
+
 def test_next_to_none_of_peoples_own_prompts_would_be_dropped(test_data):
     with gzip.open(test_data / "hh_rlhf/harmless-base-test.jsonl.gz", "rt") as file:
         turns = [

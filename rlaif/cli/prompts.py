@@ -40,8 +40,9 @@ def prompts_generate(
         typer.Option(help="A prompt file; prompts nearly the same as one of its are dropped."),
     ] = None,
     templates: Annotated[
-        str, typer.Option(help="The template set, or a folder with prompts.j2.")
-    ] = "default",
+        str | None,
+        typer.Option(help="Template set, or a folder with prompts.j2; omitted = the config's, or default."),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the draw of subjects and of sampling.")] = 0,
     temperature: Annotated[float, typer.Option(min=0.0, help="Sampling temperature.")] = 0.8,
     set_: ConfigSet = None,
@@ -58,9 +59,9 @@ def prompts_generate(
     from rlaif.workbench.generate_prompts import KINDS, Wanted, generate
 
     rules = Constitution.load(constitution)
-    asked = Templates.load_part(templates, "prompts")
     tell("loading …")
-    config, _ = config_or_model(model, set_ or [], constitution, "default")
+    config, _ = config_or_model(model, set_ or [], constitution, templates or "default")
+    asked = Templates.load_part(templates or config.templates, "prompts")
     wanted = Wanted(number, tuple(kind or KINDS), seed, temperature)
     with running(), locked_file(out):
         ledger = Ledger(out.with_suffix(".spending.jsonl"), config)
@@ -79,6 +80,8 @@ def _say(out: Path, made: Generated) -> None:
     say(f"{out}: {made.kept} of {made.wanted} prompts ({by_kind or 'none'})")
     for reason, count in made.dropped.most_common():
         say(f"dropped: {count} × {reason}")
+    if any(reason.endswith("the model's context") for reason in made.dropped):
+        say("the instruction is too long for this model: name a shorter one (--templates) or another model")
     if made.earlier:
         say(f"{made.earlier} more rows were made for other texts, templates, seeds or models")
     if made.missing:

@@ -80,7 +80,23 @@ def arms_of(paths: Sequence[Path]) -> list[Arm]:
             group.append(reader)
     if len(groups) == 1:
         groups = [[reader] for reader in found]
+    for group in groups:
+        _require_seeds(group)
     return [Arm(letter, _sides(letter, group, paths)) for letter, group in zip(LETTERS, groups, strict=False)]
+
+
+def _require_seeds(group: Sequence[RunReader]) -> None:
+    """Refuse an arm that counts one seed twice, such as a run and its copy."""
+    first: dict[int, RunReader] = {}
+    for reader in group:
+        other = first.setdefault(reader.run.config.seed, reader)
+        if other is not reader:
+            raise UserError(
+                f"{other.path} and {reader.path}: the same experiment with the same seed "
+                f"({reader.run.config.seed}), one run of an arm and not two.",
+                "runs of an arm that differ by their seeds",
+                f"leave {reader.path} out, or run it again with another seed (-s seed=…)",
+            )
 
 
 def _sides(letter: str, group: Sequence[RunReader], paths: Sequence[Path]) -> tuple[ComparedRun, ...]:
