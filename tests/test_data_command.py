@@ -2,6 +2,7 @@
 there, and what is printed."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -120,3 +121,39 @@ def test_an_export_in_words_and_in_json():
     (why,) = counts["dropped"]
     said = CliRunner().invoke(app, asked, catch_exceptions=False).stdout.splitlines()
     assert said == ["made.parquet, format hh: 1 of 2 rows kept", f"dropped: 1 × {why}", "card: made.md"]
+
+
+@pytest.mark.parametrize("words", [["p.jsonl"], ["hh", "p.jsonl"], ["folder"], ["x.jsonl", "p.jsonl"]])
+def test_a_pipe_is_refused_at_once(words):
+    """It is read more than once, and to open one that nobody writes to waits for ever."""
+    Path("folder").mkdir()
+    os.mkfifo("p.jsonl")
+    os.mkfifo("folder/p.jsonl")
+    with pytest.raises(UserError, match=r"p\.jsonl: a pipe, not a file"):
+        told(*words)
+    with pytest.raises(UserError, match="a device, not a file"):
+        told("/dev/zero")
+    assert not Path("out").exists()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["agree", "p.jsonl"],
+        ["annotate", "p.jsonl"],
+        ["data", "lint", "p.jsonl"],
+        ["data", "export", "p.jsonl", "--format", "trl", "--out", "o.jsonl"],
+        ["constitution", "induce", "p.jsonl", "--candidates", "c.yaml"],
+        ["constitution", "executors", "c.yaml", "--labels", "p.jsonl"],
+        ["constitution", "executors", "c.yaml", "--run", "rows"],
+    ],
+)
+def test_no_command_waits_for_a_pipe(words):
+    Path("c.yaml").write_text("name: c\nprinciples:\n  - {id: p, text: Be good.}\n")
+    os.mkfifo("p.jsonl")
+    Path("rows").mkdir()
+    for name in ("prompts", "responses", "comparisons"):
+        os.mkfifo(f"rows/{name}.jsonl")
+    done = CliRunner().invoke(app, words)
+    assert isinstance(done.exception, UserError)
+    assert "a pipe, not a file" in str(done.exception)

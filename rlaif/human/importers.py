@@ -24,6 +24,7 @@ from rlaif.human.formats import FORMATS, Format, ImportedRow, fits_first, format
 from rlaif.human.formats.base import SWAPPED, Ranks, Vote
 from rlaif.human.formats.votes import BESIDE
 from rlaif.prompting.conversations import Unusable
+from rlaif.prompting.tables import require_kept
 from rlaif.records import Annotator, Comparison, Grade, Label, Prompt, Ranking, Record, Response, Verdict
 from rlaif.runs.folder import silent_progress
 from rlaif.runs.storage import digest, fingerprint, move_into_place, read_json, write_json
@@ -98,6 +99,8 @@ def _source(format: str | Format | None, paths: Sequence[Path]) -> Source:
         if not path.exists():
             raise UserError(f"{path}: no such file.", "a file that exists", "check the path")
     files = [file for path in paths for file in (files_of(path) if path.is_dir() else [path])]
+    for file in files:
+        require_kept(file)
     if isinstance(format, Format):
         made = format
     elif format is not None:

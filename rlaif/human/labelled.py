@@ -25,6 +25,7 @@ from rlaif.errors import UserError
 from rlaif.human.folder import ImportFolder, read_folder
 from rlaif.human.importers import import_file
 from rlaif.human.rankings import load_human_labels
+from rlaif.prompting.tables import require_kept
 from rlaif.records import Comparison, Label, Prompt, Ranking, Record, Response
 from rlaif.runs.catalog import is_run
 from rlaif.runs.commands import resume_command
@@ -49,6 +50,7 @@ def form_of(path: Path) -> Form:
     nothing."""
     if not path.exists():
         raise UserError(f"{path}: no such file or folder.", FORMS)
+    require_kept(path)
     if is_run(path) or _run_around(path):
         return "run"
     if path.is_dir():

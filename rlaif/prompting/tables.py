@@ -10,6 +10,7 @@ import csv
 import gzip
 import json
 import shlex
+import stat
 import sys
 import zlib
 from collections import Counter
@@ -70,6 +71,22 @@ def read_table(source: DataSourceOptions) -> Rows:
     if source.split is not None:
         raise UserError(f"{path}: a file, which has no splits.", "a folder of datasets, or no split")
     return _READERS[kind_of(path, source.format)](path)
+
+
+def require_kept(path: Path) -> None:
+    """UserError for a named pipe, a device or a socket: what comes out of one cannot be read twice, or never
+    ends. What is missing is left to who opens it."""
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError):
+        return
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        kind = {stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}.get(stat.S_IFMT(mode), "a device")
+        raise UserError(
+            f"{path}: {kind}, not a file.",
+            "a file on disk: it is read more than once",
+            "write what comes out of it to a file, and name that" if kind == "a pipe" else "check the path",
+        )
 
 
 def is_saved_dataset(path: Path) -> bool:
@@ -158,6 +175,7 @@ def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _opened(path: Path) -> IO[bytes]:
+    require_kept(path)
     try:
         with path.open("rb") as file:
             zipped = file.read(2) == b"\x1f\x8b"

@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar
 from pydantic import ValidationError
 
 from rlaif.errors import UserError, first_line, printable
-from rlaif.prompting.tables import parse_json
+from rlaif.prompting.tables import parse_json, require_kept
 from rlaif.records import ROWS, Record
 from rlaif.runs.lookup import complete_lines, damaged_line, drop_torn_line, json_rows, key_of, torn_line
 from rlaif.runs.storage import sync, write_text
@@ -29,6 +29,7 @@ def require_rows(path: Path, record: type[Record]) -> None:
 
     Raises UserError where it ends neither in a row nor in one that a kill cut short: that would be cut off.
     """
+    require_kept(path)
     rest = torn_line(path)
     try:
         record.model_validate_json(rest)
@@ -148,6 +149,7 @@ def read_rows(path: Path, record: type[R]) -> list[R]:
 
 def numbered_rows(path: Path, record: type[R]) -> Iterator[tuple[int, R]]:
     """The rows of `read_rows` with their line numbers."""
+    require_kept(path)
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
