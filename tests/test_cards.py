@@ -9,7 +9,8 @@ import pytest
 from rlaif.errors import UserError
 from rlaif.human.exporters import export_file
 from rlaif.human.importers import import_file
-from rlaif.report.cards import data_card, export_with_card, md, model_card
+from rlaif.report import cards
+from rlaif.report.cards import CARD, data_card, export_with_card, md, model_card
 from rlaif.runs.folder import Run
 from tests.fake_run import fake_run
 from tests.tiny_models import tiny_policy
@@ -150,3 +151,23 @@ def test_a_card_beside_parquet_is_named_after_it(tmp_path: Path):
     counts = export_with_card(fake_run(tmp_path / "run", prompts=24), "trl", tmp_path / "prefs.parquet")
     assert counts["card"] == str(tmp_path / "prefs.md")
     assert "# Preferences of run" in (tmp_path / "prefs.md").read_text()
+
+
+def test_a_folder_killed_before_its_card_is_written_by_the_same_command(tmp_path, monkeypatch):
+    """A folder has its name once it is whole: the card is in it, or there is no folder."""
+
+    class Killed(BaseException):
+        pass
+
+    def killed(*words):
+        raise Killed
+
+    source, out = fake_run(tmp_path / "run"), tmp_path / "out"
+    with monkeypatch.context() as patch:
+        patch.setattr(cards, "data_card", killed)
+        with pytest.raises(Killed):
+            export_with_card(source, "trl", out)
+    assert not out.exists()
+    counts = export_with_card(source, "trl", out)
+    assert (out / CARD).read_text().count(f"{counts['kept']} of {counts['in']} rows") == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "run"]

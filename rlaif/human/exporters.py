@@ -6,7 +6,7 @@ They come from a folder of rows or from a run, whose preferences then decide whi
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -28,13 +28,19 @@ Unit = Pair | ImportedRow
 NO_PAIRS = Unusable("the format holds comparisons, and this is none")
 
 
-def export_file(source: Path, format: str, path: Path) -> dict[str, Any]:
+def export_file(
+    source: Path,
+    format: str,
+    path: Path,
+    complete: Callable[[Path, dict[str, Any]], None] = lambda folder, counts: None,
+) -> dict[str, Any]:
     """Write what a folder or a run holds in a format; returns the counts.
 
     Of a folder the winner is that of the annotators' mean opinion, of a run that of its preferences. Left out
     and counted: a comparison without a winner where the format has no ties, and whatever would not be read
     back the same. `left_out` counts labels of a folder on none of its pairs, and those that a later one
-    replaces, where there are any.
+    replaces, where there are any. `complete` adds to a folder of `datasets`, told the counts, before it gets
+    its name: a kill leaves a whole folder or none.
     """
     made = writable(format)
     dropped, left_out = Counter[str](), Counter[str]()
@@ -50,9 +56,12 @@ def export_file(source: Path, format: str, path: Path) -> dict[str, Any]:
                 kept += 1
                 yield from found
 
-    write_rows(rows(), path, made.whole, made.name)
-    counts = {"in": kept + dropped.total(), "kept": kept, "dropped": dict(sorted(dropped.items()))}
-    return counts | ({"left_out": dict(sorted(left_out.items()))} if left_out else {})
+    def counts() -> dict[str, Any]:
+        found = {"in": kept + dropped.total(), "kept": kept, "dropped": dict(sorted(dropped.items()))}
+        return found | ({"left_out": dict(sorted(left_out.items()))} if left_out else {})
+
+    write_rows(rows(), path, made.whole, made.name, lambda folder: complete(folder, counts()))
+    return counts()
 
 
 def writable(name: str) -> Format:

@@ -21,12 +21,16 @@ _BATCH = 1024
 
 
 def write_rows(
-    rows: Iterable[Row], path: Path, whole: Callable[[Sequence[Any]], Any] | None = None, format: str = ""
+    rows: Iterable[Row],
+    path: Path,
+    whole: Callable[[Sequence[Any]], Any] | None = None,
+    format: str = "",
+    complete: Callable[[Path], None] = lambda folder: None,
 ) -> None:
     """Write rows to a path: a file by its suffix, a folder of `datasets` where it has none.
 
-    `whole` makes one JSON document of all rows. Raises UserError for any other suffix, and where something
-    else is there, which this would replace.
+    `whole` makes one JSON document of all rows; `complete` adds to a folder before it gets its name. Raises
+    UserError for any other suffix, and where something else is there, which this would replace.
     """
     suffix = path.suffix.lower()
     if suffix and suffix not in KINDS:
@@ -44,6 +48,8 @@ def write_rows(
         partial.write_text(json.dumps(whole(list(rows)), ensure_ascii=False, indent=1), encoding="utf-8")
     elif suffix in (".parquet", ""):
         _columns(rows, partial, suffix)
+        if not suffix:
+            complete(partial)
     else:
         with partial.open("w", encoding="utf-8", newline="") as file:
             (_csv if suffix == ".csv" else _json)(rows, file, suffix)

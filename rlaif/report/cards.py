@@ -76,8 +76,15 @@ def export_with_card(source: Path, format: str, out: Path, licence: str = UNKNOW
             "a name whose card is free",
             "name another one",
         )
-    counts = export_file(source, format, out)
-    write_text(card, data_card(source, format, counts, licence))
+    if out.suffix:
+        counts = export_file(source, format, out)
+        write_text(card, data_card(source, format, counts, licence))
+    else:
+
+        def complete(folder: Path, counts: dict[str, Any]) -> None:
+            write_text(folder / CARD, data_card(source, format, counts, licence))
+
+        counts = export_file(source, format, out, complete)
     return {**counts, "card": str(card)}
 
 
