@@ -8,6 +8,8 @@ from random import Random
 
 import numpy as np
 import pytest
+from safetensors import safe_open
+from safetensors.numpy import save_file
 
 from rlaif.audit import fit as fit_module
 from rlaif.audit import fit_numerics
@@ -28,7 +30,7 @@ from rlaif.config import ModelConfig
 from rlaif.constitution import Constitution
 from rlaif.engines import ScoreRequest, Scripted, Subject, open_engine
 from rlaif.engines.fit import FILE, SHARED, JudgeFit
-from rlaif.engines.fitted import FittedEngine
+from rlaif.engines.fitted import UNSEALED, FittedEngine
 from rlaif.errors import UserError
 from rlaif.feedback.judge import Judge
 from rlaif.feedback.labelled import LabelledPair
@@ -278,10 +280,13 @@ def test_a_fit_comes_back_as_it_was_written(tmp_path):
     assert a_fit(scale=np.array([2.0, 0.6])).fingerprint != fit.fingerprint
 
 
-@pytest.mark.parametrize("damage", ["cut", "text", "nan", "shape", "kind", "model", "keys", "missing"])
+@pytest.mark.parametrize(
+    "damage", ["cut", "text", "nan", "shape", "scalar", "kind", "model", "keys", "missing"]
+)
 def test_a_damaged_fit_is_refused(tmp_path, damage):
     file = tmp_path / FILE
     changes = {"nan": {"prior": np.array([np.nan, 0])}, "shape": {"scale": np.ones(3)}, "kind": {"kind": "x"}}
+    changes |= {"scalar": {"head": np.array(0.0)}}
     changes |= {"model": {"model": None}, "keys": {"keys": (SHARED, SHARED)}}
     if damage != "missing":
         a_fit(**changes.get(damage, {})).save(tmp_path)
@@ -291,6 +296,36 @@ def test_a_damaged_fit_is_refused(tmp_path, damage):
         file.write_text("{}")
     with pytest.raises(UserError, match=FILE):
         JudgeFit.load(tmp_path)
+
+
+@pytest.mark.parametrize("what", ["scale", "about", "middle"])
+def test_a_fit_whose_numbers_were_changed_is_refused(tmp_path, what):
+    a_fit(kind="verdicts", about={"labels": 300}).save(tmp_path)
+    with safe_open(tmp_path / FILE, "np") as opened:
+        names = opened.keys()
+        facts, arrays = opened.metadata(), {name: opened.get_tensor(name) for name in names}
+    if what == "about":
+        facts["fit"] = facts["fit"].replace("300", "900")
+    else:
+        arrays[what].flat[0] += 1
+    save_file(arrays, tmp_path / FILE, facts)
+    with pytest.raises(UserError, match="checksum is not that of its numbers"):
+        JudgeFit.load(tmp_path)
+
+
+def test_a_fit_of_an_earlier_version_is_read_with_a_note(tmp_path):
+    fit = a_fit()
+    fit.save(tmp_path)
+    with safe_open(tmp_path / FILE, "np") as opened:
+        names = opened.keys()
+        facts, arrays = opened.metadata(), {name: opened.get_tensor(name) for name in names}
+    del facts["checksum"]
+    save_file(arrays, tmp_path / FILE, facts)
+    old = JudgeFit.load(tmp_path)
+    assert old.fingerprint == fit.fingerprint
+    assert FittedEngine(Scripted(), old).notes == [UNSEALED]
+    fit.save(tmp_path)
+    assert FittedEngine(Scripted(), JudgeFit.load(tmp_path)).notes == []
 
 
 def test_the_fit_of_another_model_is_refused(tmp_path):

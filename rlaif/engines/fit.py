@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from rlaif.errors import UserError
 from rlaif.records import content_hash
-from rlaif.runs.storage import move_into_place
+from rlaif.runs.storage import CHECKSUM, move_into_place
 from rlaif.stats import MAX_LOGIT
 
 Kind = Literal["prior", "temperature", "responses", "verdicts"]
@@ -58,6 +58,7 @@ class JudgeFit:
     middle: Floats
     layer: int = 0
     about: dict[str, Any] | None = None
+    sealed: bool = True  # False where it was read from a file without a checksum
 
     @property
     def fingerprint(self) -> str:
@@ -92,7 +93,8 @@ class JudgeFit:
         arrays = {name: np.ascontiguousarray(x, np.float32) for name, x in self._arrays().items()}
         folder.mkdir(parents=True, exist_ok=True)
         partial = folder / PARTIAL
-        save_file(arrays, partial, {"format": FORMAT, "fit": json.dumps(facts, ensure_ascii=True)})
+        told = json.dumps(facts, ensure_ascii=True)
+        save_file(arrays, partial, {"format": FORMAT, "fit": told, CHECKSUM: _checksum(told, arrays)})
         move_into_place(partial, folder / FILE)
 
     @classmethod
@@ -109,12 +111,15 @@ class JudgeFit:
             with safe_open(file, "np") as opened:
                 facts = opened.metadata() or {}
                 names = opened.keys()
-                arrays = {name: opened.get_tensor(name).astype(float) for name in names}
+                arrays = {name: opened.get_tensor(name) for name in names}
             if facts.get("format") != FORMAT:
                 raise ValueError("it has no numbers of a judge's fit")
-            fit = cls(**{**json.loads(facts["fit"]), **arrays})
-            return fit._checked()
-        except (SafetensorError, OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            sealed = CHECKSUM in facts
+            if sealed and facts[CHECKSUM] != _checksum(facts["fit"], arrays):
+                raise ValueError("its checksum is not that of its numbers: damaged, or changed by hand")
+            plain = {name: x.astype(float) for name, x in arrays.items()}
+            return cls(**{**json.loads(facts["fit"]), **plain, "sealed": sealed})._checked()
+        except (SafetensorError, OSError, LookupError, ValueError, TypeError, AttributeError) as error:
             reason = str(error).split("\n")[0] or type(error).__name__
             raise UserError(
                 f"{file}: not a fit of a judge that can be read ({reason}).",
@@ -148,6 +153,12 @@ class JudgeFit:
                 "the model that it was fitted on",
                 "name that model, or fit this one: rlaif judge fit",
             )
+
+
+def _checksum(facts: str, arrays: dict[str, NDArray[Any]]) -> str:
+    """What a file holds, as 16 hex digits: its facts as they stand there, and every number."""
+    numbers = [[name, list(x.shape), x.tobytes().hex()] for name, x in sorted(arrays.items())]
+    return content_hash(facts, numbers)
 
 
 def is_unwritten(folder: Path) -> bool:

@@ -26,6 +26,11 @@ WINDOW = 512  # questions whose responses' states are read before they are asked
 REMEMBERED = 8192  # responses whose states are kept
 UNSEEN = "the judge's fit has no numbers of its own for some principles: the shared ones are used"
 
+UNSEALED = (
+    "the judge's fit is of an earlier version and has no checksum: whether its numbers are as written is "
+)
+UNSEALED += "not known (fit again to have one)"
+
 
 def fitted(engine: Engine, config: ModelConfig, cache: Path | None) -> tuple[Engine, bool]:
     """(the engine with the config's fit, whether what it says may be cached).
@@ -57,6 +62,8 @@ class FittedEngine:
     def __init__(self, engine: Any, fit: JudgeFit) -> None:
         self.engine, self.fit = engine, fit
         self.usage, self.notes, self.batched = engine.usage, engine.notes, engine.batched
+        if not fit.sealed:
+            self.notes.append(UNSEALED)
         self._known: OrderedDict[tuple[str, str], Floats | None] = OrderedDict()
 
     def __getattr__(self, name: str) -> Any:
