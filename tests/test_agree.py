@@ -277,3 +277,48 @@ def test_the_commands_of_the_page_run(tmp_path, monkeypatch):
         if "--json" in command:
             assert {"groups", "judges", "powered"} <= json.loads(result.stdout).keys()
     assert (tmp_path / "agree.html").exists()
+
+
+def written(folder, said):
+    """A folder of two pairs with labels (annotator, kind, verdict, pair)."""
+    prompts = [Prompt.model_validate({"messages": [{"role": "user", "content": f"q{n}"}]}) for n in range(2)]
+    responses = [[Response(prompt_id=p.id, text=text) for text in "xy"] for p in prompts]
+    pairs = [Comparison(prompt_id=p.id, a=a.id, b=b.id) for p, (a, b) in zip(prompts, responses, strict=True)]
+    labels = [
+        Label.model_validate(
+            {"comparison_id": pairs[at].id, "annotator": {"kind": kind, "id": who}, "verdict": verdict}
+            | ({"p_a": 1.0} if verdict == "a" else {})
+        )
+        for who, kind, verdict, at in said
+    ]
+    texts = [response for both in responses for response in both]
+    rows = {"prompts": prompts, "responses": texts, "comparisons": pairs, "labels": labels}
+    for name, own in rows.items():
+        (folder / f"{name}.jsonl").write_text("".join(row.to_json() + "\n" for row in own))
+    return folder
+
+
+def test_a_name_of_any_length_or_of_several_lines_is_shown_as_a_name(tmp_path):
+    """A line break in a name is no line of the result, and a long one does not fill the page."""
+    names = ("x" * 200_000, "x" * 200_000 + "y", "z\nai:j agrees in 1.000 of 999 pairs")
+    folder = written(tmp_path, [(who, "human", "a", at) for at in range(2) for who in names])
+    data = agree(read_annotated([folder]))
+    assert sorted(row["id"] for row in data["annotators"]) == sorted(names)  # whole in JSON
+    words = in_words(data)
+    assert not any("\n" in line for line in words)
+    assert max(map(len, words)) < 500
+    assert len(set(re.findall(r"human:x+… \(\w+\)", "".join(words)))) == 2
+    assert "human:z ai:j agrees" in "".join(words)
+    assert write_agreement(tmp_path / "a.html", data).stat().st_size < 50_000
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ([("ann", "human", "a", 0), ("ben", "human", "a", 1)], "there is nothing to agree on"),
+        ([("ann", "human", "abstain", 0), ("ben", "human", "abstain", 0)], "there is nothing to agree on"),
+        ([("ann", "human", "a", 0), ("j", "ai", "a", 1)], "no pair in common"),
+    ],
+)
+def test_where_nobody_judged_the_same_the_first_line_says_so(tmp_path, said, expected):
+    assert expected in in_words(agree(read_annotated([written(tmp_path, said)])))[0]

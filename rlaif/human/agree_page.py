@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from rlaif.agreement.stand_in import StandIn
-from rlaif.pages.page import ci, fixed, signed, write_page
+from rlaif.pages.page import ci, fixed, signed, with_names_shown, write_page
 
+TEXTS = frozenset({"prompt", "a", "b", "rationale", "reason", "path"})  # the others are names
 WORDS = {"holds": "may stand in", "fails": "may not stand in", "inconclusive": "inconclusive"}
 
 
 def write_agreement(path: Path, data: dict[str, Any]) -> Path:
     """The page of an agreement; returns its path."""
+    data = with_names_shown(data, TEXTS)
     return write_page(
         path,
         "agree.html.j2",
@@ -28,6 +30,7 @@ def write_agreement(path: Path, data: dict[str, Any]) -> Path:
 
 def in_words(data: dict[str, Any]) -> list[str]:
     """The agreement as lines of text, the answer first."""
+    data = with_names_shown(data, TEXTS)
     lines = [_headline(data)]
     people = data["groups"]["human–human"]
     if people:
@@ -58,6 +61,8 @@ def _headline(data: dict[str, Any]) -> str:
     if data["judges"]:
         row = data["judges"][0]
         strict = row["strict"]
+        if not strict["agreement"]["n"]:
+            return f"{row['judge']} and the people's majority have no pair in common that could be compared."
         return (
             f"{row['judge']} agrees with the people's majority in {_rate(strict['agreement'], 3)} of "
             f"{strict['agreement']['n']} pairs, "
@@ -65,6 +70,11 @@ def _headline(data: dict[str, Any]) -> str:
             f"{stand_in_words(row['stand_in'])}."
         )
     group = data["groups"]["human–human"] or data["groups"]["AI–AI"]
+    if group and not group["agreement"]["n"]:
+        return (
+            f"{group['annotators']} annotators, and no pair on which two of them gave a verdict that can be "
+            "read: there is nothing to agree on."
+        )
     if group:
         return (
             f"{group['annotators']} annotators agree in {_rate(group['agreement'], 3)} of "

@@ -18,8 +18,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from rlaif.errors import printable
+from rlaif.records import content_hash
 
 STATIC = Path(__file__).parent / "static"  # scripts and styles of served pages
+MOST_OF_A_NAME = 80  # characters; one of any length could fill a page, or look like several lines of it
 MOST_CHARACTERS = 1500  # of one shown text, so that a page of examples stays small
 
 
@@ -119,6 +121,29 @@ def signed_zero(value: float, digits: int) -> str:
 def count(value: float | None) -> str:
     """A whole number with thousands apart, a dash where there is none."""
     return "–" if value is None else f"{value:,.0f}".replace(",", "\u202f")
+
+
+def one_line(name: str) -> str:
+    """A name that others gave as it is shown: on one line, a long one cut, with its hash."""
+    flat = " ".join(name.split())
+    if len(flat) <= MOST_OF_A_NAME:
+        return flat
+    return f"{flat[:MOST_OF_A_NAME]}… ({content_hash(name)[:6]})"
+
+
+def with_names_shown(data: Any, texts: frozenset[str] = frozenset()) -> Any:
+    """Plain data with every name, also a key, as `one_line` shows it; what stands under the keys `texts` is
+    left as it is."""
+    if isinstance(data, Mapping):
+        return {
+            one_line(key): value
+            if key in texts and isinstance(value, str)
+            else with_names_shown(value, texts)
+            for key, value in data.items()
+        }
+    if isinstance(data, list | tuple):
+        return [with_names_shown(value, texts) for value in data]
+    return one_line(data) if isinstance(data, str) else data
 
 
 def cut(text: str) -> str:
