@@ -199,6 +199,22 @@ def test_the_principles_under_which_an_executor_is_silent_stand_in_one_line():
     assert line == "B never decides under x, y (silent): it is left out of their kappa."
 
 
+def test_a_judge_that_is_named_twice_is_one(tmp_path):
+    """It would agree with itself, which says nothing of how a principle is read."""
+    file, run = project(tmp_path), fake_run(tmp_path / "run", prompts=120)
+    first, copy = tmp_path / "first.yaml", tmp_path / "copy.yaml"
+    with pytest.raises(UserError, match=r"first\.yaml: named twice"):
+        executors(file, Sources((str(first), str(first)), (run,)))
+    copy.write_text(first.read_text())
+    keep = tmp_path / "kept.jsonl"
+    found = executors(
+        file, Sources((str(first), str(copy), str(tmp_path / "second.yaml")), (run,), keep=keep)
+    )
+    assert found["executors"] == ["judge", "first.yaml", "second.yaml"]
+    asked = len(keep.read_text().splitlines()) // 2
+    assert found["left_out"][f"label of {copy}, which is the same judge as {first}"] == asked
+
+
 def test_without_pairs_the_examples_are_judged(tmp_path):
     file = project(tmp_path)
     data = json.loads(file.read_text())

@@ -218,6 +218,11 @@ def test_no_judge_at_all_and_no_pairs_are_one_message(tmp_path):
         compare_judges(how)
 
 
+def test_a_judge_that_is_named_twice_is_refused():
+    with pytest.raises(UserError, match="one: named twice"):
+        names_of(JudgesAsked(("one", "two", "one"), templates=("default", "brief")))
+
+
 def test_the_same_judge_with_several_templates_has_a_name_for_each(tmp_path):
     how = JudgesAsked(("models/one", "other/one"), templates=("default", "brief"))
     assert [row.name for row in names_of(how)] == [

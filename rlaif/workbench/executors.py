@@ -12,7 +12,7 @@ from typing import Any
 from rlaif.audit.cases import from_examples
 from rlaif.constitution import Constitution
 from rlaif.errors import UserError
-from rlaif.feedback.judge import JudgeQuestion
+from rlaif.feedback.judge import Judge, JudgeQuestion
 from rlaif.records import Label
 from rlaif.runs.folder import silent_progress
 from rlaif.workbench.executor_agreement import PEOPLE, Verdicts, compared, flips_of, read_labels
@@ -49,8 +49,16 @@ def executors(file: Path, how: Sources, progress: Any = silent_progress) -> dict
     left_out: Counter[str] = Counter()
     stored = stored_labels(sources, constitution, questions, left_out)
     by = _by_executor(stored)
+    known: dict[frozenset[Any], str] = {}
+    require_different(how.judges)
     for what in how.judges:
-        name, labels = _asked(what, how, constitution, sources, questions, stored, progress)
+        judge = _opened(what, how, constitution, sources)
+        asks = frozenset(judge.expected_slots(list(questions.values())))
+        if asks and known.setdefault(asks, what) != what:
+            left_out[f"label of {what}, which is the same judge as {known[asks]}"] += len(asks)
+            continue
+        labels = judge_labels(judge, list(questions.values()), stored, how.keep, progress)
+        name = Path(what).name[:SHORT], judge.annotator.id
         by = {who: rows for who, rows in by.items() if who != name[1]}
         by[free_name(name[0], by)] = labels
     verdicts: Verdicts = {who: read_labels(rows, constitution) for who, rows in by.items()}
@@ -134,20 +142,18 @@ def _by_executor(labels: Sequence[Label]) -> dict[str, dict[str, list[Label]]]:
     return {who: dict(rows) for who, rows in found.items()}
 
 
-def _asked(
-    what: str,
-    how: Sources,
-    constitution: Constitution,
-    sources: Sequence[LabelledPairs],
-    questions: dict[str, JudgeQuestion],
-    stored: Sequence[Label],
-    progress: Any,
-) -> tuple[tuple[str, str], dict[str, list[Label]]]:
-    """((a judge's name, what labels call it), its labels): stored ones that it would give, the rest asked."""
+def _opened(what: str, how: Sources, constitution: Constitution, sources: Sequence[LabelledPairs]) -> Judge:
+    """A judge, asked as the run is where there is one."""
     run = next((source for source in sources if source.templates), None)
-    judge = open_judge(what, how.overrides, constitution, how.templates, run)
-    labels = judge_labels(judge, list(questions.values()), stored, how.keep, progress)
-    return (Path(what).name[:SHORT], judge.annotator.id), labels
+    return open_judge(what, how.overrides, constitution, how.templates, run)
+
+
+def require_different(judges: Sequence[str]) -> None:
+    """UserError for a judge that is named twice: it would agree with itself, and with nobody more than
+    that."""
+    double = [what for what, n in Counter(judges).items() if n > 1]
+    if double:
+        raise UserError(f"{double[0]}: named twice.", "each judge once", "leave one out, or name another one")
 
 
 def free_name(name: str, taken: dict[str, Any]) -> str:

@@ -32,7 +32,7 @@ from rlaif.runs.locking import locked
 from rlaif.runs.spending import Account, Ledger
 from rlaif.runs.storage import os_errors_as_user_errors
 from rlaif.workbench.executor_agreement import furthest_apart
-from rlaif.workbench.executors import free_name, stored_labels
+from rlaif.workbench.executors import free_name, require_different, stored_labels
 from rlaif.workbench.judges import Named
 from rlaif.workbench.pairs import judge_labels
 from rlaif.workbench.people_truth import ALL, LabelledCases, labelled_cases, require_people
@@ -137,6 +137,7 @@ def _constitution(how: JudgesAsked) -> Constitution:
 
 def names_of(how: JudgesAsked) -> list[Asked]:
     """Every judge with every template set, each under a name of its own."""
+    require_different(how.judges)
     found: dict[str, Asked] = {}
     for what in how.judges:
         for templates in how.templates or (None,):
