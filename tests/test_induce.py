@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from pathlib import Path
 from random import Random
 
@@ -188,6 +189,13 @@ def test_what_cannot_be_explained_is_said(tmp_path):
     with pytest.raises(UserError, match="10 labels on whole comparisons"):
         induce(tmp_path, CandidateSources(tmp_path / "candidates.json"))
     simulated(tmp_path, 0, count=40)
+    rows = (tmp_path / "labels.jsonl").read_text()
+    (tmp_path / "labels.jsonl").write_text(
+        re.sub(r'"comparison_id":\s?"\w+"', '"comparison_id":"gone"', rows)
+    )
+    with pytest.raises(UserError, match=r"0 labels on whole comparisons \(left out: .*label on no pair"):
+        induce(tmp_path, CandidateSources(tmp_path / "candidates.json"))
+    (tmp_path / "labels.jsonl").write_text(rows)
     with pytest.raises(UserError, match="no candidates"):
         induce(tmp_path, CandidateSources())
     with pytest.raises(UserError, match="no verdict is stored under a candidate"):

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from rlaif.cli import app
 from rlaif.cli.terminal import page_at
+from rlaif.constitution import Constitution
 from rlaif.errors import UserError
 from rlaif.human import importers
 from rlaif.human.exporters import export_file
@@ -19,6 +20,7 @@ from rlaif.report.cards import export_with_card
 from rlaif.runs.rows import RowFile, require_rows
 from rlaif.workbench.pairs import judge_labels
 from tests.annotating import Person, session, write_file
+from tests.fake_run import fake_run
 from tests.test_judge_compare import project
 
 
@@ -243,3 +245,18 @@ def test_one_label_of_people_without_an_end_is_not_taken_for_a_judges_row_cut_sh
     with pytest.raises(UserError, match="holds other labels"):
         judge_labels(None, (), keep=path)  # type: ignore[arg-type]
     assert path.read_text().strip() == _ROW
+
+
+@pytest.mark.parametrize("content", ["name: mine\nprinciples: []\n", "name: run\nstages: []\n", "# mine\n"])
+def test_induced_principles_replace_no_constitution_and_no_config(tmp_path, content):
+    run, out = fake_run(tmp_path / "run", prompts=60), tmp_path / "found.yaml"
+    words = ["constitution", "induce", str(run), "--out", str(out)]
+    out.write_text(content)
+    found = CliRunner().invoke(app, words)
+    assert isinstance(found.exception, UserError)
+    assert "something else" in str(found.exception)
+    assert out.read_text() == content
+    out.unlink()
+    for _ in range(2):  # its own it writes anew
+        assert CliRunner().invoke(app, words).exit_code == 0
+    assert Constitution.load(out).principles

@@ -17,6 +17,10 @@ from rlaif.workbench.principle_evidence import constitution_of, evidence, induce
 from rlaif.workbench.proposals import proposed
 from rlaif.workbench.yaml_text import to_yaml
 
+MARK = (
+    "# Written by rlaif constitution induce, which may write it anew."  # no config or constitution of people
+)
+
 
 @dataclass(frozen=True)
 class CandidateSources:
@@ -42,7 +46,7 @@ class Induced:
 
     def constitution_text(self) -> str:
         """What explains the labels as a constitution file; raises UserError where nothing does."""
-        return to_yaml(constitution_of(self.figures, self.candidates, Path(self.source).name))
+        return MARK + "\n" + to_yaml(constitution_of(self.figures, self.candidates, Path(self.source).name))
 
 
 def induce(

@@ -66,8 +66,12 @@ def target(pairs: LabelledPairs, kind: AnnotatorKind | None = None) -> Target:
             said[pair] = p
     of = chosen or "the preferences of the run's own principles"
     if len(said) < FEWEST:
+        under = sum(row.principle_id is not None for rows in pairs.labels.values() for row in rows)
+        why = left_out + pairs.left_out + Counter({"label under a principle": under})
+        reasons = ", ".join(f"{n} × {reason}" for reason, n in sorted((+why).items()))
         raise UserError(
-            f"{pairs.source}: {len(said)} labels on whole comparisons{f' of kind {kind}' if kind else ''}.",
+            f"{pairs.source}: {len(said)} labels on whole comparisons{f' of kind {kind}' if kind else ''}"
+            f"{f' (left out: {reasons})' if reasons else ''}.",
             f"{FEWEST} or more: which of two responses is better, without a principle",
             "name a run, or a file or folder of preference data",
         )

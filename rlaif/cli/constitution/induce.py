@@ -50,9 +50,9 @@ def constitution_induce(
     """Find the principles that explain labels: weights, held-out agreement, and a constitution of them."""
     from rlaif.report.run_reader import plain
     from rlaif.runs.storage import write_text
-    from rlaif.workbench.induce import CandidateSources, induce
+    from rlaif.workbench.induce import MARK, CandidateSources, induce
 
-    path = page_at(out, example="found.yaml", begins=(b"name:",)) if out else None
+    path = page_at(out, example="found.yaml", begins=(MARK.lower().encode(),)) if out else None
     tell("reading the labels …")
     sources = CandidateSources(
         candidates,
