@@ -8,7 +8,7 @@ import pytest
 
 from rlaif.config import ModelConfig
 from rlaif.constitution import Constitution, Principle
-from rlaif.engines import Generation, Scores, Scripted, open_engine
+from rlaif.engines import GenerateRequest, Generation, Scores, Scripted, open_engine
 from rlaif.errors import UserError
 from rlaif.feedback.judge import Judge, JudgeQuestion, slot_of
 from rlaif.feedback.preferences import (
@@ -350,6 +350,16 @@ def test_a_score_is_the_expected_value_over_the_answers(templates, answer, value
     prompt = Prompt(messages=(Message(role="user", content="Hello?"),))
     found = dict(judge.pointwise([(prompt, "a response", RULES.principles)]))
     assert found == {0: {"one": pytest.approx(value), "two": pytest.approx(value)}}
+
+
+@pytest.mark.parametrize("answer", [None, [0.5], ["a", "b"], 0.5, [0.1, None]])
+def test_a_script_that_returns_no_probabilities_is_told_so(answer):
+    judge = Judge(Scripted(on_score=lambda m, s, c: answer, name="odd"), Templates.load("default"))
+    prompt = Prompt(messages=(Message(role="user", content="Hello?"),))
+    with pytest.raises(UserError, match=r"the script odd returned .*\nNeeded: a probability for each of"):
+        dict(judge.pointwise([(prompt, "a response", RULES.principles)]))
+    with pytest.raises(UserError, match="Needed: a text"):
+        list(Scripted(on_generate=lambda request: answer).generate([GenerateRequest([], 4)]))
 
 
 def test_a_refused_score_is_left_out():

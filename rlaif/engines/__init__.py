@@ -12,11 +12,12 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from rlaif.config import ModelConfig
-from rlaif.errors import replace_surrogates
+from rlaif.errors import UserError, replace_surrogates
 from rlaif.plugin import load_function, own
 from rlaif.prompting.chat import refused_by_template
 from rlaif.prompting.thinking import split_thinking
@@ -218,7 +219,7 @@ class Scripted:
         if self.on_generate is None:
             raise TypeError(f"the script {self.name} writes no text")
         for index, request in enumerate(requests):
-            words = self.on_generate(request).split(" ")
+            words = self._called(self.on_generate, _is_text, "a text", request).split(" ")
             cut = words[: request.max_tokens]
             self.usage.calls += 1
             self.usage.tokens += len(cut)
@@ -232,9 +233,32 @@ class Scripted:
         if self.on_score is None:
             raise TypeError(f"the script {self.name} scores nothing")
         for index, request in enumerate(requests):
-            rows = [self.on_score(request.messages, suffix, request.choices) for suffix in request.suffixes]
+            needed = f"a probability for each of {', '.join(request.choices)}"
+            fits = partial(_are_numbers, len(request.choices))
+            asked = [(request.messages, suffix, request.choices) for suffix in request.suffixes]
+            rows = [self._called(self.on_score, fits, needed, *words) for words in asked]
             self.usage.calls += len(rows)
             yield index, Scores(tuple(tuple(math.log(max(p, 1e-30)) for p in row) for row in rows))
+
+    def _called(
+        self, function: Callable[..., Any], fits: Callable[[Any], bool], needed: str, *given: Any
+    ) -> Any:
+        """What a script's function returns; UserError where that can be no answer."""
+        found = function(*given)
+        if not fits(found):
+            raise UserError(f"the script {self.name} returned {found!r:.80}.", needed, "fix it and run again")
+        return found
+
+
+def _is_text(found: Any) -> bool:
+    return isinstance(found, str)
+
+
+def _are_numbers(count: int, found: Any) -> bool:
+    try:
+        return len(found) == count and bool([x + 0.0 for x in found])  # which a text does not bear
+    except TypeError:
+        return False
 
 
 def scripted(config: ModelConfig) -> Engine:
