@@ -121,12 +121,11 @@ def stored_labels(
     known = {p.id: p for p in constitution.principles}
     found: dict[str, Label] = {}
     for source in sources:
+        templates = source.templates  # which are read from their files anew
         for pair in source.comparisons:
             for row in source.labels.get(pair, ()) if pair in questions else ():
                 principle = known.get(row.principle_id or "")
-                if row.principle_id is None or (
-                    principle and of_this_wording(row, principle, source.templates)
-                ):
+                if row.principle_id is None or (principle and of_this_wording(row, principle, templates)):
                     found[row.id] = row
                 else:
                     left_out["label under another wording or principle"] += 1

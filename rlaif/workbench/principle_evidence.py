@@ -93,9 +93,10 @@ def stored_verdicts(
     known = {p.id: p for p in candidates.principles}
     found: dict[str, list[Label]] = {}
     other: Counter[str] = Counter()
+    templates = pairs.templates  # which are read from their files anew
     for pair, labels in pairs.labels.items():
         rows = [row for row in labels if row.principle_id in known]
-        own = [row for row in rows if of_this_wording(row, known[str(row.principle_id)], pairs.templates)]
+        own = [row for row in rows if of_this_wording(row, known[str(row.principle_id)], templates)]
         other["label under another wording of a candidate"] += len(rows) - len(own)
         found[pair] = own
     return found, other
