@@ -252,6 +252,30 @@ def test_what_was_asked_before_a_kill_is_not_asked_again(tmp_path):
     assert repaired["heldout"] == again["heldout"]
 
 
+@pytest.mark.parametrize("change", ["numbers", "keys", "rows"])
+def test_changed_readings_are_asked_again(tmp_path, change):
+    engine = Scripted(on_score=biased)
+    _, first = fitting(tmp_path, engine).from_labels(some_pairs(80))
+    file = next((tmp_path / "readings").glob("*.safetensors"))
+    with safe_open(file, "np") as opened:
+        names, facts = opened.keys(), opened.metadata()
+        table = {name: opened.get_tensor(name) for name in names}
+    if change == "numbers":
+        table["own"] += 1
+    else:  # of no checksum, as an earlier version wrote them
+        facts = None
+        table = {"x": table["own"]} if change == "keys" else {name: x[:1] for name, x in table.items()}
+    save_file(table, file, facts)
+    _, again = fitting(tmp_path, engine).from_labels(some_pairs(80))
+    assert engine.usage.calls == 160 + 64
+    assert again["heldout"] == first["heldout"]
+    with safe_open(file, "np") as opened:
+        old = {name: opened.get_tensor(name) for name in names}
+    save_file(old, file)
+    fitting(tmp_path, engine).from_labels(some_pairs(80))
+    assert engine.usage.calls == 160 + 64  # whole ones without a checksum are read
+
+
 # ---- the fit as a file and as an engine
 
 

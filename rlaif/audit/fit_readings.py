@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 
 from rlaif.audit.fit_numerics import Readings
 from rlaif.engines import Scores
+from rlaif.engines.fit import checksum
 from rlaif.feedback.judge import MIN_MASS, Judge, JudgeQuestion
 from rlaif.records import ORDERS, Order, content_hash
 from rlaif.runs.folder import silent_progress
-from rlaif.runs.storage import move_into_place
+from rlaif.runs.storage import CHECKSUM, move_into_place
 from rlaif.stats import MAX_LOGIT
 
 CHUNK = 32  # pairs a file
@@ -74,22 +75,34 @@ def collect(
 
 def _kept(judge: Judge, part: Sequence[JudgeQuestion], layers: tuple[int, ...], folder: Path) -> Table:
     """A chunk's table, from its file where there is one that can be read."""
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file, save_file
+    from safetensors.numpy import save_file
 
     asked = [[q.comparison.id, *(judge.identity(p)["principle"] for p in q.principles)] for q in part]
     name = content_hash("readings", judge.engine.fingerprint, judge.wording, list(layers), asked)
     file = folder / f"{name}.safetensors"
-    if file.exists():
-        try:
-            return load_file(file)
-        except (SafetensorError, OSError):  # damaged: asked again
-            file.unlink()
+    if (found := _read(file, sum(len(q.principles) for q in part))) is not None:
+        return found
     table = _ask(judge, part, layers)
     partial = file.with_suffix(".partial")
-    save_file(table, partial)
+    save_file(table, partial, {CHECKSUM: checksum(name, table)})
     move_into_place(partial, file)
     return table
+
+
+def _read(file: Path, rows: int) -> Table | None:
+    """The table of a file of readings, None where there is none or it is damaged or changed: its pairs are
+    asked about again. One of an earlier version, which has no checksum, has to have the rows."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, "np") as opened:
+            facts, names = opened.metadata() or {}, opened.keys()
+            table = {name: opened.get_tensor(name) for name in names}
+    except (SafetensorError, OSError):
+        return None
+    whole = {"own", "lean", "read"} <= table.keys() and all(x.shape[:1] == (rows,) for x in table.values())
+    sealed = facts.get(CHECKSUM)
+    return table if whole and sealed in (None, checksum(file.stem, table)) else None
 
 
 def _ask(judge: Judge, part: Sequence[JudgeQuestion], layers: tuple[int, ...]) -> Table:

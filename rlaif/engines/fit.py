@@ -94,7 +94,7 @@ class JudgeFit:
         folder.mkdir(parents=True, exist_ok=True)
         partial = folder / PARTIAL
         told = json.dumps(facts, ensure_ascii=True)
-        save_file(arrays, partial, {"format": FORMAT, "fit": told, CHECKSUM: _checksum(told, arrays)})
+        save_file(arrays, partial, {"format": FORMAT, "fit": told, CHECKSUM: checksum(told, arrays)})
         move_into_place(partial, folder / FILE)
 
     @classmethod
@@ -115,7 +115,7 @@ class JudgeFit:
             if facts.get("format") != FORMAT:
                 raise ValueError("it has no numbers of a judge's fit")
             sealed = CHECKSUM in facts
-            if sealed and facts[CHECKSUM] != _checksum(facts["fit"], arrays):
+            if sealed and facts[CHECKSUM] != checksum(facts["fit"], arrays):
                 raise ValueError("its checksum is not that of its numbers: damaged, or changed by hand")
             plain = {name: x.astype(float) for name, x in arrays.items()}
             return cls(**{**json.loads(facts["fit"]), **plain, "sealed": sealed})._checked()
@@ -155,7 +155,7 @@ class JudgeFit:
             )
 
 
-def _checksum(facts: str, arrays: dict[str, NDArray[Any]]) -> str:
+def checksum(facts: str, arrays: dict[str, NDArray[Any]]) -> str:
     """What a file holds, as 16 hex digits: its facts as they stand there, and every number."""
     numbers = [[name, list(x.shape), x.tobytes().hex()] for name, x in sorted(arrays.items())]
     return content_hash(facts, numbers)
