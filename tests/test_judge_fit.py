@@ -252,7 +252,7 @@ def test_what_was_asked_before_a_kill_is_not_asked_again(tmp_path):
     assert repaired["heldout"] == again["heldout"]
 
 
-@pytest.mark.parametrize("change", ["numbers", "keys", "rows"])
+@pytest.mark.parametrize("change", ["numbers", "keys", "rows", "nan"])
 def test_changed_readings_are_asked_again(tmp_path, change):
     engine = Scripted(on_score=biased)
     _, first = fitting(tmp_path, engine).from_labels(some_pairs(80))
@@ -264,7 +264,9 @@ def test_changed_readings_are_asked_again(tmp_path, change):
         table["own"] += 1
     else:  # of no checksum, as an earlier version wrote them
         facts = None
-        table = {"x": table["own"]} if change == "keys" else {name: x[:1] for name, x in table.items()}
+        own = table["own"]
+        changed = {"keys": {"x": own}, "nan": table | {"own": own * np.nan}}
+        table = changed.get(change) or {name: x[:1] for name, x in table.items()}
     save_file(table, file, facts)
     _, again = fitting(tmp_path, engine).from_labels(some_pairs(80))
     assert engine.usage.calls == 160 + 64

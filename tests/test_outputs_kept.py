@@ -170,6 +170,34 @@ def test_an_import_that_was_killed_is_finished_by_the_same_call(tmp_path, monkey
     assert again == whole
 
 
+def test_an_import_that_was_killed_while_it_ended_and_then_refused_still_goes_on(tmp_path, monkeypatch):
+    """A folder in which a kill left some files is this command's, also after a start on a full disk."""
+    source = _table(tmp_path / "x.jsonl")
+    import_file(None, source, tmp_path / "whole")
+
+    class Killed(BaseException):
+        pass
+
+    def after_two(partial, final):
+        if final.name == "comparisons.jsonl":
+            raise Killed
+        os.replace(partial, final)
+
+    def full(*words):
+        raise OSError(28, "No space left on device")
+
+    for name, harm in (("move_into_place", after_two), ("_write", full)):
+        with monkeypatch.context() as patch:
+            patch.setattr(importers, name, harm)
+            with pytest.raises((Killed, OSError)):
+                import_file(None, source, tmp_path / "out")
+    assert (tmp_path / "out" / "prompts.jsonl").exists()
+    (tmp_path / "out" / "rankings.jsonl").write_text("of another import that was killed here\n")
+    import_file(None, source, tmp_path / "out")
+    whole, again = ({p.name: p.read_text() for p in (tmp_path / n).iterdir()} for n in ("whole", "out"))
+    assert again == whole
+
+
 @pytest.mark.parametrize("end", [".jsonl", ".json", ".csv", ".parquet"])
 def test_an_export_replaces_nothing_else(tmp_path, end):
     import_file(None, _table(tmp_path / "x.jsonl"), tmp_path / "rows")

@@ -101,6 +101,8 @@ def _read(file: Path, rows: int) -> Table | None:
     except (SafetensorError, OSError):
         return None
     whole = {"own", "lean", "read"} <= table.keys() and all(x.shape[:1] == (rows,) for x in table.values())
+    if whole and not np.isfinite(table["own"] + table["lean"])[table["read"].astype(bool)].all():
+        return None
     sealed = facts.get(CHECKSUM)
     return table if whole and sealed in (None, checksum(file.stem, table)) else None
 

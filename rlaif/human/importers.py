@@ -76,13 +76,15 @@ def import_file(
     except BaseException:
         for name in (*FILES, *MORE_FILES):
             _partial(out, name).unlink(missing_ok=True)
-        (out / BEGUN).unlink()
+        if (out / "import.json").exists() or not any((out / f"{name}.jsonl").exists() for name in FILES):
+            (out / BEGUN).unlink()  # else it still says whose files these are that a kill left
         raise
     for name in (*FILES, *MORE_FILES):
         if name in FILES or counts["rows"].get(name):
             move_into_place(_partial(out, name), out / f"{name}.jsonl")
         else:
             _partial(out, name).unlink()
+            (out / f"{name}.jsonl").unlink(missing_ok=True)  # of another import, which was killed here
     write_json(out / "import.json", {**asked, **counts})
     (out / BEGUN).unlink()
     return {**asked, **counts}
