@@ -33,12 +33,16 @@ def broken(values):
     raise KeyError("inside")
 
 
+def full(values):
+    raise OSError(28, "No space left on device", "/somewhere/actions.jsonl")
+
+
 @contextmanager
 def serving(**more):
     said = []
     site = Site(
         page=lambda: render_page("served.html.j2"),
-        asks={"/api/echo": lambda values: values, "/api/broken": broken},
+        asks={"/api/echo": lambda values: values, "/api/broken": broken, "/api/full": full},
         tells={"/api/echo": lambda values: values, "/api/wrong": wrong, "/api/taken": taken},
         most_bytes=1000,
         failed=said.append,
@@ -273,3 +277,10 @@ def test_a_page_of_another_server_gets_nothing(chromium):
             tried = f"fetch('{target}/api/echo', {how}).then(() => 'read', () => 'refused')"
             assert shown.evaluate(tried) == "refused"
         shown.context.close()
+
+
+def test_a_full_disk_is_said_on_the_page(server):
+    """With a status at which the page asks again, and without the path."""
+    status, _, body = send(server, "GET", "/api/full", {"Authorization": f"Bearer {server.token}"})
+    assert (status, json.loads(body)) == (500, {"error": "No space left on device."})
+    assert "/api/full: OSError: [Errno 28]" in server.said.pop()

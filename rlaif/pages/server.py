@@ -216,7 +216,8 @@ def _application(site: Site) -> Starlette:
 
     async def failed(request: Request, error: Exception) -> Response:
         site.failed(f"{request.method} {request.url.path}: {type(error).__name__}: {error}")
-        return _error(500, "An error inside; the terminal says which.")
+        reason = error.strerror if isinstance(error, OSError) else None  # a full disk; the path is nobody's
+        return _error(500, f"{reason}." if reason else "An error inside; the terminal says which.")
 
     handlers = {HTTPException: refused, UserError: refused}
     return Starlette(routes=routes, exception_handlers={**handlers, Exception: failed})
