@@ -8,8 +8,6 @@ from random import Random
 
 import numpy as np
 import pytest
-from safetensors import safe_open
-from safetensors.numpy import save_file
 
 from rlaif.audit import fit as fit_module
 from rlaif.audit import fit_numerics
@@ -29,8 +27,8 @@ from rlaif.audit.fit_verdict import flips, verdict
 from rlaif.config import ModelConfig
 from rlaif.constitution import Constitution
 from rlaif.engines import ScoreRequest, Scripted, Subject, open_engine
-from rlaif.engines.fit import FILE, SHARED, JudgeFit
-from rlaif.engines.fitted import UNSEALED, FittedEngine
+from rlaif.engines.fit import SHARED, JudgeFit
+from rlaif.engines.fitted import FittedEngine
 from rlaif.errors import UserError
 from rlaif.feedback.judge import Judge
 from rlaif.feedback.labelled import LabelledPair
@@ -252,32 +250,6 @@ def test_what_was_asked_before_a_kill_is_not_asked_again(tmp_path):
     assert repaired["heldout"] == again["heldout"]
 
 
-@pytest.mark.parametrize("change", ["numbers", "keys", "rows", "nan"])
-def test_changed_readings_are_asked_again(tmp_path, change):
-    engine = Scripted(on_score=biased)
-    _, first = fitting(tmp_path, engine).from_labels(some_pairs(80))
-    file = next((tmp_path / "readings").glob("*.safetensors"))
-    with safe_open(file, "np") as opened:
-        names, facts = opened.keys(), opened.metadata()
-        table = {name: opened.get_tensor(name) for name in names}
-    if change == "numbers":
-        table["own"] += 1
-    else:  # of no checksum, as an earlier version wrote them
-        facts = None
-        own = table["own"]
-        changed = {"keys": {"x": own}, "nan": table | {"own": own * np.nan}}
-        table = changed.get(change) or {name: x[:1] for name, x in table.items()}
-    save_file(table, file, facts)
-    _, again = fitting(tmp_path, engine).from_labels(some_pairs(80))
-    assert engine.usage.calls == 160 + 64
-    assert again["heldout"] == first["heldout"]
-    with safe_open(file, "np") as opened:
-        old = {name: opened.get_tensor(name) for name in names}
-    save_file(old, file)
-    fitting(tmp_path, engine).from_labels(some_pairs(80))
-    assert engine.usage.calls == 160 + 64  # whole ones without a checksum are read
-
-
 # ---- the fit as a file and as an engine
 
 
@@ -294,64 +266,6 @@ def a_fit(**changes) -> JudgeFit:
         "middle": np.zeros((2, width)),
     }
     return JudgeFit(**{**numbers, **changes})
-
-
-def test_a_fit_comes_back_as_it_was_written(tmp_path):
-    fit = a_fit(kind="responses", layer=2, about={"labels": 3})
-    fit.save(tmp_path / "fit")
-    back = JudgeFit.load(tmp_path / "fit")
-    assert back.fingerprint == fit.fingerprint
-    assert back.about == {"labels": 3}
-    assert [path.name for path in (tmp_path / "fit").iterdir()] == [FILE]
-    assert a_fit(scale=np.array([2.0, 0.6])).fingerprint != fit.fingerprint
-
-
-@pytest.mark.parametrize(
-    "damage", ["cut", "text", "nan", "shape", "scalar", "kind", "model", "keys", "missing"]
-)
-def test_a_damaged_fit_is_refused(tmp_path, damage):
-    file = tmp_path / FILE
-    changes = {"nan": {"prior": np.array([np.nan, 0])}, "shape": {"scale": np.ones(3)}, "kind": {"kind": "x"}}
-    changes |= {"scalar": {"head": np.array(0.0)}}
-    changes |= {"model": {"model": None}, "keys": {"keys": (SHARED, SHARED)}}
-    if damage != "missing":
-        a_fit(**changes.get(damage, {})).save(tmp_path)
-    if damage == "cut":
-        file.write_bytes(file.read_bytes()[:-5])
-    if damage == "text":
-        file.write_text("{}")
-    with pytest.raises(UserError, match=FILE):
-        JudgeFit.load(tmp_path)
-
-
-@pytest.mark.parametrize("what", ["scale", "about", "middle"])
-def test_a_fit_whose_numbers_were_changed_is_refused(tmp_path, what):
-    a_fit(kind="verdicts", about={"labels": 300}).save(tmp_path)
-    with safe_open(tmp_path / FILE, "np") as opened:
-        names = opened.keys()
-        facts, arrays = opened.metadata(), {name: opened.get_tensor(name) for name in names}
-    if what == "about":
-        facts["fit"] = facts["fit"].replace("300", "900")
-    else:
-        arrays[what].flat[0] += 1
-    save_file(arrays, tmp_path / FILE, facts)
-    with pytest.raises(UserError, match="checksum is not that of its numbers"):
-        JudgeFit.load(tmp_path)
-
-
-def test_a_fit_of_an_earlier_version_is_read_with_a_note(tmp_path):
-    fit = a_fit()
-    fit.save(tmp_path)
-    with safe_open(tmp_path / FILE, "np") as opened:
-        names = opened.keys()
-        facts, arrays = opened.metadata(), {name: opened.get_tensor(name) for name in names}
-    del facts["checksum"]
-    save_file(arrays, tmp_path / FILE, facts)
-    old = JudgeFit.load(tmp_path)
-    assert old.fingerprint == fit.fingerprint
-    assert FittedEngine(Scripted(), old).notes == [UNSEALED]
-    fit.save(tmp_path)
-    assert FittedEngine(Scripted(), JudgeFit.load(tmp_path)).notes == []
 
 
 def test_the_fit_of_another_model_is_refused(tmp_path):
