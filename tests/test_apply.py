@@ -35,6 +35,8 @@ def test_it_asks_the_edited_principle_alone_and_shares_the_rest(project, run, as
     told: list[str] = []
     data = apply(run, new, project / "applied", trust=True, tell=told.append)
     assert not [line for line in told if "to go on" in line]
+    assert sum(line.startswith("05_label: done") for line in told) == 1
+    assert len(told) == len(set(told))
     this = Run.load(project / "applied")
     edited = [row for row in this.stages[4].rows("labels", Label) if row.principle_id == "no-rude"]
     assert (asked["SAMPLE"], asked["CRITIQUE"]) == (0, 0)

@@ -75,7 +75,20 @@ def apply(
             raise UserError(
                 f"{file}: says what {source} was made with.", "an edit", "change a principle, then apply it"
             )
-        return _apply(wanted, wanted.folder / "edit.json", progress, tell)
+        return _apply(wanted, wanted.folder / "edit.json", progress, _once(tell))
+
+
+def _once(tell: Tell) -> Tell:
+    """Tells each line once: the fork is run up to its labels, and gone on with, which tells of its stages
+    again."""
+    told = set[str]()
+
+    def once(line: str) -> None:
+        if line not in told:
+            told.add(line)
+            tell(line)
+
+    return once
 
 
 def _wanted(
