@@ -360,6 +360,12 @@ def test_attacks_in_the_users_turn_stand_there_and_may_be_limited():
 def test_a_card_about_nothing_says_so(tmp_path: Path):
     card = Audit(Judge(scripts.feedback(), Templates.load("brief")), RULES, [], 0, 8, GOLD).card()
     assert "No truth is known" in in_words(card)[0]
+    card["accuracy"] |= {"value": 2 / 3, "n": 3, "ci": [0.1, 0.99], "baselines": {"the first": 0.5}}
+    few = "The truth is known of 3 verdicts only, too few to say how often the judge is right: here in 0.67"
+    assert in_words(card)[0].startswith(few)
+    card["accuracy"] |= {"n": 30}
+    assert in_words(card)[0].startswith("The judge is right in 0.67 [0.10, 0.99] of the 30 verdicts")
+    card["accuracy"] |= {"n": 0}
     assert failures(card, JudgeCardOptions()) == []
     assert "Judge card" in write_card(tmp_path / "c.html", {**card, "gold": None, "left_out": {}}).read_text()
 

@@ -12,6 +12,7 @@ from rlaif.constitution import Constitution
 from rlaif.preflight import calibration
 from rlaif.preflight.calibration import Speed, calibrated
 from rlaif.preflight.durations import Durations, durations
+from rlaif.preflight.estimate import in_words
 from rlaif.preflight.opening import load_prompts
 from rlaif.prompting.templates import Templates
 from tests.tiny_models import tiny_policy
@@ -170,6 +171,19 @@ def test_the_table_ends_where_the_run_would(project):
     assert plan["calls"] == sum(stage["calls"] for stage in plan["stages"])
     assert "–" in result.output
     assert "money" not in result.output
+
+
+def test_the_judges_card_has_a_row_of_its_own(project):
+    words = ["run", str(project / "config.yaml"), "--dry-run", "-s", "judge_card.num_pairs=12"]
+    plan = json.loads(CliRunner().invoke(app, [*words, "--json"]).output)
+    (label,) = (stage for stage in plan["stages"] if stage["stage"] == "label")
+    without = json.loads(CliRunner().invoke(app, [*words[:3], "--json"]).output)["stages"]
+    assert "judge_card" not in without[-1]
+    assert label["judge_card"]["calls"] == label["calls"] - without[-1]["calls"] > 0
+    shown = CliRunner().invoke(app, words, env={"COLUMNS": "120"}).output
+    (row,) = (line for line in shown.splitlines() if "of which the judge card" in line)
+    assert f" {label['judge_card']['calls']:,} " in row
+    assert any(line.startswith("    of which the judge card: ") for line in in_words(plan))
 
 
 def test_the_table_has_money_and_warnings(project):

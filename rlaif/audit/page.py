@@ -44,11 +44,14 @@ def in_words(card: dict[str, Any]) -> list[str]:
     accuracy, order = card["accuracy"], card["order"]
     if accuracy["n"]:
         best = max(accuracy["baselines"], key=lambda name: accuracy["baselines"][name])
+        value, n = f"{fixed(accuracy['value'])} {ci(accuracy['ci'])}", accuracy["n"]
+        rule = f"{fixed(accuracy['baselines'][best])} {ci(accuracy.get('baselines_ci', {}).get(best))}"
         first = (
-            f"The judge is right in {_rate(accuracy)} verdicts whose truth is known; "
-            f"the best rule that reads no principle (“{best}”) in {fixed(accuracy['baselines'][best])} "
-            f"{ci(accuracy.get('baselines_ci', {}).get(best))}."
-        )
+            f"The judge is right in {value} of the {n} verdicts whose truth is known"
+            if n >= FEW
+            else f"The truth is known of {n} verdicts only, too few to say how often the judge is right: "
+            f"here in {value} of them"
+        ) + f"; the best rule that reads no principle (“{best}”) in {rule}."
     else:
         first = "No truth is known about these pairs, so nothing says how often the judge is right."
     injection = card["injection"]["families"]

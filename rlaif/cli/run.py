@@ -95,7 +95,7 @@ def print_plan(plan: dict[str, Any]) -> None:
     from rich.table import Table
 
     from rlaif.feedback.gold import no_gold
-    from rlaif.preflight.estimate import budget_warnings, taken_over_in_words
+    from rlaif.preflight.estimate import budget_warnings, estimated_rows, taken_over_in_words
 
     counts = ", ".join(f"{plan['prompts'][split]} {split}" for split in ("train", "heldout", "wordings"))
     say(f"{plan['config']['name']}: {plan['principles']} principles; prompts: {counts}")
@@ -105,13 +105,13 @@ def print_plan(plan: dict[str, Any]) -> None:
     table = Table(*columns, *(["money ≤"] if plan["money"] is not None else []))
     for column in table.columns[1:]:
         column.justify = "right"
-    rows = [(stage["stage"], stage) for stage in plan["stages"]]
-    for name, row in [*rows, ("all", plan)]:
+    for name, row in [*estimated_rows(plan), ("all", plan)]:
         numbers = [row.get(key) for key in ("rows", "calls", "prompt_tokens", "tokens", "seconds", "memory")]
         cells = ["–" if n is None else f"{n:,.0f}" if n < 1e6 else f"{n / 1e6:,.1f} M" for n in numbers]
         if plan["money"] is not None:
             cells.append(f"{row['money'] or 0:,.2f}")
-        table.add_row(name, *(["", *cells[1:5], "", *cells[6:]] if name == "all" else cells))
+        is_stage = "rows" in row
+        table.add_row(name, *(cells if is_stage else ["", *cells[1:5], "", *cells[6:]]))
     Console(highlight=False).print(table)
     for line in taken_over_in_words(plan):
         say(line)

@@ -48,6 +48,7 @@ class Asked:
     own: float = 0.0
     written: float = 0.0
     of: float = 1.0
+    examines: bool = False  # of the judge's card, before it labels
 
 
 @dataclass

@@ -79,8 +79,8 @@ def plan_of(
         pairs, count = min(limits.num_pairs, comparisons), num_varied(limits.num_pairs)
         verdicts = round_up(verdicts_at_most(constitution, pairs, each, count))
         return [
-            Asked(config.feedback, verdicts, question, written=plan.verdict_tokens()),
-            Asked(config.feedback, min(count, WRITTEN), question, written=WRITTEN_TOKENS),
+            Asked(config.feedback, verdicts, question, written=plan.verdict_tokens(), examines=True),
+            Asked(config.feedback, min(count, WRITTEN), question, written=WRITTEN_TOKENS, examines=True),
         ]
 
     groups = {p.id: p.group for p in prompts}
@@ -103,16 +103,23 @@ def stage_estimate(plan: Plan, options: StageOptions, round: int) -> dict[str, A
     """Rows (at most), calls, tokens, seconds and money of one stage."""
     rows, asked = options.estimate(plan)
     plan.policies += "policy" in options.makes
-    used = [amounts(question) for question in asked]
-    table = plan.config.prices
-    prices = [(used, table.get(question.model.model)) for used, question in zip(used, asked, strict=True)]
-    found: dict[str, Any] = {"stage": options.stage, "round": round, "rows": rows}
-    found |= {key: sum(own[key] for own in used) for key in COUNTED if key != "cached"}
+    found: dict[str, Any] = {"stage": options.stage, "round": round, "rows": rows, **_cost(plan, asked)}
+    if card := [question for question in asked if question.examines]:
+        found["judge_card"] = _cost(plan, card)
     if isinstance(options, LabelOptions) and options.labels_from and Path(options.labels_from).exists():
         found["labels_from"] = earlier.estimate_taken_over(
             plan.config, plan.constitution, plan.templates, options
         )
-    return found | {
+    return found
+
+
+def _cost(plan: Plan, asked: Sequence[Asked]) -> dict[str, Any]:
+    """Calls and tokens of several kinds of questions, and their seconds and money by the price table."""
+    used = [amounts(question) for question in asked]
+    table = plan.config.prices
+    prices = [(used, table.get(question.model.model)) for used, question in zip(used, asked, strict=True)]
+    return {
+        **{key: sum(own[key] for own in used) for key in COUNTED if key != "cached"},
         "seconds": _seconds(prices),
         "money": sum(money(used, price) for used, price in prices) if table else None,
     }
@@ -149,13 +156,24 @@ def totals(stages: list[dict[str, Any]]) -> dict[str, Any]:
 
 def in_words(plan: dict[str, Any]) -> list[str]:
     """The estimate in a line a stage that asks models, and one for all of them."""
-    lines = [f"  {stage['stage']}: {_line(stage)}" for stage in plan["stages"] if stage["calls"]]
+    rows = [row for row in estimated_rows(plan) if row[1]["calls"]]
+    lines = [f"  {name}: {_line(row)}" for name, row in rows]
     told = [f"  {line}" for line in taken_over_in_words(plan)]
     return (
         ["estimate, at most:", *lines, f"  all: {_line(plan)}", *told, *budget_warnings(plan)]
         if lines
         else []
     )
+
+
+def estimated_rows(plan: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """(name, amounts) of each stage, followed by the part of it that examines the judge, where it does."""
+    found = list[tuple[str, dict[str, Any]]]()
+    for stage in plan["stages"]:
+        found.append((stage["stage"], stage))
+        if "judge_card" in stage:
+            found.append(("  of which the judge card", stage["judge_card"]))
+    return found
 
 
 def taken_over_in_words(plan: dict[str, Any]) -> list[str]:
