@@ -222,7 +222,9 @@ def test_a_silent_server_is_left_after_the_patience_and_a_slow_one_is_not(stub: 
     stub.always, stub.silence = "silence", 30.0
     with serving(stub) as url:
         began = endpoints.time.monotonic()
-        assert "no endpoint has responded for" in stops(engine_at(url, patience=0.3))
+        said = stops(engine_at(url, patience=0.3))
+        assert "no endpoint has responded for" in said
+        assert "raise patience where one response takes longer than 0.3 s" in said
         assert endpoints.time.monotonic() - began < 25  # the server is silent for 30
     slow, turn = Stub(), Lock()
 

@@ -80,6 +80,23 @@ def test_no_server_is_a_problem(project):
     assert data["models"]["policy"].endswith("a script")
 
 
+@pytest.mark.parametrize("command", ["check", "run"])
+def test_a_server_that_never_responds_is_waited_for_aloud_and_told_of_once(project, monkeypatch, command):
+    monkeypatch.setattr(module, "PATIENCE", 0.2)
+    stub = Stub()
+    stub.always, stub.silence = "silence", 2.0
+    with serving(stub) as url:
+        result = invoke(command, config_of(project, url))
+    said = f"{result.output}\n{result.exception if isinstance(result.exception, UserError) else ''}"
+    name = f"feedback at {url.removeprefix('http://')}"
+    assert f"{name}: a test question is asked; it has {10 if command == 'check' else 0} s to respond" in said
+    assert said.count("no endpoint has responded") == said.count("Needed: ") == said.count("Next: ") == 1
+    assert "accepts connections alone" in said
+    assert "see in the server's log whether" in said
+    assert "raise patience" not in said
+    assert "--no-check" in said
+
+
 def test_every_endpoint_is_asked(project):
     with serving(Stub()) as url:
         config = config_of(project, url)

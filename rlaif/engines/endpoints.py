@@ -30,7 +30,8 @@ OPTIONAL = (
     "top_p",
     "seed",
 )  # without these a request can still be asked, and the notes say so
-_PATIENT = ("HTTP 429", "HTTP 503", "HTTP 529", "no response in time")  # busy, not wrong
+SILENT = "no response in time"
+_PATIENT = ("HTTP 429", "HTTP 503", "HTTP 529", SILENT)  # busy, not wrong
 _AT_ONCE = ("HTTP 429", "no connection")  # back off after one failure
 
 
@@ -279,7 +280,7 @@ class Pool:
             while not task.done():
                 left = max(began, endpoint.last_response) + self.patience - time.monotonic()
                 if left <= 0:
-                    raise Trouble("no response in time")
+                    raise Trouble(SILENT)
                 await asyncio.wait({task}, timeout=left)
             return task.result()
         finally:
@@ -312,13 +313,23 @@ class Pool:
 
     def _no_endpoint(self, seconds: float) -> UserError:
         told = "; ".join(f"{e.name}: {e.failures_in_words()}{_quoted(e.last)}" for e in self.endpoints)
+        found = f"no endpoint has responded for {seconds:.0f} s ({told})."
+        if all(e.last and e.last.kind == SILENT for e in self.endpoints):
+            longer = f"raise patience where one response takes longer than {self.patience:g} s"
+            return NoResponse(found, RESPONDS, f"{LOOK}, or {longer}; {_AGAIN}")
         return UserError(
-            f"no endpoint has responded for {seconds:.0f} s ({told}).",
+            found,
             "a server at base_url that serves chat completions",
             f"start it (for example `vllm serve MODEL`), or raise patience; {_AGAIN}",
         )
 
 
+class NoResponse(UserError):
+    """Every endpoint accepts connections and leaves questions without a response."""
+
+
+RESPONDS = "a server that responds: this one accepts connections alone"
+LOOK = "see in the server's log whether it is still loading its model or is stuck"
 _AGAIN = "run the same command again when it responds: finished rows are kept"
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from rlaif.config import Config, ModelConfig
 from rlaif.engines import GenerateRequest, ScoreRequest, open_engine
+from rlaif.engines.endpoints import CONNECT, LOOK, NoResponse
 from rlaif.errors import UserError
 from rlaif.options import CritiqueOptions, LabelOptions, StageOptions
 from rlaif.options.base import marked
@@ -31,19 +32,30 @@ _QUESTION = "Which reply answers the question?"
 
 @dataclass
 class Readiness:
-    """What was found, by model or endpoint; `problems` would stop the run."""
+    """What was found, by model or endpoint; `errors` would stop the run."""
 
     found: dict[str, str] = field(default_factory=dict)
-    problems: list[str] = field(default_factory=list)
+    errors: list[UserError] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
+    @property
+    def problems(self) -> list[str]:
+        """The errors in words."""
+        return [str(error) for error in self.errors]
+
+    def add(self, name: str, error: UserError) -> None:
+        """Note what stands in the way of the run, with the name of what has it."""
+        self.errors.append(UserError(f"{name}: {error.found}", error.need, error.next))
+
     def require(self) -> None:
-        """Raise UserError where something would stop the run."""
-        if self.problems:
+        """Raise one UserError where something would stop the run, each need and each next step said once."""
+        if self.errors:
+            needs = dict.fromkeys(error.need for error in self.errors if error.need)
+            steps = dict.fromkeys(error.next for error in self.errors if error.next)
             raise UserError(
-                "\n".join(self.problems),
-                "models and servers that respond as the run will ask them",
-                "`rlaif check CONFIG` asks again; --no-check starts the run without asking",
+                "\n".join(error.found for error in self.errors),
+                "; ".join(needs) or "models and servers that respond as the run will ask them",
+                "; ".join([*steps, "`rlaif check CONFIG` asks again, --no-check starts without asking"]),
             )
 
 
@@ -65,13 +77,13 @@ def readiness(
         if model.kind.served:
             for url in model.endpoints:
                 one = model.model_copy(update={"base_url": url})
-                _endpoint(result, spec, role, one, stages, thorough)
+                _endpoint(result, spec, role, one, stages, thorough, tell)
         elif model.kind.folder:
             _folder(result, spec, role, model, stages)
         else:
             result.found[role] = f"{model.model}: a script"
     _stage_models(result, spec, stages)
-    if not result.problems:
+    if not result.errors:
         _critiques(result, spec, stages, thorough, tell)
     return result
 
@@ -144,7 +156,7 @@ def _stage_models(result: Readiness, spec: RunSpec, stages: Sequence[StageOption
         try:
             result.found[key] = f"{name}: tokenizer of {len(load_tokenizer(model_folder(name)))} tokens"
         except UserError as error:
-            result.problems.append(f"{key}: {error}")
+            result.add(key, error)
 
 
 def _folder(
@@ -165,19 +177,18 @@ def _folder(
             except TemplateRefused as no:
                 refused.append(no.reason)
     except UserError as error:
-        result.problems.append(f"{role}: {error}")
+        result.add(role, error)
         return
     tried = min(8, len(spec.prompts))
     if len(refused) == tried:
-        result.problems.append(
-            f"{role}: {model.model}: its chat template refuses every prompt ({refused[0]})"
-        )
+        refuses = UserError(f"{model.model}: its chat template refuses every prompt ({refused[0]})")
+        result.add(role, refuses)
     elif refused:
         result.warnings.append(
             f"{role}: its chat template refuses {len(refused)} of {tried} prompts ({refused[0]})"
         )
     if role == "policy" and not alone:
-        result.problems += _without_room(folder, stages)
+        result.errors += map(UserError, _without_room(folder, stages))
     template = "its chat template" if has_chat_template(tokenizer) else "no chat template: plain turns"
     result.found[role] = f"{model.model}: tokenizer of {len(tokenizer)} tokens, {template}"
 
@@ -205,19 +216,29 @@ def _endpoint(
     model: ModelConfig,
     stages: Sequence[StageOptions],
     thorough: bool,
+    tell: Callable[[str], None],
 ) -> None:
     """One endpoint: a test question in the form of the run's own; with `thorough` also what it serves."""
-    patient = model.model_copy(update={"patience": min(model.patience, PATIENCE), "concurrency": 1})
+    patience = min(model.patience, PATIENCE)
+    patient = model.model_copy(update={"patience": patience, "concurrency": 1})
     name = f"{role} at {model.endpoints[0].partition('://')[2]}"
+    most = patience + (CONNECT if thorough else 0)
+    tell(f"{name}: a test question is asked; it has {most:.0f} s to respond")
     try:
         engine: Any = open_engine(patient)
         served = list(engine.health().values()) if thorough else []
         result.found[name] = served[0] if served else ""
         asked = _asked(engine, spec, role, stages, result, name)
         result.found[name] = "; ".join([*served, asked])
+    except NoResponse as error:
+        slow = (
+            f"where one response takes longer than {patience:g} s, `rlaif run --no-check` does not ask first"
+        )
+        result.add(role, UserError(error.found, error.need, f"{LOOK}; {slow}"))
+        result.found[name] = result.found.get(name) or "does not respond"
     except UserError as error:
-        result.problems.append(f"{role}: {error}")
-        result.found.setdefault(name, error.found)
+        result.add(role, error)
+        result.found[name] = result.found.get(name) or error.found
 
 
 def _asked(
@@ -266,6 +287,7 @@ def _critiques(
     most, model = min(limits), spec.config.feedback
     share: float | None = None
     if model.kind.served and thorough:
+        tell(f"the feedback model is asked for {min(CRITIQUES, len(spec.prompts))} critiques")
         share = _share_cut(spec, most)
     elif model.kind.folder and Path(model.model).is_dir():
         asked = spec.config, spec.constitution, spec.prompts, spec.templates
