@@ -143,7 +143,11 @@ def test_rankings_of_another_run_are_refused(tmp_path):
     [
         ({"verdict": "a", "p_a": 0.2}, r'labels\.jsonl:1: the verdict is "a" but p_a is 0.2'),
         ({"verdict": "b", "p_a": 0.9}, r'labels\.jsonl:1: the verdict is "b" but p_a is 0.9'),
-        ({"verdict": "first"}, r"labels\.jsonl:1: verdict: Input should be"),
+        (
+            {"verdict": "first"},
+            r"labels\.jsonl:1: verdict: \"first\", which should be 'a', 'b', 'tie', 'abstain' or 'invalid'",
+        ),
+        ({}, r"labels\.jsonl:1: verdict is missing, which should be one of a, b, tie, abstain, invalid\."),
         ({"verdict": "a", "p_a": 1.5}, r"labels\.jsonl:1: p_a: Input should be less than or equal to 1"),
         ({"verdict": "a", "p_A": 1}, r"labels\.jsonl:1: p_A: Extra inputs"),
     ],

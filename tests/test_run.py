@@ -143,11 +143,11 @@ def test_a_user_file_may_have_blank_lines_a_mark_and_windows_ends(tmp_path):
     ("line", "message"),
     [
         ("{", r"p\.jsonl:3: line: Invalid JSON"),
-        ('{"mesages": []}', r"p\.jsonl:3: messages: Field required"),
+        ('{"mesages": []}', r"p\.jsonl:3: messages is missing\."),
         ('{"messages": []}', r"p\.jsonl:3: messages: Tuple should have at least 1 item"),
         (
             '{"messages": [{"role": "human", "content": "x"}]}',
-            r"p\.jsonl:3: messages.0.role: Input should be 'system'",
+            r"p\.jsonl:3: messages.0.role: \"human\", which should be 'system'",
         ),
         (
             '{"messages": [{"role": "user", "content": true}]}',

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar, get_args, get_origin
 
 from pydantic import ValidationError
 
@@ -164,10 +164,8 @@ def numbered_rows(path: Path, record: type[R]) -> Iterator[tuple[int, R]]:
             row = record.model_validate_json(line)
             parse_json(line)  # which finds a key that stands twice
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"]) or "line"
             raise UserError(
-                f"{path}:{number}: {where}: {first['msg']}.",
+                f"{path}:{number}: {_fault(record, error)}.",
                 f"a {record.__name__} row of JSON a line",
                 f"fix line {number} of {path}",
             ) from None
@@ -178,6 +176,20 @@ def numbered_rows(path: Path, record: type[R]) -> Iterator[tuple[int, R]]:
                 f"fix line {number} of {path}",
             ) from None
         yield number, row
+
+
+def _fault(record: type[Record], error: ValidationError) -> str:
+    """The first thing wrong with a row, with the words that its field allows where it allows only some."""
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"]) or "line"
+    if first["type"] == "literal_error":
+        given = json.dumps(first["input"], ensure_ascii=False)[:80]
+        return f"{where}: {given}, which should be {first['ctx']['expected']}"
+    if first["type"] == "missing":
+        field = record.model_fields.get(where)
+        words = get_args(field.annotation) if field and get_origin(field.annotation) is Literal else ()
+        return f"{where} is missing" + (f", which should be one of {', '.join(words)}" if words else "")
+    return f"{where}: {first['msg']}"
 
 
 @contextmanager
