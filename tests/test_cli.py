@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from typer.main import get_command
+from typer.testing import CliRunner
 
 from rlaif import DISTRIBUTION, __version__
 from rlaif.cli import app
@@ -325,3 +326,9 @@ def test_neighbours_spell_and_explain_the_same_option_alike():
     for spelling in ("--trust", "--few-shot", "--keep", "--port"):
         assert len(told[spelling]) == 1, spelling
     assert len(told["--set"]) == 3, "a run's, a judge's, and that of the model that writes prompts"
+
+
+def test_resume_offers_no_option_that_it_lacks():
+    shown = CliRunner().invoke(app, ["resume", "--help"], env={"COLUMNS": "200"}).output
+    assert "--check" in shown
+    assert "--dry-run" not in shown

@@ -76,6 +76,27 @@ def contents(folder):
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
+def test_an_empty_file_of_an_interrupted_start_is_told_of_and_written(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_project(Path("whole"), Wanted())
+    whole = contents(Path("whole"))
+    Path("whole/config.yaml").write_text("")
+    for command in (pipeline.run, pipeline.check):
+        with pytest.raises(UserError, match=r"config\.yaml: an empty file(?s:.*)Next: rlaif init whole "):
+            command("whole/config.yaml")
+    write_project(Path("whole"), Wanted())
+    assert contents(Path("whole")) == whole
+
+
+@pytest.mark.parametrize("name", ["mine.csv", "mine.jsonl", "my prompts.txt"])
+def test_prompts_given_as_a_config_lead_to_the_command_that_takes_them(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    Path(name).write_text("prompt\nHow do I bake?\n")
+    with pytest.raises(UserError) as refused:
+        pipeline.run(name)
+    assert f"Next: rlaif init --prompts {shlex.quote(name)} writes one" in str(refused.value)
+
+
 def test_pairs_that_differ_are_not_overwritten(tmp_path):
     data = tmp_path / "pairs.jsonl"
     data.write_text(json.dumps({"prompt": "p", "chosen": "a", "rejected": "b"}) + "\n")

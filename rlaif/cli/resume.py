@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+import typer
+
 from rlaif.cli.groups import app
-from rlaif.cli.run import Check, Set, Until, running
+from rlaif.cli.run import Set, Until, running
 from rlaif.cli.terminal import Progress, RunDir, say, tell
+
+Check = Annotated[
+    bool,
+    typer.Option("--check/--no-check", help="Ask models and endpoints first whether they respond."),
+]
 
 
 @app.command(rich_help_panel="The loop")

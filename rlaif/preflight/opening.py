@@ -24,6 +24,7 @@ from rlaif.runs.folder import Run, label_files
 from rlaif.runs.rows import Rows
 from rlaif.runs.storage import fingerprint
 
+NO_CONFIG = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".txt")  # of files of prompts
 NO_INPUT = re.compile(r"^constitution$|^templates$|\.labels_from$|\.served_as$")
 
 
@@ -45,6 +46,7 @@ class RunSpec:
     @classmethod
     def of_config(cls, path: Path, overrides: Sequence[str] = ()) -> RunSpec:
         """What a config file and `-s` texts ask for."""
+        _refuse_other_file(path)
         config = resolve(load_config(path, list(overrides)), path.parent)
         given = read_prompts(config.prompts)
         return cls(
@@ -107,6 +109,22 @@ class RunSpec:
             options_text(overrides).strip(),
             prompts,
             rows,
+        )
+
+
+def _refuse_other_file(path: Path) -> None:
+    """UserError for an empty file, and for one of prompts, where a config is to stand."""
+    if path.suffix.lower() in NO_CONFIG:
+        raise UserError(
+            f"{shown(path)}: by its name a file of prompts.",
+            "a config, which names the prompts",
+            f"rlaif init --prompts {shown(path)} writes one",
+        )
+    if path.is_file() and not path.read_bytes().strip():
+        raise UserError(
+            f"{shown(path)}: an empty file, as rlaif init of an earlier version left when interrupted.",
+            "a config",
+            f"rlaif init {shown(path.parent)} writes it anew",
         )
 
 

@@ -64,16 +64,17 @@ def write_project(folder: Path, wanted: Wanted) -> list[Path]:
     if wanted.from_data is not None:
         _import_pairs(wanted.from_data, folder, new)
     for name in reversed(texts):
-        if not (folder / name).exists():
+        if not (folder / name).exists() or not (folder / name).stat().st_size:
             write_text(folder / name, texts[name])
     names = [*texts, *([PAIRS] if wanted.from_data else [])]
     return [folder / name for name in reversed(names)]
 
 
 def _differs(path: Path, text: str) -> bool:
-    """Whether something else than this text stands there."""
+    """Whether something else than this text stands there; an empty file, which an interrupted call of an
+    earlier version left, is nothing."""
     there = path.exists() or path.is_symlink()
-    return there and not (path.is_file() and path.read_bytes() == text.encode())
+    return there and not (path.is_file() and path.read_bytes() in (b"", text.encode()))
 
 
 def _refuse_overwriting(folder: Path, there: list[str]) -> None:
