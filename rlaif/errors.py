@@ -34,6 +34,10 @@ class UserError(Exception):
         parts = [found, need and f"Needed: {need}", next and f"Next: {next}"]
         super().__init__(printable("\n".join(part for part in parts if part)))
 
+    def add_next(self, step: str) -> None:
+        """Say a further step behind the next one."""
+        UserError.__init__(self, self.found, self.need, f"{self.next}; {step}" if self.next else step)
+
 
 class Paused(UserError):
     """A run waits for people: what was done is kept, and the run continues once they have written their

@@ -168,19 +168,25 @@ def _run(
                 tell(line)
             _convert_models(spec.config, tell)
         if check and waiting:
-            found = readiness(spec, [stage.options for stage in waiting])
+            found = readiness(spec, [stage.options for stage in waiting], tell=tell)
             found.require()
             for warning in found.warnings:
                 tell(f"warning: {warning}")
+        goes_on = resume_command(folder)
         try:
             for stage in this.stages[:last]:
                 if not stage.is_done:
                     tell(f"{stage.dir.name}: {'continues' if stage.summary else 'starts'}")
                     run_stage(stage)
                 tell(describe(stage.summary))
-        except UserError:  # the budget, or what is the user's to fix: the report says where the run stands
+        except UserError as error:  # the budget, or the user's to fix: the report says where the run stands
             with suppress(UserError):
                 finish(this)
+            if error.code == UserError.code and not any(c in error.next for c in ("rlaif run ", goes_on)):
+                error.add_next(f"{goes_on} continues this run")
+            raise
+        except BaseException as error:  # Ctrl-C, or a fault inside
+            error.add_note(f"to go on: {goes_on}")
             raise
         finish(this)
         following = next((stage for stage in this.stages if not stage.is_done), None)

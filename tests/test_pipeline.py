@@ -174,6 +174,31 @@ def test_killed_anywhere_the_same_command_finishes_with_the_same_rows(project, w
             assert mine.summary[key] == theirs.summary[key], (mine.name, key)
 
 
+def test_a_stage_that_fails_says_how_to_go_on(project, monkeypatch):
+    monkeypatch.chdir(project)
+
+    def failing(error):
+        def fail(stage):
+            raise error
+
+        monkeypatch.setattr("rlaif.stages.pair.run", fail)
+
+    failing(UserError("no pair.", "some pairs", "make some"))
+    with pytest.raises(UserError, match=r"Next: make some; rlaif resume run continues this run$"):
+        pipeline.run("config.yaml", "run")
+    failing(UserError("no pair.", "", "rlaif run --from run --at sample"))
+    with pytest.raises(UserError, match=r"Next: rlaif run --from run --at sample$"):
+        pipeline.run("config.yaml", "run")
+    failing(UserError("no pair."))
+    with pytest.raises(UserError, match=r"Next: rlaif resume run continues this run$"):
+        pipeline.run("config.yaml", "run")
+    for error in (KeyboardInterrupt(), RuntimeError("a fault")):
+        failing(error)
+        with pytest.raises(type(error)) as stopped:
+            pipeline.run("config.yaml", "run")
+        assert "to go on: rlaif resume run" in stopped.value.__notes__
+
+
 def test_a_torn_last_line_is_written_again(project):
     run(project, until="sample")
     file = project / "run" / "01_sample" / "responses.jsonl"

@@ -71,3 +71,4 @@ def test_signals_in_the_middle_of_a_stage(project, signals, code):
     if len(signals) == 1:
         assert read_json(stage)["status"] == "interrupted"
         assert "Run the same command again to continue" in errors
+        assert f"to go on: rlaif resume {project / 'run'}" in errors

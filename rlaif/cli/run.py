@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from rlaif.cli.groups import app
-from rlaif.cli.terminal import Json, Progress, emit, say, stderr, tell
+from rlaif.cli.terminal import Json, Progress, emit, say, tell
 from rlaif.runs import stopping
 
 Set = Annotated[list[str] | None, typer.Option("-s", "--set", help="stage.option=value; may be repeated.")]
@@ -29,8 +29,10 @@ def running() -> Iterator[None]:
     """Ctrl-C ends what runs inside in order."""
     try:
         yield
-    except KeyboardInterrupt:
-        stderr.print("\nInterrupted; every finished row is kept. Run the same command again to continue.")
+    except KeyboardInterrupt as error:
+        tell("\nInterrupted; every finished row is kept. Run the same command again to continue.")
+        for note in getattr(error, "__notes__", ()):
+            tell(note)
         raise SystemExit(stopping.code()) from None
 
 

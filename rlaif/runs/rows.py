@@ -184,7 +184,7 @@ def _fault(record: type[Record], error: ValidationError) -> str:
     where = ".".join(str(part) for part in first["loc"]) or "line"
     if first["type"] == "literal_error":
         given = json.dumps(first["input"], ensure_ascii=False)[:80]
-        return f"{where}: {given}, which should be {first['ctx']['expected']}"
+        return f"{where}: {given}, which should be {first.get('ctx', {}).get('expected')}"
     if first["type"] == "missing":
         field = record.model_fields.get(where)
         words = get_args(field.annotation) if field and get_origin(field.annotation) is Literal else ()
