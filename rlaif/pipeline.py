@@ -128,12 +128,17 @@ def _start(
 ) -> Run:
     """The run in its folder, on every process of the launch."""
     last = last_stage(spec.config, until)
-    plan = planned(spec, last)
+    plan = {} if _is_done(folder, last) else planned(spec, last)
     with processes.init_distributed(spec.config.policy.device):
         if not processes.is_rank0():
             processes.worker_loop(folder)
             return Run.load(folder)
         return _run(folder, spec, last, plan, progress, tell, check, fork)
+
+
+def _is_done(folder: Path, last: int) -> bool:
+    """Whether all that is asked for is there: files that its stages were given may be gone."""
+    return is_run(folder) and all(stage.is_done for stage in Run.load(folder).stages[:last])
 
 
 def _run(

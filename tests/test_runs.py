@@ -9,6 +9,7 @@ import pytest
 from rlaif import pipeline
 from rlaif.cli.runs import _age, _parent, _size
 from rlaif.errors import UserError
+from rlaif.runs import catalog
 from rlaif.runs.catalog import list_runs, remove, rename
 from rlaif.runs.folder import Run
 from rlaif.runs.locking import is_locked, locked
@@ -81,6 +82,41 @@ def test_removing_a_parent_leaves_its_fork_whole(runs):
     assert all(stage.is_done for stage in pipeline.resume(runs / "second").stages)
     row = by_name(runs)["second"]
     assert (row["parent"]["name"], row["shared_bytes"]) == (None, 0)
+
+
+def test_a_run_is_removed_once_what_it_gave_another_has_been_read(runs, project):
+    first = Run.load(runs / "first")
+    (pairs := first.path / "pairs").mkdir()
+    for name in ("prompts", "responses", "comparisons"):
+        files = sorted(first.path.rglob(f"{name}.jsonl"))
+        (pairs / f"{name}.jsonl").write_text("".join(file.read_text() for file in files))
+    overrides = [f"pair.imported={pairs}", "pair.samples=false", "pair.revisions=false", "critique.rounds=1"]
+    pipeline.run(project / "config.yaml", runs / "fourth", overrides, until="sample")
+    remove(runs / "second")
+    shutil.rmtree(runs / "third")
+    with pytest.raises(UserError, match=r"\(pair.imported\) that it has still (?s:.*)rlaif resume .*fourth"):
+        remove(runs / "first")
+    pipeline.resume(runs / "fourth")
+    remove(runs / "first")
+    assert all(stage.is_done for stage in pipeline.resume(runs / "fourth").stages)
+
+
+def test_a_base_model_is_needed_by_a_finished_run_too(tmp_path):
+    (project := tmp_path / "runs").mkdir()
+    fake_run(project / "first")
+    write_json(
+        project / "first" / "manifest.json", {**read_json(project / "first" / "manifest.json"), "id": "1"}
+    )
+    fake_run(project / "other")
+    config = read_json(project / "other" / "config.json")
+    model = str(project / "first" / "08_ppo" / "policy")
+    config["stages"][7]["model"] = model
+    write_json(project / "other" / "config.json", config)
+    names = catalog._needs(Run.load(project / "other"), Run.load(project / "first"))
+    assert names == []  # PPO is done
+    write_json(project / "other" / "config.json", {**config, "policy": {"model": model}})
+    with pytest.raises(UserError, match=r"\(policy.model\)(?s:.*)Next: rlaif runs rm .*other first"):
+        remove(project / "first")
 
 
 def test_what_is_no_run_or_at_work_is_not_removed(runs):

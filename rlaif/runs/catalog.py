@@ -1,7 +1,8 @@
 """The runs of a folder: listed, removed and renamed, with the references between them kept valid.
 
 Forks share files as hard links, so either run may go. What else names a run is found by path in the
-configs of the runs beside it: labels taken over, a policy to start from, a reward model.
+configs of the runs beside it: labels taken over, a policy to start from, a reward model. A run that is
+finished does without what its stages were given.
 """
 
 from __future__ import annotations
@@ -136,10 +137,14 @@ def remove(path: Path) -> list[str]:
     with locked(path):
         users = [other for other in _others(run) if _needs(other, run)]
         if users:
+            other = shlex.quote(str(users[0].path))
             raise UserError(
-                f"{path}: {users[0].path} names files of it ({', '.join(_needs(users[0], run))}).",
+                f"{path}: {users[0].path} names files of it ({', '.join(_needs(users[0], run))}) that it has "
+                "still to read.",
                 "a run that no other run beside it needs",
-                f"rlaif runs rm {shlex.quote(str(users[0].path))} first",
+                f"finish that run (rlaif resume {other}), or remove it (rlaif runs rm {other}), first"
+                if not all(map(_is_done, users[0].stages))
+                else f"rlaif runs rm {other} first",
             )
         forks = [other.path.name for other in _others(run) if _parent(other).get("id") == run.id]
         # So that no half of a run is left in its place; by its id, so that it is nobody else's folder.
@@ -244,13 +249,25 @@ def _names(run: Run, folder: Path) -> list[str]:
 
 
 def _needs(other: Run, run: Run) -> list[str]:
-    """The keys by which another run still reads files of a run: labels are taken over once."""
-    try:
-        labelled = all(stage.is_done for stage in other.stages if stage.name == "label")
-    except UserError:  # a damaged stage.json: what it may still read is kept
-        labelled = False
+    """The keys by which another run has still to read files of a run: a finished one has read what its stages
+    were given, and labels are taken over once."""
+    stages = {
+        stage.name: [_is_done(s) for s in other.stages if s.name == stage.name] for stage in other.stages
+    }
+    finished = all(all(done) for done in stages.values())
+    read = {f"{name}." for name in stages} if finished else set[str]()
+    if all(stages.get("label", ())):
+        read.add("label.labels_from")
     keys = _names(other, run.path.resolve())
-    return [key for key in keys if not (labelled and key.endswith(".labels_from"))]
+    return [key for key in keys if not key.startswith(tuple(read))]
+
+
+def _is_done(stage: Stage) -> bool:
+    """Whether a stage is; one with a damaged stage.json is not."""
+    try:
+        return stage.is_done
+    except UserError:
+        return False
 
 
 def _inside(value: str, folder: str) -> bool:
