@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 import rlaif.engines.endpoints as endpoints
 from rlaif import pipeline
 from rlaif.cli import app
+from rlaif.engines.loading import context_length, load_model_config
 from rlaif.errors import UserError
 from rlaif.options import STAGES
 from rlaif.preflight import readiness as module
@@ -243,6 +244,26 @@ def test_responses_that_fill_the_policys_context_stop_the_run_before_it_begins(p
     assert said.startswith(f"ppo.max_tokens: responses of {context} tokens leave no room")
     assert pipeline.dry_run(path, [f"ppo.max_tokens={context}"])["problems"] == [said]
     assert pipeline.check(path, [f"ppo.max_tokens={context - 1}"]).problems == []
+    ptx = f"ppo.ptx={{file: {path}, block_size: {context + 1}}}"
+    (said,) = pipeline.check(path, ["ppo.max_tokens=8", ptx]).problems
+    assert said.startswith(f"ppo.ptx.block_size: blocks of {context + 1} tokens are more than")
+
+
+@pytest.mark.parametrize("stage", ["sft", "rejection", "reward", "dpo"])
+def test_rows_longer_than_the_context_are_told_of_before_the_run(project, tmp_path, stage):
+    path, model = project / "config.yaml", tiny_policy(tmp_path / "model")
+    context = context_length(load_model_config(model))
+    text = path.read_text().replace(
+        '{engine: scripted, model: "tests.scripts:policy"}', f"{{model: {model}}}"
+    )
+    before = "  - {stage: reward}\n" if stage == "rejection" else ""
+    path.write_text(f"{text}{before}  - {{stage: {stage}}}\n")
+    option = [f"{stage}.max_length={context + 1}"]
+    said = f"{stage}.max_length: {context + 1} tokens, but the context of {model} is {context}"
+    for warnings in (pipeline.check(path, option).warnings, pipeline.dry_run(path, option)["warnings"]):
+        assert sum(line.startswith(said) for line in warnings) == 1
+    for fits in ([], [f"{stage}.max_length={context}"]):  # the default is for every model
+        assert not any("max_length" in line for line in pipeline.check(path, fits).warnings)
 
 
 def test_a_dry_run_says_what_check_says_of_models_that_are_not_there(project, tmp_path):

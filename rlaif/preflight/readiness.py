@@ -17,7 +17,7 @@ from rlaif.config import Config, ModelConfig
 from rlaif.engines import GenerateRequest, ScoreRequest, open_engine
 from rlaif.engines.endpoints import CONNECT, LOOK, NoResponse
 from rlaif.errors import UserError
-from rlaif.options import CritiqueOptions, LabelOptions, StageOptions
+from rlaif.options import CritiqueOptions, LabelOptions, PpoOptions, PretrainOptions, StageOptions
 from rlaif.options.base import marked
 from rlaif.options.rewarded import OnlineOptions
 from rlaif.options.sources import FolderSource
@@ -83,6 +83,7 @@ def readiness(
         else:
             result.found[role] = f"{model.model}: a script"
     _stage_models(result, spec, stages)
+    result.warnings += _beyond_context(spec.config, stages)
     if not result.errors:
         _critiques(result, spec, stages, thorough, tell)
     return result
@@ -138,7 +139,7 @@ def missing_models(spec: RunSpec, stages: Sequence[StageOptions]) -> tuple[list[
                 warnings.append(f"{key}: {name}: not on this machine; the hub is asked for it")
         except UserError as error:
             problems.append(f"{key}: {error}")
-    return problems, warnings
+    return problems, [*warnings, *_beyond_context(spec.config, stages)]
 
 
 def _tokenizer_alone(stages: Sequence[StageOptions]) -> bool:
@@ -194,19 +195,51 @@ def _folder(
 
 
 def _without_room(folder: str | Path, stages: Sequence[StageOptions]) -> list[str]:
-    """The stages that would drop every prompt: their responses alone fill the policy's context."""
+    """The stages that ask too much of the policy's context: their responses alone fill it, or a block of text
+    is longer."""
     from rlaif.engines.loading import context_length, load_model_config
 
     try:
         context = context_length(load_model_config(folder))
     except UserError:  # told where the weights are loaded
         return []
-    return [
+    found = [
         f"{options.stage}.max_tokens: responses of {options.max_tokens} tokens leave no room for a prompt in "
         f"the policy's context of {context}"
         for options in stages
         if isinstance(options, OnlineOptions) and options.max_tokens >= context
     ]
+    blocks = {o.stage: o.block_size for o in stages if isinstance(o, PretrainOptions)}
+    blocks |= {f"{o.stage}.ptx": o.ptx.block_size for o in stages if isinstance(o, PpoOptions) and o.ptx}
+    return found + [
+        f"{name}.block_size: blocks of {size} tokens are more than the policy's context of {context}"
+        for name, size in blocks.items()
+        if size > context
+    ]
+
+
+def _beyond_context(config: Config, stages: Sequence[StageOptions]) -> list[str]:
+    """Of training stages, a max_length (not the default one) that is more than their model can read."""
+    from rlaif.engines.loading import context_length, load_model_config
+
+    found = []
+    for options in stages:
+        field, length = type(options).model_fields.get("max_length"), getattr(options, "max_length", 0)
+        own = getattr(options, "model", None)
+        if field is None or length == field.default or not (own or config.policy.kind.folder):
+            continue
+        name = own or config.policy.model
+        folder = Path(name).expanduser() if Path(name).expanduser().is_dir() else downloaded(name)
+        try:
+            context = context_length(load_model_config(folder)) if folder else length
+        except UserError:  # told where the model is loaded
+            continue
+        if length > context:
+            found.append(
+                f"{options.stage}.max_length: {length} tokens, but the context of {name} is {context}: what "
+                "is longer than that is dropped"
+            )
+    return found
 
 
 def _endpoint(
