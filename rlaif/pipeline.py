@@ -138,7 +138,8 @@ def _start(
 
 def _is_done(folder: Path, last: int) -> bool:
     """Whether all that is asked for is there: files that its stages were given may be gone."""
-    return is_run(folder) and all(stage.is_done for stage in Run.load(folder).stages[:last])
+    stages = Run.load(folder).stages[:last] if is_run(folder) else []
+    return len(stages) == last and all(stage.is_done for stage in stages)
 
 
 def _run(

@@ -427,16 +427,9 @@ def test_mistakes_are_said_before_the_audit_is_paid_for(project: Path, monkeypat
     ("engine", "marks"), [("transformers", "<|end|>"), ("vllm", "<|end|>"), ("openai", "<|im_end|>")]
 )
 def test_a_judge_in_process_is_attacked_with_its_own_template(engine, marks):
-    config = Config.model_validate(
-        {
-            "name": "audit",
-            "constitution": "c",
-            "prompts": "none",
-            "policy": {"model": "p"},
-            "stages": [{"stage": "sample"}],
-            "feedback": {"engine": engine, "model": "rlaif/playground/weights/feedback"},
-        }
-    )
+    given = {"name": "audit", "constitution": "c", "prompts": "none", "policy": {"model": "p"}}
+    feedback = {"engine": engine, "model": "rlaif/playground/weights/feedback"}
+    config = Config.model_validate(given | {"stages": [{"stage": "sample"}], "feedback": feedback})
     assert marks in turns_of(tokenizer_of(config))[0]
 
 

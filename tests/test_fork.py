@@ -33,6 +33,12 @@ principles:
 """
 
 
+@pytest.fixture(autouse=True)
+def in_the_project(project, monkeypatch) -> None:
+    """A fork without a name would be made where the tests are run."""
+    monkeypatch.chdir(project)
+
+
 @pytest.fixture
 def parent(project) -> Path:
     pipeline.run(project / "config.yaml", project / "first")

@@ -84,6 +84,7 @@ def test_no_server_is_a_problem(project):
 @pytest.mark.parametrize("command", ["check", "run"])
 def test_a_server_that_never_responds_is_waited_for_aloud_and_told_of_once(project, monkeypatch, command):
     monkeypatch.setattr(module, "PATIENCE", 0.2)
+    monkeypatch.chdir(project)  # where the run's folder is made
     stub = Stub()
     stub.always, stub.silence = "silence", 2.0
     with serving(stub) as url:

@@ -255,9 +255,10 @@ def _is_text(found: Any) -> bool:
 
 
 def _are_numbers(count: int, found: Any) -> bool:
+    """`count` numbers, or none at all, which says that the script cannot tell."""
     try:
-        return len(found) == count and bool([x + 0.0 for x in found])  # which a text does not bear
-    except TypeError:
+        return len([x + 0.0 for x in found]) in (0, count)
+    except TypeError:  # also of a text
         return False
 
 

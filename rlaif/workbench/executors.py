@@ -84,8 +84,8 @@ def _nothing_in_common(file: Path, by: Mapping[str, Mapping[str, Sequence[Label]
     return UserError(
         f"{file}: {len(by)} executors have no verdicts on the same pairs ({'; '.join(held) or 'no labels'}).",
         "two executors or more: judges, runs that were labelled by these principles, people's labels",
-        "add --judge with another model, or --run RUN; a judge of which nothing can be read needs other templates "
-        "(--templates) or is no judge",
+        "add --judge with another model, or --run RUN; a judge of which nothing can be read needs other "
+        "templates (--templates) or is no judge",
     )
 
 
