@@ -9,6 +9,8 @@ from rlaif import pipeline
 from rlaif.cli import app
 from rlaif.config import load_config
 from rlaif.constitution import Constitution
+from rlaif.engines import loading
+from rlaif.options import PpoOptions
 from rlaif.preflight import calibration
 from rlaif.preflight.calibration import Speed, calibrated
 from rlaif.preflight.durations import Durations, durations
@@ -93,6 +95,34 @@ def test_training_reads_and_learns(project):
     held = 4 * 2**20 + 32 * (run.most.prompt + 256) * 1024
     assert found[2]["memory"] == pytest.approx(100 + held * 4 / 2**20, rel=0.01)
     assert found[0]["memory"] == pytest.approx(100 + (2**20 + 16384 * 64) * 4 / 2**20)
+
+
+def test_the_samples_that_fix_the_scale_are_counted(project):
+    plan = Durations(*project_of(project, {"policy": SPEED}, "sample.k=2")[2], {"policy": SPEED}).likely
+    ppo = {"stage": "ppo", "updates": 3, "batch_size": 100, "num_watched_prompts": 0, "max_tokens": 7}
+    scaled, raw = (
+        PpoOptions.model_validate(ppo | {"rewards": [{"source": "reward_model", "scale": scale}]}).work(plan)
+        for scale in (True, False)
+    )
+    assert scaled.written - raw.written == 300 * 7  # 256 in whole batches
+    assert scaled.read - raw.read == 300 * (plan.prompt + 7)
+    assert scaled.learnt == raw.learnt
+
+
+def test_a_model_of_one_file_is_measured_once_it_is_converted(project, monkeypatch, tmp_path):
+    _, _, (config, *asked) = project_of(project, {})
+    model = config.policy.model_copy(update={"engine": "transformers", "model": "a.gguf"})
+    config = config.model_copy(update={"policy": model, "feedback": model})
+    monkeypatch.setattr(calibration, "gguf_file", lambda name: tmp_path / name)
+    monkeypatch.setattr(calibration, "to_convert", lambda name: tmp_path / "folder")
+    assert calibrated(config, *asked, measure=False) == {}
+    measured: list[str] = []
+    monkeypatch.setattr(loading, "model_folder", lambda name: tmp_path)
+    monkeypatch.setattr(calibration, "_measured", lambda role, *_: (measured.append(role) or SPEED, []))
+    assert set(calibrated(config, *asked)) == {"policy", "feedback"}
+    assert measured == ["policy", "feedback"]
+    monkeypatch.setattr(calibration, "to_convert", lambda name: None)
+    assert set(calibrated(config, *asked, measure=False)) == {"policy", "feedback"}
 
 
 def test_memory_is_not_given_back(project):

@@ -12,6 +12,7 @@ from rlaif.options.plan import Asked, Plan, Work, training
 from rlaif.options.sources import SourceKind, source_kind
 
 LrSchedule = Literal["constant", "linear"]
+REFERENCE_SAMPLES = 256  # responses of the starting policy that fix the scores' scale
 
 
 class RewardSourceOptions(Options):
@@ -119,18 +120,21 @@ class OnlineOptions(RewardedOptions):
         return rows, [*self.graded(plan, rows, self.max_tokens), *seen]
 
     def work(self, plan: Plan) -> Work:
-        """The samples, the rewards and the reference of every update, and an optimiser step on the policy."""
+        """The samples that fix the scores' scale; of every update the samples, the rewards and the reference,
+        and an optimiser step on the policy."""
         each = plan.prompt + self.max_tokens
         tokens, looks = (
             self.updates * self.batch_size * each,
             sum(map(self.monitors, range(1, self.updates + 1))),
         )
         written = self.updates * self.batch_size + looks * min(self.num_watched_prompts, plan.heldout)
+        scaled = -(-REFERENCE_SAMPLES // self.batch_size) * self.batch_size
+        scaled *= any(reward.scale for reward in self.rewards)
         return Work(
             plan.config.policy.model,
             learnt=tokens * getattr(self, "epochs", 1),
-            read=tokens * (1 + self.scored),
-            written=written * self.max_tokens,
+            read=tokens * (1 + self.scored) + scaled * each * self.scored,
+            written=(written + scaled) * self.max_tokens,
             forward=min(self.micro_batch, self.batch_size) * each,
             frozen=1 + self.scored,
         )

@@ -24,7 +24,8 @@ from rlaif import __version__
 from rlaif.config import Config, ModelConfig
 from rlaif.constitution import Constitution
 from rlaif.engines import Chat, GenerateRequest, Generation, ScoreRequest, open_engine
-from rlaif.engines.gguf import cache_folder
+from rlaif.engines.gguf import cache_folder, gguf_file, to_convert
+from rlaif.errors import UserError
 from rlaif.prompting.templates import Templates
 from rlaif.records import Prompt, content_hash
 from rlaif.runs.storage import folder_hash, write_json
@@ -88,9 +89,12 @@ def calibrated(
     given = [content_hash([p.chat for p in some]), constitution.hash, templates.sources]
     for role in ("policy", "feedback"):
         model: ModelConfig = getattr(config, role)
-        if not (model.kind.shares_prefixes and model.engine == "transformers" and Path(model.model).is_dir()):
+        if not (model.kind.shares_prefixes and model.engine == "transformers"):
             continue
-        key = _key(role, model, config.threads, given)
+        folder = _folder(model.model, measure, tell)
+        if folder is None:
+            continue
+        key = _key(role, model, folder, config.threads, given)
         if key not in kept and measure:
             tell(f"measuring how fast {model.model} is here, once; kept in {file}")
             try:
@@ -120,9 +124,28 @@ def _kept(file: Path) -> dict[str, Any]:
         return {}
 
 
-def _key(role: str, model: ModelConfig, threads: int | None, given: Any) -> str:
+def _folder(name: str, measure: bool, tell: Callable[[str], None]) -> Path | None:
+    """A model's folder where it lies on this disk, None where it would have to be downloaded or, unless it is
+    to be measured, converted."""
+    from rlaif.engines.loading import model_folder
+    from rlaif.preflight.opening import downloaded
+
+    if Path(name).is_dir():
+        return Path(name)
+    try:
+        into = to_convert(name)
+        if into and measure:
+            tell(f"{name}: converted into {into}, once")
+        if gguf_file(name):
+            return None if into and not measure else model_folder(name)
+    except UserError:  # the run says it, or `rlaif check`
+        return None
+    return downloaded(name)
+
+
+def _key(role: str, model: ModelConfig, folder: Path, threads: int | None, given: Any) -> str:
     """What a measurement holds for: the model, how it is run, on which texts, and by how many threads."""
-    how = [folder_hash(Path(model.model)), model.device, model.dtype, model.batch_tokens]
+    how = [folder_hash(folder), model.device, model.dtype, model.batch_tokens]
     return content_hash([role, how, threads, os.environ.get("OMP_NUM_THREADS"), os.cpu_count(), given])
 
 

@@ -15,7 +15,7 @@ from rlaif.engines import open_engine
 from rlaif.errors import UserError
 from rlaif.feedback.judge import Judge
 from rlaif.feedback.preferences import weighted_mean
-from rlaif.options.rewarded import RewardSourceOptions
+from rlaif.options.rewarded import REFERENCE_SAMPLES, RewardSourceOptions
 from rlaif.options.sources import source_kind
 from rlaif.plugin import load_function, own
 from rlaif.prompting.chat import TemplateRefused, encode_chat, has_chat_template
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from rlaif.rl.episodes import Episodes, PromptTokens
     from rlaif.rl.reward import FunctionReward, ModelReward, Rewards, Scorer
 
-REFERENCE_SAMPLES = 256  # responses of the starting policy that fix the scores' scale
 Turn = tuple[list[int], list[int]]  # a prompt's tokens and a response's
 GRADED = 128  # responses between two writes
 
