@@ -9,7 +9,7 @@ from rlaif import pipeline
 from rlaif.cli import app
 from rlaif.config import load_config
 from rlaif.constitution import Constitution
-from rlaif.engines import loading
+from rlaif.engines import gguf, loading
 from rlaif.options import PpoOptions
 from rlaif.preflight import calibration
 from rlaif.preflight.calibration import Speed, calibrated
@@ -113,15 +113,27 @@ def test_a_model_of_one_file_is_measured_once_it_is_converted(project, monkeypat
     _, _, (config, *asked) = project_of(project, {})
     model = config.policy.model_copy(update={"engine": "transformers", "model": "a.gguf"})
     config = config.model_copy(update={"policy": model, "feedback": model})
-    monkeypatch.setattr(calibration, "gguf_file", lambda name: tmp_path / name)
-    monkeypatch.setattr(calibration, "to_convert", lambda name: tmp_path / "folder")
+    done: list[str] = []
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    monkeypatch.setattr(gguf, "gguf_file", lambda name: tmp_path / name)
+    for module in (gguf, calibration):
+        monkeypatch.setattr(module, "to_convert", lambda name: None if done else folder)
+    monkeypatch.setattr(loading, "model_folder", lambda name: done.append(name) or folder)
     assert calibrated(config, *asked, measure=False) == {}
-    measured: list[str] = []
-    monkeypatch.setattr(loading, "model_folder", lambda name: tmp_path)
-    monkeypatch.setattr(calibration, "_measured", lambda role, *_: (measured.append(role) or SPEED, []))
-    assert set(calibrated(config, *asked)) == {"policy", "feedback"}
-    assert measured == ["policy", "feedback"]
-    monkeypatch.setattr(calibration, "to_convert", lambda name: None)
+    assert done == []
+    measured: list[tuple[str, str]] = []
+
+    def measure(role, _, model, *__):
+        measured.append((role, model.model))
+        return SPEED, []
+
+    monkeypatch.setattr(calibration, "_measured", measure)
+    told: list[str] = []
+    assert set(calibrated(config, *asked, tell=told.append)) == {"policy", "feedback"}
+    assert told[0] == f"a.gguf: converted into {folder}, once"
+    assert measured == [("policy", str(folder)), ("feedback", str(folder))]  # nothing is fetched
     assert set(calibrated(config, *asked, measure=False)) == {"policy", "feedback"}
 
 

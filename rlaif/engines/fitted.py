@@ -25,11 +25,10 @@ PAIR = ("A", "B")
 WINDOW = 512  # questions whose responses' states are read before they are asked
 REMEMBERED = 8192  # responses whose states are kept
 UNSEEN = "the judge's fit has no numbers of its own for some principles: the shared ones are used"
-
 UNSEALED = (
-    "the judge's fit is of an earlier version and has no checksum: whether its numbers are as written is "
+    "the judge's fit is of an earlier version and has no checksum: whether its numbers are as written "
+    "is not known (fit again to have one)"
 )
-UNSEALED += "not known (fit again to have one)"
 
 
 def fitted(engine: Engine, config: ModelConfig, cache: Path | None) -> tuple[Engine, bool]:

@@ -15,6 +15,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import mean
@@ -24,8 +25,9 @@ from rlaif import __version__
 from rlaif.config import Config, ModelConfig
 from rlaif.constitution import Constitution
 from rlaif.engines import Chat, GenerateRequest, Generation, ScoreRequest, open_engine
-from rlaif.engines.gguf import cache_folder, gguf_file, to_convert
+from rlaif.engines.gguf import cache_folder, to_convert
 from rlaif.errors import UserError
+from rlaif.preflight.opening import local_folder
 from rlaif.prompting.templates import Templates
 from rlaif.records import Prompt, content_hash
 from rlaif.runs.storage import folder_hash, write_json
@@ -91,14 +93,18 @@ def calibrated(
         model: ModelConfig = getattr(config, role)
         if not (model.kind.shares_prefixes and model.engine == "transformers"):
             continue
-        folder = _folder(model.model, measure, tell)
+        if measure:
+            _converted(model.model, tell)
+        folder = local_folder(model.model)
         if folder is None:
             continue
         key = _key(role, model, folder, config.threads, given)
         if key not in kept and measure:
             tell(f"measuring how fast {model.model} is here, once; kept in {file}")
             try:
-                speed, texts = _measured(role, config, model, constitution, some, texts, templates)
+                # By its folder: measuring fetches nothing.
+                here = model.model_copy(update={"model": str(folder)})
+                speed, texts = _measured(role, config, here, constitution, some, texts, templates)
             except (
                 Exception
             ) as error:  # whatever a library makes of a model: the run says it, or `rlaif check`
@@ -124,23 +130,14 @@ def _kept(file: Path) -> dict[str, Any]:
         return {}
 
 
-def _folder(name: str, measure: bool, tell: Callable[[str], None]) -> Path | None:
-    """A model's folder where it lies on this disk, None where it would have to be downloaded or, unless it is
-    to be measured, converted."""
+def _converted(name: str, tell: Callable[[str], None]) -> None:
+    """A GGUF file is converted, which its run needs as well."""
     from rlaif.engines.loading import model_folder
-    from rlaif.preflight.opening import downloaded
 
-    if Path(name).is_dir():
-        return Path(name)
-    try:
-        into = to_convert(name)
-        if into and measure:
+    with suppress(UserError):  # the run says it, or `rlaif check`
+        if into := to_convert(name):
             tell(f"{name}: converted into {into}, once")
-        if gguf_file(name):
-            return None if into and not measure else model_folder(name)
-    except UserError:  # the run says it, or `rlaif check`
-        return None
-    return downloaded(name)
+            model_folder(name)
 
 
 def _key(role: str, model: ModelConfig, folder: Path, threads: int | None, given: Any) -> str:

@@ -275,6 +275,23 @@ def downloaded(name: str) -> Path | None:
         return None
 
 
+def local_folder(name: str) -> Path | None:
+    """The folder of a model that lies on this machine: one named as such, a hub id's files, what a GGUF file
+    was converted into. None where it would have to be downloaded or converted first."""
+    from rlaif.engines.gguf import gguf_file, to_convert
+    from rlaif.engines.loading import model_folder
+
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder
+    try:
+        if gguf_file(name):
+            return None if to_convert(name) else model_folder(name)
+    except UserError:  # of a file that is no model: opening it reports it
+        return None
+    return downloaded(name)
+
+
 def flatten(data: Any, prefix: str = "") -> dict[str, Any]:
     """Nested dictionaries and lists as one level of dotted keys."""
     items = (

@@ -22,7 +22,7 @@ from rlaif.options.base import marked
 from rlaif.options.rewarded import OnlineOptions
 from rlaif.options.sources import FolderSource
 from rlaif.preflight.calibration import calibrated, critique_request
-from rlaif.preflight.opening import RunSpec, downloaded
+from rlaif.preflight.opening import RunSpec, downloaded, local_folder
 
 PATIENCE = 20.0  # seconds that a server has to respond to a test question
 CRITIQUES = 16  # that a server is asked for, to see how many are cut off
@@ -229,7 +229,7 @@ def _beyond_context(config: Config, stages: Sequence[StageOptions]) -> list[str]
         if field is None or length == field.default or not (own or config.policy.kind.folder):
             continue
         name = own or config.policy.model
-        folder = Path(name).expanduser() if Path(name).expanduser().is_dir() else downloaded(name)
+        folder = local_folder(name)
         try:
             context = context_length(load_model_config(folder)) if folder else length
         except UserError:  # told where the model is loaded
