@@ -171,6 +171,34 @@ def test_failed_first_asks_what_failed_before(file):
     assert last_failed(file) == ["no-rude::example-1::wording-1", "no-rude::example-2::wording-1"]
 
 
+def test_last_failed_asks_what_failed_before_and_nothing_else(file):
+    assert run(file, "--lf").stderr.startswith(
+        "--last-failed: none of the file's tests is known not to have passed last time; all are asked\n"
+    )
+    failed = last_failed(file)
+    assert len(failed) == 3
+    done = run(file, "--last-failed")
+    assert "--last-failed: 3 did not pass last time and are asked again; 2 left out" in done.stderr
+    assert done.stdout.splitlines()[:2] == [
+        f"{file}: 3 tests of 3 principles, judge {file.parent / 'config.yaml'}",
+        "FFF" + " " * 57 + "  [100%]",
+    ]
+    assert "3 failed, 2 left out by --last-failed in" in done.stdout
+    code, said = results(file, "--lf", "-k", "no-sun or example-1")  # what both choose
+    assert (code, [row["id"] for row in said["tests"]]) == (1, [failed[0], failed[2]])
+    assert said["summary"] == {"passed": 0, "failed": 2, "error": 0, "left_out": 3}
+    file.write_text(FILE.replace("better: sun, worse: rain", "better: rain, worse: sun"))
+    results(file, "--lf")  # the mended one passes, and is left out of the next
+    assert [row["id"] for row in results(file, "--lf")[1]["tests"]] == failed[:2]
+
+
+def test_last_failed_with_nothing_failed_among_the_named_asks_these(file):
+    run(file)
+    done = run(file, "--lf", "-k", "example-1 and not wording and not sun")
+    assert "none of the tests that -k names is known not to have passed last time" in done.stderr
+    assert "1 passed, 4 left out by -k in" in done.stdout
+
+
 def test_junit_has_a_case_a_test(file, tmp_path):
     assert run(file, "--junit", str(tmp_path / "new" / "t.xml")).exit_code == 1
     (suite,) = ElementTree.parse(tmp_path / "new" / "t.xml").getroot()

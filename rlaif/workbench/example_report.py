@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from rlaif.engines.gguf import cache_folder
 from rlaif.errors import printable
 from rlaif.records import content_hash
 from rlaif.runs.storage import write_text
-from rlaif.workbench.example_tests import ExampleResult, ExampleTest
+from rlaif.workbench.example_tests import ExampleResult, ExampleTest, chosen
 
 MARKS = {"passed": ".", "failed": "F", "error": "E"}
 WIDTH = 78
@@ -25,14 +25,15 @@ _NOT_XML = re.compile("[\ufffe\uffff]")  # what printable lets through and XML d
 
 @dataclass(frozen=True)
 class TestReport:
-    """All results of one file, in the order of the file; `left_out` were not chosen by `-k`."""
+    """All results of one file, in the order of the file; `left_out` counts the tests that were not asked, by
+    the option that left them out."""
 
     __test__ = False  # no test of pytest's
     path: Path
     judge: str
     results: tuple[ExampleResult, ...]
     untested: tuple[str, ...]
-    left_out: int
+    left_out: Mapping[str, int]
     seconds: float
 
     @property
@@ -50,7 +51,8 @@ class TestReport:
         return {
             "file": str(self.path),
             "judge": self.judge,
-            "summary": {name: self.counts[name] for name in MARKS} | {"left_out": self.left_out},
+            "summary": {name: self.counts[name] for name in MARKS}
+            | {"left_out": sum(self.left_out.values())},
             "untested": list(self.untested),
             "tests": [result.as_dict() for result in self.results],
         }
@@ -74,7 +76,7 @@ class TestReport:
         words = {"failed": "failed", "error": "not readable", "passed": "passed"}
         parts = [f"{self.counts[name]} {said}" for name, said in words.items() if self.counts[name]]
         parts += [f"principles without an example: {len(self.untested)}"] if self.untested else []
-        parts += [f"{self.left_out} left out by -k"] if self.left_out else []
+        parts += [f"{n} left out by {option}" for option, n in self.left_out.items()]
         return f"{', '.join(parts)} in {self.seconds:.1f} s"
 
     def junit(self) -> str:
@@ -131,6 +133,36 @@ def ruled(words: str) -> str:
 
 def _xml(text: str) -> str:
     return _NOT_XML.sub("\ufffd", printable(text))
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The tests to ask; how many each option left out; and what to say of those that failed last time."""
+
+    tests: Sequence[ExampleTest]
+    left_out: Mapping[str, int]
+    note: str = ""
+
+    @classmethod
+    def of(cls, tests: Sequence[ExampleTest], path: Path, select: str, only_failed: bool) -> Chosen:
+        """The tests that the expression `select` names and, with `only_failed`, that did not pass last time.
+
+        Where none of those named is known not to have passed, all of them are asked, as in pytest. Raises
+        UserError where `select` names none.
+        """
+        named = chosen(tests, select, path) if select else list(tests)
+        by_name = {"-k": len(tests) - len(named)} if len(named) < len(tests) else {}
+        if not only_failed:
+            return cls(named, by_name)
+        before = set(last_failed(path))
+        failed = [test for test in named if test.id in before]
+        if not failed:
+            of = "tests that -k names" if select else "file's tests"
+            note = f"--last-failed: none of the {of} is known not to have passed last time; all are asked"
+            return cls(named, by_name, note)
+        others = len(named) - len(failed)
+        note = f"--last-failed: {len(failed)} did not pass last time and are asked again; {others} left out"
+        return cls(failed, by_name | ({"--last-failed": others} if others else {}), note)
 
 
 def last_failed(path: Path) -> list[str]:
