@@ -183,7 +183,8 @@ def _run(
             for stage in this.stages[:last]:
                 if not stage.is_done:
                     tell(f"{stage.dir.name}: {'continues' if stage.summary else 'starts'}")
-                    run_stage(stage)
+                    with this.progress(stage.dir.name, None):
+                        run_stage(stage)
                 tell(describe(stage.summary))
         except UserError as error:  # the budget, or the user's to fix: the report says where the run stands
             with suppress(UserError):

@@ -34,14 +34,11 @@ class Recorder:
         self.bars: list[list] = []
         self.notes: list[str] = []
 
-    def __call__(self, what: str, total: int, done: int = 0):
+    def __call__(self, what: str, total: int | None, done: int = 0):
         self.bars.append([what, total, done])
-        self.open = False
         return self
 
     def __enter__(self):
-        assert not self.open, "a terminal shows one bar at a time"
-        self.open = True
         bar = self.bars[-1]
 
         def tick(n: int = 1, note: str = "") -> None:
@@ -51,7 +48,7 @@ class Recorder:
         return tick
 
     def __exit__(self, *_: object) -> None:
-        self.open = False
+        pass
 
     def whole(self, ending: str) -> int:
         """The total of the one bar of this name, which ended there."""
@@ -63,6 +60,7 @@ class Recorder:
 def test_no_time_left_is_told_from_the_first_batch(monkeypatch):
     now, lines = [0.0], []
     monkeypatch.setattr(terminal.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(terminal.Progress, "told", 0.0)
     monkeypatch.setattr(terminal, "tell", lines.append)
     monkeypatch.setattr(terminal, "stderr", type("Pipe", (), {"is_terminal": False}))
     with terminal.Progress("verdicts", 60) as tick:
@@ -88,6 +86,47 @@ def test_a_long_batch_is_not_silent(monkeypatch):
     with terminal.Progress("critiques", 8):
         assert told.wait(60), "nothing has been done yet, and it is said"
     assert lines[0] == "critiques: 0/8"
+
+
+def test_between_short_bars_a_stage_is_not_silent(monkeypatch):
+    now, lines, told = [100.0], [], threading.Event()
+    monkeypatch.setattr(terminal.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(terminal.Progress, "told", 100.0)
+    monkeypatch.setattr(terminal, "tell", lambda line: (lines.append(line), told.set()))
+    monkeypatch.setattr(terminal, "stderr", type("Pipe", (), {"is_terminal": False}))
+    with terminal.Progress("05_ppo", None):
+        now[0] = 108.0
+        with terminal.Progress("05_ppo scores", 2) as tick:
+            tick(1)  # eight seconds after the last line: nothing yet
+            now[0] = 110.0
+            tick(1)  # a new bar did not begin the silence anew
+        now[0] = 120.0
+        assert told.wait(60) and told.clear() is None
+        while len(lines) < 2:
+            assert told.wait(60), "nobody says that the models are loaded"
+            told.clear()
+    assert lines[:2] == ["05_ppo scores: 2/2, 0.5/s, 0 s left", "05_ppo: 20 s"]
+    assert not terminal.Progress.open
+
+
+def test_of_bars_inside_one_another_the_innermost_is_shown(monkeypatch):
+    console = Console(file=io.StringIO(), force_terminal=True, width=80)
+    monkeypatch.setattr(terminal, "stderr", console)
+    outer, inner = terminal.Progress("outer", None), terminal.Progress("inner", 2)
+    states = []
+    with outer:
+        states.append(outer.bar.live.is_started)
+        with inner:
+            states += [outer.bar.live.is_started, inner.bar.live.is_started]
+        states += [outer.bar.live.is_started, inner.bar.live.is_started]
+    assert states == [True, False, True, True, False]
+    assert not outer.bar.live.is_started
+
+
+def test_every_stage_has_a_bar_around_it(project):
+    seen = Recorder()
+    rlaif.run(project / "config.yaml", project / "run", until="critique", progress=seen)
+    assert [bar[0] for bar in seen.bars if bar[1] is None] == ["01_sample", "02_critique"]
 
 
 def test_scale_samples_are_drawn_in_the_dtype_asked_for_under_a_bar(tmp_path, monkeypatch):
@@ -136,6 +175,7 @@ def test_log_ratios_that_happen_to_be_positive_have_no_bound(of_chosen, bounds):
 def test_a_bar_tells_what_there_is_to_say(monkeypatch):
     now, lines = [0.0], []
     monkeypatch.setattr(terminal.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(terminal.Progress, "told", 0.0)
     monkeypatch.setattr(terminal, "tell", lines.append)
     monkeypatch.setattr(terminal, "stderr", type("Pipe", (), {"is_terminal": False}))
     with terminal.Progress("updates", 4) as tick:

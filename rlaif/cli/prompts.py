@@ -63,7 +63,7 @@ def prompts_generate(
     config, _ = config_or_model(model, set_ or [], constitution, templates or "default")
     asked = Templates.load_part(templates or config.templates, "prompts")
     wanted = Wanted(number, tuple(kind or KINDS), seed, temperature)
-    with running(), locked_file(out):
+    with running("rlaif prompts generate"), locked_file(out):
         ledger = Ledger(out.with_suffix(".spending.jsonl"), config)
         engine = open_engine(config.feedback, account=Account(ledger, "prompts"))
         made = generate(rules, engine, asked, out, wanted=wanted, existing=existing or (), progress=Progress)

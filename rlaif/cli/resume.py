@@ -21,6 +21,6 @@ def resume(run: RunDir, set_: Set = None, until: Until = None, check: Check = Tr
     """Continue a run with the options that it was started with."""
     from rlaif import pipeline
 
-    with running():
+    with running("rlaif resume"):
         this = pipeline.resume(run, set_ or [], until=until, progress=Progress, tell=tell, check=check)
     say(this.path / "report.html")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,6 +12,7 @@ import typer
 from rlaif.cli.groups import app
 from rlaif.cli.terminal import Json, Progress, emit, say, tell
 from rlaif.runs import stopping
+from rlaif.runs.processes import is_rank0
 
 Set = Annotated[list[str] | None, typer.Option("-s", "--set", help="stage.option=value; may be repeated.")]
 Check = Annotated[
@@ -25,10 +26,11 @@ Until = Annotated[str | None, typer.Option(help="Stop after this stage.")]
 
 
 @contextmanager
-def running() -> Iterator[None]:
-    """Ctrl-C ends what runs inside in order."""
+def running(command: str) -> Iterator[None]:
+    """Ctrl-C ends what runs inside in order, and what takes long outside of every bar has one."""
     try:
-        yield
+        with Progress(command, None) if is_rank0() else nullcontext():
+            yield
     except KeyboardInterrupt as error:
         tell("\nInterrupted; every finished row is kept. Run the same command again to continue.")
         for note in getattr(error, "__notes__", ()):
@@ -75,7 +77,7 @@ def run_command(
         if plan["problems"]:
             raise typer.Exit(2)
         return
-    with running():
+    with running("rlaif run"):
         this = pipeline.run(
             config,
             out,

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import typer
 from rich.console import Console
@@ -46,6 +46,7 @@ def as_argument(path: Path) -> str:
 
 def tell(text: object) -> None:
     """Print progress, without control characters."""
+    Progress.told = time.monotonic()
     stderr.print(printable(str(text)))
 
 
@@ -113,12 +114,16 @@ class Progress:
     also while nothing is done: a model is loaded, a batch is long.
 
     The rate is measured from the first unit done on, before which models are loaded, and at most once a
-    second: units that an engine gives together count when the next ones come.
+    second: units that an engine gives together count when the next ones come. Without a `total` it shows how
+    long it has been at work. Of bars inside one another the innermost is shown.
     """
 
-    def __init__(self, what: str, total: int, done: int = 0) -> None:
+    open: ClassVar[list[Progress]] = []
+    told: ClassVar[float] = time.monotonic()  # when the last line was printed, of whatever bar
+
+    def __init__(self, what: str, total: int | None, done: int = 0) -> None:
         self.what, self.total, self.done = what, total, done
-        self.told = time.monotonic()
+        self.started = time.monotonic()
         self.first: tuple[float, int] | None = None  # when the first unit was done, and how many then were
         self.measured, self.rate = 0.0, 0.0  # when the rate was measured, and units a second, 0 where unknown
         self.note = ""
@@ -129,10 +134,13 @@ class Progress:
         if stderr.is_terminal:
             from rich import progress as bars
 
+            for outer in self.open[-1:]:
+                outer.bar.stop()
+            counted = () if self.total is None else (bars.MofNCompleteColumn(),)
             self.bar = bars.Progress(
                 bars.TextColumn("{task.description}", markup=False),
                 bars.BarColumn(),
-                bars.MofNCompleteColumn(),
+                *counted,
                 bars.TimeElapsedColumn(),
                 bars.TextColumn("{task.fields[left]}"),
                 bars.TextColumn("{task.fields[note]}", markup=False),
@@ -145,18 +153,19 @@ class Progress:
             )
         else:
             threading.Thread(target=self._tell_on, daemon=True).start()
+        self.open.append(self)
         return self.tick
 
     def _tell_on(self) -> None:
         while not self.left.wait(1):
-            if time.monotonic() - self.told > SILENCE:
+            if self.open[-1:] == [self] and time.monotonic() - Progress.told > SILENCE:
                 self._tell()
 
     def _tell(self) -> None:
-        self.told = time.monotonic()
+        Progress.told = now = time.monotonic()
+        state = f"{now - self.started:.0f} s" if self.total is None else f"{self.done}/{self.total}"
         pace = [f"{self.rate:.2g}/s", self._left()] if self.rate else []
-        said = [f"{self.what}: {self.done}/{self.total}", *pace, *([self.note] if self.note else [])]
-        tell(", ".join(said))
+        tell(", ".join([f"{self.what}: {state}", *pace, *([self.note] if self.note else [])]))
 
     def tick(self, n: int = 1, note: str = "") -> None:
         """`n` more are done; `note` is what there is to say of them, e.g. the loss."""
@@ -165,7 +174,7 @@ class Progress:
         self._measure(n, now)
         if self.bar:
             self.bar.update(self.task, advance=n, left=self._left(), note=printable(note))
-        elif now - self.told > SILENCE:
+        elif now - Progress.told > SILENCE:
             self._tell()
 
     def _measure(self, n: int, now: float) -> None:
@@ -176,9 +185,12 @@ class Progress:
             self.measured, self.rate = now, (self.done - done) / (now - start)
 
     def _left(self) -> str:
-        return f"{(self.total - self.done) / self.rate:.0f} s left" if self.rate else ""
+        return f"{(self.total - self.done) / self.rate:.0f} s left" if self.rate and self.total else ""
 
     def __exit__(self, *_: object) -> None:
         self.left.set()
+        self.open.remove(self)
         if self.bar:
             self.bar.stop()
+            for outer in self.open[-1:]:
+                outer.bar.start()

@@ -440,7 +440,7 @@ def split_of(prompt: Prompt, config: Config) -> Split:
 class silent_progress:
     """Progress that shows nothing."""
 
-    def __init__(self, what: str, total: int, done: int = 0) -> None:
+    def __init__(self, what: str, total: int | None, done: int = 0) -> None:
         pass
 
     def __enter__(self) -> Any:

@@ -35,7 +35,7 @@ def constitution_apply(
     from rlaif.workbench.apply import apply
     from rlaif.workbench.edit_text import in_words
 
-    with running():
+    with running("rlaif constitution apply"):
         data = apply(
             run,
             file,

@@ -34,7 +34,7 @@ def constitution_diff(
     from rlaif.workbench.edit_text import in_words
 
     page = page_at(out) if out else None
-    with running():
+    with running("rlaif constitution diff"):
         data = diff(old, new, run, ask=ask, trust=trust, progress=Progress, tell=tell)
     if page:
         write_edit(page, data)
