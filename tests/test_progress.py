@@ -101,10 +101,10 @@ def test_between_short_bars_a_stage_is_not_silent(monkeypatch):
             now[0] = 110.0
             tick(1)  # a new bar did not begin the silence anew
         now[0] = 120.0
-        assert told.wait(60) and told.clear() is None
-        while len(lines) < 2:
-            assert told.wait(60), "nobody says that the models are loaded"
-            told.clear()
+        for _ in range(600):
+            if len(lines) < 2:
+                told.clear()
+                told.wait(0.1)
     assert lines[:2] == ["05_ppo scores: 2/2, 0.5/s, 0 s left", "05_ppo: 20 s"]
     assert not terminal.Progress.open
 
