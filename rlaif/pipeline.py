@@ -20,7 +20,7 @@ from rlaif.feedback.gold import load_gold, no_gold, ungraded
 from rlaif.human.waiting import pause
 from rlaif.preflight.calibration import Speed, calibrated
 from rlaif.preflight.combinations import combinations
-from rlaif.preflight.durations import durations
+from rlaif.preflight.durations import at_most, characters_in_a_token, durations
 from rlaif.preflight.estimate import estimate, in_words, totals
 from rlaif.preflight.fork import Fork, fork_of
 from rlaif.preflight.functions import try_functions
@@ -304,7 +304,7 @@ def planned(spec: RunSpec, last: int, speeds: Mapping[str, Speed] | None = None)
     check_people(spec.config, spec.prompts)
     try_functions(spec.config, spec.constitution, spec.prompts)
     asked = spec.config, spec.constitution, spec.prompts, spec.templates
-    plan = estimate(*asked)
+    plan = estimate(*asked, at_most(characters_in_a_token(speeds or {})))
     plan["warnings"] = combinations(spec.config, spec.constitution, plan)
     for stage, figures in zip(plan["stages"], durations(*asked, speeds) if speeds else [], strict=False):
         stage |= figures

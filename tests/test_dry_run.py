@@ -6,6 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 from rlaif import pipeline
+from rlaif.audit.audit import verdicts_at_most
 from rlaif.cli import app
 from rlaif.config import load_config
 from rlaif.constitution import Constitution
@@ -17,6 +18,8 @@ from rlaif.preflight.durations import Durations, durations
 from rlaif.preflight.estimate import in_words
 from rlaif.preflight.opening import load_prompts
 from rlaif.prompting.templates import Templates
+from tests import scripts
+from tests.test_auditing import RULES, audit
 from tests.tiny_models import tiny_policy
 
 SPEED = Speed(
@@ -26,7 +29,10 @@ SPEED = Speed(
     read=0.01,
     learn=0.1,
     write=0.5,
+    step=2.0,
+    row=0.1,
     ask=0.02,
+    steady=1.0,
     characters=4.0,
     lengths=(2, 4, 6, 8),
     cut=0,
@@ -105,8 +111,23 @@ def test_the_samples_that_fix_the_scale_are_counted(project):
         for scale in (True, False)
     )
     assert scaled.written - raw.written == 300 * 7  # 256 in whole batches
-    assert scaled.read - raw.read == 300 * (plan.prompt + 7)
+    both = 300 * (2 * plan.prompt + 7)  # to write them, and to score them
+    assert scaled.read - raw.read == pytest.approx(both)
     assert scaled.learnt == raw.learnt
+    assert scaled.rows == 100
+
+
+def test_few_texts_at_once_are_written_slowly():
+    assert SPEED.writing(4) == 0.1 + 2.0 / 4
+    assert SPEED.writing(100) == 0.5, "no faster than an engine"
+
+
+@pytest.mark.parametrize(("judge", "steady"), [(scripts.feedback, 8 / 12), (scripts.biased_judge, 0.0)])
+def test_the_judges_card_costs_what_it_is_likely_to(judge, steady):
+    written = 8
+    calls = audit(judge())["calls"] - written
+    assert verdicts_at_most(RULES, 12, 1.0, 8, steady) == calls
+    assert verdicts_at_most(RULES, 12, 1.0, 8) >= calls
 
 
 def test_a_model_of_one_file_is_measured_once_it_is_converted(project, monkeypatch, tmp_path):

@@ -197,14 +197,21 @@ class Audit:
         return list(zip(chosen, self.ask(cases, attack.kind)[0], strict=True))
 
 
-def verdicts_at_most(constitution: Constitution, pairs: int, each: float, count: int) -> float:
+def verdicts_at_most(
+    constitution: Constitution, pairs: int, each: float, count: int, steady: float | None = None
+) -> float:
     """How many verdicts an audit asks for, of `pairs` with `each` principles on average; `Audit.count` of
-    them varied."""
+    them varied.
+
+    With `steady`, the share of comparisons that the judge decides alike in both orders, about how many they
+    are: only such verdicts are attacked, and what is varied is drawn from pairs and examples alike.
+    """
     examples = sum(len(p.examples) for p in constitution.principles)
-    varied = min(count, pairs + examples)
+    plain, varied = pairs * each + examples, min(count, pairs + examples)
+    judged = varied * max(each, 1.0) if steady is None else varied * plain / (pairs + examples)
+    attacked = varied if steady is None else min(count, plain * steady)
     reworded = sum(len(wordings(p)) for p in constitution.principles) / len(constitution.principles)
-    plain = pairs * each + examples
-    return 2 * (plain + varied * each * (len(RESTYLES) + reworded) + len(ATTACKS) * varied)
+    return 2 * (plain + judged * (len(RESTYLES) + reworded) + len(ATTACKS) * attacked)
 
 
 RESTYLES = {

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from rlaif.cli.groups import app
-from rlaif.cli.run import Set
+from rlaif.cli.run import Set, running
 from rlaif.cli.terminal import Json, emit, say, tell
 
 
@@ -26,7 +26,8 @@ def check(
     from rlaif.preflight.provenance import environment
 
     data: dict[str, Any] = environment()
-    found = pipeline.check(config, set_ or [], tell) if config else None
+    with running("rlaif check"):
+        found = pipeline.check(config, set_ or [], tell) if config else None
     if found:
         data |= {"models": found.found, "warnings": found.warnings, "problems": found.problems}
     if as_json:

@@ -70,9 +70,10 @@ def run_command(
     from rlaif import pipeline
 
     if dry_run:
-        plan = pipeline.dry_run(
-            config, set_ or [], source=source, at=at, out=out, until=until, measure=check, tell=tell
-        )
+        with running("rlaif run --dry-run"):
+            plan = pipeline.dry_run(
+                config, set_ or [], source=source, at=at, out=out, until=until, measure=check, tell=tell
+            )
         emit(plan) if as_json else print_plan(plan)
         if plan["problems"]:
             raise typer.Exit(2)

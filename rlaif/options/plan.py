@@ -25,6 +25,7 @@ class Work:
     learnt: float = 0.0  # read with gradients, and learnt from
     read: float = 0.0  # read without gradients
     written: float = 0.0
+    rows: float = 1.0  # texts that are written at once
     forward: float = 0.0  # of the largest pass with gradients
     trained: int = 1  # with gradients and the optimiser's two moments
     frozen: int = 0

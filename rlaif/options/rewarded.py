@@ -133,8 +133,9 @@ class OnlineOptions(RewardedOptions):
         return Work(
             plan.config.policy.model,
             learnt=tokens * getattr(self, "epochs", 1),
-            read=tokens * (1 + self.scored) + scaled * each * self.scored,
+            read=tokens * (1 + self.scored) + scaled * each * self.scored + (written + scaled) * plan.prompt,
             written=(written + scaled) * self.max_tokens,
+            rows=self.batch_size,
             forward=min(self.micro_batch, self.batch_size) * each,
             frozen=1 + self.scored,
         )

@@ -34,6 +34,7 @@ from rlaif.runs.storage import folder_hash, write_json
 
 TEXTS = 256  # that a small model writes, of the config's prompts
 SMALL = 30_000_000  # parameters up to which more texts are written
+FEW, MANY = 4, 32  # texts a token is written for at once, when that is measured
 LARGEST = 2_000_000_000  # parameters up to which a model is measured on a CPU
 MEGABYTE = 2**20
 
@@ -47,8 +48,11 @@ class Speed:
     training_imports: float  # of those that train
     read: float  # a token, without gradients
     learn: float  # a token, with gradients and an optimiser step
-    write: float  # a written token
+    write: float  # a written token, as an engine writes it
+    step: float  # of writing a token for any number of texts, in fp32 as trainings do
+    row: float  # of each of these texts
     ask: float  # a token of the judge's questions that is not shared
+    steady: float  # the share of the judge's comparisons that it decides alike in both orders
     characters: float  # of a prompt, in a token
     lengths: tuple[int, ...]  # of its texts, in tokens
     cut: int  # of these, how many had not ended
@@ -65,6 +69,10 @@ class Speed:
         rest = max(0, most - limit)
         beyond = (1 - (1 - ends) ** rest) / ends if ends else rest
         return min(most, known + self.cut / len(self.lengths) * beyond)
+
+    def writing(self, rows: float) -> float:
+        """Seconds of a token that a training writes, `rows` texts at once: no less than an engine needs."""
+        return max(self.write, self.row + self.step / rows)
 
     def too_long(self, most: int) -> float | None:
         """The share of texts that `most` tokens cut; None where the probe was shorter."""
@@ -87,6 +95,7 @@ def calibrated(
     file = cache_folder() / "calibration.json"
     kept = _kept(file)
     texts: list[str] = []
+    passes: dict[tuple[Path, str], dict[str, Any]] = {}  # of a model that has both roles, once
     some = prompts[:: -(-len(prompts) // TEXTS)]
     given = [content_hash([p.chat for p in some]), constitution.hash, templates.sources]
     for role in ("policy", "feedback"):
@@ -104,7 +113,7 @@ def calibrated(
             try:
                 # By its folder: measuring fetches nothing.
                 here = model.model_copy(update={"model": str(folder)})
-                speed, texts = _measured(role, config, here, constitution, some, texts, templates)
+                speed, texts = _measured(role, config, here, constitution, some, texts, templates, passes)
             except (
                 Exception
             ) as error:  # whatever a library makes of a model: the run says it, or `rlaif check`
@@ -143,7 +152,8 @@ def _converted(name: str, tell: Callable[[str], None]) -> None:
 def _key(role: str, model: ModelConfig, folder: Path, threads: int | None, given: Any) -> str:
     """What a measurement holds for: the model, how it is run, on which texts, and by how many threads."""
     how = [folder_hash(folder), model.device, model.dtype, model.batch_tokens]
-    return content_hash([role, how, threads, os.environ.get("OMP_NUM_THREADS"), os.cpu_count(), given])
+    machine = [threads, os.environ.get("OMP_NUM_THREADS"), os.cpu_count()]
+    return content_hash([role, how, machine, given, sorted(Speed.__dataclass_fields__)])
 
 
 def timed(work: Callable[[], Any], on_cpu: bool = True) -> tuple[Any, float]:
@@ -164,6 +174,12 @@ def _import_trainers() -> None:
     from trl.trainer.sft_trainer import SFTTrainer  # noqa: F401
 
 
+def _megabytes() -> float:
+    """The most that this process has held."""
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most / (1024 if sys.platform == "linux" else MEGABYTE)
+
+
 def _written(engine: Any, chats: Sequence[Chat], most: int, on_cpu: bool) -> tuple[list[Generation], float]:
     """(texts of at most `most` tokens to these, those left out that could not be written; seconds)."""
     requests = [GenerateRequest(chat, most, 1.0, seed=n) for n, chat in enumerate(chats)]
@@ -182,8 +198,10 @@ def _measured(
     prompts: Sequence[Prompt],
     responses: list[str],
     templates: Templates,
+    known: dict[tuple[Path, str], dict[str, Any]],
 ) -> tuple[Speed | None, list[str]]:
-    """A model's figures, and the texts it wrote; `responses` are the policy's, to the same prompts."""
+    """A model's figures, and the texts it wrote; `responses` are the policy's, to the same prompts, and
+    `known` the passes of models that have been measured."""
     _, imports = timed(_import)
     import torch
 
@@ -196,15 +214,14 @@ def _measured(
     if config.threads:
         torch.set_num_threads(config.threads)
     _, training_imports = timed(_import_trainers)
-    process = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (
-        1024 if sys.platform == "linux" else MEGABYTE
-    )
+    process = _megabytes()
     small = parameters <= SMALL or not on_cpu
     prompts = prompts if small else prompts[:16]
     responses = responses or [p.messages[-1].content for p in prompts]
     engine: Any = open_engine(model)
     _, load = timed(lambda: engine.model)
-    read, learn, activations, passing = _passes(model, small, on_cpu)
+    same = model_folder(model.model), model.device
+    passes = known[same] = known.get(same) or _passes(model, small, on_cpu)
     chats = [p.chat for p in prompts]
     if role == "feedback":
         chats = [
@@ -214,24 +231,23 @@ def _measured(
     most = min(96 if small else 48, context_length(engine.model) // 2)
     made, seconds = _written(engine, chats, most, on_cpu)
     written, asked = sum(text.tokens for text in made), sum(text.prompt_tokens for text in made)
-    ask = read
+    read = passes["read"]
+    ask, steady = read, 1.0
     if role == "feedback":
-        ask = _asking(engine, templates, constitution, prompts, responses, on_cpu) or read
+        ask, steady = _asking(engine, templates, constitution, prompts, responses, on_cpu)
     speed = Speed(
         load=load,
         imports=imports,
         training_imports=training_imports,
-        read=read,
-        learn=learn,
         write=max(seconds - asked * read, 0.1 * seconds) / max(written, 1),
-        ask=ask,
+        ask=ask or read,
+        steady=steady,
         characters=sum(len(m["content"]) for chat in chats for m in chat) / max(asked, 1),
         lengths=tuple(text.tokens for text in made) or (most,),
         cut=sum(text.tokens >= most for text in made) if made else 1,
         process=process,
         parameters=parameters,
-        activations=activations,
-        passing=passing,
+        **passes,
     )
     return speed, [text.text for text in made]
 
@@ -248,25 +264,34 @@ def _asking(
     prompts: Sequence[Prompt],
     responses: Sequence[str],
     on_cpu: bool,
-) -> float:
-    """Seconds a token of the judge's questions."""
-    questions = []
+) -> tuple[float, float]:
+    """(seconds a token of the judge's questions, `Speed.steady`)."""
+    orders = list[list[ScoreRequest]]([[], []])
     for prompt, a, b in zip(prompts[:48], responses, [*responses[1:], responses[0]], strict=False):
         rules = constitution.applicable(prompt.tags)
-        if rules:
-            suffixes = tuple(map(templates.comparison_suffix, rules))
-            questions.append(ScoreRequest(templates.comparison(prompt.chat, a, b), suffixes, ("A", "B")))
-    list(engine.score_choices(questions[:1]))
+        suffixes = tuple(map(templates.comparison_suffix, rules))
+        for order, pair in zip(orders, ((a, b), (b, a)), strict=True) if rules else ():
+            order.append(ScoreRequest(templates.comparison(prompt.chat, *pair), suffixes, ("A", "B")))
+    list(engine.score_choices(orders[0][:1]))
     before = engine.usage.prompt_tokens - engine.usage.shared_tokens
-    _, first = timed(lambda: list(engine.score_choices(questions)), on_cpu)
+    asked = [timed(lambda order=order: dict(engine.score_choices(order)), on_cpu) for order in orders]
     tokens = engine.usage.prompt_tokens - engine.usage.shared_tokens - before
-    _, second = timed(lambda: list(engine.score_choices(questions)), on_cpu)
-    return min(first, second) / tokens if tokens > 0 else 0.0
+    if tokens <= 0:
+        return 0.0, 1.0
+    (first, one), (second, other) = asked
+    both = [
+        pair
+        for n in first.keys() & second.keys()
+        for pair in zip(first[n].logprobs, second[n].logprobs, strict=False)
+        if all(pair)  # nothing readable is an empty row
+    ]
+    alike = [(a - b) * (y - x) > 0 for (a, b), (x, y) in both]
+    return 2 * min(one, other) / tokens, mean(alike) if alike else 1.0
 
 
-def _passes(model: ModelConfig, small: bool, on_cpu: bool) -> tuple[float, float, int, int]:
-    """Seconds a token without gradients, and with them and an optimiser step, in fp32 as trainings are; what
-    a token keeps for its gradients, and what it holds without them."""
+def _passes(model: ModelConfig, small: bool, on_cpu: bool) -> dict[str, Any]:
+    """The seconds of `Speed` that are those of plain passes in fp32, as trainings are, and what a token keeps
+    for its gradients and holds without them."""
     import torch
 
     from rlaif.engines.loading import load_causal_lm
@@ -284,13 +309,25 @@ def _passes(model: ModelConfig, small: bool, on_cpu: bool) -> tuple[float, float
         torch.cuda.synchronize() if not on_cpu and torch.cuda.is_available() else None
 
     @torch.no_grad()
-    def read() -> None:
-        net(input_ids=ids, logits_to_keep=1)
+    def read(tokens: Any = ids) -> None:
+        net(input_ids=tokens, logits_to_keep=1)
         torch.cuda.synchronize() if not on_cpu and torch.cuda.is_available() else None
 
+    def best(work: Callable[[], None]) -> float:
+        return min(timed(work, on_cpu)[1] for _ in range(2))
+
     learn()
-    learning, reading = (min(timed(work, on_cpu)[1] for _ in range(2)) for work in (learn, read))
+    learning, reading = best(learn), best(read)
+    few, many = (best(lambda n=n: read(ids.reshape(-1, 1)[:n])) for n in (FEW, MANY))
+    row = max(0.0, (many - few) / (MANY - FEW))
     layers, hidden = shape.num_hidden_layers, shape.hidden_size
     activations = layers * (16 * hidden + 4 * shape.intermediate_size) + 4 * shape.vocab_size
     passing = 2 * layers * hidden + 8 * hidden + 2 * shape.intermediate_size
-    return reading / ids.numel(), learning / ids.numel(), activations, passing
+    return {
+        "read": reading / ids.numel(),
+        "learn": learning / ids.numel(),
+        "step": max(0.0, few - FEW * row),
+        "row": row,
+        "activations": activations,
+        "passing": passing,
+    }

@@ -22,6 +22,19 @@ from rlaif.records import Prompt
 FLOAT = 4  # bytes of a number in fp32
 
 
+def characters_in_a_token(speeds: Mapping[str, Speed]) -> tuple[float, float]:
+    """Those of prompts, and of the judge's questions: measured, or the usual number."""
+    policy, feedback = (
+        speeds[role].characters if role in speeds else float(CHARACTERS) for role in ("policy", "feedback")
+    )
+    return policy, feedback
+
+
+def at_most(characters: tuple[float, float]) -> tuple[float, float]:
+    """The characters in a token by which no fewer tokens are counted than by the usual number."""
+    return min(CHARACTERS, characters[0]), min(CHARACTERS, characters[1])
+
+
 class Durations:
     """Seconds and megabytes, stage by stage in the order of the run, in one process."""
 
@@ -33,9 +46,10 @@ class Durations:
         templates: Templates,
         speeds: Mapping[str, Speed],
     ) -> None:
-        each = [speeds[role].characters if role in speeds else CHARACTERS for role in ("policy", "feedback")]
-        self.likely = plan_of(config, constitution, prompts, templates, (each[0], each[1]))
-        self.most = plan_of(config, constitution, prompts, templates)
+        steady = speeds["feedback"].steady if "feedback" in speeds else None
+        each = characters_in_a_token(speeds)
+        self.likely = plan_of(config, constitution, prompts, templates, each, steady)
+        self.most = plan_of(config, constitution, prompts, templates, at_most(each))
         self.config, self.speeds, self.trained = config, speeds, False
         self.begun, self.held = False, 0.0
 
@@ -96,7 +110,7 @@ class Durations:
             return None
         if work.learnt and not self.trained:
             total, self.trained = total + speed.training_imports, True
-        total += work.learnt * speed.learn + work.read * speed.read + work.written * speed.write
+        total += work.learnt * speed.learn + work.read * speed.read + work.written * speed.writing(work.rows)
         return total + (work.trained + work.frozen) * speed.load
 
     def _memory(self, asked: Sequence[Asked], work: Work | None) -> float | None:

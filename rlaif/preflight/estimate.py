@@ -67,8 +67,10 @@ def plan_of(
     prompts: Sequence[Prompt],
     templates: Templates,
     characters: tuple[float, float] = (CHARACTERS, CHARACTERS),
+    steady: float | None = None,
 ) -> Plan:
-    """A config before its first stage; `characters` are in a token of prompts, and of questions."""
+    """A config before its first stage; `characters` are in a token of prompts, and of questions. With
+    `steady`, as in `verdicts_at_most`, the judge's card costs what is likely."""
     splits = Counter(split_of(p, config) for p in prompts)
     limits = config.judge_card
 
@@ -77,10 +79,14 @@ def plan_of(
         if limits is None:
             return []
         pairs, count = min(limits.num_pairs, comparisons), num_varied(limits.num_pairs)
-        verdicts = round_up(verdicts_at_most(constitution, pairs, each, count))
+        verdicts = round_up(verdicts_at_most(constitution, pairs, each, count, steady))
+        examples = [e for p in constitution.principles for e in p.examples]
+        own = plan.template() + plan.suffix()
+        read = pairs * each * question + sum(own + plan.tokens(e.prompt, e.better, e.worse) for e in examples)
+        mean = read / max(1.0, pairs * each + len(examples))
         return [
-            Asked(config.feedback, verdicts, question, written=plan.verdict_tokens(), examines=True),
-            Asked(config.feedback, min(count, WRITTEN), question, written=WRITTEN_TOKENS, examines=True),
+            Asked(config.feedback, verdicts, mean, written=plan.verdict_tokens(), examines=True),
+            Asked(config.feedback, min(count, WRITTEN), mean, written=WRITTEN_TOKENS, examines=True),
         ]
 
     groups = {p.id: p.group for p in prompts}
@@ -130,10 +136,11 @@ def estimate(
     constitution: Constitution,
     prompts: list[Prompt],
     templates: Templates,
+    characters: tuple[float, float] = (CHARACTERS, CHARACTERS),
 ) -> dict[str, Any]:
     """Prompt counts and, for each stage, the rows it makes (at most) and what they cost; sums over all
-    stages."""
-    plan = plan_of(config, constitution, prompts, templates)
+    stages. `characters` are those of `plan_of`."""
+    plan = plan_of(config, constitution, prompts, templates, characters)
     return {
         "prompts": {"train": plan.train, "heldout": plan.heldout, "wordings": plan.wordings},
         "principles": len(constitution.principles),
