@@ -281,7 +281,9 @@ class RowMaker:
             prompt, responses = self._texts(row)
             said = [*self._votes(row, prompt, responses), *self._rankings(row, prompt, responses)]
             grades = self._grades(row, prompt, responses)
-        except ValidationError:
+            # Ids are hashes of most texts, which has told already; these are in none.
+            "".join([*row.tags, *(vote.rationale or "" for vote in row.votes)]).encode()
+        except (ValidationError, UnicodeEncodeError):
             return Unusable("not valid Unicode text")
         labels = self._new_labels(said)
         if isinstance(labels, Unusable):

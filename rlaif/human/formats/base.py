@@ -6,12 +6,12 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import ValidationError
 
 from rlaif.prompting.conversations import Turn, Unusable
-from rlaif.records import Annotator, Order, Verdict
+from rlaif.records import Annotator, AnnotatorKind, Order, Verdict
 
 # How a file spells a verdict on (first, second); anything else is no verdict. "0" is a tie where a format
 # numbers responses from 1.
@@ -22,6 +22,10 @@ SPELT: dict[str, Verdict] = {
     **dict.fromkeys(("", "skip", "abstain", "none", "null", "n/a"), "abstain"),
 }
 SWAPPED: dict[Verdict, Verdict] = {"a": "b", "b": "a"}
+NO_KIND = Unusable("a kind of annotator that is none of " + ", ".join(get_args(AnnotatorKind)))
+NO_TIME = "time that is none"
+NO_P = "probability that is none, or not on the verdict's side"
+_YEAR = 366 * 24 * 3600.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -198,6 +202,39 @@ def number_from(value: Any) -> float | None:
     return number if math.isfinite(number) else None
 
 
+def seconds_from(value: Any) -> float | None:
+    """How long one label took; None where that is no time, or longer than a year."""
+    number = number_from(value)
+    return number if number is not None and 0 < number <= _YEAR else None
+
+
+def unread(*cells: tuple[Any, Any, str]) -> tuple[str, ...]:
+    """What is lost of cells that hold something of which nothing was read; each is (cell, what was read of
+    it, what is lost)."""
+    return tuple(lost for cell, read, lost in cells if read is None and cell not in (None, ""))
+
+
+def name_from(value: Any) -> str | None:
+    """The name in a cell, which may be a number; None where there is none, as in an empty cell of a table,
+    which may be NaN."""
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        return None
+    return None if isinstance(value, float) and not math.isfinite(value) else str(value).strip() or None
+
+
 def annotator(kind: str, name: Any) -> Annotator:
     """An annotator; the name may be a number."""
     return Annotator.model_validate({"kind": kind, "id": str(name)})
+
+
+def kind_from(value: Any) -> str | None:
+    """The kind of annotator in a cell, people where it is empty; None where it is none."""
+    kind = (name_from(value) or "human").lower()
+    return kind if kind in get_args(AnnotatorKind) else None
+
+
+def named(kind: str, cell: Any, format: str = "") -> Annotator | None:
+    """The annotator whose name a cell holds. Where it holds none: None of people, of whom an import may be
+    told who they were, and for any other kind one that goes by the name of the format."""
+    name = name_from(cell) or ("" if kind == "human" else format)
+    return annotator(kind, name) if name else None

@@ -10,6 +10,7 @@ from itertools import takewhile
 from typing import Any, get_args
 
 from rlaif.human.formats.base import (
+    NO_P,
     NO_WINNER,
     NOT_HELD,
     Format,
@@ -23,6 +24,7 @@ from rlaif.human.formats.base import (
     one_user_turn,
     text_of,
     truth_from,
+    unread,
 )
 from rlaif.human.formats.dialogues import is_dialogue
 from rlaif.prompting.conversations import Turn, Unusable, asked, shared_turns, turns_of
@@ -84,7 +86,9 @@ def trl_row(row: dict[str, Any]) -> ImportedRow | Unusable:
         messages, chosen, rejected = _implicit(chosen, rejected)
     if isinstance(messages, Unusable):
         return messages
-    return two(messages, chosen, rejected, votes=(_vote(row),))
+    vote = _vote(row)
+    lost = unread((row.get("p_chosen"), vote.p_first, NO_P))
+    return two(messages, chosen, rejected, votes=(vote,), lost=lost)
 
 
 def _vote(row: dict[str, Any]) -> Vote:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from rlaif.human.formats.base import NO_WINNER, Format, ImportedRow, Pair, Vote, has
+from rlaif.human.formats.base import NO_WINNER, Format, ImportedRow, Pair, Vote, has, number_from
 from rlaif.prompting.conversations import Turn, Unusable, parse_dialogue, without_leading_space
 from rlaif.records import Annotator, Verdict
 
@@ -42,7 +41,7 @@ def hhh_pair(row: Any) -> ImportedRow | Unusable:
 
 
 def _is_number(score: Any) -> bool:
-    return isinstance(score, int | float) and not isinstance(score, bool) and math.isfinite(score)
+    return not isinstance(score, str) and number_from(score) is not None
 
 
 def _hhh(

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from rlaif.human.formats.base import (
+    NO_KIND,
+    NO_TIME,
     NOT_HELD,
     ONE_TURN,
     Format,
@@ -15,13 +17,16 @@ from rlaif.human.formats.base import (
     annotator,
     as_messages,
     has,
+    kind_from,
+    named,
     number_from,
     one_user_turn,
+    seconds_from,
     text_of,
+    unread,
 )
 from rlaif.human.formats.chosen import question
 from rlaif.prompting.conversations import Unusable
-from rlaif.records import Annotator
 
 UNRANKED = Unusable("fewer than two ranked responses")
 
@@ -47,7 +52,9 @@ def ultrafeedback_row(row: dict[str, Any]) -> ImportedRow | Unusable:
     name = row.get("model_name") if isinstance(row.get("model_name"), str) else "ultrafeedback"
     models = row.get("generation_models")
     lost = ["generation that is not text"] * (len(texts) - len(kept))
-    lost += ["rationale"] * sum(isinstance(said, str) and bool(said) for said in row.get("rationales") or ())
+    rationales = row.get("rationales")
+    said = rationales if isinstance(rationales, list) else [rationales]
+    lost += ["rationale"] * sum(isinstance(text, str) and bool(text) for text in said)
     return ImportedRow(
         messages,
         tuple(str(text) for text, _, _ in kept),
@@ -108,15 +115,14 @@ def ranking_row(row: dict[str, Any]) -> ImportedRow | Unusable:
         return Unusable("no rank for each response")
     if sum(rank is not None for rank in ranks) < 2:
         return UNRANKED
-    seconds = number_from(row.get("seconds"))
-    given = Ranks(_who(row.get("annotator")), ranks, seconds if seconds and seconds > 0 else None)
-    return ImportedRow(messages, tuple(map(str, responses)), rankings=(given,))
-
-
-def _who(given: Any) -> Annotator | None:
-    if isinstance(given, dict) and given.get("kind") in ("human", "ai", "simulated") and given.get("id"):
-        return annotator(given["kind"], given["id"])
-    return annotator("human", given) if isinstance(given, str | int) and str(given) else None
+    who, time = row.get("annotator"), row.get("seconds")
+    kind = kind_from(who.get("kind")) if isinstance(who, dict) else "human"
+    if kind is None:
+        return NO_KIND
+    name = who.get("id") if isinstance(who, dict) else who
+    given = Ranks(named(kind, name, "ranking"), ranks, seconds_from(time))
+    lost = unread((time, given.seconds, NO_TIME))
+    return ImportedRow(messages, tuple(map(str, responses)), rankings=(given,), lost=lost)
 
 
 def _ranks(given: Any, count: int) -> tuple[int | None, ...] | None:
@@ -190,6 +196,8 @@ def label_studio_row(row: dict[str, Any]) -> ImportedRow | Unusable:
     for given in row.get("annotations", ()) if isinstance(row.get("annotations"), list) else ():
         for ranks in _rankers(given, ids):
             rankings.append(ranks) if isinstance(ranks, Ranks) else lost.append(str(ranks))
+            if isinstance(ranks, Ranks):
+                lost += unread((given.get("lead_time"), ranks.seconds, NO_TIME))
     if not rankings:
         return Unusable(lost[-1] if lost else "nobody has ranked it")
     return ImportedRow(messages, tuple(map(str, texts)), rankings=tuple(rankings), lost=tuple(lost))
@@ -203,14 +211,13 @@ def _rankers(given: Any, ids: Sequence[str]) -> Iterator[Ranks | Unusable]:
         )
         return
     who = given.get("completed_by")
-    name = who.get("id") if isinstance(who, dict) else who
-    seconds = number_from(given.get("lead_time"))
+    people = named("human", who.get("id") if isinstance(who, dict) else who)
     for result in given["result"] if isinstance(given.get("result"), list) else ():
         value = result.get("value") if isinstance(result, dict) and result.get("type") == "ranker" else None
         if isinstance(value, dict):
             groups = _groups(value.get("ranker"))
             ranks = groups if isinstance(groups, Unusable) else _ranks_of_ids(groups, ids)
-            people = annotator("human", name) if isinstance(name, str | int) else None
+            seconds = seconds_from(given.get("lead_time"))
             yield ranks if isinstance(ranks, Unusable) else Ranks(people, ranks, seconds)
 
 
@@ -298,7 +305,7 @@ def argilla_row(row: dict[str, Any]) -> ImportedRow | Unusable:
         elif isinstance(ranks, Unusable):
             lost.append(str(ranks))
         else:
-            rankings.append(Ranks(annotator("human", users[n]) if n < len(users) else None, ranks))
+            rankings.append(Ranks(named("human", users[n]) if n < len(users) else None, ranks))
     if not rankings:
         return Unusable(lost[-1] if lost else "nobody has ranked it")
     return ImportedRow(messages, tuple(map(str, texts)), rankings=tuple(rankings), lost=tuple(lost))

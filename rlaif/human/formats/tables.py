@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, get_args
+from typing import Any
 
 from rlaif.errors import UserError, nearest
 from rlaif.human.formats.base import (
+    NO_KIND,
+    NO_P,
+    NO_TIME,
     NO_WINNER,
     NOT_HELD,
     SWAPPED,
@@ -16,18 +19,22 @@ from rlaif.human.formats.base import (
     ImportedRow,
     Pair,
     Vote,
-    annotator,
     as_messages,
     has,
+    kind_from,
+    name_from,
+    named,
     number_from,
     one_user_turn,
+    seconds_from,
     text_of,
     truth_from,
+    unread,
     verdict_from,
 )
 from rlaif.human.formats.chosen import answer, question
 from rlaif.prompting.conversations import Unusable
-from rlaif.records import AnnotatorKind, Verdict
+from rlaif.records import Verdict
 
 # What a column can hold, and what it means; the first three and `verdict` are needed.
 COLUMNS = {
@@ -80,34 +87,36 @@ def table_row(row: dict[str, Any], names: Mapping[str, str]) -> ImportedRow | Un
         return Unusable("a response is not text")
     preferred = {names["first"]: "a", names["second"]: "b"}.get(str(cell["verdict"]).strip())
     verdict = verdict_from(preferred or cell["verdict"])
-    p_first = _fitting(number_from(cell["p_first"]), verdict)
     swapped = truth_from(cell["swapped"]) is True
     if swapped and not preferred:
         verdict = SWAPPED.get(verdict, verdict)
-    models = [_word(cell[key]) or "" for key in ("model_first", "model_second")]
-    vote = _vote(cell, verdict, p_first, swapped)
-    return ImportedRow(messages, (texts[0], texts[1]), (vote,), models=tuple(models) if any(models) else ())
-
-
-def _vote(cell: Mapping[str, Any], verdict: Verdict, p_first: float | None, swapped: bool) -> Vote:
-    kind, name, principle = _word(cell["kind"]), _word(cell["annotator"]), _word(cell["principle"])
-    said = cell["verdict"] if verdict == "invalid" else None
-    kind = kind if kind in get_args(AnnotatorKind) else "human"
-    return Vote(
-        annotator(str(kind), name) if name else None,
-        verdict,
-        p_first=p_first,
-        order="ba" if swapped else "ab",
-        principle=(principle, principle) if principle else None,
-        rationale=_word(cell["rationale"]) or _word(said),
-        seconds=number_from(cell["seconds"]),
+    kind = kind_from(cell["kind"])
+    if kind is None:
+        return NO_KIND
+    models = [name_from(cell[key]) or "" for key in ("model_first", "model_second")]
+    vote = _vote(cell, verdict, kind, swapped)
+    return ImportedRow(
+        messages,
+        (texts[0], texts[1]),
+        (vote,),
+        models=tuple(models) if any(models) else (),
+        lost=unread((cell["p_first"], vote.p_first, NO_P), (cell["seconds"], vote.seconds, NO_TIME)),
     )
 
 
-def _word(value: Any) -> str | None:
-    """A cell as text, None where it is empty."""
-    text = str(value).strip() if isinstance(value, str | int | float) else ""
-    return text or None
+def _vote(cell: Mapping[str, Any], verdict: Verdict, kind: str, swapped: bool) -> Vote:
+    """The vote of a row, `verdict` being told about (first, second), as `p_first` is."""
+    principle = name_from(cell["principle"])
+    said = cell["verdict"] if verdict == "invalid" else None
+    return Vote(
+        named(kind, cell["annotator"], "table"),
+        verdict,
+        p_first=_fitting(number_from(cell["p_first"]), verdict),
+        order="ba" if swapped else "ab",
+        principle=(principle, principle) if principle else None,
+        rationale=name_from(cell["rationale"]) or name_from(said),
+        seconds=seconds_from(cell["seconds"]),
+    )
 
 
 def _fitting(p: float | None, verdict: Verdict) -> float | None:
@@ -179,9 +188,8 @@ def arena_row(row: dict[str, Any]) -> ImportedRow | Unusable:
     if isinstance(found, Unusable):
         return found
     messages, texts = found
-    models = [_word(row.get(key)) or "" for key in ("model_a", "model_b")]
-    name = _word(row.get("judge", row.get("judge_hash")))
-    vote = Vote(annotator("human", name) if name else None, _winner(row, models))
+    models = [name_from(row.get(key)) or "" for key in ("model_a", "model_b")]
+    vote = Vote(named("human", row.get("judge", row.get("judge_hash"))), _winner(row, models))
     return ImportedRow(messages, texts, (vote,), models=tuple(models) if any(models) else ())
 
 

@@ -18,6 +18,7 @@ from rlaif.human.formats.base import (
     annotator,
     has,
     models_of,
+    name_from,
     number_from,
     one_user_turn,
     text_of,
@@ -196,12 +197,12 @@ def _annotation(id: str, said: Any, who: Any) -> Vote | None:
     else:
         verdict = verdict_from(said["pref"])
     why = reason if verdict == "tie" and isinstance(reason, str) else _lecture(said.get("pref"), verdict)
-    kind, text = str(about.get("type", "")), about.get("description") or about.get("name")
+    kind, name = str(about.get("type", "")), name_from(about.get("name"))
+    text = name_from(about.get("description")) or name
     if kind == "principle":
-        return Vote(annotator("ai", "principles"), verdict, principle=(id, str(text or id)), rationale=why)
-    name = str(about.get("name") or text or id)
+        return Vote(annotator("ai", "principles"), verdict, principle=(id, text or id), rationale=why)
     people = kind in ("", "human", "unknown")
-    return Vote(annotator("human" if people else "ai", name), verdict, rationale=why)
+    return Vote(annotator("human" if people else "ai", name or text or id), verdict, rationale=why)
 
 
 def _write_annotated_pair(pair: Pair) -> dict[str, Any] | Unusable:
@@ -287,11 +288,11 @@ def alpaca_row(row: dict[str, Any]) -> ImportedRow | Unusable:
     if None in outputs:
         return Unusable("a response is not text")
     verdict, p_first = _alpaca_verdict(row.get("preference"))
-    name = row.get("annotator")
-    named = isinstance(name, str) and bool(name.strip()) and not name.strip().isdigit()
-    reason = row.get("raw_completion")
+    who = row.get("annotator")
+    name, reason = name_from(who), row.get("raw_completion")
+    numbered = name is None or not isinstance(who, str) or name.isdigit()
     vote = Vote(
-        annotator("ai" if named else "human", "people" if name in (None, "") else name),
+        annotator("human" if numbered else "ai", name or "people"),
         verdict,
         p_first=p_first,
         order="ba" if row.get("is_switched_outputs") is True else "ab",
