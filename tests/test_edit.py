@@ -119,6 +119,10 @@ def test_what_it_predicts_is_what_labelling_anew_gives(project, run, asked, edit
     found = data["preferences"]
     assert counted(before, after).items() <= found.items()
     assert (found["before"], found["after"]) == (len(before), len(after))
+    assert [sum(found[key].values()) for key in ("lost_why", "gained_why")] == [
+        found["lost"],
+        found["gained"],
+    ]
     assert found["changed"] + found["lost"] + found["gained"] > 0, "an edit without an effect tests nothing"
     assert sum(found["deciding"][1].values()) == len(after)
     if edit in FREE:

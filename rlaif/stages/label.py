@@ -314,6 +314,17 @@ def preference(
     stage: Stage[LabelOptions], question: JudgeQuestion, labels: Sequence[Label]
 ) -> Preference | None:
     """What labels of a comparison make of it; None where nothing, which is counted in `stage.dropped`."""
+    made = preference_or_reason(stage, question, labels)
+    if isinstance(made, str):
+        stage.dropped[made] += 1
+        return None
+    return made
+
+
+def preference_or_reason(
+    stage: Stage[LabelOptions], question: JudgeQuestion, labels: Sequence[Label]
+) -> Preference | str:
+    """What labels of a comparison make of it; where that is no preference, the reason."""
     weights, human_weight = (
         {p.id: p.weight for p in stage.constitution.principles},
         stage.options.human_weight,
@@ -321,12 +332,10 @@ def preference(
     labels = counting(labels, weights, human_weight)
     result = aggregate(labels, stage.constitution, human_weight, stage.options.bounds)
     if result is None:
-        stage.dropped[_why_missing(question, labels)] += 1
-        return None
+        return _why_missing(question, labels)
     p_a, deciding = result
     if question.comparison.origin == "revision" and p_a <= 0.5:
-        stage.dropped["revision not confirmed by the judge"] += 1
-        return None
+        return "revision not confirmed by the judge"
     return Preference(
         comparison_id=question.comparison.id,
         p_a=p_a,

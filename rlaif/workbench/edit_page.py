@@ -10,7 +10,7 @@ from typing import Any
 from rlaif.feedback.earlier_labels import REASONS
 from rlaif.pages import charts
 from rlaif.pages.page import write_page
-from rlaif.workbench.edit_text import asked_in_words, cost_in_words, headline, known
+from rlaif.workbench.edit_text import asked_in_words, cost_in_words, headline, known, stale_in_words
 
 
 def write_edit(path: Path, data: Mapping[str, Any], policy: Mapping[str, Any] | None = None) -> Path:
@@ -23,6 +23,7 @@ def write_edit(path: Path, data: Mapping[str, Any], policy: Mapping[str, Any] | 
         data=data,
         headline=headline(data),
         cost=cost_in_words(refresh) if refresh else "",
+        stale=stale_in_words(data["labels"]) if refresh else "",
         asked=asked_in_words(data) if refresh and data["labels"]["asked"] else "",
         titled=[
             (f"Verdicts under {name}", cases)

@@ -87,12 +87,12 @@ def known(data: Mapping[str, Any]) -> bool:
 
 def _labels(data: Mapping[str, Any]) -> list[str]:
     labels = data["labels"]
-    lines = [f"labels of {data['run']}: {labels['kept']:,} stay, {labels['stale']:,} are stale"]
+    lines = [f"labels of {data['run']}: {stale_in_words(labels)}"]
     for name, row in labels["by_principle"].items():
         if row["stale"]:
             why = "; ".join(f"{n:,} {REASONS[key]}" for key, n in row["reasons"].items())
-            lines.append(f"  {name}: {row['stale']:,} stale, {why}")
-    if labels["stale"]:
+            lines.append(f"  {name}: {row['stale']:,} {'were ' if labels['asked'] else ''}stale, {why}")
+    if labels["stale"] and not labels["asked"]:
         lines.append(f"  to refresh: {cost_in_words(labels['refresh'])}")
     if labels["asked"]:
         lines.append(f"  {asked_in_words(data)}")
@@ -101,6 +101,15 @@ def _labels(data: Mapping[str, Any]) -> list[str]:
     if labels["waiting"]:
         lines.append("  what follows leaves the new wording out: add --ask to ask for the stale labels alone")
     return lines
+
+
+def stale_in_words(labels: Mapping[str, Any]) -> str:
+    """How many labels stay and how many are stale; where these have been asked for, how many still are."""
+    kept, stale, waiting = labels["kept"], labels["stale"], labels["waiting"]
+    if not labels["asked"] or not stale:
+        return f"{kept:,} stay, {stale:,} are stale" if stale else f"{kept:,} stay, none is stale"
+    now = f"{waiting:,} still are" if waiting else "none is stale now"
+    return f"{kept:,} stay, {stale:,} were stale and have been asked for: {now}"
 
 
 def asked_in_words(data: Mapping[str, Any]) -> str:
@@ -137,11 +146,18 @@ def _effects(data: Mapping[str, Any]) -> list[str]:
             if row["alone"] and len(data["edits"]) > 1
         ),
         f"the reward model's training set: {found['before']:,} → {found['after']:,} preferences, "
-        f"{found['lost']:,} lost, {found['gained']:,} gained; mean shift of P(a) "
-        f"{fixed(found['shift'], 3)} {ci(found['shift_ci'], 3)}",
+        f"{found['lost']:,} lost{_because(found['lost_why'])}, {found['gained']:,} gained"
+        f"{_because(found['gained_why'], 'before: ')}; mean shift of P(a) {fixed(found['shift'], 3)} "
+        f"{ci(found['shift_ci'], 3)}",
         "  by size of the shift: " + ", ".join(f"{size}: {n:,}" for size, n in found["shifts"].items()),
     ]
     return lines
+
+
+def _because(counts: Mapping[str, int], when: str = "") -> str:
+    """Reasons in brackets with how often each holds; empty where there is none."""
+    said = ", ".join(f"{reason} {n:,}" for reason, n in counts.items())
+    return f" ({when}{said})" if said else ""
 
 
 def _verdicts(row: Mapping[str, Any]) -> str:
@@ -151,9 +167,8 @@ def _verdicts(row: Mapping[str, Any]) -> str:
     if said["both"]:
         parts.append(f"{_share(said, 'changed')} verdicts" + (f" ({turns(said)})" if said["turned"] else ""))
     if said["gained"]:
-        counts = ", ".join(f"{name} {n:,}" for name, n in row.get("new", {}).items())
-        parts.append(f"{said['gained']:,} pairs newly judged" + (f" ({counts})" if counts else ""))
-    parts += [f"{said['lost']:,} no longer judged"] if said["lost"] else []
+        parts.append(f"{said['gained']:,} pairs newly judged{_because(row['new'])}")
+    parts += [f"{said['lost']:,} no longer judged{_because(row['gone'])}"] if said["lost"] else []
     return ", ".join(parts) or "no verdict"
 
 

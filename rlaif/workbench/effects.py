@@ -12,13 +12,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rlaif.constitution import Constitution
+from rlaif.constitution import Constitution, Principle
+from rlaif.feedback.judge import JudgeQuestion
 from rlaif.feedback.preferences import combine_orders
 from rlaif.feedback.shifts import EXAMPLES, Furthest, Shifts
 from rlaif.prompting.templates import dialogue
 from rlaif.records import Label, Preference, verdict_of
 from rlaif.runs.folder import Run, Stage
-from rlaif.stages.label import preference
+from rlaif.stages.label import preference, preference_or_reason
 from rlaif.workbench.edits import Edit
 from rlaif.workbench.relabelling import PairLabels, Relabelling
 
@@ -27,11 +28,17 @@ Verdicts = dict[str, float]  # principle id → the judge's probability that a i
 
 @dataclass(frozen=True)
 class Changed:
-    """One comparison before and after."""
+    """One comparison before and after; a preference that there is not is the reason why."""
 
     pair: PairLabels
     verdicts: tuple[Verdicts, Verdicts]
-    preferences: tuple[Preference | None, Preference | None]
+    made: tuple[Preference | str, Preference | str]
+
+    @property
+    def preferences(self) -> tuple[Preference | None, Preference | None]:
+        """The preferences before and after, None where there is none."""
+        before, after = (None if isinstance(row, str) else row for row in self.made)
+        return before, after
 
     @property
     def cluster(self) -> str:
@@ -63,7 +70,10 @@ class Effects:
         self.verdicts: dict[str, Shifts] = defaultdict(Shifts)
         self.alone: dict[str, Shifts] = defaultdict(Shifts)
         self.preferences = Shifts()
+        self.lost: Counter[str] = Counter()  # why preferences are there no longer
+        self.gained: Counter[str] = Counter()  # why those that are new were not there
         self.new: dict[str, Counter[str]] = defaultdict(Counter)  # verdicts where there were none
+        self.gone: dict[str, Counter[str]] = defaultdict(Counter)  # why there are none where there were some
         self.waiting: Counter[str] = Counter()
         self.deciding: tuple[Counter[str], Counter[str]] = Counter(), Counter()
         self.dropped: tuple[Counter[str], Counter[str]] = Counter(), Counter()
@@ -76,15 +86,16 @@ class Effects:
         self.texts.append(part)
         stored = {row.comparison_id: row.p_a for row in part.before.rows("preferences", Preference)}
         variants = self._variants(part)
+        principles = {principle.id: principle for principle in part.after.constitution.principles}
         for pair in part.pairs():
             question = pair.question
-            rows = (
-                preference(part.before, question, pair.before),
-                preference(part.after, question, pair.after),
+            made = (
+                preference_or_reason(part.before, pair.old_question, pair.before),
+                preference_or_reason(part.after, question, pair.after),
             )
-            change = Changed(pair, (_verdicts(pair.before), _verdicts(pair.after)), rows)
-            self._count(change)
-            here = rows[0].p_a if rows[0] else None
+            change = Changed(pair, (_verdicts(pair.before), _verdicts(pair.after)), made)
+            self._count(change, principles)
+            here = change.preferences[0].p_a if change.preferences[0] else None
             there = stored.get(question.comparison.id)
             self.unlike += (here is None) != (there is None) or abs((here or 0) - (there or 0)) > 1e-9
             for name, stage in variants.items():
@@ -92,8 +103,6 @@ class Effects:
                 with_it += [row for row in pair.after if row.principle_id == name]
                 after = preference(stage, question, sorted(with_it, key=lambda row: row.id))
                 self.alone[name].add(here, after.p_a if after else None, change.cluster)
-        for counts, stage in zip(self.dropped, (part.before, part.after), strict=True):
-            counts.update(stage.dropped)
 
     def _variants(self, part: Relabelling) -> dict[str, Stage[Any]]:
         """By edit the label stage with that edit alone; where a principle is drawn for each pair, an edit
@@ -106,18 +115,25 @@ class Effects:
             for edit in self.edits
         }
 
-    def _count(self, change: Changed) -> None:
+    def _count(self, change: Changed, principles: Mapping[str, Principle]) -> None:
+        """Count one comparison; `principles` are the new constitution's by id."""
         before, after = change.verdicts
         for name in {*before, *after}:
             self.verdicts[name].add(before.get(name), after.get(name), change.cluster)
             self._keep(name, change)
             if name not in before:
                 self.new[name][verdict_of(after[name])] += 1
+            if name not in after:
+                self.gone[name][_why_gone(principles.get(name), change.pair.question)] += 1
         self.waiting.update(change.pair.waiting)
         first, second = (row.p_a if row else None for row in change.preferences)
         self.preferences.add(first, second, change.cluster)
         for counts, row in zip(self.deciding, change.preferences, strict=True):
             counts.update([row.deciding_principle or "none"] if row else [])
+        for counts, row in zip(self.dropped, change.made, strict=True):
+            counts.update([row] if isinstance(row, str) else [])
+        if isinstance(change.made[0], str) != isinstance(change.made[1], str):
+            (self.gained if first is None else self.lost).update(x for x in change.made if isinstance(x, str))
         self._keep(None, change)
 
     def _keep(self, name: str | None, change: Changed) -> None:
@@ -137,6 +153,7 @@ class Effects:
                 name: {
                     "verdicts": self.verdicts[name].figures(),
                     "new": dict(sorted(self.new[name].items())),
+                    "gone": dict(self.gone[name].most_common()),
                     "waiting": self.waiting[name],
                     "alone": None
                     if self.waiting[name] or name not in self.alone
@@ -146,6 +163,8 @@ class Effects:
             },
             "preferences": {
                 **self.preferences.figures(),
+                "lost_why": dict(self.lost.most_common()),
+                "gained_why": dict(self.gained.most_common()),
                 "before": sum(self.deciding[0].values()),
                 "after": sum(self.deciding[1].values()),
                 "dropped": [dict(counts) for counts in self.dropped],
@@ -182,6 +201,17 @@ def _verdicts(labels: Sequence[Label]) -> Verdicts:
     """The judge's probability by principle."""
     read: Mapping[tuple[str, str | None], float] = combine_orders(labels)
     return {name: p for (who, name), p in read.items() if name is not None and who.startswith("ai:")}
+
+
+def _why_gone(principle: Principle | None, question: JudgeQuestion) -> str:
+    """Why the judge has no verdict any longer under what is now `principle`."""
+    if principle is None:
+        return "principle removed"
+    if not principle.applies(question.prompt.tags):
+        return "prompt without a tag of applies_to"
+    if principle.id not in {asked.id for asked in question.principles}:
+        return "the label stage asks about others"
+    return "no verdict could be read"
 
 
 def alone(old: Constitution, edit: Edit) -> Constitution:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,7 @@ class PairLabels:
     for which the old ones stand in."""
 
     question: JudgeQuestion
-    principles_before: tuple[str, ...]
+    old_question: JudgeQuestion  # with the principles that applied before
     before: list[Label]
     after: list[Label]
     waiting: frozenset[str]
@@ -205,7 +205,7 @@ class Chunk:
             old = whole.old_questions.principles_of(question.prompt, question.comparison)
             yield PairLabels(
                 question,
-                tuple(p.id for p in old),
+                replace(question, principles=old),
                 before,
                 sorted(after, key=lambda row: row.id),
                 waiting,
