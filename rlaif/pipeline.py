@@ -307,7 +307,10 @@ def planned(spec: RunSpec, last: int, speeds: Mapping[str, Speed] | None = None)
     plan = estimate(*asked, at_most(characters_in_a_token(speeds or {})))
     plan["warnings"] = combinations(spec.config, spec.constitution, plan)
     for stage, figures in zip(plan["stages"], durations(*asked, speeds) if speeds else [], strict=False):
+        card = figures.pop("card_seconds", None)
         stage |= figures
+        if card is not None:
+            stage["judge_card"]["seconds"] = card
     plan |= totals(plan["stages"][:last])
     plan["prompt_rows"] = spec.prompt_rows
     return {**plan, "no_gold": ungraded(gold, spec.constitution, spec.prompts)}

@@ -249,6 +249,19 @@ def test_the_judges_card_has_a_row_of_its_own(project):
     assert any(line.startswith("    of which the judge card: ") for line in in_words(plan))
 
 
+def test_the_judges_card_has_seconds_of_its_own(project):
+    speeds = {"policy": SPEED, "feedback": SPEED}
+    (*_, without), (*_, label) = (
+        project_of(project, speeds, *words)[1] for words in ((), ("judge_card.num_pairs=12",))
+    )
+    assert "card_seconds" not in without
+    assert label["seconds"] - without["seconds"] == pytest.approx(label["card_seconds"])
+    free = ["feedback.engine=transformers", "feedback.model=f", 'prices={"f": {"seconds": 0}}']
+    priced = project_of(project, speeds, "judge_card.num_pairs=12", *free)[1]
+    assert priced[-1]["card_seconds"] == priced[-1]["seconds"] == 0
+    assert project_of(project, {"policy": SPEED}, "judge_card.num_pairs=12")[1][-1]["card_seconds"] is None
+
+
 def test_the_table_has_money_and_warnings(project):
     words = ["run", str(project / "config.yaml"), "--dry-run", "-s", "label.max_tokens=9"]
     prices = ["-s", 'prices={"tests.scripts:feedback": {"prompt": 1000}}', "-s", "budget.calls=10"]

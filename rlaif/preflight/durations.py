@@ -54,13 +54,16 @@ class Durations:
         self.begun, self.held = False, 0.0
 
     def of(self, options: StageOptions) -> dict[str, float | None]:
-        """{seconds, memory} of the next stage; None where a model that it asks is not known."""
+        """{seconds, memory} of the next stage, and the seconds of the judge's card where it makes one; None
+        where a model that it asks is not known."""
         asked, work = self._gone_through(self.likely, self._with_likely_texts(options))
         asked_most, work_most = self._gone_through(self.most, options)
         # A process gives little of its memory back: a stage has at least that of the one before it.
         memory = self._memory(asked_most, work_most)
         self.held = max(self.held, memory or 0.0)
-        return {"seconds": self._seconds(asked, work), "memory": memory and self.held}
+        found = {"seconds": self._seconds(asked, work), "memory": memory and self.held}
+        card = [self._answering(question) for question in asked if question.examines]
+        return found | ({"card_seconds": _sum(card)} if card else {})
 
     def _gone_through(self, plan: Plan, options: StageOptions) -> tuple[list[Asked], Work | None]:
         asked, work = options.estimate(plan)[1], options.work(plan)
@@ -88,19 +91,29 @@ class Durations:
         if not self.begun and self.speeds and (asked or work):
             total, self.begun = max(speed.imports for speed in self.speeds.values()), True
         for question in (question for question in asked if question.calls):
-            price, speed = self.config.prices.get(question.model.model), self._speed(question.model)
-            counts = amounts(question)
-            fresh = counts["prompt_tokens"] - counts["shared_tokens"]
-            if price and price.seconds is not None:
-                total += (fresh + counts["tokens"]) / 1000 * price.seconds
-            elif speed is None:
+            answering, speed = self._answering(question), self._speed(question.model)
+            if answering is None:
                 return None
-            else:
-                reading = speed.read if question.written else speed.ask
-                total += fresh * reading + counts["tokens"] * speed.write
+            total += answering
+            if speed and self._priced(question) is None:
                 total += speed.load if id(question.model) not in opened else 0.0
                 opened.add(id(question.model))
         return self._computing(work, total)
+
+    def _priced(self, question: Asked) -> float | None:
+        """Seconds of 1,000 tokens by the config's price table."""
+        price = self.config.prices.get(question.model.model)
+        return price.seconds if price else None
+
+    def _answering(self, question: Asked) -> float | None:
+        """Seconds of all calls of a question, its model being loaded."""
+        counts, speed, seconds = amounts(question), self._speed(question.model), self._priced(question)
+        fresh = counts["prompt_tokens"] - counts["shared_tokens"]
+        if seconds is not None:
+            return (fresh + counts["tokens"]) / 1000 * seconds
+        if speed is None:
+            return None
+        return fresh * (speed.read if question.written else speed.ask) + counts["tokens"] * speed.write
 
     def _computing(self, work: Work | None, total: float) -> float | None:
         if work is None:
@@ -130,6 +143,11 @@ class Durations:
         return process + numbers * FLOAT / MEGABYTE
 
 
+def _sum(seconds: Sequence[float | None]) -> float | None:
+    known = [value for value in seconds if value is not None]
+    return sum(known) if len(known) == len(seconds) else None
+
+
 def durations(
     config: Config,
     constitution: Constitution,
@@ -137,6 +155,6 @@ def durations(
     templates: Templates,
     speeds: Mapping[str, Speed],
 ) -> list[dict[str, Any]]:
-    """{seconds, memory} of every stage of a run."""
+    """What `Durations.of` says of every stage of a run."""
     run = Durations(config, constitution, prompts, templates, speeds)
     return [run.of(options) for _, options in config.expanded]
