@@ -20,6 +20,7 @@ from rlaif.feedback.gold import load_gold, no_gold, ungraded
 from rlaif.human.waiting import pause
 from rlaif.preflight.calibration import Speed, calibrated
 from rlaif.preflight.combinations import combinations
+from rlaif.preflight.counting import counted
 from rlaif.preflight.durations import at_most, characters_in_a_token, durations
 from rlaif.preflight.estimate import estimate, in_words, totals
 from rlaif.preflight.fork import Fork, fork_of
@@ -165,7 +166,7 @@ def _run(
         processes.check_even_shares(waiting)
         if waiting:
             stages = zip(plan["stages"], this.stages[:last], strict=True)
-            plan |= totals([row for row, stage in stages if not stage.is_done])
+            plan |= totals([counted(row, stage) for row, stage in stages if not stage.is_done])
             if left_out := left_out_in_words(spec.prompt_rows, spec.config.prompts.name):
                 tell(left_out)
             for warning in plan["warnings"]:

@@ -24,7 +24,7 @@ from rlaif.workbench.diff import diff
 from tests import scripts
 from tests.test_cli import refused
 from tests.test_cli import rlaif as command
-from tests.test_edit import REWORDED, asked, constitution, lecturing, preferences, run  # noqa: F401
+from tests.test_edit import REWORDED, asked, constitution, labelled, lecturing, preferences, run  # noqa: F401
 from tests.test_quickstart import SMALL
 
 ROOT = Path(__file__).parent.parent
@@ -52,6 +52,54 @@ def test_it_asks_the_edited_principle_alone_and_shares_the_rest(project, run, as
     assert "The policy" in page
     kept = read_json(project / "applied" / "edit.json")
     assert kept == json.loads(json.dumps(data))
+
+
+def estimated(told: list[str]) -> tuple[str, str]:
+    """The calls of the label stage that the estimate says, all calls where it says none, and its line on
+    labels."""
+    lines = told[told.index("estimate, at most:") + 1 :]
+    calls = next(line for line in lines if line.startswith(("  label: ", "  all: ")))
+    return calls.split(",")[0].strip(), next(line for line in lines if "labels_from" in line).split(": ")[-1]
+
+
+CARD = ("-s", "judge_card.num_pairs=8", "-s", "judge_card.enforce=false")
+
+
+@pytest.mark.parametrize("examined", [False, True])
+def test_the_estimate_counts_the_calls_for_stale_labels_alone(project, examined):
+    """As many as the ledger then has, with the judge card of the run or without one; 0 where nothing
+    is stale, also because `diff --ask` has asked."""
+    source = labelled(project, *(CARD[1::2] if examined else ()))
+    new = constitution(project / "new.yaml", REWORDED)
+
+    def applied(file: Path, out: str) -> tuple[list[str], int]:
+        told: list[str] = []
+        apply(source, file, project / out, trust=True, tell=told.append)
+        return told, Run.load(project / out).ledger.figures("05_label")["calls"]
+
+    told, calls = applied(new, "one")
+    total = len(Run.load(project / "one").stages[4].rows("labels", Label))
+    words = f"{total - calls} of {total} labels are taken over, {calls} are asked for"
+    assert estimated(told) == (f"label: {calls} calls", words)
+    assert 0 < calls < total
+    assert not [line for line in told if "of which the judge card" in line]
+    told, calls = applied(constitution(project / "heavy.yaml", {0: {"weight": 9.0}}), "two")
+    nothing = ("all: 0 calls", f"{total} of {total} labels are taken over, none is asked for")
+    assert (calls, estimated(told)) == (0, nothing)
+    diff(source, new, ask=True, trust=True)
+    told, calls = applied(new, "three")
+    assert (calls, estimated(told)) == (0, nothing)
+
+
+def test_the_estimate_of_a_fork_that_was_killed_counts_what_is_left(project, run, asked):  # noqa: F811
+    new = constitution(project / "new.yaml", REWORDED)
+    words = ("constitution", "apply", run, new, "--out", project / "applied", "--trust")
+    assert command(*words, KILL_LABEL="9").returncode == -9
+    told: list[str] = []
+    apply(run, new, project / "applied", trust=True, tell=told.append)
+    calls, line = estimated(told)
+    assert calls == f"label: {asked['LABEL']} calls"
+    assert f"labels are taken over, 8 are there already, {asked['LABEL']} are asked for" in line
 
 
 def test_labels_that_diff_asked_for_are_not_asked_again(project, run, asked):  # noqa: F811

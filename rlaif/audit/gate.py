@@ -4,7 +4,7 @@ config."""
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ def check_judge(stage: Stage, judge: Judge, questions: Iterable[JudgeQuestion]) 
         )
         return
     path = stage.dir / "judge_card.json"
-    card = next((c for c in _known(stage, path) if _same(c["judge"], judge, stage)), None)
+    card = known_card(stage, judge)
     if card is None:
         drawn = heapq.nsmallest(
             limits.num_pairs, questions, key=lambda q: derive_seed(stage.seed, "card", q.comparison.id)
@@ -65,11 +65,15 @@ def check_judge(stage: Stage, judge: Judge, questions: Iterable[JudgeQuestion]) 
     stage.notes += [f"the judge's card fails, and labels were made all the same: {line}" for line in failed]
 
 
-def _known(stage: Stage, path: Path) -> Iterator[dict[str, Any]]:
-    """The stage's own card and that of the run it takes labels from, where there are any."""
+def known_card(stage: Stage, judge: Judge) -> dict[str, Any] | None:
+    """The card of this judge and its template, the stage's or that of the run it takes labels from.
+
+    None where it is still to be made.
+    """
     earlier = stage.options.labels_from
-    folders = [file.parent for file in label_files(Path(earlier))] if earlier else []
-    yield from (read_json(p) for p in (path, *(f / path.name for f in folders)) if p.exists())
+    folders = [stage.dir, *(file.parent for file in label_files(Path(earlier)))] if earlier else [stage.dir]
+    cards = (read_json(p) for folder in folders if (p := folder / "judge_card.json").exists())
+    return next((card for card in cards if _same(card["judge"], judge, stage)), None)
 
 
 def _same(known: dict[str, str], judge: Judge, stage: Stage) -> bool:

@@ -139,7 +139,14 @@ def _judge(config: Config) -> dict[str, Any]:
 
 
 def in_words(said: Mapping[str, Any]) -> list[str]:
-    """What `estimate_taken_over` found, for the lines of an estimate."""
+    """What `estimate_taken_over` found, for the lines of an estimate, or what was counted instead."""
+    if "expected" in said:
+        missing = said["expected"] - said["taken_over"] - said["own"]
+        there = f", {said['own']:,} are there already" if said["own"] else ""
+        return [
+            f"labels_from {said['from']}: {said['taken_over']:,} of {said['expected']:,} labels are taken "
+            f"over{there}, " + (f"{missing:,} are asked for" if missing else "none is asked for")
+        ]
     parts = {
         "judge": said["same_judge"],
         "template": said["same_template"],

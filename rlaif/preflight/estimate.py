@@ -152,7 +152,7 @@ def estimate(
 def totals(stages: list[dict[str, Any]]) -> dict[str, Any]:
     """Stages and the sums over them; of seconds and money none where a stage's are not known."""
     sums = {key: sum(stage[key] for stage in stages) for key in COUNTED if key != "cached"}
-    asking = [stage for stage in stages if stage["calls"] or stage.get("memory")]
+    asking = [stage for stage in stages if stage["calls"] or stage.get("memory")] or stages
     known = {key: [stage[key] for stage in asking] for key in ("seconds", "money")}
     return {
         "stages": stages,
@@ -168,7 +168,7 @@ def in_words(plan: dict[str, Any]) -> list[str]:
     told = [f"  {line}" for line in taken_over_in_words(plan)]
     return (
         ["estimate, at most:", *lines, f"  all: {_line(plan)}", *told, *budget_warnings(plan)]
-        if lines
+        if lines or told
         else []
     )
 

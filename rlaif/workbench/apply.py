@@ -84,7 +84,7 @@ def _once(tell: Tell) -> Tell:
     told = set[str]()
 
     def once(line: str) -> None:
-        if line not in told:
+        if line not in told or line.endswith(":"):  # a heading belongs to the lines that follow
             told.add(line)
             tell(line)
 

@@ -8,11 +8,11 @@ from typing import Any
 
 from rlaif.constitution import Constitution
 from rlaif.errors import UserError, nearest
+from rlaif.preflight.counting import cost_of
 from rlaif.report.run_reader import model_references, plain, require_consent
 from rlaif.runs.catalog import is_run
 from rlaif.runs.folder import Run, silent_progress
 from rlaif.runs.storage import os_errors_as_user_errors
-from rlaif.workbench.counting import cost_of
 from rlaif.workbench.edits import Edit, as_data, edits, load_at_rest
 from rlaif.workbench.effects import Effects
 from rlaif.workbench.relabelling import Relabelling, Survey, label_stages

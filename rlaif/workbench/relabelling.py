@@ -22,6 +22,7 @@ from rlaif.feedback.judge import Judge, JudgeQuestion, Slot, slot_of
 from rlaif.human.labelled import labelling
 from rlaif.human.waiting import people_of
 from rlaif.options import LabelOptions
+from rlaif.preflight.counting import NUMBERLESS, CountingEngine, judge_of_labels
 from rlaif.records import Comparison, Label
 from rlaif.runs.commands import resume_command
 from rlaif.runs.folder import Run, Stage, label_files
@@ -30,9 +31,6 @@ from rlaif.runs.lookup import Lookup
 from rlaif.runs.rows import RowFile, rare_garbage_collection
 from rlaif.runs.spending import Account, Ledger
 from rlaif.stages.label import Questions, asked_of_judge, judge_of
-from rlaif.workbench.counting import CountingEngine
-
-NUMBERLESS = "not a number"  # a score that is asked again wherever labels are taken over
 
 
 @dataclass
@@ -70,7 +68,7 @@ class Relabelling:
         pairs = RowFile(stage.input("comparisons"), Comparison)
         self.questions, self.old_questions = Questions(self.after, pairs), Questions(stage, pairs)
         self.more = more
-        self.model = _judge_of_labels(more or [stage.dir / "labels.jsonl"])
+        self.model = judge_of_labels(more or [stage.dir / "labels.jsonl"])
         self.own = Lookup([stage.dir / "labels.jsonl"], Label, "comparison_id")
         self.people = self._simulated()
 
@@ -216,12 +214,6 @@ def _by_slot(rows: Mapping[str, Sequence[Label]], expected: Collection[Slot]) ->
     """The judge's labels that fit, and hold a number or the reason why there is none."""
     judged = (row for own in rows.values() for row in own if row.annotator.kind == "ai")
     return {slot: row for row in judged if row.reason != NUMBERLESS and (slot := slot_of(row)) in expected}
-
-
-def _judge_of_labels(files: Sequence[Path]) -> str:
-    """The fingerprint of the judge whose labels the files hold; empty where people alone labelled."""
-    rows = (row for file in files for row in RowFile(file, Label))
-    return next((row.judge["model"] for row in rows if row.annotator.kind == "ai" and row.judge), "")
 
 
 def label_stages(run: Run) -> list[Stage[Any]]:
