@@ -1,6 +1,7 @@
 """A judge fitted on few labels: the playground's judge spoiled on purpose, and SmolLM2 on people's labels.
 
     python benchmarks/judge_fit.py playground --seeds 0 1 2 3 4 --json fit.jsonl
+    python benchmarks/judge_fit.py playground --train --seeds 0 1 2 --json trained.jsonl
     python benchmarks/judge_fit.py table --json fit.jsonl
     python benchmarks/judge_fit.py people MODEL HH.jsonl.gz --keep states --json people.jsonl
 
@@ -17,8 +18,9 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any, cast
@@ -44,9 +46,10 @@ from rlaif.audit.fit_verdict import measured_on_labels
 from rlaif.audit.measures import readings
 from rlaif.config import ModelConfig
 from rlaif.constitution import Constitution
-from rlaif.engines import ScoreRequest, Scores, open_engine
-from rlaif.engines.fitted import FittedEngine
+from rlaif.engines import ScoreRequest, open_engine
+from rlaif.engines.fitted import PAIR, FittedEngine
 from rlaif.engines.loading import load_tokenizer, model_folder
+from rlaif.engines.transformers import TokenizedQuestion, TransformersEngine
 from rlaif.feedback.judge import Judge, JudgeQuestion
 from rlaif.feedback.labelled import LabelledPair
 from rlaif.human.files import raw_rows
@@ -68,39 +71,34 @@ LABELS = (0, 50, 300)
 HH_LAYERS = (8, 10, 12, 15)  # of SmolLM2's 30
 
 
-class Spoiled:
+class Spoiled(TransformersEngine):
     """The playground's judge with an order bias, a wrong temperature and a principle that it has not
     learned."""
 
     def __init__(self, unlearned: str, instead: str) -> None:
-        self.engine: Any = open_engine(ModelConfig(model=str(FEEDBACK), dtype="float32"))
-        self.usage, self.notes, self.batched = self.engine.usage, self.engine.notes, True
+        super().__init__(ModelConfig(model=str(FEEDBACK), dtype="float32"))
         self.suffixes = {unlearned: instead}
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.engine, name)
+        first, second = self._variants(PAIR)
+        self.model.lm_head.register_forward_hook(partial(_spoil, first, second))
 
     @property
     def fingerprint(self) -> str:
-        return f"spoiled {self.engine.fingerprint}"
+        return f"spoiled {super().fingerprint}"
 
-    def score_with_states(
-        self, requests: Sequence[ScoreRequest], layers: Sequence[int]
-    ) -> Iterator[tuple[int, Scores, Any]]:
-        asked = []
-        for r in requests:
-            suffixes = tuple(self.suffixes.get(s, s) for s in r.suffixes)
-            asked.append(ScoreRequest(r.messages, suffixes, r.choices))
-        for index, scores, states in self.engine.score_with_states(asked, layers):
-            rows = []
-            for a, b in scores.logprobs:
-                z, mass = FACTOR * (a - b) + BIAS, float(np.logaddexp(a, b))
-                rows.append((mass - float(np.logaddexp(0, -z)), mass - float(np.logaddexp(0, z))))
-            yield index, Scores(tuple(rows), scores.prompt_tokens), states
+    def _question(self, index: int, request: ScoreRequest) -> TokenizedQuestion:
+        suffixes = tuple(self.suffixes.get(s, s) for s in request.suffixes)
+        return super()._question(index, replace(request, suffixes=suffixes))
 
-    def score_choices(self, requests: Sequence[ScoreRequest]) -> Iterator[tuple[int, Scores]]:
-        for index, scores, _ in self.score_with_states(requests, ()):
-            yield index, scores
+
+def _spoil(first: list[int], second: list[int], layer: Any, given: Any, logits: torch.Tensor) -> torch.Tensor:
+    """Logits with other log-odds of A over B, and the same probability of both together."""
+    a, b = (logits[..., ids].logsumexp(-1) for ids in (first, second))
+    moved = FACTOR * (a - b) + BIAS
+    both = torch.logaddexp(a, b)
+    spoiled = logits.clone()
+    spoiled[..., first] += (both - torch.nn.functional.softplus(-moved) - a)[..., None]
+    spoiled[..., second] += (both - torch.nn.functional.softplus(moved) - b)[..., None]
+    return spoiled
 
 
 def drawn(rng: Random, kind: str, constitution: Constitution, number: int) -> AuditCase:
@@ -165,8 +163,8 @@ def tested(judge: Judge, cases: Sequence[AuditCase]) -> dict[str, Any]:
     }
 
 
-def playground(seeds: Sequence[int]) -> list[dict[str, Any]]:
-    """A row for each seed and number of labels."""
+def playground(seeds: Sequence[int], train: bool) -> list[dict[str, Any]]:
+    """A row for each seed and number of labels; with `train` those of adapters, on the same labels."""
     templates = Templates.load("brief")
     whole = Constitution.load(Path(__file__).parent.parent / "constitutions" / "playground.yaml")
     constitution = whole.model_copy(
@@ -187,14 +185,19 @@ def playground(seeds: Sequence[int]) -> list[dict[str, Any]]:
         for count, wrong in [*((n, WRONG) for n in LABELS), (max(LABELS), 0.5)]:
             kinds = [PRINCIPLES[n % len(PRINCIPLES)] for n in range(count or 200)]
             pairs = [drawn(rng, k, constitution, 10_000 + n) for n, k in enumerate(kinds)]
+            people_say = [labelled(case, rng, wrong) for case in pairs] if count else []
+            if train and count != max(LABELS):
+                continue
             with tempfile.TemporaryDirectory() as folder:
                 fitting = Fitting(plain, constitution, True, Path(folder), seed)
-                if count:
-                    fit, report = fitting.from_labels([labelled(case, rng, wrong) for case in pairs])
+                if train:
+                    fit, report = fitting.from_training(people_say)
+                elif count:
+                    fit, report = fitting.from_labels(people_say)
                 else:
                     fit, report = fitting.from_orders([case.question for case in pairs])
-            judge = Judge(FittedEngine(engine, fit), templates) if report["taken"] else plain
-            row = {"seed": seed, "labels": count, "wrong": wrong, "taken": report["taken"]}
+            judge = Judge(FittedEngine(engine, fit), templates) if fit and report["taken"] else plain
+            row = {"seed": seed, "labels": count, "wrong": wrong, "taken": report["taken"], "train": train}
             row |= {"setting": report["setting"], "why": report["why"], "more": report["more"]}
             found.append({**row, **tested(judge, cases)})
             print(json.dumps(found[-1]), flush=True)
@@ -312,9 +315,11 @@ def table(rows: Sequence[dict[str, Any]]) -> list[str]:
         head,
         "|---|---|---|---|---|---|---|",
     ]
-    for labels, wrong in dict.fromkeys((row["labels"], row["wrong"]) for row in rows):
-        own = [row for row in rows if (row["labels"], row["wrong"]) == (labels, wrong)]
+    kinds = [(row["labels"], row["wrong"], row.get("train", False)) for row in rows]
+    for labels, wrong, train in dict.fromkeys(kinds):
+        own = [row for row, kind in zip(rows, kinds, strict=True) if kind == (labels, wrong, train)]
         name = "unfitted" if labels is None else f"{labels}, coin flips" if wrong == 0.5 else str(labels)
+        name += ", trained" if train else ""
         taken = "" if labels is None else f"{sum(row['taken'] for row in own)} of {len(own)}"
         cells = [
             _mean([row[part][figure] for row in own])
@@ -368,6 +373,7 @@ def main() -> None:
     parser.add_argument("model", nargs="?")
     parser.add_argument("source", nargs="?", type=Path)
     parser.add_argument("--pairs", type=int, default=2060, help="people: the shortest so many, by tokens")
+    parser.add_argument("--train", action="store_true", help="playground: adapters, on 300 labels alone")
     parser.add_argument("--keep", type=Path, default=Path("states"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--json", type=Path)
@@ -380,7 +386,7 @@ def main() -> None:
         print("\n".join((people_table if "shorter" in rows[0] else table)(rows)))
         return
     if options.what == "playground":
-        rows = playground(options.seeds)
+        rows = playground(options.seeds, options.train)
     else:
         rows = people(options.model, options.source, options.keep, options.seeds, options.pairs)
     if options.json:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from rlaif.audit.fit_numerics import (
 from rlaif.audit.fit_readings import Collected, collect
 from rlaif.audit.fit_verdict import measured_on_labels, measured_on_orders
 from rlaif.constitution import Constitution
-from rlaif.engines.fit import HEADS, KINDS, SHARED, JudgeFit
+from rlaif.engines.fit import ADAPTER, HEADS, KINDS, SHARED, JudgeFit
 from rlaif.errors import UserError
 from rlaif.feedback.judge import Judge, JudgeQuestion
 from rlaif.feedback.labelled import LabelledPair, sides
@@ -59,6 +59,41 @@ class Fitting:
     def from_labels(self, pairs: Sequence[LabelledPair]) -> tuple[JudgeFit, dict[str, Any]]:
         """(the fit on all labels, what held-out labels say of it); raises UserError for labels that cannot
         tell."""
+        asked = self._asked(pairs)
+        wanted = sum(len(pair.opinions()) for pair, _ in asked)
+        heads = self.states and wanted >= HEAD_FROM and any(kind in self.kinds for kind in HEADS)
+        read, opinions = self._read(asked, heads)
+        return self._fitted(read, opinions, sum(len(pair.labels) for pair in pairs))
+
+    def from_training(self, pairs: Sequence[LabelledPair]) -> tuple[JudgeFit | None, dict[str, Any]]:
+        """The same with an adapter trained on the labels; None where held-out labels do not improve."""
+        from rlaif.audit.fit_adapter import SETTING, Training, require_opinions
+
+        asked = self._asked(pairs)
+        require_opinions(sum(len(pair.opinions()) for pair, _ in asked))
+        read, opinions = self._read(asked, False)
+        require_opinions(len(opinions.p_a))
+        numbers, every = unfitted(len(self.constitution.principles)), np.ones(len(opinions.p_a), bool)
+        questions = [question for _, question in asked]
+        training = Training(self, questions, read, opinions, self._fit(numbers, (), {}))
+        names, later = self.constitution.ids, training.heldout()
+        report = {
+            **self._facts(read, numbers),
+            "kind": ADAPTER,
+            "setting": SETTING,
+            "prior": {},
+            "labels": sum(len(pair.labels) for pair in pairs),
+            "opinions": len(opinions.p_a),
+            "chosen": [],
+            **measured_on_labels([(every, numbers)], read.readings, opinions, names, later),
+        }
+        if not report["taken"]:
+            return None, report
+        made, fit = training.trained(every, "all labels"), self._fit(numbers, (), report)
+        return replace(fit, kind=made.kind, adapter=made.adapter, alpha=made.alpha), report
+
+    def _asked(self, pairs: Sequence[LabelledPair]) -> list[tuple[LabelledPair, JudgeQuestion]]:
+        """Pairs with what the judge is asked about them; UserError for labels that cannot tell."""
         for_a, for_b = sides(pairs)
         if not (for_a and for_b):
             n, side = sum(len(pair.labels) for pair in pairs), "first" if for_a else "second"
@@ -71,18 +106,21 @@ class Fitting:
             )
         asked = [(pair, pair.question(self.constitution)) for pair in pairs]
         self.dropped[UNASKED] += sum(len(pair.opinions()) for pair, q in asked if q is None)
-        questions = [(pair, q) for pair, q in asked if q is not None]
-        wanted = sum(len(pair.opinions()) for pair, _ in questions)
-        heads = self.states and wanted >= HEAD_FROM and any(kind in self.kinds for kind in HEADS)
-        read = self._collect([q for _, q in questions], heads)
-        opinions = opinions_of([pair for pair, _ in questions], read, self.constitution, self.dropped)
+        return [(pair, q) for pair, q in asked if q is not None]
+
+    def _read(
+        self, asked: Sequence[tuple[LabelledPair, JudgeQuestion]], states: bool
+    ) -> tuple[Collected, Opinions]:
+        """What the judge says of the pairs, and people's opinions of what could be read."""
+        read = self._collect([q for _, q in asked], states)
+        opinions = opinions_of([pair for pair, _ in asked], read, self.constitution, self.dropped)
         if not len(opinions.p_a):
             raise UserError(
                 "the judge could be read on none of the labelled pairs.",
                 "a judge that answers with A or B",
                 "rlaif judge audit says what it answers",
             )
-        return self._fitted(read, opinions, sum(len(pair.labels) for pair in pairs))
+        return read, opinions
 
     def _fitted(self, read: Collected, opinions: Opinions, votes: int) -> tuple[JudgeFit, dict[str, Any]]:
         groups = len(self.constitution.principles)
@@ -144,7 +182,8 @@ class Fitting:
 
     def _fit(self, numbers: Numbers, layers: tuple[int, ...], report: dict[str, Any]) -> JudgeFit:
         keys = [content_hash(self.judge.templates.comparison_suffix(p)) for p in self.constitution.principles]
-        about = {k: report[k] for k in ("constitution", "seed", "labels", "opinions", "setting", "heldout")}
+        told = ("constitution", "seed", "labels", "opinions", "setting", "heldout")
+        about = {name: report[name] for name in told if name in report}
         return JudgeFit(
             kind=numbers.setting.kind,
             model=self.judge.engine.fingerprint,

@@ -25,9 +25,8 @@ def fit_in_words(report: Figures) -> list[str]:
     temperatures = report["temperature"]
     if any(t != 1 for t in temperatures.values()):
         lines.append("temperature: " + ", ".join(f"{n} {_number(t)}" for n, t in temperatures.items()))
-    lines.append(
-        "prior (log-odds for the first): " + ", ".join(f"{n} {p:+.2f}" for n, p in report["prior"].items())
-    )
+    priors = ", ".join(f"{n} {p:+.2f}" for n, p in report["prior"].items())
+    lines += [f"prior (log-odds for the first): {priors}"] if priors else []
     return [*lines, f"{'taken' if report['taken'] else 'refused'}: {report['why']}"]
 
 

@@ -49,17 +49,18 @@ def measured_on_labels(
     readings: Readings,
     opinions: Opinions,
     names: Sequence[str],
+    later: Readings | None = None,
 ) -> Figures:
     """Figures of held-out opinions before and after, of all, by principle and on the whole comparison; and
-    whether the fit is taken, and why not."""
-    plain = unfitted(len(names))
+    whether the fit is taken, and why not. `later` is what the judge says where the fit changes that."""
+    plain, later = unfitted(len(names)), later or readings
     before = forecast(plain, readings, opinions)
     after, turned = np.full(len(before), np.nan), np.zeros((2, len(readings.own)))
     turned[0] = flips(plain, readings)
     for held, numbers in found:
-        after[held] = forecast(numbers, readings, opinions)[held]
+        after[held] = forecast(numbers, later, opinions)[held]
         own = np.unique(opinions.reading[held[opinions.opinion]])
-        turned[1, own] = flips(numbers, readings)[own]
+        turned[1, own] = flips(numbers, later)[own]
     columns = np.array([opinions.added(row) for row in turned])
     share = columns / np.maximum(opinions.added(np.ones(len(readings.own))), 1e-12)
     kinds = [(name, opinions.principle == at) for at, name in enumerate(names)]

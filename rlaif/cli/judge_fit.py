@@ -29,6 +29,14 @@ def judge_fit(
     pairs: Annotated[
         int, typer.Option("--num-pairs", min=1, help="Without labels: pairs of the policy's responses.")
     ] = 200,
+    train: Annotated[
+        bool,
+        typer.Option(
+            "--train",
+            help="Train a LoRA adapter on the labels, with engine: transformers; from 50 labels, and much "
+            "slower: six trainings.",
+        ),
+    ] = False,
     seed: Annotated[int | None, typer.Option(help="Draws the folds; omitted = the config's.")] = None,
     set_: JudgeSet = None,
     constitution: JudgedBy = None,
@@ -38,6 +46,7 @@ def judge_fit(
     """Fit the judge on a few labels of people, and refuse where held-out labels do not improve.
 
     From 50 labels a temperature, from 200 a linear head on its hidden states; the order's prior needs none.
+    With --train an adapter (LoRA) is trained in their place.
     """
     from rlaif.audit.fit_page import fit_in_words, refused
     from rlaif.preflight.opening import audited
@@ -46,7 +55,7 @@ def judge_fit(
     config, base, prompts = audited(what, set_ or [], constitution, templates)
     tell("loading …")
     report = fit_judge(
-        config, base, prompts, labels or [], out=out, pairs=pairs, seed=seed, progress=Progress
+        config, base, prompts, labels or [], out=out, pairs=pairs, seed=seed, progress=Progress, train=train
     )
     if as_json:
         emit(report)

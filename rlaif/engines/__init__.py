@@ -278,7 +278,7 @@ def open_engine(config: ModelConfig, cache: Path | None = None, account: Account
     if config.fit is not None:
         from rlaif.engines.fitted import fitted
 
-        # A fit without a head is arithmetic on the model's scores: these are kept, and hold for any fit.
+        # A fit without head and adapter is arithmetic on scores: the model's are kept, and hold for any fit.
         engine, caches = fitted(engine, config, cache if caches else None)
     if cache is not None and caches:
         from rlaif.engines.cache import CachedEngine

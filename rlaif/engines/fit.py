@@ -10,13 +10,17 @@ whatever the responses are; both are known only together, because the first resp
 al., arXiv 2309.03882; Zhou et al., arXiv 2309.17249). 1/scale is a temperature (Guo et al., arXiv
 1706.04599). x are hidden states: the difference of the two responses', each the mean over its tokens
 (`responses`), or that of the verdict's position, less its mean over both orders (`verdicts`).
+
+A fit of the kind `adapter` changes the model itself while it is asked about a pair: low-rank matrices beside
+its linear layers (LoRA, arXiv 2106.09685; `engines.adapter`), with scale 1 and prior 0.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,9 +32,10 @@ from rlaif.records import content_hash
 from rlaif.runs.storage import CHECKSUM, move_into_place
 from rlaif.stats import MAX_LOGIT
 
-Kind = Literal["prior", "temperature", "responses", "verdicts"]
+Kind = Literal["prior", "temperature", "responses", "verdicts", "adapter"]
 KINDS: tuple[Kind, ...] = ("prior", "temperature", "responses", "verdicts")
 HEADS = ("responses", "verdicts")
+ADAPTER = "adapter"  # the kind, and what the names of its weights begin with in the file
 FILE = "judge_fit.safetensors"
 PARTIAL = f"{FILE}.partial"
 FORMAT = "rlaif judge fit 1"
@@ -44,8 +49,10 @@ class JudgeFit:
     that holds for all others (`SHARED`).
 
     prior [G], scale [G]; head [G, D] and, of the kind `verdicts`, middle [G, D]: the mean state over both
-    orders. D is 0 without a head. `model` is the fingerprint of the model it was fitted on, `wording` how
-    pairs were asked about, `about` what was measured when it was fitted.
+    orders. D is 0 without a head. `adapter` has the weights of LoRA under peft's names, lora_A [r, in] and
+    lora_B [out, r] of each layer, whose product is scaled by `alpha` / r. `model` is the fingerprint of the
+    model it was fitted on, `wording` how pairs were asked about, `about` what was measured when it was
+    fitted.
     """
 
     kind: Kind
@@ -59,12 +66,16 @@ class JudgeFit:
     layer: int = 0
     about: dict[str, Any] | None = None
     sealed: bool = True  # False where it was read from a file without a checksum
+    adapter: dict[str, NDArray[np.float32]] = field(default_factory=dict)
+    alpha: float = 0.0
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """Identity of the numbers, and of what they are used on."""
-        numbers = [np.asarray(x, np.float32).tobytes().hex() for x in self._arrays().values()]
-        return content_hash(self.kind, self.layer, self.model, self.wording, list(self.keys), numbers)
+        arrays = self._arrays()
+        numbers = [np.asarray(x, np.float32).tobytes().hex() for x in arrays.values()]
+        own = [self.alpha, list(arrays)] if self.adapter else []
+        return content_hash(self.kind, self.layer, self.model, self.wording, list(self.keys), numbers, *own)
 
     def row(self, suffix: str) -> int:
         """The row of a principle as the model is shown it; the shared one where it has none."""
@@ -82,14 +93,16 @@ class JudgeFit:
             z += float(self.head[row] @ x)
         return z
 
-    def _arrays(self) -> dict[str, Floats]:
-        return {"prior": self.prior, "scale": self.scale, "head": self.head, "middle": self.middle}
+    def _arrays(self) -> dict[str, NDArray[Any]]:
+        own = {"prior": self.prior, "scale": self.scale, "head": self.head, "middle": self.middle}
+        return own | {f"{ADAPTER}.{name}": x for name, x in sorted(self.adapter.items())}
 
     def save(self, folder: Path) -> None:
         """Write the fit into a folder, which is made."""
         from safetensors.numpy import save_file
 
-        facts = {name: getattr(self, name) for name in ("kind", "model", "wording", "keys", "layer", "about")}
+        names = ("kind", "model", "wording", "keys", "layer", "about", *(["alpha"] if self.adapter else []))
+        facts = {name: getattr(self, name) for name in names}
         arrays = {name: np.ascontiguousarray(x, np.float32) for name, x in self._arrays().items()}
         folder.mkdir(parents=True, exist_ok=True)
         partial = folder / PARTIAL
@@ -117,8 +130,10 @@ class JudgeFit:
             sealed = CHECKSUM in facts
             if sealed and facts[CHECKSUM] != checksum(facts["fit"], arrays):
                 raise ValueError("its checksum is not that of its numbers: damaged, or changed by hand")
-            plain = {name: x.astype(float) for name, x in arrays.items()}
-            return cls(**{**json.loads(facts["fit"]), **plain, "sealed": sealed})._checked()
+            own = {n.partition(".")[2]: x for n, x in arrays.items() if n.startswith(f"{ADAPTER}.")}
+            plain = {n: x.astype(float) for n, x in arrays.items() if not n.startswith(f"{ADAPTER}.")}
+            told = json.loads(facts["fit"])
+            return cls(**{**told, **plain, "sealed": sealed, "adapter": own})._checked()
         except (SafetensorError, OSError, LookupError, ValueError, TypeError, AttributeError) as error:
             reason = str(error).split("\n")[0] or type(error).__name__
             raise UserError(
@@ -131,7 +146,12 @@ class JudgeFit:
         """The same with its keys as a tuple; raises ValueError for numbers that fit no judge."""
         rows, width = len(self.keys), self.head.shape[-1]
         shapes = (self.prior.shape, self.scale.shape, self.head.shape, self.middle.shape)
-        if self.kind not in KINDS or SHARED not in self.keys or type(self.layer) is not int or self.layer < 0:
+        if (
+            self.kind not in (*KINDS, ADAPTER)
+            or SHARED not in self.keys
+            or type(self.layer) is not int
+            or self.layer < 0
+        ):
             raise ValueError("its kind, keys or layer are not those of a fit")
         if not (
             isinstance(self.model, str) and isinstance(self.wording, str) and len(set(self.keys)) == rows
@@ -143,7 +163,9 @@ class JudgeFit:
             raise ValueError("it holds numbers that are not finite")
         if (self.kind in HEADS) != bool(width):
             raise ValueError("its head is not that of its kind")
-        return JudgeFit(**{**vars(self), "keys": tuple(map(str, self.keys))})
+        if (self.kind == ADAPTER) != bool(self.adapter) or not (self.sealed or not self.adapter):
+            raise ValueError("its adapter is not that of its kind, or has no checksum")
+        return replace(self, keys=tuple(map(str, self.keys)))
 
     def require(self, fingerprint: str, where: Path) -> None:
         """UserError where the fit is of another model than this."""

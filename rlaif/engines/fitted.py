@@ -3,7 +3,8 @@
 Questions on pairs get the fit's log-odds; the probability on both answers together stays the model's. With a
 head on responses, the score of one response moves with them: its choices' log-probabilities are tilted by the
 head's utility, so that the difference of two responses' log-odds moves as the verdict on them does (a
-Bradley–Terry utility). Everything else (texts, other questions) is the model's own.
+Bradley–Terry utility). An adapter is on the model only while it is asked about pairs. Everything else
+(texts, other questions) is the model's own.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import numpy as np
 
 from rlaif.config import ModelConfig
 from rlaif.engines import Engine, GenerateRequest, Generation, ScoreRequest, Scores, Subject
-from rlaif.engines.fit import HEADS, Floats, JudgeFit
+from rlaif.engines.fit import ADAPTER, HEADS, Floats, JudgeFit
 from rlaif.errors import UserError
 
 PAIR = ("A", "B")
@@ -34,22 +35,25 @@ UNSEALED = (
 def fitted(engine: Engine, config: ModelConfig, cache: Path | None) -> tuple[Engine, bool]:
     """(the engine with the config's fit, whether what it says may be cached).
 
-    A fit without a head is arithmetic on the model's scores: these are cached, and serve any such fit. Raises
-    UserError where the fit cannot be read, is of another model, or needs states that the engine has not.
+    A fit without head and adapter is arithmetic on the model's scores: these are cached, and serve any such
+    fit. Raises UserError where the fit cannot be read, is of another model, or needs what the engine has not.
     """
     where = Path(config.fit or "")
     fit = JudgeFit.load(where)
     fit.require(engine.fingerprint, where)
-    if fit.kind not in HEADS:
+    if fit.kind not in (*HEADS, ADAPTER):
         if cache is not None:
             from rlaif.engines.cache import CachedEngine
 
             engine = CachedEngine(engine, cache)
         return FittedEngine(engine, fit), False
-    if not config.kind.gives_states:
+    kind, name = config.kind, config.engine
+    if not (kind.takes_adapters if fit.kind == ADAPTER else kind.gives_states):
+        a_head = f"a head on hidden states, which engine: {name} does not give"
+        what = f"an adapter, which engine: {name} does not load" if fit.kind == ADAPTER else a_head
         raise UserError(
-            f"{where}: a head on hidden states, which engine: {config.engine} does not give.",
-            "engine: transformers, or a fit without a head",
+            f"{where}: {what}.",
+            f"engine: transformers, or a fit without {'an adapter' if fit.kind == ADAPTER else 'a head'}",
             "rlaif judge fit with this engine makes one",
         )
     return FittedEngine(engine, fit), True
@@ -90,8 +94,23 @@ class FittedEngine:
                 continue
             if self.fit.kind == "responses":
                 self._look_at([r.subject for r in part if r.subject])
-            for index, scores in self.engine.score_choices(part):
+            ask = self._with_adapter if self.fit.kind == ADAPTER else self.engine.score_choices
+            for index, scores in ask(part):
                 yield start + index, self._corrected(part[index], scores, None)
+
+    def _with_adapter(self, part: Sequence[ScoreRequest]) -> Iterator[tuple[int, Scores]]:
+        """The model's scores, on pairs with the adapter: all of them at once, so that nothing that is asked
+        between two of them finds it there."""
+        from rlaif.engines.adapter import adapted
+
+        pairs = [at for at, request in enumerate(part) if request.choices == PAIR]
+        others = [at for at, request in enumerate(part) if request.choices != PAIR]
+        if pairs:
+            with adapted(self.engine.model, self.fit.adapter, self.fit.alpha):
+                read = list(self.engine.score_choices([part[at] for at in pairs]))
+            yield from ((pairs[at], scores) for at, scores in read)
+        for at, scores in self.engine.score_choices([part[at] for at in others]):
+            yield others[at], scores
 
     def _require_fitting(self, request: ScoreRequest) -> None:
         """UserError for a question on a pair that is not asked as it was when the fit was made."""

@@ -204,6 +204,24 @@ class TransformersEngine:
             if questions:
                 yield from self._score(questions, layers)
 
+    def tokens_of(self, request: ScoreRequest) -> list[int]:
+        """A question with one suffix as the model reads it."""
+        question = self._question(0, request)
+        return question.prefix + question.suffixes[0]
+
+    def choice_logprobs(self, rows: Sequence[Sequence[int]], choices: tuple[str, ...]) -> torch.Tensor:
+        """Log-probabilities [N, C] in fp32 of the choices after rows of tokens, by one plain forward through
+        which gradients go back."""
+        import torch
+
+        from rlaif.engines.decoding import left_pad, positions
+
+        ids, mask = left_pad(rows, 0, self.model.device)
+        known = {"attention_mask": mask, "position_ids": positions(mask), "use_cache": False}
+        logits = self.model(input_ids=ids, logits_to_keep=1, **known).logits[:, -1]
+        table = logits.float().log_softmax(-1)
+        return torch.stack([table[:, own].logsumexp(-1) for own in self._variants(choices)], 1)
+
     def response_states(
         self, asked: Sequence[tuple[Chat, Sequence[str]]], layers: Sequence[int]
     ) -> Iterator[tuple[int, States]]:

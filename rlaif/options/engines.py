@@ -16,6 +16,7 @@ class EngineKind:
     runs_code: bool = False  # its `model` is module:function, which is called
     shares_prefixes: bool = False  # it reads what several questions have in common once
     gives_states: bool = False  # its hidden states can be read
+    takes_adapters: bool = False  # an adapter can be trained on its model, and put on it
     cached: bool = True  # its fingerprint covers all that its responses depend on, so they may be kept
 
 
@@ -25,6 +26,7 @@ ENGINES = {
         folder=True,
         shares_prefixes=True,
         gives_states=True,
+        takes_adapters=True,
     ),
     "vllm": EngineKind("rlaif.engines.vllm:VllmEngine", folder=True, shares_prefixes=True),
     "openai": EngineKind("rlaif.engines.openai:OpenAIEngine", served=True),

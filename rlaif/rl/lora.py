@@ -1,5 +1,5 @@
-"""LoRA (arXiv 2106.09685) for PPO: adapters in place, the reference as the same model with them off, weights
-merged.
+"""LoRA (arXiv 2106.09685) for PPO and for judges: adapters in place, the reference as the same model with
+them off, weights merged.
 
 peft puts its layers into the model it is given, so to everything else the model stays what it was.
 """
@@ -7,6 +7,7 @@ peft puts its layers into the model it is given, so to everything else the model
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import reduce
@@ -22,19 +23,26 @@ from rlaif.options import LoraOptions
 BASE = "base.json"  # beside an adapter: the content hash of the model it was trained on
 
 
+def require_peft(what: str) -> None:
+    """UserError where peft, which `what` needs, is not installed."""
+    try:
+        import peft  # noqa: F401
+    except ImportError:
+        raise UserError(
+            f"{what} needs peft, which is not installed.",
+            "the extra `lora`",
+            f"pip install '{DISTRIBUTION}[lora]'",
+        ) from None
+
+
 def attach(model: Any, options: LoraOptions, base: str, seed: int) -> Any:
     """Adapters in all linear layers of `model`, drawn by `seed` or loaded; → the peft model around it.
 
     `base` is the content hash of the model's folder; a saved adapter of another model is refused.
     """
-    try:
-        from peft import LoraConfig, get_peft_model
-    except ImportError:
-        raise UserError(
-            "ppo.lora needs peft, which is not installed.",
-            "the extra `lora`",
-            f"pip install '{DISTRIBUTION}[lora]'",
-        ) from None
+    require_peft("ppo.lora")
+    from peft import LoraConfig, get_peft_model
+
     folder = Path(options.adapter).expanduser() if options.adapter else None
     if folder:
         config = _saved_config(folder, base)
@@ -47,7 +55,9 @@ def attach(model: Any, options: LoraOptions, base: str, seed: int) -> Any:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
-            wrapped = get_peft_model(model, config)
+            with warnings.catch_warnings():  # of peft about transformers, which nobody here can heed
+                warnings.simplefilter("ignore", FutureWarning)
+                wrapped = get_peft_model(model, config)
         except ValueError as error:  # the layers it names are not there
             raise _other_base(folder, str(error).split(".")[0]) if folder else error from None
     if folder:

@@ -34,13 +34,17 @@ def fit_judge(
     seed: int | None = None,
     progress: Any = silent_progress,
     kinds: Sequence[str] = KINDS,
+    train: bool = False,
 ) -> dict[str, Any]:
     """Fit a config's feedback model on people's labels, or without any on the two orders alone, and write the
-    folder `out` where that is better on what the fit has not seen (`taken` in the report).
+    folder `out` where that is better on what the fit has not seen (`taken` in the report). With `train` the
+    labels train an adapter, in place of what is chosen among `kinds`.
 
-    Readings of a command that was killed or refused stay in `out` with the ending .readings, and are taken
-    from there. Raises UserError where `out` holds something, or nothing can be fitted.
+    Readings and adapters of a command that was killed or refused stay in `out` with the ending .readings, and
+    are taken from there. Raises UserError where `out` holds something, or nothing can be fitted.
     """
+    if train:
+        _require_trainable(config, labels)
     if out.exists() and not (out.is_dir() and is_unwritten(out)):
         raise UserError(
             f"{out}: is there already.", "a folder of its own for each fit", "name another, or remove it"
@@ -61,16 +65,40 @@ def fit_judge(
     number = config.seed if seed is None else seed
     states = config.feedback.kind.gives_states
     fitting = Fitting(judge, constitution, states, kept, number, kinds, progress, dropped)
-    if labels:
+    if train:
+        fit, report = fitting.from_training(read)
+    elif labels:
         fit, report = fitting.from_labels(read)
     else:
         questions = _unlabelled(plain, constitution, prompts, pairs, number, fitting)
         fit, report = fitting.from_orders(questions)
     report = {"out": str(out), "model": config.feedback.model, **report}
-    if report["taken"]:
-        fit.save(out)
-        shutil.rmtree(kept)
-    return report | {"fit": fit.fingerprint if report["taken"] else None}
+    if fit is None or not report["taken"]:
+        return report | {"fit": None}
+    fit.save(out)
+    shutil.rmtree(kept)
+    return report | {"fit": fit.fingerprint}
+
+
+def _require_trainable(config: Config, labels: Sequence[Path]) -> None:
+    """UserError where an adapter cannot be trained, before anything is asked."""
+    judge = config.feedback
+    if not labels:
+        raise UserError(
+            "--train: no labels to train on.",
+            "people's labels of pairs",
+            "--labels people.jsonl, or leave --train out",
+        )
+    if not judge.kind.takes_adapters:
+        raise UserError(
+            f"--train: feedback.engine is {judge.engine}, through which {judge.model} cannot be trained.",
+            "engine: transformers, which has the model's weights on this machine",
+            "name the model as a folder or hub id with engine: transformers, or leave --train out: a "
+            "temperature needs no weights",
+        )
+    from rlaif.rl.lora import require_peft
+
+    require_peft("--train")
 
 
 def people_labels(
