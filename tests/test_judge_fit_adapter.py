@@ -245,6 +245,27 @@ def test_a_killed_command_goes_on_and_comes_to_the_same(made, tmp_path, small, m
     assert not (tmp_path / "fit.readings").exists()
 
 
+def test_no_prompt_is_measured_by_an_adapter_that_was_trained_on_it(tmp_path, made, small, monkeypatch):
+    trained, measured, ask = [], [], fit_adapter.collect
+
+    def train(own, opinions, places, tick):
+        trained.append({places[at][0] for at in opinions.reading})
+        return made.fit.adapter
+
+    def asked(judge, questions, *more):
+        measured.append({q.comparison.id for q in questions})
+        return ask(judge, questions, *more)
+
+    monkeypatch.setattr(Training, "_train", train)
+    monkeypatch.setattr(fit_adapter, "collect", asked)
+    _, report = training(tmp_path / "kept", made.engine).from_training(red_pairs(24))
+    every = {pair.comparison.id for pair in red_pairs(24)}
+    assert [len(pairs) for pairs in (*trained, *measured)] == [12, 12, 24, 12, 12]
+    assert all(own | other == every for own, other in zip(trained[:2], measured, strict=True))
+    assert trained[2] == every
+    assert report["heldout"]["all"]["n"] == 24
+
+
 def test_coin_flips_are_refused_and_no_adapter_is_trained_on_all(tmp_path, small):
     fit, report = training(tmp_path / "kept", engine_of()).from_training(red_pairs(24, wrong=0.5))
     assert fit is None
