@@ -1,6 +1,7 @@
 """What is exported is what trl trains on; cards say what is known and nothing of this machine; hostile
 text stays text."""
 
+import csv
 import json
 from pathlib import Path
 
@@ -47,10 +48,50 @@ def test_a_datasets_folder_and_parquet_hold_the_same_rows_and_are_read_back(tmp_
         counts = import_file(None, tmp_path / name, tmp_path / f"back-{name}")
         assert (counts["format"], counts["kept"]) == ("trl", len(rows))
     assert not (tmp_path / "out.partial").exists()
-    with pytest.raises(UserError, match="exists already"):
+    with pytest.raises(UserError, match="holds something else already"):  # the card
         export_file(run, "trl", tmp_path / "out")
     with pytest.raises(UserError, match="no kind that rlaif writes"):
         export_file(run, "trl", tmp_path / "out.xlsx")
+
+
+def test_the_same_export_once_more_is_done_and_another_one_is_refused(tmp_path):
+    """As after a kill that came when the folder had its name already."""
+    run, out = fake_run(tmp_path / "run", prompts=24), tmp_path / "out"
+    counts = export_with_card(run, "trl", out)
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    assert export_with_card(run, "trl", out) == counts
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    other = fake_run(tmp_path / "other", seed=1, prompts=24)
+    with pytest.raises(UserError, match="holds something else already"):
+        export_with_card(other, "trl", out)
+    (out / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match="holds something else already"):
+        export_with_card(run, "trl", out)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["other", "out", "run"]
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(UserError, match="exists already"):
+        export_file(run, "trl", tmp_path / "mine")
+
+
+def test_a_csv_file_has_the_columns_of_all_rows(tmp_path):
+    """Not of the first alone, which may lack what others have."""
+    rows = [{"instruction": str(n), "output_1": "x", "output_2": "y", "preference": 1} for n in range(3)]
+    rows[1] |= {"generator_1": "k", "generator_2": "l"}
+    (tmp_path / "x.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    import_file("alpaca", tmp_path / "x.jsonl", tmp_path / "rows")
+    labels = tmp_path / "rows" / "labels.jsonl"  # the first pair has two annotators, whom a row cannot name
+    again = labels.read_text().splitlines()[0].replace('"id":"people"', '"id":"ann"')
+    row = json.loads(again) | {"id": ""}
+    labels.write_text(labels.read_text() + json.dumps(row) + "\n")
+    for name in ("out.csv", "out.jsonl"):
+        export_file(tmp_path / "rows", "alpaca", tmp_path / name)
+    with (tmp_path / "out.csv").open(newline="") as file:
+        table = list(csv.DictReader(file))
+    told = [json.loads(line) for line in (tmp_path / "out.jsonl").open()]
+    assert "annotator" not in told[0]
+    assert [{k: str(v) for k, v in row.items()} for row in told] == [
+        {k: v for k, v in row.items() if v} for row in table
+    ]
 
 
 @pytest.mark.slow

@@ -5,10 +5,11 @@ from __future__ import annotations
 import csv
 import filecmp
 import json
+import re
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import chain
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from rlaif.errors import UserError
@@ -18,6 +19,7 @@ from rlaif.runs.storage import move_into_place
 Row = dict[str, Any]
 KINDS = (".jsonl", ".json", ".csv", ".parquet")
 _BATCH = 1024
+_STATE = "state.json"  # of a folder of `datasets`
 
 
 def write_rows(
@@ -40,7 +42,7 @@ def write_rows(
         )
     if whole and suffix not in (".json", ".jsonl"):
         raise UserError(f"--out {path}: {format} is one JSON document.", "a name that ends in .json")
-    if not suffix and path.exists():
+    if not suffix and path.exists() and not (path / _STATE).is_file():
         raise UserError(f"--out {path}: exists already.", "the name of a folder to make", "name another one")
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
@@ -53,12 +55,28 @@ def write_rows(
     else:
         with partial.open("w", encoding="utf-8", newline="") as file:
             (_csv if suffix == ".csv" else _json)(rows, file, suffix)
-    if path.exists() and not filecmp.cmp(partial, path, shallow=False):
-        partial.unlink()
+    if not path.exists():
+        move_into_place(partial, path)
+        return
+    same = filecmp.cmp(partial, path, shallow=False) if suffix else _same(partial, path)
+    shutil.rmtree(partial) if partial.is_dir() else partial.unlink()
+    if not same:
+        kind = "file" if suffix else "folder"
         raise UserError(
-            f"--out {path}: holds something else already.", "the name of a new file", "name another one"
+            f"--out {path}: holds something else already.", f"the name of a new {kind}", "name another one"
         )
-    move_into_place(partial, path)
+
+
+def _same(folder: Path, other: Path) -> bool:
+    """Whether two folders of `datasets` hold the same files, but for the fingerprint, which is drawn."""
+    files = [{str(path.relative_to(at)) for path in at.rglob("*")} for at in (folder, other)]
+    names = sorted(files[0] - {_STATE})
+    states = [re.sub(rb'"_fingerprint": "\w*"', b"", (at / _STATE).read_bytes()) for at in (folder, other)]
+    return (
+        files[0] == files[1]
+        and states[0] == states[1]
+        and filecmp.cmpfiles(folder, other, names, shallow=False)[0] == names
+    )
 
 
 def _json(rows: Iterable[Row], file: Any, suffix: str) -> None:
@@ -72,12 +90,17 @@ def _json(rows: Iterable[Row], file: Any, suffix: str) -> None:
 
 
 def _csv(rows: Iterable[Row], file: Any, suffix: str) -> None:
-    iterator: Iterator[Row] = iter(rows)
-    first = next(iterator, None)
-    if first is not None:
-        table = csv.DictWriter(file, list(first), extrasaction="ignore")
-        table.writeheader()
-        table.writerows(map(_cells, chain([first], iterator)))
+    """A table whose columns are those of all rows, which are known only once the last has been made."""
+    names: dict[str, None] = {}
+    with TemporaryFile("w+", encoding="utf-8") as lines:
+        for row in rows:
+            names |= dict.fromkeys(row)
+            lines.write(json.dumps(row) + "\n")
+        lines.seek(0)
+        table = csv.DictWriter(file, list(names))
+        if names:
+            table.writeheader()
+        table.writerows(_cells(json.loads(line)) for line in lines)
 
 
 def _cells(row: Row) -> Row:
