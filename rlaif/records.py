@@ -12,12 +12,13 @@ import json
 import math
 import struct
 from collections.abc import Sequence
-from types import UnionType
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import Any, Literal, TypeVar, get_args
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 SCHEMA = 1
+MOST = 2**53  # of a count: whole numbers beyond are not told apart
+ROUNDING = 1e-6  # by which a probability may be beyond 0 or 1
 AnnotatorKind = Literal["human", "ai", "simulated"]
 Verdict = Literal["a", "b", "tie", "abstain", "invalid"]
 Order = Literal["ab", "ba"]
@@ -167,7 +168,7 @@ class Response(Record):
     finish_reason: str = Field(default="stop", validation_alias=AliasChoices("finish_reason", "finish"))
     """Why it ended: `stop` (by itself), `length` (the tokens ran out) or `content_filter` (a service broke it
     off)."""
-    tokens: int | None = None
+    tokens: int | None = Field(default=None, ge=0, le=MOST)
     """Length in tokens of the model; missing where it is not known."""
     token_ids: str | None = None
     """Its tokens by `rlaif.records.encode_tokens`; missing where they are not known or not needed."""
@@ -373,16 +374,30 @@ class Evaluation(Record):
     """The judge's probability that each principle is kept; empty where it was not asked."""
     unread: tuple[str, ...] = ()
     """Principles that the judge was asked about without a readable answer."""
-    p_win: float | None = None
+    p_win: float | None = Field(default=None, ge=-ROUNDING, le=1 + ROUNDING)
     """The judge's probability that it beats the base policy's response; missing where it was not asked."""
     flips: tuple[int, int] | None = None
     """Of the verdicts behind `p_win`: how many flip with the order, and how many are decided."""
     kl: float | None = None
     """KL to the base policy at its tokens, nats; missing where its text does not give its tokens."""
-    tokens: int = 0
+    tokens: int = Field(default=0, ge=0, le=MOST)
     """Length in tokens."""
     refusal: bool = False
     """Whether it refuses, by patterns."""
+
+    @field_validator("compliance")
+    @classmethod
+    def _probabilities(cls, values: dict[str, float]) -> dict[str, float]:
+        for p in values.values():
+            if not -ROUNDING <= p <= 1 + ROUNDING:
+                raise ValueError(f"{p} is no probability")
+        return values
+
+    @field_validator("kl")
+    @classmethod
+    def _known(cls, kl: float | None) -> float | None:
+        """What is not finite is not known: JSON has no form for it."""
+        return kl if kl is not None and math.isfinite(kl) else None
 
     def identity(self) -> tuple[Any, ...]:
         return (self.policy, self.prompt_id)
@@ -401,24 +416,6 @@ ROWS: dict[str, type[Record]] = {
     "grades": Grade,
     "evaluation": Evaluation,
 }
-
-
-_ARROW = {str: "string", int: "int64", float: "float64", bool: "bool"}
-
-
-def scalar_types(record: type[Record]) -> dict[str, tuple[str, bool]]:
-    """By field the Arrow type that its values are made of and whether they are several; mappings are left
-    out."""
-    found: dict[str, tuple[str, bool]] = {}
-    for name, field in record.model_fields.items():
-        options = get_args(field.annotation) if get_origin(field.annotation) in (Union, UnionType) else ()
-        kind = next((option for option in options if option is not type(None)), field.annotation)
-        several = get_origin(kind) is tuple
-        kind = get_args(kind)[0] if several else kind
-        kind = str if get_origin(kind) is Literal else kind
-        if kind in _ARROW:
-            found[name] = _ARROW[kind], several
-    return found
 
 
 TIE_MARGIN = 0.1

@@ -262,7 +262,10 @@ def test_rows_of_an_earlier_run_that_were_rewritten_are_taken_over_whole(folder)
     [
         (lambda line: line[:-40] + "\n", "labels.jsonl:5: damaged row"),
         (lambda line: "###" + line, "labels.jsonl:5: damaged row"),
-        (lambda line: line.replace('"verdict":', '"judgement":'), "labels.jsonl: the row with comparison_id"),
+        (
+            lambda line: line.replace('"verdict":', '"judgement":'),
+            "labels.jsonl:5: damaged row .verdict is missing",
+        ),
         (
             lambda line: json.dumps({**json.loads(line), "comparison_id": 5}) + "\n",
             "labels.jsonl:5: damaged row",

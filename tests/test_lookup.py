@@ -49,6 +49,6 @@ def test_damaged_rows_are_named(tmp_path):
         Lookup([path], Prompt)
     path.write_text('{"id": "x", "messages": []}\n')
     with pytest.raises(
-        UserError, match=r"prompts\.jsonl: the row with id x: Tuple should have at least 1 item"
+        UserError, match=r"prompts\.jsonl:1: damaged row .messages: Tuple should have at least 1 item"
     ):
         Lookup([path], Prompt).get("x")

@@ -6,8 +6,9 @@ import pytest
 
 from rlaif.errors import UserError
 from rlaif.prompting.prompt_files import load_prompts, read_prompts
-from rlaif.records import ROWS, Evaluation, scalar_types
+from rlaif.records import ROWS, Evaluation
 from rlaif.runs.folder import Run
+from rlaif.runs.rows import scalar_types
 from tests.fake_run import fake_run
 
 

@@ -21,13 +21,14 @@ from rlaif.report.compared_pictures import colours, pictures
 from rlaif.report.cost import cost
 from rlaif.report.matches import JudgeDesk, Match
 from rlaif.report.overall import overall, strength_chart
-from rlaif.report.run_reader import plain
+from rlaif.report.run_reader import names_damage, plain
 from rlaif.report.warnings import run_warnings
 from rlaif.report.win_rates import all_principles
 from rlaif.runs.folder import silent_progress
 from rlaif.stats import mean
 
 
+@names_damage
 def compare(
     paths: Sequence[Path],
     out: Path | None = None,

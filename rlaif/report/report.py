@@ -22,7 +22,7 @@ from rlaif.report import examples
 from rlaif.report.measures import Table, clusters_of, compliance, deltas, gold, rate
 from rlaif.report.principles import coverage
 from rlaif.report.principles_shown import shown
-from rlaif.report.run_reader import RunReader
+from rlaif.report.run_reader import RunReader, names_damage
 from rlaif.report.summary import summarise
 from rlaif.report.warnings import run_warnings, what_to_try
 from rlaif.runs.folder import silent_progress
@@ -40,6 +40,7 @@ CURVES = (
 )
 
 
+@names_damage
 def write_report(path: Path, progress: Any = silent_progress) -> Path:
     """Write `report.html` into a run folder, whatever stage the run has reached; returns its path."""
     reader, parts = RunReader(path), {}

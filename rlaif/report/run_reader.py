@@ -3,21 +3,50 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from functools import cached_property
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property, wraps
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from rlaif.config import ModelConfig
-from rlaif.errors import UserError
+from rlaif.errors import UserError, reason_of
 from rlaif.records import Evaluation, HeldOut, Prompt, Record, Response
 from rlaif.report.teachers import deciding
 from rlaif.runs.folder import Run, Stage, chosen
 from rlaif.runs.lookup import Lookup, json_rows
 from rlaif.runs.rows import RowFile
-from rlaif.runs.storage import read_json
+from rlaif.runs.storage import is_sealed, read_json
 
 R = TypeVar("R", bound=Record)
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def names_damage(make: Callable[P, T]) -> Callable[P, T]:
+    """Of a function whose first argument is a run's path, or several: where it cannot go on, and the files
+    of a stage are not sealed, so that anything may stand in them, that is said and of which stages."""
+
+    @wraps(make)
+    def named(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return make(*args, **kwargs)
+        except UserError:
+            raise
+        except Exception as error:
+            first: Any = args[0]
+            paths = first if isinstance(first, list | tuple) else [first]
+            files = [file for path in paths for file in (path / "manifest.json", *path.glob("*/stage.json"))]
+            found = sorted(str(file) for file in files if file.is_file() and not is_sealed(file))
+            if not found:
+                raise
+            raise UserError(
+                f"{', '.join(found[:8])}: without checksum or digests, and what stands there or beside it is "
+                f"not what rlaif writes ({reason_of(error)}).",
+                "the files as they were written",
+                "restore them from a copy",
+            ) from error
+
+    return named
 
 
 def plain(value: Any) -> Any:
@@ -149,7 +178,14 @@ class RunReader:
         found: dict[str, dict[str, Evaluation]] = {name: {} for name in stage.policies()} if stage else {}
         for row in self.rows(stage, "evaluation", Evaluation):
             if row.split == split:
-                found.setdefault(row.policy, {})[row.prompt_id] = row
+                own = found.setdefault(row.policy, {})
+                if own.setdefault(row.prompt_id, row) != row:
+                    raise UserError(
+                        f"{stage.dir / 'evaluation.jsonl'}: two rows of {row.policy} on the prompt "  # type: ignore[union-attr]
+                        f"{row.prompt_id} that say different things.",
+                        "one row for each policy and prompt",
+                        "restore the file from a copy",
+                    )
         return {name: rows for name, rows in found.items() if rows}
 
     @cached_property

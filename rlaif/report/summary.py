@@ -8,7 +8,7 @@ from typing import Any
 
 from rlaif.config import option_name
 from rlaif.human.waiting import awaited
-from rlaif.report.run_reader import RunReader, plain
+from rlaif.report.run_reader import RunReader, names_damage, plain
 from rlaif.runs.catalog import status_of
 from rlaif.runs.commands import resume_command
 from rlaif.runs.folder import Stage
@@ -18,6 +18,7 @@ from rlaif.runs.lookup import json_rows
 ALWAYS = ("labels", "reward_model", "ppo")  # there in every summary, empty where the run has no such stage
 
 
+@names_damage
 def summarise(path: Path) -> dict[str, Any]:
     """Status, stages, policies, and the figures of every stage that has some, under the name it is shown as.
 

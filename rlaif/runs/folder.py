@@ -37,9 +37,8 @@ from rlaif.records import (
     Record,
     Response,
     content_hash,
-    scalar_types,
 )
-from rlaif.runs.rows import Rows, first_by_id, named_rows
+from rlaif.runs.rows import Rows, first_by_id, named_rows, scalar_types
 from rlaif.runs.seeds import derive_seed
 from rlaif.runs.spending import Account, Ledger
 from rlaif.runs.storage import MANIFEST, SUMMARY, damage_of, read_json, sync_and_digest, unshare, write_json

@@ -14,12 +14,13 @@ import weakref
 from collections.abc import Iterator, Sequence
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, BinaryIO, Generic, TypeVar
+from typing import Any, BinaryIO, Generic, Literal, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
 
 from rlaif.errors import UserError
+from rlaif.prompting.tables import require_kept
 
 R = TypeVar("R", bound=BaseModel)
 
@@ -27,6 +28,7 @@ R = TypeVar("R", bound=BaseModel)
 def complete_lines(path: Path) -> Iterator[bytes]:
     """The whole lines of a file, none where it is missing; a torn last one may be just being written."""
     if path.exists():
+        require_kept(path)
         with path.open("rb") as file:
             yield from (line for line in file if line.endswith(b"\n"))
 
@@ -83,10 +85,25 @@ def json_rows(path: Path) -> Iterator[dict[str, Any]]:
         yield row
 
 
-def damaged_line(path: Path, number: int) -> UserError:
-    """The error that names a line which is no row."""
+def fault_of(record: type[BaseModel], error: ValidationError) -> str:
+    """The first thing wrong with a row, with the words that its field allows where it allows only some."""
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"]) or "line"
+    given = "" if where == "line" else f" (found {repr(first['input'])[:80]})"
+    if first["type"] == "literal_error":
+        given = json.dumps(first["input"], ensure_ascii=False)[:80]
+        return f"{where}: {given}, which should be {first.get('ctx', {}).get('expected')}"
+    if first["type"] == "missing":
+        field = record.model_fields.get(where)
+        words = get_args(field.annotation) if field and get_origin(field.annotation) is Literal else ()
+        return f"{where} is missing" + (f", which should be one of {', '.join(words)}" if words else "")
+    return f"{where}: {first['msg']}{given}"
+
+
+def damaged_line(path: Path, number: int, why: str = "") -> UserError:
+    """The error that names a line which is no row, and why."""
     return UserError(
-        f"{path}:{number}: damaged row.",
+        f"{path}:{number}: damaged row{f' ({why})' if why else ''}.",
         "rows as they were written",
         f"remove line {number}, and the stage makes its row again",
     )
@@ -101,7 +118,10 @@ class Lookup(Generic[R]):
         # read.
         own = "" if key == "id" else f'[^"\\\\]+","{re.escape(key)}":"'
         self._head = re.compile(rf'\{{"v":\d+,"id":"{own}([^"\\]+)"'.encode())
-        self._files: list[BinaryIO] = [path.open("rb") for path in files if path.exists()]
+        there = [path for path in files if path.exists()]
+        for path in there:
+            require_kept(path)
+        self._files: list[BinaryIO] = [path.open("rb") for path in there]
         db = self._db = sqlite3.connect(
             "", isolation_level=None, check_same_thread=False
         )  # no name: a temporary file
@@ -113,7 +133,7 @@ class Lookup(Generic[R]):
             "PRIMARY KEY (key, file, start)) WITHOUT ROWID"
         )
         db.execute("BEGIN")
-        for number, path in enumerate(path for path in files if path.exists()):
+        for number, path in enumerate(there):
             db.executemany("INSERT INTO places VALUES (?, ?, ?, ?)", self._places(number, path))
         db.execute("COMMIT")
 
@@ -167,14 +187,9 @@ class Lookup(Generic[R]):
             try:
                 yield self.record.model_validate_json(line), line
             except ValidationError as error:
-                first = error.errors()[0]
-                if first["type"] == "json_invalid":
-                    file.seek(0)
-                    raise damaged_line(Path(file.name), file.read(start).count(b"\n") + at) from None
-                raise UserError(
-                    f"{file.name}: the row with {self.key} {json.loads(line)[self.key]}: {first['msg']}.",
-                    f"a {self.record.__name__} row of JSON a line",
-                ) from None
+                file.seek(0)
+                line_number = file.read(start).count(b"\n") + at
+                raise damaged_line(Path(file.name), line_number, fault_of(self.record, error)) from None
 
 
 def _digest(value: bytes) -> int:

@@ -8,14 +8,23 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import Any, Generic, Literal, TypeVar, get_args, get_origin
+from types import UnionType
+from typing import Any, Generic, Literal, TypeVar, Union, get_args, get_origin
 
 from pydantic import ValidationError
 
 from rlaif.errors import UserError, first_line, printable
 from rlaif.prompting.tables import parse_json, require_kept
 from rlaif.records import ROWS, Record
-from rlaif.runs.lookup import complete_lines, damaged_line, drop_torn_line, json_rows, key_of, torn_line
+from rlaif.runs.lookup import (
+    complete_lines,
+    damaged_line,
+    drop_torn_line,
+    fault_of,
+    json_rows,
+    key_of,
+    torn_line,
+)
 from rlaif.runs.storage import sync, write_text
 
 R = TypeVar("R", bound=Record)
@@ -56,8 +65,8 @@ class RowFile(Generic[R]):
         for number, line in enumerate(complete_lines(self.path), 1):
             try:
                 yield self.record.model_validate_json(line)
-            except ValidationError:
-                raise damaged_line(self.path, number) from None
+            except ValidationError as error:
+                raise damaged_line(self.path, number, fault_of(self.record, error)) from None
 
     def write(self, rows: Iterable[R]) -> None:
         """Append rows that the caller knows to be new, and flush them."""
@@ -165,7 +174,7 @@ def numbered_rows(path: Path, record: type[R]) -> Iterator[tuple[int, R]]:
             parse_json(line)  # which finds a key that stands twice
         except ValidationError as error:
             raise UserError(
-                f"{path}:{number}: {_fault(record, error)}.",
+                f"{path}:{number}: {fault_of(record, error)}.",
                 f"a {record.__name__} row of JSON a line",
                 f"fix line {number} of {path}",
             ) from None
@@ -178,18 +187,22 @@ def numbered_rows(path: Path, record: type[R]) -> Iterator[tuple[int, R]]:
         yield number, row
 
 
-def _fault(record: type[Record], error: ValidationError) -> str:
-    """The first thing wrong with a row, with the words that its field allows where it allows only some."""
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"]) or "line"
-    if first["type"] == "literal_error":
-        given = json.dumps(first["input"], ensure_ascii=False)[:80]
-        return f"{where}: {given}, which should be {first.get('ctx', {}).get('expected')}"
-    if first["type"] == "missing":
-        field = record.model_fields.get(where)
-        words = get_args(field.annotation) if field and get_origin(field.annotation) is Literal else ()
-        return f"{where} is missing" + (f", which should be one of {', '.join(words)}" if words else "")
-    return f"{where}: {first['msg']}"
+_ARROW = {str: "string", int: "int64", float: "float64", bool: "bool"}
+
+
+def scalar_types(record: type[Record]) -> dict[str, tuple[str, bool]]:
+    """By field the Arrow type that its values are made of and whether they are several; mappings are left
+    out."""
+    found: dict[str, tuple[str, bool]] = {}
+    for name, field in record.model_fields.items():
+        options = get_args(field.annotation) if get_origin(field.annotation) in (Union, UnionType) else ()
+        kind = next((option for option in options if option is not type(None)), field.annotation)
+        several = get_origin(kind) is tuple
+        kind = get_args(kind)[0] if several else kind
+        kind = str if get_origin(kind) is Literal else kind
+        if kind in _ARROW:
+            found[name] = _ARROW[kind], several
+    return found
 
 
 @contextmanager

@@ -14,26 +14,55 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from rlaif.errors import UserError
-from rlaif.records import ROWS
+from rlaif.records import MOST, ROWS
 
 LARGE = 16 << 20  # bytes; a larger file is not read again while its size and time of change are those sealed
 CHECKSUM = "checksum"
-# The keys of stage.json and manifest.json that are read, with their types: those that must be there, and the
-# others.
-Shape = tuple[dict[str, Any], dict[str, Any]]
+
+
+def _is(kind: type) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, kind)
+
+
+def _counts(value: Any) -> bool:
+    """Whether a value is a number of things or of seconds."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= MOST
+
+
+def _all_count(value: Any) -> bool:
+    """Whether a value is an object of such numbers."""
+    return isinstance(value, dict) and all(map(_counts, value.values()))
+
+
+def _texts(value: Any) -> bool:
+    """Whether a value is a list of texts."""
+    return isinstance(value, list) and all(isinstance(text, str) for text in value)
+
+
+# The keys of stage.json and manifest.json that are read, with what they hold: those that must be there, and
+# the others.
+Shape = tuple[dict[str, Callable[[Any], bool]], dict[str, Callable[[Any], bool]]]
 SUMMARY: Shape = (
-    {"name": str, "number": int, "status": str, "seconds": (int, float)},
-    {"dropped": dict, "metrics": dict, "notes": list, "usage": dict, "files": dict, "in": int, "kept": int},
+    {"name": _is(str), "number": _is(int), "status": _is(str), "seconds": _counts},
+    {
+        "dropped": _all_count,
+        "metrics": _is(dict),
+        "notes": _texts,
+        "usage": _all_count,
+        "files": _is(dict),
+        "in": _counts,
+        "kept": _counts,
+    },
 )
 MANIFEST: Shape = (
-    {"config_folder": str},
-    {"files": dict, "inputs": dict, "endpoints": dict, "versions": dict},
+    {"config_folder": _is(str)},
+    {"files": _is(dict), "inputs": _is(dict), "endpoints": _is(dict), "versions": _is(dict)},
 )
 _PIECE, _ALL = 1 << 20, 1 << 62
 _SAMPLED = 100_000_000  # bytes; larger weight files are fingerprinted by size and samples
@@ -124,8 +153,11 @@ def read_json(
     """A JSON object written by `write_json`; raises UserError where it is damaged. One without a checksum is
     believed, but for the keys of `shape`.
     """
+    if path.exists() and not path.is_file():  # of a pipe the end never comes
+        raise UserError(f"{path}: no file.", "the file as it was written", fix)
     try:
         data = json.loads(path.read_bytes())
+        json.dumps(data, ensure_ascii=False).encode()  # a lone surrogate is no text: it could not be written
     except (ValueError, RecursionError):
         data = None
     if not isinstance(data, dict):
@@ -138,11 +170,18 @@ def read_json(
             fix,
         )
     required, optional = shape
-    for key, kind in {**required, **optional}.items():
-        if not (key in optional if data.get(key) is None else isinstance(data[key], kind)):
+    for key, holds in {**required, **optional}.items():
+        if data.get(key) is None and key in optional:
+            data.pop(key, None)  # null is missing
+        elif not holds(data.get(key)):
             found = repr(data.get(key, "missing"))[:80]
             raise UserError(f"{path}: {key} is {found}.", "the file as it was written", fix)
     return data
+
+
+def is_sealed(path: Path) -> bool:
+    """Whether a stage.json or manifest.json holds a checksum and the digests of the files it is about."""
+    return {CHECKSUM, "files"} <= json.loads(path.read_bytes()).keys()
 
 
 def _checksum(data: dict[str, Any]) -> str:

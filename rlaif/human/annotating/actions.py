@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from rlaif.errors import UserError
 from rlaif.records import Record
-from rlaif.runs.lookup import complete_lines, damaged_line
+from rlaif.runs.lookup import complete_lines, damaged_line, fault_of
 from rlaif.runs.rows import RowFile
 from rlaif.runs.storage import sync
 
@@ -96,8 +96,8 @@ class ActionLog:
         for number, line in enumerate(complete_lines(path), 1):
             try:
                 self._add(Action.model_validate_json(line))
-            except ValidationError:
-                raise damaged_line(path, number) from None
+            except ValidationError as error:
+                raise damaged_line(path, number, fault_of(Action, error)) from None
         self.new = not path.exists()
 
     def _add(self, action: Action) -> None:
