@@ -33,7 +33,8 @@ Most = Annotated[
     typer.Option(
         "--num-pairs",
         min=0,
-        help="Pairs, drawn by --seed; 0 = all; omitted = all labelled ones, 200 of a run.",
+        help="At most so many pairs of each source, drawn by --seed; beside --labels labelled ones alone. "
+        "0 = all, those of --run without a label, too; omitted = all labelled ones, else 200 of a run.",
     ),
 ]
 Bar = Annotated[
@@ -70,7 +71,6 @@ def judge_compare(
 
     page = page_at(out or Path("judge_compare.html"))
     tell("loading …")
-    most = pairs if pairs is not None else 0 if labels else 200
     how = JudgesAsked(
         tuple(judges),
         labels=labels,
@@ -79,12 +79,12 @@ def judge_compare(
         templates=tuple(templates or ()),
         overrides=tuple(set_ or ()),
         few_shot=few_shot,
-        pairs=most,
+        pairs=pairs,
         seed=seed,
         bar=bar,
         keep=keep or page.with_name(page.stem if page.suffix else f"{page.name}.verdicts"),
     )
-    data = plain(compare_judges(how, Progress))
+    data = plain(compare_judges(how, Progress, tell))
     write_judge_comparison(page, data)
     if as_json:
         emit(data)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -35,8 +35,9 @@ from rlaif.workbench.executor_agreement import furthest_apart
 from rlaif.workbench.executors import free_name, require_different, stored_labels
 from rlaif.workbench.judges import Named
 from rlaif.workbench.pairs import judge_labels
-from rlaif.workbench.people_truth import ALL, LabelledCases, labelled_cases, require_people
+from rlaif.workbench.people_truth import ALL, UNLABELLED, LabelledCases, labelled_cases, require_people
 
+OF_A_RUN = 200  # pairs, unless said otherwise
 SHORT = 40  # characters of a judge's name
 APART, ALL_WRONG = 8, 4  # pairs shown: where judges lie furthest apart, and where all turn a clear majority
 KEPT = {"labels.jsonl", "spending.jsonl", ".lock"}  # the folder of the verdicts
@@ -44,8 +45,12 @@ KEPT = {"labels.jsonl", "spending.jsonl", ".lock"}  # the folder of the verdicts
 
 @dataclass(frozen=True)
 class JudgesAsked:
-    """What is compared: judges by name, each with every template set, on people's labels or runs' pairs;
-    `keep` is the folder of the verdicts."""
+    """What is compared: judges by name, each with every template set, on people's labels or runs' pairs.
+
+    `pairs` is at most how many of each source, 0 for all; beside labels, runs' pairs that no person labelled
+    are asked about with 0 alone. None stands for all labelled pairs, or `OF_A_RUN` of each run. `keep` is the
+    folder of the verdicts.
+    """
 
     judges: tuple[str, ...]
     labels: Path | None = None
@@ -54,7 +59,7 @@ class JudgesAsked:
     templates: tuple[str, ...] = ()
     overrides: tuple[str, ...] = ()
     few_shot: int | None = None
-    pairs: int = 0
+    pairs: int | None = None
     seed: int = 0
     bar: float | None = None
     keep: Path = Path("judge_compare")
@@ -69,9 +74,13 @@ class Asked:
     name: str
 
 
-def compare_judges(how: JudgesAsked, progress: Any = silent_progress) -> dict[str, Any]:
+def compare_judges(
+    how: JudgesAsked,
+    progress: Any = silent_progress,
+    tell: Callable[[str], None] = lambda line: None,
+) -> dict[str, Any]:
     """Every figure of `side_by_side`, with where the pairs come from, the judges that failed, and the pairs
-    on which the others differ.
+    on which the others differ; `tell` gets a line on the pairs before any judge is asked.
 
     Raises UserError where there are no pairs, or no judge could be asked.
     """
@@ -83,10 +92,13 @@ def compare_judges(how: JudgesAsked, progress: Any = silent_progress) -> dict[st
             "add --labels FILE, or --run RUN",
         )
     constitution = _constitution(how)
-    found = labelled_cases(paths, constitution, how.pairs, how.seed)
+    most = how.pairs if how.pairs is not None else 0 if how.labels else OF_A_RUN
+    people_alone = bool(how.labels) and how.pairs != 0
+    found = labelled_cases(paths, constitution, most, how.seed, people_alone)
     if how.labels:
         require_people(found, how.labels)
     _require_own(how.keep)
+    tell(_asked_about(found, len(names_of(how))))
     with locked(how.keep):
         judged, failed = _asked(how, constitution, found, progress)
     judged += _stored(found, constitution, judged)
@@ -112,6 +124,16 @@ def compare_judges(how: JudgesAsked, progress: Any = silent_progress) -> dict[st
         **figures,
         "disagreements": _disagreements(judged, found),
     }
+
+
+def _asked_about(found: LabelledCases, judges: int) -> str:
+    """How many pairs the judges are asked about, and which are left out."""
+    counts = {"that people labelled": found.labelled, UNLABELLED: len(found.cases) - found.labelled}
+    said = f"{judges} judge{'s' * (judges != 1)}, {len(found.cases):,} pairs: "
+    said += ", ".join(f"{n:,} {which}" for which, n in counts.items() if n)
+    if left := found.left_out[UNLABELLED]:
+        said += f"; left out: {left:,} {UNLABELLED} (--num-pairs 0 asks about them, too)"
+    return said
 
 
 def _constitution(how: JudgesAsked) -> Constitution:

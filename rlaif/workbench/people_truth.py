@@ -34,12 +34,16 @@ TURNED: dict[Side, Side] = {"a": "b", "b": "a", "tie": "tie"}
 
 @dataclass
 class LabelledCases:
-    """Cases with people's majority as their truth; `people` are the labels it was made of, `left_out` counts
-    what made no case, and `facts` says whose labels they are."""
+    """Cases with people's majority as their truth.
+
+    `people` are the labels it was made of, on `labelled` of the cases; `left_out` counts what made no case,
+    and `facts` says whose labels they are.
+    """
 
     cases: list[AuditCase]
     sources: list[LabelledPairs]
     people: list[Label] = field(default_factory=list)
+    labelled: int = 0
     left_out: Counter[str] = field(default_factory=Counter)
     facts: dict[str, Any] = field(default_factory=dict)
 
@@ -49,18 +53,30 @@ class LabelledCases:
         return {case.question.comparison.id for case in self.cases}
 
 
-def labelled_cases(paths: Sequence[Path], constitution: Constitution, count: int, seed: int) -> LabelledCases:
+UNLABELLED = "without a person's label"
+
+
+def labelled_cases(
+    paths: Sequence[Path], constitution: Constitution, count: int, seed: int, people_alone: bool = False
+) -> LabelledCases:
     """At most `count` pairs of each path (0 = all), drawn by the seed: those that people labelled where there
-    are any.
+    are any. With `people_alone` a path without such a label adds no pair where another has some.
 
     Raises UserError where a path cannot be read or no principle applies to any pair.
     """
     sources = [read_pairs(path) for path in paths]
     found = LabelledCases([], sources)
     seen: set[str] = set()
-    for source in sources:
+    labelled = [
+        [pair for pair in source.comparisons if any(map(_by_person, source.labels.get(pair, ())))]
+        for source in sources
+    ]
+    for source, by_people in zip(sources, labelled, strict=True):
         found.left_out += source.left_out
-        by_people = [pair for pair in source.comparisons if any(map(_by_person, source.labels.get(pair, ())))]
+        if people_alone and any(labelled) and not by_people:
+            items = {item_of(pair) for pair in source.comparisons.values()}
+            found.left_out[UNLABELLED] += len(items - seen)
+            continue
         for pair in drawn(by_people or list(source.comparisons), count, seed):
             question = source.question(pair, constitution.principles)
             item = item_of(question.comparison)
@@ -80,13 +96,14 @@ def labelled_cases(paths: Sequence[Path], constitution: Constitution, count: int
         )
     ids = {item_of(case.question.comparison) for case in found.cases}
     of_case = [
-        row
+        (item, row)
         for source in sources
         for pair, rows in source.labels.items()
-        if pair in source.comparisons and item_of(source.comparisons[pair]) in ids
+        if pair in source.comparisons and (item := item_of(source.comparisons[pair])) in ids
         for row in rows
+        if _by_person(row)
     ]
-    found.people = [row for row in of_case if _by_person(row)]
+    found.people, found.labelled = [row for _, row in of_case], len({item for item, _ in of_case})
     _add_truth(found, constitution)
     return found
 

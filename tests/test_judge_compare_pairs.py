@@ -1,0 +1,67 @@
+"""`rlaif judge compare`: which pairs the judges are asked about, and what is said of them before."""
+
+import json
+
+from typer.testing import CliRunner
+
+from rlaif.cli import app
+from tests.fake_run import fake_run
+from tests.test_judge_compare import project
+
+LABELLED = 25
+
+
+def compared(folder, *more: str) -> tuple[dict, str]:
+    """The figures of one judge on the run's pairs, of which people labelled some; and what was told."""
+    words = [str(folder / "good.yaml"), "--out", str(folder / "page.html"), "--json", *more]
+    done = CliRunner().invoke(app, ["judge", "compare", *words], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return json.loads(done.stdout), done.stderr
+
+
+def labelled(folder) -> tuple[list[str], int]:
+    """A run's pairs, and a folder where people labelled the first of them; → the options of the
+    command, and the number of pairs."""
+    project(folder, "good")
+    run = fake_run(folder / "run", prompts=80)
+    people = folder / "people"
+    people.mkdir()
+    for name, stage in (("prompts", ""), ("responses", "04_sample"), ("comparisons", "05_pair")):
+        (people / f"{name}.jsonl").write_text((run / stage / f"{name}.jsonl").read_text())
+    rows = [json.loads(line) for line in (people / "comparisons.jsonl").read_text().splitlines()]
+    assert len(rows) > LABELLED
+    person = {"kind": "human", "id": "ann"}
+    labels = [
+        {"id": str(n), "comparison_id": row["id"], "annotator": person, "verdict": "a", "p_a": 1.0}
+        for n, row in enumerate(rows[:LABELLED])
+    ]
+    (people / "labels.jsonl").write_text("".join(json.dumps(row) + "\n" for row in labels))
+    return ["--run", str(run), "--labels", str(people / "labels.jsonl")], len(rows)
+
+
+def test_beside_labels_only_labelled_pairs_are_asked_about(tmp_path):
+    options, pairs = labelled(tmp_path)
+    data, told = compared(tmp_path, *options)
+    asked = next(row for row in data["judges"] if row["name"] == "good.yaml")
+    assert (data["pairs"], asked["pairs"]) == (LABELLED, LABELLED)
+    left = pairs - LABELLED
+    assert f"1 judge, {LABELLED} pairs: {LABELLED} that people labelled; left out: {left} without a" in told
+    assert "person's label (--num-pairs 0 asks about them, too)\n" in told
+    assert asked["cost"]["calls"] == 2 * LABELLED * data["constitution"]["principles"]
+    data, told = compared(tmp_path, *options, "--num-pairs", "10")
+    assert data["pairs"] == 10
+    data, told = compared(tmp_path, *options, "--num-pairs", "0")
+    assert data["pairs"] == pairs
+    assert (
+        f"1 judge, {pairs} pairs: {LABELLED} that people labelled, {left} without a person's label\n" in told
+    )
+    assert next(row for row in data["judges"] if row["name"] == "good.yaml")["accuracy"]["n"] == LABELLED
+
+
+def test_labels_alone_and_a_run_alone_say_how_many_pairs(tmp_path):
+    options, _ = labelled(tmp_path)
+    assert (
+        f"1 judge, {LABELLED} pairs: {LABELLED} that people labelled\n" in compared(tmp_path, *options[2:])[1]
+    )
+    told = compared(tmp_path, *options[:2], "--num-pairs", "5")[1]
+    assert "1 judge, 5 pairs: 5 without a person's label\n" in told
