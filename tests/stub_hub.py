@@ -22,6 +22,9 @@ class Hub:
         self.address = ""
         self.landed = threading.Semaphore(0)  # commits and repositories that were made
         self.loses: Callable[[str], bool] = lambda path: False  # a request: it is then not answered
+        # What is answered in place of what a hub says: status, text and further headers.
+        self.instead: Callable[[str, str], tuple[int, str, dict] | None] = lambda method, path: None
+        self.asked: list[tuple[str, str, str]] = []  # method, path and text of every request
 
     def create(self, body: dict) -> tuple[int, dict]:
         kind, id = body.get("type", "model"), f"{body.get('organization') or 'me'}/{body['name']}"
@@ -53,6 +56,8 @@ class Hub:
 def handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
+            if self.answered_instead(b""):
+                return
             kind, id = self.repo()
             repo = hub.repos.get((kind, id))
             if repo is None:
@@ -62,7 +67,7 @@ def handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
 
         def do_POST(self) -> None:
             data = self.rfile.read(int(self.headers["Content-Length"]))
-            if hub.loses(self.path):
+            if hub.loses(self.path) or self.answered_instead(data):
                 return
             token = self.headers.get("Authorization")
             hub.tokens.add(token)
@@ -91,10 +96,20 @@ def handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             parts = self.path.split("?")[0].split("/")
             return parts[2].removesuffix("s"), "/".join(parts[3:5])
 
+        def answered_instead(self, data: bytes) -> bool:
+            hub.asked.append((self.command, self.path, data.decode()))
+            found = hub.instead(self.command, self.path)
+            if found:
+                self.send(found[0], found[1].encode(), found[2])
+            return found is not None
+
         def answer(self, status: int, body: dict) -> None:
-            data = json.dumps(body).encode()
+            self.send(status, json.dumps(body).encode(), {})
+
+        def send(self, status: int, data: bytes, headers: dict) -> None:
             self.send_response(status)
-            self.send_header("Content-Type", "application/json")
+            for name, value in {"Content-Type": "application/json", **headers}.items():
+                self.send_header(name, value)
             self.send_header("Content-Length", str(len(data)))
             self.end_headers()
             self.wfile.write(data)

@@ -26,6 +26,7 @@ from rlaif.runs.storage import move_into_place, share, unshare, write_text
 
 What = Literal["policy", "reward_model", "preferences"]
 PARQUET = "data/train-00000-of-00001.parquet"  # where a hub looks for the rows of a data set
+PATIENCE = 120.0  # seconds without a byte from a hub, and that it may ask to wait
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -126,30 +127,70 @@ def push(folder: Path, what: str, hub_id: str, public: bool = False) -> dict[str
     for.
     """
     require_library("huggingface_hub")
-    from huggingface_hub import HfApi
+    from huggingface_hub import HfApi, get_token
 
     if not _HUB_ID.fullmatch(hub_id):
         raise UserError(f'--to "{hub_id}": no id of a repository.', "OWNER/NAME", "--to my-name/my-model")
     api = HfApi(endpoint=os.environ.get("HF_ENDPOINT"), token=os.environ.get("HF_TOKEN"))
     kind = "dataset" if what == "preferences" else "model"
     try:
-        url = api.create_repo(hub_id, repo_type=kind, private=not public, exist_ok=True)
-        private = bool(api.repo_info(hub_id, repo_type=kind).private)
-        if not private and not public:
-            raise UserError(
-                f"--to {hub_id}: a repository that everybody can read is there already.",
-                "a private repository, or your word that all may read it",
-                "make it private on the hub, name another one, or add --public",
+        with _one_host(hub_id):
+            url = api.create_repo(hub_id, repo_type=kind, private=not public, exist_ok=True)
+            private = bool(api.repo_info(hub_id, repo_type=kind).private)
+            if not private and not public:
+                raise UserError(
+                    f"--to {hub_id}: a repository that everybody can read is there already.",
+                    "a private repository, or your word that all may read it",
+                    "make it private on the hub, name another one, or add --public",
+                )
+            made = api.upload_folder(
+                repo_id=hub_id, folder_path=str(folder), repo_type=kind, commit_message="Publish with rlaif"
             )
-        made = api.upload_folder(
-            repo_id=hub_id, folder_path=str(folder), repo_type=kind, commit_message="Publish with rlaif"
-        )
     except UserError:
         raise
     except Exception as error:  # of the hub, of the network, of the library
+        garbled = isinstance(error, TypeError | ValueError | LookupError | AttributeError)
+        token, said = get_token(), first_line(error)
+        said = said.replace(token, "the token") if token else said  # which a hub may send back
         raise UserError(
-            f"--to {hub_id}: the hub refused it ({first_line(error)}).",
+            f"--to {hub_id}: {'what the hub answers cannot be read' if garbled else 'the hub refused it'} "
+            f"({said}).",
             "a hub that can be reached, and a token that may write there (HF_TOKEN)",
             "log in with `hf auth login`; what was to be pushed stays: --out FOLDER writes it without a hub",
         ) from None
     return {"url": str(url), "private": private, "commit": made.oid}
+
+
+@contextmanager
+def _one_host(hub_id: str) -> Iterator[None]:
+    """Meanwhile the hub's library sends nothing to another host because it is told to, and waits no longer
+    than PATIENCE, at once or because it is asked to: either is a UserError."""
+    from huggingface_hub import get_session, set_client_factory
+
+    def look(response: Any) -> None:
+        asked, headers = response.request.url, response.headers
+        to = asked.join(headers["location"]) if response.has_redirect_location else asked
+        if (to.scheme, to.netloc) != (asked.scheme, asked.netloc):
+            raise UserError(
+                f"--to {hub_id}: {asked.host} sends what is pushed on to {to.host}.",
+                "a hub that takes it itself",
+                "name the right one in HF_ENDPOINT",
+            )
+        told = f"{headers.get('ratelimit', '')} t={headers.get('retry-after', '')}"
+        wait = max(map(int, re.findall(r"\bt\s*=\s*(\d{1,12})", told)), default=0)
+        if response.is_error and wait > PATIENCE:
+            raise UserError(
+                f"--to {hub_id}: the hub takes nothing now and asks to wait {wait:,} s.",
+                "a hub that takes it",
+                "run the same command again then",
+            )
+
+    plain = get_session()
+    kind, hooks, timeout = type(plain), plain.event_hooks, plain.timeout
+    watched = {**hooks, "response": [*hooks["response"], look]}
+    # A factory, as the library makes another client after an error.
+    set_client_factory(lambda: kind(event_hooks=watched, follow_redirects=True, timeout=PATIENCE))
+    try:
+        yield
+    finally:
+        set_client_factory(lambda: kind(event_hooks=hooks, follow_redirects=True, timeout=timeout))
