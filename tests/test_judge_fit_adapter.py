@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 from rlaif.audit import fit_adapter
 from rlaif.audit.fit import Fitting
 from rlaif.audit.fit_adapter import Training
-from rlaif.audit.fit_numerics import Opinions
+from rlaif.audit.fit_numerics import Opinions, Readings
 from rlaif.cli import app
 from rlaif.config import ModelConfig
 from rlaif.engines import GenerateRequest, ScoreRequest, Scripted, open_engine
@@ -145,7 +145,8 @@ def test_shared_prefixes_plain_forwards_and_peft_say_the_same(made):
     """In double precision, so that no rounding hides a difference; two principles share each prefix."""
     questions, engine = both_principles(6), engine_of()
     engine.model.double()
-    fit = replace(made.fit, adapter={name: w.astype(float) for name, w in made.fit.adapter.items()})
+    weights = {name: w.astype(float) for name, w in made.fit.adapter.items()}
+    fit = replace(made.fit, adapter=weights, scale=np.ones(3))
     shared = log_odds(FittedEngine(engine, fit), questions)
     used = engine.usage.shared_tokens
     engine.shared_limit = 0
@@ -305,7 +306,29 @@ def unasked():
     raise AssertionError
 
 
-# ---- the loss, against numbers worked by hand
+# ---- temperature and loss, against numbers worked by hand
+
+
+def test_a_fold_is_measured_with_the_temperature_of_the_others():
+    rng, every = np.random.default_rng(0), np.arange(1000)
+    z = rng.normal(0, 2, 1000)
+    y = 1 / (1 + np.exp(-z))
+    later = Readings(3 * z, np.zeros(1000), np.zeros(1000, np.intp))  # three times too sure
+
+    def scales(y):
+        opinions = Opinions(y, every, np.zeros(1000, np.intp), every, every, np.ones(1000))
+        own = Training(SimpleNamespace(seed=0), [], None, opinions, SimpleNamespace(keys=("one", "")))
+        found, numbers = own.temperatures(later)
+        assert (sum(held.astype(int) for held, _ in found) == 1).all()
+        return found[0][0], [fold.scale[0] for _, fold in found], numbers
+
+    held, before, numbers = scales(y)
+    assert numbers.scale == pytest.approx([1 / 3, 1 / 3], abs=1e-3)
+    assert before == pytest.approx([1 / 3] * 5, abs=1e-3)
+    _, after, _ = scales(np.where(held, 1 - y, y))
+    assert after[0] == before[0]
+    assert all(a < b for a, b in zip(after[1:], before[1:], strict=True))
+
 
 ANSWERS = [[-0.2, -2.0], [-1.0, -0.6], [-0.3, -1.5]]  # log-probabilities of A and B, by reading
 

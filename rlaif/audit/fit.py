@@ -73,10 +73,10 @@ class Fitting:
         require_opinions(sum(len(pair.opinions()) for pair, _ in asked))
         read, opinions = self._read(asked, False)
         require_opinions(len(opinions.p_a))
-        numbers, every = unfitted(len(self.constitution.principles)), np.ones(len(opinions.p_a), bool)
-        questions = [question for _, question in asked]
-        training = Training(self, questions, read, opinions, self._fit(numbers, (), {}))
-        names, later = self.constitution.ids, training.heldout()
+        questions, names = [question for _, question in asked], self.constitution.ids
+        training = Training(self, questions, read, opinions, self._fit(unfitted(len(names)), (), {}))
+        later = training.heldout()
+        found, numbers = training.temperatures(later)
         report = {
             **self._facts(read, numbers),
             "kind": ADAPTER,
@@ -85,11 +85,11 @@ class Fitting:
             "labels": sum(len(pair.labels) for pair in pairs),
             "opinions": len(opinions.p_a),
             "chosen": [],
-            **measured_on_labels([(every, numbers)], read.readings, opinions, names, later),
+            **measured_on_labels(found, read.readings, opinions, names, later),
         }
         if not report["taken"]:
             return None, report
-        made, fit = training.trained(every, "all labels"), self._fit(numbers, (), report)
+        made, fit = training.trained(training.fold >= 0, "all labels"), self._fit(numbers, (), report)
         return replace(fit, kind=made.kind, adapter=made.adapter, alpha=made.alpha), report
 
     def _asked(self, pairs: Sequence[LabelledPair]) -> list[tuple[LabelledPair, JudgeQuestion]]:

@@ -1,18 +1,25 @@
 """A judge trained on people's labels: LoRA (arXiv 2106.09685) on the log-probabilities of its verdicts.
 
-    opinions ─► outer folds: train on four, ask about the fifth with the adapter ─► better? ─► train on all
+    opinions ─► outer folds: train on four, ask about the fifth ─► temperature ─► better? ─► train on all
 
 The loss of an opinion is the cross-entropy of the log-odds in either order against it, and −log of the
 probability on both answers together, so that these stay the model's answers: for one verdict the two are the
 cross-entropy over the whole vocabulary. Nothing is chosen, so that the outer folds measure what is trained;
-the settings are constants here. Each adapter is kept beside the readings when it is trained: a killed command
-goes on with the next one.
+the settings are constants here.
+
+Few labels train a judge that is too sure. Its temperature is fitted on what the folds' adapters say of the
+prompts that they have not seen; a fold is measured with that of the other folds. (Adapters of the others have
+seen its labels, so that one number depends on them, with no bias for them; the side of a verdict, on which
+labels without information are refused, does not change with it.)
+
+Each adapter is kept beside the readings when it is trained: a killed command goes on with the next one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -21,7 +28,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits as cross_entropy
 
-from rlaif.audit.fit_numerics import OUTER, Opinions, Readings, folds
+from rlaif.audit.fit_numerics import OUTER, Numbers, Opinions, Readings, Setting, fit_numbers, folds
 from rlaif.audit.fit_readings import Collected, collect
 from rlaif.engines.fit import ADAPTER, JudgeFit
 from rlaif.engines.fitted import PAIR, FittedEngine
@@ -68,10 +75,15 @@ class Training:
         """The judge that is not fitted yet."""
         return self.fitting.judge
 
+    @cached_property
+    def fold(self) -> NDArray[np.intp]:
+        """The outer fold of each opinion [N], whole prompts each."""
+        return folds(self.opinions.cluster, OUTER, self.fitting.seed)
+
     def heldout(self) -> Readings:
-        """What is said of each pair by a judge that was trained on the other folds, whole prompts each. Where
-        that cannot be read it says ½, and another response in the other order."""
-        given, fold = self.fitting, folds(self.opinions.cluster, OUTER, self.fitting.seed)
+        """What is said of each pair by a judge that was trained on the other folds. Where that cannot be read
+        it says ½, and another response in the other order."""
+        given, fold = self.fitting, self.fold
         own, lean = np.zeros(len(self.read.readings.own)), np.ones(len(self.read.readings.own))
         for held in range(OUTER):
             if not (fold == held).any():
@@ -86,6 +98,17 @@ class Training:
                 if (row := self.read.place.get(place)) in asked:
                     own[row], lean[row] = said.readings.own[at], said.readings.lean[at]
         return Readings(own, lean, self.read.readings.principle)
+
+    def temperatures(self, later: Readings) -> tuple[list[tuple[NDArray[np.bool_], Numbers]], Numbers]:
+        """(which opinions are held out, the temperature of `heldout` on all others), fold by fold; and that
+        on all."""
+        none = np.zeros(len(self.blank.keys))
+
+        def fitted(rows: NDArray[np.bool_]) -> Numbers:
+            return fit_numbers(Setting("temperature"), later, self.opinions.of(rows), none)
+
+        found = [(self.fold == held, fitted(self.fold != held)) for held in range(OUTER)]
+        return found, fitted(self.fold >= 0)
 
     def trained(self, kept: NDArray[np.bool_], what: str) -> JudgeFit:
         """The fit with an adapter trained on these opinions, from its file where it was trained before."""

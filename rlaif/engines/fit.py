@@ -12,7 +12,7 @@ al., arXiv 2309.03882; Zhou et al., arXiv 2309.17249). 1/scale is a temperature 
 (`responses`), or that of the verdict's position, less its mean over both orders (`verdicts`).
 
 A fit of the kind `adapter` changes the model itself while it is asked about a pair: low-rank matrices beside
-its linear layers (LoRA, arXiv 2106.09685; `engines.adapter`), with scale 1 and prior 0.
+its linear layers (LoRA, arXiv 2106.09685; `engines.adapter`), whose log-odds l then are, with prior 0.
 """
 
 from __future__ import annotations

@@ -93,6 +93,7 @@ MUTANTS = (
     Mutant('row.annotator.kind == "ai" and row.principle_id in waiting', "False", "test_edit", "predicts"),
     Mutant("load_causal_lm(o.model or start, ", "load_causal_lm(start, ", "test_ppo_stage", "other_weights"),
     Mutant("new_tensor([[1.0], [-1.0]])", "new_tensor([[1.0], [1.0]])", "test_judge_fit_adapter", "the_loss"),
+    Mutant("fitted(self.fold != held)", "fitted(self.fold >= 0)", "test_judge_fit_adapter", "temperature"),
     Mutant("model.unload()", "pass", "test_judge_fit_adapter", "nothing_of_it_stays"),
     Mutant("self.trained(fold != held,", "self.trained(fold >= 0,", "test_judge_fit_adapter", "no_prompt_is"),
     Mutant("theirs.backup(copy)", "pass", "test_apply", "takes_the_cache"),
