@@ -19,6 +19,7 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, field_validator
 SCHEMA = 1
 MOST = 2**53  # of a count: whole numbers beyond are not told apart
 ROUNDING = 1e-6  # by which a probability may be beyond 0 or 1
+YEAR = 366 * 24 * 3600.0  # seconds, the longest that one label may take
 AnnotatorKind = Literal["human", "ai", "simulated"]
 Verdict = Literal["a", "b", "tie", "abstain", "invalid"]
 Order = Literal["ab", "ba"]
@@ -37,6 +38,16 @@ _encode = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", 
 def content_hash(*parts: Any) -> str:
     """16 hex digits that are the same for the same JSON-able content on every machine."""
     return hashlib.sha256(_encode(parts).encode()).hexdigest()[:16]
+
+
+def finite(number: float | None) -> float | None:
+    """The number; None where it is not known, as one that JSON has no form for is not."""
+    return number if number is not None and math.isfinite(number) else None
+
+
+def time_taken(seconds: float | None) -> float | None:
+    """How long one label took; None where that is no time."""
+    return seconds if seconds is not None and 0 <= seconds <= YEAR else None
 
 
 def encode_tokens(ids: Sequence[int]) -> str:
@@ -275,6 +286,7 @@ class Label(Record):
     judge: dict[str, str] = Field(default_factory=dict)
     """What the judge's identity is made of: model, template, principle as it is worded, decoding; empty for
     people."""
+    _timed = field_validator("seconds")(time_taken)
 
     def identity(self) -> tuple[Any, ...]:
         return (
@@ -323,6 +335,7 @@ class Ranking(Record):
     """Who ranked."""
     seconds: float | None = None
     """Seconds it took; missing where not measured."""
+    _timed = field_validator("seconds")(time_taken)
 
     def identity(self) -> tuple[Any, ...]:
         return (self.prompt_id, self.response_ids, self.annotator.kind, self.annotator.id)
@@ -388,16 +401,11 @@ class Evaluation(Record):
     @field_validator("compliance")
     @classmethod
     def _probabilities(cls, values: dict[str, float]) -> dict[str, float]:
-        for p in values.values():
-            if not -ROUNDING <= p <= 1 + ROUNDING:
-                raise ValueError(f"{p} is no probability")
+        if not all(-ROUNDING <= p <= 1 + ROUNDING for p in values.values()):
+            raise ValueError("not all are probabilities")
         return values
 
-    @field_validator("kl")
-    @classmethod
-    def _known(cls, kl: float | None) -> float | None:
-        """What is not finite is not known: JSON has no form for it."""
-        return kl if kl is not None and math.isfinite(kl) else None
+    _known = field_validator("kl")(finite)
 
     def identity(self) -> tuple[Any, ...]:
         return (self.policy, self.prompt_id)
@@ -440,8 +448,3 @@ def with_content_id(row: R, **changes: Any) -> R:
     return (
         changed if changed.id == changed.content_id else changed.model_copy(update={"id": changed.content_id})
     )
-
-
-def by_id(rows: Sequence[R]) -> dict[str, R]:
-    """Rows keyed by their id."""
-    return {row.id: row for row in rows}

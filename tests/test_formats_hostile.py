@@ -1,12 +1,17 @@
 """Ratings, probabilities, times and names that are none: each field of each format in turn holds one."""
 
+import json
 import math
 
 import pytest
 
+from rlaif.errors import UserError
+from rlaif.human.agree import agree
+from rlaif.human.annotated import read_annotated
 from rlaif.human.exporters import export_file
 from rlaif.human.formats import FORMATS
 from rlaif.human.importers import import_file
+from rlaif.human.linting import lint
 from rlaif.records import Grade, Label, Ranking
 from rlaif.runs.rows import read_rows
 from tests.test_formats_any import places, replaced
@@ -109,3 +114,36 @@ def test_text_that_cannot_be_written_drops_its_row_alone(tmp_path):
     labels, _, dropped = imported(tmp_path, "table", *rows)
     assert [label.annotator.id for label in labels] == ["bob"]
     assert dropped == {"not valid Unicode text": 1}
+
+
+def own_rows(tmp_path, **values):
+    """A folder of two people's labels, the first with these values; values that are bytes stand as they
+    are."""
+    rows = [{**TABLE, "annotator": who, "seconds": 3} for who in ("ann", "bob")]
+    imported(tmp_path, "table", *rows)
+    path = tmp_path / "out" / "labels.jsonl"
+    first, *rest = path.read_text().splitlines()
+    text = json.dumps(json.loads(first) | {key: f"@{key}" for key in values})
+    for key, value in values.items():
+        text = text.replace(f'"@{key}"', value.decode() if isinstance(value, bytes) else json.dumps(value))
+    path.write_text("\n".join([text, *rest]) + "\n")
+    return tmp_path / "out"
+
+
+@pytest.mark.parametrize("seconds", [b"NaN", b"1e999", -1, 1e308])
+def test_a_time_that_is_none_is_in_no_sum(tmp_path, seconds):
+    found = agree(read_annotated([own_rows(tmp_path, seconds=seconds)]))
+    assert [row["seconds"]["n"] for row in found["annotators"]] == [0, 1]
+    assert found["annotators"][1]["seconds"]["total"] == 3.0
+
+
+@pytest.mark.parametrize(
+    "values", [{"p_a": 0.1}, {"verdict": "b", "p_a": 0.9}, {"verdict": "invalid"}, {"verdict": "abstain"}]
+)
+def test_a_label_that_contradicts_itself_is_named_wherever_it_is_read(tmp_path, values):
+    folder = own_rows(tmp_path, **values)
+    for path in (folder, folder / "labels.jsonl"):
+        with pytest.raises(UserError, match=r"labels.jsonl:1: the verdict is .* but p_a is"):
+            read_annotated([path])
+    with pytest.raises(UserError, match=r"labels.jsonl:1: the verdict is .* but p_a is"):
+        lint([folder])

@@ -18,12 +18,12 @@ from rlaif.records import (
     Ranking,
     Response,
     Revision,
-    by_id,
     content_hash,
     decode_tokens,
     encode_tokens,
     verdict_of,
 )
+from rlaif.runs.rows import by_id
 
 AI = Annotator(kind="ai", id="judge")
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=10)

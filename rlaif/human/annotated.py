@@ -16,7 +16,7 @@ from typing import Any
 
 from rlaif.errors import UserError
 from rlaif.feedback.preferences import opinion, p_a_by_annotator
-from rlaif.human.folder import P_A, RENAMED, ImportFolder, keep_last, read_partial
+from rlaif.human.folder import P_A, RENAMED, ImportFolder, keep_last, read_partial, with_p
 from rlaif.human.formats import FORMATS, format_of
 from rlaif.human.formats.base import SWAPPED, ImportedRow
 from rlaif.human.importers import Source, votes_of
@@ -35,7 +35,7 @@ from rlaif.records import (
     verdict_of,
     with_content_id,
 )
-from rlaif.runs.rows import first_by_id, read_rows
+from rlaif.runs.rows import first_by_id, numbered_rows, read_rows
 
 
 @dataclass(frozen=True)
@@ -153,13 +153,13 @@ class Rows:
         if (path / "labels.jsonl").exists() and (path / "comparisons.jsonl").exists():
             labels = [label for own in folder.labels().values() for label in own]
         elif (path / "labels.jsonl").exists():  # who agrees can be told without the pairs' texts
-            labels = read_rows(path / "labels.jsonl", Label)
+            labels = _labels(path / "labels.jsonl")
         if (path / "rankings.jsonl").exists():
             ranked = self._ranked(read_rows(path / "rankings.jsonl", Ranking), folder, found)
             there = {self._about(label) for label in labels}
             labels += [label for label in ranked if self._about(label) not in there]
         if (path / "anchored.jsonl").exists():
-            self.anchored += _renamed(read_rows(path / "anchored.jsonl", Label), folder)
+            self.anchored += _renamed(_labels(path / "anchored.jsonl"), folder)
         self.labels.append((str(path), {}, labels))
         found.dropped += Counter({reason: n for reason, n in folder.counts.items() if reason != RENAMED})
         _source(found, path, "folder", len(labels))
@@ -171,7 +171,7 @@ class Rows:
         if kind is Ranking:
             labels = self._ranked(read_rows(path, Ranking), folder, found)
         else:
-            labels = _renamed(read_rows(path, Label), folder)
+            labels = _renamed(_labels(path), folder)
         self.labels.append((str(path), {}, labels))
         _source(found, path, "rankings" if kind is Ranking else "labels", len(labels))
 
@@ -274,6 +274,11 @@ def item_of(pair: Comparison) -> str:
     """The id of the item that a comparison is, whichever way round it stands; the item's a is the smaller
     id."""
     return content_hash("item", pair.prompt_id, *sorted((pair.a, pair.b)))
+
+
+def _labels(path: Path) -> list[Label]:
+    """The labels of a file; UserError names one that contradicts itself."""
+    return [with_p(row, f"{path}:{line}") for line, row in numbered_rows(path, Label)]
 
 
 def _renamed(rows: Sequence[Label], folder: ImportFolder) -> list[Label]:

@@ -178,6 +178,12 @@ def with_p(label: Label, where: str) -> Label:
     other."""
     if label.p_a is None:
         return label.model_copy(update={"p_a": P_A.get(label.verdict)})
+    if label.verdict in ("abstain", "invalid"):
+        raise UserError(
+            f'{where}: the verdict is "{label.verdict}" but p_a is {label.p_a}.',
+            "no p_a where nothing is said",
+            "leave p_a out, or give the verdict that it stands for",
+        )
     if (label.verdict == "a" and label.p_a < 0.5) or (label.verdict == "b" and label.p_a > 0.5):
         raise UserError(
             f'{where}: the verdict is "{label.verdict}" but p_a is {label.p_a}.',

@@ -94,6 +94,11 @@ def first_by_id(files: Iterable[Path], record: type[R]) -> dict[str, R]:
     return found
 
 
+def by_id(rows: Iterable[R]) -> dict[str, R]:
+    """Rows keyed by their id."""
+    return {row.id: row for row in rows}
+
+
 class Rows(RowFile[R]):
     """A row file that holds the ids it contains, so that each is there at most once."""
 

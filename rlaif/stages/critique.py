@@ -16,9 +16,9 @@ from rlaif.engines import Engine, GenerateRequest, Generation, open_engine
 from rlaif.feedback.revisions import why_no_revision, without_preamble
 from rlaif.options import CritiqueOptions
 from rlaif.prompting.templates import Chat, Templates
-from rlaif.records import Prompt, Response, Revision, by_id
+from rlaif.records import Prompt, Response, Revision
 from rlaif.runs.folder import Stage
-from rlaif.runs.rows import Rows
+from rlaif.runs.rows import Rows, by_id
 from rlaif.runs.seeds import derive_seed
 from rlaif.training.sampling import refuse_none_taken
 

@@ -15,8 +15,9 @@ from typing import Any
 from rlaif.errors import UserError
 from rlaif.prompting.chat import TemplateRefused
 from rlaif.prompting.turns import turn_of
-from rlaif.records import Comparison, Preference, Prompt, Response, by_id
+from rlaif.records import Comparison, Preference, Prompt, Response
 from rlaif.runs.folder import Stage
+from rlaif.runs.rows import by_id
 
 TIE = 1e-6
 

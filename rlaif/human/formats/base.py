@@ -11,7 +11,7 @@ from typing import Any, get_args
 from pydantic import ValidationError
 
 from rlaif.prompting.conversations import Turn, Unusable
-from rlaif.records import Annotator, AnnotatorKind, Order, Verdict
+from rlaif.records import Annotator, AnnotatorKind, Order, Verdict, time_taken
 
 # How a file spells a verdict on (first, second); anything else is no verdict. "0" is a tie where a format
 # numbers responses from 1.
@@ -25,7 +25,6 @@ SWAPPED: dict[Verdict, Verdict] = {"a": "b", "b": "a"}
 NO_KIND = Unusable("a kind of annotator that is none of " + ", ".join(get_args(AnnotatorKind)))
 NO_TIME = "time that is none"
 NO_P = "probability that is none, or not on the verdict's side"
-_YEAR = 366 * 24 * 3600.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -203,9 +202,8 @@ def number_from(value: Any) -> float | None:
 
 
 def seconds_from(value: Any) -> float | None:
-    """How long one label took; None where that is no time, or longer than a year."""
-    number = number_from(value)
-    return number if number is not None and 0 < number <= _YEAR else None
+    """How long one label took; None where that is no time."""
+    return time_taken(number_from(value)) or None
 
 
 def unread(*cells: tuple[Any, Any, str]) -> tuple[str, ...]:
