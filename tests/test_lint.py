@@ -121,6 +121,29 @@ def test_a_comment_behind_a_line_silences_that_line_alone_and_one_inside_a_text_
     assert unknown.startswith('4:50: "vag" is no rule: did you mean "vague"?')
 
 
+def test_a_comment_that_silences_nothing_is_a_note(tmp_path):
+    path = written(
+        tmp_path,
+        "text: Give a few examples.\napplies_to: [risky]  # lint: ignore=unknown-tag",
+        "text: Be kind.  # lint: ignore=double-negative, no-exampl\n# lint: ignore=vague",
+    )
+    path.write_text(path.read_text().replace("id: p0", "id: p0  # lint: ignore=vague, many-demands"))
+    told = "silences nothing: the rule finds nothing in this line, nor in a principle that begins in it"
+    assert said(path, *RULES.keys() - {"no-example", "unknown-rule"}) == [
+        f'3:35: "many-demands" {told}',
+        f'7:36: "double-negative" {told}',
+        f'8:20: "vague" {told}',
+    ]
+    assert said(path, "vague", "unused-ignore") == [f'8:20: "vague" {told}']  # no other rule was checked
+    assert f'5:41: "unknown-tag" {told}' in said(path, prompts=[prompt("risky")])
+    assert not [line for line in said(path, prompts=[prompt("talk")]) if '"unknown-tag"' in line]
+    (first, *_) = lint(path, rules=("many-demands", "unused-ignore"))
+    assert (first.level, first.silence) == ("note", "take the name out of the comment in line 3")
+    assert not lint_files([path], Use(), select=["vague", "unused-ignore"]).at_least("warning")
+    path.write_text(path.read_text().replace("many-demands", "many-demands, unused-ignore"))
+    assert [line[:4] for line in said(path, "many-demands", "double-negative", "unused-ignore")] == ["7:36"]
+
+
 def test_every_finding_says_how_to_silence_it_and_that_does(tmp_path):
     path = written(tmp_path, "text: >-\n  Be brief and\n  kind.", "text: Be brief, as far as possible.")
     before = lint(path)

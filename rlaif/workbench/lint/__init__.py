@@ -7,6 +7,7 @@ silenced in the file: `# lint: ignore=rule` behind its line, or behind the first
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from rlaif.constitution import Constitution
@@ -17,7 +18,7 @@ from rlaif.records import Prompt
 
 # Each of these registers its rules.
 from rlaif.workbench.lint import between, examples, fit, leaks, scope, wording  # noqa: F401
-from rlaif.workbench.lint.findings import LEVELS, RULES, Context, Finding, Found, Level, Rule, Subject
+from rlaif.workbench.lint.findings import LEVELS, RULES, UNUSED, Context, Finding, Found, Level, Rule, Subject
 from rlaif.workbench.lint.source import Source
 
 __all__ = ["LEVELS", "RULES", "Finding", "Level", "Rule", "chosen", "lint"]
@@ -42,23 +43,39 @@ def lint(
     """
     constitution, lines = Constitution.load_with_lines(path, content)
     unchecked = ungraded(load_gold(gold, constitution), constitution, prompts)
-    subject = Subject(constitution, Source(lines), tuple(prompts), templates, context, tuple(unchecked))
+    subject = Subject(constitution, Source(lines), tuple(prompts), templates, context, tuple(unchecked), gold)
     wanted = [rule for name, rule in RULES.items() if rules is None or name in rules]
-    found = [_finding(path, subject, rule, each) for rule in wanted for each in rule.check(subject)]
-    return sorted({f for f in found if f}, key=lambda f: (f.line, f.column, f.rule, f.message))
+    kept: set[Finding] = set()
+    silenced: set[tuple[int, str]] = set()
+    for rule in sorted(wanted, key=lambda rule: rule.name == UNUSED):  # last: it looks at what was silenced
+        if rule.name == UNUSED:
+            checked = frozenset(rule.name for rule in wanted if rule.has_all(subject))
+            subject = replace(subject, silenced=frozenset(silenced), checked=checked)
+        for each in rule.check(subject):
+            finding, lines_of_comments = _finding(path, subject, rule, each)
+            if rule.name in subject.source.silenced(*lines_of_comments):
+                silenced |= {(line, rule.name) for line in lines_of_comments}
+            else:
+                kept.add(finding)
+    return sorted(kept, key=lambda f: (f.line, f.column, f.rule, f.message))
 
 
-def _finding(path: Path, subject: Subject, rule: Rule, found: Found) -> Finding | None:
-    """What was found with its place, None where a comment silences the rule there."""
+def _finding(path: Path, subject: Subject, rule: Rule, found: Found) -> tuple[Finding, tuple[int, int]]:
+    """What was found with its place, and the lines in which a comment silences it: its own, and its
+    principle's first."""
     line, column = subject.source.place(found.loc, found.words)
     owner, principle, first = subject.owner(found.loc), None, line
     if owner is not None:
         principle = subject.constitution.principles[owner].id
         first = subject.source.place(("principles", owner)).line
-    if rule.name in subject.source.silenced(line, first):
-        return None
     silence = f"at the end of line {first}: # lint: ignore={rule.name}"
-    return Finding(path, line, column, rule.name, rule.level, found.message, rule.why, silence, principle)
+    if rule.name == UNUSED:
+        silence = f"take the name out of the comment in line {line}"
+    why = rule.why
+    return Finding(path, line, column, rule.name, rule.level, found.message, why, silence, principle), (
+        line,
+        first,
+    )
 
 
 def chosen(select: Sequence[str], ignore: Sequence[str]) -> set[str]:

@@ -23,6 +23,8 @@ LEVELS: tuple[Level, ...] = ("error", "warning", "note")
 READ = ("text", "compare", "critique", "revise", "why")  # the fields of a principle that models read
 RULING = ("text", "compare")  # those that the judge reads as the rule
 
+UNUSED = "unused-ignore"  # the rule on comments that silence nothing, which is checked after all others
+
 
 class Found(NamedTuple):
     """One thing found: its place in the file, what it is, and the words there that show it."""
@@ -54,6 +56,9 @@ class Subject:
     templates: Templates | None = None
     context: Context | None = None
     ungraded: tuple[str, ...] = ()  # ids that the gold scorer says nothing about
+    gold: str | None = None
+    silenced: frozenset[tuple[int, str]] = frozenset()  # (line, rule) of what comments silenced
+    checked: frozenset[str] = frozenset()  # rules that had all they need
 
     @property
     def principles(self) -> Iterator[tuple[Loc, Principle]]:
@@ -85,29 +90,39 @@ Check = Callable[[Subject], Iterator[Found]]
 
 @dataclass(frozen=True)
 class Rule:
-    """A rule: its name, how grave a finding is, why it matters, and the check."""
+    """A rule: its name, how grave a finding is, why it matters, the check, and the fields of a `Subject` that
+    it cannot do without."""
 
     name: str
     level: Level
     why: str
     check: Check
+    needs: tuple[str, ...] = ()
 
     @property
     def finds(self) -> str:
         """What it finds, in a sentence: the check's docstring."""
         return " ".join((self.check.__doc__ or "").split())
 
+    def has_all(self, subject: Subject) -> bool:
+        """Whether all that the rule needs is known."""
+        return all(getattr(subject, need) for need in self.needs)
+
 
 RULES: dict[str, Rule] = {}
 
 
-def rule(name: str, level: Level, why: str) -> Callable[[Check], Check]:
-    """The function below is the check of a rule of this name."""
+def rule(name: str, level: Level, why: str, needs: tuple[str, ...] = ()) -> Callable[[Check], Check]:
+    """The function below is the check of a rule of this name.
+
+    Without the fields of `Subject` in `needs` it finds nothing, and of comments that silence it nothing is
+    said.
+    """
 
     def add(check: Check) -> Check:
         if name in RULES:
             raise ValueError(f"two rules are called {name}")
-        RULES[name] = Rule(name, level, why, check)
+        RULES[name] = Rule(name, level, why, check, needs)
         return check
 
     return add

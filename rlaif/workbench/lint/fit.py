@@ -31,7 +31,7 @@ KNOWN = {
 _SHOWN_IN = {"critique": ("critique",), "revise": ("revision",), "compare": ("comparison", "comparison_cot")}
 
 
-@rule("undefined-variable", "error", "rendering stops at a name that nothing defines")
+@rule("undefined-variable", "error", "rendering stops at a name that nothing defines", ("templates",))
 def undefined_variable(subject: Subject) -> Iterator[Found]:
     """Names in the templates that they are not rendered with; needs a config or templates."""
     if subject.templates is None:
@@ -55,7 +55,7 @@ def _attributes(tree: nodes.Template) -> set[str]:
     }
 
 
-@rule("unused-text", "warning", "it is written for a model, and no model reads it")
+@rule("unused-text", "warning", "it is written for a model, and no model reads it", ("templates",))
 def unused_text(subject: Subject) -> Iterator[Found]:
     """Fields of principles that no template shows; needs a config or templates."""
     if subject.templates is None:
@@ -74,7 +74,7 @@ def unused_text(subject: Subject) -> Iterator[Found]:
             )
 
 
-@rule("over-context", "error", "the judge cannot read such a question: its labels are missing")
+@rule("over-context", "error", "the judge cannot read such a question: its labels are missing", ("context",))
 def over_context(subject: Subject) -> Iterator[Found]:
     """Principles too long for the judge beside the longest pair; needs a judge and prompts, or a config."""
     context = subject.context

@@ -7,12 +7,12 @@ from collections import Counter
 from collections.abc import Iterator
 
 from rlaif.errors import nearest
-from rlaif.workbench.lint.findings import RULES, Found, Subject, rule
+from rlaif.workbench.lint.findings import RULES, UNUSED, Found, Subject, rule
 from rlaif.workbench.lint.source import IGNORE, At
 from rlaif.yamlfile import cut_texts
 
 
-@rule("unknown-tag", "warning", "a principle whose tags no prompt has is never asked about")
+@rule("unknown-tag", "warning", "a principle whose tags no prompt has is never asked about", ("prompts",))
 def unknown_tag(subject: Subject) -> Iterator[Found]:
     """Tags in applies_to that no prompt has; needs the prompts."""
     known = sorted({tag for prompt in subject.prompts for tag in prompt.tags})
@@ -36,7 +36,7 @@ def empty_scope(subject: Subject) -> Iterator[Found]:
             )
 
 
-@rule("uncovered-prompts", "warning", "nothing decides about responses to these prompts")
+@rule("uncovered-prompts", "warning", "nothing decides about responses to these prompts", ("prompts",))
 def uncovered_prompts(subject: Subject) -> Iterator[Found]:
     """Prompts, and tags of prompts, about which no principle speaks; needs the prompts."""
     silent = [prompt for prompt in subject.prompts if not subject.constitution.applicable(prompt.tags)]
@@ -61,7 +61,7 @@ def no_weight(subject: Subject) -> Iterator[Found]:
         yield Found(("principles",), "every weight is 0: nothing decides a comparison")
 
 
-@rule("no-gold", "note", 'gold\'s "all" is then of the other principles only')
+@rule("no-gold", "note", 'gold\'s "all" is then of the other principles only', ("gold", "prompts"))
 def no_gold(subject: Subject) -> Iterator[Found]:
     """Principles that the gold scorer cannot check; needs the scorer and the prompts."""
     for loc, principle in subject.principles:
@@ -87,3 +87,16 @@ def unknown_rule(subject: Subject) -> Iterator[Found]:
                 yield Found(At(ignore.line, column), f'"{name}" is no rule: {nearest(name, sorted(RULES))}')
         if not ignore.names:
             yield Found(At(ignore.line, 1), "a comment that is to silence a rule names none")
+
+
+@rule(UNUSED, "note", "what it was for is no longer there, and it would hide the next one")
+def unused_ignore(subject: Subject) -> Iterator[Found]:
+    """Names in `# lint: ignore=` comments of rules that find nothing there."""
+    for ignore in subject.source.ignores:
+        for name, column in ignore.names:
+            if name in subject.checked - {UNUSED} and (ignore.line, name) not in subject.silenced:
+                yield Found(
+                    At(ignore.line, column),
+                    f'"{name}" silences nothing: the rule finds nothing in this line, nor in a '
+                    "principle that begins in it",
+                )
