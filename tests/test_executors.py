@@ -1,6 +1,7 @@
 """How several executors read the same principles: figures by hand, a planted ambiguous one, the command."""
 
 import json
+from html import unescape
 from pathlib import Path
 from random import Random
 
@@ -14,7 +15,7 @@ from rlaif.playground.wordings import KINDS
 from rlaif.records import Annotator, Label, verdict_of
 from rlaif.workbench.executor_agreement import compared, read_labels
 from rlaif.workbench.executors import Sources, executors
-from rlaif.workbench.executors_page import DARKEST, heat, silent, write_executors
+from rlaif.workbench.executors_page import DARKEST, LEGEND, heat, silent, write_executors
 from tests import planted
 from tests.browser import chromium, opened  # noqa: F401  - a fixture
 from tests.fake_run import fake_run
@@ -156,6 +157,12 @@ def test_the_command_names_the_principle_and_shows_pairs(tmp_path):
     shown = CliRunner().invoke(app, words)
     assert shown.exit_code == 0, shown.output
     assert "nice: Be nice." in shown.stdout.split("All principles together")[1].split("no-rude:")[0]
+    CliRunner().invoke(app, [*words, "--out", str(tmp_path / "legend.html"), "--json"])
+    flat = " ".join(shown.stdout.split())
+    assert flat.index("no-rude") < flat.index(" ".join(LEGEND)) < flat.index("All principles together")
+    assert " ".join(LEGEND) in unescape((tmp_path / "legend.html").read_text())
+    for name in ("kappa", "silent", "–", "all"):  # what the table's columns and cells are
+        assert f"{name}: " in " ".join(LEGEND)
     assert "P(A is better): first.yaml 0.90" in shown.stdout or "first.yaml 0.10" in shown.stdout
     data = json.loads(CliRunner().invoke(app, [*words, "--json"]).stdout)
     assert data["principles"][0]["id"] == "nice"

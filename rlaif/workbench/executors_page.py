@@ -11,6 +11,14 @@ from rlaif.pages.page import ci, fixed, write_page
 
 ASKED = 3  # principles of which examples are printed in a terminal
 SHOWN = 12  # principles with examples on the page
+LEGEND = (  # of the table, in the terminal and on the page
+    "kappa: how far the verdicts (a, b or tie, both orders together) of all executors agree beyond chance "
+    "(Fleiss'): 1 where they are always the same, 0 as by chance; with its 95 % interval over clusters of "
+    "prompts, the least first.",
+    "A column of an executor (a judge, or people): its kappa against each of the others (Cohen's).",
+    "silent: it never decides under the principle, and is left out of its kappa. –: too few verdicts to "
+    "compare. all: the whole constitution.",
+)
 TEXTS = (("prompt", "prompt"), ("A", "a"), ("B", "b"))
 DARKEST = 38  # percent of the colour of a cell whose kappa is 1
 
@@ -31,6 +39,7 @@ def write_executors(path: Path, found: Mapping[str, Any], constitution: str) -> 
         says=says,
         heat=heat,
         numbers=numbers,
+        legend=" ".join(LEGEND),
     )
 
 

@@ -52,7 +52,8 @@ def constitution_executors(
     out: PageFile = None,
     as_json: Json = False,
 ) -> None:
-    """Find the principles that judges, and people, read differently, with the pairs that show it."""
+    """Find the principles that judges, and people, read differently, with the pairs that show it. The table
+    has agreement beyond chance: of all (kappa), and of each executor (a judge, or people) with the others."""
     from rlaif.report.run_reader import plain
     from rlaif.workbench.executors import Sources, executors
     from rlaif.workbench.executors_page import in_words, write_executors
@@ -88,7 +89,7 @@ def print_table(found: dict[str, Any]) -> None:
 
     from rlaif.errors import printable
     from rlaif.pages.page import ci, fixed
-    from rlaif.workbench.executors_page import says
+    from rlaif.workbench.executors_page import LEGEND, says
 
     def shown(text: str) -> str:
         return escape(printable(text))
@@ -101,3 +102,6 @@ def print_table(found: dict[str, Any]) -> None:
         kappa, cells = row["kappa"], [says(row, who) for who in found["executors"]]
         table.add_row(shown(row["id"]), shown(f"{fixed(kappa['value'])} {ci(kappa['ci'])}"), *cells)
     Console(highlight=False).print(table)
+    for line in LEGEND:
+        say(line)
+    say("")
