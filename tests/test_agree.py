@@ -151,7 +151,17 @@ def test_our_own_files_by_hand(tmp_path):
     assert (judge["agreement"]["value"], judge["n"], judge["unread"]) == (pytest.approx(2 / 3), 30, 10)
     assert judge["strict"]["agreement"]["value"] == pytest.approx(0.5)
     assert set(judge["principles"]) == {"one", "two"}
-    assert judge["principles"]["one"]["agreement"]["value"] == pytest.approx(2 / 3)
+    one = judge["principles"]["one"]
+    assert one["agreement"]["value"] == pytest.approx(2 / 3)
+    assert (one["ties"], one["same_side"]["value"], one["same_side"]["n"]) == (pytest.approx(1 / 3), 0.5, 20)
+    lines = in_words(found)
+    told = next(at for at, line in enumerate(lines) if line.startswith("ai:judge by principle: its verdict"))
+    assert "so a low share is no error rate" in lines[told]
+    assert re.match(
+        r"  one: the same verdict in 0\.667 \[.*\] of 30 pairs \(a tie in 0\.333\), the same side in 0\.500 "
+        r"\[.*\] of the 20 on which both take one; kappa ",
+        lines[told + 1],
+    )
     assert found["tags"]["odd"]["pairs"] == 20
     assert found["tags"]["odd"]["judges"]["ai:judge"]["agreement"]["value"] == pytest.approx(0.5)
     row = next(row for row in found["annotators"] if row["name"] == "ai:judge")

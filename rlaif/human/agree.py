@@ -228,9 +228,11 @@ def _principles(table: Table, judges: list[Figures]) -> None:
             level = 1 - 0.05 / len(ids)
             strict = kappa_interval(left, right, table.of(read), level)
             decision = decide(strict["kappa"], strict["kappa_ci"], 0.0, 0.1, len(left), level=level)
+            sided = read & (codes != CODE["tie"]) & (majority != CODE["tie"])
             row["principles"][principle] = {
                 **{key: figures[key] for key in ("agreement", "kappa", "kappa_ci", "n")},
                 "ties": mean([x == CODE["tie"] for x in left]) if left else None,
+                "same_side": rate((codes == majority)[sided].astype(float).tolist(), table.of(sided)),
                 "decision": decision,
             }
 

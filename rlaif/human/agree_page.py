@@ -10,6 +10,11 @@ from rlaif.agreement.stand_in import StandIn
 from rlaif.pages.page import ci, fixed, signed, with_names_shown, write_page
 
 TEXTS = frozenset({"prompt", "a", "b", "rationale", "reason", "path"})  # the others are names
+BY_PRINCIPLE = (
+    "its verdict (a, b or tie) under one principle alone, beside what most people say of the whole pair; a "
+    "tie under a principle that does not decide the pair counts as another verdict, so a low share is no "
+    "error rate."
+)
 WORDS = {"holds": "may stand in", "fails": "may not stand in", "inconclusive": "inconclusive"}
 
 
@@ -25,6 +30,7 @@ def write_agreement(path: Path, data: dict[str, Any]) -> Path:
         stand_in=stand_in_words,
         anchored=anchored_words,
         decided=decision_words,
+        by_principle=BY_PRINCIPLE,
     )
 
 
@@ -104,12 +110,26 @@ def _judge(row: dict[str, Any], epsilon: float) -> Iterator[str]:
         )
     said = stand_in_words(own, full=True)
     yield f"{row['judge']} in place of people: {said[:1].lower()}{said[1:]}."
+    if row["principles"]:
+        yield f"{row['judge']} by principle: {BY_PRINCIPLE}"
     for name, found in row["principles"].items():
         yield (
-            f"{row['judge']} under {name}: agreement {_rate(found['agreement'])}, kappa "
-            f"{fixed(found['kappa'], 3)} {ci(found['kappa_ci'], 3)}, n {found['n']}; more than chance "
-            f"(of {len(row['principles'])} principles): {decision_words(found['decision'])}."
+            f"  {name}: {principle_words(found)}; more than chance (of {len(row['principles'])} principles): "
+            f"{decision_words(found['decision'])}."
         )
+
+
+def principle_words(found: dict[str, Any]) -> str:
+    """How far a judge's verdicts under one principle are those of the people's majority on the whole."""
+    if not found["n"]:
+        return "no pair with both"
+    same = found["same_side"]
+    sides = f"the same side in {_rate(same, 3)} of the {same['n']} on which both take one"
+    return (
+        f"the same verdict in {_rate(found['agreement'], 3)} of {found['n']} pairs (a tie in "
+        f"{fixed(found['ties'], 3)}), {sides if same['n'] else 'no pair on which both take a side'}; kappa "
+        f"{fixed(found['kappa'], 3)} {ci(found['kappa_ci'], 3)}"
+    )
 
 
 def anchored_words(row: dict[str, Any]) -> str:
