@@ -7,11 +7,13 @@ import shlex
 from collections import Counter
 from pathlib import Path
 from random import Random
+from types import SimpleNamespace
 
 import pytest
 import yaml
 from typer.testing import CliRunner
 
+from rlaif.audit import fit_readings
 from rlaif.audit.page import in_words
 from rlaif.cli import app
 from rlaif.config import Config, ModelConfig
@@ -20,6 +22,7 @@ from rlaif.errors import UserError
 from rlaif.feedback.labelled import LabelledPair
 from rlaif.records import Annotator, Label, Response
 from rlaif.runs.rows import read_rows
+from rlaif.workbench import judge_fitting
 from rlaif.workbench.judge_fitting import people_labels
 from tests.test_judge_fit import RULES, a_fit, biased, some_pairs
 
@@ -162,6 +165,50 @@ def test_a_command_killed_while_it_wrote_the_fit_can_be_given_again(tmp_path, co
     done = CliRunner().invoke(app, words)
     assert done.exit_code == 0, (done.output, done.exception)
     assert [path.name for path in out.iterdir()] == ["judge_fit.safetensors"]
+
+
+def test_a_command_killed_once_the_fit_was_written_is_ended_by_the_same_one(tmp_path, config, monkeypatch):
+    folder, out = labels_folder(tmp_path / "people", some_pairs(80)), tmp_path / "fit"
+    words = ["judge", "fit", str(config), "--labels", str(folder), "--out", str(out)]
+    with monkeypatch.context() as patch:
+        patch.setattr(judge_fitting, "shutil", SimpleNamespace(rmtree=killed))
+        assert isinstance(CliRunner().invoke(app, words).exception, Killed)
+    before, asked = (out / "judge_fit.safetensors").read_bytes(), []
+    monkeypatch.setattr(fit_readings, "_ask", lambda *_: asked.append(1))
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0, (done.output, done.exception)
+    assert "use it with" in done.stdout
+    assert not asked
+    assert (out / "judge_fit.safetensors").read_bytes() == before
+    assert not (tmp_path / "fit.readings").exists()
+
+
+def test_another_fit_is_not_replaced_where_readings_are_left(tmp_path, config):
+    folder, out = labels_folder(tmp_path / "people", some_pairs(80)), tmp_path / "fit"
+    (tmp_path / "fit.readings").mkdir()
+    a_fit().save(out)
+    before = (out / "judge_fit.safetensors").read_bytes()
+    done = CliRunner().invoke(app, ["judge", "fit", str(config), "--labels", str(folder), "--out", str(out)])
+    assert "is there already" in str(done.exception)
+    assert (out / "judge_fit.safetensors").read_bytes() == before
+
+
+class Killed(Exception):
+    pass
+
+
+def killed(*_):
+    raise Killed
+
+
+def test_a_fit_in_the_folder_that_one_stands_in(tmp_path, config, monkeypatch):
+    folder = labels_folder(tmp_path / "people", some_pairs(80))
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    done = CliRunner().invoke(app, ["judge", "fit", str(config), "--labels", str(folder), "--out", "."])
+    assert done.exit_code == 0, (done.output, done.exception)
+    assert [path.name for path in (tmp_path / "here").iterdir()] == ["judge_fit.safetensors"]
+    assert not (tmp_path / "here.readings").exists()
 
 
 def test_the_card_says_what_the_judge_was_without_its_fit(tmp_path, config):

@@ -1,15 +1,51 @@
 """The files of `rlaif judge fit`: what is damaged or was changed is refused, or asked for again."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from rlaif.engines import Scripted
-from rlaif.engines.fit import FILE, SHARED, JudgeFit
+from rlaif.engines import fit as fit_module
+from rlaif.engines.fit import FILE, PARTIAL, SHARED, JudgeFit
 from rlaif.engines.fitted import UNSEALED, FittedEngine
 from rlaif.errors import UserError
 from tests.test_judge_fit import a_fit, biased, fitting, some_pairs
+
+
+def test_the_same_fit_is_the_same_file_and_nothing_else_is_ever_in_its_folder(tmp_path, monkeypatch):
+    """Not even of a writing that was killed: a file of another name would make the folder another's."""
+    kept: list[set[str]] = []
+    moved = fit_module.move_into_place
+
+    def look(partial, final):
+        kept.append({path.name for path in partial.parent.iterdir()})
+        moved(partial, final)
+
+    monkeypatch.setattr(fit_module, "move_into_place", look)
+    monkeypatch.setattr(Path, "write_bytes", half(Path.write_bytes))
+    with pytest.raises(KeyboardInterrupt):
+        a_fit().save(tmp_path / "0")
+    assert fit_module.is_unwritten(tmp_path / "0")
+    for name in "0123456789":
+        a_fit().save(tmp_path / name)
+        assert (tmp_path / name / FILE).read_bytes() == (tmp_path / "0" / FILE).read_bytes()
+    assert kept == [{PARTIAL}] * 10
+
+
+def half(write):
+    """Writing that a kill ends the first time."""
+    killed = []
+
+    def writes(path, data):
+        if killed:
+            return write(path, data)
+        killed.append(write(path, data[: len(data) // 2]))
+        raise KeyboardInterrupt
+
+    return writes
 
 
 @pytest.mark.parametrize("change", ["numbers", "keys", "rows", "nan"])

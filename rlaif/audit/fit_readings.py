@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from rlaif.audit.fit_numerics import Readings
 from rlaif.engines import Scores
-from rlaif.engines.fit import checksum
+from rlaif.engines.fit import checksum, packed
 from rlaif.feedback.judge import MIN_MASS, Judge, JudgeQuestion
 from rlaif.records import ORDERS, Order, content_hash
 from rlaif.runs.folder import silent_progress
@@ -75,8 +75,6 @@ def collect(
 
 def _kept(judge: Judge, part: Sequence[JudgeQuestion], layers: tuple[int, ...], folder: Path) -> Table:
     """A chunk's table, from its file where there is one that can be read."""
-    from safetensors.numpy import save_file
-
     asked = [[q.comparison.id, *(judge.identity(p)["principle"] for p in q.principles)] for q in part]
     name = content_hash("readings", judge.engine.fingerprint, judge.wording, list(layers), asked)
     file = folder / f"{name}.safetensors"
@@ -84,7 +82,7 @@ def _kept(judge: Judge, part: Sequence[JudgeQuestion], layers: tuple[int, ...], 
         return found
     table = _ask(judge, part, layers)
     partial = file.with_suffix(".partial")
-    save_file(table, partial, {CHECKSUM: checksum(name, table)})
+    partial.write_bytes(packed(table, {CHECKSUM: checksum(name, table)}))
     move_into_place(partial, file)
     return table
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections import Counter
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from rlaif.audit.fit import Fitting
 from rlaif.audit.fit_numerics import PRIOR_FROM
 from rlaif.config import Config
 from rlaif.constitution import Constitution
-from rlaif.engines.fit import KINDS, is_unwritten
+from rlaif.engines.fit import FILE, KINDS, JudgeFit, is_unwritten
 from rlaif.errors import UserError
 from rlaif.feedback.judge import JudgeQuestion
 from rlaif.feedback.labelled import LabelledPair
@@ -45,10 +46,11 @@ def fit_judge(
     """
     if train:
         _require_trainable(config, labels)
-    if out.exists() and not (out.is_dir() and is_unwritten(out)):
-        raise UserError(
-            f"{out}: is there already.", "a folder of its own for each fit", "name another, or remove it"
-        )
+    kept = Path(f"{os.path.abspath(out)}.readings")  # beside it also where it is "."
+    # With readings beside it, the command that wrote a fit was killed before it removed them.
+    written = kept.is_dir() and (out / FILE).is_file()
+    if out.exists() and not (out.is_dir() and is_unwritten(out)) and not written:
+        raise _is_there(out)
     constitution = Constitution.load(Path(config.constitution))
     dropped: Counter[str] = Counter()
     read = people_labels(labels, constitution, dropped) if labels else []
@@ -61,7 +63,6 @@ def fit_judge(
             "-s label.cot=false",
         )
     judge = setting.judge(constitution)
-    kept = out.with_name(out.name + ".readings")
     number = config.seed if seed is None else seed
     states = config.feedback.kind.gives_states
     fitting = Fitting(judge, constitution, states, kept, number, kinds, progress, dropped)
@@ -75,9 +76,18 @@ def fit_judge(
     report = {"out": str(out), "model": config.feedback.model, **report}
     if fit is None or not report["taken"]:
         return report | {"fit": None}
-    fit.save(out)
+    if not written:
+        fit.save(out)
+    elif JudgeFit.load(out).fingerprint != fit.fingerprint:
+        raise _is_there(out)
     shutil.rmtree(kept)
     return report | {"fit": fit.fingerprint}
+
+
+def _is_there(out: Path) -> UserError:
+    return UserError(
+        f"{out}: is there already.", "a folder of its own for each fit", "name another, or remove it"
+    )
 
 
 def _require_trainable(config: Config, labels: Sequence[Path]) -> None:
