@@ -1,6 +1,8 @@
 """What each principle does to preferences: figures by hand, planted relations, the command and its page."""
 
 import json
+from html import unescape
+from pathlib import Path
 from random import Random
 
 import pytest
@@ -13,7 +15,7 @@ from rlaif.feedback.preferences import aggregate, p_a_by_annotator, without_each
 from rlaif.playground.wordings import KINDS
 from rlaif.records import Annotator, Label, Prompt, verdict_of
 from rlaif.report.principles import PrincipleReadings
-from rlaif.report.principles_shown import in_words, report_of
+from rlaif.report.principles_shown import COLUMNS, in_words, report_of
 from tests import planted
 from tests.fake_run import fake_run
 
@@ -102,7 +104,34 @@ def test_an_abstention_is_no_tie_and_nothing_unread():
     x, y = held.figures()["principles"]
     assert [x[name]["value"] for name in ("decides", "ties", "abstains", "unread")] == [0.0, 0.0, 1.0, 0.0]
     assert y["decides"]["value"] == 1.0
-    assert "x never decides." in in_words(held.figures())
+    assert in_words(held.figures())[0] == "Decides nothing: x (takes no side)."
+
+
+def test_what_decides_nothing_is_named_with_the_reason_or_is_none():
+    """A principle that does not apply, one that was not asked about, one that only ties."""
+    held = PrincipleReadings(rules(1.0, 1.0))
+    held.add(prompt("one"), labels("1", x=0.9, y=0.1))
+    assert in_words(held.figures())[0] == "Decides nothing: none."
+    held = PrincipleReadings(rules(1.0, 1.0))
+    held.add(prompt("one"), labels("1", x=0.55))
+    assert in_words(held.figures())[0] == "Decides nothing: x (only ties), y (not asked about)."
+    scoped = rules(1.0, 1.0)
+    narrow = scoped.principles[1].model_copy(update={"applies_to": ("code",)})
+    held = PrincipleReadings(scoped.model_copy(update={"principles": (scoped.principles[0], narrow)}))
+    held.add(prompt("one", "talk"), labels("1", x=0.9))
+    assert in_words(held.figures())[0] == "Decides nothing: y (never applies)."
+
+
+def test_the_columns_have_one_name_in_the_terminal_on_the_page_and_in_the_docs(tmp_path):
+    run, page = fake_run(tmp_path / "run", prompts=40), tmp_path / "page.html"
+    shown = CliRunner().invoke(app, ["constitution", "coverage", str(run), "--out", str(page)])
+    assert shown.exit_code == 0, shown.output
+    docs = (Path(__file__).parent.parent / "docs" / "principles.md").read_text()
+    for name, what in COLUMNS.items():
+        assert f"| {name} |" in docs
+        assert f"{name[0].upper()}{name[1:]}: {what}." in unescape(page.read_text())
+        assert (f"{name}: {what}\n" in shown.stdout) == (name != "agrees with the preference")
+    assert "Decides nothing: none.\n" in shown.stdout
 
 
 def test_a_principle_of_weight_0_moves_nothing():

@@ -15,6 +15,14 @@ from rlaif.report.principles import coverage
 from rlaif.report.run_reader import RunReader
 
 SLOTS = {"decides": "last", "ties": "base", "abstains": "mid1", "unread": "mid0"}
+COLUMNS = {  # of the tables in the terminal and on pages, with what they are; the rows of docs/principles.md
+    "applies": "share of the labelled comparisons whose prompt it applies to",
+    "decides": "of the verdicts asked for, the share that takes a side (both orders together, beyond a tie)",
+    "agrees with the preference": "where both take a side, how often it is the same one",
+    "agrees with the rest": "the same, against what the other principles (and people) give without it",
+    "moves most": "share of the preferences that it moved furthest towards their side",
+    "undecided without it": "share of all preferences that would become a tie",
+}
 LEAD = 3  # pairs of principles that are named
 ALIKE = 0.5  # share of what either decides from which two principles are called redundant, or contradictory
 DISPUTED = 8  # comparisons on the page
@@ -31,6 +39,7 @@ def shown(figures: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "figures": figures,
         "words": in_words(figures),
+        "columns": COLUMNS,
         "slots": {
             name: slot
             for name, slot in SLOTS.items()
@@ -55,19 +64,12 @@ def matrix(ids: list[str], pairs: list[dict[str, Any]], what: str, slot: str) ->
 
 
 def in_words(figures: Mapping[str, Any]) -> list[str]:
-    """The figures in sentences: what never applies or decides, what is redundant, what contradicts what."""
-    rows = figures["principles"]
-    idle = {
-        "never applies": [row["id"] for row in rows if row["applies"]["value"] == 0],
-        "was not asked about": [
-            row["id"] for row in rows if row["applies"]["value"] and not row["decides"]["n"]
-        ],
-        "never decides": [row["id"] for row in rows if row["decides"]["value"] == 0],
-    }
+    """The figures in sentences: what decides nothing, what is redundant, what contradicts what."""
+    idle = [f"{row['id']} ({_why_idle(row)})" for row in figures["principles"] if not row["decides"]["value"]]
     left = figures["undecided"]
     reached = f", no principle applies to {left['no_principle']}" if left["no_principle"] else ""
     return [
-        *(f"{', '.join(names)} {what}." for what, names in idle.items() if names),
+        f"Decides nothing: {', '.join(idle) or 'none'}.",
         *_pairs(figures, "same", "redundant", ("Redundant", "Most alike"), "both take one side"),
         *_pairs(
             figures, "opposite", "conflicting", ("Contradictory", "Most opposed"), "they take opposite sides"
@@ -75,6 +77,15 @@ def in_words(figures: Mapping[str, Any]) -> list[str]:
         f"No principle decides any comparison of {left['count']} of {left['n']} prompts "
         f"({percent(left['value'] or 0.0, left['ci'], 1)}){reached}.",
     ]
+
+
+def _why_idle(row: Mapping[str, Any]) -> str:
+    """Why a principle decides nothing."""
+    if not row["applies"]["value"]:
+        return "never applies"
+    if not row["decides"]["n"]:
+        return "not asked about"
+    return "only ties" if row["ties"]["value"] == 1 else "takes no side"
 
 
 def _pairs(

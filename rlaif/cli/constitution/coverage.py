@@ -40,16 +40,21 @@ def print_table(figures: dict[str, Any]) -> None:
 
     from rlaif.errors import printable
     from rlaif.pages.page import ci, fixed
+    from rlaif.report.principles_shown import COLUMNS
 
     def rate(row: dict[str, Any]) -> str:
         return escape(f"{fixed(row['value'])} {ci(row['ci'])}" if row["n"] else "–")
 
     table = Table()
     table.add_column("principle", no_wrap=True)
-    for name in ("applies to", "decides", "agrees with the rest", "moves most", "undecided without it"):
+    columns = {name: what for name, what in COLUMNS.items() if name != "agrees with the preference"}
+    for name in columns:
         table.add_column(name)
     for row in figures["principles"]:
         cells = (row["decides"], row["agreement_with_rest"], row["deciding"], row["without"]["undecided"])
         applies = fixed(row["applies"]["value"])
         table.add_row(escape(printable(row["id"])), applies, *map(rate, cells))
     Console(highlight=False).print(table)
+    for name, what in columns.items():
+        say(f"{name}: {what}")
+    say("")
