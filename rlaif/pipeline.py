@@ -190,8 +190,7 @@ def _run(
         except UserError as error:  # the budget, or the user's to fix: the report says where the run stands
             with suppress(UserError):
                 finish(this)
-            if error.code == UserError.code and not any(c in error.next for c in ("rlaif run ", goes_on)):
-                error.add_next(f"{goes_on} continues this run")
+            _name_command(error, goes_on)
             raise
         except BaseException as error:  # Ctrl-C, or a fault inside
             error.add_note(f"to go on: {goes_on}")
@@ -202,6 +201,14 @@ def _run(
             waits = pause(following)
             tell(str(waits) if waits else f"next: {following.dir.name}; to go on: {resume_command(folder)}")
     return this
+
+
+def _name_command(error: UserError, goes_on: str) -> None:
+    """Say in the error which command continues the run, unless it says so."""
+    if isinstance(error, BudgetReached):
+        error.name_command(goes_on)
+    elif error.code == UserError.code and not any(c in error.next for c in ("rlaif run ", goes_on)):
+        error.add_next(f"{goes_on} continues this run")
 
 
 def _convert_models(config: Config, tell: Callable[[str], None]) -> None:

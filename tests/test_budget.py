@@ -63,12 +63,14 @@ def test_money_by_hand():
 @pytest.mark.parametrize(("cap", "again"), [(1, 0), (30, 6), (100, 20), (250, 0)])
 def test_a_budget_of_calls_is_met_exactly_and_the_run_continues_when_it_is_raised(project, cap, again):
     whole = run(project, out="whole")
-    with pytest.raises(BudgetReached, match=rf"{cap} of {cap} calls spent"):
+    with pytest.raises(BudgetReached, match=rf"{cap} of {cap} calls spent") as stop:
         run(project, f"budget.calls={cap}")
+    goes_on = f"rlaif resume {project / 'run'} -s budget.calls=… continues; every finished row is kept"
+    assert str(stop.value).endswith(f"Needed: a larger budget\nNext: {goes_on}")
     stopped = read_json(project / "run" / "manifest.json")
     assert (stopped["status"], stopped["spent"]["calls"]) == ("stopped", cap)
     assert "stopped" in [stage["status"] for stage in summarise(project / "run")["stages"]]
-    this = run(project, "budget.calls=100000")
+    this = pipeline.resume(project / "run", ["budget.calls=100000"])
     assert lines(this.path) == lines(whole.path)
     assert this.manifest["status"] == "done"
     assert this.manifest["spent"]["calls"] == whole.manifest["spent"]["calls"] + again

@@ -26,9 +26,24 @@ Amounts = Mapping[str, float]  # some of COUNTED
 
 
 class BudgetReached(UserError):
-    """The next question could exceed the budget; what was answered before is kept."""
+    """The next question could exceed the budget; what was answered before is kept.
+
+    `spent` is what has been spent of what, `cap` the option to raise, `command` the command to give it to.
+    """
 
     code = 3
+
+    def __init__(self, spent: str, cap: str, command: str = "the same command") -> None:
+        self.spent, self.cap = spent, cap
+        super().__init__(
+            f"The budget is reached: {spent} spent, and the next question could exceed it.",
+            "a larger budget",
+            f"{command} -s {cap}=… continues; every finished row is kept",
+        )
+
+    def name_command(self, command: str) -> None:
+        """Say by which command the work continues."""
+        BudgetReached.__init__(self, self.spent, self.cap, command)
 
 
 def money(used: Amounts, price: PriceOptions | None) -> float:
@@ -136,11 +151,8 @@ class Ledger:
         spent = ", ".join(
             f"{caps[key] - left[key]:,.10g} of {amount_in_words(key, caps[key])}" for key in caps
         )
-        return BudgetReached(
-            f"The budget is reached: {spent} spent, and the next question could exceed it.",
-            "a larger budget",
-            f"the same command with -s budget.{next(iter(caps))}=… continues; every finished row is kept",
-        )
+        nearest = min(caps, key=lambda key: left[key] / max(caps[key], 1e-9))
+        return BudgetReached(spent, f"budget.{nearest}")
 
 
 class Account:
