@@ -13,7 +13,13 @@ from rlaif.records import Evaluation, Response
 from rlaif.report.compare import compare
 from rlaif.report.report import write_report
 from rlaif.report.summary import summarise
-from rlaif.runs.storage import CHECKSUM, read_json, sync_and_digest, write_json
+from rlaif.runs.storage import (
+    CHECKSUM,
+    os_errors_as_user_errors,
+    read_json,
+    sync_and_digest,
+    write_json,
+)
 from tests.fake_run import fake_run
 
 ROWS, STAGE = "09_evaluate/evaluation.jsonl", "06_label/stage.json"
@@ -144,6 +150,13 @@ def test_a_pipe_in_place_of_a_file_is_not_waited_for(runs, name):
     os.mkfifo(runs[0] / name)
     with pytest.raises(UserError, match=rf"a/{name}: (a pipe|no file)"):
         compare(runs, out=runs[0].with_name("x.html"))
+
+
+def test_what_the_system_refuses_is_not_laid_to_another_run(runs):
+    loop = runs[0].with_name("loop")
+    loop.symlink_to("loop")
+    with pytest.raises(UserError, match=r"loop/config\.json: Too many levels"), os_errors_as_user_errors():
+        compare([runs[0], loop])
 
 
 def test_the_command_ends_with_one_message(runs, tmp_path, monkeypatch):

@@ -30,7 +30,7 @@ def names_damage(make: Callable[P, T]) -> Callable[P, T]:
     def named(*args: P.args, **kwargs: P.kwargs) -> T:
         try:
             return make(*args, **kwargs)
-        except UserError:
+        except (UserError, OSError):
             raise
         except Exception as error:
             first: Any = args[0]
