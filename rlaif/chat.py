@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from rlaif.config import ModelConfig
 from rlaif.engines import Chat, Engine, GenerateRequest, open_engine
@@ -13,16 +14,17 @@ from rlaif.feedback.judge import Judge
 from rlaif.records import Prompt
 from rlaif.report.run_reader import model_references, require_consent
 from rlaif.runs.catalog import is_run
-from rlaif.runs.folder import Run, chosen
+from rlaif.runs.folder import Run, chosen, silent_progress
 from rlaif.runs.seeds import derive_seed
 
 
 @dataclass
 class ChatPolicy:
-    """A policy to talk to: its name, its engine, and the turns so far."""
+    """A policy to talk to: its name, its engine, what a wait for it is told by, and the turns so far."""
 
     name: str
     engine: Engine
+    place: str = ""
     turns: Chat = field(default_factory=list)
 
 
@@ -80,6 +82,7 @@ class Conversation:
         self.temperature, self.max_tokens = temperature, max_tokens
         self.system = ""
         self.judge: tuple[Judge, Run] | None = None
+        self.progress: Any = silent_progress
 
     def reset(self) -> None:
         """Forget all turns; the system prompt stays."""
@@ -99,7 +102,8 @@ class Conversation:
         chat = [*system, *policy.turns, {"role": "user", "content": text}]
         seed = derive_seed(self.seed, "chat", len(policy.turns))
         request = GenerateRequest(chat, self.max_tokens, self.temperature, seed=seed)
-        ((_, made),) = policy.engine.generate([request])
+        with self.progress(f"{policy.name}, waiting for {policy.place or 'the policy'}", None):
+            ((_, made),) = policy.engine.generate([request])
         if made.why_empty:
             return ChatResponse(policy.name, None, made.why_empty)
         policy.turns += [chat[-1], {"role": "assistant", "content": made.text}]
@@ -112,7 +116,8 @@ class Conversation:
         judge, run = self.judge
         principles = run.constitution.principles
         prompt = Prompt.model_validate({"messages": chat})
-        found = dict(judge.compliance([(prompt, response, principles)])).get(0, {})
+        with self.progress(f"verdicts, waiting for {run.config.feedback.place}", None):
+            found = dict(judge.compliance([(prompt, response, principles)])).get(0, {})
         return {principle.id: found.get(principle.id) for principle in principles}
 
 
@@ -145,7 +150,7 @@ def open_conversation(
         trust,
         "add --trust",
     )
-    policies = [ChatPolicy(own.name, open_engine(own.config)) for own in named]
+    policies = [ChatPolicy(own.name, open_engine(own.config), own.config.place) for own in named]
     found = Conversation(policies, seed, temperature, max_tokens)
     if judged:
         run = runs[0]

@@ -127,6 +127,11 @@ class ModelConfig(Options):
         urls = (self.base_url,) if isinstance(self.base_url, str) else self.base_url
         return urls or ("https://api.openai.com/v1",)
 
+    @property
+    def place(self) -> str:
+        """The model and, where it is served, the addresses at which it is asked: for messages."""
+        return f"{self.model} at {', '.join(self.endpoints)}" if self.kind.served else self.model
+
     @model_validator(mode="after")
     def _no_secrets(self) -> ModelConfig:
         for url in self.endpoints:

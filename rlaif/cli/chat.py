@@ -9,7 +9,7 @@ import typer
 
 from rlaif.cli.arguments import Trust
 from rlaif.cli.groups import app
-from rlaif.cli.terminal import say, tell, typed_lines
+from rlaif.cli.terminal import Progress, say, tell, typed_lines
 
 if TYPE_CHECKING:
     from rlaif.chat import ChatResponse, Conversation
@@ -44,7 +44,7 @@ def chat(
     talk = open_conversation(
         policies, judge, seed=seed, temperature=temperature, max_tokens=max_tokens, trust=trust
     )
-    talk.system = system
+    talk.system, talk.progress = system, Progress
     if sys.stdin.isatty():
         tell(HELP)
     for line in typed_lines():

@@ -18,6 +18,7 @@ from rlaif.errors import UserError
 from rlaif.feedback.judge import JudgeQuestion, Slot, slot_of
 from rlaif.feedback.preferences import aggregate, combine_orders
 from rlaif.records import TIE_MARGIN, Comparison, Label, Order, Prompt, Response, Verdict, verdict_of
+from rlaif.runs.folder import silent_progress
 from rlaif.workbench.edits import Edit, as_data, edits
 
 
@@ -98,10 +99,17 @@ def require_a_verdict(setting: JudgeSetting, asked: int, unread: Counter[str]) -
 
 
 class Probe:
-    """The pairs and the judge that is asked about them."""
+    """The pairs and the judge that is asked about them; `name` is what a wait for it is told by."""
 
-    def __init__(self, setting: JudgeSetting, pairs: Sequence[ProbePair]) -> None:
+    def __init__(
+        self,
+        setting: JudgeSetting,
+        pairs: Sequence[ProbePair],
+        name: str = "the judge",
+        progress: Any = silent_progress,
+    ) -> None:
         self.setting, self.pairs = setting, list(pairs)
+        self.name, self.progress = name, progress
         self._labels: dict[Slot, Label] = {}
 
     def verdicts(self, constitution: Constitution) -> Verdicts:
@@ -115,8 +123,10 @@ class Probe:
         wanted = judge.expected_slots(questions)
         asked = len(wanted - self._labels.keys())
         if asked:
-            for labels in judge.compare(questions, done=self._labels.keys()):
-                self._labels |= {slot_of(label): label for label in labels}
+            with self.progress(f"verdicts, waiting for {self.name}", asked) as tick:
+                for labels in judge.compare(questions, done=self._labels.keys()):
+                    self._labels |= {slot_of(label): label for label in labels}
+                    tick(len(labels))
         found = defaultdict(list)
         for slot in wanted & self._labels.keys():
             found[slot[0]].append(self._labels[slot])

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from rlaif.audit.card import JudgeSetting
 from rlaif.constitution import Constitution, Principle
@@ -12,6 +13,7 @@ from rlaif.engines import Engine, GenerateRequest, Generation
 from rlaif.feedback.revisions import why_no_revision, without_preamble
 from rlaif.options import CritiqueOptions
 from rlaif.records import Prompt
+from rlaif.runs.folder import silent_progress
 from rlaif.runs.seeds import derive_seed
 from rlaif.workbench.probe import Probe, ProbePair, Verdicts
 
@@ -49,6 +51,8 @@ class Trial:
     seed: int = 0
     temperature: float = 1.0
     max_tokens: int = 256
+    names: tuple[str, str] = ("the policy", "the judge")  # what is told where one is waited for
+    progress: Any = silent_progress
 
     def respond(self, prompt: Prompt) -> list[Sample]:
         """Two responses; the same prompt and seed give the same ones."""
@@ -56,7 +60,8 @@ class Trial:
         requests = [
             GenerateRequest(prompt.chat, self.max_tokens, self.temperature, seed=seed) for seed in seeds
         ]
-        made = dict(self.policy.generate(requests))
+        with self.progress(f"responses, waiting for {self.names[0]}", None):
+            made = dict(self.policy.generate(requests))
         return [Sample(made[k].text, made[k].why_empty) for k in range(2)]
 
     def revise(self, prompt: Prompt, response: str, principles: Sequence[Principle]) -> list[Revised]:
@@ -94,8 +99,10 @@ class Trial:
             )
             for at, chat in enumerate(asked)
         ]
-        return list(self.setting.engine.generate(requests))
+        with self.progress(f"{what}, waiting for {self.names[1]}", None):
+            return list(self.setting.engine.generate(requests))
 
     def judge(self, prompt: Prompt, a: str, b: str, constitution: Constitution) -> Verdicts:
         """The verdicts on the pair under every principle that applies, in both orders."""
-        return Probe(self.setting, [ProbePair(prompt, a, b)]).verdicts(constitution)
+        pairs = [ProbePair(prompt, a, b)]
+        return Probe(self.setting, pairs, self.names[1], self.progress).verdicts(constitution)

@@ -49,7 +49,8 @@ def constitution_open(
     named = Named.of(judge, set_ or [], path, templates).with_prompts(prompts)
     wanted = policy_named(policy, trust) if policy else named.policy
     source = PairSource.of(named, pairs, wanted, number=num_pairs, seed=seed)
-    watch = Watch(path, Probe(named.open(few_shot), ()), lambda rules: pairs_told(named, rules, source))
+    probe = Probe(named.open(few_shot), (), named.config.feedback.place, Progress)
+    watch = Watch(path, probe, lambda rules: pairs_told(named, rules, source))
     editor = Editor(watch, judge, named.prompts, tell)
     editor.file()  # what is no text is refused, and what is no constitution is opened
     with Progress("verdicts", 1) as tick:

@@ -85,7 +85,8 @@ def constitution_try(
     if watch:
         source = PairSource.of(named, pairs, wanted, number=num_pairs, seed=seed)
         found = pairs_told(named, constitution, source)
-        _watch(path, Probe(named.open(few_shot), found), as_json)
+        probe = Probe(named.open(few_shot), found, named.config.feedback.place, Progress)
+        _watch(path, probe, as_json)
         return
     if wanted is None:
         raise UserError(
@@ -102,6 +103,8 @@ def constitution_try(
         seed=seed,
         temperature=temperature,
         max_tokens=max_tokens,
+        names=(wanted.place, named.config.feedback.place),
+        progress=Progress,
     )
     Session(path, trial, named.prompts).run()
 
