@@ -21,7 +21,9 @@ Source = Annotated[
         help="A run or one of its label stages, a file of pairs, an imported folder.",
     ),
 ]
-Name = Annotated[str, typer.Option("--annotator", help="Your name; omitted = the page asks.")]
+Name = Annotated[
+    str, typer.Option("--annotator", help="Your name; omitted = the page asks each who opens it.")
+]
 QueueName = Annotated[
     str, typer.Option(help="Order: random, in-order, unsure, orders, principles, reward, judges.")
 ]
@@ -34,7 +36,12 @@ Assist = Annotated[bool, typer.Option("--assist", help="Show the judge's verdict
 Most = Annotated[
     int | None, typer.Option("-n", "--limit", min=1, help="Only this many items, the queue's first.")
 ]
-Overlap = Annotated[float, typer.Option(min=0, max=1, help="Share of items that every annotator gets.")]
+Overlap = Annotated[
+    float,
+    typer.Option(
+        min=0, max=1, help="Share of items that every annotator gets; each other one goes to one of them."
+    ),
+]
 Repeats = Annotated[float, typer.Option(min=0, max=1, help="Share of items that an annotator gets twice.")]
 Blur = Annotated[
     list[str] | None, typer.Option(help="Tag of prompts whose texts are blurred at first; may be repeated.")
@@ -72,7 +79,9 @@ def annotate(
     seed: Seed = 0,
     port: Port = 0,
 ) -> None:
-    """Label pairs or rank responses in the browser, on this machine only; runs read the labels."""
+    """Label pairs or rank responses in the browser, on this machine only; runs read the labels. Several
+    people open the address it prints, each under a name, or run the command one after another with
+    --annotator; their labels go into one folder, and --overlap says how much all of them get."""
     from rlaif.constitution import Constitution
     from rlaif.human.annotating.desk import Settings
     from rlaif.human.annotating.grading import graded
