@@ -250,6 +250,34 @@ def test_responses_that_fill_the_policys_context_stop_the_run_before_it_begins(p
     assert said.startswith(f"ppo.ptx.block_size: blocks of {context + 1} tokens are more than")
 
 
+def test_blocks_beyond_the_models_context_are_refused_before_the_run(project, tmp_path):
+    """Beyond the policy's own, at every pretrain stage; beyond a new model's, where the config is read."""
+    path, model = project / "config.yaml", tiny_policy(tmp_path / "model")
+    context = context_length(load_model_config(model))
+    (project / "text.txt").write_text("tell me about the weather " * 50)
+    scripted = '{engine: scripted, model: "tests.scripts:policy"}'
+    text = path.read_text().replace(scripted, f"{{model: {model}}}")
+    first, second = (
+        f"  - {{stage: pretrain, text: text.txt, block_size: {size}}}\n" for size in (context + 1, 16)
+    )
+    path.write_text(text.replace("stages:\n", f"stages:\n{first}{second}"))
+    said = (
+        f"pretrain.block_size: blocks of {context + 1} tokens are more than the policy's context of "
+        f"{context}; at most -s pretrain.block_size={context}"
+    )
+    assert pipeline.check(path).problems == pipeline.dry_run(path)["problems"] == [said]
+    refused = invoke("run", path, "--out", tmp_path / "run")
+    assert isinstance(refused.exception, UserError)
+    assert said in str(refused.exception)
+    assert not (tmp_path / "run" / "01_pretrain" / "policy").exists()
+    path.write_text(path.read_text().replace(str(context + 1), str(context)))
+    assert pipeline.check(path).problems == []
+    sizes = "architecture: {layers: 1, width: 8, inner: 8, heads: 1, context: 64}"
+    path.write_text(text.replace("stages:\n", f"stages:\n{second}".replace("16", f"65, {sizes}")))
+    with pytest.raises(UserError, match="block_size 65 is more than a context of 64"):
+        pipeline.check(path)
+
+
 @pytest.mark.parametrize("stage", ["sft", "rejection", "reward", "dpo"])
 def test_rows_longer_than_the_context_are_told_of_before_the_run(project, tmp_path, stage):
     path, model = project / "config.yaml", tiny_policy(tmp_path / "model")

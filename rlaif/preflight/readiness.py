@@ -209,11 +209,12 @@ def _without_room(folder: str | Path, stages: Sequence[StageOptions]) -> list[st
         for options in stages
         if isinstance(options, OnlineOptions) and options.max_tokens >= context
     ]
-    blocks = {o.stage: o.block_size for o in stages if isinstance(o, PretrainOptions)}
-    blocks |= {f"{o.stage}.ptx": o.ptx.block_size for o in stages if isinstance(o, PpoOptions) and o.ptx}
+    blocks = [(o.stage, o.block_size) for o in stages if isinstance(o, PretrainOptions)]
+    blocks += [(f"{o.stage}.ptx", o.ptx.block_size) for o in stages if isinstance(o, PpoOptions) and o.ptx]
     return found + [
-        f"{name}.block_size: blocks of {size} tokens are more than the policy's context of {context}"
-        for name, size in blocks.items()
+        f"{name}.block_size: blocks of {size} tokens are more than the policy's context of {context}; at "
+        f"most -s {name}.block_size={context}"
+        for name, size in blocks
         if size > context
     ]
 
