@@ -1,5 +1,6 @@
 """The files of `rlaif judge fit`: what is damaged or was changed is refused, or asked for again."""
 
+import errno
 from pathlib import Path
 
 import numpy as np
@@ -12,19 +13,20 @@ from rlaif.engines import fit as fit_module
 from rlaif.engines.fit import FILE, PARTIAL, SHARED, JudgeFit
 from rlaif.engines.fitted import UNSEALED, FittedEngine
 from rlaif.errors import UserError
+from rlaif.runs import storage
 from tests.test_judge_fit import a_fit, biased, fitting, some_pairs
 
 
 def test_the_same_fit_is_the_same_file_and_nothing_else_is_ever_in_its_folder(tmp_path, monkeypatch):
     """Not even of a writing that was killed: a file of another name would make the folder another's."""
     kept: list[set[str]] = []
-    moved = fit_module.move_into_place
+    moved = storage.move_into_place
 
     def look(partial, final):
         kept.append({path.name for path in partial.parent.iterdir()})
         moved(partial, final)
 
-    monkeypatch.setattr(fit_module, "move_into_place", look)
+    monkeypatch.setattr(storage, "move_into_place", look)
     monkeypatch.setattr(Path, "write_bytes", half(Path.write_bytes))
     with pytest.raises(KeyboardInterrupt):
         a_fit().save(tmp_path / "0")
@@ -33,6 +35,18 @@ def test_the_same_fit_is_the_same_file_and_nothing_else_is_ever_in_its_folder(tm
         a_fit().save(tmp_path / name)
         assert (tmp_path / name / FILE).read_bytes() == (tmp_path / "0" / FILE).read_bytes()
     assert kept == [{PARTIAL}] * 10
+
+
+def test_a_full_disk_names_the_file(tmp_path, monkeypatch):
+    def full(path, data):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with (
+        pytest.raises(UserError, match=rf"{FILE}.partial: No space left"),
+        storage.os_errors_as_user_errors(),
+    ):
+        a_fit().save(tmp_path)
 
 
 def half(write):

@@ -20,7 +20,7 @@ from rlaif.engines.fit import checksum, packed
 from rlaif.feedback.judge import MIN_MASS, Judge, JudgeQuestion
 from rlaif.records import ORDERS, Order, content_hash
 from rlaif.runs.folder import silent_progress
-from rlaif.runs.storage import CHECKSUM, move_into_place
+from rlaif.runs.storage import CHECKSUM, write_bytes
 from rlaif.stats import MAX_LOGIT
 
 CHUNK = 32  # pairs a file
@@ -81,9 +81,7 @@ def _kept(judge: Judge, part: Sequence[JudgeQuestion], layers: tuple[int, ...], 
     if (found := _read(file, sum(len(q.principles) for q in part))) is not None:
         return found
     table = _ask(judge, part, layers)
-    partial = file.with_suffix(".partial")
-    partial.write_bytes(packed(table, {CHECKSUM: checksum(name, table)}))
-    move_into_place(partial, file)
+    write_bytes(file, packed(table, {CHECKSUM: checksum(name, table)}))
     return table
 
 

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from rlaif.errors import UserError
 from rlaif.records import content_hash
-from rlaif.runs.storage import CHECKSUM, move_into_place
+from rlaif.runs.storage import CHECKSUM, write_bytes
 from rlaif.stats import MAX_LOGIT
 
 Kind = Literal["prior", "temperature", "responses", "verdicts", "adapter"]
@@ -103,11 +103,9 @@ class JudgeFit:
         facts = {name: getattr(self, name) for name in names}
         arrays = {name: np.ascontiguousarray(x, np.float32) for name, x in self._arrays().items()}
         folder.mkdir(parents=True, exist_ok=True)
-        partial = folder / PARTIAL
         told = json.dumps(facts, ensure_ascii=True)
         known = {"format": FORMAT, "fit": told, CHECKSUM: checksum(told, arrays)}
-        partial.write_bytes(packed(arrays, known))
-        move_into_place(partial, folder / FILE)
+        write_bytes(folder / FILE, packed(arrays, known))
 
     @classmethod
     def load(cls, path: Path) -> JudgeFit:

@@ -134,8 +134,17 @@ def _sync(path: Path) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write a file so that a reader, or a power cut, sees the old content or the new one."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """The same of bytes; what the system refuses names the file."""
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
+    try:
+        partial.write_bytes(data)
+    except OSError as error:
+        error.filename = error.filename or str(partial)  # a full disk is told without
+        raise
     move_into_place(partial, path)
 
 
