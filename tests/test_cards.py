@@ -68,6 +68,17 @@ def test_the_same_export_once_more_is_done_and_another_one_is_refused(tmp_path):
     with pytest.raises(UserError, match="holds something else already"):
         export_with_card(run, "trl", out)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["other", "out", "run"]
+    left = tmp_path / "new.partial"  # a kill leaves no other files there than these
+    left.mkdir()
+    for name in ("data-00000-of-00001.arrow", "notes.txt"):
+        (left / name).write_text("half")
+    with pytest.raises(UserError, match=r"new.partial holds something else"):
+        export_with_card(run, "trl", tmp_path / "new")
+    (left / "notes.txt").unlink()
+    assert export_with_card(run, "trl", tmp_path / "new") == {
+        **counts,
+        "card": str(tmp_path / "new/README.md"),
+    }
     (tmp_path / "mine").mkdir()
     with pytest.raises(UserError, match="exists already"):
         export_file(run, "trl", tmp_path / "mine")

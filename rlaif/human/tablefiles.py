@@ -20,6 +20,9 @@ Row = dict[str, Any]
 KINDS = (".jsonl", ".json", ".csv", ".parquet")
 _BATCH = 1024
 _STATE = "state.json"  # of a folder of `datasets`
+_MADE = re.compile(
+    r"data-\d+-of-\d+\.arrow|dataset_info\.json|state\.json|README\.md(\.partial)?"
+)  # in it
 
 
 def write_rows(
@@ -46,6 +49,12 @@ def write_rows(
         raise UserError(f"--out {path}: exists already.", "the name of a folder to make", "name another one")
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
+    if partial.is_dir() and not all(_MADE.fullmatch(file.name) for file in partial.iterdir()):
+        raise UserError(
+            f"--out {path}: {partial} holds something else, and would be replaced meanwhile.",
+            "a name beside which that with .partial is free",
+            "name another one",
+        )
     if whole:
         partial.write_text(json.dumps(whole(list(rows)), ensure_ascii=False, indent=1), encoding="utf-8")
     elif suffix in (".parquet", ""):
