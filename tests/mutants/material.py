@@ -10,7 +10,10 @@ MATERIAL = (
         "LEVELS[: LEVELS.index(level) + 1]", "LEVELS[: LEVELS.index(level)]", "test_lint_command", "exit_code"
     ),
     Mutant(
-        "subject.source.silenced(line, first)", "subject.source.silenced(line, line)", "test_lint", "silence"
+        "subject.source.silenced(finding.line, first)",
+        "subject.source.silenced(finding.line, finding.line)",
+        "test_lint",
+        "silence",
     ),
     Mutant("asked + 2 * each + reasoning", "asked + each + reasoning", "test_lint", "does_not_fit"),
     Mutant(

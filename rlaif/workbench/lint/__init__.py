@@ -52,17 +52,16 @@ def lint(
             checked = frozenset(rule.name for rule in wanted if rule.has_all(subject))
             subject = replace(subject, silenced=frozenset(silenced), checked=checked)
         for each in rule.check(subject):
-            finding, lines_of_comments = _finding(path, subject, rule, each)
-            if rule.name in subject.source.silenced(*lines_of_comments):
-                silenced |= {(line, rule.name) for line in lines_of_comments}
+            finding, first = _finding(path, subject, rule, each)
+            if rule.name in subject.source.silenced(finding.line, first):
+                silenced |= {(finding.line, rule.name), (first, rule.name)}
             else:
                 kept.add(finding)
     return sorted(kept, key=lambda f: (f.line, f.column, f.rule, f.message))
 
 
-def _finding(path: Path, subject: Subject, rule: Rule, found: Found) -> tuple[Finding, tuple[int, int]]:
-    """What was found with its place, and the lines in which a comment silences it: its own, and its
-    principle's first."""
+def _finding(path: Path, subject: Subject, rule: Rule, found: Found) -> tuple[Finding, int]:
+    """What was found with its place, and the first line of its principle, where a comment silences it too."""
     line, column = subject.source.place(found.loc, found.words)
     owner, principle, first = subject.owner(found.loc), None, line
     if owner is not None:
@@ -71,11 +70,8 @@ def _finding(path: Path, subject: Subject, rule: Rule, found: Found) -> tuple[Fi
     silence = f"at the end of line {first}: # lint: ignore={rule.name}"
     if rule.name == UNUSED:
         silence = f"take the name out of the comment in line {line}"
-    why = rule.why
-    return Finding(path, line, column, rule.name, rule.level, found.message, why, silence, principle), (
-        line,
-        first,
-    )
+    made = Finding(path, line, column, rule.name, rule.level, found.message, rule.why, silence, principle)
+    return made, first
 
 
 def chosen(select: Sequence[str], ignore: Sequence[str]) -> set[str]:
