@@ -4,6 +4,7 @@ import gzip
 import json
 import re
 import shlex
+import shutil
 from collections import Counter
 from pathlib import Path
 from random import Random
@@ -209,6 +210,13 @@ def test_a_fit_in_the_folder_that_one_stands_in(tmp_path, config, monkeypatch):
     assert done.exit_code == 0, (done.output, done.exception)
     assert [path.name for path in (tmp_path / "here").iterdir()] == ["judge_fit.safetensors"]
     assert not (tmp_path / "here.readings").exists()
+    shutil.rmtree(folder)
+    labels_folder(folder, some_pairs(80, wrong=0.5))
+    (tmp_path / "there").mkdir()
+    monkeypatch.chdir(tmp_path / "there")
+    refused = CliRunner().invoke(app, ["judge", "fit", str(config), "--labels", str(folder), "--out", "."])
+    assert f"readings stay in {tmp_path / 'there'}.readings" in str(refused.exception)
+    assert (tmp_path / "there.readings").is_dir()
 
 
 def test_the_card_says_what_the_judge_was_without_its_fit(tmp_path, config):

@@ -46,7 +46,9 @@ def fit_judge(
     """
     if train:
         _require_trainable(config, labels)
-    kept = Path(f"{os.path.abspath(out)}.readings")  # beside it also where it is "."
+    if out.name in ("", ".."):  # "." has no name that an ending could be put to
+        out = Path(os.path.abspath(out))
+    kept = Path(f"{out}.readings")
     # With readings beside it, the command that wrote a fit was killed before it removed them.
     written = kept.is_dir() and (out / FILE).is_file()
     if out.exists() and not (out.is_dir() and is_unwritten(out)) and not written:
