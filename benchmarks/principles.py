@@ -6,8 +6,8 @@
 coverage: a principle that another repeats and one that contradicts another, verdicts by the truth plus noise.
 induce: three true principles among twelve, 500 labels, a tenth turned, verdicts by the truth plus noise; and
 the same with the verdicts of the shipped judge.
-executors: a principle that two judges read differently beside ones that both can read; `--second` is another
-judge, such as `rlaif playground build` trains.
+executors: a principle that two judges read differently beside those that both read as the truth does;
+`--second` is another judge, such as `rlaif playground build` trains.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from rlaif.workbench.sparse_fit import explain
 WORD = "garden"
 NOUNS = ("tower", "bottle", "ladder", "tent", "spoon", "carpet")
 CHECKED = [kind for kind in KINDS if kind != "no-word"]
-BOTH_READ = ("polite", "concise", "in-role", "no-word")  # by a judge of 800 steps; the others it calls ties
+READ = 0.9  # the share right from which a judge reads a principle
 PLANTED = ("Do not talk like a machine.", "The reply must be real.", "Always keep respect.")
 Pair = tuple[PlaygroundQuestion, str, str]
 
@@ -158,7 +158,7 @@ def executors(seed: int, second: str, count: int) -> Iterator[dict[str, Any]]:
     """For each planted principle its place among those that both judges read, and all kappas."""
     rng = Random(f"executors {seed}")
     drawn = pairs(rng, count)
-    texts = {kind: SEEN[kind][0].format(x=WORD) for kind in BOTH_READ}
+    texts = {kind: SEEN[kind][0].format(x=WORD) for kind in KINDS}
     everything = rules({**texts, **{f"planted-{n}": text for n, text in enumerate(PLANTED)}})
     made = {
         name: judged(drawn, everything, model) for name, model in (("one", str(FEEDBACK)), ("two", second))
@@ -167,11 +167,10 @@ def executors(seed: int, second: str, count: int) -> Iterator[dict[str, Any]]:
         name: {row.labels[0].comparison_id: row.labels for row in found} for name, found in made.items()
     }
     of = {row.labels[0].comparison_id: pair[0].group for row, pair in zip(made["one"], drawn, strict=True)}
-    yield {
-        "right": {
-            name: {kind: right(found, drawn, kind) for kind in BOTH_READ} for name, found in made.items()
-        }
-    }
+    known = {name: {kind: right(found, drawn, kind) for kind in KINDS} for name, found in made.items()}
+    both = [kind for kind in KINDS if all(own[kind][0] >= READ * own[kind][1] for own in known.values())]
+    yield {"right": known, "both read": both}
+    texts = {kind: texts[kind] for kind in both}
     for n, text in enumerate(PLANTED):
         own = rules({**texts, f"planted-{n}": text})
         found = compared({name: read_labels(read, own) for name, read in labels.items()}, own, of)
