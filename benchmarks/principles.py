@@ -35,7 +35,7 @@ WORD = "garden"
 NOUNS = ("tower", "bottle", "ladder", "tent", "spoon", "carpet")
 CHECKED = [kind for kind in KINDS if kind != "no-word"]
 READ = 0.9  # the share right from which a judge reads a principle
-PLANTED = ("Do not talk like a machine.", "The reply must be real.", "Always keep respect.")
+PLANTED = ("Be good.", "Always keep respect.", "Do not go on and on.", "Tell no lies.")
 Pair = tuple[PlaygroundQuestion, str, str]
 
 
