@@ -385,7 +385,7 @@ def test_the_page_s_command_works_on_the_playground():
         cwd=ROOT,
     )
     said = iter(process.stderr.readline, "")
-    assert any("4 pairs, 28 verdicts, 56 asked" in one for one in said)
+    assert any("4 pairs, 28 verdicts, 56 questions asked" in one for one in said)
     process.terminate()
     assert process.wait(30) == 143
 
