@@ -141,6 +141,22 @@ def test_no_question_is_asked_that_could_exceed_the_budget(project):
     assert engine.usage.calls == 5
 
 
+@pytest.mark.parametrize(
+    ("spent", "advice"),
+    [
+        ({"calls": 95, "tokens": 9_000}, "-s budget.tokens=… continues"),
+        ({"calls": 100, "tokens": 8_000}, "-s budget.calls=… continues"),
+        ({"calls": 100, "tokens": 9_000}, "-s budget.calls=… -s budget.tokens=… continues"),
+    ],
+)
+def test_the_caps_to_raise_are_those_that_the_next_question_could_exceed(project, spent, advice):
+    config = load_config(project / "config.yaml", ["budget.calls=100", "budget.tokens=10000"])
+    ledger = Ledger(project / "spending.jsonl", config)
+    ledger.spend("label", config.feedback.model, spent)
+    with pytest.raises(BudgetReached, match=rf"the same command {advice}; every"):
+        ledger.affordable(config.feedback.model, [{"calls": 1, "prompt_tokens": 1_000, "tokens": 200}])
+
+
 @pytest.mark.parametrize("logprobs", [True, False])
 def test_an_endpoint_stays_within_the_cap_however_often_a_question_must_be_asked(
     project, monkeypatch, logprobs

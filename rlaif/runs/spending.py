@@ -11,7 +11,7 @@ import json
 import os
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,22 +28,23 @@ Amounts = Mapping[str, float]  # some of COUNTED
 class BudgetReached(UserError):
     """The next question could exceed the budget; what was answered before is kept.
 
-    `spent` is what has been spent of what, `cap` the option to raise, `command` the command to give it to.
+    `spent` is what has been spent of what, `caps` the options to raise, `command` the command that
+    takes them.
     """
 
     code = 3
 
-    def __init__(self, spent: str, cap: str, command: str = "the same command") -> None:
-        self.spent, self.cap = spent, cap
+    def __init__(self, spent: str, caps: Sequence[str], command: str = "the same command") -> None:
+        self.spent, self.caps = spent, caps
         super().__init__(
             f"The budget is reached: {spent} spent, and the next question could exceed it.",
             "a larger budget",
-            f"{command} -s {cap}=… continues; every finished row is kept",
+            f"{command} {' '.join(f'-s {cap}=…' for cap in caps)} continues; every finished row is kept",
         )
 
     def name_command(self, command: str) -> None:
         """Say by which command the work continues."""
-        BudgetReached.__init__(self, self.spent, self.cap, command)
+        BudgetReached.__init__(self, self.spent, self.caps, command)
 
 
 def money(used: Amounts, price: PriceOptions | None) -> float:
@@ -138,21 +139,22 @@ class Ledger:
         for need in most:
             costs = {**need, "tokens": need["tokens"] + need["prompt_tokens"], "money": money(need, price)}
             left = {key: rest - costs[key] for key, rest in left.items()}
-            if min(left.values()) < -1e-9:
+            over = [key for key, rest in left.items() if rest < -1e-9]
+            if over:
                 if not count:
-                    raise self._reached()
+                    raise self._reached(over)
                 break
             count += 1
         return count
 
-    def _reached(self) -> BudgetReached:
+    def _reached(self, over: Sequence[str]) -> BudgetReached:
+        """`over` are the caps that the next question could exceed."""
         left = self.remaining()
         caps = self.budget.model_dump(exclude_none=True)
         spent = ", ".join(
             f"{caps[key] - left[key]:,.10g} of {amount_in_words(key, caps[key])}" for key in caps
         )
-        nearest = min(caps, key=lambda key: left[key] / max(caps[key], 1e-9))
-        return BudgetReached(spent, f"budget.{nearest}")
+        return BudgetReached(spent, [f"budget.{key}" for key in over])
 
 
 class Account:
