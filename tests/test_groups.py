@@ -18,11 +18,9 @@ from rlaif.config import Config
 from rlaif.errors import UserError
 from rlaif.runs.folder import Stage
 from rlaif.stages import grpo, rloo
-from rlaif.training import rewards
 from tests.test_arms import run_of
-from tests.tiny_models import tiny_policy
+from tests.tiny_models import few_reference_samples, tiny_policy
 
-rewards.REFERENCE_SAMPLES = 16
 STAGES = {"rloo": rloo, "grpo": grpo}
 told: list[str] = []
 SMALL = {
@@ -71,13 +69,13 @@ def start(folder: str, policy: str, name: str, **options) -> Stage:
     """Run a stage on one thread."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    rewards.REFERENCE_SAMPLES = 16
     source = {"source": "tests.test_groups:characters"}
     own = {"stage": name, "rewards": [source], **SMALL, **options}
     path = Path(folder)
     run = run_of(path, Path(policy), own)
     run.tell = told.append
-    STAGES[name].run(run.stages[0])
+    with few_reference_samples():
+        STAGES[name].run(run.stages[0])
     run.stages[0].save("done")
     torch.set_num_threads(threads)
     return run.stages[0]

@@ -148,3 +148,12 @@ def test_classes_of_options_are_named_so():
     names = [kind.__name__ for kind in below(Options) if kind.__module__.startswith("rlaif.")]
     assert Config.__name__ in names
     assert not [name for name in names if not name.endswith(("Options", "Config"))]
+
+
+def test_importing_a_test_changes_nothing_of_the_package():
+    """A test's module is imported when tests are collected: what it set would hold for all tests of the
+    process."""
+    for path in TESTS:
+        for statement in ast.parse(path.read_text()).body:
+            targets = statement.targets if isinstance(statement, ast.Assign) else []
+            assert not any(isinstance(t, ast.Attribute) for t in targets), f"{path}:{statement.lineno}"

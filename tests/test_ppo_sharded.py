@@ -19,7 +19,7 @@ from rlaif.runs.folder import Stage
 from rlaif.stages import ppo
 from tests.launching import on_two
 from tests.test_ppo_stage import rows_of, run_on_one_thread, stage_of
-from tests.tiny_models import tiny_policy
+from tests.tiny_models import few_reference_samples, tiny_policy
 
 
 def train_and_keep_checkpoints(stage: Stage, name: str, train: Callable[[], None]) -> None:
@@ -39,7 +39,8 @@ def main(folder: str, policy: str, options: str) -> None:
     dist.barrier()
     mine = Path(folder) if first else Path(shutil.copytree(folder, f"{folder}-copy", dirs_exist_ok=True))
     dist.barrier()
-    ppo.run(stage_of(mine, Path(policy), **json.loads(options)))
+    with few_reference_samples():
+        ppo.run(stage_of(mine, Path(policy), **json.loads(options)))
     dist.barrier()
     dist.destroy_process_group()
 

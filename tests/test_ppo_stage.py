@@ -21,8 +21,7 @@ from rlaif.records import Prompt
 from rlaif.runs.folder import Run, Stage
 from rlaif.runs.seeds import in_rounds
 from rlaif.stages import ppo
-from rlaif.training import rewards
-from tests.tiny_models import tiny_policy
+from tests.tiny_models import FEW, few_reference_samples, tiny_policy
 
 OPTIONS = {
     "updates": 6,
@@ -35,7 +34,6 @@ OPTIONS = {
     "checkpoint_every": 2,
     "sample_every": 3,
 }
-rewards.REFERENCE_SAMPLES = 16  # enough here, and quick
 
 
 def gold(messages, response, principles):
@@ -89,7 +87,8 @@ def run_on_one_thread(stage: Stage) -> Stage:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        ppo.run(stage)
+        with few_reference_samples():
+            ppo.run(stage)
     finally:
         torch.set_num_threads(threads)
     return stage
@@ -254,7 +253,7 @@ def test_nan_names_update_and_value_and_keeps_the_checkpoint(tmp_path, policy, m
 
     stage = stage_of(tmp_path / "run", policy)
     score, calls = ModelReward.__call__, iter(range(100))
-    breaks_at = -(-rewards.REFERENCE_SAMPLES // 8) + 4  # the scale's batches, four good updates, then this
+    breaks_at = -(-FEW // 8) + 4  # the scale's batches, four good updates, then this
 
     def breaks(self, episodes, prompts):
         scores = score(self, episodes, prompts)

@@ -1,5 +1,7 @@
 """A language model of a few thousand parameters, and a run folder whose rows are written by hand."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from rlaif.config import Config
@@ -11,6 +13,21 @@ TEXTS = [
     "tell me about the weather today please now number " + " ".join(str(n) for n in range(100)),
     "thanks it is good bad fine rude sunny rain cold and warm",
 ]
+
+FEW = 16  # responses that fix the scores' scale here: enough, and quick
+
+
+@contextmanager
+def few_reference_samples() -> Iterator[None]:
+    """Within it FEW responses fix the scores' scale. Set for good it would hold for every test of the
+    process, and for none of the processes that it starts."""
+    from rlaif.training import rewards
+
+    before, rewards.REFERENCE_SAMPLES = rewards.REFERENCE_SAMPLES, FEW
+    try:
+        yield
+    finally:
+        rewards.REFERENCE_SAMPLES = before
 
 
 def tiny_policy(folder: Path, seed: int = 0, context: int = 64) -> Path:
