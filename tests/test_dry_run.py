@@ -18,6 +18,7 @@ from rlaif.preflight.durations import Durations, durations
 from rlaif.preflight.estimate import in_words
 from rlaif.preflight.opening import load_prompts
 from rlaif.prompting.templates import Templates
+from rlaif.records import Message, Prompt
 from tests import scripts
 from tests.test_auditing import RULES, audit
 from tests.tiny_models import tiny_policy
@@ -120,6 +121,27 @@ def test_the_samples_that_fix_the_scale_are_counted(project):
 def test_few_texts_at_once_are_written_slowly():
     assert SPEED.writing(4) == 0.1 + 2.0 / 4
     assert SPEED.writing(100) == 0.5, "no faster than an engine"
+
+
+@pytest.mark.parametrize(("judge", "steady"), [(scripts.feedback, 1.0), (scripts.biased_judge, 0.0)])
+def test_how_often_a_judge_decides_alike_in_both_orders(judge, steady, monkeypatch):
+    engine, texts = judge(), ["rude", "a nice day"] * 4
+    ask, asked = engine.score_choices, []
+
+    def counted(requests):
+        asked.append(len(requests))
+        engine.usage.prompt_tokens += 10 * len(requests)
+        return ask(requests)
+
+    engine.score_choices = counted
+    ticks = iter([0.0, 8.0, 0.0, 4.0])
+    monkeypatch.setattr(calibration, "timed", lambda work, on_cpu: (work(), next(ticks) + next(ticks)))
+    prompts = [Prompt(messages=(Message(role="user", content=f"{n}?"),)) for n in range(8)]
+    seconds, found = calibration._asking(engine, Templates.load("brief"), RULES, prompts, texts, True)
+    assert found == steady
+    assert asked == [1, 8, 8]
+    # The faster of the two passes, over the tokens of one: the first question is not timed.
+    assert seconds == 4.0 / 80
 
 
 @pytest.mark.parametrize(("judge", "steady"), [(scripts.feedback, 8 / 12), (scripts.biased_judge, 0.0)])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from rlaif.engines.fit import ADAPTER
 from rlaif.errors import UserError
 
 Figures = dict[str, Any]
@@ -34,10 +35,12 @@ def refused(report: Figures) -> UserError:
     """The error of a fit that is not taken."""
     more = report["more"]
     advice = f"about {more} more labels would decide; " if more else ""
+    readings = f"the judge's readings stay in {report['out']}.readings, so that only new pairs are asked"
+    anew = "; with other labels adapters are trained anew" if report["kind"] == ADAPTER else ""
     return UserError(
         f"{report['out']}: nothing is written: {report['why']}.",
         "a fit that is better on labels it has not seen",
-        f"{advice}the judge's readings stay in {report['out']}.readings, so that only new pairs are asked",
+        f"{advice}{readings}{anew}",
     )
 
 

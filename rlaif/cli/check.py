@@ -26,7 +26,7 @@ def check(
     from rlaif.preflight.provenance import environment
 
     data: dict[str, Any] = environment()
-    with running("rlaif check"):
+    with running("rlaif check", "models that were measured are kept"):
         found = pipeline.check(config, set_ or [], tell) if config else None
     if found:
         data |= {"models": found.found, "warnings": found.warnings, "problems": found.problems}

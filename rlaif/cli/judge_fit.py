@@ -33,8 +33,8 @@ def judge_fit(
         bool,
         typer.Option(
             "--train",
-            help="Train a LoRA adapter on the labels, with engine: transformers; from 50 labels, and much "
-            "slower: six trainings.",
+            help="Train a LoRA adapter on the labels, with engine: transformers; from 50 labelled pairs, "
+            "and much slower: six trainings.",
         ),
     ] = False,
     seed: Annotated[int | None, typer.Option(help="Draws the folds; omitted = the config's.")] = None,

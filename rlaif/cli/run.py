@@ -26,13 +26,14 @@ Until = Annotated[str | None, typer.Option(help="Stop after this stage.")]
 
 
 @contextmanager
-def running(command: str) -> Iterator[None]:
-    """Ctrl-C ends what runs inside in order, and what takes long outside of every bar has one."""
+def running(command: str, kept: str = "every finished row is kept") -> Iterator[None]:
+    """Ctrl-C ends what runs inside in order, and what takes long outside of every bar has one; `kept` is what
+    an interruption leaves."""
     try:
         with Progress(command, None) if is_rank0() else nullcontext():
             yield
     except KeyboardInterrupt as error:
-        tell("\nInterrupted; every finished row is kept. Run the same command again to continue.")
+        tell(f"\nInterrupted; {kept}. Run the same command again to continue.")
         for note in getattr(error, "__notes__", ()):
             tell(note)
         raise SystemExit(stopping.code()) from None
@@ -70,7 +71,7 @@ def run_command(
     from rlaif import pipeline
 
     if dry_run:
-        with running("rlaif run --dry-run"):
+        with running("rlaif run --dry-run", "models that were measured are kept"):
             plan = pipeline.dry_run(
                 config, set_ or [], source=source, at=at, out=out, until=until, measure=check, tell=tell
             )

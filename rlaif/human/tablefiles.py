@@ -20,9 +20,7 @@ Row = dict[str, Any]
 KINDS = (".jsonl", ".json", ".csv", ".parquet")
 _BATCH = 1024
 _STATE = "state.json"  # of a folder of `datasets`
-_MADE = re.compile(
-    r"data-\d+-of-\d+\.arrow|dataset_info\.json|state\.json|README\.md(\.partial)?"
-)  # in it
+_MADE = re.compile(r"data-\d+-of-\d+\.arrow|dataset_info\.json|state\.json|README\.md(\.partial)?")  # in it
 
 
 def write_rows(
