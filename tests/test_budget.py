@@ -77,6 +77,16 @@ def test_a_budget_of_calls_is_met_exactly_and_the_run_continues_when_it_is_raise
     assert this.manifest["spent"]["calls"] == sum(s.summary["usage"]["calls"] for s in this.stages)
 
 
+def test_a_fault_in_the_report_of_a_run_that_is_stopped_is_not_swallowed(project, monkeypatch):
+    def broken(*_):
+        raise TypeError("a fault of our own")
+
+    monkeypatch.setattr("rlaif.report.report.headline", broken)
+    with pytest.raises(TypeError, match="a fault of our own") as fault:
+        run(project, "budget.calls=30")
+    assert isinstance(fault.value.__context__, BudgetReached)
+
+
 @pytest.mark.parametrize("cap", ["tokens=3000", "money=0.003"])
 def test_tokens_and_money_are_never_exceeded(project, cap):
     price = 'prices={"tests.test_budget:talker": {"prompt": 1.0}}'

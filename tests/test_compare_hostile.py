@@ -1,4 +1,4 @@
-"""`rlaif compare` on run folders that hold what no run wrote: one message that names file, line and value."""
+"""`rlaif compare` on run folders that hold what no run wrote: one message with file and what was found."""
 
 import json
 import os
@@ -122,6 +122,30 @@ def test_what_cannot_be_understood_is_laid_to_files_that_are_not_sealed_alone(ru
         write_json(run / "manifest.json", {**read_json(run / "manifest.json"), "files": {}})
     with pytest.raises(TypeError):
         compare(runs, out=page)
+
+
+@pytest.mark.parametrize("status", ["running", "failed", "stopped", "interrupted", "paused"])
+def test_a_fault_of_our_own_is_not_laid_to_the_stage_that_is_not_done(tmp_path, monkeypatch, status):
+    run = fake_run(tmp_path / "run", until=7, prompts=60)
+    for file in run.glob("*/stage.json"):
+        write_json(file, {**read_json(file), "files": sync_and_digest(file.parent, ("stage.json",))})
+    write_json(run / "manifest.json", {**read_json(run / "manifest.json"), "files": {}})
+    last = run / "07_reward/stage.json"
+    data = {key: value for key, value in read_json(last).items() if key != "files"}
+    write_json(last, {**data, "status": status})
+    for module in ("report", "summary"):
+        monkeypatch.setattr(f"rlaif.report.{module}.RunReader.metrics", broken)
+    for reads in (write_report, summarise):
+        with pytest.raises(KeyError, match="a fault of our own"):
+            reads(run)
+    change_json(last)
+    for reads in (write_report, summarise):
+        with pytest.raises(UserError, match=r"run/07_reward/stage.json.* not what rlaif writes \(KeyError"):
+            reads(run)
+
+
+def broken(*_):
+    raise KeyError("a fault of our own")
 
 
 def test_null_is_missing(runs):

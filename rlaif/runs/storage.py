@@ -189,8 +189,11 @@ def read_json(
 
 
 def is_sealed(path: Path) -> bool:
-    """Whether a stage.json or manifest.json holds a checksum and the digests of the files it is about."""
-    return {CHECKSUM, "files"} <= json.loads(path.read_bytes()).keys()
+    """Whether a stage.json or manifest.json holds a checksum and the digests of the files it is about; of a
+    stage that is not done a checksum alone, as its files are still being written."""
+    data = json.loads(path.read_bytes())
+    unfinished = path.name == "stage.json" and data.get("status") != "done"
+    return CHECKSUM in data and (unfinished or "files" in data)
 
 
 def _checksum(data: dict[str, Any]) -> str:
