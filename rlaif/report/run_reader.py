@@ -177,11 +177,11 @@ class RunReader:
         stage = self.last("evaluate")
         found: dict[str, dict[str, Evaluation]] = {name: {} for name in stage.policies()} if stage else {}
         for row in self.rows(stage, "evaluation", Evaluation):
-            if row.split == split:
+            if stage and row.split == split:
                 own = found.setdefault(row.policy, {})
                 if own.setdefault(row.prompt_id, row) != row:
                     raise UserError(
-                        f"{stage.dir / 'evaluation.jsonl'}: two rows of {row.policy} on the prompt "  # type: ignore[union-attr]
+                        f"{stage.dir / 'evaluation.jsonl'}: two rows of {row.policy} on the prompt "
                         f"{row.prompt_id} that say different things.",
                         "one row for each policy and prompt",
                         "restore the file from a copy",
