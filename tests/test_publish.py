@@ -208,6 +208,7 @@ def test_what_cannot_be_published(run, tmp_path, what, message):
 
 
 def test_ids_that_are_none(tmp_path):
-    for id in ("policy", "a/b/c", "me/../x y"):
+    none = ("policy", "a/b/c", "me/../x y", "me/a--b", "me/a..b", "me/-a", "me/a.", "me/a.git", "me/é")
+    for id in (*none, f"me/{'a' * 97}"):
         with pytest.raises(UserError, match="no id of a repository"):
             push(tmp_path, "policy", id)

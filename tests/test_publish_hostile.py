@@ -1,5 +1,6 @@
 """A hub that answers what no hub should: one message, nothing sent to another host, no token printed."""
 
+import json
 import subprocess
 import sys
 
@@ -56,6 +57,15 @@ def test_an_answer_that_is_none_is_said_to_be_none(made, hub, step, text):
     answers(hub, step, 200, text)
     with pytest.raises(UserError, match="what the hub answers cannot be read"):
         push(made, "policy", "me/policy")
+
+
+@pytest.mark.parametrize("step", ["create", "privacy", "names", "commit"])
+def test_what_a_hub_says_of_a_request_that_it_refuses_is_shown(made, hub, step):
+    for status in (400, 403):
+        answers(hub, step, status, json.dumps({"error": "the storage is full"}))
+        with pytest.raises(UserError, match=r"the hub refused it \(.*the storage is full") as refused:
+            push(made, "policy", "me/policy")
+        assert ("HF_TOKEN" in str(refused.value)) == (status == 403)
 
 
 @pytest.mark.parametrize("step", STEPS)

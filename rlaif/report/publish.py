@@ -129,8 +129,7 @@ def push(folder: Path, what: str, hub_id: str, public: bool = False) -> dict[str
     require_library("huggingface_hub")
     from huggingface_hub import HfApi, get_token
 
-    if not _HUB_ID.fullmatch(hub_id):
-        raise UserError(f'--to "{hub_id}": no id of a repository.', "OWNER/NAME", "--to my-name/my-model")
+    _require_id(hub_id)
     api = HfApi(endpoint=os.environ.get("HF_ENDPOINT"), token=os.environ.get("HF_TOKEN"))
     kind = "dataset" if what == "preferences" else "model"
     try:
@@ -149,16 +148,46 @@ def push(folder: Path, what: str, hub_id: str, public: bool = False) -> dict[str
     except UserError:
         raise
     except Exception as error:  # of the hub, of the network, of the library
-        garbled = isinstance(error, TypeError | ValueError | LookupError | AttributeError)
-        token, said = get_token(), first_line(error)
-        said = said.replace(token, "the token") if token else said  # which a hub may send back
-        raise UserError(
-            f"--to {hub_id}: {'what the hub answers cannot be read' if garbled else 'the hub refused it'} "
-            f"({said}).",
-            "a hub that can be reached, and a token that may write there (HF_TOKEN)",
-            "log in with `hf auth login`; what was to be pushed stays: --out FOLDER writes it without a hub",
-        ) from None
+        raise _refusal(error, hub_id, get_token()) from None
     return {"url": str(url), "private": private, "commit": made.oid}
+
+
+def _require_id(hub_id: str) -> None:
+    """Raise UserError where this is no id that a hub gives a repository."""
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        valid = bool(_HUB_ID.fullmatch(hub_id))
+        validate_repo_id(hub_id)
+    except HFValidationError:
+        valid = False
+    if not valid:
+        raise UserError(
+            f'--to "{hub_id}": no id of a repository.',
+            "OWNER/NAME of letters, digits, -, _ and . alone: at most 96 in NAME, no - or . at the start, at "
+            "the end or twice in a row, and no .git at the end",
+            "--to my-name/my-model",
+        )
+
+
+def _refusal(error: Exception, hub_id: str, token: str | None) -> UserError:
+    """What to say of an error of the hub, of the network or of the hub's library."""
+    from huggingface_hub.errors import BadRequestError, HfHubHTTPError
+
+    refused = isinstance(error, HfHubHTTPError)  # of which some are a ValueError, too
+    garbled = not refused and isinstance(error, TypeError | ValueError | LookupError | AttributeError)
+    how = "what the hub answers cannot be read" if garbled else "the hub refused it"
+    said, more = first_line(error), " ".join((error.server_message or "").split()) if refused else ""
+    said = said if more[:300] in said else f"{said} {more}"
+    said = said.replace(token, "the token") if token else said  # which a hub may send back
+    needed = "a hub that can be reached, and a token that may write there (HF_TOKEN)"
+    todo = "what was to be pushed stays: --out FOLDER writes it without a hub"
+    if isinstance(error, BadRequestError):  # who asks is no matter
+        needed = "a repository and files that the hub takes"
+    else:
+        todo = f"log in with `hf auth login`; {todo}"
+    return UserError(f"--to {hub_id}: {how} ({said[:600]}).", needed, todo)
 
 
 @contextmanager
