@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from rlaif.config import overridden
 from rlaif.constitution import Constitution
 from rlaif.errors import UserError, nearest
 from rlaif.preflight.counting import cost_of
@@ -28,13 +29,15 @@ def diff(
     trust: bool = False,
     progress: Any = silent_progress,
     tell: Callable[[str], None] = lambda line: None,
+    overrides: Sequence[str] = (),
 ) -> dict[str, Any]:
     """What the edit from `old` to `new` changes, JSON-able; `old` may be a run, whose constitution then
     counts.
 
     With a run also which of its labels go stale, which verdicts and which preferences change. `ask` asks
-    the run's feedback model for the stale labels alone and keeps them in the run's folder. Raises UserError
-    where the files or the run cannot be used, or have nothing in common.
+    the run's feedback model for the stale labels alone and keeps them in the run's folder; `overrides` such
+    as `budget.calls=500` limit what that may take. Raises UserError where the files or the run cannot be
+    used, or have nothing in common, and BudgetReached where the budget is.
     """
     with os_errors_as_user_errors():
         if run is None and is_run(old):
@@ -49,6 +52,8 @@ def diff(
             "edits": [as_data(edit) for edit in found],
             "notes": notes(before, after, found),
         }
+        if overrides and not ask:
+            raise UserError(f"-s {overrides[0]}: nothing is asked.", "questions to limit", "add --ask")
         if of is None:
             if ask:
                 raise UserError("--ask: without a run.", "comparisons to ask about", "add --run RUN")
@@ -57,7 +62,23 @@ def diff(
         if ask:
             reached = [*model_references(of.path, of.config.feedback), *annotators(of)]
             require_consent("asking this run's feedback model", reached, trust, "add --trust")
+        of = _with_budget(of, overrides)
         return plain(data | effects(of, after, found, ask, progress, tell))
+
+
+def _with_budget(run: Run, overrides: Sequence[str]) -> Run:
+    """The run with another budget; UserError for other options, by which its labels would be other ones."""
+    if not overrides:
+        return run
+    for override in overrides:
+        if override.partition("=")[0].partition(".")[0] != "budget":
+            raise UserError(
+                f"-s {override}: the labels asked for here are asked as the run's were.",
+                "budget.calls, budget.tokens or budget.money",
+                "leave it out; rlaif constitution apply takes other options for the edited run",
+            )
+    config = overridden(run.config, overrides, run.path / "config.json")
+    return Run(run.path, run.config.model_copy(update={"budget": config.budget}), run.constitution)
 
 
 def effects(

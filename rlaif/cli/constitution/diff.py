@@ -23,6 +23,10 @@ def constitution_diff(
     ask: Annotated[
         bool, typer.Option("--ask", help="Ask the run's feedback model for the stale labels, and keep them.")
     ] = False,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("-s", "--set", help="With --ask: budget.calls=500, say; may be repeated."),
+    ] = None,
     out: PageFile = None,
     trust: Trust = False,
     as_json: Json = False,
@@ -35,7 +39,7 @@ def constitution_diff(
 
     page = page_at(out) if out else None
     with running("rlaif constitution diff"):
-        data = diff(old, new, run, ask=ask, trust=trust, progress=Progress, tell=tell)
+        data = diff(old, new, run, ask=ask, trust=trust, progress=Progress, tell=tell, overrides=set_ or [])
     if page:
         write_edit(page, data)
     if as_json:
