@@ -1,6 +1,7 @@
 """`rlaif judge compare`: which pairs the judges are asked about, and what is said of them before."""
 
 import json
+from pathlib import Path
 
 from typer.testing import CliRunner
 
@@ -50,6 +51,8 @@ def test_beside_labels_only_labelled_pairs_are_asked_about(tmp_path):
     assert asked["cost"]["calls"] == 2 * LABELLED * data["constitution"]["principles"]
     data, told = compared(tmp_path, *options, "--num-pairs", "10")
     assert data["pairs"] == 10
+    assert f"1 judge, 10 pairs: 10 that people labelled; left out: {left} without a person's label" in told
+    assert data["left_out"] == {"without a person's label": left}
     data, told = compared(tmp_path, *options, "--num-pairs", "0")
     assert data["pairs"] == pairs
     assert (
@@ -58,10 +61,35 @@ def test_beside_labels_only_labelled_pairs_are_asked_about(tmp_path):
     assert next(row for row in data["judges"] if row["name"] == "good.yaml")["accuracy"]["n"] == LABELLED
 
 
+def with_people(options: list[str], labels: int) -> None:
+    """Give the run itself the first of people's labels, beside its judge's."""
+    run, people = Path(options[1]), Path(options[3])
+    with next(run.glob("*_label/labels.jsonl")).open("a") as file:
+        file.write("".join(people.read_text().splitlines(keepends=True)[:labels]))
+
+
+def test_a_run_that_holds_labels_of_people_gives_its_other_pairs_too(tmp_path):
+    options, pairs = labelled(tmp_path)
+    with_people(options, 5)
+    data, told = compared(tmp_path, *options, "--num-pairs", "0")
+    assert data["pairs"] == pairs
+    left = pairs - LABELLED
+    assert f"{pairs} pairs: {LABELLED} that people labelled, {left} without a person's label\n" in told
+    data, told = compared(tmp_path, *options[:2])
+    assert data["pairs"] == pairs  # fewer than the 200 of a run
+    assert f"{pairs} pairs: 5 that people labelled, {pairs - 5} without a person's label\n" in told
+    assert next(row for row in data["judges"] if row["name"] == "good.yaml")["accuracy"]["n"] == 5
+    data, told = compared(tmp_path, *options)
+    assert (data["pairs"], data["left_out"]["without a person's label"]) == (LABELLED, left)
+    data, told = compared(tmp_path, "--labels", options[1])
+    assert f"5 pairs: 5 that people labelled; left out: {pairs - 5} without a person's label" in told
+
+
 def test_labels_alone_and_a_run_alone_say_how_many_pairs(tmp_path):
-    options, _ = labelled(tmp_path)
+    options, pairs = labelled(tmp_path)
+    told = compared(tmp_path, *options[2:])[1]
     assert (
-        f"1 judge, {LABELLED} pairs: {LABELLED} that people labelled\n" in compared(tmp_path, *options[2:])[1]
+        f"1 judge, {LABELLED} pairs: {LABELLED} that people labelled; left out: {pairs - LABELLED} " in told
     )
     told = compared(tmp_path, *options[:2], "--num-pairs", "5")[1]
     assert "1 judge, 5 pairs: 5 without a person's label\n" in told

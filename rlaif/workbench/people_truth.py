@@ -57,11 +57,11 @@ UNLABELLED = "without a person's label"
 
 
 def labelled_cases(
-    paths: Sequence[Path], constitution: Constitution, count: int, seed: int, people_alone: bool = False
+    paths: Sequence[Path], constitution: Constitution, count: int, seed: int, people_alone: bool = True
 ) -> LabelledCases:
-    """At most `count` pairs of each path (0 = all), drawn by the seed: those that people labelled where there
-    are any. With `people_alone` a path without such a label adds no pair where another has some.
+    """At most `count` pairs of each path (0 = all), drawn by the seed.
 
+    With `people_alone` pairs without a person's label are left out and counted, where any path has one.
     Raises UserError where a path cannot be read or no principle applies to any pair.
     """
     sources = [read_pairs(path) for path in paths]
@@ -71,13 +71,12 @@ def labelled_cases(
         [pair for pair in source.comparisons if any(map(_by_person, source.labels.get(pair, ())))]
         for source in sources
     ]
+    people_alone = people_alone and any(labelled)
+    if people_alone:
+        found.left_out[UNLABELLED] += _unlabelled(sources, labelled)
     for source, by_people in zip(sources, labelled, strict=True):
         found.left_out += source.left_out
-        if people_alone and any(labelled) and not by_people:
-            items = {item_of(pair) for pair in source.comparisons.values()}
-            found.left_out[UNLABELLED] += len(items - seen)
-            continue
-        for pair in drawn(by_people or list(source.comparisons), count, seed):
+        for pair in drawn(by_people if people_alone else list(source.comparisons), count, seed):
             question = source.question(pair, constitution.principles)
             item = item_of(question.comparison)
             if item in seen:
@@ -106,6 +105,15 @@ def labelled_cases(
     found.people, found.labelled = [row for _, row in of_case], len({item for item, _ in of_case})
     _add_truth(found, constitution)
     return found
+
+
+def _unlabelled(sources: Sequence[LabelledPairs], labelled: Sequence[Sequence[str]]) -> int:
+    """How many pairs, each counted once, no person labelled in any source."""
+    every = {item_of(pair) for source in sources for pair in source.comparisons.values()}
+    said = {
+        item_of(source.comparisons[id]) for source, ids in zip(sources, labelled, strict=True) for id in ids
+    }
+    return len(every - said)
 
 
 def _by_person(label: Label) -> bool:
