@@ -36,7 +36,7 @@ def assert_sound(row):
     if isinstance(row, Grade):
         assert all(map(math.isfinite, row.scores.values()))
         return
-    assert row.seconds is None or 0 < row.seconds < 1e8
+    assert row.seconds is None or 0 <= row.seconds < 1e8
     assert row.annotator.id not in ("nan", "inf", "None")
     if isinstance(row, Label) and row.verdict in ("a", "b"):
         assert (row.p_a or 0) >= 0.5 if row.verdict == "a" else (row.p_a or 0) <= 0.5
@@ -84,6 +84,33 @@ def test_a_time_that_is_none_is_left_out_and_counted(tmp_path):
 
 
 TIME = ("annotations", 0, "lead_time")
+
+
+@pytest.mark.parametrize("zero", [0, 0.0, "0"])
+def test_a_time_of_zero_is_a_time(tmp_path, zero):
+    task = replaced(ROWS["label-studio"][0], TIME, zero)
+    rows = {"table": {**TABLE, "seconds": zero}, "ranking": ROWS["ranking"][0] | {"seconds": zero}}
+    for name, row in (rows | {"label-studio": task}).items():
+        folder = tmp_path / name
+        folder.mkdir()
+        labels, left_out, _ = imported(folder, name, row)
+        assert {label.seconds for label in labels if label.annotator == labels[0].annotator} == {0.0}
+        assert "time that is none" not in left_out
+        export_file(folder / "out", name, folder / "back.jsonl")
+        import_file(name, folder / "back.jsonl", folder / "again")
+        assert (folder / "again" / "labels.jsonl").read_text() == (
+            folder / "out" / "labels.jsonl"
+        ).read_text()
+    found = agree(read_annotated([tmp_path / "ranking" / "out" / "rankings.jsonl"]))
+    assert found["annotators"][0]["seconds"]["n"] > 0
+
+
+@pytest.mark.parametrize(("verdict", "lost"), [("", 0), ("skip", 0), ("what", 0), ("1", 1), ("tie", 0)])
+def test_a_probability_is_counted_as_none_only_beside_a_verdict(tmp_path, verdict, lost):
+    rows = [{**TABLE, "annotator": "ann"}, {**TABLE, "verdict": verdict, "p_first": 0.25}]
+    labels, left_out, _ = imported(tmp_path, "table", *rows)
+    assert len(labels) == 2
+    assert sum(left_out.values()) == lost
 
 
 def test_a_missing_name_is_no_annotator_called_nan(tmp_path):

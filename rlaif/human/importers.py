@@ -396,7 +396,7 @@ class RowMaker:
 def votes_of(given: Ranks, places: Sequence[int]) -> Iterator[Vote]:
     """What a ranking says of every two of the responses at `places`; its seconds are shared out evenly."""
     pairs = list(combinations(places, 2))
-    seconds = given.seconds / len(pairs) if given.seconds and pairs else None
+    seconds = given.seconds / len(pairs) if given.seconds is not None and pairs else None
     for first, second in pairs:
         x, y = given.ranks[first] or 0, given.ranks[second] or 0
         verdict: Verdict = "tie" if x == y else "a" if x < y else "b"

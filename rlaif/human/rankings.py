@@ -41,7 +41,7 @@ def labels_from_rankings(
 
 
 def _labels(ranking: Ranking, pairs: Sequence[Comparison]) -> list[Label]:
-    seconds = ranking.seconds / len(pairs) if ranking.seconds and pairs else None
+    seconds = ranking.seconds / len(pairs) if ranking.seconds is not None and pairs else None
     verdicts: list[tuple[Comparison, Verdict]] = [(pair, ranking.verdict(pair.a, pair.b)) for pair in pairs]
     return [
         Label(comparison_id=pair.id, annotator=ranking.annotator, verdict=v, p_a=P_A[v], seconds=seconds)

@@ -203,7 +203,7 @@ def number_from(value: Any) -> float | None:
 
 def seconds_from(value: Any) -> float | None:
     """How long one label took; None where that is no time."""
-    return time_taken(number_from(value)) or None
+    return time_taken(number_from(value))
 
 
 def unread(*cells: tuple[Any, Any, str]) -> tuple[str, ...]:

@@ -159,7 +159,7 @@ def _write_ranking(row: ImportedRow) -> list[dict[str, Any]] | Unusable:
     for given in row.rankings:
         line: dict[str, Any] = {"prompt": messages, "responses": [*row.responses], "ranks": [*given.ranks]}
         line |= {"annotator": given.annotator.model_dump()} if given.annotator else {}
-        made.append(line | ({"seconds": given.seconds} if given.seconds else {}))
+        made.append(line | ({"seconds": given.seconds} if given.seconds is not None else {}))
     return made
 
 
@@ -260,7 +260,7 @@ def _write_label_studio(row: ImportedRow) -> dict[str, Any] | Unusable:
             return Unusable("a tie")
         result = {"type": "ranker", "value": {"ranker": [str(place) for place in order]}}
         who = {"completed_by": given.annotator.id} if given.annotator else {}
-        time = {"lead_time": given.seconds} if given.seconds else {}
+        time = {"lead_time": given.seconds} if given.seconds is not None else {}
         annotations.append({**who, **time, "result": [result]})
     return {"data": {"prompt": text, "items": items}, "annotations": annotations}
 

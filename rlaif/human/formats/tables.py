@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from rlaif.errors import UserError, nearest
+from rlaif.human.folder import P_A
 from rlaif.human.formats.base import (
     NO_KIND,
     NO_P,
@@ -95,12 +96,13 @@ def table_row(row: dict[str, Any], names: Mapping[str, str]) -> ImportedRow | Un
         return NO_KIND
     models = [name_from(cell[key]) or "" for key in ("model_first", "model_second")]
     vote = _vote(cell, verdict, kind, swapped)
+    sure = cell["p_first"] if verdict in P_A else None  # of no verdict there is nothing to be sure
     return ImportedRow(
         messages,
         (texts[0], texts[1]),
         (vote,),
         models=tuple(models) if any(models) else (),
-        lost=unread((cell["p_first"], vote.p_first, NO_P), (cell["seconds"], vote.seconds, NO_TIME)),
+        lost=unread((sure, vote.p_first, NO_P), (cell["seconds"], vote.seconds, NO_TIME)),
     )
 
 
@@ -123,7 +125,7 @@ def _fitting(p: float | None, verdict: Verdict) -> float | None:
     """A probability that does not contradict the verdict."""
     if p is None or not 0 <= p <= 1 or (verdict == "a" and p < 0.5) or (verdict == "b" and p > 0.5):
         return None
-    return p if verdict in ("a", "b", "tie") else None
+    return p if verdict in P_A else None
 
 
 def _messages(cell: Any) -> Any:
