@@ -194,6 +194,35 @@ def test_another_fit_is_not_replaced_where_readings_are_left(tmp_path, config):
     assert (out / "judge_fit.safetensors").read_bytes() == before
 
 
+@pytest.mark.parametrize(
+    ("labels", "more", "said"),
+    [
+        ("people", ["--seed", "7"], "seed 0, here 7"),
+        ("fewer", [], "labels 80, here 60"),
+        (None, [], "labels 80, here 0; kind temperature, here prior"),
+        ("people", ["--train"], "setting .*, here a LoRA adapter .*; kind temperature, here adapter"),
+    ],
+)
+def test_another_fit_than_the_one_that_is_there_is_refused_before_anything_is_asked(
+    tmp_path, config, monkeypatch, labels, more, said
+):
+    for name, count in (("people", 80), ("fewer", 60)):
+        labels_folder(tmp_path / name, some_pairs(count))
+    words = ["judge", "fit", str(config), "--out", str(tmp_path / "fit")]
+    with monkeypatch.context() as patch:
+        patch.setattr(judge_fitting, "shutil", SimpleNamespace(rmtree=killed))
+        first = CliRunner().invoke(app, [*words, "--labels", str(tmp_path / "people")])
+        assert isinstance(first.exception, Killed)
+    for way in ("from_labels", "from_orders", "from_training"):
+        monkeypatch.setattr(judge_fitting.Fitting, way, killed)
+    monkeypatch.setattr(judge_fitting, "_require_trainable", lambda *_: None)
+    given = ["--labels", str(tmp_path / labels)] if labels else []
+    done = CliRunner().invoke(app, [*words, *given, *more])
+    assert isinstance(done.exception, UserError), done.exception
+    assert re.search(rf"fit: is there already, and another fit \(.*{said}\)", str(done.exception))
+    assert (tmp_path / "fit.readings").is_dir()
+
+
 class Killed(Exception):
     pass
 

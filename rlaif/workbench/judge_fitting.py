@@ -15,7 +15,7 @@ from rlaif.audit.fit import Fitting
 from rlaif.audit.fit_numerics import PRIOR_FROM
 from rlaif.config import Config
 from rlaif.constitution import Constitution
-from rlaif.engines.fit import FILE, KINDS, JudgeFit, is_unwritten
+from rlaif.engines.fit import ADAPTER, FILE, KINDS, JudgeFit, is_unwritten
 from rlaif.errors import UserError
 from rlaif.feedback.judge import JudgeQuestion
 from rlaif.feedback.labelled import LabelledPair
@@ -65,16 +65,16 @@ def fit_judge(
             "-s label.cot=false",
         )
     judge = setting.judge(constitution)
-    number = config.seed if seed is None else seed
-    states = config.feedback.kind.gives_states
+    states, number = config.feedback.kind.gives_states, config.seed if seed is None else seed
     fitting = Fitting(judge, constitution, states, kept, number, kinds, progress, dropped)
+    if written:
+        _require_same(out, fitting, sum(len(pair.labels) for pair in read), train)
     if train:
         fit, report = fitting.from_training(read)
     elif labels:
         fit, report = fitting.from_labels(read)
     else:
-        questions = _unlabelled(plain, constitution, prompts, pairs, number, fitting)
-        fit, report = fitting.from_orders(questions)
+        fit, report = fitting.from_orders(_unlabelled(plain, prompts, pairs, fitting))
     report = {"out": str(out), "model": config.feedback.model, **report}
     if fit is None or not report["taken"]:
         return report | {"fit": None}
@@ -86,9 +86,34 @@ def fit_judge(
     return report | {"fit": fit.fingerprint}
 
 
-def _is_there(out: Path) -> UserError:
+def _require_same(out: Path, fitting: Fitting, labels: int, train: bool) -> None:
+    """UserError where the fit in `out` is another one than this command's, as far as that is known before
+    anything is asked."""
+    there = JudgeFit.load(out)
+    about = {**(there.about or {}), "model": there.model}
+    here = {
+        "model": fitting.judge.engine.fingerprint,
+        "constitution": fitting.constitution.name,
+        "labels": labels,
+        "seed": fitting.seed,
+    }
+    kinds = [ADAPTER] if train else fitting.kinds if labels else ["prior"]
+    if train:
+        from rlaif.audit.fit_adapter import SETTING
+
+        here["setting"] = SETTING
+    found = [
+        f"{key} {about.get(key)}, here {value}" for key, value in here.items() if about.get(key) != value
+    ]
+    if there.kind not in kinds:
+        found.append(f"kind {there.kind}, here {' or '.join(kinds)}")
+    if found:
+        raise _is_there(out, f", and another fit ({'; '.join(found)})")
+
+
+def _is_there(out: Path, differs: str = "") -> UserError:
     return UserError(
-        f"{out}: is there already.", "a folder of its own for each fit", "name another, or remove it"
+        f"{out}: is there already{differs}.", "a folder of its own for each fit", "name another, or remove it"
     )
 
 
@@ -163,14 +188,10 @@ def _with_p(label: Label) -> Label:
 
 
 def _unlabelled(
-    config: Config,
-    constitution: Constitution,
-    prompts: Sequence[Prompt],
-    pairs: int,
-    seed: int,
-    fitting: Fitting,
+    config: Config, prompts: Sequence[Prompt], pairs: int, fitting: Fitting
 ) -> list[JudgeQuestion]:
     """The examples of the constitution, and pairs of the policy's own responses where there are prompts."""
+    constitution, seed = fitting.constitution, fitting.seed
     cases = from_examples(constitution, seed, fitting.judge.shots)
     if prompts:
         cases += sampled(config, constitution, prompts, pairs, seed, None, fitting.dropped, fitting.progress)
