@@ -10,6 +10,8 @@ from typer.testing import CliRunner
 
 from rlaif.cli import app
 from rlaif.errors import UserError
+from rlaif.human.agree import agree
+from rlaif.human.annotated import read_annotated
 from rlaif.human.duplicates import near_duplicates
 from rlaif.human.importers import import_file
 from rlaif.human.linting import lint
@@ -162,6 +164,20 @@ def test_rows_that_could_not_be_used_are_findings_of_files_and_of_folders(tmp_pa
     import_file("table", table(tmp_path / "y.jsonl", [*bad, *again]), tmp_path / "folder")
     [found] = lint([tmp_path / "folder"])["findings"]
     assert (found["kind"], found["count"], found["of"]) == ("unusable row", 2, 122)
+
+
+def test_what_an_import_leaves_out_of_rows_that_it_keeps_is_a_finding_and_counted_by_agree(tmp_path):
+    lost = [{"p_first": "0.1", "verdict": "1"}, {"seconds": "-5"}, {"seconds": "inf", "p_first": "2"}]
+    both = [{**row, **more} for row, more in zip(rows(), lost, strict=False)]
+    path = table(tmp_path / "x.jsonl", [*both, *rows()[3:]])
+    counts = {"probability that is none, or not on the verdict's side": 2, "time that is none": 2}
+    assert agree(read_annotated([path]))["dropped"] == counts
+    imported = import_file("table", path, tmp_path / "folder")
+    assert (imported["dropped"], imported["left_out"]) == ({}, counts)
+    for place in (path, tmp_path / "folder"):
+        [found] = lint([place])["findings"]
+        assert (found["kind"], found["count"], found["of"]) == ("lost value", 4, 60)
+        assert all(f"2 × {reason}" in found["what"] for reason in counts)
 
 
 def test_a_run_is_linted_by_its_last_labels_and_its_split(tmp_path):

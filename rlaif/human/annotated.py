@@ -371,6 +371,7 @@ def _add_foreign(source: Source, found: Annotated) -> None:
         if isinstance(row, Unusable):
             found.dropped[str(row)] += 1
             continue
+        found.dropped.update(row.lost)
         labels += _add_row(f"{source.path.name} row {number + 1}", row, source, found)
     found.dropped += +left_out
     _source(found, source.path, source.format.title, labels)

@@ -49,6 +49,7 @@ class Data:
     rows: ImportFolder
     labels: dict[str, list[Label]]
     left_out: dict[str, int]
+    lost: dict[str, int] = field(default_factory=dict)  # what an import left out of rows that it kept
     read: int = 0  # rows of the file that an import read
 
     @property
@@ -120,7 +121,8 @@ def _opened(path: Path, place: Path) -> Data:
     held = folder_labels(path, Path(tempfile.mkdtemp(dir=place)) / "rows")
     left_out = held.left_out or Counter(held.imported.get("dropped", {}))
     left_out += Counter({reason: n for reason, n in held.rows.counts.items() if reason != RENAMED})
-    return Data(path, held.rows, held.labels, dict(left_out), held.imported.get("in", 0))
+    lost = held.imported.get("left_out", {})
+    return Data(path, held.rows, held.labels, dict(left_out), lost, held.imported.get("in", 0))
 
 
 def _findings(data: Data) -> tuple[list[Finding], dict[str, Any]]:
@@ -278,10 +280,10 @@ def _circles(wins: Iterable[tuple[str, str]]) -> list[tuple[str, str, str]]:
 
 
 def _left_out(data: Data) -> Iterator[Finding]:
-    total = sum(data.left_out.values())
-    if total:
-        said = ", ".join(f"{n:,} × {reason}" for reason, n in data.left_out.items())
-        yield Finding("unusable row", total, data.read, f"{data.path}: {said}")
+    for kind, counts in (("unusable row", data.left_out), ("lost value", data.lost)):
+        if total := sum(counts.values()):
+            said = ", ".join(f"{n:,} × {reason}" for reason, n in counts.items())
+            yield Finding(kind, total, data.read, f"{data.path}: {said}")
 
 
 def _leaks(train: Sequence[Data], heldout: Sequence[Data]) -> Iterator[Finding]:
