@@ -101,7 +101,10 @@ def test_training_reads_and_learns(project):
     # One model with gradients and two moments, and what a batch of 32 of the longest rows keeps.
     held = 4 * 2**20 + 32 * (run.most.prompt + 256) * 1024
     assert found[2]["memory"] == pytest.approx(100 + held * 4 / 2**20, rel=0.01)
-    assert found[0]["memory"] == pytest.approx(100 + (2**20 + 16384 * 64) * 4 / 2**20)
+    batch = run.most.train * (run.most.prompt + 256)  # all that is asked, and no more than one batch
+    assert found[0]["memory"] == pytest.approx(100 + (2**20 + batch * 64) * 4 / 2**20)
+    small = project_of(project, {"policy": SPEED}, *train, "policy.batch_tokens=4096")[1]
+    assert small[0]["memory"] == pytest.approx(100 + (2**20 + 4096 * 64) * 4 / 2**20)
 
 
 def test_the_samples_that_fix_the_scale_are_counted(project):

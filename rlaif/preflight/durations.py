@@ -133,9 +133,10 @@ class Durations:
         process = min(speed.process for speed in self.speeds.values())
         numbers = 0.0
         models = {id(q.model): q.model for q in asked if q.calls}
-        for model in models.values():
-            speed = self._speed(model)
-            numbers += speed.parameters + model.batch_tokens * speed.passing if speed else 0.0
+        for name, model in models.items():
+            speed, own = self._speed(model), [q for q in asked if id(q.model) == name]
+            batch = min(model.batch_tokens, max(q.calls * (q.shared + q.own + q.written) for q in own))
+            numbers += speed.parameters + batch * speed.passing if speed else 0.0
         speed = self._speed(work.model) if work else None
         if work and speed:
             held = (work.frozen + 4 * work.trained) * speed.parameters + work.forward * speed.activations
