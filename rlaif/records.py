@@ -12,7 +12,7 @@ import json
 import math
 import struct
 from collections.abc import Sequence
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, ClassVar, Literal, TypeVar, get_args
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -24,8 +24,7 @@ AnnotatorKind = Literal["human", "ai", "simulated"]
 Verdict = Literal["a", "b", "tie", "abstain", "invalid"]
 Order = Literal["ab", "ba"]
 ORDERS: tuple[Order, ...] = get_args(Order)  # the judge is asked about every comparison once in each
-# Held-out prompts whose whole group is held out, and held-out wordings of what is asked in training.
-HeldOut = Literal["heldout", "wordings"]
+HeldOut = Literal["heldout", "wordings"]  # whole groups, and wordings of what is asked in training
 
 
 def _plain(value: Any) -> Any:
@@ -261,6 +260,7 @@ class Label(Record):
     verdict, or hardly any probability on one), "too long", or "not a number" (the judge's scores are NaN).
     """
 
+    NUMBERLESS: ClassVar = "not a number"  # asked about again wherever labels are taken over
     comparison_id: str
     """`id` of the comparison."""
     annotator: Annotator

@@ -1,12 +1,14 @@
 """Records: ids are hashes of content, rows survive JSON, and the operations that keep comparisons honest."""
 
 import json
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+import rlaif
 from rlaif.records import (
     Annotator,
     Comparison,
@@ -229,3 +231,11 @@ def test_a_row_of_before_reads_under_the_old_name_of_a_field(kind, row, old, new
     assert kind.with_new_names({**row, old: value}) == {**row, new: value}
     with pytest.raises(ValidationError):
         kind.model_validate({**row, old: value, new: value})
+
+
+def test_the_reason_that_is_asked_about_again_is_written_down_once():
+    package = Path(rlaif.__file__).parent
+    holding = [path.name for path in package.rglob("*.py") if f'"{Label.NUMBERLESS}"' in path.read_text()]
+    assert holding == ["records.py"]
+    given = {"comparison_id": "c", "annotator": Annotator(kind="ai", id="m"), "verdict": "invalid"}
+    assert Label.model_validate({**given, "reason": Label.NUMBERLESS}).reason == Label.NUMBERLESS

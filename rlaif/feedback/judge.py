@@ -410,7 +410,7 @@ def _why_invalid(scores: Scores, at: int) -> str | None:
     if scores.too_long:
         return "too long"
     if scores.broken(at):
-        return "not a number"
+        return Label.NUMBERLESS
     if not scores.readable(at):
         return "refused"
     mass = scores.answer_mass(at)

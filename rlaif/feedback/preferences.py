@@ -272,7 +272,7 @@ class Tally:
         if label.reason is not None:
             self.refused += label.reason == "refused"
             self.too_long += label.reason == "too long"
-            self.not_numbers += label.reason == "not a number"
+            self.not_numbers += label.reason == label.NUMBERLESS
         self.abstained += label.verdict == "abstain"
         if label.p_a is None:
             return

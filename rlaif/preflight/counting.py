@@ -21,8 +21,6 @@ from rlaif.runs.lookup import Lookup
 from rlaif.runs.rows import RowFile
 from rlaif.runs.spending import money
 
-NUMBERLESS = "not a number"  # a score that is asked again wherever labels are taken over
-
 
 @dataclass
 class CountingEngine:
@@ -139,7 +137,7 @@ def _asked_of(stage: Stage[LabelOptions]) -> tuple[dict[str, int], CountingEngin
         asked = asked_of_judge(stage, chunk, {})
         expected = judge.expected_slots(asked)
         theirs, ours = ([row for q in asked for row in rows.all(q.comparison.id)] for rows in stored)
-        given = {slot_of(row) for row in theirs if row.reason != NUMBERLESS} & expected
+        given = {slot_of(row) for row in theirs if row.reason != Label.NUMBERLESS} & expected
         mine = {slot_of(row) for row in ours} & expected - given
         numbers.update(expected=len(expected), taken_over=len(given), own=len(mine))
         for _ in judge.compare(asked, mine, given):

@@ -215,7 +215,7 @@ class LabelSource:
             found = self.earlier.lines(question.comparison.id)
             rows = [(with_content_id(row), line) for row, line in found if row.annotator.kind == "ai"]
             # A score that was not a number is asked again: the server may have been fixed since.
-            numbers = [pair for pair in rows if pair[0].reason != "not a number"]
+            numbers = [pair for pair in rows if pair[0].reason != Label.NUMBERLESS]
             fresh = {slot: pair for pair in numbers if (slot := slot_of(pair[0])) in expected}
             given |= {slot: row for slot, (row, _) in fresh.items()}
             known[question.comparison.id] = [slot_of(row) for row, _ in rows]
@@ -224,7 +224,7 @@ class LabelSource:
             if len(fresh) < len(rows):
                 have = taken.keys() | {row.id for row in self.kept.all(question.comparison.id)}
                 # Both have one id, so the number comes last, and is the one that is kept.
-                best_last = sorted(rows, key=lambda pair: pair[0].reason != "not a number")
+                best_last = sorted(rows, key=lambda pair: pair[0].reason != Label.NUMBERLESS)
                 others |= {row.id: _as_read(row, line) for row, line in best_last if row.id not in have}
         self.file.copy(lines.values())
         own |= {row.id: row for row in given.values() if row.id not in own}

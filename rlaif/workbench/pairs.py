@@ -162,7 +162,7 @@ def judge_labels(
     expected = judge.expected_slots(questions)
     known = [*stored, *kept]
     given = {
-        slot: row for row in known if (slot := slot_of(row)) in expected and row.reason != "not a number"
+        slot: row for row in known if (slot := slot_of(row)) in expected and row.reason != Label.NUMBERLESS
     }
     labels = list(given.values())
     with progress("verdicts", len(expected) - len(given)) as tick:

@@ -22,7 +22,7 @@ from rlaif.feedback.judge import Judge, JudgeQuestion, Slot, slot_of
 from rlaif.human.labelled import labelling
 from rlaif.human.waiting import people_of
 from rlaif.options import LabelOptions
-from rlaif.preflight.counting import NUMBERLESS, CountingEngine, judge_of_labels
+from rlaif.preflight.counting import CountingEngine, judge_of_labels
 from rlaif.records import Comparison, Label
 from rlaif.runs.commands import resume_command
 from rlaif.runs.folder import Run, Stage, label_files
@@ -213,7 +213,9 @@ class Chunk:
 def _by_slot(rows: Mapping[str, Sequence[Label]], expected: Collection[Slot]) -> dict[Slot, Label]:
     """The judge's labels that fit, and hold a number or the reason why there is none."""
     judged = (row for own in rows.values() for row in own if row.annotator.kind == "ai")
-    return {slot: row for row in judged if row.reason != NUMBERLESS and (slot := slot_of(row)) in expected}
+    return {
+        slot: row for row in judged if row.reason != Label.NUMBERLESS and (slot := slot_of(row)) in expected
+    }
 
 
 def label_stages(run: Run) -> list[Stage[Any]]:
