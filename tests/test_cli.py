@@ -325,7 +325,8 @@ def test_neighbours_spell_and_explain_the_same_option_alike():
     assert switched_off == {("rlaif run", "--no-check"), ("rlaif resume", "--no-check")}
     for spelling in ("--trust", "--few-shot", "--keep", "--port"):
         assert len(told[spelling]) == 1, spelling
-    assert len(told["--set"]) == 3, "a run's, a judge's, and that of the model that writes prompts"
+    meant = "a run's, a judge's, that of the model that writes prompts, and the budget of an edit's questions"
+    assert len(told["--set"]) == 4, meant
 
 
 def test_resume_offers_no_option_that_it_lacks():

@@ -357,4 +357,4 @@ def test_amounts_of_a_budget_are_printed_in_full(tmp_path, amount, shown):
     config = SimpleNamespace(budget=BudgetOptions(calls=2_000_000), prices={}, policy=None, feedback=None)
     ledger = Ledger(tmp_path / "spending.jsonl", config)
     ledger.remaining = lambda: {"calls": 2_000_000 - amount}
-    assert f"{shown} of 2,000,000 calls spent" in str(ledger._reached())
+    assert f"{shown} of 2,000,000 calls spent" in str(ledger._reached(["calls"]))
