@@ -20,7 +20,7 @@ from rlaif.runs.seeds import derive_seed
 
 @dataclass
 class ChatPolicy:
-    """A policy to talk to: its name, its engine, what a wait for it is told by, and the turns so far."""
+    """A policy to talk to: its name, its engine, the name shown while it is waited for, and its turns."""
 
     name: str
     engine: Engine

@@ -107,7 +107,7 @@ def print_plan(plan: dict[str, Any]) -> None:
     say(f"{plan['config']['name']}: {plan['principles']} principles; prompts: {counts}")
     if plan.get("shared"):
         say(f"shared with the run that is forked: {', '.join(plan['shared'])}")
-    columns = ["stage", "rows ≤", "calls ≤", "tokens read ≤", "written ≤", "seconds", "MB ≤"]
+    columns = ["stage", "rows ≤", "calls ≤", "tokens read ≤", "written ≤", "seconds", "MB"]
     table = Table(*columns, *(["money ≤"] if plan["money"] is not None else []))
     for column in table.columns[1:]:
         column.justify = "right"

@@ -1,4 +1,4 @@
-"""How long each stage of a config is likely to take on this machine, and how much memory it takes at most.
+"""How long each stage of a config is likely to take on this machine, and about how much memory it takes.
 
 From what has been measured of its models (`calibration`) and what its stages ask and compute. Texts are taken
 to be as long as they were when measured, whatever the training makes of that.

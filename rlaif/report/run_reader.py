@@ -23,8 +23,8 @@ T = TypeVar("T")
 
 
 def names_damage(make: Callable[P, T]) -> Callable[P, T]:
-    """Of a function whose first argument is a run's path, or several: where it cannot go on, and the files
-    of a stage are not sealed, so that anything may stand in them, that is said and of which stages."""
+    """Decorator of functions whose first argument is one or several run paths: an error inside becomes a
+    UserError that names the stages whose files have no digests, where there are such."""
 
     @wraps(make)
     def named(*args: P.args, **kwargs: P.kwargs) -> T:

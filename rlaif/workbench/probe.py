@@ -99,7 +99,7 @@ def require_a_verdict(setting: JudgeSetting, asked: int, unread: Counter[str]) -
 
 
 class Probe:
-    """The pairs and the judge that is asked about them; `name` is what a wait for it is told by."""
+    """The pairs and the judge that is asked about them; `name` is shown while the judge is waited for."""
 
     def __init__(
         self,

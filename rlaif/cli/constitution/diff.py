@@ -25,7 +25,7 @@ def constitution_diff(
     ] = False,
     set_: Annotated[
         list[str] | None,
-        typer.Option("-s", "--set", help="With --ask: budget.calls=500, say; may be repeated."),
+        typer.Option("-s", "--set", help="With --ask: the budget, e.g. budget.calls=500; may be repeated."),
     ] = None,
     out: PageFile = None,
     trust: Trust = False,
