@@ -171,7 +171,8 @@ def test_further_judges_labels_are_added(tmp_path):
         for x in other
     ]
     path = tmp_path / "other.jsonl"
-    path.write_text("".join(row.to_json() + "\n" for row in turned))
+    path.write_text("\n".join(row.to_json() for row in turned))  # as an editor without a last end of line
+    assert turned[-1].id in {row.id for row in with_labels(open_material(run), [path]).labels(pair)}
     made = session(
         run, tmp_path / "out", queue="judges", material=with_labels(open_material(run), [path, run])
     )

@@ -109,6 +109,7 @@ def test_writing_the_report_changes_no_row(tmp_path):
     run = fake_run(tmp_path / "run")
     torn = run / "06_label" / "labels.jsonl"
     torn.write_text(torn.read_text() + '{"id": "half a li')
+    write_json(run / "06_label/stage.json", read_json(run / "06_label/stage.json") | {"status": "running"})
     before = {p: hashlib.sha256(p.read_bytes()).digest() for p in run.rglob("*") if p.is_file()}
     write_report(run)
     summarise(run)

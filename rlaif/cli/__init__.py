@@ -38,6 +38,7 @@ from rlaif.cli.terminal import tell
 from rlaif.errors import UserError
 from rlaif.old_names import RenamedWarning, with_new_words
 from rlaif.runs import stopping
+from rlaif.runs.lookup import CutRowWarning
 from rlaif.runs.storage import os_errors_as_user_errors
 
 __all__ = ["app", "main"]
@@ -56,7 +57,9 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")
     shown = warnings.showwarning
     warnings.showwarning = lambda said, kind, *rest: (
-        tell(f"Note: {said}") if issubclass(kind, RenamedWarning) else shown(said, kind, *rest)
+        tell(f"Note: {said}")
+        if issubclass(kind, RenamedWarning | CutRowWarning)
+        else shown(said, kind, *rest)
     )
     try:
         with os_errors_as_user_errors():

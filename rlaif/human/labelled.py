@@ -14,6 +14,7 @@ is looked for, they save asking (`RunLabels.stored`).
 
 from __future__ import annotations
 
+import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -30,7 +31,7 @@ from rlaif.records import Comparison, Label, Prompt, Ranking, Record, Response
 from rlaif.runs.catalog import is_run
 from rlaif.runs.commands import resume_command
 from rlaif.runs.folder import Run, Stage, silent_progress, stored_labels
-from rlaif.runs.lookup import Lookup, json_rows
+from rlaif.runs.lookup import Lookup
 from rlaif.runs.rows import RowFile
 from rlaif.runs.storage import read_json
 
@@ -66,8 +67,9 @@ def own_rows(path: Path) -> type[Label] | type[Ranking] | None:
     if not path.is_file() or path.suffix != ".jsonl":
         return None
     try:
-        keys = next(iter(json_rows(path)), {}).keys()
-    except UserError:
+        with path.open("rb") as file:
+            keys = json.loads(next(filter(bytes.strip, file), b"{}")).keys()
+    except (OSError, ValueError, AttributeError, RecursionError):
         return None
     if {"comparison_id", "annotator", "verdict"} <= keys:
         return Label

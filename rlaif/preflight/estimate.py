@@ -20,9 +20,8 @@ from rlaif.feedback import earlier_labels as earlier
 from rlaif.options import LabelOptions, StageOptions
 from rlaif.options.plan import CHARACTERS, Asked, Plan, round_up
 from rlaif.prompting.templates import Templates
-from rlaif.records import Prompt
+from rlaif.records import Comparison, Prompt, Response
 from rlaif.runs.folder import HELDOUT, split_of
-from rlaif.runs.lookup import json_rows
 from rlaif.runs.rows import numbered_rows
 from rlaif.runs.spending import COUNTED, amount_in_words, money
 
@@ -48,10 +47,10 @@ def imported(
             sum(len(m.content) for m in row.messages),
         )
         sums += Counter(prompts=1, rules=len(rules), chats=characters)
-    for row in json_rows(folder / "responses.jsonl"):
-        sums += Counter(responses=1, texts=len(str(row.get("text", ""))))
-    for row in json_rows(folder / "comparisons.jsonl"):
-        sums["pairs"] += row.get("prompt_id") in train
+    for _, response in numbered_rows(folder / "responses.jsonl", Response):
+        sums += Counter(responses=1, texts=len(response.text))
+    for _, pair in numbered_rows(folder / "comparisons.jsonl", Comparison):
+        sums["pairs"] += pair.prompt_id in train
     prompts, responses = max(1, sums["prompts"]), max(1, sums["responses"])
     sizes = (
         sums["chats"] / prompts / CHARACTERS,

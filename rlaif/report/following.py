@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 from rlaif.runs.catalog import status_of
 from rlaif.runs.folder import Run, Stage
 from rlaif.runs.locking import is_locked
-from rlaif.runs.lookup import complete_lines, json_rows
+from rlaif.runs.lookup import CutRowWarning, complete_lines, json_rows
 
 
 def follow(path: Path, every: float = 1.0) -> Iterator[list[str]]:
@@ -26,7 +27,8 @@ def follow(path: Path, every: float = 1.0) -> Iterator[list[str]]:
         stages = [stage for stage in run.stages if stage.summary]
         # Before the lines, so that what ends the run meanwhile is shown before this ends.
         ended = not is_locked(path) or (len(stages) == len(run.stages) and all(s.is_done for s in stages))
-        lines = [state(stage) for stage in stages]
+        with warnings.catch_warnings(action="ignore", category=CutRowWarning):  # they are being written
+            lines = [state(stage) for stage in stages]
         if lines != before:
             yield lines
             before = lines

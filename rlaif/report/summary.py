@@ -13,7 +13,7 @@ from rlaif.runs.catalog import status_of
 from rlaif.runs.commands import resume_command
 from rlaif.runs.folder import Stage
 from rlaif.runs.locking import is_locked
-from rlaif.runs.lookup import json_rows
+from rlaif.runs.lookup import cut_files, json_rows
 
 ALWAYS = ("labels", "reward_model", "ppo")  # there in every summary, empty where the run has no such stage
 
@@ -85,6 +85,7 @@ def figures(reader: RunReader) -> dict[str, dict[str, Any]]:
 
 def _stage(stage: Stage) -> dict[str, Any]:
     summary = stage.summary
+    cut = {f"last row of {file.name}, which is not whole": 1 for file in cut_files(stage.dir)}
     return {
         "name": stage.name,
         "round": stage.round,
@@ -93,7 +94,7 @@ def _stage(stage: Stage) -> dict[str, Any]:
         "seconds": summary.get("seconds", 0.0),
         "in": summary.get("in"),
         "kept": summary.get("kept"),
-        "dropped": {reason: n for reason, n in summary.get("dropped", {}).items() if n},
+        "dropped": {reason: n for reason, n in summary.get("dropped", {}).items() if n} | cut,
         "usage": summary.get("usage", {}),
         "notes": summary.get("notes", []),
     }

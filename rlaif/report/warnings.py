@@ -15,6 +15,7 @@ from rlaif.pages.page import percent
 from rlaif.report.run_reader import RunReader
 from rlaif.rl.alarms import ENDLESS, Alarm, learned_little
 from rlaif.runs.folder import Stage
+from rlaif.runs.lookup import cut_files
 from rlaif.runs.storage import read_json
 
 # Beyond these a figure stops meaning what a reader takes it for.
@@ -44,6 +45,7 @@ def run_warnings(reader: RunReader) -> list[Warned]:
     online = [name for name, kind in STAGES.items() if issubclass(kind, OnlineOptions)]
     return [
         *_unfinished(reader),
+        *_cut_rows(reader),
         *_shared(reader),
         *_refused_judge(reader),
         *_judge(reader.metrics("label")),
@@ -82,6 +84,15 @@ def _unfinished(reader: RunReader) -> Iterator[Warned]:
             f"{state}. What follows is what there is so far.",
             f"`rlaif resume {shlex.quote(str(reader.path))}` continues it",
         )
+
+
+def _cut_rows(reader: RunReader) -> Iterator[Warned]:
+    """Rows that a kill cut short, or that are being written; in a finished stage they are damage."""
+    for folder in (reader.path, *(stage.dir for stage in reader.stages)):
+        for file in cut_files(folder):
+            yield Warned(
+                "The run", f"The last row of {file.relative_to(reader.path)} is not whole: left out."
+            )
 
 
 def _refused_judge(reader: RunReader) -> Iterator[Warned]:

@@ -10,6 +10,7 @@ import json
 import os
 import re
 import sqlite3
+import warnings
 import weakref
 from collections.abc import Iterator, Sequence
 from hashlib import blake2b
@@ -19,18 +20,44 @@ from typing import Any, BinaryIO, Generic, Literal, TypeVar, get_args, get_origi
 from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
 
-from rlaif.errors import UserError
+from rlaif.errors import UserError, printable
 from rlaif.prompting.tables import require_kept
 
 R = TypeVar("R", bound=BaseModel)
+BEGINS = b'{"'  # every row
+
+
+class CutRowWarning(UserWarning):
+    """The last row of a file is not whole, and is left out."""
 
 
 def complete_lines(path: Path) -> Iterator[bytes]:
-    """The whole lines of a file, none where it is missing; a torn last one may be just being written."""
+    """The whole lines of a file, none where it is missing.
+
+    A last line that is not whole is left out with a warning: a kill cut it short, or it is just being
+    written. UserError names one that no row begins with.
+    """
     if path.exists():
         require_kept(path)
         with path.open("rb") as file:
-            yield from (line for line in file if line.endswith(b"\n"))
+            for number, line in enumerate(file, 1):
+                if line.endswith(b"\n"):
+                    yield line
+                else:
+                    _left_out(path, number, line)
+
+
+def _left_out(path: Path, number: int, line: bytes) -> None:
+    """What to say of a last line that is not whole; zero bytes at its end are what a power cut leaves."""
+    begun = line.rstrip(b"\0")
+    if not BEGINS.startswith(begun[: len(BEGINS)]):
+        shown = printable(begun[:40].decode(errors="replace"))
+        raise damaged_line(path, number, f"it ends in {shown!r}, which is no row")
+    warnings.warn(
+        f"{path}:{number}: the row is not whole and is left out; a kill cut it short, or it is being written",
+        CutRowWarning,
+        stacklevel=1,  # so that each is told once, whoever reads
+    )
 
 
 def drop_torn_line(path: Path) -> None:
@@ -46,6 +73,11 @@ def torn_line(path: Path) -> bytes:
     with path.open("rb") as file:
         file.seek(_end_of_last_line(path))
         return file.read()
+
+
+def cut_files(folder: Path) -> list[Path]:
+    """The row files of a folder whose last row is not whole."""
+    return [path for path in sorted(folder.glob("*.jsonl")) if path.is_file() and torn_line(path)]
 
 
 def _end_of_last_line(path: Path) -> int:

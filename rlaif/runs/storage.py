@@ -21,6 +21,7 @@ from typing import Any
 
 from rlaif.errors import UserError
 from rlaif.records import MOST, ROWS
+from rlaif.runs.lookup import cut_files
 
 LARGE = 16 << 20  # bytes; a larger file is not read again while its size and time of change are those sealed
 CHECKSUM = "checksum"
@@ -248,12 +249,16 @@ def find_damage(folder: Path, sealed: Mapping[str, Mapping[str, Any]], small: bo
 
 def damage_of(folder: Path, record: Mapping[str, Any], small: bool = False) -> list[str]:
     """The same of a folder with the record that was written of it (stage.json or manifest.json). Without
-    digests, a file of rows that holds none though the stage kept some is all that can be seen."""
-    if record.get("files") or not record.get("kept"):
+    digests all that can be seen of a finished stage is a file that ends inside a row, and a file of rows that
+    holds none though the stage kept some."""
+    if record.get("files") or record.get("status") != "done":
         return find_damage(folder, record.get("files") or {}, small)
-    files = (folder / f"{name}.jsonl" for name in ROWS)
-    empty = [path for path in files if path.is_file() and not path.stat().st_size]
-    return [f"{path}: holds no rows, and the stage kept {record['kept']:,}" for path in empty]
+    kept, files = record.get("kept"), (folder / f"{name}.jsonl" for name in ROWS)
+    empty = [path for path in files if kept and path.is_file() and not path.stat().st_size]
+    return [
+        *(f"{path}: holds no rows, and the stage kept {kept:,}" for path in empty),
+        *(f"{path}: its last row is not whole" for path in cut_files(folder)),
+    ]
 
 
 def folder_hash(folder: Path) -> str:

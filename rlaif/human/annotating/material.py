@@ -11,7 +11,7 @@ from rlaif.constitution import Constitution
 from rlaif.errors import UserError
 from rlaif.human.annotating.queues import judge_of
 from rlaif.human.folder import read_folder
-from rlaif.human.labelled import form_of, run_labels
+from rlaif.human.labelled import form_of, grouped, run_labels
 from rlaif.records import Comparison, Grade, Label, Prompt, Response, Revision
 from rlaif.runs.folder import Stage
 from rlaif.runs.lookup import Lookup
@@ -42,22 +42,21 @@ class Material:
 
 def with_labels(material: Material, paths: Sequence[Path]) -> Material:
     """The material with the labels of further runs, folders or labels files on its comparisons, too."""
-    files, folders = [], []
+    files, others = [], []
     for path in paths:
         form = form_of(path)
         if form == "run":
             files += run_labels(path).stored
         elif form == "rows":
-            folders.append(read_folder(path).labels())
+            others.append(read_folder(path).labels())
         elif path.is_dir():
             raise UserError(f"{path}: holds no labels.", "a run, a folder of rows or a file of labels")
         else:
-            read_rows(path, Label)  # which says what is wrong with it
-            files.append(path)
+            others.append(grouped(read_rows(path, Label)))
     further = Lookup(files, Label, "comparison_id")
 
     def labels(id: str) -> list[Label]:
-        found = [*material.labels(id), *further.all(id), *(row for own in folders for row in own.get(id, ()))]
+        found = [*material.labels(id), *further.all(id), *(row for own in others for row in own.get(id, ()))]
         return list({row.id: row for row in found}.values())
 
     return replace(material, labels=labels)
