@@ -83,6 +83,24 @@ def test_two_rows_on_one_response_that_say_different_things_are_refused(runs):
         compare(runs)
 
 
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"policy": "mine"}, 'policy "mine", which the run does not have.\nNeeded: one of base, sft, ppo\n'),
+        ({"prompt_id": "no prompt"}, 'prompt "no prompt", which the run does not have'),
+        ({"response_id": "no response"}, 'response "no response", which the run does not have'),
+    ],
+)
+def test_a_row_of_what_the_run_does_not_have_is_named_with_its_line(runs, values, said):
+    path = runs[0] / ROWS
+    path.write_bytes(path.read_bytes() + path.read_bytes().splitlines(keepends=True)[-1])
+    change_row(path, **values)
+    line = len(path.read_bytes().splitlines())
+    for reads in (lambda: compare(runs), lambda: write_report(runs[0])):
+        with pytest.raises(UserError, match=f"{ROWS}:{line}: a row of the {said}"):
+            reads()
+
+
 def test_a_divergence_that_is_not_finite_is_one_that_is_not_known(runs):
     assert Evaluation(policy="x", prompt_id="p", response_id="r", kl=float("nan")).kl is None
     change_row(runs[0] / ROWS, kl=b"Infinity")

@@ -176,10 +176,10 @@ class RunReader:
     def _evaluated(self, split: HeldOut) -> dict[str, dict[str, Evaluation]]:
         stage = self.last("evaluate")
         found: dict[str, dict[str, Evaluation]] = {name: {} for name in stage.policies()} if stage else {}
-        for row in self.rows(stage, "evaluation", Evaluation):
+        for line, row in enumerate(self.each(stage, "evaluation", Evaluation), 1):
             if stage and row.split == split:
-                own = found.setdefault(row.policy, {})
-                if own.setdefault(row.prompt_id, row) != row:
+                self._require_own(f"{stage.dir / 'evaluation.jsonl'}:{line}", row, list(found))
+                if found[row.policy].setdefault(row.prompt_id, row) != row:
                     raise UserError(
                         f"{stage.dir / 'evaluation.jsonl'}: two rows of {row.policy} on the prompt "
                         f"{row.prompt_id} that say different things.",
@@ -187,6 +187,21 @@ class RunReader:
                         "restore the file from a copy",
                     )
         return {name: rows for name, rows in found.items() if rows}
+
+    def _require_own(self, where: str, row: Evaluation, policies: Sequence[str]) -> None:
+        """UserError for an evaluation of a policy, a prompt or a response that the run does not have."""
+        of = {
+            "policy": (row.policy, row.policy in policies, f"one of {', '.join(policies)}"),
+            "prompt": (row.prompt_id, row.prompt_id in self.prompts, "a prompt of the run"),
+            "response": (row.response_id, row.response_id in self.responses, "a response of the run"),
+        }
+        for what, (name, known, need) in of.items():
+            if not known:
+                raise UserError(
+                    f'{where}: a row of the {what} "{name}", which the run does not have.',
+                    need,
+                    "remove the line, or restore the file from a copy",
+                )
 
     @cached_property
     def best_of_n_policies(self) -> set[str]:
