@@ -180,6 +180,10 @@ def test_members_differ_by_seed_and_are_measured_together_and_each(tmp_path, pol
     figures = stage.metrics
     assert len(figures["members"]) == 3
     assert figures["members"][0]["reward_std"] == figures["reward_std"] > 0
+    reliability = figures["reliability"]  # of the mean of all three, as the figures beside it
+    share = sum(n * abs(forecast - label) for forecast, label, n in reliability) / figures["n_heldout"]
+    assert figures["ece"] == pytest.approx(share)
+    assert figures["ece"] != pytest.approx(figures["members"][0]["ece"])
     assert 0 <= figures["disagreement"] <= 1
     written = [(folder / "model.safetensors").stat().st_mtime_ns for folder in folders]
     stage.begin()

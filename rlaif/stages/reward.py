@@ -157,8 +157,8 @@ def _measure(
     return {
         "n_train": len(train),
         "n_heldout": len(heldout),
-        **measured.pop(""),
         **own[0],
+        **measured.pop(""),
         "heldout_sets": {
             name: {"n": len(sets[name]), "dropped": dropped, **measured[name]}
             for name, (_, dropped) in named.items()
