@@ -218,6 +218,26 @@ def test_the_run_as_a_whole(project):
     )
 
 
+@pytest.mark.parametrize(
+    ("stages", "heldout", "said"),
+    [
+        (SAMPLED, 0.9999, "sample: every prompt is held out"),
+        (stage("ppo", rewards=[{"source": "judge"}]), 0.9999, "ppo: every prompt is held out"),
+        (stage("best_of_n", rewards=[{"source": "judge"}]), 0.0001, "best_of_n: no prompt is held out"),
+    ],
+)
+def test_a_stage_without_prompts_is_refused(project, stages, heldout, said):
+    with pytest.raises(UserError, match=said):
+        warned(project, stages, f"heldout={heldout}")
+
+
+def test_held_out_wordings_are_something_to_evaluate_on(project):
+    rows = [{"prompt": f"Question {n}?", "group": "one"} for n in range(40)]
+    (project / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = warned(project, stage("evaluate"), "heldout=0.0001", "heldout_wordings=0.5")
+    assert not [said for said in found if "no prompt is held out" in said]
+
+
 def test_shipped_configs_are_not_warned_of():
     assert pipeline.dry_run("configs/quickstart.yaml")["warnings"] == []
 

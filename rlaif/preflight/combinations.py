@@ -350,8 +350,11 @@ def _of_stage(options: StageOptions, config: Config, rows: _Rows, prompts: dict[
             yield f"batch_size {size}, but at most {there} {name}: one optimiser step an epoch", False
     if isinstance(options, RewardedOptions):
         yield from _pools(options, rows)
-    if not prompts["heldout"] and "evaluation" in options.makes:
-        yield "no prompt is held out: there is nothing to evaluate on; raise heldout, or add prompts", False
+    if not prompts["train"] and isinstance(options, SampleOptions | OnlineOptions):
+        yield "every prompt is held out: there is none to train on; lower heldout, or add prompts", True
+    if not prompts["heldout"] + prompts["wordings"] and {"evaluation", "best"} & {*options.makes}:
+        found = "no prompt is held out: there is nothing to evaluate on; raise heldout, or add prompts"
+        yield found, "best" in options.makes
     if isinstance(options, EvaluateOptions) and options.num_judged_prompts == 0 and config.gold is None:
         yield (
             "num_judged_prompts: 0 and no gold: policies are told apart by length, KL and refusals alone",
