@@ -24,6 +24,14 @@ from tests.test_ppo import EOS, PAD, SIZES, prompts, trainer, wanted_share, weig
 TEXT = [[2, 5, 6, 7], [3, 9, 9], [4, 8, 10, 11, 12]]
 
 
+def test_no_importance_cap_stays_none_where_a_run_goes_on():
+    for given, cap in (({}, 2.0), ({"importance_cap": None}, None), ({"importance_cap": 3.0}, 3.0)):
+        options = PpoOptions.model_validate({"stage": "ppo", "rollouts": "vllm", **given})
+        again = PpoOptions.model_validate(options.model_dump(mode="json", exclude_defaults=True))
+        assert (again, options.importance_cap) == (options, cap)
+    assert "importance_cap" not in PpoOptions(stage="ppo").model_dump(exclude_defaults=True)
+
+
 def plain_steps(ppo):
     """Steps that are the gradient itself, so that gradients can be read off the weights."""
     ppo.optimizer = torch.optim.SGD(trainable_weights(ppo.policy).values(), 1.0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from rlaif.options.base import FILE, MODEL, NO_EFFECT, Options
 from rlaif.options.plan import Plan, Work
@@ -169,6 +169,12 @@ class PpoOptions(OnlineOptions):
         if isinstance(given, dict) and given.get("rollouts") == "vllm":
             return {"importance_cap": 2.0, **given}  # another engine's arithmetic always differs
         return given
+
+    @model_serializer(mode="wrap")
+    def _with_no_cap(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Left out, as defaults are where a run goes on, it would come back as the cap of rollouts: vllm.
+        no_cap = self.rollouts == "vllm" and self.importance_cap is None
+        return handler(self) | ({"importance_cap": None} if no_cap else {})
 
     @model_validator(mode="after")
     def _some_gradient(self) -> PpoOptions:
