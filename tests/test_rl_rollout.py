@@ -115,6 +115,15 @@ def test_a_draw_is_the_first_token_whose_distribution_function_lies_above():
     )
 
 
+def test_a_draw_at_the_end_of_a_span_is_no_token_that_cannot_be():
+    logits = 3 * torch.randn(200, 2 * SPAN, generator=seeded())
+    logits[:, SPAN - 30 : SPAN] = -torch.inf
+    spans = logits.softmax(-1).view(200, 2, SPAN).sum(-1).double()  # as `draw` adds them up: rounded
+    tokens, log_prob = draw(logits, spans[:, 0] / spans.sum(1) - 1e-12)
+    assert logits.gather(1, tokens[:, None]).isfinite().all()
+    assert (log_prob > -60).all()
+
+
 def test_the_states_that_tokens_were_drawn_from_are_kept_on_request():
     model = llama()
     episodes = rollout(model, PROMPTS, 8, 1.0, (1, 2, 3), 0, seeded(), keep_final=True)

@@ -43,7 +43,9 @@ def draw(logits_BV: Tensor, uniform_B: Tensor) -> tuple[Tensor, Tensor]:
     span_B1 = torch.searchsorted(cdf_BC, wanted_B1, right=True).clamp(max=cdf_BC.shape[1] - 1)
     below_B1 = torch.where(span_B1 > 0, cdf_BC.gather(1, (span_B1 - 1).clamp(min=0)), 0)
     inside_BW = probs_BCW[torch.arange(rows, device=span_B1.device), span_B1[:, 0]].double().cumsum(-1)
-    place_B1 = torch.searchsorted(inside_BW, wanted_B1 - below_B1, right=True).clamp(max=SPAN - 1)
+    place_B1 = torch.searchsorted(inside_BW, wanted_B1 - below_B1, right=True)
+    # Rounding may put the draw on the span's total: then it belongs to the last token that has any mass.
+    place_B1 = place_B1.minimum((inside_BW < inside_BW[:, -1:]).sum(-1, keepdim=True))
     tokens_B1 = (span_B1 * SPAN + place_B1).clamp(max=width - 1)
     return tokens_B1[:, 0], probs_BV.gather(1, tokens_B1).clamp(min=1e-30).log()[:, 0]
 
