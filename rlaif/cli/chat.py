@@ -68,7 +68,7 @@ def _run_command(talk: Conversation, line: str) -> str:
         talk.system = value
         talk.reset()
         return "The system prompt is set." if value else "There is no system prompt now."
-    if command == "/seed" and value.lstrip("-").isdecimal():
+    if command == "/seed" and value.removeprefix("-").isdecimal():
         talk.seed = int(value)
         return f"The seed is {talk.seed}."
     return HELP
