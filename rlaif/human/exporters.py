@@ -15,7 +15,7 @@ from rlaif.errors import UserError, nearest
 from rlaif.feedback.preferences import opinions
 from rlaif.human.folder import RENAMED, ImportFolder, read_folder
 from rlaif.human.formats import FORMATS, Format, ImportedRow
-from rlaif.human.formats.base import NOT_HELD, Pair, Ranks, Vote
+from rlaif.human.formats.base import NOT_HELD, Pair, Ranks, Vote, kinds_behind, whose
 from rlaif.human.labelled import RunLabels, form_of, run_labels
 from rlaif.human.tablefiles import write_rows
 from rlaif.prompting.conversations import Unusable
@@ -118,8 +118,7 @@ def as_ranking(pair: Pair) -> ImportedRow:
     if pair.p_first is None:
         return ImportedRow(pair.messages, (pair.first, pair.second), models=pair.models)
     ranks = (1, 1) if pair.p_first == 0.5 else (1, 2) if pair.p_first > 0.5 else (2, 1)
-    who = {vote.annotator.id: vote.annotator for vote in pair.votes if vote.annotator}
-    given = Ranks(next(iter(who.values())) if len(who) == 1 else None, ranks)
+    given = Ranks(whose(pair.votes), ranks)
     return ImportedRow(pair.messages, (pair.first, pair.second), rankings=(given,), models=pair.models)
 
 
@@ -212,12 +211,14 @@ def _pairs_of_stage(stage: Stage[Any]) -> Iterator[Pair]:
     prompts, texts = Lookup(stage.files("prompts"), Prompt), Lookup(stage.files("responses"), Response)
     labels = Lookup([stage.dir / "labels.jsonl"], Label, "comparison_id")
     for row in RowFile(stage.dir / "preferences.jsonl", Preference):
-        pair = pairs[row.comparison_id]
+        pair, said = pairs[row.comparison_id], labels.all(row.comparison_id)
+        behind = [label.annotator for label in said if label.annotator.kind in row.sources]
         extra = {
+            **({"source": "+".join(kinds_behind(behind))} if row.sources else {}),
             "weight": row.weight,
             "deciding_principle": row.deciding_principle,
             "comparison_id": row.comparison_id,
             "stage": stage.dir.name,
         }
         prompt, a, b = prompts[pair.prompt_id], texts[pair.a], texts[pair.b]
-        yield _pair(prompt, a, b, row.p_a, labels.all(row.comparison_id), **extra)
+        yield _pair(prompt, a, b, row.p_a, said, **extra)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
@@ -220,6 +220,32 @@ def name_from(value: Any) -> str | None:
     return None if isinstance(value, float) and not math.isfinite(value) else str(value).strip() or None
 
 
+def of_kinds(kinds: Iterable[str]) -> Annotator | None:
+    """Annotators of these kinds together, named by them ("ai+human"): people only where all of them are.
+
+    None where there is none, or one is no kind.
+    """
+    names = sorted(set(kinds))
+    if not names or not set(names) <= set(get_args(AnnotatorKind)):
+        return None
+    return annotator(next(kind for kind in ("ai", "simulated", "human") if kind in names), "+".join(names))
+
+
+def kinds_behind(annotators: Iterable[Annotator]) -> list[str]:
+    """The kinds that annotators are of, or stand for where they are several together."""
+    found = set[str]()
+    for who in annotators:
+        parts = who.id.split("+")
+        found |= set(parts) if who == of_kinds(parts) else {who.kind}
+    return sorted(found)
+
+
+def whose(votes: Sequence[Vote]) -> Annotator | None:
+    """Who gave all of these votes: the one annotator, or several together; None where nobody is known."""
+    who = {(who.kind, who.id): who for vote in votes if (who := vote.annotator)}
+    return next(iter(who.values())) if len(who) == 1 else of_kinds(kinds_behind(who.values()))
+
+
 def annotator(kind: str, name: Any) -> Annotator:
     """An annotator; the name may be a number."""
     return Annotator.model_validate({"kind": kind, "id": str(name)})
@@ -233,6 +259,8 @@ def kind_from(value: Any) -> str | None:
 
 def named(kind: str, cell: Any, format: str = "") -> Annotator | None:
     """The annotator whose name a cell holds. Where it holds none: None of people, of whom an import may be
-    told who they were, and for any other kind one that goes by the name of the format."""
+    told who they were, and for any other kind one that goes by the name of the format. Where it names several
+    kinds ("ai+human"), these together."""
     name = name_from(cell) or ("" if kind == "human" else format)
-    return annotator(kind, name) if name else None
+    several = of_kinds(name.split("+")) if "+" in name else None
+    return several or (annotator(kind, name) if name else None)

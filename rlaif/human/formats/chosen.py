@@ -10,6 +10,7 @@ from itertools import takewhile
 from typing import Any, get_args
 
 from rlaif.human.formats.base import (
+    NO_KIND,
     NO_P,
     NO_WINNER,
     NOT_HELD,
@@ -18,9 +19,12 @@ from rlaif.human.formats.base import (
     Pair,
     Ranks,
     Vote,
+    annotator,
     as_messages,
     has,
+    kinds_behind,
     number_from,
+    of_kinds,
     one_user_turn,
     text_of,
     truth_from,
@@ -77,7 +81,8 @@ def two(messages: Sequence[Turn], chosen: Any, rejected: Any, **fields: Any) -> 
 def trl_row(row: dict[str, Any]) -> ImportedRow | Unusable:
     """One row of TRL's preference format, the prompt explicit or what both conversations begin with.
 
-    `p_chosen` and `source` are those that rlaif exports.
+    `p_chosen` and `source` are those that rlaif exports, `sources` that of `Run.preferences`. A preference of
+    people and of others together is no person's.
     """
     chosen, rejected = row.get("chosen"), row.get("rejected")
     if row.get("prompt") is not None:
@@ -86,19 +91,26 @@ def trl_row(row: dict[str, Any]) -> ImportedRow | Unusable:
         messages, chosen, rejected = _implicit(chosen, rejected)
     if isinstance(messages, Unusable):
         return messages
-    vote = _vote(row)
+    who, p = _annotator(row), number_from(row.get("p_chosen"))
+    if isinstance(who, Unusable):
+        return who
+    vote = Vote(who, "a", p_first=p if p is not None and 0.5 < p <= 1 else None)
     lost = unread((row.get("p_chosen"), vote.p_first, NO_P))
+    several = who is not None and "+" in who.id
+    lost += (f"which of {who.id} labelled what: counts as {who.kind}",) if who and several else ()
     return two(messages, chosen, rejected, votes=(vote,), lost=lost)
 
 
-def _vote(row: dict[str, Any]) -> Vote:
-    p, source = number_from(row.get("p_chosen")), row.get("source")
-    known = source in get_args(AnnotatorKind)
-    return Vote(
-        Annotator.model_validate({"kind": source, "id": "trl"}) if known else None,
-        "a",
-        p_first=p if p is not None and 0.5 < p <= 1 else None,
-    )
+def _annotator(row: dict[str, Any]) -> Annotator | Unusable | None:
+    """Who labelled by `source` or `sources`; None where these name no kind of annotator, as they often say
+    where the prompt is from."""
+    for said in (row.get("source"), row.get("sources")):
+        names = said.split("+") if isinstance(said, str) else said if isinstance(said, list | tuple) else []
+        kinds = {str(name).strip().lower() for name in names}
+        if kinds & set(get_args(AnnotatorKind)):
+            who = of_kinds(kinds)
+            return NO_KIND if who is None else who if len(kinds) > 1 else annotator(who.kind, "trl")
+    return None
 
 
 def _implicit(chosen: Any, rejected: Any) -> tuple[tuple[Turn, ...] | Unusable, Any, Any]:
@@ -119,13 +131,12 @@ def _write_trl(pair: Pair) -> dict[str, Any] | Unusable:
         return NO_WINNER
     chosen, rejected = ([{"role": "assistant", "content": text}] for text in pair.sorted)
     p_chosen = max(pair.p_first, 1 - pair.p_first)
-    kinds = {vote.annotator.kind for vote in pair.votes if vote.annotator}
     return {
         "prompt": as_messages(pair.messages),
         "chosen": chosen,
         "rejected": rejected,
         "p_chosen": p_chosen,
-        "source": "+".join(sorted(kinds)),
+        "source": "+".join(kinds_behind(vote.annotator for vote in pair.votes if vote.annotator)),
         "principle_ids": sorted({vote.principle[0] for vote in pair.votes if vote.principle}),
         **pair.extra,
     }

@@ -279,7 +279,7 @@ LABEL_STUDIO = Format(
     label_studio_row,
     write_row=_write_label_studio,
     sided=True,
-    loses="earlier turns, ties, what wrote the responses",
+    loses="earlier turns, ties, what wrote the responses, whether a person or a model ranked",
 )
 _ARGILLA_RESPONSE = re.compile(r"response[-_ ]?\d+$")
 
@@ -346,5 +346,5 @@ ARGILLA = Format(
     argilla_row,
     write_row=_write_argilla,
     sided=True,
-    loses="earlier turns, ties, seconds, what wrote the responses",
+    loses="earlier turns, ties, seconds, what wrote the responses, whether a person or a model ranked",
 )

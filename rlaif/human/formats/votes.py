@@ -20,9 +20,11 @@ from rlaif.human.formats.base import (
     models_of,
     name_from,
     number_from,
+    of_kinds,
     one_user_turn,
     text_of,
     verdict_from,
+    whose,
 )
 from rlaif.prompting.conversations import Turn, Unusable
 from rlaif.records import Verdict
@@ -322,8 +324,8 @@ def _write_alpaca(pair: Pair) -> dict[str, Any] | Unusable:
         return NO_WINNER if text is not None else ONE_TURN
     row: dict[str, Any] = {"instruction": text, "output_1": pair.first, "output_2": pair.second}
     row |= {key: m for key, m in zip(("generator_1", "generator_2"), pair.models, strict=True) if m}
-    names = {vote.annotator.id for vote in pair.votes if vote.annotator}
-    row |= {"annotator": names.pop()} if len(names) == 1 else {}
+    who = whose(pair.votes)
+    row |= {"annotator": who.id} if who and who != of_kinds(["human"]) else {}  # a name is read as a model's
     return row | {"preference": 2 - pair.p_first}
 
 
