@@ -16,11 +16,11 @@ from typing import Any
 
 from rlaif.errors import UserError
 from rlaif.feedback.preferences import opinion, p_a_by_annotator
-from rlaif.human.folder import P_A, RENAMED, ImportFolder, keep_last, read_partial, with_p
+from rlaif.human.folder import P_A, RENAMED, ImportFolder, import_record, keep_last, read_partial, with_p
 from rlaif.human.formats import FORMATS, format_of
 from rlaif.human.formats.base import SWAPPED, ImportedRow
-from rlaif.human.importers import Source, votes_of
-from rlaif.human.labelled import form_of, own_rows, run_labels
+from rlaif.human.importers import Source, ranked_places, votes_of
+from rlaif.human.labelled import STRAY_OF_RUN, form_of, own_rows, run_labels
 from rlaif.human.rankings import labels_from_rankings
 from rlaif.prompting.conversations import Unusable
 from rlaif.prompting.templates import dialogue
@@ -133,10 +133,12 @@ class Rows:
         self.prompts |= first_by_id([f / "prompts.jsonl" for f in folders], Prompt)
         self.responses |= first_by_id([f / "responses.jsonl" for f in folders], Response)
         self.comparisons |= held.comparisons
-        labels = list(held.each_label())
+        given = list(held.each_label())
+        labels = [label for label in given if label.comparison_id in held.comparisons]
+        found.dropped += Counter({STRAY_OF_RUN: len(given) - len(labels)})
         weights = {p.id: p.weight for p in held.run.constitution.principles}
         self.labels.append((str(path), weights, labels))
-        _source(found, path, "run", len(labels))
+        _source(found, path, "run", len(given))
         usage = Counter[str]()
         for stage in held.stages:
             usage.update(
@@ -162,6 +164,9 @@ class Rows:
             self.anchored += _renamed(_labels(path / "anchored.jsonl"), folder)
         self.labels.append((str(path), {}, labels))
         found.dropped += Counter({reason: n for reason, n in folder.counts.items() if reason != RENAMED})
+        imported = import_record(path)
+        for kind in ("dropped", "left_out"):
+            found.dropped.update(imported.get(kind, {}))
         _source(found, path, "folder", len(labels))
 
     def add_file(self, path: Path, kind: type[Label] | type[Ranking], found: Annotated) -> None:
@@ -382,7 +387,7 @@ def _add_row(name: str, row: ImportedRow, source: Source, found: Annotated) -> i
     """The votes of one row, an item for each two responses they are on; how many there were."""
     votes = [*row.votes]
     for given in row.rankings:
-        votes += votes_of(given, [i for i, rank in enumerate(given.ranks) if rank is not None])
+        votes += votes_of(given, ranked_places(given, found.dropped))
     prompt = "\n\n".join(f"{role}: {text}" for role, text in row.messages) if row.messages else ""
     models = row.models or ("",) * len(row.responses)
     for vote in votes:

@@ -10,11 +10,12 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from rlaif.errors import UserError
 from rlaif.records import Comparison, Label, Prompt, Record, Response, Verdict, with_content_id
 from rlaif.runs.rows import numbered_rows
+from rlaif.runs.storage import IMPORT, read_json
 
 R = TypeVar("R", bound=Record)
 NEEDED = ("prompts", "responses", "comparisons")
@@ -97,6 +98,13 @@ def read_folder(path: Path) -> ImportFolder:
                 "fix the prompt_id of the comparison or of its responses",
             )
     return found
+
+
+def import_record(folder: Path) -> dict[str, Any]:
+    """What import.json says of the import that made a folder, nothing where there is none: what was `dropped`
+    and what of rows that were kept was `left_out`, by reason. UserError where it is damaged."""
+    path = folder / "import.json"
+    return read_json(path, "import the data again, or remove the file", IMPORT) if path.exists() else {}
 
 
 def _files(names: Sequence[str]) -> str:

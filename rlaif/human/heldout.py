@@ -10,12 +10,11 @@ from typing import Any
 
 from rlaif.errors import UserError
 from rlaif.feedback.preferences import opinions
-from rlaif.human.folder import RENAMED, read_folder
+from rlaif.human.folder import RENAMED, import_record, read_folder
 from rlaif.human.importers import import_file
 from rlaif.human.labelled import form_of
 from rlaif.records import Prompt, Response
 from rlaif.runs.folder import silent_progress
-from rlaif.runs.storage import read_json
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,7 @@ def load_heldout(path: Path, imported: Path, progress: Any = silent_progress) ->
     folder = read_folder(path)
     said = folder.labels()
     pairs: list[LabelledPair] = []
-    dropped = _import_drops(path / "import.json")
+    dropped = Counter(import_record(path).get("dropped", {}))
     for row in folder.comparisons.values():
         labels = [label for label in said.get(row.id, ()) if label.p_a is not None]
         if labels:
@@ -68,17 +67,3 @@ def load_heldout(path: Path, imported: Path, progress: Any = silent_progress) ->
     dropped += Counter({reason: n for reason, n in folder.counts.items() if reason != RENAMED})
     dropped["pair that stands twice"] += folder.repeated
     return HeldoutSet(pairs, folder.prompts, +dropped)
-
-
-def _import_drops(record: Path) -> Counter[str]:
-    """What the import of a folder left out, by reason; nothing where the folder was not imported by us."""
-    if not record.exists():
-        return Counter()
-    try:
-        return Counter({str(reason): int(n) for reason, n in read_json(record)["dropped"].items()})
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
-        raise UserError(
-            f"{record}: damaged: no counts of dropped rows.",
-            "the file that `rlaif data import` wrote",
-            "import the data again, or remove the file",
-        ) from None

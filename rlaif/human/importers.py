@@ -322,8 +322,7 @@ class RowMaker:
         """Each ranking, and what it says of every two of its responses."""
         found: list[tuple[Comparison, Label] | Ranking] = []
         for given in row.rankings:
-            places = [place for place, rank in enumerate(given.ranks) if rank is not None]
-            self.left_out["response that is not ranked"] += len(given.ranks) - len(places)
+            places = ranked_places(given, self.left_out)
             found.append(
                 Ranking(
                     prompt_id=prompt.id,
@@ -391,6 +390,13 @@ class RowMaker:
         for how, n in again.items():
             self.left_out[f"label that {how} an earlier row"] += n
         return new
+
+
+def ranked_places(given: Ranks, left_out: Counter[str]) -> list[int]:
+    """The places of the responses that have a rank; the others are counted."""
+    places = [place for place, rank in enumerate(given.ranks) if rank is not None]
+    left_out["response that is not ranked"] += len(given.ranks) - len(places)
+    return places
 
 
 def votes_of(given: Ranks, places: Sequence[int]) -> Iterator[Vote]:

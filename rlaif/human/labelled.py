@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from rlaif.errors import UserError
-from rlaif.human.folder import ImportFolder, read_folder
+from rlaif.human.folder import ImportFolder, import_record, read_folder
 from rlaif.human.importers import import_file
 from rlaif.human.rankings import load_human_labels
 from rlaif.prompting.tables import require_kept
@@ -33,12 +33,12 @@ from rlaif.runs.commands import resume_command
 from rlaif.runs.folder import Run, Stage, silent_progress, stored_labels
 from rlaif.runs.lookup import Lookup
 from rlaif.runs.rows import RowFile
-from rlaif.runs.storage import read_json
 
 R = TypeVar("R", bound=Record)
 Form = Literal["run", "rows", "labels", "data"]
 Labels = dict[str, list[Label]]  # by comparison id
 LABELS = ("labels.jsonl", "rankings.jsonl")
+STRAY_OF_RUN = "label on no comparison of the run"
 FORMS = (
     "a run, or the folder of one of its label stages; a folder written by `rlaif data import`; a file of "
     "labels; or preference data to import"
@@ -179,14 +179,19 @@ def run_labels(path: Path) -> RunLabels:
 class FolderLabels:
     """Rows from elsewhere: of a folder, of a file of labels with the comparisons beside it, or imported.
 
-    `left_out` counts why rows were not taken now, by reason; `imported` is what import.json says of the
-    import that made the rows, now or earlier.
+    `left_out` counts why labels of a file were not taken, by reason; `imported` is what import.json says of
+    the import that made the rows, now or earlier.
     """
 
     rows: ImportFolder
     labels: Labels
     left_out: Counter[str] = field(default_factory=Counter)
     imported: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def all_left_out(self) -> Counter[str]:
+        """The same with what the import dropped, and what it left out of rows that it kept."""
+        return sum((Counter(self.imported.get(kind, {})) for kind in ("dropped", "left_out")), self.left_out)
 
 
 def folder_labels(path: Path, place: Path, progress: Any = silent_progress) -> FolderLabels:
@@ -201,14 +206,12 @@ def folder_labels(path: Path, place: Path, progress: Any = silent_progress) -> F
         found.labels = grouped(labels)
         return found
     if form == "rows":
-        rows, record = read_folder(path), path / "import.json"
-        imported = read_json(record) if record.exists() else {}
+        rows, imported = read_folder(path), import_record(path)
     else:
         imported = import_file(None, path, place, progress=progress)
         rows = read_folder(place)
     labels = rows.labels() if (rows.path / "labels.jsonl").exists() else {}
-    left_out = Counter[str](imported["dropped"] if form == "data" else {})
-    return FolderLabels(rows, labels, left_out, imported)
+    return FolderLabels(rows, labels, imported=imported)
 
 
 def _each_once(files: Iterable[Iterable[R]], several: int) -> Iterator[R]:

@@ -65,6 +65,7 @@ MANIFEST: Shape = (
     {"config_folder": _is(str)},
     {"files": _is(dict), "inputs": _is(dict), "endpoints": _is(dict), "versions": _is(dict)},
 )
+IMPORT: Shape = ({"dropped": _all_count}, {"left_out": _all_count, "in": _counts})  # of import.json
 _PIECE, _ALL = 1 << 20, 1 << 62
 _SAMPLED = 100_000_000  # bytes; larger weight files are fingerprinted by size and samples
 _REFUSED = {

@@ -43,7 +43,7 @@ def open_material(
             held = folder_labels(path, Path(place) / "rows", progress)
             grades = grades_in([held.rows.path / "grades.jsonl"])
         found = _of_rows(path, held.rows, held.labels, constitution, grades)
-        found.left_out.update(held.left_out)
+        found.left_out.update(held.all_left_out)
     if not found.comparisons:
         raise UserError(f"{path}: holds no pair to compare.", "two responses to one prompt")
     return found
