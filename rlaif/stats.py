@@ -28,6 +28,12 @@ def mean(values: ArrayLike) -> float:
     return float(array.mean()) if array.size else NAN
 
 
+def sum_known(values: Sequence[float | None]) -> float | None:
+    """The sum, None where one of the values is not known."""
+    known = [value for value in values if value is not None]
+    return sum(known) if len(known) == len(values) else None
+
+
 def std(values: ArrayLike) -> float:
     """Standard deviation of a whole population, nan of nothing."""
     array = np.asarray(values, float)

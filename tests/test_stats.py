@@ -42,6 +42,12 @@ def test_kappa_by_hand():
     assert math.isnan(stats.cohen_kappa(["y", "y"], ["y", "y"]))
 
 
+def test_a_sum_is_known_where_all_its_values_are():
+    assert stats.sum_known([1, 2.5]) == 3.5
+    assert stats.sum_known([1, None]) is None
+    assert stats.sum_known([]) == 0
+
+
 def test_nothing_measured_is_nan_not_zero():
     for value in (stats.ece([], []), stats.cohen_kappa([], [])):
         assert math.isnan(value)

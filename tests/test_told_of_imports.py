@@ -76,9 +76,9 @@ def test_labels_and_preferences_of_no_comparison_of_the_run_are_told(tmp_path):
         *rows, last = path.read_text().splitlines()
         stray = json.dumps(json.loads(last) | {"comparison_id": "stray"})
         path.write_text("\n".join([*rows, stray]) + "\n")
-    assert agree(read_annotated([run]))["dropped"] == {"label on no comparison of the run": 1}
+    assert agree(read_annotated([run]))["dropped"] == {"label on no comparison of the run or stage": 1}
     found = next(row for row in lint([run])["findings"] if row["kind"] == "unusable row")
-    assert "1 × label on no comparison of the run" in found["what"]
+    assert "1 × label on no comparison of the run or stage" in found["what"]
     line = sum(1 for _ in RowFile(run / "06_label/preferences.jsonl", Preference))
     with pytest.raises(UserError, match=f'preferences.jsonl:{line}: a preference of the comparison "stray"'):
         export_file(run, "trl", tmp_path / "x.jsonl")

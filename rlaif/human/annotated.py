@@ -16,7 +16,16 @@ from typing import Any
 
 from rlaif.errors import UserError
 from rlaif.feedback.preferences import opinion, p_a_by_annotator
-from rlaif.human.folder import P_A, RENAMED, ImportFolder, import_record, keep_last, read_partial, with_p
+from rlaif.human.folder import (
+    P_A,
+    RENAMED,
+    ImportFolder,
+    import_record,
+    keep_last,
+    read_partial,
+    with_implied_p,
+    with_p,
+)
 from rlaif.human.formats import FORMATS, format_of
 from rlaif.human.formats.base import SWAPPED, ImportedRow
 from rlaif.human.importers import Source, ranked_places, votes_of
@@ -330,7 +339,7 @@ def opinion_of(labels: Sequence[Label], weights: Mapping[str, float]) -> Said:
 
     `weights` are those of a constitution; without any, all principles weigh the same.
     """
-    labels = [x if x.p_a is not None else x.model_copy(update={"p_a": P_A.get(x.verdict)}) for x in labels]
+    labels = [with_implied_p(x) for x in labels]
     own = weights or {x.principle_id: 1.0 for x in labels if x.principle_id is not None}
     said = next(iter(p_a_by_annotator(labels, own).values()), None)
     p_a = None if said is None else opinion(said, own)

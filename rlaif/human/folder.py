@@ -181,11 +181,15 @@ def keep_last(kept: dict[K, S], key: K, given: S, counts: Counter[str]) -> None:
     kept[key] = given
 
 
+def with_implied_p(label: Label) -> Label:
+    """The label with the p_a that its verdict implies where it has none."""
+    return label if label.p_a is not None else label.model_copy(update={"p_a": P_A.get(label.verdict)})
+
+
 def with_p(label: Label, where: str) -> Label:
-    """The label with the p_a its verdict implies where it has none; refused where the two contradict each
-    other."""
+    """The same; refused where p_a and verdict contradict each other."""
     if label.p_a is None:
-        return label.model_copy(update={"p_a": P_A.get(label.verdict)})
+        return with_implied_p(label)
     if label.verdict in ("abstain", "invalid"):
         raise UserError(
             f'{where}: the verdict is "{label.verdict}" but p_a is {label.p_a}.',

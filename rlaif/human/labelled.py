@@ -38,7 +38,7 @@ R = TypeVar("R", bound=Record)
 Form = Literal["run", "rows", "labels", "data"]
 Labels = dict[str, list[Label]]  # by comparison id
 LABELS = ("labels.jsonl", "rankings.jsonl")
-STRAY_OF_RUN = "label on no comparison of the run"
+STRAY_OF_RUN = "label on no comparison of the run or stage"
 FORMS = (
     "a run, or the folder of one of its label stages; a folder written by `rlaif data import`; a file of "
     "labels; or preference data to import"

@@ -20,6 +20,7 @@ from rlaif.runs.folder import Stage, label_files
 from rlaif.runs.lookup import Lookup
 from rlaif.runs.rows import RowFile
 from rlaif.runs.spending import money
+from rlaif.stats import sum_known
 
 
 @dataclass
@@ -115,13 +116,9 @@ def counted(row: dict[str, Any], stage: Stage[Any]) -> dict[str, Any]:
     found, engine, examines = _asked_of(stage)
     used = cost_of(engine, stage)
     if examines and "judge_card" in row:
-        used = {key: _sum(value, row["judge_card"][key]) for key, value in used.items()}
+        used = {key: sum_known([value, row["judge_card"][key]]) for key, value in used.items()}
     kept = {key: value for key, value in row.items() if key != "judge_card" or examines}
     return kept | used | {"labels_from": said | found}
-
-
-def _sum(a: float | None, b: float | None) -> float | None:
-    return None if a is None or b is None else a + b
 
 
 def _asked_of(stage: Stage[LabelOptions]) -> tuple[dict[str, int], CountingEngine, bool]:

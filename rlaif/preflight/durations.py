@@ -18,6 +18,7 @@ from rlaif.preflight.calibration import MEGABYTE, Speed
 from rlaif.preflight.estimate import amounts, plan_of
 from rlaif.prompting.templates import Templates
 from rlaif.records import Prompt
+from rlaif.stats import sum_known
 
 FLOAT = 4  # bytes of a number in fp32
 
@@ -63,7 +64,7 @@ class Durations:
         self.held = max(self.held, memory or 0.0)
         found = {"seconds": self._seconds(asked, work), "memory": memory and self.held}
         card = [self._answering(question) for question in asked if question.examines]
-        return found | ({"card_seconds": _sum(card)} if card else {})
+        return found | ({"card_seconds": sum_known(card)} if card else {})
 
     def _gone_through(self, plan: Plan, options: StageOptions) -> tuple[list[Asked], Work | None]:
         asked, work = options.estimate(plan)[1], options.work(plan)
@@ -142,11 +143,6 @@ class Durations:
             held = (work.frozen + 4 * work.trained) * speed.parameters + work.forward * speed.activations
             numbers += held
         return process + numbers * FLOAT / MEGABYTE
-
-
-def _sum(seconds: Sequence[float | None]) -> float | None:
-    known = [value for value in seconds if value is not None]
-    return sum(known) if len(known) == len(seconds) else None
 
 
 def durations(

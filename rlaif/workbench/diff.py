@@ -14,6 +14,7 @@ from rlaif.report.run_reader import model_references, plain, require_consent
 from rlaif.runs.catalog import is_run
 from rlaif.runs.folder import Run, silent_progress
 from rlaif.runs.storage import os_errors_as_user_errors
+from rlaif.stats import sum_known
 from rlaif.workbench.edits import Edit, as_data, edits, load_at_rest
 from rlaif.workbench.effects import Effects
 from rlaif.workbench.relabelling import Relabelling, Survey, label_stages
@@ -147,8 +148,7 @@ def _labels(parts: Sequence[Relabelling], surveys: Sequence[Survey]) -> dict[str
 def _added(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The sums over the stages; None where one of them is not known."""
     keys = dict.fromkeys(key for row in rows for key in row)
-    columns = {key: [row.get(key, 0) for row in rows] for key in keys}
-    return {key: None if None in values else sum(values) for key, values in columns.items()}
+    return {key: sum_known([row.get(key, 0) for row in rows]) for key in keys}
 
 
 def _refuse_unread(run: Run, surveys: Sequence[Survey], ids: Sequence[str]) -> None:

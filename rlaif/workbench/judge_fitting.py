@@ -19,7 +19,7 @@ from rlaif.engines.fit import ADAPTER, FILE, KINDS, JudgeFit, is_unwritten
 from rlaif.errors import UserError
 from rlaif.feedback.judge import JudgeQuestion
 from rlaif.feedback.labelled import LabelledPair
-from rlaif.human.folder import P_A, keep_last
+from rlaif.human.folder import keep_last, with_implied_p
 from rlaif.records import Label, Prompt
 from rlaif.runs.folder import silent_progress
 from rlaif.workbench.pairs import read_pairs
@@ -159,7 +159,7 @@ def people_labels(
                 if reason := _why_not(label, constitution):
                     dropped[reason] += 1
                 else:
-                    keep_last(said, label.id, _with_p(label), dropped)
+                    keep_last(said, label.id, with_implied_p(label), dropped)
             if said:
                 pair, texts = pairs.comparisons[comparison], pairs.texts(comparison)
                 found[comparison] = LabelledPair(pair, pairs.prompt(comparison), *texts, tuple(said.values()))
@@ -181,10 +181,6 @@ def _why_not(label: Label, constitution: Constitution) -> str | None:
         return "label without a verdict"
     known = label.principle_id is None or label.principle_id in constitution.ids
     return None if known else "label under a principle that the constitution lacks"
-
-
-def _with_p(label: Label) -> Label:
-    return label.model_copy(update={"p_a": P_A.get(label.verdict) if label.p_a is None else label.p_a})
 
 
 def _unlabelled(
