@@ -195,7 +195,7 @@ def details(reader: RunReader) -> list[str]:
     moved = f"Of {len(changes)} principles {rose} rose clearly, " + (
         f"{len(fell)} fell: {', '.join(fell)}." if fell else "none fell clearly."
     )
-    wins = _wins(reader, list(reader.evaluations[str(final)].values()))
+    wins = _wins(reader, _asked(reader.evaluations[str(final)]))
     flips = flip_rate(reader, reader.evaluations[str(final)].values())
     judge = (
         f"The judge prefers {final} to base in {fixed(wins['value'])} {ci(wins['ci'])} of {wins['n']} pairs "
@@ -213,7 +213,10 @@ def _wordings(reader: RunReader, truth: bool) -> list[str]:
     rows = reader.wordings
     if "base" not in rows or reader.final_policy not in rows:
         return []
-    before, after = (measured(rows[name], truth)["all"] for name in ("base", str(reader.final_policy)))
+    names = "base", str(reader.final_policy)
+    before, after = (measured(rows[name], truth).get("all", {}) for name in names)
+    if not (before and after):
+        return []
     return [
         f"On {len(after)} held-out wordings of what was asked in training it went from "
         f"{_with_ci(before, reader)} to {_with_ci(after, reader)}."
@@ -247,7 +250,8 @@ def _policy(
     reader: RunReader, name: str, rows: dict[str, Evaluation], base: dict[str, Evaluation]
 ) -> dict[str, Any]:
     everything = list(rows.values())
-    judged = [row for row in everything if row.p_win is not None and row.prompt_id in base and name != "base"]
+    asked = _asked(rows)
+    judged = [row for row in asked if row.p_win is not None and row.prompt_id in base and name != "base"]
     chances = [row.p_win for row in judged if row.p_win is not None]
     longer = [row.tokens - base[row.prompt_id].tokens for row in judged]
     measures = {kind: make(everything).get("all") for kind, make in (("gold", gold), ("judge", compliance))}
@@ -265,9 +269,7 @@ def _policy(
         "n": len(rows),
         "known": {key: len(found) for key, found in values.items()},
         **{kind: rate(values, reader.clusters) if values else None for kind, values in measures.items()},
-        "wins": _wins(reader, [row for row in everything if row.compliance or row.unread])
-        if judged
-        else None,
+        "wins": _wins(reader, asked) if judged else None,
         "flips": flips.value,
         "flips_ci": flips.ci,
         "unread": missing.hits.total(),
@@ -281,6 +283,11 @@ def _policy(
         else None,
         **each,
     }
+
+
+def _asked(rows: dict[str, Evaluation]) -> list[Evaluation]:
+    """The rows that the judge was asked about: it is not where no principle applies to the prompt."""
+    return [row for row in rows.values() if row.compliance or row.unread]
 
 
 def _wins(reader: RunReader, rows: Sequence[Evaluation]) -> WinRate:
