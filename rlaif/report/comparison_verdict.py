@@ -68,7 +68,7 @@ def _figures(a: Arm, b: Arm, data: Data) -> tuple[str | None, Mapping[str, Any],
     if shift:
         mine, theirs = (fixed(data["gold"][arm.letter]["all"]) for arm in (a, b))
         words = (
-            f"{a.name} keeps every principle in {mine} of {data['prompts']} held-out responses and "
+            f"{a.name} keeps every principle in {mine} of {shift['n']} held-out responses and "
             f"{b.name} in {theirs}, {signed(shift['value'])} {ci(shift['ci'])}"
         )
         return "gold", shift, words

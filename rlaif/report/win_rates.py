@@ -100,8 +100,9 @@ def ask(
     """The judge's verdicts on both arms' responses, in both orders and under every principle.
 
     `matches` are the pairs of runs that are set against each other: one, or several seeds of the two arms.
-    Equal texts are ties and cost no call.
+    Equal texts are ties and cost no call; prompts to which no principle of any weight applies are left out.
     """
+    prompts = [prompt for prompt in prompts if any(p.weight for p in constitution.applicable(prompt.tags))]
     questions = [[_question(a, b, prompt, constitution) for prompt in prompts] for a, b in matches]
     labels = _labels(judge, [q for row in questions for q in row if q.a != q.b], progress)
     p = [
