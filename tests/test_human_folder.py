@@ -12,7 +12,10 @@ from hypothesis import strategies as st
 
 from rlaif import pipeline
 from rlaif.errors import UserError
-from rlaif.human.exporters import export_file
+from rlaif.human.agree import agree
+from rlaif.human.annotated import read_annotated
+from rlaif.human.annotating.opening import open_material
+from rlaif.human.exporters import AGAIN, export_file
 from rlaif.human.folder import RENAMED, read_folder
 from rlaif.human.formats import ImportedRow
 from rlaif.human.formats.dialogues import hhh_pair
@@ -20,7 +23,7 @@ from rlaif.human.heldout import load_heldout
 from rlaif.human.importers import import_file
 from rlaif.human.rankings import load_human_labels
 from rlaif.prompting.conversations import Unusable
-from rlaif.records import Comparison, Label, Preference, Response
+from rlaif.records import Comparison, Label, Preference, Ranking, Response
 from rlaif.runs.rows import Rows, read_rows
 
 ANN = {"kind": "human", "id": "ann"}
@@ -167,6 +170,48 @@ stages:
   - {stage: pair, imported: import}
   - {stage: label, ai: rest, human: {file: import/labels.jsonl}}
 """
+
+
+def ranked(folder: Path, *rankings: dict) -> Path:
+    """Numbered rows with a person's rankings of the two responses to each prompt, and a score of each."""
+    foreign(folder)
+    two = [{"prompt_id": str(n), "response_ids": [str(2 * n), str(2 * n + 1)]} for n in range(4)]
+    given = [row | {"ranks": [1, 2], "annotator": ANN | {"id": "bea"}} for row in two]
+    grades = [
+        {"prompt_id": str(n // 2), "response_id": str(n), "scores": {"helpful": n % 2}} for n in range(8)
+    ]
+    return write(folder, rankings=[*given, *(two[0] | more for more in rankings)], grades=grades)
+
+
+def test_rankings_and_grades_follow_foreign_ids(tmp_path):
+    found = agree(read_annotated([ranked(tmp_path / "rows")]))
+    (row,) = found["between"]  # the labels' person and the rankings' one, on the same pairs
+    assert (row["n"], row["agreement"]["value"]) == (4, 0.5)
+    counts = export_file(tmp_path / "rows", "ranking", tmp_path / "out.jsonl")
+    assert (counts["in"], counts["kept"]) == (4, 4)
+    material = open_material(tmp_path / "rows")
+    assert [material.grades(pair.b) for pair in material.comparisons] == [{"helpful": 1.0}] * 4
+
+
+def test_of_two_rankings_by_one_person_the_last_is_exported(tmp_path):
+    again = {"ranks": [2, 1], "annotator": ANN | {"id": "bea"}}
+    counts = export_file(ranked(tmp_path / "rows", again), "ranking", tmp_path / "out.jsonl")
+    assert counts["left_out"] == {AGAIN: 1}
+    import_file("ranking", tmp_path / "out.jsonl", tmp_path / "back")
+    first = read_rows(tmp_path / "back" / "rankings.jsonl", Ranking)[0]
+    assert len(read_rows(tmp_path / "back" / "rankings.jsonl", Ranking)) == 4
+    assert first.ranks == (2, 1)
+
+
+def test_graded_responses_are_exported_in_the_order_of_their_rows(tmp_path):
+    texts = [f"text {n}" for n in range(40)]
+    rows = [{"prompt": f"Question {n}?", "completion": text, "label": True} for n, text in enumerate(texts)]
+    file = tmp_path / "unpaired.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    import_file("trl-unpaired", file, tmp_path / "rows")
+    export_file(tmp_path / "rows", "trl-unpaired", tmp_path / "out.jsonl")
+    made = map(json.loads, (tmp_path / "out.jsonl").read_text().splitlines())
+    assert [row["completion"][0]["content"] for row in made] == texts
 
 
 def test_an_imported_response_under_an_id_of_the_runs_own_changes_no_text(tmp_path):

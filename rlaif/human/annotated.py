@@ -30,7 +30,7 @@ from rlaif.human.formats import FORMATS, format_of
 from rlaif.human.formats.base import SWAPPED, ImportedRow
 from rlaif.human.importers import Source, ranked_places, votes_of
 from rlaif.human.labelled import STRAY_OF_RUN, form_of, own_rows, run_labels
-from rlaif.human.rankings import labels_from_rankings
+from rlaif.human.rankings import by_content, labels_from_rankings
 from rlaif.prompting.conversations import Unusable
 from rlaif.prompting.templates import dialogue
 from rlaif.records import (
@@ -166,7 +166,7 @@ class Rows:
         elif (path / "labels.jsonl").exists():  # who agrees can be told without the pairs' texts
             labels = _labels(path / "labels.jsonl")
         if (path / "rankings.jsonl").exists():
-            ranked = self._ranked(read_rows(path / "rankings.jsonl", Ranking), folder, found)
+            ranked = self._ranked(path / "rankings.jsonl", folder, found)
             there = {self._about(label) for label in labels}
             labels += [label for label in ranked if self._about(label) not in there]
         if (path / "anchored.jsonl").exists():
@@ -182,12 +182,10 @@ class Rows:
         """A file of labels or of rankings; texts and pairs may stand beside it, or in another source."""
         folder = read_partial(path.parent)
         self._add(folder)
-        if kind is Ranking:
-            labels = self._ranked(read_rows(path, Ranking), folder, found)
-        else:
-            labels = _renamed(_labels(path), folder)
+        ranks = kind is Ranking
+        labels = self._ranked(path, folder, found) if ranks else _renamed(_labels(path), folder)
         self.labels.append((str(path), {}, labels))
-        _source(found, path, "rankings" if kind is Ranking else "labels", len(labels))
+        _source(found, path, "rankings" if ranks else "labels", len(labels))
 
     def _about(self, label: Label) -> tuple[str, str, str]:
         """Whose label it is, and of which item."""
@@ -198,9 +196,9 @@ class Rows:
         self.responses |= folder.responses
         self.comparisons |= folder.comparisons
 
-    def _ranked(self, rankings: list[Ranking], folder: ImportFolder, found: Annotated) -> list[Label]:
-        """A label for every two responses of each ranking."""
-        pairs = {}
+    def _ranked(self, path: Path, folder: ImportFolder, found: Annotated) -> list[Label]:
+        """A label for every two responses of each ranking of a file."""
+        rankings, pairs = [by_content(row, folder) for row in read_rows(path, Ranking)], {}
         for row in rankings:
             for one, other in combinations(sorted(row.response_ids), 2):
                 pair = Comparison(prompt_id=row.prompt_id, a=one, b=other, origin="import")

@@ -17,6 +17,7 @@ from rlaif.human.folder import RENAMED, ImportFolder, read_folder
 from rlaif.human.formats import FORMATS, Format, ImportedRow
 from rlaif.human.formats.base import NOT_HELD, Pair, Ranks, Vote, kinds_behind, whose
 from rlaif.human.labelled import RunLabels, form_of, run_labels
+from rlaif.human.rankings import by_content
 from rlaif.human.tablefiles import write_rows
 from rlaif.prompting.conversations import Unusable
 from rlaif.records import Comparison, Grade, Label, Preference, Prompt, Ranking, Record, Response
@@ -26,6 +27,7 @@ from rlaif.runs.rows import RowFile, read_rows
 
 R = TypeVar("R", bound=Record)
 Unit = Pair | ImportedRow
+AGAIN = "ranking that a later one of the same annotator takes the place of"
 NO_PAIRS = Unusable("the format holds comparisons, and this is none")
 
 
@@ -164,19 +166,26 @@ def _vote(label: Label) -> Vote:
 
 
 def rows_of(folder: ImportFolder) -> Iterator[ImportedRow]:
-    """The rankings of a folder, those of the same responses together, and graded responses that nobody
-    ranked."""
-    grades = {row.response_id: row.scores for row in _optional(folder.path / "grades.jsonl", Grade)}
+    """The rankings of a folder, those of the same responses together; where nobody ranked, its graded
+    responses."""
+    graded: dict[str, Grade] = {
+        folder.id_of("responses", row.response_id): row
+        for row in _optional(folder.path / "grades.jsonl", Grade)
+    }
+    grades = {id: row.scores for id, row in graded.items()}
+    last: dict[str, Ranking] = {}  # of two by one annotator
+    for row in _optional(folder.path / "rankings.jsonl", Ranking):
+        ranking = by_content(row, folder)
+        folder.counts[AGAIN] += ranking.id in last
+        last[ranking.id] = ranking
     groups: defaultdict[tuple[str, tuple[str, ...]], list[Ranking]] = defaultdict(list)
-    for ranking in _optional(folder.path / "rankings.jsonl", Ranking):
+    for ranking in last.values():
         groups[ranking.prompt_id, ranking.response_ids].append(ranking)
-    ranked: set[str] = set()
     for (prompt_id, ids), rankings in groups.items():
-        ranked |= set(ids)
         given = tuple(Ranks(row.annotator, row.ranks, row.seconds) for row in rankings)
         yield _row(folder, prompt_id, ids, given, grades)
-    for id in grades.keys() - ranked if not ranked else ():
-        yield _row(folder, folder.responses[id].prompt_id, (id,), (), grades)
+    for id, row in graded.items() if not groups else ():
+        yield _row(folder, folder.id_of("prompts", row.prompt_id), (id,), (), grades)
 
 
 def _optional(path: Path, record: Any) -> list[Any]:

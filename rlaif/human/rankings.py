@@ -74,7 +74,7 @@ def load_human_labels(
     )
     if not _holds_rankings(path):
         return _checked_labels(path, {c.id for c in comparisons}, beside, dropped)
-    rankings = [_with_content_ids(row, beside) for row in read_rows(path, Ranking)]
+    rankings = [by_content(row, beside) for row in read_rows(path, Ranking)]
     labels, reasons = labels_from_rankings(rankings, comparisons)
     if rankings and not labels:
         raise UserError(
@@ -86,7 +86,7 @@ def load_human_labels(
     return labels
 
 
-def _with_content_ids(row: Ranking, beside: ImportFolder) -> Ranking:
+def by_content(row: Ranking, beside: ImportFolder) -> Ranking:
     """The ranking with the ids that the content of the rows beside its file gives."""
     responses = tuple(beside.id_of("responses", i) for i in row.response_ids)
     if len(set(responses)) < len(responses):

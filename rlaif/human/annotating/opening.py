@@ -41,7 +41,8 @@ def open_material(
     else:
         with tempfile.TemporaryDirectory() as place:
             held = folder_labels(path, Path(place) / "rows", progress)
-            grades = grades_in([held.rows.path / "grades.jsonl"])
+            given = grades_in([held.rows.path / "grades.jsonl"])
+        grades = {held.rows.id_of("responses", id): scores for id, scores in given.items()}
         found = _of_rows(path, held.rows, held.labels, constitution, grades)
         found.left_out.update(held.all_left_out)
     if not found.comparisons:
