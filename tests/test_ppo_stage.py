@@ -292,6 +292,19 @@ def test_a_gold_scorer_that_raises_loses_no_update(tmp_path, policy, whole, monk
     assert scores[0] == scores[1]
 
 
+def test_samples_are_kept_of_an_update_whose_look_failed(tmp_path, policy, monkeypatch):
+    monkeypatch.setitem(globals(), "gold_of_a_test", lambda *_: 1 / 0)
+    options = {"updates": 1, "num_watched_prompts": 0}
+    stage = stage_of(tmp_path / "run", policy, **options)
+    stage.run.config = stage.config.model_copy(update={"gold": "tests.test_ppo_stage:gold_of_a_test"})
+    with pytest.raises(UserError, match="gold_of_a_test failed"):
+        run_on_one_thread(stage)
+    again = run_on_one_thread(stage_of(tmp_path / "run", policy, **options))
+    assert {row["update"] for row in rows_of(again)} == {1}
+    samples = (again.dir / "samples.jsonl").read_text().splitlines()
+    assert [json.loads(line)["update"] for line in samples] == [1] * 4
+
+
 @pytest.mark.parametrize(("every", "written"), [(1, [1, 2, 3, 4, 5, 6]), (4, [4, 6])])
 def test_a_kill_costs_no_more_updates_than_lie_between_checkpoints(
     tmp_path, policy, monkeypatch, every, written

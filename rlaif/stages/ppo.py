@@ -278,6 +278,8 @@ def _train(stage: Stage[PpoOptions], parts: Parts, metrics: JsonlLog, samples: J
                 raise reward_failed(stage, number, error, checkpoint.latest(folder)) from error
             row |= parts.opened.rewards.gather_seen(parts.ppo.ranks)
             sampled = _sampled(parts.tokenizer, batch, experience)
+            if o.monitors(number):  # before the look, which may fail where what was learnt is kept
+                samples.append(*monitor.samples(number, sampled))
             try:
                 row = monitor.measured(row, sampled, o.monitors(number))
             except UpdateNotFinite as error:  # of the policy's look at held-out prompts
@@ -288,8 +290,6 @@ def _train(stage: Stage[PpoOptions], parts: Parts, metrics: JsonlLog, samples: J
                 raise
             metrics.append(row)
             track(row)
-            if o.monitors(number):
-                samples.append(*monitor.samples(number, sampled))
             if number % o.checkpoint_every == 0 or number == o.updates:
                 checkpoint.save(folder, parts.ppo, number)
             tick(1, monitor.headline())
