@@ -30,7 +30,15 @@ from rlaif.runs.folder import Stage
 from rlaif.runs.rows import JsonlLog
 from rlaif.runs.seeds import derive_seed, in_rounds
 from rlaif.stats import mean
-from rlaif.training.loop import WATCHED, CurveCallback, arguments, disable_dropout, fit, trains_in_bf16
+from rlaif.training.loop import (
+    WATCHED,
+    CurveCallback,
+    arguments,
+    disable_dropout,
+    even_part,
+    fit,
+    trains_in_bf16,
+)
 from rlaif.training.monitoring import Sampled, SampleMonitor, note_warnings, summary
 from rlaif.training.rewards import Opened, fitting_prompts, fix_scales, open_rewards, reference_samples
 from rlaif.training.tracking import Track, open_tracker
@@ -292,7 +300,7 @@ def _arguments(stage: Stage, model: Any, config: Any, settings: dict[str, Any]) 
     o: GroupOptions = stage.options
     count = Ranks.current().count
     share = o.minibatch // count
-    micro = max(size for size in range(1, min(o.micro_batch, share) + 1) if share % size == 0)
+    micro = even_part(share, o.micro_batch)
     return arguments(
         config,
         stage,

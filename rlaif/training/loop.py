@@ -122,12 +122,17 @@ def trains_in_bf16(model: Any) -> bool:
     return model.device.type == "cuda" and torch.cuda.is_bf16_supported()
 
 
+def even_part(whole: int, most: int) -> int:
+    """The largest number of rows, at most `most`, that cuts a batch of `whole` into equal micro-batches."""
+    return max(size for size in range(1, min(most, whole) + 1) if whole % size == 0)
+
+
 def arguments(kind: Any, stage: Stage, model: Any, heldout: int, **extra: Any) -> Any:
     """trl's config `kind` for a stage's options, on the device of its model; `heldout` counts rows to
     evaluate."""
     options, on_gpu = stage.options, model.device.type == "cuda"
-    processes = Ranks.current().count
-    micro = min(options.micro_batch or options.batch_size, math.ceil(options.batch_size / processes))
+    share = math.ceil(options.batch_size / Ranks.current().count)
+    micro = even_part(share, options.micro_batch or share)
     settings: dict[str, Any] = {
         "output_dir": str(stage.dir / "checkpoints"),
         "seed": stage.seed,
@@ -138,7 +143,7 @@ def arguments(kind: Any, stage: Stage, model: Any, heldout: int, **extra: Any) -
         "max_grad_norm": 1.0,
         "per_device_train_batch_size": micro,
         "per_device_eval_batch_size": micro,
-        "gradient_accumulation_steps": math.ceil(options.batch_size / micro / processes),
+        "gradient_accumulation_steps": share // micro,
         "ddp_find_unused_parameters": False,
         "use_cpu": model.device.type == "cpu",
         "bf16": trains_in_bf16(model),
