@@ -59,6 +59,12 @@ def test_a_queue_shows_first_where_a_label_tells_most(name, seed):
     assert ordered(QUEUES[name], mixed, lambda place: [found[place]], seed) == [0, 1, 2, 3]
 
 
+def test_the_orders_of_one_model_asked_in_two_ways_are_not_mixed():
+    asked = [row.model_copy(update={"judge": {"template": "t"}}) for row in both(0.1)]
+    assert QUEUES["orders"].score(Evidence([*both(0.9), *asked])) == 0
+    assert QUEUES["orders"].score(Evidence([*both(0.9), asked[1]])) == 0
+
+
 def test_a_queue_compares_the_reward_model_with_the_judge():
     found = [Evidence(both(0.9), rewards=r) for r in [(0, 3), (0, 0), (3, 0)]]
     assert ordered(QUEUES["reward"], [2, 0, 1], lambda place: [found[place]], 0) == [0, 1, 2]

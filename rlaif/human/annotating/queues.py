@@ -73,10 +73,10 @@ def unsure(found: Evidence) -> float | None:
 
 def orders_disagree(found: Evidence) -> float | None:
     """How far the verdicts of the two orders are apart, a mean over judges and principles."""
-    read: defaultdict[tuple[str, str | None], dict[str, float]] = defaultdict(dict)
+    read: defaultdict[tuple[tuple[str, ...], str | None], dict[str, float]] = defaultdict(dict)
     for label in found.labels:
         if label.annotator.kind == "ai" and label.p_a is not None:
-            read[label.annotator.id, label.principle_id][label.order] = label.p_a
+            read[judge_of(label), label.principle_id][label.order] = label.p_a
     apart = [abs(by["ab"] - by["ba"]) for by in read.values() if len(by) == 2]
     return fmean(apart) if apart else None
 
