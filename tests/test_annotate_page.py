@@ -151,6 +151,57 @@ def test_a_ranking_by_drag_and_by_keys(chromium, tmp_path):
     assert ranked == [[1, 2, 2, 1], [3, 1, 2, 1]]
 
 
+def test_a_page_left_open_for_days_still_takes_a_choice(chromium, tmp_path):
+    made = session(write_file(tmp_path / "f.jsonl", items=2), tmp_path / "out")
+    with served(made) as address:
+        tab = Tab(chromium, address)
+        tab.page.add_init_script(
+            "const draft = JSON.parse(sessionStorage.getItem('draft'));"
+            "if (draft) sessionStorage.setItem('draft', JSON.stringify({...draft, looked: 2e8}))"
+        )
+        tab.reload()
+        tab.prefers("x")
+        tab.prefers("x")
+        assert tab.page.is_hidden("#problem")
+    first, second = rows(tmp_path / "out" / "actions.jsonl")
+    assert "seconds" not in first
+    assert second["seconds"] < 60
+
+
+def test_at_the_end_only_the_key_that_takes_back_is_the_pages_own(chromium, tmp_path):
+    made = session(write_file(tmp_path / "f.jsonl", items=1), tmp_path / "out")
+    with served(made) as address:
+        tab = Tab(chromium, address)
+        tab.prefers("x")
+        tab.page.wait_for_selector("#end:visible")
+        tab.page.evaluate("addEventListener('keydown', (event) => (window.kept = event.defaultPrevented))")
+        for key in ("F5", "Tab", "PageDown"):
+            tab.page.evaluate(
+                "(key) => dispatchEvent.call(document.body, new KeyboardEvent('keydown', "
+                "{key, bubbles: true, cancelable: true}))",
+                key,
+            )
+            assert tab.page.evaluate("window.kept") is False, key
+        tab.press("u")
+
+
+def test_a_name_that_is_none_is_asked_for_again_after_a_reload(chromium, tmp_path):
+    made = session(write_file(tmp_path / "f.jsonl", items=1), tmp_path / "out")
+    with served(made) as address:
+        page = opened(chromium, address)
+        TABS.append(page)
+        for _ in range(2):
+            page.wait_for_selector("#start:visible")
+            page.fill("#name", "   ")
+            page.keyboard.press("Enter")
+            page.wait_for_selector("#problem:visible")
+            page.reload()
+        page.fill("#name", "Ana")
+        page.keyboard.press("Enter")
+        page.wait_for_selector("#work:visible")
+        assert page.is_hidden("#problem")
+
+
 def test_two_people_at_once(chromium, tmp_path):
     made = session(write_file(tmp_path / "f.jsonl", items=8), tmp_path / "out", overlap=0.5)
     with served(made) as address:
@@ -175,12 +226,17 @@ def test_one_person_in_two_tabs_answers_each_item_once(chromium, tmp_path):
     made = session(write_file(tmp_path / "f.jsonl", items=3), tmp_path / "out")
     with served(made) as address:
         first, second = Tab(chromium, address), Tab(chromium, address)
+        second.page.wait_for_timeout(1500)
         first.prefers("x")
         second.page.keyboard.press("0")
         second.shown(1)
         assert "another tab" in second.page.locator("#problem").inner_text()
+        second.page.evaluate("looked_at = performance.now()")
         second.prefers("y")
-    assert [row["verdict"] for row in rows(tmp_path / "out" / "labels.jsonl")] == ["a", "b"]
+        took = second.page.evaluate("(performance.now() - looked_at) / 1000")
+    found = rows(tmp_path / "out" / "labels.jsonl")
+    assert [row["verdict"] for row in found] == ["a", "b"]
+    assert found[1]["seconds"] < took + 1  # not also what the tab showed before
 
 
 def test_the_judges_verdict_comes_after_ones_own(chromium, tmp_path):

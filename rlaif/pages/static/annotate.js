@@ -8,6 +8,7 @@ const $ = (id) => document.getElementById(id);
 const options = document.querySelector("main").dataset;
 const kept = sessionStorage;
 const ORDINAL = ["First", "Second"];
+const LONGEST = 86_400; // seconds after which a page that was left open says nothing of the time taken
 
 let state = null; // what the server said last
 let ranking = null; // the ranking under construction, of more than two responses
@@ -35,7 +36,9 @@ async function load() {
     show(await ask("/api/state", { annotator: kept.getItem("annotator") }));
     problem(null);
   } catch (error) {
-    problem(error, load);
+    const unnamed = error.status === 400 && !state; // the name is none: it is asked for again
+    if (unnamed) start();
+    problem(error, unnamed ? null : load);
   }
 }
 
@@ -66,7 +69,8 @@ function act(kind, ranks = null) {
   const note = $("note").value.trim();
   if (kind === "choice" && Number(options.reasons) && !note) return note_now("Write a reason first.");
   const task = state.task && kind !== "undo" ? state.task.id : "";
-  const seconds = kind === "undo" ? null : Math.round(time_looked() / 10) / 100;
+  const taken = Math.round(time_looked() / 10) / 100;
+  const seconds = kind === "undo" || taken > LONGEST ? null : taken;
   send({ annotator: state.annotator, step: state.step, kind, task, ranks, seconds, note: note || null });
 }
 
@@ -97,6 +101,7 @@ function recall(task) {
   const draft = JSON.parse(kept.getItem("draft") || "{}");
   const own = draft.task === task.id ? draft : {};
   looked = own.looked || 0;
+  since = null; // what was shown before is no part of it
   $("note").value = own.note || "";
   if (ranking) ranking.groups = own.groups || [];
 }
@@ -281,7 +286,7 @@ document.addEventListener("keydown", (event) => {
   if (event.target.tagName === "INPUT" || !state) return;
   const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
   if (event.target.tagName === "BUTTON" && key === "Enter" && event.target.dataset.key !== "Enter") return;
-  if (!state.task || keys().some(([name]) => name === key)) {
+  if (state.task ? keys().some(([name]) => name === key) : key === "u") {
     event.preventDefault(); // "n" is not to be typed into the note that it opens
     pressed(key);
   }
@@ -300,9 +305,12 @@ $("start").addEventListener("submit", (event) => {
   load();
 });
 
-if (kept.getItem("annotator")) load();
-else {
+function start() {
+  kept.removeItem("annotator");
   $("start").hidden = false;
   $("name").value = options.name;
   $(options.name ? "begin" : "name").focus();
 }
+
+if (kept.getItem("annotator")) load();
+else start();
