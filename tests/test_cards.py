@@ -178,6 +178,18 @@ def test_the_card_of_a_model_has_its_figures_with_intervals(tmp_path):
     assert "| accuracy on decided held-out pairs | 0.88 |" in model_card(run, "reward_model", "reward_model")
 
 
+def test_the_limits_of_a_card_are_those_of_its_run(tmp_path):
+    asked = {name: fake_run(tmp_path / name, human=name == "people", gold=False) for name in ("ai", "people")}
+    counts = {"in": 1, "kept": 1, "dropped": {}}
+    cards_of = {name: data_card(run, "trl", counts) for name, run in asked.items()}
+    assert "The judge was not examined" in cards_of["ai"]
+    assert "The judge was not examined" not in cards_of["people"]
+    policies = {name: model_card(Run.load(run), "ppo", "policy") for name, run in asked.items()}
+    assert "by the judge whose labels trained it" in policies["ai"]
+    assert "by the run's judge, and by no truth" in policies["people"]
+    assert "It was measured" not in model_card(Run.load(asked["ai"]), "dpo", "policy")
+
+
 def test_hostile_text_stays_text():
     assert (
         md("a|b\n# c <script>x</script> `d` [e](f) &amp;")
@@ -185,8 +197,18 @@ def test_hostile_text_stays_text():
     )
 
 
+@pytest.mark.parametrize("text", ["\\[here](http://example.org)", "\\`code`", "left \\| right"])
+def test_a_backslash_does_not_undo_an_escape(text):
+    """By a reader of Markdown that comes with rich."""
+    reader = pytest.importorskip("markdown_it").MarkdownIt("commonmark").enable("table")
+    page = reader.render(f"| head |\n|---|\n| {md(text)} |")
+    assert "<a " not in page
+    assert "<code>" not in page
+    assert f"<td>{text}</td>" in page
+
+
 def test_control_characters_are_spelt_out():
-    assert md("a\x1b[31mb\u202ec") == "a\\x1b\\[31mb\\u202ec"
+    assert md("a\x1b[31mb\u202ec") == "a\\\\x1b\\[31mb\\\\u202ec"
 
 
 def test_no_path_of_this_machine_is_in_a_card(tmp_path):

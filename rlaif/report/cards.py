@@ -28,7 +28,9 @@ from rlaif.runs.rows import RowFile
 from rlaif.runs.storage import write_text
 
 UNKNOWN = "unknown"
-_ESCAPED = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", "|": "\\|", "`": "\\`", "[": "\\["})
+_ESCAPED = str.maketrans(
+    {"\\": "\\\\", "&": "&amp;", "<": "&lt;", ">": "&gt;", "|": "\\|", "`": "\\`", "[": "\\["}
+)
 CARD = "README.md"
 SHOWN = 20  # lines of a table of annotators or sources
 
@@ -165,7 +167,7 @@ def _limits(facts: Facts, format: str, run: Run | None) -> Iterator[str]:
         yield "All labels are a model's: they carry its biases, and people may say otherwise."
     if "simulated" in kinds:
         yield "Some labels are those of a program that stands for people."
-    if run and run.config.judge_card is None:
+    if run and "ai" in kinds and run.config.judge_card is None:
         yield "The judge was not examined before it labelled."
     yield "Texts were not searched for harmful content, personal data or copies of other people's work."
     if FORMATS[format].loses:
@@ -286,8 +288,10 @@ def _reward_figures(summary: Mapping[str, Any]) -> list[str]:
 def _model_limits(run: Run, summary: Mapping[str, Any], name: str, what: str) -> Iterator[str]:
     if what == "policy" and not summary["policies"].get(name):
         yield "It was not evaluated in this run."
-    if what == "policy" and not run.config.gold:
-        yield "It was measured by the judge whose labels trained it, and by no truth outside the loop."
+    elif what == "policy" and not run.config.gold:
+        labelled = (summary["labels"].get("sources") or {}).get("ai")
+        judge = "judge whose labels trained it" if labelled else "run's judge"
+        yield f"It was measured by the {judge}, and by no truth outside the loop."
     if what == "reward_model":
         yield "It ranks responses like those it was trained on; far from them its reward means little."
     yield "Safety beyond the principles above was not tested."
