@@ -332,3 +332,19 @@ def test_a_name_of_any_length_or_of_several_lines_is_shown_as_a_name(tmp_path):
 )
 def test_where_nobody_judged_the_same_the_first_line_says_so(tmp_path, said, expected):
     assert expected in in_words(agree(read_annotated([written(tmp_path, said)])))[0]
+
+
+def test_two_files_of_one_name_in_two_formats_hold_different_pairs(tmp_path):
+    chosen = [
+        {"chosen": f"\n\nHuman: q {n}\n\nAssistant: yes", "rejected": f"\n\nHuman: q {n}\n\nAssistant: no"}
+        for n in range(5)
+    ]
+    compared = [{"prompt": f"other {n}", "first": "one", "second": "two", "verdict": "1"} for n in range(5)]
+    files = []
+    for place, data in (("x", chosen), ("y", compared)):
+        files.append(tmp_path / place / "test.jsonl")
+        files[-1].parent.mkdir()
+        files[-1].write_text("".join(json.dumps(row) + "\n" for row in data))
+    found = figures(*files)
+    assert found["pairs"] == 10
+    assert not found["between"]

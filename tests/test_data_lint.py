@@ -166,6 +166,24 @@ def test_rows_that_could_not_be_used_are_findings_of_files_and_of_folders(tmp_pa
     assert (found["kind"], found["count"], found["of"]) == ("unusable row", 2, 122)
 
 
+def test_labels_that_are_left_out_are_counted_of_all_labels(tmp_path):
+    import_file("table", table(tmp_path / "x.jsonl", rows()), tmp_path / "folder")
+    (tmp_path / "folder" / "import.json").unlink()
+    labels = tmp_path / "folder" / "labels.jsonl"
+    first = labels.read_text().splitlines()[0]
+    labels.write_text(labels.read_text() + first + "\n")
+    [found] = lint([tmp_path / "folder"])["findings"]
+    assert (found["kind"], found["count"], found["of"]) == ("unusable row", 1, 61)
+
+
+def test_a_finding_of_shorter_winners_counts_these(tmp_path):
+    data = [
+        {**row, "first": row["first"] + " and more", "verdict": "1" if n % 10 == 0 else "2"}
+        for n, row in enumerate(rows(count=200))
+    ]
+    assert found_in(tmp_path, data)["length bias"] == 180
+
+
 def test_what_an_import_leaves_out_of_rows_that_it_keeps_is_a_finding_and_counted_by_agree(tmp_path):
     lost = [{"p_first": "0.1", "verdict": "1"}, {"seconds": "-5"}, {"seconds": "inf", "p_first": "2"}]
     both = [{**row, **more} for row, more in zip(rows(), lost, strict=False)]

@@ -110,8 +110,11 @@ def read_annotated(paths: Sequence[Path]) -> Annotated:
             rows.add_file(path, kind, found)
         else:
             foreign.append(path)
-    for source in _foreign(foreign):
-        _add_foreign(source, found)
+    sources = _foreign(foreign)
+    named = Counter(source.path.name for source in sources)
+    for source in sources:
+        alone = named[source.path.name] == 1
+        _add_foreign(source, source.path.name if alone else str(source.path), found)
     rows.add_to(found)
     if not any(found.said.values()):
         raise UserError(
@@ -377,14 +380,14 @@ def _foreign(paths: Sequence[Path]) -> list[Source]:
     return [Source(FORMATS[name], files[0], files[1:]) for name, files in groups]
 
 
-def _add_foreign(source: Source, found: Annotated) -> None:
+def _add_foreign(source: Source, name: str, found: Annotated) -> None:
     left_out, labels = Counter[str](), 0
     for number, row in enumerate(source.rows(left_out)):
         if isinstance(row, Unusable):
             found.dropped[str(row)] += 1
             continue
         found.dropped.update(row.lost)
-        labels += _add_row(f"{source.path.name} row {number + 1}", row, source, found)
+        labels += _add_row(f"{name} row {number + 1}", row, source, found)
     found.dropped += +left_out
     _source(found, source.path, source.format.title, labels)
     found.sources[-1]["beside"] = [path.name for path in (*source.files[1:], *source.joined)]

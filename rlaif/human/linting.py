@@ -169,7 +169,7 @@ def _length_bias(data: Data, longer: dict[str, Any]) -> Iterator[Finding]:
             n, share = figures["n"], figures["share"]
             yield Finding(
                 "length bias",
-                round(share * n),
+                round(max(share, 1 - share) * n),
                 n,
                 f"{data.path}: {who} prefers the {'longer' if share > 0.5 else 'shorter'} response "
                 f"(the longer in {share:.1%}, 95 % interval {low:.1%} to {high:.1%}); report accuracy beside "
@@ -284,7 +284,8 @@ def _left_out(data: Data) -> Iterator[Finding]:
     for kind, counts in (("unusable row", data.left_out), ("lost value", data.lost)):
         if total := sum(counts.values()):
             said = ", ".join(f"{n:,} × {reason}" for reason, n in counts.items())
-            yield Finding(kind, total, data.read, f"{data.path}: {said}")
+            whole = data.read or total + sum(map(len, data.labels.values()))  # of what was not imported here
+            yield Finding(kind, total, whole, f"{data.path}: {said}")
 
 
 def _leaks(train: Sequence[Data], heldout: Sequence[Data]) -> Iterator[Finding]:
