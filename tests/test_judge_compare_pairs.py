@@ -2,10 +2,17 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 from typer.testing import CliRunner
 
+from rlaif.audit.cases import AuditCase
 from rlaif.cli import app
+from rlaif.feedback.judge import JudgeQuestion
+from rlaif.records import Comparison, Prompt
+from rlaif.workbench.judge_comparison import _disagreements
+from rlaif.workbench.people_truth import LabelledCases
 from tests.fake_run import fake_run
 from tests.test_judge_compare import project
 
@@ -93,3 +100,16 @@ def test_labels_alone_and_a_run_alone_say_how_many_pairs(tmp_path):
     )
     told = compared(tmp_path, *options[:2], "--num-pairs", "5")[1]
     assert "1 judge, 5 pairs: 5 without a person's label\n" in told
+
+
+def test_a_judge_that_calls_a_tie_turns_no_majority():
+    found = LabelledCases([AuditCase(question(n), {"all": "a"}) for n in range(2)], [])
+    whole = [SimpleNamespace(case=case, p_a=p) for case, p in zip(found.cases, (0.45, 0.2), strict=True)]
+    judge: Any = SimpleNamespace(name="judge", whole=whole)
+    (shown,) = _disagreements([judge], found)
+    assert shown["id"] == found.cases[1].question.comparison.id
+
+
+def question(n: int) -> JudgeQuestion:
+    prompt = Prompt.model_validate({"messages": [{"role": "user", "content": f"Question {n}?"}]})
+    return JudgeQuestion(Comparison(prompt_id=prompt.id, a="a", b="b"), prompt, "one", "two", ())

@@ -26,7 +26,7 @@ from rlaif.errors import UserError
 from rlaif.feedback.judge import Judge
 from rlaif.human.labelled import form_of, label_stages
 from rlaif.preflight.opening import resolve
-from rlaif.records import Label, content_hash
+from rlaif.records import TIE_MARGIN, Label, content_hash
 from rlaif.runs.folder import silent_progress
 from rlaif.runs.locking import locked
 from rlaif.runs.spending import Account, Ledger
@@ -311,7 +311,9 @@ def _disagreements(judged: Sequence[JudgedCases], found: LabelledCases) -> list[
         if truth in ("a", "b") and own:
             towards = [0.5 - p if truth == "a" else p - 0.5 for p in own]
             wrong[pair] = min(towards)
-    first = sorted((pair for pair in wrong if wrong[pair] > 0), key=lambda pair: (-wrong[pair], pair))
+    first = sorted(
+        (pair for pair in wrong if wrong[pair] > TIE_MARGIN), key=lambda pair: (-wrong[pair], pair)
+    )
     shown = [(pair, "every judge turns the people's majority") for pair in first[:ALL_WRONG]]
     if len(said) > 1:
         apart = furthest_apart(said, APART)
