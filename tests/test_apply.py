@@ -2,6 +2,7 @@
 reaches."""
 
 import json
+import math
 import re
 import subprocess
 import sys
@@ -19,9 +20,10 @@ from rlaif.records import Label, Preference
 from rlaif.runs.folder import Run
 from rlaif.runs.rows import Rows
 from rlaif.runs.storage import read_json
-from rlaif.workbench.apply import apply
+from rlaif.workbench.apply import _going_on, apply
 from rlaif.workbench.diff import diff
 from tests import scripts
+from tests.fake_run import fake_run
 from tests.test_cli import refused
 from tests.test_cli import rlaif as command
 from tests.test_edit import REWORDED, asked, constitution, labelled, lecturing, preferences, run  # noqa: F401
@@ -52,6 +54,24 @@ def test_it_asks_the_edited_principle_alone_and_shares_the_rest(project, run, as
     assert "The policy" in page
     kept = read_json(project / "applied" / "edit.json")
     assert kept == json.loads(json.dumps(data))
+
+
+def test_what_was_asked_is_said_of_all_rounds(project, asked):  # noqa: F811
+    run = labelled(project, "rounds=2")  # noqa: F811
+    asked.update(LABEL=0)
+    data = apply(run, constitution(project / "new.yaml", REWORDED), project / "applied", trust=True)
+    stages = [stage for stage in Run.load(project / "applied").stages if stage.name == "label"]
+    assert len(stages) == 2
+    assert data["labels"]["asked"]["calls"] == asked["LABEL"] > stages[0].summary["usage"]["calls"]
+
+
+@pytest.mark.parametrize(("given", "said"), [("seed=1", None), ("ppo.updates=5", 5), ("ppo.model=else", 0)])
+def test_how_far_ppo_goes_on_is_said_as_it_was_asked_for(tmp_path, given, said):
+    run = Run.load(fake_run(tmp_path / "run", prompts=24))  # noqa: F811
+    updates = next(stage.options for stage in run.stages if stage.name == "ppo").updates
+    told = [line for _, line in _going_on(run, [given]) if line]
+    number = math.ceil(updates / 3) if said is None else said
+    assert [f" {number} updates (the run's had {updates})" in line for line in told] == [True][:number]
 
 
 def estimated(told: list[str]) -> tuple[str, str]:

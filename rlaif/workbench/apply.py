@@ -28,7 +28,7 @@ from rlaif.report.run_reader import RunReader, plain, require_consent, untrusted
 from rlaif.runs.folder import Run, label_files, silent_progress
 from rlaif.runs.spending import Account
 from rlaif.runs.storage import os_errors_as_user_errors, read_json, write_json
-from rlaif.workbench.diff import annotators, effects, no_verdict, notes, refuse_strangers
+from rlaif.workbench.diff import added, annotators, effects, no_verdict, notes, refuse_strangers
 from rlaif.workbench.edit_page import write_edit
 from rlaif.workbench.edits import Edit, as_data, edits, load_at_rest
 from rlaif.workbench.relabelling import label_stages
@@ -114,7 +114,7 @@ def _wanted(
             "label or an earlier stage",
             "leave --at out",
         )
-    going_on = () if anew or first < label else _going_on(parent)
+    going_on = () if anew or first < label else _going_on(parent, overrides)
     told = [_fixed(parent, first, label), *(line for _, line in going_on)]
     made = [
         f"constitution={file.resolve()}",
@@ -139,9 +139,10 @@ def _fixed(parent: Run, first: int, label: int) -> str:
     )
 
 
-def _going_on(parent: Run) -> list[tuple[str, str]]:
+def _going_on(parent: Run, overrides: Sequence[str]) -> list[tuple[str, str]]:
     """The options with which PPO goes on from the run's policy, each with what the page says of it; none
-    where the last policy is not PPO's, which is then trained as the config says."""
+    where the last policy is not PPO's, which is then trained as the config says. Those that `overrides` give
+    are as these say."""
     training = [stage for stage in parent.stages if "policy" in stage.options.makes]
     last = training[-1] if training else None
     if (
@@ -152,6 +153,10 @@ def _going_on(parent: Run) -> list[tuple[str, str]]:
     ):
         return []
     name, updates = stage_name(parent.config, last.number), math.ceil(last.options.updates / SHARE)
+    given = dict(option.partition("=")[::2] for option in overrides)
+    if f"{name}.model" in given:
+        return []
+    updates = given.get(f"{name}.updates", updates)
     return [
         (f"{name}.model={last.dir.resolve() / 'policy'}", ""),
         (
@@ -186,7 +191,7 @@ def _apply(wanted: Applied, kept: Path, progress: Any, tell: Tell) -> dict[str, 
         **effects(wanted.parent, wanted.new, wanted.edits, tell=tell, more=label_files(fork.path)),
     }
     data["notes"] = [*notes(wanted.parent.constitution, wanted.new, wanted.edits), *data.get("notes", [])]
-    data["labels"]["asked"] = fork.ledger.figures(label_stages(fork)[0].dir.name)
+    data["labels"]["asked"] = added([fork.ledger.figures(stage.dir.name) for stage in label_stages(fork)])
     data["policy"] = policy or _untrained()
     said = [*filter(None, wanted.told), *data["policy"]["notes"]]
     data["policy"]["notes"] = list(dict.fromkeys(said))  # a comparison that is kept has some of them already

@@ -119,7 +119,7 @@ def effects(
         ]
     return {
         "run": str(run.path),
-        "labels": labels | {"asked": _added(asked) if asked else None, "waiting": waiting},
+        "labels": labels | {"asked": added(asked) if asked else None, "waiting": waiting},
         **data,
     }
 
@@ -136,16 +136,16 @@ def _labels(parts: Sequence[Relabelling], surveys: Sequence[Survey]) -> dict[str
                 "kept": sum(survey.kept[name] for survey in surveys),
                 "asked_before": sum(survey.since[name] for survey in surveys),
                 "stale": sum(survey.stale[name] for survey in surveys),
-                "reasons": _added([s.reasons.get(name, {}) for s in surveys]),
+                "reasons": added([s.reasons.get(name, {}) for s in surveys]),
             }
             for name in names
         },
         "asked_before": sum(survey.since.total() for survey in surveys),
-        "refresh": _added(costs),
+        "refresh": added(costs),
     }
 
 
-def _added(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def added(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The sums over the stages; None where one of them is not known."""
     keys = dict.fromkeys(key for row in rows for key in row)
     return {key: sum_known([row.get(key, 0) for row in rows]) for key in keys}
