@@ -218,6 +218,8 @@ def test_stages_that_ask_nobody_check_nobody(project):
         "policy",
         "feedback",
     ]
+    watched = STAGES["ppo"](stage="ppo", judge_watched_prompts=True)
+    assert module.asked_roles(config, [watched]) == ["policy", "feedback"]
     assert module.asked_roles(config, [STAGES["label"](stage="label", ai=False, human={"file": "x"})]) == []
 
 

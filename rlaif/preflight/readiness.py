@@ -95,6 +95,7 @@ def asked_roles(config: Config, stages: Sequence[StageOptions]) -> list[str]:
     feedback = any(
         (options.stage in judging and getattr(options, "ai", True))
         or any(source.kind.asks_judge for source in getattr(options, "rewards", ()))
+        or getattr(options, "judge_watched_prompts", False)
         for options in stages
     )
     policy = any("policy" in options.required_artefacts for options in stages)
