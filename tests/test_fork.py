@@ -159,7 +159,9 @@ def test_without_at_it_begins_at_the_first_stage_that_differs(project, parent):
     assert this.config.stages[1].rounds == 1
     (project / "constitution.yaml").write_text(OTHER)
     assert pipeline.run(config, project / "fourth", source=parent).manifest["parent"]["at"] == "critique"
-    assert fork(project, "label.cot=false", "seed=5", out="fifth", at="sample[1]").config.seed == 5
+    fifth = fork(project, "label.cot=false", "seed=5", out="fifth", at="sample[1]")
+    assert fifth.config.seed == 5
+    assert " --at 'sample[1]' --out " in fifth.manifest["command"]  # brackets are a shell's patterns
 
 
 def test_the_same_command_continues_it_and_needs_no_parent(project, parent):
@@ -227,6 +229,7 @@ def test_bad_forks_are_refused_and_leave_nothing(project, parent):
     refused("nothing differs from it", "threads=4")
     refused(r"critique.rounds: 2 there, 1 now(?s:.*)a fork at critique", "critique.rounds=1", at="label")
     refused("heldout: 0.25 there", "heldout=0.5", at="label")
+    refused(r"Next: --at 'sample\[1\]'", "sample[1].k=2", at="label")
     refused("the folder of the run that is forked", "pair.limit=3", out=parent)
     with pytest.raises(UserError, match="--at pair: without --from"):
         pipeline.run(project / "config.yaml", project / "bad", at="pair")
@@ -237,7 +240,12 @@ def test_bad_forks_are_refused_and_leave_nothing(project, parent):
     fork(project, "pair.limit=20", until="pair")
     refused("was forked at pair, not at label", at="label", out=project / "second")
     pipeline.run(project / "config.yaml", project / "alone", ["seed=1"], until="sample[0]")
-    refused("02_critique is not done", "pair.limit=3", source=project / "alone", at="pair")
+    refused(
+        r"02_critique is not done(?s:.*)--until 'sample\[1\]', or add --at critique",
+        "pair.limit=3",
+        source=project / "alone",
+        at="pair",
+    )
     refused("a run that is no fork", "pair.limit=3", out=project / "alone", source=parent)
     refused("a fork of", "pair.limit=20", out=project / "second", source=project / "alone")
 

@@ -94,7 +94,8 @@ def fork_of(
     fork = _fork(parent, spec, at)
     words = f" {spec.words}" if spec.words else ""
     command = (
-        f"rlaif run{words} --from {shlex.quote(str(source))} --at {fork.at} --out {shlex.quote(str(folder))}"
+        f"rlaif run{words} --from {shlex.quote(str(source))} --at {shlex.quote(fork.at)} "
+        f"--out {shlex.quote(str(folder))}"
     )
     stages = list(spec.config.stages)
     for number, theirs in enumerate(parent.config.stages[: fork.shared]):
@@ -163,8 +164,8 @@ def _fork(parent: Run, spec: RunSpec, at: str | None) -> Fork:
             f"--from {parent.path}: {waiting[0].dir.name} is not done, so it cannot be shared.",
             f"all stages before {stage_name(spec.config, number)} done",
             f"rlaif resume {shlex.quote(str(parent.path))} --until "
-            f"{stage_name(parent.config, number - 1)}, or add --at "
-            f"{stage_name(spec.config, waiting[0].number)}",
+            f"{shlex.quote(stage_name(parent.config, number - 1))}, or add --at "
+            f"{shlex.quote(stage_name(spec.config, waiting[0].number))}",
         )
     differs = tuple(difference.text for difference in earlier)
     hints = _labels_to_take_over(parent, spec, number)
@@ -203,7 +204,7 @@ def _too_late(spec: RunSpec, refused: Sequence[Difference], at: str) -> UserErro
     return UserError(
         f"--at {at}: stages before it would be shared, and what they were given differs:\n{lines}",
         f"a fork at {first} or earlier, or the same options for what is shared",
-        f"--at {first}",
+        f"--at {shlex.quote(first)}",
     )
 
 
