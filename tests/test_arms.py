@@ -17,7 +17,7 @@ from rlaif.runs.folder import Run, read_json, write_json
 from rlaif.runs.rows import RowFile
 from rlaif.stages import best_of_n, evaluate, rejection
 from rlaif.stats import kl_best_of_n
-from rlaif.training.rewards import grade, open_rewards, totals
+from rlaif.training.rewards import grade, member_folders, open_rewards, totals
 from tests.tiny_models import hand_made_run, prompts_of, response, tiny_policy
 
 HERE = "tests.test_arms"
@@ -402,6 +402,13 @@ def test_an_ensemble_is_pooled_on_one_scale_and_drives_ppo(tmp_path, policy, how
     ppo.run(stage)
     assert math.isfinite(stage.metrics["reward_end"])
     assert "reward_model" in read_json(stage.dir / "reward_scale.json")
+
+
+def test_ten_members_and_more_stand_in_the_order_of_their_scales(tmp_path):
+    names = ["reward_model", *(f"member_{number}/reward_model" for number in range(2, 12))]
+    for name in reversed(names):
+        (tmp_path / name).mkdir(parents=True)
+    assert member_folders(tmp_path / "reward_model") == [tmp_path / name for name in names]
 
 
 def test_the_judge_can_grade_and_its_calls_are_counted(tmp_path, policy):

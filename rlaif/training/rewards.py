@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from itertools import count, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -123,9 +124,15 @@ def model_score(
         stage.notes.append(
             f"the reward {option.source} has a tokenizer of its own: it reads responses as text, encoded anew"
         )
-    members = [where, *sorted(where.parent.glob("member_*/reward_model"))]
-    made = [_member(stage, path, judge_tokenizer, tokenizer, same) for path in members]
+    made = [_member(stage, path, judge_tokenizer, tokenizer, same) for path in member_folders(where)]
     return _pooled(where, made, option) if len(made) > 1 else made[0]
+
+
+def member_folders(where: Path) -> list[Path]:
+    """A reward model's folder, and those of the other members where it is one of an ensemble, in their
+    order."""
+    others = (where.parent / f"member_{number}" / "reward_model" for number in count(2))
+    return [where, *takewhile(Path.is_dir, others)]
 
 
 def _member(stage: Stage, where: Path, judge_tokenizer: Any, tokenizer: Any, same: bool) -> ModelReward:
