@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlaif.agreement.decisions import power, standard_error
-from rlaif.intervals import length_controlled
+from rlaif.equal_length import length_controlled
 from rlaif.report.bradley_terry import fit, strengths
 from rlaif.report.measures import Values, arm_delta
 

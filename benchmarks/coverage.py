@@ -1,19 +1,20 @@
 """How often each interval that the project prints covers the truth, by simulation.
 
-    python benchmarks/coverage.py --draws 2000 --json coverage.json
+    python benchmarks/coverage.py --draws 2000 --most 32000 --json coverage.json
     python benchmarks/coverage.py --only kappa_interval "near 1 for 0.97" --sizes 20 50
 
-Every function of `rlaif.intervals` and `rlaif.forecasts` that returns an interval is in coverage_cases.py,
-with data like those it is printed for: rates from 0.5 to 0.99, win rates with ties, paired differences,
-prompts in groups, probabilities, heavy-tailed lengths and divergences. n counts independent prompts or groups
-of them. A rate's coverage jumps with n and the rate, because 0/1 values take few means; each draw
-therefore takes its rate from a window of ±0.02 around the one named (half as far from 1 as the rate where
-that is less). Independent 0/1 values, wins with ties and paired differences of 0/1 values take few enough
-samples up to n = 100 (0/1 values up to 1000): there the coverage is no simulation but the sum over all
-samples, and for a cell outside the aim the two coverages nearest to 0.95 that any interval could have at the
-rate named are shown, because an interval holds or leaves out whole outcomes. An interval that is not printed
-(`nan`) cannot miss: its share is shown beside the coverage of the others, with the share of all samples whose
-printed interval misses; so is the share of intervals with an open upper end.
+Every function of `rlaif` that returns an interval of a figure is in coverage_cases.py, with data like those
+it is printed for: rates from 0.5 to 0.99, win rates with ties, paired differences, prompts in groups,
+probabilities, heavy-tailed lengths and divergences. n counts independent prompts or groups of them. A rate's
+coverage jumps with n and the rate, because 0/1 values take few means; each draw therefore takes its rate from
+a window of ±0.02 around the one named (half as far from 1 as the rate where that is less). Independent 0/1
+values, wins with ties and paired differences of 0/1 values take few enough samples up to n = 100 (0/1 values
+up to 1000): there the coverage is no simulation but the sum over all samples, and for a cell outside the aim
+the two coverages nearest to 0.95 that any interval could have at the rate named are shown, because an
+interval holds or leaves out whole outcomes. An interval that is not printed (`nan`) cannot miss: its share is
+shown beside the coverage of the others, with the share of all samples whose printed interval misses; so is
+the share of intervals with an open upper end. A cell within two standard errors of a limit of the aim, on
+either side of it, is drawn on until it is not, or --most samples are drawn.
 """
 
 from __future__ import annotations
@@ -27,48 +28,56 @@ from typing import Any
 import numpy as np
 from coverage_cases import CASES, Case
 from facts import where_and_when
+from numpy.typing import NDArray
 
 SIZES = (5, 10, 20, 50, 100, 300, 1000)
 AIM, AIM_BELOW_20 = (0.93, 0.97), (0.90, 1.0)  # coverage of a 95 % interval from n = 20 on, and below
 
 
-def measure(case: Case, n: int, draws: int, seed: int = 0) -> dict[str, Any]:
+def measure(case: Case, n: int, draws: int, seed: int = 0, most: int = 0) -> dict[str, Any]:
     """Coverage among the intervals printed, the shares not printed and open above, the printed estimates'
-    bias."""
+    bias.
+
+    The draws are doubled, up to `most`, while the coverage cannot be told from a limit of the aim.
+    """
+    row: dict[str, Any] = {"function": case.function, "data": case.data, "n": n, "aimed": case.aimed}
     known = case.exact(n)
     if known is not None:
-        return {
-            "function": case.function,
-            "data": case.data,
-            "n": n,
-            "aimed": case.aimed,
-            **known,
-            "not_printed": 0.0,
-            "open": 0.0,
-            "bias": 0.0,
-        }
+        return {**row, **known, "not_printed": 0.0, "open": 0.0, "bias": 0.0}
     rng = np.random.default_rng([seed, n, *case.data.encode()])
-    hits, opened, missing, errors = 0, 0, 0, 0.0
-    for _ in range(draws):
-        (low, high), truth, estimate = case.draw(rng, n)
-        if math.isnan(low):
-            missing += 1
-            continue
-        hits += low - 1e-12 <= truth <= high + 1e-12
-        opened += math.isinf(high)
-        errors += estimate - truth
-    shown = draws - missing
+    sums = drawn(case, n, draws, rng)
+    while 2 * draws <= most and undecided(sums[0], sums[1], n):
+        sums, draws = sums + drawn(case, n, draws, rng), 2 * draws
+    shown, hits, opened, errors = sums.tolist()
     return {
-        "function": case.function,
-        "data": case.data,
-        "n": n,
-        "aimed": case.aimed,
+        **row,
+        "draws": draws,
         "coverage": hits / shown if shown else None,
-        "not_printed": missing / draws,
+        "not_printed": 1 - shown / draws,
         "open": opened / draws,
         "bias": errors / shown if shown else None,
         "missed": (shown - hits) / draws,
     }
+
+
+def drawn(case: Case, n: int, draws: int, rng: np.random.Generator) -> NDArray[np.float64]:
+    """How many intervals of samples of n are printed, hold the truth, are open above; the errors' sum."""
+    sums = np.zeros(4)
+    for _ in range(draws):
+        (low, high), truth, estimate = case.draw(rng, n)
+        if not math.isnan(low):
+            sums += 1, low - 1e-12 <= truth <= high + 1e-12, math.isinf(high), estimate - truth
+    return sums
+
+
+def undecided(shown: float, hits: float, n: int) -> bool:
+    """Whether a coverage is within two standard errors of a limit of the aim."""
+    return any(abs(hits - limit * shown) < 2 * math.sqrt(limit * (1 - limit) * shown) for limit in aim(n))
+
+
+def aim(n: int) -> tuple[float, float]:
+    """The limits of a 95 % interval's coverage."""
+    return AIM if n >= 20 else AIM_BELOW_20
 
 
 def told(row: dict[str, Any] | None) -> bool:
@@ -78,7 +87,7 @@ def told(row: dict[str, Any] | None) -> bool:
 
 def held(row: dict[str, Any]) -> bool:
     """Whether a coverage is within the aim."""
-    low, high = AIM if row["n"] >= 20 else AIM_BELOW_20
+    low, high = aim(row["n"])
     return low <= row["coverage"] <= high
 
 
@@ -102,7 +111,7 @@ def cell(row: dict[str, Any] | None) -> str:
     )
 
 
-def statement(rows: list[dict[str, Any]], facts: dict[str, str], draws: int, seed: int) -> str:
+def statement(rows: list[dict[str, Any]], facts: dict[str, str], draws: int, most: int, seed: int) -> str:
     """Where, when and how the cells were measured, how many are within the aim and which are not."""
     counted = [row for row in rows if told(row) and row["aimed"]]
     outside = [row for row in counted if not held(row)]
@@ -111,7 +120,8 @@ def statement(rows: list[dict[str, Any]], facts: dict[str, str], draws: int, see
         [
             f"Measured on {facts['date']} ({facts['machine']}, seed {seed}).",
             f"Cells with a star are exact: sums over all samples. All others have {draws} draws",
-            f"(one standard error at 0.95 is {error:.3f}).",
+            f"(one standard error at 0.95 is {error:.3f}), doubled up to {most} while a cell",
+            "lies within two standard errors of a limit of the aim.",
             f"Within the aim: {within} of {len(counted)} cells. Outside:",
             "",
             *(f"* {row['data']}, n {row['n']}: {cell(row)}" for row in outside),
@@ -143,6 +153,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--draws", type=int, default=2000, help="samples of each case and size")
+    parser.add_argument("--most", type=int, default=32_000, help="samples of a cell that lies near a limit")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--only", nargs="+", default=[""], help="cases whose function or data holds one of these"
@@ -152,13 +163,13 @@ def main() -> None:
     options = parser.parse_args()
     chosen = [case for case in CASES if any(text in f"{case.function}: {case.data}" for text in options.only)]
     rows = [
-        measure(case, n, options.draws, options.seed)
+        measure(case, n, options.draws, options.seed, options.most)
         for case in chosen
         for n in options.sizes
         if n >= case.least
     ]
     facts = where_and_when()
-    print(statement(rows, facts, options.draws, options.seed) + "\n\n" + table(rows))
+    print(statement(rows, facts, options.draws, options.most, options.seed) + "\n\n" + table(rows))
     if options.json:
         options.json.write_text(
             json.dumps({**facts, "draws": options.draws, "seed": options.seed, "rows": rows}, indent=1) + "\n"

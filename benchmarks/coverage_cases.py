@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.random import Generator
 
-from rlaif import forecasts, intervals
+from rlaif import equal_length, forecasts, intervals
 from rlaif.intervals import ANY, GAP, POSITIVE, UNIT, Array, Interval
 
 RATES = (0.5, 0.7, 0.8, 0.9, 0.95, 0.97, 0.99)
@@ -343,7 +343,7 @@ def at_equal_length() -> list[Case]:
             logit = theta + phi * (delta / 10 if straight else np.tanh(delta / 10))
             won = (rng.random(n) < 1 / (1 + np.exp(-logit))).astype(float)
             won[rng.random(n) < ties] = 0.5
-            found = intervals.length_controlled(won, delta)
+            found = equal_length.length_controlled(won, delta)
             return found["ci"], ties / 2 + (1 - ties) / (1 + math.exp(-theta)), found["value"]
 
         return draw

@@ -29,10 +29,10 @@ the other files it is
 missing or null, as said. `a.b` is the key `b` of the object `a`, `a[]` the entries of a list, `<name>` \
 stands for any
 name. Intervals (`…_ci`, `ci`) are 95 %, pairs of a lower and an upper end; an end is null where nothing can \
-be said of it, and the whole is
-null where there is nothing to compute it from. A NaN stands where an interval needs more prompts than there \
-are. KL is in nats, probabilities
-and shares between 0 and 1, lengths in tokens, times in seconds.
+be said of it and the other
+a one-sided bound, and the whole is null where there is nothing to compute it from. A NaN stands where an \
+interval needs more prompts
+than there are. KL is in nats, probabilities and shares between 0 and 1, lengths in tokens, times in seconds.
 JSON files that rlaif writes carry a `checksum`, the first 16 hex digits of the SHA-256 of the rest.
 """
 ROWS: list[tuple[str, type[Record], str]] = [

@@ -1,9 +1,9 @@
-"""Intervals of what is printed: means and rates, differences, win rates, win rates at equal length.
+"""Intervals of what is printed: means and rates, differences, win rates.
 
 All are 95 % unless told otherwise, cover the choice of prompts, and take whole clusters of them (`clusters`,
 one key a value) as independent: a response's own prompt, or the group of prompts that ask the same. Where
-nothing can be said an edge is open (`inf`) or `nan`. How often each covers the truth is measured by
-benchmarks/coverage.py and printed in docs/results/coverage.md.
+nothing can be said an edge is `nan`, or open (`inf`), so that the other is a one-sided bound.
+How often each covers the truth is measured by benchmarks/coverage.py and printed in docs/results/coverage.md.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from rlaif.records import TIE_MARGIN
-from rlaif.stats import mean, outcomes, sigmoid
+from rlaif.stats import mean, outcomes
 
 Interval = tuple[float, float]
 Array = NDArray[np.float64]
@@ -31,6 +31,7 @@ ROUNDING = 1e-12  # of a dispersion
 UNSEEN = 3  # clusters off the commonest value after which it was seen
 LEAST = 20  # clusters below which values that nothing bounds get no interval
 TWO_SEEDS = 50  # clusters that two seeds of one arm need, which are all that tells of their spread
+HEAVY = 1.5  # times the degrees of freedom found, those of positive values
 # times the squared skewness, clusters that normal intervals need (Cochran, Sampling Techniques, 1977, 2.15)
 SKEWED = 25
 
@@ -93,7 +94,8 @@ def mean_interval(
     is Wilson's where there are no ties. t has Satterthwaite's degrees of freedom for the dispersion, which
     these need not estimate. Values without bounds get no interval below 20 clusters, nor below 25 times their
     squared skewness (`LEAST`, `SKEWED`). Below the latter the upper end of positive values is open; their
-    skewness counts as twice their coefficient of variation at least, as the gamma distribution's is.
+    skewness counts as twice their coefficient of variation at least, as the gamma distribution's is. Their
+    degrees of freedom, of which heavy tails leave too few, are raised by half (`HEAVY`).
     """
     x = np.asarray(values, float)
     low, high = bounds
@@ -113,14 +115,14 @@ def mean_interval(
     if (x == x[0]).all() or (math.isinf(low) and groups < max(LEAST, SKEWED * skewness**2)):
         return NAN, NAN
     error = math.sqrt((sums**2).sum() * groups / (groups - 1)) / len(x)
-    slope = 0.0 if math.isinf(low) else 3 / (x.mean() - low)
-    t = quantile(degrees_of_freedom(sums, 1 + slope * sums * groups / len(x)), level)
     if math.isinf(low):
-        return _hall(float(x.mean()), error, sums, t)
-    below, above = _cubic((t * error / (x.mean() - low)) ** 2)
-    skewness = max(skewness, 2 * math.sqrt(groups) * error / (x.mean() - low))
+        return _hall(float(x.mean()), error, sums, quantile(degrees_of_freedom(sums, 1.0), level))
+    m = float(x.mean()) - low
+    freedom = HEAVY * degrees_of_freedom(sums, 1 + 3 * sums * groups / len(x) / m)
+    below, above = _cubic((quantile(freedom, level) * error / m) ** 2)
+    skewness = max(skewness, 2 * math.sqrt(groups) * error / m)
     above = math.inf if groups < SKEWED * skewness**2 else above
-    return float(low + (x.mean() - low) * below), float(low + (x.mean() - low) * above)
+    return float(low + m * below), float(low + m * above)
 
 
 def rate(values: ArrayLike, clusters: Iterable[Hashable], bounds: Interval = UNIT) -> dict[str, Any]:
@@ -182,7 +184,7 @@ def _shares(amounts: Array) -> float:
     return float(amounts.sum() ** 2 / (amounts**2).sum()) if amounts.any() else 0.0
 
 
-def degrees_of_freedom(sums: Array, expected: Array) -> float:
+def degrees_of_freedom(sums: Array, expected: Array | float) -> float:
     """Degrees of freedom of a dispersion: by the variance of its logarithm, to which each cluster adds its
     influence.
 
@@ -388,63 +390,3 @@ def win_rate(p: Sequence[float | None], clusters: Clusters = None, tie_margin: f
         "groups": count(len(wins), keys),
         "different": shown(wins - 0.5, (ci[0] - 0.5, ci[1] - 0.5), keys),
     }
-
-
-class Controlled(TypedDict):
-    """A length-controlled win rate with its interval, or why there is none."""
-
-    value: float
-    ci: Interval
-    reason: str | None
-
-
-def length_controlled(wins: ArrayLike, length_difference: ArrayLike, clusters: Clusters = None) -> Controlled:
-    """The win rate expected if length did not matter, from outcomes 0, ½ and 1 and length differences [n].
-
-    In the spirit of length-controlled AlpacaEval (arXiv 2404.04475, section 3): a logistic model of the
-    decided outcomes on θ + φ·tanh u + ψ·(u − tanh u), u = Δ/sd, at Δ = 0, with the sample's share of ties.
-    ψ is added here, for effects that do not level off; a term for an instruction's difficulty is left out,
-    since each is seen once. A tie between equal lengths and normal priors on φ (sd 10) and ψ (sd 1) keep what
-    is separable finite. Nothing is said (`reason`) where fewer than ten decided pairs, or than a tenth of
-    them, have the longer response on one of the two sides: the value would be the model's and not the data's.
-    """
-    y, delta = np.asarray(wins, float), np.asarray(length_difference, float)
-    decided = y != 0.5
-    each = [int((delta[decided] <= 0).sum()), int((delta[decided] >= 0).sum())]
-    needed = max(10, math.ceil(decided.sum() / 10))
-    if min(each) < needed:
-        why = (
-            f"{each[1]} decided pairs have the first response as long or longer and {each[0]} as short "
-            f"or shorter; {needed} are needed"
-        )
-        return {"value": NAN, "ci": (NAN, NAN), "reason": why}
-    member = members(len(y), clusters)
-    of_decided = members(int(decided.sum()), list(member[decided]))
-    spread, freedom = dispersion(y[decided], UNIT, of_decided)
-    theta, variance = _at_equal_length(y[decided], delta[decided] / (delta.std() or 1.0))
-    q, ties = float(sigmoid(theta)), 1 - float(decided.mean())
-    value = ties / 2 + (1 - ties) * q
-    error = ((1 - ties) * q * (1 - q)) ** 2 * variance + (0.5 - q) ** 2 * ties * (1 - ties) / len(y)
-    half = quantile(freedom, 0.95) * math.sqrt(error * spread) / (value * (1 - value))
-    centre = math.log(value / (1 - value))
-    return {
-        "value": value,
-        "ci": (float(sigmoid(centre - half)), float(sigmoid(centre + half))),
-        "reason": None,
-    }
-
-
-def _at_equal_length(wins: Array, x: Array) -> tuple[float, float]:
-    """θ and its variance by `length_controlled`'s model of 0/1 wins [n] and length differences in sds [n]."""
-    x = np.append(x, 0.0)
-    design = np.stack([np.ones(len(x)), np.tanh(x), x - np.tanh(x)], 1)
-    y, prior, theta = np.append(wins, 0.5), np.diag([0.0, 0.01, 1.0]), np.zeros(3)
-    information = prior
-    for _ in range(60):  # damped Newton; the objective is strictly convex
-        fitted = sigmoid(design @ theta)
-        information = (design.T * (fitted * (1 - fitted) + 1e-9)) @ design + prior
-        step = np.linalg.solve(information, design.T @ (y - fitted) - prior @ theta)
-        theta = theta + step / max(1.0, float(np.abs(step).max()))
-        if np.abs(step).max() < 1e-9:
-            break
-    return float(theta[0]), float(np.linalg.inv(information)[0, 0])

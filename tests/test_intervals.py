@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest, ttest_1samp
 
-from rlaif import forecasts, intervals
+from rlaif import equal_length, forecasts, intervals
 from rlaif.intervals import ANY, GAP, POSITIVE, UNIT, mean_interval
 from rlaif.metrics import METRICS
 from rlaif.report.measures import arm_delta
@@ -154,6 +154,14 @@ def test_skewed_positive_numbers_need_25_times_their_squared_skewness_for_an_upp
     assert math.isfinite(mean_interval(np.linspace(1, 3, 60), POSITIVE)[1])
 
 
+def test_the_mean_of_positive_numbers_lies_t_standard_errors_from_the_lower_end():
+    x = np.r_[np.linspace(0.1, 2, 40), 9.0]
+    low, m, error = mean_interval(x, POSITIVE)[0], x.mean(), x.std(ddof=1) / math.sqrt(len(x))
+    freedom = 1.5 * intervals.degrees_of_freedom(x - m, 1 + 3 * (x - m) / m)
+    t = (m - low) / error / (low / m) ** 1.5  # the standard error at μ is that of the sample times (μ/m)^1.5
+    assert scipy.stats.t.cdf(t, freedom) == pytest.approx(0.975)
+
+
 def test_the_skewness_of_positive_numbers_is_at_least_twice_their_coefficient_of_variation():
     x = np.r_[[0.1] * 30, [2.0] * 30]  # not skewed; 25 times the square of twice 0.91 is 83
     assert math.isinf(mean_interval(x, POSITIVE)[1])
@@ -267,7 +275,7 @@ def test_length_control_removes_what_length_explains():
     shown = 1 / (1 + np.exp(-0.4 - 2.0 * np.tanh(delta / delta.std())))
     wins = (rng.random(4000) < shown).astype(float)
     assert wins.mean() > 0.75
-    found = intervals.length_controlled(wins, delta)
+    found = equal_length.length_controlled(wins, delta)
     assert found["value"] == pytest.approx(1 / (1 + math.exp(-0.4)), abs=0.03)
     assert found["ci"][0] < 1 / (1 + math.exp(-0.4)) < found["ci"][1]
 
@@ -277,24 +285,41 @@ def test_length_control_removes_what_rises_in_proportion_to_length():
     chances = 1 / (1 + np.exp(-1.0 - 2.0 * delta / delta.std()))
     wins = (np.random.default_rng(2).random(20_000) < chances).astype(float)
     # By the curve that levels off alone it would be 0.747.
-    assert intervals.length_controlled(wins, delta)["value"] == pytest.approx(0.731, abs=0.006)
+    assert equal_length.length_controlled(wins, delta)["value"] == pytest.approx(0.731, abs=0.006)
 
 
 def test_length_control_by_hand():
-    found = intervals.length_controlled([1.0, 0.0] * 50, [0.0] * 100)
+    found = equal_length.length_controlled([1.0, 0.0] * 50, [0.0] * 100)
     assert found["value"] == pytest.approx(0.5)
-    assert found["ci"] == (pytest.approx(0.403, abs=0.002), pytest.approx(0.597, abs=0.002))
-    wins = intervals.length_controlled([1.0] * 19, [0.0] * 19)
+    k = 1.959964**2 / 101  # Wilson's interval of the 100 outcomes and the added tie
+    assert found["ci"] == pytest.approx(intervals.score_edges(0.5, UNIT, k), abs=1e-6)
+    wins = equal_length.length_controlled([1.0] * 19, [0.0] * 19)
     assert wins["value"] == pytest.approx(0.975)  # (19 + ½)/(19 + 1)
-    ties = intervals.length_controlled([1.0] * 15 + [0.0] * 15 + [0.5] * 30, [2.0, -2.0] * 30)
+    ties = equal_length.length_controlled([1.0] * 15 + [0.0] * 15 + [0.5] * 30, [2.0, -2.0] * 30)
     assert ties["value"] == pytest.approx(0.5, abs=1e-6)
+    alone = equal_length.length_controlled([1.0] * 15 + [0.0] * 15, [2.0, -2.0] * 15)
+    assert ties["ci"] == pytest.approx([0.25 + edge / 2 for edge in alone["ci"]])  # half of them are ties
+
+
+def test_length_control_holds_what_the_score_test_does_not_reject():
+    rng = np.random.default_rng(3)
+    delta = rng.normal(2, 5, 60)
+    wins = (rng.random(60) < 1 / (1 + np.exp(-delta / 5))).astype(float)
+    low, high = equal_length.length_controlled(wins, delta)["ci"]
+    whole = equal_length.length_controlled(np.r_[wins, wins], np.r_[delta, delta])["ci"]
+    assert 0 < low < 0.5 < high < 1
+    assert (whole[1] - whole[0]) / (high - low) == pytest.approx(math.sqrt(0.5), rel=0.05)
+    won = equal_length.length_controlled([1.0] * 40, [1.0, -1.0] * 20)  # nothing tells how high it is
+    assert won["value"] > 0.9
+    assert won["ci"][0] > 0.8
+    assert won["ci"][1] == pytest.approx(1.0, abs=0.02)
 
 
 @pytest.mark.parametrize(
     "delta", [list(range(15, 45)), [-5.0] * 9 + [5.0] * 21, [*range(10, 160), *([-1] * 14)]]
 )
 def test_without_overlap_in_length_nothing_is_told(delta):
-    found = intervals.length_controlled([1.0] * len(delta), delta)
+    found = equal_length.length_controlled([1.0] * len(delta), delta)
     assert math.isnan(found["value"])
     assert "needed" in found["reason"]
 
@@ -302,8 +327,8 @@ def test_without_overlap_in_length_nothing_is_told(delta):
 @given(st.lists(st.tuples(st.sampled_from([0.0, 0.5, 1.0]), st.floats(-50, 50)), min_size=20, max_size=60))
 def test_length_control_turns_round_with_the_pair(rows):
     wins, delta = [row[0] for row in rows], [row[1] for row in rows]
-    there = intervals.length_controlled(wins, delta)
-    back = intervals.length_controlled([1 - x for x in wins], [-d for d in delta])
+    there = equal_length.length_controlled(wins, delta)
+    back = equal_length.length_controlled([1 - x for x in wins], [-d for d in delta])
     assert (there["reason"] is None) == (back["reason"] is None)
     if there["reason"] is None:
         assert there["value"] + back["value"] == pytest.approx(1.0, abs=1e-6)
@@ -334,7 +359,7 @@ def printed():
     kinds = ("Interval", "WinRate", "Controlled", "Kappa")
     return {
         name
-        for module in (intervals, forecasts)
+        for module in (intervals, forecasts, equal_length)
         for name, function in inspect.getmembers(module, inspect.isfunction)
         if function.__module__ == module.__name__
         and not name.startswith("_")
@@ -349,7 +374,7 @@ def test_the_coverage_benchmark_holds_every_function_that_returns_an_interval():
 
 
 def test_no_other_interval_is_computed_elsewhere():
-    measured = ("intervals.py", "forecasts.py", "coverage_cases.py")
+    measured = ("intervals.py", "forecasts.py", "equal_length.py", "coverage_cases.py")
     measured += ("coefficients.py", "prediction_powered.py", "agreement_coverage.py")
     measured += ("sparse_fit.py",)  # by tests/test_induce.py
     measured += ("bradley_terry.py", "comparing.py")  # in docs/results/comparing.md
@@ -358,6 +383,16 @@ def test_no_other_interval_is_computed_elsewhere():
             text = path.read_text()
             for word in ("1.96", "quantile(", "wilson", "bootstrap_", "t.ppf"):
                 assert word not in text, f"{path.name}: {word}"
+
+
+@pytest.mark.parametrize(("rate", "draws"), [(0.95, 2000), (0.97, 8000), (0.93, 8000), (0.8, 2000)])
+def test_coverage_near_a_limit_of_the_aim_is_measured_with_more_draws(rate, draws):
+    module = benchmark()
+    case = module.Case("", "", lambda rng, n: ((0.0, float(rng.random() < rate)), 1.0, 0.5))
+    found = module.measure(case, 20, 2000, most=8000)
+    assert found["draws"] == draws
+    assert found["coverage"] == pytest.approx(rate, abs=0.02)
+    assert found["missed"] == pytest.approx(1 - found["coverage"])
 
 
 @pytest.mark.slow

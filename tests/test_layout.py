@@ -16,7 +16,7 @@ LAYERS = [
     {"errors", "records", "refusals"},
     {"yamlfile", "plugin", "stats", "similarity", "old_names"},
     {"options", "extends", "constitution", "intervals"},
-    {"config", "forecasts"},
+    {"config", "forecasts", "equal_length"},
     {"agreement"},
     {"prompting", "pages"},
     {"runs"},

@@ -261,7 +261,10 @@ def _policy_figures(summary: Mapping[str, Any], name: str) -> list[str]:
     for metric in METRICS:
         if found.get(metric.key) is not None:
             rows.append((metric.label, *_figure(found[metric.key], found.get(f"{metric.key}_ci"))))
-    head = f"On {found.get('n', 0)} held-out prompts; intervals are 95 %, over groups of prompts."
+    head = (
+        f"On {found.get('n', 0)} held-out prompts; intervals are 95 %, over groups of prompts, "
+        "those without an upper end one-sided."
+    )
     return [head, "", *_table(("figure", "value", "interval"), rows)]
 
 

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from rlaif.audit import page as card_page
+from rlaif.equal_length import length_controlled
 from rlaif.feedback.preferences import ShareByCluster
 from rlaif.human.labelled import RunLabels
-from rlaif.intervals import WinRate, count, length_controlled, win_rate
+from rlaif.intervals import WinRate, count, win_rate
 from rlaif.metrics import METRICS, Metric
 from rlaif.options import OnlineOptions
 from rlaif.pages import charts

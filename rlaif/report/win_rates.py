@@ -10,17 +10,16 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from rlaif.constitution import Constitution
+from rlaif.equal_length import Controlled, length_controlled
 from rlaif.feedback.gold import load_gold, with_all
 from rlaif.feedback.judge import Judge, JudgeQuestion
 from rlaif.feedback.preferences import aggregate, combine_orders, order_statistics
 from rlaif.intervals import (
     NAN,
     UNIT,
-    Controlled,
     Interval,
     WinRate,
     clip_interval,
-    length_controlled,
     mean_interval,
     seed_chance,
     shown,

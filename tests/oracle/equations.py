@@ -158,8 +158,9 @@ def interval(
     error = math.sqrt(sum(s * s for s in sums) * groups / (groups - 1)) / n
     if math.isinf(low):
         return skewed(m, error, sums, two_sided(freedom(sums, [1.0] * groups), level))
+
     expected = [1 + 3 / (m - low) * s * groups / n for s in sums]
-    t = two_sided(freedom(sums, expected), level)
+    t = two_sided(1.5 * freedom(sums, expected), level)
 
     def off_by(mu: float) -> float:
         return (m - mu) ** 2 - t * t * error**2 * ((mu - low) / (m - low)) ** 3
@@ -272,19 +273,34 @@ def at_equal_length(wins: Sequence[float], longer: Sequence[float], keys: Sequen
         z = sum(t * term for t, term in zip(theta, terms, strict=True))
         return float((np.logaddexp(0, z) - y * z).sum() + theta[1] ** 2 / 200 + theta[2] ** 2 / 2)
 
+    def fitted(theta: Any) -> Any:
+        return 1 / (1 + np.exp(-sum(t * term for t, term in zip(theta, terms, strict=True))))
+
+    def distance(at: float) -> float:
+        """Standard errors of the score for θ, the other two terms likeliest."""
+        rest = optimize.minimize(
+            lambda b: loss([at, *b]), [0.0, 0.0], method="BFGS", options={"gtol": 1e-9}
+        ).x
+        p = fitted([at, *rest])
+        curve = [[float((p * (1 - p) * a * b).sum()) for a in terms] for b in terms]
+        (a, b), (c, d) = [curve[1][1] + 0.01, curve[1][2]], [curve[2][1], curve[2][2] + 1]
+        taken = (
+            np.array(curve[0][1:]) @ np.array([[d, -b], [-c, a]]) @ np.array(curve[0][1:]) / (a * d - b * c)
+        )
+        return float((y - p).sum()) / math.sqrt(curve[0][0] - taken)
+
     theta = optimize.minimize(loss, [0.0, 0.0, 0.0], method="BFGS", options={"gtol": 1e-9}).x
-    p = 1 / (1 + np.exp(-(theta[0] + theta[1] * terms[1] + theta[2] * terms[2])))
-    information = np.array([[(p * (1 - p) * a * b).sum() for a in terms] for b in terms])
-    information[1, 1] += 0.01
-    information[2, 2] += 1
-    q, ties = 1 / (1 + math.exp(-theta[0])), 1 - len(decided) / len(rows)
-    value = ties / 2 + (1 - ties) * q
-    variance = ((1 - ties) * q * (1 - q)) ** 2 * np.linalg.inv(information)[0, 0]
-    variance += (0.5 - q) ** 2 * ties * (1 - ties) / len(rows)
     spread, degrees = dispersion([w for w, *_ in decided], [key for *_, key in decided], 0.0, 1.0)
-    half = two_sided(degrees, 0.95) * math.sqrt(variance * spread) / (value * (1 - value))
-    centre = math.log(value / (1 - value))
-    return {"value": value, "ci": tuple(1 / (1 + math.exp(-(centre + side * half))) for side in (-1, 1))}
+    t = two_sided(degrees, 0.95) * math.sqrt(spread)
+    edges = (
+        edge(lambda at: abs(distance(at)) - t, float(theta[0]), float(theta[0]) + far) for far in (-30, 30)
+    )
+    q, (low, high) = 1 / (1 + math.exp(-theta[0])), (1 / (1 + math.exp(-at)) for at in edges)
+    ties = 1 - len(decided) / len(rows)
+    tied = t * (0.5 - q) * math.sqrt(ties * (1 - ties) / len(rows))
+    value = ties / 2 + (1 - ties) * q
+    parts = (math.hypot((1 - ties) * (q - bound), tied) for bound in (low, high))
+    return {"value": value, "ci": (max(0.0, value - next(parts)), min(1.0, value + next(parts)))}
 
 
 def calibration(p: Sequence[float], y: Sequence[float], keys: Sequence[Any]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rlaif import forecasts, intervals
+from rlaif import equal_length, forecasts, intervals
 from tests.oracle import equations
 from tests.oracle.leaves import close
 
@@ -62,7 +62,7 @@ def test_win_rates_at_equal_length() -> None:
         rng = np.random.default_rng(seed)
         wins = [equations.outcome(x) for x in values]
         longer = [float(x) for x in np.round(rng.normal(3 * np.array(wins) - 1, 4))]
-        printed = intervals.length_controlled(wins, longer, keys)
+        printed = equal_length.length_controlled(wins, longer, keys)
         computed = equations.at_equal_length(wins, longer, keys)
         assert close(printed["value"], computed["value"], 1e-4), f"seed {seed}: {printed} {computed}"
         assert close(printed["ci"], computed["ci"], 1e-4), f"seed {seed}: {printed} {computed}"
