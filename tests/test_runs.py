@@ -1,6 +1,7 @@
 """Runs are listed, removed and renamed, and what they say of each other stays true."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from rlaif import pipeline
 from rlaif.cli.runs import _age, _parent, _size
 from rlaif.errors import UserError
+from rlaif.report.lineage import index_rows
 from rlaif.runs import catalog
 from rlaif.runs.catalog import list_runs, remove, rename
 from rlaif.runs.folder import Run
@@ -54,6 +56,45 @@ def test_runs_are_listed_with_status_parent_headline_and_size(runs):
     with locked(runs / "second"):
         assert by_name(runs)["second"]["status"] == "running: 05_label"
     assert not is_locked(runs / "second")
+
+
+class Vanishing:
+    """os.scandir in a run at work: what is named `gone` is removed once it has been named."""
+
+    real = staticmethod(os.scandir)
+
+    def __init__(self, folder):
+        if Path(folder).name == "gone" and Path(folder).exists():
+            Path(folder).rmdir()
+        self.entries = iter(list(self.real(folder)))
+        (Path(folder) / "gone.jsonl").unlink(missing_ok=True)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def __iter__(self):
+        return self.entries
+
+    def __next__(self):
+        return next(self.entries)
+
+    def close(self):
+        pass
+
+
+def test_what_a_run_at_work_removes_stops_neither_the_list_nor_a_rows_story(runs, monkeypatch):
+    rows = {name: row["bytes"] for name, row in by_name(runs).items()}
+    for read in (lambda: by_name(runs), lambda: index_rows(runs / "first")):
+        (runs / "first" / "01_sample" / "gone").mkdir()
+        (runs / "first" / "01_sample" / "gone.jsonl").write_text('{"id": "1"}\n')
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "scandir", Vanishing)
+            read()
+        assert not (runs / "first" / "01_sample" / "gone").exists()
+    assert {name: row["bytes"] for name, row in by_name(runs).items()} == rows
 
 
 def test_a_headline_is_of_the_last_policy_and_a_damaged_run_is_listed(tmp_path):

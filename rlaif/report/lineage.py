@@ -9,6 +9,7 @@ from typing import Any
 from rlaif.errors import UserError
 from rlaif.runs.folder import Run
 from rlaif.runs.rows import named_rows
+from rlaif.runs.storage import files_below
 
 Row = dict[str, Any]
 
@@ -17,7 +18,7 @@ def index_rows(path: Path) -> dict[str, Row]:
     """Every row of a run that has an id, by it, each with its `file`; raises UserError for what is no run."""
     Run.load(path)
     index: dict[str, Row] = {}
-    for file in sorted(path.rglob("*.jsonl")):
+    for file in (file for file in files_below(path) if file.suffix == ".jsonl"):
         for row in named_rows(file):
             if isinstance(row.get("id"), str):
                 index.setdefault(row["id"], {"file": str(file.relative_to(path)), **row})

@@ -12,13 +12,14 @@ import re
 import shlex
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from rlaif.errors import UserError
 from rlaif.runs.folder import Run, Stage
 from rlaif.runs.locking import is_locked, locked
-from rlaif.runs.storage import read_json, write_json
+from rlaif.runs.storage import files_below, read_json, write_json
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
@@ -56,7 +57,7 @@ def where_runs_are(folder: Path) -> str:
 
 
 def _row(path: Path, names: dict[str, str]) -> dict[str, Any]:
-    sizes = [path.stat() for path in path.rglob("*") if path.is_file()]
+    sizes = list(_sizes(path))
     row: dict[str, Any] = {
         "name": path.name,
         "path": str(path),
@@ -80,6 +81,12 @@ def _row(path: Path, names: dict[str, str]) -> dict[str, Any]:
         }
     except UserError as error:
         return row | {"status": f"damaged: {error.found}"}
+
+
+def _sizes(folder: Path) -> Iterator[os.stat_result]:
+    for path in files_below(folder):
+        with suppress(FileNotFoundError):  # a checkpoint that is no longer kept
+            yield path.stat()
 
 
 def _status(run: Run) -> str:

@@ -79,6 +79,11 @@ _REFUSED_WORDS = re.compile(
 )
 
 
+def files_below(folder: Path) -> list[Path]:
+    """All files below a folder, in order; those that a run at work removes meanwhile may be among them."""
+    return sorted(Path(at, name) for at, _, names in os.walk(folder) for name in names)
+
+
 def share(folder: Path, into: Path, leave_out: tuple[str, ...] = ()) -> None:
     """The files of a folder in another one as hard links, which stay when the folder is deleted; as copies
     where the file system has no links.
