@@ -43,6 +43,11 @@ def policy(tmp_path_factory):
     return tiny_policy(tmp_path_factory.mktemp("models") / "policy")
 
 
+def every_other(prompts, texts):
+    """A reward with no opinion of half the texts."""
+    return [None if at % 2 else 0.0 for at in range(len(texts))]
+
+
 def source(name="likes_good", **more):
     return {"source": f"{HERE}:{name}", **more}
 
@@ -242,6 +247,15 @@ def test_best_of_n_chooses_the_best_and_its_curve_ends_there(chosen):
     assert curve[0]["gold"] == pytest.approx(share)
     assert curve[-1]["gold"] >= curve[0]["gold"]
     assert set(stage.metrics["gao"]) == {"alpha", "beta", "peak", "rmse"}
+
+
+def test_responses_that_best_of_n_cannot_grade_are_not_kept(tmp_path, policy):
+    stages = {"stage": "best_of_n", "n": 4, "rewards": [source("every_other")], "max_tokens": 6}
+    stage = run_of(tmp_path / "run", policy, stages, {"stage": "evaluate"}).stages[0]
+    best_of_n.run(stage)
+    found = stage.summary
+    assert found["in"] == 4 * len(stage.run.prompts("heldout"))
+    assert found["kept"] == found["in"] / 2 == stage.dropped["no reward could be read"]
 
 
 def test_prompts_that_the_gold_scorer_does_not_know_are_left_out_of_its_curve(tmp_path, policy, monkeypatch):

@@ -33,6 +33,7 @@ def run(stage: Stage[BestOfNOptions]) -> None:
     responses = list(sample_responses(stage, prompts, stage.options.n))
     tokenizer = load_tokenizer(stage.input("policy"), stage.config.policy.chat_template_kwargs)
     rewards = grade(stage, open_rewards(stage, tokenizer), tokenizer, responses)
+    stage.save("running", **{"in": len(prompts) * stage.options.n, "kept": len(rewards)})
     graded: Graded = defaultdict(list)
     for response in responses:
         if response.id in rewards:
