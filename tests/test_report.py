@@ -207,6 +207,19 @@ def test_alarms_of_the_other_arms_are_warnings_too(tmp_path):
     assert (warned.found, warned.advice) == ("RLOO, update 7: entropy fell.", "raise rloo.kl_coef")
 
 
+def test_curves_stand_under_the_name_of_what_was_trained(tmp_path):
+    run = fake_run(tmp_path / "run")
+    assert "<h2>PPO</h2>" in html(run)
+    config = read_json(run / "config.json")
+    stages = [{"stage": "rloo"} if stage["stage"] == "ppo" else stage for stage in config["stages"]]
+    write_json(run / "config.json", config | {"stages": stages})
+    made = (run / "08_ppo").rename(run / "08_rloo") / "stage.json"
+    write_json(made, read_json(made) | {"name": "rloo"})
+    rows = run / "09_evaluate" / "evaluation.jsonl"
+    rows.write_text(rows.read_text().replace('"ppo"', '"rloo"'))
+    assert "<h2>RLOO</h2>" in html(run)
+
+
 def test_opinions_that_contradict_the_truth_are_named_so(tmp_path):
     run = fake_run(tmp_path / "run")
     rows = run / "09_evaluate" / "evaluation.jsonl"

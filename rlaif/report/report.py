@@ -26,7 +26,7 @@ from rlaif.report.principles_shown import shown
 from rlaif.report.run_reader import RunReader, names_damage
 from rlaif.report.summary import summarise
 from rlaif.report.warnings import run_warnings, what_to_try
-from rlaif.runs.folder import silent_progress
+from rlaif.runs.folder import Stage, silent_progress
 from rlaif.runs.storage import read_json
 from rlaif.stats import outcomes
 
@@ -66,6 +66,7 @@ def write_report(path: Path, progress: Any = silent_progress) -> Path:
         "report.html.j2",
         name=reader.run.config.name,
         folder=str(path),
+        trained=trained.name.upper() if (trained := online(reader)) else "Best of n",
         warnings=[each.found for each in warned],
         next_steps=what_to_try(warned),
         slots=slots(list(reader.evaluations)),
@@ -340,11 +341,15 @@ def _principle(reader: RunReader, name: str, tables: dict[str, tuple[Table, Tabl
     return {"id": name, "text": texts.get(name, "every principle at once"), "cells": cells}
 
 
+def online(reader: RunReader) -> Stage[Any] | None:
+    """The last stage that learned from its own samples."""
+    return next((s for s in reversed(reader.stages) if isinstance(s.options, OnlineOptions)), None)
+
+
 def curves(reader: RunReader) -> list[Any]:
     """Charts of the last stage that learned from its own samples and of best-of-n, those they have data
     for."""
-    online = [stage for stage in reader.stages if isinstance(stage.options, OnlineOptions)]
-    rows = reader.curve(online[-1] if online else None)
+    rows = reader.curve(online(reader))
     drawn: list[Any] = []
     for title, keys in CURVES:
         lines = [
