@@ -102,6 +102,19 @@ def test_labels_alone_and_a_run_alone_say_how_many_pairs(tmp_path):
     assert "1 judge, 5 pairs: 5 without a person's label\n" in told
 
 
+def test_people_who_say_nothing_are_no_truth_and_the_page_is_written(tmp_path):
+    project(tmp_path, "good")
+    run = fake_run(tmp_path / "run", prompts=40, human=True)
+    labels = run / "06_label" / "labels.jsonl"
+    rows = [
+        json.loads(line) | {"verdict": "abstain", "p_a": None} for line in labels.read_text().splitlines()
+    ]
+    labels.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found, _ = compared(tmp_path, "--run", str(run))
+    assert found["rules"] is None
+    assert "Most people take a side on none of the" in (tmp_path / "page.html").read_text()
+
+
 def test_a_judge_that_calls_a_tie_turns_no_majority():
     found = LabelledCases([AuditCase(question(n), {"all": "a"}) for n in range(2)], [])
     whole = [SimpleNamespace(case=case, p_a=p) for case, p in zip(found.cases, (0.45, 0.2), strict=True)]
