@@ -330,6 +330,32 @@ def test_a_model_as_the_judge_needs_a_policy(project, file):
     assert "no policy" in str(done.exception)
 
 
+@pytest.mark.parametrize("words", [["--json"], ["--pairs", "pairs.jsonl"]])
+def test_what_is_of_use_to_a_watch_alone_is_refused_without_one(project, words):
+    done = tried(project, "Hello there\n", *words)
+    assert isinstance(done.exception, UserError)
+    assert done.exception.found.startswith(f"{words[0]} without --watch")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["constitution", "test", "constitution.yaml", "--judge", "config.yaml", "--templates", "brief"],
+        ["constitution", "try", "constitution.yaml", "--judge", "config.yaml", "--templates", "brief"],
+        ["constitution", "open", "constitution.yaml", "--judge", "config.yaml", "--templates", "brief"],
+        ["judge", "audit", "config.yaml", "--templates", "brief"],
+        ["judge", "audit", "config.yaml", "--constitution", "constitution.yaml"],
+        ["judge", "fit", "config.yaml", "--out", "fit", "--constitution", "constitution.yaml"],
+    ],
+)
+def test_what_a_config_says_itself_is_no_option_beside_it(project, monkeypatch, words):
+    monkeypatch.chdir(project)
+    done = CliRunner().invoke(app, words)
+    assert isinstance(done.exception, UserError), done.output
+    assert done.exception.found == f"{words[-2]} {words[-1]}: config.yaml is a config, which names its own."
+    assert done.exception.next == f"-s {words[-2].strip('-')}={words[-1]}"
+
+
 @pytest.mark.parametrize("command", ["try", "open"])
 @pytest.mark.parametrize(("given", "lacks"), [("--prompts", "policy"), ("--policy", "prompts")])
 def test_a_judges_model_is_no_policy_and_prompts_and_policy_belong_together(

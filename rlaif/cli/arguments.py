@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from rlaif.errors import UserError
+
 JUDGE = "A config, whose feedback model judges as its label stage says, or a model: a folder or a hub id."
 
 ConstitutionFile = Annotated[Path, typer.Argument(metavar="FILE", help="A constitution file.")]
@@ -18,7 +20,9 @@ ConfigSet = Annotated[
     list[str] | None,
     typer.Option("-s", "--set", help="key=value of the config, e.g. budget.calls=500; may be repeated."),
 ]
-TemplateSet = Annotated[str, typer.Option("--templates", help="With a model: the template set.")]
+TemplateSet = Annotated[
+    str | None, typer.Option("--templates", help="With a model: the template set; omitted = default.")
+]
 RunTemplates = Annotated[
     str | None,
     typer.Option("--templates", help="With a model: the template set; omitted = the run's, else default."),
@@ -45,3 +49,18 @@ Trust = Annotated[
 LabelsOf = Annotated[
     Path, typer.Argument(metavar="RUN", help="A run, or the folder of one of its label stages.")
 ]
+
+
+def templates_of_model(what: str, templates: str | None, constitution: Path | None = None) -> str:
+    """The template set that a model is asked with; UserError where a config is named, which says itself by
+    which templates and constitution it judges."""
+    from rlaif.config import names_config
+
+    for key, value in (("templates", templates), ("constitution", constitution)):
+        if value is not None and names_config(what):
+            raise UserError(
+                f"--{key} {value}: {what} is a config, which names its own.",
+                f"a model with --{key}, or a config alone",
+                f"-s {key}={value}",
+            )
+    return templates or "default"

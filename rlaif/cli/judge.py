@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from rlaif.cli.arguments import JudgedBy, JudgeSet, TemplateSet
+from rlaif.cli.arguments import JudgedBy, JudgeSet, TemplateSet, templates_of_model
 from rlaif.cli.groups import judge_app
 from rlaif.cli.terminal import Json, Progress, emit, page_at, say, tell
 
@@ -36,7 +36,7 @@ def judge_audit(
     ] = None,
     set_: JudgeSet = None,
     constitution: JudgedBy = None,
-    templates: TemplateSet = "default",
+    templates: TemplateSet = None,
     as_json: Json = False,
 ) -> None:
     """Make the judge card: accuracy, calibration, biases, consistency, and which attacks flip verdicts."""
@@ -46,7 +46,8 @@ def judge_audit(
 
     page = page_at(out or Path("judge_card.html"))
     tell("loading …")
-    config, base, prompts = audited(what, set_ or [], constitution, templates)
+    asked = templates_of_model(what, templates, constitution)
+    config, base, prompts = audited(what, set_ or [], constitution, asked)
     if labels:
         from rlaif.workbench.people_truth import card_on_labels
 

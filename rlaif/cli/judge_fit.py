@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from rlaif.cli.arguments import JudgedBy, JudgeSet, TemplateSet
+from rlaif.cli.arguments import JudgedBy, JudgeSet, TemplateSet, templates_of_model
 from rlaif.cli.groups import judge_app
 from rlaif.cli.terminal import Json, Progress, as_argument, emit, say, tell
 
@@ -40,7 +40,7 @@ def judge_fit(
     seed: Annotated[int | None, typer.Option(help="Draws the folds; omitted = the config's.")] = None,
     set_: JudgeSet = None,
     constitution: JudgedBy = None,
-    templates: TemplateSet = "default",
+    templates: TemplateSet = None,
     as_json: Json = False,
 ) -> None:
     """Fit the judge on a few labels of people, and refuse where held-out labels do not improve.
@@ -52,7 +52,8 @@ def judge_fit(
     from rlaif.preflight.opening import audited
     from rlaif.workbench.judge_fitting import fit_judge
 
-    config, base, prompts = audited(what, set_ or [], constitution, templates)
+    asked = templates_of_model(what, templates, constitution)
+    config, base, prompts = audited(what, set_ or [], constitution, asked)
     tell("loading …")
     report = fit_judge(
         config, base, prompts, labels or [], out=out, pairs=pairs, seed=seed, progress=Progress, train=train

@@ -6,7 +6,15 @@ from typing import Annotated
 
 import typer
 
-from rlaif.cli.arguments import ConstitutionFile, FewShot, JudgeName, JudgeSet, TemplateSet, Trust
+from rlaif.cli.arguments import (
+    ConstitutionFile,
+    FewShot,
+    JudgeName,
+    JudgeSet,
+    TemplateSet,
+    Trust,
+    templates_of_model,
+)
 from rlaif.cli.constitution.try_ import (
     NumPairs,
     PairFile,
@@ -31,7 +39,7 @@ def constitution_open(
     seed: Seed = 0,
     few_shot: FewShot = None,
     set_: JudgeSet = None,
-    templates: TemplateSet = "default",
+    templates: TemplateSet = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 = any free port.")] = 0,
     trust: Trust = False,
 ) -> None:
@@ -46,7 +54,7 @@ def constitution_open(
     share_cores()
     static_files()  # what is missing is said before anything is asked
     tell("loading …")
-    named = Named.of(judge, set_ or [], path, templates).with_prompts(prompts)
+    named = Named.of(judge, set_ or [], path, templates_of_model(judge, templates)).with_prompts(prompts)
     wanted = policy_named(policy, trust) if policy else named.policy
     source = PairSource.of(named, pairs, wanted, number=num_pairs, seed=seed)
     probe = Probe(named.open(few_shot), (), named.config.feedback.place, Progress)

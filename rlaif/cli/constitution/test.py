@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rlaif.cli.arguments import ConstitutionFile, FewShot, JudgeName, JudgeSet, TemplateSet
+from rlaif.cli.arguments import (
+    ConstitutionFile,
+    FewShot,
+    JudgeName,
+    JudgeSet,
+    TemplateSet,
+    templates_of_model,
+)
 from rlaif.cli.groups import constitution_app
 from rlaif.cli.terminal import Json, emit, page_at, say, tell
 from rlaif.records import TIE_MARGIN
@@ -44,7 +51,7 @@ def constitution_test(
     ] = TIE_MARGIN,
     few_shot: FewShot = None,
     set_: JudgeSet = None,
-    templates: TemplateSet = "default",
+    templates: TemplateSet = None,
     junit: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write JUnit XML.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -56,6 +63,7 @@ def constitution_test(
     from rlaif.workbench.example_tests import collect, run_tests, untested
     from rlaif.workbench.judges import Named
 
+    asked_with = templates_of_model(judge, templates)
     xml = page_at(junit, "--junit", "tests.xml", (b"<?xml",)) if junit else None
     constitution, lines = Constitution.load_with_lines(path)
     tests = collect(constitution, lines)
@@ -63,7 +71,7 @@ def constitution_test(
     if chosen.note:
         tell(chosen.note)
     tell("loading …")
-    setting = Named.of(judge, set_ or [], path, templates).open(few_shot)
+    setting = Named.of(judge, set_ or [], path, asked_with).open(few_shot)
     if not as_json:
         say(f"{path}: {len(chosen.tests)} tests of {len(constitution.principles)} principles, judge {judge}")
     started, first = time.monotonic(), report.last_failed(path) if failed_first else ()

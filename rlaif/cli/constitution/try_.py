@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rlaif.cli.arguments import ConstitutionFile, FewShot, JudgeName, JudgeSet, TemplateSet, Trust
+from rlaif.cli.arguments import (
+    ConstitutionFile,
+    FewShot,
+    JudgeName,
+    JudgeSet,
+    TemplateSet,
+    Trust,
+    templates_of_model,
+)
 from rlaif.cli.groups import constitution_app
 from rlaif.cli.terminal import Progress, say, tell, typed_lines
 from rlaif.errors import UserError, nearest
@@ -66,7 +74,7 @@ def constitution_try(
     max_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of a response.")] = 256,
     few_shot: FewShot = None,
     set_: JudgeSet = None,
-    templates: TemplateSet = "default",
+    templates: TemplateSet = None,
     trust: Trust = False,
     as_json: Annotated[bool, typer.Option("--json", help="With --watch: a line of JSON a save.")] = False,
 ) -> None:
@@ -77,10 +85,11 @@ def constitution_try(
     from rlaif.workbench.probe import Probe
     from rlaif.workbench.trying import Trial
 
+    _require_use(watch, as_json, pairs)
     share_cores()
     constitution = Constitution.load(path)
     tell("loading …")
-    named = Named.of(judge, set_ or [], path, templates).with_prompts(prompts)
+    named = Named.of(judge, set_ or [], path, templates_of_model(judge, templates)).with_prompts(prompts)
     wanted = policy_named(policy, trust) if policy else named.policy
     if watch:
         source = PairSource.of(named, pairs, wanted, number=num_pairs, seed=seed)
@@ -107,6 +116,16 @@ def constitution_try(
         progress=Progress,
     )
     Session(path, trial, named.prompts).run()
+
+
+def _require_use(watch: bool, as_json: bool, pairs: Path | None) -> None:
+    """UserError for an option that says nothing without --watch."""
+    if not watch and (as_json or pairs):
+        raise UserError(
+            f"{'--json' if as_json else '--pairs'} without --watch: a typed prompt has no use for it.",
+            "a fixed set of pairs, judged again on each save",
+            "add --watch, or leave it out",
+        )
 
 
 def share_cores() -> None:
