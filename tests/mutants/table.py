@@ -200,7 +200,7 @@ MUTANTS = (
     Mutant("if len(responses) != 1:", "if not responses:", "test_demonstrations", "reason"),
     seen("sft.epochs", '"num_train_epochs": options.epochs', '"num_train_epochs": 1.0'),
     seen("sft.learning_rate", '"learning_rate": options.learning_rate', '"learning_rate": 1e-5'),
-    seen("sft.micro_batch", "options.micro_batch or options.batch_size, math", "options.batch_size, math"),
+    seen("sft.micro_batch", "options.micro_batch or share", "share"),
     seen("reward.center_coef", "center=stage.options.center_coef", "center=0.0"),
     seen("reward.margin", "margin=stage.options.margin", "margin=0.0", "reward.py"),
     seen("dpo.margin", "margin=stage.options.margin", "margin=0.0", "dpo.py"),
