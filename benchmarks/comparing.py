@@ -172,7 +172,7 @@ def ranked(draws: int) -> list[dict[str, Any]]:
                 ]
                 for i, j in pairs
             }
-            found = strengths(games, arms_, clusters)
+            found = strengths(games, [size] * arms_, clusters)
             if math.isnan(found[0]["ci"][0]):
                 missing += 1
                 continue

@@ -305,6 +305,29 @@ def with_seed_variance(
     return value - math.hypot(rest * (value - low), half), value + math.hypot(rest * (high - value), half)
 
 
+def matched_again(seeds: Sequence[int], sides: Sequence[float] = (1.0, -1.0)) -> float:
+    """The variance of the mean of all matches over what their spread tells of it; 1 where all arms have as
+    many seeds.
+
+    A match takes one of the `seeds` [K] of every arm, the shorter arms' again from the start, and its figure
+    is a sum of theirs, weighed by `sides` [K]; seeds of all arms vary alike. What is matched several times
+    shows less among the matches, or not at all.
+    """
+    matches = max(seeds)
+    if matches == 1:
+        return 1.0
+    again = [sum(len(range(at, matches, own)) ** 2 for at in range(own)) / matches**2 for own in seeds]
+    mean = sum(side**2 * x for side, x in zip(sides, again, strict=True))
+    told = sum(side**2 * (1 - x) for side, x in zip(sides, again, strict=True)) / (matches - 1)
+    return mean / told
+
+
+def spread_out(means: Sequence[float], by: float) -> list[float]:
+    """The figures of matches with `by` times their variance around the same mean."""
+    centre = sum(means) / max(1, len(means))
+    return [centre + math.sqrt(by) * (value - centre) for value in means]
+
+
 def seed_chance(*arms: ArrayLike, clusters: Clusters = None) -> float:
     """The share of a difference's variance over prompts that is chance of each seed with each prompt, in [0,
     1].

@@ -18,6 +18,7 @@ from rlaif.report.compare import compare
 from rlaif.report.comparison_text import in_words
 from rlaif.report.run_reader import untrusted_references
 from rlaif.report.teachers import deciding, roles
+from rlaif.report.win_rates import _win_rate, match_seeds
 from rlaif.runs.folder import Run
 from rlaif.runs.storage import read_json, write_json
 from tests.fake_run import fake_run
@@ -58,13 +59,13 @@ def test_strengths_are_those_of_another_library(theta):
         winners += [named[x] for x in said]
     scores = evalica.bradley_terry(xs, ys, winners, tolerance=1e-12, limit=10_000).scores
     theirs = np.log([scores[f"arm {k}"] for k in range(len(theta))])
-    mine = [found["value"] for found in strengths(pairs, len(theta), {})]
+    mine = [found["value"] for found in strengths(pairs, [1] * len(theta), {})]
     assert mine == pytest.approx(list(theirs - theirs.mean()), abs=1e-6)
 
 
 def test_two_arms_have_the_log_odds_of_their_win_rate():
     row = {f"p{at}": float(at < 70) for at in range(100)}
-    a, b = strengths({(0, 1): [row]}, 2, {})
+    a, b = strengths({(0, 1): [row]}, [1, 1], {})
     share = 70.5 / 101  # with the tie that is added
     assert a["value"] == pytest.approx(np.log(share / (1 - share)) / 2)
     assert (a["value"], a["expected"]) == (pytest.approx(-b["value"]), pytest.approx(share))
@@ -75,7 +76,7 @@ def test_two_arms_have_the_log_odds_of_their_win_rate():
 
 def test_an_arm_that_always_wins_stays_finite_and_few_prompts_have_no_interval():
     row = {f"p{at}": 1.0 for at in range(9)}
-    a, _ = strengths({(0, 1): [row]}, 2, {})
+    a, _ = strengths({(0, 1): [row]}, [1, 1], {})
     assert a["value"] == pytest.approx(np.log(9.5 / 0.5) / 2)
     assert np.isnan(a["ci"]).all()
 
@@ -85,9 +86,9 @@ def test_strengths_of_prompts_that_ask_the_same_are_less_sure():
     thrice = {at: [{f"{p}.{n}": x for p, x in row.items() for n in range(3)}] for at, (row,) in pairs.items()}
     cluster = {f"p{p}.{n}": f"p{p}" for p in range(30) for n in range(3)}
     once, alone, together = (
-        strengths(pairs, 3, {})[0],
-        strengths(thrice, 3, {})[0],
-        strengths(thrice, 3, cluster)[0],
+        strengths(pairs, [1] * 3, {})[0],
+        strengths(thrice, [3] * 3, {})[0],
+        strengths(thrice, [3] * 3, cluster)[0],
     )
     widths = [found["ci"][1] - found["ci"][0] for found in (once, alone, together)]
     assert widths[2] == pytest.approx(widths[0], rel=0.05)
@@ -113,6 +114,34 @@ def test_three_arms_are_set_each_against_each(tmp_path):
     assert "Each against each" in page
     assert in_words(data)[0] == found["text"]
     assert "overall" not in compare(made[:2])
+
+
+@pytest.mark.parametrize("seeds", [(5, 1), (3, 2)])
+def test_the_spread_of_an_arm_with_fewer_seeds_is_in_the_interval_of_its_win_rate(seeds):
+    """Its seeds are matched several times; that the matches then vary less is no certainty."""
+    rng, held, n, repeats = np.random.default_rng(0), 0, 120, 150
+    for _ in range(repeats):
+        noise = [[rng.normal(0, 0.3) + rng.normal(0, 1, n) for _ in range(count)] for count in seeds]
+        rows = [[float(x > y) for x, y in zip(*pair, strict=True)] for pair in match_seeds(*noise)]
+        tables = [[f"p{at}" for at in range(n)]] * len(rows)
+        low, high = _win_rate(rows, tables, seeds=seeds)["ci"]
+        held += low <= 0.5 <= high
+    assert held / repeats > 0.91
+
+
+@pytest.mark.parametrize("seeds", [(5, 1, 1), (3, 2, 1)])
+def test_strengths_hold_the_spread_of_arms_with_fewer_seeds(seeds):
+    rng, n, held, pairs = np.random.default_rng(0), 120, [], list(combinations(range(3), 2))
+    for _ in range(60):
+        arms = [[rng.normal(0, 0.3) + rng.normal(0, 1, n) for _ in range(count)] for count in seeds]
+        games = {
+            (i, j): [{f"p{at}": float(x) for at, x in enumerate(a > b)} for a, b in match_seeds(*own)]
+            for i, j in pairs
+            for own in [(arms[i], arms[j])]
+        }
+        edges = [found["ci"] for found in strengths(games, seeds, {})]
+        held += [low <= 0 <= high for low, high in edges]
+    assert np.mean(held) > 0.88  # as if all arms had as many seeds: 0.69 and 0.87 of 900
 
 
 def test_a_run_and_its_copy_are_no_two_seeds(tmp_path):

@@ -24,9 +24,11 @@ from rlaif.intervals import (
     Interval,
     by_cluster,
     degrees_of_freedom,
+    matched_again,
     members,
     quantile,
     seed_chance,
+    spread_out,
     with_seed_variance,
 )
 from rlaif.stats import sigmoid
@@ -45,13 +47,16 @@ class Strength(TypedDict):
 
 
 def strengths(
-    pairs: Mapping[tuple[int, int], Outcomes], arms: int, clusters: Mapping[str, str]
+    pairs: Mapping[tuple[int, int], Outcomes], seeds: Sequence[int], clusters: Mapping[str, str]
 ) -> list[Strength]:
-    """The strengths of K arms from the outcomes of the first of each two against the second.
+    """The strengths of K arms, of so many `seeds` each, from the outcomes of the first of each two against
+    the second.
 
     A pair with fewer matches than another takes its own again from the start. Below 10 clusters of prompts
-    there is no interval; with several matches it covers their spread, too (`with_seed_variance`).
+    there is no interval; with several matches it covers their spread, too (`with_seed_variance`,
+    `matched_again`).
     """
+    arms = len(seeds)
     sides_CK = np.zeros((len(pairs), arms))
     for at, (i, j) in enumerate(pairs):
         sides_CK[at, i], sides_CK[at, j] = 1.0, -1.0
@@ -64,11 +69,13 @@ def strengths(
         [fit(wins_CMP[:, m].sum(1), games_CMP[:, m].sum(1), sides_CK)[0] for m in range(wins_CMP.shape[1])]
     )
     keys = [clusters.get(prompt, prompt) for prompt in prompts]
+    sides_KK = np.eye(arms) - 1 / arms  # of each strength: its arm's quality less the mean of all
+    again_K = [matched_again(seeds, own) for own in sides_KK.tolist()]
     chances_KK = sigmoid(theta_K[:, None] - theta_K[None, :])
     return [
         {
             "value": float(theta_K[k]),
-            "ci": _interval(float(theta_K[k]), influence_MPK[:, :, k], each_MK[:, k], keys),
+            "ci": _interval(float(theta_K[k]), influence_MPK[:, :, k], each_MK[:, k], keys, again_K[k]),
             "expected": float(chances_KK[k].sum() - 0.5) / max(1, arms - 1),
         }
         for k in range(arms)
@@ -104,16 +111,17 @@ def fit(wins_C: Array, games_C: Array, sides_CK: Array) -> tuple[Array, Array]:
     return theta, inverse
 
 
-def _interval(value: float, influence_MP: Array, each_M: Array, keys: Sequence[str]) -> Interval:
-    """θ within t standard errors, with Satterthwaite's degrees of freedom, joined with the spread of
-    matches."""
+def _interval(
+    value: float, influence_MP: Array, each_M: Array, keys: Sequence[str], again: float
+) -> Interval:
+    """θ within t standard errors, with Satterthwaite's degrees of freedom, joined with the spread of matches,
+    `again` times as great."""
     sums = by_cluster(members(len(keys), keys), influence_MP.sum(0))
     groups = len(sums)
     error = math.sqrt(float((sums**2).sum()) * groups / max(1, groups - 1))
     if groups < FEWEST or error < ROUNDING:
         return NAN, NAN
     half = quantile(degrees_of_freedom(sums, np.ones(groups)), 0.95) * error
-    chance = seed_chance(value + influence_MP * influence_MP.size, clusters=keys)
-    return with_seed_variance(
-        value, (value - half, value + half), each_M.tolist(), chance=chance, groups=groups
-    )
+    chance = min(1.0, again * seed_chance(value + influence_MP * influence_MP.size, clusters=keys))
+    each = spread_out(each_M.tolist(), again)
+    return with_seed_variance(value, (value - half, value + half), each, chance=chance, groups=groups)

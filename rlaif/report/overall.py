@@ -43,7 +43,7 @@ def _table(
     outcomes: Mapping[tuple[int, int], Outcomes],
 ) -> dict[str, Any]:
     clusters = {prompt: key for match in matches.values() for prompt, key in match.clusters.items()}
-    strong = strengths(outcomes, len(arms), clusters)
+    strong = strengths(outcomes, [len(arm.sides) for arm in arms], clusters)
     letters = [arm.letter for arm in arms]
     pairs = {f"{letters[i]}–{letters[j]}": dict(rate) for (i, j), rate in rates.items()}
     table = dict(zip(letters, strong, strict=True))

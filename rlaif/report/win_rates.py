@@ -20,9 +20,11 @@ from rlaif.intervals import (
     Interval,
     WinRate,
     clip_interval,
+    matched_again,
     mean_interval,
     seed_chance,
     shown,
+    spread_out,
     win_rate,
     with_seed_variance,
 )
@@ -33,6 +35,7 @@ from rlaif.runs.folder import silent_progress
 from rlaif.stats import mean, outcomes
 
 T = TypeVar("T")
+Seeds = tuple[int, int]  # how many runs either arm has
 
 
 def all_principles(constitutions: Sequence[Constitution]) -> Constitution:
@@ -75,6 +78,7 @@ class Verdicts:
     p: Sequence[Sequence[float | None]]
     longer: Sequence[Sequence[int]]  # tokens by which the first arm's response is longer
     judge: str  # fingerprint
+    seeds: Seeds = (1, 1)
 
     @property
     def outcomes(self) -> list[dict[str, float]]:
@@ -108,7 +112,8 @@ def ask(
         [_p(question, labels[question.comparison.id], constitution) for question in row] for row in questions
     ]
     longer = [[a.rows[prompt.id].tokens - b.rows[prompt.id].tokens for prompt in prompts] for a, b in matches]
-    return Verdicts(prompts, questions, labels, p, longer, judge.engine.fingerprint)
+    seeds = len({id(a) for a, _ in matches}), len({id(b) for _, b in matches})
+    return Verdicts(prompts, questions, labels, p, longer, judge.engine.fingerprint, seeds)
 
 
 def judged(verdicts: Verdicts, constitution: Constitution) -> dict[str, Any]:
@@ -118,25 +123,30 @@ def judged(verdicts: Verdicts, constitution: Constitution) -> dict[str, Any]:
     """
     flat = [question for row in verdicts.questions for question in row]
     clusters = [prompt.cluster for prompt in verdicts.prompts]
-    statistics = _order_statistics(verdicts.questions, verdicts.labels)
+    statistics = _order_statistics(verdicts.questions, verdicts.labels, verdicts.seeds)
     return {
         **judge_win_rate(verdicts),
         "judge": verdicts.judge,
-        "length_controlled": _at_equal_length(verdicts.p, verdicts.longer, clusters),
+        "length_controlled": _at_equal_length(verdicts.p, verdicts.longer, clusters, verdicts.seeds),
         "identical": sum(question.a == question.b for question in flat),
         **{key: statistics[key] for key in ("verdicts", "order_flip_rate", "order_flip_rate_ci", "mass")},
-        "by_principle": _by_principle(verdicts.questions, dict(verdicts.labels), constitution),
+        "by_principle": _by_principle(
+            verdicts.questions, dict(verdicts.labels), constitution, verdicts.seeds
+        ),
     }
 
 
 def judge_win_rate(verdicts: Verdicts, tests: int = 1) -> WinRate:
     """A's win rate over B by the judge, in both orders and under all principles."""
     clusters = [prompt.cluster for prompt in verdicts.prompts]
-    return _win_rate(verdicts.p, [clusters] * len(verdicts.p), tests)
+    return _win_rate(verdicts.p, [clusters] * len(verdicts.p), tests, verdicts.seeds)
 
 
 def _at_equal_length(
-    p: Sequence[Sequence[float | None]], longer: Sequence[Sequence[int]], clusters: Sequence[str]
+    p: Sequence[Sequence[float | None]],
+    longer: Sequence[Sequence[int]],
+    clusters: Sequence[str],
+    seeds: Seeds = (1, 1),
 ) -> Controlled:
     """`length_controlled` of all matches; where there are several its interval covers their spread, too, and
     is missing where one of them alone allows no figure."""
@@ -156,12 +166,13 @@ def _at_equal_length(
     means = [controlled(row)["value"] for row in rows]
     if not all(map(math.isfinite, means)):  # their spread cannot be told
         return {**found, "ci": (NAN, NAN)}
-    edges = with_seed_variance(found["value"], found["ci"], means, groups=len(set(clusters)))
+    spread = spread_out(means, matched_again(seeds))
+    edges = with_seed_variance(found["value"], found["ci"], spread, groups=len(set(clusters)))
     return {**found, "ci": clip_interval(edges, UNIT)}
 
 
 def _order_statistics(
-    questions: Sequence[Sequence[JudgeQuestion]], labels: Mapping[str, list[Label]]
+    questions: Sequence[Sequence[JudgeQuestion]], labels: Mapping[str, list[Label]], seeds: Seeds = (1, 1)
 ) -> dict[str, Any]:
     """`order_statistics` of all matches; the interval of flips covers their spread, too, where there are
     several."""
@@ -171,19 +182,24 @@ def _order_statistics(
         return found
     rows = ([x for q in row if q.a != q.b for x in labels[q.comparison.id]] for row in questions)
     rates = [rate for row in rows if (rate := order_statistics(row)["order_flip_rate"]) is not None]
-    edges = with_seed_variance(found["order_flip_rate"], found["order_flip_rate_ci"], rates)
+    spread = spread_out(rates, matched_again(seeds)) if len(rates) == len(questions) else rates
+    edges = with_seed_variance(found["order_flip_rate"], found["order_flip_rate_ci"], spread)
     return {**found, "order_flip_rate_ci": clip_interval(edges, UNIT)}
 
 
 def _win_rate(
-    seeds: Sequence[Sequence[float | None]], clusters: Sequence[Sequence[str]], tests: int = 1
+    matches: Sequence[Sequence[float | None]],
+    clusters: Sequence[Sequence[str]],
+    tests: int = 1,
+    seeds: Seeds = (1, 1),
 ) -> WinRate:
     """The win rate over all matches, each a row of probabilities with the clusters of their prompts; its
-    interval covers these, and seeds where several. `different` is at a level corrected for `tests`.
+    interval covers these, and `seeds` where several. `different` is at a level corrected for `tests`.
     """
-    flat, keys = [p for row in seeds for p in row], [key for row in clusters for key in row]
-    means = [win_rate(row)["value"] for row in seeds]
-    groups, chance = len({key for row in clusters for key in row}), _chance(seeds, clusters)
+    flat, keys = [p for row in matches for p in row], [key for row in clusters for key in row]
+    again = matched_again(seeds)
+    means = spread_out([win_rate(row)["value"] for row in matches], again)
+    groups, chance = len({key for row in clusters for key in row}), _chance(matches, clusters, seeds)
     found = win_rate(flat, keys)
 
     def joined(edges: Interval, level: float = 0.95) -> Interval:
@@ -195,14 +211,13 @@ def _win_rate(
     strict = mean_interval(wins, UNIT, of, level) if read else (NAN, NAN)
     apart = shown(wins - 0.5, (strict[0] - 0.5, strict[1] - 0.5), of, 0.05 / tests)
     lower, upper = joined(strict, level)
-    unread = [[float(p is None) for p in row] for row in seeds]
-    tied = [[None if p is None else float(abs(p - 0.5) <= TIE_MARGIN) for p in row] for row in seeds]
+    unread = [[float(p is None) for p in row] for row in matches]
+    tied = [[None if p is None else float(abs(p - 0.5) <= TIE_MARGIN) for p in row] for row in matches]
 
     def over_seeds(share: float, edges: Interval, rows: Sequence[Sequence[float | None]]) -> Interval:
-        each = [mean([x for x in row if x is not None]) for row in rows]
-        return clip_interval(
-            with_seed_variance(share, edges, each, chance=_chance(rows, clusters), groups=groups), UNIT
-        )
+        each = spread_out([mean([x for x in row if x is not None]) for row in rows], again)
+        alike = _chance(rows, clusters, seeds)
+        return clip_interval(with_seed_variance(share, edges, each, chance=alike, groups=groups), UNIT)
 
     return {
         **found,
@@ -213,14 +228,16 @@ def _win_rate(
     }
 
 
-def _chance(seeds: Sequence[Sequence[float | None]], clusters: Sequence[Sequence[str]]) -> float:
+def _chance(
+    seeds: Sequence[Sequence[float | None]], clusters: Sequence[Sequence[str]], of: Seeds = (1, 1)
+) -> float:
     """`seed_chance` of the prompts that could be read in every match; 0 where matches hold different
     prompts."""
     if any(list(row) != list(clusters[0]) for row in clusters):
         return 0.0
     read = [at for at in range(len(clusters[0])) if all(row[at] is not None for row in seeds)]
     table = [outcomes([row[at] or 0.0 for at in read]) for row in seeds]
-    return seed_chance(table, clusters=[clusters[0][at] for at in read])
+    return min(1.0, matched_again(of) * seed_chance(table, clusters=[clusters[0][at] for at in read]))
 
 
 def _question(a: ComparedRun, b: ComparedRun, prompt: Prompt, constitution: Constitution) -> JudgeQuestion:
@@ -248,14 +265,18 @@ def _p(question: JudgeQuestion, labels: Sequence[Label], constitution: Constitut
 
 
 def _by_principle(
-    questions: Sequence[Sequence[JudgeQuestion]], labels: dict[str, list[Label]], constitution: Constitution
+    questions: Sequence[Sequence[JudgeQuestion]],
+    labels: dict[str, list[Label]],
+    constitution: Constitution,
+    seeds: Seeds = (1, 1),
 ) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name in constitution.ids:
         asked = [[question for question in row if name in _asked(question)] for row in questions]
         rows = [[_p_win(name, question, labels[question.comparison.id]) for question in row] for row in asked]
         if any(rows):
-            found[name] = _win_rate(rows, [[question.prompt.cluster for question in row] for row in asked])
+            keys = [[question.prompt.cluster for question in row] for row in asked]
+            found[name] = _win_rate(rows, keys, seeds=seeds)
     return found
 
 
@@ -275,7 +296,10 @@ def gold_win_rate(a: Sequence[Table], b: Sequence[Table], clusters: Clusters, te
     order. `different` is at a level corrected for `tests` that are looked at together (Bonferroni)."""
     found = gold_outcomes(a, b)
     return _win_rate(
-        [list(row.values()) for row in found], [clusters_of(row, clusters) for row in found], tests
+        [list(row.values()) for row in found],
+        [clusters_of(row, clusters) for row in found],
+        tests,
+        (len(a), len(b)),
     )
 
 

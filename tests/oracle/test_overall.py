@@ -21,7 +21,7 @@ from tests.fake_run import fake_run
 from tests.oracle import equations
 from tests.oracle.figures import mean
 from tests.oracle.leaves import check
-from tests.oracle.test_seeds import interaction, joined, over_matches, tables
+from tests.oracle.test_seeds import interaction, joined, matched_again, over_matches, tables
 
 PAIRS = list(combinations(range(3), 2))
 
@@ -98,25 +98,33 @@ def test_strengths_and_the_win_rates_of_all_pairs(counts: tuple[int, int, int], 
         if matches == 1:
             return ci
         table = theta[k] + influence[:, :, k] * influence[:, :, k].size
-        share = interaction([table], keys, table.mean(0))
-        return joined(theta[k], ci, [[one[k] for one in each]], share)
+        more = matched_again(counts, [2 / 3 if i == k else -1 / 3 for i in range(3)])
+        share = min(1.0, more * interaction([table], keys, table.mean(0)))
+        own = np.array([one[k] for one in each])
+        return joined(theta[k], ci, [(own.mean() + math.sqrt(more) * (own - own.mean())).tolist()], share)
 
     def rate(i: int, j: int) -> dict[str, Any]:
         wins = leads[i, j][: max(counts[i], counts[j])]
         several = len(wins) > 1
-        found = over_matches(wins, keys) if several else equations.win_rate(wins[0].tolist(), keys)
+        found = (
+            over_matches(wins, keys, (counts[i], counts[j]))
+            if several
+            else equations.win_rate(wins[0].tolist(), keys)
+        )
         level = 1 - 0.05 / 3
         strict = equations.interval(wins.ravel().tolist(), keys * len(wins), 0.0, 1.0, level)
         if several:
-            share = interaction([wins], keys, wins.mean(0))
-            strict = joined(float(wins.mean()), strict, [wins.mean(1).tolist()], share, level)
+            more, own = matched_again((counts[i], counts[j])), wins.mean(1)
+            share = min(1.0, more * interaction([wins], keys, wins.mean(0)))
+            wider = (own.mean() + math.sqrt(more) * (own - own.mean())).tolist()
+            strict = joined(float(wins.mean()), strict, [wider], share, level)
         gaps = (wins - 0.5).ravel().tolist()
         apart = equations.is_shown(gaps, keys * len(wins), 0.05 / 3, -0.5, 0.5)
         return {**found, "different": bool(apart and (strict[0] > 0.5 or strict[1] < 0.5))}
 
     outcomes = {(i, j): gold_outcomes(made[i], made[j]) for i, j in PAIRS}
     printed = {
-        "strengths": strengths(outcomes, 3, cluster),
+        "strengths": strengths(outcomes, counts, cluster),
         "pairs": {f"{i}–{j}": gold_win_rate(made[i], made[j], cluster, 3) for i, j in PAIRS},
     }
     oracles = {

@@ -2,6 +2,7 @@
 
 import math
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -93,7 +94,9 @@ def test_arms_of_several_seeds(counts: tuple[int, int], n: int) -> None:
     assert check(printed, {"*/*": lambda rule, part: delta(rule)[part]}, {}) == 15
 
 
-@pytest.mark.parametrize(("counts", "n"), [((3, 2), 80), ((2, 2), 60), ((2, 1), 40)])
+@pytest.mark.parametrize(
+    ("counts", "n"), [((3, 2), 80), ((2, 2), 60), ((2, 1), 40), ((2, 1), 60), ((1, 4), 60)]
+)
 def test_win_rates_of_several_seeds(counts: tuple[int, int], n: int) -> None:
     """Matches in order, the shorter arm's seeds taken again; their wins together, and their spread beside
     it."""
@@ -106,13 +109,26 @@ def test_win_rates_of_several_seeds(counts: tuple[int, int], n: int) -> None:
     ]
     lead = np.array([kept[0][m % counts[0]] - kept[1][m % counts[1]] for m in range(matches)])
     wins = 0.5 + 0.5 * np.sign(lead)
-    figures = over_matches(wins, keys)
+    figures = over_matches(wins, keys, counts)
     assert check(gold_win_rate(a, b, cluster), {"*": lambda name: figures[name]}, {}) == len(figures)
 
 
-def over_matches(wins: Any, keys: list[str]) -> dict[str, Any]:
+def matched_again(counts: Sequence[int], sides: Sequence[float] = (1, -1)) -> float:
+    """The variance of the mean of matches over what their own variance says of it, where every seed has the
+    same: from the seeds that each match adds and takes away."""
+    rows = [
+        np.concatenate([side * np.eye(n)[m % n] for n, side in zip(counts, sides, strict=True)])
+        for m in range(max(counts))
+    ]
+    taken = np.array(rows)
+    told = ((taken - taken.mean(0)) ** 2).sum() / (len(taken) - 1) / len(taken)
+    return float((taken.mean(0) ** 2).sum() / told)
+
+
+def over_matches(wins: Any, keys: list[str], counts: tuple[int, int] = (2, 2)) -> dict[str, Any]:
     """The win rate of several matches on the same prompts, NaN where a verdict could not be read, and its
-    intervals over prompts and matches."""
+    intervals over prompts and matches of so many seeds of either arm."""
+    more = matched_again(counts)
     values = [None if math.isnan(x) else x for x in wins.ravel().tolist()]
     whole = equations.win_rate(values, keys * len(wins))
     few = len(wins) == 2 and len(set(keys)) < 50
@@ -125,8 +141,9 @@ def over_matches(wins: Any, keys: list[str]) -> dict[str, Any]:
         spread = kept.mean(0)
         own = [key for key, known in zip(keys, at, strict=True) if known]
         chance = interaction([kept], own, spread) if spread.std() > 0 else 0.0
-        means = [[float(np.nanmean(row)) for row in table]]
-        return joined(mean(table[~np.isnan(table)].tolist()), ci, means, chance)
+        each = np.array([float(np.nanmean(row)) for row in table])
+        means = [(each.mean() + math.sqrt(more) * (each - each.mean())).tolist()]
+        return joined(mean(table[~np.isnan(table)].tolist()), ci, means, min(1.0, more * chance))
 
     def cut(edges: tuple[float, float]) -> Any:
         return edges if few else (max(0.0, edges[0]), min(1.0, edges[1]))
