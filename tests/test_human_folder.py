@@ -193,14 +193,15 @@ def test_rankings_and_grades_follow_foreign_ids(tmp_path):
     assert [material.grades(pair.b) for pair in material.comparisons] == [{"helpful": 1.0}] * 4
 
 
-def test_of_two_rankings_by_one_person_the_last_is_exported(tmp_path):
-    again = {"ranks": [2, 1], "annotator": ANN | {"id": "bea"}}
+@pytest.mark.parametrize("turned", [{"ranks": [2, 1]}, {"ranks": [1, 2], "response_ids": ["1", "0"]}])
+def test_of_two_rankings_by_one_person_the_last_is_exported(tmp_path, turned):
+    again = turned | {"annotator": ANN | {"id": "bea"}}
     counts = export_file(ranked(tmp_path / "rows", again), "ranking", tmp_path / "out.jsonl")
     assert counts["left_out"] == {AGAIN: 1}
     import_file("ranking", tmp_path / "out.jsonl", tmp_path / "back")
-    first = read_rows(tmp_path / "back" / "rankings.jsonl", Ranking)[0]
     assert len(read_rows(tmp_path / "back" / "rankings.jsonl", Ranking)) == 4
-    assert first.ranks == (2, 1)
+    first = json.loads((tmp_path / "out.jsonl").read_text().splitlines()[0])
+    assert dict(zip(first["responses"], first["ranks"], strict=True)) == {"text 0": 2, "text 1": 1}
 
 
 def test_graded_responses_are_exported_in_the_order_of_their_rows(tmp_path):

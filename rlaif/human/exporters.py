@@ -173,11 +173,12 @@ def rows_of(folder: ImportFolder) -> Iterator[ImportedRow]:
         for row in _optional(folder.path / "grades.jsonl", Grade)
     }
     grades = {id: row.scores for id, row in graded.items()}
-    last: dict[str, Ranking] = {}  # of two by one annotator
+    last: dict[tuple[str, str, str, frozenset[str]], Ranking] = {}  # of two by one annotator
     for row in _optional(folder.path / "rankings.jsonl", Ranking):
-        ranking = by_content(row, folder)
-        folder.counts[AGAIN] += ranking.id in last
-        last[ranking.id] = ranking
+        ranking, who = by_content(row, folder), row.annotator
+        item = (who.kind, who.id, ranking.prompt_id, frozenset(ranking.response_ids))
+        folder.counts[AGAIN] += item in last
+        last[item] = ranking
     groups: defaultdict[tuple[str, tuple[str, ...]], list[Ranking]] = defaultdict(list)
     for ranking in last.values():
         groups[ranking.prompt_id, ranking.response_ids].append(ranking)
