@@ -8,6 +8,7 @@ import pytest
 from rlaif.config import ModelConfig
 from rlaif.engines import Scripted
 from rlaif.report.compare import compare
+from rlaif.report.comparison_text import in_words
 from rlaif.report.report import details, policies, write_report
 from rlaif.report.run_reader import RunReader
 from rlaif.runs.storage import read_json, write_json
@@ -101,5 +102,31 @@ def test_three_arms_have_a_page_though_the_judge_says_nothing(tmp_path):
         write_json(run / "config.json", read_json(run / "config.json") | {"heldout": 0.25 + n / 100})
     judge = ModelConfig(engine="scripted", model="tests.test_scoped_prompts:silent_judge")
     data = compare(runs, out=tmp_path / "page.html", judge=judge)
-    assert data["overall"]["judge"]["pairs"]["A–B"]["value"] is None
+    said = data["overall"]["judge"]
+    assert said["pairs"]["A–B"]["value"] is None
+    assert (said["text"], said["more"]) == ("By judge nothing is known of the 3 arms.", "")
+    assert "By judge nothing is known of the 3 arms.\n  A–B: " in "\n".join(in_words(data))
     assert "Each against each" in (tmp_path / "page.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("tag", "said"),
+    [
+        ("asked", "gave no verdict that could be read."),
+        ("nowhere", "was not asked: no principle applies to any of the held-out prompts."),
+    ],
+)
+def test_a_comparison_says_why_no_judge_has_a_say(tmp_path, tag, said):
+    runs = [
+        fake_run(tmp_path / name, keep={"base": 0.5, "ppo": keep}, prompts=80, longer=longer)
+        for name, keep, longer in (("a", 0.9, 1), ("b", 0.6, 2))
+    ]
+    for run in map(scoped, runs):
+        rules = read_json(run / "constitution.json")
+        write_json(
+            run / "constitution.json",
+            rules | {"principles": [p | {"applies_to": [tag]} for p in rules["principles"]]},
+        )
+    judge = ModelConfig(engine="scripted", model="tests.test_scoped_prompts:silent_judge")
+    told = compare(runs, judge=judge)["answers"]["judge"]
+    assert told == f"The judge tests.test_scoped_prompts:silent_judge {said}"

@@ -12,7 +12,7 @@ def in_words(data: dict[str, Any]) -> list[str]:
     """A comparison as lines of text: the headline, then each figure with its interval."""
     lines: list[str] = []
     for table in data.get("overall", {}).values():
-        lines += [table["text"], table["more"], *_pairwise(table), ""]
+        lines += [table["text"], *filter(None, [table["more"]]), *_pairwise(table), ""]
     for pair in (data, *data["others"]):
         lines += [
             pair["verdict"]["text"],

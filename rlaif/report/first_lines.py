@@ -35,10 +35,16 @@ def first_lines(a: Arm, b: Arm, data: Data) -> dict[str, str]:
 
 def _judge(a: Arm, b: Arm, data: Data) -> str:
     win = data["win_rate"]
-    if not win["n"]:
+    if win["judge"] is None:
         return "No judge could be asked."
     model = win["judge_model"]
     model = Path(model).name if Path(model).is_absolute() else model
+    if not win["n"]:
+        return (
+            f"The judge {model} gave no verdict that could be read."
+            if win["invalid"] == 1
+            else f"The judge {model} was not asked: no principle applies to any of the held-out prompts."
+        )
     rate = (
         f"prefers {a.name} in {fixed(win['value'], 3)} {ci(win['ci'], 3)} of {win['n']} held-out responses, "
         "ties counting half"

@@ -54,6 +54,8 @@ def _table(
 def _in_words(names: Mapping[str, str], kind: str, table: Mapping[str, Any], pairs: Pairs) -> dict[str, str]:
     """`text`, which arm is strongest and whether that is shown, and `more`, every strength and every pair
     that is shown to differ."""
+    if not any(rate["n"] for rate in pairs.values()):
+        return {"text": f"By {kind} nothing is known of the {len(names)} arms.", "more": ""}
     order = sorted(table, key=lambda letter: -table[letter]["value"])
     best, ahead = order[0], _ahead(pairs)
     beaten = [names[worse] for better, worse in ahead if better == best]
