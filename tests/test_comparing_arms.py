@@ -87,8 +87,8 @@ def test_strengths_of_prompts_that_ask_the_same_are_less_sure():
     cluster = {f"p{p}.{n}": f"p{p}" for p in range(30) for n in range(3)}
     once, alone, together = (
         strengths(pairs, [1] * 3, {})[0],
-        strengths(thrice, [3] * 3, {})[0],
-        strengths(thrice, [3] * 3, cluster)[0],
+        strengths(thrice, [1] * 3, {})[0],
+        strengths(thrice, [1] * 3, cluster)[0],
     )
     widths = [found["ci"][1] - found["ci"][0] for found in (once, alone, together)]
     assert widths[2] == pytest.approx(widths[0], rel=0.05)
@@ -116,7 +116,7 @@ def test_three_arms_are_set_each_against_each(tmp_path):
     assert "overall" not in compare(made[:2])
 
 
-@pytest.mark.parametrize("seeds", [(5, 1), (3, 2)])
+@pytest.mark.parametrize("seeds", [(5, 1), (6, 2)])
 def test_the_spread_of_an_arm_with_fewer_seeds_is_in_the_interval_of_its_win_rate(seeds):
     """Its seeds are matched several times; that the matches then vary less is no certainty."""
     rng, held, n, repeats = np.random.default_rng(0), 0, 120, 150
@@ -126,7 +126,7 @@ def test_the_spread_of_an_arm_with_fewer_seeds_is_in_the_interval_of_its_win_rat
         tables = [[f"p{at}" for at in range(n)]] * len(rows)
         low, high = _win_rate(rows, tables, seeds=seeds)["ci"]
         held += low <= 0.5 <= high
-    assert held / repeats > 0.91
+    assert held / repeats > 0.91  # as if both arms had as many seeds: 0.76 and 0.88
 
 
 @pytest.mark.parametrize("seeds", [(5, 1, 1), (3, 2, 1)])
