@@ -153,7 +153,7 @@ def _going_on(parent: Run, overrides: Sequence[str]) -> list[tuple[str, str]]:
     ):
         return []
     name, updates = stage_name(parent.config, last.number), math.ceil(last.options.updates / SHARE)
-    given = dict(option.partition("=")[::2] for option in overrides)
+    given = {key: value for key, _, value in (option.partition("=") for option in overrides)}
     if f"{name}.model" in given:
         return []
     updates = given.get(f"{name}.updates", updates)
