@@ -164,7 +164,7 @@ def test_what_is_no_run_or_at_work_is_not_removed(runs):
     (runs / "mine").mkdir()
     (runs / "mine" / "precious.txt").write_text("x")
     for path in (runs / "mine", runs / "nowhere", runs):
-        with pytest.raises(UserError, match="not a run folder"):
+        with pytest.raises(UserError, match="not a run folder|no such run"):
             remove(path)
     with locked(runs / "second"), pytest.raises(UserError, match="another process"):
         remove(runs / "second")
@@ -195,7 +195,7 @@ def test_what_a_killed_removal_left_is_removed_by_the_same_call(runs):
     (runs / "second").rename(left)
     assert remove(runs / "second") == []
     assert not left.exists()
-    with pytest.raises(UserError, match="not a run folder"):
+    with pytest.raises(UserError, match="no such run"):
         remove(runs / "second")
 
 
@@ -223,12 +223,29 @@ def test_a_rename_is_followed_by_whatever_names_the_run(runs):
     assert all(stage.is_done for stage in again.stages)
 
 
-def test_a_rename_that_was_killed_is_finished_by_the_same_call(runs):
-    (runs / "first").rename(runs / "baseline")
+def test_a_rename_that_was_killed_is_finished_by_the_same_call(runs, monkeypatch):
+    with monkeypatch.context() as killed, pytest.raises(KeyboardInterrupt):
+        killed.setattr(catalog, "_moved", lambda *given: _raise(KeyboardInterrupt()))
+        rename(runs / "first", "baseline")
+    assert not (runs / "first").exists()
     assert by_name(runs)["second"]["parent"]["name"] == "baseline"  # by its id, wherever it was moved
     rename(runs / "first", "baseline")
     assert read_json(runs / "second" / "manifest.json")["parent"]["path"] == str(runs / "baseline")
     assert Run.load(runs / "third").config.stages[4].labels_from == str(runs / "baseline")
+    with pytest.raises(UserError, match="no such run"):  # it is finished
+        rename(runs / "first", "baseline")
+
+
+def test_a_run_that_is_not_there_is_not_renamed_to_one_that_is(runs):
+    with pytest.raises(UserError, match=r'(?s)no such run.*did you mean "first"\?.*rlaif runs'):
+        rename(runs / "frist", "third")
+    with pytest.raises(UserError, match="known: first, second, third"):
+        rename(runs / "x", "third")
+    assert Run.load(runs / "third").config.name == "small"
+
+
+def _raise(error):
+    raise error
 
 
 def test_names_that_cannot_be_given(runs):

@@ -16,12 +16,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from rlaif.errors import UserError
+from rlaif.errors import UserError, nearest
 from rlaif.runs.folder import Run, Stage
 from rlaif.runs.locking import is_locked, locked
 from rlaif.runs.storage import files_below, read_json, write_json
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+FROM = "renamed_from"  # of the manifest while a run is renamed: its former name
 
 
 def is_run(folder: Path) -> bool:
@@ -177,10 +178,10 @@ def rename(path: Path, name: str) -> Path:
         raise UserError(f'"{name}": no name of a run.', "letters, digits, _, - and . alone")
     path = _whole(path)
     new = path.with_name(name)
-    moved = not path.exists() and is_run(new)
+    moved = not path.exists() and is_run(new) and _manifest(new).get(FROM) == path.name
+    run = _existing(new if moved else path)
     if new.exists() and not moved:
         raise UserError(f"{new}: is there already.", "a name that is free")
-    run = _existing(new if moved else path)
     own = run.id
     with locked(run.path):
         users = [other for other in _others(run) if _names(other, path.resolve())]
@@ -192,9 +193,9 @@ def rename(path: Path, name: str) -> Path:
                     "wait for it",
                 )
         if not moved:
+            write_json(path / "manifest.json", {**_manifest(path), FROM: path.name})
             os.replace(path, new)
         write_json(new / "config.json", {**read_json(new / "config.json"), "name": name})
-        write_json(new / "manifest.json", {**read_json(new / "manifest.json"), "name": name})
         for other in users:
             config = _moved(read_json(other.path / "config.json"), str(path.resolve()), str(new.resolve()))
             write_json(other.path / "config.json", config)
@@ -202,7 +203,13 @@ def rename(path: Path, name: str) -> Path:
             if _parent(other).get("id") == own:
                 parent = {**_parent(other), "path": str(new.resolve())}
                 write_json(other.path / "manifest.json", {**other.manifest, "parent": parent})
+        made = {key: value for key, value in _manifest(new).items() if key != FROM}
+        write_json(new / "manifest.json", {**made, "name": name})
     return new
+
+
+def _manifest(path: Path) -> dict[str, Any]:
+    return read_json(path / "manifest.json")
 
 
 def _whole(path: Path) -> Path:
@@ -214,9 +221,11 @@ def _whole(path: Path) -> Path:
 
 def _existing(path: Path) -> Run:
     if not is_run(path):
+        around = path.parent.iterdir() if path.parent.is_dir() else ()
+        names = [p.name for p in around if is_run(p) and not p.name.startswith(".")]
         raise UserError(
-            f"{path}: not a run folder.",
-            "a run folder",
+            f"{path}: {'not a run folder' if path.exists() else 'no such run'}.",
+            f"a run of {path.parent}; {nearest(path.name, names)}" if names else "a run folder",
             f"rlaif runs {shlex.quote(str(path.parent))} lists them",
         )
     return Run.load(path)
