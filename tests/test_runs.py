@@ -164,7 +164,7 @@ def test_what_is_no_run_or_at_work_is_not_removed(runs):
     (runs / "mine").mkdir()
     (runs / "mine" / "precious.txt").write_text("x")
     for path in (runs / "mine", runs / "nowhere", runs):
-        with pytest.raises(UserError, match="not a run folder|no such run"):
+        with pytest.raises(UserError, match=r"not a run folder|no such run"):
             remove(path)
     with locked(runs / "second"), pytest.raises(UserError, match="another process"):
         remove(runs / "second")
@@ -224,9 +224,10 @@ def test_a_rename_is_followed_by_whatever_names_the_run(runs):
 
 
 def test_a_rename_that_was_killed_is_finished_by_the_same_call(runs, monkeypatch):
-    with monkeypatch.context() as killed, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as killed:
         killed.setattr(catalog, "_moved", lambda *given: _raise(KeyboardInterrupt()))
-        rename(runs / "first", "baseline")
+        with pytest.raises(KeyboardInterrupt):
+            rename(runs / "first", "baseline")
     assert not (runs / "first").exists()
     assert by_name(runs)["second"]["parent"]["name"] == "baseline"  # by its id, wherever it was moved
     rename(runs / "first", "baseline")
