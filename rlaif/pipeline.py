@@ -237,8 +237,11 @@ def run_stage(stage: Stage) -> None:
     except KeyboardInterrupt:
         stage.save("interrupted")
         raise
-    except (BudgetReached, Paused) as error:
-        stage.save("stopped" if isinstance(error, BudgetReached) else "paused", error=error.found)
+    except BudgetReached as error:
+        stage.save("stopped", error=error.found, caps=error.caps)
+        raise
+    except Paused as error:
+        stage.save("paused", error=error.found)
         raise
     except BaseException as error:
         stage.save("failed", error=str(error).split("\n")[0])

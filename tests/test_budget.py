@@ -69,7 +69,9 @@ def test_a_budget_of_calls_is_met_exactly_and_the_run_continues_when_it_is_raise
     assert str(stop.value).endswith(f"Needed: a larger budget\nNext: {goes_on}")
     stopped = read_json(project / "run" / "manifest.json")
     assert (stopped["status"], stopped["spent"]["calls"]) == ("stopped", cap)
-    assert "stopped" in [stage["status"] for stage in summarise(project / "run")["stages"]]
+    shown = summarise(project / "run")
+    assert "stopped" in [stage["status"] for stage in shown["stages"]]
+    assert shown["next"] == f"rlaif resume {project / 'run'} -s budget.calls=…"
     this = pipeline.resume(project / "run", ["budget.calls=100000"])
     assert lines(this.path) == lines(whole.path)
     assert this.manifest["status"] == "done"

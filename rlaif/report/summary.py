@@ -14,6 +14,7 @@ from rlaif.runs.commands import resume_command
 from rlaif.runs.folder import Stage
 from rlaif.runs.locking import is_locked
 from rlaif.runs.lookup import cut_files, json_rows
+from rlaif.runs.spending import with_larger_budget
 
 ALWAYS = ("labels", "reward_model", "ppo")  # there in every summary, empty where the run has no such stage
 
@@ -50,6 +51,9 @@ def next_command(reader: RunReader) -> str | None:
     if path := awaited(stage):
         there = shlex.quote(str(reader.path))
         return f"write people's labels to {path} (rlaif annotate {there} does), then {command}"
+    if stage.summary.get("status") == "stopped":  # by the budget: as it is, the run would stop again at once
+        caps = stage.summary.get("caps") or [f"budget.{key}" for key in reader.run.ledger.remaining()]
+        return with_larger_budget(command, caps)
     if stage.summary.get("status") != "failed":
         return command
     option = option_name(stage.config, (stage.number - 1) % len(stage.config.stages))

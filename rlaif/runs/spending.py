@@ -39,12 +39,17 @@ class BudgetReached(UserError):
         super().__init__(
             f"The budget is reached: {spent} spent, and the next question could exceed it.",
             "a larger budget",
-            f"{command} {' '.join(f'-s {cap}=…' for cap in caps)} continues; every finished row is kept",
+            f"{with_larger_budget(command, caps)} continues; every finished row is kept",
         )
 
     def name_command(self, command: str) -> None:
         """Say by which command the work continues."""
         BudgetReached.__init__(self, self.spent, self.caps, command)
+
+
+def with_larger_budget(command: str, caps: Iterable[str]) -> str:
+    """A command with the options that raise these caps."""
+    return " ".join([command, *(f"-s {cap}=…" for cap in caps)])
 
 
 def money(used: Amounts, price: PriceOptions | None) -> float:
