@@ -199,10 +199,28 @@ def test_options_of_another_engine(project):
 
 
 def test_a_policy_without_weights_cannot_be_trained(project):
-    with pytest.raises(UserError, match="sft: it trains the policy, which engine: openai"):
+    with pytest.raises(UserError, match="sft: it opens the policy's model folder, which engine: openai"):
         warned(
             project, REVISED + stage("sft"), "policy.engine=openai", "policy.base_url=http://localhost:1/v1"
         )
+
+
+@pytest.mark.parametrize(
+    ("made", "name"),
+    [
+        (stage("best_of_n", rewards=[{"source": "judge"}]), "best_of_n"),
+        (LABELLED + stage("reward"), "reward"),
+        (LABELLED + stage("reward", model="policy"), None),
+        (stage("evaluate"), None),
+    ],
+)
+def test_a_stage_that_opens_the_policys_folder_is_refused_with_one_behind_an_endpoint(project, made, name):
+    served = ("policy.engine=openai", "policy.base_url=http://localhost:1/v1")
+    if name is None:
+        warned(project, made, *served)
+        return
+    with pytest.raises(UserError, match=f"{name}: it opens the policy's model folder, which engine: openai"):
+        warned(project, made, *served)
 
 
 def test_the_run_as_a_whole(project):

@@ -92,6 +92,11 @@ class StageOptions(Options):
         return False
 
     @property
+    def opens_policy(self) -> bool:
+        """Whether it opens the policy's model folder, which one behind an endpoint does not have here."""
+        return "policy" in self.makes
+
+    @property
     def required_artefacts(self) -> tuple[str, ...]:
         """Artefacts that must exist before this stage, given its options."""
         return self.needs

@@ -85,6 +85,11 @@ class RewardOptions(PreferenceOptions):
         json_schema_extra=FILE,
     )
 
+    @property
+    def opens_policy(self) -> bool:
+        """Where its weights start with the policy's."""
+        return self.model is None
+
     def work(self, plan: Plan) -> Work:
         """The training of every member."""
         one = super().work(plan)

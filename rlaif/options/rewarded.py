@@ -159,6 +159,11 @@ class BestOfNOptions(RewardedOptions):
         description="most tokens of a response; a longer one is cut off and counted as truncated",
     )
 
+    @property
+    def opens_policy(self) -> bool:
+        """It grades by the policy's tokens."""
+        return True
+
     def estimate(self, plan: Plan) -> tuple[int, list[Asked]]:
         """The policy n times a prompt, and the judge of each response where it grades."""
         rows = plan.evaluated(self.num_prompts) * self.n

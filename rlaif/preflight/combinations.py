@@ -327,8 +327,8 @@ def _count(options: StageOptions, rows: _Rows, made: int) -> None:
 
 def _of_stage(options: StageOptions, config: Config, rows: _Rows, prompts: dict[str, int]) -> Said:
     """What is said of a stage, given what was made before it."""
-    if "policy" in options.makes and config.policy.kind.served:
-        yield f"it trains the policy, which engine: {config.policy.engine} gives no weights of", True
+    if options.opens_policy and config.policy.kind.served:
+        yield f"it opens the policy's model folder, which engine: {config.policy.engine} does not have", True
     if isinstance(options, SampleOptions) and (options.num_prompts or 0) > prompts["train"]:
         yield (
             f"num_prompts {options.num_prompts}, but {prompts['train']} are there for training: all are used",
