@@ -1,14 +1,19 @@
 """Functions of the user's own: found beside the config, and tried before anything runs."""
 
+import importlib
+import os
 import re
 import shutil
 from pathlib import Path
 
 import pytest
+from ruamel.yaml import YAML
 
 from rlaif import pipeline
 from rlaif.errors import UserError
-from rlaif.runs.storage import read_json
+from rlaif.plugin import load_function
+from rlaif.runs.storage import read_json, write_json
+from tests.test_cli import refused, rlaif
 
 PAGE = Path(__file__).parent.parent / "docs" / "functions.md"
 REWARDED = "stages=[{stage: best_of_n, n: 2, rewards: [{source: 'mine:score'}]}]"
@@ -40,6 +45,39 @@ def test_a_file_of_the_working_directory_is_found(mine, monkeypatch):
     (mine / "elsewhere" / "json.py").write_text("raise RuntimeError")  # no other import may find it
     found = pipeline.dry_run(mine / "config.yaml", ["gold=mine:truth"])["config"]["gold"]
     assert found == f"{mine / 'elsewhere' / 'mine.py'}:truth"
+
+
+def test_a_function_of_the_notebooks_folder_is_found_from_elsewhere(mine, monkeypatch):
+    (mine / "notebook_functions.py").write_text((mine / "mine.py").read_text())
+    with monkeypatch.context() as notebook:
+        notebook.chdir(mine)
+        notebook.syspath_prepend(mine)
+        module = importlib.import_module("notebook_functions")
+        config = YAML(typ="safe").load((mine / "config.yaml").read_text()) | {"gold": module.truth}
+        config["stages"] = [*config["stages"][:1], {"stage": "evaluate", "num_prompts": 4}]
+        run = pipeline.run(config, mine / "run", until="sample")
+    assert load_function(run.config.gold, "gold") is module.truth  # the module is not run twice
+    resumed = rlaif("resume", run.path)
+    assert resumed.returncode == 0, resumed.stderr
+
+
+@pytest.mark.parametrize("kept", ["__main__:truth", "mine:<lambda>#7"])
+def test_a_function_of_another_process_is_said_to_be_one(mine, kept):
+    with pytest.raises(UserError, match=r"gold: .*no other process has"):
+        load_function(kept, "gold")
+
+
+def test_a_run_whose_module_is_not_found_is_told_where_to_name_it(mine):
+    run = pipeline.run(mine / "config.yaml", mine / "run", until="sample[0]")
+    config = read_json(run.path / "config.json")
+    write_json(run.path / "config.json", {**config, "gold": "mine:truth"})  # as earlier versions kept it
+    message = refused(rlaif("resume", run.path))
+    assert "PYTHONPATH" in message
+    assert "beside the config" not in message  # where it is, and is not looked for
+    resumed = rlaif(
+        "resume", run.path, PYTHONPATH=os.pathsep.join([os.environ.get("PYTHONPATH", ""), str(mine)])
+    )
+    assert resumed.returncode == 0, resumed.stderr
 
 
 @pytest.mark.parametrize(
