@@ -25,6 +25,7 @@ from rlaif.human.rankings import load_human_labels
 from rlaif.prompting.conversations import Unusable
 from rlaif.records import Comparison, Label, Preference, Ranking, Response
 from rlaif.runs.rows import Rows, read_rows
+from rlaif.workbench.pairs import read_pairs
 
 ANN = {"kind": "human", "id": "ann"}
 
@@ -66,6 +67,7 @@ def test_foreign_ids_are_computed_again_and_references_follow(tmp_path):
     texts = [(rows.responses[c.a].text, rows.responses[c.b].text) for c in rows.comparisons.values()]
     assert texts == [(f"text {2 * n}", f"text {2 * n + 1}") for n in range(4)]
     assert rows.counts[RENAMED] == 4 + 8 + 4
+    assert not open_material(tmp_path).left_out + read_pairs(tmp_path).left_out  # they are used
 
 
 def test_what_we_wrote_keeps_its_ids(tmp_path):

@@ -18,7 +18,6 @@ from rlaif.errors import UserError
 from rlaif.feedback.preferences import opinion, p_a_by_annotator
 from rlaif.human.folder import (
     P_A,
-    RENAMED,
     ImportFolder,
     import_record,
     keep_last,
@@ -175,7 +174,7 @@ class Rows:
         if (path / "anchored.jsonl").exists():
             self.anchored += _renamed(_labels(path / "anchored.jsonl"), folder)
         self.labels.append((str(path), {}, labels))
-        found.dropped += Counter({reason: n for reason, n in folder.counts.items() if reason != RENAMED})
+        found.dropped += folder.left_out
         imported = import_record(path)
         for kind in ("dropped", "left_out"):
             found.dropped.update(imported.get(kind, {}))

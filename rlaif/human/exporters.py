@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from rlaif.errors import UserError, nearest
 from rlaif.feedback.preferences import opinions
-from rlaif.human.folder import RENAMED, ImportFolder, read_folder
+from rlaif.human.folder import ImportFolder, read_folder
 from rlaif.human.formats import FORMATS, Format, ImportedRow
 from rlaif.human.formats.base import NOT_HELD, Pair, Ranks, Vote, kinds_behind, whose
 from rlaif.human.labelled import RunLabels, form_of, run_labels
@@ -88,7 +88,7 @@ def units(source: Path, format: Format, left_out: Counter[str] | None = None) ->
     ranked = list(rows_of(folder)) if format.write_row else []
     yield from ranked or pairs_of(folder)
     if left_out is not None:
-        left_out.update(+Counter({reason: n for reason, n in folder.counts.items() if reason != RENAMED}))
+        left_out.update(folder.left_out)
 
 
 def exported(format: Format, unit: Unit) -> list[dict[str, Any]] | Unusable:

@@ -39,6 +39,11 @@ class ImportFolder:
     repeated: int = 0  # comparisons that stand in it more than once
     counts: Counter[str] = field(default_factory=Counter)
 
+    @property
+    def left_out(self) -> Counter[str]:
+        """Why labels of it are not used; a row whose id is computed again is."""
+        return +Counter({reason: n for reason, n in self.counts.items() if reason != RENAMED})
+
     def id_of(self, file: str, given: str) -> str:
         """The id by content of a row of the folder; an id that the folder lacks is left as it is."""
         return self.ids.get(file, {}).get(given, given)

@@ -10,7 +10,7 @@ from typing import Any
 
 from rlaif.errors import UserError
 from rlaif.feedback.preferences import opinions
-from rlaif.human.folder import RENAMED, import_record, read_folder
+from rlaif.human.folder import import_record, read_folder
 from rlaif.human.importers import import_file
 from rlaif.human.labelled import form_of
 from rlaif.records import Prompt, Response
@@ -64,6 +64,6 @@ def load_heldout(path: Path, imported: Path, progress: Any = silent_progress) ->
             pairs.append(LabelledPair(folder.responses[row.a], folder.responses[row.b], p_a, who))
         else:
             dropped["no readable label"] += 1
-    dropped += Counter({reason: n for reason, n in folder.counts.items() if reason != RENAMED})
+    dropped += folder.left_out
     dropped["pair that stands twice"] += folder.repeated
     return HeldoutSet(pairs, folder.prompts, +dropped)

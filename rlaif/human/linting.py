@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from rlaif.human.duplicates import near_duplicates
-from rlaif.human.folder import RENAMED, ImportFolder
+from rlaif.human.folder import ImportFolder
 from rlaif.human.labelled import STRAY_OF_RUN, folder_labels, form_of, run_labels
 from rlaif.intervals import UNIT, known_edges, mean_interval
 from rlaif.records import Comparison, Label, Prompt
@@ -120,8 +120,7 @@ def _opened(path: Path, place: Path) -> Data:
         strays = sum(len(own) for pair, own in held.labels.items() if pair not in held.comparisons)
         return Data(path, rows, held.labels, {STRAY_OF_RUN: strays} if strays else {})
     held = folder_labels(path, Path(tempfile.mkdtemp(dir=place)) / "rows")
-    left_out = held.left_out + Counter(held.imported.get("dropped", {}))
-    left_out += Counter({reason: n for reason, n in held.rows.counts.items() if reason != RENAMED})
+    left_out = held.left_out + Counter(held.imported.get("dropped", {})) + held.rows.left_out
     lost = held.imported.get("left_out", {})
     return Data(path, held.rows, held.labels, dict(left_out), lost, held.imported.get("in", 0))
 

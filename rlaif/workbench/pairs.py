@@ -85,7 +85,7 @@ def read_pairs(path: Path) -> LabelledPairs:
         rows.prompts,
         texts.__getitem__,
         held.labels,
-        left_out=held.all_left_out + rows.counts,
+        left_out=held.all_left_out + rows.left_out,
     )
 
 

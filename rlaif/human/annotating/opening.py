@@ -65,7 +65,7 @@ def _of_rows(
         lambda id: labels.get(id, ()),
         lambda id: grades.get(id, {}),
         constitution=constitution,
-        left_out=rows.counts,
+        left_out=rows.left_out,
     )
 
 
