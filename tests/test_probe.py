@@ -343,6 +343,8 @@ def test_what_is_of_use_to_a_watch_alone_is_refused_without_one(project, words):
         ["constitution", "test", "constitution.yaml", "--judge", "config.yaml", "--templates", "brief"],
         ["constitution", "try", "constitution.yaml", "--judge", "config.yaml", "--templates", "brief"],
         ["constitution", "open", "constitution.yaml", "--judge", "config.yaml", "--templates", "brief"],
+        ["constitution", "induce", "labels.jsonl", "--judge", "config.yaml", "--templates", "brief"],
+        ["constitution", "executors", "constitution.yaml", "--judge", "config.yaml", "--templates", "brief"],
         ["judge", "audit", "config.yaml", "--templates", "brief"],
         ["judge", "audit", "config.yaml", "--constitution", "constitution.yaml"],
         ["judge", "fit", "config.yaml", "--out", "fit", "--constitution", "constitution.yaml"],

@@ -52,8 +52,13 @@ LabelsOf = Annotated[
 
 
 def templates_of_model(what: str, templates: str | None, constitution: Path | None = None) -> str:
-    """The template set that a model is asked with; UserError where a config is named, which says itself by
-    which templates and constitution it judges."""
+    """The template set that a model is asked with; UserError as of `refuse_beside_config`."""
+    refuse_beside_config(what, templates, constitution)
+    return templates or "default"
+
+
+def refuse_beside_config(what: str, templates: str | None, constitution: Path | None = None) -> None:
+    """UserError where a config is named, which says itself by which templates and constitution it judges."""
     from rlaif.config import names_config
 
     for key, value in (("templates", templates), ("constitution", constitution)):
@@ -63,4 +68,3 @@ def templates_of_model(what: str, templates: str | None, constitution: Path | No
                 f"a model with --{key}, or a config alone",
                 f"-s {key}={value}",
             )
-    return templates or "default"

@@ -15,6 +15,7 @@ from rlaif.cli.arguments import (
     KeepLabels,
     PageFile,
     RunTemplates,
+    refuse_beside_config,
 )
 from rlaif.cli.groups import constitution_app
 from rlaif.cli.terminal import Json, Progress, emit, page_at, say, tell
@@ -54,14 +55,18 @@ def constitution_executors(
 ) -> None:
     """Find the principles that judges, and people, read differently, with the pairs that show it. The table
     has agreement beyond chance: of all (kappa), and of each executor (a judge, or people) with the others."""
+    from rlaif.config import names_config
     from rlaif.report.run_reader import plain
     from rlaif.workbench.executors import Sources, executors
     from rlaif.workbench.executors_page import in_words, write_executors
 
+    asked = (*(judges or ()), *(more or ()))
+    if asked and all(map(names_config, asked)):
+        refuse_beside_config(asked[0], templates)
     page = page_at(out) if out else None
     tell("loading …")
     how = Sources(
-        judges=(*(judges or ()), *(more or ())),
+        judges=asked,
         runs=tuple(runs or ()),
         labels=labels,
         overrides=tuple(set_ or ()),

@@ -8,7 +8,14 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from rlaif.cli.arguments import DrawnPairs, DrawSeed, JudgeSet, KeepLabels, RunTemplates
+from rlaif.cli.arguments import (
+    DrawnPairs,
+    DrawSeed,
+    JudgeSet,
+    KeepLabels,
+    RunTemplates,
+    refuse_beside_config,
+)
 from rlaif.cli.groups import constitution_app
 from rlaif.cli.terminal import Json, Progress, emit, page_at, say, tell
 
@@ -52,6 +59,8 @@ def constitution_induce(
     from rlaif.runs.storage import write_text
     from rlaif.workbench.induce import MARK, CandidateSources, induce
 
+    if judge:
+        refuse_beside_config(judge, templates)
     path = page_at(out, example="found.yaml", begins=(MARK.lower().encode(),)) if out else None
     tell("reading the labels …")
     sources = CandidateSources(
