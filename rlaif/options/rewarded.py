@@ -49,7 +49,7 @@ class RewardedOptions(StageOptions):
         description="what is rewarded, added up",
     )
     micro_batch: int = Field(
-        default=64, ge=1, description="sequences in one forward", json_schema_extra=NO_EFFECT
+        default=64, ge=1, description="most sequences in one forward", json_schema_extra=NO_EFFECT
     )
 
     @property
