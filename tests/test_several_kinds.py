@@ -95,6 +95,14 @@ def test_an_export_says_whose_labels_a_preference_of_the_run_was_made_of(mixed, 
     assert {"ai+human"} <= set(rows.values())
 
 
+def test_an_export_says_the_kinds_of_a_preference_whose_labels_are_gone(mixed, tmp_path):
+    path = mixed / "06_label/labels.jsonl"
+    *_, last = path.read_text().splitlines()
+    path.write_text(last + "\n")
+    export_file(mixed, "trl", tmp_path / "x.jsonl")
+    assert {json.loads(line)["source"] for line in (tmp_path / "x.jsonl").open()} == {"ai", "ai+human"}
+
+
 @pytest.mark.parametrize(
     "format", ["trl", "alpaca", "ranking", "ultrafeedback", "label-studio", "argilla", "preferences"]
 )

@@ -225,8 +225,9 @@ def _pairs_of_stage(stage: Stage[Any]) -> Iterator[Pair]:
         where = f"{stage.dir / 'preferences.jsonl'}:{line}"
         pair, said = _held(pairs, row.comparison_id, where), labels.all(row.comparison_id)
         behind = [label.annotator for label in said if label.annotator.kind in row.sources]
+        kinds = sorted({*row.sources, *kinds_behind(behind)})
         extra = {
-            **({"source": "+".join(kinds_behind(behind))} if row.sources else {}),
+            **({"source": "+".join(kinds)} if kinds else {}),
             "weight": row.weight,
             "deciding_principle": row.deciding_principle,
             "comparison_id": row.comparison_id,
