@@ -32,7 +32,7 @@ from soft_labels import HELD, ROOT, sampled, train
 import rlaif
 from rlaif.feedback.gold import load_gold
 from rlaif.feedback.preferences import BOUND, MAX_LOGIT, PRIOR, combine_orders, logit, share, sigmoid
-from rlaif.intervals import mean_interval, with_seed_variance
+from rlaif.intervals import GAP, mean_interval, with_seed_variance
 from rlaif.playground.annotators import annotate
 from rlaif.records import Annotator, Comparison, Label, Prompt, Response
 from rlaif.runs.folder import Run
@@ -216,7 +216,7 @@ def bounds(base: Run) -> dict[str, Any]:
                 "tie_margin": margin,
                 "brier": mean(squares),
                 "less_8": mean(gaps),
-                "less_8_ci": mean_interval(gaps, (-1.0, 1.0), prompts),
+                "less_8_ci": mean_interval(gaps, GAP, prompts),
                 "accuracy": mean(right),
                 "brier_ties": mean([s for s, t in zip(squares, truth, strict=True) if t == 0.5]),
                 "brier_decided": mean([s for s, t in zip(squares, truth, strict=True) if t != 0.5]),
