@@ -32,13 +32,13 @@ def test_all_rows_of_a_key_come_in_the_order_of_the_files(tmp_path_factory, file
         assert found.get(key) == next((row for row in want if row.comparison_id == key), None)
 
 
-def test_a_missing_key_is_a_key_error_and_a_torn_line_is_not_there(tmp_path):
+def test_a_missing_key_is_said_and_a_torn_line_is_not_there(tmp_path):
     path = tmp_path / "labels.jsonl"
     RowFile(path, Label).write([label("a", 1), label("b", 2)])
     path.write_bytes(path.read_bytes()[:-5])
     found = Lookup([path, tmp_path / "none.jsonl"], Label, "comparison_id")
     assert found["a"].principle_id == "é\u20281"
-    with pytest.raises(KeyError):
+    with pytest.raises(UserError, match=f'{tmp_path}: no label "b", which another row names'):
         found["b"]
 
 

@@ -222,6 +222,19 @@ def test_preferences_have_their_texts(project, monkeypatch):
         rlaif.run("config.yaml", "begun", until="sample[0]").preferences()
 
 
+@pytest.mark.parametrize(
+    ("file", "kind"),
+    [("04_pair/comparisons", "comparison"), ("03_sample/responses", "response"), ("prompts", "prompt")],
+)
+def test_a_preference_without_its_texts_is_named(project, monkeypatch, file, kind):
+    monkeypatch.chdir(project)
+    run = rlaif.run("config.yaml", "run")
+    (run.path / f"{file}.jsonl").write_text("")
+    line = rf'05_label/preferences\.jsonl:\d+: a preference of the {kind} "\w+", which the run does not have'
+    with pytest.raises(UserError, match=line):
+        run.preferences()
+
+
 def test_runs_and_stages_say_what_they_are(project, monkeypatch):
     monkeypatch.chdir(project)
     run = rlaif.run("config.yaml", "run", until="sample[0]")

@@ -9,7 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import Any, TypeVar
+from typing import Any
 
 from rlaif.errors import UserError, nearest
 from rlaif.feedback.preferences import opinions
@@ -20,12 +20,12 @@ from rlaif.human.labelled import RunLabels, form_of, run_labels
 from rlaif.human.rankings import by_content
 from rlaif.human.tablefiles import write_rows
 from rlaif.prompting.conversations import Unusable
-from rlaif.records import Comparison, Grade, Label, Preference, Prompt, Ranking, Record, Response
+from rlaif.records import Grade, Label, Prompt, Ranking, Response
 from rlaif.runs.folder import Stage
 from rlaif.runs.lookup import Lookup
-from rlaif.runs.rows import RowFile, read_rows
+from rlaif.runs.preferred import preferred
+from rlaif.runs.rows import read_rows
 
-R = TypeVar("R", bound=Record)
 Unit = Pair | ImportedRow
 AGAIN = "ranking that a later one of the same annotator takes the place of"
 NO_PAIRS = Unusable("the format holds comparisons, and this is none")
@@ -218,12 +218,10 @@ def pairs_of_run(held: RunLabels) -> Iterator[Pair]:
 
 
 def _pairs_of_stage(stage: Stage[Any]) -> Iterator[Pair]:
-    pairs = Lookup([stage.input("comparisons")], Comparison)
-    prompts, texts = Lookup(stage.files("prompts"), Prompt), Lookup(stage.files("responses"), Response)
     labels = Lookup([stage.dir / "labels.jsonl"], Label, "comparison_id")
-    for line, row in enumerate(RowFile(stage.dir / "preferences.jsonl", Preference), 1):
-        where = f"{stage.dir / 'preferences.jsonl'}:{line}"
-        pair, said = _held(pairs, row.comparison_id, where), labels.all(row.comparison_id)
+    for found in preferred(stage):
+        row = found.row
+        said = labels.all(row.comparison_id)
         behind = [label.annotator for label in said if label.annotator.kind in row.sources]
         kinds = sorted({*row.sources, *kinds_behind(behind)})
         extra = {
@@ -233,19 +231,4 @@ def _pairs_of_stage(stage: Stage[Any]) -> Iterator[Pair]:
             "comparison_id": row.comparison_id,
             "stage": stage.dir.name,
         }
-        prompt = _held(prompts, pair.prompt_id, where)
-        a, b = (_held(texts, id, where) for id in (pair.a, pair.b))
-        yield _pair(prompt, a, b, row.p_a, said, **extra)
-
-
-def _held(rows: Lookup[R], id: str, where: str) -> R:
-    """The row with that id, which a preference names."""
-    row = rows.get(id)
-    if row is None:
-        kind = rows.record.__name__.lower()
-        raise UserError(
-            f'{where}: a preference of the {kind} "{id}", which the run does not have.',
-            "rows as they were written",
-            "remove the line, or restore the files from a copy",
-        )
-    return row
+        yield _pair(found.prompt, found.a, found.b, row.p_a, said, **extra)

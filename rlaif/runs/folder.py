@@ -30,9 +30,7 @@ from rlaif.options.base import StageOptions
 from rlaif.prompting.templates import Templates
 from rlaif.records import (
     ROWS,
-    Comparison,
     HeldOut,
-    Preference,
     Prompt,
     Record,
     Response,
@@ -325,35 +323,12 @@ class Run:
 
         Columns: `prompt`, `chosen` and `rejected` (lists of messages), `p_chosen` (the probability that the
         chosen one is better, at least ½), `deciding_principle`, `sources`, `weight`, `comparison_id`,
-        `stage`. Where neither is better, the first response of the comparison is `chosen`.
+        `stage`. Where neither is better, the first response of the comparison is `chosen`. UserError names
+        the line of a preference whose texts the run does not have.
         """
-        from datasets import Dataset
+        from rlaif.runs.preferred import preference_table
 
-        rows: list[dict[str, Any]] = []
-        for stage in self.stages:
-            if "preferences" not in stage.options.makes or not stage.summary:
-                continue
-            pairs = {pair.id: pair for pair in stage.load("comparisons", Comparison)}
-            prompts, texts = stage.prompts_by_id(), stage.responses()
-            for row in stage.rows("preferences", Preference):
-                pair = pairs[row.comparison_id]
-                chosen, rejected = (pair.a, pair.b) if row.p_a >= 0.5 else (pair.b, pair.a)
-                rows.append(
-                    {
-                        "prompt": prompts[pair.prompt_id].chat,
-                        "chosen": [{"role": "assistant", "content": texts[chosen].text}],
-                        "rejected": [{"role": "assistant", "content": texts[rejected].text}],
-                        "p_chosen": max(row.p_a, 1 - row.p_a),
-                        "deciding_principle": row.deciding_principle,
-                        "sources": list(row.sources),
-                        "weight": row.weight,
-                        "comparison_id": row.comparison_id,
-                        "stage": stage.dir.name,
-                    }
-                )
-        if not rows:
-            raise UserError(f"{self.path}: no preferences.", "a run whose label stage has begun")
-        return Dataset.from_list(rows)
+        return preference_table(self)
 
     @classmethod
     def load(cls, path: Path) -> Run:

@@ -195,10 +195,16 @@ class Lookup(Generic[R]):
         return [pair for pair in rows if getattr(pair[0], self.key) == value]
 
     def __getitem__(self, value: str) -> R:
-        """The first row whose key is `value`; KeyError where there is none."""
+        """The first row whose key is `value`; UserError where there is none, which another row then names."""
         row = self.get(value)
         if row is None:
-            raise KeyError(value)
+            folders = dict.fromkeys(str(Path(file.name).parent) for file in self._files)
+            raise UserError(
+                f'{", ".join(folders) or "the run"}: no {self.record.__name__.lower()} "{value}", which '
+                "another row names.",
+                "rows as they were written",
+                "restore the files from a copy",
+            )
         return row
 
     def get(self, value: str) -> R | None:
