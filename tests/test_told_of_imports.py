@@ -16,8 +16,11 @@ from rlaif.human.heldout import load_heldout
 from rlaif.human.importers import import_file
 from rlaif.human.linting import lint
 from rlaif.records import Preference
+from rlaif.report.principles_shown import in_words as in_words_of_principles
+from rlaif.report.principles_shown import report_of
 from rlaif.runs.rows import RowFile
 from rlaif.runs.storage import read_json
+from rlaif.workbench.induce import CandidateSources, induce
 from rlaif.workbench.pairs import read_pairs
 from tests.fake_run import fake_run
 
@@ -79,6 +82,11 @@ def test_labels_and_preferences_of_no_comparison_of_the_run_are_told(tmp_path):
     assert agree(read_annotated([run]))["dropped"] == {"label on no comparison of the run or stage": 1}
     found = next(row for row in lint([run])["findings"] if row["kind"] == "unusable row")
     assert "1 × label on no comparison of the run or stage" in found["what"]
+    stray = {"label on no comparison of the run or stage": 1}
+    assert stray.items() <= induce(run, CandidateSources()).figures["left_out"].items()
+    _, figures = report_of(run)
+    assert figures["left_out"] == stray
+    assert in_words_of_principles(figures)[-1] == "Left out: 1 × label on no comparison of the run or stage."
     line = sum(1 for _ in RowFile(run / "06_label/preferences.jsonl", Preference))
     with pytest.raises(UserError, match=f'preferences.jsonl:{line}: a preference of the comparison "stray"'):
         export_file(run, "trl", tmp_path / "x.jsonl")

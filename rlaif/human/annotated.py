@@ -28,7 +28,7 @@ from rlaif.human.folder import (
 from rlaif.human.formats import FORMATS, format_of
 from rlaif.human.formats.base import SWAPPED, ImportedRow
 from rlaif.human.importers import Source, ranked_places, votes_of
-from rlaif.human.labelled import STRAY_OF_RUN, form_of, own_rows, run_labels
+from rlaif.human.labelled import form_of, own_rows, run_labels
 from rlaif.human.rankings import by_content, labels_from_rankings
 from rlaif.prompting.conversations import Unusable
 from rlaif.prompting.templates import dialogue
@@ -146,7 +146,7 @@ class Rows:
         self.comparisons |= held.comparisons
         given = list(held.each_label())
         labels = [label for label in given if label.comparison_id in held.comparisons]
-        found.dropped += Counter({STRAY_OF_RUN: len(given) - len(labels)})
+        found.dropped += held.strays
         weights = {p.id: p.weight for p in held.run.constitution.principles}
         self.labels.append((str(path), weights, labels))
         _source(found, path, "run", len(given))

@@ -39,6 +39,7 @@ Form = Literal["run", "rows", "labels", "data"]
 Labels = dict[str, list[Label]]  # by comparison id
 LABELS = ("labels.jsonl", "rankings.jsonl")
 STRAY_OF_RUN = "label on no comparison of the run or stage"
+NO_PROMPT = "comparison whose prompt is not stored"
 FORMS = (
     "a run, or the folder of one of its label stages; a folder written by `rlaif data import`; a file of "
     "labels; or preference data to import"
@@ -149,6 +150,12 @@ class RunLabels:
     def _lookup(self) -> Lookup[Label]:
         return Lookup(self.files, Label, "comparison_id")
 
+    @property
+    def strays(self) -> Counter[str]:
+        """How many labels are on none of the comparisons, as a reason with its count."""
+        ids = {row.id for row in self.each_comparison()}
+        return +Counter({STRAY_OF_RUN: sum(row.comparison_id not in ids for row in self.each_label())})
+
     @cached_property
     def prompts(self) -> Lookup[Prompt]:
         """Every prompt that the comparisons can name."""
@@ -223,6 +230,11 @@ def _each_once(files: Iterable[Iterable[R]], several: int) -> Iterator[R]:
             elif row.id not in seen:
                 seen.add(row.id)
                 yield row
+
+
+def judge_of(label: Label) -> tuple[str, ...]:
+    """Who gave a judge's label: the model, and how it was asked."""
+    return label.annotator.id, *(label.judge.get(part, "") for part in ("template", "decoding", "fit"))
 
 
 def grouped(labels: Iterable[Label]) -> Labels:

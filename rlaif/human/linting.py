@@ -16,7 +16,7 @@ from typing import Any
 
 from rlaif.human.duplicates import near_duplicates
 from rlaif.human.folder import ImportFolder
-from rlaif.human.labelled import STRAY_OF_RUN, folder_labels, form_of, run_labels
+from rlaif.human.labelled import folder_labels, form_of, run_labels
 from rlaif.intervals import UNIT, known_edges, mean_interval
 from rlaif.records import Comparison, Label, Prompt
 from rlaif.runs.catalog import is_run
@@ -117,8 +117,7 @@ def _opened(path: Path, place: Path) -> Data:
         held = run_labels(path)
         last = held.stages[-1]
         rows = ImportFolder(path, last.prompts_by_id(), last.responses(), held.comparisons)
-        strays = sum(len(own) for pair, own in held.labels.items() if pair not in held.comparisons)
-        return Data(path, rows, held.labels, {STRAY_OF_RUN: strays} if strays else {})
+        return Data(path, rows, held.labels, dict(held.strays))
     held = folder_labels(path, Path(tempfile.mkdtemp(dir=place)) / "rows")
     left_out = held.left_out + Counter(held.imported.get("dropped", {})) + held.rows.left_out
     lost = held.imported.get("left_out", {})

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from rlaif.constitution import Constitution
 from rlaif.feedback.preferences import Bounds, combine_orders, mixed, p_a_by_annotator, without_each
-from rlaif.human.labelled import RunLabels
+from rlaif.human.labelled import NO_PROMPT, RunLabels
 from rlaif.intervals import rate
 from rlaif.options import LabelOptions
 from rlaif.records import TIE_MARGIN, Label, Prompt
@@ -226,8 +226,11 @@ def coverage(held: RunLabels | None, prompts: Lookup[Prompt]) -> dict[str, Any] 
     if held is None or not isinstance(options, LabelOptions):
         return None
     found = PrincipleReadings(held.run.constitution, options.human_weight, options.bounds)
+    left_out = held.strays
     for pair in held.each_comparison():
         prompt = prompts.get(pair.prompt_id)
         if prompt is not None:
             found.add(prompt, held.labels_of(pair.id))
-    return found.figures() if len(found.comparison_R) else None
+        else:
+            left_out[NO_PROMPT] += 1
+    return {**found.figures(), "left_out": dict(left_out)} if len(found.comparison_R) else None

@@ -76,6 +76,7 @@ def in_words(figures: Mapping[str, Any]) -> list[str]:
         ),
         f"No principle decides any comparison of {left['count']} of {left['n']} prompts "
         f"({percent(left['value'] or 0.0, left['ci'], 1)}){reached}.",
+        *(f"Left out: {n:,} × {reason}." for reason, n in figures.get("left_out", {}).items()),
     ]
 
 

@@ -13,6 +13,7 @@ from rlaif.audit.cases import from_examples
 from rlaif.constitution import Constitution
 from rlaif.errors import UserError
 from rlaif.feedback.judge import Judge, JudgeQuestion
+from rlaif.human.labelled import grouped, judge_of
 from rlaif.records import Label
 from rlaif.runs.folder import silent_progress
 from rlaif.workbench.executor_agreement import PEOPLE, Verdicts, compared, flips_of, read_labels
@@ -46,9 +47,9 @@ def executors(file: Path, how: Sources, progress: Any = silent_progress) -> dict
     sources = [read_pairs(path) for path in paths]
     questions = _questions(sources, constitution, how)
     clusters = {name: question.prompt.cluster for name, question in questions.items()}
-    left_out: Counter[str] = Counter()
+    left_out = sum((source.left_out for source in sources), Counter[str]())
     stored = stored_labels(sources, constitution, questions, left_out)
-    by = _by_executor(stored)
+    by = _by_executor(stored, sources)
     known: dict[frozenset[Any], str] = {}
     require_different(how.judges)
     for what in how.judges:
@@ -58,9 +59,9 @@ def executors(file: Path, how: Sources, progress: Any = silent_progress) -> dict
             left_out[f"label of {what}, which is the same judge as {known[asks]}"] += len(asks)
             continue
         labels = judge_labels(judge, list(questions.values()), stored, how.keep, progress)
-        name = Path(what).name[:SHORT], judge.annotator.id
-        by = {who: rows for who, rows in by.items() if who != name[1]}
-        by[free_name(name[0], by)] = labels
+        anew = {judge_of(row) for rows in labels.values() for row in rows}
+        by = {who: rows for who, rows in by.items() if not _judges(rows) & anew}
+        by[free_name(Path(what).name[:SHORT], by)] = labels
     verdicts: Verdicts = {who: read_labels(rows, constitution) for who, rows in by.items()}
     flips = {who: flips_of(rows, constitution.ids, clusters) for who, rows in by.items()}
     figures = compared(verdicts, constitution, clusters, flips)
@@ -132,13 +133,37 @@ def stored_labels(
     return list(found.values())
 
 
-def _by_executor(labels: Sequence[Label]) -> dict[str, dict[str, list[Label]]]:
+def _by_executor(
+    labels: Sequence[Label], sources: Sequence[LabelledPairs]
+) -> dict[str, dict[str, list[Label]]]:
     """Labels by executor and comparison; people are one executor, each judge one of its own."""
-    found: dict[str, dict[str, list[Label]]] = defaultdict(lambda: defaultdict(list))
+    people = [row for row in labels if row.annotator.kind != "ai"]
+    found = {PEOPLE: people} if people else {}
+    return {who: grouped(rows) for who, rows in {**found, **stored_judges(labels, sources)}.items()}
+
+
+def stored_judges(
+    labels: Sequence[Label], sources: Sequence[LabelledPairs], short: int | None = None
+) -> dict[str, list[Label]]:
+    """Judges' labels by a name for each; one model that was asked in several ways is several judges, named
+    with their templates where a source has these."""
+    by: defaultdict[tuple[str, ...], list[Label]] = defaultdict(list)
     for row in labels:
-        who = row.annotator.id if row.annotator.kind == "ai" else PEOPLE
-        found[who][row.comparison_id].append(row)
-    return {who: dict(rows) for who, rows in found.items()}
+        if row.annotator.kind == "ai":
+            by[judge_of(row)].append(row)
+    ways = Counter(id for id, *_ in by)
+    kept = [source.templates for source in sources]
+    names = {own.hash(kind): own.name for own in kept if own for kind in ("comparison", "comparison_cot")}
+    found: dict[str, list[Label]] = {}
+    for (id, template, *_), rows in by.items():
+        several = ways[id] > 1 and template in names
+        found[free_name(f"{id[:short]} · {names[template]}" if several else id[:short], found)] = rows
+    return found
+
+
+def _judges(rows: Mapping[str, Sequence[Label]]) -> set[tuple[str, ...]]:
+    """The judges among an executor's labels."""
+    return {judge_of(row) for own in rows.values() for row in own if row.annotator.kind == "ai"}
 
 
 def _opened(what: str, how: Sources, constitution: Constitution, sources: Sequence[LabelledPairs]) -> Judge:

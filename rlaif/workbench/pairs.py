@@ -16,7 +16,7 @@ from rlaif.config import find, names_config
 from rlaif.constitution import Constitution, Principle
 from rlaif.errors import UserError
 from rlaif.feedback.judge import Judge, JudgeQuestion, slot_of
-from rlaif.human.labelled import RunLabels, folder_labels, form_of, grouped, run_labels
+from rlaif.human.labelled import NO_PROMPT, RunLabels, folder_labels, form_of, grouped, run_labels
 from rlaif.options import LabelOptions
 from rlaif.preflight.opening import audited
 from rlaif.prompting.templates import Templates
@@ -105,8 +105,9 @@ def _run(path: Path) -> LabelledPairs:
         lambda name: held.responses[name].text,
         {name: rows for name, rows in labels.items() if name in kept},
         held,
+        left_out=held.strays,
     )
-    found.left_out["comparison whose prompt is not stored"] += len(held.comparisons) - len(kept)
+    found.left_out[NO_PROMPT] += len(held.comparisons) - len(kept)
     return found
 
 

@@ -9,9 +9,8 @@ from pathlib import Path
 
 from rlaif.constitution import Constitution
 from rlaif.errors import UserError
-from rlaif.human.annotating.queues import judge_of
 from rlaif.human.folder import read_folder
-from rlaif.human.labelled import form_of, grouped, run_labels
+from rlaif.human.labelled import form_of, grouped, judge_of, run_labels
 from rlaif.records import Comparison, Grade, Label, Prompt, Response, Revision
 from rlaif.runs.folder import Stage
 from rlaif.runs.lookup import Lookup

@@ -16,6 +16,7 @@ from typing import TypeVar
 
 from rlaif.errors import UserError, nearest
 from rlaif.feedback.preferences import opinion, p_a_by_annotator, sigmoid
+from rlaif.human.labelled import judge_of
 from rlaif.records import Label
 
 T = TypeVar("T")
@@ -45,11 +46,6 @@ class Evidence:
         judges = self.judges()
         weights = {p: self.weights.get(p, 1.0) for said in judges for p in said if p is not None}
         return [opinion(said, weights) for said in judges]
-
-
-def judge_of(label: Label) -> tuple[str, ...]:
-    """Who gave a judge's label: the model, and how it was asked."""
-    return label.annotator.id, *(label.judge.get(part, "") for part in ("template", "decoding", "fit"))
 
 
 Score = Callable[[Evidence], float | None]
