@@ -12,10 +12,13 @@ from rlaif.cli import app
 from rlaif.constitution import Constitution
 from rlaif.errors import UserError
 from rlaif.playground.wordings import KINDS
-from rlaif.records import Annotator, Label, verdict_of
+from rlaif.records import Annotator, Label, verdict_of, with_content_id
+from rlaif.runs.folder import Run
+from rlaif.runs.rows import RowFile
 from rlaif.workbench.executor_agreement import compared, read_labels
 from rlaif.workbench.executors import Sources, executors
 from rlaif.workbench.executors_page import DARKEST, LEGEND, heat, silent, write_executors
+from rlaif.workbench.judge_comparison import JudgesAsked, compare_judges
 from tests import planted
 from tests.browser import chromium, opened  # noqa: F401  - a fixture
 from tests.fake_run import fake_run
@@ -173,6 +176,37 @@ def test_the_command_names_the_principle_and_shows_pairs(tmp_path):
     assert set(by_id["nice"]["executors"]) == {"first.yaml", "second.yaml"}
     assert by_id["no-rude"]["two"]["first.yaml · second.yaml"]["kappa"]["value"] == 1.0
     assert data["left_out"] == {"label under another wording or principle": data["comparisons"] * 2}
+
+
+def asked_in_two_ways(folder: Path) -> tuple[Path, Path]:
+    """Two runs of the same pairs whose one judge was asked by two template sets; the second it turned."""
+    runs = fake_run(folder / "run", prompts=160), fake_run(folder / "again", prompts=160)
+    for run, turned in zip(runs, (False, True), strict=True):
+        path = run / "06_label" / "labels.jsonl"
+        rows = [row for row in RowFile(path, Label) if row.p_a is not None]
+        judge = {"judge": {"model": "judge", "template": Run.load(run).templates.hash("comparison")}}
+        if turned:
+            judge["judge"]["template"] = "other"
+        told = [
+            row.model_copy(
+                update=judge | ({"p_a": 1 - row.p_a, "verdict": verdict_of(1 - row.p_a)} if turned else {})
+            )
+            for row in rows
+        ]
+        path.write_text("".join(with_content_id(row).to_json() + "\n" for row in told))
+    return runs
+
+
+def test_one_model_asked_by_two_template_sets_is_two_executors(tmp_path):
+    file, runs = project(tmp_path), asked_in_two_ways(tmp_path)
+    found = executors(file, Sources(runs=runs, pairs=0))
+    assert found["executors"] == [f"judge · {Run.load(runs[0]).templates.name}", "judge"]
+    (row, *_) = found["principles"]
+    assert row["opposite"]["value"] == 1
+    asked = executors(file, Sources((str(tmp_path / "first.yaml"),), runs, pairs=0))
+    assert len(asked["executors"]) == 3
+    data = compare_judges(JudgesAsked((str(tmp_path / "first.yaml"),), runs=runs, keep=tmp_path / "kept"))
+    assert sorted(judge["name"] for judge in data["judges"]) == sorted([*found["executors"], "first.yaml"])
 
 
 def test_people_are_compared_on_the_whole(tmp_path):

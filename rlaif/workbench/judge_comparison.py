@@ -24,7 +24,7 @@ from rlaif.constitution import Constitution
 from rlaif.engines.metered import MeteredEngine
 from rlaif.errors import UserError
 from rlaif.feedback.judge import Judge
-from rlaif.human.labelled import form_of, label_stages
+from rlaif.human.labelled import form_of, judge_of, label_stages
 from rlaif.preflight.opening import resolve
 from rlaif.records import TIE_MARGIN, Label, content_hash
 from rlaif.runs.folder import silent_progress
@@ -32,7 +32,7 @@ from rlaif.runs.locking import locked
 from rlaif.runs.spending import Account, Ledger
 from rlaif.runs.storage import os_errors_as_user_errors
 from rlaif.workbench.executor_agreement import furthest_apart
-from rlaif.workbench.executors import free_name, require_different, stored_labels
+from rlaif.workbench.executors import free_name, require_different, stored_judges, stored_labels
 from rlaif.workbench.judges import Named
 from rlaif.workbench.pairs import judge_labels
 from rlaif.workbench.people_truth import ALL, UNLABELLED, LabelledCases, labelled_cases, require_people
@@ -281,17 +281,16 @@ def _stored(
 ) -> list[JudgedCases]:
     """Judges whose verdicts stand in the sources and who were not asked anew, on the pairs they judged."""
     names = {judge.name: judge for judge in judged}
-    asked = {judge.asked["model"] for judge in judged}
-    by_judge: dict[str, list[Label]] = {}
-    for row in stored_labels(found.sources, constitution, found.ids, Counter()):
-        if row.annotator.kind == "ai" and row.annotator.id not in asked:
-            by_judge.setdefault(row.annotator.id, []).append(row)
+    anew = {judge_of(row) for judge in judged for row in judge.labels}
+    stored = stored_labels(found.sources, constitution, found.ids, Counter())
+    stored = [row for row in stored if judge_of(row) not in anew]
     made = []
-    for id, labels in by_judge.items():
+    for who, labels in stored_judges(stored, found.sources, SHORT).items():
         pairs = {row.comparison_id for row in labels}
         cases = [case for case in found.cases if case.question.comparison.id in pairs]
-        name = free_name(id[:SHORT], names)
-        names[name] = JudgedCases.of(name, cases, labels, constitution, {"model": id, "stored": True})
+        name = free_name(who, names)
+        asked = {"model": labels[0].annotator.id, "stored": True}
+        names[name] = JudgedCases.of(name, cases, labels, constitution, asked)
         made.append(names[name])
     return made
 
