@@ -16,6 +16,7 @@ from rlaif.refusals import TO_ANSWER, TO_REFUSE, should_refuse
 from rlaif.report.bradley_terry import strengths
 from rlaif.report.compare import compare
 from rlaif.report.comparison_text import in_words
+from rlaif.report.measures import arm_delta
 from rlaif.report.run_reader import untrusted_references
 from rlaif.report.teachers import deciding, roles
 from rlaif.report.win_rates import _win_rate, match_seeds
@@ -127,6 +128,16 @@ def test_the_spread_of_an_arm_with_fewer_seeds_is_in_the_interval_of_its_win_rat
         low, high = _win_rate(rows, tables, seeds=seeds)["ci"]
         held += low <= 0.5 <= high
     assert held / repeats > 0.91  # as if both arms had as many seeds: 0.76 and 0.88
+
+
+def test_no_win_rate_nor_difference_of_rates_is_beyond_what_it_can_be():
+    wins = [[float(at >= 20 * match) for at in range(60)] for match in range(3)]  # in 1, ⅔ and ⅓ of prompts
+    tables = [[f"p{at}" for at in range(60)]] * 3
+    assert _win_rate(wins, tables, seeds=(3, 1))["ci"][1] == 1
+    values = [{f"p{at}": x for at, x in enumerate(row)} for row in wins]
+    nothing = {f"p{at}": 0.0 for at in range(60)}
+    assert arm_delta(values, [nothing], {})["ci"][1] == 1
+    assert arm_delta([nothing], values, {})["ci"][0] == -1
 
 
 @pytest.mark.parametrize("seeds", [(5, 1, 1), (3, 2, 1)])

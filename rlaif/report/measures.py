@@ -11,6 +11,7 @@ from rlaif.intervals import (
     NAN,
     UNIT,
     Interval,
+    clip_interval,
     count,
     mean_interval,
     seed_chance,
@@ -119,7 +120,7 @@ def arm_delta(
     )
     return {
         "value": mean(gaps),
-        "ci": ci,
+        "ci": clip_interval(ci, bounds) if bounds else ci,
         "n": len(gaps),
         "groups": count(len(gaps), of),
         "different": shown(gaps, strict, of, 0.05 / tests),

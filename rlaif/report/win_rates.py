@@ -221,7 +221,7 @@ def _win_rate(
 
     return {
         **found,
-        "ci": joined(found["ci"]),
+        "ci": clip_interval(joined(found["ci"]), UNIT),
         "ties_ci": over_seeds(found["ties"], found["ties_ci"], tied),
         "invalid_ci": over_seeds(found["invalid"], found["invalid_ci"], unread),
         "different": apart and (lower > 0.5 or upper < 0.5),

@@ -84,7 +84,7 @@ def test_arms_of_several_seeds(counts: tuple[int, int], n: int) -> None:
         apart = (low > 0 or high < 0) and equations.is_shown(gaps.tolist(), keys, alpha, -1.0, 1.0)
         return {
             "value": gaps.mean(),
-            "ci": edges(0.95),
+            "ci": edges(0.95) if few else np.clip(edges(0.95), -1.0, 1.0).tolist(),
             "n": n,
             "groups": len(set(keys)),
             "different": bool(apart),
@@ -150,7 +150,7 @@ def over_matches(wins: Any, keys: list[str], counts: tuple[int, int] = (2, 2)) -
 
     every = np.ones(len(keys), bool)
     tied = np.where(np.isnan(wins), np.nan, wins == 0.5)
-    ci = over(wins, whole["ci"], read)
+    ci = cut(over(wins, whole["ci"], read))
     return {
         **whole,
         "ci": ci,
