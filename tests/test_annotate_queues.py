@@ -189,6 +189,9 @@ def test_further_judges_labels_are_added(tmp_path):
     assert apart[0] > 0.1
     assert made.desk.items[0].id == pair
     assert max(apart[1:]) < 1e-9
+    other = fake_run(tmp_path / "another", seed=1, until=6, prompts=30, words=("sun", "rain"))
+    (reason,) = +with_labels(open_material(run), [other, run]).left_out
+    assert reason == f"label of {other} on no pair of {run}"
     path.write_text("{}\n")
     with pytest.raises(UserError, match=r"other.jsonl:1"):
         with_labels(open_material(run), [path])

@@ -14,6 +14,7 @@ from rlaif import pipeline
 from rlaif.errors import UserError
 from rlaif.human.agree import agree
 from rlaif.human.annotated import read_annotated
+from rlaif.human.annotating.material import with_labels
 from rlaif.human.annotating.opening import open_material
 from rlaif.human.exporters import AGAIN, export_file
 from rlaif.human.folder import RENAMED, read_folder
@@ -193,6 +194,15 @@ def test_rankings_and_grades_follow_foreign_ids(tmp_path):
     assert (counts["in"], counts["kept"]) == (4, 4)
     material = open_material(tmp_path / "rows")
     assert [material.grades(pair.b) for pair in material.comparisons] == [{"helpful": 1.0}] * 4
+
+
+def test_further_labels_follow_foreign_ids_and_those_on_no_pair_are_counted(tmp_path):
+    file = foreign(tmp_path / "rows") / "labels.jsonl"
+    shown = write(foreign(tmp_path / "shown", pairs=3), labels=[])
+    material = with_labels(open_material(shown), [file])
+    said = {pair.id: [row.verdict for row in material.labels(pair.id)] for pair in material.comparisons}
+    assert list(said.values()) == [["a"], ["b"], ["a"]]
+    assert +material.left_out == {f"label of {file} on no pair of {shown}": 1}
 
 
 @pytest.mark.parametrize("turned", [{"ranks": [2, 1]}, {"ranks": [1, 2], "response_ids": ["1", "0"]}])

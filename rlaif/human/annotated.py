@@ -21,9 +21,9 @@ from rlaif.human.folder import (
     ImportFolder,
     import_record,
     keep_last,
+    labels_by_content,
     read_partial,
     with_implied_p,
-    with_p,
 )
 from rlaif.human.formats import FORMATS, format_of
 from rlaif.human.formats.base import SWAPPED, ImportedRow
@@ -41,9 +41,8 @@ from rlaif.records import (
     Verdict,
     content_hash,
     verdict_of,
-    with_content_id,
 )
-from rlaif.runs.rows import first_by_id, numbered_rows, read_rows
+from rlaif.runs.rows import first_by_id, read_rows
 
 
 @dataclass(frozen=True)
@@ -166,13 +165,13 @@ class Rows:
         if (path / "labels.jsonl").exists() and (path / "comparisons.jsonl").exists():
             labels = [label for own in folder.labels().values() for label in own]
         elif (path / "labels.jsonl").exists():  # who agrees can be told without the pairs' texts
-            labels = _labels(path / "labels.jsonl")
+            labels = labels_by_content(path / "labels.jsonl", folder)
         if (path / "rankings.jsonl").exists():
             ranked = self._ranked(path / "rankings.jsonl", folder, found)
             there = {self._about(label) for label in labels}
             labels += [label for label in ranked if self._about(label) not in there]
         if (path / "anchored.jsonl").exists():
-            self.anchored += _renamed(_labels(path / "anchored.jsonl"), folder)
+            self.anchored += labels_by_content(path / "anchored.jsonl", folder)
         self.labels.append((str(path), {}, labels))
         found.dropped += folder.left_out
         imported = import_record(path)
@@ -185,7 +184,7 @@ class Rows:
         folder = read_partial(path.parent)
         self._add(folder)
         ranks = kind is Ranking
-        labels = self._ranked(path, folder, found) if ranks else _renamed(_labels(path), folder)
+        labels = self._ranked(path, folder, found) if ranks else labels_by_content(path, folder)
         self.labels.append((str(path), {}, labels))
         _source(found, path, "rankings" if ranks else "labels", len(labels))
 
@@ -288,18 +287,6 @@ def item_of(pair: Comparison) -> str:
     """The id of the item that a comparison is, whichever way round it stands; the item's a is the smaller
     id."""
     return content_hash("item", pair.prompt_id, *sorted((pair.a, pair.b)))
-
-
-def _labels(path: Path) -> list[Label]:
-    """The labels of a file; UserError names one that contradicts itself."""
-    return [with_p(row, f"{path}:{line}") for line, row in numbered_rows(path, Label)]
-
-
-def _renamed(rows: Sequence[Label], folder: ImportFolder) -> list[Label]:
-    """Labels under the ids that the content of the folder's comparisons gives."""
-    return [
-        with_content_id(row, comparison_id=folder.id_of("comparisons", row.comparison_id)) for row in rows
-    ]
 
 
 def _judge_of(label: Label) -> tuple[str, ...]:

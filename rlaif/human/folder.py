@@ -52,10 +52,7 @@ class ImportFolder:
         """The labels of the folder by comparison; those on no comparison of it are counted, and those that a
         later one takes the place of."""
         last: dict[str, Label] = {}
-        path = self.path / "labels.jsonl"
-        for line, row in numbered_rows(path, Label):
-            label = with_p(row, f"{path}:{line}")
-            label = with_content_id(label, comparison_id=self.id_of("comparisons", row.comparison_id))
+        for label in labels_by_content(self.path / "labels.jsonl", self):
             if label.comparison_id in self.comparisons:
                 keep_last(last, label.id, label, self.counts)
             else:
@@ -141,6 +138,21 @@ def read_partial(path: Path, needed: tuple[str, ...] = ()) -> ImportFolder:
     found.responses = read("responses", Response, response)
     found.comparisons = read("comparisons", Comparison, comparison)  # the last: `repeated` counts these
     return found
+
+
+def read_beside(path: Path) -> ImportFolder:
+    """The rows beside a file of labels or rankings; none where there is no comparisons.jsonl."""
+    there = path.with_name("comparisons.jsonl").exists()
+    return read_partial(path.parent) if there else ImportFolder(path.parent)
+
+
+def labels_by_content(path: Path, beside: ImportFolder) -> list[Label]:
+    """The labels of a file, on the ids that the content of the comparisons beside it gives; UserError names
+    one that contradicts itself."""
+    labels = [with_p(row, f"{path}:{line}") for line, row in numbered_rows(path, Label)]
+    return [
+        with_content_id(row, comparison_id=beside.id_of("comparisons", row.comparison_id)) for row in labels
+    ]
 
 
 def _read(path: Path, record: type[R], own: Callable[[R], R]) -> tuple[dict[str, R], Ids, int]:

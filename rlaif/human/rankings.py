@@ -11,7 +11,7 @@ from typing import Any
 from rlaif.constitution import Constitution, Principle
 from rlaif.errors import UserError, reason_of
 from rlaif.feedback.judge import JudgeQuestion
-from rlaif.human.folder import P_A, ImportFolder, keep_last, read_partial, with_p
+from rlaif.human.folder import P_A, ImportFolder, keep_last, read_beside, with_p
 from rlaif.plugin import load_function
 from rlaif.records import Annotator, Comparison, Label, Prompt, Ranking, Response, Verdict, with_content_id
 from rlaif.runs.rows import numbered_rows, read_rows
@@ -67,11 +67,7 @@ def load_human_labels(
         raise UserError(
             f"{path}: holds no label.", "a row of labels or rankings a line", "name the file that holds them"
         )
-    beside = (
-        read_partial(path.parent)
-        if path.with_name("comparisons.jsonl").exists()
-        else ImportFolder(path.parent)
-    )
+    beside = read_beside(path)
     if not _holds_rankings(path):
         return _checked_labels(path, {c.id for c in comparisons}, beside, dropped)
     rankings = [by_content(row, beside) for row in read_rows(path, Ranking)]

@@ -9,12 +9,12 @@ from pathlib import Path
 
 from rlaif.constitution import Constitution
 from rlaif.errors import UserError
-from rlaif.human.folder import read_folder
-from rlaif.human.labelled import form_of, grouped, judge_of, run_labels
+from rlaif.human.folder import labels_by_content, read_beside, read_folder
+from rlaif.human.labelled import Form, Labels, form_of, grouped, judge_of, run_labels
 from rlaif.records import Comparison, Grade, Label, Prompt, Response, Revision
 from rlaif.runs.folder import Stage
 from rlaif.runs.lookup import Lookup
-from rlaif.runs.rows import RowFile, read_rows
+from rlaif.runs.rows import RowFile
 
 Scores = Mapping[str, float]  # by source of reward
 
@@ -40,25 +40,39 @@ class Material:
 
 
 def with_labels(material: Material, paths: Sequence[Path]) -> Material:
-    """The material with the labels of further runs, folders or labels files on its comparisons, too."""
-    files, others = [], []
+    """The material with the labels of further runs, folders or labels files on its comparisons, too;
+    `left_out` counts those on others."""
+    ids, left_out = {pair.id for pair in material.comparisons}, Counter(material.left_out)
+    files, others = list[Path](), list[Labels]()
     for path in paths:
         form = form_of(path)
         if form == "run":
-            files += run_labels(path).stored
-        elif form == "rows":
-            others.append(read_folder(path).labels())
-        elif path.is_dir():
-            raise UserError(f"{path}: holds no labels.", "a run, a folder of rows or a file of labels")
+            own = run_labels(path).stored
+            files += own
+            strays = sum(row.comparison_id not in ids for file in own for row in RowFile(file, Label))
         else:
-            others.append(grouped(read_rows(path, Label)))
+            others.append(_labels_of(path, form, left_out))
+            strays = sum(len(rows) for pair, rows in others[-1].items() if pair not in ids)
+        left_out[f"label of {path} on no pair of {material.path}"] += strays
     further = Lookup(files, Label, "comparison_id")
 
     def labels(id: str) -> list[Label]:
         found = [*material.labels(id), *further.all(id), *(row for own in others for row in own.get(id, ()))]
         return list({row.id: row for row in found}.values())
 
-    return replace(material, labels=labels)
+    return replace(material, labels=labels, left_out=left_out)
+
+
+def _labels_of(path: Path, form: Form, left_out: Counter[str]) -> Labels:
+    """The labels of a folder or a file; `left_out` counts why some of a folder are not taken."""
+    if form == "rows":
+        folder = read_folder(path)
+        labels = folder.labels()
+        left_out.update(folder.left_out)
+        return labels
+    if path.is_dir():
+        raise UserError(f"{path}: holds no labels.", "a run, a folder of rows or a file of labels")
+    return grouped(labels_by_content(path, read_beside(path)))
 
 
 def of_stage(stage: Stage, pairs: Sequence[Comparison]) -> Material:
