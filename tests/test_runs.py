@@ -233,8 +233,9 @@ def test_a_rename_that_was_killed_is_finished_by_the_same_call(runs, monkeypatch
     rename(runs / "first", "baseline")
     assert read_json(runs / "second" / "manifest.json")["parent"]["path"] == str(runs / "baseline")
     assert Run.load(runs / "third").config.stages[4].labels_from == str(runs / "baseline")
-    with pytest.raises(UserError, match="no such run"):  # it is finished
-        rename(runs / "first", "baseline")
+    assert rename(runs / "first", "baseline") == runs / "baseline"  # a kill at the very end
+    with pytest.raises(UserError, match="no such run"):
+        rename(runs / "frist", "baseline")
 
 
 def test_a_run_that_is_not_there_is_not_renamed_to_one_that_is(runs):

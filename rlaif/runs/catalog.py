@@ -22,7 +22,7 @@ from rlaif.runs.locking import is_locked, locked
 from rlaif.runs.storage import files_below, read_json, write_json
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
-FROM = "renamed_from"  # of the manifest while a run is renamed: its former name
+FROM = "renamed_from"  # of the manifest: the name that the run was last renamed from
 
 
 def is_run(folder: Path) -> bool:
@@ -203,8 +203,7 @@ def rename(path: Path, name: str) -> Path:
             if _parent(other).get("id") == own:
                 parent = {**_parent(other), "path": str(new.resolve())}
                 write_json(other.path / "manifest.json", {**other.manifest, "parent": parent})
-        made = {key: value for key, value in _manifest(new).items() if key != FROM}
-        write_json(new / "manifest.json", {**made, "name": name})
+        write_json(new / "manifest.json", {**_manifest(new), "name": name})
     return new
 
 
