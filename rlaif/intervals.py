@@ -333,7 +333,7 @@ def with_seed_variance(
     return value - math.hypot(rest * (value - low), half), value + math.hypot(rest * (high - value), half)
 
 
-def matched_again(seeds: Sequence[int], sides: Sequence[float] = (1.0, -1.0)) -> float:
+def seed_reuse_factor(seeds: Sequence[int], sides: Sequence[float] = (1.0, -1.0)) -> float:
     """The variance of the mean of all matches over what their spread tells of it; 1 where all arms have as
     many seeds.
 

@@ -24,10 +24,10 @@ from rlaif.intervals import (
     Interval,
     by_cluster,
     degrees_of_freedom,
-    matched_again,
     members,
     quantile,
     seed_chance,
+    seed_reuse_factor,
     spread_out,
     with_seed_variance,
 )
@@ -54,7 +54,7 @@ def strengths(
 
     A pair with fewer matches than another takes its own again from the start. Below 10 clusters of prompts
     there is no interval; with several matches it covers their spread, too (`with_seed_variance`,
-    `matched_again`).
+    `seed_reuse_factor`).
     """
     arms = len(seeds)
     sides_CK = np.zeros((len(pairs), arms))
@@ -70,7 +70,7 @@ def strengths(
     )
     keys = [clusters.get(prompt, prompt) for prompt in prompts]
     sides_KK = np.eye(arms) - 1 / arms  # of each strength: its arm's quality less the mean of all
-    again_K = [matched_again(seeds, own) for own in sides_KK.tolist()]
+    again_K = [seed_reuse_factor(seeds, own) for own in sides_KK.tolist()]
     chances_KK = sigmoid(theta_K[:, None] - theta_K[None, :])
     return [
         {

@@ -20,9 +20,9 @@ from rlaif.intervals import (
     Interval,
     WinRate,
     clip_interval,
-    matched_again,
     mean_interval,
     seed_chance,
+    seed_reuse_factor,
     shown,
     spread_out,
     win_rate,
@@ -166,7 +166,7 @@ def _at_equal_length(
     means = [controlled(row)["value"] for row in rows]
     if not all(map(math.isfinite, means)):  # their spread cannot be told
         return {**found, "ci": (NAN, NAN)}
-    spread = spread_out(means, matched_again(seeds))
+    spread = spread_out(means, seed_reuse_factor(seeds))
     edges = with_seed_variance(found["value"], found["ci"], spread, groups=len(set(clusters)))
     return {**found, "ci": clip_interval(edges, UNIT)}
 
@@ -182,7 +182,7 @@ def _order_statistics(
         return found
     rows = ([x for q in row if q.a != q.b for x in labels[q.comparison.id]] for row in questions)
     rates = [rate for row in rows if (rate := order_statistics(row)["order_flip_rate"]) is not None]
-    spread = spread_out(rates, matched_again(seeds)) if len(rates) == len(questions) else rates
+    spread = spread_out(rates, seed_reuse_factor(seeds)) if len(rates) == len(questions) else rates
     edges = with_seed_variance(found["order_flip_rate"], found["order_flip_rate_ci"], spread)
     return {**found, "order_flip_rate_ci": clip_interval(edges, UNIT)}
 
@@ -197,7 +197,7 @@ def _win_rate(
     interval covers these, and `seeds` where several. `different` is at a level corrected for `tests`.
     """
     flat, keys = [p for row in matches for p in row], [key for row in clusters for key in row]
-    again = matched_again(seeds)
+    again = seed_reuse_factor(seeds)
     means = spread_out([win_rate(row)["value"] for row in matches], again)
     groups, chance = len({key for row in clusters for key in row}), _chance(matches, clusters, seeds)
     found = win_rate(flat, keys)
@@ -237,7 +237,7 @@ def _chance(
         return 0.0
     read = [at for at in range(len(clusters[0])) if all(row[at] is not None for row in seeds)]
     table = [outcomes([row[at] or 0.0 for at in read]) for row in seeds]
-    return min(1.0, matched_again(of) * seed_chance(table, clusters=[clusters[0][at] for at in read]))
+    return min(1.0, seed_reuse_factor(of) * seed_chance(table, clusters=[clusters[0][at] for at in read]))
 
 
 def _question(a: ComparedRun, b: ComparedRun, prompt: Prompt, constitution: Constitution) -> JudgeQuestion:

@@ -21,7 +21,7 @@ from tests.fake_run import fake_run
 from tests.oracle import equations
 from tests.oracle.figures import mean
 from tests.oracle.leaves import check
-from tests.oracle.test_seeds import interaction, joined, matched_again, over_matches, tables
+from tests.oracle.test_seeds import interaction, joined, over_matches, seed_reuse_factor, tables
 
 PAIRS = list(combinations(range(3), 2))
 
@@ -98,7 +98,7 @@ def test_strengths_and_the_win_rates_of_all_pairs(counts: tuple[int, int, int], 
         if matches == 1:
             return ci
         table = theta[k] + influence[:, :, k] * influence[:, :, k].size
-        more = matched_again(counts, [2 / 3 if i == k else -1 / 3 for i in range(3)])
+        more = seed_reuse_factor(counts, [2 / 3 if i == k else -1 / 3 for i in range(3)])
         share = min(1.0, more * interaction([table], keys, table.mean(0)))
         own = np.array([one[k] for one in each])
         return joined(theta[k], ci, [(own.mean() + math.sqrt(more) * (own - own.mean())).tolist()], share)
@@ -114,7 +114,7 @@ def test_strengths_and_the_win_rates_of_all_pairs(counts: tuple[int, int, int], 
         level = 1 - 0.05 / 3
         strict = equations.interval(wins.ravel().tolist(), keys * len(wins), 0.0, 1.0, level)
         if several:
-            more, own = matched_again((counts[i], counts[j])), wins.mean(1)
+            more, own = seed_reuse_factor((counts[i], counts[j])), wins.mean(1)
             share = min(1.0, more * interaction([wins], keys, wins.mean(0)))
             wider = (own.mean() + math.sqrt(more) * (own - own.mean())).tolist()
             strict = joined(float(wins.mean()), strict, [wider], share, level)

@@ -113,7 +113,7 @@ def test_win_rates_of_several_seeds(counts: tuple[int, int], n: int) -> None:
     assert check(gold_win_rate(a, b, cluster), {"*": lambda name: figures[name]}, {}) == len(figures)
 
 
-def matched_again(counts: Sequence[int], sides: Sequence[float] = (1, -1)) -> float:
+def seed_reuse_factor(counts: Sequence[int], sides: Sequence[float] = (1, -1)) -> float:
     """The variance of the mean of matches over what their own variance says of it, where every seed has the
     same: from the seeds that each match adds and takes away."""
     rows = [
@@ -128,7 +128,7 @@ def matched_again(counts: Sequence[int], sides: Sequence[float] = (1, -1)) -> fl
 def over_matches(wins: Any, keys: list[str], counts: tuple[int, int] = (2, 2)) -> dict[str, Any]:
     """The win rate of several matches on the same prompts, NaN where a verdict could not be read, and its
     intervals over prompts and matches of so many seeds of either arm."""
-    more = matched_again(counts)
+    more = seed_reuse_factor(counts)
     values = [None if math.isnan(x) else x for x in wins.ravel().tolist()]
     whole = equations.win_rate(values, keys * len(wins))
     few = len(wins) == 2 and len(set(keys)) < 50
