@@ -28,7 +28,7 @@ from rlaif.human.folder import (
 from rlaif.human.formats import FORMATS, format_of
 from rlaif.human.formats.base import SWAPPED, ImportedRow
 from rlaif.human.importers import Source, ranked_places, votes_of
-from rlaif.human.labelled import form_of, own_rows, run_labels
+from rlaif.human.labelled import STRAY_OF_RUN, form_of, judge_of, own_rows, run_labels
 from rlaif.human.rankings import by_content, labels_from_rankings
 from rlaif.prompting.conversations import Unusable
 from rlaif.prompting.templates import dialogue
@@ -145,7 +145,7 @@ class Rows:
         self.comparisons |= held.comparisons
         given = list(held.each_label())
         labels = [label for label in given if label.comparison_id in held.comparisons]
-        found.dropped += held.strays
+        found.dropped += Counter({STRAY_OF_RUN: len(given) - len(labels)})
         weights = {p.id: p.weight for p in held.run.constitution.principles}
         self.labels.append((str(path), weights, labels))
         _source(found, path, "run", len(given))
@@ -217,7 +217,7 @@ class Rows:
             last: dict[tuple[str, str | None, str, str], Label] = {}
             for label in labels:
                 label, item = self._turned(label)
-                key = names[_judge_of(label)], label.principle_id, label.order, item
+                key = names[_annotator_of(label)], label.principle_id, label.order, item
                 keep_last(last, key, label, found.dropped)
             of: defaultdict[tuple[str, str], list[Label]] = defaultdict(list)
             for (who, _, _, item), label in last.items():
@@ -236,7 +236,7 @@ class Rows:
 
     def _names(self, source: str, labels: Sequence[Label]) -> dict[tuple[str, ...], str]:
         """A name for each annotator; judges of one model that were asked in another way get the source's."""
-        judges = dict.fromkeys(map(_judge_of, labels))
+        judges = dict.fromkeys(map(_annotator_of, labels))
         taken = {name for other, _, rows in self.labels if other != source for name in _plain_names(rows)}
         found: dict[tuple[str, ...], str] = {}
         for judge in judges:
@@ -289,11 +289,10 @@ def item_of(pair: Comparison) -> str:
     return content_hash("item", pair.prompt_id, *sorted((pair.a, pair.b)))
 
 
-def _judge_of(label: Label) -> tuple[str, ...]:
+def _annotator_of(label: Label) -> tuple[str, ...]:
     """What makes an annotator another one: of judges also how they were asked, but for the principle."""
-    asked = (label.judge.get("template", ""), label.judge.get("decoding", ""), label.judge.get("fit", ""))
     who = label.annotator
-    return (who.kind, who.id, *asked) if who.kind == "ai" else (who.kind, who.id)
+    return (who.kind, *judge_of(label)) if who.kind == "ai" else (who.kind, who.id)
 
 
 def _plain_names(labels: Sequence[Label]) -> set[str]:
