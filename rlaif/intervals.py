@@ -9,7 +9,7 @@ How often each covers the truth is measured by benchmarks/coverage.py and printe
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from statistics import NormalDist
 from typing import Any, TypedDict
 
@@ -27,9 +27,6 @@ UNIT: Interval = (0.0, 1.0)  # bounds of a rate
 GAP: Interval = (-1.0, 1.0)  # bounds of a difference of two rates
 POSITIVE: Interval = (0.0, math.inf)  # lengths, divergences
 ANY: Interval = (-math.inf, math.inf)
-# Gauss and Legendre's rule for v from 0 to 1, of a function of v² that begins like v
-_V, _W = np.polynomial.legendre.leggauss(64)
-NODES, WEIGHTS = ((_V + 1) / 2) ** 2, _W * (_V + 1) / 2
 ROUNDING = 1e-12  # of a dispersion
 UNSEEN = 3  # clusters off the commonest value after which it was seen
 LEAST = 20  # clusters below which values that nothing bounds get no interval
@@ -93,10 +90,9 @@ def mean_interval(
         low only   (μ − low)³            skewed as the inverse Gaussian is; the upper end may be open
         none       constant              with Hall's correction for skewness (JRSS B 54, 1992)
 
-    Wins, losses and ties (values at both bounds and halfway between them) have Jeffreys' interval instead
-    where there is a tie (`likely_above`; Agresti and Min, Biometrics 61, 2005), which is narrower than a
-    score interval. t has Satterthwaite's degrees of freedom for the dispersion, which wins, losses and ties
-    need not estimate. Values without bounds get no interval below 20 clusters, nor below 25 times their
+    Wins, losses and ties (values at both bounds and halfway between them) have Tango's score interval, which
+    is Wilson's where there are no ties. t has Satterthwaite's degrees of freedom for the dispersion, which
+    these need not estimate. Values without bounds get no interval below 20 clusters, nor below 25 times their
     squared skewness (`LEAST`, `SKEWED`). Below the latter the upper end of positive values is open; their
     skewness counts as twice their coefficient of variation at least, as the gamma distribution's is. Their
     degrees of freedom, of which heavy tails leave too few, are raised by half (`HEAVY`).
@@ -111,10 +107,9 @@ def mean_interval(
         low = -math.inf
     if math.isfinite(high):
         spread, freedom = dispersion(x, bounds, member)
-        t = quantile(freedom, level)
-        if tied(x, bounds):
-            return _tied_edges(x, bounds, spread, t)
-        return score_edges(float(x.mean()), bounds, t * t * spread / len(x))
+        k = quantile(freedom, level) ** 2 * spread / len(x)
+        tied = _stepwise(x, bounds) and not np.isin(x, bounds).all()
+        return _tango(x, bounds, k) if tied else score_edges(float(x.mean()), bounds, k)
     sums = by_cluster(member, x - x.mean())
     skewness = abs(_skewness(sums))
     if (x == x[0]).all() or (math.isinf(low) and groups < max(LEAST, SKEWED * skewness**2)):
@@ -175,21 +170,12 @@ def dispersion(x: Array, bounds: Interval, member: NDArray[np.intp]) -> tuple[fl
     if not steps:
         off = by_cluster(member, np.abs(x - np.median(x)))
         found += 4 * math.exp(-_shares(off)) * alike / n * max(0.0, 1 - found)
-        # How many differ is known as well as with wins and losses, the more so the more equally they do.
-        off = by_cluster(member, np.abs(x - (low + high) / 2))
-        differ = int((off > 0).sum())
-        freedom /= 1 - (1 - differ / groups) * (_shares(off) / differ) ** 3
     return found, freedom
 
 
 def _stepwise(x: Array, bounds: Interval) -> bool:
     """Whether all values are at the bounds or halfway: 0/1 values, their differences, wins with ties."""
     return bool(np.isin(x, (*bounds, sum(bounds) / 2)).all())
-
-
-def tied(x: Array, bounds: Interval) -> bool:
-    """Whether these are wins, losses and ties, with a tie among them."""
-    return _stepwise(x, bounds) and not np.isin(x, bounds).all()
 
 
 def _shares(amounts: Array) -> float:
@@ -221,59 +207,45 @@ def score_edges(m: float, bounds: Interval, k: float) -> tuple[float, float]:
     return max(low, min(m, (half_b - root) / (1 + k))), min(high, max(m, (half_b + root) / (1 + k)))
 
 
-def only_ties(x: Array, bounds: Interval) -> bool:
-    """Whether all values lie halfway between the bounds."""
-    return bool((x == sum(bounds) / 2).all())
+def _tango(x: Array, bounds: Interval, k: float) -> Interval:
+    """The mean differences δ of wins and losses with (d − δ)² ≤ k·V(δ): Tango's interval (Statistics in
+    Medicine 17, 1998).
 
-
-def likely_above(x: Array, bounds: Interval, spread: float) -> Callable[[float], float]:
-    """The probability, after a sample of wins, ties and losses, that their mean is above a given one.
-
-    By Jeffreys' prior their shares have a Dirichlet distribution, in which each value counts as 1/`spread`
-    values: the share of losses has a beta distribution, over which the sum is taken, and that of ties in what
-    is not lost another.
+    V is the variance 2q + δ − δ² of a win (1), a tie (0) or a loss (−1) at the share q of losses that is the
+    likeliest where the mean is δ; values at `bounds` and halfway are put on that scale.
     """
-    from scipy.special import betainc, betaincinv
+    low, high = bounds
+    middle, half = (low + high) / 2, (high - low) / 2
+    up, down = float((x == high).mean()), float((x == low).mean())
 
-    (low, high), weight = bounds, 1 / max(spread, ROUNDING)
-    lose, win = (float((x == bound).sum()) * weight + 0.5 for bound in bounds)
-    tie = len(x) * weight + 1.5 - lose - win
+    def beyond(delta: float) -> bool:
+        return (up - down - delta) ** 2 > k * _tied_variance(up, down, delta)
 
-    def above(mean: float) -> float:
-        most = (high - mean) / (high - low)  # losses; with fewer than 2·most − 1, even ties are above
-        sure, room = betainc(lose, win + tie, np.clip([2 * most - 1, most], 0.0, 1.0))
-        lost = betaincinv(lose, win + tie, sure + (room - sure) * NODES)
-        tied = np.clip(2 * (most - lost) / np.maximum(1 - lost, ROUNDING), 0.0, 1.0)
-        return float(sure + (room - sure) * (WEIGHTS @ betainc(tie, win, tied)))
-
-    return above
-
-
-def distance_below(x: Array, bounds: Interval, spread: float, limit: float) -> float:
-    """How many standard errors the mean of values [n] lies below a limit: the t for which the limit is the
-    upper edge of `mean_interval`."""
-    from scipy.special import ndtri
-
-    low, high, m = *bounds, float(x.mean())
-    if tied(x, bounds) and not only_ties(x, bounds):
-        return -float(ndtri(likely_above(x, bounds, spread)(limit)))
-    variance = spread * (limit - (m if only_ties(x, bounds) else low)) * (high - limit) / len(x)
-    return (limit - m) / math.sqrt(variance) if variance > 0 else math.inf
+    edges = []
+    for outside in (-1.0, 1.0):
+        inside = up - down
+        for _ in range(50):
+            between = (inside + outside) / 2
+            inside, outside = (inside, between) if beyond(between) else (between, outside)
+        edges.append(middle + half * outside)
+    return edges[0], edges[1]
 
 
-def _tied_edges(x: Array, bounds: Interval, spread: float, t: float) -> Interval:
-    """The means of wins, ties and losses with the probability Φ(−t) above, and below, them; where all are
-    ties, as far from these as Wilson's interval is from a rate of 0."""
-    from scipy.optimize import brentq
+def _tied_variance(up: float, down: float, delta: float) -> float:
+    """Tango's V at a difference δ of wins and losses, from the shares of wins and of losses found."""
+    b = (2 - up + down) * delta - up - down
+    q = (math.sqrt(max(0.0, b * b + 8 * down * delta * (1 - delta))) - b) / 4
+    return max(0.0, 2 * q + delta - delta**2)
 
-    (low, high), m, p = bounds, float(x.mean()), NormalDist().cdf(-t)
-    if only_ties(x, bounds):
-        k = t * t * spread / len(x)
-        return score_edges(m, (low, m), k)[0], score_edges(m, (m, high), k)[1]
-    above, below = likely_above(x, bounds, spread), likely_above(-x, (-high, -low), spread)
-    lower: Any = brentq(lambda mean: below(-mean) - p, low, high, xtol=1e-9)
-    upper: Any = brentq(lambda mean: above(mean) - p, low, high, xtol=1e-9)
-    return min(m, float(lower)), max(m, float(upper))
+
+def variance_at(x: Array, bounds: Interval, mean: float) -> float:
+    """The V(μ) of `mean_interval` at a mean μ of values [n] between two bounds, on their scale."""
+    low, high = bounds
+    if not _stepwise(x, bounds) or np.isin(x, bounds).all():
+        return (mean - low) * (high - mean)
+    half = (high - low) / 2
+    up, down = float((x == high).mean()), float((x == low).mean())
+    return half**2 * _tied_variance(up, down, (mean - low) / half - 1)
 
 
 def _cubic(k: float) -> Interval:

@@ -128,32 +128,21 @@ def test_seeds_widen_an_interval_by_students_t():
     assert intervals.with_seed_variance(0.5, (0.4, 0.6), [0.5]) == (0.4, 0.6)
 
 
-@pytest.mark.parametrize(("up", "down", "n"), [(3, 1, 20), (5, 0, 20), (9, 2, 40), (0, 1, 7)])
-def test_differences_of_matched_pairs_have_jeffreys_interval(up, down, n):
-    low, high = mean_interval([1.0] * up + [-1.0] * down + [0.0] * (n - up - down), GAP)
-    shares = np.random.default_rng(0).dirichlet([up + 0.5, down + 0.5, n - up - down + 0.5], 400_000)
-    gaps = shares[:, 0] - shares[:, 1]
-    assert [(gaps < low).mean(), (gaps > high).mean()] == pytest.approx([0.025, 0.025], abs=1e-3)
-    wins = mean_interval([1.0] * up + [0.5] * (n - up - down) + [0.0] * down, UNIT)  # counted as a win rate
-    assert wins == pytest.approx([0.5 + low / 2, 0.5 + high / 2])
-
-
-def test_differences_that_are_all_0_are_as_far_from_others_as_no_win_is_from_some():
-    assert mean_interval([0.0] * 20, GAP) == pytest.approx(
-        [sign * mean_interval([0.0] * 20)[1] for sign in (-1, 1)]
-    )
-
-
-def test_differences_of_probabilities_have_more_degrees_of_freedom_where_few_differ_and_equally():
-    def freedom(*differ):
-        return intervals.dispersion(np.r_[differ, [0.0] * 15], GAP, np.arange(20))[1]
-
-    x = np.r_[0.8, 0.9, 0.8, 0.9, -0.8, [0.0] * 15]
-    each = 1 - x.mean() ** 2 - 2 * x.mean() * (x - x.mean())  # of independent values with these bounds
-    plain = intervals.degrees_of_freedom(x - x.mean(), each / each.mean())
-    equal = (4.2 / 5) ** 2 / (sum(x**2) / 5)
-    assert freedom(*x[:5]) == pytest.approx(plain / (1 - 0.75 * equal**3))
-    assert freedom(*x[:5]) > 3 * plain
+def test_differences_of_matched_pairs_have_tangos_interval():
+    for up, down, n in ((3, 1, 20), (0, 0, 20), (9, 2, 40), (5, 0, 7)):
+        low, high = mean_interval([1.0] * up + [-1.0] * down + [0.0] * (n - up - down), GAP)
+        for edge in (low, high):
+            # The shares by brute force, of all that have this mean: the likeliest, and the score at their
+            # variance.
+            losses = np.linspace(max(0.0, -edge), (1 - edge) / 2, 200_001)[1:-1]
+            wins = losses + edge
+            log = down * np.log(losses) + up * np.log(wins) + (n - up - down) * np.log(1 - wins - losses)
+            q = losses[log.argmax()]
+            z = (edge - (up - down) / n) / math.sqrt((2 * q + edge - edge**2) / n)
+            assert abs(z) == pytest.approx(1.959964, abs=2e-3)
+    wins = mean_interval([1.0] * 3 + [0.5] * 16 + [0.0], UNIT)  # the same, counted as a win rate
+    gaps = mean_interval([1.0] * 3 + [0.0] * 16 + [-1.0], GAP)
+    assert wins == pytest.approx([0.5 + edge / 2 for edge in gaps])
 
 
 def test_skewed_positive_numbers_need_25_times_their_squared_skewness_for_an_upper_end():

@@ -14,7 +14,7 @@ from typing import Literal, TypedDict
 
 import numpy as np
 
-from rlaif.intervals import UNIT, Clusters, Interval, dispersion, distance_below, members
+from rlaif.intervals import UNIT, Clusters, Interval, dispersion, members, variance_at
 
 Verdict = Literal["holds", "fails", "inconclusive"]
 POWER = 0.8  # what a sample of the right size has
@@ -114,8 +114,11 @@ def p_below(
     if not len(x) or x.mean() >= limit:
         return 1.0
     spread, freedom = dispersion(x, bounds, members(len(x), clusters))
-    t = distance_below(x, bounds, spread, limit)
-    return float(ndtr(-t) if math.isinf(freedom) else stdtr(freedom, -t))
+    variance = spread * variance_at(x, bounds, limit) / len(x)
+    if variance <= 0:
+        return 0.0
+    t = float(x.mean() - limit) / math.sqrt(variance)
+    return float(ndtr(t) if math.isinf(freedom) else stdtr(freedom, t))
 
 
 def false_discovery(p: Sequence[float]) -> list[float]:

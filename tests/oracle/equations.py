@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from scipy import integrate, optimize, special, stats
+from scipy import integrate, optimize, stats
 
 NOTHING = (math.nan, math.nan)
 LEAST = 20
@@ -95,31 +95,22 @@ def dispersion(values: Sequence[float], keys: Sequence[Any], low: float, high: f
         middle = float(np.median(values))
         away = shares([sum(abs(x - middle) for x in c) for c in clusters])
         found += 4 * math.exp(-away) * alike / n * max(0.0, 1 - found)
-        sizes = [size for c in clusters if (size := sum(abs(x - (low + high) / 2) for x in c)) > 0]
-        equal = shares(sizes) / len(sizes)  # how equally values differ from the middle
-        degrees /= 1 - (groups - len(sizes)) / groups * equal**3
     return found, degrees
 
 
-def likely_below(up: float, down: float, tie: float, delta: float) -> float:
-    """How likely a mean of losses, ties and wins (−1, 0, 1) below delta is after these (weighted) counts.
+def likeliest_variance(up: float, down: float, delta: float) -> float:
+    """The variance of a loss, tie or win (−1, 0, 1) at the shares that are likeliest where the mean is
+    delta."""
+    tie = 1 - up - down
 
-    By Jeffreys' prior: the share that differs, and that of wins in it, are independent and beta distributed.
-    """
-    a, b = tie + 0.5, up + down + 1
-    scale = special.betaln(a, b) - math.log(2)
+    def loss(q: float) -> float:
+        logs = [(up, q + delta), (down, q), (tie, 1 - 2 * q - delta)]
+        return -sum(w * math.log(max(p, 1e-300)) for w, p in logs if w > 1e-12)
 
-    def density(root: float) -> float:  # of the root of the ties' share, which has no pole
-        differ = 1 - root**2
-        log = (2 * a - 1) * math.log(root) + (b - 1) * math.log(differ) - scale
-        return math.exp(log) * special.betainc(
-            up + 0.5, down + 0.5, min(1.0, max(0.0, delta / differ + 1) / 2)
-        )
-
-    spots = special.betaincinv(a, b, [0, 1e-9, 0.01, 0.5, 0.99, 1 - 1e-9])
-    kink = 1 - abs(delta)  # fewer that differ cannot reach delta
-    ends = sorted({math.sqrt(share) for share in (kink, *spots, 1 - 1e-15)})
-    return sum(integrate.quad(density, *pair, epsabs=1e-13)[0] for pair in itertools.pairwise(ends))
+    edges = max(0.0, -delta), (1 - delta) / 2
+    q = optimize.minimize_scalar(loss, bounds=edges, method="bounded", options={"xatol": 1e-13}).x
+    q = min((q, *edges), key=loss)
+    return 2 * q + delta - delta**2
 
 
 def edge(f: Callable[[float], float], inside: float, outside: float) -> float:
@@ -142,18 +133,17 @@ def interval(
     m = sum(values) / n
     if math.isfinite(high):
         spread, degrees = dispersion(values, keys, low, high)
-        t, middle, scale = two_sided(degrees, level), (low + high) / 2, (high - low) / 2
-        up, down, ties = (sum(x == place for x in values) for place in (high, low, middle))
-        if 0 < ties < up + down + ties == n:
-            p, counts = float(stats.norm.sf(t)), (up / spread, down / spread, ties / spread)
-            return (
-                edge(lambda mu: p - likely_below(*counts, (mu - middle) / scale), m, low),
-                edge(lambda mu: p - 1 + likely_below(*counts, (mu - middle) / scale), m, high),
-            )
+        k = two_sided(degrees, level) ** 2 * spread / n
 
-        def beyond(mu: float) -> float:  # ties alone are a rate of 0 on either side
-            ends = (low, high) if ties < n else (m, high) if mu > m else (low, m)
-            return (m - mu) ** 2 - t**2 * spread / n * (mu - ends[0]) * (ends[1] - mu)
+        middle, half = (low + high) / 2, (high - low) / 2
+        up, down = (sum(x == bound for x in values) / n for bound in (high, low))
+
+        def beyond(mu: float) -> float:
+            if stepwise(values, low, high) and up + down < 1:  # Tango's interval
+                variance = half**2 * likeliest_variance(up, down, (mu - middle) / half)
+            else:
+                variance = (mu - low) * (high - mu)
+            return (m - mu) ** 2 - k * variance
 
         return edge(beyond, m, low) if m > low else low, edge(beyond, m, high) if m < high else high
     if groups < 2:
