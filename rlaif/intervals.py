@@ -170,6 +170,10 @@ def dispersion(x: Array, bounds: Interval, member: NDArray[np.intp]) -> tuple[fl
     if not steps:
         off = by_cluster(member, np.abs(x - np.median(x)))
         found += 4 * math.exp(-_shares(off)) * alike / n * max(0.0, 1 - found)
+        # How many differ is known as well as with wins and losses, the more so the more equally they do.
+        off = by_cluster(member, np.abs(x - (low + high) / 2))
+        differ = int((off > 0).sum())
+        freedom /= 1 - (1 - differ / groups) * (_shares(off) / differ) ** 3
     return found, freedom
 
 

@@ -145,6 +145,18 @@ def test_differences_of_matched_pairs_have_tangos_interval():
     assert wins == pytest.approx([0.5 + edge / 2 for edge in gaps])
 
 
+def test_differences_of_probabilities_have_more_degrees_of_freedom_where_few_differ_and_equally():
+    def freedom(*differ):
+        return intervals.dispersion(np.r_[differ, [0.0] * 15], GAP, np.arange(20))[1]
+
+    x = np.r_[0.8, 0.9, 0.8, 0.9, -0.8, [0.0] * 15]
+    each = 1 - x.mean() ** 2 - 2 * x.mean() * (x - x.mean())  # of independent values with these bounds
+    plain = intervals.degrees_of_freedom(x - x.mean(), each / each.mean())
+    equal = (4.2 / 5) ** 2 / (sum(x**2) / 5)
+    assert freedom(*x[:5]) == pytest.approx(plain / (1 - 0.75 * equal**3))
+    assert freedom(*x[:5]) > 3 * plain
+
+
 def test_skewed_positive_numbers_need_25_times_their_squared_skewness_for_an_upper_end():
     x = np.r_[np.linspace(1, 3, 60), 10.0]
     assert scipy.stats.skew(x) ** 2 * 25 > 61

@@ -95,6 +95,9 @@ def dispersion(values: Sequence[float], keys: Sequence[Any], low: float, high: f
         middle = float(np.median(values))
         away = shares([sum(abs(x - middle) for x in c) for c in clusters])
         found += 4 * math.exp(-away) * alike / n * max(0.0, 1 - found)
+        sizes = [size for c in clusters if (size := sum(abs(x - (low + high) / 2) for x in c)) > 0]
+        equal = shares(sizes) / len(sizes)  # how equally values differ from the middle
+        degrees /= 1 - (groups - len(sizes)) / groups * equal**3
     return found, degrees
 
 
