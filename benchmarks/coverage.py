@@ -3,18 +3,18 @@
     python benchmarks/coverage.py --draws 2000 --most 32000 --json coverage.json
     python benchmarks/coverage.py --only kappa_interval "near 1 for 0.97" --sizes 20 50
 
-Every function of `rlaif` that returns an interval of a figure is in coverage_cases.py, with data like those
-it is printed for: rates from 0.5 to 0.99, win rates with ties, paired differences, prompts in groups,
-probabilities, heavy-tailed lengths and divergences. n counts independent prompts or groups of them. A rate's
-coverage jumps with n and the rate, because 0/1 values take few means; each draw therefore takes its rate from
-a window of ±0.02 around the one named (half as far from 1 as the rate where that is less). Independent 0/1
-values, wins with ties and paired differences of 0/1 values take few enough samples up to n = 100 (0/1 values
-up to 1000): there the coverage is no simulation but the sum over all samples, and for a cell outside the aim
-the two coverages nearest to 0.95 that any interval could have at the rate named are shown, because an
-interval holds or leaves out whole outcomes. An interval that is not printed (`nan`) cannot miss: its share is
-shown beside the coverage of the others, with the share of all samples whose printed interval misses; so is
-the share of intervals with an open upper end. A cell within two standard errors of a limit of the aim, on
-either side of it, is drawn on until it is not, or --most samples are drawn.
+Every function of `rlaif` that returns an interval of a figure is in coverage_cases.py or coverage_weights.py,
+with data like those it is printed for: rates from 0.5 to 0.99, win rates with ties, paired differences,
+prompts in groups, probabilities, heavy-tailed lengths and divergences. n counts independent prompts or groups
+of them. A rate's coverage jumps with n and the rate, because 0/1 values take few means; each draw therefore
+takes its rate from a window of ±0.02 around the one named (half as far from 1 as the rate where that is
+less). Independent 0/1 values, wins with ties and paired differences of 0/1 values take few enough samples up
+to n = 100 (0/1 values up to 1000): there the coverage is no simulation but the sum over all samples, and for
+a cell outside the aim the two coverages nearest to 0.95 that any interval could have at the rate named are
+shown, because an interval holds or leaves out whole outcomes. An interval that is not printed (`nan`) cannot
+miss: its share is shown beside the coverage of the others, with the share of all samples whose printed
+interval misses; so is the share of intervals with an open upper end. A cell within two standard errors of a
+limit of the aim, on either side of it, is drawn on until it is not, or --most samples are drawn.
 """
 
 from __future__ import annotations
@@ -26,10 +26,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from coverage_cases import CASES, Case
+from coverage_cases import CASES as MEANS_AND_RATES
+from coverage_cases import Case
+from coverage_weights import induced_weights
 from facts import where_and_when
 from numpy.typing import NDArray
 
+CASES = [*MEANS_AND_RATES, *induced_weights()]
 SIZES = (5, 10, 20, 50, 100, 300, 1000)
 AIM, AIM_BELOW_20 = (0.93, 0.97), (0.90, 1.0)  # coverage of a 95 % interval from n = 20 on, and below
 

@@ -38,17 +38,47 @@ def test_a_weight_solves_the_equation_of_its_fit():
     assert sparse_fit.fit(-x, y) == pytest.approx([0.0])  # never negative
 
 
-def test_a_weights_interval_holds_the_true_one_in_95_of_100_draws():
-    rng, true, hits = np.random.default_rng(1), np.array([0.8, 0.4]), []
+def labels_of(rng: np.random.Generator, n: int, true: tuple[float, ...], candidates: int):
+    """Verdicts [n, candidates] and the labels that the first of them give with their weights."""
+    x = np.clip(rng.choice([-3.0, 0.0, 3.0], (n, candidates)) + rng.normal(0, 0.8, (n, candidates)), -4, 4)
+    logits = x[:, : len(true)] @ np.array(true)
+    return x, (rng.random(n) < 1 / (1 + np.exp(-logits))).astype(float)
+
+
+def test_standard_errors_are_those_of_the_weights_of_other_samples():
+    rng, true = np.random.default_rng(1), (0.8, 0.4)
+    weights, errors = [], []
     member = np.repeat(np.arange(60), 3)
-    for _ in range(200):
-        x = np.clip(rng.normal(0, 2, (180, 2)), -4, 4)
-        y = (rng.random(180) < 1 / (1 + np.exp(-x @ true))).astype(float)
-        weights = sparse_fit.fit(x, y)
-        hits.append(np.abs(weights - true) <= sparse_fit.half_widths(x, y, member, weights))
-    covered = np.mean(hits, axis=0)  # with a standard error of 0.015
-    assert (covered >= 0.91).all()
-    assert (covered <= 0.985).all()
+    for _ in range(300):
+        x, y = labels_of(rng, 180, true, 2)
+        weights.append(sparse_fit.fit(x, y))
+        errors.append(sparse_fit.standard_errors(x, y, member, weights[-1]))
+    assert np.mean(errors, 0) == pytest.approx(np.std(weights, 0), rel=0.15)
+
+
+def test_a_weights_interval_allows_for_its_having_been_chosen():
+    low, high = sparse_fit.weight_interval(20.0, 1.0, 1e9, 12)
+    assert (low, high) == pytest.approx((20 - 1.95996, 20 + 1.95996), abs=1e-4)  # it was bound to be chosen
+    c = 2.638257  # the normal quantile of 1 − 0.05/12: the least that is let in
+    assert sparse_fit.weight_interval(c, 1.0, 1e9, 12)[0] == 0.0
+    low = sparse_fit.weight_interval(0.5 * (c + 1.5), 0.5, 1e9, 12)[0] / 0.5
+    draws = np.random.default_rng(0).normal(low, 1, 2_000_000)
+    chosen = draws[draws > c]
+    assert (chosen > c + 1.5).mean() == pytest.approx(0.025, abs=0.002)
+    x, y = labels_of(np.random.default_rng(0), 49, (0.8,), 1)
+    assert math.isnan(sparse_fit.explain(x, y, own(49))[0]["ci"][0])  # few labels do not tell an error
+
+
+def test_intervals_of_chosen_weights_hold_the_true_ones():
+    rng, hits = np.random.default_rng(2), {"true": [], "wrong": []}
+    for _ in range(250):
+        x, y = labels_of(rng, 60, (0.8,), 8)
+        for row in sparse_fit.explain(x, y, own(60)):
+            kind, truth = ("wrong", 0.0) if row["at"] else ("true", 0.8)
+            hits[kind].append(row["ci"][0] <= truth <= row["ci"][1])
+    assert 0.92 <= np.mean(hits["true"]) <= 0.99
+    assert len(hits["wrong"]) >= 5
+    assert np.mean(hits["wrong"]) >= 0.8  # Wald's interval holds none of them
 
 
 def test_p_values_by_hand():
