@@ -181,8 +181,8 @@ def weight_interval(
         """How likely at least the weight found is of one that is let in."""
         return float(stdtr(freedom, true - max(found, least)) / stdtr(freedom, true - least))
 
-    low = float(brentq(lambda true: as_large(true) - 0.025, 0.0, found)) if as_large(0.0) < 0.025 else 0.0
-    return low * error, weight + quantile(freedom, 0.95) * error
+    low: Any = brentq(lambda true: as_large(true) - 0.025, 0.0, found) if as_large(0.0) < 0.025 else 0.0
+    return float(low) * error, weight + quantile(freedom, 0.95) * error
 
 
 def fold_of(member_N: Members, seed: int = 0, folds: int = FOLDS) -> NDArray[np.intp]:
