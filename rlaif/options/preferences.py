@@ -23,7 +23,7 @@ class PreferenceOptions(StageOptions):
     micro_batch: int | None = Field(
         default=None,
         ge=1,
-        description="most of these in one forward; omitted = batch_size",
+        description="most of these in one forward, cut to a divisor of the batch; omitted = batch_size",
         json_schema_extra=NO_EFFECT,
     )
     by_prompt: bool = Field(

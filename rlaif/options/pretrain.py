@@ -50,7 +50,7 @@ class PretrainOptions(StageOptions):
     micro_batch: int | None = Field(
         default=None,
         ge=1,
-        description="most blocks in one forward; omitted = batch_size",
+        description="most blocks in one forward, cut to a divisor of the batch; omitted = batch_size",
         json_schema_extra=NO_EFFECT,
     )
     heldout: float = Field(

@@ -120,7 +120,7 @@ class SftOptions(StageOptions):
     micro_batch: int | None = Field(
         default=None,
         ge=1,
-        description="most rows in one forward; omitted = batch_size",
+        description="most rows in one forward, cut to a divisor of the batch; omitted = batch_size",
         json_schema_extra=NO_EFFECT,
     )
     heldout: float = Field(
