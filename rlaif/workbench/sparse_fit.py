@@ -40,6 +40,7 @@ from rlaif.stats import cross_entropy, mean, sigmoid
 LEVEL = 0.05  # of the test that lets a principle in
 PRIOR = 3.0  # standard deviation of a weight before any label, so that separable labels give finite weights
 FOLDS = 10
+FARTHEST = 30.0  # errors by which a weight can be too large because it was chosen
 FEWEST, LABELS = 2, 50  # clusters, and labels, below which weights have no interval
 FEW, MANY, FLIPS = 14, 500, 20000  # sums of which all signs are changed, or none; changes drawn between
 NOTHING = 1e-6  # a weight
@@ -76,26 +77,35 @@ def fit(x_NJ: Array, y_N: Array, lowest_J: Sequence[float] | None = None) -> Arr
     return np.asarray(found.x, float)
 
 
-def choose(x_NJ: Array, y_N: Array, member_N: Members, level: float = LEVEL) -> list[tuple[int, float]]:
-    """(candidate, corrected p-value) in the order in which they were let in; see the top of the file."""
+def choose(
+    x_NJ: Array, y_N: Array, member_N: Members, level: float = LEVEL
+) -> list[tuple[int, float, float]]:
+    """(candidate, corrected p-value, excess) in the order in which they were let in; see the top of the file.
+
+    The excess is how many standard deviations of the score lie between it and the least that is let in.
+    """
     chosen: list[int] = []
-    entered: dict[int, float] = {}
+    entered: dict[int, tuple[float, float]] = {}
     left = [j for j in range(x_NJ.shape[1]) if x_NJ[:, j].any()]
     while left and len(chosen) < len(y_N) // 10:
-        p = p_values(x_NJ, y_N, member_N, chosen, left)
+        sums = scores(x_NJ, y_N, member_N, chosen, left)
+        p = [positive(own) for own in sums]
         best = int(np.argmin(p))
-        corrected = min(1.0, float(p[best]) * len(left))
+        corrected = min(1.0, p[best] * len(left))
         if corrected > level:
             break
+        least = NormalDist().inv_cdf(1 - level / len(left))
         chosen.append(left.pop(best))
-        entered[chosen[-1]] = corrected
+        entered[chosen[-1]] = corrected, max(0.0, _deviations(sums[best]) - least)
         weights = fit(x_NJ[:, chosen], y_N)
         chosen = [j for j, w in zip(chosen, weights, strict=True) if w > NOTHING]
-    return [(j, entered[j]) for j in chosen]
+    return [(j, *entered[j]) for j in chosen]
 
 
-def p_values(x_NJ: Array, y_N: Array, member_N: Members, chosen: Sequence[int], left: Sequence[int]) -> Array:
-    """One-sided p-values of the `left` candidates: that each explains nothing beside the chosen ones."""
+def scores(
+    x_NJ: Array, y_N: Array, member_N: Members, chosen: Sequence[int], left: Sequence[int]
+) -> list[Array]:
+    """The clusters' parts in the score of each of the `left` candidates, beside the chosen ones."""
     known = x_NJ[:, list(chosen)]
     p = sigmoid(known @ fit(known, y_N))
     others, weight = x_NJ[:, list(left)], p * (1 - p)
@@ -104,7 +114,12 @@ def p_values(x_NJ: Array, y_N: Array, member_N: Members, chosen: Sequence[int], 
         own = others - known @ np.linalg.lstsq(root * known, root * others)[0]
         # What the chosen ones say already is not counted again, and neither is what rounding leaves of it.
         others = np.where(((root * own) ** 2).sum(0) > SAME * ((root * others) ** 2).sum(0), own, 0.0)
-    return np.array([positive(by_cluster(member_N, part)) for part in (others * (y_N - p)[:, None]).T])
+    return [by_cluster(member_N, part) for part in (others * (y_N - p)[:, None]).T]
+
+
+def _deviations(sums: Array) -> float:
+    """The total of clusters' sums in standard deviations of totals with signs drawn by chance."""
+    return float(sums.sum() / math.sqrt((sums**2).sum()))
 
 
 def positive(sums: Array) -> float:
@@ -117,7 +132,7 @@ def positive(sums: Array) -> float:
     if total <= 0:
         return 1.0
     if len(own) > MANY:
-        return NormalDist().cdf(-total / math.sqrt(float((own**2).sum())))
+        return NormalDist().cdf(-_deviations(own))
     signs = _signs(len(own))
     as_large = int((signs @ own >= total - ROUNDING).sum())
     return as_large / len(signs) if len(own) <= FEW else (1 + as_large) / (1 + len(signs))
@@ -134,13 +149,13 @@ def _signs(count: int) -> NDArray[np.int8]:
 def explain(x_NJ: Array, y_N: Array, member_N: Members, level: float = LEVEL) -> list[Chosen]:
     """The principles that explain the labels with their weights, in the order in which they were let in."""
     chosen = choose(x_NJ, y_N, member_N, level)
-    x = x_NJ[:, [j for j, _ in chosen]]
+    x = x_NJ[:, [j for j, *_ in chosen]]
     weights = fit(x, y_N)
     errors = standard_errors(x, y_N, member_N, weights)
-    known, freedom = int(x_NJ.any(0).sum()), float(member_N.max()) if len(member_N) else 0.0
+    freedom = float(member_N.max()) if len(member_N) else 0.0
     return [
-        {"at": j, "p": p, "weight": float(w), "ci": weight_interval(float(w), float(error), freedom, known)}
-        for (j, p), w, error in zip(chosen, weights, errors, strict=True)
+        {"at": j, "p": p, "weight": float(w), "ci": weight_interval(float(w), float(error), freedom, excess)}
+        for (j, p, excess), w, error in zip(chosen, weights, errors, strict=True)
     ]
 
 
@@ -159,30 +174,32 @@ def standard_errors(x_NJ: Array, y_N: Array, member_N: Members, weights: Array) 
     return np.sqrt(np.diag(inside @ middle @ inside))
 
 
-def weight_interval(
-    weight: float, error: float, freedom: float, candidates: int, level: float = LEVEL
-) -> Interval:
-    """The 95 % interval of the weight of one of `candidates` that was chosen because it is large.
+def weight_interval(weight: float, error: float, freedom: float, excess: float) -> Interval:
+    """The 95 % interval of a weight that was chosen because its score is large, by `excess` standard
+    deviations more than the test asks for.
 
-    The upper end is that of Student's t. The lower one allows for the choice: it is the weight under which
-    one that the test lets in (at `level` over `candidates`) would be at least as large as this one in 2.5 %
-    of the cases (a truncated distribution: Weinstein, Fithian and Benjamini, JASA 108, 2013). It is 0 where
-    the test just let it in, and that of Student's t far beyond. No upper end by the same rule: it covered as
-    little as 0.84 (benchmarks/coverage.py).
+    Its ends are the weights under which one that is let in would be at least as large as this one, or at
+    most, in 2.5 % of the cases: Student's t, truncated (Weinstein, Fithian and Benjamini, JASA 108, 2013).
+    The lower end is 0 where the test just let it in, the upper one never below the weight; far beyond both
+    are those of Student's t.
     """
     from scipy.optimize import brentq
-    from scipy.special import stdtr, stdtrit
+    from scipy.special import stdtr
 
     if not error > 0:
         return NAN, NAN
-    found, least = weight / error, float(stdtrit(freedom, 1 - level / candidates))
 
-    def as_large(true: float) -> float:
-        """How likely at least the weight found is of one that is let in."""
-        return float(stdtr(freedom, true - max(found, least)) / stdtr(freedom, true - least))
+    def as_large(off: float) -> float:
+        """How likely at least the weight found is of one that is let in, `off` errors above the true one."""
+        return float(stdtr(freedom, -off) / stdtr(freedom, excess - off))
 
-    low: Any = brentq(lambda true: as_large(true) - 0.025, 0.0, found) if as_large(0.0) < 0.025 else 0.0
-    return float(low) * error, weight + quantile(freedom, 0.95) * error
+    low: Any = min(weight / error, FARTHEST)
+    high: Any = 0.0
+    if as_large(low) < 0.025:
+        low = brentq(lambda off: as_large(off) - 0.025, 0.0, low)
+    if as_large(high) < 0.975:
+        high = brentq(lambda off: as_large(off) - 0.975, -2 * quantile(freedom, 0.95), high)
+    return max(0.0, weight - float(low) * error), weight - float(high) * error
 
 
 def fold_of(member_N: Members, seed: int = 0, folds: int = FOLDS) -> NDArray[np.intp]:
@@ -219,7 +236,7 @@ def held_out(x_NJ: Array, y_N: Array, length_N: Array, member_N: Members, level:
     for number in range(int(fold.max()) + 1 if len(fold) else 0):
         out = fold == number
         other = np.unique(member_N[~out], return_inverse=True)[1] if (~out).any() else member_N[~out]
-        picked = [j for j, _ in choose(x_NJ[~out], y_N[~out], other, level)] if len(other) else []
+        picked = [j for j, *_ in choose(x_NJ[~out], y_N[~out], other, level)] if len(other) else []
         for j in picked:
             chosen_in[j] += 1
         model[out] = x_NJ[np.ix_(out, picked)] @ fit(x_NJ[np.ix_(~out, picked)], y_N[~out])
