@@ -1,6 +1,7 @@
 """`rlaif agree`: real figures, our own files whichever way they stand, runs, hostile texts, the docs'
 commands."""
 
+import csv
 import json
 import re
 import shlex
@@ -12,8 +13,10 @@ from typer.testing import CliRunner
 from rlaif.cli import app
 from rlaif.human.agree import agree
 from rlaif.human.agree_page import in_words, write_agreement
-from rlaif.human.annotated import Annotated, Item, Said, flips, read_annotated
+from rlaif.human.annotated import read_annotated
 from rlaif.human.folder import REPEATED, REPLACED
+from rlaif.human.importers import import_file
+from rlaif.human.said import Annotated, Item, Said, flips
 from rlaif.records import Annotator, Comparison, Label, Prompt, Ranking, Response
 from tests.fake_run import fake_run
 
@@ -348,3 +351,66 @@ def test_two_files_of_one_name_in_two_formats_hold_different_pairs(tmp_path):
     found = figures(*files)
     assert found["pairs"] == 10
     assert not found["between"]
+
+
+def table(path, *rows):
+    """A table with named columns; what a row does not say is empty."""
+    columns = ("prompt", "first", "second", "verdict", "annotator", "kind", "principle")
+    with path.open("w", newline="") as file:
+        made = csv.DictWriter(file, columns, restval="")
+        made.writeheader()
+        made.writerows(rows)
+    return path
+
+
+def said_in(path, tmp_path):
+    """What is said in a file as it stands, and of the folder that an import makes of it; nothing of ids."""
+    import_file(None, path, tmp_path / "imported")
+    for found in (read_annotated([path]), read_annotated([tmp_path / "imported"])):
+        data = agree(found)
+        between = [(row["between"], row["n"], row["agreement"]["value"]) for row in data["between"]]
+        counts = [(row["name"], row["verdicts"]) for row in data["annotators"]]
+        yield data["pairs"], data["clusters"], between, sorted(counts)
+
+
+def test_rows_of_several_annotators_on_one_pair_are_one_item(tmp_path):
+    """A row for each label, as other projects' tables and our own exports have them; ben saw some of the
+    pairs the other way round."""
+    rows = []
+    for n in range(12):
+        two = {"prompt": f"q{n}", "first": f"x{n}", "second": f"y{n}"}
+        swapped = {**two, "first": two["second"], "second": two["first"]}
+        rows += [{**two, "annotator": "ann", "verdict": "1"}]
+        rows += [
+            {**(swapped if n % 2 else two), "annotator": "ben", "verdict": "2" if n % 2 or n < 4 else "1"}
+        ]
+    [as_it_is, imported] = said_in(table(tmp_path / "t.csv", *rows), tmp_path)
+    assert as_it_is == (12, 12, [(["human:ann", "human:ben"], 12, pytest.approx(10 / 12))], as_it_is[3])
+    assert as_it_is[:2] == imported[:2]
+    assert as_it_is[2] == imported[2]
+
+
+def test_rows_that_one_annotator_repeats_are_items_of_their_own(tmp_path):
+    row = {"prompt": "q", "first": "x", "second": "y", "verdict": "1"}
+    people = [{**row, "annotator": who} for who in ("ann", "ben", "ann")]
+    found = read_annotated([table(tmp_path / "t.csv", *people)])
+    assert [len(own) for own in found.said.values()] == [2, 1]
+    assert len(found.items) == 2
+
+
+def test_a_judges_verdicts_under_several_principles_in_a_file_are_one_opinion(tmp_path):
+    """The last principle alone stood for the judge's opinion."""
+    pair = {"prompt": "q", "first": "x", "second": "y", "kind": "ai", "annotator": "j"}
+    rows = [{**pair, "principle": name, "verdict": v} for name, v in (("p", "1"), ("q", "1"), ("r", "2"))]
+    rows += [{**pair, "kind": "human", "annotator": "ann", "principle": "", "verdict": "1"}]
+    path = table(tmp_path / "t.csv", *rows)
+    [as_it_is, imported] = said_in(path, tmp_path)
+    assert as_it_is == imported
+    [judge] = agree(read_annotated([path]))["judges"]
+    assert judge["agreement"]["value"] == 1.0
+    assert set(judge["principles"]) == {"p", "q", "r"}
+
+
+def test_annotated_pairs_say_the_same_as_their_import(tmp_path, test_data):
+    [as_it_is, imported] = said_in(test_data / "icai_synthetic" / "example_ap.json", tmp_path)
+    assert as_it_is == imported

@@ -29,9 +29,9 @@ from rlaif.agreement.reliability import dawid_skene
 from rlaif.agreement.stand_in import alternative_annotator_test, human_ceiling
 from rlaif.forecasts import kappa_interval
 from rlaif.human.anchoring import anchoring
-from rlaif.human.annotated import Annotated, Said
 from rlaif.human.leanings import leanings
 from rlaif.human.powered import powered_estimates
+from rlaif.human.said import Annotated, Said
 from rlaif.intervals import rate
 from rlaif.records import Verdict, verdict_of
 from rlaif.stats import mean

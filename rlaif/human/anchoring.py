@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from rlaif.human.annotated import Annotated
+from rlaif.human.said import Annotated
 from rlaif.intervals import GAP, rate
 
 READ = ("a", "b", "tie")

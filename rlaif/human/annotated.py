@@ -2,97 +2,25 @@
 folders, runs, and other projects' files as they are.
 
 An item is one pair. Of our own records it is a comparison, whichever way round and wherever it stands; of
-other projects' files it is a row, so that repeated rows and equal responses count as they stand there.
+other projects' files see `rlaif.human.foreign`.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
-from typing import Any
 
 from rlaif.errors import UserError
-from rlaif.feedback.preferences import opinion, p_a_by_annotator
-from rlaif.human.folder import (
-    P_A,
-    ImportFolder,
-    import_record,
-    keep_last,
-    labels_by_content,
-    read_partial,
-    with_implied_p,
-)
-from rlaif.human.formats import FORMATS, format_of
-from rlaif.human.formats.base import SWAPPED, ImportedRow
-from rlaif.human.importers import Source, ranked_places, votes_of
+from rlaif.human.folder import ImportFolder, import_record, keep_last, labels_by_content, read_partial
+from rlaif.human.foreign import add_foreign, grouped_by_format
 from rlaif.human.labelled import STRAY_OF_RUN, form_of, judge_of, own_rows, run_labels
 from rlaif.human.rankings import by_content, labels_from_rankings
-from rlaif.prompting.conversations import Unusable
+from rlaif.human.said import Annotated, Item, add_source, opinion_of, turned_round
 from rlaif.prompting.templates import dialogue
-from rlaif.records import (
-    Comparison,
-    Label,
-    Prompt,
-    Ranking,
-    Response,
-    Verdict,
-    content_hash,
-    verdict_of,
-)
+from rlaif.records import Comparison, Label, Prompt, Ranking, Response, content_hash
 from rlaif.runs.rows import first_by_id, read_rows
-
-
-@dataclass(frozen=True)
-class Item:
-    """One pair: `cluster` is what intervals take as independent; texts are empty where they are not known.
-
-    `row` is the id of the comparison that a run's or folder's rows name; empty for other projects' rows.
-    """
-
-    id: str
-    cluster: str
-    tags: tuple[str, ...] = ()
-    prompt: str = ""
-    a: str = ""
-    b: str = ""
-    models: tuple[str, str] = ("", "")
-    shown_known: bool = True  # whether labels say which response was shown first
-    row: str = ""
-
-
-@dataclass(frozen=True)
-class Said:
-    """One annotator's opinion of one item, all its orders and principles put together."""
-
-    verdict: Verdict
-    p_a: float | None = None
-    by_principle: Mapping[str, float] = field(default_factory=dict)
-    first: tuple[bool, ...] = ()  # of each decided verdict: whether the response shown first won
-    flips: bool | None = None  # where both orders were shown and one was decided
-    seconds: float | None = None
-    rationale: str = ""
-
-
-@dataclass
-class Annotated:
-    """All items and opinions: `said` by annotator ("kind:name") and item id.
-
-    `anchored` are those of people who had seen an AI's opinion, from the anchored.jsonl of a folder.
-    """
-
-    items: dict[str, Item] = field(default_factory=dict)
-    said: dict[str, dict[str, Said]] = field(default_factory=dict)
-    anchored: dict[str, dict[str, Said]] = field(default_factory=dict)
-    dropped: Counter[str] = field(default_factory=Counter)
-    sources: list[dict[str, Any]] = field(default_factory=list)
-    costs: dict[str, dict[str, Any]] = field(default_factory=dict)
-
-    def of_kind(self, *kinds: str) -> list[str]:
-        """The annotators of these kinds, in the order in which they were met."""
-        return [who for who in self.said if who.partition(":")[0] in kinds]
 
 
 def read_annotated(paths: Sequence[Path]) -> Annotated:
@@ -108,11 +36,11 @@ def read_annotated(paths: Sequence[Path]) -> Annotated:
             rows.add_file(path, kind, found)
         else:
             foreign.append(path)
-    sources = _foreign(foreign)
+    sources = grouped_by_format(foreign)
     named = Counter(source.path.name for source in sources)
     for source in sources:
         alone = named[source.path.name] == 1
-        _add_foreign(source, source.path.name if alone else str(source.path), found)
+        add_foreign(source, source.path.name if alone else str(source.path), found)
     rows.add_to(found)
     if not any(found.said.values()):
         raise UserError(
@@ -148,7 +76,7 @@ class Rows:
         found.dropped += Counter({STRAY_OF_RUN: len(given) - len(labels)})
         weights = {p.id: p.weight for p in held.run.constitution.principles}
         self.labels.append((str(path), weights, labels))
-        _source(found, path, "run", len(given))
+        add_source(found, path, "run", len(given))
         usage = Counter[str]()
         for stage in held.stages:
             usage.update(
@@ -177,7 +105,7 @@ class Rows:
         imported = import_record(path)
         for kind in ("dropped", "left_out"):
             found.dropped.update(imported.get(kind, {}))
-        _source(found, path, "folder", len(labels))
+        add_source(found, path, "folder", len(labels))
 
     def add_file(self, path: Path, kind: type[Label] | type[Ranking], found: Annotated) -> None:
         """A file of labels or of rankings; texts and pairs may stand beside it, or in another source."""
@@ -186,7 +114,7 @@ class Rows:
         ranks = kind is Ranking
         labels = self._ranked(path, folder, found) if ranks else labels_by_content(path, folder)
         self.labels.append((str(path), {}, labels))
-        _source(found, path, "rankings" if ranks else "labels", len(labels))
+        add_source(found, path, "rankings" if ranks else "labels", len(labels))
 
     def _about(self, label: Label) -> tuple[str, str, str]:
         """Whose label it is, and of which item."""
@@ -256,12 +184,7 @@ class Rows:
         item = item_of(pair)
         if pair.a < pair.b:
             return label, item
-        turned = {
-            "verdict": SWAPPED.get(label.verdict, label.verdict),
-            "p_a": None if label.p_a is None else 1 - label.p_a,
-            "order": "ba" if label.order == "ab" else "ab",
-        }
-        return label.model_copy(update=turned), item
+        return turned_round(label), item
 
     def _item(self, item: str, comparison_id: str) -> Item:
         pair = self.comparisons.get(comparison_id)
@@ -297,108 +220,3 @@ def _annotator_of(label: Label) -> tuple[str, ...]:
 
 def _plain_names(labels: Sequence[Label]) -> set[str]:
     return {f"{label.annotator.kind}:{label.annotator.id}" for label in labels}
-
-
-def _source(found: Annotated, path: Path, kind: str, labels: int) -> None:
-    found.sources.append({"path": str(path), "kind": kind, "labels": labels})
-
-
-def flips(labels: Sequence[Label], weights: Mapping[str, float]) -> bool | None:
-    """Whether one annotator's opinion of one item changes with the order; None where that is not known.
-
-    Both opinions are of the principles that were read in both orders, so that they differ by the order alone.
-    At least one of them must be decided.
-    """
-    orders = [[x for x in labels if x.p_a is not None and x.order == order] for order in ("ab", "ba")]
-    both = {x.principle_id for x in orders[0]} & {x.principle_id for x in orders[1]}
-    opinions = []
-    for own in orders:
-        said = p_a_by_annotator([x for x in own if x.principle_id in both], weights)
-        opinions += [opinion(of, weights) for of in said.values()]
-    if len(opinions) < 2 or all(verdict_of(p) == "tie" for p in opinions):
-        return None
-    return (opinions[0] > 0.5) != (opinions[1] > 0.5)
-
-
-def opinion_of(labels: Sequence[Label], weights: Mapping[str, float]) -> Said:
-    """One annotator's labels of one item as one opinion, as `rlaif.feedback.preferences` puts them together.
-
-    `weights` are those of a constitution; without any, all principles weigh the same.
-    """
-    labels = [with_implied_p(x) for x in labels]
-    own = weights or {x.principle_id: 1.0 for x in labels if x.principle_id is not None}
-    said = next(iter(p_a_by_annotator(labels, own).values()), None)
-    p_a = None if said is None else opinion(said, own)
-    verdict = verdict_of(p_a)
-    if p_a is None:
-        verdict = "abstain" if all(x.verdict == "abstain" for x in labels) else "invalid"
-    shown = [(x.order, x.p_a) for x in labels if x.p_a is not None and verdict_of(x.p_a) != "tie"]
-    times = [x.seconds for x in labels if x.seconds is not None]
-    return Said(
-        verdict,
-        p_a,
-        {i: p for i, p in (said or {}).items() if i is not None},
-        tuple((p > 0.5) == (order == "ab") for order, p in shown),
-        flips(labels, own),
-        sum(times) if times else None,
-        next((x.rationale for x in labels if x.rationale), ""),
-    )
-
-
-# ---- other projects' files
-
-
-def _foreign(paths: Sequence[Path]) -> list[Source]:
-    """The files as one source a format; a file in no format belongs to the one before it, which joins it."""
-    groups: list[tuple[str, list[Path]]] = []
-    for path in paths:
-        try:
-            name = format_of(path)
-        except UserError:
-            if not groups or not FORMATS[groups[-1][0]].join:
-                raise
-            name = groups[-1][0]
-        if groups and groups[-1][0] == name:
-            groups[-1][1].append(path)
-        else:
-            groups.append((name, [path]))
-    return [Source(FORMATS[name], files[0], files[1:]) for name, files in groups]
-
-
-def _add_foreign(source: Source, name: str, found: Annotated) -> None:
-    left_out, labels = Counter[str](), 0
-    for number, row in enumerate(source.rows(left_out)):
-        if isinstance(row, Unusable):
-            found.dropped[str(row)] += 1
-            continue
-        found.dropped.update(row.lost)
-        labels += _add_row(f"{name} row {number + 1}", row, source, found)
-    found.dropped += +left_out
-    _source(found, source.path, source.format.title, labels)
-    found.sources[-1]["beside"] = [path.name for path in (*source.files[1:], *source.joined)]
-
-
-def _add_row(name: str, row: ImportedRow, source: Source, found: Annotated) -> int:
-    """The votes of one row, an item for each two responses they are on; how many there were."""
-    votes = [*row.votes]
-    for given in row.rankings:
-        votes += votes_of(given, ranked_places(given, found.dropped))
-    prompt = "\n\n".join(f"{role}: {text}" for role, text in row.messages) if row.messages else ""
-    models = row.models or ("",) * len(row.responses)
-    for vote in votes:
-        first, second = vote.pair
-        item = name if len(row.responses) == 2 else f"{name}, {first + 1} and {second + 1}"
-        texts = row.responses[first], row.responses[second]
-        if item not in found.items:
-            cluster, shown = content_hash(row.messages), source.format.sided
-            found.items[item] = Item(
-                item, cluster, row.tags, prompt, *texts, (models[first], models[second]), shown
-            )
-        who = vote.annotator
-        key = f"{who.kind}:{who.id}" if who else f"human:{source.format.name}"
-        p_a = P_A.get(vote.verdict) if vote.p_first is None else vote.p_first
-        read = p_a is not None and verdict_of(p_a) != "tie"
-        first_won = ((p_a > 0.5) == (vote.order == "ab"),) if p_a is not None and read else ()
-        said = Said(vote.verdict, p_a, {}, first_won, None, vote.seconds, vote.rationale or "")
-        keep_last(found.said.setdefault(key, {}), item, said, found.dropped)
-    return len(votes)

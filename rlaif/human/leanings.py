@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from rlaif.human.annotated import Item, Said
+from rlaif.human.said import Item, Said
 from rlaif.intervals import rate
 from rlaif.refusals import refuses
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from rlaif.agreement.prediction_powered import powered_mean
-from rlaif.human.annotated import Annotated, Item
+from rlaif.human.said import Annotated, Item
 from rlaif.records import verdict_of
 
 MOST_MODELS = 10

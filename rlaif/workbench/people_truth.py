@@ -23,7 +23,8 @@ from rlaif.config import Config
 from rlaif.constitution import Constitution
 from rlaif.errors import UserError
 from rlaif.human.agree import Table
-from rlaif.human.annotated import Annotated, Rows, item_of
+from rlaif.human.annotated import Rows, item_of
+from rlaif.human.said import Annotated
 from rlaif.records import Label, Response
 from rlaif.runs.folder import silent_progress
 from rlaif.workbench.pairs import LabelledPairs, drawn, read_pairs
