@@ -30,6 +30,7 @@ _MARKS = {  # of the encodings that are not read; the longer ones first
     b"\xff\xfe": "UTF-16",
     b"\xfe\xff": "UTF-16",
 }
+_PACKED = {b"\x28\xb5\x2f\xfd": "zstd -d", b"PK\3\4": "unzip", b"\xfd7zXZ": "xz -d"}
 _BOM = b"\xef\xbb\xbf"
 _PIECE = 1 << 20  # bytes of a packed line that are unpacked at a time
 # Bytes that any packed file may unpack to, and how many times its own size a larger one may: texts pack 3 to
@@ -124,6 +125,12 @@ def text_lines(path: Path) -> Iterator[tuple[int, str]]:
     """The lines of a UTF-8 file, gzipped or not, with their numbers and ends."""
     with _opened(path) as file:
         for number, line in enumerate(_whole(file, path), 1):
+            if tool := next((t for m, t in _PACKED.items() if number == 1 and line.startswith(m)), None):
+                raise UserError(
+                    f"{path}: packed, and not with gzip.",
+                    "a file as it is, or packed with gzip",
+                    f"unpack it: {tool} {shlex.quote(str(path))}",
+                )
             mark = next((m for m in _MARKS if number == 1 and line.startswith(m)), None)
             if mark:
                 raise _not_utf8(f"{path}: {_MARKS[mark]} text, as its first bytes say.", path, _MARKS[mark])

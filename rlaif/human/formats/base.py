@@ -18,7 +18,8 @@ from rlaif.records import Annotator, AnnotatorKind, Order, Verdict, time_taken
 SPELT: dict[str, Verdict] = {
     **dict.fromkeys(("a", "1", "first", "model_a", "text_a", "response1", "output_1", "model_1"), "a"),
     **dict.fromkeys(("b", "2", "second", "model_b", "text_b", "response2", "output_2", "model_2"), "b"),
-    **dict.fromkeys(("tie", "0", "both", "neither", "draw", "equal", "same", "tie (bothbad)"), "tie"),
+    **dict.fromkeys(("tie", "0", "both", "neither", "draw", "equal", "same"), "tie"),
+    **dict.fromkeys(("tie (bothbad)", "tie (both bad)", "both_bad", "bothbad", "both bad"), "tie"),
     **dict.fromkeys(("", "skip", "abstain", "none", "null", "n/a"), "abstain"),
 }
 SWAPPED: dict[Verdict, Verdict] = {"a": "b", "b": "a"}
@@ -178,16 +179,18 @@ def verdict_from(value: Any) -> Verdict:
     """The verdict that a cell spells; `invalid` where it is none ("garbage", or a lecture instead)."""
     if isinstance(value, bool) or value is None:
         return "invalid"
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    return SPELT.get(str(value).strip().lower(), "invalid")
+    whole = whole_from(value)
+    return SPELT.get(str(value if whole is None else whole).strip().lower(), "invalid")
 
 
 def truth_from(value: Any) -> bool | None:
     """A truth value: true, 1, "TRUE", "True"; None where it is none."""
-    if isinstance(value, bool) or value in (0, 1):
-        return bool(value)
-    return {"true": True, "false": False, "1": True, "0": False}.get(str(value).strip().lower())
+    if isinstance(value, bool):
+        return value
+    whole = whole_from(value)
+    return {"true": True, "false": False, "1": True, "0": False}.get(
+        str(value if whole is None else whole).strip().lower()
+    )
 
 
 def number_from(value: Any) -> float | None:
@@ -199,6 +202,14 @@ def number_from(value: Any) -> float | None:
     except (TypeError, ValueError, OverflowError):
         return None
     return number if math.isfinite(number) else None
+
+
+def whole_from(value: Any) -> int | None:
+    """A whole number, which data frames write as 2.0 and tables as text; None where it is none."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value  # of any length
+    number = number_from(value)
+    return int(number) if number is not None and number.is_integer() else None
 
 
 def seconds_from(value: Any) -> float | None:
@@ -217,7 +228,10 @@ def name_from(value: Any) -> str | None:
     which may be NaN."""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         return None
-    return None if isinstance(value, float) and not math.isfinite(value) else str(value).strip() or None
+    if isinstance(value, float):
+        whole = whole_from(value)  # a number that stood in a column with empty cells
+        return None if not math.isfinite(value) else str(value if whole is None else whole)
+    return str(value).strip() or None
 
 
 def of_kinds(kinds: Iterable[str]) -> Annotator | None:

@@ -29,12 +29,14 @@ from rlaif.human.formats.base import (
     text_of,
     truth_from,
     unread,
+    whole_from,
 )
 from rlaif.human.formats.dialogues import is_dialogue
 from rlaif.prompting.conversations import Turn, Unusable, asked, shared_turns, turns_of
 from rlaif.records import Annotator, AnnotatorKind
 
 GOOD = "label"  # the name of the score that says whether a response is good
+OTHER_NAMES = ("question", "instruction", "input", "query")  # of a prompt, in rows that lack one
 SEVERAL_TURNS = Unusable("a response of several turns")
 
 
@@ -49,7 +51,8 @@ def answer(value: Any, before: Sequence[Turn] = ()) -> str | Unusable:
     if isinstance(turns, Unusable):
         return turns
     role, text = turns[-1]
-    if turns[:-1] and list(turns[:-1]) != list(before):
+    without_system = [turn for turn in before if turn[0] != "system"]  # which a row may have apart
+    if turns[:-1] and list(turns[:-1]) not in (list(before), without_system):
         return SEVERAL_TURNS
     return text if role == "assistant" else Unusable("a response is not the assistant's turn")
 
@@ -86,9 +89,11 @@ def trl_row(row: dict[str, Any]) -> ImportedRow | Unusable:
     """
     chosen, rejected = row.get("chosen"), row.get("rejected")
     if row.get("prompt") is not None:
-        messages = question(row["prompt"])
+        messages = question(row["prompt"], row.get("system"))
+    elif isinstance(chosen, str) and (names := [name for name in OTHER_NAMES if row.get(name)]):
+        return Unusable(f"no prompt, but a column {names[0]}: rename it to prompt")
     else:
-        messages, chosen, rejected = _implicit(chosen, rejected)
+        messages, chosen, rejected = _implicit(chosen, rejected, row.get("system"))
     if isinstance(messages, Unusable):
         return messages
     who, p = _annotator(row), number_from(row.get("p_chosen"))
@@ -113,7 +118,7 @@ def _annotator(row: dict[str, Any]) -> Annotator | Unusable | None:
     return None
 
 
-def _implicit(chosen: Any, rejected: Any) -> tuple[tuple[Turn, ...] | Unusable, Any, Any]:
+def _implicit(chosen: Any, rejected: Any, system: Any) -> tuple[tuple[Turn, ...] | Unusable, Any, Any]:
     """The prompt of two conversations, or of two texts that begin alike, and what is left of them."""
     if isinstance(chosen, str) and isinstance(rejected, str):
         same = sum(1 for _ in takewhile(lambda two: two[0] == two[1], zip(chosen, rejected, strict=False)))
@@ -121,9 +126,10 @@ def _implicit(chosen: Any, rejected: Any) -> tuple[tuple[Turn, ...] | Unusable, 
         prompt = chosen[:same].rstrip(" ")
         if not prompt.strip():
             return Unusable("no shared prefix"), "", ""
-        return (("user", prompt),), chosen[len(prompt) :], rejected[len(prompt) :]
+        return question(prompt, system), chosen[len(prompt) :], rejected[len(prompt) :]
     shared = shared_turns(chosen, rejected)
-    return (shared if isinstance(shared, Unusable) else question(as_messages(shared))), chosen, rejected
+    turns = shared if isinstance(shared, Unusable) else question(as_messages(shared), system)
+    return turns, chosen, rejected
 
 
 def _write_trl(pair: Pair) -> dict[str, Any] | Unusable:
@@ -158,7 +164,7 @@ def unpaired_row(row: dict[str, Any]) -> ImportedRow | Unusable:
     if good is None:
         return Unusable("a label that is neither true nor false")
     if "completion" in row:
-        messages = question(row.get("prompt"))
+        messages = question(row.get("prompt"), row.get("system"))
         if isinstance(messages, Unusable):
             return messages
         text = answer(row["completion"], messages)
@@ -352,7 +358,8 @@ def nemo_row(row: dict[str, Any]) -> ImportedRow | Unusable:
 
 def _whole(rank: Any) -> int | None:
     """A rank from 0 as one from 1; None where it is none."""
-    return rank + 1 if isinstance(rank, int) and not isinstance(rank, bool) and rank >= 0 else None
+    whole = whole_from(rank)
+    return whole + 1 if whole is not None and whole >= 0 else None
 
 
 def _write_nemo(row: ImportedRow) -> dict[str, Any] | Unusable:

@@ -18,12 +18,14 @@ from rlaif.human.formats.base import (
     as_messages,
     has,
     kind_from,
+    name_from,
     named,
     number_from,
     one_user_turn,
     seconds_from,
     text_of,
     unread,
+    whole_from,
 )
 from rlaif.human.formats.chosen import question
 from rlaif.prompting.conversations import Unusable
@@ -49,7 +51,7 @@ def ultrafeedback_row(row: dict[str, Any]) -> ImportedRow | Unusable:
     ratings = [rating for _, rating, _ in kept]
     if sum(rating is not None for rating in ratings) < 2:
         return UNRANKED
-    name = row.get("model_name") if isinstance(row.get("model_name"), str) else "ultrafeedback"
+    name = name_from(row.get("model_name")) or "ultrafeedback"
     models = row.get("generation_models")
     lost = ["generation that is not text"] * (len(texts) - len(kept))
     rationales = row.get("rationales")
@@ -128,8 +130,9 @@ def ranking_row(row: dict[str, Any]) -> ImportedRow | Unusable:
 def _ranks(given: Any, count: int) -> tuple[int | None, ...] | None:
     if not isinstance(given, list) or len(given) != count:
         return None
-    whole = [isinstance(rank, int) and not isinstance(rank, bool) for rank in given if rank is not None]
-    return tuple(given) if all(whole) else None
+    ranks = tuple(whole_from(rank) for rank in given)
+    left_out = [rank is None or rank == "" or rank != rank for rank in given]  # NaN, of a data frame
+    return ranks if all(rank is not None or out for rank, out in zip(ranks, left_out, strict=True)) else None
 
 
 def _ranks_of(ordering: Any, count: int) -> tuple[int | None, ...] | None:
@@ -139,13 +142,8 @@ def _ranks_of(ordering: Any, count: int) -> tuple[int | None, ...] | None:
     groups = [group if isinstance(group, list) else [group] for group in ordering]
     ranks: dict[Any, int] = {}
     for rank, group in enumerate(groups, 1):
-        for place in group:
-            if (
-                not isinstance(place, int)
-                or isinstance(place, bool)
-                or not 0 <= place < count
-                or place in ranks
-            ):
+        for place in map(whole_from, group):
+            if place is None or not 0 <= place < count or place in ranks:
                 return None
             ranks[place] = rank
     return tuple(ranks.get(place) for place in range(count))

@@ -89,6 +89,8 @@ def table_row(row: dict[str, Any], names: Mapping[str, str]) -> ImportedRow | Un
     preferred = {names["first"]: "a", names["second"]: "b"}.get(str(cell["verdict"]).strip())
     verdict = verdict_from(preferred or cell["verdict"])
     swapped = truth_from(cell["swapped"]) is True
+    if name_from(cell["swapped"]) and truth_from(cell["swapped"]) is None:
+        return Unusable("swapped is neither true nor false")
     if swapped and not preferred:
         verdict = SWAPPED.get(verdict, verdict)
     kind = kind_from(cell["kind"])
@@ -116,7 +118,7 @@ def _vote(cell: Mapping[str, Any], verdict: Verdict, kind: str, swapped: bool) -
         p_first=_fitting(number_from(cell["p_first"]), verdict),
         order="ba" if swapped else "ab",
         principle=(principle, principle) if principle else None,
-        rationale=name_from(cell["rationale"]) or name_from(said),
+        rationale=name_from(cell["rationale"]) or (name_from(said) if said != "invalid" else None),
         seconds=seconds_from(cell["seconds"]),
     )
 
@@ -200,7 +202,8 @@ _WINNERS: dict[str, Verdict] = {"winner_model_a": "a", "winner_model_b": "b", "w
 
 def _winner(row: Mapping[str, Any], models: list[str]) -> Verdict:
     if "winner" in row:
-        named = [side for side, model in zip("ab", models, strict=True) if model and model == row["winner"]]
+        winner = name_from(row["winner"])
+        named = [side for side, model in zip("ab", models, strict=True) if model and model == winner]
         return verdict_from(named[0] if len(named) == 1 else row["winner"])
     ones = [key for key in _WINNERS if truth_from(row.get(key)) is True]
     return _WINNERS[ones[0]] if len(ones) == 1 else "invalid"
