@@ -55,6 +55,27 @@ def test_the_figures_are_those_of_the_rows(ai, human):
     assert data["win_rate"]["value"] > 0.5
 
 
+def test_two_figures_and_their_difference_are_of_the_same_prompts(ai, human):
+    """A KL or an answer that one side lacks counts on neither, so that A − B is the difference printed."""
+    for run, part in ((ai, 0), (human, 1)):
+        path = run / "09_evaluate" / "evaluation.jsonl"
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        for at, row in enumerate(row for row in rows if row["policy"] == "ppo"):
+            row["kl"] = None if at % 3 == part else at / 10
+            if at % 4 == part:
+                row |= {"compliance": {}, "unread": list(row["compliance"])}
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = compare([ai, human])
+    tables = [data["kl"]] + [
+        {side: data["compliance"][side][name] for side in "AB"} | {"delta": change}
+        for name, change in data["compliance"]["delta"].items()
+    ]
+    assert len(tables) == 5
+    for table in tables:
+        assert 0 < table["delta"]["n"] < data["prompts"]
+        assert table["A"] - table["B"] == pytest.approx(table["delta"]["value"], abs=2e-5)
+
+
 def test_judge_and_gold_agree_when_the_judge_is_right(ai, human):
     data = compare([ai, human])
     # The scripted judge decides each principle at 0.9 and adds them up: it prefers whoever keeps more.

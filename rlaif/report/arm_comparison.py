@@ -26,11 +26,10 @@ from rlaif.report.fairness import BOTH, taught, unfair
 from rlaif.report.first_lines import first_lines
 from rlaif.report.labels_compared import LabelledTwice
 from rlaif.report.matches import Match
-from rlaif.report.measures import Table, arm_delta, arm_deltas, compliance, mean_over_seeds
+from rlaif.report.measures import Table, arm_delta, arm_deltas, compliance, paired_means
 from rlaif.report.teachers import same_judge
 from rlaif.report.warnings import FLIPS
 from rlaif.report.win_rates import gold_outcomes, gold_win_rate, judged
-from rlaif.stats import mean
 
 NO_WIN_RATE: dict[str, Any] = {
     "value": None,
@@ -162,15 +161,9 @@ class ArmComparison:
         shift = arm_deltas(a, b, self.clusters)
         for change in shift.values():
             change["different"] = change["different"] and not self.same
-        means = [
-            {
-                name: mean(list(mean_over_seeds([table[name] for table in arm]).values()))
-                for name in arm[0]
-                if all(name in table for table in arm)
-            }
-            for arm in (a, b)
-        ]
-        return {self.a.letter: means[0], self.b.letter: means[1], "delta": shift}
+        means = {name: paired_means([t[name] for t in a], [t[name] for t in b]) for name in shift}
+        kept = [{name: pair[side] for name, pair in means.items()} for side in (0, 1)]
+        return {self.a.letter: kept[0], self.b.letter: kept[1], "delta": shift}
 
     def _compliance(self) -> dict[str, Any]:
         if not self._same_judge():
@@ -188,7 +181,7 @@ class ArmComparison:
 
     def _figure(self, metric: Metric) -> dict[str, Any]:
         values = [[self._values(metric, side) for side in arm.sides] for arm in (self.a, self.b)]
-        means = [mean(list(mean_over_seeds(arm).values())) for arm in values]
+        means = paired_means(*values)
         known = any(values[0]) and any(values[1])
         return {
             self.a.letter: means[0],

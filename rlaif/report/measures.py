@@ -85,6 +85,16 @@ def mean_over_seeds(seeds: Sequence[Values]) -> Values:
     return {prompt: mean([values[prompt] for values in seeds]) for prompt in seeds[0] if prompt in shared}
 
 
+def paired_means(after: Sequence[Values], before: Sequence[Values]) -> tuple[float, float]:
+    """The means that `arm_delta` is the difference of: over the prompts that all seeds of both sides have.
+
+    Where there are none, each side's own mean: nothing is compared.
+    """
+    mine, theirs = mean_over_seeds(after), mean_over_seeds(before)
+    both = [prompt for prompt in mine if prompt in theirs]
+    return mean([mine[i] for i in both or mine]), mean([theirs[i] for i in both or theirs])
+
+
 def arm_delta(
     after: Sequence[Values],
     before: Sequence[Values],

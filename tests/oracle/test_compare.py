@@ -217,19 +217,27 @@ def measured(a: Rows, b: Rows) -> dict[str, Any]:
     for kind in ("gold", "compliance"):
         oracles[f"{kind}/delta/*/*"] = lambda rule, name, kind=kind: delta(kind, rule)[name]
         for side in "AB":
-            oracles[f"{kind}/{side}/*"] = lambda rule, kind=kind, side=side: mean(
-                table(side, kind)[rule].values()
+            oracles[f"{kind}/{side}/*"] = lambda rule, kind=kind, side=side: paired(
+                side, {of: table(of, kind)[rule] for of in "AB"}
             )
     for name in FIGURES:
         tolerance = FORWARD if name == "kl" else 0.0
         oracles[f"{name}/delta/*"] = (lambda part, name=name: apart(name)[part], tolerance)
         for side in "AB":
             values = (
-                lambda name=name, side=side: mean(Policies(sides[side]).values(LAST, name).values()),
+                lambda name=name, side=side: paired(
+                    side, {of: Policies(sides[of]).values(LAST, name) for of in "AB"}
+                ),
                 tolerance,
             )
             oracles[f"{name}/{side}"] = values
     return oracles
+
+
+def paired(side: str, values: dict[str, dict[str, float]]) -> float:
+    """A side's mean over the prompts whose value is known on both, so that two means and their difference
+    agree."""
+    return mean(x for p, x in values[side].items() if p in values["A"] and p in values["B"])
 
 
 def labelled(a: Rows, b: Rows) -> dict[str, Any]:
