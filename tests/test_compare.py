@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -74,6 +75,35 @@ def test_two_figures_and_their_difference_are_of_the_same_prompts(ai, human):
     for table in tables:
         assert 0 < table["delta"]["n"] < data["prompts"]
         assert table["A"] - table["B"] == pytest.approx(table["delta"]["value"], abs=2e-5)
+
+
+def test_labels_of_all_rounds_count(tmp_path, ai):
+    """A further label stage with people's labels on other pairs: the cost, who taught, what both labelled."""
+    twice = shutil.copytree(ai, tmp_path / "twice")
+    again = [
+        stage for stage in read_json(ai / "config.json")["stages"] if stage["stage"] in ("pair", "label")
+    ]
+    set_config(twice, name="twice", stages=[*read_json(ai / "config.json")["stages"], *again])
+    for number, name in ((10, "pair"), (11, "label")):
+        shutil.copytree(next(ai.glob(f"*_{name}")), twice / f"{number:02}_{name}")
+        path = twice / f"{number:02}_{name}" / "stage.json"
+        write_json(path, read_json(path) | {"number": number})
+    metrics = read_json(path)["metrics"] | {"sources": {"human": 100}}
+    write_json(path, read_json(path) | {"metrics": metrics})
+    for name in ("labels", "preferences"):
+        rows = [json.loads(line) for line in (path.parent / f"{name}.jsonl").read_text().splitlines()[:100]]
+        people = {"annotator": {"kind": "human", "id": "ann"}, "seconds": 36} if name == "labels" else {}
+        changed = [row | people | {"comparison_id": f"other {row['comparison_id']}"} for row in rows]
+        (path.parent / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in changed))
+    data = compare([ai, twice])
+    ai_labels = data["runs"]["A"]["cost"]["ai_labels"]
+    cost = data["runs"]["B"]["cost"]
+    assert ai_labels > 100
+    assert [cost[key] for key in ("ai_labels", "people", "people_hours")] == [ai_labels, 100, 1.0]
+    assert data["runs"]["B"]["feedback"] == "AI and human"
+    assert data["win_rate"]["taught"] == "both"
+    assert data["labels"]["shared"] == data["labels"]["A"] == data["labels"]["B"] - 100
+    assert data["labels"]["agreement"] == 1
 
 
 def test_judge_and_gold_agree_when_the_judge_is_right(ai, human):

@@ -34,8 +34,8 @@ class ComparedRun:
     @property
     def feedback(self) -> str:
         """Whose labels the run learned from: "AI", "human", "AI and simulated human", …, or "no"."""
-        sources = self.reader.metrics("label").get("sources") or {}
-        return " and ".join(SOURCES[kind] for kind in SOURCES if sources.get(kind)) or "no"
+        sources = self.reader.label_sources
+        return " and ".join(SOURCES[kind] for kind in SOURCES if sources[kind]) or "no"
 
 
 @dataclass(frozen=True)

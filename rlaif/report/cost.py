@@ -20,20 +20,20 @@ def cost(reader: RunReader) -> dict[str, Any]:
     used: Counter[str] = Counter()
     for stage in reader.stages:
         used.update({key: stage.summary.get("usage", {}).get(key, 0) for key in COUNTED})
-    sources = reader.metrics("label").get("sources") or {}
+    sources = reader.label_sources
     return {
         **{key: used[key] for key in COUNTED},
         "seconds": round(sum(stage.summary.get("seconds", 0.0) for stage in reader.stages), 1),
         "money": reader.run.ledger.figures().get("money"),
-        "ai_labels": sources.get("ai", 0),
-        "people": sources.get("human", 0),
-        "simulated": sources.get("simulated", 0),
-        "people_hours": _hours(reader) if sources.get("human") else None,
+        "ai_labels": sources["ai"],
+        "people": sources["human"],
+        "simulated": sources["simulated"],
+        "people_hours": _hours(reader) if sources["human"] else None,
         "shares": (reader.manifest.get("parent") or {}).get("path"),
     }
 
 
 def _hours(reader: RunReader) -> float | None:
-    rows = reader.each(reader.last("label"), "labels", Label)
+    rows = (row for stage in reader.every("label") for row in reader.each(stage, "labels", Label))
     known = [row.seconds for row in rows if row.annotator.kind == "human" and row.seconds is not None]
     return sum(known) / 3600 if known else None

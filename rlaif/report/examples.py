@@ -147,7 +147,7 @@ def doubtful(reader: RunReader, count: int = 4) -> dict[str, list[ComparisonExam
     """The preferences nearest to one half though something decides, and those whose principles or annotators
     disagree most."""
     stage = reader.last("label")
-    labels = reader.lookup(stage, "labels", Label, "comparison_id")
+    labels = reader.lookup([stage] if stage else [], "labels", Label, "comparison_id")
     pairs = Lookup([stage.input("comparisons")] if stage else [], Comparison)
     ties, uncertain, disputed = (Fewest(count), Fewest(count), Fewest(2 * count))
     some_decide = False

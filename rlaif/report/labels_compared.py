@@ -25,19 +25,15 @@ class LabelledTwice:
     def __init__(self, a: Arm, b: Arm) -> None:
         self.a, self.b = a, b
         self.readers = a.first.reader, b.first.reader
-        self.stages = tuple(reader.last("label") for reader in self.readers)
-        self.pairs = self.readers[0].lookup(self.readers[0].last("pair"), "comparisons", Comparison, "id")
+        first = self.readers[0]
+        self.pairs = first.lookup(first.every("pair"), "comparisons", Comparison, "id")
         self.said = tuple(
-            reader.lookup(stage, "labels", Label, "comparison_id")
-            for reader, stage in zip(self.readers, self.stages, strict=True)
+            reader.lookup(reader.every("label"), "labels", Label, "comparison_id") for reader in self.readers
         )
 
     def data(self) -> dict[str, Any]:
         """How far the labels agree, ties being a verdict of their own, and what turned, with examples."""
-        mine, theirs = (
-            {row.comparison_id: row.p_a for row in reader.rows(stage, "preferences", Preference)}
-            for reader, stage in zip(self.readers, self.stages, strict=True)
-        )
+        mine, theirs = (_preferences(reader) for reader in self.readers)
         shared = [pair for pair in mine if pair in theirs]
         clusters = [self._cluster(pair) for pair in shared]
         verdicts = [verdict_of(mine[i]) for i in shared], [verdict_of(theirs[i]) for i in shared]
@@ -92,6 +88,13 @@ class LabelledTwice:
                 if any(p is not None and verdict_of(p) != "tie" for p in verdicts[name])
             },
         }
+
+
+def _preferences(reader: RunReader) -> dict[str, float]:
+    """P(response a is better) of each comparison of all rounds, the last one's of one that several have."""
+    stages = reader.every("label")
+    rows = (row for stage in stages for row in reader.each(stage, "preferences", Preference))
+    return {row.comparison_id: row.p_a for row in rows}
 
 
 def _by_principle(labels: Sequence[Label]) -> dict[str, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, wraps
 from pathlib import Path
@@ -117,6 +118,18 @@ class RunReader:
         """The latest begun stage of that name."""
         return next((stage for stage in reversed(self.stages) if stage.name == name), None)
 
+    def every(self, name: str) -> list[Stage]:
+        """The begun stages of that name, one a round or more, the first one first."""
+        return [stage for stage in self.stages if stage.name == name]
+
+    @cached_property
+    def label_sources(self) -> Counter[str]:
+        """How many labels each kind of annotator gave, of all label stages."""
+        found = Counter[str]()
+        for stage in self.every("label"):
+            found.update(stage.summary.get("metrics", {}).get("sources") or {})
+        return found
+
     def metrics(self, name: str) -> dict[str, Any]:
         """The metrics of the latest stage of that name, empty where there is none."""
         stage = self.last(name)
@@ -130,9 +143,9 @@ class RunReader:
         """The same one at a time, for what there may be very many of."""
         return iter(RowFile(stage.dir / f"{name}.jsonl", record) if stage else ())
 
-    def lookup(self, stage: Stage | None, name: str, record: type[R], key: str) -> Lookup[R]:
-        """A stage's rows by one of their fields."""
-        return Lookup([stage.dir / f"{name}.jsonl"] if stage else [], record, key)
+    def lookup(self, stages: Sequence[Stage], name: str, record: type[R], key: str) -> Lookup[R]:
+        """Some stages' rows by one of their fields."""
+        return Lookup([stage.dir / f"{name}.jsonl" for stage in stages], record, key)
 
     def curve(self, stage: Stage | None) -> list[dict[str, Any]]:
         """A training stage's metrics.jsonl."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from rlaif.config import Config, ModelConfig
@@ -68,17 +69,22 @@ def evaluated_by(reader: RunReader) -> str:
 def taught_by(reader: RunReader, judge: str) -> tuple[str, ...]:
     """What the judge with these weights did in a run's training, as `roles`."""
     mine = roles(reader.run.config) if judge == evaluated_by(reader) else ()
-    labelled = reader.metrics("label").get("sources")
-    if not labelled or (labelled.get("ai") and not reader.metrics("evaluate").get("judge")):
+    labelled = reader.label_sources
+    if not labelled or (labelled["ai"] and not reader.metrics("evaluate").get("judge")):
         return mine
     # Who labelled is known from the rows: people alone, or in a fork the model of its parent.
     rest = tuple(role for role in mine if role != LABELS)
-    return (LABELS, *rest) if _labeller(reader) == judge else rest
+    return (LABELS, *rest) if judge in _labellers(reader) else rest
 
 
-def _labeller(reader: RunReader) -> str | None:
-    """The weights of the model that gave the run's labels; None where no model did."""
-    if not (reader.metrics("label").get("sources") or {}).get("ai"):
-        return None
-    rows = reader.each(reader.last("label"), "labels", Label)
-    return next((weights(row.annotator.id) for row in rows if row.annotator.kind == "ai"), None)
+def _labellers(reader: RunReader) -> set[str]:
+    """The weights of the models that gave the run's labels, one a label stage at most."""
+    if not reader.label_sources["ai"]:
+        return set()
+    found = set[str]()
+    for stage in reader.every("label"):
+        models = (
+            row.annotator.id for row in reader.each(stage, "labels", Label) if row.annotator.kind == "ai"
+        )
+        found.update(weights(model) for model in islice(models, 1))
+    return found
