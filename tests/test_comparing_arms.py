@@ -16,6 +16,7 @@ from rlaif.refusals import TO_ANSWER, TO_REFUSE, should_refuse
 from rlaif.report.bradley_terry import strengths
 from rlaif.report.compare import compare
 from rlaif.report.comparison_text import in_words
+from rlaif.report.first_lines import cost_in_words
 from rlaif.report.measures import arm_delta
 from rlaif.report.run_reader import untrusted_references
 from rlaif.report.teachers import deciding, roles
@@ -250,6 +251,29 @@ def test_what_a_run_took_is_added_up(tmp_path):
     assert (cost["calls"], cost["tokens"], cost["prompt_tokens"]) == (5 + 11 + 7 * 7, 70, 900)
     assert cost["seconds"] == pytest.approx(2 * 60.5 + 7 * 1.5)
     assert cost["money"] is None
+
+
+def test_money_is_added_up_as_the_questions_it_paid_for_are(tmp_path):
+    """A fork's shared stages count, whose spending stands in the parent; unpriced ones make it unknown."""
+    run, other = arm(tmp_path, "a", 0.9), arm(tmp_path, "b", 0.9, human=True)
+    for path, money in zip(sorted(run.glob("*/stage.json")), (0.5, 0.25, *[0.0] * 7), strict=True):
+        write_json(path, read_json(path) | {"usage": {"calls": 5, "money": money}})
+    cost = compare([run, other])["runs"]["A"]["cost"]
+    assert (cost["calls"], cost["money"]) == (45, 0.75)
+    write_json(path, read_json(path) | {"usage": {"calls": 5}})
+    assert compare([run, other])["runs"]["A"]["cost"]["money"] is None
+
+
+def test_hours_and_differences_that_cannot_be_told_are_no_figures(tmp_path):
+    """The hours of two runs of which one was not timed, and a smallest difference beyond any."""
+    timed = dict.fromkeys(("ai_labels", "simulated", "calls", "prompt_tokens", "tokens", "seconds", "money"))
+    runs = [timed | {"people": 9, "people_hours": hours} for hours in (2.0, None)]
+    assert "people's time not measured" in cost_in_words([{**run, "money": 0.0} for run in runs])
+    assert "2.00 hours of people" in cost_in_words([{**runs[0], "money": 0.0}])
+    seeds = [arm(tmp_path, f"a{n}", 0.9 - 0.4 * n, seed=n, prompts=240) for n in (0, 1)]
+    found = compare([*seeds, arm(tmp_path, "b", 0.9, human=True, prompts=240)])
+    assert found["detectable"] > 1
+    assert "differences of any size, which" in found["answers"]["not_known"].lower()
 
 
 @pytest.mark.parametrize(

@@ -91,8 +91,9 @@ def cost_in_words(runs: Sequence[Mapping[str, Any]]) -> str:
         f"{count(over('seconds'))} seconds",
     ]
     if over("people"):
-        hours = over("people_hours")
-        parts.append(f"{fixed(hours)} hours of people" if hours else "people's time not measured")
+        timed = all(row["people_hours"] is not None for row in runs if row["people"])
+        hours = f"{fixed(over('people_hours'))} hours of people"
+        parts.append(hours if timed else "people's time not measured")
     priced = all(row["money"] is not None for row in runs)
     parts.append(f"{fixed(over('money'))} money" if priced else "money not known")
     return ", ".join(parts) + (f" (mean of {len(runs)} runs)" if len(runs) > 1 else "")
@@ -130,7 +131,9 @@ def _not_known(a: Arm, b: Arm, data: Data) -> Iterator[str]:
         others = [key for key in apart if key not in labels]
         yield f"what the labels alone do: {', '.join(others)} differ, too"
     if detectable := data["detectable"]:
-        yield f"differences below about {fixed(detectable, 3)}, which this sample has a power below 0.8 for"
+        largest = 0.5 if judged else 1.0  # a win rate's distance from one half, a difference of two shares
+        size = f"below about {fixed(detectable, 3)}" if detectable < largest else "of any size"
+        yield f"differences {size}, which this sample has a power below 0.8 for"
 
 
 def _explains(key: str) -> bool:
