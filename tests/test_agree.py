@@ -18,6 +18,7 @@ from rlaif.human.folder import REPEATED, REPLACED
 from rlaif.human.importers import import_file
 from rlaif.human.said import Annotated, Item, Said, flips
 from rlaif.records import Annotator, Comparison, Label, Prompt, Ranking, Response
+from tests.annotating import Person, session, write_file
 from tests.fake_run import fake_run
 
 PEOPLE = [Annotator(kind="human", id=name) for name in ("ann", "bo", "cy")]
@@ -414,3 +415,30 @@ def test_a_judges_verdicts_under_several_principles_in_a_file_are_one_opinion(tm
 def test_annotated_pairs_say_the_same_as_their_import(tmp_path, test_data):
     [as_it_is, imported] = said_in(test_data / "icai_synthetic" / "example_ap.json", tmp_path)
     assert as_it_is == imported
+
+
+def test_what_was_shown_first_is_told_where_somebody_noted_it(tmp_path):
+    """Of choices on the page also for pairs of a file; not of rankings, nor of simulated people."""
+    page = session(write_file(tmp_path / "f.jsonl", items=30), tmp_path / "out", seed=1)
+    for _ in range(30):
+        Person(page).does("choice", [1, 2])
+    page.write()
+    [ana] = figures(tmp_path / "out")["annotators"]
+    assert (ana["leanings"]["shown first"]["value"], ana["leanings"]["shown first"]["n"]) == (1.0, 30)
+    made = Made(tmp_path / "x", VERDICTS)
+    [*people, judge] = figures(made.folder)["annotators"]
+    assert [row["leanings"]["shown first"] for row in people] == [None] * 3
+    assert judge["leanings"]["shown first"]["value"] == 0.5
+    [simulated] = figures(fake_run(tmp_path / "people", human=True))["annotators"]
+    assert simulated["leanings"]["shown first"] is None
+
+
+def test_what_two_judges_of_a_run_cost_together_is_the_cost_of_none(tmp_path):
+    run = fake_run(tmp_path / "judge")
+    [judge] = figures(run)["annotators"]
+    assert judge["cost"]
+    [labels] = run.glob("*_label/labels.jsonl")
+    rows = [json.loads(line) for line in labels.read_text().splitlines()]
+    other = [{**row, "judge": {**row["judge"], "template": "other"}, "id": row["id"][::-1]} for row in rows]
+    labels.write_text("".join(json.dumps(row) + "\n" for row in rows + other))
+    assert [row["cost"] for row in figures(run)["annotators"]] == [None, None]

@@ -62,6 +62,7 @@ class Rows:
         self.responses: dict[str, Response] = {}
         self.comparisons: dict[str, Comparison] = {}
         self.labels: list[tuple[str, Mapping[str, float], list[Label]]] = []  # source, weights, labels
+        self.sided: set[str] = set()  # sources whose a and b are in the order shown
         self.anchored: list[Label] = []
 
     def add_run(self, path: Path, found: Annotated) -> None:
@@ -105,6 +106,7 @@ class Rows:
         imported = import_record(path)
         for kind in ("dropped", "left_out"):
             found.dropped.update(imported.get(kind, {}))
+        self.sided |= {str(path)} if imported.get("sided") else set()
         add_source(found, path, "folder", len(labels))
 
     def add_file(self, path: Path, kind: type[Label] | type[Ranking], found: Annotated) -> None:
@@ -114,6 +116,7 @@ class Rows:
         ranks = kind is Ranking
         labels = self._ranked(path, folder, found) if ranks else labels_by_content(path, folder)
         self.labels.append((str(path), {}, labels))
+        self.sided |= {str(path)} if import_record(path.parent).get("sided") else set()
         add_source(found, path, "rankings" if ranks else "labels", len(labels))
 
     def _about(self, label: Label) -> tuple[str, str, str]:
@@ -142,6 +145,8 @@ class Rows:
         order of the sources."""
         for source, weights, labels in self.labels:
             names = self._names(source, labels)
+            placed = {names[_annotator_of(x)] for x in labels if source in self.sided or places_known(x)}
+            judges = {who for who in names.values() if who.startswith("ai:")}
             last: dict[tuple[str, str | None, str, str], Label] = {}
             for label in labels:
                 label, item = self._turned(label)
@@ -151,10 +156,11 @@ class Rows:
             for (who, _, _, item), label in last.items():
                 of[who, item].append(label)
             for (who, item), own in of.items():
-                keep_last(found.said.setdefault(who, {}), item, opinion_of(own, weights), found.dropped)
+                said = opinion_of(own, weights, who in placed)
+                keep_last(found.said.setdefault(who, {}), item, said, found.dropped)
                 if item not in found.items:
                     found.items[item] = self._item(item, own[0].comparison_id)
-                if who.startswith("ai:") and source in found.costs:
+                if judges == {who} and source in found.costs:  # what several cost is not told apart
                     found.costs[who] = found.costs[source]
         again: defaultdict[tuple[str, str], list[Label]] = defaultdict(list)
         for label, item in map(self._turned, self.anchored):
@@ -201,7 +207,6 @@ class Rows:
             texts[0].text if texts[0] else "",
             texts[1].text if texts[1] else "",
             (models[0], models[1]),
-            pair.origin != "import",
             comparison_id,
         )
 
@@ -216,6 +221,12 @@ def _annotator_of(label: Label) -> tuple[str, ...]:
     """What makes an annotator another one: of judges also how they were asked, but for the principle."""
     who = label.annotator
     return (who.kind, *judge_of(label)) if who.kind == "ai" else (who.kind, who.id)
+
+
+def places_known(label: Label) -> bool:
+    """Whether an annotator who gave this label is one whose labels say what was shown first: "ab" also stands
+    where nobody noted it, as in labels made of rankings, and simulated people are shown nothing."""
+    return label.annotator.kind != "simulated" and (label.order == "ba" or "template" in label.judge)
 
 
 def _plain_names(labels: Sequence[Label]) -> set[str]:

@@ -83,7 +83,6 @@ class ForeignPairs:
             row.responses[first],
             row.responses[second],
             (models[first], models[second]),
-            self.source.format.sided,
         )
 
     def _add_pair(self, new: Item, votes: Sequence[Vote]) -> None:
@@ -122,7 +121,8 @@ class ForeignPairs:
             for (who, *_), label in said.items():
                 of[who].append(label)
             for who, labels in of.items():
-                self.found.said.setdefault(who, {})[item] = opinion_of(labels, {})
+                said = opinion_of(labels, {}, self.source.format.sided)
+                self.found.said.setdefault(who, {})[item] = said
 
 
 def _asked(label: Label) -> tuple[str, str | None, Order]:

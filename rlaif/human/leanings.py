@@ -28,8 +28,7 @@ def leanings(own: Mapping[str, Said], items: Mapping[str, Item]) -> dict[str, An
     Half is no leaning of the place; what is longer may also be better, so that people's rate stands beside a
     judge's. The place is None where the data does not say what was shown first.
     """
-    known = [(x, items[i]) for i, x in own.items() if items[i].shown_known]
-    first = [(float(hit), item.cluster) for x, item in known for hit in x.first]
+    first = [(float(hit), items[i].cluster) for i, x in own.items() for hit in x.first]
     decided = [(x.verdict == "a", items[i]) for i, x in own.items() if x.verdict in ("a", "b")]
     texts = [(a, item) for a, item in decided if item.a or item.b]
     return {

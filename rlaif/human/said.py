@@ -28,7 +28,6 @@ class Item:
     a: str = ""
     b: str = ""
     models: tuple[str, str] = ("", "")
-    shown_known: bool = True  # whether labels say which response was shown first
     row: str = ""
 
 
@@ -39,7 +38,7 @@ class Said:
     verdict: Verdict
     p_a: float | None = None
     by_principle: Mapping[str, float] = field(default_factory=dict)
-    first: tuple[bool, ...] = ()  # of each decided verdict: whether the response shown first won
+    first: tuple[bool, ...] = ()  # of each decided verdict: whether the response shown first won, if known
     flips: bool | None = None  # where both orders were shown and one was decided
     seconds: float | None = None
     rationale: str = ""
@@ -81,10 +80,11 @@ def flips(labels: Sequence[Label], weights: Mapping[str, float]) -> bool | None:
     return (opinions[0] > 0.5) != (opinions[1] > 0.5)
 
 
-def opinion_of(labels: Sequence[Label], weights: Mapping[str, float]) -> Said:
+def opinion_of(labels: Sequence[Label], weights: Mapping[str, float], placed: bool = True) -> Said:
     """One annotator's labels of one item as one opinion, as `rlaif.feedback.preferences` puts them together.
 
-    `weights` are those of a constitution; without any, all principles weigh the same.
+    `weights` are those of a constitution; without any, all principles weigh the same. `placed`: the labels
+    say what was shown first.
     """
     labels = [with_implied_p(x) for x in labels]
     own = weights or {x.principle_id: 1.0 for x in labels if x.principle_id is not None}
@@ -99,7 +99,7 @@ def opinion_of(labels: Sequence[Label], weights: Mapping[str, float]) -> Said:
         verdict,
         p_a,
         {i: p for i, p in (said or {}).items() if i is not None},
-        tuple((p > 0.5) == (order == "ab") for order, p in shown),
+        tuple((p > 0.5) == (order == "ab") for order, p in shown) if placed else (),
         flips(labels, own),
         sum(times) if times else None,
         next((x.rationale for x in labels if x.rationale), ""),
