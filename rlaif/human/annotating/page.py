@@ -14,7 +14,7 @@ from rlaif.human.annotating.opinions import Opinions
 from rlaif.human.annotating.queues import ordered, queue_named
 from rlaif.human.annotating.results import Results
 from rlaif.pages.page import STATIC, render_page
-from rlaif.records import Comparison, Prompt, Response
+from rlaif.records import TIE_MARGIN, Comparison, Prompt, Response
 from rlaif.runs.rows import RowFile, Rows
 from rlaif.runs.seeds import derive_seed
 
@@ -100,6 +100,7 @@ class Session:
                 ranking=self.ranking,
                 reasons=self.settings.reasons,
                 assisted=self.settings.assisted,
+                tie=TIE_MARGIN,
             ),
             asks={"/api/state": self.desk.state},
             tells={"/api/act": act},

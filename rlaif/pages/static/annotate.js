@@ -212,8 +212,10 @@ function show_opinion(task) {
 }
 
 function in_words(p) {
-  if (Math.abs(p - 0.5) < 0.005) return "undecided";
-  return `${p > 0.5 ? "first" : "second"} is better (${Math.round(100 * Math.max(p, 1 - p))} %)`;
+  const sure = `${Math.round(100 * Math.max(p, 1 - p))} %`;
+  const side = p > 0.5 ? "first" : "second";
+  if (Math.abs(p - 0.5) < 0.005) return "a tie";
+  return Math.abs(p - 0.5) <= Number(options.tie) ? `a tie (${sure} for the ${side})` : `${side} is better (${sure})`;
 }
 
 // Keys, and buttons for them
