@@ -11,13 +11,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rlaif import pipeline
+from rlaif.audit.measures import ALL
+from rlaif.constitution import Constitution
 from rlaif.errors import UserError
 from rlaif.human.agree import agree
 from rlaif.human.annotated import read_annotated
 from rlaif.human.annotating.material import with_labels
 from rlaif.human.annotating.opening import open_material
 from rlaif.human.exporters import AGAIN, export_file
-from rlaif.human.folder import RENAMED, read_folder
+from rlaif.human.folder import RENAMED, REPEATED, REPLACED, read_folder
 from rlaif.human.formats import ImportedRow
 from rlaif.human.formats.dialogues import hhh_pair
 from rlaif.human.heldout import load_heldout
@@ -26,7 +28,9 @@ from rlaif.human.rankings import load_human_labels
 from rlaif.prompting.conversations import Unusable
 from rlaif.records import Comparison, Label, Preference, Ranking, Response
 from rlaif.runs.rows import Rows, read_rows
+from rlaif.workbench.judge_fitting import people_labels
 from rlaif.workbench.pairs import read_pairs
+from rlaif.workbench.people_truth import labelled_cases
 
 ANN = {"kind": "human", "id": "ann"}
 
@@ -396,3 +400,28 @@ def test_any_label_file_is_read_or_told(tmp_path_factory, people, others):
         write(folder, **{name: others})
         with suppress(UserError):
             load_heldout(folder, folder / "unused")
+
+
+def test_of_two_labels_of_a_person_the_last_counts_whichever_side_was_shown_first(tmp_path):
+    """Two sessions draw the sides anew; a label of the other order was a second opinion, and both a tie."""
+    folder = foreign(tmp_path / "x")
+    first = [json.loads(line) for line in (folder / "labels.jsonl").read_text().splitlines()]
+    again = [{**row, "verdict": "b", "order": "ba"} for row in first]
+    other = [{**row, "annotator": {"kind": "human", "id": "ben"}} for row in first]
+    write(folder, labels=[*first, *other, *again])
+    found = read_annotated([folder])
+    sides = Counter(said.verdict for said in found.said["human:ann"].values())
+    assert sides["tie"] == 0
+    data = agree(found)
+    assert data["dropped"] == {REPEATED: 2, REPLACED: 2}
+    assert data["between"][0]["agreement"]["value"] == 0.5
+    dropped = Counter()
+    kept = load_human_labels(folder / "labels.jsonl", read_folder(folder).comparisons.values(), dropped)
+    assert [row.verdict for row in kept if row.annotator.id == "ann"] == ["b"] * 4
+    assert dropped == {REPEATED: 2, REPLACED: 2}
+    rules = Constitution.model_validate({"name": "c", "principles": [{"id": "p", "text": "Be good."}]})
+    sessions = [write(foreign(tmp_path / name), labels=rows) for name, rows in (("1", first), ("2", again))]
+    pairs = people_labels(sessions, rules, Counter())
+    assert [len(pair.labels) for pair in pairs] == [1] * 4
+    truth = [case.truth[ALL] for case in labelled_cases(sessions, rules, 0, 0).cases]
+    assert "tie" not in truth

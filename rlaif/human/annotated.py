@@ -13,13 +13,20 @@ from itertools import combinations
 from pathlib import Path
 
 from rlaif.errors import UserError
-from rlaif.human.folder import ImportFolder, import_record, keep_last, labels_by_content, read_partial
+from rlaif.human.folder import (
+    ImportFolder,
+    import_record,
+    keep_last,
+    labels_by_content,
+    order_of,
+    read_partial,
+)
 from rlaif.human.foreign import add_foreign, grouped_by_format
 from rlaif.human.labelled import STRAY_OF_RUN, form_of, judge_of, own_rows, run_labels
 from rlaif.human.rankings import by_content, labels_from_rankings
 from rlaif.human.said import Annotated, Item, add_source, opinion_of, turned_round
 from rlaif.prompting.templates import dialogue
-from rlaif.records import Comparison, Label, Prompt, Ranking, Response, content_hash
+from rlaif.records import Comparison, Label, Order, Prompt, Ranking, Response, content_hash
 from rlaif.runs.rows import first_by_id, read_rows
 
 
@@ -147,10 +154,10 @@ class Rows:
             names = self._names(source, labels)
             placed = {names[_annotator_of(x)] for x in labels if source in self.sided or places_known(x)}
             judges = {who for who in names.values() if who.startswith("ai:")}
-            last: dict[tuple[str, str | None, str, str], Label] = {}
+            last: dict[tuple[str, str | None, Order | None, str], Label] = {}
             for label in labels:
                 label, item = self._turned(label)
-                key = names[_annotator_of(label)], label.principle_id, label.order, item
+                key = names[_annotator_of(label)], label.principle_id, order_of(label), item
                 keep_last(last, key, label, found.dropped)
             of: defaultdict[tuple[str, str], list[Label]] = defaultdict(list)
             for (who, _, _, item), label in last.items():

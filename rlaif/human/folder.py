@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from rlaif.errors import UserError
-from rlaif.records import Comparison, Label, Prompt, Record, Response, Verdict, with_content_id
+from rlaif.records import Comparison, Label, Order, Prompt, Record, Response, Verdict, with_content_id
 from rlaif.runs.rows import numbered_rows
 from rlaif.runs.storage import IMPORT, read_json
 
@@ -51,10 +51,10 @@ class ImportFolder:
     def labels(self) -> dict[str, list[Label]]:
         """The labels of the folder by comparison; those on no comparison of it are counted, and those that a
         later one takes the place of."""
-        last: dict[str, Label] = {}
+        last: dict[Hashable, Label] = {}
         for label in labels_by_content(self.path / "labels.jsonl", self):
             if label.comparison_id in self.comparisons:
-                keep_last(last, label.id, label, self.counts)
+                keep_last(last, said_of(label), label, self.counts)
             else:
                 self.counts[STRAY] += 1
         found: defaultdict[str, list[Label]] = defaultdict(list)
@@ -188,6 +188,19 @@ class Said(Protocol):
 
 S = TypeVar("S", bound=Said)
 K = TypeVar("K", bound=Hashable)
+
+
+def order_of(label: Label) -> Order | None:
+    """The order that tells a judge's labels on one pair apart; None of people, who have one opinion of a pair
+    whichever response they were shown first."""
+    return label.order if label.annotator.kind == "ai" else None
+
+
+def said_of(label: Label) -> Hashable:
+    """Whose label it is and what of: a later label of the same takes its place."""
+    if label.annotator.kind == "ai":
+        return label.id
+    return label.comparison_id, label.annotator.kind, label.annotator.id, label.principle_id, label.anchored
 
 
 def keep_last(kept: dict[K, S], key: K, given: S, counts: Counter[str]) -> None:

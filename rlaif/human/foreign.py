@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rlaif.errors import UserError
-from rlaif.human.folder import P_A, keep_last
+from rlaif.human.folder import P_A, keep_last, order_of
 from rlaif.human.formats import FORMATS, format_of
 from rlaif.human.formats.base import ImportedRow, Vote
 from rlaif.human.importers import Source, ranked_places, votes_of
@@ -56,7 +56,7 @@ class ForeignPairs:
 
     def __init__(self, source: Source, found: Annotated) -> None:
         self.source, self.found, self.votes = source, found, 0
-        self.said: dict[str, dict[tuple[str, str | None, Order], Label]] = {}  # by item
+        self.said: dict[str, dict[tuple[str, str | None, Order | None], Label]] = {}  # by item
         self.same: defaultdict[str, list[str]] = defaultdict(list)  # items by the content of the pair
 
     def add(self, name: str, row: ImportedRow) -> None:
@@ -125,6 +125,6 @@ class ForeignPairs:
                 self.found.said.setdefault(who, {})[item] = said
 
 
-def _asked(label: Label) -> tuple[str, str | None, Order]:
+def _asked(label: Label) -> tuple[str, str | None, Order | None]:
     """Whose verdict it is, and what was asked."""
-    return f"{label.annotator.kind}:{label.annotator.id}", label.principle_id, label.order
+    return f"{label.annotator.kind}:{label.annotator.id}", label.principle_id, order_of(label)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rlaif.constitution import Constitution, Principle
 from rlaif.errors import UserError, reason_of
 from rlaif.feedback.judge import JudgeQuestion
-from rlaif.human.folder import P_A, ImportFolder, keep_last, read_beside, with_p
+from rlaif.human.folder import P_A, ImportFolder, keep_last, read_beside, said_of, with_p
 from rlaif.plugin import load_function
 from rlaif.records import Annotator, Comparison, Label, Prompt, Ranking, Response, Verdict, with_content_id
 from rlaif.runs.rows import numbered_rows, read_rows
@@ -105,7 +105,7 @@ def _holds_rankings(path: Path) -> bool:
 
 
 def _checked_labels(path: Path, here: set[str], beside: ImportFolder, dropped: Counter[str]) -> list[Label]:
-    labels: dict[str, Label] = {}
+    labels: dict[Hashable, Label] = {}
     known = here | beside.comparisons.keys()
     for line, row in numbered_rows(path, Label):
         # By the ids of their content, so that labels and pairs under one foreign id do not stand for each
@@ -122,7 +122,7 @@ def _checked_labels(path: Path, here: set[str], beside: ImportFolder, dropped: C
         if label.comparison_id not in here:
             dropped["label on a pair that this run leaves out"] += 1
         else:
-            keep_last(labels, label.id, checked, dropped)
+            keep_last(labels, said_of(checked), checked, dropped)
     return list(labels.values())
 
 

@@ -19,7 +19,7 @@ from rlaif.engines.fit import ADAPTER, FILE, KINDS, JudgeFit, is_unwritten
 from rlaif.errors import UserError
 from rlaif.feedback.judge import JudgeQuestion
 from rlaif.feedback.labelled import LabelledPair
-from rlaif.human.folder import keep_last, with_implied_p
+from rlaif.human.folder import keep_last, said_of, with_implied_p
 from rlaif.records import Label, Prompt
 from rlaif.runs.folder import silent_progress
 from rlaif.workbench.pairs import read_pairs
@@ -154,12 +154,12 @@ def people_labels(
             if comparison not in pairs.comparisons:
                 dropped["label on a pair that is not there"] += len(labels)
                 continue
-            said = {row.id: row for row in found[comparison].labels} if comparison in found else {}
+            said = {said_of(row): row for row in found[comparison].labels} if comparison in found else {}
             for label in labels:
                 if reason := _why_not(label, constitution):
                     dropped[reason] += 1
                 else:
-                    keep_last(said, label.id, with_implied_p(label), dropped)
+                    keep_last(said, said_of(label), with_implied_p(label), dropped)
             if said:
                 pair, texts = pairs.comparisons[comparison], pairs.texts(comparison)
                 found[comparison] = LabelledPair(pair, pairs.prompt(comparison), *texts, tuple(said.values()))
