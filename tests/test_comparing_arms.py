@@ -242,6 +242,21 @@ def test_labels_that_turn_are_counted_and_shown(tmp_path):
     assert all(pair in page for pair in turned)
 
 
+def test_a_reworded_principle_is_not_compared_by_what_the_judge_said_of_either_wording(tmp_path):
+    """One id, two texts: the judge answered two questions. Gold is of both texts, each under its own name."""
+    first = arm(tmp_path, "first", 0.9)
+    other = fake_run(tmp_path / "other", words=("rude", "wrong", "bad"))
+    for file in other.rglob("*.json*"):
+        file.write_text(file.read_text().replace("no-bad", "no-sad"))
+        if file.suffix == ".json":
+            write_json(file, {k: v for k, v in json.loads(file.read_text()).items() if k != "checksum"})
+    data = compare([first, other], out=tmp_path / "page.html")
+    assert list(data["gold"]["delta"]) == ["all", "no-rude", "no-wrong", "no-sad", "no-sad.run2"]
+    assert list(data["compliance"]["delta"]) == ["no-rude", "no-wrong"]
+    assert any("compliance under no-sad is not compared" in note for note in data["notes"])
+    assert "gold against KL, each run by its own principles" in (tmp_path / "page.html").read_text()
+
+
 def test_what_a_run_took_is_added_up(tmp_path):
     run = arm(tmp_path, "a", 0.9)
     for n, usage in ((1, {"calls": 5, "tokens": 70}), (6, {"calls": 11, "prompt_tokens": 900})):

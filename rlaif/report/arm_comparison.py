@@ -173,8 +173,16 @@ class ArmComparison:
             [compliance(side.rows[prompt.id] for prompt in self.prompts) for side in arm.sides]
             for arm in (self.a, self.b)
         )
-        # Under different constitutions "all" would mean different sets of principles.
-        left_out = {"all"} if self.differs["constitution"] else set()
+        # Under different constitutions "all" would mean different sets of principles, and a principle that
+        # is worded differently another question.
+        changed = self.differs["constitution"]
+        reworded = {name for name, fields in changed.items() if {"text", "compare"} & set(fields)}
+        left_out = {"all", *reworded} if changed else set()
+        if twice := sorted(name for name in reworded if name in a[0] and name in b[0]):
+            self.notes.append(
+                f"The judge's compliance under {', '.join(twice)} is not compared: "
+                "it is worded differently in the two runs."
+            )
         names = [name for name in a[0] if all(name in table for table in (*a, *b)) and name not in left_out]
         kept = [[{name: table[name] for name in names} for table in arm] for arm in (a, b)]
         return self._shown(*kept) if names else {}

@@ -33,10 +33,15 @@ def pictures(arms: Sequence[Arm]) -> list[Markup]:
     sides = [(arm, side) for arm in arms for side in arm.sides]
     rows = {id(side): _updates(side) for _, side in sides}
     truth = any("gold" in row for found in rows.values() for row in found)
+    rules = {
+        frozenset((p.text, p.applies_to) for p in side.reader.run.constitution.principles)
+        for _, side in sides
+    }
+    own = ", each run by its own principles" if len(rules) > 1 else ""
     measured = "gold" if any(gold(side.rows.values()) for _, side in sides) else "judge"
     panels = [
         ("Reward against KL: the score in training", "KL to the reference, nats", "kl", "score"),
-        *([("Gold against the proxy, in training", "score", "score", "gold")] if truth else []),
+        *([(f"Gold against the proxy, in training{own}", "score", "score", "gold")] if truth else []),
     ]
     drawn = [
         charts.line_chart(
@@ -57,7 +62,7 @@ def pictures(arms: Sequence[Arm]) -> list[Markup]:
     policies = [
         charts.Line(arm.name, list(_policies(side, measured)), slot[arm.letter]) for arm, side in sides
     ]
-    title = f"Held out: {measured} against KL"
+    title = f"Held out: {measured} against KL{own}"
     drawn.append(charts.line_chart(title, policies, "KL to base, nats; one point a policy", ends=True))
     return [chart for chart in drawn if chart]
 
