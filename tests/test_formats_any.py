@@ -107,7 +107,11 @@ def test_rows_with_parts_replaced_are_counted_and_what_is_kept_can_be_read_and_e
         assert len(rankings) == counts["rows"]["rankings"]
         load_human_labels(folder / "out" / "rankings.jsonl", read.comparisons.values())
     for format in WRITABLE:
-        back = export_file(folder / "out", format, folder / f"{format}.json")
+        try:
+            back = export_file(folder / "out", format, folder / f"{format}.json")
+        except UserError as error:
+            assert "holds nothing to export" in str(error)  # noqa: PT017
+            continue
         assert back["in"] == back["kept"] + sum(back["dropped"].values())
 
 

@@ -64,14 +64,15 @@ def data_export(
     as_json: Json = False,
 ) -> None:
     """Export comparisons and their labels, Parquet and `datasets` with a card; say what was left out."""
-    from rlaif.report.cards import export_with_card
+    from rlaif.report.cards import export_with_card, written_as
 
     counts = export_with_card(folder, format, out, licence)
     if as_json:
         emit(counts)
         return
     card = [f"card: {counts['card']}"] if "card" in counts else []
-    say("\n".join([f"{out}, format {format}: {_kept(counts)}", *_left_out(counts), *card]))
+    first = f"{out}, format {format}: {_kept(counts)}{written_as(counts)}"
+    say("\n".join([first, *_left_out(counts), *card]))
 
 
 @data_app.command("lint")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from itertools import permutations
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -27,7 +28,9 @@ from rlaif.runs.preferred import preferred
 from rlaif.runs.rows import read_rows
 
 Unit = Pair | ImportedRow
+UNRANKED = "comparison with labels that no ranking or graded response holds"
 AGAIN = "ranking that a later one of the same annotator takes the place of"
+DOCS = "docs/data-formats.md says what each can"
 NO_PAIRS = Unusable("the format holds comparisons, and this is none")
 
 
@@ -41,26 +44,36 @@ def export_file(
 
     Of a folder the winner is that of the annotators' mean opinion, of a run that of its preferences. Left out
     and counted: a comparison without a winner where the format has no ties, and whatever would not be read
-    back the same. `left_out` counts labels of a folder on none of its pairs, and those that a later one
-    replaces, where there are any. `complete` adds to a folder of `datasets`, told the counts, before it gets
-    its name: a kill leaves a whole folder or none.
+    back the same. `written` is the number of rows where some make several. `left_out` counts labels of a
+    folder that are on none of its pairs, that a later one replaces, or that stand beside exported rankings.
+    `complete` adds to a folder of `datasets`, told the counts, before it gets its name: a kill leaves a whole
+    folder or none. Raises UserError where nothing can be exported.
     """
     made = writable(format)
     dropped, left_out = Counter[str](), Counter[str]()
-    kept = 0
+    kept = written = 0
 
     def rows() -> Iterator[dict[str, Any]]:
-        nonlocal kept
+        nonlocal kept, written
         for unit in units(source, made, left_out):
             found = exported(made, unit)
             if isinstance(found, Unusable):
                 dropped[found] += 1
             else:
                 kept += 1
+                written += len(found)
                 yield from found
+        if not kept:
+            reasons = ", ".join(f"{n} × {reason}" for reason, n in sorted(dropped.items()))
+            raise UserError(
+                f"{source}: holds nothing to export ({reasons or 'it has no comparisons'}).",
+                f"preferences that the format {made.name} can hold ({DOCS})",
+                "choose another --format, or look at the data with `rlaif data lint`",
+            )
 
     def counts() -> dict[str, Any]:
         found = {"in": kept + dropped.total(), "kept": kept, "dropped": dict(sorted(dropped.items()))}
+        found |= {"written": written} if written != kept else {}
         return found | ({"left_out": dict(sorted(left_out.items()))} if left_out else {})
 
     write_rows(rows(), path, made.whole, made.name, lambda folder: complete(folder, counts()))
@@ -86,9 +99,21 @@ def units(source: Path, format: Format, left_out: Counter[str] | None = None) ->
         return
     folder = read_folder(source)
     ranked = list(rows_of(folder)) if format.write_row else []
+    if format.write and all(isinstance(exported(format, row), Unusable) for row in ranked):
+        ranked, folder.counts[AGAIN] = [], 0
     yield from ranked or pairs_of(folder)
+    if ranked:
+        folder.counts[UNRANKED] += _unranked(folder, ranked)
     if left_out is not None:
         left_out.update(folder.left_out)
+
+
+def _unranked(folder: ImportFolder, ranked: Sequence[ImportedRow]) -> int:
+    """How many labelled comparisons of a folder are of two responses that no row has together."""
+    pairs = {(row.messages, *two) for row in ranked for two in permutations(row.responses, 2)}
+    return sum(
+        (pair.messages, pair.first, pair.second) not in pairs for pair in pairs_of(folder) if pair.votes
+    )
 
 
 def exported(format: Format, unit: Unit) -> list[dict[str, Any]] | Unusable:
@@ -139,7 +164,8 @@ def _pair(
     prompt: Prompt, a: Response, b: Response, p_a: float | None, labels: Sequence[Label], **extra: Any
 ) -> Pair:
     models = _model(prompt, a), _model(prompt, b)
-    return Pair(turns_of_prompt(prompt), a.text, b.text, p_a, models, tuple(map(_vote, labels)), extra)
+    votes = tuple(map(_vote, labels))
+    return Pair(turns_of_prompt(prompt), a.text, b.text, p_a, models, votes, prompt.tags, extra)
 
 
 def turns_of_prompt(prompt: Prompt) -> tuple[tuple[str, str], ...]:

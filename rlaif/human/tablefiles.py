@@ -8,6 +8,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
@@ -33,7 +34,8 @@ def write_rows(
     """Write rows to a path: a file by its suffix, a folder of `datasets` where it has none.
 
     `whole` makes one JSON document of all rows; `complete` adds to a folder before it gets its name. Raises
-    UserError for any other suffix, and where something else is there, which this would replace.
+    UserError for any other suffix, for lists in a CSV file, and where something else is there, which this
+    would replace.
     """
     suffix = path.suffix.lower()
     if suffix and suffix not in KINDS:
@@ -45,6 +47,15 @@ def write_rows(
         raise UserError(f"--out {path}: {format} is one JSON document.", "a name that ends in .json")
     if not suffix and path.exists() and not (path / _STATE).is_file():
         raise UserError(f"--out {path}: exists already.", "the name of a folder to make", "name another one")
+    rows = iter(rows)
+    first = next(rows, None)
+    if suffix == ".csv" and any(isinstance(value, list | dict) for value in (first or {}).values()):
+        raise UserError(
+            f"--out {path}: rows of the format {format} hold lists, which no cell of a CSV file does.",
+            "a name that ends in .jsonl, .json or .parquet, or a folder's",
+            "for a CSV file: --format table",
+        )
+    rows = rows if first is None else chain([first], rows)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     if partial.is_dir() and not all(_MADE.fullmatch(file.name) for file in partial.iterdir()):
@@ -107,15 +118,7 @@ def _csv(rows: Iterable[Row], file: Any, suffix: str) -> None:
         table = csv.DictWriter(file, list(names))
         if names:
             table.writeheader()
-        table.writerows(_cells(json.loads(line)) for line in lines)
-
-
-def _cells(row: Row) -> Row:
-    """Cells that hold lists or objects as JSON."""
-    return {
-        key: json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict) else value
-        for key, value in row.items()
-    }
+        table.writerows(map(json.loads, lines))
 
 
 def _columns(rows: Iterable[Row], partial: Path, suffix: str) -> None:

@@ -102,8 +102,8 @@ def data_card(source: Path, format: str, counts: Mapping[str, Any], licence: str
             *_front({"license": licence, "tags": ["preference-data", "rlaif"]}),
             f"# Preferences of {md(name)}",
             "",
-            f"{counts['kept']:,} of {counts['in']:,} rows, in the format {FORMATS[format].title} "
-            f"(`{format}`). Left out: {_reasons(counts['dropped'])}.",
+            f"{counts['kept']:,} of {counts['in']:,} rows{written_as(counts)}, in the format "
+            f"{FORMATS[format].title} (`{format}`). Left out: {_reasons(counts['dropped'])}.",
             "",
             "## Who says so",
             "",
@@ -129,6 +129,11 @@ def data_card(source: Path, format: str, counts: Mapping[str, Any], licence: str
             "",
         ]
     )
+
+
+def written_as(counts: Mapping[str, Any]) -> str:
+    """How many rows of the file an export made of those that it kept, where these are not as many."""
+    return f" (written as {counts['written']:,})" if "written" in counts else ""
 
 
 def _annotators(facts: Facts) -> Iterator[tuple[str, str, int]]:

@@ -83,6 +83,7 @@ class Pair:
     p_first: float | None
     models: tuple[str, str] = ("", "")
     votes: tuple[Vote, ...] = ()
+    tags: tuple[str, ...] = ()
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     @property

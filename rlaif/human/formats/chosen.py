@@ -5,7 +5,7 @@ TRL, ShareGPT, RewardBench, NeMo RL.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import takewhile
 from typing import Any, get_args
 
@@ -14,6 +14,7 @@ from rlaif.human.formats.base import (
     NO_P,
     NO_WINNER,
     NOT_HELD,
+    ONE_TURN,
     Format,
     ImportedRow,
     Pair,
@@ -196,9 +197,27 @@ def _good(row: ImportedRow) -> bool | Unusable:
     return bool(score) if score in (0.0, 1.0) else NOT_HELD
 
 
-def _write_unpaired(row: ImportedRow) -> dict[str, Any] | Unusable:
-    good = _good(row)
-    return good if isinstance(good, Unusable) else _unpaired(row.messages, row.responses[0], good)
+Graded = Callable[[Sequence[Turn], str, bool], dict[str, Any]]  # the row of a good or a bad response
+
+
+def _of_graded(make: Graded) -> Callable[[ImportedRow], dict[str, Any] | Unusable]:
+    """The writer of single responses that are good or bad."""
+
+    def write(row: ImportedRow) -> dict[str, Any] | Unusable:
+        good = _good(row)
+        return good if isinstance(good, Unusable) else make(row.messages, row.responses[0], good)
+
+    return write
+
+
+def _of_pair(make: Graded) -> Callable[[Pair], list[dict[str, Any]] | Unusable]:
+    """The writer of a pair as a good and a bad response."""
+
+    def write(pair: Pair) -> list[dict[str, Any]] | Unusable:
+        sides = zip(pair.sorted or (), (True, False), strict=False)
+        return [make(pair.messages, text, good) for text, good in sides] or NO_WINNER
+
+    return write
 
 
 def _unpaired(messages: Sequence[Turn], text: str, good: bool) -> dict[str, Any]:
@@ -206,28 +225,15 @@ def _unpaired(messages: Sequence[Turn], text: str, good: bool) -> dict[str, Any]
     return {"prompt": as_messages(messages), "completion": said, "label": good}
 
 
-def _write_unpaired_pair(pair: Pair) -> list[dict[str, Any]] | Unusable:
-    if pair.sorted is None:
-        return NO_WINNER
-    sides = zip(pair.sorted, (True, False), strict=True)
-    return [
-        {
-            "prompt": as_messages(pair.messages),
-            "completion": [{"role": "assistant", "content": text}],
-            "label": good,
-        }
-        for text, good in sides
-    ]
-
-
+NO_PAIRS = "which two responses were compared, ties, how sure the preference is, who labelled"
 UNPAIRED = Format(
     "trl-unpaired",
     "TRL, unpaired",
     has("prompt", "completion", "label"),
     unpaired_row,
-    write=_write_unpaired_pair,
-    write_row=_write_unpaired,
-    loses="which two responses were compared, ties, how sure the preference is",
+    write=_of_pair(_unpaired),
+    write_row=_of_graded(_unpaired),
+    loses=NO_PAIRS,
 )
 
 
@@ -253,11 +259,8 @@ def _write_sharegpt(pair: Pair) -> dict[str, Any] | Unusable:
     return {"conversations": _said(pair.messages), "chosen": chosen, "rejected": rejected}
 
 
-def _write_kto(row: ImportedRow) -> dict[str, Any] | Unusable:
-    good = _good(row)
-    if isinstance(good, Unusable):
-        return good
-    return {"messages": as_messages([*row.messages, ("assistant", row.responses[0])]), "label": good}
+def _kto(messages: Sequence[Turn], text: str, good: bool) -> dict[str, Any]:
+    return {"messages": as_messages([*messages, ("assistant", text)]), "label": good}
 
 
 SHAREGPT = Format(
@@ -275,8 +278,9 @@ KTO = Format(
         has(turns, tag)(row) for turns in ("messages", "conversations") for tag in ("label", "kto_tag")
     ),
     unpaired_row,
-    write_row=_write_kto,
-    loses="what only pairs hold",
+    write=_of_pair(_kto),
+    write_row=_of_graded(_kto),
+    loses=NO_PAIRS,
 )
 
 
@@ -323,9 +327,10 @@ def _write_rewardbench(pair: Pair) -> dict[str, Any] | Unusable:
     if pair.sorted is None:
         return NO_WINNER
     text = one_user_turn(pair.messages)
-    prompt = text if text is not None else as_messages(pair.messages)
-    subset = pair.extra.get("subset", "")
-    return {"prompt": prompt, "chosen": pair.sorted[0], "rejected": pair.sorted[1], "subset": subset}
+    if text is None:
+        return ONE_TURN
+    subset = pair.tags[-1] if pair.tags else ""
+    return {"prompt": text, "chosen": pair.sorted[0], "rejected": pair.sorted[1], "subset": subset}
 
 
 REWARDBENCH = Format(
@@ -334,7 +339,8 @@ REWARDBENCH = Format(
     has("prompt", "chosen", "rejected", "subset"),
     rewardbench_row,
     write=_write_rewardbench,
-    loses="ties, how sure the preference is, who labelled; the lists of version 2 become pairs",
+    loses="earlier turns, ties, how sure the preference is, who labelled; "
+    "the lists of version 2 become pairs",
 )
 
 
