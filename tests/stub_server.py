@@ -26,6 +26,7 @@ class Stub:
         self.tries: Counter[str] = Counter()
         self.faults: list[str] = []
         self.always: str | None = None
+        self.error: Callable[[], dict] | None = None  # the body of an error, in place of the fault's text
         self.logprobs = True
         self.silence = 1.0  # seconds of it
         self.text: str | list = "B"
@@ -102,7 +103,8 @@ def handler(stub: Stub) -> type[BaseHTTPRequestHandler]:
                 self.close_connection = True
             elif fault:
                 status, _, text = fault.partition(" ")
-                self.response(int(status), json.dumps({"error": {"message": text or "no"}}).encode())
+                error = stub.error() if stub.error else {"error": {"message": text or "no"}}
+                self.response(int(status), json.dumps(error).encode())
             else:
                 self.response(200, json.dumps(stub.answer(body)).encode())
 

@@ -93,7 +93,7 @@ def test_a_server_that_never_responds_is_waited_for_aloud_and_told_of_once(proje
     name = f"feedback at {url.removeprefix('http://')}"
     assert f"{name}: a test question is asked; it has {10 if command == 'check' else 0} s to respond" in said
     assert said.count("no endpoint has responded") == said.count("Needed: ") == said.count("Next: ") == 1
-    assert "accepts connections alone" in said
+    assert "accepts connections and sends no response" in said
     assert "see in the server's log whether" in said
     assert "raise patience" not in said
     assert "--no-check" in said
@@ -140,7 +140,9 @@ def test_without_log_probabilities_soft_labels_are_doubtful(project):
     with serving(stub) as url:
         config = config_of(project, url)
         soft, reasoned = pipeline.check(config), pipeline.check(config, ["label.cot=true"])
-    assert any("no log-probabilities: the labels of label" in said for said in soft.warnings)
+    assert any(
+        "label will read verdicts from written text" in said for said in soft.warnings
+    )
     assert reasoned.warnings == []
     assert soft.problems == []
 

@@ -19,6 +19,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import urlsplit
 
+from rlaif.engines.advice import advice
 from rlaif.errors import UserError
 
 TRIES = 7  # failures of one question, while others succeed, before it is given up
@@ -317,18 +318,16 @@ class Pool:
         if all(e.last and e.last.kind == SILENT for e in self.endpoints):
             longer = f"raise patience where one response takes longer than {self.patience:g} s"
             return NoResponse(found, RESPONDS, f"{LOOK}, or {longer}; {_AGAIN}")
-        return UserError(
-            found,
-            "a server at base_url that serves chat completions",
-            f"start it (for example `vllm serve MODEL`), or raise patience; {_AGAIN}",
-        )
+        kinds = [endpoint.last.kind for endpoint in self.endpoints if endpoint.last]
+        need, step = advice(kinds, [endpoint.url for endpoint in self.endpoints], self.patience)
+        return UserError(found, need, f"{step}; {_AGAIN}")
 
 
 class NoResponse(UserError):
     """Every endpoint accepts connections and leaves questions without a response."""
 
 
-RESPONDS = "a server that responds: this one accepts connections alone"
+RESPONDS = "a server that responds: this one accepts connections and sends no response"
 LOOK = "see in the server's log whether it is still loading its model or is stuck"
 _AGAIN = "run the same command again when it responds: finished rows are kept"
 

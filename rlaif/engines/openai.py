@@ -24,6 +24,7 @@ from urllib.parse import urlsplit
 from rlaif import DISTRIBUTION
 from rlaif.config import ModelConfig
 from rlaif.engines import UNNAMED, Chat, GenerateRequest, Generation, ScoreRequest, Scores, Usage
+from rlaif.engines.advice import permanent_error
 from rlaif.engines.declined import Declined, Rejected, declined
 from rlaif.engines.endpoints import CONNECT, TIMEOUT, Endpoint, Job, Pool, Trouble, retry_after
 from rlaif.engines.responses import READS, VERDICT_TOKENS, Answer, parse_response, same_model, sum_variants
@@ -217,7 +218,7 @@ class OpenAIEngine:
             raise Declined("refused", no.kind)
         if no.status == 200:
             raise Trouble(no.kind)
-        raise self._permanent_error(endpoint, no.status, no.said)
+        raise permanent_error(endpoint, self.config, self._key, no.status, no.said)
 
     async def _accepts_another(self, endpoint: Endpoint, job: Job) -> bool:
         """Whether an endpoint accepts a harmless question in the form of the one that it rejected."""
@@ -349,7 +350,8 @@ class OpenAIEngine:
         wait, target = retry_after(error.response.headers), error.response.headers.get("location", "")
         if error.status_code < 400:
             return self._redirected(endpoint, error.status_code, target)
-        return self._for_status(endpoint, error.status_code, str(error), said, wait)
+        # Codes such as insufficient_quota stand in the body alone, not in the client's message.
+        return self._for_status(endpoint, error.status_code, f"{error} {error.body}", said, wait)
 
     def _for_status(
         self, endpoint: Endpoint, status: int, text: str, said: str, wait: float = 0.0
@@ -362,7 +364,7 @@ class OpenAIEngine:
             return Trouble(f"HTTP {status}", said, wait)
         if status in (400, 403, 422, 451):
             return Rejected(status, f"HTTP {status}", said)
-        return self._permanent_error(endpoint, status, said)
+        return permanent_error(endpoint, self.config, self._key, status, said)
 
     def _redirected(self, endpoint: Endpoint, status: int, target: str) -> UserError:
         parts = urlsplit(target)
@@ -374,27 +376,6 @@ class OpenAIEngine:
             "the address that responds: redirects are "
             "not followed, since prompts and the key go only where the config says",
             "set base_url to it, if you trust it",
-        )
-
-    def _permanent_error(self, endpoint: Endpoint, status: int, said: str) -> UserError:
-        """The error for a response that will not change by asking again."""
-        model, name = self.config.model, endpoint.name
-        if status in (401, 403):
-            return UserError(
-                f"{name}: refuses the key in {self.config.api_key_env} ({said}).",
-                f"a key that may use {model}",
-                f"export {self.config.api_key_env}=…",
-            )
-        if status == 404:
-            return UserError(
-                f'{name}: no model "{model}" there, or no chat endpoint ({said}).',
-                "a name the server lists",
-                "rlaif check CONFIG lists the models each endpoint serves",
-            )
-        return UserError(
-            f"{name}: responds with an error ({said}).",
-            "a request it accepts",
-            "fix what it names; finished rows are kept",
         )
 
     def _printable(self, text: str) -> str:

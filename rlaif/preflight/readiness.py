@@ -266,14 +266,13 @@ def _endpoint(
         asked = _asked(engine, spec, role, stages, result, name)
         result.found[name] = "; ".join([*served, asked])
     except NoResponse as error:
-        slow = (
-            f"where one response takes longer than {patience:g} s, `rlaif run --no-check` does not ask first"
-        )
+        slow = f"where one response takes longer than {patience:g} s, start without asking: --no-check"
         result.add(role, UserError(error.found, error.need, f"{LOOK}; {slow}"))
         result.found[name] = result.found.get(name) or "does not respond"
     except UserError as error:
         result.add(role, error)
-        result.found[name] = result.found.get(name) or error.found
+        own = f"{model.endpoints[0].partition('://')[2].rstrip('/')}: "
+        result.found[name] = result.found.get(name) or error.found.removeprefix(own)
 
 
 def _asked(
@@ -303,8 +302,8 @@ def _without_logprobs(result: Readiness, config: Config, name: str, stages: Sequ
     soft = [options.stage for options in stages if isinstance(options, LabelOptions) and not options.cot]
     if soft:
         result.warnings.append(
-            f"{name}: no log-probabilities: the labels of {soft[0]} will be written verdicts, certain ones, "
-            "whose probabilities say nothing"
+            f"{name}: no log-probabilities: {soft[0]} will read verdicts from written text, each with the "
+            "probability 0 or 1, which says nothing of how sure the judge is"
         )
 
 
