@@ -8,7 +8,9 @@ from rlaif.errors import UserError
 from rlaif.human.exporters import export_file
 from rlaif.human.formats import FORMATS
 from rlaif.human.importers import import_file
+from rlaif.records import Label
 from rlaif.report.cards import data_card
+from rlaif.runs.rows import read_rows
 from tests.test_formats_chosen import ROWS, lines, said, user
 
 TABLE = {"prompt": "q", "first": "x", "second": "y", "verdict": "1", "annotator": "ann"}
@@ -90,3 +92,26 @@ def test_labels_beside_rankings_are_counted_where_only_rankings_are_exported(tmp
             file.write((other / f"{name}.jsonl").read_text())
     counts = export_file(rows, "ranking", tmp_path / "made.jsonl")
     assert counts["left_out"] == {"comparison with labels that no ranking or graded response holds": 1}
+
+
+def test_annotated_pairs_turn_no_person_into_a_model_and_no_tie_into_a_win(tmp_path):
+    judge = {**TABLE, "annotator": "zed", "kind": "ai"}
+    both = [{**judge, "prompt": "orders"}, {**judge, "prompt": "orders", "swapped": True}]
+    one_name = [{**TABLE, "annotator": "zed"}, {**judge, "verdict": "2"}]
+    ruled = [{**TABLE, "prompt": "p", "principle": "kind"}, {**judge, "prompt": "p", "principle": "kind"}]
+    played = {**TABLE, "prompt": "s", "kind": "simulated"}
+    rows = folder(tmp_path, *both, *one_name, *ruled, played)
+    counts = export_file(rows, "annotated-pairs", tmp_path / "made.json")
+    assert list(counts["left_out"].values()) == [2]  # one of both orders, and the person's under a principle
+    import_file(None, tmp_path / "made.json", tmp_path / "back")
+    found = [
+        (label.annotator.kind, label.annotator.id, label.principle_id, label.verdict)
+        for label in read_rows(tmp_path / "back" / "labels.jsonl", Label)
+    ]
+    assert sorted(found, key=str) == [
+        ("ai", "principles", "kind", "a"),
+        ("ai", "zed", None, "b"),
+        ("ai", "zed", None, "tie"),
+        ("human", "zed", None, "a"),
+        ("simulated", "ann", None, "a"),
+    ]

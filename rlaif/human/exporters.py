@@ -29,6 +29,7 @@ from rlaif.runs.rows import read_rows
 
 Unit = Pair | ImportedRow
 UNRANKED = "comparison with labels that no ranking or graded response holds"
+UNHELD = "label that the format holds not at all, or as one with another of the same annotator"
 AGAIN = "ranking that a later one of the same annotator takes the place of"
 DOCS = "docs/data-formats.md says what each can"
 NO_PAIRS = Unusable("the format holds comparisons, and this is none")
@@ -61,6 +62,7 @@ def export_file(
                 dropped[found] += 1
             else:
                 kept += 1
+                left_out[UNHELD] += _unheld(made, unit, found) if made.labels else 0
                 written += len(found)
                 yield from found
         if not kept:
@@ -74,7 +76,7 @@ def export_file(
     def counts() -> dict[str, Any]:
         found = {"in": kept + dropped.total(), "kept": kept, "dropped": dict(sorted(dropped.items()))}
         found |= {"written": written} if written != kept else {}
-        return found | ({"left_out": dict(sorted(left_out.items()))} if left_out else {})
+        return found | ({"left_out": dict(sorted((+left_out).items()))} if +left_out else {})
 
     write_rows(rows(), path, made.whole, made.name, lambda folder: complete(folder, counts()))
     return counts()
@@ -106,6 +108,12 @@ def units(source: Path, format: Format, left_out: Counter[str] | None = None) ->
         folder.counts[UNRANKED] += _unranked(folder, ranked)
     if left_out is not None:
         left_out.update(folder.left_out)
+
+
+def _unheld(format: Format, unit: Unit, rows: Sequence[dict[str, Any]]) -> int:
+    """How many labels of a pair its rows do not hold each for itself."""
+    back = [row for row in map(format.parse, rows) if isinstance(row, ImportedRow)]
+    return len(unit.votes) - sum(len(row.votes) for row in back)
 
 
 def _unranked(folder: ImportFolder, ranked: Sequence[ImportedRow]) -> int:

@@ -103,7 +103,9 @@ def in_words(found: dict[str, Any]) -> Iterator[str]:
         low, high = ("?" if edge is None else f"{edge:.1%}" for edge in longer["ci"])
         yield f"longer preferred, {who}: {longer['share']:.1%} ({low} to {high}) of {longer['n']:,}"
     for finding in found["findings"]:
-        yield f"{finding['kind']}: {finding['count']:,} of {finding['of']:,} – {finding['what']}"
+        n, of = f"{finding['count']:,}", f"{finding['of']:,}"
+        counted = f"{n} in {of} rows" if finding["kind"] == "lost value" else f"{n} of {of}"
+        yield f"{finding['kind']}: {counted} – {finding['what']}"
         for example in finding["examples"]:
             texts = example if isinstance(example, list | tuple) else [example]
             yield "  " + " | ".join(" ".join(str(text).split()) for text in texts)

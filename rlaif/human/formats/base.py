@@ -109,8 +109,9 @@ class Format:
     object without blanks around its keys; `unfold` gives the rows of a document, `whole` makes one; `join`
     names the key by which rows of further files belong to those of the first; `write` gives the rows of a
     comparison, `write_row` that of a ranking or of a graded response; `sided` says that its first and second
-    response are sides of its own, not the better and the worse; `loses` what does not survive an export;
-    `columns` which names of a table's columns were asked for.
+    response are sides of its own, not the better and the worse; `labels` that a row has place for the labels
+    of its pair, of which those it lacks are counted; `loses` what does not survive an export; `columns` which
+    names of a table's columns were asked for.
     """
 
     name: str
@@ -123,6 +124,7 @@ class Format:
     write_row: Callable[[ImportedRow], Exported] | None = None
     whole: Callable[[Sequence[Any]], Any] | None = None
     sided: bool = False
+    labels: bool = False
     loses: str = ""
     columns: Mapping[str, str] = field(default_factory=dict)
 

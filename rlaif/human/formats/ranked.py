@@ -96,7 +96,7 @@ ULTRAFEEDBACK = Format(
     ultrafeedback_row,
     write_row=_write_ultrafeedback,
     sided=True,
-    loses="earlier turns, seconds, rationales",
+    loses="earlier turns, seconds, rationales, whether a person or a model rated",
 )
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from rlaif.human.formats.base import (
@@ -203,8 +205,8 @@ def _annotation(id: str, said: Any, who: Any) -> Vote | None:
     text = name_from(about.get("description")) or name
     if kind == "principle":
         return Vote(annotator("ai", "principles"), verdict, principle=(id, text or id), rationale=why)
-    people = kind in ("", "human", "unknown")
-    return Vote(annotator("human" if people else "ai", name or text or id), verdict, rationale=why)
+    known = {**dict.fromkeys(("", "human", "unknown"), "human"), "simulated": "simulated"}
+    return Vote(annotator(known.get(kind, "ai"), name or text or id), verdict, rationale=why)
 
 
 def _write_annotated_pair(pair: Pair) -> dict[str, Any] | Unusable:
@@ -216,10 +218,15 @@ def _write_annotated_pair(pair: Pair) -> dict[str, Any] | Unusable:
         {"text": text, **({"model": model} if model else {})}
         for text, model in zip((pair.first, pair.second), pair.models, strict=True)
     ]
-    annotators, annotations = {}, {}
+    annotators: dict[str, dict[str, str]] = {}
+    votes: dict[str, list[Vote]] = {}
     for vote in pair.votes:
+        if vote.principle and vote.annotator and vote.annotator.kind != "ai":
+            continue  # whose verdict would be read as a model's
         id, about = _described(vote)
-        annotators[id], annotations[id] = about, _annotated(vote)
+        annotators[id] = about
+        votes.setdefault(id, []).append(vote)
+    annotations = {id: _annotated(_together(own)) for id, own in votes.items()}
     whole = "|".join([prompt, *(json.dumps(side, sort_keys=True) for side in sides)])
     return {
         "id": _short_hash(whole),
@@ -231,6 +238,15 @@ def _write_annotated_pair(pair: Pair) -> dict[str, Any] | Unusable:
     }
 
 
+def _together(votes: Sequence[Vote]) -> Vote:
+    """What an annotator who was asked several times, as in both orders, says on the whole."""
+    said = [vote.p_first for vote in votes if vote.p_first is not None]
+    if len(votes) == 1 or not said:
+        return votes[-1]
+    p = fmean(said)
+    return replace(votes[0], verdict="tie" if p == 0.5 else "a" if p > 0.5 else "b", p_first=p)
+
+
 def _described(vote: Vote) -> tuple[str, dict[str, str]]:
     """An annotator's id in the file and what the file says of it."""
     if vote.principle:
@@ -238,7 +254,7 @@ def _described(vote: Vote) -> tuple[str, dict[str, str]]:
         return id, {"description": text, "type": "principle"}
     who = vote.annotator
     kind, name = (who.kind, who.id) if who else ("human", "annotator")
-    return _short_hash(name), {"name": name, "type": "human" if kind == "human" else kind}
+    return _short_hash(name if kind == "human" else f"{kind}:{name}"), {"name": name, "type": kind}
 
 
 def _annotated(vote: Vote) -> dict[str, Any]:
@@ -273,7 +289,8 @@ ANNOTATED_PAIRS = Format(
     write=_write_annotated_pair,
     whole=_annotated_pairs,
     sided=True,
-    loses="earlier turns, probabilities, reasons, seconds",
+    labels=True,
+    loses="earlier turns, probabilities, reasons, seconds, people's verdicts under a principle, both orders",
 )
 
 
