@@ -175,10 +175,11 @@ def test_our_own_files_by_hand(tmp_path):
     shown = [x for x in found["disagreements"] if "turns" in x["why"]]
     assert shown[0]["verdicts"]["ai:judge"]["verdict"] != shown[0]["verdicts"]["human:ann"]["verdict"]
     assert "more" in shown[0]["a"] + shown[0]["b"]
-    assert (
-        "10 of 40 verdicts of ai:judge could not be read"
-        in write_agreement(tmp_path / "a.html", found).read_text()
-    )
+    page = write_agreement(tmp_path / "a.html", found).read_text()
+    assert "10 of 40 verdicts of ai:judge could not be read" in page
+    tagged = Made(tmp_path / "t", [VERDICTS[0], ("a", "a", "a", "invalid")] * 20)
+    tagged = write_agreement(tmp_path / "b.html", figures(tagged.folder)).read_text()
+    assert re.search(r"<td>odd</td><td>20</td>.*n 20.*n 0; 20 unreadable left out", tagged)
 
 
 def test_the_surest_judge_that_turns_a_majority_comes_first():

@@ -35,11 +35,14 @@ from rlaif.audit.fit_numerics import (
     order_priors,
     unfitted,
 )
+from rlaif.feedback.preferences import logit
 from rlaif.forecasts import calibration_error
 from rlaif.intervals import mean_interval, rate
+from rlaif.records import TIE_MARGIN
 from rlaif.stats import mean
 
 SIGNED = (-1.0, 1.0)
+CLEAR = logit(0.5 + TIE_MARGIN)  # log-odds beyond which a verdict is no tie
 INFORMED = 0.99  # level of the interval that must exclude a coin
 Figures = dict[str, Any]
 
@@ -56,13 +59,15 @@ def measured_on_labels(
     plain, later = unfitted(len(names)), later or readings
     before = forecast(plain, readings, opinions)
     after, turned = np.full(len(before), np.nan), np.zeros((2, len(readings.own)))
-    turned[0] = flips(plain, readings)
+    turned[0], clear = flips(plain, readings), clear_in(plain, readings)
     for held, numbers in found:
         after[held] = forecast(numbers, later, opinions)[held]
         own = np.unique(opinions.reading[held[opinions.opinion]])
         turned[1, own] = flips(numbers, later)[own]
-    columns = np.array([opinions.added(row) for row in turned])
-    share = columns / np.maximum(opinions.added(np.ones(len(readings.own))), 1e-12)
+        clear[own] |= clear_in(numbers, later)[own]
+    clearly = opinions.added(clear.astype(float))
+    columns = np.array([opinions.added(row) for row in turned * clear])
+    share = np.where(clearly > 0, columns / np.maximum(clearly, 1e-12), np.nan)
     kinds = [(name, opinions.principle == at) for at, name in enumerate(names)]
     kinds.append(("the whole comparison", opinions.principle == -1))
     every = np.ones(len(before), bool)
@@ -74,9 +79,9 @@ def measured_on_labels(
 
 
 def _row(before: Floats, after: Floats, turned: Floats, y: Floats, cluster: Ints) -> Figures:
-    """The figures of some opinions: forecasts before and after [N], shares of flips [2, N], p_a of people
-    [N]."""
-    sides, of = y != 0.5, cluster
+    """The figures of some opinions: forecasts before and after [N], shares of flips [2, N] (nan where no
+    verdict is clear), p_a of people [N]."""
+    sides, of, clear = y != 0.5, cluster, ~np.isnan(turned[0])
     right = [_right(p, y)[sides] for p in (before, after)]
     squares = [(p - y) ** 2 for p in (before, after)]
     losses = [cross_entropies(p, y) for p in (before, after)]
@@ -91,7 +96,7 @@ def _row(before: Floats, after: Floats, turned: Floats, y: Floats, cluster: Ints
             name: calibration_error(*_of_choice(p[sides], y[sides]), of[sides].tolist())
             for name, p in (("before", before), ("after", after))
         },
-        "flips": _paired(turned[0], turned[1], of, turned[0] - turned[1]),
+        "flips": _paired(turned[0, clear], turned[1, clear], of[clear], (turned[0] - turned[1])[clear]),
         "informed_ci": mean_interval(right[1], clusters=of[sides].tolist(), level=INFORMED)
         if sides.any()
         else None,
@@ -123,10 +128,17 @@ def flips(numbers: Numbers, readings: Readings) -> Floats:
     return ((z + rest > 0) != (z - rest > 0)).astype(float)
 
 
+def clear_in(numbers: Numbers, readings: Readings) -> NDArray[np.bool_]:
+    """The readings [R] that are no tie in both orders: which side of ½ two ties fall on says nothing."""
+    z, rest = numbers.logits(readings)
+    return np.maximum(abs(z + rest), abs(z - rest)) > CLEAR
+
+
 def verdict(row: Figures) -> Figures:
     """Whether a fit with these figures is taken; `why` says what is missing, `more` about how many further
     labels would show it, None where no number is advice."""
     accuracy, gains = row["accuracy"]["after"], {k: row[k]["gain"] for k in ("accuracy", "brier", "flips")}
+    gains = {k: gain for k, gain in gains.items() if gain["value"] is not None}
     if not row["decided"]:
         return {"taken": False, "why": "no held-out label is on one side", "more": None}
     low, high = row["informed_ci"]
@@ -167,23 +179,27 @@ def measured_on_orders(
     """The share of verdicts that change with the order, before and after a prior from the other folds."""
     fold = folds(cluster, OUTER, seed)
     before, after = flips(unfitted(groups), readings), np.zeros(len(readings.own))
+    clear = clear_in(unfitted(groups), readings)
     for held in range(OUTER):
         kept = fold != held
         rest = Readings(readings.own[kept], readings.lean[kept], readings.principle[kept])
-        own = flips(unfitted(groups, order_priors(rest, groups)), readings)
-        after[fold == held] = own[fold == held]
+        numbers, own = unfitted(groups, order_priors(rest, groups)), fold == held
+        after[own] = flips(numbers, readings)[own]
+        clear[own] |= clear_in(numbers, readings)[own]
     every = [("all", np.ones(len(before), bool))]
     every += [(name, readings.principle == at) for at, name in enumerate(names)]
     rows = {
         name: {
             "n": int(kept.sum()),
             "prompts": len(np.unique(cluster[kept])),
-            "flips": _paired(before[kept], after[kept], cluster[kept], before[kept] - after[kept]),
+            "flips": _paired(before[of], after[of], cluster[of], before[of] - after[of]),
         }
         for name, kept in every
         if kept.any()
+        for of in [kept & clear]
     }
-    taken = bool(rows and rows["all"]["flips"]["gain"]["ci"][0] > 0)
+    gain: Any = rows["all"]["flips"]["gain"]["ci"] if rows else None
+    taken = bool(gain and gain[0] > 0)
     why = (
         "fewer verdicts change with the order"
         if taken
