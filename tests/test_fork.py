@@ -277,6 +277,15 @@ def test_a_damaged_parent_is_not_forked(project, parent):
     assert not (project / "second").exists()
 
 
+def test_a_parent_whose_config_is_no_text_is_named(project, parent):
+    with (parent / "config.yaml").open("ab") as file:
+        file.write(b"# caf\xe9\n")
+    with pytest.raises(
+        UserError, match=r"config.yaml: no UTF-8 text \(invalid continuation byte at byte \d+"
+    ):
+        fork(project, "pair.limit=20")
+
+
 def test_a_dry_run_says_what_is_shared(project, parent):
     plan = pipeline.dry_run(None, ["pair.limit=20"], parent, out=project / "second")
     assert plan["shared"] == ["01_sample", "02_critique", "03_sample"]

@@ -58,6 +58,29 @@ def test_the_first_line_is_the_answer_with_its_interval(tmp_path):
     assert f"<h1>{said}</h1>" in html(run)
 
 
+def test_the_first_lines_two_figures_are_of_the_prompts_it_names(tmp_path):
+    run = fake_run(tmp_path / "run", gold=False)
+    path = run / "09_evaluate" / "evaluation.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    for row in [row for row in rows if row["policy"] == "base"][::2]:
+        row["unread"] = [name := next(iter(row["compliance"]))]
+        del row["compliance"][name]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    read = {row["prompt_id"] for row in rows if row["policy"] == "base" and not row.get("unread")}
+    kept = {
+        policy: [
+            all(p > 0.5 for p in row["compliance"].values())
+            for row in rows
+            if row["policy"] == policy and row["prompt_id"] in read
+        ]
+        for policy in ("base", "ppo")
+    }
+    before, after = (f"{sum(values) / len(read):.2f}" for values in kept.values())
+    found = re.fullmatch(r".* rose from (\S+) \[.*\] to (\S+) \[.*\] on (\d+) .*", headline(RunReader(run)))
+    assert found is not None
+    assert found.groups() == (before, after, str(len(read)))
+
+
 def test_a_change_that_may_be_chance_is_not_called_one(tmp_path):
     run = fake_run(tmp_path / "run", keep={"base": 0.7, "ppo": 0.7})
     assert "did not clearly change" in headline(RunReader(run))

@@ -101,7 +101,7 @@ class RunSpec:
         return cls(
             config,
             run.base,
-            (run.path / "config.yaml").read_text(encoding="utf-8"),
+            _as_given(run.path / "config.yaml"),
             f"{run.manifest.get('command', 'rlaif run CONFIG')}{options_text(overrides)}",
             Constitution.load(Path(config.constitution)) if "constitution" in named else run.constitution,
             Templates.load(config.templates, run.base) if "templates" in named else run.templates,
@@ -110,6 +110,18 @@ class RunSpec:
             prompts,
             rows,
         )
+
+
+def _as_given(path: Path) -> str:
+    """The config of a run folder as it was given; UserError where it is no text."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{shown(path)}: no UTF-8 text ({error.reason} at byte {error.start}).",
+            "the file as rlaif wrote it",
+            "restore it from a copy; config.json beside it has the same options",
+        ) from None
 
 
 def _refuse_other_file(path: Path) -> None:

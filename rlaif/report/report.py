@@ -20,7 +20,7 @@ from rlaif.pages import charts
 from rlaif.pages.page import ci, fixed, write_page
 from rlaif.records import Evaluation
 from rlaif.report import examples
-from rlaif.report.measures import Table, clusters_of, compliance, deltas, gold, rate
+from rlaif.report.measures import Table, Values, clusters_of, compliance, deltas, gold, rate
 from rlaif.report.principles import coverage
 from rlaif.report.principles_shown import shown
 from rlaif.report.run_reader import RunReader, names_damage
@@ -147,21 +147,28 @@ def headline(reader: RunReader) -> str:
     measure = "Full compliance" if truth else "Full compliance in the judge's opinion"
     after = measured(reader.evaluations[final], truth).get("all", {})
     before = measured(reader.evaluations.get("base", {}), truth).get("all", {})
-    asked = covered(reader, after)
     if not after:
         return (
             f"{len(reader.evaluations[final])} responses of {final} were evaluated, but neither gold "
             "nor the judge could read them."
         )
-    if final == "base" or not before:
-        return f"{measure} of {final} is {_with_ci(after, reader)} on {asked}."
+    if final == "base" or not before.keys() & after.keys():
+        return f"{measure} of {final} is {_with_ci(after, reader)} on {covered(reader, after)}."
+    before, after = _on_both(before, after)
     change = deltas({"all": after}, {"all": before}, reader.clusters)["all"]
     verb = (
         "did not clearly change: it went"
         if not change["different"]
         else ("rose" if change["value"] > 0 else "fell")
     )
-    return f"{measure} {verb} from {_with_ci(before, reader)} to {_with_ci(after, reader)} on {asked}."
+    moved = f"{verb} from {_with_ci(before, reader)} to {_with_ci(after, reader)}"
+    return f"{measure} {moved} on {covered(reader, after)}."
+
+
+def _on_both(before: Values, after: Values) -> tuple[Values, Values]:
+    """The values of the prompts that are known on both sides, as their difference is of these."""
+    both = [prompt for prompt in after if prompt in before]
+    return {i: before[i] for i in both}, {i: after[i] for i in both}
 
 
 def covered(reader: RunReader, prompts: Iterable[str] | None = None) -> str:
@@ -216,8 +223,8 @@ def _wordings(reader: RunReader, truth: bool) -> list[str]:
     if "base" not in rows or reader.final_policy not in rows:
         return []
     names = "base", str(reader.final_policy)
-    before, after = (measured(rows[name], truth).get("all", {}) for name in names)
-    if not (before and after):
+    before, after = _on_both(*(measured(rows[name], truth).get("all", {}) for name in names))
+    if not after:
         return []
     return [
         f"On {len(after)} held-out wordings of what was asked in training it went from "
