@@ -8,7 +8,7 @@ from rlaif.human.formats import FORMATS
 from rlaif.human.importers import import_file
 from rlaif.records import Label
 from rlaif.runs.rows import read_rows
-from tests.test_formats_chosen import parse, said, user
+from tests.test_formats_chosen import lines, parse, said, user
 
 
 def test_whole_numbers_as_data_frames_write_them_are_the_same_verdicts(tmp_path):
@@ -85,3 +85,24 @@ def test_a_file_packed_with_another_program_says_how_to_unpack_it(tmp_path, firs
     (tmp_path / "x.jsonl.zst").write_bytes(first + b"\0\x93more")
     with pytest.raises(UserError, match=f"packed, and not with gzip(?s:.*){tool}"):
         import_file(None, tmp_path / "x.jsonl.zst", tmp_path / "out")
+
+
+def test_a_class_is_read_by_its_name_and_not_by_its_number(tmp_path):
+    """As numbers, 1 and 2 are the first and the second response, and 0 is a tie."""
+    import datasets
+
+    names = ["model_a", "model_b", "tie"]
+    rows = [{"prompt": f"q{n}", "response_a": "x", "response_b": "y", "winner": n} for n in (0, 1, 2, -1)]
+    table = datasets.Dataset.from_list(rows).cast_column("winner", datasets.ClassLabel(names=names))
+    table.save_to_disk(str(tmp_path / "saved"))
+    table.to_parquet(str(tmp_path / "x.parquet"))
+    for name in ("saved", "x.parquet"):
+        import_file("arena", tmp_path / name, tmp_path / f"out-{name}")
+        labels = read_rows(tmp_path / f"out-{name}" / "labels.jsonl", Label)
+        assert [label.verdict for label in labels] == ["a", "b", "tie", "invalid"]
+
+
+def test_no_file_of_a_folder_is_passed_over_for_the_case_of_its_ending(tmp_path):
+    for name, prompt in (("a.jsonl", "q"), ("B.JSONL", "r"), ("c.ndjson", "s")):
+        lines(tmp_path / name, [{"prompt": prompt, "chosen": "x", "rejected": "y"}])
+    assert import_file(None, tmp_path, tmp_path / "out")["in"] == 3

@@ -140,9 +140,7 @@ def test_without_log_probabilities_soft_labels_are_doubtful(project):
     with serving(stub) as url:
         config = config_of(project, url)
         soft, reasoned = pipeline.check(config), pipeline.check(config, ["label.cot=true"])
-    assert any(
-        "label will read verdicts from written text" in said for said in soft.warnings
-    )
+    assert any("label will read verdicts from written text" in said for said in soft.warnings)
     assert reasoned.warnings == []
     assert soft.problems == []
 

@@ -18,7 +18,7 @@ from rlaif.options.data import DataSourceOptions
 from rlaif.prompting.conversations import Unusable
 from rlaif.prompting.tables import is_saved_dataset, kind_of, parse_json, read_table, text_lines, unique_keys
 
-_ENDS = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
+_ENDS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 _PIECE = 1 << 16  # characters of an array that are read at a time
 
 
@@ -47,7 +47,9 @@ def files_of(folder: Path) -> list[Path]:
     """
     if is_saved_dataset(folder):
         return [folder]
-    found = [path for path in sorted(folder.rglob("*")) if path.name.removesuffix(".gz").endswith(_ENDS)]
+    found = [
+        path for path in sorted(folder.rglob("*")) if path.name.lower().removesuffix(".gz").endswith(_ENDS)
+    ]
     if not found:
         raise UserError(
             f"{folder}: a folder without a file of rows.",

@@ -321,8 +321,9 @@ def _parquet(path: Path) -> Rows:
             # Read a piece at a time: by default whole row groups are, and are held until the last one.
             file = pyarrow.parquet.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20)
             _refuse_doubled(file.schema_arrow.names, path)
+            classes = _classes((file.schema_arrow.metadata or {}).get(b"huggingface", b"{}"))
             for batch in file.iter_batches(1024):
-                yield from batch.to_pylist()
+                yield from (_with_names(row, classes) for row in batch.to_pylist())
         except (pyarrow.ArrowException, OSError, ValueError) as error:
             first = str(error).split("\n")[0]
             raise UserError(
@@ -370,9 +371,31 @@ def _from_hub(source: DataSourceOptions) -> Iterator[Any]:
     return _rows_of(found, source.name)
 
 
-def _rows_of(table: Any, name: str) -> Iterator[Any]:
+def _classes(said: bytes) -> dict[str, list[str]]:
+    """The names of classes, of the columns of a Parquet file that hold their numbers, by what datasets says
+    in the file."""
     try:
-        yield from table
+        features = json.loads(said)["info"]["features"]
+        return {
+            name: feature["names"] for name, feature in features.items() if feature["_type"] == "ClassLabel"
+        }
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return {}
+
+
+def _with_names(row: dict[str, Any], classes: dict[str, list[str]]) -> dict[str, Any]:
+    """A row with the names of classes in place of their numbers, as other kinds of files have them; none for
+    -1."""
+    named = {key: row[key] for key in classes if isinstance(row.get(key), int)}
+    within = {key: 0 <= number < len(classes[key]) for key, number in named.items()}
+    return row | {key: classes[key][number] if within[key] else None for key, number in named.items()}
+
+
+def _rows_of(table: Any, name: str) -> Iterator[Any]:
+    features = (getattr(table, "features", None) or {}).items()
+    classes = {key: feature.names for key, feature in features if getattr(feature, "names", None)}
+    try:
+        yield from (_with_names(row, classes) for row in table) if classes else table
     except UserError:
         raise
     except Exception as error:
