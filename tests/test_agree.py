@@ -98,6 +98,7 @@ def test_fewer_labels_on_pandalm_give_the_same_answer_with_an_interval(pandalm, 
     assert row["unlabelled"] > 600
     assert row["ci"][0] < whole["value"] < row["ci"][1]
     assert row["labels_alone"] > row["n"], "the judge's verdicts save labels"
+    assert f"{len(pandalm['powered']) - 6} more estimates like these: --out" in "\n".join(in_words(pandalm))
 
 
 class Made:

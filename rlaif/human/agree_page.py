@@ -9,6 +9,7 @@ from typing import Any
 from rlaif.agreement.stand_in import StandIn
 from rlaif.pages.page import ci, fixed, signed, with_names_shown, write_page
 
+POWERED = 6  # estimates that are printed; the page has all
 TEXTS = frozenset({"prompt", "a", "b", "rationale", "reason", "path"})  # the others are names
 BY_PRINCIPLE = (
     "its verdict (a, b or tie) under one principle alone, beside what most people say of the whole pair; a "
@@ -58,7 +59,10 @@ def in_words(data: dict[str, Any]) -> list[str]:
     for name, longer in [("The people's majority", (data["majority"] or {}).get("longer")), *longest]:
         if longer and longer["n"]:
             lines.append(f"{name} prefers the longer response in {_rate(longer)} of {longer['n']}.")
-    lines += [_powered(row) for row in data["powered"][:6]]
+    powered = [_powered(row) for row in data["powered"]]
+    lines += powered[:POWERED]
+    if more := len(powered[POWERED:]):
+        lines.append(f"{more} more estimates like these: --out FILE.html and --json have them.")
     lines += [f"Left out: {n} × {reason}." for reason, n in data["dropped"].items()]
     return lines
 
