@@ -41,7 +41,7 @@ LEVEL = 0.05  # of the test that lets a principle in
 PRIOR = 3.0  # standard deviation of a weight before any label, so that separable labels give finite weights
 FOLDS = 10
 FARTHEST = 30.0  # errors by which a weight can be too large because it was chosen
-FEWEST, LABELS = 2, 50  # clusters, and labels, below which weights have no interval
+FEWEST = 50  # clusters below which weights have no interval
 FEW, MANY, FLIPS = 14, 500, 20000  # sums of which all signs are changed, or none; changes drawn between
 NOTHING = 1e-6  # a weight
 SAME = 1e-6  # share of a candidate's variance that the chosen ones leave
@@ -152,7 +152,7 @@ def explain(x_NJ: Array, y_N: Array, member_N: Members, level: float = LEVEL) ->
     x = x_NJ[:, [j for j, *_ in chosen]]
     weights = fit(x, y_N)
     errors = standard_errors(x, y_N, member_N, weights)
-    freedom = float(member_N.max()) if len(member_N) else 0.0
+    freedom = float(member_N.max() + 1 - len(chosen)) if chosen else 0.0
     return [
         {"at": j, "p": p, "weight": float(w), "ci": weight_interval(float(w), float(error), freedom, excess)}
         for (j, p, excess), w, error in zip(chosen, weights, errors, strict=True)
@@ -161,16 +161,16 @@ def explain(x_NJ: Array, y_N: Array, member_N: Members, level: float = LEVEL) ->
 
 def standard_errors(x_NJ: Array, y_N: Array, member_N: Members, weights: Array) -> Array:
     """Standard errors of weights [J]: the sandwich variance over clusters (Liang and Zeger, Biometrika 73,
-    1986); not a number with a single cluster or below 50 labels, where their intervals cover too little."""
+    1986), for J weights fitted; not a number below 50 clusters, where intervals cover too little."""
     if not len(weights):
         return np.zeros(0)
     p = sigmoid(x_NJ @ weights)
     inside = np.linalg.inv((x_NJ.T * (p * (1 - p))) @ x_NJ + np.eye(len(weights)) / PRIOR**2)
     sums = np.stack([by_cluster(member_N, column) for column in (x_NJ * (y_N - p)[:, None]).T])
     groups = sums.shape[1]
-    if groups < FEWEST or len(y_N) < LABELS:
+    if groups < FEWEST:
         return np.full(len(weights), NAN)
-    middle = sums @ sums.T * groups / (groups - 1)
+    middle = sums @ sums.T * groups / (groups - len(weights))
     return np.sqrt(np.diag(inside @ middle @ inside))
 
 
