@@ -1,7 +1,8 @@
 """rlaif: from a constitution file to an aligned language model, and the evidence that it worked.
 
-In a notebook: `rlaif.run("configs/quickstart.yaml")`, `rlaif.load_run("runs/quickstart")`, `rlaif.compare(a,
-b)`.
+In a notebook: `rlaif.run("configs/quickstart.yaml")`, `rlaif.load_run("runs/quickstart")`,
+`rlaif.compare("runs/a", "runs/b")` and `rlaif.judge(pairs, constitution, model)`. What the user can mend is
+raised as `rlaif.errors.UserError`.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 # The name on the package index, where `rlaif` is another project; the module and the command are `rlaif`.
 DISTRIBUTION = "rlaif-loop"
+__all__ = ["compare", "judge", "load_run", "run"]
 
 
 @overload
@@ -72,15 +74,17 @@ def run(
         at: with `source`, the first stage that is not shared.
         until: the last stage to run, e.g. "label", or "sample[1]" where a name occurs twice.
         dry_run: check everything and return what would run, as `rlaif run --dry-run --json` prints it.
-        progress: a progress bar as `Stage.progress` takes it, called with (what, total, done).
+        progress: a progress bar: called with (what, total, done), it gives a context manager whose value is
+            called with the number of rows that were finished since the last call.
         tell: called with a line for each stage, e.g. `print`.
 
     Returns:
-        The run, or with `dry_run` the plan.
+        The run, as `load_run` gives it, or with `dry_run` the plan: a dictionary that JSON can hold.
 
     Raises:
-        UserError: whatever is the user's to fix; what was done stays.
-        BudgetReached: the budget's cap is reached; what was done stays.
+        rlaif.errors.UserError: whatever is the user's to fix; what was done stays.
+        rlaif.errors.Paused: a UserError: `label` waits for people's labels; call again once they are there.
+        rlaif.runs.spending.BudgetReached: the budget's cap is reached; what was done stays.
     """
     from rlaif import pipeline
     from rlaif.config import override_texts
@@ -101,7 +105,19 @@ def __getattr__(name: str) -> Any:
 
 
 def load_run(path: Path | str) -> Run:
-    """A run folder: `.dataset("labels")` gives rows as a `datasets.Dataset`, `.policies` folders by name."""
+    """A run folder, opened to read: finished, paused or stopped.
+
+    Args:
+        path: the folder, e.g. "runs/quickstart".
+
+    Returns:
+        The run. `.dataset("labels")` gives rows of a kind as a `datasets.Dataset`, `.preferences()` what the
+        trainers of trl take, `.policies` the model folders by name ("base", "sft", "ppo", …), `.stages` the
+        stages.
+
+    Raises:
+        rlaif.errors.UserError: the folder is no run.
+    """
     from rlaif.runs.folder import Run
 
     return Run.load(Path(path))
@@ -110,10 +126,22 @@ def load_run(path: Path | str) -> Run:
 def compare(
     *runs: Path | str, out: Path | str | None = None, judge: str | None = None, trust: bool = False
 ) -> dict[str, Any]:
-    """Runs side by side, as `rlaif compare --json` prints them; `out` writes the page too.
+    """Compare runs on the same held-out prompts.
 
-    `judge`, a config or a model, decides win rates: best one that trained none of the runs. `trust` allows
-    the functions and endpoints that the runs' configs name; without it they raise UserError.
+    Args:
+        runs: two run folders or more; several seeds of one config are one arm.
+        out: where to write the page (HTML); without it none is written.
+        judge: a config, or a model's folder or hub id, that decides win rates: best one that trained none of
+            the runs; without it a run's own feedback model.
+        trust: allow the functions and endpoints that the runs' configs name.
+
+    Returns:
+        What `rlaif compare --json` prints. Rates are shares from 0 to 1, `ci` 95 % intervals, KL in nats,
+        lengths in tokens, times in seconds; None where a figure cannot be told.
+
+    Raises:
+        rlaif.errors.UserError: a path is no run, the runs share nothing that could be compared, or a config
+            names functions or endpoints and `trust` is not set.
     """
     from rlaif.preflight.opening import feedback_of
     from rlaif.report.compare import compare as compare_runs

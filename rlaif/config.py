@@ -275,6 +275,12 @@ def config_of(data: Any, path: Path, overrides: Sequence[str] = ()) -> Config:
 def _checked(data: Any, lines: Lines, path: Path, overrides: Sequence[str]) -> Config:
     for override in overrides if isinstance(data, dict) else ():
         lines.options |= dict.fromkeys(apply_override(data, override), override)
+    if isinstance(data, dict) and "principles" in data and "stages" not in data:
+        raise UserError(
+            f"{path}: a constitution, not a config.",
+            "a config: a file with stages, policy, feedback, prompts and constitution",
+            "rlaif init DIR writes one to edit",
+        )
     config = validate_yaml(Config, data, lines, path)
     check_order(config, path, lines)
     return config
@@ -328,10 +334,12 @@ def check_order(config: Config, path: Path, lines: Lines) -> None:
         for need in options.required_artefacts:
             if need not in have:
                 makers = sorted(name for name, kind in STAGES.items() if need in kind.makes)
+                alone = isinstance(options, PairOptions) and options.imported and need == "responses"
+                instead = "; or samples: false, for the imported pairs alone" if alone else ""
                 raise UserError(
                     f'{lines.where(path, ("stages", index))}: stage "{options.stage}" needs {need}, which '
                     "no earlier stage makes.",
-                    f"{' or '.join(makers)} before {options.stage}",
+                    f"{' or '.join(makers)} before {options.stage}{instead}",
                     f"add it to the stages of {path}{_REPLACED if lines.origins else ''}",
                 )
         have.update(options.makes)

@@ -182,6 +182,13 @@ class Constitution(Sourced):
     def load_with_lines(cls, path: Path, content: bytes | None = None) -> tuple[Constitution, Lines]:
         """The same, and where in the file everything stands; of `content` as if it stood there."""
         data, lines = load_yaml(path, content)
+        if isinstance(data, dict) and "principles" not in data and {"stages", "extends"} & set(data):
+            named = data.get("constitution")
+            raise UserError(
+                f"{path}: a config, not a constitution.",
+                "a constitution file, with the key principles",
+                f"name the one of the config: {named}" if named else "name the config's constitution",
+            )
         constitution = validate_yaml(cls, data, lines, path)
         seen: dict[str, int] = {}
         for index, principle in enumerate(constitution.principles):

@@ -214,8 +214,10 @@ def parse_scalar(text: str) -> Any:
 def validate_yaml(cls: type[M], data: Any, lines: Lines, path: Path) -> M:
     """`data` as a `cls`, or a UserError that lists every mistake with its line."""
     if not isinstance(data, dict):
-        found = "is empty" if data is None else f"holds a {type(data).__name__}, not keys and values"
-        raise UserError(f"{path}:1: {found}.", "keys such as " + ", ".join(_needed_first(cls)[:4]))
+        kind = "a list" if isinstance(data, list) else "text" if isinstance(data, str) else "a single value"
+        found = "is empty" if data is None else f"holds {kind}, not keys and values"
+        needed = "keys such as " + ", ".join(_needed_first(cls)[:4])
+        raise UserError(f"{path}:1: {found}.", needed, f"check that {path} is the file that was meant")
     try:
         return cls.model_validate(data)
     except ValidationError as error:

@@ -426,7 +426,7 @@ def test_the_page_escapes_and_loads_nothing(tmp_path):
 
 
 def test_mistakes_are_named(tmp_path, ai):
-    with pytest.raises(UserError, match="1 runs given"):
+    with pytest.raises(UserError, match="runs given: 1"):
         compare([ai])
     with pytest.raises(UserError, match="not a run folder"):
         compare([ai, tmp_path])

@@ -76,7 +76,7 @@ def bomb(depth: int) -> str:
         (BASE + "---\n" + BASE, r"c\.yaml:5: but found another document"),
         ("", r"c\.yaml:1: is empty"),
         ("- a\n", r"c\.yaml:1: holds a list"),
-        ("kind", r"c\.yaml:1: holds a str"),
+        ("kind", r"c\.yaml:1: holds text, not keys and values"),
         (BASE.replace("kind.", "\x01"), r"c\.yaml:4: the character U\+0001 is not allowed"),
         (BASE.encode("utf-16"), r"c\.yaml:1: not UTF-8 text"),
         (f"name: {'7' * 5000}\n", r"c\.yaml:1: a whole number of more than 4,300 digits\."),

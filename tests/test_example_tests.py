@@ -86,7 +86,7 @@ def test_the_text_is_like_pytests(file):
     done = run(file)
     assert done.exit_code == 1
     lines = done.stdout.splitlines()
-    assert lines[0].endswith("5 tests of 3 principles, judge " + str(file.parent / "config.yaml"))
+    assert lines[0].endswith("tests: 5, principles: 3, judge: " + str(file.parent / "config.yaml"))
     assert lines[1].split() == ["..FFF", "[100%]"]  # the principles' own wordings are asked first
     assert any(line.startswith(f"FAILED {file}:13 no-sun::example-1 - prefers the worse") for line in lines)
     assert "    better   nice day wrong" in lines
@@ -180,7 +180,7 @@ def test_last_failed_asks_what_failed_before_and_nothing_else(file):
     done = run(file, "--last-failed")
     assert "--last-failed: 3 did not pass last time and are asked again; 2 left out" in done.stderr
     assert done.stdout.splitlines()[:2] == [
-        f"{file}: 3 tests of 3 principles, judge {file.parent / 'config.yaml'}",
+        f"{file}: tests: 3, principles: 3, judge: {file.parent / 'config.yaml'}",
         "FFF" + " " * 57 + "  [100%]",
     ]
     assert "3 failed, 2 left out by --last-failed in" in done.stdout

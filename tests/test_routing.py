@@ -175,7 +175,7 @@ def test_people_label_what_is_tagged_and_the_judge_what_is_not(project):
     kinds = {(label.annotator.kind, pairs[label.comparison_id]) for label in read(run, "labels", Label)}
     assert kinds == {("simulated", ("fact",)), ("ai", ("talk",))}
     assert any(
-        "in random order, the honest baseline (route: random), of prompts tagged fact" in note
+        "in random order (route: random), of prompts tagged fact" in note
         for note in run.stages[4].summary["notes"]
     )
 

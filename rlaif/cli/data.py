@@ -134,7 +134,7 @@ def _annotator(word: str) -> Any:
     kind, _, name = word.partition(":")
     if kind not in get_args(AnnotatorKind) or not name:
         raise UserError(
-            f'--annotator "{word}".',
+            f'--annotator "{word}": no kind and name of an annotator.',
             f"{', '.join(get_args(AnnotatorKind))}, a colon and a name",
             "--annotator ai:judge-1",
         )

@@ -63,5 +63,5 @@ def in_full(one: Explained) -> list[str]:
         "source": one.source,
         "results": "" if one.affects_results else "not changed by it, but for rounding",
     }
-    lines = [*facts.items(), *(("said of it", said) for said in one.goes_with)]
+    lines = [*facts.items(), *(("warned of", said) for said in one.goes_with)]
     return [one.key, *(f"  {name}: {value}" for name, value in lines if value)]

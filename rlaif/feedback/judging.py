@@ -30,7 +30,7 @@ FORMS = (
 
 @dataclass(frozen=True)
 class Judgement:
-    """What the judge says of one pair.
+    """What the judge says of one pair; probabilities are from 0 to 1.
 
     `p_a` is the probability that `a` is better under the whole constitution, and `by_principle` under each
     principle, the two orders averaged; None where nothing could be read. `labels` are the verdicts one by
@@ -71,13 +71,14 @@ def judge(
         templates: the template set.
         few_shot: how many of the principles' examples are shown before each question.
         reasoning_tokens: the most tokens of reasons before a verdict; 0 reads the verdict at once.
-        progress: a progress bar as `Stage.progress` takes it, called with (what, total).
+        progress: a progress bar: called with (what, total), it gives a context manager whose value is
+            called with the number of verdicts that came since the last call.
 
     Returns:
         One `Judgement` a pair, in the order of the pairs.
 
     Raises:
-        UserError: what is no pair, no constitution or no model.
+        rlaif.errors.UserError: what is no pair, no constitution or no model.
     """
     rules, texts = _constitution(constitution), Templates.load(str(templates))
     few, reasons = _count("few_shot", few_shot), _count("reasoning_tokens", reasoning_tokens)

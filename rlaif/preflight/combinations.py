@@ -161,7 +161,8 @@ ALONE: tuple[Alone, ...] = (
         OnlineOptions,
         ("warmup", "updates"),
         lambda o: o.warmup >= o.updates > 1,
-        "the warm-up is as long as the training: the learning rate never reaches its full value",
+        "the warm-up is as long as the training: the learning rate never reaches its full value; "
+        "lower warmup, or raise updates",
     ),
     Alone(
         GroupOptions,

@@ -44,7 +44,7 @@ def compare(
     """
     if not 2 <= len(paths) <= len(LETTERS):
         raise UserError(
-            f"compare: {len(paths)} runs given.", f"2 to {len(LETTERS)} run folders", "rlaif compare RUN RUN"
+            f"compare: runs given: {len(paths)}.", f"2 to {len(LETTERS)} run folders", "rlaif compare RUN RUN"
         )
     arms = arms_of(paths)
     sides = [side for arm in arms for side in arm.sides]

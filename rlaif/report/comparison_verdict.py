@@ -78,10 +78,14 @@ def _figures(a: Arm, b: Arm, data: Data) -> tuple[str | None, Mapping[str, Any],
             "ci": win["ci"],
             "different": win["different"] and not data["same_config"],
         }
+        flips = win["order_flip_rate"]
+        order = "no verdict is decided"
+        if flips is not None:
+            of = f"{fixed(flips)} {ci(win['order_flip_rate_ci'])}"
+            order = f"of its decided verdicts {of} flip with the order"
         words = (
             f"the judge prefers {a.name} in {fixed(win['value'])} {ci(win['ci'])} of {win['n']} held-out "
-            f"responses, ties ({fixed(win['ties'])} {ci(win['ties_ci'])}) counting half; of its decided "
-            f"verdicts {fixed(win['order_flip_rate'])} {ci(win['order_flip_rate_ci'])} flip with the order"
+            f"responses, ties ({fixed(win['ties'])} {ci(win['ties_ci'])}) counting half; {order}"
         )
         return "judge", change, words
     if not data["prompts"]:

@@ -291,7 +291,7 @@ class Run:
 
     @property
     def policies(self) -> dict[str, Path]:
-        """Folders of the policies the run has made so far, "base" first."""
+        """Model folders of the policies that the run has made so far, by name, "base" first."""
         given = self.config.policy.model
         made = policies_of(self, self.stages)
         return {name: path for name, path in made.items() if path.is_dir() or str(path) == given}
@@ -301,7 +301,8 @@ class Run:
         stage.
 
         Its columns are the record's and all rows'; what a row lacks is None. A column of None alone has its
-        field's type.
+        field's type. Probabilities (`p_a`) are from 0 to 1, `seconds` in seconds; docs/data.md says what each
+        column is. UserError names the kinds there are where there are no such rows.
         """
         from datasets import Dataset, List, Value
 

@@ -21,14 +21,12 @@ def headline(data: Mapping[str, Any]) -> str:
     what = "; ".join(f"{edit['id']} {' and '.join(edit['kinds'])}" for edit in edits[:4])
     what += f"; and {len(edits) - 4} more" if len(edits) > 4 else ""
     if "preferences" not in data:
-        return f"{what[:1].upper()}{what[1:]}."
+        return f"{what}."
     found = data["preferences"]
     if data["labels"]["waiting"]:
         rest = f"; without them, {_share(found, 'changed')} preferences change" if known(data) else ""
-        return (
-            f"{what[:1].upper()}{what[1:]}: {data['labels']['waiting']:,} labels are still to be asked{rest}."
-        )
-    return f"{what[:1].upper()}{what[1:]}: {_share(found, 'changed')} preferences change."
+        return f"{what}: {data['labels']['waiting']:,} labels are still to be asked for{rest}."
+    return f"{what}: {_share(found, 'changed')} preferences change."
 
 
 def in_words(data: Mapping[str, Any]) -> list[str]:

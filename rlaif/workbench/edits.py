@@ -72,7 +72,7 @@ class Edit:
             return [self._of_a_whole_principle()]
         said = [_MEANS[name] for name in self.fields if name in _MEANS]
         if self.rule[0] != self.rule[1]:
-            said[:0] = ["the judge reads another rule: labels under this principle go stale"]
+            said[:0] = ["the judge reads other words: labels under this principle go stale"]
         elif "text" in self.fields:
             said[:0] = ["the judge reads `compare`, which is as it was: no label goes stale"]
         if "applies_to" in self.fields:

@@ -73,7 +73,7 @@ def constitution_test(
     tell("loading …")
     setting = Named.of(judge, set_ or [], path, asked_with).open(few_shot)
     if not as_json:
-        say(f"{path}: {len(chosen.tests)} tests of {len(constitution.principles)} principles, judge {judge}")
+        say(f"{path}: tests: {len(chosen.tests)}, principles: {len(constitution.principles)}, judge: {judge}")
     started, first = time.monotonic(), report.last_failed(path) if failed_first else ()
     asked = run_tests(chosen.tests, constitution, setting, margin=margin, first=first)
     results = asked if as_json else _dotted(asked, len(chosen.tests))

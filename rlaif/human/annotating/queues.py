@@ -102,7 +102,7 @@ def judges_disagree(found: Evidence) -> float | None:
 
 
 _ALL = (
-    Queue("random", "in random order, the honest baseline"),
+    Queue("random", "in random order"),
     Queue("in-order", "as they stand in the data"),
     Queue("unsure", "where the judge is unsure", "a judge's labels", unsure),
     Queue("orders", "where the orders disagree", "a judge's labels in both orders", orders_disagree),
