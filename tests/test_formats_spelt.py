@@ -8,7 +8,7 @@ from rlaif.human.formats import FORMATS
 from rlaif.human.importers import import_file
 from rlaif.records import Label
 from rlaif.runs.rows import read_rows
-from tests.test_formats_chosen import lines, parse, said, user
+from tests.test_formats_chosen import ROWS, lines, parse, said, user
 
 
 def test_whole_numbers_as_data_frames_write_them_are_the_same_verdicts(tmp_path):
@@ -106,3 +106,12 @@ def test_no_file_of_a_folder_is_passed_over_for_the_case_of_its_ending(tmp_path)
     for name, prompt in (("a.jsonl", "q"), ("B.JSONL", "r"), ("c.ndjson", "s")):
         lines(tmp_path / name, [{"prompt": prompt, "chosen": "x", "rejected": "y"}])
     assert import_file(None, tmp_path, tmp_path / "out")["in"] == 3
+
+
+def test_what_is_no_persons_ranking_of_a_label_studio_task_is_counted():
+    task, empty = ROWS["label-studio"][0], {"completed_by": 8, "result": []}
+    found = FORMATS["label-studio"].parse(
+        {**task, "annotations": [*task["annotations"], empty], "predictions": [{"model_version": "m"}]}
+    )
+    assert len(found.rankings) == 1
+    assert found.lost == ("annotation without a ranking", "a model's prediction")

@@ -191,13 +191,15 @@ def label_studio_row(row: dict[str, Any]) -> ImportedRow | Unusable:
     if None in texts or len(set(ids)) < len(ids):
         return Unusable("an item without a text or an id of its own")
     rankings, lost = [], []
-    for given in row.get("annotations", ()) if isinstance(row.get("annotations"), list) else ():
-        for ranks in _rankers(given, ids):
+    for given in _listed(row.get("annotations")):
+        found = [*_rankers(given, ids)] or [Unusable("annotation without a ranking")]
+        for ranks in found:
             rankings.append(ranks) if isinstance(ranks, Ranks) else lost.append(str(ranks))
             if isinstance(ranks, Ranks):
                 lost += unread((given.get("lead_time"), ranks.seconds, NO_TIME))
     if not rankings:
         return Unusable(lost[-1] if lost else "nobody has ranked it")
+    lost += ["a model's prediction"] * len(_listed(row.get("predictions")))
     return ImportedRow(messages, tuple(map(str, texts)), rankings=tuple(rankings), lost=tuple(lost))
 
 
