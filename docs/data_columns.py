@@ -163,7 +163,7 @@ baselines.longer | float | accuracy of choosing the longer response; `baselines`
 decided
 baselines.constant | float | accuracy of always choosing the side that wins more often in training
 baselines_ci.<rule> | pair | the interval of each
-reward_mean | float | mean reward of responses trained on
+reward_mean | float | mean reward of a sample of the responses trained on
 reward_std | float | standard deviation of these rewards
 heldout_sets.<set>.n | int | pairs of a named held-out set
 heldout_sets.<set>.dropped.<reason> | int | pairs left out, by reason

@@ -22,6 +22,7 @@ from rlaif.human.folder import (
     read_partial,
 )
 from rlaif.human.foreign import add_foreign, grouped_by_format
+from rlaif.human.formats import FORMATS
 from rlaif.human.labelled import STRAY_OF_RUN, form_of, judge_of, own_rows, run_labels
 from rlaif.human.rankings import by_content, labels_from_rankings
 from rlaif.human.said import Annotated, Item, add_source, opinion_of, turned_round
@@ -71,6 +72,7 @@ class Rows:
         self.labels: list[tuple[str, Mapping[str, float], list[Label]]] = []  # source, weights, labels
         self.sided: set[str] = set()  # sources whose a and b are in the order shown
         self.anchored: list[Label] = []
+        self.same: dict[str, Comparison] = {}  # of models' responses, by an id of an import of their texts
 
     def add_run(self, path: Path, found: Annotated) -> None:
         """A run's label stages, with what the judge cost."""
@@ -150,6 +152,7 @@ class Rows:
     def add_to(self, found: Annotated) -> None:
         """Every annotator's opinion of every comparison that has a label; of two the last counts, in the
         order of the sources."""
+        self.same = self._same()
         for source, weights, labels in self.labels:
             names = self._names(source, labels)
             placed = {names[_annotator_of(x)] for x in labels if source in self.sided or places_known(x)}
@@ -194,10 +197,30 @@ class Rows:
         pair = self.comparisons.get(label.comparison_id)
         if pair is None:
             return label, label.comparison_id
+        if same := self.same.get(pair.id):
+            turned = self.responses[pair.a].text != self.responses[same.a].text
+            label = (turned_round(label) if turned else label).model_copy(update={"comparison_id": same.id})
+            pair = same
         item = item_of(pair)
         if pair.a < pair.b:
             return label, item
         return turned_round(label), item
+
+    def _same(self) -> dict[str, Comparison]:
+        """The first comparison of models' responses that an import of the same texts is, by the import's id:
+        many formats, also of exported pairs, do not name the models."""
+        written: dict[str, Comparison] = {}
+        imported: dict[str, str] = {}  # comparison → its texts
+        for pair in self.comparisons.values():
+            sides = [self.responses.get(id) for id in (pair.a, pair.b)]
+            if None in sides:
+                continue
+            texts = content_hash(pair.prompt_id, sorted(side.text for side in sides if side))
+            if all(side and side.model in FORMATS for side in sides):
+                imported[pair.id] = texts
+            else:
+                written.setdefault(texts, pair)
+        return {id: written[texts] for id, texts in imported.items() if texts in written}
 
     def _item(self, item: str, comparison_id: str) -> Item:
         pair = self.comparisons.get(comparison_id)
