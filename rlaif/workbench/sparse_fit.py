@@ -82,7 +82,9 @@ def choose(
 ) -> list[tuple[int, float, float]]:
     """(candidate, corrected p-value, excess) in the order in which they were let in; see the top of the file.
 
-    The excess is how many standard deviations of the score lie between it and the least that is let in.
+    The excess is how many standard deviations of the score lie between it and the least that is let in: by
+    its p-value, which is smaller than the normal one of few clusters, or by the score itself, since no
+    p-value is below 1 / `FLIPS`; whichever is more.
     """
     chosen: list[int] = []
     entered: dict[int, tuple[float, float]] = {}
@@ -94,9 +96,11 @@ def choose(
         corrected = min(1.0, p[best] * len(left))
         if corrected > level:
             break
-        least = NormalDist().inv_cdf(1 - level / len(left))
+        normal = NormalDist()
+        found = max(_deviations(sums[best]), -normal.inv_cdf(p[best]) if p[best] > 0 else 0.0)
+        excess = found + normal.inv_cdf(level / len(left))
         chosen.append(left.pop(best))
-        entered[chosen[-1]] = corrected, max(0.0, _deviations(sums[best]) - least)
+        entered[chosen[-1]] = corrected, max(0.0, excess)
         weights = fit(x_NJ[:, chosen], y_N)
         chosen = [j for j, w in zip(chosen, weights, strict=True) if w > NOTHING]
     return [(j, *entered[j]) for j in chosen]
