@@ -198,18 +198,20 @@ def test_an_import_that_was_killed_while_it_ended_and_then_refused_still_goes_on
     assert again == whole
 
 
-@pytest.mark.parametrize("end", [".jsonl", ".json", ".csv", ".parquet"])
-def test_an_export_replaces_nothing_else(tmp_path, end):
+@pytest.mark.parametrize(
+    ("end", "name"), [(".jsonl", "trl"), (".json", "trl"), (".csv", "table"), (".parquet", "trl")]
+)
+def test_an_export_replaces_nothing_else(tmp_path, end, name):
     import_file(None, _table(tmp_path / "x.jsonl"), tmp_path / "rows")
     out = tmp_path / f"file{end}"
     out.write_text("mine\n")
     with pytest.raises(UserError, match="holds something else already"):
-        export_file(tmp_path / "rows", "trl", out)
+        export_file(tmp_path / "rows", name, out)
     assert out.read_text() == "mine\n"
     assert not out.with_name(out.name + ".partial").exists()
     out.unlink()
     for _ in range(2):  # the same content may be written again
-        export_file(tmp_path / "rows", "trl", out)
+        export_file(tmp_path / "rows", name, out)
 
 
 def test_the_card_of_an_export_replaces_nothing_else(tmp_path):
