@@ -16,8 +16,8 @@ from rlaif.stats import sigmoid
 from rlaif.workbench import sparse_fit
 
 WEIGHTS = (0.8, 0.5, 0.3)  # of the three candidates of twelve that labels are made of
-EXACT = 50  # sums up to which signs are changed in its test: beyond, the normal distribution, which is 50
-# times as fast, chooses all but the same
+EXACT = 50  # clusters up to which the test of a candidate changes signs; of more the normal distribution
+# stands in, which is about 50 times as fast
 
 
 def verdicts(rng: Generator, n: int) -> Array:

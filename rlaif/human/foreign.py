@@ -116,9 +116,9 @@ class ForeignPairs:
 
     def tell(self) -> None:
         """Each annotator's opinion of each item, to what is found."""
-        for item, said in self.said.items():
+        for item, given in self.said.items():
             of: defaultdict[str, list[Label]] = defaultdict(list)
-            for (who, *_), label in said.items():
+            for (who, *_), label in given.items():
                 of[who].append(label)
             for who, labels in of.items():
                 said = opinion_of(labels, {}, self.source.format.sided)
