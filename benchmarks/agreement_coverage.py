@@ -1,388 +1,92 @@
 """How often the intervals of `rlaif agree` cover the truth, and how often its tests err, by simulation.
 
-    python benchmarks/agreement_coverage.py --draws 1000 --json agreement-coverage.json
+    python benchmarks/agreement_coverage.py --draws 1000 --most 32000 --json agreement-coverage.json
     python benchmarks/agreement_coverage.py --only PPI "alternative annotator" --sizes 100
 
-n counts independent prompts, or groups of one to seven prompts of which whole groups are alike. Beside each
-interval that is printed stands that of the percentile bootstrap over the same groups (400 resamples), which
-is not. Annotators of one item say its truth with a chance and guess otherwise, so that kappa and alpha are
-known exactly. The judges of the alternative annotator test are worse than each person by ε exactly: to accept
-one is an error.
+The samples are those of agreement_cases.py. Beside each interval that is printed stands that of the
+percentile bootstrap over the same groups (400 resamples), which is not. As in coverage.py, a coverage within
+two standard errors of a limit of the aim is drawn on until it is not, or --most samples are drawn.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
-from collections.abc import Callable
-from dataclasses import dataclass
-from itertools import combinations, product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from agreement_cases import CASES, Case
+from coverage_aim import PRINTED, held, undecided
 from facts import where_and_when
-from numpy.random import Generator
 
-from rlaif.agreement.coefficients import (
-    agreement_by_item,
-    counts_of,
-    fleiss_kappa,
-    krippendorff_alpha,
-)
-from rlaif.agreement.decisions import decide
-from rlaif.agreement.prediction_powered import powered_mean
-from rlaif.agreement.stand_in import alternative_annotator_test
-from rlaif.audit.side_by_side import paired_difference
-from rlaif.forecasts import kappa_interval
-from rlaif.intervals import UNIT, Array, Interval, by_cluster, mean_interval, members, win_rate
-
-SIZES = (20, 50, 100, 300, 1000)
-RESAMPLES = 400
-EVEN, SKEWED = (0.45, 0.1, 0.45), (0.8, 0.1, 0.1)
-Outcome = tuple[str, float | None]  # what is counted, and 1 or 0; None where nothing was printed
-Draw = Callable[[Generator, int], list[Outcome]]
+COVERAGES = ("agreement", "win rate", "PPI++")  # tables of coverages
 
 
-@dataclass(frozen=True)
-class Case:
-    """One kind of data; `draw` makes a sample of n and what it counts as covered, or as decided."""
-
-    table: str
-    data: str
-    draw: Draw
-    sizes: tuple[int, ...] = SIZES
+def aimed(table: str, name: str) -> bool:
+    """Whether a column is the coverage of an interval that `rlaif` prints."""
+    return table in COVERAGES and "bootstrap" not in name and "width" not in name
 
 
-def covered(ci: Interval, truth: float) -> float | None:
-    """Whether an interval holds the truth, None where none is printed."""
-    return None if math.isnan(ci[0]) else float(ci[0] - 1e-12 <= truth <= ci[1] + 1e-12)
+def measure(case: Case, n: int, draws: int, seed: int = 0, most: int = 0) -> dict[str, Any]:
+    """The mean of each thing counted, over the samples for which it was printed, and the share of those.
 
-
-def bootstrap(rng: Generator, sums: Array, of: Any, statistic: Callable[[Array], Array]) -> Interval:
-    """The 95 % percentile interval over resampled groups of a statistic of totals [draws, S]."""
-    member = members(len(of), list(of))
-    of_group = np.stack([by_cluster(member, column) for column in sums.T], 1)
-    groups = len(of_group)
-    drawn = rng.integers(0, groups, (RESAMPLES, groups)) + groups * np.arange(RESAMPLES)[:, None]
-    weights = np.bincount(drawn.ravel(), minlength=RESAMPLES * groups).reshape(RESAMPLES, groups)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        found = statistic(weights @ of_group)
-    low, high = np.nanquantile(found, (0.025, 0.975))
-    return float(low), float(high)
-
-
-def groups_of(rng: Generator, n: int, alike: bool) -> Any:
-    """The group of each item: n items, or n groups of one to seven."""
-    return np.repeat(np.arange(n), rng.integers(1, 8, n)) if alike else np.arange(n)
-
-
-def rated(
-    rng: Generator, of: Any, alike: bool, kappa: float, shares: tuple[float, ...], annotators: int
-) -> Any:
-    """Ratings [I, A] of which each two annotators agree beyond chance by `kappa`.
-
-    Alone, each says an item's truth with a chance of √kappa; in groups all do so or none, with kappa.
+    The draws of a coverage are doubled, up to `most`, while it cannot be told from a limit of the aim.
     """
-    truth = rng.choice(3, len(of), p=shares)[:, None]
-    guesses = rng.choice(3, (len(of), annotators), p=shares)
-    if alike:
-        return np.where((rng.random(len(of)) < kappa)[of][:, None], truth, guesses)
-    return np.where(rng.random(guesses.shape) < math.sqrt(kappa), truth, guesses)
-
-
-def cohens(totals: Array) -> Array:
-    """Cohen's kappa of totals of two annotators' crossed table."""
-    table = (totals / totals.sum(1, keepdims=True)).reshape(-1, 3, 3)
-    chance = (table.sum(1) * table.sum(2)).sum(1)
-    return (np.einsum("gcc->g", table) - chance) / (1 - chance)
-
-
-def fleisses(totals: Array) -> Array:
-    """Fleiss' kappa of totals of items' agreements and of their ratings' shares."""
-    n = totals[:, -1]
-    chance = ((totals[:, 1:-1] / n[:, None]) ** 2).sum(1)
-    return (totals[:, 0] / n - chance) / (1 - chance)
-
-
-def coefficients() -> list[Case]:
-    """Agreement, kappas and alphas of two and of three annotators."""
-
-    def draw_of(kappa: float, shares: tuple[float, ...], alike: bool, gaps: float) -> Draw:
-        def draw(rng: Generator, n: int) -> list[Outcome]:
-            of = groups_of(rng, n, alike)
-            three = rated(rng, of, alike, kappa, shares, 3)
-            a, b = three[:, 0], three[:, 1]
-            chance = sum(p * p for p in shares)
-            keys = of.tolist()
-            seen = np.where(rng.random(three.shape) < gaps, -1, three)
-            agreed = agreement_by_item(counts_of(three, 3))
-            crossed = np.eye(9)[a * 3 + b]
-            shared = counts_of(three, 3) / 3
-            per_item = np.column_stack([agreed, shared, np.ones(len(of))])
-            truth = chance + (1 - chance) * kappa
-            return [
-                ("agreement of three", covered(mean_interval(agreed, UNIT, keys), truth)),
-                ("Cohen's kappa", covered(kappa_interval(a.tolist(), b.tolist(), keys)["kappa_ci"], kappa)),
-                ("Fleiss' kappa", covered(fleiss_kappa(three, 3, keys)["ci"], kappa)),
-                ("alpha, nominal", covered(krippendorff_alpha(seen, 3, "nominal", keys)["ci"], kappa)),
-                ("alpha, ordinal", covered(krippendorff_alpha(seen, 3, "ordinal", keys)["ci"], kappa)),
-                (
-                    "bootstrap: agreement",
-                    covered(bootstrap(rng, per_item, of, lambda t: t[:, 0] / t[:, -1]), truth),
-                ),
-                ("bootstrap: Cohen", covered(bootstrap(rng, crossed, of, cohens), kappa)),
-                ("bootstrap: Fleiss", covered(bootstrap(rng, per_item, of, fleisses), kappa)),
-            ]
-
-        return draw
-
-    return [
-        Case(
-            "agreement",
-            f"kappa {kappa}, shares {' '.join(map(str, shares))}{', in groups' if alike else ''}",
-            draw_of(kappa, shares, alike, 0.25),
-        )
-        for alike in (False, True)
-        for kappa, shares in ((0.2, EVEN), (0.6, EVEN), (0.9, EVEN), (0.6, SKEWED))
-    ]
-
-
-def win_rates() -> list[Case]:
-    """Win rates with ties, alone and in groups that are alike."""
-
-    def draw_of(rate: float, alike: bool) -> Draw:
-        def draw(rng: Generator, n: int) -> list[Outcome]:
-            of = groups_of(rng, n, alike)
-            chance = rng.beta(rate * 7 / 3, (1 - rate) * 7 / 3, n)[of] if alike else rate
-            won = np.where(rng.random(len(of)) < 0.15, 0.5, rng.random(len(of)) < chance)
-            truth, keys = 0.075 + 0.85 * rate, of.tolist()
-            sums = np.column_stack([won, np.ones(len(of))])
-            return [
-                ("win rate", covered(win_rate(won.tolist(), keys)["ci"], truth)),
-                ("bootstrap", covered(bootstrap(rng, sums, of, lambda t: t[:, 0] / t[:, 1]), truth)),
-            ]
-
-        return draw
-
-    return [
-        Case(
-            "win rate",
-            f"15% ties, {rate} of the others won{', in groups' if alike else ''}",
-            draw_of(rate, alike),
-        )
-        for alike in (False, True)
-        for rate in (0.5, 0.7, 0.9)
-    ]
-
-
-def powered() -> list[Case]:
-    """PPI++ means from n labelled items (or groups) and several times as many with a prediction alone."""
-
-    def draw_of(rate: float, right: float, times: int, alike: bool, soft: bool) -> Draw:
-        def draw(rng: Generator, n: int) -> list[Outcome]:
-            of = groups_of(rng, n * (1 + times), alike)
-            chance = rng.beta(rate * 7 / 3, (1 - rate) * 7 / 3, n * (1 + times))[of] if alike else rate
-            y = (rng.random(len(of)) < chance).astype(float)
-            f = np.where(rng.random(len(of)) < right, y, 1 - y)
-            f = np.abs(f - rng.beta(1, 4, len(f))) if soft else f
-            known = of < n if alike else np.arange(len(of)) < n
-            if alike:  # labelled items are drawn one by one: a group may hold both kinds
-                known = rng.random(len(of)) < 1 / (1 + times)
-            found = powered_mean(
-                y[known].tolist(),
-                f[known].tolist(),
-                f[~known].tolist(),
-                of[known].tolist(),
-                of[~known].tolist(),
-            )
-            low, high = found["ci"]
-            plain = found["classical_ci"]
-            shorter = (high - low) / (plain[1] - plain[0])
-            return [
-                ("PPI++", covered(found["ci"], rate)),
-                ("labels alone", covered(plain, rate)),
-                ("width against labels alone", shorter),
-            ]
-
-        return draw
-
-    return [
-        Case(
-            "PPI++",
-            f"rate {rate}, predictions right in {right}{' (soft)' if soft else ''}, {times} × as many"
-            f"{', in groups' if alike else ''}",
-            draw_of(rate, right, times, alike, soft),
-        )
-        for rate, right, times, alike, soft in (
-            (0.5, 0.6, 10, False, False),
-            (0.5, 0.9, 10, False, False),
-            (0.7, 0.8, 10, False, True),
-            (0.7, 0.8, 1, False, False),
-            (0.9, 0.9, 10, False, False),
-            (0.5, 0.9, 10, True, False),
-            (0.7, 0.8, 3, True, True),
-            (0.9, 0.9, 10, True, False),
-        )
-    ]
-
-
-def gap_of(right: float, judge: float, others: int = 2) -> float:
-    """Person less judge, as the test scores them: people are right with a chance, and so is the judge."""
-    total = 0.0
-    for said in product((0, 1), repeat=others + 2):
-        p = math.prod(right if x else 1 - right for x in said[:-1]) * (judge if said[-1] else 1 - judge)
-        mine, its = (sum(x == y for y in said[1:-1]) for x in (said[0], said[-1]))
-        total += p * (int(mine >= its) - int(its >= mine))
-    return total
-
-
-def at_the_limit(right: float, epsilon: float) -> float:
-    """The judge's chance to be right at which the gap is ε exactly."""
-    from scipy.optimize import brentq
-
-    found: Any = brentq(lambda s: gap_of(right, s) - epsilon, 0.0, right)
-    return float(found)
-
-
-def stand_ins() -> list[Case]:
-    """The alternative annotator test of a judge that is worse than each of three people by ε exactly."""
-
-    def draw_of(right: float, epsilon: float, alike: bool) -> Draw:
-        worse, equal = at_the_limit(right, epsilon), right
-
-        def sample(rng: Generator, n: int, judge: float) -> tuple[Any, Any, Any]:
-            of = groups_of(rng, n, alike)
-            chance = np.array([right, right, right, judge])
-            each = rng.random((len(of), 4)) < chance
-            whole = (rng.random((n, 4)) < chance)[of]
-            said = np.where((rng.random(n) < 0.3)[of][:, None], whole, each) if alike else each
-            return said[:, :3].astype(int), said[:, 3].astype(int), of.tolist()
-
-        def draw(rng: Generator, n: int) -> list[Outcome]:
-            from scipy.stats import ttest_1samp
-
-            people, judge, of = sample(rng, n, worse)
-            found = alternative_annotator_test(people, judge, ["1", "2", "3"], epsilon, of)
-            other = np.delete(people, 0, 1)
-            gaps = np.sign((other == people[:, :1]).sum(1) - (other == judge[:, None]).sum(1))
-            t: Any = ttest_1samp(gaps, epsilon, alternative="less") if gaps.std() else None
-            t_test = float(t.pvalue <= 0.05) if t else float(gaps.mean() < epsilon)
-            people, judge, of = sample(rng, n, equal)
-            good = alternative_annotator_test(people, judge, ["1", "2", "3"], epsilon, of)
-            return [
-                ("one person, wrongly shown", float(found["people"][0]["p"] <= 0.05)),
-                ("one person, by a t-test", t_test),
-                ("judge wrongly accepted", float(found["verdict"] == "holds")),
-                ("an equal judge accepted", float(good["verdict"] == "holds")),
-            ]
-
-        return draw
-
-    return [
-        Case(
-            "alternative annotator test",
-            f"people right in {right}, ε {epsilon}{', in groups' if alike else ''}",
-            draw_of(right, epsilon, alike),
-            (30, 50, 100, 300, 1000),
-        )
-        for alike in (False, True)
-        for right, epsilon in ((0.8, 0.1), (0.95, 0.1), (0.95, 0.2))
-    ]
-
-
-def decisions() -> list[Case]:
-    """Claims about a rate: at the limit, and as far from it as the sample is said to show in 0.8."""
-
-    def draw_of(limit: float, alike: bool) -> Draw:
-        def decided(rng: Generator, n: int, rate: float, margin: float) -> Any:
-            of = groups_of(rng, n, alike)
-            chance = rng.beta(rate * 7 / 3, (1 - rate) * 7 / 3, n)[of] if alike else rate
-            x = (rng.random(len(of)) < chance).astype(float)
-            keys = of.tolist()
-            return decide(float(x.mean()), mean_interval(x, UNIT, keys), limit, margin, len(x))
-
-        def draw(rng: Generator, n: int) -> list[Outcome]:
-            first = decided(rng, n, limit, 0.1)
-            away = min(first["detectable"], 0.98 - limit)
-            there = decided(rng, n, limit + away, away)
-            words = [first["verdict"] == word for word in ("holds", "fails", "inconclusive")]
-            return [
-                ("at the limit: holds", float(words[0])),
-                ("fails", float(words[1])),
-                ("beyond it: holds", float(there["verdict"] == "holds")),
-                ("power said there", there["power"]),
-            ]
-
-        return draw
-
-    return [
-        Case("three verdicts", f"at least {limit}{', in groups' if alike else ''}", draw_of(limit, alike))
-        for alike in (False, True)
-        for limit in (0.5, 0.7)
-    ]
-
-
-def judges_compared() -> list[Case]:
-    """Judges side by side on n pairs (or groups): equal ones, and one that is right five points more often.
-
-    Pairs are hard or easy for all judges alike; in groups each judge has a taste of its own, of mean 0.
-    """
-
-    def draw_of(judges: int, alike: bool) -> Draw:
-        def draw(rng: Generator, n: int) -> list[Outcome]:
-            of = groups_of(rng, n, alike)
-            hard = 0.1 + 0.75 * rng.beta(7, 3, len(of))
-            taste = 0.1 * rng.uniform(-1, 1, (judges + 1, n))[:, of] if alike else 0.0
-            better = np.array([0.0] * judges + [0.05])[:, None]
-            right = (rng.random((judges + 1, len(of))) < hard + taste + better).astype(float)
-            keys, tests = of.tolist(), judges * (judges - 1) // 2
-            equal = [paired_difference((x - y).tolist(), keys, tests) for x, y in combinations(right[:-1], 2)]
-            ahead = paired_difference((right[-1] - right[0]).tolist(), keys, 1)
-            return [
-                ("equal judges, any two called different", float(any(x["different"] for x in equal))),
-                ("one difference: 95 % interval holds 0", covered(equal[0]["ci"], 0.0)),
-                ("five points better: shown", float(ahead["different"] and ahead["value"] > 0)),
-            ]
-
-        return draw
-
-    return [
-        Case(
-            "judges side by side", f"{judges} judges{', in groups' if alike else ''}", draw_of(judges, alike)
-        )
-        for alike in (False, True)
-        for judges in (2, 3, 5)
-    ]
-
-
-CASES = [*win_rates(), *coefficients(), *powered(), *stand_ins(), *decisions(), *judges_compared()]
-
-
-def measure(case: Case, n: int, draws: int, seed: int = 0) -> dict[str, Any]:
-    """The mean of each thing counted, over the samples for which it was printed, and the share of those."""
     rng = np.random.default_rng([seed, n, *f"{case.table}: {case.data}".encode()])
-    counted: dict[str, list[float | None]] = {}
-    for _ in range(draws):
-        for name, value in case.draw(rng, n):
-            counted.setdefault(name, []).append(value)
-    figures = {}
-    for name, values in counted.items():
-        printed = [x for x in values if x is not None]
-        figures[name] = {
-            "mean": float(np.mean(printed)) if printed else None,
-            "printed": len(printed) / draws,
+    counted = {name: np.zeros(3) for name in case.draw(rng, n)}  # samples, those printed, their sum
+    left, done = set(counted), 0
+    while left:
+        for _ in range(done or draws):
+            sample = case.draw(rng, n)
+            for name in counted:  # in one order: bootstraps draw from the same generator
+                if name in left:
+                    value = sample[name]()
+                    counted[name] += 1, value is not None, value or 0.0
+        done = 2 * done or draws
+        left = {
+            name
+            for name, (samples, printed, total) in counted.items()
+            if aimed(case.table, name)
+            and 2 * done <= most
+            and samples == done
+            and printed > PRINTED * done
+            and undecided(printed, total, n)
         }
+    figures = {
+        name: {
+            "mean": float(total / printed) if printed else None,
+            "printed": float(printed / samples),
+            "draws": int(samples),
+        }
+        for name, (samples, printed, total) in counted.items()
+    }
     return {"table": case.table, "data": case.data, "n": n, "figures": figures}
 
 
 def cell(figure: dict[str, Any]) -> str:
     """A cell of the table."""
-    if figure["mean"] is None or figure["printed"] < 0.02:
+    if not told(figure):
         return "—"
     beside = f" ({1 - figure['printed']:.0%} none)" if figure["printed"] < 0.995 else ""
     return f"{figure['mean']:.3f}{beside}"
+
+
+def told(figure: dict[str, Any]) -> bool:
+    """Whether enough was printed."""
+    return figure["mean"] is not None and figure["printed"] >= PRINTED
+
+
+def statement(rows: list[dict[str, Any]]) -> str:
+    """How many coverages are within the aim, and which are not."""
+    counted = [
+        (f"{name}, {row['data']}, n {row['n']}: {cell(figure)}", held(figure["mean"], row["n"]))
+        for row in rows
+        for name, figure in row["figures"].items()
+        if aimed(row["table"], name) and told(figure)
+    ]
+    outside = [f"* {text}" for text, inside in counted if not inside]
+    return "\n".join([f"Within the aim: {len(counted) - len(outside)} of {len(counted)} cells.", *outside])
 
 
 def tables(rows: list[dict[str, Any]]) -> str:
@@ -411,6 +115,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--draws", type=int, default=1000, help="samples of each case and size")
+    parser.add_argument("--most", type=int, default=32_000, help="samples of a cell that lies near a limit")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--only", nargs="+", default=[""], help="cases whose table or data holds one of these"
@@ -420,9 +125,11 @@ def main() -> None:
     options = parser.parse_args()
     chosen = [c for c in CASES if any(text in f"{c.table}: {c.data}" for text in options.only)]
     rows = [
-        measure(case, n, options.draws, options.seed) for case in chosen for n in options.sizes or case.sizes
+        measure(case, n, options.draws, options.seed, options.most)
+        for case in chosen
+        for n in options.sizes or case.sizes
     ]
-    print(tables(rows))
+    print(statement(rows) + "\n\n" + tables(rows))
     if options.json:
         facts = where_and_when()
         options.json.write_text(

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from coverage_aim import PRINTED, held, undecided
 from coverage_cases import CASES as MEANS_AND_RATES
 from coverage_cases import Case
 from coverage_weights import induced_weights
@@ -34,7 +35,6 @@ from numpy.typing import NDArray
 
 CASES = [*MEANS_AND_RATES, *induced_weights()]
 SIZES = (5, 10, 20, 50, 100, 300, 1000)
-AIM, AIM_BELOW_20 = (0.93, 0.97), (0.90, 1.0)  # coverage of a 95 % interval from n = 20 on, and below
 
 
 def measure(case: Case, n: int, draws: int, seed: int = 0, most: int = 0) -> dict[str, Any]:
@@ -73,25 +73,9 @@ def drawn(case: Case, n: int, draws: int, rng: np.random.Generator) -> NDArray[n
     return sums
 
 
-def undecided(shown: float, hits: float, n: int) -> bool:
-    """Whether a coverage is within two standard errors of a limit of the aim."""
-    return any(abs(hits - limit * shown) < 2 * math.sqrt(limit * (1 - limit) * shown) for limit in aim(n))
-
-
-def aim(n: int) -> tuple[float, float]:
-    """The limits of a 95 % interval's coverage."""
-    return AIM if n >= 20 else AIM_BELOW_20
-
-
 def told(row: dict[str, Any] | None) -> bool:
     """Whether a cell has a coverage: where hardly any interval is printed there is none."""
-    return row is not None and row["coverage"] is not None and row["not_printed"] <= 0.98
-
-
-def held(row: dict[str, Any]) -> bool:
-    """Whether a coverage is within the aim."""
-    low, high = aim(row["n"])
-    return low <= row["coverage"] <= high
+    return row is not None and row["coverage"] is not None and row["not_printed"] <= 1 - PRINTED
 
 
 def cell(row: dict[str, Any] | None) -> str:
@@ -107,7 +91,7 @@ def cell(row: dict[str, Any] | None) -> str:
         beside.append(f"{row['missed']:.3f} of all miss")
     if row["function"] == "length_controlled":
         beside.append(f"{row['bias']:+.3f}")
-    if "attainable" in row and not held(row):
+    if "attainable" in row and not held(row["coverage"], row["n"]):
         beside.append("attainable {:.3f} or {:.3f}".format(*row["attainable"]))
     return f"{row['coverage']:.3f}{'*' * ('attainable' in row)}" + (
         f" ({', '.join(beside)})" if beside else ""
@@ -117,7 +101,7 @@ def cell(row: dict[str, Any] | None) -> str:
 def statement(rows: list[dict[str, Any]], facts: dict[str, str], draws: int, most: int, seed: int) -> str:
     """Where, when and how the cells were measured, how many are within the aim and which are not."""
     counted = [row for row in rows if told(row) and row["aimed"]]
-    outside = [row for row in counted if not held(row)]
+    outside = [row for row in counted if not held(row["coverage"], row["n"])]
     error, within = math.sqrt(0.0475 / draws), len(counted) - len(outside)
     return "\n".join(
         [

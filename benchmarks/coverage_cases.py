@@ -10,6 +10,7 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
+from coverage_aim import near, window
 from numpy.random import Generator
 
 from rlaif import equal_length, forecasts, intervals
@@ -32,17 +33,6 @@ class Case:
     heavy: bool = False  # too heavy-tailed for an interval at small n: it is open or not printed there
     aimed: bool = True  # not where only some samples are drawn: those have no coverage to aim at
     exact: Callable[[int], dict[str, Any] | None] = lambda n: None
-
-
-def near(rng: Generator, rate: float) -> float:
-    """A rate from the window around one."""
-    return float(rng.uniform(*window(rate)))
-
-
-def window(rate: float) -> Interval:
-    """The rates that stand for one."""
-    half = min(0.02, (1 - rate) / 2)
-    return rate - half, rate + half
 
 
 @lru_cache

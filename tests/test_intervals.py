@@ -388,7 +388,7 @@ def test_the_coverage_benchmark_holds_every_function_that_returns_an_interval():
 
 def test_no_other_interval_is_computed_elsewhere():
     measured = ("intervals.py", "forecasts.py", "equal_length.py", "sparse_fit.py", "coverage_cases.py")
-    measured += ("coefficients.py", "prediction_powered.py", "agreement_coverage.py")
+    measured += ("coefficients.py", "prediction_powered.py", "agreement_cases.py")
     measured += ("bradley_terry.py", "comparing.py")  # in docs/results/comparing.md
     for path in [*SOURCE.parent.parent.glob("rlaif/**/*.py"), *SOURCE.parent.glob("*.py")]:
         if path.name not in measured:
