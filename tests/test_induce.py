@@ -57,16 +57,36 @@ def test_standard_errors_are_those_of_the_weights_of_other_samples():
 
 
 def test_a_weights_interval_allows_for_its_having_been_chosen():
-    usual = sparse_fit.weight_interval(20.0, 1.0, 1e9, 17.0)  # it was bound to be chosen
+    usual = sparse_fit.weight_interval(20.0, 1.0, 1e9, 3.0)  # it was bound to be chosen
     assert usual == pytest.approx((20 - 1.95996, 20 + 1.95996), abs=1e-4)
-    assert sparse_fit.weight_interval(2.0, 1.0, 1e9, 0.0) == (0.0, 2.0)  # it is the least that is let in
-    low, high = sparse_fit.weight_interval(4.0, 1.0, 1e9, 1.4)
+    assert sparse_fit.weight_interval(2.0, 1.0, 1e9, 2.0) == (0.0, 2.0)  # it is the least that is let in
     draws = np.random.default_rng(0).normal(0, 1, 2_000_000)
-    for true, share in ((low, 0.025), (high, 0.975)):
-        chosen = draws[true + draws > 4.0 - 1.4]
-        assert (true + chosen > 4.0).mean() == pytest.approx(share, abs=0.002)
+    # Below the least that is let in the upper end misses none, and the lower one may miss 5 %.
+    for least, missed in ((2.6, 0.05), (1.0, 0.025)):
+        low, high = sparse_fit.weight_interval(4.0, 1.0, 1e9, least)
+        assert (low < least) == (missed == 0.05)
+        for true, share in ((low, missed), (high, 0.975)):
+            chosen = draws[true + draws > least]
+            assert (true + chosen > 4.0).mean() == pytest.approx(share, abs=0.002)
+    # Between the two, the end is the least that is let in.
+    assert sparse_fit.weight_interval(4.0, 1.0, 1e9, 2.03)[0] == pytest.approx(2.03)
     x, y = labels_of(np.random.default_rng(0), 49, (0.8,), 1)
     assert math.isnan(sparse_fit.explain(x, y, own(49))[0]["ci"][0])  # few labels do not tell an error
+
+
+def test_the_least_weight_that_is_let_in_by_hand():
+    # Of one candidate that always says yes the score is the sum of y - 1/2, with a standard deviation of 5:
+    # two of them less is that of labels of which 0.7 say yes.
+    x, y = np.ones((100, 1)), np.array([1.0] * 80 + [0.0] * 20)
+    weights = sparse_fit.fit(x, y)
+    for excess, share in ((2.0, 0.7), (4.0, 0.6), (6.0, 0.5), (7.0, 0.5)):
+        least = sparse_fit.least_weight(x, y, own(100), weights, 0, excess)
+        assert least == pytest.approx(math.log(share / (1 - share)), abs=1e-6)
+    assert sparse_fit.least_weight(x, y, own(100), weights, 0, 0.0) == weights[0]
+    # A second one that is chosen, too, and has nothing to do with it changes nothing.
+    both = np.column_stack([x[:, 0], np.tile([1.0, -1.0], 50)])
+    least = sparse_fit.least_weight(both, y, own(100), np.array([weights[0], 0.0]), 0, 2.0)
+    assert least == pytest.approx(math.log(7 / 3), abs=1e-6)
 
 
 def test_intervals_of_chosen_weights_hold_the_true_ones():

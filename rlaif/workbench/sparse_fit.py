@@ -110,15 +110,22 @@ def scores(
     x_NJ: Array, y_N: Array, member_N: Members, chosen: Sequence[int], left: Sequence[int]
 ) -> list[Array]:
     """The clusters' parts in the score of each of the `left` candidates, beside the chosen ones."""
+    p, own_NJ = beside(x_NJ, y_N, chosen, left)
+    return [by_cluster(member_N, part) for part in (own_NJ * (y_N - p)[:, None]).T]
+
+
+def beside(x_NJ: Array, y_N: Array, chosen: Sequence[int], left: Sequence[int]) -> tuple[Array, Array]:
+    """The probabilities [N] that the chosen candidates give the labels, and what each of the `left` ones says
+    [N, left] that the chosen ones do not say."""
     known = x_NJ[:, list(chosen)]
     p = sigmoid(known @ fit(known, y_N))
     others, weight = x_NJ[:, list(left)], p * (1 - p)
     if chosen:
         root = np.sqrt(weight)[:, None]
         own = others - known @ np.linalg.lstsq(root * known, root * others)[0]
-        # What the chosen ones say already is not counted again, and neither is what rounding leaves of it.
+        # What rounding leaves of a candidate that the chosen ones repeat is not its own.
         others = np.where(((root * own) ** 2).sum(0) > SAME * ((root * others) ** 2).sum(0), own, 0.0)
-    return [by_cluster(member_N, part) for part in (others * (y_N - p)[:, None]).T]
+    return p, others
 
 
 def _deviations(sums: Array) -> float:
@@ -157,10 +164,34 @@ def explain(x_NJ: Array, y_N: Array, member_N: Members, level: float = LEVEL) ->
     weights = fit(x, y_N)
     errors = standard_errors(x, y_N, member_N, weights)
     freedom = float(member_N.max() + 1 - len(chosen)) if chosen else 0.0
-    return [
-        {"at": j, "p": p, "weight": float(w), "ci": weight_interval(float(w), float(error), freedom, excess)}
-        for (j, p, excess), w, error in zip(chosen, weights, errors, strict=True)
-    ]
+    found: list[Chosen] = []
+    for place, (j, p, excess) in enumerate(chosen):
+        w, error = float(weights[place]), float(errors[place])
+        least = least_weight(x, y_N, member_N, weights, place, excess)
+        ci = weight_interval(w, error, freedom, least)
+        found.append({"at": j, "p": p, "weight": w, "ci": ci})
+    return found
+
+
+def least_weight(
+    x_NJ: Array, y_N: Array, member_N: Members, weights: Array, place: int, excess: float
+) -> float:
+    """The weight of a chosen principle, the one at `place`, had its score been `excess` standard deviations
+    smaller: with labels that only just let it in."""
+    from scipy.optimize import brentq
+
+    others = [at for at in range(len(weights)) if at != place]
+    p, own_NJ = beside(x_NJ, y_N, others, [place])
+    own, weight, logits = own_NJ[:, 0], float(weights[place]), x_NJ @ weights
+    less = excess * math.sqrt((by_cluster(member_N, own * (y_N - p)) ** 2).sum())
+
+    def over(w: float) -> float:
+        return float(own @ (y_N - sigmoid(logits + own * (w - weight)))) - less
+
+    if over(weight) >= 0:
+        return weight
+    found: Any = brentq(over, 0.0, weight) if over(0.0) > 0 else 0.0
+    return float(found)
 
 
 def standard_errors(x_NJ: Array, y_N: Array, member_N: Members, weights: Array) -> Array:
@@ -178,32 +209,40 @@ def standard_errors(x_NJ: Array, y_N: Array, member_N: Members, weights: Array) 
     return np.sqrt(np.diag(inside @ middle @ inside))
 
 
-def weight_interval(weight: float, error: float, freedom: float, excess: float) -> Interval:
-    """The 95 % interval of a weight that was chosen because its score is large, by `excess` standard
-    deviations more than the test asks for.
+def weight_interval(weight: float, error: float, freedom: float, least: float) -> Interval:
+    """The 95 % interval of a weight that was chosen because its score is large, so that it would not be here
+    below the `least` weight that is let in.
 
     Its ends are the weights under which one that is let in would be at least as large as this one, or at
     most, in 2.5 % of the cases: Student's t, truncated (Weinstein, Fithian and Benjamini, JASA 108, 2013).
-    The lower end is 0 where the test just let it in, the upper one never below the weight; far beyond both
-    are those of Student's t.
+    The upper end is never below the weight. It therefore holds every true weight below the least that is let
+    in, which only the lower end can miss, and there does so in 5 %. Far beyond the least, both are those of
+    Student's t.
     """
     from scipy.optimize import brentq
     from scipy.special import stdtr
 
     if not error > 0:
         return NAN, NAN
+    excess = (weight - least) / error
 
     def as_large(off: float) -> float:
         """How likely at least the weight found is of one that is let in, `off` errors above the true one."""
         return float(stdtr(freedom, -off) / stdtr(freedom, excess - off))
 
-    low: Any = min(weight / error, FARTHEST)
+    def farthest(chance: float) -> float:
+        """How far above the true weight one is at least as large with this chance."""
+        end = min(weight / error, FARTHEST)
+        found: Any = brentq(lambda off: as_large(off) - chance, 0.0, end) if as_large(end) < chance else end
+        return float(found)
+
+    low = farthest(0.025)
+    if low > excess:
+        low = max(farthest(0.05), excess)
     high: Any = 0.0
-    if as_large(low) < 0.025:
-        low = brentq(lambda off: as_large(off) - 0.025, 0.0, low)
     if as_large(high) < 0.975:
         high = brentq(lambda off: as_large(off) - 0.975, -2 * quantile(freedom, 0.95), high)
-    return max(0.0, weight - float(low) * error), weight - float(high) * error
+    return max(0.0, weight - low * error), weight - float(high) * error
 
 
 def fold_of(member_N: Members, seed: int = 0, folds: int = FOLDS) -> NDArray[np.intp]:
