@@ -98,7 +98,7 @@ def test_intervals_of_chosen_weights_hold_the_true_ones():
             hits[kind].append(row["ci"][0] <= truth <= row["ci"][1])
     assert 0.90 <= np.mean(hits["true"]) <= 0.99  # with a standard error of 0.014
     assert len(hits["wrong"]) >= 5
-    assert np.mean(hits["wrong"]) >= 0.8  # without the choice, the interval holds hardly one of them
+    assert np.mean(hits["wrong"]) >= 0.7  # of a dozen; without the choice, the interval holds hardly one
 
 
 def test_p_values_by_hand():
@@ -121,6 +121,46 @@ def test_without_a_connection_hardly_anything_is_chosen():
         x = rng.choice([-3.0, 0.0, 3.0], (120, 8), p=[0.2, 0.6, 0.2])
         hits += bool(sparse_fit.choose(x, rng.integers(0, 2, 120).astype(float), own(120) // 3))
     assert hits <= 8  # at a level of 0.05 three are expected; 9 or more have a chance of 0.003
+
+
+def test_of_strong_candidates_the_strongest_is_let_in_first_whatever_their_order():
+    # All have the least p-value that drawn changes of signs can give: one of two copies that agree with the
+    # third, which makes the labels, in 85 % of the pairs came in with it where it stood first.
+    rng = np.random.default_rng(4)
+    common = rng.choice([-3.0, 0.0, 3.0], 120)
+    alike = [np.where(rng.random(120) < 0.85, common, rng.choice([-3.0, 0.0, 3.0], 120)) for _ in range(3)]
+    x = np.clip(np.column_stack(alike) + rng.normal(0, 0.3, (120, 3)), -4, 4)
+    y = (rng.random(120) < 1 / (1 + np.exp(-0.5 * x[:, 2]))).astype(float)
+    p = [sparse_fit.positive(s) for s in sparse_fit.scores(x, y, own(120), [], [0, 1, 2])]
+    assert p[0] == p[1] == p[2]
+    assert [j for j, *_ in sparse_fit.choose(x, y, own(120))] == [2]
+    assert [j for j, *_ in sparse_fit.choose(x[:, ::-1], y, own(120))] == [0]
+
+
+def test_labels_that_are_all_on_a_principles_side_leave_its_weight_open_above():
+    # Eight labels of sixty: what the fit leaves of them is next to nothing, and said 1.19 to 1.49.
+    x, y = np.zeros((60, 1)), np.arange(60) % 2 * 1.0
+    x[:8], y[:8] = 4.0, 1.0
+    weights = sparse_fit.fit(x, y)
+    (error,) = sparse_fit.standard_errors(x, y, own(60), weights)
+    p = 1 / (1 + math.exp(-4 * weights[0]))
+    information = 8 * 16 * p * (1 - p)
+    assert error == pytest.approx(math.sqrt(information) / (information + 1 / sparse_fit.PRIOR**2))
+    # Labels that are the model's own probabilities leave no error, whatever chance would have added.
+    x, _ = labels_of(np.random.default_rng(0), 60, (0.5,), 1)
+    y = 1 / (1 + np.exp(-0.5 * x[:, 0]))
+    assert sparse_fit.standard_errors(x, y, own(60), np.array([0.5])) == pytest.approx([0.0], abs=1e-6)
+
+
+def test_intervals_hold_large_weights_of_principles_that_seldom_have_a_say():
+    rng, hits = np.random.default_rng(3), []
+    for _ in range(200):
+        x = np.zeros((60, 1))
+        x[:12, 0] = rng.uniform(2, 4, 12) * rng.choice([-1, 1], 12)
+        y = (rng.random(60) < 1 / (1 + np.exp(-0.8 * x[:, 0]))).astype(float)
+        hits += [row["ci"][0] <= 0.8 <= row["ci"][1] for row in sparse_fit.explain(x, y, own(60))]
+    assert len(hits) > 150
+    assert np.mean(hits) > 0.9  # 0.64 of them without the model's variance
 
 
 def test_of_two_that_say_the_same_one_is_chosen():

@@ -92,7 +92,8 @@ def choose(
     while left and len(chosen) < len(y_N) // 10:
         sums = scores(x_NJ, y_N, member_N, chosen, left)
         p = [positive(own) for own in sums]
-        best = int(np.argmin(p))
+        # Drawn changes of signs give many strong candidates the same least p-value.
+        best = min(range(len(left)), key=lambda at: (p[at], -_deviations(sums[at])))
         corrected = min(1.0, p[best] * len(left))
         if corrected > level:
             break
@@ -130,7 +131,7 @@ def beside(x_NJ: Array, y_N: Array, chosen: Sequence[int], left: Sequence[int]) 
 
 def _deviations(sums: Array) -> float:
     """The total of clusters' sums in standard deviations of totals with signs drawn by chance."""
-    return float(sums.sum() / math.sqrt((sums**2).sum()))
+    return float(sums.sum() / math.sqrt((sums**2).sum())) if sums.any() else 0.0
 
 
 def positive(sums: Array) -> float:
@@ -177,7 +178,7 @@ def least_weight(
     x_NJ: Array, y_N: Array, member_N: Members, weights: Array, place: int, excess: float
 ) -> float:
     """The weight of a chosen principle, the one at `place`, had its score been `excess` standard deviations
-    smaller: with labels that only just let it in."""
+    smaller: with labels that only just let it in. The other weights move with it to first order."""
     from scipy.optimize import brentq
 
     others = [at for at in range(len(weights)) if at != place]
@@ -195,8 +196,14 @@ def least_weight(
 
 
 def standard_errors(x_NJ: Array, y_N: Array, member_N: Members, weights: Array) -> Array:
-    """Standard errors of weights [J]: the sandwich variance over clusters (Liang and Zeger, Biometrika 73,
-    1986), for J weights fitted; not a number below 50 clusters, where intervals cover too little."""
+    """Standard errors of weights [J]: by the sandwich variance over clusters (Liang and Zeger, Biometrika 73,
+    1986), for J weights fitted, but no less than by the variance that the model itself gives the labels;
+    not a number below 50 clusters, where intervals cover too little.
+
+    Where a principle is right about every label on which it has a say, what the fit leaves of these tells
+    nothing of the error. Under the model a label y in [0, 1] of probability p has the variance p(1 − p) less
+    the mean of y(1 − y), which is 0 for labels of 0 and 1.
+    """
     if not len(weights):
         return np.zeros(0)
     p = sigmoid(x_NJ @ weights)
@@ -206,7 +213,9 @@ def standard_errors(x_NJ: Array, y_N: Array, member_N: Members, weights: Array) 
     if groups < FEWEST:
         return np.full(len(weights), NAN)
     middle = sums @ sums.T * groups / (groups - len(weights))
-    return np.sqrt(np.diag(inside @ middle @ inside))
+    by_model = (x_NJ.T * (p * (1 - p) - y_N * (1 - y_N))) @ x_NJ
+    variances = [np.diag(inside @ each @ inside) for each in (middle, by_model)]
+    return np.sqrt(np.maximum(*variances))
 
 
 def weight_interval(weight: float, error: float, freedom: float, least: float) -> Interval:
